@@ -1,0 +1,41 @@
+# make run    the whole comparison in the laboratory (about 15 minutes on two cores)
+# make test   all tests
+# make check  linter, formatter's check, types
+# Each sets up .venv by itself. TORCH_INDEX=URL installs torch from another index first, for
+# example https://download.pytorch.org/whl/cpu for the small CPU build.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?= grid=reward_specific
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PACKAGES := soarbench baselines evaluators
+
+.PHONY: run test check format setup clean
+
+run: setup
+	$(BIN)/python -m soarbench run $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("soarbench needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; set PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install -c constraints.txt --index-url $(TORCH_INDEX) torch torchvision)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""The methods: SFT, SOAR and Flow-GRPO under one training loop."""

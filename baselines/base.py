@@ -1,0 +1,130 @@
+"""What a post-training method is, and what the one loop (``trainer.PostTrainer``) asks of it.
+
+A method never logs, never samples randomness of its own and never calls backward. It sees the model
+only through ``VelocityModel``, so the same code trains SD3.5-Medium and a two-dimensional toy.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Condition = Mapping[str, Tensor]
+"""What a prompt becomes for the model: named tensors whose first axis is the batch."""
+
+
+class VelocityModel(Protocol):
+    """Predicts d latents / d sigma; sigma = 1 is noise."""
+
+    def __call__(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """Velocity of ``latents``, (B, ...), at ``sigma``, (B,). -> as ``latents``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that travel together.
+
+    Attributes:
+        tensors: Named tensors, batch first. ``x0`` (SFT, SOAR) are scaled clean latents.
+        condition: The prompts' condition.
+        negative_condition: The empty prompt's condition, already expanded to the batch.
+        prompts: The prompts as text.
+        columns: Other columns of the data set, a list each (a reward may want them).
+    """
+
+    tensors: Mapping[str, Tensor]
+    condition: Condition
+    negative_condition: Condition
+    prompts: Sequence[str]
+    columns: Mapping[str, Sequence[object]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def select(self, rows: Sequence[int]) -> Batch:
+        """The given rows, in the given order."""
+        index = torch.as_tensor(rows, dtype=torch.long)
+
+        def pick(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value[index.to(value.device)] for name, value in tensors.items()}
+
+        return Batch(
+            pick(self.tensors),
+            pick(self.condition),
+            pick(self.negative_condition),
+            [self.prompts[i] for i in rows],
+            {name: [column[i] for i in rows] for name, column in self.columns.items()},
+        )
+
+    def with_tensors(self, **tensors: Tensor) -> Batch:
+        """The same rows with more (or replaced) tensors."""
+        merged = {**self.tensors, **tensors}
+        return Batch(merged, self.condition, self.negative_condition, self.prompts, self.columns)
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """One term of a loss.
+
+    Attributes:
+        loss_sum: () sum over items; the loop divides by the global weight.
+        metrics: Detached sums over items, divided like the loss before they are logged.
+    """
+
+    loss_sum: Tensor
+    metrics: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a collection phase gives: rows ready for ``losses``, and what is worth logging."""
+
+    batch: Batch
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    reward_calls: int = 0
+
+
+class Method(abc.ABC):
+    """A post-training method: pure functions of (model, batch).
+
+    ``losses`` yields the loss in terms so that the loop can call backward on each and free its graph
+    before the next is built; the terms' gradients add up to the whole. Randomness comes from one
+    generator a row, seeded by (seed, position in the training stream), so that neither batch size,
+    accumulation, process count nor an interruption changes it.
+    """
+
+    #: Optimiser updates that share one collection phase (rollouts of Flow-GRPO); SFT and SOAR: 1.
+    updates_per_collection: int = 1
+    #: Consecutive rows of the stream that hold the same prompt (Flow-GRPO's group).
+    group_size: int = 1
+    #: Whether ``losses`` compares with the base model (a KL term); full fine-tuning keeps a copy.
+    needs_reference: bool = False
+
+    @abc.abstractmethod
+    def collect(
+        self, velocity: VelocityModel, batch: Batch, generators: Sequence[torch.Generator]
+    ) -> Collected:
+        """Prepare rows for training: draw noise, or roll out and score. Runs under ``no_grad``."""
+
+    @abc.abstractmethod
+    def weight(self, batch: Batch) -> float:
+        """Number of items the loss of ``batch`` sums over; known before the loss is computed."""
+
+    @abc.abstractmethod
+    def losses(
+        self, velocity: VelocityModel, reference: VelocityModel | None, batch: Batch
+    ) -> Iterator[LossOutput]:
+        """Terms of the loss of collected rows; ``reference`` is the base model, where one is kept."""
+
+    @abc.abstractmethod
+    def forward_equivalents(self, batch: Batch) -> float:
+        """Model evaluations spent on ``batch`` in all; a backward counts as two."""

@@ -1,0 +1,72 @@
+"""Statistics of groups: the images of one prompt, wherever in a batch they stand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def _group_index(group_ids: Sequence[Hashable] | Tensor) -> Tensor:
+    """Number the groups in order of first appearance. -> (N,)."""
+    names = group_ids.tolist() if isinstance(group_ids, Tensor) else list(group_ids)
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return torch.tensor([numbers[name] for name in names], dtype=torch.long)
+
+
+def group_advantages(
+    rewards: Sequence[float] | Tensor,
+    group_ids: Sequence[Hashable] | Tensor,
+    global_std: bool,
+    eps: float = 1e-4,
+) -> Tensor:
+    """Centre rewards on their group's mean and divide by (population std + eps). Not clipped.
+
+    Args:
+        rewards: One an image; (N,).
+        group_ids: What images of the same prompt share, e.g. the prompt; (N,). Groups may differ in
+            size; a group of one has advantage 0.
+        global_std: Use the spread of all rewards instead of the group's.
+        eps: Added to the spread, in units of the reward.
+
+    Returns:
+        Advantages; (N,), float32.
+
+    Source: methods.md, Flow-GRPO; golden ``group_advantages``.
+    """
+    values = torch.as_tensor(rewards, dtype=torch.float64)
+    index = _group_index(group_ids).to(values.device)
+    counts = torch.bincount(index)
+
+    def group_mean(quantity: Tensor) -> Tensor:
+        sums = torch.zeros(len(counts), dtype=quantity.dtype, device=quantity.device)
+        return sums.index_add(0, index, quantity) / counts
+
+    centred = values - group_mean(values)[index]
+    std = values.std(correction=0) if global_std else group_mean(centred.square()).sqrt()[index]
+    return (centred / (std + eps)).float()
+
+
+def group_spread(rewards: Tensor, group_ids: Sequence[Hashable] | Tensor) -> tuple[Tensor, Tensor]:
+    """Largest minus smallest reward of each group; 0 exactly where all are equal.
+
+    Args:
+        rewards: One an image; (N,).
+        group_ids: As in ``group_advantages``.
+
+    Returns:
+        The spread of each group, (num_groups,), and each image's group, (N,).
+    """
+    index = _group_index(group_ids).to(rewards.device)
+    empty = rewards.new_zeros(int(index.max()) + 1)
+    highest = empty.scatter_reduce(0, index, rewards, "amax", include_self=False)
+    lowest = empty.scatter_reduce(0, index, rewards, "amin", include_self=False)
+    return highest - lowest, index
+
+
+def prompt_ids(prompts: Sequence[str]) -> Tensor:
+    """Number each prompt by its text, the same in every process. -> (N,), int64."""
+    digests = [hashlib.blake2b(prompt.encode(), digest_size=8).digest() for prompt in prompts]
+    return torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests])

@@ -1,0 +1,1 @@
+"""Rewards in TRL's convention: ``reward(prompts, images, **columns) -> list[float]``."""

@@ -1,0 +1,70 @@
+"""Any evaluator can be a reward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from baselines.rewards.base import RewardError
+from evaluators.base import Evaluator, Sample
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class EvaluatorReward:
+    """The evaluator's value, turned over where lower is better.
+
+    Training on an evaluator that does not work is worse than not training, so its canaries are
+    scored first and an unscored image stops the run.
+    """
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        """Wrap a loaded evaluator.
+
+        Raises:
+            EvaluatorError: Its canaries come out the wrong way round.
+        """
+        evaluator.check_canaries()
+        self.evaluator = evaluator
+        self.name = evaluator.name
+
+    def __call__(
+        self, *, prompts: Sequence[str], images: Sequence[Image.Image], **columns: Sequence[object]
+    ) -> list[float]:
+        """One value an image.
+
+        Columns become the samples' metadata; the entries of a column of mappings called
+        ``metadata`` (GenEval's) are merged into it.
+
+        Raises:
+            RewardError: An image that the evaluator could not score.
+        """
+        samples = [
+            Sample(
+                sample_id=f"rollout/{index:05d}",
+                prompt_id=prompt,
+                prompt=prompt,
+                image=image,
+                metadata=_metadata(columns, index),
+            )
+            for index, (prompt, image) in enumerate(zip(prompts, images, strict=True))
+        ]
+        scores = self.evaluator.score(samples)
+        for index, score in enumerate(scores):
+            if score.reason is not None:
+                raise RewardError(
+                    f"reward {self.name!r} could not score image {index} of {len(images)}, prompt "
+                    f"{prompts[index]!r}: {score.reason}; use prompts that it can score"
+                )
+        sign = 1.0 if self.evaluator.higher_is_better else -1.0
+        return [sign * score.value for score in scores]
+
+
+def _metadata(columns: Mapping[str, Sequence[object]], index: int) -> dict[str, object]:
+    """Columns of one image."""
+    row = {name: column[index] for name, column in columns.items()}
+    nested = row.pop("metadata", {})
+    if not isinstance(nested, Mapping):
+        return {**row, "metadata": nested}
+    return {**row, **nested}

@@ -1,0 +1,230 @@
+"""SOAR: self-correction for optimal alignment and refinement (arXiv:2604.12617).
+
+Beside the flow-matching term, the model takes one step of its own, is put back on the ray to the
+same noise, and learns the velocity that leads from there to the clean image. No reward is involved.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from baselines.base import Batch, Collected, LossOutput, Method, VelocityModel
+from baselines.config import SoarConfig
+from baselines.flow import (
+    add_noise,
+    classifier_free_guidance,
+    draw_noise,
+    draw_uniform,
+    euler_step,
+    per_row,
+    stochastic_step,
+    training_grid,
+    training_sigmas,
+    velocity_mse,
+)
+from baselines.sft import draw_training_point, on_trajectory_term, velocity_rms
+
+Slot = tuple[int, int]
+"""An auxiliary point of every row: (rollout path m, point n on it)."""
+
+
+def renoise(x_off: Tensor, noise: Tensor, sigma_from: Tensor, sigma_to: Tensor) -> Tensor:
+    """Move ``x_off`` from ``sigma_from`` up to ``sigma_to`` along the ray to ``noise``.
+
+    ``alpha = (sigma_to - sigma_from) / (1 - sigma_from)``, ``(1 - alpha) x_off + alpha noise``.
+    Stays on the training path when ``x_off`` is on it: the result then equals
+    ``add_noise(x0, noise, sigma_to)``.
+
+    Args:
+        x_off: Latents at ``sigma_from``; (B, ...), scaled VAE latents.
+        noise: The endpoint used to build the pair; as ``x_off``.
+        sigma_from: Current level; (B,), in [0, 1).
+        sigma_to: Target level; (B,), in [sigma_from, 1].
+
+    Returns:
+        Latents at ``sigma_to``; as ``x_off``, float32.
+
+    Source: arXiv:2604.12617, re-noising step; methods.md, SOAR step 3.
+    """
+    level_from, level_to = per_row(sigma_from, x_off), per_row(sigma_to, x_off)
+    alpha = (level_to - level_from) / (1 - level_from)
+    return (1 - alpha) * x_off.float() + alpha * noise.float()
+
+
+def correction_velocity(x_aux: Tensor, x0: Tensor, sigma_aux: Tensor) -> Tensor:
+    """Velocity that leads from an off-path point straight to the clean image.
+
+    ``(x_aux - x0) / sigma_aux``; on the path this is ``noise - x0``.
+
+    Args:
+        x_aux: Off-path latents; (B, ...).
+        x0: Clean latents; as ``x_aux``.
+        sigma_aux: Level of ``x_aux``; (B,), in (0, 1].
+
+    Returns:
+        The target; as ``x_aux``, float32.
+
+    Source: arXiv:2604.12617, correction target v_corr; methods.md, SOAR step 4.
+    """
+    return (x_aux.float() - x0.float()) / per_row(sigma_aux, x_aux)
+
+
+def sample_renoise_sigmas(sigma_next: Tensor, uniform: Tensor) -> Tensor:
+    """Levels ``~ U(sigma_next, 1)`` of the auxiliary points, from uniform draws.
+
+    Args:
+        sigma_next: Level after the rollout step; (B,).
+        uniform: Draws in [0, 1); (B, num_rollout_paths, num_aux_points).
+
+    Returns:
+        Noise levels; as ``uniform``.
+    """
+    lowest = per_row(sigma_next, uniform)
+    return lowest + uniform * (1 - lowest)
+
+
+class Soar(Method):
+    """``loss = (sum main + lambda sum aux) / (B + lambda B_aux)``, the counts being global."""
+
+    def __init__(self, config: SoarConfig, *, shift: float) -> None:
+        """Keep the settings; ``shift`` is that of the model's training schedule (SD3.5-M: 3.0)."""
+        self.config = config
+        self.shift = shift
+        self.sigma_max = training_grid(shift)[1].item()
+
+    @override
+    def collect(
+        self, velocity: VelocityModel, batch: Batch, generators: Sequence[torch.Generator]
+    ) -> Collected:
+        dropout = self.config.condition_dropout
+        point = draw_training_point(batch, generators, shift=self.shift, condition_dropout=dropout)
+        if self.config.aux_weight == 0:
+            return Collected(point)
+        return Collected(self._draw_rollout(point, generators))
+
+    def _draw_rollout(self, batch: Batch, generators: Sequence[torch.Generator]) -> Batch:
+        """Draw everything random of steps 2 and 3.
+
+        Adds ``sigma_next``, (B,); ``path_exists``, (B, M): stochastic paths are skipped where the
+        step reaches the clean boundary; ``sigma_aux``, (B, M, N); ``path_noise``, (B, M - 1, ...).
+        """
+        config, x0 = self.config, batch["x0"]
+        t1 = (batch["t0"] - 1 / config.num_inference_steps).clamp(min=0)
+        sigma_next = training_sigmas(t1, self.shift)
+        paths, points = config.num_rollout_paths, config.num_aux_points
+        uniform = draw_uniform((paths, points), generators, x0.device)
+        path_exists = (t1 > 0)[:, None].expand(-1, paths).clone()
+        path_exists[:, 0] = True
+        return batch.with_tensors(
+            sigma_next=sigma_next,
+            sigma_aux=sample_renoise_sigmas(sigma_next, uniform),
+            path_exists=path_exists,
+            path_noise=draw_noise((paths - 1, *x0.shape[1:]), generators, x0.device),
+        )
+
+    def _num_aux(self, batch: Batch) -> float:
+        """Auxiliary points that exist, B_aux."""
+        return float(batch["path_exists"].sum().item() * self.config.num_aux_points)
+
+    @override
+    def weight(self, batch: Batch) -> float:
+        if self.config.aux_weight == 0:
+            return float(len(batch))
+        return len(batch) + self.config.aux_weight * self._num_aux(batch)
+
+    @override
+    def losses(
+        self, velocity: VelocityModel, reference: VelocityModel | None, batch: Batch
+    ) -> Iterator[LossOutput]:
+        main, velocity_cond = self._main_term(velocity, batch)
+        yield main
+        if self.config.aux_weight == 0:
+            return
+        x_off = self._rollout(velocity, velocity_cond, batch)
+        config = self.config
+        slots = list(
+            itertools.product(range(config.num_rollout_paths), range(config.num_aux_points))
+        )
+        for first in range(0, len(slots), config.aux_chunk):
+            yield self._aux_term(velocity, x_off, batch, slots[first : first + config.aux_chunk])
+
+    def _main_term(self, velocity: VelocityModel, batch: Batch) -> tuple[LossOutput, Tensor]:
+        """Step 1: the SFT term, and the conditional velocity that the rollout reuses, detached."""
+        error, velocity_cond = on_trajectory_term(velocity, batch)
+        # The loop divides by the loss's weight; metrics are means over their own items.
+        scale = self.weight(batch) / len(batch)
+        metrics = {
+            "train/main_loss": scale * error.detach().sum(),
+            "train/velocity_rms": scale * velocity_rms(velocity_cond).sum(),
+        }
+        return LossOutput(error.sum(), metrics), velocity_cond
+
+    @torch.no_grad()
+    def _rollout(self, velocity: VelocityModel, velocity_cond: Tensor, batch: Batch) -> Tensor:
+        """Step 2: one step of the current model from the training point, on every path.
+
+        -> ``x_off``, (B, M, ...)
+        """
+        config, sigma, sigma_next = self.config, batch["sigma"], batch["sigma_next"]
+        latents = add_noise(batch["x0"], batch["noise"], sigma)
+        v_cfg = velocity_cond
+        if config.guidance_scale != 1:
+            velocity_uncond = velocity(latents, sigma, batch.negative_condition)
+            v_cfg = classifier_free_guidance(
+                velocity_uncond.float(), velocity_cond.float(), config.guidance_scale
+            )
+        paths = [euler_step(latents, v_cfg, sigma, sigma_next)]
+        for fresh in batch["path_noise"].unbind(1):
+            paths.append(
+                stochastic_step(
+                    latents,
+                    v_cfg,
+                    sigma,
+                    sigma_next,
+                    config.step_kind,
+                    config.noise_scale,
+                    self.sigma_max,
+                    fresh,
+                )
+            )
+        return torch.stack(paths, dim=1)
+
+    def _aux_term(
+        self, velocity: VelocityModel, x_off: Tensor, batch: Batch, slots: Sequence[Slot]
+    ) -> LossOutput:
+        """Steps 3 and 4 for some auxiliary points of every row.
+
+        Points that do not exist are evaluated and weighted 0: they are rare (t0 below 1 / K), and
+        every rank then runs the same forwards, as sharded training requires.
+        """
+        x_aux, targets, sigmas = [], [], []
+        for path, point in slots:
+            sigma_aux = batch["sigma_aux"][:, path, point]
+            x = renoise(x_off[:, path], batch["noise"], batch["sigma_next"], sigma_aux)
+            x_aux.append(x)
+            targets.append(correction_velocity(x, batch["x0"], sigma_aux))
+            sigmas.append(sigma_aux)
+        condition = {
+            name: torch.cat([value] * len(slots)) for name, value in batch.condition.items()
+        }
+        prediction = velocity(torch.cat(x_aux), torch.cat(sigmas), condition)
+        exists = torch.cat([batch["path_exists"][:, path] for path, _ in slots])
+        error_sum = (velocity_mse(prediction, torch.cat(targets)) * exists).sum()
+        scale = self.weight(batch) / self._num_aux(batch)
+        return LossOutput(
+            self.config.aux_weight * error_sum, {"train/aux_loss": scale * error_sum.detach()}
+        )
+
+    @override
+    def forward_equivalents(self, batch: Batch) -> float:
+        config = self.config
+        if config.aux_weight == 0:
+            return 3.0 * len(batch)
+        rollout = 0 if config.guidance_scale == 1 else 1
+        auxiliary = 3 * config.num_rollout_paths * config.num_aux_points
+        return float(len(batch) * (3 + rollout + auxiliary))

@@ -1,0 +1,187 @@
+"""The order in which rows are trained on: a pure function of (seed, position).
+
+Position ``p`` of the stream names one row and one random generator. Batches, accumulation,
+processes and resumed runs only decide who works on which positions and when, so they cannot change
+what is drawn, and no two processes ever hold the same position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NotRequired, Protocol, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from typing_extensions import override
+
+# Keeps the generators of rows apart from those of permutations, which share the seed.
+_ROW_STREAM = 1
+
+
+class Row(TypedDict):
+    """One row of training data.
+
+    ``x0`` are scaled clean latents (SFT, SOAR); tensors have no batch axis.
+    """
+
+    x0: NotRequired[Tensor]
+    condition: Mapping[str, Tensor]
+    prompt: str
+    columns: NotRequired[Mapping[str, object]]
+
+
+class RowSource(Protocol):
+    """Any sequence of rows, for example a memory-mapped one."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        ...
+
+    def __getitem__(self, index: int) -> Row:
+        """The row at ``index``."""
+        ...
+
+
+class StreamItem(TypedDict):
+    """A row and its position in the stream."""
+
+    position: int
+    row: Row
+
+
+class Rows(TypedDict, total=False):
+    """Stacked rows; empty for an update that trains on rows collected earlier."""
+
+    positions: list[int]
+    prompts: list[str]
+    tensors: dict[str, Tensor]
+    condition: dict[str, Tensor]
+    columns: dict[str, list[object]]
+
+
+class TrainingStream(Dataset[StreamItem]):
+    """Epochs of shuffled rows, one after the other, without end but for ``length``."""
+
+    def __init__(self, rows: RowSource, *, length: int, group_size: int = 1, seed: int = 0) -> None:
+        """Fix the order.
+
+        Args:
+            rows: What is drawn from.
+            length: Positions in the stream.
+            group_size: Consecutive positions that hold the same row (Flow-GRPO's group).
+            seed: Of the permutations.
+
+        Raises:
+            ValueError: There are no rows.
+        """
+        if len(rows) == 0:
+            raise ValueError(
+                "the training data has 0 rows; check the path and the filter (a threshold that no "
+                "row reaches leaves nothing)"
+            )
+        self.rows = rows
+        self.length = length
+        self.group_size = group_size
+        self.seed = seed
+        self._epoch = -1
+        self._permutation = np.empty(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        """Number of positions."""
+        return self.length
+
+    @override
+    def __getitem__(self, position: int) -> StreamItem:
+        """What is trained on at a position."""
+        return {"position": position, "row": self.rows[self.row_index(position)]}
+
+    def row_index(self, position: int) -> int:
+        """Index of the row at a position. The epoch is absolute: resuming repeats nothing."""
+        epoch, place = divmod(position // self.group_size, len(self.rows))
+        if epoch != self._epoch:
+            rng = np.random.default_rng((self.seed, epoch))
+            self._permutation, self._epoch = rng.permutation(len(self.rows)), epoch
+        return int(self._permutation[place])
+
+
+def row_generator(seed: int, position: int) -> torch.Generator:
+    """The generator of one position; on the CPU, so that every device draws the same numbers."""
+    entropy = np.random.SeedSequence((seed, position), spawn_key=(_ROW_STREAM,))
+    return torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
+
+
+class CollectionSampler(Sampler[list[int]]):
+    """Batches of positions in the order in which accelerate deals them out to processes.
+
+    That is update by update, and rank by rank within an update. With ``updates_per_collection`` U
+    the first of U updates gets the rows of all of them, consecutive on each rank; the others get
+    none.
+    """
+
+    # accelerate's BatchSamplerShard reads both: batches vary in length, and none is left over.
+    batch_size = None
+    drop_last = True
+
+    def __init__(
+        self, *, num_updates: int, rows_per_rank: int, world_size: int, updates_per_collection: int
+    ) -> None:
+        """Fix the layout; ``rows_per_rank`` counts the rows of one update."""
+        self.num_updates = num_updates
+        self.rows_per_rank = rows_per_rank
+        self.world_size = world_size
+        self.updates_per_collection = updates_per_collection
+
+    def __len__(self) -> int:
+        """Number of batches of all ranks."""
+        return self.num_updates * self.world_size
+
+    @override
+    def __iter__(self) -> Iterator[list[int]]:
+        """Positions of each batch."""
+        share = self.rows_per_rank * self.updates_per_collection
+        for update in range(self.num_updates):
+            first = update * self.rows_per_rank * self.world_size
+            is_collection = update % self.updates_per_collection == 0
+            for rank in range(self.world_size):
+                start = first + rank * share
+                yield list(range(start, start + share)) if is_collection else []
+
+
+def micro_batches(num_rows: int, num_updates: int, micro_batch_size: int) -> list[list[list[int]]]:
+    """Rows of a collection that go through the model together, for each of its updates.
+
+    Row q belongs to update ``q % num_updates``, so that every update sees part of every group.
+
+    Args:
+        num_rows: Rows of this process in the collection.
+        num_updates: Updates that share the collection.
+        micro_batch_size: Rows of a forward.
+
+    Returns:
+        ``[update][micro-batch][row]``.
+    """
+    updates = [list(range(first, num_rows, num_updates)) for first in range(num_updates)]
+    size = micro_batch_size
+    return [[rows[i : i + size] for i in range(0, len(rows), size)] for rows in updates]
+
+
+def stack_rows(items: Sequence[StreamItem]) -> Rows:
+    """Collate rows; a list of none gives an empty mapping."""
+    if not items:
+        return {}
+    rows = [item["row"] for item in items]
+    first = rows[0]
+    return {
+        "positions": [item["position"] for item in items],
+        "prompts": [row["prompt"] for row in rows],
+        "tensors": {"x0": torch.stack([row["x0"] for row in rows])} if "x0" in first else {},
+        "condition": {
+            name: torch.stack([row["condition"][name] for row in rows])
+            for name in first["condition"]
+        },
+        "columns": {
+            name: [row["columns"][name] for row in rows] for name in first.get("columns", {})
+        },
+    }

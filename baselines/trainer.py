@@ -1,0 +1,422 @@
+"""The one loop: ``transformers.Trainer`` driving any ``Method``."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from rich.console import Console
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from typing_extensions import override
+
+from baselines.arguments import training_arguments
+from baselines.base import Batch, Condition, Method, VelocityModel
+from baselines.callbacks import LogBeforeSave, MarkComplete, Snapshots
+from baselines.checkpoints import (
+    TRANSFORMER_DIR,
+    Counters,
+    atomic_directory,
+    checkpoint_path,
+    last_complete_checkpoint,
+    snapshot_path,
+)
+from baselines.config import EmaConfig
+from baselines.ema import EmaCallback
+from baselines.ledger import LOSS, Ledger, Share
+from baselines.progress import ProgressCallback
+from baselines.stream import (
+    CollectionSampler,
+    Rows,
+    RowSource,
+    StreamItem,
+    TrainingStream,
+    micro_batches,
+    row_generator,
+    stack_rows,
+)
+from baselines.training_config import PostTrainingConfig
+from baselines.velocity import InChunks, Reference, VelocityOf
+from baselines.weights import load_transformer, prepare_transformer, save_transformer
+
+OnLog = Callable[[int, Mapping[str, float]], None]
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or the gradient is no longer a number."""
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a finished run cost, over all processes and resumptions.
+
+    Attributes:
+        optimizer_steps: Updates.
+        images_seen: Rows trained on; Flow-GRPO's are images that it generated.
+        forward_equivalents: Model evaluations of one row; a backward counts as two.
+        reward_calls: Images scored by the reward.
+        seconds: Wall-clock time in the loop.
+    """
+
+    optimizer_steps: int
+    images_seen: int
+    forward_equivalents: float
+    reward_calls: int
+    seconds: float
+
+
+class PostTrainer(Trainer):
+    """Trains a transformer with a ``Method``; one Trainer step is one optimiser update.
+
+    Accumulation happens inside ``training_step``, because the loss is divided by a weight that is
+    summed over all micro-batches and processes first. Gradients are averaged over processes once
+    an update instead of by DistributedDataParallel's hooks: the number of backward calls may differ
+    between processes (groups without spread have no loss), and hooks would wait for ever.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        arguments: TrainingArguments,
+        *,
+        method: Method,
+        stream: TrainingStream,
+        config: PostTrainingConfig,
+        velocity_of: VelocityOf,
+        negative_condition: Condition,
+        on_log: OnLog,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        """Set up the loop.
+
+        Args:
+            model: What is trained, from ``prepare_transformer``.
+            arguments: From ``training_arguments``.
+            method: What computes the loss.
+            stream: Training data in its order.
+            config: Of the run.
+            velocity_of: Makes the model, wrapped or not, what methods see.
+            negative_condition: Of the empty prompt, with a batch axis of 1.
+            on_log: Called on the main process with a step and its metrics.
+            callbacks: Run after the Trainer's own.
+
+        Raises:
+            ValueError: The launch shards the model.
+        """
+        super().__init__(model, arguments, train_dataset=stream, callbacks=list(callbacks))
+        self.remove_callback(PrinterCallback)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                "sharded training (FSDP, DeepSpeed) is not supported by this loop: launch with "
+                "plain data parallelism, and train an adapter where the weights do not fit"
+            )
+        self.method = method
+        self.stream = stream
+        self.config = config
+        self.velocity_of = velocity_of
+        self.negative_condition = negative_condition
+        self.on_log = on_log
+        self.ledger = Ledger()
+        # Made before a checkpoint is loaded: the reference is the model that training started from.
+        self._reference = (
+            Reference(model, self.accelerator, velocity_of) if method.needs_reference else None
+        )
+        self._updates: deque[list[Batch]] = deque()
+        self._rollout: Mapping[str, float] = {}
+        self._reward_calls = 0
+
+    # --- data -------------------------------------------------------------------------------------
+
+    @override
+    def get_train_dataloader(self) -> DataLoader[StreamItem]:
+        """The stream, dealt out by accelerate: every process its own rows."""
+        sampler = CollectionSampler(
+            num_updates=self.config.steps,
+            rows_per_rank=self.config.rows_per_process(self.args.world_size),
+            world_size=self.args.world_size,
+            updates_per_collection=self.method.updates_per_collection,
+        )
+        loader = DataLoader(
+            self.stream,
+            batch_sampler=sampler,
+            collate_fn=stack_rows,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        prepared: DataLoader[StreamItem] = self.accelerator.prepare(loader)
+        return prepared
+
+    def _as_batch(self, rows: Rows) -> Batch:
+        """Stacked rows as methods see them."""
+        count = len(rows["positions"])
+        negative = {
+            name: value.to(self.args.device).expand(count, *value.shape[1:])
+            for name, value in self.negative_condition.items()
+        }
+        return Batch(rows["tensors"], rows["condition"], negative, rows["prompts"], rows["columns"])
+
+    def _collect(self, velocity: VelocityModel, rows: Rows) -> None:
+        """Run a collection phase and queue its updates, each as a list of micro-batches."""
+        count = len(rows["positions"])
+        layout = micro_batches(
+            count, self.method.updates_per_collection, self.config.micro_batch_size or count
+        )
+        generators = [row_generator(self.config.seed, p) for p in rows["positions"]]
+        with torch.no_grad():
+            chunked = InChunks(velocity, [part for update in layout for part in update])
+            collected = self.method.collect(chunked, self._as_batch(rows), generators)
+        assert len(collected.batch) == count, "a collection keeps its rows and their order"
+        self._rollout, self._reward_calls = collected.metrics, collected.reward_calls
+        self._updates.extend([collected.batch.select(part) for part in update] for update in layout)
+
+    # --- one update -------------------------------------------------------------------------------
+
+    @override
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Forward and backward of one update, accumulated over micro-batches and processes.
+
+        Args:
+            model: The trained model, wrapped by accelerate.
+            inputs: Rows of the stream, on the device; empty where an earlier collection has them.
+            num_items_in_batch: Not used: the method's own weight takes its place.
+
+        Returns:
+            The loss over all processes; ().
+
+        Raises:
+            TrainingDiverged: The loss is not finite.
+        """
+        self.ledger.tick()
+        model.train()
+        velocity = self.velocity_of(model)
+        if not self._updates:
+            self._collect(velocity, Rows(**inputs))
+        micro_batches = self._updates.popleft()
+        weight = math.fsum(gather_object([math.fsum(map(self.method.weight, micro_batches))]))
+        with self.accelerator.no_sync(model):
+            sums = self._backward(velocity, micro_batches, weight)
+        self._average_gradients()
+        return torch.tensor(self._account(sums, micro_batches, weight), device=self.args.device)
+
+    def _backward(
+        self, velocity: VelocityModel, micro_batches: Sequence[Batch], weight: float
+    ) -> dict[str, Tensor]:
+        """Accumulate gradients of this process's rows; sums of the loss and of its metrics."""
+        scale = self.args.world_size / weight if weight else 0.0
+        sums: defaultdict[str, Tensor] = defaultdict(
+            lambda: torch.zeros((), device=self.args.device)
+        )
+        for batch in micro_batches:
+            for term in self.method.losses(velocity, self._reference, batch):
+                self.accelerator.backward(term.loss_sum * scale)
+                for name, value in ((LOSS, term.loss_sum), *term.metrics.items()):
+                    sums[name] += value.detach()
+        return sums
+
+    def _average_gradients(self) -> None:
+        """Mean over processes; a parameter that none of them used stays without a gradient."""
+        if self.args.world_size == 1:
+            return
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        is_used = torch.tensor([p.grad is not None for p in parameters], device=self.args.device)
+        users: Tensor = self.accelerator.reduce(is_used.int(), "sum")
+        for parameter, count in zip(parameters, users.tolist(), strict=True):
+            if count == 0:
+                continue
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            torch.distributed.all_reduce(parameter.grad)
+            parameter.grad /= self.args.world_size
+
+    def _account(
+        self, sums: Mapping[str, Tensor], micro_batches: Sequence[Batch], weight: float
+    ) -> float:
+        """Enter the update into the ledger. -> the loss over all processes."""
+        share = Share(
+            {name: float(value) for name, value in sums.items()},
+            self._rollout,
+            math.fsum(map(self.method.forward_equivalents, micro_batches)),
+            self._reward_calls,
+        )
+        self._rollout, self._reward_calls = {}, 0
+        shares = gather_object([share])
+        loss = self.ledger.add(shares, weight=weight, images=self.config.batch_size)
+        self._require_finite("the loss", loss)
+        return loss
+
+    @override
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> float:
+        """The norm before clipping; one that is not finite ends the run before the update."""
+        norm = float(super()._get_grad_norm(model, grad_norm))
+        self._require_finite("the gradient norm", norm)
+        return norm
+
+    def _require_finite(self, name: str, value: float) -> None:
+        """Stop before a broken update reaches the weights."""
+        if not math.isfinite(value):
+            optim = self.config.optim
+            raise TrainingDiverged(
+                f"update {self.state.global_step + 1}: {name} is {value}; lower learning_rate="
+                f"{optim.learning_rate:g} or max_grad_norm={optim.max_grad_norm:g}, and look for "
+                "values that are not finite in the training data and the reward"
+            )
+
+    @override
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the update, the means since the last point and the counters."""
+        if "loss" not in logs:
+            return  # the Trainer's closing summary, which the ledger replaces
+        self.ledger.tick()
+        values = {f"train/{name}": value for name, value in logs.items()}
+        values |= self.ledger.close_window()
+        super().log(dict(values), start_time)
+        if self.is_world_process_zero():
+            self.on_log(self.state.global_step, values)
+
+    # --- checkpoints ------------------------------------------------------------------------------
+
+    @override
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
+    ) -> None:
+        """Write the weights in diffusers' or peft's layout."""
+        assert output_dir is not None
+        assert state_dict is None
+        if self.args.should_save:
+            save_transformer(self.model, Path(output_dir) / TRANSFORMER_DIR)
+
+    @override
+    def _save_checkpoint(self, model: nn.Module, trial: None) -> None:
+        """Write all but the averaged weights and the mark, which callbacks add."""
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            self.ledger.tick()
+            folder = checkpoint_path(Path(str(self.args.output_dir)), self.state.global_step)
+            self.ledger.counters.save(folder)
+        # The mark must not come before every process has written its generator states.
+        self.accelerator.wait_for_everyone()
+
+    @override
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        """Read weights and counters; the Trainer reads the rest."""
+        checkpoint = Path(resume_from_checkpoint)
+        load_transformer(self.model if model is None else model, checkpoint / TRANSFORMER_DIR)
+        self.ledger = Ledger(Counters.load(checkpoint))
+
+    def summary(self) -> TrainingSummary:
+        """What the run has cost so far."""
+        return TrainingSummary(self.state.global_step, **vars(self.ledger.counters))
+
+
+def post_train(
+    transformer: nn.Module,
+    method: Method,
+    rows: RowSource,
+    config: PostTrainingConfig,
+    folder: Path,
+    *,
+    velocity_of: VelocityOf,
+    negative_condition: Condition,
+    on_log: OnLog,
+    console: Console | None = None,
+    description: str = "training",
+) -> TrainingSummary:
+    """Post-train a transformer in place, going on from the last checkpoint in ``folder``.
+
+    Afterwards ``transformer`` holds the weights to be evaluated: averaged, if the run averages, and
+    with the adapter's layers inside, if it trains one.
+
+    Args:
+        transformer: A diffusers model, as the run starts from it; also when resuming.
+        method: What computes the loss.
+        rows: Training data.
+        config: Of the run.
+        folder: Where checkpoints and snapshots go.
+        velocity_of: Makes the transformer, wrapped or not, what methods see.
+        negative_condition: Of the empty prompt, with a batch axis of 1.
+        on_log: Called on the main process with a step and its metrics; a resumed run repeats the
+            steps after its checkpoint, with the same values.
+        console: Where progress goes.
+        description: What the progress bar says.
+
+    Returns:
+        What the run cost.
+
+    Raises:
+        ValueError: The configuration does not fit the method, the data or the processes.
+        TrainingDiverged: The loss or the gradient is not finite.
+    """
+    config.check_method(
+        updates_per_collection=method.updates_per_collection, group_size=method.group_size
+    )
+    stream = TrainingStream(
+        rows,
+        length=config.steps * config.batch_size,
+        group_size=method.group_size,
+        seed=config.seed,
+    )
+    arguments = training_arguments(config, folder, next(transformer.parameters()).device)
+    config.check_processes(arguments.world_size)
+    with arguments.main_process_first(local=False, desc="finding the last checkpoint"):
+        checkpoint = last_complete_checkpoint(folder)
+    model = prepare_transformer(transformer, config)
+    ema = _averaging(model, config.ema, checkpoint)
+    progress = ProgressCallback(console, description=description)
+    trainer = PostTrainer(
+        model,
+        arguments,
+        method=method,
+        stream=stream,
+        config=config,
+        velocity_of=velocity_of,
+        negative_condition=negative_condition,
+        on_log=on_log,
+        callbacks=[
+            *([ema] if ema else []),
+            Snapshots(config.snapshots, partial(_save_snapshot, model, ema, folder)),
+            LogBeforeSave(),
+            MarkComplete(),
+            progress,
+        ],
+    )
+    with closing(progress):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    # Takes accelerate's autocast off the module, which the caller goes on using.
+    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    if ema is not None:
+        ema.ema.copy_to(ema.parameters)
+    return trainer.summary()
+
+
+def _averaging(
+    model: nn.Module, config: EmaConfig | None, checkpoint: Path | None
+) -> EmaCallback | None:
+    """The averaging of a run, where it has one."""
+    if config is None:
+        return None
+    return EmaCallback(model, config.decay, every=config.every, resume_from=checkpoint)
+
+
+def _save_snapshot(model: nn.Module, ema: EmaCallback | None, folder: Path, step: int) -> None:
+    """Keep the weights to be evaluated; those that a resumed run finds have the same bits."""
+    target = snapshot_path(folder, step)
+    if target.exists():
+        return
+    with nullcontext() if ema is None else ema.averaged(), atomic_directory(target) as unfinished:
+        save_transformer(model, unfinished)

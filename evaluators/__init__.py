@@ -1,0 +1,1 @@
+"""The judges: each scores images that somebody else made."""

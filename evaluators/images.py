@@ -1,0 +1,121 @@
+"""Reading the images of others: any common file becomes upright 8-bit RGB, or one clear error.
+
+Two conventions have to be chosen and are chosen here: transparent pixels show white, as they do on
+a page, and 16-bit grey is scaled by 255 / 65535 (Pillow's own conversion clips it to white).
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_MAX_16_BIT = 65535
+# What Pillow's decoders raise on damaged files, apart from OSError.
+_DECODER_ERRORS = (
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+
+class ImageError(ValueError):
+    """An image that cannot be used as it is; the message names the file."""
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Read one image file; the first frame of an animation.
+
+    Args:
+        path: A file of any format that Pillow reads.
+
+    Returns:
+        An RGB image, turned upright by its EXIF orientation.
+
+    Raises:
+        ImageError: The file is missing, is no image, is damaged, or its pixels have no defined
+            range.
+    """
+    if not Path(path).is_file():
+        raise ImageError(f"no image file {path}")
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+    except ImageError as error:
+        raise ImageError(f"cannot use image {path}: {error}") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path} is not an image in a known format; replace it") from error
+    except (OSError, *_DECODER_ERRORS) as error:
+        raise ImageError(
+            f"cannot read image {path}: {error}; the file is damaged or cut short, replace it"
+        ) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any Pillow mode to 8-bit RGB (16-bit, palette, CMYK, alpha).
+
+    Raises:
+        ImageError: Floating-point or 32-bit pixels, whose white is nowhere stated.
+    """
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    if image.mode.startswith(("I", "F")):
+        return _from_16_bit(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        page = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(page, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > _MAX_16_BIT:
+        raise ImageError(
+            f"mode {image.mode!r} with values {values.min()} to {values.max()} has no defined "
+            "white; save it as 8-bit RGB"
+        )
+    scaled = (values.astype(np.uint32) * 255 + _MAX_16_BIT // 2) // _MAX_16_BIT
+    return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+
+
+def load_images(
+    paths: Iterable[str | Path], *, workers: int = 2, ahead: int = 16
+) -> Iterator[Image.Image]:
+    """Decode images in order, a bounded number of them ahead of the consumer.
+
+    Decoding runs in threads (Pillow releases the interpreter lock), so it overlaps with a model;
+    at most ``ahead`` decoded images wait in memory.
+
+    Args:
+        paths: Files, read lazily.
+        workers: Decoding threads.
+        ahead: Images decoded before they are asked for; at least 1.
+
+    Yields:
+        RGB images in the order of ``paths``.
+
+    Raises:
+        ImageError: At the first image that cannot be used, when its turn comes.
+    """
+    executor = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    waiting: collections.deque[concurrent.futures.Future[Image.Image]] = collections.deque()
+    try:
+        for path in paths:
+            waiting.append(executor.submit(load_image, path))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)

@@ -1,0 +1,245 @@
+"""The only file that knows PaddleOCR: its models prepared on disk, its 3.x API, its noise."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from evaluators.base import EvaluatorError
+from evaluators.weights import cache_dir, sha256_of
+
+#: PaddleOCR's model name -> file in the ``rapidocr`` wheel.
+WHEEL_MODELS = {
+    "PP-OCRv6_small_det": "PP-OCRv6_det_small.onnx",
+    "PP-OCRv6_small_rec": "PP-OCRv6_rec_small.onnx",
+}
+_DECODE = {"DecodeImage": {"channel_first": False, "img_mode": "BGR"}}
+# PP-OCR's published pre- and post-processing of the detection model.
+_DETECTION: Mapping[str, object] = {
+    "PreProcess": {
+        "transform_ops": [
+            _DECODE,
+            {"DetResizeForTest": {"resize_long": 960}},
+            {
+                "NormalizeImage": {
+                    "mean": [0.485, 0.456, 0.406],
+                    "std": [0.229, 0.224, 0.225],
+                    "scale": 1 / 255,
+                    "order": "hwc",
+                }
+            },
+            {"ToCHWImage": None},
+        ]
+    },
+    "PostProcess": {
+        "name": "DBPostProcess",
+        "thresh": 0.3,
+        "box_thresh": 0.6,
+        "max_candidates": 1000,
+        "unclip_ratio": 1.5,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of text as read, and how sure the reader is, 0..1."""
+
+    text: str
+    confidence: float
+
+
+class _Pipeline(Protocol):
+    """What is used of ``paddleocr.PaddleOCR``."""
+
+    def predict_iter(
+        self, images: list[NDArray[np.uint8]], /
+    ) -> Iterator[Mapping[str, Sequence[object]]]: ...
+
+
+@dataclass(frozen=True)
+class PaddleReader:
+    """A loaded PaddleOCR pipeline and the model files behind it."""
+
+    pipeline: _Pipeline
+    files: tuple[Path, ...]
+
+    def read(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[list[Line]]:
+        """Read RGB images (H, W, 3), top to bottom and left to right."""
+        # PaddleOCR takes arrays as OpenCV has them: blue first.
+        blue_first = [np.ascontiguousarray(image[..., ::-1]) for image in images]
+        for page in self.pipeline.predict_iter(blue_first):
+            pairs = zip(page["rec_texts"], page["rec_scores"], strict=True)
+            yield [Line(str(text), float(str(score))) for text, score in pairs]
+
+
+def load(
+    *,
+    engine: str,
+    detection: tuple[str, str | None],
+    recognition: tuple[str, str | None],
+    num_threads: int | None,
+    device: str,
+) -> PaddleReader:
+    """Start PaddleOCR without a network.
+
+    Args:
+        engine: ``onnxruntime`` or ``paddle``.
+        detection: Name and directory of the detection model.
+        recognition: Name and directory of the recognition model.
+        num_threads: Threads of the engine; None: ``OMP_NUM_THREADS`` or all cores.
+        device: PaddleOCR's device.
+
+    Raises:
+        EvaluatorError: A package or a model is missing, or the engine does not start.
+    """
+    threads = num_threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    options: dict[str, object] = {"engine": engine, "device": device, "cpu_threads": threads}
+    if engine == "onnxruntime":
+        detection = (detection[0], str(_onnx_dir(*detection)))
+        recognition = (recognition[0], str(_onnx_dir(*recognition)))
+        options["engine_config"] = {"intra_op_num_threads": threads}
+    elif importlib.util.find_spec("paddle") is None:
+        raise EvaluatorError(
+            "ocr: engine='paddle' needs paddlepaddle: run `pip install paddlepaddle`, "
+            "or use engine='onnxruntime'"
+        )
+    pipeline = _pipeline(detection, recognition, options)
+    folders = [Path(path) for _, path in (detection, recognition) if path]
+    files = [path for folder in folders for path in folder.iterdir() if path.is_file()]
+    return PaddleReader(pipeline, tuple(sorted(files)))
+
+
+def _pipeline(
+    detection: tuple[str, str | None],
+    recognition: tuple[str, str | None],
+    options: Mapping[str, object],
+) -> _Pipeline:
+    """PaddleOCR with detection and recognition alone."""
+    paddleocr = _import_paddleocr(own_cache=options["engine"] == "onnxruntime")
+    try:
+        pipeline: _Pipeline = paddleocr.PaddleOCR(
+            text_detection_model_name=detection[0],
+            text_detection_model_dir=detection[1],
+            text_recognition_model_name=recognition[0],
+            text_recognition_model_dir=recognition[1],
+            use_doc_orientation_classify=False,
+            use_doc_unwarping=False,
+            use_textline_orientation=False,
+            **options,
+        )
+    # Whatever the engine raises on a bad model or a changed API must not pass for an unread image.
+    except Exception as err:
+        raise EvaluatorError(
+            f"ocr: PaddleOCR does not start with {detection[0]} and {recognition[0]} "
+            f"({type(err).__name__}: {err})"
+        ) from err
+    return pipeline
+
+
+def _import_paddleocr(*, own_cache: bool) -> ModuleType:
+    """Import PaddleOCR 3 quietly: no look for model hosts, warnings and errors only."""
+    os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
+    if own_cache:
+        os.environ.setdefault("PADDLE_PDX_CACHE_HOME", str(cache_dir() / "paddlex"))
+    try:
+        paddleocr = importlib.import_module("paddleocr")
+    except ImportError as err:
+        raise EvaluatorError(
+            f"ocr needs PaddleOCR 3 ({err}): run `pip install 'paddleocr>=3,<4' rapidocr "
+            "onnxruntime`"
+        ) from err
+    logging.getLogger("paddlex").setLevel(logging.WARNING)
+    return paddleocr
+
+
+def _onnx_dir(name: str, path: str | None) -> Path:
+    """The directory PaddleOCR wants: the user's, or one made of the wheel's model."""
+    if path is not None:
+        folder = Path(path).expanduser()
+        missing = [file for file in _FILES if not (folder / file).is_file()]
+        if missing:
+            raise EvaluatorError(f"ocr: model directory {path} has no {' and no '.join(missing)}")
+        return folder
+    if name not in WHEEL_MODELS:
+        raise EvaluatorError(
+            f"ocr: model {name!r} is not in the rapidocr wheel ({', '.join(WHEEL_MODELS)}); "
+            "give its directory (inference.onnx, inference.yml)"
+        )
+    return _prepared(name, _wheel_file(WHEEL_MODELS[name]))
+
+
+_FILES = ("inference.onnx", "inference.yml")
+
+
+def _wheel_file(filename: str) -> Path:
+    spec = importlib.util.find_spec("rapidocr")
+    if spec is None or spec.origin is None:
+        raise EvaluatorError("ocr: its models come with rapidocr: run `pip install rapidocr`")
+    path = Path(spec.origin).parent / "models" / filename
+    if not path.is_file():
+        raise EvaluatorError(
+            f"ocr: the installed rapidocr has no {filename}: run `pip install 'rapidocr>=3.10,<4'`"
+        )
+    return path
+
+
+@functools.cache
+def _prepared(name: str, source: Path) -> Path:
+    """Copy a model beside its description, once."""
+    folder = cache_dir() / "ocr" / f"{name}-{sha256_of(source)[:12]}"
+    if folder.is_dir():
+        return folder
+    description = {"Global": {"model_name": name}, **_description(name, source)}
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}-"))
+        shutil.copyfile(source, part / _FILES[0])
+        text = yaml.safe_dump(description, allow_unicode=True, sort_keys=False)
+        (part / _FILES[1]).write_text(text, encoding="utf-8")
+        part.chmod(0o755)
+        _put(part, folder)
+    except OSError as err:
+        raise EvaluatorError(
+            f"ocr: cannot prepare {folder} ({err}); set SOARBENCH_CACHE to a writable folder"
+        ) from err
+    return folder
+
+
+def _put(part: Path, folder: Path) -> None:
+    """Rename, so that a half-made directory is never seen; another process may have been first."""
+    try:
+        part.rename(folder)
+    except OSError:
+        shutil.rmtree(part)
+        if not folder.is_dir():
+            raise
+
+
+def _description(name: str, source: Path) -> Mapping[str, object]:
+    """PaddleOCR's ``inference.yml`` of a model without its name."""
+    if name.endswith("_det"):
+        return _DETECTION
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(source), providers=["CPUExecutionProvider"])
+    # One character a line; the decoder adds its blank and the space itself.
+    characters = session.get_modelmeta().custom_metadata_map["character"].split("\n")
+    return {
+        "PreProcess": {"transform_ops": [_DECODE, {"RecResizeImg": {"image_shape": [3, 48, 320]}}]},
+        "PostProcess": {"name": "CTCLabelDecode", "character_dict": characters},
+    }

@@ -1,0 +1,245 @@
+"""open_clip models as local directories, in open_clip's own ``local-dir:`` layout.
+
+A directory holds ``open_clip_config.json`` (``model_cfg``, ``preprocess_cfg``), the weights as
+``open_clip_model.safetensors`` and, where ``text_cfg.hf_tokenizer_name`` is set, the tokenizer's
+files. Unlike open_clip's loader, nothing is interpolated, skipped or left at random values.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple, Protocol, cast
+
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from evaluators.weights import WeightsError
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
+Preprocess = Callable[[Image.Image], Tensor]
+
+
+class ClipTokenizer(Protocol):
+    """Prompts to token ids."""
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Token ids (B, context_length)."""
+
+
+class SavedTokenizer(Protocol):
+    """A transformers tokenizer, as far as it is used here."""
+
+    def save_pretrained(self, save_directory: str) -> object:
+        """Write the tokenizer's files."""
+
+
+class OpenClipParts(NamedTuple):
+    """A model ready to run, its image transform (PIL -> (3, H, W)) and its tokenizer."""
+
+    model: open_clip.CLIP
+    preprocess: Preprocess
+    tokenizer: ClipTokenizer
+
+
+def build_open_clip(config: Mapping[str, object]) -> open_clip.CLIP:
+    """A model of random weights, in float32 on the CPU.
+
+    Args:
+        config: Content of ``open_clip_config.json``: ``model_cfg`` is needed.
+
+    Raises:
+        WeightsError: ``model_cfg`` is missing or open_clip does not accept it.
+    """
+    model_cfg = copy.deepcopy(config.get("model_cfg"))
+    if not isinstance(model_cfg, dict):
+        raise WeightsError(f"{CONFIG_FILE} has no model_cfg; it must be open_clip's")
+    if model_cfg.pop("custom_text", False):
+        raise WeightsError(f"{CONFIG_FILE}: custom_text models are not supported; use a plain CLIP")
+    try:
+        model = open_clip.CLIP(**model_cfg)
+    except (TypeError, ValueError, KeyError) as err:
+        raise WeightsError(f"{CONFIG_FILE}: open_clip refuses model_cfg ({err})") from err
+    transform = asdict(_preprocess_cfg(config))
+    # open_clip's own code finds the transform here.
+    model.visual.preprocess_cfg = transform
+    return model
+
+
+def _preprocess_cfg(config: Mapping[str, object]) -> PreprocessCfg:
+    """open_clip's transform of a config; the size is that of the image tower unless given."""
+    given = config.get("preprocess_cfg", {})
+    model_cfg = cast(dict[str, dict[str, object]], config["model_cfg"])
+    size = model_cfg["vision_cfg"].get("image_size", 224)
+    if not isinstance(given, dict):
+        raise WeightsError(f"{CONFIG_FILE}: preprocess_cfg must be a mapping, not {given!r}")
+    known = PreprocessCfg.__dataclass_fields__.keys()
+    return PreprocessCfg(**{"size": size, **{key: given[key] for key in given if key in known}})
+
+
+def image_preprocess(config: Mapping[str, object]) -> Preprocess:
+    """The image transform of a config: RGB image -> (3, H, W) float32."""
+    return cast(Preprocess, image_transform_v2(_preprocess_cfg(config), is_train=False))
+
+
+def save_open_clip(
+    directory: Path,
+    model: open_clip.CLIP,
+    config: Mapping[str, object],
+    tokenizer: SavedTokenizer | None = None,
+) -> None:
+    """Write a directory that ``load_open_clip`` and open_clip's ``local-dir:`` read.
+
+    Args:
+        directory: Made if missing.
+        model: Of ``build_open_clip(config)``'s shape.
+        config: ``model_cfg`` and, optionally, ``preprocess_cfg``.
+        tokenizer: Needed where ``text_cfg.hf_tokenizer_name`` is set.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(str(directory))
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    save_file(state, directory / WEIGHT_FILES[0], metadata={"format": "pt"})
+    content = {"model_cfg": config["model_cfg"], "preprocess_cfg": asdict(_preprocess_cfg(config))}
+    (directory / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_config(directory: Path) -> dict[str, object]:
+    """The content of a directory's ``open_clip_config.json``.
+
+    Raises:
+        WeightsError: It is missing or no JSON object.
+    """
+    path = directory / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise WeightsError(f"cannot read {path}: {err}") from err
+    if not isinstance(config, dict):
+        raise WeightsError(f"{path} is not a JSON object; it must be open_clip's")
+    return config
+
+
+def load_open_clip(
+    directory: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> OpenClipParts:
+    """Load a directory strictly.
+
+    Args:
+        directory: In the layout above.
+        dtype: Of the weights and the arithmetic.
+        device: Where the model goes.
+
+    Raises:
+        WeightsError: Config, weights or tokenizer are missing or do not fit each other.
+    """
+    config = read_config(directory)
+    model = build_open_clip(config)
+    load_strictly(model, load_tensors(weight_file(directory)), directory)
+    model.eval().requires_grad_(False)
+    model.to(device=device, dtype=dtype)
+    return OpenClipParts(model, image_preprocess(config), tokenizer_of(config, directory))
+
+
+def weight_file(directory: Path) -> Path:
+    """The safetensors file of a directory.
+
+    Raises:
+        WeightsError: There is none.
+    """
+    for name in WEIGHT_FILES:
+        if (directory / name).is_file():
+            return directory / name
+    raise WeightsError(f"{directory} has no {WEIGHT_FILES[0]}; save the model with safetensors")
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, or a pickled state dict (``.pt``, ``.pth``, ``.bin``) safely.
+
+    Raises:
+        WeightsError: It is unreadable, or more than tensors.
+    """
+    from pickle import UnpicklingError
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError) as err:
+        line = (str(err).splitlines() or ["no message"])[0]
+        raise WeightsError(f"cannot read weights {path} ({line}); fetch the file again") from err
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict):
+        raise WeightsError(f"weights {path} hold a {type(state).__name__}, not a state dict")
+    return cast(dict[str, Tensor], state)
+
+
+def load_strictly(model: torch.nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+    """Load a state dict of exactly the model's keys and shapes.
+
+    Raises:
+        WeightsError: A key is missing, unknown or of another shape; the first is named.
+    """
+    wanted = model.state_dict()
+    faults = [f"{key} is missing" for key in wanted.keys() - state.keys()]
+    faults += [f"{key} is unknown" for key in state.keys() - wanted.keys()]
+    faults += [
+        f"{key} is {tuple(state[key].shape)}, not {tuple(wanted[key].shape)}"
+        for key in wanted.keys() & state.keys()
+        if state[key].shape != wanted[key].shape
+    ]
+    if faults:
+        raise WeightsError(
+            f"weights {source} are of another shape than the model: {min(faults)} "
+            f"({len(faults)} such entries)"
+        )
+    # Assigned, not copied: the model may still be without memory (the meta device).
+    model.load_state_dict(dict(state), assign=True)
+
+
+def tokenizer_of(config: Mapping[str, object], directory: Path) -> ClipTokenizer:
+    """The directory's own tokenizer where the config asks for one, else CLIP's.
+
+    Raises:
+        WeightsError: The config asks for one that is not there.
+    """
+    text_cfg = cast(dict[str, dict[str, object]], config["model_cfg"])["text_cfg"]
+    length = text_cfg.get("context_length", 77)
+    if not text_cfg.get("hf_tokenizer_name"):
+        return cast(ClipTokenizer, open_clip.SimpleTokenizer(context_length=length))
+    try:
+        tokenizer = open_clip.tokenizer.HFTokenizer(
+            str(directory), context_length=length, **(text_cfg.get("tokenizer_kwargs") or {})
+        )
+    except (OSError, ValueError) as err:
+        raise WeightsError(f"{directory} has no tokenizer that transformers can load") from err
+    return cast(ClipTokenizer, tokenizer)
+
+
+def embed_images(parts: OpenClipParts, images: Sequence[Image.Image]) -> Tensor:
+    """Unit image embeddings, float32; (B, D)."""
+    weight = next(parts.model.parameters())
+    pixels = torch.stack([parts.preprocess(image) for image in images])
+    features = parts.model.encode_image(pixels.to(weight.device, weight.dtype))
+    return torch.nn.functional.normalize(features.float(), dim=-1)
+
+
+def embed_texts(parts: OpenClipParts, texts: Sequence[str]) -> Tensor:
+    """Unit text embeddings, float32; (B, D)."""
+    tokens = parts.tokenizer(list(texts)).to(next(parts.model.parameters()).device)
+    features = parts.model.encode_text(tokens)
+    return torch.nn.functional.normalize(features.float(), dim=-1)

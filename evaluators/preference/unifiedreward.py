@@ -1,0 +1,174 @@
+"""UnifiedReward: a vision-language model behind an OpenAI-compatible server (arXiv:2503.05236)."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
+
+import requests
+from PIL import Image
+
+from evaluators.base import Canary, Evaluator, EvaluatorError, Sample, Score
+from evaluators.preference.canaries import shape_canaries
+from evaluators.preference.config import UnifiedRewardConfig
+
+# The wording is part of the measurement: Flow-GRPO's evaluation asks exactly this.
+QUESTION = (
+    "<image>\nYou are given a text caption and a generated image based on that caption. Your task "
+    "is to evaluate this image based on two key criteria:\n1. Alignment with the Caption: Assess "
+    "how well this image aligns with the provided caption. Consider the accuracy of depicted "
+    "objects, their relationships, and attributes as described in the caption.\n2. Overall Image "
+    "Quality: Examine the visual quality of this image, including clarity, detail preservation, "
+    "color accuracy, and overall aesthetic appeal.\nBased on the above criteria, assign a score "
+    "from 1 to 5 after 'Final Score:'.\nYour task is provided as follows:\nText Caption: [{prompt}]"
+)
+_ANSWER = re.compile(r"Final Score:\s*([1-5](?:\.\d+)?)(?![\d.]*\d)")
+_BEST = 5.0
+#: Answers that say the request itself is wrong: every further image would fail alike.
+_REFUSALS = (401, 403, 404, 405)
+_PASSING = (408, 429, 500, 502, 503, 504)
+_LONGEST_WAIT = 60.0
+
+
+class _PassingError(Exception):
+    """A failure that a further try may cure; holds the wait the server asked for, if any."""
+
+    def __init__(self, what: str, wait: float | None = None) -> None:
+        super().__init__(what)
+        self.wait = wait
+
+
+def parse_score(answer: str) -> float | None:
+    """The score after ``Final Score:``, 1..5; None where there is none."""
+    match = _ANSWER.search(answer)
+    value = float(match[1]) if match else None
+    return value if value is not None and value <= _BEST else None
+
+
+class UnifiedRewardEvaluator(Evaluator):
+    """The model's 1..5 score, divided by 5."""
+
+    name: ClassVar[str] = "unifiedreward"
+    version: ClassVar[str] = "1"
+    value_range: ClassVar[tuple[float, float]] = (0.2, 1.0)
+    unit: ClassVar[str] = "score / 5"
+
+    def __init__(
+        self,
+        config: UnifiedRewardConfig | None = None,
+        canaries: Sequence[Canary] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Nothing is asked before it is needed.
+
+        Args:
+            config: The server.
+            canaries: Take the place of the drawn ones.
+            sleep: Waits between tries, seconds.
+        """
+        self.config = config or UnifiedRewardConfig()
+        self._canaries = canaries
+        self._sleep = sleep
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """What makes numbers comparable beyond the weights, for the fingerprint."""
+        return {"image_size": self.config.image_size}
+
+    @property
+    def weights_hash(self) -> str:
+        """The model's name: a server does not show its files."""
+        return f"served:{self.config.model}"
+
+    def canaries(self) -> Sequence[Canary]:
+        """Drawn pairs, or those given to the constructor."""
+        return shape_canaries(self.name) if self._canaries is None else self._canaries
+
+    def score(self, samples: Sequence[Sample]) -> list[Score]:
+        """One score a sample, in order; an image without an answer is unscored.
+
+        Raises:
+            EvaluatorError: The server refuses the request as such.
+        """
+        with ThreadPoolExecutor(self.config.concurrency) as pool:
+            futures = [pool.submit(self._scored, sample) for sample in samples]
+            try:
+                return [future.result() for future in futures]
+            except EvaluatorError:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _scored(self, sample: Sample) -> Score:
+        body = self._body(sample)
+        for attempt in range(self.config.max_retries + 1):
+            try:
+                answer = self._ask(body)
+            except _PassingError as err:
+                failure, wait = str(err), err.wait
+            else:
+                return _as_score(sample, answer)
+            if attempt < self.config.max_retries:
+                doubled = self.config.backoff_seconds * 2**attempt
+                self._sleep(min(_LONGEST_WAIT, doubled if wait is None else wait))
+        tries = self.config.max_retries + 1
+        return Score.unscored(sample.sample_id, f"no answer in {tries} tries: {failure}")
+
+    def _body(self, sample: Sample) -> dict[str, object]:
+        """The chat request of one image."""
+        image = {"type": "image_url", "image_url": {"url": self._data_url(sample.image)}}
+        text = {"type": "text", "text": QUESTION.format(prompt=sample.prompt)}
+        messages = [{"role": "user", "content": [image, text]}]
+        return {"model": self.config.model, "messages": messages, "temperature": 0}
+
+    def _data_url(self, image: Image.Image) -> str:
+        stream = io.BytesIO()
+        size = (self.config.image_size, self.config.image_size)
+        image.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(stream, format="PNG")
+        return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+    def _ask(self, body: Mapping[str, object]) -> str:
+        """One request; the model's answer."""
+        key = os.environ.get(self.config.api_key_env)
+        url = self.config.base_url.rstrip("/") + "/chat/completions"
+        try:
+            response = requests.post(
+                url,
+                json=body,
+                headers={"Authorization": f"Bearer {key}"} if key else {},
+                timeout=self.config.timeout_seconds,
+            )
+        except (requests.ConnectionError, requests.Timeout) as err:
+            raise _PassingError(f"{type(err).__name__} at {url}") from err
+        if response.status_code in _REFUSALS:
+            raise EvaluatorError(
+                f"unifiedreward: {url} answers {response.status_code} ({response.text[:120]!r}); "
+                f"check base_url, model={self.config.model!r} and ${self.config.api_key_env}"
+            )
+        if response.status_code in _PASSING:
+            wait = response.headers.get("Retry-After", "")
+            seconds = float(wait) if wait.isdecimal() else None
+            raise _PassingError(f"status {response.status_code}", seconds)
+        return _answer(response)
+
+
+def _answer(response: requests.Response) -> str:
+    """The text of a chat completion; anything else as text too, so that it is reported."""
+    if response.status_code != requests.codes.ok:
+        return f"status {response.status_code}: {response.text}"
+    try:
+        return str(response.json()["choices"][0]["message"]["content"])
+    except (ValueError, KeyError, IndexError, TypeError):
+        return f"no chat completion: {response.text}"
+
+
+def _as_score(sample: Sample, answer: str) -> Score:
+    value = parse_score(answer)
+    if value is None:
+        return Score.unscored(sample.sample_id, f"no 'Final Score: 1..5' in {answer[:200]!r}")
+    return Score(sample_id=sample.sample_id, value=value / _BEST, details={"answer": answer[:500]})

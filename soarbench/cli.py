@@ -1,0 +1,189 @@
+"""The command line. Commands import what they need when they run, so that help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from soarbench import __version__
+from soarbench.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+_OVERRIDES = "settings in Hydra's grammar, e.g. budget=standard seeds=[0,1,2] task=aesthetic"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports misuse as every other user error: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise UserError(f"{message}; see '{self.prog} --help'")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: what it says of itself, its arguments and its work."""
+
+    summary: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    work: Callable[[argparse.Namespace], int]
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_overrides(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the cells and their estimated time"
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from soarbench.run import run
+
+    return run(arguments.overrides, is_dry=arguments.dry_run, console=_console())
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from soarbench.run import report
+
+    return report(arguments.overrides, console=_console())
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from soarbench.bench import bench
+
+    return bench(arguments.overrides, console=_console())
+
+
+def _ui_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_overrides(parser)
+    parser.add_argument("--port", type=int, default=5000, help="of the web page (default 5000)")
+
+
+def _ui(arguments: argparse.Namespace) -> int:
+    from soarbench.composition import run_settings
+    from soarbench.tracking import ui_command
+
+    settings = run_settings(arguments.overrides)
+    command = ui_command(settings.tracking, Path(settings.output_dir).expanduser(), arguments.port)
+    try:
+        return subprocess.run(command, check=False).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+def _lab_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "action",
+        choices=("build", "card", "sheet"),
+        help="build the assets, print their card, or draw a sample sheet",
+    )
+    parser.add_argument(
+        "options",
+        nargs="*",
+        metavar="key=value",
+        help="build: stage=NAME for one stage alone; sheet: path=FILE.png",
+    )
+
+
+def _lab(arguments: argparse.Namespace) -> int:
+    from soarbench.lab import cli as lab
+
+    console = _console()
+    known = {"build": ("stage",), "card": (), "sheet": ("path",)}[arguments.action]
+    options = _options(arguments.options, known)
+    if arguments.action == "build":
+        lab.build(options.get("stage"))
+    elif arguments.action == "card":
+        lab.card(console)
+    else:
+        path = lab.sheet(Path(options.get("path", "runs/lab_sheet.png")))
+        console.print(f"wrote {path}", highlight=False)
+    return 0
+
+
+def _options(words: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+    """Read ``key=value`` words.
+
+    Raises:
+        UserError: Another key, or no ``=``.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        key, sign, value = word.partition("=")
+        if not sign or key not in known:
+            wanted = ", ".join(f"{name}=..." for name in known) or "nothing"
+            raise UserError(f"{word!r} is not understood here: this command takes {wanted}")
+        found[key] = value
+    return found
+
+
+COMMANDS: Mapping[str, Command] = {
+    "run": Command("train, sample, score and report a grid", _run_arguments, _run),
+    "report": Command("make a grid's reports again from stored scores", _add_overrides, _report),
+    "bench": Command("time and memory of every method and judge", _add_overrides, _bench),
+    "lab": Command("the laboratory: build, card, sheet", _lab_arguments, _lab),
+    "ui": Command("open the MLflow store in a browser", _ui_arguments, _ui),
+}
+
+
+def _usage() -> str:
+    rows = "\n".join(f"  {name:<8} {command.summary}" for name, command in COMMANDS.items())
+    return (
+        "usage: python -m soarbench COMMAND [key=value ...]\n\n"
+        "Compares post-trainings of text-to-image diffusion models under equal budgets.\n\n"
+        f"commands:\n{rows}\n\n"
+        "'python -m soarbench COMMAND --help' explains a command.\n"
+        "Start with: python -m soarbench run grid=reward_specific --dry-run\n"
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("soarbench").setLevel(logging.INFO)
+    try:
+        return _dispatch(list(arguments))
+    except UserError as error:
+        sys.stderr.write(f"soarbench: error: {error}\n")
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "soarbench: interrupted; what is done is kept, the same command goes on from there\n"
+        )
+        return EXIT_INTERRUPTED
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_usage())
+        return 0 if arguments else EXIT_USER_ERROR
+    if arguments[0] == "--version":
+        sys.stdout.write(f"soarbench {__version__}\n")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise UserError(f"there is no command {name!r}; choose one of {', '.join(COMMANDS)}")
+    command = COMMANDS[name]
+    parser = _Parser(prog=f"python -m soarbench {name}", description=command.summary)
+    command.add_arguments(parser)
+    return command.work(parser.parse_intermixed_args(rest))

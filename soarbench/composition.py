@@ -1,0 +1,237 @@
+"""Hydra: the YAML under ``conf/`` and the command line become ``Settings``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from soarbench.config import Settings
+from soarbench.errors import ConfigError
+from soarbench.typed import build, did_you_mean
+
+CONF = Path(__file__).parent / "conf"
+#: Groups that span the grid; everything else is the same for all cells that have the key.
+AXES = ("method", "task")
+
+
+def options(group: str) -> list[str]:
+    """Names of a group's YAML files."""
+    folder = CONF / group
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+
+
+def grid_descriptions() -> dict[str, str]:
+    """One line for every grid there is."""
+    return {
+        name: OmegaConf.load(CONF / f"grid/{name}.yaml").description for name in options("grid")
+    }
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the command line says, sorted.
+
+    Attributes:
+        grid: The grid's name, if one is given.
+        axes: For ``method`` and ``task``: the ones to keep; absent keeps all of the grid.
+        groups: Choices of other groups (``budget=standard``), as typed.
+        values: Single values (``method.aux_weight=0.5``).
+    """
+
+    grid: str | None
+    axes: Mapping[str, tuple[str, ...]]
+    groups: tuple[str, ...]
+    values: tuple[Override, ...]
+
+
+def parse_overrides(arguments: Sequence[str]) -> Overrides:
+    """Sort the overrides of a command line, written in Hydra's grammar.
+
+    Raises:
+        ConfigError: One cannot be parsed, or chooses what does not exist.
+    """
+    grid: str | None = None
+    axes: dict[str, tuple[str, ...]] = {}
+    groups: list[str] = []
+    values: list[Override] = []
+    for argument in arguments:
+        override = _parse(argument)
+        key = str(override.key_or_group)
+        if override.is_delete() or override.is_add() or override.is_force_add():
+            raise ConfigError(f"{argument}: keys cannot be added or removed; write {key}=VALUE")
+        # A task chooses its suites by names of its own, so they are values: ``suites.NAME.*``.
+        if not (CONF / key).is_dir() or key == "suite":
+            if override.is_sweep_override():
+                raise ConfigError(f"{argument}: only method and task take several values")
+            values.append(override)
+            continue
+        chosen = tuple(_choices(override))
+        for name in chosen:
+            if name not in options(key):
+                hint = did_you_mean(name, options(key))
+                raise ConfigError(f"{key}={name!r} does not exist: {hint}")
+        if key in AXES:
+            axes[key] = chosen
+        elif len(chosen) != 1:
+            raise ConfigError(f"{argument}: only method and task take several values")
+        elif key == "grid":
+            grid = chosen[0]
+        else:
+            groups.append(argument)
+    return Overrides(grid, axes, tuple(groups), tuple(values))
+
+
+def _parse(argument: str) -> Override:
+    try:
+        (override,) = OverridesParser.create().parse_overrides([argument])
+    except HydraException as error:
+        raise ConfigError(
+            f"{argument!r} is not an override: write key=value, e.g. budget=quick or seeds=[0,1,2] "
+            f"({_first_line(error)})"
+        ) from error
+    return override
+
+
+def _choices(override: Override) -> Iterator[str]:
+    """The names that a group override chooses."""
+    value = override.value()
+    several = getattr(value, "list", value)  # a sweep keeps its choices in ``list``
+    for choice in several if isinstance(several, list) else [several]:
+        yield str(getattr(choice, "text", choice))
+
+
+def compose_choices(choices: Sequence[str]) -> DictConfig:
+    """Compose group choices (``task=aesthetic``) into one unresolved configuration.
+
+    Raises:
+        ConfigError: Hydra refuses.
+    """
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            return compose("config", overrides=list(choices))
+        except HydraException as error:
+            raise ConfigError(_first_line(error)) from error
+
+
+def compose_pairs(
+    pairs: Sequence[tuple[str, str]], choices: Sequence[str]
+) -> dict[tuple[str, str], DictConfig]:
+    """Compose (method, task) pairs.
+
+    Hydra takes 0.15 s a composition, so methods and tasks are composed once each and put together:
+    what differs between tasks comes from the task's composition, the rest from the method's.
+
+    Raises:
+        ConfigError: Hydra refuses, or a method and a task both set the same key.
+    """
+    first_method, first_task = pairs[0]
+    of_method: dict[str, dict[str, object]] = {}
+    of_task: dict[str, dict[str, object]] = {}
+    for method in {method for method, _ in pairs}:
+        of_method[method] = _composed([*choices, f"method={method}", f"task={first_task}"])
+    of_task[first_task] = origin = of_method[first_method]
+    for task in {task for _, task in pairs}:
+        if task not in of_task:
+            of_task[task] = _composed([*choices, f"method={first_method}", f"task={task}"])
+    found = {}
+    for method, task in pairs:
+        changed = _changed(origin, of_task[task])
+        for key in changed & _changed(origin, of_method[method]):
+            raise ConfigError(f"method={method} and task={task} both set {key!r}; leave it to one")
+        merged = of_method[method] | {key: of_task[task].get(key) for key in changed}
+        config = OmegaConf.create(merged)
+        OmegaConf.set_struct(config, True)
+        found[method, task] = config
+    return found
+
+
+def _composed(choices: Sequence[str]) -> dict[str, object]:
+    config = OmegaConf.to_container(compose_choices(choices))
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
+
+
+def _changed(origin: Mapping[str, object], other: Mapping[str, object]) -> set[str]:
+    """Keys at the root whose values differ."""
+    return {key for key in {*origin, *other} if origin.get(key) != other.get(key)}
+
+
+def has_key(config: DictConfig, key: str) -> bool:
+    """Whether a dotted key exists."""
+    node: object = OmegaConf.to_container(config)
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return False
+        node = node[part]
+    return True
+
+
+def run_settings(arguments: Sequence[str]) -> Settings:
+    """Settings of a command that needs no grid: folders, tracking, model, device.
+
+    Raises:
+        ConfigError: Something in the configuration cannot work.
+    """
+    overrides = parse_overrides(arguments)
+    grid = overrides.grid or options("grid")[0]
+    config = compose_choices([f"grid={grid}", *overrides.groups])
+    for override in overrides.values:
+        key = str(override.key_or_group)
+        if not has_key(config, key):
+            hint = did_you_mean(key, known_keys(config))
+            raise ConfigError(f"{override.input_line}: there is no key {key!r}; {hint}")
+        apply(config, override)
+    return to_settings(config)
+
+
+def known_keys(config: DictConfig) -> list[str]:
+    """All dotted keys, groups included."""
+    found: list[str] = []
+
+    def walk(node: object, prefix: str) -> None:
+        if isinstance(node, dict):
+            for name, value in node.items():
+                found.append(f"{prefix}{name}")
+                walk(value, f"{prefix}{name}.")
+
+    walk(OmegaConf.to_container(config), "")
+    return found
+
+
+def apply(config: DictConfig, override: Override) -> None:
+    """Set one value in place; interpolations that use it follow.
+
+    Raises:
+        ConfigError: The configuration refuses.
+    """
+    key = str(override.key_or_group)
+    try:
+        OmegaConf.update(config, key, override.value(), merge=False)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{override.input_line}: {_first_line(error)}") from error
+
+
+def to_settings(config: DictConfig) -> Settings:
+    """Resolve and check a composed configuration.
+
+    Raises:
+        ConfigError: An unknown or missing key, a wrong type, or an unknown interpolation.
+    """
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_first_line(error)) from error
+    assert isinstance(values, dict)
+    return build(Settings, {str(key): value for key, value in values.items()}, "")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,1 @@
+"""Prompt suites, evaluation seeds and training rows."""

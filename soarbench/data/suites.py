@@ -1,0 +1,93 @@
+"""Prompt suites: what an evaluation asks a model to draw. Imports no framework."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from soarbench.errors import UserError
+
+
+@dataclass(frozen=True)
+class PromptItem:
+    """One prompt of a suite; ``prompt_id`` is unique in it and fixes the evaluation seeds."""
+
+    prompt_id: str
+    prompt: str
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PromptSuite:
+    """A named list of prompts."""
+
+    name: str
+    items: tuple[PromptItem, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Digest of prompts and metadata, for the fingerprint."""
+        rows = [(item.prompt_id, item.prompt, dict(item.metadata)) for item in self.items]
+        return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def _lab_suite(name: str) -> PromptSuite:
+    from soarbench.lab.grammar import split
+
+    found = split()
+    compositions = {
+        "lab_geneval": found.geneval,
+        "lab_ocr": found.ocr,
+        "lab_drawbench": found.drawbench,
+    }[name]
+    items = []
+    for index, composition in enumerate(compositions):
+        metadata = composition.metadata()
+        items.append(PromptItem(f"{name}/{index:05d}", str(metadata["prompt"]), metadata))
+    return PromptSuite(name, tuple(items))
+
+
+_SUITES: dict[str, Callable[[str], PromptSuite]] = {
+    "lab_geneval": _lab_suite,
+    "lab_ocr": _lab_suite,
+    "lab_drawbench": _lab_suite,
+}
+
+
+def suite_names() -> tuple[str, ...]:
+    """Every suite that ``load_suite`` knows."""
+    return tuple(_SUITES)
+
+
+def load_suite(name: str) -> PromptSuite:
+    """A suite by name.
+
+    Raises:
+        UserError: There is no such suite.
+    """
+    if name not in _SUITES:
+        raise UserError(f"suite={name!r} does not exist; choose one of {', '.join(_SUITES)}")
+    return _SUITES[name](name)
+
+
+def normalised(prompt: str) -> str:
+    """A prompt as the overlap check compares it: lower case, single spaces, no final stop."""
+    return " ".join(prompt.lower().split()).rstrip(".")
+
+
+def refuse_overlap(training_prompts: Iterable[str], suites: Sequence[PromptSuite]) -> None:
+    """Refuse to train on a prompt that an evaluation asks for.
+
+    Raises:
+        UserError: A training prompt is also in a suite; names both.
+    """
+    held_out = {normalised(item.prompt): suite.name for suite in suites for item in suite.items}
+    for prompt in training_prompts:
+        suite_name = held_out.get(normalised(prompt))
+        if suite_name is not None:
+            raise UserError(
+                f"training prompt {prompt!r} is also in the evaluation suite {suite_name!r}; "
+                "remove it from the training data, since its score would mean nothing"
+            )

@@ -1,0 +1,1 @@
+"""Builds the laboratory from seeds: data, autoencoder, base model, CLIP, aesthetic head, card."""

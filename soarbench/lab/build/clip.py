@@ -1,0 +1,149 @@
+"""The laboratory's CLIP (open_clip's architecture) and its aesthetic head, imperfect on purpose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from evaluators.preference.aesthetic import HEAD_FILE, AestheticHead, save_head
+from evaluators.preference.open_clip_models import load_open_clip, save_open_clip
+from soarbench.lab.build.base import MAX_TOKENS
+from soarbench.lab.build.data import DrawnData
+from soarbench.lab.build.training import IndexedDataset, StageRecipe, train_stage
+from soarbench.lab.oracles import aesthetic_truth
+from soarbench.lab.scenes import IMAGE_SIZE
+
+EMBED_DIM = 128
+RECIPE = StageRecipe(steps=1500, batch_size=128, learning_rate=1e-3, save_steps=500, seed=3)
+HEAD_RECIPE = StageRecipe(steps=1000, batch_size=64, learning_rate=1e-3, save_steps=500, seed=4)
+#: Pictures that were rated, and the raters' noise (points on the 1..10 scale).
+NUM_RATINGS = 6000
+RATING_NOISE = 0.8
+_MEAN, _STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+def model_config(tokenizer: CLIPTokenizer) -> dict[str, object]:
+    """open_clip's ``model_cfg`` of the laboratory's CLIP."""
+    return {
+        "embed_dim": EMBED_DIM,
+        "vision_cfg": {
+            "image_size": IMAGE_SIZE,
+            "patch_size": 16,
+            "layers": 4,
+            "width": 128,
+            "head_width": 32,
+        },
+        "text_cfg": {
+            "context_length": MAX_TOKENS,
+            "vocab_size": len(tokenizer),
+            "hf_tokenizer_name": "laboratory",
+            "width": 128,
+            "heads": 4,
+            "layers": 3,
+            "pool_type": "eos",
+            "eos_id": tokenizer.eos_token_id,
+        },
+    }
+
+
+class ContrastiveLoss(nn.Module):
+    """CLIP's symmetric cross entropy over a batch of pictures and captions."""
+
+    def __init__(self, clip: open_clip.CLIP) -> None:
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, pixels: Tensor, input_ids: Tensor) -> dict[str, Tensor]:
+        """Loss of pixels (B, 3, 64, 64) in -1..1 and input_ids (B, 16)."""
+        image, text, scale = self.clip(pixels, input_ids)
+        logits = scale * image @ text.T
+        target = torch.arange(len(logits), device=logits.device)
+        loss = nn.functional.cross_entropy(logits, target)
+        return {"loss": (loss + nn.functional.cross_entropy(logits.T, target)) / 2}
+
+
+def _pixels(data: DrawnData, index: int) -> Tensor:
+    return torch.from_numpy(np.array(data.pixels[index])).movedim(-1, 0).float() / 127.5 - 1
+
+
+def build_clip(
+    data: DrawnData,
+    tokenizer: CLIPTokenizer,
+    folder: Path,
+    clip_dir: Path,
+    recipe: StageRecipe = RECIPE,
+) -> None:
+    """Train the laboratory's CLIP and save it as an open_clip directory (half precision)."""
+    torch.manual_seed(recipe.seed)
+    config = model_config(tokenizer)
+    clip = open_clip.CLIP(**config)
+    tokens = tokenizer(
+        data.captions, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt"
+    ).input_ids
+
+    def row(index: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(recipe.seed * 10**9 + index)
+        chosen = int(torch.randint(len(tokens), (), generator=generator))
+        return {"pixels": _pixels(data, chosen), "input_ids": tokens[chosen]}
+
+    rows = IndexedDataset(recipe.steps * recipe.batch_size, row)
+    train_stage(ContrastiveLoss(clip), rows, recipe, folder)
+    preprocess = {"size": IMAGE_SIZE, "mean": _MEAN, "std": _STD, "interpolation": "bilinear"}
+    described = {"model_cfg": config, "preprocess_cfg": preprocess}
+    save_open_clip(clip_dir, clip.half(), described, tokenizer)
+
+
+class HeadLoss(nn.Module):
+    """Squared error of the ratings that a head predicts."""
+
+    def __init__(self, head: AestheticHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, embedding: Tensor, rating: Tensor) -> dict[str, Tensor]:
+        """Loss of ratings (B,) predicted from normalised embeddings (B, EMBED_DIM)."""
+        return {"loss": (self.head(embedding) - rating).square().mean()}
+
+
+@torch.no_grad()
+def embed_pictures(clip: open_clip.CLIP, data: DrawnData, count: int) -> Tensor:
+    """Normalised image embeddings of the first ``count`` pictures. -> (count, EMBED_DIM)."""
+    parts = []
+    for start in range(0, count, 128):
+        rows = range(start, min(start + 128, count))
+        pixels = torch.stack([_pixels(data, i) for i in rows])
+        parts.append(clip.encode_image(pixels, normalize=True))
+    return torch.cat(parts)
+
+
+def build_aesthetic_head(
+    data: DrawnData,
+    clip_dir: Path,
+    folder: Path,
+    head_dir: Path,
+    recipe: StageRecipe = HEAD_RECIPE,
+) -> None:
+    """Regress noisy ratings of pictures on their embeddings; keys as in the published file."""
+    torch.manual_seed(recipe.seed)
+    count = min(NUM_RATINGS, len(data.pixels))
+    clip = load_open_clip(clip_dir).model
+    embeddings = embed_pictures(clip, data, count)
+    truth = np.array([aesthetic_truth(np.array(data.pixels[i])) for i in range(count)])
+    noise = np.random.default_rng(recipe.seed).normal(0, RATING_NOISE, count)
+    ratings = torch.from_numpy(truth + noise).float()
+    head = AestheticHead(EMBED_DIM)
+
+    def row(index: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(recipe.seed * 10**9 + index)
+        chosen = int(torch.randint(count, (), generator=generator))
+        return {"embedding": embeddings[chosen], "rating": ratings[chosen]}
+
+    rows = IndexedDataset(recipe.steps * recipe.batch_size, row)
+    train_stage(HeadLoss(head), rows, recipe, folder)
+    head_dir.mkdir(parents=True, exist_ok=True)
+    save_head(head_dir / HEAD_FILE, head.half())

@@ -1,0 +1,109 @@
+"""One resumable training run of a build stage, on ``transformers.Trainer``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from baselines.callbacks import MarkComplete
+from baselines.checkpoints import last_complete_checkpoint
+from baselines.ema import EmaCallback
+from baselines.progress import ProgressCallback
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecipe:
+    """Hyper-parameters of one build stage.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch_size: Samples a step.
+        learning_rate: Peak of the cosine schedule, AdamW.
+        warmup_steps: Linear warm-up.
+        weight_decay: AdamW's.
+        ema_decay: Decay of the averaged weights; 0 keeps the last ones.
+        save_steps: Steps between checkpoints.
+        seed: Of data order and initial weights.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    ema_decay: float = 0.0
+    save_steps: int = 250
+    seed: int = 0
+
+
+class IndexedDataset(Dataset[dict[str, Tensor]]):
+    """A data set whose row is a pure function of its index, so that resuming repeats nothing."""
+
+    def __init__(self, length: int, row: Callable[[int], dict[str, Tensor]]) -> None:
+        self.length = length
+        self.row = row
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self.row(index)
+
+
+def _arguments(recipe: StageRecipe, folder: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=recipe.warmup_steps,
+        weight_decay=recipe.weight_decay,
+        adam_beta2=0.99,
+        max_grad_norm=1.0,
+        save_steps=recipe.save_steps,
+        logging_steps=50,
+        seed=recipe.seed,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def train_stage(
+    module: nn.Module, dataset: Dataset[dict[str, Tensor]], recipe: StageRecipe, folder: Path
+) -> None:
+    """Train ``module`` (its forward returns ``{"loss": ...}``) in place, resuming if interrupted.
+
+    Args:
+        module: What is trained; afterwards it holds the averaged weights if the recipe has any.
+        dataset: Rows that the default collator stacks into the module's arguments.
+        recipe: Steps, batch size and optimiser.
+        folder: Where checkpoints go.
+    """
+    resume_from = last_complete_checkpoint(folder)
+    progress = ProgressCallback(description=folder.name)
+    callbacks: list[TrainerCallback] = [progress]
+    ema = None
+    if recipe.ema_decay > 0:
+        ema = EmaCallback(module, recipe.ema_decay, resume_from=resume_from)
+        callbacks.append(ema)
+    callbacks.append(MarkComplete())
+    trainer = Trainer(
+        module, _arguments(recipe, folder), train_dataset=dataset, callbacks=callbacks
+    )
+    trainer.remove_callback(PrinterCallback)
+    try:
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    finally:
+        progress.close()
+    if ema is not None:
+        ema.ema.copy_to(ema.parameters)

@@ -1,0 +1,1 @@
+"""Who runs the cells: each module is one way."""

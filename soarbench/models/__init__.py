@@ -1,0 +1,1 @@
+"""The only code that knows diffusers' Stable Diffusion 3."""

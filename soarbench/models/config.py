@@ -1,0 +1,42 @@
+"""What a model configuration says; imports no framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LABORATORY = "lab"
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which SD3-architecture pipeline is post-trained, and how it is run.
+
+    Attributes:
+        name: Short name, in tables and tags.
+        path: Hub id, a directory in diffusers' layout, or ``lab`` for the shipped laboratory.
+        revision: Hub revision; null takes the default branch.
+        resolution: Height and width of images, pixels.
+        max_sequence_length: T5 tokens a prompt; 0 for a pipeline without a third text encoder.
+        load_text_encoder_3: Whether the pipeline's T5 is loaded at all (SD3.5: optional).
+        dtype: Of transformer and text encoders: float32, bfloat16 or float16. The VAE is always
+            float32, as are noise, log-probabilities and losses.
+    """
+
+    name: str
+    path: str
+    resolution: int
+    revision: str | None = None
+    max_sequence_length: int = 256
+    load_text_encoder_3: bool = True
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"model.dtype={self.dtype!r}: must be one of {', '.join(_DTYPES)}")
+        if self.resolution < 8:
+            raise ValueError(f"model.resolution={self.resolution}: must be at least 8 pixels")
+        if not 0 <= self.max_sequence_length <= 512:
+            raise ValueError(
+                f"model.max_sequence_length={self.max_sequence_length}: must be 0..512"
+            )

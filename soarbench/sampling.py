@@ -1,0 +1,76 @@
+"""Evaluation images: one PNG a (step, prompt, index), whose noise is a function of the last two."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+
+from PIL import Image, ImageDraw
+
+from soarbench.cell_folder import CellFolder
+from soarbench.config import CellConfig
+from soarbench.data.suites import PromptItem
+from soarbench.files import write_atomically
+from soarbench.progress import Stage
+from soarbench.scoring import planned_images
+
+Draw = Callable[[Sequence[tuple[PromptItem, int]]], list[Image.Image]]
+"""Draws the images of (prompt, image index) pairs, in order."""
+
+_SHEET_COLUMNS, _SHEET_ROWS, _SHEET_SIDE, _CAPTION_HEIGHT = 6, 4, 160, 36
+
+
+def sample_step(
+    cell: CellConfig,
+    folder: CellFolder,
+    step: int,
+    draw: Callable[[], Draw],
+    progress: Stage,
+) -> None:
+    """Make the images of one step that do not exist yet.
+
+    Batches are cut from the whole plan, not from what is missing: a resumed run then repeats the
+    interrupted batch as it was, and matrix products of another batch size, which differ in the
+    last bits, cannot change an image.
+
+    Args:
+        cell: Whose images.
+        folder: Its files.
+        step: Of training.
+        draw: Loads the step's weights; called only if an image is missing.
+        progress: Counts images.
+    """
+    drawer: Draw | None = None
+    for suite in cell.suites.values():
+        plan = planned_images(suite)
+        for start in range(0, len(plan), cell.sampling.batch_size):
+            batch = plan[start : start + cell.sampling.batch_size]
+            paths = [folder.image(step, item.prompt_id, index) for item, index in batch]
+            if all(path.is_file() for path in paths):
+                progress.skip(len(batch))
+                continue
+            drawer = drawer or draw()
+            for path, image in zip(paths, drawer(batch), strict=True):
+                write_atomically(path, lambda partial, image=image: image.save(partial, "PNG"))
+            progress.advance(len(batch))
+    if not folder.sheet(step).is_file():
+        sheet = sample_sheet(cell, folder, step)
+        write_atomically(folder.sheet(step), lambda partial: sheet.save(partial, "PNG"))
+
+
+def sample_sheet(cell: CellConfig, folder: CellFolder, step: int) -> Image.Image:
+    """Images of evenly spaced prompts with their prompts; the same ones at every step."""
+    plan = [pair for suite in cell.suites.values() for pair in planned_images(suite)]
+    count = min(_SHEET_COLUMNS * _SHEET_ROWS, len(plan))
+    chosen = [plan[index * len(plan) // count] for index in range(count)]
+    rows = -(-count // _SHEET_COLUMNS)
+    height = _SHEET_SIDE + _CAPTION_HEIGHT
+    sheet = Image.new("RGB", (_SHEET_COLUMNS * _SHEET_SIDE, rows * height), "white")
+    pen = ImageDraw.Draw(sheet)
+    for place, (item, index) in enumerate(chosen):
+        x, y = place % _SHEET_COLUMNS * _SHEET_SIDE, place // _SHEET_COLUMNS * height
+        with Image.open(folder.image(step, item.prompt_id, index)) as image:
+            sheet.paste(image.convert("RGB").resize((_SHEET_SIDE - 4,) * 2), (x + 2, y + 2))
+        caption = "\n".join(textwrap.wrap(item.prompt, 25)[:3])
+        pen.multiline_text((x + 3, y + _SHEET_SIDE), caption, fill="black", spacing=1)
+    return sheet

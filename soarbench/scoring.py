@@ -1,0 +1,233 @@
+"""Judges turn stored images into rows, one a (step, evaluator, image), under a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from evaluators.base import Evaluator, Sample, Score
+from soarbench.cell_folder import CellFolder
+from soarbench.config import CellConfig, SuiteConfig
+from soarbench.data.suites import PromptItem, PromptSuite, load_suite
+from soarbench.files import write_atomically, write_json
+from soarbench.progress import Stage
+
+#: Images held in memory at once.
+CHUNK = 64
+SEED_RULE = "sha256('prompt_id/image_index')[:8] >> 1, torch CPU generator"
+_LIBRARIES = (
+    "torch", "diffusers", "transformers", "open_clip_torch", "paddleocr", "onnxruntime", "pillow",
+)  # fmt: skip
+SCHEMA = pa.schema(
+    [
+        ("cell_id", pa.string()),
+        ("task", pa.string()),
+        ("method", pa.string()),
+        ("seed", pa.int64()),
+        ("step", pa.int64()),
+        ("evaluator", pa.string()),
+        ("suite", pa.string()),
+        ("prompt_id", pa.string()),
+        ("prompt", pa.string()),
+        ("image_index", pa.int64()),
+        ("sample_id", pa.string()),
+        ("value", pa.float64()),
+        ("reason", pa.string()),
+        ("details", pa.string()),
+        ("fingerprint", pa.string()),
+    ]
+)
+
+
+def planned_suite(config: SuiteConfig) -> PromptSuite:
+    """The prompts of a suite that are evaluated, evenly spaced where only some are."""
+    suite = load_suite(config.name)
+    available = len(suite.items)
+    count = min(config.max_prompts or available, available)
+    chosen = tuple(suite.items[index * available // count] for index in range(count))
+    return PromptSuite(suite.name, chosen)
+
+
+def planned_images(config: SuiteConfig) -> list[tuple[PromptItem, int]]:
+    """Every (prompt, image index) of a suite, in the order of its rows."""
+    indices = range(config.images_per_prompt)
+    return [(item, index) for item in planned_suite(config).items for index in indices]
+
+
+def protocol(
+    cell: CellConfig, suite: SuiteConfig, evaluator: Evaluator, scheduler: Mapping[str, object]
+) -> dict[str, object]:
+    """Everything that makes numbers comparable; the fingerprint is its digest.
+
+    Args:
+        cell: Whose images are judged.
+        suite: Which images.
+        evaluator: The judge.
+        scheduler: The sampler's class and shift.
+    """
+    return {
+        "prompts": planned_suite(suite).sha256,
+        "images_per_prompt": suite.images_per_prompt,
+        "seed_rule": SEED_RULE,
+        "resolution": cell.model.resolution,
+        "num_inference_steps": cell.sampling.num_inference_steps,
+        "guidance_scale": cell.sampling.guidance_scale,
+        **scheduler,
+        "dtype": cell.model.dtype,
+        "evaluator": evaluator.name,
+        "evaluator_version": evaluator.version,
+        "evaluator_settings": dict(getattr(evaluator, "settings", {})),
+        "evaluator_weights": evaluator.weights_hash,
+        "libraries": {name: _installed(name) for name in _LIBRARIES},
+    }
+
+
+def fingerprint(facts: Mapping[str, object]) -> str:
+    """Digest of a protocol."""
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def score_part(
+    cell: CellConfig,
+    folder: CellFolder,
+    step: int,
+    suite: SuiteConfig,
+    judge: str,
+    evaluator: Evaluator,
+    scheduler: Mapping[str, object],
+    progress: Stage,
+) -> None:
+    """Score the images of one suite at one step by one judge, unless that is done.
+
+    Args:
+        cell: Whose images.
+        folder: Its files.
+        step: Of training.
+        suite: Which images.
+        judge: The evaluator's name in rows.
+        evaluator: The judge.
+        scheduler: See ``protocol``.
+        progress: Counts images.
+    """
+    plan = planned_images(suite)
+    part, summary = folder.part(step, suite.name, judge), folder.summary(step, suite.name, judge)
+    if part.is_file() and summary.is_file():
+        progress.skip(len(plan))
+        return
+    samples, scores = _scored(folder, step, plan, evaluator, progress)
+    facts = protocol(cell, suite, evaluator, scheduler)
+    numbers = evaluator.aggregate(samples, scores)
+    write_json(summary, {"aggregate": numbers, "protocol": facts})
+    common: dict[str, object] = {
+        "cell_id": cell.cell_id,
+        "task": cell.task_name,
+        "method": cell.method_name,
+        "seed": cell.seed,
+        "step": step,
+        "evaluator": judge,
+        "suite": suite.name,
+        "fingerprint": fingerprint(facts),
+    }
+    rows = [
+        common | _row(item, index, score) for (item, index), score in zip(plan, scores, strict=True)
+    ]
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    write_atomically(part, lambda partial: pq.write_table(table, partial))
+
+
+def _scored(
+    folder: CellFolder,
+    step: int,
+    plan: Sequence[tuple[PromptItem, int]],
+    evaluator: Evaluator,
+    progress: Stage,
+) -> tuple[list[Sample], list[Score]]:
+    """Samples (without their pixels, which aggregation does not read) and scores, in order."""
+    blank = Image.new("RGB", (1, 1))
+    samples: list[Sample] = []
+    scores: list[Score] = []
+    for start in range(0, len(plan), CHUNK):
+        chunk = list(_samples(folder, step, plan[start : start + CHUNK]))
+        found = evaluator.score(chunk)
+        wanted = [sample.sample_id for sample in chunk]
+        if [score.sample_id for score in found] != wanted:
+            raise RuntimeError(
+                f"evaluator {evaluator.name!r} gave {len(found)} scores for {len(chunk)} images, "
+                "or gave them out of order"
+            )
+        scores += found
+        samples += [_without_pixels(sample, blank) for sample in chunk]
+        progress.advance(len(chunk))
+    return samples, scores
+
+
+def _samples(
+    folder: CellFolder, step: int, plan: Sequence[tuple[PromptItem, int]]
+) -> Iterator[Sample]:
+    for item, index in plan:
+        with Image.open(folder.image(step, item.prompt_id, index)) as image:
+            yield Sample(
+                sample_id=f"{item.prompt_id}/{index:04d}",
+                prompt_id=item.prompt_id,
+                prompt=item.prompt,
+                image=image.convert("RGB"),
+                metadata=item.metadata,
+            )
+
+
+def _without_pixels(sample: Sample, blank: Image.Image) -> Sample:
+    return Sample(
+        sample_id=sample.sample_id,
+        prompt_id=sample.prompt_id,
+        prompt=sample.prompt,
+        image=blank,
+        metadata=sample.metadata,
+    )
+
+
+def _row(item: PromptItem, index: int, score: Score) -> dict[str, object]:
+    return {
+        "prompt_id": item.prompt_id,
+        "prompt": item.prompt,
+        "image_index": index,
+        "sample_id": score.sample_id,
+        "value": math.nan if score.reason is not None else float(score.value),
+        "reason": score.reason,
+        "details": json.dumps(dict(score.details)),
+    }
+
+
+def parts(cell: CellConfig) -> Iterator[tuple[int, SuiteConfig, str]]:
+    """Every (step, suite, judge) of a cell, in the order of its rows."""
+    for step in cell.steps:
+        for suite in cell.suites.values():
+            for judge in suite.evaluators:
+                yield step, suite, judge
+
+
+def merge_parts(cell: CellConfig, folder: CellFolder) -> None:
+    """Make ``scores.parquet`` of the parts; it exists exactly when every planned row does."""
+    found: list[Path] = [folder.part(step, suite.name, judge) for step, suite, judge in parts(cell)]
+    table = pa.concat_tables([pq.read_table(path, schema=SCHEMA) for path in found])
+    planned = sum(len(planned_images(suite)) for _, suite, _ in parts(cell))
+    if table.num_rows != planned:
+        raise RuntimeError(
+            f"{cell.cell_id}: {table.num_rows} score rows where {planned} are planned"
+        )
+    write_atomically(folder.scores_table, lambda partial: pq.write_table(table, partial))

@@ -1,0 +1,177 @@
+"""Scores of images as a table by training seed and prompt.
+
+Images of one prompt resemble each other, so prompts, not images, are what is drawn at random.
+Every training seed sees the same prompts: seeds and prompts are crossed, not nested.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class ClusteredScores:
+    """Scores summed by training seed and prompt; made by ``cluster``.
+
+    The statistic is linear: within a seed the mean over images, or with strata the mean of the
+    strata's means (GenEval's macro mean); then the mean over seeds.
+
+    Attributes:
+        sums: Sum of the scored images; (S, P) for S seeds and P prompts.
+        counts: How many images that is; (S, P).
+        strata: Stratum of each prompt, 0..G-1; (P,).
+    """
+
+    sums: FloatArray
+    counts: FloatArray
+    strata: IntArray
+
+    @property
+    def num_seeds(self) -> int:
+        """Training seeds."""
+        return len(self.sums)
+
+    @property
+    def num_prompts(self) -> int:
+        """Prompts with a scored image."""
+        return len(self.strata)
+
+    @property
+    def num_strata(self) -> int:
+        """Strata; 1 where the statistic is a plain mean."""
+        return int(self.strata.max()) + 1
+
+    @property
+    def num_values(self) -> int:
+        """Scored images, over all seeds."""
+        return int(self.counts.sum())
+
+    def members(self) -> list[IntArray]:
+        """Prompts of each stratum; G arrays of indices."""
+        return [np.flatnonzero(self.strata == stratum) for stratum in range(self.num_strata)]
+
+    def seed_means(self, weights: FloatArray | None = None) -> FloatArray:
+        """The statistic of every seed.
+
+        Args:
+            weights: How often each prompt counts, by resample; (R, P). None is once each, R = 1.
+
+        Returns:
+            (R, S); nan where a stratum is left without a scored image.
+        """
+        if weights is None:
+            weights = np.ones((1, self.num_prompts))
+        total = np.zeros((weights.shape[0], self.num_seeds))
+        for members in self.members():
+            part = weights[:, members]
+            with np.errstate(invalid="ignore"):
+                total += (part @ self.sums[:, members].T) / (part @ self.counts[:, members].T)
+        means: FloatArray = total / self.num_strata
+        return means
+
+    def mean(self) -> float:
+        """The statistic."""
+        return float(self.seed_means().mean())
+
+    def contributions(self) -> FloatArray:
+        """What each prompt adds to the statistic; (P,), they sum to ``mean()``."""
+        totals = np.zeros_like(self.counts)
+        for members in self.members():
+            totals[:, members] = self.counts[:, members].sum(1, keepdims=True)
+        shares: FloatArray = (self.sums / totals).mean(0) / self.num_strata
+        return shares
+
+
+def cluster(
+    values: ArrayLike,
+    prompts: ArrayLike,
+    *,
+    seeds: ArrayLike | None = None,
+    strata: ArrayLike | None = None,
+) -> ClusteredScores:
+    """Sum scores by training seed and prompt.
+
+    Args:
+        values: One score an image; (N,). A nan is a measurement that failed and is left out.
+        prompts: Which prompt each image is of; (N,), any labels.
+        seeds: Training seed of the model that made each image; (N,). None is one seed.
+        strata: Stratum of each image's prompt, for a macro mean; (N,). None is a plain mean.
+
+    Returns:
+        The table; prompts without any scored image are not part of it.
+
+    Raises:
+        ValueError: Lengths differ, a value is infinite, a prompt lies in two strata, or nothing is
+            scored in some seed and stratum.
+    """
+    scores = np.asarray(values, dtype=np.float64)
+    if np.isinf(scores).any():
+        raise ValueError(
+            f"scores: {int(np.isinf(scores).sum())} are infinite; must be finite or nan"
+        )
+    prompt, num_prompts = _codes(prompts, "prompts", scores.shape)
+    seed, num_seeds = _codes(seeds, "seeds", scores.shape)
+    stratum, _ = _codes(strata, "strata", scores.shape)
+    scored = ~np.isnan(scores)
+    cell = (seed * num_prompts + prompt)[scored]
+    size = num_seeds * num_prompts
+    shape = (num_seeds, num_prompts)
+    sums: FloatArray = np.bincount(cell, weights=scores[scored], minlength=size).astype(np.float64)
+    counts = np.bincount(cell, minlength=size).reshape(shape).astype(np.float64)
+    of_prompt = np.zeros(num_prompts, dtype=np.intp)
+    of_prompt[prompt] = stratum
+    if (of_prompt[prompt] != stratum).any():
+        raise ValueError("strata: a prompt lies in two strata; each prompt belongs to one")
+    kept = counts.any(axis=0)
+    table = ClusteredScores(sums.reshape(shape)[:, kept], counts[:, kept], of_prompt[kept])
+    if not kept.any() or np.isin(np.arange(stratum.max() + 1), table.strata, invert=True).any():
+        raise ValueError("scores: no image is scored in a whole stratum; nothing can be estimated")
+    if np.isnan(table.seed_means()).any():
+        raise ValueError("scores: no image of a seed is scored in a whole stratum; leave it out")
+    return table
+
+
+def cluster_pairs(
+    first: ArrayLike,
+    second: ArrayLike,
+    prompts: ArrayLike,
+    *,
+    seeds: ArrayLike | None = None,
+    strata: ArrayLike | None = None,
+) -> ClusteredScores:
+    """Sum paired differences ``first - second`` by training seed and prompt.
+
+    Args:
+        first: Scores of one method; (N,).
+        second: Scores of the other on the same prompts, image indices and seeds; (N,).
+        prompts: As for ``cluster``.
+        seeds: As for ``cluster``.
+        strata: As for ``cluster``.
+
+    Returns:
+        The table of differences; pairs with a failed measurement are not part of it.
+
+    Raises:
+        ValueError: As ``cluster``.
+    """
+    left, right = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if left.shape != right.shape:
+        raise ValueError(f"pairs: {left.shape} against {right.shape} scores; must be as many")
+    return cluster(left - right, prompts, seeds=seeds, strata=strata)
+
+
+def _codes(labels: ArrayLike | None, name: str, shape: tuple[int, ...]) -> tuple[IntArray, int]:
+    """Labels as 0..K-1, and K."""
+    if labels is None:
+        return np.zeros(shape, dtype=np.intp), 1
+    array = np.asarray(labels)
+    if len(shape) != 1 or array.shape != shape:
+        raise ValueError(f"{name}: shape {array.shape}, scores: {shape}; both must be (N,)")
+    found, codes = np.unique(array, return_inverse=True)
+    return codes.astype(np.intp), found.size

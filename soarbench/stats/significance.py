@@ -1,0 +1,151 @@
+"""Is a difference more than chance? Paired tests, correction for many of them, and the verdict."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import ArrayLike
+from scipy import special
+
+from soarbench.stats.bootstrap import Interval
+from soarbench.stats.clusters import ClusteredScores, FloatArray
+
+NUM_PERMUTATIONS = 10_000
+_CHUNK = 1000
+
+
+class Verdict(enum.StrEnum):
+    """What a comparison comes to."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    NOT_DISTINGUISHABLE = "not distinguishable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class McNemar:
+    """McNemar's exact test.
+
+    Attributes:
+        only_first: Pairs in which the first alone is right.
+        only_second: Pairs in which the second alone is right.
+        p_value: Two-sided.
+    """
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def paired_permutation_test(
+    differences: ClusteredScores, rng: Generator, *, num_permutations: int = NUM_PERMUTATIONS
+) -> float:
+    """P-value of "the two methods are the same", by swapping them prompt by prompt.
+
+    All images and seeds of a prompt are swapped together. The training seeds are taken as given:
+    what another seed would change is in the interval, not in this test.
+
+    Args:
+        differences: From ``cluster_pairs``.
+        rng: Source of randomness; unused when all swaps can be tried.
+        num_permutations: Random swaps; all 2^P are tried instead when these are no more.
+
+    Returns:
+        Two-sided p-value; at least 1 / (num_permutations + 1) when swaps are random.
+
+    Source: Phipson and Smyth 2010, "Permutation p-values should never be zero".
+    """
+    shares = differences.contributions()
+    total = shares.sum()
+    # Sums of the same numbers in another order differ in the last bits.
+    bound = abs(total) - 1e-9 * np.abs(shares).sum()
+    if shares.size < 63 and 2**shares.size <= num_permutations:
+        codes = np.arange(2**shares.size)
+        swaps = (codes[:, None] >> np.arange(shares.size)) & 1
+        return float(np.mean(_at_least(swaps, shares, bound)))
+    hits = 0
+    for start in range(0, num_permutations, _CHUNK):
+        rows = min(_CHUNK, num_permutations - start)
+        swaps = rng.integers(2, size=(rows, shares.size), dtype=np.int8)
+        hits += int(_at_least(swaps, shares, bound).sum())
+    return (hits + 1) / (num_permutations + 1)
+
+
+def _at_least(swaps: np.ndarray, shares: FloatArray, bound: float) -> np.ndarray:
+    """Which rows of swaps (R, P) make the total difference as large as ``bound``. -> (R,)."""
+    return np.asarray(np.abs(shares.sum() - 2 * (swaps @ shares)) >= bound)
+
+
+def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
+    """Exact test of two binary verdicts on the same images.
+
+    It takes images as independent; where a prompt has several, ``paired_permutation_test`` is the
+    one that holds.
+
+    Args:
+        first: Whether each image of one method is right; (N,), booleans.
+        second: The same for the other; (N,).
+
+    Raises:
+        ValueError: Shapes differ or values are no booleans.
+
+    Source: McNemar 1947; exact form: the discordant pairs are Binomial(n, 1/2).
+    """
+    left, right = np.asarray(first), np.asarray(second)
+    if left.shape != right.shape or left.dtype != np.bool_ or right.dtype != np.bool_:
+        raise ValueError(
+            f"verdicts: {left.dtype} {left.shape} and {right.dtype} {right.shape}; both must be "
+            "booleans of one shape"
+        )
+    only_first, only_second = int((left & ~right).sum()), int((right & ~left).sum())
+    discordant = only_first + only_second
+    tail = special.bdtr(min(only_first, only_second), discordant, 0.5) if discordant else 1.0
+    return McNemar(
+        only_first=only_first, only_second=only_second, p_value=min(2 * float(tail), 1.0)
+    )
+
+
+def holm(p_values: ArrayLike) -> FloatArray:
+    """Correct p-values for being many, so that one false finding among all has the stated chance.
+
+    Args:
+        p_values: Of one family of tests; (K,).
+
+    Returns:
+        Adjusted p-values, to be compared with the same threshold; (K,), at most 1.
+
+    Raises:
+        ValueError: Not one-dimensional, or outside 0..1.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    raw = np.asarray(p_values, dtype=np.float64)
+    if raw.ndim != 1 or not ((raw >= 0) & (raw <= 1)).all():
+        raise ValueError(f"p-values: shape {raw.shape}; must be (K,), each in 0..1")
+    order = np.argsort(raw, kind="stable")
+    stepped = np.maximum.accumulate(raw[order] * np.arange(raw.size, 0, -1))
+    adjusted = np.empty_like(raw)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
+
+
+def verdict(
+    difference: Interval, p_value: float, *, higher_is_better: bool = True, alpha: float = 0.05
+) -> Verdict:
+    """Say what a paired difference comes to.
+
+    Better or worse needs both: an interval that excludes zero (prompts and seeds) and a p-value
+    below ``alpha`` (corrected for the number of comparisons).
+
+    Args:
+        difference: Interval of first - second.
+        p_value: Of the same difference, after ``holm``.
+        higher_is_better: Of the metric.
+        alpha: Threshold.
+    """
+    if not difference.excludes_zero or not p_value < alpha:
+        return Verdict.NOT_DISTINGUISHABLE
+    return Verdict.BETTER if (difference.estimate > 0) == higher_is_better else Verdict.WORSE

@@ -1,0 +1,269 @@
+"""The heavy half of a run: loaded models, training rows and judges, shared by a process's cells."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import diffusers
+import torch
+import transformers
+from PIL import Image
+from rich.console import Console
+
+from baselines.base import Method
+from baselines.config import FlowGrpoConfig, SftConfig, SoarConfig
+from baselines.flow_grpo import FlowGrpo
+from baselines.rewards.base import (
+    LatentReward,
+    RewardError,
+    RewardFunction,
+    resolve_reward,
+    score_images,
+)
+from baselines.rewards.evaluator import EvaluatorReward
+from baselines.rewards.mixture import Mixture
+from baselines.sft import Sft
+from baselines.soar import Soar
+from baselines.trainer import post_train
+from baselines.weights import load_transformer, prepare_transformer
+from evaluators.base import Evaluator, EvaluatorError, Sample
+from soarbench.cell_folder import CellFolder, TrainingLog
+from soarbench.config import CellConfig, post_training
+from soarbench.data.lab import Row, Scorer, lab_rows
+from soarbench.data.seeds import evaluation_noise
+from soarbench.data.suites import PromptItem, refuse_overlap
+from soarbench.errors import UserError
+from soarbench.grid import NAMED_REWARDS
+from soarbench.models.sd3 import SD3Model
+from soarbench.sampling import Draw
+from soarbench.scoring import planned_suite
+from soarbench.typed import Component
+
+log = logging.getLogger(__name__)
+
+OnStep = Callable[[int, str], None]
+"""Told the optimiser step that was done, and a note for the progress bar."""
+
+
+def torch_device(name: str) -> torch.device:
+    """The configured device; ``auto`` is CUDA where there is one.
+
+    Raises:
+        UserError: A CUDA device that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; "
+            "use device=auto or device=cpu"
+        )
+    return device
+
+
+class Workbench:
+    """Loads what cells need, once, and does their heavy work.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        cache_dir: For encoded training rows, shared by all cells of a run folder.
+    """
+
+    def __init__(self, device: str, cache_dir: Path) -> None:
+        self.device = torch_device(device)
+        self.cache_dir = cache_dir
+        self._evaluators: dict[str, Evaluator] = {}
+        self._rows: dict[str, list[Row]] = {}
+        self._scheduler: dict[str, object] = {}
+        # Denormal numbers appear in late training and are a hundred times slower on a CPU.
+        torch.set_flush_denormal(True)
+        transformers.logging.set_verbosity_error()
+        diffusers.logging.set_verbosity_error()
+
+    def prepare(self, cells: Sequence[CellConfig]) -> None:
+        """Load and try everything that training depends on, so that faults show before it starts.
+
+        Raises:
+            UserError: A model, a judge, the data or a reward cannot be used, or training and
+                evaluation prompts overlap.
+        """
+        try:
+            for cell in cells:
+                for name, component in cell.evaluators.items():
+                    self._evaluator(name, component)
+            model = self._load(cells[0])
+            for cell in cells:
+                if cell.data is not None:
+                    self._check_rows(cell, cells, model)
+                if cell.rewards:
+                    self._try_reward(cell, model)
+        except (EvaluatorError, RewardError) as error:
+            raise UserError(str(error)) from error
+
+    def evaluator(self, cell: CellConfig, judge: str) -> Evaluator:
+        """A cell's judge by its name."""
+        return self._evaluator(judge, cell.evaluators[judge])
+
+    def _evaluator(self, name: str, component: Component) -> Evaluator:
+        key = repr(component)
+        if key not in self._evaluators:
+            made = component.create(f"evaluators.{name}")
+            if not isinstance(made, Evaluator):
+                raise UserError(f"evaluators.{name}: {component.target} makes no Evaluator")
+            made.check_canaries()
+            self._evaluators[key] = made
+        return self._evaluators[key]
+
+    def _load(self, cell: CellConfig) -> SD3Model:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        model = SD3Model.load(cell.model, self.device)
+        self._scheduler = {
+            "scheduler": type(model.pipeline.scheduler).__name__,
+            "shift": model.training_shift,
+        }
+        return model
+
+    # Training
+
+    def train(self, cell: CellConfig, folder: CellFolder, on_step: OnStep) -> dict[str, float]:
+        """Train a cell to its end, from its last checkpoint on; leaves snapshots.
+
+        Returns:
+            What it cost: optimizer_steps, images_seen, forward_equivalents, reward_calls, seconds.
+        """
+        assert cell.training is not None
+        assert cell.optim is not None
+        model = self._load(cell)
+        training_log = TrainingLog(folder)
+
+        def on_log(step: int, values: Mapping[str, float]) -> None:
+            training_log.append(step, values)
+            on_step(step, f"loss {values['train/loss']:.4f}" if "train/loss" in values else "")
+
+        summary = post_train(
+            model.transformer,
+            self._method(cell, model),
+            self._training_rows(cell, model),
+            post_training(cell.training, cell.optim, cell.lora, cell.ema, cell.seed),
+            folder.root,
+            velocity_of=model.velocity,
+            negative_condition=model.encode_prompts([""]),
+            on_log=on_log,
+            # The grid's own bars show the progress.
+            console=Console(quiet=True),
+        )
+        training_log.close()
+        return {name: float(value) for name, value in dataclasses.asdict(summary).items()}
+
+    def _method(self, cell: CellConfig, model: SD3Model) -> Method:
+        shift = model.training_shift
+        match cell.method:
+            case SftConfig():
+                return Sft(cell.method, shift=shift)
+            case SoarConfig():
+                return Soar(cell.method, shift=shift)
+            case FlowGrpoConfig():
+                return FlowGrpo(
+                    cell.method,
+                    shift=shift,
+                    latent_shape=model.latent_shape,
+                    reward=self._latent_reward(cell, model),
+                )
+            case _:
+                raise AssertionError("the base model is not trained")
+
+    def _reward(self, cell: CellConfig) -> RewardFunction:
+        parts: dict[str, RewardFunction] = {}
+        for name in cell.rewards:
+            judge = NAMED_REWARDS.get(name, name)
+            if judge in cell.evaluators:
+                parts[name] = EvaluatorReward(self.evaluator(cell, judge))
+            else:
+                parts[name] = resolve_reward(name)
+        if list(cell.rewards.values()) == [1.0]:
+            return next(iter(parts.values()))
+        return Mixture(parts, cell.rewards)
+
+    def _latent_reward(self, cell: CellConfig, model: SD3Model) -> LatentReward:
+        reward = self._reward(cell)
+
+        def of_latents(
+            prompts: Sequence[str],
+            latents: torch.Tensor,
+            columns: Mapping[str, Sequence[object]],
+        ) -> list[float]:
+            return score_images(reward, prompts, model.decode(latents), columns)
+
+        return of_latents
+
+    def _training_rows(self, cell: CellConfig, model: SD3Model) -> list[Row]:
+        key = repr(cell.data)
+        if key not in self._rows:
+            assert cell.data is not None
+            scorers = {
+                name: _as_scorer(self._evaluator(name, component))
+                for name, component in cell.evaluators.items()
+                if name in cell.data.select_by
+            }
+            cache_dir = self.cache_dir / cell.weights_digest
+            self._rows[key] = lab_rows(cell.data, model, scorers, cache_dir)
+        return self._rows[key]
+
+    def _check_rows(self, cell: CellConfig, cells: Sequence[CellConfig], model: SD3Model) -> None:
+        rows = self._training_rows(cell, model)
+        suites = [suite for other in cells for suite in other.suites.values()]
+        refuse_overlap({row["prompt"] for row in rows}, [planned_suite(suite) for suite in suites])
+
+    def _try_reward(self, cell: CellConfig, model: SD3Model) -> None:
+        """Ask the reward about two training pictures."""
+        rows = self._training_rows(cell, model)[:2]
+        columns = {name: [row["columns"][name] for row in rows] for name in rows[0]["columns"]}
+        latents = torch.stack([row["x0"] for row in rows]).to(self.device)
+        self._latent_reward(cell, model)([row["prompt"] for row in rows], latents, columns)
+
+    # Sampling
+
+    def drawer(self, cell: CellConfig, folder: CellFolder, step: int) -> Draw:
+        """Load the weights of a step and return what draws images with them."""
+        model = self._load(cell)
+        if step > 0:
+            assert cell.training is not None
+            assert cell.optim is not None
+            loop = post_training(cell.training, cell.optim, cell.lora, cell.ema, cell.seed)
+            model.transformer = prepare_transformer(model.transformer, loop)
+            load_transformer(model.transformer, folder.snapshot(step))
+            model.transformer.to(getattr(torch, cell.model.dtype)).requires_grad_(False).eval()
+        negative = model.encode_prompts([""])
+
+        def draw(batch: Sequence[tuple[PromptItem, int]]) -> list[Image.Image]:
+            pairs = [(item.prompt_id, index) for item, index in batch]
+            latents = model.sample(
+                model.encode_prompts([item.prompt for item, _ in batch]),
+                {k: v.expand(len(batch), *v.shape[1:]) for k, v in negative.items()},
+                evaluation_noise(pairs, model.latent_shape).to(self.device),
+                cell.sampling.num_inference_steps,
+                cell.sampling.guidance_scale,
+            )
+            return model.decode(latents)
+
+        return draw
+
+    def scheduler_facts(self, cell: CellConfig) -> dict[str, object]:
+        """The sampler's class and shift, for the fingerprint."""
+        if not self._scheduler:
+            self._load(cell)
+        return self._scheduler
+
+
+def _as_scorer(evaluator: Evaluator) -> Scorer:
+    def score(samples: Sequence[Sample]) -> list[float]:
+        return [score.value for score in evaluator.score(samples)]
+
+    return score

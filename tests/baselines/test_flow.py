@@ -1,0 +1,206 @@
+import pytest
+import torch
+
+from baselines import flow
+from tests.baselines.method_toys import ToyModel, generators, toy_batch
+
+KINDS = ("flow_sde", "cps", "sde", "simple")
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_training_grid_is_the_schedulers(shift):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    assert torch.equal(flow.training_grid(shift), scheduler.sigmas)
+
+
+@pytest.mark.parametrize(("steps", "shift"), [(1, 3.0), (2, 1.0), (10, 3.0), (28, 3.0), (40, 1.5)])
+def test_sampling_sigmas_are_the_schedulers(steps, shift):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(steps)
+    assert torch.equal(flow.sampling_sigmas(steps, shift), scheduler.sigmas)
+
+
+def test_training_sigmas_by_hand():
+    t = torch.tensor([0.0, 0.25, 0.5, 1.0])
+    torch.testing.assert_close(
+        flow.training_sigmas(t, 1.0), torch.tensor([0.001, 0.25, 0.5, 1.0])
+    )
+    # shift 3: 3 s / (1 + 2 s) of s = 0.5 and of the lowest level, 0.001
+    torch.testing.assert_close(
+        flow.training_sigmas(t[[0, 2]], 3.0), torch.tensor([0.003 / 1.002, 0.75])
+    )
+
+
+@pytest.mark.parametrize("shape", [(5, 2), (5, 4, 3, 3)])
+def test_path_has_its_ends_and_the_velocity_leads_along_it(shape):
+    x0, noise = random(*shape), random(*shape, seed=1)
+    assert torch.equal(flow.add_noise(x0, noise, torch.zeros(5)), x0)
+    assert torch.equal(flow.add_noise(x0, noise, torch.ones(5)), noise)
+    sigma, sigma_next = torch.rand(2, 5, generator=torch.Generator().manual_seed(2))
+    moved = flow.euler_step(flow.add_noise(x0, noise, sigma), noise - x0, sigma, sigma_next)
+    torch.testing.assert_close(moved, flow.add_noise(x0, noise, sigma_next))
+
+
+def test_velocity_mse_is_one_value_a_row():
+    error = flow.velocity_mse(torch.tensor([[1.0, 3.0], [0.0, 0.0]]), torch.zeros(2, 2))
+    assert error.tolist() == [5.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", ["flow_sde", "cps", "simple"])
+def test_noise_scale_0_is_the_euler_step(kind):
+    x, v, noise = random(4, 3), random(4, 3, seed=1), random(4, 3, seed=2)
+    sigma, sigma_next = torch.tensor([1.0, 0.9, 0.5, 0.2]), torch.tensor([0.9, 0.6, 0.4, 0.0])
+    ours = flow.stochastic_step(x, v, sigma, sigma_next, kind, 0.0, 0.95, noise)
+    torch.testing.assert_close(ours, flow.euler_step(x, v, sigma, sigma_next))
+
+
+@pytest.mark.parametrize("kind", ["cps", "sde"])
+def test_true_velocity_keeps_clean_part_and_noise_level(kind):
+    x0, noise = random(4, 3), random(4, 3, seed=1)
+    sigma, sigma_next = torch.full((4,), 0.8), torch.full((4,), 0.5)
+    x = flow.add_noise(x0, noise, sigma)
+
+    def step(fresh):
+        return flow.stochastic_step(x, noise - x0, sigma, sigma_next, kind, 0.6, 0.95, fresh)
+
+    kept = (step(torch.zeros(4, 3)) - 0.5 * x0) / noise  # coefficient of the old noise
+    fresh = step(torch.ones(4, 3)) - step(torch.zeros(4, 3))  # coefficient of the new noise
+    torch.testing.assert_close(kept**2 + fresh**2, torch.full((4, 3), 0.25), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stochastic_steps_are_finite_at_both_ends(kind):
+    sigma, sigma_next = torch.tensor([1.0, 0.003]), torch.tensor([0.99, 0.003])
+    x, v, noise = (random(2, 3, seed=i) for i in range(3))
+    step = flow.stochastic_step(x, v, sigma, sigma_next, kind, 1.0, 0.9997, noise)
+    assert torch.isfinite(step).all()
+
+
+def test_unknown_step_kind_is_refused():
+    with pytest.raises(ValueError, match="'ddim'.*flow_sde, cps, sde or simple"):
+        x, sigma = torch.zeros(1, 2), torch.ones(1)
+        flow.stochastic_step(x, x, sigma, sigma, "ddim", 0.5, 0.9, x)
+
+
+@pytest.mark.parametrize("noise_level", [0.3, 0.7, 1.0])
+def test_sde_keeps_the_marginals_of_gaussian_data(noise_level):
+    """x0 ~ N(0, 1): the latents' variance is (1 - s)^2 + s^2, and E[noise - x0 | x] is linear in x."""
+    sigmas = torch.linspace(0.9, 0.1, 4001)
+    sigma, sigma_next = sigmas[:-1], sigmas[1:]
+    slope = (2 * sigma - 1) / ((1 - sigma) ** 2 + sigma**2)
+    mean, std = flow.sde_transition(
+        torch.ones(4000, 1), slope[:, None], sigma, sigma_next, noise_level, 0.95
+    )
+    variance = 0.1**2 + 0.9**2
+    for factor, spread in zip(mean.flatten().tolist(), std.tolist(), strict=True):
+        variance = factor**2 * variance + spread**2
+    assert variance == pytest.approx(0.9**2 + 0.1**2, rel=2e-3)
+
+
+def test_sde_transition_takes_numbers_for_levels():
+    x, v = random(3, 2), random(3, 2, seed=1)
+    rows = flow.sde_transition(x, v, torch.full((3,), 0.6), torch.full((3,), 0.5), 0.7, 0.95)
+    numbers = flow.sde_transition(x, v, 0.6, 0.5, 0.7, torch.tensor(0.95))
+    for ours, theirs in zip(numbers, rows, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_guided_velocity_is_the_formula_in_one_batch():
+    model, batch = ToyModel(), toy_batch(4)
+    x, sigma = batch["x0"], torch.full((4,), 0.7)
+    cond = model(x, sigma, batch.condition)
+    uncond = model(x, sigma, batch.negative_condition)
+    model.calls.clear()
+    one_row = {"label": torch.zeros(1, 3)}
+    for negative in (batch.negative_condition, one_row):
+        guided = flow.guided_velocity(model, x, sigma, batch.condition, negative, 4.5)
+        torch.testing.assert_close(guided, uncond + 4.5 * (cond - uncond))
+    assert [rows for rows, _ in model.calls] == [8, 8]
+
+
+def test_guidance_of_1_evaluates_the_prompt_alone():
+    model, batch = ToyModel(), toy_batch(4)
+    sigma = torch.full((4,), 0.7)
+    plain = model(batch["x0"], sigma, batch.condition)
+    model.calls.clear()
+    guided = flow.guided_velocity(model, batch["x0"], sigma, batch.condition, {}, 1.0)
+    assert torch.equal(guided, plain)
+    assert [rows for rows, _ in model.calls] == [4]
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 4.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_euler_sample_has_the_bits_of_the_pipeline(guidance_scale, dtype):
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+
+    torch.manual_seed(0)
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        caption_projection_dim=16,
+        pooled_projection_dim=8,
+        out_channels=4,
+        pos_embed_max_size=8,
+        qk_norm="rms_norm",
+    ).to(dtype)
+    pipeline = StableDiffusion3Pipeline(
+        transformer, FlowMatchEulerDiscreteScheduler(shift=3.0), *[None] * 7
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    prompt, negative = (
+        {
+            "prompt_embeds": random(3, 5, 16, seed=seed).to(dtype),
+            "pooled_prompt_embeds": random(3, 8, seed=seed + 9).to(dtype),
+        }
+        for seed in (1, 2)
+    )
+    noise = random(3, 4, 8, 8).to(dtype)
+    expected = pipeline(
+        **prompt,
+        **{f"negative_{name}": value for name, value in negative.items()},
+        latents=noise,
+        height=64,
+        width=64,
+        num_inference_steps=6,
+        guidance_scale=guidance_scale,
+        output_type="latent",
+    ).images
+
+    def velocity(latents, sigma, condition):
+        return transformer(
+            hidden_states=latents,
+            timestep=1000 * sigma,
+            encoder_hidden_states=condition["prompt_embeds"],
+            pooled_projections=condition["pooled_prompt_embeds"],
+        ).sample
+
+    sigmas = flow.sampling_sigmas(6, 3.0)
+    ours = flow.euler_sample(velocity, noise, sigmas, prompt, negative, guidance_scale)
+    assert ours.dtype == dtype
+    assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("draw", [flow.draw_noise, flow.draw_uniform])
+def test_draws_of_a_row_do_not_depend_on_the_batch(draw):
+    together = draw((3, 2), generators(4), torch.device("cpu"))
+    alone = [draw((3, 2), [rng], torch.device("cpu")) for rng in generators(4)]
+    assert torch.equal(together, torch.cat(alone))
+    assert together.shape == (4, 3, 2)
+    assert len(set(together.flatten().tolist())) == 24

@@ -1,0 +1,209 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from baselines.rewards.base import (
+    RewardError,
+    checked_rewards,
+    resolve_reward,
+    reward_name,
+    score_images,
+)
+from baselines.rewards.evaluator import EvaluatorReward
+from baselines.rewards.mixture import Mixture
+from evaluators.base import Canary, Evaluator, EvaluatorError, Sample, Score
+
+IMAGES = [Image.new("RGB", (4, 4), (level, 0, 0)) for level in (0, 100, 200)]
+PROMPTS = ["a", "b", "c"]
+
+
+def redness(prompts, images, **columns):
+    return [image.getpixel((0, 0))[0] / 100 for image in images]
+
+
+def prompt_length(*, prompts, images, **columns):
+    return [float(len(prompt)) for prompt in prompts]
+
+
+def with_column(prompts, images, bonus, **columns):
+    return bonus
+
+
+NOT_CALLABLE = 3
+
+
+# --- convention -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1, 2.5, -3.0],
+        (1, 2.5, -3.0),
+        np.array([1, 2.5, -3.0], dtype=np.float32),
+        torch.tensor([1, 2.5, -3.0]),
+        [torch.tensor(1.0), np.float32(2.5), -3],
+    ],
+)
+def test_numbers_of_any_library_are_taken(values):
+    assert checked_rewards("mine", values, 3) == [1.0, 2.5, -3.0]
+    assert all(type(value) is float for value in checked_rewards("mine", values, 3))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1.0, 2.0], "'mine' returned 2 values for 3 images: return one an image"),
+        ([1.0, math.nan, 2.0], "'mine' returned nan for image 1 of 3.*finite"),
+        ([1.0, 2.0, -math.inf], "'mine' returned -inf for image 2 of 3"),
+        ([None, 2.0, 1.0], "'mine' returned None for image 0 of 3"),
+        (["1", 2.0, 1.0], "'mine' returned '1' for image 0"),
+        ("abc", "'mine' returned str: return a list"),
+        (None, "'mine' returned NoneType"),
+        (torch.tensor(1.0), "'mine' returned float"),
+        (torch.ones(3, 1), r"'mine' returned \[1.0\] for image 0"),
+    ],
+)
+def test_a_wrong_answer_is_refused_by_name(values, message):
+    with pytest.raises(RewardError, match=message):
+        checked_rewards("mine", values, 3)
+
+
+def test_columns_reach_the_reward():
+    bonus = [3.0, 2.0, 1.0]
+    scored = score_images(with_column, PROMPTS, IMAGES, {"bonus": bonus, "other": PROMPTS})
+    assert scored == bonus
+    with pytest.raises(RewardError, match="'with_column' returned 1 values for 3 images"):
+        score_images(with_column, PROMPTS, IMAGES, {"bonus": [1.0]})
+
+
+@pytest.mark.parametrize("separator", [".", ":"])
+def test_a_reward_is_found_by_its_dotted_path(separator):
+    found = resolve_reward(f"{__name__}{separator}redness")
+    assert found is redness
+    assert reward_name(found) == "redness"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("redness", "no dotted path"),
+        ("", "no dotted path"),
+        ("no_such_package.reward", "cannot import 'no_such_package'.*install"),
+        (f"{__name__}.rednes", "has no 'rednes'; check the spelling"),
+        (f"{__name__}.NOT_CALLABLE", "is a int: name a function"),
+        (f"{__name__}.Mixture", "is a type: name a function"),
+    ],
+)
+def test_a_path_without_a_reward_is_refused(path, message):
+    with pytest.raises(RewardError, match=message):
+        resolve_reward(path)
+
+
+# --- mixture --------------------------------------------------------------------------------------
+
+
+def test_mixture_by_hand():
+    mixture = Mixture(
+        {"redness": redness, "length": prompt_length}, {"redness": 2.0, "length": -0.5}
+    )
+    assert score_images(mixture, ["a", "bb", "cccc"], IMAGES, {}) == [-0.5, 1.0, 2.0]
+    assert reward_name(mixture) == "2 redness + -0.5 length"
+
+
+def test_a_part_that_fails_is_named():
+    mixture = Mixture({"good": redness, "bad": lambda **_: [1.0]}, {"good": 1.0, "bad": 1.0})
+    with pytest.raises(RewardError, match="'bad' returned 1 values for 3 images"):
+        mixture(prompts=PROMPTS, images=IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"redness": 1.0, "lenght": 1.0}, "length, lenght|lenght"),
+        ({"redness": math.nan, "length": 1.0}, "nan of reward 'redness'"),
+        ({"redness": 0.0, "length": 0.0}, "at least one weight"),
+    ],
+)
+def test_impossible_mixtures_are_refused(weights, message):
+    with pytest.raises(RewardError, match=message):
+        Mixture({"redness": redness, "length": prompt_length}, weights)
+
+
+def test_an_empty_mixture_is_refused():
+    with pytest.raises(RewardError, match="at least one weight"):
+        Mixture({}, {})
+
+
+# --- evaluators -----------------------------------------------------------------------------------
+
+
+class Redness(Evaluator):
+    name = "redness"
+    version = "1"
+    value_range = (0.0, 1.0)
+    unit = "share"
+    canary_levels = (255, 0)
+
+    def __init__(self):
+        self.seen = []
+
+    def score(self, samples):
+        self.seen.extend(samples)
+        return [self.measure(sample) for sample in samples]
+
+    def measure(self, sample):
+        if sample.prompt == "unreadable":
+            return Score.unscored(sample.sample_id, "no words found")
+        return Score(sample_id=sample.sample_id, value=sample.image.getpixel((0, 0))[0] / 100)
+
+    def canaries(self):
+        good, bad = (
+            Sample(
+                sample_id=f"canary/{level}",
+                prompt_id="canary",
+                prompt="red",
+                image=Image.new("RGB", (4, 4), (level, 0, 0)),
+            )
+            for level in self.canary_levels
+        )
+        return [Canary(good=good, bad=bad)]
+
+
+class Paleness(Redness):
+    higher_is_better = False
+    canary_levels = (0, 255)
+
+
+class Reversed(Redness):
+    canary_levels = (0, 255)
+
+
+def test_an_evaluator_is_a_reward():
+    reward = EvaluatorReward(Redness())
+    metadata = [{"tag": "counting"}] * 3
+    values = score_images(reward, PROMPTS, IMAGES, {"metadata": metadata, "row": [1, 2, 3]})
+    assert values == [0.0, 1.0, 2.0]
+    assert reward_name(reward) == "redness"
+    samples = reward.evaluator.seen[2:]  # after the canaries
+    assert [sample.prompt for sample in samples] == PROMPTS
+    assert len({sample.sample_id for sample in samples}) == 3
+    assert samples[1].metadata == {"tag": "counting", "row": 2}
+
+
+def test_lower_is_better_is_turned_over():
+    assert EvaluatorReward(Paleness())(prompts=PROMPTS, images=IMAGES) == [0.0, -1.0, -2.0]
+
+
+def test_an_unscored_image_stops_the_run():
+    reward = EvaluatorReward(Redness())
+    with pytest.raises(RewardError, match="'redness' could not score image 1 of 3.*no words found"):
+        reward(prompts=["a", "unreadable", "c"], images=IMAGES)
+
+
+def test_an_evaluator_whose_canaries_fail_is_no_reward():
+    with pytest.raises(EvaluatorError, match="does not work here"):
+        EvaluatorReward(Reversed())

@@ -1,0 +1,115 @@
+import pytest
+import torch
+
+from baselines.config import SftConfig
+from baselines.flow import training_sigmas
+from baselines.sft import Sft
+from tests.baselines.method_toys import (
+    ConvModel,
+    PathModel,
+    backward,
+    distances_while_learning,
+    generators,
+    gradients,
+    toy_batch,
+)
+
+
+def collect(batch, *, seed=0, shift=3.0, **config):
+    return Sft(SftConfig(**config), shift=shift).collect(
+        None, batch, generators(len(batch), seed)
+    )
+
+
+def test_a_perfect_model_has_no_loss():
+    batch = collect(toy_batch(5)).batch
+    [term] = Sft(SftConfig(), shift=3.0).losses(
+        PathModel(batch["x0"], batch["noise"]), None, batch
+    )
+    assert term.loss_sum.item() == 0
+    assert Sft(SftConfig(), shift=3.0).weight(batch) == 5
+
+
+def test_loss_by_hand():
+    batch = toy_batch(2).with_tensors(
+        x0=torch.tensor([[1.0, 2.0], [0.0, 0.0]]),
+        noise=torch.tensor([[1.0, 0.0], [3.0, 1.0]]),
+        sigma=torch.tensor([0.5, 0.25]),
+    )
+    seen = {}
+
+    def model(latents, sigma, condition):
+        seen.update(latents=latents, sigma=sigma)
+        return torch.zeros_like(latents)
+
+    [term] = Sft(SftConfig(), shift=3.0).losses(model, None, batch)
+    # targets (0, -2) and (3, 1): mean squares 2 and 5
+    assert term.loss_sum.item() == 7
+    assert seen["latents"].tolist() == [[1.0, 1.0], [0.75, 0.25]]
+    assert seen["sigma"].tolist() == [0.5, 0.25]
+
+
+def test_draws_are_logit_normal_on_the_training_grid():
+    batch = collect(toy_batch(4000), shift=3.0).batch
+    logits = batch["t0"].logit()
+    assert logits.mean().item() == pytest.approx(0, abs=0.06)
+    assert logits.std().item() == pytest.approx(1, abs=0.05)
+    assert torch.equal(batch["sigma"], training_sigmas(batch["t0"], 3.0))
+    assert batch["noise"].std().item() == pytest.approx(1, abs=0.03)
+
+
+def test_collection_is_the_same_in_any_batch_and_the_same_twice():
+    batch = toy_batch(6, (4, 2, 2))
+    whole, again = collect(batch, condition_dropout=0.5), collect(batch, condition_dropout=0.5)
+    part = Sft(SftConfig(condition_dropout=0.5), shift=3.0).collect(
+        None, batch.select([4, 1]), [generators(6)[4], generators(6)[1]]
+    )
+    for name, value in whole.batch.tensors.items():
+        assert torch.equal(value, again.batch[name])
+        assert torch.equal(value[[4, 1]], part.batch[name])
+    assert torch.equal(whole.batch.condition["label"][[4, 1]], part.batch.condition["label"])
+
+
+def test_condition_dropout_is_drawn_for_each_sample():
+    batch = toy_batch(2000)
+    kept = collect(batch).batch
+    dropped = collect(batch, condition_dropout=0.3).batch
+    is_dropped = dropped.condition["label"].sum(1) == 0
+    assert is_dropped.float().mean().item() == pytest.approx(0.3, abs=0.04)
+    assert torch.equal(
+        dropped.condition["label"][~is_dropped], batch.condition["label"][~is_dropped]
+    )
+    for name in ("t0", "sigma", "noise"):  # the option changes no other draw
+        assert torch.equal(kept[name], dropped[name])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_dropout_takes_conditions_of_several_axes(dropout):
+    batch = toy_batch(4)
+    embeds = {"prompt_embeds": torch.ones(4, 5, 3), "pooled_prompt_embeds": torch.ones(4, 2)}
+    zeros = {name: torch.zeros_like(value) for name, value in embeds.items()}
+    batch = type(batch)(batch.tensors, embeds, zeros, batch.prompts)
+    condition = collect(batch, condition_dropout=dropout).batch.condition
+    kept = condition["pooled_prompt_embeds"][:, 0]
+    assert torch.equal(condition["prompt_embeds"].mean((1, 2)), kept)
+    assert (kept == 1).all() == (dropout == 0)
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch():
+    method, model = Sft(SftConfig(), shift=3.0), ConvModel()
+    batch = collect(toy_batch(8, (4, 4, 4))).batch
+    loss, metrics = backward(method, model, batch)
+    assert metrics["train/main_loss"] == pytest.approx(loss)
+    whole = gradients(model)
+    model.zero_grad()
+    for row in range(8):
+        for term in method.losses(model, None, batch.select([row])):
+            (term.loss_sum / method.weight(batch)).backward()
+    torch.testing.assert_close(gradients(model), whole, rtol=1e-5, atol=1e-7)
+
+
+def test_learns_points_by_their_labels():
+    method = Sft(SftConfig(condition_dropout=0.1), shift=1.0)
+    before, after = distances_while_learning(method, rows=48)
+    assert before > 1.2
+    assert after < 0.6

@@ -1,0 +1,127 @@
+"""The adapter around StableDiffusion3Pipeline, on a tiny pipeline of the same classes."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from soarbench.data.seeds import evaluation_noise
+from soarbench.errors import UserError
+from soarbench.models.config import ModelConfig
+from soarbench.models.sd3 import SD3Model, pipeline_path
+from tests.tiny import build_tiny_pipeline
+
+PROMPTS = ["a photo of a red circle", "a photo of two stars", "a photo of a heart"]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    directory = build_tiny_pipeline(tmp_path_factory.mktemp("pipeline"))
+    return ModelConfig(
+        name="tiny",
+        path=str(directory),
+        resolution=64,
+        max_sequence_length=0,
+        load_text_encoder_3=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def model(config):
+    return SD3Model.load(config)
+
+
+def _sample(model, prompts, noise, guidance_scale=4.5):
+    condition = model.encode_prompts(prompts)
+    negative = model.encode_prompts([""] * len(prompts))
+    return model.sample(
+        condition, negative, noise, num_inference_steps=5, guidance_scale=guidance_scale
+    )
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 4.5])
+def test_samples_equal_the_pipelines_own_call_bit_for_bit(model, guidance_scale):
+    noise = torch.randn(3, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    ours = _sample(model, PROMPTS, noise, guidance_scale)
+    theirs = model.pipeline(
+        PROMPTS,
+        height=64,
+        width=64,
+        num_inference_steps=5,
+        guidance_scale=guidance_scale,
+        latents=noise,
+        max_sequence_length=0,
+        output_type="latent",
+    ).images
+    assert torch.equal(ours, theirs)
+
+
+def test_decoded_images_equal_the_pipelines_own(model):
+    noise = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(1))
+    ours = model.decode(_sample(model, PROMPTS[:2], noise))
+    theirs = model.pipeline(
+        PROMPTS[:2],
+        height=64,
+        width=64,
+        num_inference_steps=5,
+        guidance_scale=4.5,
+        latents=noise,
+        max_sequence_length=0,
+    ).images
+    for a, b in zip(ours, theirs, strict=True):
+        assert np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_batch_size_and_order_do_not_change_an_image(model):
+    plan = [(f"p/{i}", 0) for i in range(3)]
+    together = _sample(model, PROMPTS, evaluation_noise(plan, model.latent_shape))
+    order = [2, 0, 1]
+    for i in order:
+        alone = _sample(model, [PROMPTS[i]], evaluation_noise([plan[i]], model.latent_shape))
+        assert torch.allclose(alone[0], together[i], atol=1e-4)
+
+
+def test_the_timestep_is_a_thousand_times_sigma(model):
+    seen = {}
+
+    class Spy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, *, timestep, hidden_states, **_):
+            seen["timestep"] = timestep
+            return (hidden_states,)
+
+    condition = model.encode_prompts(PROMPTS[:1])
+    model.velocity(Spy())(torch.zeros(1, *model.latent_shape), torch.tensor([0.25]), condition)
+    assert seen["timestep"].item() == 250.0
+
+
+def test_encoding_takes_the_mode_and_applies_scale_and_shift(model):
+    image = Image.fromarray(np.full((64, 64, 3), 200, np.uint8))
+    pixels = torch.full((1, 3, 64, 64), 200 / 255) * 2 - 1
+    raw = model.pipeline.vae.encode(pixels).latent_dist.mode()
+    expected = (raw - 0.0609) * 1.5305
+    assert torch.allclose(model.encode_images([image]), expected, atol=1e-3)
+
+
+def test_a_directory_that_is_no_pipeline_is_refused(tmp_path):
+    config = ModelConfig(name="x", path=str(tmp_path), resolution=64)
+    with pytest.raises(UserError, match=r"no model_index\.json"):
+        pipeline_path(config)
+
+
+def test_a_broken_pipeline_directory_is_refused(tmp_path):
+    (tmp_path / "model_index.json").write_text("{}")
+    config = ModelConfig(name="x", path=str(tmp_path), resolution=64)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        SD3Model.load(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("dtype", "int8"), ("resolution", 4), ("max_sequence_length", 1000)]
+)
+def test_impossible_values_are_named(field, value):
+    with pytest.raises(ValueError, match=field):
+        ModelConfig(**{"name": "x", "path": "y", "resolution": 64, field: value})

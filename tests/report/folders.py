@@ -1,0 +1,202 @@
+"""Writes run folders of simulated scores, in the files and columns that real cells have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+SCHEMA = pa.schema(
+    [
+        ("cell_id", pa.string()), ("task", pa.string()), ("method", pa.string()),
+        ("seed", pa.int64()), ("step", pa.int64()), ("evaluator", pa.string()),
+        ("suite", pa.string()), ("prompt_id", pa.string()), ("prompt", pa.string()),
+        ("image_index", pa.int64()), ("sample_id", pa.string()), ("value", pa.float64()),
+        ("reason", pa.string()), ("details", pa.string()), ("fingerprint", pa.string()),
+    ]
+)  # fmt: skip
+#: Where each evaluator's scores lie for the base, between images, and which suite it judges.
+SCALES = {
+    "aesthetic": (5.36, 0.4, "drawbench"),
+    "oracle_aesthetic": (5.0, 0.5, "drawbench"),
+    "clipscore": (0.285, 0.03, "geneval"),
+    "oracle_geneval": (0.60, 0.0, "geneval"),
+    "geneval": (0.60, 0.0, "geneval"),
+    "ocr": (0.50, 0.2, "ocr"),
+}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What is simulated for one cell.
+
+    ``gains`` is by evaluator, in units of the spread between images, reached at the last step.
+    """
+
+    method: str
+    task: str
+    seed: int = 0
+    metrics: tuple[str, ...] = ("aesthetic", "oracle_aesthetic")
+    final_metric: str | None = "aesthetic"
+    gains: Mapping[str, float] = field(default_factory=dict)
+    steps: tuple[int, ...] = (50, 100, 150)
+    num_prompts: int = 40
+    images_per_prompt: int = 2
+    state: str = "finished"
+    reason: str | None = None
+    fingerprint: str = "f00d"
+    suffix: str = ""
+    unscored: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def cell_id(self) -> str:
+        words = self.method if self.task == "base" else f"{self.method}-{self.task}"
+        return f"{words}-seed{self.seed}-0123456789ab{self.suffix}"
+
+
+def base(**changes: object) -> Folder:
+    """The base model's cell."""
+    folder = Folder(
+        method="base", task="base", metrics=tuple(SCALES), final_metric=None, steps=(0,)
+    )
+    return replace(folder, **changes)
+
+
+def write_cell(grid_folder: Path, cell: Folder) -> Path:
+    """Write one cell's files; returns its folder."""
+    folder = grid_folder / "cells" / cell.cell_id
+    folder.mkdir(parents=True)
+    _write_json(
+        folder / "config.json",
+        {
+            "cell_id": cell.cell_id, "grid": grid_folder.name, "task": cell.task,
+            "method": cell.method, "seed": cell.seed, "steps": list(cell.steps),
+            "final_metric": cell.final_metric, "metrics": sorted(cell.metrics),
+            "oracle_metrics": [name for name in cell.metrics if name.startswith("oracle_")],
+            "config": {},
+        },
+    )  # fmt: skip
+    trained = cell.task != "base" and cell.state == "finished"
+    budget = _budget(cell, cell.steps[-1]) if trained else {}
+    _write_json(
+        folder / "status.json",
+        {
+            "state": cell.state, "reason": cell.reason, "created_at": 0.0,
+            "mlflow_run_id": f"run-{cell.cell_id}", "budget": budget,
+        },
+    )  # fmt: skip
+    if cell.state == "finished":
+        rows = [
+            row for step in cell.steps for name in cell.metrics for row in _rows(cell, step, name)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / "scores.parquet")
+        if trained:
+            _write_training(folder / "training.parquet", cell)
+    return folder
+
+
+def write_grid(grid_folder: Path, cells: Sequence[Folder]) -> Path:
+    """Write several cells; returns ``grid_folder``."""
+    for cell in cells:
+        write_cell(grid_folder, cell)
+    return grid_folder
+
+
+def reward_specific(seeds: Sequence[int] = (0, 1, 2), **changes: object) -> list[Folder]:
+    """A grid in which SOAR beats SFT on aesthetics, Flow-GRPO games it, and alignment is a tie."""
+    cells = [base(**changes)]
+    for seed in seeds:
+        for method, learned, true in (
+            ("sft", 0.5, 0.5),
+            ("soar", 1.0, 0.9),
+            ("flow_grpo", 1.2, 0.1),
+        ):
+            cells.append(
+                Folder(
+                    method=method, task="aesthetic", seed=seed,
+                    gains={"aesthetic": learned, "oracle_aesthetic": true}, **changes,
+                )
+            )  # fmt: skip
+            cells.append(
+                Folder(
+                    method=method, task="alignment", seed=seed, final_metric="clipscore",
+                    metrics=("clipscore", "oracle_geneval"), gains={"clipscore": 0.35}, **changes,
+                )
+            )  # fmt: skip
+    return cells
+
+
+def main_table(seeds: Sequence[int] = (0,), **changes: object) -> list[Folder]:
+    """Base, SFT and SOAR judged by four evaluators."""
+    metrics = ("geneval", "ocr", "clipscore", "aesthetic", "oracle_aesthetic")
+    cells = [base(**changes)]
+    for seed in seeds:
+        for method, gain in (("sft", 0.3), ("soar", 0.9)):
+            cells.append(
+                Folder(
+                    method=method, task="general", seed=seed, metrics=metrics,
+                    final_metric="geneval", gains=dict.fromkeys(metrics, gain), **changes,
+                )
+            )  # fmt: skip
+    return cells
+
+
+def _rows(cell: Folder, step: int, evaluator: str) -> list[dict[str, object]]:
+    center, spread, suite = SCALES[evaluator]
+    shape = (cell.num_prompts, cell.images_per_prompt)
+    gain = cell.gains.get(evaluator, 0.0) * (step / cell.steps[-1]) ** 0.5 if step else 0.0
+    # The same prompts and noise for all cells, and a little of each cell's own.
+    shared = np.random.default_rng([1, len(evaluator)])
+    own = np.random.default_rng([2, cell.seed, step, len(cell.method), len(evaluator)])
+    common = shared.normal(size=(shape[0], 1)) + 0.5 * shared.normal(size=shape)
+    latent = 0.8 * common + 0.5 * own.normal(size=shape) + gain
+    latent = latent + (0.05 * own.normal() if step else 0.0)
+    values = center + spread * latent if spread else (latent > -0.25).astype(float)
+    rows = []
+    for prompt in range(shape[0]):
+        for index in range(shape[1]):
+            failed = prompt * shape[1] + index < cell.unscored.get(evaluator, 0)
+            tag = {"tag": TAGS[prompt % len(TAGS)]} if suite == "geneval" and not failed else {}
+            rows.append(
+                {
+                    "cell_id": cell.cell_id, "task": cell.task, "method": cell.method,
+                    "seed": cell.seed, "step": step, "evaluator": evaluator, "suite": suite,
+                    "prompt_id": f"{suite}-{prompt:05d}", "prompt": "a photo", "image_index": index,
+                    "sample_id": f"{suite}-{prompt:05d}/{index:04d}",
+                    "value": float("nan") if failed else float(values[prompt, index]),
+                    "reason": "unreadable" if failed else None, "details": json.dumps(tag),
+                    "fingerprint": f"{cell.fingerprint}-{evaluator}",
+                }
+            )  # fmt: skip
+    return rows
+
+
+def _budget(cell: Folder, step: int) -> dict[str, float]:
+    evaluations = {"sft": 1, "soar": 9, "flow_grpo": 30}.get(cell.method, 1)
+    return {
+        "optimizer_steps": step,
+        "images_seen": 32 * step,
+        "forward_equivalents": 32 * step * evaluations,
+        "reward_calls": 16 * step if cell.method == "flow_grpo" else 0,
+        "seconds": 0.4 * step * evaluations,
+    }
+
+
+def _write_training(path: Path, cell: Folder) -> None:
+    rows = [
+        {"step": step, "key": key, "value": float(value)}
+        for step in range(10, cell.steps[-1] + 1, 10)
+        for key, value in {**_budget(cell, step), "train/loss": 1 / step}.items()
+        if key != "optimizer_steps"
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def _write_json(path: Path, values: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(values))
