@@ -7,6 +7,7 @@ likely.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -56,7 +57,7 @@ def transition_log_prob(next_latents: Tensor, mean: Tensor, transition_std: Tens
     """
     std = per_row(transition_std, mean)
     error = (next_latents.detach().float() - mean.float()).square()
-    log_density = -error / (2 * std**2) - std.log() - 0.5 * torch.log(std.new_tensor(2 * torch.pi))
+    log_density = -error / (2 * std**2) - std.log() - 0.5 * math.log(2 * math.pi)
     return log_density.flatten(1).mean(1)
 
 
@@ -83,6 +84,16 @@ class FlowGrpo(Method):
     the same function, and the loop makes rollouts in the chunks of rows that it trains on, because
     a matrix product may round differently for another batch size. For the same reason a row of a
     zero-spread group stays in its chunk, with weight 0; a chunk that has no other rows is skipped.
+
+    Args:
+        config: Hyper-parameters.
+        shift: Of the sampling schedule; SD3.5-M: 3.0.
+        latent_shape: Of one row, e.g. (16, 64, 64).
+        reward: ``reward(prompts, latents, columns)``, latents at sigma 0; one number a row.
+        gather: Concatenates a tensor of all processes in order of rank, e.g.
+            ``accelerate.utils.gather``, so that advantages are those of the whole collection.
+            Every process holds the same number of rows.
+        rank: Of this process in ``gather``.
     """
 
     def __init__(
@@ -95,18 +106,6 @@ class FlowGrpo(Method):
         gather: Callable[[Tensor], Tensor] = lambda local: local,
         rank: int = 0,
     ) -> None:
-        """Keep the settings.
-
-        Args:
-            config: Hyper-parameters.
-            shift: Of the sampling schedule; SD3.5-M: 3.0.
-            latent_shape: Of one row, e.g. (16, 64, 64).
-            reward: ``reward(prompts, latents, columns)``, latents at sigma 0; one number a row.
-            gather: Concatenates a tensor of all processes in order of rank, e.g.
-                ``accelerate.utils.gather``, so that advantages are those of the whole collection.
-                Every process holds the same number of rows.
-            rank: Of this process in ``gather``.
-        """
         self.config = config
         self.updates_per_collection = config.updates_per_collection
         self.group_size = config.group_size

@@ -19,7 +19,8 @@ from rich.progress import (
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
-LOSS_KEY = "train/loss"
+# The loop's key, and the plain Trainer's.
+_LOSS_KEYS = ("train/loss", "loss")
 
 
 def _bar(console: Console) -> Progress:
@@ -95,7 +96,8 @@ class ProgressCallback(TrainerCallback):
         **kwargs: object,
     ) -> None:
         """Remember the current loss."""
-        self._loss = (logs or {}).get(LOSS_KEY, self._loss)
+        for key in _LOSS_KEYS:
+            self._loss = (logs or {}).get(key, self._loss)
 
     @override
     def on_step_end(

@@ -75,10 +75,14 @@ def velocity_rms(velocity: Tensor) -> Tensor:
 
 
 class Sft(Method):
-    """``(v(latents(sigma), sigma, c) - (noise - x0))^2``, a mean over elements and rows."""
+    """``(v(latents(sigma), sigma, c) - (noise - x0))^2``, a mean over elements and rows.
+
+    Args:
+        config: Hyper-parameters.
+        shift: Of the model's training schedule; SD3.5-M: 3.0.
+    """
 
     def __init__(self, config: SftConfig, *, shift: float) -> None:
-        """Keep the settings; ``shift`` is that of the model's training schedule (SD3.5-M: 3.0)."""
         self.config = config
         self.shift = shift
 

@@ -89,10 +89,14 @@ def sample_renoise_sigmas(sigma_next: Tensor, uniform: Tensor) -> Tensor:
 
 
 class Soar(Method):
-    """``loss = (sum main + lambda sum aux) / (B + lambda B_aux)``, the counts being global."""
+    """``loss = (sum main + lambda sum aux) / (B + lambda B_aux)``, the counts being global.
+
+    Args:
+        config: Hyper-parameters.
+        shift: Of the model's training schedule; SD3.5-M: 3.0.
+    """
 
     def __init__(self, config: SoarConfig, *, shift: float) -> None:
-        """Keep the settings; ``shift`` is that of the model's training schedule (SD3.5-M: 3.0)."""
         self.config = config
         self.shift = shift
         self.sigma_max = training_grid(shift)[1].item()

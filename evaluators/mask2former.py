@@ -10,23 +10,28 @@ import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import cast
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from transformers import Mask2FormerForUniversalSegmentation
 
-from evaluators.base import EvaluatorError
-from evaluators.colors import ColorClassifier, module_hash, object_crop
+from evaluators.colors import ColorClassifier, object_crop
 from evaluators.detectors import Detection, Instance, instances_from_logits
-from evaluators.geneval import confidence_threshold, indices_to_color
+from evaluators.geneval import GenEval, confidence_threshold, indices_to_color
+from evaluators.geneval_canaries import street_canaries
+from evaluators.geneval_config import DETECTOR_FILES, DETECTOR_WEIGHTS, GenEvalConfig
 from evaluators.geneval_metadata import parse_request
 from evaluators.geneval_prompts import CLASS_NAMES, COLORS
+from evaluators.preference.base import torch_device, torch_dtype
+from evaluators.weights import WeightsError, combined_hash, resolve_directory
 
-DEFAULT_WEIGHTS = "facebook/mask2former-swin-small-coco-instance"
 #: Longest and shortest edge that an image is resized to fit, in pixels.
 IMAGE_SCALE = (1333, 800)
 SIZE_DIVISOR = 32
@@ -60,8 +65,8 @@ def model_input(
     """Resize, pad and normalise one RGB image.
 
     The resizing is plain bilinear interpolation to 8-bit levels, as OpenCV's ``INTER_LINEAR`` that
-    mmdet uses (and not Pillow's, which smooths when it reduces); it may differ from OpenCV's
-    fixed-point arithmetic by one level.
+    mmdet uses (and not Pillow's, which smooths when it reduces); it differs from OpenCV's
+    fixed-point arithmetic by at most one level (in 12 % of the pixels of white noise).
 
     Returns:
         (3, height, width) float32, both sides multiples of 32.
@@ -86,7 +91,7 @@ class Mask2FormerDetector:
 
     def __init__(
         self,
-        weights: str = DEFAULT_WEIGHTS,
+        weights: str = DETECTOR_WEIGHTS,
         *,
         color_classifier: ColorClassifier,
         device: str | torch.device = "cpu",
@@ -105,12 +110,13 @@ class Mask2FormerDetector:
             image_scale: Longest and shortest edge that images are resized to fit, in pixels.
 
         Raises:
-            EvaluatorError: The weights are missing, incomplete or not for COCO's 80 classes.
+            WeightsError: The weights are missing, incomplete or not for COCO's 80 classes.
         """
-        model = _load_model(weights)
+        directory = resolve_directory(weights, DETECTOR_FILES)
+        model = _load_model(directory)
         self._colors = color_classifier
         self.color_names = color_classifier.color_names
-        self.weights_hash = f"{module_hash(model)[:16]}-{color_classifier.weights_hash[:16]}"
+        self.weights_hash = f"{_weights_hash(directory)[:16]}-{color_classifier.weights_hash[:16]}"
         self.version = f"1-{image_scale[0]}x{image_scale[1]}-{str(dtype).removeprefix('torch.')}"
         model.train(mode=False).requires_grad_(requires_grad=False).to(device=device, dtype=dtype)
         self._model = model
@@ -193,42 +199,72 @@ class Mask2FormerDetector:
         return Detection(self.class_names[instance.label], (x1, y1, x2, y2), instance.score)
 
 
-def _load_model(weights: str) -> Mask2FormerForUniversalSegmentation:
+def load_geneval(config: GenEvalConfig | None = None) -> GenEval:
+    """GenEval on its published models, with drawn canaries; loads the weights.
+
+    Args:
+        config: Models and how to run them; None: the published ones.
+
+    Raises:
+        WeightsError: Weights are missing or do not fit.
+    """
+    config = config or GenEvalConfig()
+    device, dtype = torch_device(config.device), torch_dtype(config.dtype)
+    colors = ColorClassifier(
+        config.color_model, device=device, dtype=dtype, batch_size=config.crop_batch_size
+    )
+    detector = Mask2FormerDetector(
+        config.detector,
+        color_classifier=colors,
+        device=device,
+        dtype=dtype,
+        batch_size=config.batch_size,
+    )
+    return GenEval(detector, canaries=street_canaries())
+
+
+def _load_model(directory: Path) -> Mask2FormerForUniversalSegmentation:
     """The model on the CPU in float32, checked to be whole and for the right classes."""
     try:
         model, report = cast(
             "tuple[Mask2FormerForUniversalSegmentation, dict[str, set[str]]]",
             Mask2FormerForUniversalSegmentation.from_pretrained(
-                weights, dtype=torch.float32, output_loading_info=True
+                directory, dtype=torch.float32, output_loading_info=True, local_files_only=True
             ),
         )
-    except (OSError, RuntimeError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise EvaluatorError(
-            f"cannot load detector {weights!r}: {first_line}. Give weights= a local folder in "
-            "transformers' format, or fetch them: python -m soarbench fetch geneval"
+    except (OSError, RuntimeError, ValueError, SafetensorError, UnpicklingError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(
+            f"cannot load detector {directory}: {first_line}; it must be a Mask2Former for COCO "
+            "instances in transformers' layout"
         ) from error
     missing = sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
     if missing:
-        raise EvaluatorError(
-            f"detector {weights!r} lacks {len(missing)} parameters, e.g. {missing[0]!r}: it would "
-            "run with random weights; use the weights of Mask2Former Swin-S for COCO instances"
+        raise WeightsError(
+            f"detector {directory} lacks {len(missing)} parameters, e.g. {missing[0]!r}, which "
+            "would be random; fetch the published weights again"
         )
-    _check_classes(weights, model.config.id2label)
+    _check_classes(directory, {int(i): name for i, name in (model.config.id2label or {}).items()})
     return model
 
 
-def _check_classes(weights: str, id2label: Mapping[int, str]) -> None:
+def _weights_hash(directory: Path) -> str:
+    """The sha256 of the configuration and of the weights that transformers prefers."""
+    config, *weights = (path for name in DETECTOR_FILES if (path := directory / name).is_file())
+    return combined_hash([config, *weights[:1]])
+
+
+def _check_classes(directory: Path, id2label: Mapping[int, str]) -> None:
     """Refuse a model of other classes, or of the same in another order."""
     if len(id2label) != len(CLASS_NAMES):
-        raise EvaluatorError(
-            f"detector {weights!r} has {len(id2label)} classes; GenEval needs COCO's "
+        raise WeightsError(
+            f"detector {directory} has {len(id2label)} classes; GenEval needs COCO's "
             f"{len(CLASS_NAMES)}"
         )
     for index, name in _LANDMARKS.items():
         given = id2label[index]
         if given not in (name, f"LABEL_{index}"):
-            raise EvaluatorError(
-                f"detector {weights!r} calls class {index} {given!r}, which should be {name!r}: "
+            raise WeightsError(
+                f"detector {directory} calls class {index} {given!r}, which should be {name!r}: "
                 "its classes are not in COCO's order"
             )

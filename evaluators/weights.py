@@ -93,12 +93,13 @@ def cache_dir() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "soarbench"
 
 
-def resolve_directory(weights: str | Path, files: Sequence[str]) -> Path:
+def resolve_directory(weights: str | Path, files: Sequence[str], *, key: str = "weights") -> Path:
     """Find the directory that ``weights`` names.
 
     Args:
         weights: A local directory, or a hub id ``owner/name``, ``owner/name@revision``.
         files: Patterns of the files that are needed from the hub.
+        key: Name of the setting, for errors.
 
     Returns:
         A directory; for a hub id that of the snapshot in the local cache.
@@ -110,8 +111,8 @@ def resolve_directory(weights: str | Path, files: Sequence[str]) -> Path:
     if path.is_dir():
         return path
     if path.is_file():
-        raise WeightsError(f"weights={weights}: this is a file, but a model directory is needed")
-    repo, revision = _hub_id(weights)
+        raise WeightsError(f"{key}={weights}: this is a file, but a model directory is needed")
+    repo, revision = _hub_id(weights, key)
 
     def fetch(local_only: bool) -> str:
         from huggingface_hub import snapshot_download
@@ -121,21 +122,22 @@ def resolve_directory(weights: str | Path, files: Sequence[str]) -> Path:
             repo, revision=revision, allow_patterns=patterns, local_files_only=local_only
         )
 
-    folder = Path(_from_hub(str(weights), fetch))
+    folder = Path(_from_hub(f"{key}={weights}", fetch))
     if not any(True for pattern in files for _ in folder.glob(pattern)):
         raise WeightsError(
-            f"weights={weights}: the hub's snapshot has none of {', '.join(files)}; "
+            f"{key}={weights}: the hub's snapshot has none of {', '.join(files)}; "
             "name a repository of the right kind"
         )
     return folder
 
 
-def resolve_file(weights: str | Path, filename: str) -> Path:
+def resolve_file(weights: str | Path, filename: str, *, key: str = "weights") -> Path:
     """Find one file of weights.
 
     Args:
         weights: The file itself, a directory that holds ``filename``, or a hub id.
         filename: Its name in a directory or in the hub's repository.
+        key: Name of the setting, for errors.
 
     Returns:
         Path of an existing file.
@@ -148,28 +150,28 @@ def resolve_file(weights: str | Path, filename: str) -> Path:
         return path
     if path.is_dir():
         if not (path / filename).is_file():
-            raise WeightsError(f"weights={weights}: this directory holds no {filename}")
+            raise WeightsError(f"{key}={weights}: this directory holds no {filename}")
         return path / filename
-    repo, revision = _hub_id(weights)
+    repo, revision = _hub_id(weights, key)
 
     def fetch(local_only: bool) -> str:
         from huggingface_hub import hf_hub_download
 
         return hf_hub_download(repo, filename, revision=revision, local_files_only=local_only)
 
-    return Path(_from_hub(str(weights), fetch))
+    return Path(_from_hub(f"{key}={weights}", fetch))
 
 
-def _hub_id(weights: str | Path) -> tuple[str, str | None]:
+def _hub_id(weights: str | Path, key: str) -> tuple[str, str | None]:
     match = _HUB_ID.fullmatch(str(weights))
     if match is None:
         raise WeightsError(
-            f"weights={weights}: no such file or directory, and not a hub id (owner/name)"
+            f"{key}={weights}: no such file or directory, and not a hub id (owner/name)"
         )
     return match["repo"], match["revision"]
 
 
-def _from_hub(weights: str, fetch: Callable[[bool], str]) -> str:
+def _from_hub(setting: str, fetch: Callable[[bool], str]) -> str:
     """Look in the local cache, then on the hub when that is allowed."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
@@ -185,19 +187,33 @@ def _from_hub(weights: str, fetch: Callable[[bool], str]) -> str:
     except LocalEntryNotFoundError as missing:
         if constants.is_offline_mode():
             raise WeightsError(
-                f"weights={weights}: no such path, and not in the local hub cache "
+                f"{setting}: no such path, and not in the local hub cache "
                 f"({constants.HF_HUB_CACHE}) while HF_HUB_OFFLINE is set; run "
-                f"`hf download {weights.partition('@')[0]}` with a network, or give a local path"
+                f"`hf download {setting.partition('=')[2].partition('@')[0]}` with a network, or give a local path"
             ) from missing
     except HFValidationError as err:
-        raise WeightsError(f"weights={weights}: not a hub id ({_first_line(err)})") from err
+        raise WeightsError(f"{setting}: not a hub id ({_first_line(err)})") from err
+    _check_reachable(setting, constants.ENDPOINT)
     try:
         return fetch(False)
     except (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as err:
         raise WeightsError(
-            f"weights={weights}: no such path, and the hub did not give it "
+            f"{setting}: no such path, and the hub did not give it "
             f"({type(err).__name__}: {_first_line(err)}); check the name and the network, "
             "or give a local path"
+        ) from err
+
+
+def _check_reachable(setting: str, endpoint: str) -> None:
+    """One request: the hub's client tries for half a minute before it says there is no network."""
+    import requests
+
+    try:
+        requests.head(endpoint, timeout=10)
+    except requests.RequestException as err:
+        raise WeightsError(
+            f"{setting}: no such path, not in the local hub cache, and {endpoint} does "
+            f"not answer ({type(err).__name__}); give a local path or try again with a network"
         ) from err
 
 

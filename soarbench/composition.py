@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,11 +115,26 @@ def compose_choices(choices: Sequence[str]) -> DictConfig:
     Raises:
         ConfigError: Hydra refuses.
     """
+    return _settable(_composed(tuple(choices)))
+
+
+def _settable(values: Mapping[str, object]) -> DictConfig:
+    """A configuration whose values can be set, but which takes no new keys."""
+    config = OmegaConf.create(dict(values))
+    OmegaConf.set_struct(config, True)
+    return config
+
+
+@functools.cache
+def _composed(choices: tuple[str, ...]) -> Mapping[str, object]:
+    """What Hydra makes of group choices, unresolved; the YAML is read once a process."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            return compose("config", overrides=list(choices))
+            config = OmegaConf.to_container(compose("config", overrides=list(choices)))
         except HydraException as error:
             raise ConfigError(_first_line(error)) from error
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
 
 
 def compose_pairs(
@@ -133,30 +149,22 @@ def compose_pairs(
         ConfigError: Hydra refuses, or a method and a task both set the same key.
     """
     first_method, first_task = pairs[0]
-    of_method: dict[str, dict[str, object]] = {}
-    of_task: dict[str, dict[str, object]] = {}
+    of_method: dict[str, Mapping[str, object]] = {}
+    of_task: dict[str, Mapping[str, object]] = {}
     for method in {method for method, _ in pairs}:
-        of_method[method] = _composed([*choices, f"method={method}", f"task={first_task}"])
+        of_method[method] = _composed((*choices, f"method={method}", f"task={first_task}"))
     of_task[first_task] = origin = of_method[first_method]
     for task in {task for _, task in pairs}:
         if task not in of_task:
-            of_task[task] = _composed([*choices, f"method={first_method}", f"task={task}"])
+            of_task[task] = _composed((*choices, f"method={first_method}", f"task={task}"))
     found = {}
     for method, task in pairs:
         changed = _changed(origin, of_task[task])
         for key in changed & _changed(origin, of_method[method]):
             raise ConfigError(f"method={method} and task={task} both set {key!r}; leave it to one")
-        merged = of_method[method] | {key: of_task[task].get(key) for key in changed}
-        config = OmegaConf.create(merged)
-        OmegaConf.set_struct(config, True)
-        found[method, task] = config
+        from_task = {key: of_task[task].get(key) for key in changed}
+        found[method, task] = _settable({**of_method[method], **from_task})
     return found
-
-
-def _composed(choices: Sequence[str]) -> dict[str, object]:
-    config = OmegaConf.to_container(compose_choices(choices))
-    assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items()}
 
 
 def _changed(origin: Mapping[str, object], other: Mapping[str, object]) -> set[str]:

@@ -96,7 +96,7 @@ class Workbench:
             for cell in cells:
                 for name, component in cell.evaluators.items():
                     self._evaluator(name, component)
-            model = self._load(cells[0])
+            model = self.load(cells[0])
             for cell in cells:
                 if cell.data is not None:
                     self._check_rows(cell, cells, model)
@@ -119,7 +119,8 @@ class Workbench:
             self._evaluators[key] = made
         return self._evaluators[key]
 
-    def _load(self, cell: CellConfig) -> SD3Model:
+    def load(self, cell: CellConfig) -> SD3Model:
+        """The base pipeline, fresh."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -140,7 +141,7 @@ class Workbench:
         """
         assert cell.training is not None
         assert cell.optim is not None
-        model = self._load(cell)
+        model = self.load(cell)
         training_log = TrainingLog(folder)
 
         def on_log(step: int, values: Mapping[str, float]) -> None:
@@ -149,7 +150,7 @@ class Workbench:
 
         summary = post_train(
             model.transformer,
-            self._method(cell, model),
+            self.method(cell, model),
             self._training_rows(cell, model),
             post_training(cell.training, cell.optim, cell.lora, cell.ema, cell.seed),
             folder.root,
@@ -162,7 +163,8 @@ class Workbench:
         training_log.close()
         return {name: float(value) for name, value in dataclasses.asdict(summary).items()}
 
-    def _method(self, cell: CellConfig, model: SD3Model) -> Method:
+    def method(self, cell: CellConfig, model: SD3Model) -> Method:
+        """A cell's method, with its reward where it has one."""
         shift = model.training_shift
         match cell.method:
             case SftConfig():
@@ -232,7 +234,7 @@ class Workbench:
 
     def drawer(self, cell: CellConfig, folder: CellFolder, step: int) -> Draw:
         """Load the weights of a step and return what draws images with them."""
-        model = self._load(cell)
+        model = self.load(cell)
         if step > 0:
             assert cell.training is not None
             assert cell.optim is not None
@@ -258,7 +260,7 @@ class Workbench:
     def scheduler_facts(self, cell: CellConfig) -> dict[str, object]:
         """The sampler's class and shift, for the fingerprint."""
         if not self._scheduler:
-            self._load(cell)
+            self.load(cell)
         return self._scheduler
 
 

@@ -86,7 +86,7 @@ def score_images(
     images: Sequence[Image.Image],
     columns: Mapping[str, Sequence[object]],
 ) -> list[float]:
-    """Call a reward and check its answer.
+    """Call a reward and hold its answer to the convention, as ``checked_rewards`` does.
 
     Args:
         reward: The function.
@@ -96,9 +96,6 @@ def score_images(
 
     Returns:
         Rewards; one an image.
-
-    Raises:
-        RewardError: As in ``checked_rewards``.
     """
     values = reward(prompts=prompts, images=images, **columns)
     return checked_rewards(reward_name(reward), values, len(images))

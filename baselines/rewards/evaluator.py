@@ -16,15 +16,13 @@ class EvaluatorReward:
     """The evaluator's value, turned over where lower is better.
 
     Training on an evaluator that does not work is worse than not training, so its canaries are
-    scored first and an unscored image stops the run.
+    scored first (an ``EvaluatorError`` if they fail) and an unscored image stops the run.
+
+    Args:
+        evaluator: A loaded one.
     """
 
     def __init__(self, evaluator: Evaluator) -> None:
-        """Wrap a loaded evaluator.
-
-        Raises:
-            EvaluatorError: Its canaries come out the wrong way round.
-        """
         evaluator.check_canaries()
         self.evaluator = evaluator
         self.name = evaluator.name
@@ -32,10 +30,16 @@ class EvaluatorReward:
     def __call__(
         self, *, prompts: Sequence[str], images: Sequence[Image.Image], **columns: Sequence[object]
     ) -> list[float]:
-        """One value an image.
+        """Score images.
 
-        Columns become the samples' metadata; the entries of a column of mappings called
-        ``metadata`` (GenEval's) are merged into it.
+        Args:
+            prompts: One an image.
+            images: RGB.
+            **columns: Become the samples' metadata; the entries of a column of mappings called
+                ``metadata`` (GenEval's) are merged into it.
+
+        Returns:
+            Rewards; one an image.
 
         Raises:
             RewardError: An image that the evaluator could not score.

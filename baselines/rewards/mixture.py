@@ -13,19 +13,18 @@ if TYPE_CHECKING:
 
 
 class Mixture:
-    """``sum of weight * reward``; each part is checked under its own name."""
+    """``sum of weight * reward``; each part is checked under its own name.
+
+    Args:
+        rewards: The parts by name.
+        weights: A finite weight for each name, not all 0; negative ones penalise. Rewards are not
+            rescaled: the weights have to balance their units.
+
+    Raises:
+        RewardError: Names that do not match, or weights that are not as said.
+    """
 
     def __init__(self, rewards: Mapping[str, RewardFunction], weights: Mapping[str, float]) -> None:
-        """Combine rewards.
-
-        Args:
-            rewards: The parts by name.
-            weights: A finite weight for each name, not all 0; negative ones penalise. Rewards
-                are not rescaled: the weights have to balance their units.
-
-        Raises:
-            RewardError: Names that do not match, or weights that are not as said.
-        """
         unmatched = sorted(set(rewards) ^ set(weights))
         if unmatched:
             raise RewardError(

@@ -109,7 +109,7 @@ class AestheticEvaluator(PreferenceEvaluator[AestheticConfig]):
     def load(self) -> Aesthetic:
         """Find, check and load the CLIP and the head."""
         directory = find_clip(self.config.weights)
-        path = resolve_file(self.config.head, self.config.head_file)
+        path = resolve_file(self.config.head, self.config.head_file, key="head")
         device = torch_device(self.config.device)
         encoder = load_clip(directory, dtype=torch_dtype(self.config.dtype), device=device)
         # The head is tiny and sensitive: float32 whatever the CLIP runs in.

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import ClassVar, cast
 
 import open_clip
-import torch
 import torchvision.transforms.functional as transforms
 from PIL import Image
 from torch import Tensor
@@ -106,8 +105,7 @@ class HpsV21Evaluator(PreferenceEvaluator[HpsConfig]):
         """Find, check and load the checkpoint."""
         path = resolve_file(self.config.weights, self.config.weights_file)
         config = architecture_config(self.config.architecture)
-        with torch.device("meta"):
-            model = build_open_clip(config)
+        model = build_open_clip(config)
         load_strictly(model, load_tensors(path), path)
         model.eval().requires_grad_(False)
         model.to(device=torch_device(self.config.device), dtype=torch_dtype(self.config.dtype))

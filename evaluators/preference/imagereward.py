@@ -121,6 +121,9 @@ def _configs(
         num_hidden_layers=_num_layers(text, "encoder.layer"),
         num_attention_heads=hidden // _HEAD_WIDTH,
         max_position_embeddings=text["embeddings.position_embeddings.weight"].shape[0],
+        # Marks of a decoder, which the reward does not use.
+        bos_token_id=None,
+        sep_token_id=None,
     )
     return vision_config, text_config
 
@@ -205,7 +208,7 @@ class ImageRewardEvaluator(PreferenceEvaluator[ImageRewardConfig]):
     def load(self) -> ImageReward:
         """Find, check and load the checkpoint and BERT's tokenizer."""
         path = resolve_file(self.config.weights, self.config.weights_file)
-        folder = resolve_directory(self.config.tokenizer, TOKENIZER_FILES)
+        folder = resolve_directory(self.config.tokenizer, TOKENIZER_FILES, key="tokenizer")
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as err:

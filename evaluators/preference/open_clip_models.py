@@ -207,8 +207,7 @@ def load_strictly(model: torch.nn.Module, state: Mapping[str, Tensor], source: P
             f"weights {source} are of another shape than the model: {min(faults)} "
             f"({len(faults)} such entries)"
         )
-    # Assigned, not copied: the model may still be without memory (the meta device).
-    model.load_state_dict(dict(state), assign=True)
+    model.load_state_dict(dict(state))
 
 
 def tokenizer_of(config: Mapping[str, object], directory: Path) -> ClipTokenizer:
@@ -218,13 +217,12 @@ def tokenizer_of(config: Mapping[str, object], directory: Path) -> ClipTokenizer
         WeightsError: The config asks for one that is not there.
     """
     text_cfg = cast(dict[str, dict[str, object]], config["model_cfg"])["text_cfg"]
-    length = text_cfg.get("context_length", 77)
+    length = cast(int, text_cfg.get("context_length", 77))
+    extra = cast(dict[str, str], text_cfg.get("tokenizer_kwargs") or {})
     if not text_cfg.get("hf_tokenizer_name"):
         return cast(ClipTokenizer, open_clip.SimpleTokenizer(context_length=length))
     try:
-        tokenizer = open_clip.tokenizer.HFTokenizer(
-            str(directory), context_length=length, **(text_cfg.get("tokenizer_kwargs") or {})
-        )
+        tokenizer = open_clip.tokenizer.HFTokenizer(str(directory), context_length=length, **extra)
     except (OSError, ValueError) as err:
         raise WeightsError(f"{directory} has no tokenizer that transformers can load") from err
     return cast(ClipTokenizer, tokenizer)

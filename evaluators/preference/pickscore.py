@@ -52,7 +52,7 @@ class PickScoreEvaluator(PreferenceEvaluator[PickScoreConfig]):
         directory = find_clip(self.config.weights)
         processor = directory
         if self.config.processor:
-            processor = resolve_directory(self.config.processor, PROCESSOR_FILES)
+            processor = resolve_directory(self.config.processor, PROCESSOR_FILES, key="processor")
         encoder = TransformersClipEncoder(
             directory,
             dtype=torch_dtype(self.config.dtype),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import re
 import time
@@ -136,11 +137,14 @@ class UnifiedRewardEvaluator(Evaluator):
         """One request; the model's answer."""
         key = os.environ.get(self.config.api_key_env)
         url = self.config.base_url.rstrip("/") + "/chat/completions"
+        headers = {"Content-Type": "application/json"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
         try:
             response = requests.post(
                 url,
-                json=body,
-                headers={"Authorization": f"Bearer {key}"} if key else {},
+                data=json.dumps(body),
+                headers=headers,
                 timeout=self.config.timeout_seconds,
             )
         except (requests.ConnectionError, requests.Timeout) as err:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusion3Pipeline
+from diffusers.utils.logging import disable_progress_bar
 from PIL import Image
 from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
 
 from baselines.base import Condition, VelocityModel
 from baselines.flow import euler_sample
@@ -76,6 +78,8 @@ class SD3Model:
         if not config.load_text_encoder_3:
             options |= {"text_encoder_3": None, "tokenizer_3": None}
         source = pipeline_path(config)
+        disable_progress_bar()
+        transformers_logging.disable_progress_bar()
         try:
             pipeline = StableDiffusion3Pipeline.from_pretrained(
                 source,

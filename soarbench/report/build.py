@@ -33,6 +33,8 @@ from soarbench.report.render import (
 from soarbench.report.store import PlannedCell, read_cells
 from soarbench.report.tables import BASELINE, TaskTable, build_tables
 
+_FIGURE_FORMATS = ("png", "pdf")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -153,15 +155,17 @@ def _summary(report: Report) -> dict[str, object]:
 
 
 def _write_figure(report: Report, reference: Path | None) -> None:
-    """Draw the curves, unless there is no point at all."""
+    """Draw the curves; without any point there is no figure, not even an older one."""
     from soarbench.report.figures import draw_curves, save
 
     if not report.curves:
+        for suffix in _FIGURE_FORMATS:
+            (report.folder / f"curves.{suffix}").unlink(missing_ok=True)
         return
     figure = draw_curves(
         report.curves, published=published_curves(reference) if reference is not None else ()
     )
-    for suffix in ("png", "pdf"):
+    for suffix in _FIGURE_FORMATS:
         write_atomically(
             report.folder / f"curves.{suffix}",
             partial(save, figure, file_format=suffix),

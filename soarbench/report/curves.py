@@ -10,7 +10,8 @@ import numpy as np
 from soarbench.report.compare import estimate
 from soarbench.report.metrics import BASE, metric_of
 from soarbench.report.panels import Panel
-from soarbench.report.store import Cell, read_training
+from soarbench.report.scores import read_training
+from soarbench.report.store import Cell
 from soarbench.report.tables import Panels, TaskTable
 
 #: Cumulative counters of training, any of which can be the figure's x axis.

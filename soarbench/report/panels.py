@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from soarbench.report.metrics import BASE, metric_of, ordered_methods
-from soarbench.report.store import Cell, Hole, ScoreSet, StoreError, read_details, read_scores
+from soarbench.report.scores import ScoreSet, read_details, read_scores
+from soarbench.report.store import Cell, Hole, StoreError
 from soarbench.stats import ClusteredScores, cluster, cluster_pairs
 from soarbench.stats.clusters import FloatArray, IntArray
 

@@ -192,28 +192,16 @@ def _task_table(
     metrics = tuple(ordered_metrics(list(own), final_metric))
     methods = ordered_methods({cell.method for cell in members} | {hole.method for hole in missing})
     comparisons = _comparisons(methods, own, baseline)
-    rows = []
-    for method in methods:
-        mine = [cell for cell in members if cell.method == method]
-        absent = [
-            hole for hole in missing if hole.method == method and hole.evaluator in (None, *own)
-        ]
-        rows.append(
-            MethodRow(
-                method=method,
-                cell_ids=tuple(cell.cell_id for cell in mine),
-                mlflow_run_ids=tuple(cell.mlflow_run_id for cell in mine if cell.mlflow_run_id),
-                num_planned=len(mine) + sum(hole.evaluator is None for hole in absent),
-                budget=_mean_budget(mine),
-                estimates=_final_estimates(method, {name: own[name] for name in metrics}),
-                comparisons={
-                    evaluator: comparisons[method, evaluator]
-                    for evaluator in metrics
-                    if (method, evaluator) in comparisons
-                },
-                holes=tuple(dict.fromkeys(absent)),
-            )
+    rows = [
+        _method_row(
+            method,
+            [cell for cell in members if cell.method == method],
+            [hole for hole in missing if hole.method == method and hole.evaluator in (None, *own)],
+            estimates=_final_estimates(method, {name: own[name] for name in metrics}),
+            comparisons={name: one for (of, name), one in comparisons.items() if of == method},
         )
+        for method in methods
+    ]
     return TaskTable(
         task=task,
         final_metric=final_metric,
@@ -222,6 +210,26 @@ def _task_table(
         suites={evaluator: own[evaluator].suite for evaluator in metrics},
         fingerprints={evaluator: own[evaluator].fingerprint for evaluator in metrics},
         baseline=baseline,
+    )
+
+
+def _method_row(
+    method: str,
+    cells: Sequence[Cell],
+    holes: Sequence[Hole],
+    *,
+    estimates: Mapping[str, Estimate],
+    comparisons: Mapping[str, Comparison],
+) -> MethodRow:
+    return MethodRow(
+        method=method,
+        cell_ids=tuple(cell.cell_id for cell in cells),
+        mlflow_run_ids=tuple(cell.mlflow_run_id for cell in cells if cell.mlflow_run_id),
+        num_planned=len(cells) + sum(hole.evaluator is None for hole in holes),
+        budget=_mean_budget(cells),
+        estimates=estimates,
+        comparisons=comparisons,
+        holes=tuple(dict.fromkeys(holes)),
     )
 
 

@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from baselines import flow
-from tests.baselines.method_toys import ToyModel, generators, toy_batch
+from tests.baselines.method_toys import (
+    ToyModel,
+    generators,
+    sd3_condition,
+    sd3_velocity,
+    tiny_sd3,
+    toy_batch,
+)
 
 KINDS = ("flow_sde", "cps", "sde", "simple")
 
@@ -30,9 +37,7 @@ def test_sampling_sigmas_are_the_schedulers(steps, shift):
 
 def test_training_sigmas_by_hand():
     t = torch.tensor([0.0, 0.25, 0.5, 1.0])
-    torch.testing.assert_close(
-        flow.training_sigmas(t, 1.0), torch.tensor([0.001, 0.25, 0.5, 1.0])
-    )
+    torch.testing.assert_close(flow.training_sigmas(t, 1.0), torch.tensor([0.001, 0.25, 0.5, 1.0]))
     # shift 3: 3 s / (1 + 2 s) of s = 0.5 and of the lowest level, 0.001
     torch.testing.assert_close(
         flow.training_sigmas(t[[0, 2]], 3.0), torch.tensor([0.003 / 1.002, 0.75])
@@ -85,14 +90,14 @@ def test_stochastic_steps_are_finite_at_both_ends(kind):
 
 
 def test_unknown_step_kind_is_refused():
-    with pytest.raises(ValueError, match="'ddim'.*flow_sde, cps, sde or simple"):
-        x, sigma = torch.zeros(1, 2), torch.ones(1)
+    x, sigma = torch.zeros(1, 2), torch.ones(1)
+    with pytest.raises(ValueError, match=r"'ddim'.*flow_sde, cps, sde or simple"):
         flow.stochastic_step(x, x, sigma, sigma, "ddim", 0.5, 0.9, x)
 
 
 @pytest.mark.parametrize("noise_level", [0.3, 0.7, 1.0])
 def test_sde_keeps_the_marginals_of_gaussian_data(noise_level):
-    """x0 ~ N(0, 1): the latents' variance is (1 - s)^2 + s^2, and E[noise - x0 | x] is linear in x."""
+    """x0 ~ N(0, 1): the variance is (1 - s)^2 + s^2, and E[noise - x0 | x] linear in x."""
     sigmas = torch.linspace(0.9, 0.1, 4001)
     sigma, sigma_next = sigmas[:-1], sigmas[1:]
     slope = (2 * sigma - 1) / ((1 - sigma) ** 2 + sigma**2)
@@ -139,37 +144,15 @@ def test_guidance_of_1_evaluates_the_prompt_alone():
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_euler_sample_has_the_bits_of_the_pipeline(guidance_scale, dtype):
-    from diffusers import (
-        FlowMatchEulerDiscreteScheduler,
-        SD3Transformer2DModel,
-        StableDiffusion3Pipeline,
-    )
+    from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
-    torch.manual_seed(0)
-    transformer = SD3Transformer2DModel(
-        sample_size=8,
-        patch_size=2,
-        in_channels=4,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        caption_projection_dim=16,
-        pooled_projection_dim=8,
-        out_channels=4,
-        pos_embed_max_size=8,
-        qk_norm="rms_norm",
-    ).to(dtype)
+    transformer = tiny_sd3().to(dtype)
     pipeline = StableDiffusion3Pipeline(
         transformer, FlowMatchEulerDiscreteScheduler(shift=3.0), *[None] * 7
     )
     pipeline.set_progress_bar_config(disable=True)
     prompt, negative = (
-        {
-            "prompt_embeds": random(3, 5, 16, seed=seed).to(dtype),
-            "pooled_prompt_embeds": random(3, 8, seed=seed + 9).to(dtype),
-        }
-        for seed in (1, 2)
+        {name: value.to(dtype) for name, value in sd3_condition(3, seed).items()} for seed in (1, 2)
     )
     noise = random(3, 4, 8, 8).to(dtype)
     expected = pipeline(
@@ -183,16 +166,10 @@ def test_euler_sample_has_the_bits_of_the_pipeline(guidance_scale, dtype):
         output_type="latent",
     ).images
 
-    def velocity(latents, sigma, condition):
-        return transformer(
-            hidden_states=latents,
-            timestep=1000 * sigma,
-            encoder_hidden_states=condition["prompt_embeds"],
-            pooled_projections=condition["pooled_prompt_embeds"],
-        ).sample
-
     sigmas = flow.sampling_sigmas(6, 3.0)
-    ours = flow.euler_sample(velocity, noise, sigmas, prompt, negative, guidance_scale)
+    ours = flow.euler_sample(
+        sd3_velocity(transformer), noise, sigmas, prompt, negative, guidance_scale
+    )
     assert ours.dtype == dtype
     assert torch.equal(ours, expected)
 

@@ -63,7 +63,12 @@ def test_flow_grpo_sde(case, as_tensor):
     sigma, sigma_next = sigmas[step], sigmas[step + 1]
     sigma_max = sigmas[1] if as_tensor else sigmas[1].item()
     mean, std = flow_grpo.sde_transition(
-        tensor(case["z"]), tensor(case["velocity"]), sigma, sigma_next, case["noise_level"], sigma_max
+        tensor(case["z"]),
+        tensor(case["velocity"]),
+        sigma,
+        sigma_next,
+        case["noise_level"],
+        sigma_max,
     )
     close(mean, case["mean"])
     close(std, (tensor(case["std_dev_t"]) * (sigma - sigma_next).sqrt()).tolist())

@@ -20,15 +20,15 @@ IMAGES = [Image.new("RGB", (4, 4), (level, 0, 0)) for level in (0, 100, 200)]
 PROMPTS = ["a", "b", "c"]
 
 
-def redness(prompts, images, **columns):
+def redness(*, images, **_):
     return [image.getpixel((0, 0))[0] / 100 for image in images]
 
 
-def prompt_length(*, prompts, images, **columns):
+def prompt_length(*, prompts, **_):
     return [float(len(prompt)) for prompt in prompts]
 
 
-def with_column(prompts, images, bonus, **columns):
+def with_column(*, bonus, **_):
     return bonus
 
 
@@ -200,7 +200,9 @@ def test_lower_is_better_is_turned_over():
 
 def test_an_unscored_image_stops_the_run():
     reward = EvaluatorReward(Redness())
-    with pytest.raises(RewardError, match="'redness' could not score image 1 of 3.*no words found"):
+    with pytest.raises(
+        RewardError, match=r"'redness' could not score image 1 of 3.*no words found"
+    ):
         reward(prompts=["a", "unreadable", "c"], images=IMAGES)
 
 

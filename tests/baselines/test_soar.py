@@ -51,7 +51,10 @@ def test_renoising_stays_on_the_path_and_ends_at_the_noise(shape):
 def test_renoise_and_target_by_hand():
     # alpha = (0.6 - 0.2) / 0.8 = 0.5
     x_aux = renoise(
-        torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 0.0]]), torch.tensor([0.2]), torch.tensor([0.6])
+        torch.tensor([[1.0, 2.0]]),
+        torch.tensor([[3.0, 0.0]]),
+        torch.tensor([0.2]),
+        torch.tensor([0.6]),
     )
     torch.testing.assert_close(x_aux, torch.tensor([[2.0, 1.0]]))
     target = correction_velocity(x_aux, torch.tensor([[0.5, 1.0]]), torch.tensor([0.6]))

@@ -94,14 +94,14 @@ def soar() -> Method:
     return Soar(config, shift=1.0)
 
 
-def flow_grpo(**distributed) -> Method:
+def flow_grpo(*, group_size: int = 4, updates_per_collection: int = 2, **distributed) -> Method:
     config = FlowGrpoConfig(
-        group_size=4,
+        group_size=group_size,
         num_inference_steps=4,
         guidance_scale=1.5,
         kl_coeff=0.01,
         clip_range=0.2,
-        updates_per_collection=2,
+        updates_per_collection=updates_per_collection,
     )
     return FlowGrpo(
         config, shift=1.0, latent_shape=(2,), reward=near_the_target, **distributed

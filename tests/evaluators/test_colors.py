@@ -1,12 +1,15 @@
+import json
+import shutil
+
 import open_clip
 import pytest
 import torch
 from PIL import Image
-from tiny_detectors import save_clip
 
-from evaluators.base import EvaluatorError
-from evaluators.colors import ColorClassifier, module_hash, object_crop
+from evaluators.colors import ColorClassifier, object_crop
 from evaluators.geneval_prompts import COLORS
+from evaluators.weights import WeightsError
+from tests.evaluators.tiny_detectors import save_clip
 
 
 @pytest.fixture(scope="module")
@@ -15,11 +18,18 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def classifier(folder):
+    return ColorClassifier(folder, batch_size=2)
+
+
+@pytest.fixture(scope="module")
 def crops():
     generator = torch.Generator().manual_seed(0)
     pictures = []
     for width, height in ((40, 20), (7, 31), (1, 1), (64, 64), (33, 12)):
-        pixels = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
+        color = torch.rand(3, generator=generator)
+        texture = 0.5 + torch.rand(height, width, 1, generator=generator)
+        pixels = (170 * color * texture).to(torch.uint8)
         pictures.append(Image.fromarray(pixels.numpy()))
     return pictures
 
@@ -35,8 +45,10 @@ def one_at_a_time(folder, crops, names):
     colors = []
     for crop, name in zip(crops, names, strict=True):
         templates = [
-            f"a photo of a {{}} {name}", f"a photo of a {{}}-colored {name}", "a photo of a {} object",
-        ]  # fmt: skip
+            f"a photo of a {{}} {name}",
+            f"a photo of a {{}}-colored {name}",
+            "a photo of a {} object",
+        ]
         texts = open_clip.build_zero_shot_classifier(model, tokenizer, COLORS, templates)
         with torch.no_grad():
             image = model.encode_image(preprocess(crop)[None], normalize=True)
@@ -44,15 +56,11 @@ def one_at_a_time(folder, crops, names):
     return colors
 
 
-def test_batched_colors_equal_the_published_way_one_at_a_time(folder, crops):
+def test_batched_colors_equal_the_published_way_one_at_a_time(classifier, folder, crops):
     expected = one_at_a_time(folder, crops, NAMES)
     assert len(set(expected)) > 1
-    for batch_size in (1, 2, 64):
-        assert ColorClassifier(folder, batch_size=batch_size).classify(crops, NAMES) == expected
-
-
-def test_nothing_to_classify(folder):
-    assert ColorClassifier(folder).classify([], []) == []
+    assert classifier.classify(crops, NAMES) == expected
+    assert classifier.classify([], []) == []
 
 
 def test_reduced_precision_runs(folder, crops):
@@ -60,9 +68,10 @@ def test_reduced_precision_runs(folder, crops):
     assert set(colors) <= set(COLORS)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_same_colors_on_the_gpu(folder, crops):
-    expected = ColorClassifier(folder).classify(crops, NAMES)
+def test_same_colors_on_the_gpu(classifier, folder, crops):
+    expected = classifier.classify(crops, NAMES)
     assert ColorClassifier(folder, device="cuda").classify(crops, NAMES) == expected
 
 
@@ -87,27 +96,28 @@ def test_crop_equals_compositing_the_whole_image_first():
     assert whole.tobytes() == object_crop(image, mask, (3, 4, 20, 17)).tobytes()
 
 
-def test_hash_identifies_the_weights(folder, tmp_path):
-    again, other = save_clip(tmp_path / "again"), save_clip(tmp_path / "other", seed=1)
-    first = ColorClassifier(folder).weights_hash
-    assert ColorClassifier(again).weights_hash == first
-    assert ColorClassifier(other).weights_hash != first
-    assert ColorClassifier(folder, dtype=torch.bfloat16).weights_hash == first
-    layer = torch.nn.Linear(2, 2)
-    before = module_hash(layer)
-    with torch.no_grad():
-        layer.bias[0] += 1
-    assert module_hash(layer) != before
+def test_quick_gelu_is_used_whatever_the_folder_says(folder, tmp_path, crops):
+    silent = tmp_path / "silent"
+    shutil.copytree(folder, silent)
+    config = json.loads((silent / "open_clip_config.json").read_text())
+    del config["model_cfg"]["quick_gelu"]
+    (silent / "open_clip_config.json").write_text(json.dumps(config))
+    loaded = ColorClassifier(str(silent))
+    for tower in (loaded._clip.model.visual.transformer, loaded._clip.model.transformer):
+        assert isinstance(tower.resblocks[0].mlp.gelu, open_clip.transformer.QuickGELU)
+    assert loaded.classify(crops, NAMES) == one_at_a_time(folder, crops, NAMES)
 
 
-def test_a_bare_weights_file_of_another_size_is_refused(folder):
-    with pytest.raises(EvaluatorError, match="cannot load colour classifier"):
-        ColorClassifier(f"{folder}/open_clip_model.safetensors")
+def test_hash_identifies_the_weights(classifier, folder, tmp_path):
+    other = ColorClassifier(save_clip(tmp_path / "other", seed=1))
+    assert other.weights_hash != classifier.weights_hash
+    shutil.copytree(folder, tmp_path / "copy")
+    assert ColorClassifier(str(tmp_path / "copy")).weights_hash == classifier.weights_hash
 
 
-def test_missing_weights_say_how_to_get_them(monkeypatch, tmp_path):
+def test_missing_weights_are_one_clear_error(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for weights in ("nobody/no-such-clip", str(tmp_path)):
-        with pytest.raises(EvaluatorError, match="soarbench fetch geneval") as caught:
+        with pytest.raises(WeightsError) as caught:
             ColorClassifier(weights)
         assert "\n" not in str(caught.value)

@@ -57,7 +57,9 @@ def slow_instances(class_logits, mask_logits, padded, resized, original, max_ins
     for negative, query, label in sorted(pairs)[:max_instances]:
         logits = resize(mask_logits[query], padded)[: resized[0], : resized[1]]
         logits = resize(logits, original)
-        inside = [(y, x) for y in range(original[0]) for x in range(original[1]) if logits[y, x] > 0]
+        inside = [
+            (y, x) for y in range(original[0]) for x in range(original[1]) if logits[y, x] > 0
+        ]
         if not inside:
             continue
         mass = sum(1 / (1 + np.exp(-logits[y, x])) for y, x in inside)

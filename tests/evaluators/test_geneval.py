@@ -204,10 +204,10 @@ def test_null_color_and_position_count_as_absent():
 
 def test_unknown_names_come_with_a_remedy():
     request = parse_request(metadata(wanted("dogg")))
-    with pytest.raises(MetadataError, match="unknown class 'dogg'.*did you mean dog"):
+    with pytest.raises(MetadataError, match=r"unknown class 'dogg'.*did you mean dog"):
         check_vocabulary(request, ("dog", "cat"), ("red",))
     request = parse_request(metadata(wanted("dog", color="zzz")))
-    with pytest.raises(MetadataError, match="unknown color 'zzz'.*known: red"):
+    with pytest.raises(MetadataError, match=r"unknown color 'zzz'.*known: red"):
         check_vocabulary(request, ("dog",), ("red",))
 
 

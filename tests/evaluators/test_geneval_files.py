@@ -15,7 +15,11 @@ from evaluators.geneval_prompts import official_metadata
 from evaluators.images import ImageError
 
 ENTRIES = [
-    {"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "a photo of a dog"},
+    {
+        "tag": "single_object",
+        "include": [{"class": "dog", "count": 1}],
+        "prompt": "a photo of a dog",
+    },
     {
         "tag": "colors",
         "include": [{"class": "cup", "count": 1, "color": "red"}],
@@ -187,7 +191,9 @@ def test_expected_prompts(tmp_path):
     official = official_metadata()
     files = read_folder(write_folder(tmp_path, official[:6], images=1))
     check_prompts(files, official[:6])
-    with pytest.raises(CoverageError, match=r"547 missing \(a photo of .* and 542 more\), 0 too many"):
+    with pytest.raises(
+        CoverageError, match=r"547 missing \(a photo of .* and 542 more\), 0 too many"
+    ):
         check_prompts(files, official)
     with pytest.raises(CoverageError, match=r"0 missing \(none\), 2 too many"):
         check_prompts(files, official[:4])

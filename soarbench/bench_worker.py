@@ -1,0 +1,283 @@
+"""One measurement of ``bench`` in a process of its own, so that its peak memory is its own.
+
+``python -m soarbench.bench_worker KIND key=value ...`` prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from baselines.base import Batch, VelocityModel
+from baselines.config import FlowGrpoConfig, SoarConfig
+from baselines.flow import training_grid
+from baselines.soar import Soar
+from baselines.stream import row_generator
+from baselines.trainer import post_train
+from evaluators.base import Sample
+from soarbench.cell_folder import CellFolder
+from soarbench.config import CellConfig, post_training
+from soarbench.data.lab import Row
+from soarbench.grid import expand
+from soarbench.models.sd3 import SD3Model
+from soarbench.scoring import planned_images
+from soarbench.workbench import Workbench
+
+#: Updates that are timed, after those that warm up.
+TIMED_UPDATES = 3
+_MIB = 2**20
+NAIVE_SOURCE = Path(__file__).parents[1] / "tests" / "baselines" / "naive_soar.py"
+
+Result = dict[str, float]
+
+
+class PeakMemory:
+    """Peak memory above what was in use when this was made, MiB."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self.idle = float(torch.cuda.memory_allocated(device))
+            return
+        self.idle = _status_bytes("VmRSS")
+        # Loading may have peaked higher than it left; Linux lets a process forget its peak.
+        self._is_reset = _reset_peak()
+
+    def above_idle(self) -> float:
+        """MiB."""
+        if self.device.type == "cuda":
+            peak = float(torch.cuda.max_memory_allocated(self.device))
+        elif self._is_reset:
+            peak = _status_bytes("VmHWM")
+        else:
+            peak = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return (peak - self.idle) / _MIB
+
+
+def _status_bytes(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(f"{name}:")]
+    return 1024.0 * float(line.split()[1])
+
+
+def _reset_peak() -> bool:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def random_rows(cell: CellConfig, model: SD3Model) -> list[Row]:
+    """An update's rows: real prompts, random latents; their content does not change the speed."""
+    assert cell.training is not None
+    plan = [item for suite in cell.suites.values() for item, _ in planned_images(suite)]
+    prompts = [plan[i % len(plan)].prompt for i in range(cell.training.batch_size)]
+    condition = model.encode_prompts(prompts)
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.randn(len(prompts), *model.latent_shape, generator=generator)
+    return [
+        {
+            "x0": x0[i],
+            "condition": {name: value[i] for name, value in condition.items()},
+            "prompt": prompt,
+            "columns": {},
+        }
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def measure_training(cell: CellConfig, bench: Workbench) -> Result:
+    """Seconds an update and peak memory of a method in the real loop."""
+    assert cell.training is not None
+    assert cell.optim is not None
+    is_grpo = isinstance(cell.method, FlowGrpoConfig)
+    unit = cell.method.updates_per_collection if is_grpo else 1
+    warm_up = unit
+    updates = warm_up + -(-TIMED_UPDATES // unit) * unit
+    training = replace(
+        cell.training, steps=updates, save_steps=updates, num_snapshots=1, logging_steps=1
+    )
+    model = bench.load(cell)
+    rows, negative = random_rows(cell, model), model.encode_prompts([""])
+    method = bench.method(cell, model)
+    stamps: list[float] = []
+    memory = PeakMemory(bench.device)
+    with tempfile.TemporaryDirectory() as folder:
+        summary = post_train(
+            model.transformer,
+            method,
+            rows,
+            post_training(training, cell.optim, cell.lora, cell.ema, 0),
+            Path(folder),
+            velocity_of=model.velocity,
+            negative_condition=negative,
+            on_log=lambda _step, _values: stamps.append(time.perf_counter()),
+            console=Console(quiet=True),
+        )
+    seconds = (stamps[-1] - stamps[warm_up - 1]) / (len(stamps) - warm_up)
+    return {
+        "seconds": seconds,
+        "peak_mib": memory.above_idle(),
+        "forward_equivalents": summary.forward_equivalents / updates,
+        "rows": float(cell.training.batch_size),
+    }
+
+
+def measure_naive(cell: CellConfig, bench: Workbench) -> Result:
+    """The same of SOAR written the obvious way, and how far its loss and gradient are from ours."""
+    assert isinstance(cell.method, SoarConfig)
+    assert cell.optim is not None
+    model = bench.load(cell)
+    transformer = model.transformer.requires_grad_(True).train()
+    method = Soar(cell.method, shift=model.training_shift)
+    batch = _collected(cell, model, method, bench.device)
+    naive_loss = _naive_function()
+    sigma_max = training_grid(model.training_shift)[1].item()
+    optimizer = torch.optim.AdamW(transformer.parameters(), lr=0.0)
+    velocity = model.velocity()
+    memory = PeakMemory(bench.device)
+    seconds: list[float] = []
+    for _ in range(1 + TIMED_UPDATES):
+        start = time.perf_counter()
+        loss = naive_loss(velocity, batch, cell.method, sigma_max)
+        loss.backward()
+        nn.utils.clip_grad_norm_(transformer.parameters(), cell.optim.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        if bench.device.type == "cuda":
+            torch.cuda.synchronize(bench.device)
+        seconds.append(time.perf_counter() - start)
+    peak = memory.above_idle()
+    differences = _differences(transformer, velocity, batch, method, naive_loss, sigma_max)
+    return {"seconds": statistics.fmean(seconds[1:]), "peak_mib": peak, **differences}
+
+
+NaiveLoss = Callable[[VelocityModel, Batch, SoarConfig, float], Tensor]
+
+
+def _naive_function() -> NaiveLoss:
+    """The reference of the tests; only a source tree has it."""
+    spec = importlib.util.spec_from_file_location("naive_soar", NAIVE_SOURCE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: NaiveLoss = module.naive_soar_loss
+    return found
+
+
+def _collected(cell: CellConfig, model: SD3Model, method: Soar, device: torch.device) -> Batch:
+    rows = random_rows(cell, model)
+    negative = model.encode_prompts([""])
+    condition = {
+        name: torch.stack([row["condition"][name] for row in rows]) for name in rows[0]["condition"]
+    }
+    batch = Batch(
+        {"x0": torch.stack([row["x0"] for row in rows]).to(device)},
+        condition,
+        {name: value.expand(len(rows), *value.shape[1:]) for name, value in negative.items()},
+        [row["prompt"] for row in rows],
+    )
+    generators = [row_generator(0, position) for position in range(len(rows))]
+    return method.collect(model.velocity(), batch, generators).batch
+
+
+def _differences(
+    transformer: nn.Module,
+    velocity: VelocityModel,
+    batch: Batch,
+    method: Soar,
+    naive_loss: NaiveLoss,
+    sigma_max: float,
+) -> Result:
+    """Relative differences of loss and gradient between the naive step and ours."""
+    expected = naive_loss(velocity, batch, method.config, sigma_max)
+    expected.backward()
+    reference = _gradient(transformer)
+    weight, loss = method.weight(batch), 0.0
+    for term in method.losses(velocity, None, batch):
+        (term.loss_sum / weight).backward()
+        loss += term.loss_sum.item() / weight
+    gradient = _gradient(transformer)
+    return {
+        "loss_difference": abs(loss - expected.item()) / abs(expected.item()),
+        "gradient_difference": ((gradient - reference).norm() / reference.norm()).item(),
+    }
+
+
+def _gradient(module: nn.Module) -> Tensor:
+    """All gradients as one vector; clears them."""
+    parts = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
+    module.zero_grad()
+    return torch.cat(parts)
+
+
+def measure_judging(cell: CellConfig, bench: Workbench) -> Result:
+    """Images a second of sampling and of every evaluator; ``cell`` is the base model's."""
+    plan = [pair for suite in cell.suites.values() for pair in planned_images(suite)]
+    size = cell.sampling.batch_size
+    batch = [plan[i * len(plan) // size] for i in range(size)]
+    draw = bench.drawer(cell, CellFolder(Path()), 0)
+    draw(batch)
+    start = time.perf_counter()
+    images = draw(batch)
+    rates = {"sampling": len(images) / (time.perf_counter() - start)}
+    samples = [
+        Sample(
+            sample_id=str(place),
+            prompt_id=item.prompt_id,
+            prompt=item.prompt,
+            image=image,
+            metadata=item.metadata,
+        )
+        for place, ((item, _), image) in enumerate(zip(batch, images, strict=True))
+    ]
+    for name in cell.evaluators:
+        evaluator = bench.evaluator(cell, name)
+        asked = [sample for sample in samples if _can_judge(cell, name, sample)]
+        start = time.perf_counter()
+        evaluator.score(asked)
+        rates[name] = len(asked) / (time.perf_counter() - start)
+    return rates
+
+
+def _can_judge(cell: CellConfig, judge: str, sample: Sample) -> bool:
+    """Whether a judge is meant for a prompt: only suites that name it are."""
+    suites = [name for name, suite in cell.suites.items() if judge in suite.evaluators]
+    return any(sample.prompt_id.startswith(f"{name}/") for name in suites)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure one thing and print it as JSON."""
+    kind, *overrides = arguments
+    plan = expand(overrides)
+    bench = Workbench(plan.settings.device, plan.folder / "data")
+    cells = {cell.method_name: cell for cell in reversed(plan.cells)}
+    if kind == "judging":
+        result = measure_judging(cells["base"], bench)
+    elif kind == "naive":
+        result = measure_naive(cells["soar"], bench)
+    else:
+        result = measure_training(cells[kind], bench)
+    sys.stdout.write(json.dumps(result) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

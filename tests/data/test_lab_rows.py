@@ -1,0 +1,72 @@
+"""Curated rows of the laboratory: the best candidates are kept, once, from the cache."""
+
+import numpy as np
+import pytest
+import torch
+
+from soarbench.data import lab
+from soarbench.data.config import LabDataConfig
+from soarbench.data.lab import draw_candidates, lab_rows, smallest_rank
+from soarbench.models.config import ModelConfig
+from soarbench.models.sd3 import SD3Model
+from tests.tiny import build_tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    directory = build_tiny_pipeline(tmp_path_factory.mktemp("pipeline"))
+    return SD3Model.load(
+        ModelConfig(
+            name="tiny",
+            path=str(directory),
+            resolution=64,
+            max_sequence_length=0,
+            load_text_encoder_3=False,
+        )
+    )
+
+
+@pytest.fixture(autouse=True)
+def _no_assets(monkeypatch):
+    monkeypatch.setattr(lab, "weights_hash", lambda name: name)
+
+
+def _brightness(samples):
+    return [float(np.asarray(sample.image).mean()) for sample in samples]
+
+
+CONFIG = LabDataConfig(num_candidates=20, select_by=("brightness",), keep_fraction=0.25)
+
+
+def test_the_brightest_quarter_is_kept_with_its_latents(model, tmp_path):
+    rows = lab_rows(CONFIG, model, {"brightness": _brightness}, tmp_path)
+    candidates = draw_candidates(CONFIG)
+    best = sorted(np.argsort(_brightness(candidates))[-5:])
+    assert [row["prompt"] for row in rows] == [candidates[i].prompt for i in best]
+    expected = model.encode_images([candidates[i].image for i in best])
+    assert torch.allclose(torch.stack([row["x0"] for row in rows]), expected, atol=1e-5)
+    condition = model.encode_prompts([rows[2]["prompt"]])
+    assert torch.allclose(rows[2]["condition"]["prompt_embeds"], condition["prompt_embeds"][0])
+
+
+def test_the_second_time_nothing_is_scored(model, tmp_path):
+    def refuses(samples):
+        raise AssertionError("scored again")
+
+    first = lab_rows(CONFIG, model, {"brightness": _brightness}, tmp_path)
+    second = lab_rows(CONFIG, model, {"brightness": refuses}, tmp_path)
+    assert all(torch.equal(a["x0"], b["x0"]) for a, b in zip(first, second, strict=True))
+
+
+def test_a_candidate_is_as_good_as_its_worst_rank():
+    ranks = smallest_rank({"a": [1.0, 2.0, 3.0], "b": [30.0, 20.0, 10.0]})
+    assert ranks.tolist() == [0.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("keep_fraction", 0.0), ("num_candidates", 1), ("wrong_captions", 1.0)]
+)
+def test_impossible_values_are_named(field, value):
+    fields = {"num_candidates": 20, "select_by": ("x",), "keep_fraction": 0.25, field: value}
+    with pytest.raises(ValueError, match=field):
+        LabDataConfig(**fields)

@@ -1,0 +1,232 @@
+"""UnifiedReward against a server of our own that answers, stumbles and refuses."""
+
+import base64
+import io
+import json
+import math
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from PIL import Image
+
+from evaluators.base import EvaluatorError, Sample
+from evaluators.preference.config import UnifiedRewardConfig
+from evaluators.preference.unifiedreward import UnifiedRewardEvaluator, parse_score
+
+
+class Judge(ThreadingHTTPServer):
+    """Answers each request with what ``reply(body, count)`` gives: (status, headers, text)."""
+
+    daemon_threads = True
+
+    def __init__(self, reply):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.reply = reply
+        self.requests = []
+        self.under_way = self.most_under_way = 0
+        self.lock = threading.Lock()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        judge = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with judge.lock:
+            judge.requests.append((self.path, dict(self.headers), body))
+            count = len(judge.requests)
+            judge.under_way += 1
+            judge.most_under_way = max(judge.most_under_way, judge.under_way)
+        status, headers, text = judge.reply(body, count)
+        with judge.lock:
+            judge.under_way -= 1
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(text.encode()))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_):
+        """No noise."""
+
+
+@pytest.fixture
+def serve():
+    """Start a server; its base_url and itself."""
+    servers = []
+
+    def start(reply):
+        server = Judge(reply)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        return f"http://127.0.0.1:{server.server_address[1]}/v1", server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def completion(text):
+    return 200, {}, json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
+
+
+def samples(count):
+    return [
+        Sample(
+            sample_id=str(i),
+            prompt_id=str(i),
+            prompt=f"{i} {{braces}} stars",
+            image=Image.new("RGB", (40, 20), (10 * i, 0, 0)),
+        )
+        for i in range(count)
+    ]
+
+
+def caption(body):
+    return re.search(r"Text Caption: \[(.*)\]", body["messages"][0]["content"][1]["text"])[1]
+
+
+def evaluator(url, waits=None, **values):
+    config = UnifiedRewardConfig(base_url=url, **{"backoff_seconds": 0.5, **values})
+    return UnifiedRewardEvaluator(config, sleep=(waits if waits is not None else []).append)
+
+
+def test_scores_are_a_fifth_of_the_answers_in_order(serve):
+    url, server = serve(
+        lambda body, _: completion(f"Final Score: {int(caption(body).split()[0]) / 2 + 1}")
+    )
+    scores = evaluator(url).score(samples(8))
+    assert [score.value for score in scores] == [(i / 2 + 1) / 5 for i in range(8)]
+    assert server.requests[0][0] == "/v1/chat/completions"
+
+
+def test_the_request_is_the_published_one(serve, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "secret")
+    url, server = serve(lambda *_: completion("Final Score: 3"))
+    evaluator(url, model="judge", api_key_env="JUDGE_KEY").score(samples(1))
+    ((_, headers, body),) = server.requests
+    assert headers["Authorization"] == "Bearer secret"
+    assert (body["model"], body["temperature"]) == ("judge", 0)
+    picture, text = body["messages"][0]["content"]
+    assert text["text"].endswith("Text Caption: [0 {braces} stars]")
+    assert "assign a score from 1 to 5 after 'Final Score:'" in text["text"]
+    kind, data = picture["image_url"]["url"].split(",")
+    assert kind == "data:image/png;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (512, 512)
+
+
+def test_passing_failures_are_tried_again_with_growing_waits(serve):
+    url, _ = serve(
+        lambda _, count: (503, {}, "busy") if count < 4 else completion("Final Score: 5")
+    )
+    waits = []
+    assert evaluator(url, waits).score(samples(1))[0].value == 1.0
+    assert waits == [0.5, 1.0, 2.0]
+
+
+def test_the_servers_own_wait_is_kept_to(serve):
+    url, _ = serve(
+        lambda _, count: (
+            (429, {"Retry-After": "7"}, "") if count == 1 else completion("Final Score: 2")
+        )
+    )
+    waits = []
+    assert evaluator(url, waits).score(samples(1))[0].value == pytest.approx(0.4)
+    assert waits == [7.0]
+
+
+def test_an_image_without_an_answer_is_unscored_and_the_rest_is_scored(serve):
+    url, _ = serve(
+        lambda body, _: (500, {}, "") if caption(body)[0] == "1" else completion("Final Score: 4")
+    )
+    scores = evaluator(url, max_retries=2).score(samples(3))
+    assert [score.value for score in scores if score.reason is None] == [0.8, 0.8]
+    assert math.isnan(scores[1].value)
+    assert scores[1].reason == "no answer in 3 tries: status 500"
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (completion("I cannot tell."), "I cannot tell"),
+        (completion("Final Score: 7"), "Final Score: 7"),
+        ((200, {}, "<html>"), "no chat completion"),
+        ((200, {}, '{"choices": []}'), "no chat completion"),
+        ((413, {}, "too large"), "status 413"),
+    ],
+)
+def test_an_answer_without_a_score_is_unscored_with_its_words(serve, reply, reason):
+    url, server = serve(lambda *_: reply)
+    score = evaluator(url).score(samples(1))[0]
+    assert math.isnan(score.value)
+    assert reason in score.reason
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_refused_request_stops_the_evaluator(serve, status):
+    url, _ = serve(lambda *_: (status, {}, "model not found"))
+    with pytest.raises(EvaluatorError, match=f"{status}.*base_url.*OPENAI_API_KEY"):
+        evaluator(url).score(samples(3))
+
+
+def test_no_server_is_unscored_with_its_address():
+    judge = evaluator("http://127.0.0.1:9/v1", max_retries=1)
+    score = judge.score(samples(1))[0]
+    assert "ConnectionError at http://127.0.0.1:9/v1/chat/completions" in score.reason
+    with pytest.raises(EvaluatorError, match="unifiedreward"):
+        judge.check_canaries()
+
+
+def test_a_slow_answer_times_out(serve):
+    done = threading.Event()
+    url, _ = serve(lambda *_: (done.wait(5), completion("Final Score: 1"))[1])
+    score = evaluator(url, timeout_seconds=0.1, max_retries=0).score(samples(1))[0]
+    done.set()
+    assert "Timeout" in score.reason
+
+
+def test_requests_under_way_are_bounded(serve):
+    gate = threading.Barrier(2, timeout=5)
+
+    def reply(*_):
+        # Passes only when two requests meet, so that the bound is reached as well as kept.
+        gate.wait()
+        return completion("Final Score: 3")
+
+    url, server = serve(reply)
+    assert len(evaluator(url, concurrency=2).score(samples(6))) == 6
+    assert server.most_under_way == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ("Final Score: 4", 4.0),
+        ("element (object): 1\nFinal Score:3.5.", 3.5),
+        ("Final Score: 4/5", 4.0),
+        ("Final Score: 5.5", None),
+        ("Final Score: 10", None),
+        ("Score: 4", None),
+        ("", None),
+    ],
+)
+def test_scores_are_read_from_answers(answer, value):
+    assert parse_score(answer) == value
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"base_url": "localhost:80"},
+        {"concurrency": 0},
+        {"timeout_seconds": 0},
+        {"max_retries": -1},
+        {"image_size": 0},
+    ],
+)
+def test_impossible_configs_are_refused(values):
+    with pytest.raises(ValueError, match=next(iter(values))):
+        UnifiedRewardConfig(**values)

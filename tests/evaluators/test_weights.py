@@ -1,0 +1,138 @@
+"""Weights are found without guessing, and what is missing is one line with its remedy."""
+
+import hashlib
+
+import pytest
+import requests
+from huggingface_hub import constants
+
+from evaluators import weights
+from evaluators.weights import (
+    PublishedWeights,
+    WeightsError,
+    combined_hash,
+    download,
+    is_cached,
+    resolve_directory,
+    resolve_file,
+    sha256_of,
+)
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An offline hub cache that holds ``own/clip`` with one large file."""
+    root = tmp_path / "hub"
+    repo = root / "models--own--clip"
+    snapshot = repo / "snapshots" / REVISION
+    for folder in (repo / "refs", repo / "blobs", snapshot):
+        folder.mkdir(parents=True)
+    (repo / "refs" / "main").write_text(REVISION)
+    (snapshot / "config.json").write_text("{}")
+    blob = repo / "blobs" / ("ab" * 32)
+    blob.write_bytes(b"not what its name says, so that reading it would show")
+    (snapshot / "model.safetensors").symlink_to(blob)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(root))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return snapshot
+
+
+def test_local_paths_are_taken_as_they_are(tmp_path):
+    file = tmp_path / "head.pth"
+    file.write_bytes(b"x")
+    assert resolve_directory(tmp_path, ["*"]) == tmp_path
+    assert resolve_file(str(file), "other.pth") == file
+    assert resolve_file(str(tmp_path), "head.pth") == file
+
+
+def test_hub_ids_are_found_offline(hub):
+    assert resolve_directory("own/clip", ["config.json"]) == hub
+    assert resolve_directory(f"own/clip@{REVISION}", ["config.json"]) == hub
+    assert resolve_file("own/clip", "config.json") == hub / "config.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("own/none", "HF_HUB_OFFLINE is set.*hf download own/none"),
+        ("own/clip@v9", "hf download own/clip"),
+        ("./missing", "no such file or directory"),
+        ("missing.pth", "not a hub id"),
+        ("a/b/c", "not a hub id"),
+        ("own/cl--ip..", "own/cl--ip"),
+    ],
+)
+@pytest.mark.usefixtures("hub")
+def test_missing_weights_are_one_line(name, remedy):
+    for resolve in (lambda: resolve_directory(name, ["*"]), lambda: resolve_file(name, "x.pt")):
+        with pytest.raises(WeightsError, match=remedy) as caught:
+            resolve()
+        assert "\n" not in str(caught.value)
+
+
+def test_wrong_kinds_of_paths_are_named(tmp_path):
+    file = tmp_path / "head.pth"
+    file.write_bytes(b"x")
+    with pytest.raises(WeightsError, match="directory is needed"):
+        resolve_directory(str(file), ["*"])
+    with pytest.raises(WeightsError, match=r"holds no ImageReward\.pt"):
+        resolve_file(str(tmp_path), "ImageReward.pt")
+
+
+def test_a_repository_of_another_kind_is_named(hub):
+    with pytest.raises(WeightsError, match=r"none of preprocessor_config\.json"):
+        resolve_directory(f"own/clip@{hub.name}", ["preprocessor_config.json"])
+
+
+def test_no_network_is_said_at_once(hub, monkeypatch):
+    def refuse(*_, **__):
+        raise requests.ConnectionError("no route")
+
+    assert hub.is_dir()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(requests, "head", refuse)
+    with pytest.raises(WeightsError, match="does not answer"):
+        resolve_file("own/none", "x.pt")
+
+
+def test_hashes_are_of_names_and_contents(tmp_path):
+    first, second = tmp_path / "a.bin", tmp_path / "b.bin"
+    first.write_bytes(b"one")
+    second.write_bytes(b"two")
+    assert sha256_of(first) == hashlib.sha256(b"one").hexdigest()
+    assert combined_hash([first, second]) == combined_hash([second, first])
+    before = combined_hash([first, second])
+    second.write_bytes(b"three")
+    assert combined_hash([first, second]) != before
+
+
+def test_a_hub_blob_is_hashed_by_its_name(hub):
+    assert sha256_of(hub / "model.safetensors") == "ab" * 32
+
+
+def test_published_weights_are_checked(hub):
+    known = PublishedWeights(repo="own/clip", files=("config.json",), disk_gb=1, memory_gb=1)
+    assert is_cached(known)
+    assert download(known) == hub
+    other = PublishedWeights(repo="own/none", files=("config.json",), disk_gb=1, memory_gb=1)
+    assert not is_cached(other)
+    wrong = PublishedWeights(
+        repo="own/clip",
+        files=("config.json",),
+        disk_gb=1,
+        memory_gb=1,
+        sha256=(("config.json", "00" * 32),),
+    )
+    with pytest.raises(WeightsError, match="not the published file"):
+        download(wrong)
+
+
+def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("SOARBENCH_CACHE", str(tmp_path))
+    assert weights.cache_dir() == tmp_path
+    monkeypatch.delenv("SOARBENCH_CACHE")
+    monkeypatch.setattr(weights.sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert weights.cache_dir() == tmp_path / "soarbench"

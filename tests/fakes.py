@@ -1,0 +1,146 @@
+"""A workbench without models: quick, deterministic, and as interruptible as the real one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from baselines.checkpoints import (
+    atomic_directory,
+    checkpoint_path,
+    last_complete_checkpoint,
+    mark_complete,
+)
+from evaluators.base import Canary, Evaluator, Sample, Score
+from soarbench.cell_folder import CellFolder, TrainingLog
+from soarbench.config import CellConfig
+from soarbench.data.suites import PromptItem
+from soarbench.errors import UserError
+from soarbench.sampling import Draw
+
+#: Overrides that make cells small.
+SMALL = (
+    "budget.steps=6",
+    "budget.num_snapshots=2",
+    "budget.save_steps=2",
+    "budget.max_prompts=3",
+    "sampling.batch_size=2",
+)
+
+
+class Brightness(Evaluator):
+    """Mean pixel; one chosen image cannot be measured."""
+
+    name: ClassVar[str] = "brightness"
+    version: ClassVar[str] = "1"
+    value_range: ClassVar[tuple[float, float]] = (0.0, 255.0)
+    unit: ClassVar[str] = "level"
+
+    def __init__(self, unreadable: str = "") -> None:
+        self.unreadable = unreadable
+        self.num_scored = 0
+
+    def score(self, samples: Sequence[Sample]) -> list[Score]:
+        self.num_scored += len(samples)
+        return [
+            Score.unscored(sample.sample_id, "too dark")
+            if sample.sample_id == self.unreadable
+            else Score(
+                sample_id=sample.sample_id,
+                value=float(np.asarray(sample.image).mean()),
+                details={"tag": sample.metadata.get("tag", "")},
+            )
+            for sample in samples
+        ]
+
+    def canaries(self) -> Sequence[Canary]:
+        return ()
+
+
+class FakeBench:
+    """Counts what it is asked for; weights are a line of text.
+
+    Args:
+        delay: Seconds of every training step and drawn batch, so that a kill can hit it.
+        broken: Label of a cell whose training raises.
+        refuse: Message with which ``prepare`` refuses.
+    """
+
+    def __init__(self, delay: float = 0.0, broken: str = "", refuse: str = "") -> None:
+        self.delay = delay
+        self.broken = broken
+        self.refuse = refuse
+        self.calls: list[str] = []
+        self.judge = Brightness()
+
+    def prepare(self, cells: Sequence[CellConfig]) -> None:
+        self.calls.append(f"prepare {len(cells)}")
+        if self.refuse:
+            raise UserError(self.refuse)
+
+    def train(
+        self, cell: CellConfig, folder: CellFolder, on_step: Callable[[int, str], None]
+    ) -> dict[str, float]:
+        self.calls.append(f"train {cell.label}")
+        assert cell.training is not None
+        checkpoint = last_complete_checkpoint(folder.root)
+        weights = (checkpoint / "weights").read_text() if checkpoint else cell.label
+        first = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+        log = TrainingLog(folder)
+        for step in range(first + 1, cell.training.steps + 1):
+            time.sleep(self.delay)
+            if cell.label == self.broken and step == 3:
+                raise RuntimeError("reward 'x' returned 3 values for 4 images\nand more")
+            weights = hashlib.sha256(f"{weights}{step}".encode()).hexdigest()
+            log.append(step, {"train/loss": 1.0 / step, "images_seen": 32.0 * step})
+            if step in cell.training.snapshot_steps and not folder.snapshot(step).exists():
+                with atomic_directory(folder.snapshot(step)) as unfinished:
+                    (unfinished / "weights").write_text(weights)
+            if step % cell.training.save_steps == 0:
+                place = checkpoint_path(folder.root, step)
+                place.mkdir(exist_ok=True)
+                (place / "weights").write_text(weights)
+                mark_complete(place)
+            on_step(step, "")
+        log.close()
+        return {"optimizer_steps": float(cell.training.steps), "seconds": 1.0}
+
+    def drawer(self, cell: CellConfig, folder: CellFolder, step: int) -> Draw:
+        self.calls.append(f"load {cell.label} step {step}")
+        weights = (folder.snapshot(step) / "weights").read_text() if step else "base"
+
+        def draw(batch: Sequence[tuple[PromptItem, int]]) -> list[Image.Image]:
+            time.sleep(self.delay)
+            colors = [
+                hashlib.sha256(f"{weights}{item.prompt_id}{index}".encode()).digest()[:3]
+                for item, index in batch
+            ]
+            return [Image.new("RGB", (8, 8), tuple(color)) for color in colors]
+
+        return draw
+
+    def evaluator(self, cell: CellConfig, judge: str) -> Evaluator:
+        assert judge in cell.evaluators
+        return self.judge
+
+    def scheduler_facts(self, cell: CellConfig) -> dict[str, object]:
+        return {"scheduler": cell.model.name, "shift": 3.0}
+
+
+def numbers(grid_folder: Path) -> str:
+    """All scores and the table of a finished grid, as text that two runs can be compared by."""
+    import pyarrow.parquet as pq
+
+    rows: list[object] = []
+    for path in sorted((grid_folder / "cells").glob("*/scores.parquet")):
+        rows += pq.read_table(path).to_pylist()
+    for path in sorted((grid_folder / "cells").glob("*/training.parquet")):
+        rows += pq.read_table(path).to_pylist()
+    return json.dumps(rows, sort_keys=True)

@@ -1,0 +1,81 @@
+"""The build stages: words are tokens, stages resume, a broken name is refused."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from soarbench.errors import UserError
+from soarbench.lab.build.base import MAX_TOKENS, _captions, build_tokenizer
+from soarbench.lab.build.data import draw_data
+from soarbench.lab.build.stages import build
+from soarbench.lab.build.training import IndexedDataset, StageRecipe, train_stage
+
+
+def test_every_word_of_the_grammar_is_one_token(tmp_path):
+    tokenizer = build_tokenizer(tmp_path)
+    captions = _captions()
+    words = {word for caption in captions for word in caption.replace('"', "").split()}
+    for word in words:
+        assert len(tokenizer(word).input_ids) == 3, word
+    assert max(len(tokenizer(caption).input_ids) for caption in captions) <= MAX_TOKENS
+
+
+def test_drawing_data_twice_maps_the_same_pictures(tmp_path):
+    first = draw_data(tmp_path / "a", 6, seed=3)
+    again = draw_data(tmp_path / "a", 6, seed=3)
+    elsewhere = draw_data(tmp_path / "b", 6, seed=3)
+    assert np.array_equal(first.pixels, again.pixels)
+    assert np.array_equal(first.pixels, elsewhere.pixels)
+    assert first.captions == elsewhere.captions
+
+
+class _Line(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(2, 1)
+
+    def forward(self, x, y):
+        return {"loss": (self.layer(x)[:, 0] - y).square().mean()}
+
+
+def _row(index):
+    x = torch.randn(2, generator=torch.Generator().manual_seed(index))
+    return {"x": x, "y": 2 * x[0] - x[1]}
+
+
+RECIPE = StageRecipe(
+    steps=60, batch_size=8, learning_rate=0.1, warmup_steps=2, ema_decay=0.9, save_steps=20
+)
+
+
+class _Killed(Exception):
+    pass
+
+
+def test_an_interrupted_stage_goes_on_to_the_same_weights(tmp_path):
+    dataset = IndexedDataset(480, _row)
+    straight = _Line()
+    train_stage(straight, dataset, RECIPE, tmp_path / "straight")
+
+    seen = 0
+
+    def dying_row(index):
+        nonlocal seen
+        seen += 1
+        if seen > 8 * 30:
+            raise _Killed
+        return _row(index)
+
+    with pytest.raises(_Killed):
+        train_stage(_Line(), IndexedDataset(480, dying_row), RECIPE, tmp_path / "resumed")
+    resumed = _Line()
+    train_stage(resumed, dataset, RECIPE, tmp_path / "resumed")
+    assert torch.equal(straight.layer.weight, resumed.layer.weight)
+    assert torch.allclose(straight.layer.weight, torch.tensor([[2.0, -1.0]]), atol=0.1)
+
+
+def test_an_unknown_stage_is_refused_with_those_that_exist(tmp_path):
+    with pytest.raises(UserError, match=r"stage='bass'.*autoencoder, base"):
+        build("bass", tmp_path)

@@ -1,0 +1,267 @@
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from soarbench.report.build import build_report
+from soarbench.report.reference import published_curves, published_table
+from soarbench.report.store import StoreError
+from tests.report.folders import Folder, base, main_table, reward_specific, write_grid
+
+FILES = {"table.md", "table.csv", "curves.png", "curves.pdf", "curves.csv", "summary.json"}
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+SMALL = {"num_prompts": 24, "steps": (50, 100)}
+
+
+def small_grid():
+    return reward_specific(seeds=(0, 1), num_prompts=24)
+
+
+def rows_of(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """A whole report of reward_specific: (report, grid folder, results folder)."""
+    root = tmp_path_factory.mktemp("store")
+    grid = write_grid(root / "runs" / "reward_specific", small_grid())
+    shutil.copytree(REFERENCE, root / "results" / "reference")
+    return build_report(grid, root / "results", grid="reward_specific"), grid, root / "results"
+
+
+def test_all_files_are_written_and_nothing_else(reported):
+    report, _, results = reported
+    assert {path.name for path in (results / "reward_specific").iterdir()} == FILES
+    assert not report.is_partial
+
+
+def test_the_same_store_gives_the_same_bytes(reported):
+    _, grid, results = reported
+    folder = results / "reward_specific"
+    before = {name: (folder / name).read_bytes() for name in FILES}
+    build_report(grid, results, grid="reward_specific")
+    assert before == {name: (folder / name).read_bytes() for name in FILES}
+
+
+def test_csv_has_a_line_a_task_method_and_metric(reported):
+    _, _, results = reported
+    rows = rows_of(results / "reward_specific" / "table.csv")
+    assert len(rows) == 2 * 4 * 2
+    soar = next(
+        row for row in rows
+        if (row["task"], row["method"], row["metric"]) == ("aesthetic", "soar", "aesthetic")
+    )  # fmt: skip
+    assert soar["verdict"] == "better"
+    assert (
+        float(soar["difference_low"]) < float(soar["difference"]) < float(soar["difference_high"])
+    )
+    assert float(soar["forward_equivalents"]) == 32 * 150 * 9
+    assert soar["num_seeds"] == "2"
+    assert soar["fingerprint"] == "f00d-aesthetic"
+    assert "soar-aesthetic-seed1" in soar["cell_ids"]
+    sft = next(row for row in rows if row["method"] == "sft")
+    assert sft["difference"] == ""
+
+
+def test_the_gap_between_reward_and_oracle_shows(reported):
+    _, _, results = reported
+    rows = rows_of(results / "reward_specific" / "table.csv")
+    verdicts = {
+        row["metric"]: row["verdict"]
+        for row in rows
+        if (row["task"], row["method"]) == ("aesthetic", "flow_grpo")
+    }
+    assert verdicts == {"aesthetic": "better", "oracle_aesthetic": "worse"}
+
+
+def test_curves_csv_holds_what_is_drawn(reported):
+    _, _, results = reported
+    rows = rows_of(results / "reward_specific" / "curves.csv")
+    assert {(row["task"], row["metric"]) for row in rows} == {
+        ("aesthetic", "aesthetic"), ("alignment", "clipscore"),
+    }  # fmt: skip
+    assert len(rows) == 2 * (1 + 3 * 3)
+    soar = [row for row in rows if row["task"] == "aesthetic" and row["method"] == "soar"]
+    assert [int(row["step"]) for row in soar] == [50, 100, 150]
+    assert [float(row["images_seen"]) for row in soar] == [1600, 3200, 4800]
+    assert all(float(row["low"]) < float(row["value"]) < float(row["high"]) for row in rows)
+
+
+def test_curves_end_at_the_tables_numbers(reported):
+    _, _, results = reported
+    table = {
+        (row["task"], row["method"], row["metric"]): row["value"]
+        for row in rows_of(results / "reward_specific" / "table.csv")
+    }
+    for row in rows_of(results / "reward_specific" / "curves.csv"):
+        if row["step"] in ("0", "150"):
+            assert table[row["task"], row["method"], row["metric"]] == row["value"]
+
+
+def test_summary_is_strict_json_and_traces_every_number(reported):
+    _, _, results = reported
+    summary = json.loads((results / "reward_specific" / "summary.json").read_text())
+    assert summary["partial"] is False
+    assert [task["task"] for task in summary["tasks"]] == ["aesthetic", "alignment"]
+    soar = summary["tasks"][0]["methods"]["soar"]
+    assert soar["mlflow_run_ids"] == [f"run-{cell_id}" for cell_id in soar["cell_ids"]]
+    assert summary["published"]["label"] == "as published"
+
+
+def test_markdown_keeps_published_rows_apart(reported):
+    _, _, results = reported
+    text = (results / "reward_specific" / "table.md").read_text()
+    measured, published = text.split("## As published")
+    assert "| SOAR | 5000 | 5.94 | 0.300 |" in published
+    assert "5.94" not in measured
+    assert "better" in measured
+    assert "Holm-corrected for the 6 comparisons" in measured
+    heads = [line for line in measured.splitlines() if line.startswith("| Method")]
+    assert len(heads) == 2
+    assert "Aesthetic (oracle) [95 %]" in heads[0]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_console_shows_whole_numbers(reported, width):
+    report, _, _ = reported
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(report)
+    text = console.export_text()
+    assert max(len(line) for line in text.splitlines()) <= width
+    for word in ("Task: aesthetic", "Aesthetic (oracle)", "Flow-GRPO", "Forward", "better"):
+        assert word in text
+    assert "…" not in text
+
+
+def test_main_table_has_a_block_a_metric_in_the_published_order(tmp_path):
+    grid = write_grid(tmp_path / "runs" / "main_table", main_table(num_prompts=24))
+    shutil.copytree(REFERENCE, tmp_path / "results" / "reference")
+    report = build_report(grid, tmp_path / "results", grid="main_table")
+    (table,) = report.tables
+    assert table.metrics == ("geneval", "ocr", "clipscore", "aesthetic", "oracle_aesthetic")
+    text = (tmp_path / "results" / "main_table" / "table.md").read_text()
+    assert "SD3.5-M + SOAR | 10000 | 0.78 | 0.67 | 22.86" in text
+    assert "with one training seed they leave out what another seed would change" in text
+    assert len({point.metric for point in report.curves}) == 4
+
+
+def test_holes_are_shown_and_the_report_is_marked_partial(tmp_path):
+    cells = small_grid()
+    broken = [
+        Folder(method="soar", task="aesthetic", seed=0, state="failed", reason="reward gave NaN"),
+        Folder(method="flow_grpo", task="aesthetic", seed=5, state="running"),
+    ]
+    cells = [cell for cell in cells if cell.cell_id not in {one.cell_id for one in broken}]
+    cells = [
+        cell for cell in cells if not (cell.method == "flow_grpo" and cell.task == "aesthetic")
+    ]
+    grid = write_grid(tmp_path / "grid", [*cells, *broken])
+    report = build_report(grid, tmp_path, grid="grid")
+    assert report.is_partial
+    text = (tmp_path / "grid" / "table.md").read_text()
+    assert "**Partial report.**" in text
+    assert f"{broken[0].cell_id}: failed: reward gave NaN" in text
+    assert "| SOAR | 1 of 2 |" in text
+    assert "| Flow-GRPO | 0 of 1 | - | - | - | - | - | - |" in text
+    assert json.loads((tmp_path / "grid" / "summary.json").read_text())["partial"] is True
+    lines = rows_of(tmp_path / "grid" / "table.csv")
+    missing = next(row for row in lines if row["method"] == "flow_grpo")
+    assert missing["value"] == ""
+    assert missing["missing"].endswith("running")
+
+
+def test_a_grid_of_which_all_trained_cells_failed_still_shows_its_holes(tmp_path):
+    failed = Folder(method="sft", task="aesthetic", state="failed", reason="out of memory")
+    grid = write_grid(tmp_path / "grid", [base(num_prompts=6), failed])
+    report = build_report(grid, tmp_path, grid="grid")
+    assert report.gaps == (f"{failed.cell_id}: failed: out of memory",)
+    assert "| SFT | 0 of 1 |" in (tmp_path / "grid" / "table.md").read_text()
+    assert not (tmp_path / "grid" / "curves.png").exists()
+
+
+def test_without_a_baseline_there_are_values_and_no_differences(tmp_path):
+    cells = [base(**SMALL | {"steps": (0,)}), Folder(method="soar", task="aesthetic", **SMALL)]
+    report = build_report(write_grid(tmp_path / "grid", cells), tmp_path, grid="grid")
+    rows = {row.method: row for row in report.tables[0].rows}
+    assert rows["soar"].estimates["aesthetic"].interval is not None
+    assert not rows["soar"].comparisons
+
+
+def test_another_baseline_can_be_chosen(tmp_path):
+    cells = [Folder(method=method, task="aesthetic", **SMALL) for method in ("sft", "soar")]
+    report = build_report(
+        write_grid(tmp_path / "grid", cells), tmp_path, grid="grid", baseline="soar"
+    )
+    rows = {row.method: row for row in report.tables[0].rows}
+    assert set(rows["sft"].comparisons) == {"aesthetic", "oracle_aesthetic"}
+    assert not rows["soar"].comparisons
+    assert "vs SOAR" in (tmp_path / "grid" / "table.md").read_text()
+
+
+def test_unscored_images_are_counted_and_make_the_report_partial(tmp_path):
+    cells = [
+        Folder(method="sft", task="aesthetic", **SMALL),
+        Folder(method="soar", task="aesthetic", unscored={"aesthetic": 3}, **SMALL),
+    ]
+    report = build_report(write_grid(tmp_path / "grid", cells), tmp_path, grid="grid")
+    assert report.gaps == ("SOAR, Aesthetic: 3 images unscored (unreadable)",)
+    assert "]*<br>" in (tmp_path / "grid" / "table.md").read_text()
+
+
+def test_unlike_fingerprints_leave_the_old_report_as_it_was(tmp_path):
+    cells = [Folder(method="sft", task="aesthetic", **SMALL)]
+    grid = write_grid(tmp_path / "grid", cells)
+    build_report(grid, tmp_path / "results", grid="grid")
+    before = (tmp_path / "results" / "grid" / "table.md").read_bytes()
+    write_grid(grid, [Folder(method="soar", task="aesthetic", fingerprint="beef", **SMALL)])
+    with pytest.raises(StoreError, match="2 protocols"):
+        build_report(grid, tmp_path / "results", grid="grid")
+    assert (tmp_path / "results" / "grid" / "table.md").read_bytes() == before
+
+
+def test_published_values_are_read_as_they_are_stored():
+    points = published_curves(REFERENCE)
+    assert len(points) == 36
+    assert {point.read_from for point in points} == {"figure", "text"}
+    table = published_table(REFERENCE, "reward_specific")
+    assert table.rows[0] == ("Base", "0", "5.36", "0.285")
+    assert len(published_table(REFERENCE, "main_table").rows) == 6
+    assert published_table(REFERENCE, "soar_then_grpo") is None
+
+
+def test_a_missing_reference_folder_is_no_section(tmp_path):
+    assert published_curves(tmp_path) == []
+    assert published_table(tmp_path, "main_table") is None
+    assert published_table(tmp_path, "reward_specific") is None
+
+
+def test_a_reference_file_of_other_columns_is_refused(tmp_path):
+    (tmp_path / "paper_table.csv").write_text("model,value\nx,1\n")
+    with pytest.raises(StoreError, match="iterations, resolution"):
+        published_table(tmp_path, "main_table")
+
+
+def test_published_curves_are_drawn_when_asked(reported, tmp_path):
+    _, grid, results = reported
+    shutil.copytree(results / "reference", tmp_path / "reference")
+    build_report(grid, tmp_path, grid="reward_specific", show_published=True)
+    plain = (results / "reward_specific" / "curves.png").read_bytes()
+    assert (tmp_path / "reward_specific" / "curves.png").read_bytes() != plain
+
+
+def test_no_model_framework_is_imported():
+    code = (
+        "import sys, soarbench.report.build, soarbench.report.figures, soarbench.stats;"
+        "heavy = {'torch', 'transformers', 'diffusers', 'mlflow'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

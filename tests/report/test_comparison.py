@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from soarbench.report.compare import compare, corrected, estimate, labelled_rng
+from soarbench.report.panels import Panel, Run
+from soarbench.stats import Verdict
+
+NAN = float("nan")
+PROMPTS = np.repeat([f"p{i:02d}" for i in range(30)], 2)
+
+
+def panel(values, evaluator="clipscore", strata=None):
+    return Panel(
+        task="alignment", evaluator=evaluator, suite="s", fingerprint="f", prompts=PROMPTS,
+        images=np.tile([0, 1], 30), strata=strata,
+        values={Run(*run): np.asarray(scores, dtype=float) for run, scores in values.items()},
+        reasons={Run(*run): {"broken": 1} for run in values},
+    )  # fmt: skip
+
+
+def draws(seed, shift=0.0, spread=0.1):
+    shared = np.random.default_rng(0).normal(0, 1, 60)
+    return shared + shift + np.random.default_rng(seed + 1).normal(0, spread, 60)
+
+
+def test_an_estimate_is_the_mean_over_seeds():
+    found = estimate(
+        panel({("sft", 0, 5): np.full(60, 0.2), ("sft", 1, 5): np.full(60, 0.4)}), "sft", 5
+    )
+    assert found.interval.estimate == pytest.approx(0.3)
+    assert found.seeds == (0, 1)
+
+
+def test_a_comparison_is_paired():
+    found = compare(
+        panel({("soar", 0, 5): draws(1, 0.1), ("sft", 0, 5): draws(2)}), ("soar", 5), ("sft", 5)
+    )
+    difference = (draws(1, 0.1) - draws(2)).reshape(30, 2).mean(1)
+    low, high = scipy_stats.t.interval(
+        0.95, 29, difference.mean(), difference.std(ddof=1) / np.sqrt(30)
+    )
+    assert found.difference.estimate == pytest.approx(difference.mean())
+    assert found.difference.low == pytest.approx(low, abs=0.1 * (high - low))
+    assert found.difference.high == pytest.approx(high, abs=0.1 * (high - low))
+    assert found.verdict is Verdict.BETTER
+    assert found.detectable == pytest.approx(2.8 * difference.std(ddof=1) / np.sqrt(30), rel=0.01)
+
+
+def test_only_shared_seeds_are_compared():
+    scores = {("sft", seed, 5): draws(seed) for seed in (0, 1)}
+    scores |= {("soar", seed, 5): draws(seed, 0.1) for seed in (1, 2)}
+    found = compare(panel(scores), ("soar", 5), ("sft", 5))
+    assert found.seeds == (1,)
+    assert found.difference.estimate == pytest.approx(0.1)
+
+
+def test_methods_without_a_shared_seed_are_not_compared():
+    scores = {("sft", 0, 5): draws(0), ("soar", 1, 5): draws(1)}
+    assert compare(panel(scores), ("soar", 5), ("sft", 5)) is None
+
+
+def test_the_base_stands_beside_every_seed():
+    scores = {("base", 0, 0): draws(0, -0.5)}
+    scores |= {("sft", seed, 5): draws(0) for seed in (4, 7)}
+    forth = compare(panel(scores), ("base", 0), ("sft", 5))
+    back = compare(panel(scores), ("sft", 5), ("base", 0))
+    assert forth.seeds == back.seeds == (4, 7)
+    assert forth.difference.estimate == pytest.approx(-0.5)
+    assert forth.verdict is Verdict.WORSE
+    assert back.verdict is Verdict.BETTER
+
+
+def test_the_difference_of_macro_means_is_the_macro_mean_of_differences():
+    strata = np.repeat(["a", "b"], [40, 20])
+    first, second = draws(1), draws(2)
+    both = panel({("soar", 0, 5): first, ("sft", 0, 5): second}, "geneval", strata)
+    expected = [
+        scores[strata == "a"].mean() + scores[strata == "b"].mean() for scores in (first, second)
+    ]
+    found = compare(both, ("soar", 5), ("sft", 5))
+    assert found.difference.estimate == pytest.approx((expected[0] - expected[1]) / 2)
+    assert estimate(both, "soar", 5).interval.estimate == pytest.approx(expected[0] / 2)
+
+
+def test_unscored_images_are_counted_with_their_reason():
+    scores = draws(1)
+    scores[:3] = NAN
+    found = estimate(panel({("sft", 0, 5): scores}), "sft", 5)
+    assert found.num_unscored == 3
+    assert found.reasons == ("broken",)
+    assert found.interval.num_prompts == 29
+
+
+def test_nothing_scored_is_a_problem_not_a_number():
+    found = estimate(panel({("sft", 0, 5): np.full(60, NAN)}), "sft", 5)
+    assert found.interval is None
+    assert "nothing can be estimated" in found.problem
+
+
+def test_correction_can_take_a_verdict_back():
+    scores = {("sft", 0, 5): draws(2, 0.0, 0.3), ("soar", 0, 5): draws(1, 0.12, 0.3)}
+    alone = compare(panel(scores), ("soar", 5), ("sft", 5))
+    assert alone.verdict is Verdict.BETTER
+    assert alone.p_value > 0.001
+    family = corrected({(f"method {i}", "clipscore"): alone for i in range(60)})
+    assert {one.verdict for one in family.values()} == {Verdict.NOT_DISTINGUISHABLE}
+    assert corrected({("soar", "clipscore"): alone}) == {("soar", "clipscore"): alone}
+    assert corrected({}) == {}
+
+
+def test_numbers_do_not_depend_on_what_else_is_reported():
+    alone = panel({("sft", 0, 5): draws(1)})
+    more = panel({("soar", 0, 5): draws(2), ("sft", 0, 5): draws(1), ("sft", 0, 9): draws(3)})
+    assert estimate(alone, "sft", 5) == estimate(more, "sft", 5)
+    assert labelled_rng("a", 1).random() == labelled_rng("a", 1).random()
+    assert labelled_rng("a", 1).random() != labelled_rng("a", 2).random()

@@ -1,0 +1,127 @@
+import io
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from soarbench.report.curves import CurvePoint
+from soarbench.report.figures import (
+    BAND_TITLE,
+    METHOD_STYLES,
+    draw_curves,
+    method_styles,
+    save,
+)
+from soarbench.report.reference import PublishedPoint
+
+
+def point(method, step, value, task="aesthetic", metric="aesthetic", **spent):
+    return CurvePoint(
+        task=task, metric=metric, method=method, step=step, value=value, low=value - 0.1,
+        high=value + 0.1, num_prompts=40, num_seeds=3, spent=spent,
+    )  # fmt: skip
+
+
+POINTS = [
+    point("base", 0, 5.0, seconds=0.0),
+    *(point("sft", step, 5.0 + step / 1000, seconds=step * 1.0) for step in (50, 100)),
+    *(point("soar", step, 5.0 + step / 500, seconds=step * 9.0) for step in (50, 100)),
+]
+
+
+def lines(ax):
+    return {line.get_label(): line for line in ax.lines if not line.get_label().startswith("_")}
+
+
+def test_every_method_starts_from_the_shared_base():
+    (ax,) = draw_curves(POINTS).axes
+    assert lines(ax)["SFT"].get_xdata().tolist() == [0, 50, 100]
+    np.testing.assert_allclose(lines(ax)["SOAR"].get_ydata(), [5.0, 5.1, 5.2])
+    assert lines(ax)["Base"].get_ydata()[0] == 5.0
+    assert list(ax.get_xticks()) == [0, 50, 100]
+
+
+def test_bands_are_the_intervals():
+    (ax,) = draw_curves(POINTS).axes
+    path = ax.collections[0].get_paths()[0].vertices
+    assert path[:, 1].min() == pytest.approx(4.9)
+    assert path[:, 1].max() == pytest.approx(5.2)
+
+
+def test_a_panel_a_task_and_no_more_axes_than_panels():
+    more = [point("base", 0, 0.28, "alignment", "clipscore")]
+    figure = draw_curves([*POINTS, *more])
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [
+        "Task: aesthetic",
+        "Task: alignment",
+    ]
+    assert [ax.get_ylabel() for ax in figure.axes] == ["Aesthetic", "CLIPScore"]
+    metrics = [point("base", 0, 0.5, "general", name) for name in ("geneval", "ocr", "a", "b", "c")]
+    assert len(draw_curves(metrics).axes) == 5
+
+
+def test_lines_differ_without_colour_and_in_grey():
+    styles = method_styles(["base", "sft", "soar", "flow_grpo", "mine", "yours"])
+    assert len({str(look.dashes) for look in styles.values()}) == 6
+    assert len({look.marker for look in styles.values()}) == 6
+    grey = sorted(
+        float(np.dot(to_rgb(look.color), (0.299, 0.587, 0.114))) for look in METHOD_STYLES.values()
+    )
+    assert min(np.diff(grey)) > 0.06
+
+
+def test_published_curves_only_when_passed_and_labelled_so():
+    published = [
+        PublishedPoint(
+            task="aesthetic", metric="aesthetic", method="soar", step=step, value=5.4,
+            read_from="figure",
+        )
+        for step in (0, 1000)
+    ]  # fmt: skip
+    assert set(lines(draw_curves(POINTS).axes[0])) == {"SFT", "SOAR", "Base"}
+    (ax,) = draw_curves(POINTS, published=published).axes
+    assert "SOAR, as published" in lines(ax)
+    assert lines(ax)["SOAR, as published"].get_linewidth() < lines(ax)["SOAR"].get_linewidth()
+
+
+def test_any_counter_can_be_the_axis():
+    (ax,) = draw_curves(POINTS, x="seconds").axes
+    assert lines(ax)["SOAR"].get_xdata().tolist() == [0, 450, 900]
+    assert ax.get_xlabel() == "Seconds"
+
+
+def test_the_legend_says_what_the_bands_are():
+    (legend,) = draw_curves(POINTS).legends
+    assert legend.get_title().get_text() == BAND_TITLE
+    assert [text.get_text() for text in legend.get_texts()] == ["SFT", "SOAR", "Base"]
+
+
+def test_what_cannot_be_drawn_is_refused():
+    with pytest.raises(ValueError, match="x='epochs'"):
+        draw_curves(POINTS, x="epochs")
+    with pytest.raises(ValueError, match="no point to draw"):
+        draw_curves([])
+
+
+@pytest.mark.parametrize(
+    ("file_format", "magic"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")]
+)
+def test_the_same_points_give_the_same_bytes(file_format, magic, tmp_path):
+    written = []
+    for name in ("first", "second"):
+        save(draw_curves(POINTS), tmp_path / name, file_format)
+        written.append((tmp_path / name).read_bytes())
+    assert written[0].startswith(magic)
+    assert written[0] == written[1]
+
+
+def test_the_users_matplotlib_settings_change_nothing(monkeypatch):
+    import matplotlib as mpl
+
+    plain, changed = io.BytesIO(), io.BytesIO()
+    save(draw_curves(POINTS), plain, "png")
+    monkeypatch.setitem(mpl.rcParams, "lines.linewidth", 9)
+    monkeypatch.setitem(mpl.rcParams, "savefig.dpi", 40)
+    save(draw_curves(POINTS), changed, "png")
+    assert plain.getvalue() == changed.getvalue()
+    assert mpl.rcParams["lines.linewidth"] == 9
