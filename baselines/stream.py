@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
+from trl.trainer.utils import RepeatSampler
 from typing_extensions import override
 
-# Keeps the generators of rows apart from those of permutations, which share the seed.
-_ROW_STREAM = 1
+# Keeps the generators of rows apart from those of epochs, which share the seed.
+_EPOCH_STREAM, _ROW_STREAM = 0, 1
 
 
 class Row(TypedDict):
@@ -86,7 +87,7 @@ class TrainingStream(Dataset[StreamItem]):
         self.group_size = group_size
         self.seed = seed
         self._epoch = -1
-        self._permutation = np.empty(0, dtype=np.int64)
+        self._order: list[int] = []
 
     def __len__(self) -> int:
         """Number of positions."""
@@ -99,17 +100,23 @@ class TrainingStream(Dataset[StreamItem]):
 
     def row_index(self, position: int) -> int:
         """Index of the row at a position. The epoch is absolute: resuming repeats nothing."""
-        epoch, place = divmod(position // self.group_size, len(self.rows))
+        epoch, place = divmod(position, len(self.rows) * self.group_size)
         if epoch != self._epoch:
-            rng = np.random.default_rng((self.seed, epoch))
-            self._permutation, self._epoch = rng.permutation(len(self.rows)), epoch
-        return int(self._permutation[place])
+            seed = _seed_of(self.seed, epoch, stream=_EPOCH_STREAM)
+            sampler = RepeatSampler(self.rows, mini_repeat_count=self.group_size, seed=seed)
+            self._order, self._epoch = list(sampler), epoch
+        return self._order[place]
+
+
+def _seed_of(seed: int, number: int, *, stream: int) -> int:
+    """A seed for one epoch or one position of a run."""
+    entropy = np.random.SeedSequence((seed, number), spawn_key=(stream,))
+    return int(entropy.generate_state(1, np.uint64)[0] >> 1)
 
 
 def row_generator(seed: int, position: int) -> torch.Generator:
     """The generator of one position; on the CPU, so that every device draws the same numbers."""
-    entropy = np.random.SeedSequence((seed, position), spawn_key=(_ROW_STREAM,))
-    return torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
+    return torch.Generator().manual_seed(_seed_of(seed, position, stream=_ROW_STREAM))
 
 
 class CollectionSampler(Sampler[list[int]]):

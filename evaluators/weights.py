@@ -186,10 +186,11 @@ def _from_hub(setting: str, fetch: Callable[[bool], str]) -> str:
         return fetch(True)
     except LocalEntryNotFoundError as missing:
         if constants.is_offline_mode():
+            name = setting.partition("=")[2].partition("@")[0]
             raise WeightsError(
                 f"{setting}: no such path, and not in the local hub cache "
                 f"({constants.HF_HUB_CACHE}) while HF_HUB_OFFLINE is set; run "
-                f"`hf download {setting.partition('=')[2].partition('@')[0]}` with a network, or give a local path"
+                f"`hf download {name}` with a network, or give a local path"
             ) from missing
     except HFValidationError as err:
         raise WeightsError(f"{setting}: not a hub id ({_first_line(err)})") from err

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from baselines.checkpoints import snapshot_path
 from soarbench.config import CellConfig
@@ -161,8 +161,10 @@ class TrainingLog:
         self._stream.write(json.dumps({"step": step, "values": dict(values)}) + "\n")
         self._stream.flush()
 
-    def close(self) -> None:
-        """Close the file."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._stream.close()
 
 

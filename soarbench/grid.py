@@ -218,26 +218,36 @@ def check(settings: Settings, method: str) -> None:
 
 
 def _check_evaluation(settings: Settings) -> None:
-    judged: set[str] = set()
+    judged: dict[str, str] = {}
+    names = [suite.name for suite in settings.suites.values()]
     for key, suite in settings.suites.items():
         if suite.name not in suite_names():
             hint = did_you_mean(suite.name, suite_names())
             raise ConfigError(f"suites.{key}.name={suite.name!r} does not exist: {hint}")
+        if names.count(suite.name) > 1:
+            raise ConfigError(f"suites.{key}.name={suite.name!r}: another suite has that name")
+        _check_judges(f"suites.{key}.evaluators", suite.evaluators, settings)
         for name in suite.evaluators:
-            if name not in settings.evaluators:
-                hint = did_you_mean(name, settings.evaluators)
-                raise ConfigError(f"suites.{key}.evaluators: {name!r} does not exist: {hint}")
-        judged |= set(suite.evaluators)
-    for name in settings.data.select_by:
-        if name not in settings.evaluators:
-            hint = did_you_mean(name, settings.evaluators)
-            raise ConfigError(f"data.select_by: {name!r} does not exist: {hint}")
+            if name in judged:
+                raise ConfigError(
+                    f"suites.{key}.evaluators: {name!r} also judges suites.{judged[name]}; an "
+                    "evaluator has one suite in a task, so that its number means one thing"
+                )
+            judged[name] = key
+    _check_judges("data.select_by", settings.data.select_by, settings)
     for name in (settings.task.final_metric, *settings.task.oracle_metrics):
         if name not in judged:
             raise ConfigError(
                 f"task {settings.task.name!r} decides by {name!r}, which no suite of it measures; "
                 "add it to suites.*.evaluators"
             )
+
+
+def _check_judges(key: str, judges: Sequence[str], settings: Settings) -> None:
+    for name in judges:
+        if name not in settings.evaluators:
+            hint = did_you_mean(name, settings.evaluators)
+            raise ConfigError(f"{key}: {name!r} does not exist: {hint}")
 
 
 def _check_training(settings: Settings, method: str) -> None:

@@ -67,7 +67,7 @@ class GridProgress:
     def remaining(self) -> float:
         """Seconds that are left for the whole grid."""
         left = sum(self._left.values())
-        if self._done < _TRUSTED_SHARE * (left + self._done):
+        if self._done <= _TRUSTED_SHARE * (left + self._done):
             return left
         return left * (self.clock() - self._begun) / self._done
 

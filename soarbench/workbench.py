@@ -142,25 +142,24 @@ class Workbench:
         assert cell.training is not None
         assert cell.optim is not None
         model = self.load(cell)
-        training_log = TrainingLog(folder)
+        with TrainingLog(folder) as training_log:
 
-        def on_log(step: int, values: Mapping[str, float]) -> None:
-            training_log.append(step, values)
-            on_step(step, f"loss {values['train/loss']:.4f}" if "train/loss" in values else "")
+            def on_log(step: int, values: Mapping[str, float]) -> None:
+                training_log.append(step, values)
+                on_step(step, f"loss {values['train/loss']:.4f}" if "train/loss" in values else "")
 
-        summary = post_train(
-            model.transformer,
-            self.method(cell, model),
-            self._training_rows(cell, model),
-            post_training(cell.training, cell.optim, cell.lora, cell.ema, cell.seed),
-            folder.root,
-            velocity_of=model.velocity,
-            negative_condition=model.encode_prompts([""]),
-            on_log=on_log,
-            # The grid's own bars show the progress.
-            console=Console(quiet=True),
-        )
-        training_log.close()
+            summary = post_train(
+                model.transformer,
+                self.method(cell, model),
+                self._training_rows(cell, model),
+                post_training(cell.training, cell.optim, cell.lora, cell.ema, cell.seed),
+                folder.root,
+                velocity_of=model.velocity,
+                negative_condition=model.encode_prompts([""]),
+                on_log=on_log,
+                # The grid's own bars show the progress.
+                console=Console(quiet=True),
+            )
         return {name: float(value) for name, value in dataclasses.asdict(summary).items()}
 
     def method(self, cell: CellConfig, model: SD3Model) -> Method:

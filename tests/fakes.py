@@ -31,6 +31,7 @@ SMALL = (
     "budget.num_snapshots=2",
     "budget.save_steps=2",
     "budget.max_prompts=3",
+    "budget.images_per_prompt=1",
     "sampling.batch_size=2",
 )
 
@@ -93,23 +94,22 @@ class FakeBench:
         checkpoint = last_complete_checkpoint(folder.root)
         weights = (checkpoint / "weights").read_text() if checkpoint else cell.label
         first = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-        log = TrainingLog(folder)
-        for step in range(first + 1, cell.training.steps + 1):
-            time.sleep(self.delay)
-            if cell.label == self.broken and step == 3:
-                raise RuntimeError("reward 'x' returned 3 values for 4 images\nand more")
-            weights = hashlib.sha256(f"{weights}{step}".encode()).hexdigest()
-            log.append(step, {"train/loss": 1.0 / step, "images_seen": 32.0 * step})
-            if step in cell.training.snapshot_steps and not folder.snapshot(step).exists():
-                with atomic_directory(folder.snapshot(step)) as unfinished:
-                    (unfinished / "weights").write_text(weights)
-            if step % cell.training.save_steps == 0:
-                place = checkpoint_path(folder.root, step)
-                place.mkdir(exist_ok=True)
-                (place / "weights").write_text(weights)
-                mark_complete(place)
-            on_step(step, "")
-        log.close()
+        with TrainingLog(folder) as log:
+            for step in range(first + 1, cell.training.steps + 1):
+                time.sleep(self.delay)
+                if cell.label == self.broken and step == 3:
+                    raise RuntimeError("reward 'x' returned 3 values for 4 images\nand more")
+                weights = hashlib.sha256(f"{weights}{step}".encode()).hexdigest()
+                log.append(step, {"train/loss": 1.0 / step, "images_seen": 32.0 * step})
+                if step in cell.training.snapshot_steps and not folder.snapshot(step).exists():
+                    with atomic_directory(folder.snapshot(step)) as unfinished:
+                        (unfinished / "weights").write_text(weights)
+                if step % cell.training.save_steps == 0:
+                    place = checkpoint_path(folder.root, step)
+                    place.mkdir(exist_ok=True)
+                    (place / "weights").write_text(weights)
+                    mark_complete(place)
+                on_step(step, "")
         return {"optimizer_steps": float(cell.training.steps), "seconds": 1.0}
 
     def drawer(self, cell: CellConfig, folder: CellFolder, step: int) -> Draw:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 from pathlib import Path
@@ -121,22 +122,20 @@ def test_an_incomplete_set_of_scores_is_not_merged(cell: CellConfig, tmp_path: P
 
 def test_a_torn_line_of_the_training_log_is_passed_over(tmp_path: Path) -> None:
     folder = CellFolder(tmp_path)
-    log = TrainingLog(folder)
-    log.append(1, {"train/loss": 3.0})
-    log.append(2, {"train/loss": 2.0})
-    log.close()
+    with TrainingLog(folder) as log:
+        log.append(1, {"train/loss": 3.0})
+        log.append(2, {"train/loss": 2.0})
     with folder.training_log.open("a") as stream:
         stream.write('{"step": 3, "val')
-    log = TrainingLog(folder)
-    log.append(2, {"train/loss": 2.5})
-    log.close()
+    with TrainingLog(folder) as log:
+        log.append(2, {"train/loss": 2.5})
     assert read_training_log(folder) == {(1, "train/loss"): 3.0, (2, "train/loss"): 2.5}
 
 
 def test_a_subset_of_prompts_is_evenly_spaced(cell: CellConfig) -> None:
     (suite,) = cell.suites.values()
     numbers = [int(item.prompt_id.rpartition("/")[2]) for item, _ in planned_images(suite)]
-    gaps = [after - before for before, after in zip(numbers, numbers[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(numbers)]
     assert len(numbers) == 3
     assert max(gaps) - min(gaps) <= 1
 

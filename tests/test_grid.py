@@ -102,14 +102,19 @@ def test_rewards_become_a_mixture_of_the_reward_method_alone(overrides: list[str
 
 
 def test_suites_of_unlike_sizes_cannot_share_a_base(overrides: list[str]) -> None:
-    arguments = [*overrides, "grid.tasks=[aesthetic,general]"]
-    assert labels(arguments)[0] == "base"
+    # Only the task alignment calls a suite of its own "geneval".
+    shared = [*overrides, "suites.geneval.name=lab_drawbench"]
+    assert set(cells_of(shared)[0].suites) == {"lab_drawbench"}
     with pytest.raises(ConfigError, match="different sizes in different tasks"):
-        expand([*arguments, "suites.drawbench.max_prompts=2", "task=aesthetic"] + TWO_SIZES)
+        expand([*shared, "suites.geneval.images_per_prompt=1", "suites.geneval.max_prompts=2"])
 
 
-#: ``general`` alone has an OCR suite; pointing it at DrawBench makes two sizes of one suite.
-TWO_SIZES = ["suites.ocr.name=lab_drawbench", "suites.ocr.images_per_prompt=2"]
+def test_a_judge_has_one_suite_in_a_task_and_a_suite_one_place(overrides: list[str]) -> None:
+    arguments = ["grid=main_table", *overrides[1:]]
+    with pytest.raises(ConfigError, match="another suite has that name"):
+        expand([*arguments, "suites.ocr.name=lab_geneval"])
+    with pytest.raises(ConfigError, match="'geneval' also judges suites"):
+        expand([*arguments, "suites.ocr.evaluators=[ocr,geneval]"])
 
 
 def test_cell_configurations_survive_json(overrides: list[str]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from soarbench.report.metrics import method_title, metric_of
 from soarbench.report.store import StoreError
@@ -116,12 +117,11 @@ def _last_values(points: Sequence[PublishedPoint]) -> PublishedTable | None:
 def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     if not path.is_file():
         return []
-    with path.open(newline="") as stream:
-        reader = csv.DictReader(stream)
-        lacking = set(columns) - set(reader.fieldnames or ())
-        if lacking:
-            raise StoreError(
-                f"{path} has no column {', '.join(sorted(lacking))}; restore it with "
-                f"`git checkout {path}`"
-            )
-        return list(reader)
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    lacking = set(columns) - set(frame.columns)
+    if lacking:
+        raise StoreError(
+            f"{path} has no column {', '.join(sorted(lacking))}; restore it with "
+            f"`git checkout {path}`"
+        )
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]

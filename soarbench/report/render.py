@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 
+import pandas as pd
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -190,11 +189,9 @@ def curves_csv(points: Sequence[CurvePoint]) -> str:
 
 
 def _csv(columns: Sequence[str], lines: Iterable[dict[str, object]]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return stream.getvalue()
+    # As objects: a whole number stays one beside a missing value.
+    frame = pd.DataFrame(list(lines), columns=list(columns), dtype=object)
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
 def summary(table: TaskTable) -> dict[str, object]:

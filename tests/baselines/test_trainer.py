@@ -167,16 +167,18 @@ def test_snapshots_hold_the_averaged_weights(tmp_path):
 
 
 def test_ema_follows_the_recurrence(tmp_path):
-    config = run_config(steps=3, ema=EmaConfig(decay=0.9, every=1))
-    averaged, _, _ = run(tmp_path / "a", sft(), config)
-    weights = []
-    for steps in (1, 2, 3):
-        weights.append(run(tmp_path / str(steps), sft(), run_config(steps=steps))[0]["last.weight"])
-    # diffusers' warm-up: decay (1 + n) / (10 + n) from the second averaging on, 0 at the first.
-    by_hand = weights[0]
-    for number, weight in enumerate(weights[1:], start=1):
-        decay = min((1 + number) / (10 + number), 0.9)
-        by_hand = decay * by_hand + (1 - decay) * weight
+    config = run_config(steps=4, ema=EmaConfig(decay=0.15, every=1))
+    averaged, _, _ = run(tmp_path / "averaged", sft(), config)
+    run(tmp_path / "plain", sft(), run_config(steps=4, snapshots=(1, 2, 3, 4)))
+    first, *others = (
+        PlaneModel.from_pretrained(path).last.weight
+        for path in finished_snapshots(tmp_path / "plain").values()
+    )
+    # diffusers' warm-up: 0 at the first averaging, then (1 + n) / (10 + n), here capped at 0.15.
+    assert (1 + 1) / (10 + 1) > 0.15
+    by_hand = first
+    for weight in others:
+        by_hand = 0.15 * by_hand + 0.85 * weight
     torch.testing.assert_close(averaged["last.weight"], by_hand)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -56,6 +57,7 @@ def train(name: str, folder: Path, *, rank: int = 0):
 if __name__ == "__main__":
     target, rank = Path(sys.argv[1]), int(os.environ["RANK"])
     torch.set_num_threads(1)
+    gc.freeze()
     for case in CASES:
         weights, summary, logs, seen = train(case, target, rank=rank)
         found = {"weights": weights, "loss": {}, "seen": seen, "images": summary.images_seen}
