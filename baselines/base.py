@@ -96,10 +96,10 @@ class Collected:
 class Method(abc.ABC):
     """A post-training method: pure functions of (model, batch).
 
-    ``losses`` yields the loss in terms so that the loop can call backward on each and free its graph
-    before the next is built; the terms' gradients add up to the whole. Randomness comes from one
-    generator a row, seeded by (seed, position in the training stream), so that neither batch size,
-    accumulation, process count nor an interruption changes it.
+    ``losses`` yields the loss in terms so that the loop can call backward on each and free its
+    graph before the next is built; the terms' gradients add up to the whole. Randomness comes from
+    one generator a row, seeded by (seed, position in the training stream), so that neither batch
+    size, accumulation, process count nor an interruption changes it.
     """
 
     #: Optimiser updates that share one collection phase (rollouts of Flow-GRPO); SFT and SOAR: 1.
@@ -123,7 +123,7 @@ class Method(abc.ABC):
     def losses(
         self, velocity: VelocityModel, reference: VelocityModel | None, batch: Batch
     ) -> Iterator[LossOutput]:
-        """Terms of the loss of collected rows; ``reference`` is the base model, where one is kept."""
+        """Terms of the loss of collected rows; ``reference`` is the base model, if it is kept."""
 
     @abc.abstractmethod
     def forward_equivalents(self, batch: Batch) -> float:

@@ -12,14 +12,14 @@ from baselines.checkpoints import checkpoint_path, mark_complete
 
 
 class MarkComplete(TrainerCallback):
-    """Marks a checkpoint once every file of it is written; must be the last with ``on_save``."""
+    """Marks a checkpoint once every file of it is written; must be the last with ``on_save``.
+
+    Args:
+        keep: Finished checkpoints that stay; None keeps all. It takes the place of the Trainer's
+            ``save_total_limit``, which removes the old checkpoint before the new one is marked.
+    """
 
     def __init__(self, keep: int | None = 1) -> None:
-        """Choose how many finished checkpoints stay; None keeps all.
-
-        Takes the place of the Trainer's ``save_total_limit``, which removes the old checkpoint
-        before the new one is marked.
-        """
         self.keep = keep
 
     @override
@@ -52,10 +52,14 @@ class LogBeforeSave(TrainerCallback):
 
 
 class Snapshots(TrainerCallback):
-    """Keeps the weights to be evaluated at given steps; must come after the averaging."""
+    """Keeps the weights to be evaluated at given steps; must come after the averaging.
+
+    Args:
+        steps: Updates after which weights are kept.
+        save: Saves those of the step it is given.
+    """
 
     def __init__(self, steps: Sequence[int], save: Callable[[int], None]) -> None:
-        """Choose the steps, and what saves the weights of the step it is given."""
         self.steps = frozenset(steps)
         self.save = save
 

@@ -16,19 +16,18 @@ from baselines.checkpoints import EMA_FILE, checkpoint_path
 
 
 class EmaCallback(TrainerCallback):
-    """Averages the trained weights after updates and keeps the average in every checkpoint."""
+    """Averages the trained weights after updates and keeps the average in every checkpoint.
+
+    Args:
+        module: What is trained; its trainable parameters are averaged.
+        decay: Largest decay; diffusers warms it up as (1 + n) / (10 + n) over n averagings.
+        every: Updates between two averagings.
+        resume_from: Checkpoint whose average is continued.
+    """
 
     def __init__(
         self, module: nn.Module, decay: float, *, every: int = 1, resume_from: Path | None = None
     ) -> None:
-        """Start an average, or go on with one.
-
-        Args:
-            module: What is trained; its trainable parameters are averaged.
-            decay: Largest decay; diffusers warms it up as (1 + n) / (10 + n) over n averagings.
-            every: Updates between two averagings.
-            resume_from: Checkpoint whose average is continued.
-        """
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.ema = EMAModel(self.parameters, decay=decay)
         self.every = every

@@ -31,10 +31,13 @@ class Share:
 
 
 class Ledger:
-    """Counters since the start of the run, and means of metrics since the last logged point."""
+    """Counters since the start of the run, and means of metrics since the last logged point.
+
+    Args:
+        counters: Of the checkpoint that is continued; None starts from zero.
+    """
 
     def __init__(self, counters: Counters | None = None) -> None:
-        """Start from zero, or from the counters of a checkpoint."""
         self.counters = Counters() if counters is None else counters
         self._window: defaultdict[str, list[float]] = defaultdict(list)
         self._last_tick: float | None = None

@@ -37,7 +37,13 @@ def _bar(console: Console) -> Progress:
 
 
 class ProgressCallback(TrainerCallback):
-    """Shows updates done, the current loss and the time that is left."""
+    """Shows updates done, the current loss and the time that is left.
+
+    Args:
+        console: Where to; where it is no terminal, plain lines are printed instead of a bar.
+        description: What is being trained.
+        seconds_between_lines: Interval of plain lines.
+    """
 
     def __init__(
         self,
@@ -46,13 +52,6 @@ class ProgressCallback(TrainerCallback):
         description: str = "training",
         seconds_between_lines: float = 10.0,
     ) -> None:
-        """Choose where and how.
-
-        Args:
-            console: Where to; where it is no terminal, plain lines are printed instead of a bar.
-            description: What is being trained.
-            seconds_between_lines: Interval of plain lines.
-        """
         self.console = Console(stderr=True) if console is None else console
         self.description = description
         self.seconds_between_lines = seconds_between_lines

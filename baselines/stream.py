@@ -63,20 +63,19 @@ class Rows(TypedDict, total=False):
 
 
 class TrainingStream(Dataset[StreamItem]):
-    """Epochs of shuffled rows, one after the other, without end but for ``length``."""
+    """Epochs of shuffled rows, one after the other, without end but for ``length``.
+
+    Args:
+        rows: What is drawn from.
+        length: Positions in the stream.
+        group_size: Consecutive positions that hold the same row (Flow-GRPO's group).
+        seed: Of the permutations.
+
+    Raises:
+        ValueError: There are no rows.
+    """
 
     def __init__(self, rows: RowSource, *, length: int, group_size: int = 1, seed: int = 0) -> None:
-        """Fix the order.
-
-        Args:
-            rows: What is drawn from.
-            length: Positions in the stream.
-            group_size: Consecutive positions that hold the same row (Flow-GRPO's group).
-            seed: Of the permutations.
-
-        Raises:
-            ValueError: There are no rows.
-        """
         if len(rows) == 0:
             raise ValueError(
                 "the training data has 0 rows; check the path and the filter (a threshold that no "
@@ -125,6 +124,12 @@ class CollectionSampler(Sampler[list[int]]):
     That is update by update, and rank by rank within an update. With ``updates_per_collection`` U
     the first of U updates gets the rows of all of them, consecutive on each rank; the others get
     none.
+
+    Args:
+        num_updates: Of the run.
+        rows_per_rank: Rows of one update on one rank.
+        world_size: Number of ranks.
+        updates_per_collection: Updates whose rows are collected together.
     """
 
     # accelerate's BatchSamplerShard reads both: batches vary in length, and none is left over.
@@ -134,7 +139,6 @@ class CollectionSampler(Sampler[list[int]]):
     def __init__(
         self, *, num_updates: int, rows_per_rank: int, world_size: int, updates_per_collection: int
     ) -> None:
-        """Fix the layout; ``rows_per_rank`` counts the rows of one update."""
         self.num_updates = num_updates
         self.rows_per_rank = rows_per_rank
         self.world_size = world_size

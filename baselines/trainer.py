@@ -9,7 +9,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
@@ -81,6 +81,20 @@ class PostTrainer(Trainer):
     summed over all micro-batches and processes first. Gradients are averaged over processes once
     an update instead of by DistributedDataParallel's hooks: the number of backward calls may differ
     between processes (groups without spread have no loss), and hooks would wait for ever.
+
+    Args:
+        model: What is trained, from ``prepare_transformer``.
+        arguments: From ``training_arguments``.
+        method: What computes the loss.
+        stream: Training data in its order.
+        config: Of the run.
+        velocity_of: Makes the model, wrapped or not, what methods see.
+        negative_condition: Of the empty prompt, with a batch axis of 1.
+        on_log: Called on the main process with a step and its metrics.
+        callbacks: Run after the Trainer's own.
+
+    Raises:
+        ValueError: The launch shards the model.
     """
 
     def __init__(
@@ -96,22 +110,6 @@ class PostTrainer(Trainer):
         on_log: OnLog,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        """Set up the loop.
-
-        Args:
-            model: What is trained, from ``prepare_transformer``.
-            arguments: From ``training_arguments``.
-            method: What computes the loss.
-            stream: Training data in its order.
-            config: Of the run.
-            velocity_of: Makes the model, wrapped or not, what methods see.
-            negative_condition: Of the empty prompt, with a batch axis of 1.
-            on_log: Called on the main process with a step and its metrics.
-            callbacks: Run after the Trainer's own.
-
-        Raises:
-            ValueError: The launch shards the model.
-        """
         super().__init__(model, arguments, train_dataset=stream, callbacks=list(callbacks))
         self.remove_callback(PrinterCallback)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -119,6 +117,7 @@ class PostTrainer(Trainer):
                 "sharded training (FSDP, DeepSpeed) is not supported by this loop: launch with "
                 "plain data parallelism, and train an adapter where the weights do not fit"
             )
+        self.transformer = model
         self.method = method
         self.stream = stream
         self.config = config
@@ -204,7 +203,7 @@ class PostTrainer(Trainer):
         model.train()
         velocity = self.velocity_of(model)
         if not self._updates:
-            self._collect(velocity, Rows(**inputs))
+            self._collect(velocity, cast(Rows, inputs))
         micro_batches = self._updates.popleft()
         weight = math.fsum(gather_object([math.fsum(map(self.method.weight, micro_batches))]))
         with self.accelerator.no_sync(model):
@@ -231,7 +230,7 @@ class PostTrainer(Trainer):
         """Mean over processes; a parameter that none of them used stays without a gradient."""
         if self.args.world_size == 1:
             return
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        parameters = [p for p in self.transformer.parameters() if p.requires_grad]
         is_used = torch.tensor([p.grad is not None for p in parameters], device=self.args.device)
         users: Tensor = self.accelerator.reduce(is_used.int(), "sum")
         for parameter, count in zip(parameters, users.tolist(), strict=True):
@@ -261,7 +260,7 @@ class PostTrainer(Trainer):
     @override
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> float:
         """The norm before clipping; one that is not finite ends the run before the update."""
-        norm = float(super()._get_grad_norm(model, grad_norm))
+        norm = float(super()._get_grad_norm(model, grad_norm))  # type: ignore[no-untyped-call]
         self._require_finite("the gradient norm", norm)
         return norm
 
@@ -297,10 +296,10 @@ class PostTrainer(Trainer):
         assert output_dir is not None
         assert state_dict is None
         if self.args.should_save:
-            save_transformer(self.model, Path(output_dir) / TRANSFORMER_DIR)
+            save_transformer(self.transformer, Path(output_dir) / TRANSFORMER_DIR)
 
     @override
-    def _save_checkpoint(self, model: nn.Module, trial: None) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write all but the averaged weights and the mark, which callbacks add."""
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
@@ -316,7 +315,7 @@ class PostTrainer(Trainer):
     ) -> None:
         """Read weights and counters; the Trainer reads the rest."""
         checkpoint = Path(resume_from_checkpoint)
-        load_transformer(self.model if model is None else model, checkpoint / TRANSFORMER_DIR)
+        load_transformer(self.transformer, checkpoint / TRANSFORMER_DIR)
         self.ledger = Ledger(Counters.load(checkpoint))
 
     def summary(self) -> TrainingSummary:

@@ -22,10 +22,13 @@ class InChunks:
     Bounds the memory of a collection, and since equal batches give equal bits, Flow-GRPO's first
     ratios are exactly 1. A batch of several blocks of all rows (guidance: empty prompts first, then
     prompts) is cut within each block.
+
+    Args:
+        velocity: The model.
+        chunks: Rows of each call; together all rows.
     """
 
     def __init__(self, velocity: VelocityModel, chunks: Sequence[Sequence[int]]) -> None:
-        """Cut calls of ``velocity`` into ``chunks`` of rows, which together are all rows."""
         self.velocity = velocity
         self.chunks = chunks
         self.num_rows = sum(map(len, chunks))
@@ -45,7 +48,8 @@ class InChunks:
         """Rows of each call."""
         if count % self.num_rows:
             size = max(map(len, self.chunks))
-            return list(torch.arange(count, device=device).split(size))
+            starts = range(0, count, size)
+            return [torch.arange(i, min(i + size, count), device=device) for i in starts]
         blocks = range(0, count, self.num_rows)
         return [
             torch.tensor([first + row for first in blocks for row in chunk], device=device)
@@ -57,16 +61,14 @@ class Reference:
     """A ``VelocityModel`` that is never trained and never carries a gradient.
 
     Under an adapter it is the model without it; a full fine-tune keeps a frozen copy.
+
+    Args:
+        model: The unwrapped model, before training.
+        accelerator: Its autocast applies to the copy as it does to the trained model.
+        velocity_of: Makes a module what methods see.
     """
 
     def __init__(self, model: nn.Module, accelerator: Accelerator, velocity_of: VelocityOf) -> None:
-        """Remember the model.
-
-        Args:
-            model: The unwrapped model, before training.
-            accelerator: Its autocast applies to the copy as it does to the trained model.
-            velocity_of: Makes a module what methods see.
-        """
         self.accelerator = accelerator
         self.adapted = model if isinstance(model, PeftModel) else None
         source = model if self.adapted else copy.deepcopy(model).requires_grad_(False)

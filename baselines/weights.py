@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import ModelMixin
+from diffusers.models.modeling_utils import ModelMixin
 from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ from baselines.config import LoraConfig
 from baselines.training_config import PostTrainingConfig
 
 
-def prepare_transformer(transformer: ModelMixin, config: PostTrainingConfig) -> nn.Module:
+def prepare_transformer(transformer: nn.Module, config: PostTrainingConfig) -> nn.Module:
     """Make a loaded transformer trainable, in place.
 
     Args:
@@ -26,21 +26,28 @@ def prepare_transformer(transformer: ModelMixin, config: PostTrainingConfig) -> 
         ``transformer`` itself, or the ``PeftModel`` around it.
 
     Raises:
-        ValueError: No module has the adapter's names, or the model cannot checkpoint gradients.
+        ValueError: The model is not of diffusers, has no module of the adapter's names, or cannot
+            checkpoint gradients.
     """
+    if not isinstance(transformer, ModelMixin):
+        raise ValueError(
+            f"{type(transformer).__name__} is no diffusers model (ModelMixin), so its weights "
+            "could not be saved for the pipeline; give the transformer of a loaded pipeline"
+        )
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     transformer.requires_grad_(config.lora is None)
     if config.lora is not None:
         return _add_adapter(transformer, config.lora, config.seed)
-    return transformer.float()
+    transformer.float()  # type: ignore[no-untyped-call]
+    return transformer
 
 
 def _add_adapter(transformer: ModelMixin, lora: LoraConfig, seed: int) -> PeftModel:
     """A fresh LoRA adapter; peft draws from the global generator, which is put back afterwards."""
     adapter = PeftLoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft only divides it by the rank
         target_modules=list(lora.target_modules),
         init_lora_weights="gaussian",
     )
@@ -71,8 +78,10 @@ def load_transformer(model: nn.Module, folder: Path) -> None:
     for path in sorted(folder.glob("*.safetensors")):
         state.update(load_file(path))
     if isinstance(model, PeftModel):
-        result = set_peft_model_state_dict(model, state)
-        if result.unexpected_keys:
-            raise RuntimeError(f"{folder}: adapter weights of another model, {result}")
+        expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+        different = state.keys() ^ expected.keys()
+        if different:
+            raise RuntimeError(f"{folder}: not this model's adapter, see {sorted(different)[:4]}")
+        set_peft_model_state_dict(model, state)
     else:
         model.load_state_dict(state)

@@ -86,6 +86,11 @@ class Evaluator(abc.ABC):
         """What identifies the weights, for the fingerprint; empty where there are none."""
         return ""
 
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """What else numbers depend on (thresholds, dtype), for the fingerprint."""
+        return {}
+
     def aggregate(
         self, samples: Sequence[Sample], scores: Sequence[Score]
     ) -> dict[str, float]:

@@ -81,6 +81,12 @@ def target_text(prompt: str) -> str:
 
     Line breaks and runs of spaces become one space.
 
+    Args:
+        prompt: Such as: a sign that says "OPEN".
+
+    Returns:
+        The wanted text, not empty.
+
     Raises:
         ValueError: The prompt has no such pair, or nothing between it.
     """
@@ -152,7 +158,14 @@ def enlarged(image: Image.Image, min_side: int) -> Image.Image:
 
 
 class OcrEvaluator(Evaluator):
-    """Reads the image and compares with the text that the prompt quotes."""
+    """Reads the image and compares with the text that the prompt quotes.
+
+    Nothing is loaded before it is needed.
+
+    Args:
+        config: What to read with.
+        reader: Takes the place of PaddleOCR: RGB images (H, W, 3) in, their lines out.
+    """
 
     name: ClassVar[str] = "ocr"
     version: ClassVar[str] = "1"
@@ -160,12 +173,6 @@ class OcrEvaluator(Evaluator):
     unit: ClassVar[str] = "1 - edit distance / length of the wanted text"
 
     def __init__(self, config: OcrConfig | None = None, reader: TextReader | None = None) -> None:
-        """Nothing is loaded before it is needed.
-
-        Args:
-            config: What to read with.
-            reader: Takes the place of PaddleOCR: RGB images (H, W, 3) in, their lines out.
-        """
         self.config = config or OcrConfig()
         self._reader = reader
         self._files: tuple[Path, ...] = ()
@@ -196,6 +203,12 @@ class OcrEvaluator(Evaluator):
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """One score a sample, in order.
+
+        Args:
+            samples: Each quotes the wanted text in its prompt.
+
+        Returns:
+            One score a sample; ``details`` hold what was read.
 
         Raises:
             ValueError: A prompt quotes nothing; raised before anything is read.

@@ -104,6 +104,9 @@ def load(
         num_threads: Threads of the engine; None: ``OMP_NUM_THREADS`` or all cores.
         device: PaddleOCR's device.
 
+    Returns:
+        A reader, and the model files it uses.
+
     Raises:
         EvaluatorError: A package or a model is missing, or the engine does not start.
     """

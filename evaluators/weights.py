@@ -65,6 +65,9 @@ def download(published: PublishedWeights) -> Path:
 
     The hub's client writes each file aside and renames it when its size and hash are right.
 
+    Args:
+        published: What to fetch.
+
     Returns:
         The snapshot's directory.
 

@@ -28,11 +28,13 @@ class AestheticHead(nn.Module):
 
     The names of its parameters (``layers.0.weight`` ...) are those of the published file.
 
+    Args:
+        embedding_width: Size D of the embeddings.
+
     Source: christophschuhmann/improved-aesthetic-predictor, sac+logos+ava1-l14-linearMSE.pth.
     """
 
     def __init__(self, embedding_width: int = 768) -> None:
-        """Random weights for embeddings of ``embedding_width``."""
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(embedding_width, 1024),
@@ -57,7 +59,14 @@ def save_head(path: Path, head: AestheticHead) -> None:
 
 
 def load_head(path: Path, embedding_width: int) -> AestheticHead:
-    """Read a head of the published keys, ``.pth`` or safetensors.
+    """Read a head of the published keys.
+
+    Args:
+        path: ``.pth`` or safetensors.
+        embedding_width: Size of the CLIP's embeddings.
+
+    Returns:
+        The head, ready to rate.
 
     Raises:
         WeightsError: It is unreadable or rates embeddings of another width.
@@ -78,7 +87,6 @@ class Aesthetic:
     """The loaded scorer."""
 
     def __init__(self, encoder: ClipEncoder, head: AestheticHead, weights_hash: str) -> None:
-        """Keep the models."""
         self.encoder = encoder
         self.head = head
         self.weights_hash = weights_hash
@@ -93,7 +101,12 @@ class Aesthetic:
 
 
 class AestheticEvaluator(PreferenceEvaluator[AestheticConfig]):
-    """The predicted rating of people who were asked how good a picture looks."""
+    """The predicted rating of people who were asked how good a picture looks.
+
+    Args:
+        config: Without one, the LAION head on OpenAI's CLIP ViT-L/14.
+        canaries: Take the place of the drawn ones.
+    """
 
     name: ClassVar[str] = "aesthetic"
     version: ClassVar[str] = "1"
@@ -103,7 +116,6 @@ class AestheticEvaluator(PreferenceEvaluator[AestheticConfig]):
     def __init__(
         self, config: AestheticConfig | None = None, canaries: Sequence[Canary] | None = None
     ) -> None:
-        """Without a config: the LAION head on OpenAI's CLIP ViT-L/14."""
         super().__init__(config or AestheticConfig(), canaries)
 
     def load(self) -> Aesthetic:

@@ -30,26 +30,21 @@ ConfigT = TypeVar("ConfigT", bound=ScorerConfig)
 
 
 class PreferenceEvaluator(Evaluator, Generic[ConfigT]):
-    """Scores (prompt, image) pairs in batches; loads its weights when it is first used."""
+    """Scores (prompt, image) pairs in batches; loads its weights when it is first used.
+
+    Args:
+        config: Weights and how to run them.
+        canaries: Take the place of the drawn ones, for models of another world.
+    """
 
     def __init__(self, config: ConfigT, canaries: Sequence[Canary] | None = None) -> None:
-        """Nothing is loaded before it is needed.
-
-        Args:
-            config: Weights and how to run them.
-            canaries: Take the place of the drawn ones, for models of another world.
-        """
         self.config = config
         self._canaries = tuple(canaries) if canaries is not None else None
         self._loaded: LoadedScorer | None = None
 
     @abc.abstractmethod
     def load(self) -> LoadedScorer:
-        """Find, check and load the weights.
-
-        Raises:
-            WeightsError: They are missing or of another shape.
-        """
+        """Find, check and load the weights; a WeightsError where they are not to be had."""
 
     @property
     def settings(self) -> Mapping[str, object]:

@@ -37,7 +37,6 @@ class OpenClipEncoder:
     """An open_clip model."""
 
     def __init__(self, parts: open_clip_models.OpenClipParts) -> None:
-        """Keep a loaded model."""
         self._parts = parts
 
     @property
@@ -60,7 +59,17 @@ class OpenClipEncoder:
 
 
 class TransformersClipEncoder:
-    """A directory in transformers' layout, as OpenAI's CLIP is published."""
+    """A directory in transformers' layout, as OpenAI's CLIP is published; loaded strictly.
+
+    Args:
+        directory: Model and, unless given apart, image processor and tokenizer.
+        dtype: Of the weights and the arithmetic.
+        device: Where the model goes.
+        processor: Directory of the image processor and tokenizer.
+
+    Raises:
+        WeightsError: Something is missing or does not fit.
+    """
 
     def __init__(
         self,
@@ -70,29 +79,20 @@ class TransformersClipEncoder:
         device: torch.device,
         processor: Path | None = None,
     ) -> None:
-        """Load it strictly.
-
-        Args:
-            directory: Model and, unless given apart, image processor and tokenizer.
-            dtype: Of the weights and the arithmetic.
-            device: Where the model goes.
-            processor: Directory of the image processor and tokenizer.
-        """
-        from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+        from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, CLIPTextConfig
 
         source = processor or directory
         try:
-            model, report = CLIPModel.from_pretrained(
+            loaded = CLIPModel.from_pretrained(
                 directory, dtype=dtype, local_files_only=True, output_loading_info=True
             )
             # The PIL transform is the one that published numbers were computed with.
-            self._transform = AutoImageProcessor.from_pretrained(
-                source, backend="pil", local_files_only=True
-            )
+            self._transform = CLIPImageProcessorPil.from_pretrained(source, local_files_only=True)
             self._tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
         except (OSError, ValueError, RuntimeError) as err:
             line = (str(err).splitlines() or ["no message"])[0]
             raise WeightsError(f"{directory} is no CLIP that transformers loads ({line})") from err
+        model, report = cast(tuple[CLIPModel, dict[str, list[object]]], loaded)
         # transformers fills what is missing with random values and goes on.
         faults = [*report["missing_keys"], *report["mismatched_keys"]]
         if faults:
@@ -100,12 +100,14 @@ class TransformersClipEncoder:
                 f"weights {directory} do not fit their config.json: {faults[0]} "
                 f"({len(faults)} such entries)"
             )
-        self._model = model.eval().requires_grad_(False).to(device)
+        self._max_tokens = cast(CLIPTextConfig, model.config.text_config).max_position_embeddings
+        # from_pretrained leaves it in evaluation mode.
+        self._model = torch.nn.Module.to(model.requires_grad_(False), device=device)
 
     @property
     def width(self) -> int:
         """Size D of an embedding."""
-        return int(self._model.config.projection_dim)
+        return int(self._model.visual_projection.out_features)
 
     @property
     def logit_scale(self) -> float:
@@ -122,9 +124,12 @@ class TransformersClipEncoder:
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Unit text embeddings (B, D), float32; prompts are cut at the model's length."""
-        length = self._model.config.text_config.max_position_embeddings
         tokens = self._tokenizer(
-            list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt"
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=self._max_tokens,
+            return_tensors="pt",
         ).to(self._model.device)
         output = self._model.get_text_features(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
@@ -137,20 +142,12 @@ def _unit(features: Tensor) -> Tensor:
 
 
 def find_clip(weights: str) -> Path:
-    """The directory of a CLIP.
-
-    Raises:
-        WeightsError: There is none.
-    """
+    """The directory of a CLIP, local or in the hub's cache; a WeightsError where there is none."""
     return resolve_directory(weights, CLIP_FILES)
 
 
 def load_clip(directory: Path, *, dtype: torch.dtype, device: torch.device) -> ClipEncoder:
-    """Load a CLIP of either layout.
-
-    Raises:
-        WeightsError: It is incomplete.
-    """
+    """Load a CLIP of either layout; a WeightsError where it is incomplete."""
     has_weights = any((directory / name).is_file() for name in open_clip_models.WEIGHT_FILES)
     if has_weights or not (directory / "config.json").is_file():
         parts = open_clip_models.load_open_clip(directory, dtype=dtype, device=device)

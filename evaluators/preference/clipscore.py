@@ -23,7 +23,6 @@ class ClipScore:
     """The loaded scorer."""
 
     def __init__(self, encoder: ClipEncoder, weights_hash: str) -> None:
-        """Keep the model."""
         self.encoder = encoder
         self.weights_hash = weights_hash
 
@@ -33,7 +32,12 @@ class ClipScore:
 
 
 class ClipScoreEvaluator(PreferenceEvaluator[ClipScoreConfig]):
-    """The cosine itself: others print 100 cos, or 2.5 max(cos, 0)."""
+    """The cosine itself: others print 100 cos, or 2.5 max(cos, 0).
+
+    Args:
+        config: Without one, OpenAI's CLIP ViT-L/14.
+        canaries: Take the place of the drawn ones.
+    """
 
     name: ClassVar[str] = "clipscore"
     version: ClassVar[str] = "1"
@@ -43,7 +47,6 @@ class ClipScoreEvaluator(PreferenceEvaluator[ClipScoreConfig]):
     def __init__(
         self, config: ClipScoreConfig | None = None, canaries: Sequence[Canary] | None = None
     ) -> None:
-        """Without a config: OpenAI's CLIP ViT-L/14."""
         super().__init__(config or ClipScoreConfig(), canaries)
 
     def load(self) -> ClipScore:

@@ -60,6 +60,12 @@ def padded_square(image: Image.Image, size: int) -> Tensor:
 def architecture_config(architecture: str) -> dict[str, object]:
     """The open_clip config that a name or a directory stands for.
 
+    Args:
+        architecture: open_clip's name of a model, or a directory with an ``open_clip_config.json``.
+
+    Returns:
+        A mapping with ``model_cfg``.
+
     Raises:
         WeightsError: It is neither.
     """
@@ -78,7 +84,6 @@ class Hps:
     """The loaded scorer."""
 
     def __init__(self, encoder: OpenClipEncoder, weights_hash: str) -> None:
-        """Keep the model."""
         self.encoder = encoder
         self.weights_hash = weights_hash
 
@@ -88,7 +93,12 @@ class Hps:
 
 
 class HpsV21Evaluator(PreferenceEvaluator[HpsConfig]):
-    """The cosine, about 0.28; others print 100 times that."""
+    """The cosine, about 0.28; others print 100 times that.
+
+    Args:
+        config: Without one, HPS v2.1.
+        canaries: Take the place of the drawn ones.
+    """
 
     name: ClassVar[str] = "hpsv21"
     version: ClassVar[str] = "1"
@@ -98,7 +108,6 @@ class HpsV21Evaluator(PreferenceEvaluator[HpsConfig]):
     def __init__(
         self, config: HpsConfig | None = None, canaries: Sequence[Canary] | None = None
     ) -> None:
-        """Without a config: HPS v2.1."""
         super().__init__(config or HpsConfig(), canaries)
 
     def load(self) -> Hps:

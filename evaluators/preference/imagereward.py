@@ -65,10 +65,9 @@ def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 class ImageRewardModel(nn.Module):
-    """The three parts, named as here; ``load_published`` fills them."""
+    """The three parts at random weights of the given shapes; ``load_published`` fills them."""
 
     def __init__(self, vision: BlipVisionConfig, text: BlipTextConfig) -> None:
-        """Random weights of the given shapes."""
         super().__init__()
         self.vision = BlipVisionModel(vision)
         self.text = BlipTextModel(text, add_pooling_layer=False)
@@ -139,6 +138,9 @@ def load_published(path: Path) -> ImageRewardModel:
     Args:
         path: ``ImageReward.pt``, or the same state dict as safetensors.
 
+    Returns:
+        The model, ready to score.
+
     Raises:
         WeightsError: An entry that the reward needs is missing or of another shape.
     """
@@ -163,7 +165,6 @@ class ImageReward:
     def __init__(
         self, model: ImageRewardModel, tokenizer: PreTrainedTokenizerBase, weights_hash: str
     ) -> None:
-        """Keep the model; the image transform follows from its size."""
         self.model = model
         self.tokenizer = tokenizer
         self.weights_hash = weights_hash
@@ -192,7 +193,12 @@ class ImageReward:
 
 
 class ImageRewardEvaluator(PreferenceEvaluator[ImageRewardConfig]):
-    """The standardised reward: about 0 on average, 1 is one standard deviation better."""
+    """The standardised reward: about 0 on average, 1 is one standard deviation better.
+
+    Args:
+        config: Without one, ImageReward v1.0.
+        canaries: Take the place of the drawn ones.
+    """
 
     name: ClassVar[str] = "imagereward"
     version: ClassVar[str] = "1"
@@ -202,7 +208,6 @@ class ImageRewardEvaluator(PreferenceEvaluator[ImageRewardConfig]):
     def __init__(
         self, config: ImageRewardConfig | None = None, canaries: Sequence[Canary] | None = None
     ) -> None:
-        """Without a config: ImageReward v1.0."""
         super().__init__(config or ImageRewardConfig(), canaries)
 
     def load(self) -> ImageReward:
@@ -218,6 +223,6 @@ class ImageRewardEvaluator(PreferenceEvaluator[ImageRewardConfig]):
         model = load_published(path)
         device, dtype = torch_device(self.config.device), torch_dtype(self.config.dtype)
         model.to(device)
-        model.vision.to(dtype)
-        model.text.to(dtype)
+        for encoder in (model.vision, model.text):
+            nn.Module.to(encoder, dtype=dtype)
         return ImageReward(model, tokenizer, combined_hash([path]))

@@ -57,6 +57,9 @@ def build_open_clip(config: Mapping[str, object]) -> open_clip.CLIP:
     Args:
         config: Content of ``open_clip_config.json``: ``model_cfg`` is needed.
 
+    Returns:
+        The model, in training mode.
+
     Raises:
         WeightsError: ``model_cfg`` is missing or open_clip does not accept it.
     """
@@ -117,6 +120,12 @@ def save_open_clip(
 def read_config(directory: Path) -> dict[str, object]:
     """The content of a directory's ``open_clip_config.json``.
 
+    Args:
+        directory: In the layout above.
+
+    Returns:
+        A JSON object; what it holds is not yet checked.
+
     Raises:
         WeightsError: It is missing or no JSON object.
     """
@@ -143,6 +152,9 @@ def load_open_clip(
         dtype: Of the weights and the arithmetic.
         device: Where the model goes.
 
+    Returns:
+        Model, image transform and tokenizer; the model is in evaluation mode and frozen.
+
     Raises:
         WeightsError: Config, weights or tokenizer are missing or do not fit each other.
     """
@@ -157,6 +169,12 @@ def load_open_clip(
 def weight_file(directory: Path) -> Path:
     """The safetensors file of a directory.
 
+    Args:
+        directory: In the layout above.
+
+    Returns:
+        Path of an existing file.
+
     Raises:
         WeightsError: There is none.
     """
@@ -167,7 +185,13 @@ def weight_file(directory: Path) -> Path:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file, or a pickled state dict (``.pt``, ``.pth``, ``.bin``) safely.
+    """Read weights safely, without running code that a pickle may hold.
+
+    Args:
+        path: A safetensors file, or a pickled state dict, bare or under ``state_dict``.
+
+    Returns:
+        The entries, on the CPU.
 
     Raises:
         WeightsError: It is unreadable, or more than tensors.
@@ -191,6 +215,11 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 def load_strictly(model: torch.nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
     """Load a state dict of exactly the model's keys and shapes.
 
+    Args:
+        model: To be filled in place.
+        state: The entries.
+        source: Where they come from, for errors.
+
     Raises:
         WeightsError: A key is missing, unknown or of another shape; the first is named.
     """
@@ -212,6 +241,13 @@ def load_strictly(model: torch.nn.Module, state: Mapping[str, Tensor], source: P
 
 def tokenizer_of(config: Mapping[str, object], directory: Path) -> ClipTokenizer:
     """The directory's own tokenizer where the config asks for one, else CLIP's.
+
+    Args:
+        config: Its ``text_cfg`` decides.
+        directory: Holds the tokenizer's files.
+
+    Returns:
+        Prompts to token ids of the model's context length.
 
     Raises:
         WeightsError: The config asks for one that is not there.

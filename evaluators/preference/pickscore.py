@@ -23,7 +23,6 @@ class PickScore:
     """The loaded scorer."""
 
     def __init__(self, encoder: TransformersClipEncoder, weights_hash: str) -> None:
-        """Keep the model."""
         self.encoder = encoder
         self.weights_hash = weights_hash
 
@@ -34,7 +33,12 @@ class PickScore:
 
 
 class PickScoreEvaluator(PreferenceEvaluator[PickScoreConfig]):
-    """As in papers, about 22; training codes divide it by 26, others print the cosine (0.22)."""
+    """As in papers, about 22; training codes divide it by 26, others print the cosine (0.22).
+
+    Args:
+        config: Without one, PickScore v1.
+        canaries: Take the place of the drawn ones.
+    """
 
     name: ClassVar[str] = "pickscore"
     version: ClassVar[str] = "1"
@@ -44,7 +48,6 @@ class PickScoreEvaluator(PreferenceEvaluator[PickScoreConfig]):
     def __init__(
         self, config: PickScoreConfig | None = None, canaries: Sequence[Canary] | None = None
     ) -> None:
-        """Without a config: PickScore v1."""
         super().__init__(config or PickScoreConfig(), canaries)
 
     def load(self) -> PickScore:

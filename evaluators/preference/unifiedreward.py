@@ -53,7 +53,13 @@ def parse_score(answer: str) -> float | None:
 
 
 class UnifiedRewardEvaluator(Evaluator):
-    """The model's 1..5 score, divided by 5."""
+    """The model's 1..5 score, divided by 5; nothing is asked before it is needed.
+
+    Args:
+        config: The server.
+        canaries: Take the place of the drawn ones.
+        sleep: Waits between tries, seconds.
+    """
 
     name: ClassVar[str] = "unifiedreward"
     version: ClassVar[str] = "1"
@@ -66,13 +72,6 @@ class UnifiedRewardEvaluator(Evaluator):
         canaries: Sequence[Canary] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Nothing is asked before it is needed.
-
-        Args:
-            config: The server.
-            canaries: Take the place of the drawn ones.
-            sleep: Waits between tries, seconds.
-        """
         self.config = config or UnifiedRewardConfig()
         self._canaries = canaries
         self._sleep = sleep
@@ -93,6 +92,12 @@ class UnifiedRewardEvaluator(Evaluator):
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """One score a sample, in order; an image without an answer is unscored.
+
+        Args:
+            samples: Judged ``concurrency`` at a time.
+
+        Returns:
+            One score a sample, in order.
 
         Raises:
             EvaluatorError: The server refuses the request as such.

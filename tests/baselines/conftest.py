@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def _frozen_imports():
-    """Every training run collects garbage; going through torch and diffusers takes 0.3 s each time."""
+    """Each training run collects garbage; going through torch and diffusers takes it 0.3 s."""
     gc.freeze()
     yield
     gc.unfreeze()

@@ -59,9 +59,14 @@ def test_marking_can_keep_all(tmp_path):
 
 def test_a_directory_appears_only_when_it_is_whole(tmp_path):
     target = snapshot_path(tmp_path, 50)
-    with pytest.raises(KeyboardInterrupt), atomic_directory(target) as unfinished:
-        (unfinished / "weights").write_text("half")
-        raise KeyboardInterrupt
+
+    def write_half():
+        with atomic_directory(target) as unfinished:
+            (unfinished / "weights").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
     assert finished_snapshots(tmp_path) == {}
     with atomic_directory(target) as unfinished:
         assert list(unfinished.iterdir()) == []

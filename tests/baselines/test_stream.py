@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -31,9 +33,7 @@ def test_order_depends_on_the_position_alone():
 
 def test_positions_of_a_group_hold_the_same_row():
     grouped, plain = stream(group_size=3), stream()
-    assert [grouped.row_index(p) for p in range(15)] == [
-        plain.row_index(p // 3) for p in range(15)
-    ]
+    assert [grouped.row_index(p) for p in range(15)] == [plain.row_index(p // 3) for p in range(15)]
 
 
 def test_generators_are_reproducible_and_differ_by_row_and_seed():
@@ -56,7 +56,7 @@ def test_ranks_share_out_every_position_once(world_size, collection):
     )
     batches = list(sampler)
     assert len(batches) == len(sampler) == 4 * world_size
-    assert sorted(sum(batches, [])) == list(range(32))
+    assert sorted(itertools.chain(*batches)) == list(range(32))
 
 
 def test_an_update_holds_the_same_positions_for_every_number_of_ranks():

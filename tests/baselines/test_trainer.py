@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from peft import PeftModel
+from typing_extensions import override
 
 from baselines.base import Collected, LossOutput, Method
 from baselines.checkpoints import finished_snapshots, snapshot_path
@@ -33,12 +34,15 @@ def assert_same(left, right):
 class Quadratic(Method):
     """Pulls the model's output at zero towards x0, one term a coordinate."""
 
+    @override
     def collect(self, velocity, batch, generators):
         return Collected(batch, {"mean_x0": float(batch["x0"].mean())}, reward_calls=len(batch))
 
+    @override
     def weight(self, batch):
         return float(len(batch))
 
+    @override
     def losses(self, velocity, reference, batch):
         zeros = torch.zeros_like(batch["x0"])
         for column in (0, 1):
@@ -46,6 +50,7 @@ class Quadratic(Method):
             part = error[:, column].square().sum()
             yield LossOutput(part, {f"part_{column}": part.detach()})
 
+    @override
     def forward_equivalents(self, batch):
         return 3.0 * len(batch)
 
@@ -212,6 +217,7 @@ class Poisoned(Quadratic):
 
     num_updates = 0
 
+    @override
     def losses(self, velocity, reference, batch):
         self.num_updates += 1
         factor = float("nan") if self.num_updates == 3 else 1.0

@@ -78,7 +78,7 @@ class PlaneRows:
         return {**row, "x0": self.x0[index]} if self.with_x0 else row
 
 
-def near_the_target(prompts, latents: Tensor, columns: Mapping[str, list[int]]) -> list[float]:
+def near_the_target(_prompts, latents: Tensor, _columns: Mapping[str, list[int]]) -> list[float]:
     """Reward of rollouts: closeness to a point away from the data, (0, 2)."""
     return (-(latents - torch.tensor([0.0, 2.0], device=latents.device)).square().sum(1)).tolist()
 
@@ -103,9 +103,7 @@ def flow_grpo(*, group_size: int = 4, updates_per_collection: int = 2, **distrib
         clip_range=0.2,
         updates_per_collection=updates_per_collection,
     )
-    return FlowGrpo(
-        config, shift=1.0, latent_shape=(2,), reward=near_the_target, **distributed
-    )
+    return FlowGrpo(config, shift=1.0, latent_shape=(2,), reward=near_the_target, **distributed)
 
 
 METHODS = {"sft": sft, "soar": soar, "flow_grpo": flow_grpo}

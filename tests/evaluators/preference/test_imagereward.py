@@ -230,7 +230,7 @@ def test_bfloat16_is_near_float32(checkpoint, tokenizer_dir, samples):
     exact = evaluator(checkpoint, tokenizer_dir).score(samples)
     rough = evaluator(checkpoint, tokenizer_dir, dtype="bfloat16").score(samples)
     for one, other in zip(exact, rough, strict=True):
-        assert other.value == pytest.approx(one.value, rel=0.1, abs=0.5)
+        assert other.value == pytest.approx(one.value, rel=0.02, abs=0.2)
 
 
 def test_safetensors_hold_the_same_entries(state, checkpoint, tokenizer_dir, samples, tmp_path):

@@ -1,6 +1,7 @@
 """UnifiedReward against a server of our own that answers, stumbles and refuses."""
 
 import base64
+import contextlib
 import io
 import json
 import math
@@ -41,11 +42,14 @@ class _Handler(BaseHTTPRequestHandler):
         status, headers, text = judge.reply(body, count)
         with judge.lock:
             judge.under_way -= 1
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(text.encode()))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(text.encode())
+        # A client that has given up is gone.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(text.encode()))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(text.encode())
+            self.wfile.flush()
 
     def log_message(self, *_):
         """No noise."""
