@@ -92,7 +92,9 @@ class Evaluator(abc.ABC):
         return {}
 
     def aggregate(
-        self, samples: Sequence[Sample], scores: Sequence[Score]
+        self,
+        samples: Sequence[Sample],  # noqa: ARG002 (GenEval needs the tasks)
+        scores: Sequence[Score],
     ) -> dict[str, float]:
         """Summary numbers; the first is the headline. Unscored images are left out and counted."""
         values = [score.value for score in scores if score.reason is None]
@@ -112,5 +114,6 @@ class Evaluator(abc.ABC):
                 raise EvaluatorError(
                     f"evaluator {self.name!r} does not work here: canary {canary.good.sample_id!r} "
                     f"scored {good.value:.4g} ({good.reason}), but {canary.bad.sample_id!r} scored "
-                    f"{bad.value:.4g} ({bad.reason}); nothing was scored. Check its weights and version."
+                    f"{bad.value:.4g} ({bad.reason}); nothing was scored. Check its weights and "
+                    "version."
                 )

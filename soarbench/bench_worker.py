@@ -25,12 +25,11 @@ from baselines.base import Batch, VelocityModel
 from baselines.config import FlowGrpoConfig, SoarConfig
 from baselines.flow import training_grid
 from baselines.soar import Soar
-from baselines.stream import row_generator
+from baselines.stream import Row, row_generator
 from baselines.trainer import post_train
 from evaluators.base import Sample
 from soarbench.cell_folder import CellFolder
 from soarbench.config import CellConfig, post_training
-from soarbench.data.lab import Row
 from soarbench.grid import expand
 from soarbench.models.sd3 import SD3Model
 from soarbench.scoring import planned_images
@@ -106,8 +105,8 @@ def measure_training(cell: CellConfig, bench: Workbench) -> Result:
     """Seconds an update and peak memory of a method in the real loop."""
     assert cell.training is not None
     assert cell.optim is not None
-    is_grpo = isinstance(cell.method, FlowGrpoConfig)
-    unit = cell.method.updates_per_collection if is_grpo else 1
+    method = cell.method
+    unit = method.updates_per_collection if isinstance(method, FlowGrpoConfig) else 1
     warm_up = unit
     updates = warm_up + -(-TIMED_UPDATES // unit) * unit
     training = replace(
@@ -115,13 +114,13 @@ def measure_training(cell: CellConfig, bench: Workbench) -> Result:
     )
     model = bench.load(cell)
     rows, negative = random_rows(cell, model), model.encode_prompts([""])
-    method = bench.method(cell, model)
+    prepared = bench.method(cell, model)
     stamps: list[float] = []
     memory = PeakMemory(bench.device)
     with tempfile.TemporaryDirectory() as folder:
         summary = post_train(
             model.transformer,
-            method,
+            prepared,
             rows,
             post_training(training, cell.optim, cell.lora, cell.ema, 0),
             Path(folder),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -83,9 +84,8 @@ def sample(cell: CellConfig, folder: CellFolder, bench: Bench, progress: GridPro
     total = images * len(cell.steps)
     with progress.stage((cell.cell_id, "sample"), f"{cell.label}: sample", total) as stage:
         for step in cell.steps:
-            sample_step(
-                cell, folder, step, lambda step=step: bench.drawer(cell, folder, step), stage
-            )
+            drawer = functools.partial(bench.drawer, cell, folder, step)
+            sample_step(cell, folder, step, drawer, stage)
 
 
 def score(cell: CellConfig, folder: CellFolder, bench: Bench, progress: GridProgress) -> None:

@@ -14,6 +14,7 @@ from typing import Literal, Self
 from baselines.checkpoints import snapshot_path
 from soarbench.config import CellConfig
 from soarbench.files import read_json, write_atomically, write_json
+from soarbench.typed import build
 
 State = Literal["running", "finished", "failed"]
 
@@ -106,7 +107,7 @@ class CellFolder:
         """The stored status; None before the first touch."""
         if not self.status_path.is_file():
             return None
-        return Status(**read_json(self.status_path))  # type: ignore[arg-type]
+        return build(Status, read_json(self.status_path), str(self.status_path))
 
     def write_status(self, status: Status) -> None:
         """Store a status."""

@@ -255,14 +255,12 @@ def _check_training(settings: Settings, method: str) -> None:
         return
     if settings.training is None or settings.optim is None:
         raise ConfigError(f"method={method}: it needs training and optim")
-    config = settings.method
-    is_grpo = isinstance(config, FlowGrpoConfig)
+    unit, group = 1, 1
+    if isinstance(settings.method, FlowGrpoConfig):
+        unit, group = settings.method.updates_per_collection, settings.method.group_size
     try:
         loop = post_training(settings.training, settings.optim, settings.lora, settings.ema, 0)
-        loop.check_method(
-            updates_per_collection=config.updates_per_collection if is_grpo else 1,
-            group_size=config.group_size if is_grpo else 1,
-        )
+        loop.check_method(updates_per_collection=unit, group_size=group)
     except ValueError as error:
         raise ConfigError(f"method={method}: {error}") from error
 

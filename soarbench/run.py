@@ -17,7 +17,7 @@ from soarbench import __version__
 from soarbench.cell_folder import CellFolder, Status
 from soarbench.config import CellConfig
 from soarbench.estimate import seconds_left
-from soarbench.files import locked, make_writable, write_atomically, write_json
+from soarbench.files import locked, make_writable, write_atomically
 from soarbench.grid import Plan, expand
 from soarbench.launchers.local import LocalLauncher
 from soarbench.progress import GridProgress, Key
@@ -82,9 +82,6 @@ def run_plan(plan: Plan, *, console: Console, make_bench: MakeBench) -> int:
     make_writable(Path(plan.settings.results_dir).expanduser(), "results_dir")
     plan.folder.mkdir(parents=True, exist_ok=True)
     with locked(plan.folder):
-        for cell in plan.cells:
-            CellFolder(plan.cell_folder(cell)).create(cell)
-        write_json(plan.folder / "launch.json", {"cells": [cell.cell_id for cell in plan.cells]})
         pending = [c for c in plan.cells if not CellFolder(plan.cell_folder(c)).is_finished()]
         failures = _work(plan, pending, console, make_bench) if pending else {}
         if len(failures) < len(plan.cells):

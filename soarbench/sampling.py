@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from PIL import Image, ImageDraw
 
@@ -51,11 +53,15 @@ def sample_step(
                 continue
             drawer = drawer or draw()
             for path, image in zip(paths, drawer(batch), strict=True):
-                write_atomically(path, lambda partial, image=image: image.save(partial, "PNG"))
+                write_atomically(path, functools.partial(_save_png, image))
             progress.advance(len(batch))
     if not folder.sheet(step).is_file():
         sheet = sample_sheet(cell, folder, step)
-        write_atomically(folder.sheet(step), lambda partial: sheet.save(partial, "PNG"))
+        write_atomically(folder.sheet(step), functools.partial(_save_png, sheet))
+
+
+def _save_png(image: Image.Image, path: Path) -> None:
+    image.save(path, "PNG")
 
 
 def sample_sheet(cell: CellConfig, folder: CellFolder, step: int) -> Image.Image:

@@ -8,9 +8,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import diffusers
+import diffusers.utils.logging
 import torch
-import transformers
+import transformers.utils.logging
 from PIL import Image
 from rich.console import Console
 
@@ -82,8 +82,8 @@ class Workbench:
         self._scheduler: dict[str, object] = {}
         # Denormal numbers appear in late training and are a hundred times slower on a CPU.
         torch.set_flush_denormal(True)
-        transformers.logging.set_verbosity_error()
-        diffusers.logging.set_verbosity_error()
+        transformers.utils.logging.set_verbosity_error()
+        diffusers.utils.logging.set_verbosity_error()
 
     def prepare(self, cells: Sequence[CellConfig]) -> None:
         """Load and try everything that training depends on, so that faults show before it starts.

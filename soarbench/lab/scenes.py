@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -186,12 +185,15 @@ def _draw_polygon(
 
 @functools.cache
 def _font() -> ImageFont.FreeTypeFont:
+    import matplotlib  # only for the fonts that it carries; a third of a second to import
+
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
     return ImageFont.truetype(str(path), 22 * SUPERSAMPLING)
 
 
 def _draw_sign(canvas: Image.Image, scene: Scene) -> None:
-    assert scene.text is not None and scene.sign_color is not None
+    assert scene.text is not None
+    assert scene.sign_color is not None
     x, y = (scene.objects[0].x, scene.objects[0].y) if scene.objects else (32.0, 32.0)
     corners = [(x - 29, y - 14), (x + 29, y - 14), (x + 29, y + 14), (x - 29, y + 14)]
     if scene.style.shadow > 0:

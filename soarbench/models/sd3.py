@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -37,7 +38,21 @@ def pipeline_path(config: ModelConfig) -> str:
             f"model.path={config.path}: no model_index.json there; give a directory saved by "
             "StableDiffusion3Pipeline.save_pretrained, a hub id, or 'lab'"
         )
+    if looks_local:
+        _check_index(config, path / "model_index.json")
     return str(path) if looks_local else config.path
+
+
+def _check_index(config: ModelConfig, index: Path) -> None:
+    try:
+        name = json.loads(index.read_text()).get("_class_name")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"model.path={config.path}: {index} is no JSON object") from error
+    if name != StableDiffusion3Pipeline.__name__:
+        raise UserError(
+            f"model.path={config.path}: holds a {name}; only {StableDiffusion3Pipeline.__name__} "
+            "is supported"
+        )
 
 
 class SD3Velocity:

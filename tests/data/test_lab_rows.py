@@ -50,7 +50,7 @@ def test_the_brightest_quarter_is_kept_with_its_latents(model, tmp_path):
 
 
 def test_the_second_time_nothing_is_scored(model, tmp_path):
-    def refuses(samples):
+    def refuses(_):
         raise AssertionError("scored again")
 
     first = lab_rows(CONFIG, model, {"brightness": _brightness}, tmp_path)

@@ -28,7 +28,9 @@ def test_held_out_compositions_are_not_trained_on_under_any_prefix():
 
 
 def test_suites_do_not_overlap_and_cover_the_six_tasks():
-    items = [item for name in suite_names() if name.startswith("lab_") for item in load_suite(name).items]
+    items = [
+        item for name in suite_names() if name.startswith("lab_") for item in load_suite(name).items
+    ]
     assert len({item.prompt for item in items}) == len(items)
     assert len({item.prompt_id for item in items}) == len(items)
     tags = {item.metadata["tag"] for item in load_suite("lab_geneval").items}
@@ -41,7 +43,8 @@ def test_a_clean_render_is_judged_correct_by_geneval(task):
         sample = drawn_sample(f"{task}{index}", composition)
         found = LabDetector().detect([sample.image], [sample.metadata])[0]
         verdict = judge(found, sample.metadata)
-        assert verdict.correct and verdict.strict_correct, (sample.prompt, verdict)
+        assert verdict.correct, (sample.prompt, verdict)
+        assert verdict.strict_correct, (sample.prompt, verdict)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """The adapter around StableDiffusion3Pipeline, on a tiny pipeline of the same classes."""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -112,11 +115,25 @@ def test_a_directory_that_is_no_pipeline_is_refused(tmp_path):
         pipeline_path(config)
 
 
-def test_a_broken_pipeline_directory_is_refused(tmp_path):
-    (tmp_path / "model_index.json").write_text("{}")
-    config = ModelConfig(name="x", path=str(tmp_path), resolution=64)
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ('{"_class_name": "StableDiffusionXLPipeline"}', "holds a StableDiffusionXLPipeline"),
+        ("{}", "holds a None"),
+        ("[1", "no JSON object"),
+    ],
+)
+def test_a_directory_of_something_else_is_refused(tmp_path, index, message):
+    (tmp_path / "model_index.json").write_text(index)
+    with pytest.raises(UserError, match=message):
+        pipeline_path(ModelConfig(name="x", path=str(tmp_path), resolution=64))
+
+
+def test_a_pipeline_with_a_missing_part_is_refused(tmp_path, config):
+    shutil.copytree(config.path, tmp_path / "broken")
+    shutil.rmtree(tmp_path / "broken" / "transformer")
     with pytest.raises(UserError, match="cannot be loaded"):
-        SD3Model.load(config)
+        SD3Model.load(dataclasses.replace(config, path=str(tmp_path / "broken")))
 
 
 @pytest.mark.parametrize(
