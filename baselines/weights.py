@@ -39,8 +39,8 @@ def prepare_transformer(transformer: nn.Module, config: PostTrainingConfig) -> n
     transformer.requires_grad_(config.lora is None)
     if config.lora is not None:
         return _add_adapter(transformer, config.lora, config.seed)
-    transformer.float()  # type: ignore[no-untyped-call]
-    return transformer
+    trained: nn.Module = transformer
+    return trained.float()
 
 
 def _add_adapter(transformer: ModelMixin, lora: LoraConfig, seed: int) -> PeftModel:

@@ -16,7 +16,8 @@ from rich.table import Table
 from soarbench.errors import UserError
 from soarbench.grid import expand
 
-NAIVE = "naive"
+#: SOAR's update without the loop around it: ours, and the naive one kept in the tests.
+STEP, NAIVE = "step", "naive"
 _NAIVE_SOURCE = Path(__file__).parents[1] / "tests" / "baselines" / "naive_soar.py"
 
 Results = Mapping[str, Mapping[str, float]]
@@ -38,14 +39,14 @@ def bench(arguments: Sequence[str], *, console: Console) -> int:
     methods = list(dict.fromkeys(c.method_name for c in plan.cells if c.training is not None))
     kinds = [*methods, "judging"]
     if "soar" in methods and _NAIVE_SOURCE.is_file():
-        kinds.insert(methods.index("soar") + 1, NAIVE)
+        kinds += [STEP, NAIVE]
     results = {}
     for kind in kinds:
         with console.status(f"measuring {kind}"):
             results[kind] = _measure(kind, overrides)
     model = plan.cells[0].model.name
     where = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    console.print(training_table({k: results[k] for k in kinds[:-1]}, f"{model} on {where}"))
+    console.print(training_table({k: results[k] for k in methods}, f"{model} on {where}"))
     for line in comparison(results):
         console.print(line, highlight=False)
     console.print(judging_table(results["judging"]))
@@ -70,12 +71,11 @@ def training_table(results: Results, title: str) -> Table:
     for column in ("rows", "seconds", "forward equivalents", "peak above the idle model, MiB"):
         table.add_column(column, justify="right")
     for kind, found in results.items():
-        is_naive = kind == NAIVE
         table.add_row(
-            "soar, naive step" if is_naive else kind,
-            "" if is_naive else f"{found['rows']:.0f}",
+            kind,
+            f"{found['rows']:.0f}",
             f"{found['seconds']:.3f}",
-            "" if is_naive else f"{found['forward_equivalents']:.0f}",
+            f"{found['forward_equivalents']:.0f}",
             f"{found['peak_mib']:.0f}",
         )
     return table
@@ -85,11 +85,13 @@ def comparison(results: Results) -> list[str]:
     """What SOAR's step saves over the naive one; empty where that was not measured."""
     if NAIVE not in results:
         return []
-    ours, naive = results["soar"], results[NAIVE]
+    ours, naive = results[STEP], results[NAIVE]
     return [
-        f"SOAR's step takes {ours['seconds'] / naive['seconds']:.2f} of the naive step's time and "
-        f"{ours['peak_mib'] / naive['peak_mib']:.2f} of its memory; relative differences: loss "
-        f"{naive['loss_difference']:.1e}, gradient {naive['gradient_difference']:.1e}"
+        f"SOAR's step alone: {naive['seconds_ours']:.3f} s and {ours['peak_mib']:.0f} MiB; written "
+        f"the obvious way: {naive['seconds']:.3f} s and {naive['peak_mib']:.0f} MiB",
+        f"that is {naive['seconds_ours'] / naive['seconds']:.2f} of the time and "
+        f"{ours['peak_mib'] / naive['peak_mib']:.2f} of the memory, with relative differences of "
+        f"{naive['loss_difference']:.1e} (loss) and {naive['gradient_difference']:.1e} (gradient)",
     ]
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
+from accelerate.utils import gather
 from PIL import Image
 from rich.console import Console
 
@@ -28,12 +30,13 @@ from baselines.rewards.evaluator import EvaluatorReward
 from baselines.rewards.mixture import Mixture
 from baselines.sft import Sft
 from baselines.soar import Soar
+from baselines.stream import Row
 from baselines.trainer import post_train
 from baselines.weights import load_transformer, prepare_transformer
 from evaluators.base import Evaluator, EvaluatorError, Sample
 from soarbench.cell_folder import CellFolder, TrainingLog
 from soarbench.config import CellConfig, post_training
-from soarbench.data.lab import Row, Scorer, lab_rows
+from soarbench.data.lab import Scorer, lab_rows
 from soarbench.data.seeds import evaluation_noise
 from soarbench.data.suites import PromptItem, refuse_overlap
 from soarbench.errors import UserError
@@ -176,6 +179,9 @@ class Workbench:
                     shift=shift,
                     latent_shape=model.latent_shape,
                     reward=self._latent_reward(cell, model),
+                    gather=gather,
+                    # As the launcher says: asking accelerate would fix the device too early.
+                    rank=int(os.environ.get("RANK", "0")),
                 )
             case _:
                 raise AssertionError("the base model is not trained")

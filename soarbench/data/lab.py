@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from baselines.stream import Row
 from evaluators.base import Sample
 from soarbench.data.config import LabDataConfig
 from soarbench.lab.assets import weights_hash
@@ -26,15 +27,6 @@ from soarbench.models.sd3 import SD3Model
 log = logging.getLogger(__name__)
 
 Scorer = Callable[[Sequence[Sample]], Sequence[float]]
-
-
-class Row(TypedDict):
-    """A training row, as ``baselines.stream`` reads it."""
-
-    x0: Tensor
-    condition: dict[str, Tensor]
-    prompt: str
-    columns: dict[str, object]
 
 
 class _Stored(TypedDict):

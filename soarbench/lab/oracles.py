@@ -6,7 +6,7 @@ They use the palette and the shapes of ``scenes`` and nothing that was trained.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,8 +117,8 @@ def detect(pixels: Pixels) -> list[DetectedShape]:
         mask = labels == index
         if mask.sum() >= MIN_AREA:
             shape = _component(mask, colors)
-            box = tuple(scale * edge for edge in shape.box)
-            found.append(DetectedShape(shape.label, box, shape.score, shape.color))  # type: ignore[arg-type]
+            x1, y1, x2, y2 = (scale * edge for edge in shape.box)
+            found.append(replace(shape, box=(x1, y1, x2, y2)))
     return sorted(found, key=lambda shape: -shape.score)
 
 

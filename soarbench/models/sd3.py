@@ -133,7 +133,8 @@ class SD3Model:
     def sampling_sigmas(self, num_inference_steps: int) -> Tensor:
         """The pipeline's own schedule, from 1 (noise) to 0. -> (num_inference_steps + 1,)."""
         self.pipeline.scheduler.set_timesteps(num_inference_steps, device=self.device)
-        return self.pipeline.scheduler.sigmas.clone()
+        sigmas: Tensor = self.pipeline.scheduler.sigmas.clone()
+        return sigmas
 
     def velocity(self, transformer: nn.Module | None = None) -> VelocityModel:
         """The model as methods see it; ``transformer`` replaces the pipeline's."""
@@ -170,7 +171,8 @@ class SD3Model:
             encoded = vae.encode(pixels.to(vae.device, vae.dtype))
             is_gaussian = hasattr(encoded, "latent_dist")
             found.append(encoded.latent_dist.mode() if is_gaussian else encoded.latent)
-        return (torch.cat(found) - vae.config.shift_factor) * vae.config.scaling_factor
+        latents: Tensor = (torch.cat(found) - vae.config.shift_factor) * vae.config.scaling_factor
+        return latents
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:

@@ -191,7 +191,7 @@ def curves_csv(points: Sequence[CurvePoint]) -> str:
 def _csv(columns: Sequence[str], lines: Iterable[dict[str, object]]) -> str:
     # As objects: a whole number stays one beside a missing value.
     frame = pd.DataFrame(list(lines), columns=list(columns), dtype=object)
-    return frame.to_csv(index=False, lineterminator="\n")
+    return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
 def summary(table: TaskTable) -> dict[str, object]:

@@ -1,4 +1,6 @@
+import itertools
 import json
+import pkgutil
 
 import pytest
 import torch
@@ -75,6 +77,40 @@ def test_interrupted_and_resumed_equals_straight_through(tmp_path, name, lora):
         for path in files:
             twin = snapshot_path(tmp_path / "straight", step) / path.name
             assert path.read_bytes() == twin.read_bytes()
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize(
+    ("where", "call"),
+    [
+        ("torch.save", 2),  # the second file of the first checkpoint
+        ("baselines.trainer.save_transformer", 2),  # the second checkpoint's first file
+        ("baselines.callbacks.mark_complete", 2),  # all written, not marked
+        ("baselines.checkpoints.shutil.rmtree", 1),  # marked, the older one not yet removed
+    ],
+)
+def test_killed_while_writing_a_checkpoint_equals_straight_through(
+    tmp_path, monkeypatch, where, call
+):
+    config = run_config(steps=6, save_steps=2, ema=EMA)
+    straight, _, _ = run(tmp_path / "straight", sft(), config)
+    calls = itertools.count(1)
+
+    def killed(*arguments, **options):
+        if next(calls) == call:
+            raise Killed
+        return original(*arguments, **options)
+
+    original = pkgutil.resolve_name(where)
+    with monkeypatch.context() as patch:
+        patch.setattr(where, killed)
+        with pytest.raises(Killed):
+            run(tmp_path / "cut", sft(), config)
+    resumed, _, _ = run(tmp_path / "cut", sft(), config)
+    assert_same(straight, resumed)
 
 
 @pytest.mark.parametrize("name", METHODS)
