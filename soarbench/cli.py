@@ -94,14 +94,15 @@ def _ui(arguments: argparse.Namespace) -> int:
 def _lab_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
-        choices=("build", "card", "sheet"),
-        help="build the assets, print their card, or draw a sample sheet",
+        choices=("build", "card", "sheet", "draw"),
+        help="build the assets, print their card, draw a sample sheet, or draw a suite's prompts",
     )
     parser.add_argument(
         "options",
         nargs="*",
         metavar="key=value",
-        help="build: stage=NAME for one stage alone; sheet: path=FILE.png",
+        help="build: stage=NAME for one stage alone; sheet: path=FILE.png; "
+        "draw: path=DIR suite=lab_geneval images_per_prompt=2 wrong=0.2",
     )
 
 
@@ -109,12 +110,19 @@ def _lab(arguments: argparse.Namespace) -> int:
     from soarbench.lab import cli as lab
 
     console = _console()
-    known = {"build": ("stage",), "card": (), "sheet": ("path",)}[arguments.action]
+    known = {
+        "build": ("stage",),
+        "card": (),
+        "sheet": ("path",),
+        "draw": ("path", "suite", "images_per_prompt", "wrong"),
+    }[arguments.action]
     options = _options(arguments.options, known)
     if arguments.action == "build":
         lab.build(options.get("stage"))
     elif arguments.action == "card":
         lab.card(console)
+    elif arguments.action == "draw":
+        console.print(lab.draw(options), highlight=False, soft_wrap=True)
     else:
         path = lab.sheet(Path(options.get("path", "runs/lab_sheet.png")))
         console.print(f"wrote {path}", highlight=False)
@@ -137,11 +145,46 @@ def _options(words: Sequence[str], known: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def _score_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="key=value",
+        help="suite=NAME images=DIR [output=DIR] [prompts=FILE] [images_per_prompt=N] "
+        "[coverage=exact|found] [judges=NAME,NAME] [judge.NAME.KEY=VALUE]",
+    )
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from soarbench.score_images import score
+
+    return score(arguments.words, console=_console())
+
+
+def _names_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of a judge, e.g. geneval")
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from soarbench.doctor import doctor
+
+    return doctor(arguments.names, console=_console())
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    from soarbench.fetch import fetch
+
+    return fetch(arguments.names, console=_console())
+
+
 COMMANDS: Mapping[str, Command] = {
     "run": Command("train, sample, score and report a grid", _run_arguments, _run),
     "report": Command("make a grid's reports again from stored scores", _add_overrides, _report),
     "bench": Command("time and memory of every method and judge", _add_overrides, _bench),
-    "lab": Command("the laboratory: build, card, sheet", _lab_arguments, _lab),
+    "score": Command("judge images of any model", _score_arguments, _score),
+    "doctor": Command("which judges are ready, and how to get the rest", _names_arguments, _doctor),
+    "fetch": Command("download a judge's published weights", _names_arguments, _fetch),
+    "lab": Command("the laboratory: build, card, sheet, draw", _lab_arguments, _lab),
     "ui": Command("open the MLflow store in a browser", _ui_arguments, _ui),
 }
 

@@ -86,7 +86,7 @@ def protocol(
         "evaluator_version": evaluator.version,
         "evaluator_settings": dict(getattr(evaluator, "settings", {})),
         "evaluator_weights": evaluator.weights_hash,
-        "libraries": {name: _installed(name) for name in _LIBRARIES},
+        "libraries": library_versions(),
     }
 
 
@@ -94,6 +94,11 @@ def fingerprint(facts: Mapping[str, object]) -> str:
     """Digest of a protocol."""
     text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that numbers may depend on, for the fingerprint."""
+    return {name: _installed(name) for name in _LIBRARIES}
 
 
 def _installed(name: str) -> str:

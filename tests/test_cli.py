@@ -19,7 +19,7 @@ def test_help_lists_exactly_the_commands_that_exist(capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out
     for name in COMMANDS:
         assert f"  {name} " in text
-    assert set(COMMANDS) == {"run", "report", "bench", "lab", "ui"}
+    assert set(COMMANDS) == {"run", "report", "bench", "lab", "ui", "score", "doctor", "fetch"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

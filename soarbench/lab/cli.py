@@ -1,12 +1,14 @@
-"""What ``python -m soarbench lab`` does: build, card, sheet."""
+"""What ``python -m soarbench lab`` does: build, card, sheet, draw."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.markdown import Markdown
 
+from soarbench.errors import UserError
 from soarbench.lab.assets import ASSETS, manifest
 
 WORK_DIR = Path("runs/lab_build")
@@ -50,3 +52,25 @@ def sheet(path: Path, images_per_prompt: int = 4) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
     return path
+
+
+def draw(options: Mapping[str, str]) -> str:
+    """Draw a suite's prompts with the renderer. -> What was done, in words.
+
+    Raises:
+        UserError: An option is missing or cannot work.
+    """
+    from soarbench.lab.draw import draw_suite
+
+    if not options.get("path"):
+        raise UserError("path= is missing: name a new folder, e.g. lab draw path=runs/drawn")
+    path, suite = Path(options["path"]).expanduser(), options.get("suite", "lab_geneval")
+    try:
+        count, wrong = (
+            int(options.get("images_per_prompt", "2")),
+            float(options.get("wrong", "0.2")),
+        )
+    except ValueError as error:
+        raise UserError(f"images_per_prompt and wrong must be numbers ({error})") from error
+    num_drawn = draw_suite(path, suite, count, wrong)
+    return f"drew {num_drawn} images of {suite} into {path}"
