@@ -383,7 +383,7 @@ class JudgeRun:
 
 
 def _config_values(config: object) -> dict[str, object]:
-    if config is None or isinstance(config, type) or not dataclasses.is_dataclass(config):
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
         return {}
     return dataclasses.asdict(config)
 

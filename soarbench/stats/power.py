@@ -101,12 +101,13 @@ def minimum_detectable_difference(
         level: Of the interval that must exclude zero.
         power: Chance to call a difference of that size.
     """
-    factor = special.ndtri((1 + level) / 2) + special.ndtri(power)
+    factor = float(special.ndtri((1 + level) / 2) + special.ndtri(power))
     variance = components.prompt / num_prompts + components.residual / (num_prompts * num_seeds)
     square = factor**2 * variance
     if components.seed and num_seeds > 1:
         freedom = num_seeds - 1
-        factor = special.stdtrit(freedom, (1 + level) / 2) + special.stdtrit(freedom, power)
+        quantiles = special.stdtrit(freedom, (1 + level) / 2), special.stdtrit(freedom, power)
+        factor = float(sum(quantiles))
         square += factor**2 * components.seed / num_seeds
     return math.sqrt(square)
 
