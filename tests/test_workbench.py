@@ -132,7 +132,7 @@ def test_training_on_an_evaluation_prompt_is_refused(
     prompt = load_suite("lab_drawbench").items[0].prompt.upper()
     bench = Workbench("cpu", Path())
     monkeypatch.setattr(bench, "_training_rows", lambda *_: [{"prompt": prompt, "columns": {}}])
-    plan = expand([*arguments, "method=soar"])
+    plan = expand(arguments)
     with pytest.raises(UserError, match="is also in the evaluation suite 'lab_drawbench'"):
         bench.prepare(plan.cells)
 
