@@ -1,0 +1,125 @@
+"""Follows trained models along real images that they were not trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from baselines.flow import draw_noise
+from baselines.stream import Row
+from soarbench.cell_folder import CellFolder
+from soarbench.config import CellConfig
+from soarbench.data.config import LabDataConfig
+from soarbench.diagnostics.files import deviations_path, norms_path
+from soarbench.diagnostics.trajectories import path_deviation, velocity_norm
+from soarbench.files import write_atomically
+from soarbench.models.sd3 import SD3Model
+from soarbench.workbench import Workbench
+
+#: Real images whose paths are followed.
+NUM_PROBES = 64
+#: Levels at which the path is left: pure noise, and two where the image is partly decided.
+STARTS = (1.0, 0.75, 0.5)
+#: Levels at which the norm of the velocity is taken.
+NORM_LEVELS = (0.25, 0.5, 0.75)
+_NOISE_SEED = 2604
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Real images, the noise at the other end of their paths, and what describes them."""
+
+    x0: Tensor
+    noise: Tensor
+    condition: dict[str, Tensor]
+    negative_condition: dict[str, Tensor]
+
+
+def held_out_data(cell: CellConfig) -> CellConfig:
+    """The cell with data that training did not see, where such data can be had.
+
+    The laboratory draws as many pictures again from another seed, curated alike. Of other data
+    sets there is nothing left out: the paths are then those of training images.
+    """
+    if not isinstance(cell.data, LabDataConfig):
+        return cell
+    return dataclasses.replace(cell, data=dataclasses.replace(cell.data, seed=cell.data.seed + 1))
+
+
+def make_probes(rows: list[Row], model: SD3Model) -> Probes:
+    """Evenly spaced rows with noise of their own, the same for every model and step."""
+    count = min(NUM_PROBES, len(rows))
+    chosen = [rows[index * len(rows) // count] for index in range(count)]
+    device = model.device
+    x0 = torch.stack([row["x0"] for row in chosen]).to(device)
+    generators = [torch.Generator().manual_seed(_NOISE_SEED + index) for index in range(count)]
+    condition = {
+        name: torch.stack([row["condition"][name] for row in chosen]).to(device)
+        for name in chosen[0]["condition"]
+    }
+    negative = {
+        name: value.expand(count, *value.shape[1:]).to(device)
+        for name, value in model.encode_prompts([""]).items()
+    }
+    return Probes(x0, draw_noise(x0.shape[1:], generators, device), condition, negative)
+
+
+def probe(
+    cell: CellConfig, source: CellConfig, folder: CellFolder, bench: Workbench
+) -> Iterator[int]:
+    """Measure a cell on a task's data; yields every step that was measured.
+
+    Args:
+        cell: A finished one.
+        source: The trained cell whose data is used: itself, but for the base.
+        folder: Files of ``cell``.
+        bench: Loads weights and data.
+    """
+    task = source.task_name
+    norms = []
+    for step in cell.steps:
+        model = bench.model_at(cell, folder, step)
+        probes = make_probes(bench.training_rows(held_out_data(source), model), model)
+        velocity = model.velocity()
+        found = velocity_norm(velocity, probes.x0, probes.noise, NORM_LEVELS, probes.condition)
+        norms += [
+            {"step": step, "row": row, "norm": norm} for row, norm in enumerate(found.tolist())
+        ]
+        if step == cell.steps[-1]:
+            table = pa.Table.from_pylist(list(_deviations(cell, model, probes, step)))
+            _store(deviations_path(folder.root, task), table)
+        yield step
+    _store(norms_path(folder.root, task), pa.Table.from_pylist(norms))
+
+
+def _deviations(
+    cell: CellConfig, model: SD3Model, probes: Probes, step: int
+) -> Iterator[dict[str, float]]:
+    """Rows of ``files.deviations_path``: the sampler's own grid, from each start on."""
+    grid = model.sampling_sigmas(cell.sampling.num_inference_steps)
+    for start in STARTS:
+        sigmas = grid[int((grid - start).abs().argmin()) :]
+        found = path_deviation(
+            model.velocity(),
+            probes.x0,
+            probes.noise,
+            sigmas,
+            probes.condition,
+            probes.negative_condition,
+            cell.sampling.guidance_scale,
+        )
+        for row, values in enumerate(found.tolist()):
+            for index, (sigma, value) in enumerate(zip(sigmas.tolist(), values, strict=True)):
+                where = {"step": step, "row": row, "start": start, "index": index}
+                yield where | {"sigma": sigma, "deviation": value}
+
+
+def _store(path: Path, table: pa.Table) -> None:
+    write_atomically(path, lambda partial: pq.write_table(table, partial))

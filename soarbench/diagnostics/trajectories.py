@@ -1,0 +1,82 @@
+"""How far inference leaves the training path: the exposure bias that SOAR is about, measured.
+
+Training shows the model points of the straight path between an image and its noise; at inference it
+sees where its own steps led. Both are compared here on real images that were not trained on.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from baselines.base import Condition, VelocityModel
+from baselines.flow import add_noise, euler_step, guided_velocity
+
+
+@torch.no_grad()
+def path_deviation(
+    velocity: VelocityModel,
+    x0: Tensor,
+    noise: Tensor,
+    sigmas: Tensor,
+    condition: Condition,
+    negative_condition: Condition,
+    guidance_scale: float,
+) -> Tensor:
+    """Distance of the model's own trajectory from the path it was put on.
+
+    The trajectory starts on the path at ``sigmas[0]`` and follows the sampler from there; the
+    deviation at a level is the RMS over latent elements of (state - point of the path).
+
+    Args:
+        velocity: The model.
+        x0: Clean latents; (B, ...).
+        noise: Their endpoint; as ``x0``.
+        sigmas: Falling levels; (K + 1,).
+        condition: The captions' condition; B rows.
+        negative_condition: The empty prompt's condition; B rows.
+        guidance_scale: As at inference; 1 = off.
+
+    Returns:
+        (B, K + 1), latent units; the first column is 0.
+    """
+    levels = sigmas.to(x0.device).expand(len(x0), -1)
+    state = add_noise(x0, noise, levels[:, 0])
+    found = [torch.zeros(len(x0), device=x0.device)]
+    for sigma, sigma_next in itertools.pairwise(levels.unbind(1)):
+        v = guided_velocity(velocity, state, sigma, condition, negative_condition, guidance_scale)
+        state = euler_step(state, v, sigma, sigma_next)
+        found.append(_rms(state - add_noise(x0, noise, sigma_next)))
+    return torch.stack(found, dim=1)
+
+
+@torch.no_grad()
+def velocity_norm(
+    velocity: VelocityModel,
+    x0: Tensor,
+    noise: Tensor,
+    sigmas: Sequence[float],
+    condition: Condition,
+) -> Tensor:
+    """RMS of the model's velocity on the path, without guidance, mean over levels. -> (B,).
+
+    Args:
+        velocity: The model.
+        x0: Clean latents; (B, ...).
+        noise: Their endpoint; as ``x0``.
+        sigmas: Levels, each in (0, 1].
+        condition: The captions' condition; B rows.
+    """
+    norms = []
+    for sigma in sigmas:
+        level = torch.full((len(x0),), sigma, device=x0.device)
+        norms.append(_rms(velocity(add_noise(x0, noise, level), level, condition)))
+    return torch.stack(norms).mean(0)
+
+
+def _rms(value: Tensor) -> Tensor:
+    """Root of the mean square over everything but the batch; (B, ...) -> (B,), float32."""
+    return value.float().square().flatten(1).mean(1).sqrt()
