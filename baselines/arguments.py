@@ -10,6 +10,30 @@ from transformers import TrainingArguments
 from baselines.config import OptimConfig
 from baselines.training_config import PostTrainingConfig
 
+#: Names of the optimisers in ``transformers``.
+_OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}
+
+
+def check_device(config: PostTrainingConfig, device: torch.device) -> None:
+    """Refuse a precision or an optimiser that a device does not have.
+
+    Raises:
+        ValueError: Names the value and what the device can do.
+    """
+    if device.type != "cuda":
+        if config.optim.optimizer == "adamw_8bit":
+            raise ValueError(
+                f"optim.optimizer=adamw_8bit: runs on CUDA devices, not on {device.type}; use adamw"
+            )
+        return
+    if config.mixed_precision == "bf16" and not torch.cuda.is_bf16_supported(
+        including_emulation=False
+    ):
+        raise ValueError(
+            f"training.mixed_precision=bf16: {torch.cuda.get_device_name(device)} has no bf16 "
+            "arithmetic; use training.mixed_precision=no"
+        )
+
 
 def training_arguments(
     config: PostTrainingConfig, folder: Path, device: torch.device
@@ -23,7 +47,12 @@ def training_arguments(
 
     Returns:
         Arguments for ``PostTrainer``.
+
+    Raises:
+        ValueError: The device or the installation cannot do what the configuration asks for.
     """
+    check_device(config, device)
+    config.check_packages()
     optim = config.optim
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -35,6 +64,7 @@ def training_arguments(
         adam_beta1=optim.betas[0],
         adam_beta2=optim.betas[1],
         max_grad_norm=optim.max_grad_norm,
+        optim=_OPTIMIZERS[optim.optimizer],
         bf16=config.mixed_precision == "bf16",
         seed=config.seed,
         save_steps=config.save_steps,

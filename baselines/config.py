@@ -8,13 +8,18 @@ arXiv:2505.05470 and the configurations of yifan123/flow_grpo.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 StepKind = Literal["flow_sde", "cps", "sde", "simple"]
 KlForm = Literal["published", "exact"]
 Schedule = Literal["constant", "linear", "cosine"]
+Optimizer = Literal["adamw", "adamw_8bit"]
 
+#: Metadata of a field that a cell's address leaves out while it has its default, so that a setting
+#: that is added later leaves the addresses of finished cells as they are.
+LATER: Mapping[str, bool] = {"later": True}
 #: Levels of the training grid of Stable Diffusion 3's scheduler.
 NUM_TRAIN_TIMESTEPS = 1000
 
@@ -206,6 +211,8 @@ class OptimConfig:
         betas: Decay of the two moments. Both publish (0.9, 0.999).
         warmup_steps: Optimiser updates of linear warm-up. Both publish 0.
         schedule: Learning rate after the warm-up. Both publish constant.
+        optimizer: ``adamw``, or ``adamw_8bit`` (bitsandbytes) whose moments take a quarter of the
+            memory. Both publish adamw.
     """
 
     learning_rate: float = 2e-5
@@ -214,10 +221,12 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     warmup_steps: int = 0
     schedule: Schedule = "constant"
+    optimizer: Optimizer = field(default="adamw", metadata=LATER)
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         _require_choice("schedule", self.schedule, Schedule)
+        _require_choice("optimizer", self.optimizer, Optimizer)
         for name in ("learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             _require(0 < value < math.inf, name, value, "use a positive number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from baselines.config import EmaConfig, LoraConfig, OptimConfig
 
@@ -23,6 +24,7 @@ class PostTrainingConfig:
         ema: Averaging of the weights that are evaluated; null evaluates the last ones.
         mixed_precision: ``no`` or ``bf16`` (autocast over float32 trained weights).
         gradient_checkpointing: Trades speed for memory; enable when one row does not fit.
+        compile: Whether torch.compile makes the layers faster, at minutes of compiling.
         seed: Of the data order, of every row's noise and of the adapter's initial weights.
         save_steps: Updates between checkpoints; a multiple of the method's updates a collection.
         snapshots: Updates after which the weights to be evaluated are kept, in 1..steps.
@@ -38,6 +40,7 @@ class PostTrainingConfig:
     ema: EmaConfig | None = None
     mixed_precision: str = "no"
     gradient_checkpointing: bool = False
+    compile: bool = False
     seed: int = 0
     save_steps: int = 100
     snapshots: tuple[int, ...] = ()
@@ -92,6 +95,18 @@ class PostTrainingConfig:
             raise ValueError(
                 f"training.batch_size={self.batch_size}: must be a multiple of the method's "
                 f"group_size={group_size}; use {_next_multiple(self.batch_size, group_size)}"
+            )
+
+    def check_packages(self) -> None:
+        """Refuse an optimiser whose package is not installed.
+
+        Raises:
+            ValueError: Names the package.
+        """
+        if self.optim.optimizer == "adamw_8bit" and find_spec("bitsandbytes") is None:
+            raise ValueError(
+                "optim.optimizer=adamw_8bit needs the package bitsandbytes and a CUDA device: "
+                "`pip install bitsandbytes`, or use adamw"
             )
 
     def check_processes(self, world_size: int) -> None:

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from baselines.config import LoraConfig
 from baselines.training_config import PostTrainingConfig
 
+#: Tells a directory of peft's from one of diffusers'.
+ADAPTER_FILE = "adapter_config.json"
+
 
 def prepare_transformer(transformer: nn.Module, config: PostTrainingConfig) -> nn.Module:
     """Make a loaded transformer trainable, in place.
@@ -38,9 +41,19 @@ def prepare_transformer(transformer: nn.Module, config: PostTrainingConfig) -> n
         transformer.enable_gradient_checkpointing()
     transformer.requires_grad_(config.lora is None)
     if config.lora is not None:
-        return _add_adapter(transformer, config.lora, config.seed)
-    trained: nn.Module = transformer
-    return trained.float()
+        trained: nn.Module = _add_adapter(transformer, config.lora, config.seed)
+    else:
+        trained = transformer.float()
+    if config.compile:
+        compile_layers(transformer)
+    return trained
+
+
+def compile_layers(transformer: nn.Module) -> None:
+    """Compile each layer in place: names of weights stay, and equal layers compile once."""
+    stacks = [child for child in transformer.children() if isinstance(child, nn.ModuleList)]
+    for layer in [layer for stack in stacks for layer in stack] or [transformer]:
+        layer.compile()
 
 
 def _add_adapter(transformer: ModelMixin, lora: LoraConfig, seed: int) -> PeftModel:
@@ -56,6 +69,24 @@ def _add_adapter(transformer: ModelMixin, lora: LoraConfig, seed: int) -> PeftMo
         model = get_peft_model(transformer, adapter)
     assert isinstance(model, PeftModel)
     return model
+
+
+def start_from(transformer: nn.Module, folder: Path) -> None:
+    """Give a transformer, in place, the weights that another run ended with.
+
+    Args:
+        transformer: The diffusers model that the other run started from.
+        folder: What ``save_transformer`` wrote; an adapter is merged into the weights.
+
+    Raises:
+        RuntimeError: The folder's weights are not those of ``transformer``.
+    """
+    if not (folder / ADAPTER_FILE).is_file():
+        load_transformer(transformer, folder)
+        return
+    assert isinstance(transformer, ModelMixin)
+    adapted = PeftModel.from_pretrained(transformer, str(folder))
+    adapted.merge_and_unload()
 
 
 def save_transformer(model: nn.Module, folder: Path) -> None:

@@ -16,6 +16,10 @@ from soarbench.scoring import merge_parts, parts, planned_images, score_part
 from soarbench.tracking import Tracker
 
 
+class FirstStageMissing(RuntimeError):
+    """The cell whose weights another starts from did not end well."""
+
+
 class Bench(Protocol):
     """What the stages ask of ``workbench.Workbench``."""
 
@@ -50,8 +54,13 @@ def run_cell(
     tracker: Tracker,
     progress: GridProgress,
 ) -> None:
-    """Bring a cell from wherever it is to its end."""
+    """Bring a cell from wherever it is to its end.
+
+    Raises:
+        FirstStageMissing: The cell whose weights this one starts from is not finished.
+    """
     folder.create(cell)
+    require_first_stage(cell, folder)
     folder.update_status(state="running", reason=None)
     train(cell, folder, bench, progress)
     sample(cell, folder, bench, progress)
@@ -59,6 +68,21 @@ def run_cell(
     with progress.stage((cell.cell_id, "log"), f"{cell.label}: log", 1):
         run_id = tracker.log_cell(cell, folder)
     folder.update_status(state="finished", mlflow_run_id=run_id)
+
+
+def require_first_stage(cell: CellConfig, folder: CellFolder) -> None:
+    """Make sure that the weights which training starts from are there.
+
+    Raises:
+        FirstStageMissing: They are not; says why.
+    """
+    if cell.parent is None:
+        return
+    first = folder.sibling(cell.parent.cell_id)
+    status = first.status()
+    if not first.is_finished() or not first.snapshot(cell.parent.step).is_dir():
+        told = "not run" if status is None else status.reason or "not finished"
+        raise FirstStageMissing(f"its first stage {cell.parent.cell_id} gave no weights: {told}")
 
 
 def train(cell: CellConfig, folder: CellFolder, bench: Bench, progress: GridProgress) -> None:

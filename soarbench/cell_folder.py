@@ -61,6 +61,15 @@ class CellFolder:
         """See ``Status``."""
         return self.root / "status.json"
 
+    @property
+    def budget_path(self) -> Path:
+        """What training in several processes cost; they leave it for the one that launched them."""
+        return self.root / "budget.json"
+
+    def sibling(self, cell_id: str) -> CellFolder:
+        """The folder of another cell of the same run folder."""
+        return CellFolder(self.root.parent / cell_id)
+
     def snapshot(self, step: int) -> Path:
         """Weights after ``step`` updates, to be evaluated."""
         return snapshot_path(self.root, step)

@@ -68,6 +68,12 @@ def _report(arguments: argparse.Namespace) -> int:
     return report(arguments.overrides, console=_console())
 
 
+def _diagnose(arguments: argparse.Namespace) -> int:
+    from soarbench.diagnostics.stage import diagnose
+
+    return diagnose(arguments.overrides, console=_console())
+
+
 def _bench(arguments: argparse.Namespace) -> int:
     from soarbench.bench import bench
 
@@ -177,9 +183,26 @@ def _fetch(arguments: argparse.Namespace) -> int:
     return fetch(arguments.names, console=_console())
 
 
+def _plan_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="key=value",
+        help="[model=NAME] [method=NAME,NAME] [gpu=NAME] [utilisation=SHARE] and settings of a run",
+    )
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from soarbench.plan import plan
+
+    return plan(arguments.words, console=_console())
+
+
 COMMANDS: Mapping[str, Command] = {
     "run": Command("train, sample, score and report a grid", _run_arguments, _run),
     "report": Command("make a grid's reports again from stored scores", _add_overrides, _report),
+    "diagnose": Command("measure finished cells for signs of gaming", _add_overrides, _diagnose),
+    "plan": Command("memory and time of training, before it starts", _plan_arguments, _plan),
     "bench": Command("time and memory of every method and judge", _add_overrides, _bench),
     "score": Command("judge images of any model", _score_arguments, _score),
     "doctor": Command("which judges are ready, and how to get the rest", _names_arguments, _doctor),
@@ -190,7 +213,7 @@ COMMANDS: Mapping[str, Command] = {
 
 
 def _usage() -> str:
-    rows = "\n".join(f"  {name:<8} {command.summary}" for name, command in COMMANDS.items())
+    rows = "\n".join(f"  {name:<9} {command.summary}" for name, command in COMMANDS.items())
     return (
         "usage: python -m soarbench COMMAND [key=value ...]\n\n"
         "Compares post-trainings of text-to-image diffusion models under equal budgets.\n\n"

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from soarbench.config import Settings
+from soarbench.config import Settings, stages
 from soarbench.errors import ConfigError
 from soarbench.typed import build, did_you_mean
 
@@ -76,7 +76,8 @@ def parse_overrides(arguments: Sequence[str]) -> Overrides:
             continue
         chosen = tuple(_choices(override))
         for name in chosen:
-            if name not in options(key):
+            parts = stages(name) if key == "method" else (name,)
+            if not set(parts) <= set(options(key)):
                 hint = did_you_mean(name, options(key))
                 raise ConfigError(f"{key}={name!r} does not exist: {hint}")
         if key in AXES:

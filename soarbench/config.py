@@ -10,10 +10,10 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 from baselines.config import (
+    LATER,
     EmaConfig,
     FlowGrpoConfig,
     LoraConfig,
@@ -24,11 +24,24 @@ from baselines.config import (
 from baselines.training_config import PostTrainingConfig
 from soarbench.data.config import LabDataConfig
 from soarbench.models.config import ModelConfig
-from soarbench.typed import Component
+from soarbench.run_config import BudgetConfig, LauncherConfig, TrackingConfig
+from soarbench.typed import Component, plain
 
 BASE = "base"
+#: Between the stages in the name of a method that starts from another's weights.
+THEN = "_then_"
 MethodConfig = SftConfig | SoarConfig | FlowGrpoConfig
 DataConfig = LabDataConfig
+
+
+def stages(method_name: str) -> tuple[str, ...]:
+    """The methods that train one after the other: ``soar_then_flow_grpo`` has two."""
+    return tuple(method_name.split(THEN))
+
+
+def first_stage(method_name: str) -> str:
+    """The method whose weights this one starts from; empty for one that starts from the base."""
+    return THEN.join(stages(method_name)[:-1])
 
 
 def _at_least(key: str, value: float, least: float) -> None:
@@ -44,6 +57,7 @@ class GridConfig:
         name: Of the grid; its run folder, experiment and reports carry it.
         description: One line for the list of grids.
         methods: Trained in every task; the base model is always evaluated beside them.
+            ``soar_then_flow_grpo`` is Flow-GRPO on the weights that SOAR ended with.
         tasks: Each names data, a reward, suites and a final metric.
         baseline: The method that the others' differences are taken to.
     """
@@ -66,6 +80,7 @@ class TaskConfig:
         oracle_metrics: Evaluators that know the truth, shown beside it.
         reward: What Flow-GRPO optimises: an evaluator's name, ``aesthetic``, ``alignment``, a
             dotted path to a function of TRL's convention, or a mapping of these to weights.
+        published_steps: Optimiser updates of the published runs; ``budget=published`` takes them.
     """
 
     name: str
@@ -73,6 +88,7 @@ class TaskConfig:
     final_metric: str
     oracle_metrics: tuple[str, ...] = ()
     reward: str | dict[str, float] | None = None
+    published_steps: int | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +100,16 @@ class SuiteConfig:
         evaluators: Names of the judges.
         images_per_prompt: Images of each prompt, each with a seed of its own.
         max_prompts: Evaluate this many, evenly spaced; null takes all.
+        prompts: File of prompts, for suites that do not bring their own (``drawbench``, ``ocr``).
+        prompts_sha256: Of that file; filled in when a grid is expanded.
     """
 
     name: str
     evaluators: tuple[str, ...]
     images_per_prompt: int = 1
     max_prompts: int | None = None
+    prompts: str | None = field(default=None, metadata=LATER)
+    prompts_sha256: str | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         _at_least("images_per_prompt", self.images_per_prompt, 1)
@@ -129,6 +149,7 @@ class TrainingConfig:
         micro_batch_size: Rows in one forward and backward; null takes all. Bounds memory.
         mixed_precision: ``no`` or ``bf16``.
         gradient_checkpointing: Trades speed for memory; enable when one row does not fit.
+        compile: Whether torch.compile makes the layers faster, at minutes of compiling a cell.
         logging_steps: Updates between two logged points.
         num_workers: Processes that load data; 0 loads in the training process.
     """
@@ -140,6 +161,7 @@ class TrainingConfig:
     micro_batch_size: int | None = None
     mixed_precision: str = "no"
     gradient_checkpointing: bool = False
+    compile: bool = field(default=False, metadata=LATER)
     logging_steps: int = 1
     num_workers: int = 0
 
@@ -178,81 +200,6 @@ def post_training(
     return PostTrainingConfig(
         **fields, snapshots=training.snapshot_steps, optim=optim, lora=lora, ema=ema, seed=seed
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RatesConfig:
-    """Speeds measured on the machine that the budget is meant for; used for estimates alone.
-
-    Attributes:
-        machine: Where they were measured.
-        start_seconds: Imports, loading and curating once a launch.
-        cell_seconds: Fixed cost of a cell: loading weights, logging.
-        seconds_per_step: By method.
-        seconds_per_image: Sampling one evaluation image.
-        seconds_per_score: By evaluator, one image.
-    """
-
-    machine: str
-    start_seconds: float
-    cell_seconds: float
-    seconds_per_step: dict[str, float]
-    seconds_per_image: float
-    seconds_per_score: dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BudgetConfig:
-    """How much is spent on a grid; the other groups take their sizes from here.
-
-    Attributes:
-        name: Of the budget.
-        description: One line.
-        steps: Optimiser updates of every trained cell.
-        num_snapshots: Points of each curve after step 0.
-        save_steps: Updates between checkpoints.
-        seeds: Training seeds.
-        images_per_prompt: Of every suite.
-        max_prompts: Of every suite; null takes all.
-        rates: For the estimate of ``--dry-run`` and of the progress bar.
-    """
-
-    name: str
-    description: str
-    steps: int
-    num_snapshots: int
-    save_steps: int
-    seeds: tuple[int, ...]
-    images_per_prompt: int
-    max_prompts: int | None
-    rates: RatesConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrackingConfig:
-    """Where MLflow keeps runs.
-
-    Attributes:
-        enabled: Whether anything is logged to MLflow at all.
-        uri: Any MLflow store; null is SQLite, ``mlruns.db`` in the output directory.
-        artifacts: Artifact root of new experiments; null is ``mlartifacts`` beside it for SQLite
-            and the server's own otherwise.
-    """
-
-    enabled: bool
-    uri: str | None = None
-    artifacts: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class LauncherConfig:
-    """Who runs the cells.
-
-    Attributes:
-        name: ``local``: one after the other in this process.
-    """
-
-    name: Literal["local"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +252,21 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParentConfig:
+    """The cell whose weights another starts from.
+
+    Attributes:
+        cell_id: Its address.
+        step: Of its snapshot; the last one.
+        parent: Whose weights that one started from.
+    """
+
+    cell_id: str
+    step: int
+    parent: ParentConfig | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class CellConfig:
     """Everything that a cell's numbers depend on; its digest is its address.
 
@@ -325,6 +287,7 @@ class CellConfig:
         sampling: How evaluation images are made.
         evaluators: The judges that the suites name.
         weights_digest: Digest of the base's weights (and of the laboratory's other assets).
+        parent: The first stage whose weights this cell starts from; null: the base's.
     """
 
     grid: str
@@ -343,6 +306,7 @@ class CellConfig:
     sampling: SamplingConfig
     evaluators: Mapping[str, Component]
     weights_digest: str
+    parent: ParentConfig | None = field(default=None, metadata=LATER)
 
     @property
     def task_name(self) -> str:
@@ -363,8 +327,8 @@ class CellConfig:
 
     def content(self) -> dict[str, object]:
         """The configuration as plain JSON values."""
-        plain: dict[str, object] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return plain
+        found: dict[str, object] = json.loads(json.dumps(plain(self)))
+        return found
 
     @property
     def cell_id(self) -> str:

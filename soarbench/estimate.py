@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from soarbench.cell_folder import CellFolder
-from soarbench.config import CellConfig, RatesConfig, SuiteConfig
-from soarbench.data.suites import load_suite
+from soarbench.config import CellConfig, SuiteConfig, stages
+from soarbench.data.suites import num_available
+from soarbench.run_config import RatesConfig
 
 STAGES = ("train", "sample", "score", "log")
 
 
 def num_prompts(suite: SuiteConfig) -> int:
     """Prompts of a suite that are evaluated."""
-    available = len(load_suite(suite.name).items)
+    available = num_available(suite.name, suite.prompts)
     return available if suite.max_prompts is None else min(available, suite.max_prompts)
 
 
@@ -24,8 +25,14 @@ def num_images(cell: CellConfig) -> dict[str, int]:
     }
 
 
-def stage_seconds(cell: CellConfig, rates: RatesConfig) -> dict[str, float]:
-    """Estimated seconds of each stage of a cell that starts from nothing."""
+def stage_seconds(cell: CellConfig, rates: RatesConfig, num_processes: int = 1) -> dict[str, float]:
+    """Estimated seconds of each stage of a cell that starts from nothing.
+
+    Args:
+        cell: What is run.
+        rates: Measured with one process.
+        num_processes: That train together.
+    """
     images = num_images(cell)
     steps = len(cell.steps)
     training = cell.training.steps if cell.training is not None else 0
@@ -35,16 +42,20 @@ def stage_seconds(cell: CellConfig, rates: RatesConfig) -> dict[str, float]:
         for judge in suite.evaluators
     )
     return {
-        "train": training * rates.seconds_per_step.get(cell.method_name, 0.0),
+        "train": training
+        / num_processes
+        * rates.seconds_per_step.get(stages(cell.method_name)[-1], 0.0),
         "sample": steps * sum(images.values()) * rates.seconds_per_image,
         "score": steps * scoring,
         "log": rates.cell_seconds,
     }
 
 
-def seconds_left(cell: CellConfig, folder: CellFolder, rates: RatesConfig) -> dict[str, float]:
+def seconds_left(
+    cell: CellConfig, folder: CellFolder, rates: RatesConfig, num_processes: int = 1
+) -> dict[str, float]:
     """The same, without the stages that are over."""
-    seconds = stage_seconds(cell, rates)
+    seconds = stage_seconds(cell, rates, num_processes)
     done: Mapping[str, bool] = {
         "train": folder.training_table.is_file(),
         "sample": folder.scores_table.is_file(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from baselines.config import FlowGrpoConfig
+from soarbench.checks import NAMED_REWARDS, check, reward_weights
 from soarbench.composition import (
     Overrides,
     apply,
@@ -24,14 +24,23 @@ from soarbench.composition import (
     parse_overrides,
     to_settings,
 )
-from soarbench.config import BASE, CellConfig, GridConfig, Settings, SuiteConfig, post_training
-from soarbench.data.suites import suite_names
+from soarbench.config import (
+    BASE,
+    THEN,
+    CellConfig,
+    GridConfig,
+    ParentConfig,
+    Settings,
+    SuiteConfig,
+    first_stage,
+    stages,
+)
+from soarbench.data.suites import FROM_FILE
 from soarbench.errors import ConfigError
+from soarbench.models.adapter import adapter_digest, adapter_name
 from soarbench.models.config import LABORATORY, ModelConfig
 from soarbench.typed import did_you_mean
 
-#: The paper's names of the two rewards, and the evaluator each is.
-NAMED_REWARDS = {"aesthetic": "aesthetic", "alignment": "clipscore"}
 _WHOLE_FILE = 64 * 2**20
 
 
@@ -41,11 +50,20 @@ class Plan:
 
     Attributes:
         settings: Those of the run itself (folders, device, tracking, budget, grid).
-        cells: The base first, then by task, seed and method.
+        cells: The base first, then by task, seed and method; a first stage before its second.
+        arguments: The command line, with which another process can make the same plan.
     """
 
     settings: Settings
     cells: tuple[CellConfig, ...]
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def without_prompts(self) -> tuple[str, ...]:
+        """Suites whose prompts come from a file that is not named yet."""
+        suites = (suite for cell in self.cells for suite in cell.suites.values())
+        names = (s.name for s in suites if s.name in FROM_FILE and s.prompts is None)
+        return tuple(dict.fromkeys(names))
 
     @property
     def folder(self) -> Path:
@@ -68,25 +86,88 @@ def expand(arguments: Sequence[str]) -> Plan:
         known = "; ".join(f"grid={name}: {text}" for name, text in grid_descriptions().items())
         raise ConfigError(f"name a grid. {known}")
     grid = _grid_config(overrides)
-    methods = _selected("method", overrides, (BASE, *grid.methods), grid)
+    if _has_adapter(overrides):
+        return _anchors(grid, overrides, arguments)
+    methods = _with_first_stages(_selected("method", overrides, (BASE, *grid.methods), grid))
     tasks = _selected("task", overrides, grid.tasks, grid)
     # The base is evaluated for all tasks of the grid, whichever are selected, so that its cell is
     # the same one.
     pairs = [(BASE, task) for task in grid.tasks]
-    pairs += [(method, task) for task in tasks for method in methods if method != BASE]
+    # A second stage is configured as that method is anywhere.
+    trained = dict.fromkeys(stages(method)[-1] for method in methods if method != BASE)
+    pairs += [(method, task) for task in tasks for method in trained]
     composed = _compose_all(pairs, overrides)
     settings = {pair: to_settings(config) for pair, config in composed.items()}
-    for (method, _), found in settings.items():
-        check(found, method)
+    for (method, _), of_pair in settings.items():
+        check(of_pair, method)
     run = settings[pairs[0]]
     digest = weights_digest(run.model)
     cells = [_base_cell([settings[BASE, task] for task in grid.tasks], digest)]
     for task in tasks:
         for seed in run.seeds:
+            found: dict[str, CellConfig] = {}
             for method in methods:
                 if method != BASE:
-                    cells.append(_trained_cell(settings[method, task], method, seed, digest))
-    return Plan(run, tuple(cells))
+                    of_stage = settings[stages(method)[-1], task]
+                    parent = found.get(first_stage(method))
+                    found[method] = _trained_cell(of_stage, method, seed, digest, parent)
+            cells += found.values()
+    return Plan(run, tuple(cells), tuple(arguments))
+
+
+def _has_adapter(overrides: Overrides) -> bool:
+    """Whether the command line names published weights to evaluate."""
+    return any(
+        value.key_or_group == "model.adapter" and value.value() is not None
+        for value in overrides.values
+    )
+
+
+def _anchors(grid: GridConfig, overrides: Overrides, arguments: Sequence[str]) -> Plan:
+    """The base, and beside it weights that others published; nothing is trained."""
+    if "method" in overrides.axes:
+        raise ConfigError(
+            "model.adapter evaluates published weights and trains nothing: leave method=... out"
+        )
+    tasks = _selected("task", overrides, grid.tasks, grid)
+    if not any(group.startswith("data=") for group in overrides.groups):
+        # Nothing is trained on: any set stands in for the one that a run would have to name.
+        overrides = dataclasses.replace(overrides, groups=(*overrides.groups, "data=lab_general"))
+    pairs = [(BASE, task) for task in grid.tasks]
+    composed = _compose_all(pairs, overrides)
+    settings = {task: to_settings(config) for (_, task), config in composed.items()}
+    for found in settings.values():
+        check(found, BASE)
+    run = settings[grid.tasks[0]]
+    digest = weights_digest(run.model)
+    cells = [_base_cell(list(settings.values()), digest)]
+    cells += [_anchor_cell(settings[task], digest) for task in tasks]
+    # Without training the base is what everything is compared with.
+    run = dataclasses.replace(run, grid=dataclasses.replace(run.grid, baseline=BASE))
+    return Plan(run, tuple(cells), tuple(arguments))
+
+
+def _anchor_cell(settings: Settings, digest: str) -> CellConfig:
+    """Published weights in one task."""
+    assert settings.model.adapter is not None
+    suites = {suite.name: suite for suite in settings.suites.values()}
+    source = settings.model.adapter
+    return dataclasses.replace(
+        _cell(settings, BASE, 0, digest, suites),
+        method_name=adapter_name(source),
+        task=settings.task,
+        model=settings.model,
+        weights_digest=f"{digest}+{adapter_digest(source)}",
+    )
+
+
+def _with_first_stages(methods: Sequence[str]) -> tuple[str, ...]:
+    """The methods, each after the one whose weights it starts from."""
+    found: dict[str, None] = {}
+    for method in methods:
+        parts = stages(method)
+        found |= dict.fromkeys(THEN.join(parts[:count]) for count in range(1, len(parts) + 1))
+    return tuple(found)
 
 
 def _grid_config(overrides: Overrides) -> GridConfig:
@@ -99,7 +180,8 @@ def _grid_config(overrides: Overrides) -> GridConfig:
     grid = to_settings(config).grid
     for axis, names in (("method", grid.methods), ("task", grid.tasks)):
         for name in names:
-            if name not in options(axis):
+            parts = stages(name) if axis == "method" else (name,)
+            if not set(parts) <= set(options(axis)):
                 raise ConfigError(
                     f"grid.{axis}s: {name!r} does not exist: {did_you_mean(name, options(axis))}"
                 )
@@ -158,9 +240,15 @@ def _base_cell(settings: Sequence[Settings], digest: str) -> CellConfig:
     return _cell(settings[0], BASE, 0, digest, suites)
 
 
-def _trained_cell(settings: Settings, method: str, seed: int, digest: str) -> CellConfig:
+def _trained_cell(
+    settings: Settings, method: str, seed: int, digest: str, parent: CellConfig | None
+) -> CellConfig:
     suites = {suite.name: suite for suite in settings.suites.values()}
-    return _cell(settings, method, seed, digest, suites)
+    cell = _cell(settings, method, seed, digest, suites)
+    if parent is None:
+        return cell
+    start = ParentConfig(cell_id=parent.cell_id, step=parent.steps[-1], parent=parent.parent)
+    return dataclasses.replace(cell, parent=start)
 
 
 def _cell(
@@ -184,113 +272,23 @@ def _cell(
         training=settings.training,
         data=None if is_base else settings.data,
         rewards=rewards,
-        suites=suites,
-        model=settings.model,
+        suites={name: _with_digest(suite) for name, suite in suites.items()},
+        model=dataclasses.replace(settings.model, adapter=None),
         sampling=settings.sampling,
         evaluators={name: settings.evaluators[name] for name in sorted(judges)},
         weights_digest=digest,
     )
 
 
-def reward_weights(settings: Settings) -> dict[str, float]:
-    """The configured reward as a mixture: name or dotted path to weight."""
-    if settings.reward is None:
-        return {}
-    return {settings.reward: 1.0} if isinstance(settings.reward, str) else settings.reward
-
-
-def check(settings: Settings, method: str) -> None:
-    """Refuse combinations that cannot work.
-
-    Raises:
-        ConfigError: Names the values and what to change.
-    """
-    seeds = settings.seeds
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise ConfigError(f"seeds={list(seeds)}: give different non-negative integers, e.g. [0,1]")
-    device = settings.device
-    if device not in ("auto", "cpu", "cuda") and not device.removeprefix("cuda:").isdigit():
-        raise ConfigError(f"device={device!r}: must be auto, cpu, cuda or cuda:N")
-    _check_evaluation(settings)
-    if isinstance(settings.method, FlowGrpoConfig):
-        _check_rewards(settings)
-    _check_training(settings, method)
-
-
-def _check_evaluation(settings: Settings) -> None:
-    judged: dict[str, str] = {}
-    names = [suite.name for suite in settings.suites.values()]
-    for key, suite in settings.suites.items():
-        if suite.name not in suite_names():
-            hint = did_you_mean(suite.name, suite_names())
-            raise ConfigError(f"suites.{key}.name={suite.name!r} does not exist: {hint}")
-        if names.count(suite.name) > 1:
-            raise ConfigError(f"suites.{key}.name={suite.name!r}: another suite has that name")
-        _check_judges(f"suites.{key}.evaluators", suite.evaluators, settings)
-        for name in suite.evaluators:
-            if name in judged:
-                raise ConfigError(
-                    f"suites.{key}.evaluators: {name!r} also judges suites.{judged[name]}; an "
-                    "evaluator has one suite in a task, so that its number means one thing"
-                )
-            judged[name] = key
-    _check_judges("data.select_by", settings.data.select_by, settings)
-    for name in (settings.task.final_metric, *settings.task.oracle_metrics):
-        if name not in judged:
-            raise ConfigError(
-                f"task {settings.task.name!r} decides by {name!r}, which no suite of it measures; "
-                "add it to suites.*.evaluators"
-            )
-
-
-def _check_judges(key: str, judges: Sequence[str], settings: Settings) -> None:
-    for name in judges:
-        if name not in settings.evaluators:
-            hint = did_you_mean(name, settings.evaluators)
-            raise ConfigError(f"{key}: {name!r} does not exist: {hint}")
-
-
-def _check_training(settings: Settings, method: str) -> None:
-    if settings.method is None:
-        return
-    if settings.training is None or settings.optim is None:
-        raise ConfigError(f"method={method}: it needs training and optim")
-    unit, group = 1, 1
-    if isinstance(settings.method, FlowGrpoConfig):
-        unit, group = settings.method.updates_per_collection, settings.method.group_size
-    try:
-        loop = post_training(settings.training, settings.optim, settings.lora, settings.ema, 0)
-        loop.check_method(updates_per_collection=unit, group_size=group)
-    except ValueError as error:
-        raise ConfigError(f"method={method}: {error}") from error
-
-
-def _check_rewards(settings: Settings) -> None:
-    rewards = reward_weights(settings)
-    if not rewards:
-        raise ConfigError(
-            f"task {settings.task.name!r} has no reward, which flow_grpo needs: set reward=NAME "
-            "or leave flow_grpo out with method=..."
-        )
-    known = {*NAMED_REWARDS, *settings.evaluators}
-    for name in rewards:
-        if NAMED_REWARDS.get(name, name) in settings.evaluators:
-            continue
-        module, _, function = name.replace(":", ".").rpartition(".")
-        if not module or not function:
-            raise ConfigError(f"reward={name!r} does not exist: {did_you_mean(name, known)}")
-        if not _module_exists(module):
-            raise ConfigError(
-                f"reward={name!r}: no module {module!r} can be found; check the dotted path and "
-                "PYTHONPATH"
-            )
-
-
-def _module_exists(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
+def _with_digest(suite: SuiteConfig) -> SuiteConfig:
+    """The suite with the content of its prompts file in its address, where it has one."""
+    if suite.prompts is None:
+        return suite
+    path = Path(suite.prompts).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"suites.{suite.name}.prompts={suite.prompts}: no such file")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return dataclasses.replace(suite, prompts_sha256=digest)
 
 
 def weights_digest(model: ModelConfig) -> str:

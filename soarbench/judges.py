@@ -186,3 +186,13 @@ def make_judge(name: str, config: object) -> Evaluator:
     made = factory() if config is None else factory(config)
     assert isinstance(made, Evaluator)
     return made
+
+
+def published(*, judge: str, **values: object) -> Evaluator:
+    """A judge by its name, with some values of its published configuration changed.
+
+    Raises:
+        ConfigError: There is no such judge, or a value cannot work.
+        EvaluatorError: Its weights cannot be used.
+    """
+    return make_judge(judge, judge_config(judge, values))

@@ -16,6 +16,8 @@ from rich.table import Table
 from soarbench import __version__
 from soarbench.cell_folder import CellFolder, Status
 from soarbench.config import CellConfig
+from soarbench.data.suites import missing_prompts
+from soarbench.errors import UserError
 from soarbench.estimate import seconds_left
 from soarbench.files import locked, make_writable, write_atomically
 from soarbench.grid import Plan, expand
@@ -62,6 +64,10 @@ def report(arguments: Sequence[str], *, console: Console) -> int:
 
 
 def _workbench(plan: Plan) -> Bench:
+    if plan.settings.launcher.num_processes > 1:
+        from soarbench.launchers.processes import ParallelWorkbench
+
+        return ParallelWorkbench(plan)
     from soarbench.workbench import Workbench
 
     return Workbench(plan.settings.device, plan.folder / "data")
@@ -77,7 +83,12 @@ def run_plan(plan: Plan, *, console: Console, make_bench: MakeBench) -> int:
 
     Returns:
         As ``run``.
+
+    Raises:
+        UserError: A suite's prompts are not named, or a folder cannot be written to.
     """
+    for suite in plan.without_prompts:
+        raise UserError(missing_prompts(suite))
     make_writable(Path(plan.settings.output_dir).expanduser(), "output_dir")
     make_writable(Path(plan.settings.results_dir).expanduser(), "results_dir")
     plan.folder.mkdir(parents=True, exist_ok=True)
@@ -162,17 +173,17 @@ def _record_failure(plan: Plan, cell: CellConfig, error: Exception, tracker: Tra
 
 def estimates(plan: Plan, pending: Sequence[CellConfig]) -> dict[Key, float]:
     """Estimated seconds of every stage that is left."""
-    rates = plan.settings.budget.rates
+    rates, processes = plan.settings.budget.rates, plan.settings.launcher.num_processes
     found: dict[Key, float] = {START: rates.start_seconds}
     for cell in pending:
-        left = seconds_left(cell, CellFolder(plan.cell_folder(cell)), rates)
+        left = seconds_left(cell, CellFolder(plan.cell_folder(cell)), rates, processes)
         found |= {(cell.cell_id, stage): seconds for stage, seconds in left.items()}
     return found
 
 
 def dry_table(plan: Plan) -> Table:
     """The cells, what is left of each, and how long that takes."""
-    rates = plan.settings.budget.rates
+    rates, processes = plan.settings.budget.rates, plan.settings.launcher.num_processes
     table = Table(title=f"grid {plan.settings.grid.name}, budget {plan.settings.budget.name}")
     for title in ("cell", "steps", "state"):
         table.add_column(title, overflow="fold")
@@ -182,7 +193,8 @@ def dry_table(plan: Plan) -> Table:
         folder = CellFolder(plan.cell_folder(cell))
         status = folder.status()
         is_finished = folder.is_finished()
-        seconds = 0.0 if is_finished else sum(seconds_left(cell, folder, rates).values())
+        left = seconds_left(cell, folder, rates, processes)
+        seconds = 0.0 if is_finished else sum(left.values())
         total += seconds
         steps = str(cell.training.steps) if cell.training is not None else "-"
         table.add_row(cell.cell_id, steps, _state(status), _duration(seconds))
@@ -190,7 +202,9 @@ def dry_table(plan: Plan) -> Table:
     table.add_section()
     table.add_row("loading and curating", "", "", _duration(start))
     table.add_row("all", "", "", _duration(total + start))
-    table.caption = f"estimates from rates measured on {rates.machine}"
+    notes = [f"estimates from rates measured on {rates.machine}"]
+    notes += [f"to run it, {missing_prompts(suite)}" for suite in plan.without_prompts]
+    table.caption = "\n".join(notes)
     return table
 
 

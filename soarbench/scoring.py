@@ -49,7 +49,7 @@ SCHEMA = pa.schema(
 
 def planned_suite(config: SuiteConfig) -> PromptSuite:
     """The prompts of a suite that are evaluated, evenly spaced where only some are."""
-    suite = load_suite(config.name)
+    suite = load_suite(config.name, config.prompts)
     available = len(suite.items)
     count = min(config.max_prompts or available, available)
     chosen = tuple(suite.items[index * available // count] for index in range(count))

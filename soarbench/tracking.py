@@ -24,9 +24,10 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from soarbench.cell_folder import CellFolder, Status
-from soarbench.config import CellConfig, TrackingConfig
+from soarbench.config import CellConfig
 from soarbench.errors import UserError
 from soarbench.files import read_json
+from soarbench.run_config import TrackingConfig
 from soarbench.scoring import parts
 
 RunState = Literal["FINISHED", "FAILED", "KILLED"]

@@ -194,3 +194,18 @@ def imported(dotted_path: str, key: str) -> object:
         return getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{key}={dotted_path!r} cannot be imported ({error})") from error
+
+
+def plain(value: object) -> object:
+    """Dataclasses as mappings, without the fields marked ``later`` that have their default."""
+    if dataclasses.is_dataclass(value):
+        return {
+            entry.name: plain(getattr(value, entry.name))
+            for entry in dataclasses.fields(value)
+            if not entry.metadata.get("later") or getattr(value, entry.name) != entry.default
+        }
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value

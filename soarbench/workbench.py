@@ -16,6 +16,7 @@ from accelerate.utils import gather
 from PIL import Image
 from rich.console import Console
 
+from baselines.arguments import check_device
 from baselines.base import Method
 from baselines.config import FlowGrpoConfig, SftConfig, SoarConfig
 from baselines.flow_grpo import FlowGrpo
@@ -32,15 +33,18 @@ from baselines.sft import Sft
 from baselines.soar import Soar
 from baselines.stream import Row
 from baselines.trainer import post_train
-from baselines.weights import load_transformer, prepare_transformer
+from baselines.weights import load_transformer, prepare_transformer, start_from
 from evaluators.base import Evaluator, EvaluatorError, Sample
 from soarbench.cell_folder import CellFolder, TrainingLog
-from soarbench.config import CellConfig, post_training
+from soarbench.checks import NAMED_REWARDS
+from soarbench.config import CellConfig, ParentConfig, post_training
 from soarbench.data.lab import Scorer, lab_rows
 from soarbench.data.seeds import evaluation_noise
 from soarbench.data.suites import PromptItem, refuse_overlap
 from soarbench.errors import UserError
-from soarbench.grid import NAMED_REWARDS
+from soarbench.models.adapter import apply_adapter
+from soarbench.models.config import LABORATORY, ModelConfig
+from soarbench.models.hub import is_directory, require_pipeline
 from soarbench.models.sd3 import SD3Model
 from soarbench.sampling import Draw
 from soarbench.scoring import planned_suite
@@ -95,6 +99,9 @@ class Workbench:
             UserError: A model, a judge, the data or a reward cannot be used, or training and
                 evaluation prompts overlap.
         """
+        for cell in cells:
+            self._check_device(cell)
+        self._check_models({cell.model: cell for cell in cells})
         try:
             for cell in cells:
                 for name, component in cell.evaluators.items():
@@ -106,6 +113,24 @@ class Workbench:
                 if cell.rewards:
                     self._try_reward(cell, model)
         except (EvaluatorError, RewardError) as error:
+            raise UserError(str(error)) from error
+
+    def _check_models(self, cells: Mapping[ModelConfig, CellConfig]) -> None:
+        """Look for hub ids, and try published weights on their base, before judges are loaded."""
+        for config in cells:
+            if config.path != LABORATORY and not is_directory(config.path):
+                require_pipeline(config)
+        for config, cell in cells.items():
+            if config.adapter is not None:
+                self.load(cell)
+
+    def _check_device(self, cell: CellConfig) -> None:
+        if cell.training is None or cell.optim is None:
+            return
+        loop = post_training(cell.training, cell.optim, cell.lora, cell.ema, cell.seed)
+        try:
+            check_device(loop, self.device)
+        except ValueError as error:
             raise UserError(str(error)) from error
 
     def evaluator(self, cell: CellConfig, judge: str) -> Evaluator:
@@ -128,10 +153,22 @@ class Workbench:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         model = SD3Model.load(cell.model, self.device)
+        if cell.model.adapter is not None:
+            apply_adapter(model.transformer, cell.model.adapter, base=cell.model.path)
         self._scheduler = {
             "scheduler": type(model.pipeline.scheduler).__name__,
             "shift": model.training_shift,
         }
+        return model
+
+    def load_start(self, cell: CellConfig, folder: CellFolder) -> SD3Model:
+        """The pipeline that training starts from: the base's, or with a first stage's weights."""
+        model = self.load(cell)
+        if cell.parent is not None and cell.lora is None:
+            # All weights are trained on in float32, as the first stage left them.
+            model.transformer.float()
+        for stage in reversed(_lineage(cell.parent)):
+            start_from(model.transformer, folder.sibling(stage.cell_id).snapshot(stage.step))
         return model
 
     # Training
@@ -144,7 +181,7 @@ class Workbench:
         """
         assert cell.training is not None
         assert cell.optim is not None
-        model = self.load(cell)
+        model = self.load_start(cell, folder)
         with TrainingLog(folder) as training_log:
 
             def on_log(step: int, values: Mapping[str, float]) -> None:
@@ -154,7 +191,7 @@ class Workbench:
             summary = post_train(
                 model.transformer,
                 self.method(cell, model),
-                self._training_rows(cell, model),
+                self.training_rows(cell, model),
                 post_training(cell.training, cell.optim, cell.lora, cell.ema, cell.seed),
                 folder.root,
                 velocity_of=model.velocity,
@@ -210,7 +247,8 @@ class Workbench:
 
         return of_latents
 
-    def _training_rows(self, cell: CellConfig, model: SD3Model) -> list[Row]:
+    def training_rows(self, cell: CellConfig, model: SD3Model) -> list[Row]:
+        """The rows that a cell trains on, encoded."""
         key = repr(cell.data)
         if key not in self._rows:
             assert cell.data is not None
@@ -224,22 +262,22 @@ class Workbench:
         return self._rows[key]
 
     def _check_rows(self, cell: CellConfig, cells: Sequence[CellConfig], model: SD3Model) -> None:
-        rows = self._training_rows(cell, model)
+        rows = self.training_rows(cell, model)
         suites = [suite for other in cells for suite in other.suites.values()]
         refuse_overlap({row["prompt"] for row in rows}, [planned_suite(suite) for suite in suites])
 
     def _try_reward(self, cell: CellConfig, model: SD3Model) -> None:
         """Ask the reward about two training pictures."""
-        rows = self._training_rows(cell, model)[:2]
+        rows = self.training_rows(cell, model)[:2]
         columns = {name: [row["columns"][name] for row in rows] for name in rows[0]["columns"]}
         latents = torch.stack([row["x0"] for row in rows]).to(self.device)
         self._latent_reward(cell, model)([row["prompt"] for row in rows], latents, columns)
 
     # Sampling
 
-    def drawer(self, cell: CellConfig, folder: CellFolder, step: int) -> Draw:
-        """Load the weights of a step and return what draws images with them."""
-        model = self.load(cell)
+    def model_at(self, cell: CellConfig, folder: CellFolder, step: int) -> SD3Model:
+        """The pipeline with the weights of a step of training; 0 is what it started from."""
+        model = self.load_start(cell, folder)
         if step > 0:
             assert cell.training is not None
             assert cell.optim is not None
@@ -247,6 +285,11 @@ class Workbench:
             model.transformer = prepare_transformer(model.transformer, loop)
             load_transformer(model.transformer, folder.snapshot(step))
             model.transformer.to(getattr(torch, cell.model.dtype)).requires_grad_(False).eval()
+        return model
+
+    def drawer(self, cell: CellConfig, folder: CellFolder, step: int) -> Draw:
+        """Load the weights of a step and return what draws images with them."""
+        model = self.model_at(cell, folder, step)
         negative = model.encode_prompts([""])
 
         def draw(batch: Sequence[tuple[PromptItem, int]]) -> list[Image.Image]:
@@ -267,6 +310,11 @@ class Workbench:
         if not self._scheduler:
             self.load(cell)
         return self._scheduler
+
+
+def _lineage(parent: ParentConfig | None) -> list[ParentConfig]:
+    """The stages before a cell, the last one first."""
+    return [] if parent is None else [parent, *_lineage(parent.parent)]
 
 
 def _as_scorer(evaluator: Evaluator) -> Scorer:

@@ -65,6 +65,13 @@ class Brightness(Evaluator):
         return ()
 
 
+def first_weights(cell: CellConfig, folder: CellFolder) -> str:
+    """What training starts from: the first stage's last weights, where there is one."""
+    if cell.parent is None:
+        return cell.label
+    return (folder.sibling(cell.parent.cell_id).snapshot(cell.parent.step) / "weights").read_text()
+
+
 class FakeBench:
     """Counts what it is asked for; weights are a line of text.
 
@@ -92,7 +99,9 @@ class FakeBench:
         self.calls.append(f"train {cell.label}")
         assert cell.training is not None
         checkpoint = last_complete_checkpoint(folder.root)
-        weights = (checkpoint / "weights").read_text() if checkpoint else cell.label
+        weights = (
+            (checkpoint / "weights").read_text() if checkpoint else first_weights(cell, folder)
+        )
         first = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         with TrainingLog(folder) as log:
             for step in range(first + 1, cell.training.steps + 1):

@@ -19,7 +19,8 @@ def test_help_lists_exactly_the_commands_that_exist(capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out
     for name in COMMANDS:
         assert f"  {name} " in text
-    assert set(COMMANDS) == {"run", "report", "bench", "lab", "ui", "score", "doctor", "fetch"}
+    training = {"run", "report", "diagnose", "plan", "bench"}
+    assert set(COMMANDS) == training | {"score", "doctor", "fetch", "lab", "ui"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

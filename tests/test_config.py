@@ -22,7 +22,14 @@ TASK_OF_SUITE = {
     "lab_geneval": "general",
     "lab_ocr": "general",
     "lab_drawbench_preference": "general",
+    "drawbench": "aesthetic",
+    "drawbench_preference": "general",
+    "geneval": "general",
+    "ocr": "general",
 }
+MODEL_OF_BUDGET = {"published": "sd35_medium"}
+#: Stands for a training set that lies on no test machine's disk.
+ANY_DATA = "data=lab_general"
 
 
 def test_there_are_yamls() -> None:
@@ -36,21 +43,35 @@ def test_every_yaml_composes_and_makes_its_dataclass(name: str) -> None:
         settings = run_settings(["grid=reward_specific"])
     elif group == "recipe":
         model, _, method = option.partition("/")
-        settings = run_settings([f"model={model}", "budget=quick"])
+        settings = run_settings([f"model={model}", "budget=quick", ANY_DATA])
         (cell, *_) = [
             cell
-            for cell in expand([*grid_with(method), f"model={model}", "model.path=org/name"]).cells
+            for cell in expand(
+                [*grid_with(method), f"model={model}", "model.path=org/name", ANY_DATA]
+            ).cells
             if cell.method_name == method
         ]
         assert cell.training is not None
+    elif group == "protocol":
+        model, _, task = option.partition("/")
+        plan = expand([f"grid={grid_of_task(task)}", f"model={model}", "method=base", ANY_DATA])
+        assert plan.settings.model.name == model
+        settings = plan.settings
+    elif group in ("model", "budget"):
+        model = option if group == "model" else MODEL_OF_BUDGET.get(option, "lab")
+        settings = run_settings([f"model={model}", f"{group}={option}", ANY_DATA])
     elif group in ("method", "task"):
         grid = grid_with(option) if group == "method" else [f"grid={grid_of_task(option)}"]
         plan = expand([*grid, "model.path=org/name", f"{group}={option}"])
         assert plan.cells
         settings = plan.settings
     elif group == "suite":
-        plan = expand([f"grid={grid_of_task(TASK_OF_SUITE[option])}", "model.path=org/name"])
-        assert any(suite.evaluators for cell in plan.cells for suite in cell.suites.values())
+        model = "lab" if option.startswith("lab_") else "sd35_medium"
+        grid = f"grid={grid_of_task(TASK_OF_SUITE[option])}"
+        plan = expand([grid, f"model={model}", "model.path=org/name", ANY_DATA])
+        name = option.removesuffix("_preference").removesuffix("_alignment")
+        assert all(suite.evaluators for cell in plan.cells for suite in cell.suites.values())
+        assert any(name in cell.suites for cell in plan.cells)
         settings = plan.settings
     else:
         settings = run_settings([f"{group}={option}"])
@@ -67,8 +88,9 @@ def grid_of_task(task: str) -> str:
 
 
 @pytest.mark.slow
-def test_every_target_exists_and_takes_its_arguments() -> None:
-    settings = run_settings([])
+@pytest.mark.parametrize("model", ["lab", "sd35_medium", "sd35_large"])
+def test_every_target_exists_and_takes_its_arguments(model: str) -> None:
+    settings = run_settings([f"model={model}", ANY_DATA])
     assert settings.evaluators
     for name, component in settings.evaluators.items():
         check_component(component, name)
@@ -132,7 +154,8 @@ def test_bad_input_is_one_line_that_names_value_and_remedy(
 
 
 def test_without_a_grid_the_grids_are_listed() -> None:
-    with pytest.raises(ConfigError, match=r"name a grid.*grid=main_table.*grid=reward_specific"):
+    listed = r"name a grid.*grid=main_table.*grid=reward_specific.*grid=soar_then_grpo"
+    with pytest.raises(ConfigError, match=listed):
         expand([])
 
 

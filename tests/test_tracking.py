@@ -10,10 +10,11 @@ from rich.console import Console
 
 from soarbench.cell import run_cell
 from soarbench.cell_folder import CellFolder
-from soarbench.config import CellConfig, TrackingConfig
+from soarbench.config import CellConfig
 from soarbench.errors import UserError
 from soarbench.grid import expand
 from soarbench.progress import GridProgress
+from soarbench.run_config import TrackingConfig
 from soarbench.tracking import MlflowTracker, NoTracker, short_params, store_uri, ui_command
 from tests.fakes import FakeBench
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file
 
 from soarbench.cell_folder import CellFolder
 from soarbench.config import CellConfig
@@ -107,6 +108,33 @@ def test_a_grid_of_real_cells_resumed_in_the_middle_equals_one_straight_through(
     assert rows_of(resumed) == rows_of(arguments)
 
 
+def test_a_second_stage_starts_from_the_weights_of_its_first(arguments: list[str]) -> None:
+    staged = ["grid=soar_then_grpo", *arguments[1:], "method=soar_then_flow_grpo"]
+    assert go(staged) == 0
+    plan = expand(staged)
+    bench = Workbench("cpu", plan.folder / "data")
+    found = {cell.method_name: cell for cell in plan.cells}
+    first, second = found["soar"], found["soar_then_flow_grpo"]
+    trained = load_file(
+        CellFolder(plan.cell_folder(first)).snapshot(6) / "diffusion_pytorch_model.safetensors"
+    )
+    start = bench.model_at(second, CellFolder(plan.cell_folder(second)), 0).transformer
+    for name, value in start.state_dict().items():
+        assert value.equal(trained[name]), name
+    after = bench.model_at(second, CellFolder(plan.cell_folder(second)), 6).transformer
+    base = after.get_base_model().state_dict()
+    for name, value in trained.items():
+        kept = base.get(name, base.get(base_layer_name(name)))
+        assert kept is not None
+        assert kept.equal(value), name
+
+
+def base_layer_name(name: str) -> str:
+    """Where peft keeps the weights under an adapter."""
+    module, _, parameter = name.rpartition(".")
+    return f"{module}.base_layer.{parameter}"
+
+
 @pytest.mark.parametrize(
     ("reward", "message"),
     [
@@ -131,7 +159,7 @@ def test_training_on_an_evaluation_prompt_is_refused(
 ) -> None:
     prompt = load_suite("lab_drawbench").items[0].prompt.upper()
     bench = Workbench("cpu", Path())
-    monkeypatch.setattr(bench, "_training_rows", lambda *_: [{"prompt": prompt, "columns": {}}])
+    monkeypatch.setattr(bench, "training_rows", lambda *_: [{"prompt": prompt, "columns": {}}])
     plan = expand(arguments)
     with pytest.raises(UserError, match="is also in the evaluation suite 'lab_drawbench'"):
         bench.prepare(plan.cells)

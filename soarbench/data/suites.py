@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from soarbench.errors import UserError
 
@@ -49,27 +50,75 @@ def _lab_suite(name: str) -> PromptSuite:
     return PromptSuite(name, tuple(items))
 
 
+def _official_geneval(name: str) -> PromptSuite:
+    from evaluators.geneval_prompts import official_metadata
+
+    items = [
+        PromptItem(f"{name}/{index:05d}", str(entry["prompt"]), entry)
+        for index, entry in enumerate(official_metadata())
+    ]
+    return PromptSuite(name, tuple(items))
+
+
 _SUITES: dict[str, Callable[[str], PromptSuite]] = {
     "lab_geneval": _lab_suite,
     "lab_ocr": _lab_suite,
     "lab_drawbench": _lab_suite,
+    "geneval": _official_geneval,
 }
+#: Suites whose prompts come from a file, and how many the published file holds.
+FROM_FILE: Mapping[str, int] = {"drawbench": 200, "ocr": 1018}
 
 
 def suite_names() -> tuple[str, ...]:
     """Every suite that ``load_suite`` knows."""
-    return tuple(_SUITES)
+    return (*_SUITES, *FROM_FILE)
 
 
-def load_suite(name: str) -> PromptSuite:
+def load_suite(name: str, prompts: str | None = None) -> PromptSuite:
     """A suite by name.
 
+    Args:
+        name: Of the suite.
+        prompts: File of prompts, for the suites that have none of their own.
+
     Raises:
-        UserError: There is no such suite.
+        UserError: There is no such suite, or its prompts are missing or cannot be read.
     """
+    if name in FROM_FILE:
+        if prompts is None:
+            raise UserError(missing_prompts(name))
+        return _suite_of_file(name, Path(prompts).expanduser())
     if name not in _SUITES:
-        raise UserError(f"suite={name!r} does not exist; choose one of {', '.join(_SUITES)}")
+        raise UserError(f"suite={name!r} does not exist; choose one of {', '.join(suite_names())}")
     return _SUITES[name](name)
+
+
+def missing_prompts(name: str) -> str:
+    """What to do about a suite without prompts."""
+    return (
+        f"suite {name!r} has no prompts of its own: give suites.{name}.prompts=FILE, one prompt a "
+        f"line or JSON Lines (the published file holds {FROM_FILE[name]} different ones)"
+    )
+
+
+def _suite_of_file(name: str, path: Path) -> PromptSuite:
+    from soarbench.image_files import read_prompts
+
+    # A prompt that a file repeats is one prompt: how many images it gets is the suite's to say.
+    found = {item.prompt: item for item in read_prompts(path)}
+    items = [
+        PromptItem(f"{name}/{item.prompt_id}", item.prompt, item.metadata)
+        for item in found.values()
+    ]
+    return PromptSuite(name, tuple(items))
+
+
+def num_available(name: str, prompts: str | None) -> int:
+    """Prompts of a suite; the published number where its file is not named yet."""
+    if name in FROM_FILE and prompts is None:
+        return FROM_FILE[name]
+    return len(load_suite(name, prompts).items)
 
 
 def normalised(prompt: str) -> str:

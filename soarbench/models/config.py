@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from baselines.config import LATER
 
 LABORATORY = "lab"
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -21,6 +23,8 @@ class ModelConfig:
         load_text_encoder_3: Whether the pipeline's T5 is loaded at all (SD3.5: optional).
         dtype: Of transformer and text encoders: float32, bfloat16 or float16. The VAE is always
             float32, as are noise, log-probabilities and losses.
+        adapter: Published weights that are evaluated beside the base: hub id
+            (``owner/name@revision``) or directory of a LoRA in peft's format or of a transformer.
     """
 
     name: str
@@ -30,6 +34,7 @@ class ModelConfig:
     max_sequence_length: int = 256
     load_text_encoder_3: bool = True
     dtype: str = "float32"
+    adapter: str | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:

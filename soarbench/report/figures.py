@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from soarbench.config import first_stage
 from soarbench.report.curves import COUNTERS, CurvePoint
 from soarbench.report.metrics import BASE, method_title, metric_of, ordered_methods
 from soarbench.report.reference import AS_PUBLISHED, PublishedPoint
@@ -79,7 +80,7 @@ def draw_curves(
 ) -> Figure:
     """Draw metric over steps, one panel a task and metric, with 95 % bands.
 
-    All methods start from the base's point at 0.
+    All methods start from the base's point at 0, a second stage from the end of its first.
 
     Args:
         points: From ``build_curves``.
@@ -137,20 +138,42 @@ def _draw_panel(ax: Axes, points: Sequence[CurvePoint], *, x: str) -> None:
     methods = ordered_methods({point.method for point in points})
     styles = method_styles(methods)
     start = [point for point in points if point.method == BASE]
-    for method in (name for name in methods if name != BASE):
-        own = [point for point in points if point.method == method]
-        line = sorted((*start, *own), key=lambda point: point.step)
+    lines = {method: _line(points, method) for method in methods if method != BASE}
+    for method, line in lines.items():
         placed = [point for point in line if x == "step" or x in point.spent]
         if placed:
             _draw_line(ax, placed, styles[method], x=x, label=method_title(method))
     if start:
         _draw_base(ax, start[0], styles[BASE])
-    steps = sorted({point.step for point in points})
+    steps = sorted({point.step for line in (start, *lines.values()) for point in line})
     if x == "step" and len(steps) <= _MOST_TICKS:
         ax.set_xticks(steps)
     else:
         ax.xaxis.set_major_locator(MaxNLocator(nbins=_MOST_TICKS, integer=True))
     ax.margins(x=0.04)
+
+
+def _line(points: Sequence[CurvePoint], method: str) -> list[CurvePoint]:
+    """A method's points from where it started: the base, or the end of its first stage."""
+    own = sorted((p for p in points if p.method == method), key=lambda point: point.step)
+    earlier = first_stage(method)
+    if not earlier:
+        return [*(point for point in points if point.method == BASE), *own]
+    before = _line(points, earlier)
+    if not own or not before or before[-1].method != earlier:
+        return own
+    end = before[-1]
+    return [
+        end,
+        *(
+            replace(
+                point,
+                step=end.step + point.step,
+                spent={k: end.spent[k] + v for k, v in point.spent.items() if k in end.spent},
+            )
+            for point in own
+        ),
+    ]
 
 
 def _position(point: CurvePoint, x: str) -> float:

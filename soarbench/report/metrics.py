@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from soarbench.config import stages
+
 BASE = "base"
 ORACLE_PREFIX = "oracle_"
 
@@ -60,8 +62,8 @@ def metric_of(evaluator: str) -> Metric:
 
 
 def method_title(method: str) -> str:
-    """A method's name for people."""
-    return METHOD_TITLES.get(method, method)
+    """A method's name for people; the stages of one that goes on from another in their order."""
+    return " → ".join(METHOD_TITLES.get(stage, stage) for stage in stages(method))
 
 
 def ordered_methods(methods: Collection[str]) -> list[str]:

@@ -1,0 +1,92 @@
+"""What the hub gives, or in one line why not and what to do about it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from soarbench.errors import UserError
+from soarbench.models.config import ModelConfig
+
+
+def is_directory(path: str) -> bool:
+    """Whether a path in a configuration means a directory and not a hub id."""
+    folder = Path(path).expanduser()
+    return folder.exists() or folder.is_absolute() or path.startswith((".", "~"))
+
+
+def require_pipeline(config: ModelConfig) -> None:
+    """Ask the hub for the pipeline's index, a kilobyte, before any weight is loaded.
+
+    Raises:
+        UserError: The hub id is missing, gated, or out of reach and not in the local cache.
+    """
+    with _explained("model.path", config.path, config.revision):
+        from huggingface_hub import hf_hub_download
+
+        hf_hub_download(config.path, "model_index.json", revision=config.revision)
+
+
+def hub_snapshot(key: str, repo: str, revision: str | None, files: Sequence[str]) -> Path:
+    """The local folder with some files of a repository.
+
+    Args:
+        key: Of the configuration, for messages.
+        repo: Hub id.
+        revision: Branch, tag or commit; None takes the default branch.
+        files: Patterns of file names.
+
+    Raises:
+        UserError: The hub id is missing, gated, or out of reach and not in the local cache.
+    """
+    with _explained(key, repo, revision):
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(files)))
+
+
+@contextlib.contextmanager
+def _explained(key: str, repo: str, revision: str | None) -> Iterator[None]:
+    """Turn what the hub's client raises into one line."""
+    from huggingface_hub import constants, errors
+
+    where = f"{key}={repo}" + (f" (revision {revision})" if revision else "")
+    client = logging.getLogger("huggingface_hub")
+    level = client.level
+    # Its retries are told line by line; what came of them is told below.
+    client.setLevel(logging.ERROR)
+    try:
+        yield
+    except errors.HFValidationError as error:
+        raise UserError(
+            f"{where}: neither a directory nor a hub id (owner/name); check the spelling"
+        ) from error
+    except errors.GatedRepoError as error:
+        raise UserError(
+            f"{where}: the hub gates it; accept its licence at https://huggingface.co/{repo}, then "
+            "log in with `hf auth login`"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(
+            f"{where}: the hub has none of that name, or it is private; check the spelling, or log "
+            "in with `hf auth login`"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise UserError(
+            f"{where}: the hub has no such revision; leave it out or name one"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        reason = (
+            "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub is out of reach"
+        )
+        raise UserError(
+            f"{where}: not in the local hub cache ({constants.HF_HUB_CACHE}) and {reason}; get it "
+            f"where there is a network (`hf download {repo}`), or give a directory"
+        ) from error
+    except OSError as error:
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{where}: the hub did not give it ({told[0]}); try again later") from error
+    finally:
+        client.setLevel(level)

@@ -1,0 +1,96 @@
+"""How a run is carried out: its sizes, its speed, its tracking and its processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatesConfig:
+    """Speeds measured on the machine that the budget is meant for; used for estimates alone.
+
+    Attributes:
+        machine: Where they were measured.
+        start_seconds: Imports, loading and curating once a launch.
+        cell_seconds: Fixed cost of a cell: loading weights, logging.
+        seconds_per_step: By method.
+        seconds_per_image: Sampling one evaluation image.
+        seconds_per_score: By evaluator, one image.
+    """
+
+    machine: str
+    start_seconds: float
+    cell_seconds: float
+    seconds_per_step: dict[str, float]
+    seconds_per_image: float
+    seconds_per_score: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetConfig:
+    """How much is spent on a grid; the other groups take their sizes from here.
+
+    Attributes:
+        name: Of the budget.
+        description: One line.
+        steps: Optimiser updates of every trained cell.
+        num_snapshots: Points of each curve after step 0.
+        save_steps: Updates between checkpoints.
+        seeds: Training seeds.
+        images_per_prompt: Of every suite.
+        max_prompts: Of every suite; null takes all.
+        rates: For the estimate of ``--dry-run`` and of the progress bar.
+    """
+
+    name: str
+    description: str
+    steps: int
+    num_snapshots: int
+    save_steps: int
+    seeds: tuple[int, ...]
+    images_per_prompt: int
+    max_prompts: int | None
+    rates: RatesConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where MLflow keeps runs.
+
+    Attributes:
+        enabled: Whether anything is logged to MLflow at all.
+        uri: Any MLflow store; null is SQLite, ``mlruns.db`` in the output directory.
+        artifacts: Artifact root of new experiments; null is ``mlartifacts`` beside it for SQLite
+            and the server's own otherwise.
+    """
+
+    enabled: bool
+    uri: str | None = None
+    artifacts: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LauncherConfig:
+    """Who runs the cells.
+
+    Attributes:
+        name: ``local``: one after the other, on this machine.
+        num_processes: That train a cell together, each with a GPU of its own (on a CPU: a share of
+            its cores). Changes no result: every row has its own noise, whoever trains on it.
+        parallelism: How processes share the work: ``ddp`` gives each a whole model.
+    """
+
+    name: Literal["local"]
+    num_processes: int = 1
+    parallelism: Literal["ddp", "fsdp2", "zero2"] = "ddp"
+
+    def __post_init__(self) -> None:
+        if self.num_processes < 1:
+            raise ValueError(f"launcher.num_processes={self.num_processes}: must be at least 1")
+        if self.parallelism != "ddp":
+            raise ValueError(
+                f"launcher.parallelism={self.parallelism}: sharded training is not supported; use "
+                "ddp, and where the weights do not fit lora={rank:32,alpha:64}, "
+                "optim.optimizer=adamw_8bit or training.gradient_checkpointing=true"
+            )

@@ -1,0 +1,219 @@
+"""Published weights as anchors: LoRAs in peft's format and whole transformers."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from diffusers import SD3Transformer2DModel
+from peft import LoraConfig, get_peft_model
+from rich.console import Console
+from safetensors.torch import save_file
+
+from soarbench.cell_folder import CellFolder
+from soarbench.errors import UserError
+from soarbench.files import read_json
+from soarbench.grid import Plan, expand
+from soarbench.models.adapter import adapter_name, apply_adapter
+from soarbench.models.sd3 import SD3Velocity
+from soarbench.run import run_plan
+from soarbench.workbench import Workbench
+from tests.fakes import SMALL, FakeBench
+from tests.tiny import build_tiny_pipeline, tiny_transformer
+
+MODULES = ["attn.to_q", "attn.to_out.0", "attn.add_k_proj"]
+
+
+def published_lora(folder: Path, modules: list[str] = MODULES) -> torch.Tensor:
+    """Save a LoRA as peft does, with weights that matter. -> the adapted model's velocity."""
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=modules, init_lora_weights=False)
+    torch.manual_seed(3)
+    adapted = get_peft_model(tiny_transformer(), config)
+    adapted.save_pretrained(str(folder))
+    return velocity(adapted)
+
+
+def velocity(model: torch.nn.Module) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    condition = {
+        "prompt_embeds": torch.randn(1, 5, 32, generator=generator),
+        "pooled_prompt_embeds": torch.randn(1, 32, generator=generator),
+    }
+    latents = torch.randn(1, 8, 8, 8, generator=generator)
+    with torch.no_grad():
+        return SD3Velocity(model.eval())(latents, torch.tensor([0.4]), condition)
+
+
+@pytest.mark.parametrize("place", ["", "lora", "checkpoint-100/lora"])
+def test_a_lora_does_what_it_did_for_its_author(tmp_path: Path, place: str) -> None:
+    expected = published_lora(tmp_path / place)
+    model = tiny_transformer()
+    before = velocity(model)
+    apply_adapter(model, str(tmp_path), base="tiny")
+    torch.testing.assert_close(velocity(model), expected, rtol=1e-5, atol=1e-5)
+    assert not expected.allclose(before, atol=1e-3)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not any("lora" in name for name, _ in model.named_modules())
+
+
+def test_a_lora_on_a_bf16_base_is_rounded_once(tmp_path: Path) -> None:
+    expected = published_lora(tmp_path)
+    model = tiny_transformer().bfloat16()
+    apply_adapter(model, str(tmp_path), base="tiny")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    difference = (velocity(model).float() - expected).abs().max()
+    assert difference < 0.05 * expected.abs().max()
+
+
+@pytest.mark.parametrize("place", ["", "transformer"])
+def test_a_whole_checkpoint_takes_the_place_of_the_base(tmp_path: Path, place: str) -> None:
+    other = tiny_transformer(seed=5)
+    other.save_pretrained(tmp_path / place)
+    model = tiny_transformer()
+    apply_adapter(model, str(tmp_path), base="tiny")
+    assert velocity(model).equal(velocity(other))
+
+
+def refusal(source: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        apply_adapter(tiny_transformer(), str(source), base="tiny")
+    assert "\n" not in str(caught.value)
+    return str(caught.value).replace(str(source), "DIR")
+
+
+def test_a_lora_for_other_modules_is_refused(tmp_path: Path) -> None:
+    published_lora(tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    prefix = "base_model.model.single_blocks.0.linear1.lora"
+    save_file({f"{prefix}_A.weight": torch.zeros(2, 32)}, path)
+    expected = "a LoRA for another model than tiny (it has no single_blocks.0.linear1)"
+    assert refusal(tmp_path) == f"model.adapter=DIR: {expected}"
+    prefix = "base_model.model.transformer_blocks.0.attn.to_q.lora"
+    save_file({f"{prefix}_A.weight": torch.zeros(2, 1536)}, path)
+    assert "attn.to_q takes 32 inputs, the LoRA's 1536" in refusal(tmp_path)
+    save_file({f"{prefix}_B.weight": torch.zeros(1536, 2)}, path)
+    assert "attn.to_q gives 32 outputs, the LoRA's 1536" in refusal(tmp_path)
+    save_file({"proj.hada_w1_a": torch.zeros(2, 2)}, path)
+    assert "proj.hada_w1_a is no factor of a LoRA" in refusal(tmp_path)
+
+
+def test_what_holds_no_weights_is_refused(tmp_path: Path) -> None:
+    assert "neither a LoRA in peft's format (adapter_config.json) nor a" in refusal(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "FluxTransformer2DModel"}))
+    assert "neither a LoRA" in refusal(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+    assert "holds several adapters (a, b); name one" in refusal(tmp_path)
+    assert "holds no safetensors file" in refusal(tmp_path / "a")
+    (tmp_path / "a" / "adapter_model.safetensors").write_bytes(b"\xff" * 100)
+    assert "adapter_model.safetensors is no safetensors file" in refusal(tmp_path / "a")
+
+
+def test_a_checkpoint_of_another_size_is_refused(tmp_path: Path) -> None:
+    config = {**tiny_transformer().config, "num_layers": 3}
+    SD3Transformer2DModel.from_config(config).save_pretrained(tmp_path)
+    message = refusal(tmp_path)
+    assert "weights for another model than tiny (transformer_blocks" in message
+    assert "is in one of them alone" in message
+
+
+def test_names_are_the_last_part() -> None:
+    assert adapter_name("jieliu/SD3.5M-FlowGRPO-GenEval@main") == "SD3.5M-FlowGRPO-GenEval"
+    assert adapter_name("/a/b/my lora/") == "my_lora"
+
+
+# --- in a grid ------------------------------------------------------------------------------------
+
+
+def anchored(overrides: list[str], source: Path | str, *changes: str) -> Plan:
+    return expand([*overrides, "tracking=none", f"model.adapter={source}", *changes])
+
+
+def test_an_adapter_becomes_a_row_of_every_task_and_nothing_is_trained(
+    overrides: list[str], tmp_path: Path
+) -> None:
+    published_lora(tmp_path / "mine")
+    plan = anchored(overrides, tmp_path / "mine")
+    assert [cell.label for cell in plan.cells] == [
+        *("base", "mine aesthetic seed 0", "mine alignment seed 0")
+    ]
+    base, anchor, _ = plan.cells
+    assert base.cell_id == expand(overrides).cells[0].cell_id
+    assert base.model.adapter is None
+    assert anchor.model.adapter == str(tmp_path / "mine")
+    assert (anchor.training, anchor.method, anchor.data, anchor.steps) == (None, None, None, (0,))
+    with pytest.raises(UserError, match=r"trains nothing: leave method=\.\.\. out"):
+        anchored(overrides, tmp_path / "mine", "method=sft")
+    published_lora(tmp_path / "mine", ["attn.to_v"])
+    assert anchored(overrides, tmp_path / "mine").cells[1].cell_id != anchor.cell_id
+
+
+def test_a_hub_id_is_expanded_without_a_download() -> None:
+    source = "jieliu/SD3.5M-FlowGRPO-GenEval"
+    plan = expand(["grid=main_table", "model=sd35_medium", f"model.adapter={source}"])
+    assert [cell.method_name for cell in plan.cells] == ["base", "SD3.5M-FlowGRPO-GenEval"]
+    assert plan.cells[1].weights_digest.endswith(f"+{source}")
+
+
+def test_anchors_are_reported_beside_the_base(overrides: list[str], tmp_path: Path) -> None:
+    published_lora(tmp_path / "mine")
+    plan = anchored(overrides, tmp_path / "mine", "task=aesthetic")
+    stream = io.StringIO()
+    console = Console(file=stream, width=160)
+    assert run_plan(plan, console=console, make_bench=lambda _: FakeBench()) == 0
+    assert "mine" in stream.getvalue()
+    assert "vs Base" in stream.getvalue()
+    summary = read_json(Path(plan.settings.results_dir) / "reward_specific" / "summary.json")
+    assert summary["partial"] is False
+
+
+@pytest.mark.slow
+def test_an_adapter_is_evaluated_for_real(tmp_path: Path) -> None:
+    pipeline = build_tiny_pipeline(tmp_path / "model")
+    published_lora(tmp_path / "mine")
+    arguments = [
+        *("grid=reward_specific", "grid.tasks=[aesthetic]", f"model.path={pipeline}", *SMALL),
+        *(f"output_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"),
+        *("tracking=none", "device=cpu", f"model.adapter={tmp_path / 'mine'}"),
+        *("sampling.num_inference_steps=2", "suites.drawbench.evaluators=[oracle_aesthetic]"),
+        *("task.final_metric=oracle_aesthetic", "data.select_by=[oracle_aesthetic]"),
+    ]
+    plan = expand(arguments)
+    bench = Workbench("cpu", plan.folder / "data")
+    console = Console(file=io.StringIO(), width=160)
+    assert run_plan(plan, console=console, make_bench=lambda _: bench) == 0
+    values = [
+        tuple(pq.read_table(CellFolder(plan.cell_folder(cell)).scores_table)["value"].to_pylist())
+        for cell in plan.cells
+    ]
+    assert len(set(values)) == 2
+    drawn = bench.load(plan.cells[1]).transformer
+    torch.testing.assert_close(
+        drawn.transformer_blocks[0].attn.to_q.weight,
+        adapted_weight(tmp_path / "mine"),
+        rtol=1e-5, atol=1e-6,
+    )  # fmt: skip
+
+    published_lora(tmp_path / "other")
+    save_file(
+        {"base_model.model.nowhere.lora_A.weight": torch.zeros(2, 2)},
+        tmp_path / "other" / "adapter_model.safetensors",
+    )
+    wrong = expand([*arguments, f"model.adapter={tmp_path / 'other'}"])
+    with pytest.raises(UserError, match="a LoRA for another model than"):
+        run_plan(wrong, console=console, make_bench=lambda _: bench)
+
+
+def adapted_weight(folder: Path) -> torch.Tensor:
+    """The first query projection with the LoRA added by hand: W + alpha / r B A."""
+    from safetensors.torch import load_file
+
+    stored = load_file(folder / "adapter_model.safetensors")
+    name = "base_model.model.transformer_blocks.0.attn.to_q.lora"
+    weight = tiny_transformer().transformer_blocks[0].attn.to_q.weight
+    return weight + 2.0 * stored[f"{name}_B.weight"] @ stored[f"{name}_A.weight"]

@@ -1,0 +1,119 @@
+"""The published setups by name: SD3.5 with real judges, and the values of the two papers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from baselines.config import FlowGrpoConfig, SoarConfig
+from soarbench.config import CellConfig
+from soarbench.data.suites import load_suite, num_available
+from soarbench.errors import UserError
+from soarbench.grid import expand
+
+REAL = ["model=sd35_medium", "data=lab_general"]
+
+
+def cells_of(*arguments: str) -> dict[str, CellConfig]:
+    return {cell.method_name: cell for cell in expand([*arguments]).cells}
+
+
+def test_sd35_medium_is_the_published_model_and_evaluation() -> None:
+    base = cells_of("grid=reward_specific", *REAL)["base"]
+    assert base.model.path == "stabilityai/stable-diffusion-3.5-medium"
+    assert base.model.revision is not None
+    assert len(base.model.revision) == 40
+    assert (base.model.resolution, base.model.dtype) == (512, "bfloat16")
+    assert base.model.load_text_encoder_3
+    assert base.model.max_sequence_length == 256
+    assert (base.sampling.num_inference_steps, base.sampling.guidance_scale) == (40, 4.5)
+    assert base.weights_digest == f"{base.model.path}@{base.model.revision}"
+
+
+def test_sft_and_soar_are_trained_as_published() -> None:
+    found = cells_of("grid=reward_specific", *REAL, "task=aesthetic")
+    for name in ("sft", "soar"):
+        cell = found[name]
+        assert cell.training is not None
+        assert cell.optim is not None
+        assert cell.lora is cell.ema is None
+        assert cell.training.steps == 5000
+        assert (cell.training.batch_size, cell.training.micro_batch_size) == (8 * 4, 4)
+        assert cell.training.mixed_precision == "bf16"
+        assert (cell.optim.learning_rate, cell.optim.weight_decay) == (2e-5, 1e-2)
+        assert cell.seed == 42
+    soar = found["soar"].method
+    assert isinstance(soar, SoarConfig)
+    assert (soar.guidance_scale, soar.num_inference_steps, soar.num_aux_points) == (4.5, 40, 6)
+    assert (soar.num_rollout_paths, soar.aux_weight) == (1, 1.0)
+
+
+def test_the_main_table_takes_twice_the_steps_and_every_judge() -> None:
+    found = cells_of("grid=main_table", *REAL)
+    for name in ("sft", "soar"):
+        training = found[name].training
+        assert training is not None
+        assert training.steps == 10000
+    judges = {name for suite in found["base"].suites.values() for name in suite.evaluators}
+    assert judges == {
+        *("geneval", "ocr", "pickscore", "clipscore", "hpsv21", "aesthetic", "imagereward")
+    }
+
+
+def test_flow_grpo_is_trained_as_published() -> None:
+    cell = cells_of("grid=reward_specific", *REAL, "task=aesthetic")["flow_grpo"]
+    method = cell.method
+    assert isinstance(method, FlowGrpoConfig)
+    assert (method.group_size, method.num_inference_steps, method.noise_level) == (24, 10, 0.7)
+    assert (method.clip_range, method.kl_coeff, method.guidance_scale) == (1e-4, 0.01, 4.5)
+    assert cell.lora is not None
+    assert (cell.lora.rank, cell.lora.alpha) == (32, 64.0)
+    assert cell.ema is not None
+    assert (cell.ema.decay, cell.ema.every) == (0.9, 8)
+    assert cell.optim is not None
+    assert (cell.optim.learning_rate, cell.optim.weight_decay) == (3e-4, 1e-4)
+    assert cell.training is not None
+    assert cell.training.batch_size == 24 * 24
+    assert cell.rewards == {"aesthetic": 1.0}
+
+
+def test_one_word_makes_it_small_or_large() -> None:
+    small = cells_of("grid=reward_specific", *REAL, "budget=quick")["sft"].training
+    assert small is not None
+    assert small.steps == 60
+    large = cells_of("grid=reward_specific", "model=sd35_large", "data=lab_general")["base"]
+    assert large.model.path == "stabilityai/stable-diffusion-3.5-large"
+    assert large.sampling.num_inference_steps == 40
+
+
+def test_geneval_has_the_official_prompts_without_a_file() -> None:
+    suite = load_suite("geneval")
+    assert len(suite.items) == num_available("geneval", None) == 553
+    assert suite.items[0].prompt_id == "geneval/00000"
+    assert suite.items[0].metadata["tag"] == "single_object"
+
+
+def test_a_suite_of_a_file_counts_a_repeated_prompt_once(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a cat\na dog\na cat\n")
+    suite = load_suite("drawbench", str(path))
+    assert [item.prompt for item in suite.items] == ["a cat", "a dog"]
+    assert [item.prompt_id for item in suite.items] == ["drawbench/00000", "drawbench/00001"]
+    assert num_available("drawbench", str(path)) == 2
+    assert num_available("drawbench", None) == 200
+    with pytest.raises(UserError, match=r"give suites\.drawbench\.prompts=FILE"):
+        load_suite("drawbench")
+
+
+def test_the_prompts_of_a_file_are_part_of_the_address(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    arguments = ["grid=reward_specific", *REAL, f"suites.drawbench.prompts={path}"]
+    with pytest.raises(UserError, match=r"suites\.drawbench\.prompts=.*: no such file"):
+        expand(arguments)
+    path.write_text("a cat\n")
+    before = {cell.cell_id for cell in expand(arguments).cells}
+    assert expand(arguments).without_prompts == ()
+    path.write_text("a dog\n")
+    assert not before & {cell.cell_id for cell in expand(arguments).cells}
+    assert expand(arguments[:-1]).without_prompts == ("drawbench",)
