@@ -15,11 +15,14 @@ from soarbench.errors import UserError
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` make a file beside ``path``, then rename it there.
 
-    A killed process leaves a ``.partial`` file, which nobody reads and the next try overwrites.
+    A killed process leaves a ``.partial`` file, which nobody reads and the next try overwrites. The
+    content is on the disk before the name is, so that a power cut leaves no empty file either.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     write(partial)
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())
     partial.replace(path)
 
 
