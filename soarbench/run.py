@@ -23,6 +23,7 @@ from soarbench.files import locked, make_writable, write_atomically
 from soarbench.grid import Plan, expand
 from soarbench.launchers.local import LocalLauncher
 from soarbench.progress import GridProgress, Key
+from soarbench.reuse import adopt, done_elsewhere
 
 if TYPE_CHECKING:
     from soarbench.cell import Bench
@@ -94,6 +95,7 @@ def run_plan(plan: Plan, *, console: Console, make_bench: MakeBench) -> int:
     plan.folder.mkdir(parents=True, exist_ok=True)
     with locked(plan.folder):
         pending = [c for c in plan.cells if not CellFolder(plan.cell_folder(c)).is_finished()]
+        _adopt(plan, pending, console)
         failures = _work(plan, pending, console, make_bench) if pending else {}
         if len(failures) < len(plan.cells):
             _report(plan, console)
@@ -106,6 +108,16 @@ def run_plan(plan: Plan, *, console: Console, make_bench: MakeBench) -> int:
             soft_wrap=True,
         )
     return 1 if failures else 0
+
+
+def _adopt(plan: Plan, pending: Sequence[CellConfig], console: Console) -> None:
+    """Take over what another grid of the output directory has done."""
+    for cell in pending:
+        folder = CellFolder(plan.cell_folder(cell))
+        grid = adopt(cell, folder, Path(plan.settings.output_dir).expanduser())
+        if grid is not None:
+            told = f"{cell.label}: done in grid {grid}, taken from there"
+            console.print(told, highlight=False, markup=False)
 
 
 def _work(
@@ -192,12 +204,13 @@ def dry_table(plan: Plan) -> Table:
     for cell in plan.cells:
         folder = CellFolder(plan.cell_folder(cell))
         status = folder.status()
-        is_finished = folder.is_finished()
-        left = seconds_left(cell, folder, rates, processes)
-        seconds = 0.0 if is_finished else sum(left.values())
+        elsewhere = None if status else done_elsewhere(cell, plan.folder.parent)
+        left = seconds_left(cell, elsewhere or folder, rates, processes)
+        seconds = 0.0 if folder.is_finished() else sum(left.values())
         total += seconds
         steps = str(cell.training.steps) if cell.training is not None else "-"
-        table.add_row(cell.cell_id, steps, _state(status), _duration(seconds))
+        state = _state(status) if elsewhere is None else f"done in {elsewhere.grid}"
+        table.add_row(cell.cell_id, steps, state, _duration(seconds))
     start = rates.start_seconds if total else 0.0
     table.add_section()
     table.add_row("loading and curating", "", "", _duration(start))
