@@ -1,7 +1,8 @@
 """Work that another grid of the same output directory has already done.
 
-Grids share trainings: SFT and SOAR in ``soar_then_grpo`` are those of ``reward_specific``. A cell whose configuration differs in the grid's name alone has the same numbers, so its files are
-linked instead of being made again; only its MLflow run is new.
+Grids share trainings: SFT and SOAR in ``soar_then_grpo`` are those of ``reward_specific``. A cell
+whose configuration differs in the grid's name alone has the same numbers, so its files are linked
+instead of being made again; only its MLflow run is new.
 """
 
 from __future__ import annotations
