@@ -167,6 +167,23 @@ def _score(arguments: argparse.Namespace) -> int:
     return score(arguments.words, console=_console())
 
 
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="key=value",
+        help="suite=NAME [model=NAME|DIR|HUB_ID] [model.adapter=DIR|HUB_ID] [output=DIR] "
+        "[prompts=FILE] [images_per_prompt=N] [max_prompts=N] [judges=NAME,NAME] "
+        "[judge.NAME.KEY=VALUE] [model.KEY=VALUE] [sampling.KEY=VALUE] [device=NAME]",
+    )
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from soarbench.evaluate import evaluate
+
+    return evaluate(arguments.words, console=_console())
+
+
 def _names_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="of a judge, e.g. geneval")
 
@@ -204,6 +221,7 @@ COMMANDS: Mapping[str, Command] = {
     "diagnose": Command("measure finished cells for signs of gaming", _add_overrides, _diagnose),
     "plan": Command("memory and time of training, before it starts", _plan_arguments, _plan),
     "bench": Command("time and memory of every method and judge", _add_overrides, _bench),
+    "evaluate": Command("draw a suite with a model and judge it", _evaluate_arguments, _evaluate),
     "score": Command("judge images of any model", _score_arguments, _score),
     "doctor": Command("which judges are ready, and how to get the rest", _names_arguments, _doctor),
     "fetch": Command("download a judge's published weights", _names_arguments, _fetch),

@@ -286,25 +286,32 @@ def _shown(names: Sequence[str]) -> str:
     return (", ".join(names[:_NUM_SHOWN]) or "none") + (f" and {rest} more" if rest > 0 else "")
 
 
-def check_readable(files: Sequence[SampleFile]) -> None:
+def check_readable(files: Sequence[SampleFile]) -> int:
     """Look at every image's header, and at a PNG's end, so that most bad files show at once.
+
+    Returns:
+        Pixels of the largest image.
 
     Raises:
         ImageError: A file is no image or is cut short.
     """
-    for file in files:
-        if not _looks_whole(file.path):
-            load_image(file.path)
+    return max((_num_pixels(file.path) for file in files), default=0)
 
 
-def _looks_whole(path: Path) -> bool:
+def _num_pixels(path: Path) -> int:
+    """From the header; decodes what looks damaged, to say what is wrong with it."""
     try:
         with Image.open(path) as image:
-            is_png = image.format == "PNG"
+            pixels, is_png = image.width * image.height, image.format == "PNG"
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return False
-    if not is_png:
-        return True
+        load_image(path)
+        raise
+    if is_png and not _ends_well(path):
+        load_image(path)
+    return pixels
+
+
+def _ends_well(path: Path) -> bool:
     with path.open("rb") as stream:
         stream.seek(-min(path.stat().st_size, 64), 2)
         return _PNG_END in stream.read()

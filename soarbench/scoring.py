@@ -73,6 +73,13 @@ def protocol(
         evaluator: The judge.
         scheduler: The sampler's class and shift.
     """
+    return {**image_facts(cell, suite, scheduler), **judge_facts(evaluator)}
+
+
+def image_facts(
+    cell: CellConfig, suite: SuiteConfig, scheduler: Mapping[str, object]
+) -> dict[str, object]:
+    """The protocol's part that says how images were made."""
     return {
         "prompts": planned_suite(suite).sha256,
         "images_per_prompt": suite.images_per_prompt,
@@ -82,9 +89,15 @@ def protocol(
         "guidance_scale": cell.sampling.guidance_scale,
         **scheduler,
         "dtype": cell.model.dtype,
+    }
+
+
+def judge_facts(evaluator: Evaluator) -> dict[str, object]:
+    """The protocol's part that says who judged."""
+    return {
         "evaluator": evaluator.name,
         "evaluator_version": evaluator.version,
-        "evaluator_settings": dict(getattr(evaluator, "settings", {})),
+        "evaluator_settings": dict(evaluator.settings),
         "evaluator_weights": evaluator.weights_hash,
         "libraries": library_versions(),
     }
