@@ -74,7 +74,20 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     return diagnose(arguments.overrides, console=_console())
 
 
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help=f"{_OVERRIDES}; or: judges [images=N] [judge.geneval.KEY=VALUE], GenEval's speed",
+    )
+
+
 def _bench(arguments: argparse.Namespace) -> int:
+    if arguments.overrides[:1] == ["judges"]:
+        from soarbench.bench_judges import bench_judges
+
+        return bench_judges(arguments.overrides[1:], console=_console())
     from soarbench.bench import bench
 
     return bench(arguments.overrides, console=_console())
@@ -220,7 +233,7 @@ COMMANDS: Mapping[str, Command] = {
     "report": Command("make a grid's reports again from stored scores", _add_overrides, _report),
     "diagnose": Command("measure finished cells for signs of gaming", _add_overrides, _diagnose),
     "plan": Command("memory and time of training, before it starts", _plan_arguments, _plan),
-    "bench": Command("time and memory of every method and judge", _add_overrides, _bench),
+    "bench": Command("time and memory of every method and judge", _bench_arguments, _bench),
     "evaluate": Command("draw a suite with a model and judge it", _evaluate_arguments, _evaluate),
     "score": Command("judge images of any model", _score_arguments, _score),
     "doctor": Command("which judges are ready, and how to get the rest", _names_arguments, _doctor),

@@ -390,4 +390,3 @@ def _as_score(row: Mapping[str, object]) -> Score:
     assert isinstance(value, (int, float))
     details = {key: entry for key, entry in row.items() if key not in _ROW_KEYS}
     return Score(sample_id=name, value=float(value), details=details)
-

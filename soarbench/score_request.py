@@ -69,9 +69,7 @@ class Words:
         return int(text) if text else None
 
 
-def sort_words(
-    words: Sequence[str], known: Sequence[str], passed_on: Sequence[str] = ()
-) -> Words:
+def sort_words(words: Sequence[str], known: Sequence[str], passed_on: Sequence[str] = ()) -> Words:
     """Sort the words of a command line.
 
     Args:
@@ -96,7 +94,9 @@ def sort_words(
             others.append(word)
         else:
             wanted = [f"{name}=..." for name in known]
-            wanted += [f"{name}KEY=..." if name.endswith(".") else f"{name}=..." for name in passed_on]
+            wanted += [
+                f"{name}KEY=..." if name.endswith(".") else f"{name}=..." for name in passed_on
+            ]
             raise ConfigError(
                 f"{word!r} is not understood here: this command takes {', '.join(wanted)} and "
                 "judge.NAME.KEY=..."

@@ -106,7 +106,9 @@ def test_interrupted_drawing_goes_on_and_ends_equal(
     assert evaluated(pipeline, tmp_path / "parts") == 0
     assert len(saved) == 8
     assert images(tmp_path / "parts") == images(tmp_path / "whole")
-    unlike_paths = [[{**row, "image": ""} for row in rows(tmp_path / n)] for n in ("parts", "whole")]
+    unlike_paths = [
+        [{**row, "image": ""} for row in rows(tmp_path / n)] for n in ("parts", "whole")
+    ]
     assert unlike_paths[0] == unlike_paths[1]
 
 
