@@ -87,11 +87,14 @@ def bench_judges(words: Sequence[str], *, console: Console) -> int:
         raise ConfigError("judge.geneval.dtype: the naive form is float32; leave it out")
     if not (_TESTS / "naive_geneval.py").is_file():
         raise UserError("bench judges needs the tests, where the naive form is; use a source tree")
+    num_images, is_tiny = found.count("images") or _NUM_IMAGES, not found.judges
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            is_tiny = not found.judges
             config = _with_tiny_weights(config, Path(folder)) if is_tiny else config
-            races = _races(config, Path(folder), found.count("images") or _NUM_IMAGES, console)
+            races = _races(config, Path(folder), num_images, console)
     except EvaluatorError as error:
         raise UserError(one_line(error)) from error
     _show(races, "tiny random models" if is_tiny else "the configured weights", console)
@@ -121,13 +124,11 @@ def _with_tiny_weights(config: GenEvalConfig, folder: Path) -> GenEvalConfig:
 
 def _races(config: GenEvalConfig, folder: Path, num_images: int, console: Console) -> list[Race]:
     import torch
-    from transformers.utils.logging import disable_progress_bar
 
     from evaluators.mask2former import load_geneval
     from evaluators.preference.base import torch_device
     from soarbench.score_images import scored
 
-    disable_progress_bar()
     # Four workers on two cores are slow, and that is what is measured.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     device = torch_device(config.device)

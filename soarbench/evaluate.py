@@ -1,7 +1,7 @@
 """``python -m soarbench evaluate``: a model draws a suite's prompts, and the judges score them.
 
-Images lie in GenEval's folders under ``OUTPUT/images``, which ``score`` reads too; rows and summary
-are those of ``score``, under the fingerprint of ``run``, since it is known how the images were made.
+Images lie in GenEval's folders under ``OUTPUT/images``, which ``score`` reads too. Rows and summary
+are those of ``score``; the fingerprint is that of ``run``: it is known how the images were made.
 """
 
 from __future__ import annotations
