@@ -28,7 +28,8 @@ from soarbench.data.suites import FROM_FILE, PromptItem
 from soarbench.errors import ConfigError, UserError
 from soarbench.files import locked, make_writable, read_json, write_atomically, write_json
 from soarbench.grid import weights_digest
-from soarbench.image_files import check_readable, find_images, suite_named
+from soarbench.image_files import find_images, suite_named
+from soarbench.image_survey import survey
 from soarbench.judges import JUDGES, make_judge
 from soarbench.models.adapter import adapter_digest, adapter_name
 from soarbench.models.architecture import KNOWN, architecture_of
@@ -243,7 +244,7 @@ def _evaluate(request: Evaluation, console: Console) -> int:
         _refuse_others(request)
         made = _draw(request, items, console)
         files = find_images(request.scoring.images, items, count)
-        return score_files(request.scoring, files, check_readable(files), console, made)
+        return score_files(request.scoring, files, survey(files).largest, console, made)
 
 
 def _check_prompts(scoring: ScoreRequest, items: Sequence[PromptItem]) -> None:

@@ -15,17 +15,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from evaluators.geneval_files import CoverageError, SampleFile, check_counts
 from evaluators.geneval_prompts import official_metadata
-from evaluators.images import SUFFIXES, load_image
+from evaluators.images import SUFFIXES
 from soarbench.data.suites import PromptItem, load_suite
 from soarbench.errors import ConfigError, UserError
 from soarbench.typed import did_you_mean
 
 _NUM_SHOWN = 5
-_PNG_END = b"IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
@@ -284,34 +281,3 @@ def _gaps(paths: Sequence[Path], wanted: int) -> str:
 def _shown(names: Sequence[str]) -> str:
     rest = len(names) - _NUM_SHOWN
     return (", ".join(names[:_NUM_SHOWN]) or "none") + (f" and {rest} more" if rest > 0 else "")
-
-
-def check_readable(files: Sequence[SampleFile]) -> int:
-    """Look at every image's header, and at a PNG's end, so that most bad files show at once.
-
-    Returns:
-        Pixels of the largest image.
-
-    Raises:
-        ImageError: A file is no image or is cut short.
-    """
-    return max((_num_pixels(file.path) for file in files), default=0)
-
-
-def _num_pixels(path: Path) -> int:
-    """From the header; decodes what looks damaged, to say what is wrong with it."""
-    try:
-        with Image.open(path) as image:
-            pixels, is_png = image.width * image.height, image.format == "PNG"
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        load_image(path)
-        raise
-    if is_png and not _ends_well(path):
-        load_image(path)
-    return pixels
-
-
-def _ends_well(path: Path) -> bool:
-    with path.open("rb") as stream:
-        stream.seek(-min(path.stat().st_size, 64), 2)
-        return _PNG_END in stream.read()

@@ -27,12 +27,12 @@ from evaluators.images import ImageError
 from soarbench.errors import UserError
 from soarbench.files import locked, make_writable, read_json, write_json
 from soarbench.image_files import (
-    check_readable,
     find_images,
     prompts_digest,
     read_prompts,
     suite_named,
 )
+from soarbench.image_survey import survey
 from soarbench.judges import JUDGES, make_judge
 from soarbench.progress import ImageLines
 from soarbench.score_request import ScoreRequest, read_request
@@ -45,6 +45,8 @@ PIXELS_AT_A_TIME = 64 * 2**20
 _DECODERS = max(2, min(8, os.cpu_count() or 2))
 _ROW_KEYS = ("sample_id", "image", "image_sha256", "prompt_id", "prompt", "value", "failure",
              "fingerprint")  # fmt: skip
+#: Of numbers that are not in the judge's own unit.
+_UNITS = {"strict_score": "mean partial credit, at most 1", "exact": "share of images, 0..1"}
 _PERCENT = {"images_correct": "% of images", "prompts_correct": "% of prompts"}
 
 
@@ -66,10 +68,12 @@ def score(words: Sequence[str], *, console: Console) -> int:
 
 def _score(request: ScoreRequest, console: Console) -> int:
     files = planned_files(request)
-    largest = check_readable(files)
+    found = survey(files)
+    if found.note():
+        console.print(found.note(), highlight=False, markup=False, soft_wrap=True)
     make_writable(request.output, "output")
     with locked(request.output):
-        return score_files(request, files, largest, console)
+        return score_files(request, files, found.largest, console)
 
 
 def score_files(
@@ -163,10 +167,15 @@ def summary_table(name: str, summary: Mapping[str, object]) -> Table:
             shown = "-" if value is None else f"{100 * value:.1f}"
             table.add_row(key, shown, _PERCENT[key])
         else:
-            scale = "" if math.isinf(low) or math.isinf(high) else f", {low:g}..{high:g}"
             shown = "-" if value is None else f"{value:.4f}"
-            table.add_row(key, shown, f"{summary['unit']}{scale}")
+            table.add_row(key, shown, _UNITS.get(key, with_scale(str(summary["unit"]), low, high)))
     return table
+
+
+def with_scale(unit: str, low: float, high: float) -> str:
+    """A unit and its range, unless it says that itself or has none."""
+    scale = f"{low:g}..{high:g}"
+    return unit if math.isinf(low) or math.isinf(high) or scale in unit else f"{unit}, {scale}"
 
 
 def _numbers(values: object) -> tuple[float, float]:
