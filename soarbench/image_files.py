@@ -101,15 +101,21 @@ def read_prompts(path: Path) -> list[PromptItem]:
     return items
 
 
-def _entry(line: str, where: str) -> dict[str, object]:
+def _entry(line: str | bytes, where: str) -> dict[str, object]:
+    """A line's object, whose prompt is a text."""
+    entry = _object(line, where)
+    if not isinstance(entry.get("prompt"), str) or not entry["prompt"]:
+        raise UserError(f"{where}: prompt is {entry.get('prompt')!r}; it must be the prompt's text")
+    return entry
+
+
+def _object(line: str | bytes, where: str) -> dict[str, object]:
     try:
         entry = json.loads(line)
     except ValueError as error:
         raise UserError(f"{where} is not JSON: {error}") from error
-    if not isinstance(entry, dict) or not isinstance(entry.get("prompt"), str):
-        raise UserError(f'{where}: must be an object with the text of its "prompt"')
-    if not entry["prompt"]:
-        raise UserError(f"{where}: prompt is empty")
+    if not isinstance(entry, dict):
+        raise UserError(f"{where} is not a JSON object: {entry!r}")
     return entry
 
 
@@ -156,7 +162,7 @@ def _official(root: Path) -> list[SampleFile]:
         source = folder / "metadata.jsonl"
         if not source.is_file():
             raise UserError(f"no {source}: it must hold the prompt of {folder}")
-        lines = [line for line in source.read_text().splitlines() if line.strip()]
+        lines = [line for line in source.read_bytes().splitlines() if line.strip()]
         if len(lines) != 1:
             raise UserError(f"{source} has {len(lines)} entries; it must hold exactly one")
         entry = _entry(lines[0], str(source))
@@ -188,17 +194,14 @@ def _file(sample_id: str, path: Path, entry: Mapping[str, object]) -> SampleFile
 
 def _listed(source: Path) -> list[SampleFile]:
     files = []
-    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(source.read_bytes().splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{source} line {number}"
-        entry = _entry(line, where)
-        name, nested = entry.pop("image", None), entry.pop("metadata", {})
-        if not isinstance(name, str) or not (source.parent / name).is_file():
+        name, entry = _image_and_entry(_object(line, where), where)
+        if not (source.parent / name).is_file():
             raise UserError(f"{where}: image {name!r} is no file beside {source.name}")
-        if not isinstance(nested, dict):
-            raise UserError(f"{where}: metadata is {nested!r}; it must be an object")
-        files.append(_file(name, source.parent / name, {**nested, **entry}))
+        files.append(_file(name, source.parent / name, entry))
     counts = Counter(file.sample_id for file in files)
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
@@ -206,6 +209,23 @@ def _listed(source: Path) -> list[SampleFile]:
     if not files:
         raise UserError(f"no images to score in {source}: it has no lines")
     return files
+
+
+def _image_and_entry(line: Mapping[str, object], where: str) -> tuple[str, dict[str, object]]:
+    """The image's name, and prompt and metadata, which stand beside it or under ``metadata``."""
+    name, nested = line.get("image"), line.get("metadata", {})
+    if not isinstance(name, str) or not name:
+        raise UserError(f"{where}: image is {name!r}; it must be the path of an image")
+    if not isinstance(nested, dict):
+        raise UserError(f"{where}: metadata is {nested!r}; it must be an object")
+    beside = {key: value for key, value in line.items() if key not in ("image", "metadata")}
+    for key in beside.keys() & nested.keys():
+        if beside[key] != nested[key]:
+            raise UserError(
+                f"{where}: {key} is {beside[key]!r}, but {nested[key]!r} in its metadata; make "
+                "them equal or remove one"
+            )
+    return name, _entry(json.dumps({**beside, **nested}), where)
 
 
 def _covered(

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
 
 from evaluators.base import Evaluator, EvaluatorError, Sample, Score
 from evaluators.geneval_files import CoverageError, SampleFile, iter_samples
@@ -36,6 +35,7 @@ from soarbench.image_survey import survey
 from soarbench.judges import JUDGES, make_judge
 from soarbench.progress import ImageLines
 from soarbench.score_request import ScoreRequest, read_request
+from soarbench.score_table import summary_table
 
 EXIT_UNSCORED = 3
 #: Images decoded and judged at a time, at most; as many again are decoded meanwhile.
@@ -45,9 +45,6 @@ PIXELS_AT_A_TIME = 64 * 2**20
 _DECODERS = max(2, min(8, os.cpu_count() or 2))
 _ROW_KEYS = ("sample_id", "image", "image_sha256", "prompt_id", "prompt", "value", "failure",
              "fingerprint")  # fmt: skip
-#: Of numbers that are not in the judge's own unit.
-_UNITS = {"strict_score": "mean partial credit, at most 1", "exact": "share of images, 0..1"}
-_PERCENT = {"images_correct": "% of images", "prompts_correct": "% of prompts"}
 
 
 def score(words: Sequence[str], *, console: Console) -> int:
@@ -150,38 +147,6 @@ def planned_files(request: ScoreRequest) -> list[SampleFile]:
             except ValueError as error:
                 raise UserError(f"{file.sample_id}: {error}") from error
     return files
-
-
-def summary_table(name: str, summary: Mapping[str, object]) -> Table:
-    """A judge's numbers, each with its unit and scale."""
-    low, high = _numbers(summary["value_range"])
-    table = Table(title=f"{name}: {summary['num_images']} images, {summary['num_prompts']} prompts")
-    for heading in ("measure", "value", "unit and scale"):
-        table.add_column(heading, justify="right" if heading == "value" else "left")
-    values = summary["numbers"]
-    assert isinstance(values, dict)
-    for key, value in values.items():
-        if key == "unscored":
-            table.add_row(key, f"{value:.0f}", "images without a score")
-        elif key in _PERCENT:
-            shown = "-" if value is None else f"{100 * value:.1f}"
-            table.add_row(key, shown, _PERCENT[key])
-        else:
-            shown = "-" if value is None else f"{value:.4f}"
-            table.add_row(key, shown, _UNITS.get(key, with_scale(str(summary["unit"]), low, high)))
-    return table
-
-
-def with_scale(unit: str, low: float, high: float) -> str:
-    """A unit and its range, unless it says that itself or has none."""
-    scale = f"{low:g}..{high:g}"
-    return unit if math.isinf(low) or math.isinf(high) or scale in unit else f"{unit}, {scale}"
-
-
-def _numbers(values: object) -> tuple[float, float]:
-    assert isinstance(values, (list, tuple))
-    low, high = (float(value) for value in values)
-    return low, high
 
 
 def images_at_a_time(largest: int) -> int:
