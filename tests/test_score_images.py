@@ -66,6 +66,21 @@ def test_an_interrupted_scoring_goes_on_and_ends_equal(
     assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.slow
+def test_the_readme_works_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    section = readme.split("## Score your own images")[1].split("With images and models")[0]
+    start = "    python -m soarbench "
+    commands = [line for line in section.splitlines() if line.startswith(start)]
+    assert len(commands) == 3
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        assert main(command.removeprefix(start).split()) == 0
+    for folder, count in (("scores/lab_geneval/drawn", 100), ("evaluations/lab_geneval/lab", 50)):
+        lines = (tmp_path / "runs" / folder / "lab_geneval.jsonl").read_text().splitlines()
+        assert len(lines) == count
+
+
 def test_coverage_bad_images_and_other_requests_are_one_line(
     drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
