@@ -127,7 +127,7 @@ def _races(config: GenEvalConfig, folder: Path, num_images: int, console: Consol
 
     from evaluators.mask2former import load_geneval
     from evaluators.preference.base import torch_device
-    from soarbench.score_images import scored
+    from soarbench.judging import scored
 
     # Four workers on two cores are slow, and that is what is measured.
     warnings.filterwarnings("ignore", message="This DataLoader will create")

@@ -9,18 +9,16 @@ from __future__ import annotations
 import dataclasses
 import gc
 import hashlib
-import itertools
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 from rich.console import Console
 
 from evaluators.base import Evaluator, EvaluatorError, Sample, Score
-from evaluators.geneval_files import CoverageError, SampleFile, iter_samples
+from evaluators.geneval_files import CoverageError, SampleFile
 from evaluators.geneval_metadata import MetadataError
 from evaluators.images import ImageError
 from soarbench.errors import UserError
@@ -33,16 +31,12 @@ from soarbench.image_files import (
 )
 from soarbench.image_survey import survey
 from soarbench.judges import JUDGES, make_judge
+from soarbench.judging import images_at_a_time, scored
 from soarbench.progress import ImageLines
 from soarbench.score_request import ScoreRequest, read_request
 from soarbench.score_table import summary_table
 
 EXIT_UNSCORED = 3
-#: Images decoded and judged at a time, at most; as many again are decoded meanwhile.
-CHUNK = 32
-#: Pixels of these, at most: 192 MiB in RGB.
-PIXELS_AT_A_TIME = 64 * 2**20
-_DECODERS = max(2, min(8, os.cpu_count() or 2))
 _ROW_KEYS = ("sample_id", "image", "image_sha256", "prompt_id", "prompt", "value", "failure",
              "fingerprint")  # fmt: skip
 
@@ -147,30 +141,6 @@ def planned_files(request: ScoreRequest) -> list[SampleFile]:
             except ValueError as error:
                 raise UserError(f"{file.sample_id}: {error}") from error
     return files
-
-
-def images_at_a_time(largest: int) -> int:
-    """How many images are judged together, by the pixels of the largest one."""
-    return max(1, min(CHUNK, PIXELS_AT_A_TIME // max(largest, 1)))
-
-
-def scored(
-    evaluator: Evaluator, files: Sequence[SampleFile], at_a_time: int = CHUNK
-) -> Iterator[tuple[Sequence[SampleFile], list[Score]]]:
-    """Judge images in order while the next ones are decoded.
-
-    Args:
-        evaluator: The judge.
-        files: The images.
-        at_a_time: Images in memory for the judge; at most as many again wait for it.
-
-    Yields:
-        Some files and their scores.
-    """
-    samples = iter_samples(files, workers=_DECODERS, ahead=at_a_time)
-    for start in range(0, len(files), at_a_time):
-        found = evaluator.score(list(itertools.islice(samples, at_a_time)))
-        yield files[start : start + at_a_time], found
 
 
 class JudgeRun:
@@ -343,7 +313,6 @@ def _read_rows(path: Path) -> list[dict[str, object]]:
 
 
 def _row(file: SampleFile, score: Score, fingerprint: str) -> dict[str, object]:
-    assert score.sample_id == file.sample_id
     return {
         "sample_id": file.sample_id,
         "image": str(file.path),

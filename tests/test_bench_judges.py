@@ -9,7 +9,7 @@ import pytest
 from evaluators.geneval_prompts import CLASS_NAMES, COLORS
 from soarbench.bench_judges import draw_scenes, race
 from soarbench.cli import main
-from soarbench.score_images import scored
+from soarbench.judging import scored
 
 
 def test_scenes_ask_for_colours_as_often_as_wanted(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from soarbench.evaluate import model_words, read_evaluation
 from soarbench.judges import make_judge
 from soarbench.lab.judges import OracleAesthetic
 from soarbench.scoring import fingerprint, planned_images, protocol
+from tests.models.test_adapter import published_lora
 from tests.tiny import build_tiny_pipeline
 
 QUICK = ["model.resolution=64", "model.dtype=float32", "device=cpu"]
@@ -122,6 +123,16 @@ def test_a_second_launch_loads_no_model_and_other_judges_take_the_same_images(
     assert evaluated(pipeline, tmp_path / "out") == 0
     assert evaluated(pipeline, tmp_path / "out", "judges=oracle_aesthetic") == 0
     assert len(rows(tmp_path / "out", "oracle_aesthetic")) == 10
+
+
+def test_published_weights_on_the_model(pipeline: Path, tmp_path: Path) -> None:
+    published_lora(tmp_path / "lora")
+    assert evaluated(pipeline, tmp_path / "base") == 0
+    assert evaluated(pipeline, tmp_path / "adapted", f"model.adapter={tmp_path / 'lora'}") == 0
+    assert images(tmp_path / "base") != images(tmp_path / "adapted")
+    prints = [{row["fingerprint"] for row in rows(tmp_path / name)} for name in ("base", "adapted")]
+    assert prints[0] == prints[1]
+    assert evaluated(pipeline, tmp_path / "base", f"model.adapter={tmp_path / 'lora'}") == 2
 
 
 def test_an_image_without_a_score_is_exit_code_3(

@@ -16,10 +16,10 @@ from evaluators import images
 from evaluators.geneval import GenEval
 from evaluators.geneval_files import SampleFile
 from soarbench.cli import main
+from soarbench.judging import CHUNK, images_at_a_time
+from soarbench.judging import scored as score_all
 from soarbench.lab.draw import draw_suite
 from soarbench.lab.judges import OracleAesthetic
-from soarbench.score_images import CHUNK, images_at_a_time
-from soarbench.score_images import scored as score_all
 
 
 @pytest.fixture
