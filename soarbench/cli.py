@@ -74,7 +74,20 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     return diagnose(arguments.overrides, console=_console())
 
 
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help=f"{_OVERRIDES}; or: judges [images=N] [judge.geneval.KEY=VALUE], GenEval's speed",
+    )
+
+
 def _bench(arguments: argparse.Namespace) -> int:
+    if arguments.overrides[:1] == ["judges"]:
+        from soarbench.bench_judges import bench_judges
+
+        return bench_judges(arguments.overrides[1:], console=_console())
     from soarbench.bench import bench
 
     return bench(arguments.overrides, console=_console())
@@ -167,6 +180,23 @@ def _score(arguments: argparse.Namespace) -> int:
     return score(arguments.words, console=_console())
 
 
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="key=value",
+        help="suite=NAME [model=NAME|DIR|HUB_ID] [model.adapter=DIR|HUB_ID] [output=DIR] "
+        "[prompts=FILE] [images_per_prompt=N] [max_prompts=N] [judges=NAME,NAME] "
+        "[judge.NAME.KEY=VALUE] [model.KEY=VALUE] [sampling.KEY=VALUE] [device=NAME]",
+    )
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from soarbench.evaluate import evaluate
+
+    return evaluate(arguments.words, console=_console())
+
+
 def _names_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="of a judge, e.g. geneval")
 
@@ -203,7 +233,8 @@ COMMANDS: Mapping[str, Command] = {
     "report": Command("make a grid's reports again from stored scores", _add_overrides, _report),
     "diagnose": Command("measure finished cells for signs of gaming", _add_overrides, _diagnose),
     "plan": Command("memory and time of training, before it starts", _plan_arguments, _plan),
-    "bench": Command("time and memory of every method and judge", _add_overrides, _bench),
+    "bench": Command("time and memory of every method and judge", _bench_arguments, _bench),
+    "evaluate": Command("draw a suite with a model and judge it", _evaluate_arguments, _evaluate),
     "score": Command("judge images of any model", _score_arguments, _score),
     "doctor": Command("which judges are ready, and how to get the rest", _names_arguments, _doctor),
     "fetch": Command("download a judge's published weights", _names_arguments, _fetch),

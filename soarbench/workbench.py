@@ -24,7 +24,9 @@ from baselines.rewards.base import (
     LatentReward,
     RewardError,
     RewardFunction,
+    refusal,
     resolve_reward,
+    reward_name,
     score_images,
 )
 from baselines.rewards.evaluator import EvaluatorReward
@@ -236,16 +238,7 @@ class Workbench:
         return Mixture(parts, cell.rewards)
 
     def _latent_reward(self, cell: CellConfig, model: SD3Model) -> LatentReward:
-        reward = self._reward(cell)
-
-        def of_latents(
-            prompts: Sequence[str],
-            latents: torch.Tensor,
-            columns: Mapping[str, Sequence[object]],
-        ) -> list[float]:
-            return score_images(reward, prompts, model.decode(latents), columns)
-
-        return of_latents
+        return _of_latents(self._reward(cell), model)
 
     def training_rows(self, cell: CellConfig, model: SD3Model) -> list[Row]:
         """The rows that a cell trains on, encoded."""
@@ -267,11 +260,24 @@ class Workbench:
         refuse_overlap({row["prompt"] for row in rows}, [planned_suite(suite) for suite in suites])
 
     def _try_reward(self, cell: CellConfig, model: SD3Model) -> None:
-        """Ask the reward about two training pictures."""
-        rows = self.training_rows(cell, model)[:2]
-        columns = {name: [row["columns"][name] for row in rows] for name in rows[0]["columns"]}
-        latents = torch.stack([row["x0"] for row in rows]).to(self.device)
-        self._latent_reward(cell, model)([row["prompt"] for row in rows], latents, columns)
+        """Ask the reward about two training pictures, once it can judge all prompts."""
+        rows, reward = self.training_rows(cell, model), self._reward(cell)
+        refused = [
+            (row["prompt"], why)
+            for row in rows
+            if (why := refusal(reward, row["prompt"], row["columns"]))
+        ]
+        if refused:
+            prompt, why = refused[0]
+            raise UserError(
+                f"reward {reward_name(reward)!r} cannot judge {len(refused)} of {len(rows)} "
+                f"training prompts, e.g. {prompt!r}: {why}. Train on prompts that it can judge "
+                "(in the laboratory data.kinds=[text] or other kinds), or mix it with a reward "
+                "for the others"
+            )
+        columns = {name: [row["columns"][name] for row in rows[:2]] for name in rows[0]["columns"]}
+        latents = torch.stack([row["x0"] for row in rows[:2]]).to(self.device)
+        _of_latents(reward, model)([row["prompt"] for row in rows[:2]], latents, columns)
 
     # Sampling
 
@@ -315,6 +321,17 @@ class Workbench:
 def _lineage(parent: ParentConfig | None) -> list[ParentConfig]:
     """The stages before a cell, the last one first."""
     return [] if parent is None else [parent, *_lineage(parent.parent)]
+
+
+def _of_latents(reward: RewardFunction, model: SD3Model) -> LatentReward:
+    """A reward of images as one of latents."""
+
+    def of_latents(
+        prompts: Sequence[str], latents: torch.Tensor, columns: Mapping[str, Sequence[object]]
+    ) -> list[float]:
+        return score_images(reward, prompts, model.decode(latents), columns)
+
+    return of_latents
 
 
 def _as_scorer(evaluator: Evaluator) -> Scorer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -20,9 +19,10 @@ from baselines.stream import Row
 from evaluators.base import Sample
 from soarbench.data.config import LabDataConfig
 from soarbench.lab.assets import weights_hash
-from soarbench.lab.grammar import training_sample
+from soarbench.lab.grammar import demands, training_sample
 from soarbench.lab.scenes import render
 from soarbench.models.sd3 import SD3Model
+from soarbench.typed import plain
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def draw_candidates(config: LabDataConfig) -> list[Sample]:
     found = []
     for index in range(config.num_candidates):
         rng = np.random.default_rng((config.seed, index))
-        sample = training_sample(rng, config.wrong_captions)
+        sample = training_sample(rng, config.wrong_captions, config.kinds)
         image = Image.fromarray(render(sample.scene))
         found.append(
             Sample(sample_id=str(index), prompt_id=str(index), prompt=sample.caption, image=image)
@@ -84,7 +84,7 @@ def lab_rows(
         scorers: The learned scores named by ``config.select_by``.
         cache_dir: Where kept latents are stored, shared by all cells of a run directory.
     """
-    key = (dataclasses.asdict(config), [weights_hash(n) for n in ("base", "clip", "aesthetic")])
+    key = (plain(config), [weights_hash(n) for n in ("base", "clip", "aesthetic")])
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_dir / f"lab-{digest}.pt"
     if not path.is_file():
@@ -100,7 +100,7 @@ def lab_rows(
             "x0": stored["x0"][i],
             "condition": {name: value[i] for name, value in conditions.items()},
             "prompt": prompt,
-            "columns": {},
+            "columns": {"metadata": demands(prompt)},
         }
         for i, prompt in enumerate(stored["prompts"])
     ]

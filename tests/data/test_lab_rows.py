@@ -1,12 +1,15 @@
 """Curated rows of the laboratory: the best candidates are kept, once, from the cache."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from soarbench.data import lab
-from soarbench.data.config import LabDataConfig
+from soarbench.data.config import KINDS, LabDataConfig
 from soarbench.data.lab import draw_candidates, lab_rows, smallest_rank
+from soarbench.lab.grammar import demands
 from soarbench.models.config import ModelConfig
 from soarbench.models.sd3 import SD3Model
 from tests.tiny import build_tiny_pipeline
@@ -49,6 +52,29 @@ def test_the_brightest_quarter_is_kept_with_its_latents(model, tmp_path):
     assert torch.allclose(rows[2]["condition"]["prompt_embeds"], condition["prompt_embeds"][0])
 
 
+def test_rows_carry_what_their_captions_demand(model, tmp_path):
+    rows = lab_rows(CONFIG, model, {"brightness": _brightness}, tmp_path)
+    for row in rows:
+        metadata = row["columns"]["metadata"]
+        assert (metadata == {}) == ("says" in row["prompt"])
+        for clause in metadata.get("include", []):
+            assert clause["class"] in row["prompt"]
+            assert clause.get("color", "") in row["prompt"]
+
+
+def test_only_some_kinds_are_drawn():
+    config = dataclasses.replace(CONFIG, kinds=("text", "colors"), wrong_captions=0.5)
+    captions = [sample.prompt for sample in draw_candidates(config)]
+    texts = [caption for caption in captions if '"' in caption]
+    assert 0 < len(texts) < len(captions)
+    assert {demands(c)["tag"] for c in captions if c not in texts} == {"colors"}
+
+
+def test_drawing_all_kinds_is_what_it_was_before_there_was_a_choice():
+    every = dataclasses.replace(CONFIG, kinds=KINDS)
+    assert [s.prompt for s in draw_candidates(every)] == [s.prompt for s in draw_candidates(CONFIG)]
+
+
 def test_the_second_time_nothing_is_scored(model, tmp_path):
     def refuses(_):
         raise AssertionError("scored again")
@@ -64,7 +90,14 @@ def test_a_candidate_is_as_good_as_its_worst_rank():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("keep_fraction", 0.0), ("num_candidates", 1), ("wrong_captions", 1.0)]
+    ("field", "value"),
+    [
+        ("keep_fraction", 0.0),
+        ("num_candidates", 1),
+        ("wrong_captions", 1.0),
+        ("kinds", ()),
+        ("kinds", ("texts",)),
+    ],
 )
 def test_impossible_values_are_named(field, value):
     fields = {"num_candidates": 20, "select_by": ("x",), "keep_fraction": 0.25, field: value}
