@@ -37,11 +37,10 @@ from soarbench.config import (
 )
 from soarbench.data.suites import FROM_FILE
 from soarbench.errors import ConfigError
+from soarbench.files import files_digest, short_digest
 from soarbench.models.adapter import adapter_digest, adapter_name
 from soarbench.models.config import LABORATORY, ModelConfig
 from soarbench.typed import did_you_mean
-
-_WHOLE_FILE = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -304,7 +303,7 @@ def weights_digest(model: ModelConfig) -> str:
         from soarbench.lab.assets import manifest
 
         # The card lies outside the assets' folders and says nothing that changes a number.
-        return _digest(repr(sorted(row for row in manifest().items() if "/" in row[0])).encode())
+        return short_digest(repr(sorted(row for row in manifest().items() if "/" in row[0])).encode())
     folder = Path(model.path).expanduser()
     is_local = folder.exists() or folder.is_absolute() or model.path.startswith((".", "~"))
     if is_local and not (folder / "model_index.json").is_file():
@@ -314,16 +313,4 @@ def weights_digest(model: ModelConfig) -> str:
         )
     if not is_local:
         return f"{model.path}@{model.revision}"
-    parts = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            ends = stream.read(_WHOLE_FILE)
-            stream.seek(max(size - _WHOLE_FILE, 0))
-            ends += stream.read() if size > _WHOLE_FILE else b""
-        parts.append(f"{path.relative_to(folder)} {size} {_digest(ends)}")
-    return _digest("\n".join(parts).encode())
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+    return files_digest(sorted(path for path in folder.rglob("*") if path.is_file()), folder)

@@ -1,4 +1,4 @@
-"""Rows of several shapes: blocks of one shape, every row equally often, the same for all layouts."""
+"""Rows of several shapes: blocks of one shape, every row equally often, in every layout."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class PixelwiseVelocity:
     def __init__(self, model):
         self.model = model
 
-    def __call__(self, latents, sigma, condition):
+    def __call__(self, latents, sigma, _condition):
         return self.model(latents=latents, sigma=sigma)
 
 
