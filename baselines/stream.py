@@ -81,21 +81,6 @@ class Shapes:
     of_row: Sequence[int]
     block: int
 
-    def check_micro_batch(self, size: int) -> None:
-        """Refuse micro-batches that would mix shapes.
-
-        Args:
-            size: Rows that go through the model together.
-
-        Raises:
-            ValueError: Names the value and what would do.
-        """
-        if self.block % size:
-            raise ValueError(
-                f"training.micro_batch_size={size}: with images of several shapes it must divide "
-                f"data.rows_per_bucket={self.block}, so that a micro-batch has one shape"
-            )
-
 
 class TrainingStream(Dataset[StreamItem]):
     """Epochs of shuffled rows, one after the other, without end but for ``length``.

@@ -394,8 +394,7 @@ def post_train(
     arguments = training_arguments(config, folder, next(transformer.parameters()).device)
     config.check_processes(arguments.world_size)
     if stream.shapes is not None:
-        size = config.micro_batch_size or config.rows_per_process(arguments.world_size)
-        stream.shapes.check_micro_batch(size)
+        config.check_shapes(stream.shapes.block, arguments.world_size)
     with arguments.main_process_first(local=False, desc="finding the last checkpoint"):
         checkpoint = last_complete_checkpoint(folder)
     model = prepare_transformer(transformer, config)

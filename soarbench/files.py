@@ -12,7 +12,6 @@ from pathlib import Path
 
 from soarbench.errors import UserError
 
-
 _WHOLE_FILE = 64 * 2**20
 
 

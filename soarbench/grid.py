@@ -35,6 +35,8 @@ from soarbench.config import (
     first_stage,
     stages,
 )
+from soarbench.data.config import ImageDataConfig
+from soarbench.data.content import with_content
 from soarbench.data.suites import FROM_FILE
 from soarbench.errors import ConfigError
 from soarbench.files import files_digest, short_digest
@@ -63,6 +65,12 @@ class Plan:
         suites = (suite for cell in self.cells for suite in cell.suites.values())
         names = (s.name for s in suites if s.name in FROM_FILE and s.prompts is None)
         return tuple(dict.fromkeys(names))
+
+    @property
+    def without_data(self) -> bool:
+        """Whether something is trained on a set of images that is not named yet."""
+        sets = (cell.data for cell in self.cells)
+        return any(isinstance(data, ImageDataConfig) and data.path is None for data in sets)
 
     @property
     def folder(self) -> Path:
@@ -258,7 +266,9 @@ def _cell(
     rewards = reward_weights(settings) if uses_reward else {}
     judges = {name for suite in suites.values() for name in suite.evaluators}
     judges |= {NAMED_REWARDS.get(name, name) for name in rewards} & set(settings.evaluators)
-    judges |= set() if is_base else set(settings.data.select_by)
+    if not is_base:
+        # Rows may come with a score that no judge gives.
+        judges |= set(settings.data.select_by) & set(settings.evaluators)
     return CellConfig(
         grid=settings.grid.name,
         method_name=method,
@@ -269,7 +279,7 @@ def _cell(
         lora=settings.lora,
         ema=settings.ema,
         training=settings.training,
-        data=None if is_base else settings.data,
+        data=None if is_base else with_content(settings.data),
         rewards=rewards,
         suites={name: _with_digest(suite) for name, suite in suites.items()},
         model=dataclasses.replace(settings.model, adapter=None),
@@ -303,7 +313,9 @@ def weights_digest(model: ModelConfig) -> str:
         from soarbench.lab.assets import manifest
 
         # The card lies outside the assets' folders and says nothing that changes a number.
-        return short_digest(repr(sorted(row for row in manifest().items() if "/" in row[0])).encode())
+        return short_digest(
+            repr(sorted(row for row in manifest().items() if "/" in row[0])).encode()
+        )
     folder = Path(model.path).expanduser()
     is_local = folder.exists() or folder.is_absolute() or model.path.startswith((".", "~"))
     if is_local and not (folder / "model_index.json").is_file():

@@ -89,6 +89,11 @@ def run_plan(plan: Plan, *, console: Console, make_bench: MakeBench) -> int:
     """
     for suite in plan.without_prompts:
         raise UserError(missing_prompts(suite))
+    if plan.without_data:
+        raise UserError(
+            "there is nothing to train on: give data.path=FILE (data=jsonl), or data=datasets or "
+            "data=webdataset with data.path=DIR"
+        )
     make_writable(Path(plan.settings.output_dir).expanduser(), "output_dir")
     make_writable(Path(plan.settings.results_dir).expanduser(), "results_dir")
     plan.folder.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -41,7 +42,7 @@ class TensorStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._places: dict[str, tuple[Path, int]] = {}
-        self._open: dict[Path, safe_open] = {}
+        self._open: dict[Path, Any] = {}
         for path in sorted(folder.glob("*.safetensors")):
             self._register(path)
 
@@ -92,7 +93,7 @@ class TensorStore:
         for index, key in enumerate(json.loads(metadata.get(_KEYS, "[]"))):
             self._places[key] = (path, index)
 
-    def _opened(self, path: Path) -> safe_open:
+    def _opened(self, path: Path) -> Any:  # noqa: ANN401 (safetensors has no types)
         if path not in self._open:
             try:
                 self._open[path] = safe_open(path, framework="pt")

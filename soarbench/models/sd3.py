@@ -88,9 +88,7 @@ class SD3Velocity:
         return velocity
 
 
-def _load_pipeline(
-    config: ModelConfig, options: Mapping[str, object]
-) -> StableDiffusion3Pipeline:
+def _load_pipeline(config: ModelConfig, options: Mapping[str, object]) -> StableDiffusion3Pipeline:
     """Load a pipeline, the VAE in float32; ``options`` replaces parts of it.
 
     Raises:
