@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import glob
+import hashlib
 from pathlib import Path
 
 from soarbench.data.config import (
@@ -21,7 +22,6 @@ from soarbench.models.hub import is_directory
 
 #: Read at either end of a file of images, whose name and size say most.
 _END = 2**20
-_WHOLE = 2**40
 
 
 def with_content(data: DataConfig) -> DataConfig:
@@ -43,9 +43,8 @@ def content_digest(data: ImageDataConfig) -> str:
     """
     assert data.path is not None
     if isinstance(data, JsonlDataConfig):
-        paths = [jsonl_path(data)]
         image_folder(data)
-        return _digest(_facts(paths), paths[0].parent.absolute(), _WHOLE)
+        return _whole_digest(*_facts([jsonl_path(data)]))
     if isinstance(data, WebDatasetConfig):
         paths = shard_paths(data)
         return _digest(_facts(paths), Path("/"), _END)
@@ -114,3 +113,10 @@ def _facts(paths: list[Path]) -> tuple[tuple[str, int, int], ...]:
 def _digest(facts: tuple[tuple[str, int, int], ...], root: Path, end: int) -> str:
     """Digest of files; the facts make a changed file another question."""
     return files_digest([Path(name) for name, _, _ in facts], root, end)
+
+
+@functools.cache
+def _whole_digest(facts: tuple[str, int, int]) -> str:
+    """Digest of all of a file."""
+    with Path(facts[0]).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
