@@ -88,6 +88,8 @@ class ImageDataConfig(CurationConfig):
             ``training.micro_batch_size`` divides it. Published: 4 rows a GPU.
         cache_latents: Whether images are encoded once and kept on disk (0.26 MB each at 512 px), or
             anew every time they are trained on.
+        scores: JSON Lines of ``data score`` or ``data filter``: the rows that are in it, with the
+            scores that it has for them. Null takes the set's own.
         max_rows: Stop reading after this many usable rows above the thresholds; null reads all.
         content: Digest of the set; filled in when a grid is expanded.
     """
@@ -99,6 +101,7 @@ class ImageDataConfig(CurationConfig):
     max_aspect_ratio: float = 2.0
     rows_per_bucket: int = 4
     cache_latents: bool = True
+    scores: str | None = None
     max_rows: int | None = None
     content: str | None = None
 
@@ -110,6 +113,16 @@ class ImageDataConfig(CurationConfig):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"data.{name}={value}: must be at least {least}")
+        if not self.cache_latents and self.is_streamed:
+            raise ValueError(
+                "data.cache_latents=false: a streamed set is read front to back, so its latents "
+                "are kept; leave it true"
+            )
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether rows can only be had front to back."""
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +160,11 @@ class DatasetsDataConfig(ImageDataConfig):
     caption_column: str = "text"
     score_columns: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def is_streamed(self) -> bool:
+        """Whether rows can only be had front to back."""
+        return self.streaming
+
 
 @dataclass(frozen=True, kw_only=True)
 class WebDatasetConfig(ImageDataConfig):
@@ -160,6 +178,11 @@ class WebDatasetConfig(ImageDataConfig):
     """
 
     caption_key: str = "caption"
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether rows can only be had front to back."""
+        return True
 
 
 DataConfig = LabDataConfig | JsonlDataConfig | DatasetsDataConfig | WebDatasetConfig

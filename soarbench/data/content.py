@@ -36,7 +36,17 @@ def with_content(data: DataConfig) -> DataConfig:
 
 
 def content_digest(data: ImageDataConfig) -> str:
-    """Digest of a set that lies on this machine; of a hub id its revision.
+    """Digest of a set that lies on this machine, of a hub id its revision; and of its scores.
+
+    Raises:
+        ConfigError: There is nothing at ``data.path``, or it has another form.
+    """
+    own = own_content(data)
+    return own if data.scores is None else f"{own}+{_whole_digest(*_facts([scores_path(data)]))}"
+
+
+def own_content(data: ImageDataConfig) -> str:
+    """Digest of a set without its file of scores.
 
     Raises:
         ConfigError: There is nothing at ``data.path``, or it has another form.
@@ -102,6 +112,19 @@ def shard_paths(data: WebDatasetConfig) -> list[Path]:
             "e.g. 'data.path=/data/part-*.tar'"
         )
     return found
+
+
+def scores_path(data: ImageDataConfig) -> Path:
+    """The file of a set's scores.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    assert data.scores is not None
+    path = Path(data.scores).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"data.scores={data.scores}: no such file; make it with `data score`")
+    return path
 
 
 def _facts(paths: list[Path]) -> tuple[tuple[str, int, int], ...]:

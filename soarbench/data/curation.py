@@ -16,9 +16,9 @@ from evaluators.base import Sample
 from evaluators.images import ImageError
 from soarbench.data.buckets import Size, is_smaller, nearest_bucket, sizes_of
 from soarbench.data.config import ImageDataConfig
-from soarbench.data.records import Record
+from soarbench.data.records import Record, caption_fault
 from soarbench.data.select import best_share, first_below
-from soarbench.data.sources import is_streamed, records_of
+from soarbench.data.sources import records_of
 from soarbench.data.store import digest
 from soarbench.errors import UserError
 from soarbench.files import write_atomically
@@ -154,7 +154,7 @@ class Curation:
         Raises:
             UserError: Something in the set cannot be used.
         """
-        if self._measured is None and not self.path.is_file() and not is_streamed(self.config):
+        if self._measured is None and not self.path.is_file() and not self.config.is_streamed:
             self._measured = list(self._usable())
             self.unusable.check()
             if not self._measured:
@@ -197,6 +197,9 @@ class Curation:
             if low is not None:
                 self._below[low] += 1
                 continue
+            fault = caption_fault(record, self.config)
+            if fault is not None:
+                raise UserError(fault)
             self._require_scores(record)
             try:
                 yield record, self._bucket(record)

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from soarbench.data.config import JsonlDataConfig
 from soarbench.data.content import image_folder, jsonl_path
-from soarbench.data.records import Record, checked_caption, checked_scores, checked_size
+from soarbench.data.records import Record, caption_text, checked_scores, checked_size
 from soarbench.errors import UserError
 
 _SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -55,10 +55,11 @@ def jsonl_records(config: JsonlDataConfig) -> Iterator[Record]:
         yield Record(
             key=_key(image, row),
             place=f"{place} ({image})",
-            caption=checked_caption(row.get("caption"), place, config),
+            caption=caption_text(row.get("caption")),
             open=functools.partial(_opened, image),
             size=checked_size(row.get("width"), row.get("height"), place),
             scores=checked_scores(row.get("scores"), place),
+            md5=md5 if isinstance(md5 := row.get("md5"), str) else None,
         )
 
 

@@ -25,6 +25,7 @@ class Record:
         open: Gives the image file's bytes; raises OSError if it cannot be read.
         size: Width and height if the set says so, pixels.
         scores: That the set comes with.
+        md5: Of the image's file, if the set says so.
     """
 
     key: str
@@ -33,6 +34,7 @@ class Record:
     open: Callable[[], BinaryIO] = field(repr=False)
     size: tuple[int, int] | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    md5: str | None = None
 
     def image(self) -> Image.Image:
         """The image: upright, 8-bit RGB.
@@ -71,22 +73,22 @@ class Record:
             raise ImageError(f"{self.place}: {error.strerror or error}") from error
 
 
-def checked_caption(caption: object, place: str, config: ImageDataConfig) -> str:
-    """A caption that can be trained on.
+def caption_text(caption: object) -> str:
+    """A caption as it is checked later; what is no text counts as empty."""
+    return caption if isinstance(caption, str) else ""
 
-    Raises:
-        UserError: It is missing, empty or too long.
-    """
-    if not isinstance(caption, str) or not caption.strip():
-        told = "empty" if isinstance(caption, str) else "missing or no text"
-        raise UserError(f"{place}: the caption is {told}; write one or remove the row")
-    if len(caption) > config.max_caption_length:
-        raise UserError(
-            f"{place}: the caption has {len(caption)} characters, more than "
+
+def caption_fault(record: Record, config: ImageDataConfig) -> str | None:
+    """Why a caption cannot be trained on, and what to do about it."""
+    if not record.caption.strip():
+        return f"{record.place}: the caption is empty; write one or remove the row"
+    if len(record.caption) > config.max_caption_length:
+        return (
+            f"{record.place}: the caption has {len(record.caption)} characters, more than "
             f"data.max_caption_length={config.max_caption_length}; encoders would cut it, shorten "
             "it or raise the limit"
         )
-    return caption
+    return None
 
 
 def checked_scores(scores: object, place: str) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 from PIL import Image
@@ -17,11 +16,11 @@ from soarbench.data.records import Record
 from soarbench.data.sources import records_of
 from soarbench.data.store import TensorStore
 from soarbench.errors import UserError
+from soarbench.pace import Pace
 
 log = logging.getLogger(__name__)
 #: Images of one file of latents.
 _PER_FILE = 64
-_SECONDS_BETWEEN_LINES = 15.0
 EncodeImages = Callable[[Sequence[Image.Image]], Tensor]
 ConditionOf = Callable[[str], Mapping[str, Tensor]]
 
@@ -97,7 +96,7 @@ def encode_entries(
     wanted = {entry.key: entry for entry in entries if latent_key(entry) not in store}
     if not wanted:
         return list(entries)
-    total, done, last = len(wanted), 0, time.monotonic()
+    pace = Pace("encoded images", len(wanted), log.info)
     damaged: set[str] = set()
     waiting: dict[Size, dict[str, Image.Image]] = {}
     for record in records_of(curation.config):
@@ -115,12 +114,10 @@ def encode_entries(
         batch[latent_key(entry)] = image
         if len(batch) == _PER_FILE:
             _flush(batch, store, encode)
-        done += 1
-        if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            log.info("encoded %d of %d images", done, total)
+        pace.advance(1)
     for batch in waiting.values():
         _flush(batch, store, encode)
+    pace.finish()
     return _without(damaged, entries, curation)
 
 

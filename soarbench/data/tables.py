@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from soarbench.data.config import DatasetsDataConfig, WebDatasetConfig
-from soarbench.data.content import shard_paths
-from soarbench.data.records import Record, checked_caption, checked_scores, checked_size
+from soarbench.data.content import own_content, shard_paths
+from soarbench.data.records import Record, caption_text, checked_scores, checked_size
 from soarbench.errors import ConfigError, UserError
 from soarbench.models.hub import is_directory
 from soarbench.typed import did_you_mean
@@ -48,9 +48,9 @@ def dataset_records(config: DatasetsDataConfig) -> Iterator[Record]:
         place = f"{config.path} row {number}"
         own = {name: row[column] for name, column in config.score_columns.items()}
         yield Record(
-            key=f"{config.content} {config.subset} {config.split} {number}",
+            key=f"{own_content(config)} {config.subset} {config.split} {number}",
             place=place,
-            caption=checked_caption(row[config.caption_column], place, config),
+            caption=caption_text(row[config.caption_column]),
             open=image,
             size=checked_size(row.get("width"), row.get("height"), place),
             scores=checked_scores(row.get("scores"), place) | checked_scores(own, place),
@@ -116,9 +116,9 @@ def shard_records(config: WebDatasetConfig) -> Iterator[Record]:
         facts = row.get("json") or {}
         image = next((row[column] for column in columns if row[column]), None)
         yield Record(
-            key=f"{config.content} {url} {name}",
+            key=f"{own_content(config)} {url} {name}",
             place=place,
-            caption=checked_caption(row.get("txt") or facts.get(config.caption_key), place, config),
+            caption=caption_text(row.get("txt") or facts.get(config.caption_key)),
             open=functools.partial(_opened, image),
             size=checked_size(facts.get("width"), facts.get("height"), place),
             scores=checked_scores(facts.get("scores"), place),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import logging
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from soarbench.files import files_digest
 from soarbench.models.config import ModelConfig
 from soarbench.models.hub import is_directory
 from soarbench.models.sd3 import encode_with, load_encoders, pipeline_path
+from soarbench.pace import Pace
 
 log = logging.getLogger(__name__)
 #: Prompts encoded at once, always: a matrix product may round differently for another batch size,
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 BATCH = 16
 #: Prompts of one file; SD3.5's conditions take 2.7 MB each.
 _PER_FILE = 4 * BATCH
-_SECONDS_BETWEEN_LINES = 15.0
 
 
 def encoder_digest(config: ModelConfig) -> str:
@@ -81,13 +80,12 @@ class PromptStore:
         if not keys:
             return
         pipeline = load_encoders(self.config, self.device)
-        last = time.monotonic()
+        pace = Pace("encoded prompts", len(keys), log.info)
         for start in range(0, len(keys), _PER_FILE):
             part = keys[start : start + _PER_FILE]
             self.store.add(part, self._encoded(pipeline, [by_key[key] for key in part]))
-            if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
-                last = time.monotonic()
-                log.info("encoded %d of %d new prompts", start + len(part), len(keys))
+            pace.advance(len(part))
+        pace.finish()
         del pipeline
         gc.collect()
         if self.device.type == "cuda":
