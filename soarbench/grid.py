@@ -77,6 +77,11 @@ class Plan:
         """The grid's run folder."""
         return Path(self.settings.output_dir).expanduser() / self.settings.grid.name
 
+    @property
+    def cache_dir(self) -> Path:
+        """Encoded prompts and images, shared by all grids of an output directory."""
+        return Path(self.settings.output_dir).expanduser() / "cache"
+
     def cell_folder(self, cell: CellConfig) -> Path:
         """Where a cell keeps its files."""
         return self.folder / "cells" / cell.cell_id

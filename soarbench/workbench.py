@@ -84,7 +84,7 @@ class Workbench:
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        cache_dir: For encoded prompts and images, shared by all cells of a run folder.
+        cache_dir: For encoded prompts and images.
     """
 
     def __init__(self, device: str, cache_dir: Path) -> None:

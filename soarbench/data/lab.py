@@ -69,7 +69,7 @@ def lab_rows(
     Args:
         config: How many pictures are drawn and which are kept.
         scorers: The learned scores named by ``config.select_by``.
-        cache_dir: Where kept latents are stored, shared by all cells of a run directory.
+        cache_dir: Where kept latents are stored, shared by all cells.
         encode: Pictures to latents.
         condition: Of a caption.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from soarbench.errors import UserError
-from soarbench.files import write_atomically
 
 _KEYS = "keys"
 
@@ -79,7 +79,11 @@ class TensorStore:
         path = self.folder / f"{name}.safetensors"
         stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         metadata = {_KEYS: json.dumps(list(keys))}
-        write_atomically(path, lambda partial: save_file(stored, partial, metadata))
+        # Another process may be writing the same entries.
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_file(stored, partial, metadata)
+        partial.replace(path)
         self._open.pop(path, None)
         self._register(path)
 
