@@ -38,10 +38,12 @@ from baselines.stream import (
     CollectionSampler,
     Rows,
     RowSource,
+    Shapes,
     StreamItem,
     TrainingStream,
     micro_batches,
     row_generator,
+    select_rows,
     stack_rows,
 )
 from baselines.training_config import PostTrainingConfig
@@ -170,12 +172,28 @@ class PostTrainer(Trainer):
             count, self.method.updates_per_collection, self.config.micro_batch_size or count
         )
         generators = [row_generator(self.config.seed, p) for p in rows["positions"]]
+        if "x0_by_shape" in rows:
+            self._updates.append(self._collect_by_shape(velocity, rows, layout[0]))
+            return
         with torch.no_grad():
             chunked = InChunks(velocity, [part for update in layout for part in update])
             collected = self.method.collect(chunked, self._as_batch(rows), generators)
         assert len(collected.batch) == count, "a collection keeps its rows and their order"
         self._rollout, self._reward_calls = collected.metrics, collected.reward_calls
         self._updates.extend([collected.batch.select(part) for part in update] for update in layout)
+
+    @torch.no_grad()
+    def _collect_by_shape(
+        self, velocity: VelocityModel, rows: Rows, parts: Sequence[Sequence[int]]
+    ) -> list[Batch]:
+        """Collect rows of several shapes micro-batch by micro-batch; each has one shape."""
+        assert self.method.updates_per_collection == 1, "rollouts have one shape"
+        found = []
+        for part in parts:
+            own = select_rows(rows, part)
+            generators = [row_generator(self.config.seed, p) for p in own["positions"]]
+            found.append(self.method.collect(velocity, self._as_batch(own), generators).batch)
+        return found
 
     # --- one update -------------------------------------------------------------------------------
 
@@ -333,6 +351,7 @@ def post_train(
     velocity_of: VelocityOf,
     negative_condition: Condition,
     on_log: OnLog,
+    shapes: Shapes | None = None,
     console: Console | None = None,
     description: str = "training",
 ) -> TrainingSummary:
@@ -351,6 +370,7 @@ def post_train(
         negative_condition: Of the empty prompt, with a batch axis of 1.
         on_log: Called on the main process with a step and its metrics; a resumed run repeats the
             steps after its checkpoint, with the same values.
+        shapes: Of the rows, where their latents are not all alike.
         console: Where progress goes.
         description: What the progress bar says.
 
@@ -369,9 +389,12 @@ def post_train(
         length=config.steps * config.batch_size,
         group_size=method.group_size,
         seed=config.seed,
+        shapes=shapes,
     )
     arguments = training_arguments(config, folder, next(transformer.parameters()).device)
     config.check_processes(arguments.world_size)
+    if stream.shapes is not None:
+        config.check_shapes(stream.shapes.block, arguments.world_size)
     with arguments.main_process_first(local=False, desc="finding the last checkpoint"):
         checkpoint = last_complete_checkpoint(folder)
     model = prepare_transformer(transformer, config)

@@ -228,12 +228,36 @@ def _plan(arguments: argparse.Namespace) -> int:
     return plan(arguments.words, console=_console())
 
 
+def _data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "action",
+        choices=("score", "filter", "check"),
+        help="score a set by a judge, keep the part above a threshold, or look for what is wrong",
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="key=value",
+        help="score: data.path=FILE judge=aesthetic output=FILE; "
+        "filter: input=FILE output=FILE aesthetic=6.8; "
+        "check: data.path=FILE [output=FILE] [near=true] [suites.NAME.prompts=FILE]; "
+        "and settings of a run (data=..., data.KEY=VALUE, model=...)",
+    )
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from soarbench.data.cli import data
+
+    return data(arguments.action, arguments.words, console=_console())
+
+
 COMMANDS: Mapping[str, Command] = {
     "run": Command("train, sample, score and report a grid", _run_arguments, _run),
     "report": Command("make a grid's reports again from stored scores", _add_overrides, _report),
     "diagnose": Command("measure finished cells for signs of gaming", _add_overrides, _diagnose),
     "plan": Command("memory and time of training, before it starts", _plan_arguments, _plan),
     "bench": Command("time and memory of every method and judge", _bench_arguments, _bench),
+    "data": Command("training sets: score, filter, check", _data_arguments, _data),
     "evaluate": Command("draw a suite with a model and judge it", _evaluate_arguments, _evaluate),
     "score": Command("judge images of any model", _score_arguments, _score),
     "doctor": Command("which judges are ready, and how to get the rest", _names_arguments, _doctor),

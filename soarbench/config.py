@@ -22,7 +22,7 @@ from baselines.config import (
     SoarConfig,
 )
 from baselines.training_config import PostTrainingConfig
-from soarbench.data.config import LabDataConfig
+from soarbench.data.config import CurationConfig, DataConfig
 from soarbench.models.config import ModelConfig
 from soarbench.run_config import BudgetConfig, LauncherConfig, TrackingConfig
 from soarbench.typed import Component, plain
@@ -31,7 +31,6 @@ BASE = "base"
 #: Between the stages in the name of a method that starts from another's weights.
 THEN = "_then_"
 MethodConfig = SftConfig | SoarConfig | FlowGrpoConfig
-DataConfig = LabDataConfig
 
 
 def stages(method_name: str) -> tuple[str, ...]:
@@ -81,6 +80,7 @@ class TaskConfig:
         reward: What Flow-GRPO optimises: an evaluator's name, ``aesthetic``, ``alignment``, a
             dotted path to a function of TRL's convention, or a mapping of these to weights.
         published_steps: Optimiser updates of the published runs; ``budget=published`` takes them.
+        curation: Which part of a set of images is trained on; other sets have their own.
     """
 
     name: str
@@ -89,6 +89,7 @@ class TaskConfig:
     oracle_metrics: tuple[str, ...] = ()
     reward: str | dict[str, float] | None = None
     published_steps: int | None = field(default=None, metadata=LATER)
+    curation: CurationConfig = field(default=CurationConfig(), metadata=LATER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +238,7 @@ class Settings:
     training: TrainingConfig | None
     task: TaskConfig
     reward: str | dict[str, float] | None
-    data: LabDataConfig
+    data: DataConfig
     suites: dict[str, SuiteConfig]
     model: ModelConfig
     sampling: SamplingConfig

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 MakeBench = Callable[[Plan], "Bench"]
 START: Key = ("", "start")
 _LONGEST_REASON = 500
+_MISSING_DATA = (
+    "there is nothing to train on: give data.path=FILE (data=jsonl), or data=datasets or "
+    "data=webdataset with data.path=DIR"
+)
 
 
 def run(arguments: Sequence[str], *, is_dry: bool, console: Console) -> int:
@@ -71,7 +75,7 @@ def _workbench(plan: Plan) -> Bench:
         return ParallelWorkbench(plan)
     from soarbench.workbench import Workbench
 
-    return Workbench(plan.settings.device, plan.folder / "data")
+    return Workbench(plan.settings.device, plan.cache_dir)
 
 
 def run_plan(plan: Plan, *, console: Console, make_bench: MakeBench) -> int:
@@ -90,6 +94,8 @@ def run_plan(plan: Plan, *, console: Console, make_bench: MakeBench) -> int:
     """
     for suite in plan.without_prompts:
         raise UserError(missing_prompts(suite))
+    if plan.without_data:
+        raise UserError(_MISSING_DATA)
     make_writable(Path(plan.settings.output_dir).expanduser(), "output_dir")
     make_writable(Path(plan.settings.results_dir).expanduser(), "results_dir")
     plan.folder.mkdir(parents=True, exist_ok=True)
@@ -217,6 +223,7 @@ def dry_table(plan: Plan) -> Table:
     table.add_row("all", "", "", _duration(total + start))
     notes = [f"estimates from rates measured on {rates.machine}"]
     notes += [f"to run it, {missing_prompts(suite)}" for suite in plan.without_prompts]
+    notes += [_MISSING_DATA] if plan.without_data else []
     table.caption = "\n".join(notes)
     return table
 

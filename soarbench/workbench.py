@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import logging
 import os
@@ -33,20 +34,25 @@ from baselines.rewards.evaluator import EvaluatorReward
 from baselines.rewards.mixture import Mixture
 from baselines.sft import Sft
 from baselines.soar import Soar
-from baselines.stream import Row
+from baselines.stream import Shapes
 from baselines.trainer import post_train
 from baselines.weights import load_transformer, prepare_transformer, start_from
 from evaluators.base import Evaluator, EvaluatorError, Sample
 from soarbench.cell_folder import CellFolder, TrainingLog
 from soarbench.checks import NAMED_REWARDS
 from soarbench.config import CellConfig, ParentConfig, post_training
-from soarbench.data.lab import Scorer, lab_rows
+from soarbench.data.config import ImageDataConfig, LabDataConfig
+from soarbench.data.curation import Curation, Scorer
+from soarbench.data.lab import lab_rows
+from soarbench.data.rows import EncodedRows, encode_entries, fresh_rows, stored_rows
 from soarbench.data.seeds import evaluation_noise
+from soarbench.data.store import TensorStore
 from soarbench.data.suites import PromptItem, refuse_overlap
 from soarbench.errors import UserError
 from soarbench.models.adapter import apply_adapter
 from soarbench.models.config import LABORATORY, ModelConfig
 from soarbench.models.hub import is_directory, require_pipeline
+from soarbench.models.prompts import PromptStore
 from soarbench.models.sd3 import SD3Model
 from soarbench.sampling import Draw
 from soarbench.scoring import planned_suite
@@ -80,14 +86,16 @@ class Workbench:
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        cache_dir: For encoded training rows, shared by all cells of a run folder.
+        cache_dir: For encoded prompts and images.
     """
 
     def __init__(self, device: str, cache_dir: Path) -> None:
         self.device = torch_device(device)
         self.cache_dir = cache_dir
         self._evaluators: dict[str, Evaluator] = {}
-        self._rows: dict[str, list[Row]] = {}
+        self._rows: dict[str, EncodedRows] = {}
+        self._curations: dict[str, Curation] = {}
+        self._prompts: dict[ModelConfig, PromptStore] = {}
         self._scheduler: dict[str, object] = {}
         # Denormal numbers appear in late training and are a hundred times slower on a CPU.
         torch.set_flush_denormal(True)
@@ -104,10 +112,14 @@ class Workbench:
         for cell in cells:
             self._check_device(cell)
         self._check_models({cell.model: cell for cell in cells})
+        for cell in cells:
+            if isinstance(cell.data, ImageDataConfig):
+                self._curation(cell, cell.data).measure()
         try:
             for cell in cells:
                 for name, component in cell.evaluators.items():
                     self._evaluator(name, component)
+            self._encode_prompts(cells)
             model = self.load(cells[0])
             for cell in cells:
                 if cell.data is not None:
@@ -154,7 +166,7 @@ class Workbench:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        model = SD3Model.load(cell.model, self.device)
+        model = SD3Model.load(cell.model, self.device, self._prompt_store(cell.model))
         if cell.model.adapter is not None:
             apply_adapter(model.transformer, cell.model.adapter, base=cell.model.path)
         self._scheduler = {
@@ -184,6 +196,9 @@ class Workbench:
         assert cell.training is not None
         assert cell.optim is not None
         model = self.load_start(cell, folder)
+        rows = self.training_rows(cell, model)
+        if isinstance(cell.method, FlowGrpoConfig):
+            rows = rows.without_latents()
         with TrainingLog(folder) as training_log:
 
             def on_log(step: int, values: Mapping[str, float]) -> None:
@@ -193,12 +208,13 @@ class Workbench:
             summary = post_train(
                 model.transformer,
                 self.method(cell, model),
-                self.training_rows(cell, model),
+                rows,
                 post_training(cell.training, cell.optim, cell.lora, cell.ema, cell.seed),
                 folder.root,
                 velocity_of=model.velocity,
                 negative_condition=model.encode_prompts([""]),
                 on_log=on_log,
+                shapes=_shapes(rows, cell),
                 # The grid's own bars show the progress.
                 console=Console(quiet=True),
             )
@@ -240,32 +256,88 @@ class Workbench:
     def _latent_reward(self, cell: CellConfig, model: SD3Model) -> LatentReward:
         return _of_latents(self._reward(cell), model)
 
-    def training_rows(self, cell: CellConfig, model: SD3Model) -> list[Row]:
+    def training_rows(self, cell: CellConfig, model: SD3Model) -> EncodedRows:
         """The rows that a cell trains on, encoded."""
-        key = repr(cell.data)
-        if key not in self._rows:
-            assert cell.data is not None
-            scorers = {
-                name: _as_scorer(self._evaluator(name, component))
-                for name, component in cell.evaluators.items()
-                if name in cell.data.select_by
-            }
-            cache_dir = self.cache_dir / cell.weights_digest
-            self._rows[key] = lab_rows(cell.data, model, scorers, cache_dir)
-        return self._rows[key]
+        key = repr((cell.data, cell.model))
+        if key in self._rows:
+            return self._rows[key]
+        assert cell.data is not None
+        condition = self._prompt_store(cell.model).row
+        if isinstance(cell.data, LabDataConfig):
+            scorers, folder = self._scorers(cell), self.cache_dir / cell.weights_digest
+            rows = lab_rows(
+                cell.data, scorers, folder, encode=model.encode_images, condition=condition
+            )
+        else:
+            rows = self._image_rows(cell, cell.data, model)
+            if not cell.data.cache_latents:
+                return rows
+        self._prompt_store(cell.model).fill(rows.prompts)
+        self._rows[key] = rows
+        return rows
+
+    def _image_rows(self, cell: CellConfig, data: ImageDataConfig, model: SD3Model) -> EncodedRows:
+        """Rows of somebody's images."""
+        curation = self._curation(cell, data)
+        condition = self._prompt_store(cell.model).row
+        entries = curation.entries()
+        if not data.cache_latents:
+            return fresh_rows(entries, curation, model.encode_images, condition)
+        store = TensorStore(self.cache_dir / cell.weights_digest / "latents")
+        entries = encode_entries(entries, curation, store, model.encode_images)
+        return stored_rows(entries, store, condition)
+
+    def _curation(self, cell: CellConfig, data: ImageDataConfig) -> Curation:
+        """What knows the rows of a set of images."""
+        judges = {n: c for n, c in cell.evaluators.items() if n in data.select_by}
+        key = repr((data, cell.model.resolution, judges))
+        if key not in self._curations:
+            self._curations[key] = Curation(
+                data, cell.model.resolution, self._scorers(cell), judges, self.cache_dir / "sets"
+            )
+        return self._curations[key]
+
+    def _scorers(self, cell: CellConfig) -> dict[str, Scorer]:
+        """The judges that select a cell's training data; each is loaded when it is asked."""
+        assert cell.data is not None
+        return {
+            name: functools.partial(self._values, name, component)
+            for name, component in cell.evaluators.items()
+            if name in cell.data.select_by
+        }
+
+    def _values(self, name: str, component: Component, samples: Sequence[Sample]) -> list[float]:
+        return [score.value for score in self._evaluator(name, component).score(samples)]
+
+    def _prompt_store(self, config: ModelConfig) -> PromptStore:
+        """Conditions of prompts, by a model's own text encoders."""
+        key = dataclasses.replace(config, adapter=None)
+        if key not in self._prompts:
+            self._prompts[key] = PromptStore(key, self.device, self.cache_dir / "prompts")
+        return self._prompts[key]
+
+    def _encode_prompts(self, cells: Sequence[CellConfig]) -> None:
+        """Encode all prompts that are known before a model is loaded, so that both never meet."""
+        for cell in cells:
+            wanted = [""]
+            for suite in cell.suites.values():
+                wanted += [item.prompt for item in planned_suite(suite).items]
+            if isinstance(cell.data, ImageDataConfig):
+                wanted += [entry.caption for entry in self._curation(cell, cell.data).entries()]
+            self._prompt_store(cell.model).fill(wanted)
 
     def _check_rows(self, cell: CellConfig, cells: Sequence[CellConfig], model: SD3Model) -> None:
         rows = self.training_rows(cell, model)
         suites = [suite for other in cells for suite in other.suites.values()]
-        refuse_overlap({row["prompt"] for row in rows}, [planned_suite(suite) for suite in suites])
+        refuse_overlap(set(rows.prompts), [planned_suite(suite) for suite in suites])
 
     def _try_reward(self, cell: CellConfig, model: SD3Model) -> None:
         """Ask the reward about two training pictures, once it can judge all prompts."""
         rows, reward = self.training_rows(cell, model), self._reward(cell)
         refused = [
-            (row["prompt"], why)
-            for row in rows
-            if (why := refusal(reward, row["prompt"], row["columns"]))
+            (prompt, why)
+            for prompt in rows.prompts
+            if (why := refusal(reward, prompt, rows.columns(prompt)))
         ]
         if refused:
             prompt, why = refused[0]
@@ -275,9 +347,10 @@ class Workbench:
                 "(in the laboratory data.kinds=[text] or other kinds), or mix it with a reward "
                 "for the others"
             )
-        columns = {name: [row["columns"][name] for row in rows[:2]] for name in rows[0]["columns"]}
-        latents = torch.stack([row["x0"] for row in rows[:2]]).to(self.device)
-        _of_latents(reward, model)([row["prompt"] for row in rows[:2]], latents, columns)
+        tried = [rows[index] for index in range(min(2, len(rows)))]
+        columns = {name: [row["columns"][name] for row in tried] for name in tried[0]["columns"]}
+        images = [model.decode(row["x0"][None].to(self.device))[0] for row in tried]
+        score_images(reward, [row["prompt"] for row in tried], images, columns)
 
     # Sampling
 
@@ -334,8 +407,8 @@ def _of_latents(reward: RewardFunction, model: SD3Model) -> LatentReward:
     return of_latents
 
 
-def _as_scorer(evaluator: Evaluator) -> Scorer:
-    def score(samples: Sequence[Sample]) -> list[float]:
-        return [score.value for score in evaluator.score(samples)]
-
-    return score
+def _shapes(rows: EncodedRows, cell: CellConfig) -> Shapes | None:
+    """Which rows of a cell can go through the model together; null: all."""
+    return (
+        rows.shapes(cell.data.rows_per_bucket) if isinstance(cell.data, ImageDataConfig) else None
+    )

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from soarbench.cell_folder import CellFolder
 from soarbench.config import CellConfig
+from soarbench.data.rows import EncodedRows
 from soarbench.data.suites import load_suite
 from soarbench.errors import UserError
 from soarbench.grid import expand
@@ -192,7 +193,8 @@ def test_training_on_an_evaluation_prompt_is_refused(
 ) -> None:
     prompt = load_suite("lab_drawbench").items[0].prompt.upper()
     bench = Workbench("cpu", Path())
-    monkeypatch.setattr(bench, "training_rows", lambda *_: [{"prompt": prompt, "columns": {}}])
+    rows = EncodedRows([prompt], None, lambda _: {}, [(64, 64)])
+    monkeypatch.setattr(bench, "training_rows", lambda *_: rows)
     plan = expand(arguments)
     with pytest.raises(UserError, match="is also in the evaluation suite 'lab_drawbench'"):
         bench.prepare(plan.cells)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from baselines.flow import draw_noise
-from baselines.stream import Row
+from baselines.stream import RowSource
 from soarbench.cell_folder import CellFolder
 from soarbench.config import CellConfig
 from soarbench.data.config import LabDataConfig
@@ -53,10 +53,15 @@ def held_out_data(cell: CellConfig) -> CellConfig:
     return dataclasses.replace(cell, data=dataclasses.replace(cell.data, seed=cell.data.seed + 1))
 
 
-def make_probes(rows: list[Row], model: SD3Model) -> Probes:
-    """Evenly spaced rows with noise of their own, the same for every model and step."""
+def make_probes(rows: RowSource, model: SD3Model) -> Probes:
+    """Evenly spaced rows with noise of their own, the same for every model and step.
+
+    Of images of several shapes those that are like the first.
+    """
     count = min(NUM_PROBES, len(rows))
     chosen = [rows[index * len(rows) // count] for index in range(count)]
+    chosen = [row for row in chosen if row["x0"].shape == chosen[0]["x0"].shape]
+    count = len(chosen)
     device = model.device
     x0 = torch.stack([row["x0"] for row in chosen]).to(device)
     generators = [torch.Generator().manual_seed(_NOISE_SEED + index) for index in range(count)]

@@ -105,7 +105,7 @@ def _probe_all(jobs: Sequence[Job], plan: Plan, progress: GridProgress) -> None:
     from soarbench.diagnostics.probes import probe
     from soarbench.workbench import Workbench
 
-    bench = Workbench(plan.settings.device, plan.folder / "data")
+    bench = Workbench(plan.settings.device, plan.cache_dir)
     for cell, source in jobs:
         folder = CellFolder(plan.cell_folder(cell))
         title = f"{cell.label}: paths of {source.task_name} images"

@@ -8,7 +8,8 @@ import torch
 
 from soarbench.data import lab
 from soarbench.data.config import KINDS, LabDataConfig
-from soarbench.data.lab import draw_candidates, lab_rows, smallest_rank
+from soarbench.data.lab import draw_candidates, lab_rows
+from soarbench.data.select import smallest_rank
 from soarbench.lab.grammar import demands
 from soarbench.models.config import ModelConfig
 from soarbench.models.sd3 import SD3Model
@@ -34,6 +35,14 @@ def _no_assets(monkeypatch):
     monkeypatch.setattr(lab, "weights_hash", lambda name: name)
 
 
+def _rows(model, scorer, folder):
+    def condition(prompt):
+        return {name: value[0] for name, value in model.encode_prompts([prompt]).items()}
+
+    scorers = {"brightness": scorer}
+    return lab_rows(CONFIG, scorers, folder, encode=model.encode_images, condition=condition)
+
+
 def _brightness(samples):
     return [float(np.asarray(sample.image).mean()) for sample in samples]
 
@@ -42,10 +51,10 @@ CONFIG = LabDataConfig(num_candidates=20, select_by=("brightness",), keep_fracti
 
 
 def test_the_brightest_quarter_is_kept_with_its_latents(model, tmp_path):
-    rows = lab_rows(CONFIG, model, {"brightness": _brightness}, tmp_path)
+    rows = _rows(model, _brightness, tmp_path)
     candidates = draw_candidates(CONFIG)
     best = sorted(np.argsort(_brightness(candidates))[-5:])
-    assert [row["prompt"] for row in rows] == [candidates[i].prompt for i in best]
+    assert [row["prompt"] for row in rows] == rows.prompts == [candidates[i].prompt for i in best]
     expected = model.encode_images([candidates[i].image for i in best])
     assert torch.allclose(torch.stack([row["x0"] for row in rows]), expected, atol=1e-5)
     condition = model.encode_prompts([rows[2]["prompt"]])
@@ -53,7 +62,7 @@ def test_the_brightest_quarter_is_kept_with_its_latents(model, tmp_path):
 
 
 def test_rows_carry_what_their_captions_demand(model, tmp_path):
-    rows = lab_rows(CONFIG, model, {"brightness": _brightness}, tmp_path)
+    rows = _rows(model, _brightness, tmp_path)
     for row in rows:
         metadata = row["columns"]["metadata"]
         assert (metadata == {}) == ("says" in row["prompt"])
@@ -79,8 +88,8 @@ def test_the_second_time_nothing_is_scored(model, tmp_path):
     def refuses(_):
         raise AssertionError("scored again")
 
-    first = lab_rows(CONFIG, model, {"brightness": _brightness}, tmp_path)
-    second = lab_rows(CONFIG, model, {"brightness": refuses}, tmp_path)
+    first = _rows(model, _brightness, tmp_path)
+    second = _rows(model, refuses, tmp_path)
     assert all(torch.equal(a["x0"], b["x0"]) for a, b in zip(first, second, strict=True))
 
 
