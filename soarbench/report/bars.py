@@ -9,13 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from soarbench.report.compare import labelled_rng
-from soarbench.report.figures import method_styles, panel_grid, style
+from soarbench.report.figures import add_legend, method_styles, panel_grid, style
 from soarbench.report.metrics import BASE, method_title, metric_of
 from soarbench.report.panels import Panel
 from soarbench.report.tables import TaskTable
 from soarbench.stats import mean_interval
 
-_COLUMNS = 4
 _HATCHES = {"-": "", "--": "///", "-.": "...", ":": "xx"}
 
 
@@ -95,7 +94,7 @@ def draw_bars(bars: Sequence[Bar]) -> Figure:
         raise ValueError("bars: nothing to draw")
     has_tasks = len({task for task, _ in groups}) > 1
     with style():
-        figure, axes = panel_grid(len(groups), min(_COLUMNS, len(groups)))
+        figure, axes = panel_grid(len(groups), 2 if len(groups) in (2, 4) else None)
         for ax, (task, metric) in zip(axes, groups, strict=True):
             own = [bar for bar in bars if (bar.task, bar.metric) == (task, metric)]
             facts = metric_of(metric)
@@ -103,7 +102,7 @@ def draw_bars(bars: Sequence[Bar]) -> Figure:
             ax.set_title(f"{where}{facts.title}", fontsize=8)
             ax.set_ylabel(f"Change from base ({own[0].base:.{facts.decimals}f})")
             _draw_group(ax, own)
-        figure.supxlabel("95 % intervals, paired with the base by prompt and image", fontsize=7)
+        add_legend(figure, axes, "Lines: 95 % intervals, paired with the base by image")
     return figure
 
 
@@ -119,6 +118,7 @@ def _draw_group(ax: Axes, bars: Sequence[Bar]) -> None:
             edgecolor="white",
             hatch=_HATCHES.get(str(look.dashes), "++"),
             linewidth=0,
+            label=method_title(bar.method),
         )
         ax.errorbar(
             place,
@@ -129,7 +129,5 @@ def _draw_group(ax: Axes, bars: Sequence[Bar]) -> None:
             capsize=3,
         )
     ax.axhline(0, color="black", linewidth=0.7)
-    ax.set_xticks(range(len(bars)), [method_title(b.method).replace(" → ", " →\n") for b in bars])
-    ax.tick_params(axis="x", length=0)
-    ax.grid(visible=False, axis="x")
+    ax.set_xticks([])
     ax.set_xlim(-0.6, len(bars) - 0.4)

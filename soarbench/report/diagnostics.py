@@ -24,8 +24,14 @@ QUANTITIES = {
     "edge_density": "Edge density",
     "saturation": "Saturation",
     "brightness": "Brightness",
-    "diversity": "Diversity of a prompt",
+    "diversity": "RMS between images",
     "velocity_norm": "Velocity norm / base",
+}
+#: What each quantity is about.
+ROLES = {
+    **dict.fromkeys(("entropy", "edge_density", "saturation", "brightness"), "Images"),
+    "diversity": "Within a prompt",
+    "velocity_norm": "Model",
 }
 _STATISTICS = tuple(name for name in QUANTITIES if name != "velocity_norm")
 Rows = dict[tuple[int, str], float]

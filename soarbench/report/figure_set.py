@@ -14,15 +14,19 @@ from typing import TYPE_CHECKING
 
 from soarbench.checkpoint_rule import LAST
 from soarbench.files import read_json, write_atomically
-from soarbench.report.bars import build_bars, draw_bars
+from soarbench.report.bars import Bar, build_bars, draw_bars
 from soarbench.report.checkpoints import marked_steps
 from soarbench.report.curves import CurvePoint, panel_points
-from soarbench.report.diagnostics import deviation_points, diagnostic_points, unmeasured
-from soarbench.report.figures import FORMATS, save
+from soarbench.report.diagnostics import (
+    DeviationPoint,
+    deviation_points,
+    diagnostic_points,
+    unmeasured,
+)
+from soarbench.report.figures import FORMATS, save, settle
 from soarbench.report.figures_gaming import draw_deviation, draw_gaming, draw_overoptimisation
-from soarbench.report.gaming import gaming_points
-from soarbench.report.metrics import method_title, metric_of
-from soarbench.report.panels import Panel
+from soarbench.report.gaming import GamingPoint, gaming_points
+from soarbench.report.metrics import metric_of
 from soarbench.report.sheets import Tile, draw_sheet, plan_sheet
 from soarbench.report.store import Cell
 from soarbench.report.tables import Panels, TaskTable
@@ -67,7 +71,7 @@ class FigureSet:
     notes: tuple[str, ...]
 
 
-Row = CurvePoint | Tile | object
+Row = CurvePoint | Bar | GamingPoint | DeviationPoint | Tile
 
 
 def write_figures(
@@ -132,7 +136,7 @@ def _write_task(
         _OVEROPTIMISATION.of(task),
         points,
         lambda: draw_overoptimisation(points, roles, marked, rule),
-        extra={"is_marked": lambda point: marked.get(point.method) == point.step},
+        marked=marked,
     )
     drift = deviation_points(cells, task)
     writer.figure(f"deviation_{task}", _DEVIATION.of(task), drift, lambda: draw_deviation(drift))
@@ -194,9 +198,10 @@ _BARS = _Text(
 )
 _GAMING = _Text(
     "Learned score against oracle",
-    "Gains over the base in standard deviations of the base's images. Below the diagonal, and above "
-    "zero on the right, the learned score gained more than the truth: reward hacking, measured. A "
-    "noisy score gains less than the truth when a gain is real, so a gap below zero is no defect.",
+    "Gains over the base in standard deviations of the base's images. Below the diagonal, and "
+    "above zero on the right, the learned score gained more than the truth: reward hacking, "
+    "measured. A noisy score gains less than the truth when a gain is real, so a gap below zero is "
+    "no defect.",
 )
 _OVEROPTIMISATION = _Text(
     "Over-optimisation",
@@ -206,9 +211,10 @@ _OVEROPTIMISATION = _Text(
 _DEVIATION = _Text(
     "Drift from the training path",
     "RMS distance, in latent units, between the sampler's states and the straight path of a real "
-    "image that training did not use, after leaving that path at a noise level. It contains what "
-    "no model can know (which image the noise ends in), so methods are to be compared with the "
-    "base, as the lower row does: below zero a method stays closer to the path.",
+    "image that training did not use, after leaving that path at a noise level. The distance also "
+    "holds what no model can know (which image the noise ends in) and how well a model knows "
+    "images of this kind, so its level alone is no exposure bias: compare methods that trained on "
+    "the same data, and each with the base on the same images, as the lower row does.",
 )
 _SAMPLES = _Text(
     "Samples",
@@ -236,16 +242,16 @@ class _Writer:
         rows: Sequence[Row],
         draw: Callable[[], Figure],
         *,
-        extra: Mapping[str, Callable[[CurvePoint], object]] | None = None,
+        marked: Mapping[str, int] | None = None,
     ) -> None:
         """Write a figure in all formats and its rows; without rows nothing."""
         if not rows:
             return
-        figure = draw()
+        figure = settle(draw())
         for suffix in FORMATS:
             path = self.folder / f"{name}.{suffix}"
             write_atomically(path, partial(save, figure, file_format=suffix))
-        self._data(name, rows, extra or {})
+        self._data(name, rows, marked)
         self._list(name, text, FORMATS)
 
     def sheet(
@@ -256,7 +262,7 @@ class _Writer:
             return
         picture = draw()
         write_atomically(self.folder / f"{name}.png", partial(picture.save, format="PNG"))
-        self._data(name, rows, {})
+        self._data(name, rows, None)
         self._list(name, text, ("png",))
 
     def _list(self, name: str, text: _Text, suffixes: Sequence[str]) -> None:
@@ -270,10 +276,8 @@ class _Writer:
             )
         )
 
-    def _data(
-        self, name: str, rows: Sequence[Row], extra: Mapping[str, Callable[[CurvePoint], object]]
-    ) -> None:
-        text = _csv(rows, extra)
+    def _data(self, name: str, rows: Sequence[Row], marked: Mapping[str, int] | None) -> None:
+        text = _csv(rows, marked)
         write_atomically(self.folder / f"{name}.csv", partial(_write, text=text))
 
     def finish(self) -> None:
@@ -295,13 +299,16 @@ def _write(path: Path, *, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _csv(rows: Sequence[Row], extra: Mapping[str, Callable[[CurvePoint], object]]) -> str:
-    """Dataclasses as CSV, a column a field; mappings and folders, which are the reader's, apart."""
+def _csv(rows: Sequence[Row], marked: Mapping[str, int] | None) -> str:
+    """Dataclasses as CSV, a column a field; ``is_marked`` says which step a rule chose."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    names = [f.name for f in dataclasses.fields(rows[0]) if f.name not in ("spent", "path")]  # type: ignore[arg-type]
-    writer.writerow([*names, *extra])
+    # Counters are in the curves' own table; folders are of the machine that drew.
+    names = [f.name for f in dataclasses.fields(rows[0]) if f.name not in ("spent", "path")]
+    writer.writerow(names if marked is None else [*names, "is_marked"])
     for row in rows:
-        derived = [compute(row) for compute in extra.values()]  # type: ignore[arg-type]
-        writer.writerow([*(getattr(row, name) for name in names), *derived])
+        values = [getattr(row, name) for name in names]
+        if marked is not None:
+            values.append(isinstance(row, CurvePoint) and marked.get(row.method) == row.step)
+        writer.writerow(values)
     return stream.getvalue()

@@ -31,7 +31,9 @@ AXIS_TITLES = {
     "seconds": "Seconds",
 }
 BAND_TITLE = "Bands: 95 % interval of each method alone"
-_PANEL_WIDTH, _PANEL_HEIGHT, _LEGEND_HEIGHT = 3.3, 2.5, 0.5
+#: Inches. A figure fits the text width of a page, so that its letters keep their size there.
+_TEXT_WIDTH, _LEGEND_HEIGHT = 6.9, 0.5
+_WIDEST_PANEL, _PANEL_HEIGHT, _LOW_PANEL_HEIGHT = 3.3, 2.5, 2.0
 _MOST_TICKS = 6
 
 
@@ -111,11 +113,13 @@ def draw_curves(
 
 
 def panel_grid(count: int, columns: int | None = None) -> tuple[Figure, list[Axes]]:
-    """A figure of ``count`` panels, without ``columns`` in at most two rows."""
-    columns = columns or (count if count <= 3 else math.ceil(count / 2))
+    """A figure of ``count`` panels in rows of at most three, or of ``columns``."""
+    columns = columns or min(count, 3)
     rows = math.ceil(count / columns)
+    width = min(_TEXT_WIDTH, _WIDEST_PANEL * columns)
+    height = _PANEL_HEIGHT if columns < 3 else _LOW_PANEL_HEIGHT
     figure = Figure(
-        figsize=(_PANEL_WIDTH * columns, _PANEL_HEIGHT * rows + _LEGEND_HEIGHT),
+        figsize=(width, height * rows + _LEGEND_HEIGHT),
         layout="constrained",
     )
     FigureCanvasAgg(figure)
@@ -158,9 +162,11 @@ def draw_panel(
     for method, line in lines.items():
         placed = [point for point in line if x == "step" or x in point.spent]
         if placed:
-            chosen = (marked or {}).get(method)
             _draw_line(ax, placed, styles[method], x=x, label=method_title(method))
-            _draw_marked(ax, [p for p in placed if p.step == chosen], styles[method], x=x)
+            last = max(p.step for p in line if p.method != method) if first_stage(method) else 0
+            chosen = last + (marked or {}).get(method, -1)
+            own = [p for p in placed if p.method == method and p.step == chosen]
+            _draw_marked(ax, own, styles[method], x=x)
     if start:
         _draw_base(ax, start[0], styles[BASE])
     steps = sorted({point.step for line in (start, *lines.values()) for point in line})
@@ -256,6 +262,14 @@ def add_legend(figure: Figure, axes: Sequence[Axes], title: str) -> None:
         ncols=min(len(entries), 4),
         title=title,
     )
+
+
+def settle(figure: Figure) -> Figure:
+    """Lay a figure out once and for all; else every format would do it again."""
+    with style():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+    return figure
 
 
 def save(figure: Figure, path: Path, file_format: str) -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from soarbench.report.curves import CurvePoint
-from soarbench.report.diagnostics import QUANTITIES, DeviationPoint
+from soarbench.report.diagnostics import QUANTITIES, ROLES, DeviationPoint
 from soarbench.report.figures import (
     AXIS_TITLES,
     BAND_TITLE,
@@ -36,7 +36,7 @@ def draw_overoptimisation(
 
     Args:
         points: Of one task; a panel for each of their metrics, in the order of appearance.
-        roles: Title of each metric's panel, e.g. what was trained on; others have none.
+        roles: Title of each metric's panel, e.g. what was trained on.
         marked: Checkpoint of each method that ``rule`` chose.
         rule: As configured.
 
@@ -49,7 +49,7 @@ def draw_overoptimisation(
     with style():
         figure, axes = panel_grid(len(names), min(_COLUMNS, len(names)))
         for ax, name in zip(axes, names, strict=True):
-            ax.set_title(roles.get(name, ""))
+            ax.set_title(roles.get(name) or ROLES[name])
             ax.set_ylabel(QUANTITIES.get(name) or metric_of(name).title)
             ax.set_xlabel(AXIS_TITLES["step"])
             draw_panel(ax, [point for point in points if point.metric == name], marked=marked)
@@ -116,23 +116,24 @@ def _draw_plane(ax: Axes, points: Sequence[GamingPoint]) -> None:
         )
     ax.plot([0], [0], color="black", marker="D", linestyle="none", label=method_title(BASE))
     ax.axline((0, 0), slope=1, color="0.45", linewidth=0.8, zorder=1)
+    _make_square(ax)
     ax.annotate(
-        "gain is real",
-        (0.97, 0.97),
+        "above: the truth gains more\nbelow: the score gains more",
+        (0.03, 0.97),
         xycoords="axes fraction",
-        ha="right",
         va="top",
-        fontsize=7,
+        fontsize=6.5,
         color="0.3",
+        zorder=1,
     )
-    ax.annotate(
-        "score is gamed",
-        (0.97, 0.03),
-        xycoords="axes fraction",
-        ha="right",
-        fontsize=7,
-        color="0.3",
-    )
+
+
+def _make_square(ax: Axes) -> None:
+    """The same range on both axes, so that the diagonal is one."""
+    limits = (*ax.get_xlim(), *ax.get_ylim())
+    ax.set(xlim=(min(limits), max(limits)), ylim=(min(limits), max(limits)))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(nbins=5))
 
 
 def _draw_gap(ax: Axes, points: Sequence[GamingPoint]) -> None:

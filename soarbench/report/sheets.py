@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import matplotlib as mpl
 import pyarrow.parquet as pq
@@ -15,8 +16,9 @@ from soarbench.cell_folder import CellFolder
 from soarbench.report.metrics import BASE, method_title, ordered_methods
 from soarbench.report.store import Cell
 
+T = TypeVar("T")
 _MOST_PROMPTS, _MOST_STEPS = 8, 3
-_SIDE, _GAP, _WIDE_GAP, _TEXT_WIDTH, _HEAD_HEIGHT, _FONT_SIZE = 112, 4, 14, 170, 44, 14
+_SIDE, _GAP, _WIDE_GAP, _TEXT_WIDTH, _HEAD_HEIGHT, _FONT_SIZE = 128, 4, 16, 176, 44, 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +77,11 @@ def plan_sheet(cells: Sequence[Cell], task: str) -> list[Tile]:
     ]
 
 
-def _spread[T](items: Sequence[T], count: int) -> list[T]:
-    """At most ``count`` items, evenly spaced, the last one among them."""
+def _spread(items: Sequence[T], count: int) -> list[T]:
+    """At most ``count`` items, evenly spaced from the first to the last."""
     if len(items) <= count:
         return list(items)
-    return [items[round((i + 1) * len(items) / count) - 1] for i in range(count)]
+    return [items[i * (len(items) - 1) // (count - 1)] for i in range(count)]
 
 
 def _prompts(cell: Cell) -> list[tuple[str, str, int]]:
@@ -177,7 +179,7 @@ def _draw_missing(pen: ImageDraw.ImageDraw, left: int, top: int) -> None:
 
 
 def _font(*, is_bold: bool = False) -> ImageFont.FreeTypeFont:
-    """matplotlib's own font, so that sheets look alike on every machine."""
+    """The font that matplotlib brings, so that sheets look alike on every machine."""
     name = "DejaVuSans-Bold.ttf" if is_bold else "DejaVuSans.ttf"
     path = Path(mpl.get_data_path()) / "fonts" / "ttf" / name
     return ImageFont.truetype(str(path), _FONT_SIZE)
