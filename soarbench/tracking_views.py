@@ -92,15 +92,16 @@ def experiment_tags(grid: str, experiment_id: str) -> dict[str, str]:
 def source_tags(command: str, git_commit: str) -> dict[str, str]:
     """What MLflow shows as the source of a run: the command and the commit behind it."""
     return {
-        "mlflow.source.name": command,
+        "command": command,
+        # Of a name with a slash the page shows what follows the last one.
+        "mlflow.source.name": "soarbench" if "/" in command else command,
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": git_commit,
     }
 
 
 def cell_note(cell: CellConfig, folder: CellFolder) -> str:
-    """A cell in words, with its numbers at the last step; Markdown."""
-    status = folder.status() or Status()
+    """A cell in words, its numbers at the last step first, since the page folds the rest."""
     if cell.task is None:
         text = "The base model, untouched: what every method starts from."
     else:
@@ -108,20 +109,24 @@ def cell_note(cell: CellConfig, folder: CellFolder) -> str:
             f"**{cell.method_name}** on task **{cell.task_name}** ({cell.task.description}), "
             f"training seed {cell.seed}, decided by `{cell.task.final_metric}`."
         )
-    spent = ", ".join(f"{value:,.0f} {key}" for key, value in status.budget.items())
-    lines = [text, f"Training spent {spent}." if spent else "", f"At step {cell.steps[-1]}:"]
-    lines += [
-        f"- `{value.key}` {value.value:.4f}"
-        for value in score_values(cell, folder)
-        if value.step == cell.steps[-1] and not value.key.endswith("/unscored")
+    last = [value for value in score_values(cell, folder) if value.step == cell.steps[-1]]
+    numbers = [
+        f"`{value.key}` {value.value:.4f}" for value in last if not value.key.endswith("/unscored")
     ]
-    lines.append("\nImages: artifacts, `sheets/`. All numbers: `summary.csv`.")
-    return "\n\n".join(line for line in lines[:3] if line) + "\n" + "\n".join(lines[3:])
+    budget = (folder.status() or Status()).budget
+    spent = [f"{value:,.0f} {key.replace('_', ' ')}" for key, value in budget.items()]
+    lines = [
+        text,
+        f"At step {cell.steps[-1]}: {', '.join(numbers)}.",
+        f"Training spent {', '.join(spent)}." if spent else "",
+        "Images are in the artifacts' `sheets/`, all numbers in `summary.csv`.",
+    ]
+    return "\n\n".join(line for line in lines if line)
 
 
 def summary_csv(values: Sequence[Value]) -> str:
     """Numbers as a table that MLflow's page shows: a row a step, a column a metric."""
-    keys = sorted({value.key for value in values})
+    keys = sorted({value.key for value in values}, key=_rank)
     at = {(value.step, value.key): value.value for value in values}
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -129,6 +134,13 @@ def summary_csv(values: Sequence[Value]) -> str:
     for step in sorted({value.step for value in values}):
         writer.writerow([step, *(at.get((step, key), "") for key in keys)])
     return stream.getvalue()
+
+
+def _rank(key: str) -> tuple[int, str]:
+    """Judges before oracles before the rest."""
+    spaces = ("eval", "oracle")
+    space = key.partition("/")[0]
+    return (spaces.index(space) if space in spaces else len(spaces), key)
 
 
 def score_values(cell: CellConfig, folder: CellFolder) -> Iterator[Value]:

@@ -16,7 +16,7 @@ def pair(seed=0):
 
 def perfect(x0, noise):
     """The velocity of the path itself, wherever the state is; guidance asks for it twice."""
-    return lambda latents, sigma, condition: (noise - x0).repeat(len(latents) // 3, 1, 1, 1)
+    return lambda latents, _sigma, _condition: (noise - x0).repeat(len(latents) // 3, 1, 1, 1)
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.5])
@@ -37,7 +37,7 @@ def test_a_model_that_knows_the_image_alone_returns_to_it():
     other = x0 + 2.0
     sigmas = sampling_sigmas(8, 1.0)
 
-    def towards(latents, sigma, condition):
+    def towards(latents, sigma, _condition):
         return (latents - other) / sigma[:, None, None, None]
 
     found = path_deviation(towards, x0, noise, sigmas, NOTHING, NOTHING, 1.0)
@@ -49,7 +49,7 @@ def test_a_constant_error_adds_up_along_the_way():
     error = torch.tensor([0.0, 0.5, -1.0]).view(3, 1, 1, 1)
     sigmas = torch.tensor([0.8, 0.5, 0.1, 0.0])
     found = path_deviation(
-        lambda latents, sigma, condition: noise - x0 + error,
+        lambda _latents, _sigma, _condition: noise - x0 + error,
         x0, noise, sigmas, NOTHING, NOTHING, 1.0,
     )  # fmt: skip
     expected = error.view(3, 1).abs() * (0.8 - sigmas)
@@ -61,7 +61,7 @@ def test_guidance_extrapolates_the_two_conditions():
     x0, noise = pair()
     sigmas = torch.tensor([1.0, 0.0])
 
-    def model(latents, sigma, condition):
+    def model(_latents, _sigma, condition):
         return (noise - x0).repeat(2, 1, 1, 1) + condition["prompt_embeds"].view(6, 1, 1, 1)
 
     with_prompt = {"prompt_embeds": torch.full((3, 1), 0.3)}
@@ -74,7 +74,7 @@ def test_images_do_not_touch_each_other():
     x0, noise = pair()
     sigmas = sampling_sigmas(5, 3.0)
 
-    def model(latents, sigma, condition):
+    def model(latents, _sigma, _condition):
         return latents.tanh()
 
     together = path_deviation(model, x0, noise, sigmas, NOTHING, NOTHING, 1.0)
@@ -86,7 +86,7 @@ def test_the_norm_is_the_rms_on_the_path_mean_over_levels():
     x0, noise = pair()
     seen = []
 
-    def model(latents, sigma, condition):
+    def model(latents, sigma, _condition):
         seen.append(latents)
         return torch.full_like(latents, 3.0) * sigma.view(-1, 1, 1, 1)
 
@@ -101,7 +101,7 @@ def test_no_graph_is_kept():
     x0, noise = pair()
     weight = torch.ones(1, requires_grad=True)
     found = path_deviation(
-        lambda latents, sigma, condition: weight * latents,
+        lambda latents, _sigma, _condition: weight * latents,
         x0, noise, torch.tensor([1.0, 0.0]), NOTHING, NOTHING, 1.0,
     )  # fmt: skip
     assert not found.requires_grad
