@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from baselines.config import (
     LATER,
@@ -230,6 +231,7 @@ class Settings:
         results_dir: Reports.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         diagnostics: Whether finished cells are measured for signs of gaming.
+        figure_formats: What figures are written as; png, which pages show, is among them.
         tracking: MLflow.
         launcher: Who runs the cells.
     """
@@ -253,6 +255,7 @@ class Settings:
     results_dir: str
     device: str
     diagnostics: bool
+    figure_formats: tuple[Literal["png", "pdf", "svg"], ...]
     tracking: TrackingConfig
     launcher: LauncherConfig
 

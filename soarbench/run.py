@@ -283,5 +283,6 @@ def _report(plan: Plan, console: Console) -> None:
             baseline=settings.grid.baseline,
             show_published=(settings.model.name, settings.model.resolution) == PUBLISHED_MODEL,
             checkpoint_rule=settings.grid.checkpoint_rule,
+            formats=settings.figure_formats,
         )
     )

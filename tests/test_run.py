@@ -57,7 +57,7 @@ def test_a_grid_runs_once_and_prints_the_same_table_again(arguments: list[str]) 
         assert title in first
     plan = expand(arguments)
     results = Path(plan.settings.results_dir) / "reward_specific"
-    for name in ("table.md", "table.csv", "curves.png", "curves.pdf", "summary.json"):
+    for name in ("table.md", "table.csv", "curves.png", "bars.png", "summary.json"):
         assert (results / name).stat().st_size > 0
 
     def never(_plan: object) -> FakeBench:

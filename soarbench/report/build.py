@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.padding import Padding
 from rich.text import Text
 
 from soarbench.checkpoint_rule import LAST
+from soarbench.figure_formats import FORMATS
 from soarbench.files import make_writable, write_atomically
 from soarbench.report.curves import CurvePoint, build_curves
-from soarbench.report.figure_set import FigureSet, write_figures
 from soarbench.report.panels import build_panels
 from soarbench.report.reference import (
     AS_PUBLISHED,
@@ -34,6 +35,9 @@ from soarbench.report.render import (
 )
 from soarbench.report.store import PlannedCell, read_cells
 from soarbench.report.tables import BASELINE, TaskTable, build_tables
+
+if TYPE_CHECKING:
+    from soarbench.report.figure_set import FigureSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +95,7 @@ def build_report(
     baseline: str = BASELINE,
     show_published: bool = False,
     checkpoint_rule: str = LAST,
+    formats: Sequence[str] = FORMATS,
 ) -> Report:
     """Write a grid's report to ``results_folder / grid``; every file whole or not at all.
 
@@ -102,6 +107,7 @@ def build_report(
         baseline: Method that differences are taken to.
         show_published: Also draw the paper's curves. Only where the protocol is the paper's.
         checkpoint_rule: Which step of each method the figures mark.
+        formats: What figures are written as.
 
     Returns:
         The report, partial where cells or measurements are missing.
@@ -114,6 +120,8 @@ def build_report(
     panels, more_holes = build_panels(cells)
     tables = build_tables(cells, panels, [*holes, *more_holes], baseline=baseline)
     curves = build_curves(cells, panels, tables)
+    from soarbench.report.figure_set import write_figures
+
     reference = results_folder / "reference"
     folder = results_folder / grid
     make_writable(folder, "results_dir")
@@ -125,10 +133,16 @@ def build_report(
         published=published_table(reference, grid),
         gaps=tuple(dict.fromkeys(gap for table in tables for gap in table.gaps())),
         figures=write_figures(
-            cells, panels, tables, curves, folder, checkpoint_rule=checkpoint_rule
+            cells,
+            panels,
+            tables,
+            curves,
+            folder,
+            checkpoint_rule=checkpoint_rule,
+            formats=formats,
         ),
     )
-    _write_figure(report, reference if show_published else None)
+    _write_figure(report, reference if show_published else None, formats)
     _write_tables(report)
     return report
 
@@ -164,9 +178,9 @@ def _summary(report: Report) -> dict[str, object]:
     }
 
 
-def _write_figure(report: Report, reference: Path | None) -> None:
+def _write_figure(report: Report, reference: Path | None, formats: Sequence[str]) -> None:
     """Draw the curves; without any point there is no figure, not even an older one."""
-    from soarbench.report.figures import FORMATS, draw_curves, save
+    from soarbench.report.figures import draw_curves, save
 
     if not report.curves:
         for suffix in FORMATS:
@@ -175,7 +189,7 @@ def _write_figure(report: Report, reference: Path | None) -> None:
     figure = draw_curves(
         report.curves, published=published_curves(reference) if reference is not None else ()
     )
-    for suffix in FORMATS:
+    for suffix in formats:
         write_atomically(
             report.folder / f"curves.{suffix}",
             partial(save, figure, file_format=suffix),

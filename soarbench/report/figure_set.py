@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from soarbench.checkpoint_rule import LAST
+from soarbench.figure_formats import FORMATS
 from soarbench.files import read_json, write_atomically
 from soarbench.report.bars import Bar, build_bars, draw_bars
 from soarbench.report.checkpoints import marked_steps
@@ -23,7 +24,7 @@ from soarbench.report.diagnostics import (
     diagnostic_points,
     unmeasured,
 )
-from soarbench.report.figures import FORMATS, save, settle
+from soarbench.report.figures import save, settle
 from soarbench.report.figures_gaming import draw_deviation, draw_gaming, draw_overoptimisation
 from soarbench.report.gaming import GamingPoint, gaming_points
 from soarbench.report.metrics import metric_of
@@ -82,6 +83,7 @@ def write_figures(
     folder: Path,
     *,
     checkpoint_rule: str = LAST,
+    formats: Sequence[str] = FORMATS,
 ) -> FigureSet:
     """Write every figure that there is data for, and ``figures.json``.
 
@@ -94,11 +96,12 @@ def write_figures(
         curves: What the curves figure shows, whose numbers are not estimated again.
         folder: Of the report; ``curves`` lies there already.
         checkpoint_rule: Which step of each method is marked.
+        formats: What figures are written as; sheets are PNG.
 
     Raises:
         StoreError: Stored diagnostics are damaged or do not compare.
     """
-    writer = _Writer(folder)
+    writer = _Writer(folder, formats)
     if curves:
         writer.list_curves()
     bars = build_bars(panels, tables)
@@ -226,14 +229,15 @@ _SAMPLES = _Text(
 class _Writer:
     """Writes figures and remembers them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, formats: Sequence[str]) -> None:
         self.folder = folder
+        self.formats = formats
         self.entries: list[FigureEntry] = []
         self.notes: list[str] = []
 
     def list_curves(self) -> None:
         """Put the curves, which are written elsewhere, into the index."""
-        self._list("curves", _CURVES, FORMATS)
+        self._list("curves", _CURVES, self.formats)
 
     def figure(
         self,
@@ -248,11 +252,11 @@ class _Writer:
         if not rows:
             return
         figure = settle(draw())
-        for suffix in FORMATS:
+        for suffix in self.formats:
             path = self.folder / f"{name}.{suffix}"
             write_atomically(path, partial(save, figure, file_format=suffix))
         self._data(name, rows, marked)
-        self._list(name, text, FORMATS)
+        self._list(name, text, self.formats)
 
     def sheet(
         self, name: str, text: _Text, rows: Sequence[Tile], draw: Callable[[], Image]

@@ -20,8 +20,6 @@ from soarbench.report.curves import COUNTERS, CurvePoint
 from soarbench.report.metrics import BASE, method_title, metric_of, ordered_methods
 from soarbench.report.reference import AS_PUBLISHED, PublishedPoint
 
-#: What every figure is written as.
-FORMATS = ("png", "pdf", "svg")
 STYLE_FILE = Path(__file__).with_name("soarbench.mplstyle")
 AXIS_TITLES = {
     "step": "Optimizer steps",

@@ -95,9 +95,10 @@ def test_the_data_beside_a_figure_is_what_it_shows(reported):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_bars_are_the_tables_differences_to_the_base(store, reported, tmp_path):
     _, folder = reported
-    build_report(store, tmp_path, grid="grid", baseline="base")
+    build_report(store, tmp_path, grid="grid", baseline="base", formats=("png",))
     table = {
         (row["metric"], row["method"]): row for row in rows_of(tmp_path / "grid" / "table.csv")
     }
@@ -107,15 +108,16 @@ def test_bars_are_the_tables_differences_to_the_base(store, reported, tmp_path):
         assert float(bar["low"]) == pytest.approx(float(row["difference_low"]), rel=0.1, abs=0.02)
 
 
+@pytest.mark.slow
 def test_without_images_and_diagnostics_the_rest_is_drawn_and_it_is_said(store, tmp_path):
     grid = tmp_path / "runs" / "grid"
     shutil.copytree(store, grid)
     results = tmp_path / "results"
-    build_report(grid, results, grid="grid")
+    build_report(grid, results, grid="grid", formats=("png",))
     for cell in (grid / "cells").iterdir():
         shutil.rmtree(cell / "images")
         shutil.rmtree(cell / "diagnostics")
-    report = build_report(grid, results, grid="grid")
+    report = build_report(grid, results, grid="grid", formats=("png",))
     assert not report.is_partial
     first, second = report.figures.notes
     assert "5 cells have no diagnostics" in first
@@ -128,12 +130,13 @@ def test_without_images_and_diagnostics_the_rest_is_drawn_and_it_is_said(store, 
     assert {row["metric"] for row in panel} == {"aesthetic", "oracle_aesthetic"}
 
 
+@pytest.mark.slow
 def test_a_missing_image_is_a_marked_square(store, tmp_path):
     grid = tmp_path / "grid"
     shutil.copytree(store, grid)
     tile = plan_sheet(read_cells(grid)[0], "aesthetic")[1]
     tile.path.unlink()
-    report = build_report(grid, tmp_path / "results", grid="grid")
+    report = build_report(grid, tmp_path / "results", grid="grid", formats=("png",))
     assert report.figures.notes == ("task aesthetic: 1 of the sheet's 56 images are gone",)
     rows = rows_of(tmp_path / "results" / "grid" / "samples_aesthetic.csv")
     assert [row["is_stored"] for row in rows].count("False") == 1
@@ -251,7 +254,7 @@ def test_bars_stand_on_the_base_and_differ_without_colour():
     ]  # fmt: skip
 
 
-def test_no_text_of_a_settled_figure_overlaps_another_or_leaves_the_page(store, reported):
+def test_no_text_of_a_settled_figure_overlaps_another_or_leaves_the_page():
     points = [
         curve(method, step, metric)
         for metric in ("aesthetic", "oracle_aesthetic", "entropy", "velocity_norm")
