@@ -44,6 +44,11 @@ def check(settings: Settings, method: str) -> None:
     device = settings.device
     if device not in ("auto", "cpu", "cuda") and not device.removeprefix("cuda:").isdigit():
         raise ConfigError(f"device={device!r}: must be auto, cpu, cuda or cuda:N")
+    if "png" not in settings.figure_formats:
+        raise ConfigError(
+            f"figure_formats={list(settings.figure_formats)}: png must be among them, since pages "
+            "show it"
+        )
     _check_evaluation(settings)
     if isinstance(settings.method, FlowGrpoConfig):
         _check_rewards(settings)

@@ -100,10 +100,14 @@ def _ui_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _ui(arguments: argparse.Namespace) -> int:
     from soarbench.composition import run_settings
-    from soarbench.tracking import ui_command
+    from soarbench.tracking import ui_command, ui_views
 
     settings = run_settings(arguments.overrides)
-    command = ui_command(settings.tracking, Path(settings.output_dir).expanduser(), arguments.port)
+    output_dir = Path(settings.output_dir).expanduser()
+    command = ui_command(settings.tracking, output_dir, arguments.port)
+    console = _console()
+    for about, address in ui_views(settings.tracking, output_dir, arguments.port).items():
+        console.print(f"{about}\n  {address}", highlight=False, markup=False, soft_wrap=True)
     try:
         return subprocess.run(command, check=False).returncode
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from baselines.config import (
     LATER,
@@ -59,6 +60,9 @@ class GridConfig:
             ``soar_then_flow_grpo`` is Flow-GRPO on the weights that SOAR ended with.
         tasks: Each names data, a reward, suites and a final metric.
         baseline: The method that the others' differences are taken to.
+        checkpoint_rule: Which step of every curve the figures mark, fixed before anything is run:
+            ``last``, or ``best:NAME`` for the step that evaluator NAME likes best, which no task
+            of the grid may train on and which may not be an oracle.
     """
 
     name: str
@@ -66,6 +70,7 @@ class GridConfig:
     methods: tuple[str, ...]
     tasks: tuple[str, ...]
     baseline: str = "sft"
+    checkpoint_rule: str = "last"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +231,8 @@ class Settings:
         output_dir: State: cells, checkpoints, images, the MLflow store.
         results_dir: Reports.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        diagnostics: Whether finished cells are measured for signs of gaming.
+        figure_formats: What figures are written as; png, which pages show, is among them.
         tracking: MLflow.
         launcher: Who runs the cells.
     """
@@ -248,6 +255,8 @@ class Settings:
     output_dir: str
     results_dir: str
     device: str
+    diagnostics: bool
+    figure_formats: tuple[Literal["png", "pdf", "svg"], ...]
     tracking: TrackingConfig
     launcher: LauncherConfig
 

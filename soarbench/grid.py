@@ -11,6 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from baselines.config import FlowGrpoConfig
+from soarbench.checkpoint_rule import LAST, problem_with
 from soarbench.checks import NAMED_REWARDS, check, reward_weights
 from soarbench.composition import (
     Overrides,
@@ -112,6 +113,7 @@ def expand(arguments: Sequence[str]) -> Plan:
     settings = {pair: to_settings(config) for pair, config in composed.items()}
     for (method, _), of_pair in settings.items():
         check(of_pair, method)
+    _check_rule(grid, {task: settings[BASE, task] for task in grid.tasks})
     run = settings[pairs[0]]
     digest = weights_digest(run.model)
     cells = [_base_cell([settings[BASE, task] for task in grid.tasks], digest)]
@@ -200,6 +202,24 @@ def _grid_config(overrides: Overrides) -> GridConfig:
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"grid.{axis}s={list(names)}: name each once, and at least one")
     return grid
+
+
+def _check_rule(grid: GridConfig, settings: Mapping[str, Settings]) -> None:
+    """Refuse a rule for checkpoints that a task of the grid cannot honour.
+
+    Raises:
+        ConfigError: Says why.
+    """
+    if grid.checkpoint_rule == LAST:
+        return
+    judged, trained = {}, {}
+    for task, found in settings.items():
+        judged[task] = {name for suite in found.suites.values() for name in suite.evaluators}
+        rewards = {NAMED_REWARDS.get(name, name) for name in reward_weights(found)}
+        trained[task] = rewards | set(found.data.select_by)
+    problem = problem_with(grid.checkpoint_rule, judged, trained)
+    if problem is not None:
+        raise ConfigError(problem)
 
 
 def _selected(

@@ -7,7 +7,7 @@ import functools
 import gc
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import diffusers.utils.logging
@@ -383,6 +383,16 @@ class Workbench:
             return model.decode(latents)
 
         return draw
+
+    def probe(self, cell: CellConfig, source: CellConfig, folder: CellFolder) -> Iterator[int]:
+        """Follow a finished cell's models along held-out images of the data of ``source``.
+
+        Returns:
+            Every step, as soon as it was measured.
+        """
+        from soarbench.diagnostics.probes import probe
+
+        return probe(cell, source, folder, self)
 
     def scheduler_facts(self, cell: CellConfig) -> dict[str, object]:
         """The sampler's class and shift, for the fingerprint."""
