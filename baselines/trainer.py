@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, save_fsdp_optimizer
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
 from typing_extensions import override
 
+from baselines import sharding
 from baselines.arguments import training_arguments
 from baselines.base import Batch, Condition, Method, VelocityModel
 from baselines.callbacks import LogBeforeSave, MarkComplete, Snapshots
@@ -45,7 +47,7 @@ from baselines.stream import (
     stack_rows,
 )
 from baselines.training_config import PostTrainingConfig
-from baselines.velocity import InChunks, Reference, VelocityOf
+from baselines.velocity import InAutocast, InChunks, Reference, VelocityOf
 from baselines.weights import load_transformer, prepare_transformer, save_transformer
 
 OnLog = Callable[[int, Mapping[str, float]], None]
@@ -92,9 +94,6 @@ class PostTrainer(Trainer):
         negative_condition: Of the empty prompt, with a batch axis of 1.
         on_log: Called on the main process with a step and its metrics.
         callbacks: Run after the Trainer's own.
-
-    Raises:
-        ValueError: The launch shards the model.
     """
 
     def __init__(
@@ -112,11 +111,8 @@ class PostTrainer(Trainer):
     ) -> None:
         super().__init__(model, arguments, train_dataset=stream, callbacks=list(callbacks))
         self.remove_callback(PrinterCallback)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError(
-                "sharded training (FSDP, DeepSpeed) is not supported by this loop: launch with "
-                "plain data parallelism, and train an adapter where the weights do not fit"
-            )
+        if self.is_deepspeed_enabled:
+            raise ValueError("DeepSpeed is not supported by this loop; use launcher.parallelism=ddp")
         self.transformer = model
         self.method = method
         self.stream = stream
@@ -132,6 +128,14 @@ class PostTrainer(Trainer):
         self._updates: deque[list[Batch]] = deque()
         self._rollout: Mapping[str, float] = {}
         self._reward_calls = 0
+
+    @override
+    def create_accelerator_and_postprocess(self) -> None:
+        """Shard as this loop needs it, where shards are asked for."""
+        super().create_accelerator_and_postprocess()  # type: ignore[no-untyped-call]
+        if self.args.fsdp:
+            sharding.enable(self.accelerator.state, self.args.fsdp_plugin_args)
+            self.is_fsdp_enabled = True
 
     # --- data -------------------------------------------------------------------------------------
 
@@ -201,15 +205,33 @@ class PostTrainer(Trainer):
         """
         self.ledger.tick()
         model.train()
-        velocity = self.velocity_of(model)
+        velocity = self._velocity(model)
         if not self._updates:
             self._collect(velocity, cast(Rows, inputs))
         micro_batches = self._updates.popleft()
-        weight = math.fsum(gather_object([math.fsum(map(self.method.weight, micro_batches))]))
-        with self.accelerator.no_sync(model):
-            sums = self._backward(velocity, micro_batches, weight)
+        weight, useful = self._weigh(micro_batches)
+        with nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model):
+            sums = self._backward(velocity, useful, weight)
         self._average_gradients()
         return torch.tensor(self._account(sums, micro_batches, weight), device=self.args.device)
+
+    def _velocity(self, model: nn.Module) -> VelocityModel:
+        """The wrapped model as methods see it."""
+        velocity = self.velocity_of(model)
+        # accelerate puts autocast around a model unless it shards it.
+        return InAutocast(velocity, self.accelerator) if self.is_fsdp_enabled else velocity
+
+    def _weigh(self, micro_batches: Sequence[Batch]) -> tuple[float, list[Batch]]:
+        """The weight of an update over all processes, and the micro-batches that enter its loss.
+
+        A sharded model's forward is collective: there one that another process needs is run.
+        """
+        mine = [self.method.weight(batch) for batch in micro_batches]
+        everyones: list[list[float]] = gather_object([mine])
+        needed = [max(weights) for weights in zip(*everyones, strict=True)]
+        counted = needed if self.is_fsdp_enabled else mine
+        useful = [b for b, weight in zip(micro_batches, counted, strict=True) if weight > 0]
+        return math.fsum(map(math.fsum, everyones)), useful
 
     def _backward(
         self, velocity: VelocityModel, micro_batches: Sequence[Batch], weight: float
@@ -228,6 +250,9 @@ class PostTrainer(Trainer):
 
     def _average_gradients(self) -> None:
         """Mean over processes; a parameter that none of them used stays without a gradient."""
+        if self.is_fsdp_enabled:
+            sharding.reshard(self.transformer)  # each backward has averaged its own
+            return
         if self.args.world_size == 1:
             return
         parameters = [p for p in self.transformer.parameters() if p.requires_grad]
@@ -289,14 +314,22 @@ class PostTrainer(Trainer):
     # --- checkpoints ------------------------------------------------------------------------------
 
     @override
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
-    ) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights in diffusers' or peft's layout."""
         assert output_dir is not None
-        assert state_dict is None
+        folder = Path(output_dir) / TRANSFORMER_DIR
+        save_transformer(self.transformer, folder, is_main=self.args.should_save)
+
+    @override
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As the Trainer does, but it would write a sharded model's weights a second time."""
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
         if self.args.should_save:
-            save_transformer(self.transformer, Path(output_dir) / TRANSFORMER_DIR)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     @override
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -313,8 +346,10 @@ class PostTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        """Read weights and counters; the Trainer reads the rest."""
-        checkpoint = Path(resume_from_checkpoint)
+        """Nothing: ``go_on_from`` has read the weights, while they were whole."""
+
+    def go_on_from(self, checkpoint: Path) -> None:
+        """Read weights and counters, before training starts; the Trainer reads the rest."""
         load_transformer(self.transformer, checkpoint / TRANSFORMER_DIR)
         self.ledger = Ledger(Counters.load(checkpoint))
 
@@ -335,11 +370,13 @@ def post_train(
     on_log: OnLog,
     console: Console | None = None,
     description: str = "training",
+    parallelism: str = sharding.DDP,
 ) -> TrainingSummary:
     """Post-train a transformer in place, going on from the last checkpoint in ``folder``.
 
     Afterwards ``transformer`` holds the weights to be evaluated: averaged, if the run averages, and
-    with the adapter's layers inside, if it trains one.
+    with the adapter's layers inside, if it trains one. Sharded weights stay in their shards: read
+    the snapshots.
 
     Args:
         transformer: A diffusers model, as the run starts from it; also when resuming.
@@ -353,6 +390,7 @@ def post_train(
             steps after its checkpoint, with the same values.
         console: Where progress goes.
         description: What the progress bar says.
+        parallelism: How several processes share the weights: ``ddp``, ``fsdp2`` or ``zero2``.
 
     Returns:
         What the run cost.
@@ -370,7 +408,8 @@ def post_train(
         group_size=method.group_size,
         seed=config.seed,
     )
-    arguments = training_arguments(config, folder, next(transformer.parameters()).device)
+    device = next(transformer.parameters()).device
+    arguments = training_arguments(config, folder, device, parallelism)
     config.check_processes(arguments.world_size)
     with arguments.main_process_first(local=False, desc="finding the last checkpoint"):
         checkpoint = last_complete_checkpoint(folder)
@@ -388,12 +427,14 @@ def post_train(
         on_log=on_log,
         callbacks=[
             *([ema] if ema else []),
-            Snapshots(config.snapshots, partial(_save_snapshot, model, ema, folder)),
+            Snapshots(config.snapshots, partial(_save_snapshot, model, ema, arguments)),
             LogBeforeSave(),
             MarkComplete(),
             progress,
         ],
     )
+    if checkpoint is not None:
+        trainer.go_on_from(checkpoint)
     with closing(progress):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # Takes accelerate's autocast off the module, which the caller goes on using.
@@ -412,10 +453,16 @@ def _averaging(
     return EmaCallback(model, config.decay, every=config.every, resume_from=checkpoint)
 
 
-def _save_snapshot(model: nn.Module, ema: EmaCallback | None, folder: Path, step: int) -> None:
+def _save_snapshot(
+    model: nn.Module, ema: EmaCallback | None, arguments: TrainingArguments, step: int
+) -> None:
     """Keep the weights to be evaluated; those that a resumed run finds have the same bits."""
-    target = snapshot_path(folder, step)
-    if target.exists():
+    target = snapshot_path(Path(str(arguments.output_dir)), step)
+    with arguments.main_process_first(local=False, desc="looking for the snapshot"):
+        exists = target.exists()
+    if exists:
         return
-    with nullcontext() if ema is None else ema.averaged(), atomic_directory(target) as unfinished:
-        save_transformer(model, unfinished)
+    is_main = bool(arguments.should_save)
+    with nullcontext() if ema is None else ema.averaged():
+        with atomic_directory(target) if is_main else nullcontext(target) as unfinished:
+            save_transformer(model, unfinished, is_main=is_main)

@@ -74,7 +74,22 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     return diagnose(arguments.overrides, console=_console())
 
 
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help=f"{_OVERRIDES}; with the word full_size: one update of SD3.5-Medium's whole "
+        "transformer with random weights (about 12 GB, minutes), device=cpu",
+    )
+
+
 def _bench(arguments: argparse.Namespace) -> int:
+    if "full_size" in arguments.overrides:
+        from soarbench.full_size import full_size
+
+        words = [word for word in arguments.overrides if word != "full_size"]
+        return full_size(words, console=_console())
     from soarbench.bench import bench
 
     return bench(arguments.overrides, console=_console())
@@ -203,7 +218,7 @@ COMMANDS: Mapping[str, Command] = {
     "report": Command("make a grid's reports again from stored scores", _add_overrides, _report),
     "diagnose": Command("measure finished cells for signs of gaming", _add_overrides, _diagnose),
     "plan": Command("memory and time of training, before it starts", _plan_arguments, _plan),
-    "bench": Command("time and memory of every method and judge", _add_overrides, _bench),
+    "bench": Command("time and memory of every method and judge", _bench_arguments, _bench),
     "score": Command("judge images of any model", _score_arguments, _score),
     "doctor": Command("which judges are ready, and how to get the rest", _names_arguments, _doctor),
     "fetch": Command("download a judge's published weights", _names_arguments, _fetch),

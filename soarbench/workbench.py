@@ -30,6 +30,7 @@ from baselines.rewards.base import (
 from baselines.rewards.evaluator import EvaluatorReward
 from baselines.rewards.mixture import Mixture
 from baselines.sft import Sft
+from baselines.sharding import DDP
 from baselines.soar import Soar
 from baselines.stream import Row
 from baselines.trainer import post_train
@@ -79,11 +80,13 @@ class Workbench:
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         cache_dir: For encoded training rows, shared by all cells of a run folder.
+        parallelism: How the processes that train a cell share it.
     """
 
-    def __init__(self, device: str, cache_dir: Path) -> None:
+    def __init__(self, device: str, cache_dir: Path, parallelism: str = DDP) -> None:
         self.device = torch_device(device)
         self.cache_dir = cache_dir
+        self.parallelism = parallelism
         self._evaluators: dict[str, Evaluator] = {}
         self._rows: dict[str, list[Row]] = {}
         self._scheduler: dict[str, object] = {}
@@ -199,6 +202,7 @@ class Workbench:
                 on_log=on_log,
                 # The grid's own bars show the progress.
                 console=Console(quiet=True),
+                parallelism=self.parallelism,
             )
         return {name: float(value) for name, value in dataclasses.asdict(summary).items()}
 

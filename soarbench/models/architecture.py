@@ -41,8 +41,18 @@ class Architecture:
         return int(str(self.transformer[key]))
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """(C, H, W) of an image's latents."""
+        """(C, H, W) of an image's latents.
+
+        Raises:
+            ConfigError: The model knows no positions that far out.
+        """
         side = resolution // self.vae_scale_factor
+        unit = self.integer("patch_size") * self.vae_scale_factor
+        largest = self.integer("pos_embed_max_size") * unit
+        if resolution > largest or resolution < unit:
+            raise ConfigError(
+                f"model.resolution={resolution}: this model makes {unit} to {largest} pixels"
+            )
         return self.integer("in_channels"), side, side
 
     def text_tokens(self, max_sequence_length: int) -> int:
