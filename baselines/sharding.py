@@ -6,7 +6,7 @@ Every function here that gathers is collective: all processes call it, in the sa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DDP, FSDP2, ZERO2 = "ddp", "fsdp2", "zero2"
 
 
-def sharding_arguments(parallelism: str) -> dict[str, object]:
+def sharding_arguments(parallelism: str) -> dict[str, Any]:
     """What ``TrainingArguments`` is told.
 
     Args:
@@ -61,7 +61,8 @@ def enable(state: AcceleratorState, plugin_arguments: Mapping[str, object]) -> N
 
 def plain_class(model: nn.Module) -> type[nn.Module]:
     """The class that a module had before it was sharded."""
-    return next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
+    kinds = (kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
+    return next(kind for kind in kinds if issubclass(kind, nn.Module))
 
 
 def local(parameter: nn.Parameter) -> nn.Parameter:

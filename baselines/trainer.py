@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object, save_fsdp_optimizer
-from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -21,25 +19,16 @@ from transformers.trainer import SCHEDULER_NAME
 from typing_extensions import override
 
 from baselines import sharding
-from baselines.arguments import training_arguments
 from baselines.base import Batch, Condition, Method, VelocityModel
-from baselines.callbacks import LogBeforeSave, MarkComplete, Snapshots
 from baselines.checkpoints import (
     TRANSFORMER_DIR,
     Counters,
-    atomic_directory,
     checkpoint_path,
-    last_complete_checkpoint,
-    snapshot_path,
 )
-from baselines.config import EmaConfig
-from baselines.ema import EmaCallback
 from baselines.ledger import LOSS, Ledger, Share
-from baselines.progress import ProgressCallback
 from baselines.stream import (
     CollectionSampler,
     Rows,
-    RowSource,
     StreamItem,
     TrainingStream,
     micro_batches,
@@ -48,7 +37,7 @@ from baselines.stream import (
 )
 from baselines.training_config import PostTrainingConfig
 from baselines.velocity import InAutocast, InChunks, Reference, VelocityOf
-from baselines.weights import load_transformer, prepare_transformer, save_transformer
+from baselines.weights import load_transformer, save_transformer
 
 OnLog = Callable[[int, Mapping[str, float]], None]
 
@@ -112,7 +101,9 @@ class PostTrainer(Trainer):
         super().__init__(model, arguments, train_dataset=stream, callbacks=list(callbacks))
         self.remove_callback(PrinterCallback)
         if self.is_deepspeed_enabled:
-            raise ValueError("DeepSpeed is not supported by this loop; use launcher.parallelism=ddp")
+            raise ValueError(
+                "DeepSpeed is not supported by this loop; use launcher.parallelism=ddp"
+            )
         self.transformer = model
         self.method = method
         self.stream = stream
@@ -132,7 +123,7 @@ class PostTrainer(Trainer):
     @override
     def create_accelerator_and_postprocess(self) -> None:
         """Shard as this loop needs it, where shards are asked for."""
-        super().create_accelerator_and_postprocess()  # type: ignore[no-untyped-call]
+        super().create_accelerator_and_postprocess()
         if self.args.fsdp:
             sharding.enable(self.accelerator.state, self.args.fsdp_plugin_args)
             self.is_fsdp_enabled = True
@@ -328,6 +319,7 @@ class PostTrainer(Trainer):
             return
         plugin = self.accelerator.state.fsdp_plugin
         save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        assert self.lr_scheduler is not None
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
@@ -356,113 +348,3 @@ class PostTrainer(Trainer):
     def summary(self) -> TrainingSummary:
         """What the run has cost so far."""
         return TrainingSummary(self.state.global_step, **vars(self.ledger.counters))
-
-
-def post_train(
-    transformer: nn.Module,
-    method: Method,
-    rows: RowSource,
-    config: PostTrainingConfig,
-    folder: Path,
-    *,
-    velocity_of: VelocityOf,
-    negative_condition: Condition,
-    on_log: OnLog,
-    console: Console | None = None,
-    description: str = "training",
-    parallelism: str = sharding.DDP,
-) -> TrainingSummary:
-    """Post-train a transformer in place, going on from the last checkpoint in ``folder``.
-
-    Afterwards ``transformer`` holds the weights to be evaluated: averaged, if the run averages, and
-    with the adapter's layers inside, if it trains one. Sharded weights stay in their shards: read
-    the snapshots.
-
-    Args:
-        transformer: A diffusers model, as the run starts from it; also when resuming.
-        method: What computes the loss.
-        rows: Training data.
-        config: Of the run.
-        folder: Where checkpoints and snapshots go.
-        velocity_of: Makes the transformer, wrapped or not, what methods see.
-        negative_condition: Of the empty prompt, with a batch axis of 1.
-        on_log: Called on the main process with a step and its metrics; a resumed run repeats the
-            steps after its checkpoint, with the same values.
-        console: Where progress goes.
-        description: What the progress bar says.
-        parallelism: How several processes share the weights: ``ddp``, ``fsdp2`` or ``zero2``.
-
-    Returns:
-        What the run cost.
-
-    Raises:
-        ValueError: The configuration does not fit the method, the data or the processes.
-        TrainingDiverged: The loss or the gradient is not finite.
-    """
-    config.check_method(
-        updates_per_collection=method.updates_per_collection, group_size=method.group_size
-    )
-    stream = TrainingStream(
-        rows,
-        length=config.steps * config.batch_size,
-        group_size=method.group_size,
-        seed=config.seed,
-    )
-    device = next(transformer.parameters()).device
-    arguments = training_arguments(config, folder, device, parallelism)
-    config.check_processes(arguments.world_size)
-    with arguments.main_process_first(local=False, desc="finding the last checkpoint"):
-        checkpoint = last_complete_checkpoint(folder)
-    model = prepare_transformer(transformer, config)
-    ema = _averaging(model, config.ema, checkpoint)
-    progress = ProgressCallback(console, description=description)
-    trainer = PostTrainer(
-        model,
-        arguments,
-        method=method,
-        stream=stream,
-        config=config,
-        velocity_of=velocity_of,
-        negative_condition=negative_condition,
-        on_log=on_log,
-        callbacks=[
-            *([ema] if ema else []),
-            Snapshots(config.snapshots, partial(_save_snapshot, model, ema, arguments)),
-            LogBeforeSave(),
-            MarkComplete(),
-            progress,
-        ],
-    )
-    if checkpoint is not None:
-        trainer.go_on_from(checkpoint)
-    with closing(progress):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    # Takes accelerate's autocast off the module, which the caller goes on using.
-    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    if ema is not None:
-        ema.ema.copy_to(ema.parameters)
-    return trainer.summary()
-
-
-def _averaging(
-    model: nn.Module, config: EmaConfig | None, checkpoint: Path | None
-) -> EmaCallback | None:
-    """The averaging of a run, where it has one."""
-    if config is None:
-        return None
-    return EmaCallback(model, config.decay, every=config.every, resume_from=checkpoint)
-
-
-def _save_snapshot(
-    model: nn.Module, ema: EmaCallback | None, arguments: TrainingArguments, step: int
-) -> None:
-    """Keep the weights to be evaluated; those that a resumed run finds have the same bits."""
-    target = snapshot_path(Path(str(arguments.output_dir)), step)
-    with arguments.main_process_first(local=False, desc="looking for the snapshot"):
-        exists = target.exists()
-    if exists:
-        return
-    is_main = bool(arguments.should_save)
-    with nullcontext() if ema is None else ema.averaged():
-        with atomic_directory(target) if is_main else nullcontext(target) as unfinished:
-            save_transformer(model, unfinished, is_main=is_main)

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from baselines.post_training import post_train
 from baselines.stream import Row
-from baselines.trainer import post_train
 from soarbench.bench_worker import PeakMemory
 from soarbench.errors import ConfigError, UserError
 from soarbench.models.architecture import Architecture, architecture_of
@@ -27,7 +27,7 @@ from soarbench.models.sd3 import SD3Velocity
 from soarbench.plan import Planner
 from soarbench.plan_budget import GB, Demand
 from soarbench.plan_method import plan_method
-from soarbench.plan_request import Request, read_request
+from soarbench.plan_request import read_request
 from soarbench.workbench import torch_device
 
 #: SOAR with an adapter on few tokens in float32, as a machine without a GPU can run it; every
@@ -89,7 +89,7 @@ def full_size(words: Sequence[str], *, console: Console) -> int:
     if len(request.demands) != 1:
         raise ConfigError(f"method={','.join(request.demands)}: one update of one method; name one")
     (demand,) = request.demands.values()
-    planned = planned_bytes(request, demand)
+    planned = planned_bytes(demand)
     require_memory(planned, device)
     with console.status("building the model and taking one update"):
         found = measure(demand, architecture_of(demand.model), device)
@@ -97,10 +97,11 @@ def full_size(words: Sequence[str], *, console: Console) -> int:
     return 0
 
 
-def planned_bytes(request: Request, demand: Demand) -> float:
-    """What ``plan`` expects, without what only a whole pipeline on a GPU holds."""
-    rows = Planner(request).memory(demand)
-    return sum(size for name, size in rows.items() if name not in ("autoencoder", "set aside"))
+def planned_bytes(demand: Demand) -> float:
+    """What ``plan`` expects, without what only a whole run on a GPU holds."""
+    rows = Planner().memory(demand)
+    absent = ("autoencoder", "judges", "set aside")
+    return sum(size for name, size in rows.items() if name not in absent)
 
 
 def require_memory(needed: float, device: torch.device) -> None:
@@ -150,9 +151,7 @@ class RandomRows:
 
     def condition(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Of one prompt, without a batch axis."""
-        return {
-            name: torch.randn(*size, generator=generator) for name, size in self.sizes.items()
-        }
+        return {name: torch.randn(*size, generator=generator) for name, size in self.sizes.items()}
 
 
 def measure(demand: Demand, architecture: Architecture, device: torch.device) -> FullSize:

@@ -20,6 +20,7 @@ from baselines.arguments import check_device
 from baselines.base import Method
 from baselines.config import FlowGrpoConfig, SftConfig, SoarConfig
 from baselines.flow_grpo import FlowGrpo
+from baselines.post_training import post_train
 from baselines.rewards.base import (
     LatentReward,
     RewardError,
@@ -30,10 +31,8 @@ from baselines.rewards.base import (
 from baselines.rewards.evaluator import EvaluatorReward
 from baselines.rewards.mixture import Mixture
 from baselines.sft import Sft
-from baselines.sharding import DDP
 from baselines.soar import Soar
 from baselines.stream import Row
-from baselines.trainer import post_train
 from baselines.weights import load_transformer, prepare_transformer, start_from
 from evaluators.base import Evaluator, EvaluatorError, Sample
 from soarbench.cell_folder import CellFolder, TrainingLog
@@ -43,15 +42,19 @@ from soarbench.data.lab import Scorer, lab_rows
 from soarbench.data.seeds import evaluation_noise
 from soarbench.data.suites import PromptItem, refuse_overlap
 from soarbench.errors import UserError
+from soarbench.fit import require_fit
 from soarbench.models.adapter import apply_adapter
 from soarbench.models.config import LABORATORY, ModelConfig
 from soarbench.models.hub import is_directory, require_pipeline
 from soarbench.models.sd3 import SD3Model
+from soarbench.run_config import LauncherConfig
 from soarbench.sampling import Draw
 from soarbench.scoring import planned_suite
 from soarbench.typed import Component
 
 log = logging.getLogger(__name__)
+
+ONE_PROCESS = LauncherConfig(name="local")
 
 OnStep = Callable[[int, str], None]
 """Told the optimiser step that was done, and a note for the progress bar."""
@@ -80,13 +83,15 @@ class Workbench:
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         cache_dir: For encoded training rows, shared by all cells of a run folder.
-        parallelism: How the processes that train a cell share it.
+        launcher: How many processes train a cell, and how they share it.
     """
 
-    def __init__(self, device: str, cache_dir: Path, parallelism: str = DDP) -> None:
+    def __init__(
+        self, device: str, cache_dir: Path, launcher: LauncherConfig = ONE_PROCESS
+    ) -> None:
         self.device = torch_device(device)
         self.cache_dir = cache_dir
-        self.parallelism = parallelism
+        self.launcher = launcher
         self._evaluators: dict[str, Evaluator] = {}
         self._rows: dict[str, list[Row]] = {}
         self._scheduler: dict[str, object] = {}
@@ -99,11 +104,14 @@ class Workbench:
         """Load and try everything that training depends on, so that faults show before it starts.
 
         Raises:
-            UserError: A model, a judge, the data or a reward cannot be used, or training and
-                evaluation prompts overlap.
+            UserError: Training does not fit on the GPU; a model, a judge, the data or a reward
+                cannot be used; or training and evaluation prompts overlap.
         """
         for cell in cells:
             self._check_device(cell)
+        if self.device.type == "cuda":
+            gpu = torch.cuda.get_device_properties(self.device)
+            require_fit(cells, self.launcher, name=gpu.name, memory=gpu.total_memory)
         self._check_models({cell.model: cell for cell in cells})
         try:
             for cell in cells:
@@ -202,7 +210,7 @@ class Workbench:
                 on_log=on_log,
                 # The grid's own bars show the progress.
                 console=Console(quiet=True),
-                parallelism=self.parallelism,
+                parallelism=self.launcher.parallelism,
             )
         return {name: float(value) for name, value in dataclasses.asdict(summary).items()}
 

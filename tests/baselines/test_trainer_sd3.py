@@ -7,9 +7,9 @@ from peft import PeftModel
 
 from baselines.checkpoints import snapshot_path
 from baselines.config import EmaConfig, LoraConfig, OptimConfig, SoarConfig
+from baselines.post_training import post_train
 from baselines.sharding import DDP, whole
 from baselines.soar import Soar
-from baselines.trainer import post_train
 from soarbench.models.sd3 import SD3Velocity
 from tests.baselines.toys import Logs, run_config
 from tests.tiny import tiny_transformer

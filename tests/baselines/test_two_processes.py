@@ -12,7 +12,7 @@ from tests.baselines.toys import PlaneModel, plane_model
 from tests.baselines.two_processes import CASES, SD3_CASES, start, train
 from tests.tiny import tiny_transformer
 
-PARALLELISM = [DDP, pytest.param(FSDP2, marks=pytest.mark.slow), pytest.param(ZERO2, marks=pytest.mark.slow)]
+PARALLELISM = [DDP, *(pytest.param(word, marks=pytest.mark.slow) for word in (FSDP2, ZERO2))]
 
 
 @pytest.fixture(scope="module", params=PARALLELISM)
@@ -20,7 +20,7 @@ def ended(request, tmp_path_factory):
     """The folder in which both processes left what they ended with."""
     folder = tmp_path_factory.mktemp(request.param)
     start([str(folder), request.param, *CASES, *SD3_CASES])
-    return folder
+    return folder, request.param
 
 
 def saved(folder, case):
@@ -42,10 +42,9 @@ def assert_close(found, expected):
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_equal_one(ended, case, tmp_path):
-    weights, summary, logs, seen = train(case, tmp_path)
-    first, second = (
-        torch.load(ended / f"{case}-{rank}.pt", weights_only=True) for rank in (0, 1)
-    )
+    ended, parallelism = ended
+    weights, summary, logs, seen, held = train(case, tmp_path)
+    first, second = (torch.load(ended / f"{case}-{rank}.pt", weights_only=True) for rank in (0, 1))
     assert_close(first["weights"], weights)
     for name in weights:
         assert torch.equal(first["weights"][name], second["weights"][name])
@@ -54,6 +53,12 @@ def test_two_processes_equal_one(ended, case, tmp_path):
     assert list(first["loss"]) == [step for step in logs.points if step > resumed_at]
     for step, loss in first["loss"].items():
         assert loss == pytest.approx(logs.points[step]["train/loss"], abs=1e-5)
+    held_here = first["held"], second["held"]
+    if parallelism == DDP:
+        assert held_here == (held, held)
+    else:
+        assert sum(held_here) == held
+        assert max(held_here) < 0.6 * held
     for rank in (first, second):
         assert rank["images"] == summary.images_seen
         assert rank["reward_calls"] == summary.reward_calls
@@ -69,6 +74,7 @@ def test_two_processes_equal_one(ended, case, tmp_path):
 
 @pytest.mark.parametrize("case", SD3_CASES)
 def test_two_processes_equal_one_on_the_class_that_is_trained(ended, case, tmp_path):
+    ended, _ = ended
     train_sd3(tmp_path, **SD3_CASES[case])
     expected = saved(snapshot_path(tmp_path, 4), case)
     found = saved(snapshot_path(ended / case, 4), case)

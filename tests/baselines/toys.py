@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from baselines.base import Condition, Method
 from baselines.config import FlowGrpoConfig, LoraConfig, OptimConfig, SftConfig, SoarConfig
 from baselines.flow_grpo import FlowGrpo
+from baselines.post_training import post_train
 from baselines.sft import Sft
 from baselines.sharding import DDP, whole
 from baselines.soar import Soar
-from baselines.trainer import TrainingSummary, post_train
+from baselines.trainer import TrainingSummary
 from baselines.training_config import PostTrainingConfig
 
 LABELS = 2

@@ -20,8 +20,18 @@ from accelerate.utils import gather
 
 from baselines.base import Method
 from baselines.config import EmaConfig, LoraConfig, OptimConfig
+from baselines.sharding import local
 from tests.baselines.test_trainer_sd3 import run as train_sd3
-from tests.baselines.toys import LORA, PlaneRows, flow_grpo, run, run_config, sft, soar
+from tests.baselines.toys import (
+    LORA,
+    PlaneRows,
+    flow_grpo,
+    plane_model,
+    run,
+    run_config,
+    sft,
+    soar,
+)
 
 ROOT = Path(__file__).parents[2]
 EMA = EmaConfig(decay=0.5, every=1)
@@ -79,7 +89,7 @@ class CountedRows(PlaneRows):
 def train(name: str, folder: Path, *, rank: int = 0, parallelism: str = "ddp", cut: bool = False):
     """Run one case, interrupted after its first checkpoint and started again if ``cut``.
 
-    -> weights, summary, logs, rows read
+    -> weights, summary, logs, rows read, numbers that this process holds
     """
     make, changes = CASES[name]
     is_flow_grpo = name.startswith("flow_grpo")
@@ -90,8 +100,10 @@ def train(name: str, folder: Path, *, rank: int = 0, parallelism: str = "ddp", c
     )
 
     def once():
+        model = plane_model()
         method = make(gather=gather, rank=rank) if is_flow_grpo else make()
-        return run(folder / name, method, config, rows=rows, parallelism=parallelism)
+        found = run(folder / name, method, config, model=model, rows=rows, parallelism=parallelism)
+        return *found, rows.seen, sum(local(p).numel() for p in model.parameters())
 
     if cut:
         # Every process has the rows of three updates when the third begins.
@@ -99,7 +111,7 @@ def train(name: str, folder: Path, *, rank: int = 0, parallelism: str = "ddp", c
         with contextlib.suppress(KeyboardInterrupt):
             once()
         rows.last, rows.seen = None, []
-    return *once(), rows.seen
+    return once()
 
 
 def start(arguments: Sequence[str], module: str = "tests.baselines.two_processes") -> None:
@@ -131,11 +143,12 @@ def main(folder: Path, parallelism: str, cases: Sequence[str]) -> None:
         if case in SD3_CASES:
             train_sd3(folder / case, parallelism=parallelism, **SD3_CASES[case])
             continue
-        weights, summary, logs, seen = train(
+        weights, summary, logs, seen, held = train(
             case, folder, rank=rank, parallelism=parallelism, cut=case == "resumed"
         )
         found = {"weights": weights, "loss": {}, "seen": seen, "images": summary.images_seen}
         found["loss"] = {step: point["train/loss"] for step, point in logs.points.items()}
+        found["held"] = held
         found["reward_calls"] = summary.reward_calls
         found["forward_equivalents"] = summary.forward_equivalents
         torch.save(found, folder / f"{case}-{rank}.pt")
