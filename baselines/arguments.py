@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 from baselines.config import OptimConfig
+from baselines.sharding import DDP, sharding_arguments
 from baselines.training_config import PostTrainingConfig
 
 #: Names of the optimisers in ``transformers``.
@@ -36,7 +37,7 @@ def check_device(config: PostTrainingConfig, device: torch.device) -> None:
 
 
 def training_arguments(
-    config: PostTrainingConfig, folder: Path, device: torch.device
+    config: PostTrainingConfig, folder: Path, device: torch.device, parallelism: str = DDP
 ) -> TrainingArguments:
     """The Trainer's arguments; also joins the process group where there is one.
 
@@ -44,6 +45,7 @@ def training_arguments(
         config: Of the run.
         folder: Where checkpoints go.
         device: Where the transformer is; training stays on that kind of device.
+        parallelism: How several processes share the weights.
 
     Returns:
         Arguments for ``PostTrainer``.
@@ -79,6 +81,7 @@ def training_arguments(
         dataloader_pin_memory=device.type == "cuda",
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,
+        **sharding_arguments(parallelism),
     )
     arguments.per_device_train_batch_size = config.rows_per_process(arguments.world_size)
     # One process drives one device; torch's DataParallel would split rows a second time.

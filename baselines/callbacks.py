@@ -71,6 +71,6 @@ class Snapshots(TrainerCallback):
         control: TrainerControl,
         **kwargs: object,
     ) -> None:
-        """Save if this is one of the steps."""
-        if args.should_save and state.global_step in self.steps:
+        """Save if this is one of the steps; every process takes part, as gathering shards needs."""
+        if state.global_step in self.steps:
             self.save(state.global_step)

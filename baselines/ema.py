@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -13,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from typing_extensions import override
 
 from baselines.checkpoints import EMA_FILE, checkpoint_path
+from baselines.sharding import gathered, local, scattered
 
 
 class EmaCallback(TrainerCallback):
@@ -28,12 +30,22 @@ class EmaCallback(TrainerCallback):
     def __init__(
         self, module: nn.Module, decay: float, *, every: int = 1, resume_from: Path | None = None
     ) -> None:
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.module = module
+        self.parameters = self._trained()
         self.ema = EMAModel(self.parameters, decay=decay)
         self.every = every
         if resume_from is not None:
             state = torch.load(resume_from / EMA_FILE, map_location="cpu", weights_only=True)
             self.ema.load_state_dict(state)
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.module.parameters() if p.requires_grad]
+
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: whole averages, whoever holds which part of them."""
+        state: dict[str, Any] = dict(self.ema.state_dict())
+        parts = zip(state["shadow_params"], self._trained(), strict=True)
+        return state | {"shadow_params": [gathered(part, like) for part, like in parts]}
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -53,7 +65,11 @@ class EmaCallback(TrainerCallback):
         control: TrainerControl,
         **kwargs: object,
     ) -> None:
-        """Follow the parameters to the device that the Trainer moved them to."""
+        """Follow the parameters to the device, and to the shards, that the Trainer made of them."""
+        trained = self._trained()
+        self.parameters = [local(parameter) for parameter in trained]
+        pairs = zip(self.ema.shadow_params, trained, strict=True)
+        self.ema.shadow_params = [scattered(average, like) for average, like in pairs]
         self.ema.to(device=args.device)
 
     @override
@@ -77,6 +93,7 @@ class EmaCallback(TrainerCallback):
         **kwargs: object,
     ) -> None:
         """Keep the average in the checkpoint."""
+        kept = self._state()
         if args.should_save:
             folder = checkpoint_path(Path(str(args.output_dir)), state.global_step)
-            torch.save(self.ema.state_dict(), folder / EMA_FILE)
+            torch.save(kept, folder / EMA_FILE)

@@ -83,7 +83,7 @@ class FlowGrpo(Method):
     update every ratio is exactly 1, and measured, not assumed: rollout and training call one and
     the same function, and the loop makes rollouts in the chunks of rows that it trains on, because
     a matrix product may round differently for another batch size. For the same reason a row of a
-    zero-spread group stays in its chunk, with weight 0; a chunk that has no other rows is skipped.
+    zero-spread group stays in its chunk, with weight 0; the loop skips a chunk of no other rows.
 
     Args:
         config: Hyper-parameters.
@@ -221,8 +221,6 @@ class FlowGrpo(Method):
             raise ValueError(
                 f"kl_coeff = {self.config.kl_coeff} needs a reference model: keep one, or set 0"
             )
-        if not batch["active"].any():
-            return
         for step in range(self.config.num_trained_steps):
             yield self._step_term(velocity, reference, batch, step)
 

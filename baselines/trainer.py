@@ -5,40 +5,30 @@ from __future__ import annotations
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate.utils import gather_object
-from rich.console import Console
+from accelerate.utils import gather_object, save_fsdp_optimizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
 from typing_extensions import override
 
-from baselines.arguments import training_arguments
+from baselines import sharding
 from baselines.base import Batch, Condition, Method, VelocityModel
-from baselines.callbacks import LogBeforeSave, MarkComplete, Snapshots
 from baselines.checkpoints import (
     TRANSFORMER_DIR,
     Counters,
-    atomic_directory,
     checkpoint_path,
-    last_complete_checkpoint,
-    snapshot_path,
 )
-from baselines.config import EmaConfig
-from baselines.ema import EmaCallback
 from baselines.ledger import LOSS, Ledger, Share
-from baselines.progress import ProgressCallback
 from baselines.stream import (
     CollectionSampler,
     Rows,
-    RowSource,
-    Shapes,
     StreamItem,
     TrainingStream,
     micro_batches,
@@ -47,8 +37,8 @@ from baselines.stream import (
     stack_rows,
 )
 from baselines.training_config import PostTrainingConfig
-from baselines.velocity import InChunks, Reference, VelocityOf
-from baselines.weights import load_transformer, prepare_transformer, save_transformer
+from baselines.velocity import InAutocast, InChunks, Reference, VelocityOf
+from baselines.weights import load_transformer, save_transformer
 
 OnLog = Callable[[int, Mapping[str, float]], None]
 
@@ -94,9 +84,6 @@ class PostTrainer(Trainer):
         negative_condition: Of the empty prompt, with a batch axis of 1.
         on_log: Called on the main process with a step and its metrics.
         callbacks: Run after the Trainer's own.
-
-    Raises:
-        ValueError: The launch shards the model.
     """
 
     def __init__(
@@ -114,10 +101,9 @@ class PostTrainer(Trainer):
     ) -> None:
         super().__init__(model, arguments, train_dataset=stream, callbacks=list(callbacks))
         self.remove_callback(PrinterCallback)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self.is_deepspeed_enabled:
             raise ValueError(
-                "sharded training (FSDP, DeepSpeed) is not supported by this loop: launch with "
-                "plain data parallelism, and train an adapter where the weights do not fit"
+                "DeepSpeed is not supported by this loop; use launcher.parallelism=ddp"
             )
         self.transformer = model
         self.method = method
@@ -134,6 +120,14 @@ class PostTrainer(Trainer):
         self._updates: deque[list[Batch]] = deque()
         self._rollout: Mapping[str, float] = {}
         self._reward_calls = 0
+
+    @override
+    def create_accelerator_and_postprocess(self) -> None:
+        """Shard as this loop needs it, where shards are asked for."""
+        super().create_accelerator_and_postprocess()
+        if self.args.fsdp:
+            sharding.enable(self.accelerator.state, self.args.fsdp_plugin_args)
+            self.is_fsdp_enabled = True
 
     # --- data -------------------------------------------------------------------------------------
 
@@ -219,15 +213,33 @@ class PostTrainer(Trainer):
         """
         self.ledger.tick()
         model.train()
-        velocity = self.velocity_of(model)
+        velocity = self._velocity(model)
         if not self._updates:
             self._collect(velocity, cast(Rows, inputs))
         micro_batches = self._updates.popleft()
-        weight = math.fsum(gather_object([math.fsum(map(self.method.weight, micro_batches))]))
-        with self.accelerator.no_sync(model):
-            sums = self._backward(velocity, micro_batches, weight)
+        weight, useful = self._weigh(micro_batches)
+        with nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model):
+            sums = self._backward(velocity, useful, weight)
         self._average_gradients()
         return torch.tensor(self._account(sums, micro_batches, weight), device=self.args.device)
+
+    def _velocity(self, model: nn.Module) -> VelocityModel:
+        """The wrapped model as methods see it."""
+        velocity = self.velocity_of(model)
+        # accelerate puts autocast around a model unless it shards it.
+        return InAutocast(velocity, self.accelerator) if self.is_fsdp_enabled else velocity
+
+    def _weigh(self, micro_batches: Sequence[Batch]) -> tuple[float, list[Batch]]:
+        """The weight of an update over all processes, and the micro-batches that enter its loss.
+
+        A sharded model's forward is collective: there one that another process needs is run.
+        """
+        mine = [self.method.weight(batch) for batch in micro_batches]
+        everyones: list[list[float]] = gather_object([mine])
+        needed = [max(weights) for weights in zip(*everyones, strict=True)]
+        counted = needed if self.is_fsdp_enabled else mine
+        useful = [b for b, weight in zip(micro_batches, counted, strict=True) if weight > 0]
+        return math.fsum(map(math.fsum, everyones)), useful
 
     def _backward(
         self, velocity: VelocityModel, micro_batches: Sequence[Batch], weight: float
@@ -246,6 +258,9 @@ class PostTrainer(Trainer):
 
     def _average_gradients(self) -> None:
         """Mean over processes; a parameter that none of them used stays without a gradient."""
+        if self.is_fsdp_enabled:
+            sharding.reshard(self.transformer)  # each backward has averaged its own
+            return
         if self.args.world_size == 1:
             return
         parameters = [p for p in self.transformer.parameters() if p.requires_grad]
@@ -307,14 +322,23 @@ class PostTrainer(Trainer):
     # --- checkpoints ------------------------------------------------------------------------------
 
     @override
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
-    ) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights in diffusers' or peft's layout."""
         assert output_dir is not None
-        assert state_dict is None
+        folder = Path(output_dir) / TRANSFORMER_DIR
+        save_transformer(self.transformer, folder, is_main=self.args.should_save)
+
+    @override
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As the Trainer does, but it would write a sharded model's weights a second time."""
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        assert self.lr_scheduler is not None
         if self.args.should_save:
-            save_transformer(self.transformer, Path(output_dir) / TRANSFORMER_DIR)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     @override
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -331,114 +355,13 @@ class PostTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        """Read weights and counters; the Trainer reads the rest."""
-        checkpoint = Path(resume_from_checkpoint)
+        """Nothing: ``go_on_from`` has read the weights, while they were whole."""
+
+    def go_on_from(self, checkpoint: Path) -> None:
+        """Read weights and counters, before training starts; the Trainer reads the rest."""
         load_transformer(self.transformer, checkpoint / TRANSFORMER_DIR)
         self.ledger = Ledger(Counters.load(checkpoint))
 
     def summary(self) -> TrainingSummary:
         """What the run has cost so far."""
         return TrainingSummary(self.state.global_step, **vars(self.ledger.counters))
-
-
-def post_train(
-    transformer: nn.Module,
-    method: Method,
-    rows: RowSource,
-    config: PostTrainingConfig,
-    folder: Path,
-    *,
-    velocity_of: VelocityOf,
-    negative_condition: Condition,
-    on_log: OnLog,
-    shapes: Shapes | None = None,
-    console: Console | None = None,
-    description: str = "training",
-) -> TrainingSummary:
-    """Post-train a transformer in place, going on from the last checkpoint in ``folder``.
-
-    Afterwards ``transformer`` holds the weights to be evaluated: averaged, if the run averages, and
-    with the adapter's layers inside, if it trains one.
-
-    Args:
-        transformer: A diffusers model, as the run starts from it; also when resuming.
-        method: What computes the loss.
-        rows: Training data.
-        config: Of the run.
-        folder: Where checkpoints and snapshots go.
-        velocity_of: Makes the transformer, wrapped or not, what methods see.
-        negative_condition: Of the empty prompt, with a batch axis of 1.
-        on_log: Called on the main process with a step and its metrics; a resumed run repeats the
-            steps after its checkpoint, with the same values.
-        shapes: Of the rows, where their latents are not all alike.
-        console: Where progress goes.
-        description: What the progress bar says.
-
-    Returns:
-        What the run cost.
-
-    Raises:
-        ValueError: The configuration does not fit the method, the data or the processes.
-        TrainingDiverged: The loss or the gradient is not finite.
-    """
-    config.check_method(
-        updates_per_collection=method.updates_per_collection, group_size=method.group_size
-    )
-    stream = TrainingStream(
-        rows,
-        length=config.steps * config.batch_size,
-        group_size=method.group_size,
-        seed=config.seed,
-        shapes=shapes,
-    )
-    arguments = training_arguments(config, folder, next(transformer.parameters()).device)
-    config.check_processes(arguments.world_size)
-    if stream.shapes is not None:
-        config.check_shapes(stream.shapes.block, arguments.world_size)
-    with arguments.main_process_first(local=False, desc="finding the last checkpoint"):
-        checkpoint = last_complete_checkpoint(folder)
-    model = prepare_transformer(transformer, config)
-    ema = _averaging(model, config.ema, checkpoint)
-    progress = ProgressCallback(console, description=description)
-    trainer = PostTrainer(
-        model,
-        arguments,
-        method=method,
-        stream=stream,
-        config=config,
-        velocity_of=velocity_of,
-        negative_condition=negative_condition,
-        on_log=on_log,
-        callbacks=[
-            *([ema] if ema else []),
-            Snapshots(config.snapshots, partial(_save_snapshot, model, ema, folder)),
-            LogBeforeSave(),
-            MarkComplete(),
-            progress,
-        ],
-    )
-    with closing(progress):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    # Takes accelerate's autocast off the module, which the caller goes on using.
-    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    if ema is not None:
-        ema.ema.copy_to(ema.parameters)
-    return trainer.summary()
-
-
-def _averaging(
-    model: nn.Module, config: EmaConfig | None, checkpoint: Path | None
-) -> EmaCallback | None:
-    """The averaging of a run, where it has one."""
-    if config is None:
-        return None
-    return EmaCallback(model, config.decay, every=config.every, resume_from=checkpoint)
-
-
-def _save_snapshot(model: nn.Module, ema: EmaCallback | None, folder: Path, step: int) -> None:
-    """Keep the weights to be evaluated; those that a resumed run finds have the same bits."""
-    target = snapshot_path(folder, step)
-    if target.exists():
-        return
-    with nullcontext() if ema is None else ema.averaged(), atomic_directory(target) as unfinished:
-        save_transformer(model, unfinished)

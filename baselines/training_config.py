@@ -109,15 +109,21 @@ class PostTrainingConfig:
                 "`pip install bitsandbytes`, or use adamw"
             )
 
-    def check_processes(self, world_size: int) -> None:
+    def check_processes(self, world_size: int, parallelism: str = "ddp") -> None:
         """Refuse a batch that does not divide evenly over processes and micro-batches.
 
         Args:
             world_size: Number of processes.
+            parallelism: How they share the weights.
 
         Raises:
             ValueError: Names the value and the nearest one that works.
         """
+        if parallelism != "ddp" and self.optim.optimizer == "adamw_8bit":
+            raise ValueError(
+                f"optim.optimizer=adamw_8bit: bitsandbytes takes no weights in shards "
+                f"(launcher.parallelism={parallelism}); use adamw, or launcher.parallelism=ddp"
+            )
         size = self.micro_batch_size or 1
         unit = world_size * size
         if self.batch_size % unit:

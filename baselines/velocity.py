@@ -11,6 +11,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from baselines.base import Condition, VelocityModel
+from baselines.sharding import reshard
 
 VelocityOf = Callable[[nn.Module], VelocityModel]
 """Makes a module what methods see; also called on the module that accelerate wrapped."""
@@ -57,6 +58,24 @@ class InChunks:
         ]
 
 
+class InAutocast:
+    """A model under accelerate's autocast, whose output is float32, as of a model that it wraps.
+
+    Args:
+        velocity: The model.
+        accelerator: Knows the precision.
+    """
+
+    def __init__(self, velocity: VelocityModel, accelerator: Accelerator) -> None:
+        self.velocity = velocity
+        self.accelerator = accelerator
+
+    def __call__(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """Velocity, as ``latents``; float32."""
+        with self.accelerator.autocast():
+            return self.velocity(latents, sigma, condition).float()
+
+
 class Reference:
     """A ``VelocityModel`` that is never trained and never carries a gradient.
 
@@ -80,5 +99,10 @@ class Reference:
         with self.accelerator.autocast():
             if self.adapted is None:
                 return self.velocity(latents, sigma, condition)
+            # peft marks the adapter's weights as untrained meanwhile, and must find the same ones
+            # afterwards: the shards, not what a forward gathered of them.
+            reshard(self.adapted)
             with self.adapted.disable_adapter():
-                return self.velocity(latents, sigma, condition)
+                found = self.velocity(latents, sigma, condition)
+                reshard(self.adapted)
+            return found

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from baselines.config import LoraConfig
+from baselines.sharding import plain_copy, whole
 from baselines.training_config import PostTrainingConfig
 
 #: Tells a directory of peft's from one of diffusers'.
@@ -89,14 +90,24 @@ def start_from(transformer: nn.Module, folder: Path) -> None:
     adapted.merge_and_unload()
 
 
-def save_transformer(model: nn.Module, folder: Path) -> None:
-    """Write the weights as ``from_pretrained`` of diffusers or peft reads them."""
+def save_transformer(model: nn.Module, folder: Path, *, is_main: bool = True) -> None:
+    """Write the weights as ``from_pretrained`` of diffusers or peft reads them.
+
+    Args:
+        model: What is trained; every process that holds a part of it calls this.
+        folder: Where to.
+        is_main: Whether this process writes.
+    """
     if isinstance(model, PeftModel):
-        # "auto" would ask the hub about the base model's vocabulary.
-        model.save_pretrained(str(folder), save_embedding_layers=False)
-    else:
-        assert isinstance(model, ModelMixin)
-        model.save_pretrained(folder)
+        state = {n: whole(value) for n, value in model.state_dict().items() if "lora_" in n}
+        if is_main:
+            # "auto" would ask the hub about the base model's vocabulary.
+            model.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
+        return
+    plain = plain_copy(model)
+    assert isinstance(plain, ModelMixin)
+    if is_main:
+        plain.save_pretrained(folder)
 
 
 def load_transformer(model: nn.Module, folder: Path) -> None:

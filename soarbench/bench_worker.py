@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from baselines.base import Batch, VelocityModel
 from baselines.config import FlowGrpoConfig, SoarConfig
 from baselines.flow import training_grid
+from baselines.post_training import post_train
 from baselines.soar import Soar
 from baselines.stream import Row, row_generator
-from baselines.trainer import post_train
 from evaluators.base import Sample
 from soarbench.cell_folder import CellFolder
 from soarbench.config import CellConfig, post_training

@@ -102,7 +102,8 @@ def _check_training(settings: Settings, method: str) -> None:
     try:
         loop = post_training(settings.training, settings.optim, settings.lora, settings.ema, 0)
         loop.check_method(updates_per_collection=unit, group_size=group)
-        loop.check_processes(settings.launcher.num_processes)
+        launcher = settings.launcher
+        loop.check_processes(launcher.num_processes, launcher.parallelism)
         loop.check_packages()
     except ValueError as error:
         raise ConfigError(f"method={method}: {error}") from error

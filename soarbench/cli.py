@@ -79,15 +79,22 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides",
         nargs="*",
         metavar="key=value",
-        help=f"{_OVERRIDES}; or: judges [images=N] [judge.geneval.KEY=VALUE], GenEval's speed",
+        help=f"{_OVERRIDES}; or: judges [images=N] [judge.geneval.KEY=VALUE], GenEval's speed; or: "
+        "full_size, one update of SD3.5-Medium's whole transformer with random weights (about "
+        "12 GB, minutes)",
     )
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    if arguments.overrides[:1] == ["judges"]:
+    words = arguments.overrides
+    if words[:1] == ["judges"]:
         from soarbench.bench_judges import bench_judges
 
-        return bench_judges(arguments.overrides[1:], console=_console())
+        return bench_judges(words[1:], console=_console())
+    if words[:1] == ["full_size"]:
+        from soarbench.full_size import full_size
+
+        return full_size(words[1:], console=_console())
     from soarbench.bench import bench
 
     return bench(arguments.overrides, console=_console())

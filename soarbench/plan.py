@@ -13,7 +13,7 @@ from rich.table import Table
 from baselines.config import LoraConfig
 from soarbench.errors import UserError
 from soarbench.models.architecture import architecture_of
-from soarbench.plan_budget import GB, Demand, TimePlan, gigabytes, memory_rows, time_plan
+from soarbench.plan_budget import GB, Demand, Gpu, TimePlan, gigabytes, memory_rows, time_plan
 from soarbench.plan_request import Request, gpus, read_request
 
 if typing.TYPE_CHECKING:
@@ -46,19 +46,14 @@ class MethodPlan:
 
 
 class Planner:
-    """Plans demands on one kind of GPU; counts like demands once.
+    """Plans demands; counts like demands once."""
 
-    Args:
-        request: What was asked for.
-    """
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    def __init__(self) -> None:
         self._activations: dict[str, float] = {}
         self._flops: dict[str, float] = {}
 
-    def plan(self, demand: Demand) -> MethodPlan:
-        """What a demand needs."""
+    def plan(self, demand: Demand, gpu: Gpu, utilisation: float) -> MethodPlan:
+        """What a demand needs on a kind of GPU, of whose peak training reaches a share."""
         from soarbench.plan_method import forward_equivalents
 
         meta, architecture = self._meta(demand), architecture_of(demand.model)
@@ -70,10 +65,10 @@ class Planner:
             memory=self.memory(demand),
             time=time_plan(
                 demand,
-                self.request.gpu,
+                gpu,
                 forward_equivalents=forward_equivalents(demand, architecture),
                 forward_flops=self._flops[key],
-                utilisation=self.request.utilisation,
+                utilisation=utilisation,
             ),
             total=sizes.total,
             trained=sizes.trained,
@@ -94,12 +89,12 @@ class Planner:
         architecture = architecture_of(demand.model)
         return memory_rows(demand, architecture, meta.parameters(), self._activations[key])
 
-    def remedies(self, demand: Demand) -> list[str]:
+    def remedies(self, demand: Demand, memory_gb: float) -> list[str]:
         """The first few settings that would make a demand fit, with the memory each needs."""
         found: list[str] = []
         for words, changed in alternatives(demand):
             peak = gigabytes(self.memory(changed))
-            if peak <= self.request.gpu.memory_gb:
+            if peak <= memory_gb:
                 found.append(f"{words} ({peak:.0f} GB)")
             if len(found) == _MOST_REMEDIES:
                 break
@@ -123,9 +118,15 @@ def alternatives(demand: Demand) -> Iterator[tuple[str, Demand]]:
     if sizes and not loop.gradient_checkpointing:
         words = f"training.micro_batch_size=1 {checkpointing}"
         yield words, changed(micro_batch_size=1, gradient_checkpointing=True)
-    if demand.lora is None:
+    could_shard = demand.parallelism == "ddp" and demand.optim.optimizer == "adamw"
+    if could_shard and demand.num_processes > 1:
+        yield "launcher.parallelism=fsdp2", replace(demand, parallelism="fsdp2")
+        words = f"launcher.parallelism=fsdp2 {checkpointing}"
+        yield words, replace(spare, parallelism="fsdp2")
+    if demand.lora is None and demand.parallelism == "ddp":
         eight_bit = replace(demand.optim, optimizer="adamw_8bit")
         yield f"optim.optimizer=adamw_8bit {checkpointing}", replace(spare, optim=eight_bit)
+    if demand.lora is None:
         adapter = changed(lora=LoraConfig(), gradient_checkpointing=True)
         yield f"lora={{rank:32,alpha:64}} {checkpointing}", adapter
 
@@ -140,32 +141,51 @@ def plan(words: Sequence[str], *, console: Console) -> int:
         UserError: The request is wrong, or a method does not fit; says what would.
     """
     request = read_request(words)
-    planner = Planner(request)
+    planner = Planner()
     plans = {}
     for method, demand in request.demands.items():
         with console.status(f"counting {method}"):
-            plans[method] = planner.plan(demand)
+            plans[method] = planner.plan(demand, request.gpu, request.utilisation)
     console.print(plan_table(request, plans))
     for method, found in plans.items():
         if found.peak_gb > request.gpu.memory_gb:
-            refuse(planner, method, found.peak_gb)
+            larger = [n for n, gpu in gpus().items() if gpu.memory_gb >= found.peak_gb]
+            refuse(
+                planner, method, request.demands[method],
+                name=request.gpu_name,
+                memory_gb=request.gpu.memory_gb,
+                others=[f"gpu={name}" for name in larger[:1]],
+            )  # fmt: skip
     return 0
 
 
-def refuse(planner: Planner, method: str, peak_gb: float) -> typing.NoReturn:
+def refuse(
+    planner: Planner,
+    method: str,
+    demand: Demand,
+    *,
+    name: str,
+    memory_gb: float,
+    others: Sequence[str] = (),
+) -> typing.NoReturn:
     """Say that a method does not fit, and what would.
+
+    Args:
+        planner: That counted it.
+        method: Its name.
+        demand: What it is.
+        name: Of the GPU.
+        memory_gb: Of the GPU.
+        others: Further ways out.
 
     Raises:
         UserError: Always.
     """
-    request = planner.request
-    found = planner.remedies(request.demands[method])
-    larger = [name for name, gpu in gpus().items() if gpu.memory_gb >= peak_gb]
-    found += [f"gpu={name}" for name in larger[:1]]
-    remedy = ", ".join(found) if found else "a smaller model or resolution"
+    found = [*planner.remedies(demand, memory_gb), *others]
+    remedy = ", ".join(found) if found else "a larger GPU, a smaller model or resolution"
     raise UserError(
-        f"method={method} needs {peak_gb:.0f} GB on each GPU and {request.gpu_name} has "
-        f"{request.gpu.memory_gb:.0f}: what would fit: {remedy}"
+        f"method={method} needs {gigabytes(planner.memory(demand)):.0f} GB on each GPU and {name} "
+        f"has {memory_gb:.0f}: what would fit: {remedy}"
     )
 
 

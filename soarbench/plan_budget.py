@@ -67,6 +67,7 @@ class Demand:
         optim: The optimiser.
         loop: The loop around the method.
         num_processes: GPUs.
+        parallelism: How they share the weights.
         judges_gb: Weights of the judges that stay loaded, those of the reward included.
     """
 
@@ -75,6 +76,7 @@ class Demand:
     optim: OptimConfig
     loop: PostTrainingConfig
     num_processes: int = 1
+    parallelism: str = "ddp"
     judges_gb: float = 0.0
 
     @property
@@ -126,15 +128,17 @@ def memory_rows(
         activations: Bytes that a forward and backward of ``demand.model_rows`` keeps.
     """
     frozen = _BYTES[demand.model.dtype]
-    trained, kept = sizes.trained, sizes.total - sizes.trained
+    trained = sizes.trained
+    weights = _MASTER_BYTES * trained + frozen * (sizes.total - trained)
     held = _MASTER_BYTES if demand.lora is None else frozen
+    shards = 1 if demand.parallelism == "ddp" else demand.num_processes
     rows = {
-        "weights": _MASTER_BYTES * trained + frozen * kept + held * sizes.buffers,
-        "gradients": _MASTER_BYTES * trained,
-        "optimiser": _OPTIMIZER_BYTES[demand.optim.optimizer] * trained,
-        "averaged weights": _MASTER_BYTES * trained if demand.loop.ema else 0.0,
+        "weights": weights / shards + held * sizes.buffers,
+        "gradients": _MASTER_BYTES * trained / shards,
+        "optimiser": _OPTIMIZER_BYTES[demand.optim.optimizer] * trained / shards,
+        "averaged weights": _MASTER_BYTES * trained / shards if demand.loop.ema else 0.0,
         "reference model": _MASTER_BYTES * sizes.total if _copies_reference(demand) else 0.0,
-        "communication": _MASTER_BYTES * trained if demand.num_processes > 1 else 0.0,
+        "communication": _communicated(demand, weights, _MASTER_BYTES * trained, architecture),
         "autoencoder": _BYTES["float32"] * architecture.vae_parameters,
         "judges": demand.judges_gb * GB,
         "rows of an update": _row_bytes(demand, architecture),
@@ -142,6 +146,24 @@ def memory_rows(
     }
     rows["set aside"] = _CONTEXT_GB * GB + _FRAGMENTATION * sum(rows.values())
     return {name: float(size) for name, size in rows.items() if size}
+
+
+def _communicated(
+    demand: Demand, weights: float, gradients: float, architecture: Architecture
+) -> float:
+    """Bytes of what one GPU gathers from, or sends to, the others at a time."""
+    # A layer at work and the one that is fetched meanwhile.
+    share = min(1.0, 2 / architecture.integer("num_layers"))
+    if demand.num_processes == 1:
+        return 0.0
+    match demand.parallelism:
+        case "ddp":
+            # DistributedDataParallel's buckets.
+            return gradients
+        case "fsdp2":
+            return share * (weights + gradients)
+        case _:
+            return weights + share * gradients
 
 
 def _copies_reference(demand: Demand) -> bool:

@@ -20,10 +20,11 @@ def forward_equivalents(demand: Demand, architecture: Architecture) -> float:
     """Model evaluations of one update, over all processes; a backward counts as two."""
     count = demand.loop.batch_size
     batch = Batch({"active": torch.ones(count, dtype=torch.bool)}, {}, {}, [""] * count)
-    return _method(demand, architecture).forward_equivalents(batch)
+    return plan_method(demand, architecture).forward_equivalents(batch)
 
 
-def _method(demand: Demand, architecture: Architecture) -> Method:
+def plan_method(demand: Demand, architecture: Architecture) -> Method:
+    """The method of a demand; Flow-GRPO's reward is the same for every image."""
     match demand.method:
         case SftConfig():
             return Sft(demand.method, shift=_SHIFT)

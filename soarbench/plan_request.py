@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from soarbench.errors import ConfigError
 from soarbench.judges import JUDGES
 from soarbench.plan_budget import UTILISATION, Demand, Gpu
 from soarbench.run_config import LauncherConfig
-from soarbench.typed import build, convert, did_you_mean
+from soarbench.typed import Component, build, convert, did_you_mean
 
 METHODS = ("sft", "soar", "flow_grpo")
 _DEFAULT_GPU = "h100-80gb"
@@ -134,31 +134,48 @@ def _demand(config: DictConfig, method: str) -> tuple[Demand, int]:
     made: dict[str, typing.Any] = {name: part(name) for name in ("method", "optim", "model")}
     try:
         loop = post_training(training, made["optim"], part("lora"), part("ema"), 0)  # type: ignore[arg-type]
-        loop.check_processes(launcher.num_processes)
+        loop.check_processes(launcher.num_processes, launcher.parallelism)
     except ValueError as error:
         raise ConfigError(f"method={method}: {error}") from error
-    is_grpo = isinstance(made["method"], FlowGrpoConfig)
     demand = Demand(
         **made,
         loop=loop,
         num_processes=launcher.num_processes,
-        judges_gb=_judges_gb(config, launcher.num_processes, has_reward=is_grpo),
+        parallelism=launcher.parallelism,
+        judges_gb=_judges_gb(config, made["method"], launcher.num_processes),
     )
     return demand, training.steps
 
 
-def _judges_gb(config: DictConfig, num_processes: int, *, has_reward: bool) -> float:
-    """Weights of judges on the first GPU: the suites', and the reward's in the process that trains.
-
-    A function of the user's own is not known, and the laboratory's judges are too small to count.
-    """
+def _judges_gb(config: DictConfig, method: object, num_processes: int) -> float:
+    """Weights of the judges of a composition's suites and reward."""
     evaluators, suites = _section(config, "evaluators"), _section(config, "suites")
     reward = _section(config, "reward")
     assert isinstance(evaluators, dict)
     assert isinstance(suites, dict)
     assert reward is None or isinstance(reward, (str, dict))
+    rewards = reward_mixture(reward) if isinstance(method, FlowGrpoConfig) else {}
     judging = {name for suite in suites.values() for name in suite.evaluators}
-    asked = {NAMED_REWARDS.get(name, name) for name in reward_mixture(reward)} if has_reward else ()
+    return judges_gb(evaluators, judging, rewards, num_processes)
+
+
+def judges_gb(
+    evaluators: Mapping[str, Component],
+    judging: Iterable[str],
+    rewards: Iterable[str],
+    num_processes: int,
+) -> float:
+    """Weights of judges on the first GPU: the suites', and the reward's in the process that trains.
+
+    A function of the user's own is not known, and the laboratory's judges are too small to count.
+
+    Args:
+        evaluators: How each judge is made.
+        judging: Names of the suites' judges.
+        rewards: Names of what rewards training.
+        num_processes: That train together.
+    """
+    asked = {NAMED_REWARDS.get(name, name) for name in rewards}
     # One process shares the judge between reward and suites; several have their own beside it.
     loaded = [*judging, *asked] if num_processes > 1 else {*judging, *asked}
     published = [n for n in loaded if n in evaluators and evaluators[n].target == _PUBLISHED]

@@ -78,7 +78,10 @@ class LauncherConfig:
         name: ``local``: one after the other, on this machine.
         num_processes: That train a cell together, each with a GPU of its own (on a CPU: a share of
             its cores). Changes no result: every row has its own noise, whoever trains on it.
-        parallelism: How processes share the work: ``ddp`` gives each a whole model.
+        parallelism: How processes share the work. ``ddp``: each has everything. ``fsdp2``: each has
+            a part of weights, gradients and optimiser (torch's FSDP2 through accelerate).
+            ``zero2``: as ZeRO's second stage, weights are whole while an update is computed;
+            faster and larger than ``fsdp2``, and done by torch's FSDP2 as well. Changes no result.
     """
 
     name: Literal["local"]
@@ -88,9 +91,8 @@ class LauncherConfig:
     def __post_init__(self) -> None:
         if self.num_processes < 1:
             raise ValueError(f"launcher.num_processes={self.num_processes}: must be at least 1")
-        if self.parallelism != "ddp":
+        if self.parallelism != "ddp" and self.num_processes == 1:
             raise ValueError(
-                f"launcher.parallelism={self.parallelism}: sharded training is not supported; use "
-                "ddp, and where the weights do not fit lora={rank:32,alpha:64}, "
-                "optim.optimizer=adamw_8bit or training.gradient_checkpointing=true"
+                f"launcher.parallelism={self.parallelism}: one process has nobody to share with; "
+                "set launcher.num_processes=N"
             )

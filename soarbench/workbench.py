@@ -21,6 +21,7 @@ from baselines.arguments import check_device
 from baselines.base import Method
 from baselines.config import FlowGrpoConfig, SftConfig, SoarConfig
 from baselines.flow_grpo import FlowGrpo
+from baselines.post_training import post_train
 from baselines.rewards.base import (
     LatentReward,
     RewardError,
@@ -35,7 +36,6 @@ from baselines.rewards.mixture import Mixture
 from baselines.sft import Sft
 from baselines.soar import Soar
 from baselines.stream import Shapes
-from baselines.trainer import post_train
 from baselines.weights import load_transformer, prepare_transformer, start_from
 from evaluators.base import Evaluator, EvaluatorError, Sample
 from soarbench.cell_folder import CellFolder, TrainingLog
@@ -49,16 +49,20 @@ from soarbench.data.seeds import evaluation_noise
 from soarbench.data.store import TensorStore
 from soarbench.data.suites import PromptItem, refuse_overlap
 from soarbench.errors import UserError
+from soarbench.fit import require_fit
 from soarbench.models.adapter import apply_adapter
 from soarbench.models.config import LABORATORY, ModelConfig
 from soarbench.models.hub import is_directory, require_pipeline
 from soarbench.models.prompts import PromptStore
 from soarbench.models.sd3 import SD3Model
+from soarbench.run_config import LauncherConfig
 from soarbench.sampling import Draw
 from soarbench.scoring import planned_suite
 from soarbench.typed import Component
 
 log = logging.getLogger(__name__)
+
+ONE_PROCESS = LauncherConfig(name="local")
 
 OnStep = Callable[[int, str], None]
 """Told the optimiser step that was done, and a note for the progress bar."""
@@ -87,11 +91,15 @@ class Workbench:
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         cache_dir: For encoded prompts and images.
+        launcher: How many processes train a cell, and how they share it.
     """
 
-    def __init__(self, device: str, cache_dir: Path) -> None:
+    def __init__(
+        self, device: str, cache_dir: Path, launcher: LauncherConfig = ONE_PROCESS
+    ) -> None:
         self.device = torch_device(device)
         self.cache_dir = cache_dir
+        self.launcher = launcher
         self._evaluators: dict[str, Evaluator] = {}
         self._rows: dict[str, EncodedRows] = {}
         self._curations: dict[str, Curation] = {}
@@ -106,28 +114,37 @@ class Workbench:
         """Load and try everything that training depends on, so that faults show before it starts.
 
         Raises:
-            UserError: A model, a judge, the data or a reward cannot be used, or training and
-                evaluation prompts overlap.
+            UserError: Training does not fit on the GPU; a model, a judge, the data or a reward
+                cannot be used; or training and evaluation prompts overlap.
         """
-        for cell in cells:
-            self._check_device(cell)
+        self._check_devices(cells)
         self._check_models({cell.model: cell for cell in cells})
         for cell in cells:
             if isinstance(cell.data, ImageDataConfig):
                 self._curation(cell, cell.data).measure()
         try:
-            for cell in cells:
-                for name, component in cell.evaluators.items():
-                    self._evaluator(name, component)
-            self._encode_prompts(cells)
-            model = self.load(cells[0])
-            for cell in cells:
-                if cell.data is not None:
-                    self._check_rows(cell, cells, model)
-                if cell.rewards:
-                    self._try_reward(cell, model)
+            self._try_all(cells)
         except (EvaluatorError, RewardError) as error:
             raise UserError(str(error)) from error
+
+    def _check_devices(self, cells: Sequence[CellConfig]) -> None:
+        for cell in cells:
+            self._check_device(cell)
+        if self.device.type == "cuda":
+            gpu = torch.cuda.get_device_properties(self.device)
+            require_fit(cells, self.launcher, name=gpu.name, memory=gpu.total_memory)
+
+    def _try_all(self, cells: Sequence[CellConfig]) -> None:
+        for cell in cells:
+            for name, component in cell.evaluators.items():
+                self._evaluator(name, component)
+        self._encode_prompts(cells)
+        model = self.load(cells[0])
+        for cell in cells:
+            if cell.data is not None:
+                self._check_rows(cell, cells, model)
+            if cell.rewards:
+                self._try_reward(cell, model)
 
     def _check_models(self, cells: Mapping[ModelConfig, CellConfig]) -> None:
         """Look for hub ids, and try published weights on their base, before judges are loaded."""
@@ -217,6 +234,7 @@ class Workbench:
                 shapes=_shapes(rows, cell),
                 # The grid's own bars show the progress.
                 console=Console(quiet=True),
+                parallelism=self.launcher.parallelism,
             )
         return {name: float(value) for name, value in dataclasses.asdict(summary).items()}
 

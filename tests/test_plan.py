@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from baselines.config import LoraConfig, OptimConfig, SoarConfig
+from baselines.config import EmaConfig, LoraConfig, OptimConfig, SoarConfig
 from baselines.training_config import PostTrainingConfig
 from soarbench.cli import main
 from soarbench.errors import UserError
@@ -29,6 +29,7 @@ from tests.peaks import CASES, MODEL, ROWS, SMALL
 
 ROOT = Path(__file__).parents[1]
 ANY_DATA = "data=lab_general"
+EIGHT_BIT = ["optim.optimizer=adamw_8bit"]
 MEDIUM = ["model=sd35_medium", ANY_DATA]
 
 
@@ -121,6 +122,32 @@ def test_an_adapter_keeps_the_rest_in_the_types_of_the_model() -> None:
     assert (rows["gradients"], rows["optimiser"], rows["activations"]) == (40, 80, 7.0)
 
 
+def test_shards_divide_what_is_held_and_gather_what_is_used() -> None:
+    sizes = Parameters(total=1200, trained=1200, buffers=100)
+    ema = dataclasses.replace(demand().loop, ema=EmaConfig())
+    rows = {
+        word: memory_rows(demand(num_processes=4, parallelism=word, loop=ema), SMALL, sizes, 0.0)
+        for word in ("ddp", "fsdp2", "zero2")
+    }
+    for word, held in (("ddp", 1200), ("fsdp2", 300), ("zero2", 300)):
+        assert rows[word]["weights"] == 4 * held + 4 * 100
+        assert rows[word]["gradients"] == rows[word]["averaged weights"] == 4 * held
+        assert rows[word]["optimiser"] == 8 * held
+    # SMALL has 5 layers: two of them are gathered at a time.
+    assert rows["fsdp2"]["communication"] == pytest.approx(0.4 * (4 + 4) * 1200)
+    assert rows["zero2"]["communication"] == pytest.approx((1 + 0.4) * 4 * 1200)
+    assert [gigabytes(rows[word]) for word in ("ddp", "zero2", "fsdp2")] == sorted(
+        map(gigabytes, rows.values()), reverse=True
+    )
+
+
+def test_several_gpus_are_offered_shards() -> None:
+    found = dict(alternatives(demand(num_processes=8)))
+    assert found["launcher.parallelism=fsdp2"].parallelism == "fsdp2"
+    sharded = [words for words, _ in alternatives(demand(num_processes=8, parallelism="fsdp2"))]
+    assert not any("8bit" in words or "parallelism" in words for words in sharded)
+
+
 def test_an_update_costs_what_the_methods_say() -> None:
     demands = read_request(MEDIUM).demands
     architecture = architecture_of(demands["sft"].model)
@@ -171,11 +198,11 @@ class Counted(Planner):
 
 def test_what_does_not_fit_is_told_with_what_would() -> None:
     request = read_request([*MEDIUM, "method=sft", "gpu=a100-80gb"])
-    found = Counted(request).remedies(request.demands["sft"])
+    found = Counted().remedies(request.demands["sft"], 80.0)
     assert found == [
-        "training.gradient_checkpointing=true (45 GB)",
-        "training.micro_batch_size=2 (53 GB)",
-        "training.micro_batch_size=1 (45 GB)",
+        "training.gradient_checkpointing=true (33 GB)",
+        "training.micro_batch_size=2 (44 GB)",
+        "training.micro_batch_size=1 (33 GB)",
     ]
 
 
@@ -206,8 +233,13 @@ def test_the_command_prints_a_table_and_refuses_what_cannot_fit(
         (["training.batchsize=1"], "no method has a key 'training.batchsize'"),
         (["launcher.num_processes=5", "method=sft"], "must be a multiple of 5"),
         (["launcher.num_processes=0"], "launcher.num_processes=0: must be at least 1"),
-        (["launcher.parallelism=fsdp2"], "sharded training is not supported"),
-        (["optim.optimizer=lion"], "optimizer = 'lion' is not possible"),
+        (["launcher.parallelism=fsdp2"], "one process has nobody to share with; set launcher.num"),
+        (["launcher.parallelism=fsdp"], "launcher.parallelism"),
+        (
+            ["launcher.parallelism=zero2", "launcher.num_processes=2", *EIGHT_BIT],
+            "adamw_8bit: bitsandbytes takes no weights in shards (launcher.parallelism=zero2)",
+        ),
+        (["optim.optimizer=lion"], "optim.optimizer='lion' must be one of adamw, adamw_8bit"),
     ],
 )
 def test_bad_requests_are_one_line(words: list[str], message: str) -> None:

@@ -30,7 +30,8 @@ def main(words: Sequence[str]) -> None:
     cell_id, *arguments = words
     plan = expand(arguments)
     (cell,) = [cell for cell in plan.cells if cell.cell_id == cell_id]
-    bench = Workbench(_device(plan.settings.device), plan.cache_dir)
+    settings = plan.settings
+    bench = Workbench(_device(settings.device), plan.cache_dir, settings.launcher)
     folder = CellFolder(plan.cell_folder(cell))
     budget = bench.train(cell, folder, stop_without_launch)
     if os.environ["RANK"] == "0":

@@ -20,6 +20,10 @@ KNOWN = {
 }
 
 
+class UnknownArchitecture(ConfigError):
+    """A hub id whose sizes are not written down here."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """Sizes of a pipeline.
@@ -41,8 +45,18 @@ class Architecture:
         return int(str(self.transformer[key]))
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """(C, H, W) of an image's latents."""
+        """(C, H, W) of an image's latents.
+
+        Raises:
+            ConfigError: The model knows no positions that far out.
+        """
         side = resolution // self.vae_scale_factor
+        unit = self.integer("patch_size") * self.vae_scale_factor
+        largest = self.integer("pos_embed_max_size") * unit
+        if resolution > largest or resolution < unit:
+            raise ConfigError(
+                f"model.resolution={resolution}: this model makes {unit} to {largest} pixels"
+            )
         return self.integer("in_channels"), side, side
 
     def text_tokens(self, max_sequence_length: int) -> int:
@@ -54,8 +68,8 @@ def architecture_of(model: ModelConfig) -> Architecture:
     """The sizes of a configured pipeline.
 
     Raises:
-        ConfigError: A directory without a transformer's configuration, or a hub id that is not
-            written down here.
+        UnknownArchitecture: A hub id that is not written down here.
+        ConfigError: A directory without a transformer's configuration.
     """
     if model.path == LABORATORY:
         from soarbench.lab.assets import asset_dir
@@ -65,7 +79,7 @@ def architecture_of(model: ModelConfig) -> Architecture:
         return _of_directory(Path(model.path).expanduser())
     if model.path not in KNOWN:
         known = ", ".join(KNOWN)
-        raise ConfigError(
+        raise UnknownArchitecture(
             f"model.path={model.path}: its sizes are not known without a download; give a local "
             f"directory, or one of {known}"
         )

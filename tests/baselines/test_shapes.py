@@ -10,6 +10,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from baselines.post_training import post_train
 from baselines.stream import (
     CollectionSampler,
     Shapes,
@@ -19,7 +20,6 @@ from baselines.stream import (
     select_rows,
     stack_rows,
 )
-from baselines.trainer import post_train
 from tests.baselines.toys import Logs, run_config, sft, soar
 
 #: Nine rows of one shape, four of another, one of a third.

@@ -7,8 +7,9 @@ from peft import PeftModel
 
 from baselines.checkpoints import snapshot_path
 from baselines.config import EmaConfig, LoraConfig, OptimConfig, SoarConfig
+from baselines.post_training import post_train
+from baselines.sharding import DDP, whole
 from baselines.soar import Soar
-from baselines.trainer import post_train
 from soarbench.models.sd3 import SD3Velocity
 from tests.baselines.toys import Logs, run_config
 from tests.tiny import tiny_transformer
@@ -32,8 +33,8 @@ class TinyRows:
         return {"x0": self.x0[index], "condition": condition, "prompt": str(index)}
 
 
-def run(folder, *, logs=None, **changes):
-    model = tiny_transformer().requires_grad_(False).eval()
+def run(folder, *, logs=None, parallelism=DDP, dtype=torch.float32, **changes):
+    model = tiny_transformer().to(dtype).requires_grad_(False).eval()
     config = run_config(
         **{
             "steps": 4,
@@ -56,8 +57,9 @@ def run(folder, *, logs=None, **changes):
             "pooled_prompt_embeds": torch.zeros(1, 32),
         },
         on_log=Logs() if logs is None else logs,
+        parallelism=parallelism,
     )
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    return {name: whole(value).detach().clone() for name, value in model.state_dict().items()}
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from baselines.base import Condition, Method
 from baselines.config import FlowGrpoConfig, LoraConfig, OptimConfig, SftConfig, SoarConfig
 from baselines.flow_grpo import FlowGrpo
+from baselines.post_training import post_train
 from baselines.sft import Sft
+from baselines.sharding import DDP, whole
 from baselines.soar import Soar
-from baselines.trainer import TrainingSummary, post_train
+from baselines.trainer import TrainingSummary
 from baselines.training_config import PostTrainingConfig
 
 LABELS = 2
@@ -94,7 +96,13 @@ def soar() -> Method:
     return Soar(config, shift=1.0)
 
 
-def flow_grpo(*, group_size: int = 4, updates_per_collection: int = 2, **distributed) -> Method:
+def flow_grpo(
+    *,
+    group_size: int = 4,
+    updates_per_collection: int = 2,
+    reward=near_the_target,
+    **distributed,
+) -> Method:
     config = FlowGrpoConfig(
         group_size=group_size,
         num_inference_steps=4,
@@ -103,7 +111,7 @@ def flow_grpo(*, group_size: int = 4, updates_per_collection: int = 2, **distrib
         clip_range=0.2,
         updates_per_collection=updates_per_collection,
     )
-    return FlowGrpo(config, shift=1.0, latent_shape=(2,), reward=near_the_target, **distributed)
+    return FlowGrpo(config, shift=1.0, latent_shape=(2,), reward=reward, **distributed)
 
 
 METHODS = {"sft": sft, "soar": soar, "flow_grpo": flow_grpo}
@@ -148,6 +156,7 @@ def run(
     model: nn.Module | None = None,
     logs: Logs | None = None,
     rows=None,
+    parallelism: str = DDP,
 ) -> tuple[dict[str, Tensor], TrainingSummary, Logs]:
     """Train a fresh model. -> final weights, summary, logs."""
     model = plane_model() if model is None else model
@@ -161,6 +170,7 @@ def run(
         velocity_of=PlaneVelocity,
         negative_condition=NEGATIVE,
         on_log=logs,
+        parallelism=parallelism,
     )
-    weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    weights = {name: whole(value).detach().clone() for name, value in model.state_dict().items()}
     return weights, summary, logs

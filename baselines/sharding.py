@@ -1,0 +1,117 @@
+"""Weights that are spread over processes by torch's FSDP2, and how they become whole again.
+
+Every function here that gathers is collective: all processes call it, in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+if TYPE_CHECKING:
+    from accelerate.state import AcceleratorState
+
+DDP, FSDP2, ZERO2 = "ddp", "fsdp2", "zero2"
+
+
+def sharding_arguments(parallelism: str) -> dict[str, Any]:
+    """What ``TrainingArguments`` is told.
+
+    Args:
+        parallelism: ``ddp``: every process has everything. ``fsdp2``: weights, gradients and
+            optimiser are cut into shards, and a layer is gathered when it runs. ``zero2``: as
+            ZeRO's second stage, weights that were gathered stay until the update is over.
+
+    Returns:
+        Nothing for ``ddp``.
+    """
+    if parallelism == DDP:
+        return {}
+    config = {
+        "version": 2,
+        "reshard_after_forward": parallelism == FSDP2,
+        # Whole states are written, so that another number of processes can go on from them.
+        "state_dict_type": "FULL_STATE_DICT",
+    }
+    return {"fsdp": True, "fsdp_config": config}
+
+
+def enable(state: AcceleratorState, plugin_arguments: Mapping[str, object]) -> None:
+    """Have accelerate shard, in float32 and on a CPU too.
+
+    accelerate keeps the plugin of a CPU run unused, although torch's FSDP2 works there. Its policy
+    for bf16 would round the timestep and sum gradients in bf16; autocast computes in bf16 instead,
+    as it does without shards.
+
+    Args:
+        state: Of the accelerator, before a model is prepared.
+        plugin_arguments: Of the plugin, from ``TrainingArguments``.
+    """
+    if getattr(state, "fsdp_plugin", None) is None:
+        state.distributed_type = DistributedType.FSDP
+        state.fsdp_plugin = FullyShardedDataParallelPlugin(**plugin_arguments)
+    state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
+
+
+def plain_class(model: nn.Module) -> type[nn.Module]:
+    """The class that a module had before it was sharded."""
+    kinds = (kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
+    return next(kind for kind in kinds if issubclass(kind, nn.Module))
+
+
+def local(parameter: nn.Parameter) -> nn.Parameter:
+    """This process's part of a parameter, on the same storage; a whole one is itself."""
+    if not isinstance(parameter, DTensor):
+        return parameter
+    return nn.Parameter(parameter.to_local().detach(), requires_grad=parameter.requires_grad)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor with the parts of all processes, on the CPU if it had any."""
+    return tensor.full_tensor().detach().cpu() if isinstance(tensor, DTensor) else tensor
+
+
+def gathered(part: Tensor, like: Tensor) -> Tensor:
+    """The whole of which every process holds a part that is cut as ``like`` is."""
+    if not isinstance(like, DTensor):
+        return part
+    placed = DTensor.from_local(
+        part, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
+    )
+    return whole(placed)
+
+
+def scattered(tensor: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a whole tensor that every process holds, cut as ``like`` is."""
+    if not isinstance(like, DTensor):
+        return tensor
+    placed = distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+    return placed.to_local()
+
+
+def reshard(model: nn.Module) -> None:
+    """Give back what the last forward gathered, where no backward followed that did."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A diffusers model of the same class, configuration and weights, whole and on the CPU.
+
+    A model that is whole is itself.
+    """
+    if not isinstance(model, FSDPModule):
+        return model
+    kind = plain_class(model)
+    state = {name: whole(value) for name, value in model.state_dict().items()}
+    with torch.device("meta"):
+        made: nn.Module = kind.from_config(model.config)  # type: ignore[attr-defined]
+    made.load_state_dict(state, assign=True)
+    return made
