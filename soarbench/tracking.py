@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import logging
 import math
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from soarbench.cell_folder import CellFolder, Status
 from soarbench.config import CellConfig
 from soarbench.errors import UserError
 from soarbench.files import read_json
+from soarbench.provenance import command_line, git_commit
 from soarbench.run_config import TrackingConfig
 from soarbench.scoring import parts
 
@@ -103,16 +103,6 @@ def ui_command(config: TrackingConfig, output_dir: Path, port: int) -> list[str]
     ]
 
 
-def git_commit() -> str:
-    """Commit of the code that runs; ``unknown`` outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return "unknown"
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
-
-
 @contextlib.contextmanager
 def _named(uri: str) -> Iterator[None]:
     """Turn MLflow's errors about the store into one line."""
@@ -155,7 +145,11 @@ class MlflowTracker:
             name: Shown in the list of runs.
             tags: ``folder`` must be among them: it tells this run directory's runs from others'.
         """
-        self._common = {"folder": tags["folder"], "git_commit": git_commit()}
+        self._common = {
+            "folder": tags["folder"],
+            "git_commit": git_commit(),
+            "command": command_line(),
+        }
         with _named(self._uri):
             for run in self._find({"folder": tags["folder"], "kind": "launch"}):
                 if run.info.status == "RUNNING":
