@@ -58,9 +58,22 @@ def report(arguments: Sequence[str], *, console: Console) -> int:
     Raises:
         UserError: The configuration cannot be used, or nothing is finished.
     """
-    plan = expand(arguments)
-    _report(plan, console)
-    return 0 if all(CellFolder(plan.cell_folder(c)).is_finished() for c in plan.cells) else 1
+    from soarbench.report.build import build_report
+    from soarbench.report.request import read_options
+    from soarbench.stored import stored_grid
+
+    options, words = read_options(arguments)
+    stored = stored_grid(words)
+    found = build_report(
+        stored.folder,
+        stored.results_dir,
+        grid=stored.grid,
+        planned=stored.cells,
+        baseline=stored.baseline,
+        options=options,
+    )
+    console.print(found)
+    return 0 if len(found.cells) == len(stored.cells) else 1
 
 
 def _workbench(plan: Plan) -> Bench:

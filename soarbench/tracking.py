@@ -26,7 +26,7 @@ from soarbench.cell_folder import CellFolder, Status
 from soarbench.config import CellConfig
 from soarbench.errors import UserError
 from soarbench.files import read_json
-from soarbench.provenance import command_line, git_commit
+from soarbench.provenance import UNKNOWN, command_line, git_commit
 from soarbench.run_config import TrackingConfig
 from soarbench.scoring import parts
 
@@ -101,6 +101,20 @@ def ui_command(config: TrackingConfig, output_dir: Path, port: int) -> list[str]
         *(sys.executable, "-m", "mlflow", "ui"),
         *("--backend-store-uri", uri, "--port", str(port)),
     ]
+
+
+def logged_commits(
+    config: TrackingConfig, output_dir: Path, run_ids: Sequence[str]
+) -> dict[str, str]:
+    """Commits that runs were tagged with, by run id; without the runs that are not there."""
+    if not config.enabled or (config.uri is None and not (output_dir / "mlruns.db").is_file()):
+        return {}
+    client = MlflowClient(tracking_uri=store_uri(config, output_dir))
+    found = {}
+    for run_id in run_ids:
+        with contextlib.suppress(MlflowException):
+            found[run_id] = client.get_run(run_id).data.tags.get("git_commit", UNKNOWN)
+    return found
 
 
 @contextlib.contextmanager

@@ -149,13 +149,21 @@ def matched_tables(
         for level, methods in sorted(totals.items()):
             places = {name: place_at(stops, counter, level) for name, stops in ways.items()}
             reached = {name: place for name, place in places.items() if place and name != BASE}
+            # Beyond the baseline's own cost, who spent it all is what there is to compare with.
+            baseline = table.baseline if table.baseline in reached else methods[0]
             if len(reached) > 1:
                 found.append(
                     MatchedTable(
                         counter=counter,
                         level=level,
                         methods=tuple(methods),
-                        table=_matched(table, panels, reached, level, counter),
+                        table=_matched(
+                            dataclasses.replace(table, baseline=baseline),
+                            panels,
+                            reached,
+                            level,
+                            counter,
+                        ),
                     )
                 )
     return found
@@ -209,7 +217,7 @@ def _moved(panel: Panel, places: Mapping[str, Place]) -> Panel:
         for method, place in places.items()
         for seed, scores in _between(panel, place).items()
     }
-    return dataclasses.replace(panel, values=values, reasons=dict.fromkeys(values, {}))
+    return dataclasses.replace(panel, values=values, reasons={run: {} for run in values})
 
 
 def _between(panel: Panel, place: Place) -> dict[int, FloatArray]:

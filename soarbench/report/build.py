@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,14 +12,16 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.padding import Padding
 from rich.text import Text
 
+from soarbench.errors import ConfigError
 from soarbench.files import make_writable, write_atomically
 from soarbench.report.budgets import MatchedTable, matched_tables
 from soarbench.report.curves import CurvePoint, build_curves
 from soarbench.report.latex import latex
 from soarbench.report.layout import layout_csv, measured_layout
-from soarbench.report.page import PageContent, page_html
 from soarbench.report.markdown import markdown
+from soarbench.report.page import PageContent, page_html
 from soarbench.report.panels import build_panels
+from soarbench.report.protocols import refuse_unlike
 from soarbench.report.reference import (
     AS_PUBLISHED,
     SOURCE,
@@ -41,6 +43,7 @@ from soarbench.report.store import Cell, PlannedCell, read_cells
 from soarbench.report.tables import BASELINE, Panels, TaskTable, build_tables
 from soarbench.report.thresholds import Crossing, crossings
 from soarbench.report.trace import trace_csv
+from soarbench.typed import did_you_mean
 
 _FIGURE_FORMATS = ("png", "pdf")
 #: The counter at which methods are compared beside their last steps.
@@ -130,8 +133,10 @@ def build_report(
     """
     options = options or ReportOptions()
     cells, holes = read_cells(grid_folder, planned)
+    refuse_unlike(cells)
     panels, more_holes = build_panels(cells)
     tables = build_tables(cells, panels, [*holes, *more_holes], baseline=baseline)
+    _refuse_unknown(options.thresholds, tables)
     curves = build_curves(cells, panels, tables)
     reference = reference_folder(results_folder)
     published = published_table(reference, grid)
@@ -155,6 +160,14 @@ def build_report(
     return report
 
 
+def _refuse_unknown(thresholds: Mapping[str, float], tables: Sequence[TaskTable]) -> None:
+    deciding = [table.final_metric for table in tables]
+    for metric in thresholds:
+        if metric not in deciding:
+            hint = did_you_mean(metric, deciding)
+            raise ConfigError(f"threshold={metric}: no task is decided by that metric; {hint}")
+
+
 def reference_folder(results_folder: Path) -> Path:
     """Where published values lie: beside the results, or beside a folder that these lie in."""
     around = (results_folder, *results_folder.resolve().parents)
@@ -163,9 +176,7 @@ def reference_folder(results_folder: Path) -> Path:
     return next(found, places[0])
 
 
-def _samples(
-    cells: Sequence[Cell], panels: Panels, tables: Sequence[TaskTable]
-) -> list[Samples]:
+def _samples(cells: Sequence[Cell], panels: Panels, tables: Sequence[TaskTable]) -> list[Samples]:
     deciding = [panels.get((table.task, table.final_metric)) for table in tables]
     return [read_samples(cells, panel) for panel in deciding if panel is not None]
 

@@ -16,7 +16,7 @@ _ESCAPES = {
     "→": r"$\rightarrow$",
 }  # fmt: skip
 _MARKS = {Verdict.BETTER: r"$\uparrow$", Verdict.WORSE: r"$\downarrow$"}
-_HEAD = "% Needs \\usepackage{booktabs,graphicx}. Made by soarbench; every number is also in table.csv.\n"
+_HEAD = "% Needs \\usepackage{booktabs,graphicx}. Made by soarbench; numbers as in table.csv.\n"
 
 
 def escaped(text: str) -> str:
@@ -75,7 +75,10 @@ def _layout_float(
     grid: str, measured: PublishedTable, published: PublishedTable, partial: str
 ) -> str:
     caption = f"{grid} in the layout of the published table.{partial}"
-    blocks = [("Measured", measured.rows), (f"{AS_PUBLISHED.capitalize()}: {SOURCE}", published.rows)]
+    blocks = [
+        ("Measured", measured.rows),
+        (f"{AS_PUBLISHED.capitalize()}: {SOURCE}", published.rows),
+    ]
     return _float(caption, f"{grid}-published", _tabular(published.columns, blocks))
 
 

@@ -66,7 +66,7 @@ def _model_title(facts: Mapping[str, object], method: str) -> str:
 def layout_csv(measured: PublishedTable, published: PublishedTable) -> str:
     """Both, every row labelled with its source."""
     heads = (SOURCE_HEAD, *published.columns)
-    lines = [
+    lines: list[dict[str, object]] = [
         dict(zip(heads, (source, *row), strict=True))
         for source, part in ((MEASURED, measured), (AS_PUBLISHED, published))
         for row in part.rows

@@ -10,15 +10,15 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from soarbench import __version__
-from soarbench.report.budgets import MatchedTable
+from soarbench.report.budgets import MatchedTable, trained_rows
 from soarbench.report.metrics import BASE, method_title
 from soarbench.report.page_figures import figures
 from soarbench.report.page_sources import configurations, environment, protocols
 from soarbench.report.page_tables import (
     DataTable,
-    matched_table,
+    methods_table,
+    others_table,
     plain_table,
-    results_table,
     threshold_table,
     trace_table,
 )
@@ -94,7 +94,7 @@ def _values(content: PageContent, folder: Path) -> dict[str, object]:
         "gaps": content.gaps,
         "summaries": [_summary(table, content.matched) for table in content.tables],
         "results": [_results(table) for table in content.tables],
-        "matched": [_matched(one) for one in content.matched],
+        "matched": _matched(content.matched),
         "matched_note": MATCHED_NOTE,
         "thresholds": _thresholds(content.crossings),
         "threshold_note": THRESHOLD_NOTE,
@@ -113,26 +113,43 @@ def _values(content: PageContent, folder: Path) -> dict[str, object]:
 
 def _summary(table: TaskTable, matched: Sequence[MatchedTable]) -> dict[str, object]:
     """A task in words: at the last steps, and at the least cost that all methods reached."""
-    findings = [f"At the last step. {text}" for text in table.findings()]
+    groups = [{"title": "At the last step:", "findings": table.findings()}]
     first = next((one for one in matched if one.table.task == table.task), None)
     if first is not None:
-        amount = f"At equal cost ({first.level:,.0f} {COUNTER_TITLES[first.counter]})."
-        findings += [f"{amount} {text}" for text in matched_findings(first)]
-    return {"title": f"Task: {table.task}", "findings": findings}
+        amount = f"{first.level:,.0f} {COUNTER_TITLES[first.counter]}"
+        groups.append({"title": f"At equal cost, {amount}:", "findings": matched_findings(first)})
+    return {
+        "title": f"Task: {table.task}",
+        "groups": [group for group in groups if group["findings"]],
+    }
 
 
 def _results(table: TaskTable) -> dict[str, object]:
     caption = f"Task {table.task}: every method at its last step"
     return {
         "title": f"Task: {table.task}",
-        "table": results_table(table, caption),
+        "table": methods_table(table, table.rows, caption),
+        "others": others_table(table, f"Task {table.task}: the metrics that do not decide"),
         "notes": table.notes(),
     }
 
 
-def _matched(one: MatchedTable) -> dict[str, object]:
-    title = f"Task: {one.table.task}, {level_text(one)}"
-    return {"title": title, "table": matched_table(one, title), "findings": matched_findings(one)}
+def _matched(matched: Sequence[MatchedTable]) -> list[dict[str, object]]:
+    """The tables of each task together."""
+    tasks = dict.fromkeys(one.table.task for one in matched)
+    return [
+        {
+            "title": f"Task: {task}",
+            "levels": [_level(one) for one in matched if one.table.task == task],
+        }
+        for task in tasks
+    ]
+
+
+def _level(one: MatchedTable) -> dict[str, object]:
+    caption = f"Task {one.table.task}, {level_text(one)}"
+    table = methods_table(one.table, trained_rows(one.table), caption)
+    return {"table": table, "findings": matched_findings(one)}
 
 
 def _thresholds(crossings: Sequence[Crossing]) -> list[DataTable]:

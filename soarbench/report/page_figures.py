@@ -27,7 +27,8 @@ def figures(folder: Path) -> list[dict[str, object]]:
     for path in sorted(folder.iterdir()):
         if path.suffix in _TYPES:
             files.setdefault(path.stem, []).append(path)
-    found, total = [], 0
+    found: list[dict[str, object]] = []
+    total = 0
     for name in sorted(files, key=lambda name: (not name.startswith("curves"), name)):
         path = min(files[name], key=lambda path: path.stat().st_size)
         size = path.stat().st_size

@@ -26,7 +26,9 @@ def configurations(cells: Sequence[Cell]) -> list[dict[str, str]]:
 
 def _configuration(task: str, method: str, cells: Sequence[Cell]) -> dict[str, str]:
     first, *others = [_config(cell) for cell in cells]
-    fields = sorted({line.partition(":")[0] for other in others for line in differing(first, other)})
+    fields = sorted(
+        {line.partition(":")[0] for other in others for line in differing(first, other)}
+    )
     seeds = ", ".join(str(cell.seed) for cell in cells)
     note = f"Cell {cells[0].cell_id}, training seed {cells[0].seed}."
     if others:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from soarbench.report.budgets import MatchedTable, trained_rows
 from soarbench.report.compare import Comparison
 from soarbench.report.metrics import method_title, metric_of
 from soarbench.report.render import NOTHING, difference_text, seeds_text, value_text
@@ -37,12 +36,14 @@ class DataTable:
         heads: Of the columns.
         rows: Cells, the first of each row being its head.
         texts: How many columns, from the left, are texts; the others are numbers.
+        words: Further columns that are texts.
     """
 
     caption: str
     heads: tuple[str, ...]
     rows: tuple[tuple[DataCell, ...], ...]
     texts: int
+    words: tuple[int, ...] = ()
 
 
 def plain_table(
@@ -61,32 +62,47 @@ def _leading(text: str) -> float | None:
         return None
 
 
-def results_table(table: TaskTable, caption: str) -> DataTable:
-    """Methods as rows; a value, a difference and a verdict for every metric, then the costs."""
-    return _methods_table(table, table.rows, caption)
-
-
-def matched_table(matched: MatchedTable, caption: str) -> DataTable:
-    """The same at equal cost."""
-    return _methods_table(matched.table, trained_rows(matched.table), caption)
-
-
-def _methods_table(table: TaskTable, rows: Sequence[MethodRow], caption: str) -> DataTable:
-    heads = ["Method"]
-    for name in table.metrics:
-        title = metric_of(name).title
-        heads += [f"{title} [95 %]", f"{title} vs {method_title(table.baseline)} [95 %]", "Verdict"]
-    heads += ["Seeds", *BUDGET_COLUMNS.values()]
+def methods_table(table: TaskTable, rows: Sequence[MethodRow], caption: str) -> DataTable:
+    """Methods as rows: the deciding metric with its difference and verdict, then the costs."""
+    name = table.final_metric
+    versus = f"vs {method_title(table.baseline)} [95 %]"
+    heads = ("Method", f"{metric_of(name).title} [95 %]", versus, "Verdict", "Seeds")
     cells = [
         (
             DataCell(method_title(row.method)),
-            *(cell for name in table.metrics for cell in _metric_cells(row, name)),
+            *_metric_cells(row, name),
             DataCell(seeds_text(row)),
-            *(_budget_cell(row.budget.get(name)) for name in BUDGET_COLUMNS),
+            *(_budget_cell(row.budget.get(counter)) for counter in BUDGET_COLUMNS),
         )
         for row in rows
     ]
-    return DataTable(caption=caption, heads=tuple(heads), rows=tuple(cells), texts=1)
+    return DataTable(
+        caption=caption,
+        heads=(*heads, *BUDGET_COLUMNS.values()),
+        rows=tuple(cells),
+        texts=1,
+        words=(heads.index("Verdict"),),
+    )
+
+
+def others_table(table: TaskTable, caption: str) -> DataTable | None:
+    """A row a metric and method, for the metrics that do not decide; None without any."""
+    versus = f"vs {method_title(table.baseline)} [95 %]"
+    heads = ("Method", "Metric", "Value [95 %]", versus, "Verdict")
+    rows = [
+        (
+            DataCell(method_title(row.method)),
+            DataCell(metric_of(name).title),
+            *_metric_cells(row, name),
+        )
+        for name in table.metrics
+        if name != table.final_metric
+        for row in table.rows
+    ]
+    if not rows:
+        return None
+    words = (heads.index("Verdict"),)
+    return DataTable(caption=caption, heads=heads, rows=tuple(rows), texts=2, words=words)
 
 
 def _metric_cells(row: MethodRow, name: str) -> tuple[DataCell, DataCell, DataCell]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from soarbench.files import read_json
-from soarbench.report.store import Cell
+from soarbench.report.store import Cell, StoreError
 
 #: All protocols of a cell in one file, as ``export`` leaves them.
 PROTOCOLS_FILE = "protocols.json"
@@ -66,6 +66,46 @@ def differing(first: Protocol, second: Protocol) -> list[str]:
         if left.get(key) != right.get(key):
             told.append(f"{key}: {_short(left.get(key))} against {_short(right.get(key))}")
     return told
+
+
+def refuse_unlike(cells: Sequence[Cell]) -> None:
+    """Refuse cells of one task whose numbers were measured under different protocols.
+
+    Says in which field, as far as the cells kept their protocols.
+
+    Raises:
+        StoreError: Two differ.
+    """
+    first: dict[tuple[str, str, str], tuple[Cell, Protocol]] = {}
+    base: list[tuple[Cell, Mapping[tuple[str, str], Protocol]]] = []
+    for cell in cells:
+        found = cell_protocols(cell.folder)
+        if cell.is_base:
+            base.append((cell, found))
+            continue
+        for (suite, evaluator), protocol in found.items():
+            other = first.setdefault((cell.task, suite, evaluator), (cell, protocol))
+            _refuse_pair(evaluator, other, (cell, protocol))
+    for cell, of_base in base:
+        for (_, suite, evaluator), other in first.items():
+            if (suite, evaluator) in of_base:
+                _refuse_pair(evaluator, other, (cell, of_base[suite, evaluator]))
+
+
+def _refuse_pair(
+    evaluator: str, first: tuple[Cell, Protocol], second: tuple[Cell, Protocol]
+) -> None:
+    told = differing(first[1], second[1])
+    if told:
+        raise StoreError(unlike_text(evaluator, first[0].cell_id, second[0].cell_id, told))
+
+
+def unlike_text(evaluator: str, first: str, second: str, told: Sequence[str]) -> str:
+    """Why two sets of scores cannot stand side by side, in one line."""
+    return (
+        f"{evaluator} of {first} and {second} was measured under different protocols, whose "
+        f"numbers do not compare: {'; '.join(told)}; score both alike"
+    )
 
 
 def _flat(protocol: Protocol, prefix: str = "") -> Iterator[tuple[str, object]]:

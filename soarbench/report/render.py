@@ -12,7 +12,6 @@ from rich.text import Text
 from soarbench.report.compare import Comparison, Estimate
 from soarbench.report.curves import COUNTERS, CurvePoint
 from soarbench.report.metrics import BASE, method_title, metric_of
-from soarbench.report.reference import AS_PUBLISHED, SOURCE, PublishedTable
 from soarbench.report.tables import BUDGET_COLUMNS, MethodRow, TaskTable
 from soarbench.stats import Interval
 
@@ -54,6 +53,7 @@ def number_text(interval: Interval, decimals: int, *, sign: str = "") -> str:
 
 
 def value_text(found: Estimate | None, evaluator: str) -> str:
+    """A metric's value with its interval; marked where images are left out."""
     if found is None or found.interval is None:
         return NOTHING
     mark = "*" if found.num_unscored else ""
@@ -61,12 +61,14 @@ def value_text(found: Estimate | None, evaluator: str) -> str:
 
 
 def difference_text(comparison: Comparison | None, evaluator: str) -> str:
+    """A paired difference with its interval."""
     if comparison is None:
         return NOTHING
     return number_text(comparison.difference, metric_of(evaluator).decimals, sign="+")
 
 
 def seeds_text(row: MethodRow) -> str:
+    """How many of the planned seeds are finished."""
     if row.method == BASE:
         return NOTHING
     done = len(row.cell_ids)
@@ -74,6 +76,7 @@ def seeds_text(row: MethodRow) -> str:
 
 
 def budget_texts(row: MethodRow) -> list[str]:
+    """What a method spent, in the order of ``BUDGET_COLUMNS``."""
     return [
         f"{row.budget[name]:,.0f}" if name in row.budget else NOTHING for name in BUDGET_COLUMNS
     ]
@@ -117,6 +120,7 @@ def table_csv(tables: Sequence[TaskTable]) -> str:
 
 
 def csv_line(table: TaskTable, row: MethodRow, evaluator: str) -> dict[str, object]:
+    """One line of ``table.csv``, without what is missing."""
     found, comparison = row.estimates.get(evaluator), row.comparisons.get(evaluator)
     line: dict[str, object] = {
         "task": table.task,
@@ -166,6 +170,7 @@ def curves_csv(points: Sequence[CurvePoint]) -> str:
 
 
 def csv_text(columns: Sequence[str], lines: Iterable[dict[str, object]]) -> str:
+    """Lines as CSV."""
     # As objects: a whole number stays one beside a missing value.
     frame = pd.DataFrame(list(lines), columns=list(columns), dtype=object)
     return str(frame.to_csv(index=False, lineterminator="\n"))

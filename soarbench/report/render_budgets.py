@@ -134,7 +134,7 @@ def threshold_csv(crossings: Sequence[Crossing]) -> str:
         "task", "metric", "threshold", "source", "method", "reached", *AXES,
         "steps_low", "steps_high", "share_of_resamples",
     )  # fmt: skip
-    lines = [
+    lines: list[dict[str, object]] = [
         {
             "task": one.task,
             "metric": one.metric,

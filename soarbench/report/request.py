@@ -37,7 +37,9 @@ def read_options(words: Sequence[str]) -> tuple[ReportOptions, list[str]]:
     Raises:
         ConfigError: An axis does not exist, or a threshold is no number.
     """
-    axes, thresholds, left = DEFAULT_AXES, {}, []
+    axes: tuple[str, ...] = DEFAULT_AXES
+    thresholds: dict[str, float] = {}
+    left = []
     for word in words:
         key, sign, value = word.partition("=")
         if sign and key == "x":

@@ -147,7 +147,7 @@ def read_cells(
     if planned is not None:
         wanted = {cell.cell_id for cell in planned}
         folders = [folder for folder in folders if folder.name in wanted]
-    cells = [_read_cell(folder) for folder in folders if (folder / "config.json").is_file()]
+    cells = [read_cell(folder) for folder in folders if (folder / "config.json").is_file()]
     holes = [_hole(cell) for cell in cells if cell.state != FINISHED]
     if planned is not None:
         present = {cell.cell_id for cell in cells}
@@ -193,7 +193,12 @@ def _refuse_twins(cells: Sequence[Cell]) -> None:
             )
 
 
-def _read_cell(folder: Path) -> Cell:
+def read_cell(folder: Path) -> Cell:
+    """Read one cell's configuration and status.
+
+    Raises:
+        StoreError: Another version wrote them.
+    """
     config = read_json(folder / "config.json")
     _refuse_newer(folder, config.get("version", 1))
     status_path = folder / "status.json"

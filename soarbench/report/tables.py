@@ -139,7 +139,8 @@ def _span(numbers: Sequence[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _p_text(p_value: float) -> str:
+def p_text(p_value: float) -> str:
+    """A p-value as ``= 0.012`` or ``< 0.001``."""
     return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
 
 
@@ -151,7 +152,7 @@ def finding(comparison: Comparison, evaluator: str) -> str:
         f"{method_title(comparison.method)} against {method_title(comparison.baseline)}, "
         f"{metric.title}: {comparison.verdict}, {difference.estimate:+.{digits}f} "
         f"[{difference.low:+.{digits}f}, {difference.high:+.{digits}f}], "
-        f"p {_p_text(comparison.adjusted_p_value)}"
+        f"p {p_text(comparison.adjusted_p_value)}"
     )
     if comparison.verdict is not Verdict.NOT_DISTINGUISHABLE or comparison.detectable is None:
         return f"{text}."
