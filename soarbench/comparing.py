@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from soarbench.composition import run_settings
 from soarbench.errors import ConfigError, UserError
 from soarbench.report.measured import Key, Measured, of_cell, of_scored
 from soarbench.report.metrics import BASE, method_title, metric_of, ordered_metrics
@@ -22,7 +21,7 @@ from soarbench.report.protocols import refuse_unlike
 from soarbench.report.render import number_text
 from soarbench.report.store import Cell, read_cell, read_cells
 from soarbench.report.tables import finding, p_text
-from soarbench.stored import StoredGrid, stored_grid
+from soarbench.stored import StoredGrid, own_settings, stored_grid
 from soarbench.typed import did_you_mean
 
 _OWN_KEYS = ("metric", "step")
@@ -119,7 +118,7 @@ def _cell(name: str, settings: Sequence[str]) -> Cell | None:
     """The cell of that id under ``output_dir``; None where there is none."""
     if "/" in name or name in ("", ".", ".."):
         return None
-    root = Path(run_settings(settings).output_dir).expanduser()
+    root = Path(own_settings(settings).output_dir).expanduser()
     folders = sorted(root.glob(f"*/cells/{name}"))
     if not folders:
         return None

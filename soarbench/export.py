@@ -10,7 +10,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from soarbench.composition import run_settings
 from soarbench.errors import ConfigError
 from soarbench.files import make_writable, write_atomically, write_json
 from soarbench.provenance import STORE_VERSION, UNKNOWN
@@ -35,6 +34,7 @@ from soarbench.stored import (
     ListedCell,
     StoredGrid,
     listed_cells,
+    own_settings,
     read_manifest,
     stored_grid,
 )
@@ -130,7 +130,7 @@ def _write_launches(cells: Sequence[Cell], target: Path, settings: Sequence[str]
         return
     from soarbench.tracking import logged_commits
 
-    found = run_settings(settings)
+    found = own_settings(settings)
     run_ids = [cell.mlflow_run_id for cell in lacking if cell.mlflow_run_id]
     commits = logged_commits(found.tracking, Path(found.output_dir).expanduser(), run_ids)
     for cell in lacking:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soarbench.composition import Overrides, parse_overrides, run_settings
+from soarbench.config import Settings
 from soarbench.errors import ConfigError, UserError
 from soarbench.files import read_json
 from soarbench.grid import expand
@@ -56,7 +57,7 @@ def stored_grid(words: Sequence[str]) -> StoredGrid:
         UserError: It names no grid, and the folder does not say which.
     """
     overrides = parse_overrides(words)
-    settings = run_settings(words)
+    settings = own_settings(words)
     output_dir = Path(settings.output_dir).expanduser()
     grid = overrides.grid or _only_copy(output_dir)
     if grid is not None and (output_dir / grid / MANIFEST).is_file():
@@ -70,6 +71,16 @@ def stored_grid(words: Sequence[str]) -> StoredGrid:
         cells=plan.cells,
         baseline=plan.settings.grid.baseline,
     )
+
+
+def own_settings(words: Sequence[str]) -> Settings:
+    """The folders, seeds and tracking of a command line, whatever else it says.
+
+    Raises:
+        ConfigError: They cannot be understood.
+    """
+    own = (*_KEYS, "tracking")
+    return run_settings([word for word in words if word.split("=")[0].split(".")[0] in own])
 
 
 def _only_copy(output_dir: Path) -> str | None:
