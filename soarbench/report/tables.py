@@ -97,8 +97,11 @@ class TaskTable:
     def _about_intervals(self, intervals: Sequence[Interval]) -> str:
         prompts = _span([interval.num_prompts for interval in intervals])
         seeds = _span([interval.num_seeds for interval in intervals])
-        if max(interval.num_seeds for interval in intervals) > 1:
+        counts = {interval.num_seeds for interval in intervals}
+        if max(counts) > 1:
             covered = f"{prompts} prompts and {seeds} training seeds"
+            if min(counts) == 1:
+                covered += "; those of one seed leave out what another seed would change"
         else:
             covered = (
                 f"{prompts} prompts; with one training seed they leave out what another seed "
