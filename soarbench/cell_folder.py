@@ -14,6 +14,7 @@ from typing import Literal, Self
 from baselines.checkpoints import snapshot_path
 from soarbench.config import CellConfig
 from soarbench.files import read_json, write_atomically, write_json
+from soarbench.provenance import STORE_VERSION, this_launch
 from soarbench.typed import build
 
 State = Literal["running", "finished", "failed"]
@@ -60,6 +61,11 @@ class CellFolder:
     def status_path(self) -> Path:
         """See ``Status``."""
         return self.root / "status.json"
+
+    @property
+    def launches_path(self) -> Path:
+        """The commands that worked on the cell, with their commits."""
+        return self.root / "launches.json"
 
     @property
     def budget_path(self) -> Path:
@@ -111,11 +117,22 @@ class CellFolder:
         return self.root / "scores.parquet"
 
     def create(self, cell: CellConfig) -> None:
-        """Write the configuration and a first status, unless they exist."""
+        """Write the configuration and a first status, unless they exist, and who works on it."""
         if not self.config_path.is_file():
             write_json(self.config_path, described(cell))
         if not self.status_path.is_file():
             self.write_status(Status())
+        self._record_launch()
+
+    def _record_launch(self) -> None:
+        """Add this process to those that worked on the cell."""
+        launches: list[object] = []
+        if self.launches_path.is_file():
+            stored = read_json(self.launches_path)["launches"]
+            assert isinstance(stored, list)
+            launches = stored
+        if this_launch() not in launches:
+            write_json(self.launches_path, {"launches": [*launches, this_launch()]})
 
     def status(self) -> Status | None:
         """The stored status; None before the first touch."""
@@ -148,6 +165,7 @@ def described(cell: CellConfig) -> dict[str, object]:
     """What ``config.json`` holds: the facts that reports ask for, and the whole configuration."""
     task = cell.task
     return {
+        "version": STORE_VERSION,
         "cell_id": cell.cell_id,
         "grid": cell.grid,
         "task": cell.task_name,

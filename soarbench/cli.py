@@ -68,6 +68,51 @@ def _report(arguments: argparse.Namespace) -> int:
     return report(arguments.overrides, console=_console())
 
 
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words", nargs="*", metavar="key=value", help="path=DIR grid=NAME and settings of the run"
+    )
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from soarbench.export import export
+
+    return export(arguments.words, console=_console())
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first", metavar="A", help="a method, a cell id, or a folder of scores")
+    parser.add_argument("second", metavar="B", help="another")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="key=value",
+        help="[grid=NAME] [task=NAME] [metric=NAME] [step=N] and settings of the run",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from soarbench.comparing import compare
+
+    return compare(
+        arguments.first,
+        arguments.second,
+        arguments.words,
+        as_json=arguments.json,
+        console=_console(),
+    )
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="[x=seconds,images_seen] [threshold=METRIC:VALUE] and settings of the run",
+    )
+
+
 def _diagnose(arguments: argparse.Namespace) -> int:
     from soarbench.diagnostics.stage import diagnose
 
@@ -264,7 +309,9 @@ def _data(arguments: argparse.Namespace) -> int:
 
 COMMANDS: Mapping[str, Command] = {
     "run": Command("train, sample, score and report a grid", _run_arguments, _run),
-    "report": Command("make a grid's reports again from stored scores", _add_overrides, _report),
+    "report": Command("make a grid's reports again from stored scores", _report_arguments, _report),
+    "compare": Command("is A better than B, by how much, how sure", _compare_arguments, _compare),
+    "export": Command("copy finished cells without images, to publish", _export_arguments, _export),
     "diagnose": Command("measure finished cells for signs of gaming", _add_overrides, _diagnose),
     "plan": Command("memory and time of training, before it starts", _plan_arguments, _plan),
     "bench": Command("time and memory of every method and judge", _bench_arguments, _bench),

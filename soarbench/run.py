@@ -35,6 +35,9 @@ from soarbench.reuse import adopt, done_elsewhere
 
 if TYPE_CHECKING:
     from soarbench.cell import Bench
+    from soarbench.report.build import Report
+    from soarbench.report.request import ReportOptions
+    from soarbench.stored import StoredGrid
     from soarbench.tracking import Tracker
 
 MakeBench = Callable[[Plan], "Bench"]
@@ -71,9 +74,32 @@ def report(arguments: Sequence[str], *, console: Console) -> int:
     Raises:
         UserError: The configuration cannot be used, or nothing is finished.
     """
-    plan = expand(arguments)
-    _report(plan, console)
-    return 0 if all(CellFolder(plan.cell_folder(c)).is_finished() for c in plan.cells) else 1
+    from soarbench.report.request import read_options
+    from soarbench.stored import stored_grid
+
+    options, words = read_options(arguments)
+    stored = stored_grid(words)
+    found = _build(stored, options, console)
+    return 0 if len(found.cells) == len(stored.cells) else 1
+
+
+def _build(stored: StoredGrid, options: ReportOptions | None, console: Console) -> Report:
+    """Write a grid's reports and print the table."""
+    from soarbench.report.build import build_report
+
+    found = build_report(
+        stored.folder,
+        stored.results_dir,
+        grid=stored.grid,
+        planned=stored.cells,
+        baseline=stored.baseline,
+        show_published=stored.show_published,
+        checkpoint_rule=stored.checkpoint_rule,
+        formats=stored.formats,
+        options=options,
+    )
+    console.print(found)
+    return found
 
 
 def _workbench(plan: Plan) -> Bench:
@@ -290,19 +316,6 @@ def _results_folder(plan: Plan) -> Path:
 
 def _report(plan: Plan, console: Console) -> None:
     """Print the table and write the grid's reports."""
-    from soarbench.report.build import build_report
-    from soarbench.report.reference import PUBLISHED_MODEL
+    from soarbench.stored import planned_grid
 
-    settings = plan.settings
-    console.print(
-        build_report(
-            plan.folder,
-            _results_folder(plan),
-            grid=settings.grid.name,
-            planned=plan.cells,
-            baseline=settings.grid.baseline,
-            show_published=(settings.model.name, settings.model.resolution) == PUBLISHED_MODEL,
-            checkpoint_rule=settings.grid.checkpoint_rule,
-            formats=settings.figure_formats,
-        )
-    )
+    _build(planned_grid(plan), None, console)

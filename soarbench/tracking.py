@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import logging
 import math
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from mlflow.exceptions import MlflowException
 from soarbench.cell_folder import CellFolder, Status
 from soarbench.config import CellConfig
 from soarbench.errors import UserError
+from soarbench.provenance import UNKNOWN, git_commit
 from soarbench.run_config import TrackingConfig
 from soarbench.tracking_views import (
     Value,
@@ -143,14 +143,18 @@ def ui_views(config: TrackingConfig, output_dir: Path, port: int) -> dict[str, s
     }
 
 
-def git_commit() -> str:
-    """Commit of the code that runs; ``unknown`` outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return "unknown"
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+def logged_commits(
+    config: TrackingConfig, output_dir: Path, run_ids: Sequence[str]
+) -> dict[str, str]:
+    """Commits that runs were tagged with, by run id; without the runs that are not there."""
+    if not config.enabled or (config.uri is None and not (output_dir / "mlruns.db").is_file()):
+        return {}
+    client = MlflowClient(tracking_uri=store_uri(config, output_dir))
+    found = {}
+    for run_id in run_ids:
+        with contextlib.suppress(MlflowException):
+            found[run_id] = client.get_run(run_id).data.tags.get("git_commit", UNKNOWN)
+    return found
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ def test_help_lists_exactly_the_commands_that_exist(capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out
     for name in COMMANDS:
         assert f"  {name} " in text
-    training = {"run", "report", "diagnose", "plan", "bench", "data"}
+    training = {"run", "report", "compare", "export", "diagnose", "plan", "bench", "data"}
     assert set(COMMANDS) == training | {"evaluate", "score", "doctor", "fetch", "lab", "ui"}
 
 

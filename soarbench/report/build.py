@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,17 @@ from rich.padding import Padding
 from rich.text import Text
 
 from soarbench.checkpoint_rule import LAST
+from soarbench.errors import ConfigError
 from soarbench.figure_formats import FORMATS
 from soarbench.files import make_writable, write_atomically
+from soarbench.report.budgets import MatchedTable, matched_tables
 from soarbench.report.curves import CurvePoint, build_curves
+from soarbench.report.latex import latex
+from soarbench.report.layout import layout_csv, measured_layout
+from soarbench.report.markdown import markdown
+from soarbench.report.page import PageContent, page_html
 from soarbench.report.panels import build_panels
+from soarbench.report.protocols import refuse_unlike
 from soarbench.report.reference import (
     AS_PUBLISHED,
     SOURCE,
@@ -28,16 +35,24 @@ from soarbench.report.reference import (
 from soarbench.report.render import (
     budget_table,
     curves_csv,
-    markdown,
     score_table,
     summary,
     table_csv,
 )
-from soarbench.report.store import PlannedCell, read_cells
-from soarbench.report.tables import BASELINE, TaskTable, build_tables
+from soarbench.report.render_budgets import matched_csv, threshold_csv
+from soarbench.report.request import ReportOptions
+from soarbench.report.samples import Samples, read_samples
+from soarbench.report.store import Cell, PlannedCell, read_cells
+from soarbench.report.tables import BASELINE, Panels, TaskTable, build_tables
+from soarbench.report.thresholds import Crossing, crossings
+from soarbench.report.trace import trace_csv
+from soarbench.typed import did_you_mean
 
 if TYPE_CHECKING:
     from soarbench.report.figure_set import FigureSet
+
+#: The counter at which methods are compared beside their last steps.
+MATCHED_COUNTER = "forward_equivalents"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +62,13 @@ class Report:
     Attributes:
         grid: Name of the grid.
         folder: Where its files are.
+        cells: Finished ones.
         tables: One a task.
+        matched: The methods at equal cost.
+        crossings: What each needs to reach a value.
         curves: The figure's data.
+        samples: Stored images, one entry a task.
+        measured: Measured rows under the columns of the paper's table, None where it has none.
         published: Rows of the paper, None where it has none for this grid.
         gaps: What is missing, a line each.
         figures: The other figures, and what could not be drawn.
@@ -56,8 +76,13 @@ class Report:
 
     grid: str
     folder: Path
+    cells: tuple[Cell, ...]
     tables: tuple[TaskTable, ...]
+    matched: tuple[MatchedTable, ...]
+    crossings: tuple[Crossing, ...]
     curves: tuple[CurvePoint, ...]
+    samples: tuple[Samples, ...]
+    measured: PublishedTable | None
     published: PublishedTable | None
     gaps: tuple[str, ...]
     figures: FigureSet
@@ -96,18 +121,21 @@ def build_report(
     show_published: bool = False,
     checkpoint_rule: str = LAST,
     formats: Sequence[str] = FORMATS,
+    options: ReportOptions | None = None,
 ) -> Report:
     """Write a grid's report to ``results_folder / grid``; every file whole or not at all.
 
     Args:
         grid_folder: ``runs/<grid>``.
-        results_folder: ``results``; its ``reference`` folder holds published values.
+        results_folder: ``results``; published values lie in its ``reference`` folder or that of a
+            folder above.
         grid: Name of the grid.
         planned: The launch's cells; None reports all that the folder holds.
         baseline: Method that differences are taken to.
         show_published: Also draw the paper's curves. Only where the protocol is the paper's.
         checkpoint_rule: Which step of each method the figures mark.
         formats: What figures are written as.
+        options: Axes of the curves and thresholds; None takes the usual ones.
 
     Returns:
         The report, partial where cells or measurements are missing.
@@ -116,21 +144,31 @@ def build_report(
         StoreError: Nothing is finished, or what is stored cannot stand in one table.
         UserError: The folder cannot be written to.
     """
+    options = options or ReportOptions()
     cells, holes = read_cells(grid_folder, planned)
+    refuse_unlike(cells)
     panels, more_holes = build_panels(cells)
     tables = build_tables(cells, panels, [*holes, *more_holes], baseline=baseline)
+    _refuse_unknown(options.thresholds, tables)
     curves = build_curves(cells, panels, tables)
     from soarbench.report.figure_set import write_figures
 
-    reference = results_folder / "reference"
+    reference = reference_folder(results_folder)
+    published = published_table(reference, grid)
     folder = results_folder / grid
     make_writable(folder, "results_dir")
+    _write_curves(curves, folder, reference if show_published else None, options.axes, formats)
     report = Report(
         grid=grid,
         folder=folder,
+        cells=tuple(cells),
         tables=tuple(tables),
+        matched=tuple(matched_tables(tables, panels, curves, MATCHED_COUNTER)),
+        crossings=tuple(crossings(tables, panels, curves, options.thresholds)),
         curves=tuple(curves),
-        published=published_table(reference, grid),
+        samples=tuple(_samples(cells, panels, tables)),
+        measured=None if published is None else measured_layout(published, tables, cells),
+        published=published,
         gaps=tuple(dict.fromkeys(gap for table in tables for gap in table.gaps())),
         figures=write_figures(
             cells,
@@ -142,20 +180,74 @@ def build_report(
             formats=formats,
         ),
     )
-    _write_figure(report, reference if show_published else None, formats)
     _write_tables(report)
+    _write_page(report)
     return report
+
+
+def _refuse_unknown(thresholds: Mapping[str, float], tables: Sequence[TaskTable]) -> None:
+    deciding = [table.final_metric for table in tables]
+    for metric in thresholds:
+        if metric not in deciding:
+            hint = did_you_mean(metric, deciding)
+            raise ConfigError(f"threshold={metric}: no task is decided by that metric; {hint}")
+
+
+def reference_folder(results_folder: Path) -> Path:
+    """Where published values lie: beside the results, or beside a folder that these lie in."""
+    around = (results_folder, *results_folder.resolve().parents)
+    places = [folder / "reference" for folder in around]
+    found = (place for place in places if (place / "paper_table.csv").is_file())
+    return next(found, places[0])
+
+
+def _samples(cells: Sequence[Cell], panels: Panels, tables: Sequence[TaskTable]) -> list[Samples]:
+    deciding = [panels.get((table.task, table.final_metric)) for table in tables]
+    return [read_samples(cells, panel) for panel in deciding if panel is not None]
 
 
 def _write_tables(report: Report) -> None:
     texts = {
-        "table.md": markdown(report.grid, report.tables, report.published, report.gaps),
+        "table.md": markdown(
+            report.grid,
+            report.tables,
+            report.published,
+            report.gaps,
+            matched=report.matched,
+            crossings=report.crossings,
+            measured=report.measured,
+        ),
         "table.csv": table_csv(report.tables),
+        "table.tex": latex(
+            report.grid, report.tables, report.measured, report.published, report.gaps
+        ),
+        "matched.csv": matched_csv(report.matched),
+        "thresholds.csv": threshold_csv(report.crossings),
+        "trace.csv": trace_csv(report.cells),
         "curves.csv": curves_csv(report.curves),
         "summary.json": json.dumps(_summary(report), indent=1, allow_nan=False) + "\n",
     }
+    if report.measured is not None and report.published is not None:
+        texts["published_layout.csv"] = layout_csv(report.measured, report.published)
     for name, text in texts.items():
         write_atomically(report.folder / name, partial(_write_text, text=text))
+
+
+def _write_page(report: Report) -> None:
+    """Write ``index.html``; after all other files, since it holds the figures and their data."""
+    content = PageContent(
+        grid=report.grid,
+        gaps=report.gaps,
+        cells=report.cells,
+        tables=report.tables,
+        matched=report.matched,
+        crossings=report.crossings,
+        samples=report.samples,
+        measured=report.measured,
+        published=report.published,
+    )
+    text = page_html(content, report.folder)
+    write_atomically(report.folder / "index.html", partial(_write_text, text=text))
 
 
 def _write_text(path: Path, *, text: str) -> None:
@@ -178,19 +270,24 @@ def _summary(report: Report) -> dict[str, object]:
     }
 
 
-def _write_figure(report: Report, reference: Path | None, formats: Sequence[str]) -> None:
-    """Draw the curves; without any point there is no figure, not even an older one."""
+def _write_curves(
+    curves: Sequence[CurvePoint],
+    folder: Path,
+    reference: Path | None,
+    axes: Sequence[str],
+    formats: Sequence[str],
+) -> None:
+    """Draw the curves over every axis; without any point there is none, not even an older one."""
     from soarbench.report.figures import draw_curves, save
 
-    if not report.curves:
-        for suffix in FORMATS:
-            (report.folder / f"curves.{suffix}").unlink(missing_ok=True)
-        return
-    figure = draw_curves(
-        report.curves, published=published_curves(reference) if reference is not None else ()
-    )
-    for suffix in formats:
-        write_atomically(
-            report.folder / f"curves.{suffix}",
-            partial(save, figure, file_format=suffix),
-        )
+    for path in folder.glob("curves*"):
+        if path.suffix.removeprefix(".") in FORMATS:
+            path.unlink()
+    points = published_curves(reference) if reference is not None else ()
+    for axis in axes if curves else ():
+        if axis != "step" and not any(axis in point.spent for point in curves):
+            continue
+        figure = draw_curves(curves, x=axis, published=points)
+        name = "curves" if axis == "step" else f"curves_{axis}"
+        for suffix in formats:
+            write_atomically(folder / f"{name}.{suffix}", partial(save, figure, file_format=suffix))

@@ -13,6 +13,7 @@ from numpy.random import Generator
 from soarbench.report.metrics import metric_of
 from soarbench.report.panels import Panel
 from soarbench.stats import (
+    ClusteredScores,
     Interval,
     Verdict,
     holm,
@@ -113,16 +114,41 @@ def compare(panel: Panel, method: tuple[str, int], baseline: tuple[str, int]) ->
         scores = panel.differences(method, baseline)
     except ValueError:
         return None
-    rng = labelled_rng(panel.task, panel.evaluator, *method, *baseline)
+    _, _, seeds = panel.pairs(method, baseline)
+    return compare_scores(
+        scores,
+        labelled_rng(panel.task, panel.evaluator, *method, *baseline),
+        names=(method[0], baseline[0]),
+        evaluator=panel.evaluator,
+        seeds=tuple(seeds),
+    )
+
+
+def compare_scores(
+    scores: ClusteredScores,
+    rng: Generator,
+    *,
+    names: tuple[str, str],
+    evaluator: str,
+    seeds: tuple[int, ...],
+) -> Comparison:
+    """Compare by paired differences, as if it were the only comparison.
+
+    Args:
+        scores: Differences, first - second.
+        rng: Source of randomness.
+        names: Of the first and the second.
+        evaluator: Whose scores; says which way is better.
+        seeds: Training seeds in them.
+    """
     difference = mean_interval(scores, rng)
     p_value = paired_permutation_test(scores, rng)
-    higher = metric_of(panel.evaluator).higher_is_better
-    _, _, seeds = panel.pairs(method, baseline)
+    higher = metric_of(evaluator).higher_is_better
     comparison = Comparison(
-        method=method[0],
-        baseline=baseline[0],
+        method=names[0],
+        baseline=names[1],
         difference=difference,
-        seeds=tuple(seeds),
+        seeds=seeds,
         p_value=p_value,
         adjusted_p_value=p_value,
         verdict=verdict(difference, p_value, higher_is_better=higher),

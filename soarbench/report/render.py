@@ -12,7 +12,6 @@ from rich.text import Text
 from soarbench.report.compare import Comparison, Estimate
 from soarbench.report.curves import COUNTERS, CurvePoint
 from soarbench.report.metrics import BASE, method_title, metric_of
-from soarbench.report.reference import AS_PUBLISHED, SOURCE, PublishedTable
 from soarbench.report.tables import BUDGET_COLUMNS, MethodRow, TaskTable
 from soarbench.stats import Interval
 
@@ -47,99 +46,81 @@ CSV_COLUMNS = (
 )
 
 
-def _number(interval: Interval, decimals: int, *, sign: str = "") -> str:
+def number_text(interval: Interval, decimals: int, *, sign: str = "") -> str:
     """An estimate with its interval, as text."""
     low, high = f"{interval.low:{sign}.{decimals}f}", f"{interval.high:{sign}.{decimals}f}"
     return f"{interval.estimate:{sign}.{decimals}f} [{low}, {high}]"
 
 
-def _value_text(found: Estimate | None, evaluator: str) -> str:
+def value_text(found: Estimate | None, evaluator: str) -> str:
+    """A metric's value with its interval; marked where images are left out."""
     if found is None or found.interval is None:
         return NOTHING
     mark = "*" if found.num_unscored else ""
-    return _number(found.interval, metric_of(evaluator).decimals) + mark
+    return number_text(found.interval, metric_of(evaluator).decimals) + mark
 
 
-def _difference_text(comparison: Comparison | None, evaluator: str) -> str:
+def difference_text(comparison: Comparison | None, evaluator: str) -> str:
+    """A paired difference with its interval."""
     if comparison is None:
         return NOTHING
-    return _number(comparison.difference, metric_of(evaluator).decimals, sign="+")
+    return number_text(comparison.difference, metric_of(evaluator).decimals, sign="+")
 
 
-def _seeds_text(row: MethodRow) -> str:
+def seeds_text(row: MethodRow) -> str:
+    """How many of the planned seeds are finished."""
     if row.method == BASE:
         return NOTHING
     done = len(row.cell_ids)
     return str(done) if done == row.num_planned else f"{done} of {row.num_planned}"
 
 
-def _budget_texts(row: MethodRow) -> list[str]:
+def budget_texts(row: MethodRow) -> list[str]:
+    """What a method spent, in the order of ``BUDGET_COLUMNS``."""
     return [
         f"{row.budget[name]:,.0f}" if name in row.budget else NOTHING for name in BUDGET_COLUMNS
     ]
 
 
-def _markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int) -> str:
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int) -> str:
     """A Markdown table; all but the first ``texts`` columns are numbers, to the right."""
     rules = ["---"] * texts + ["---:"] * (len(columns) - texts)
     lines = [columns, rules, *rows]
     return "\n".join("| " + " | ".join(cell or NOTHING for cell in line) + " |" for line in lines)
 
 
-def markdown(
-    grid: str, tables: Sequence[TaskTable], published: PublishedTable | None, gaps: Sequence[str]
-) -> str:
-    """The whole report as Markdown; says at the top what is missing, if anything is."""
-    parts = [f"# {grid}"]
-    if gaps:
-        missing = "\n".join(f"- {gap}" for gap in gaps)
-        parts.append(f"**Partial report.** Missing:\n\n{missing}")
-    for table in tables:
-        parts += [f"## Task: {table.task}", _task_markdown(table)]
-        findings = "\n".join(f"- {text}" for text in table.findings())
-        notes = "\n".join(f"- {text}" for text in table.notes())
-        parts += [text for text in (findings, notes) if text]
-    if published is not None:
-        parts += [
-            f"## {AS_PUBLISHED.capitalize()}",
-            f"{SOURCE}. Another model, other prompts, no intervals, one seed: context for the "
-            "tables above, not rows of them.",
-            _markdown_table(published.columns, published.rows, texts=1),
-        ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _task_markdown(table: TaskTable) -> str:
+def task_markdown(table: TaskTable) -> str:
     """Methods as rows; every metric with its difference to the baseline below it."""
     heads = [f"{metric_of(name).title} [95 %]" for name in table.metrics]
     if heads:
         heads[0] += f"<br>vs {method_title(table.baseline)}: verdict"
     rows = []
     for row in table.rows:
-        texts = [method_title(row.method), _seeds_text(row)]
+        texts = [method_title(row.method), seeds_text(row)]
         for name in table.metrics:
-            value = _value_text(row.estimates.get(name), name)
+            value = value_text(row.estimates.get(name), name)
             comparison = row.comparisons.get(name)
             if comparison is not None:
-                value += f"<br>{_difference_text(comparison, name)}: {comparison.verdict}"
+                value += f"<br>{difference_text(comparison, name)}: {comparison.verdict}"
             texts.append(value)
-        rows.append([*texts, *_budget_texts(row)])
+        rows.append([*texts, *budget_texts(row)])
     columns = ["Method", "Seeds", *heads, *BUDGET_COLUMNS.values()]
-    return _markdown_table(columns, rows, texts=1)
+    return markdown_table(columns, rows, texts=1)
 
 
 def table_csv(tables: Sequence[TaskTable]) -> str:
     """One line a task, method and metric, at full precision; a missing number is empty."""
     lines = [
-        _csv_line(table, row, name)
+        csv_line(table, row, name)
         for table in tables
         for row in table.rows
         for name in table.metrics
     ]
-    return _csv(CSV_COLUMNS, lines)
+    return csv_text(CSV_COLUMNS, lines)
 
 
-def _csv_line(table: TaskTable, row: MethodRow, evaluator: str) -> dict[str, object]:
+def csv_line(table: TaskTable, row: MethodRow, evaluator: str) -> dict[str, object]:
+    """One line of ``table.csv``, without what is missing."""
     found, comparison = row.estimates.get(evaluator), row.comparisons.get(evaluator)
     line: dict[str, object] = {
         "task": table.task,
@@ -185,10 +166,11 @@ def _comparison_fields(comparison: Comparison) -> dict[str, object]:
 def curves_csv(points: Sequence[CurvePoint]) -> str:
     """The data of the figure: one line a point."""
     own = ("task", "metric", "method", "step", "value", "low", "high", "num_prompts", "num_seeds")
-    return _csv((*own, *COUNTERS), [{**vars(point), **point.spent} for point in points])
+    return csv_text((*own, *COUNTERS), [{**vars(point), **point.spent} for point in points])
 
 
-def _csv(columns: Sequence[str], lines: Iterable[dict[str, object]]) -> str:
+def csv_text(columns: Sequence[str], lines: Iterable[dict[str, object]]) -> str:
+    """Lines as CSV."""
     # As objects: a whole number stays one beside a missing value.
     frame = pd.DataFrame(list(lines), columns=list(columns), dtype=object)
     return str(frame.to_csv(index=False, lineterminator="\n"))
@@ -198,7 +180,7 @@ def summary(table: TaskTable) -> dict[str, object]:
     """A task's table as plain values for ``summary.json``."""
     methods = {}
     for row in table.rows:
-        lines = {name: _csv_line(table, row, name) for name in table.metrics}
+        lines = {name: csv_line(table, row, name) for name in table.metrics}
         kept = CSV_COLUMNS[CSV_COLUMNS.index("value") : CSV_COLUMNS.index("optimizer_steps")]
         methods[row.method] = {
             "metrics": {
@@ -240,8 +222,8 @@ def score_table(table: TaskTable) -> Table:
             is_claim = name == table.final_metric and row.method != BASE
             rendered.add_row(
                 f" {method_title(row.method)}",
-                _value_text(row.estimates.get(name), name),
-                "" if row.method == table.baseline else _difference_text(comparison, name),
+                value_text(row.estimates.get(name), name),
+                "" if row.method == table.baseline else difference_text(comparison, name),
                 verdict,
                 style=_VERDICT_STYLES.get(verdict) if is_claim else None,
                 end_section=row is table.rows[-1],
@@ -256,5 +238,5 @@ def budget_table(table: TaskTable) -> Table:
     for head in ("Seeds", *BUDGET_COLUMNS.values()):
         rendered.add_column(head, justify="right")
     for row in table.rows:
-        rendered.add_row(method_title(row.method), _seeds_text(row), *_budget_texts(row))
+        rendered.add_row(method_title(row.method), seeds_text(row), *budget_texts(row))
     return rendered

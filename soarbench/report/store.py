@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
 from soarbench.errors import UserError
 from soarbench.files import read_json
+from soarbench.provenance import STORE_VERSION, UNKNOWN
 from soarbench.report.metrics import BASE
 
 FINISHED = "finished"
@@ -39,6 +40,25 @@ class PlannedCell(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Launch:
+    """A process that worked on a cell.
+
+    Attributes:
+        command: As it can be typed again.
+        git_commit: Of its code.
+        soarbench: Version.
+        python: Version.
+        platform: Operating system and machine.
+    """
+
+    command: str
+    git_commit: str
+    soarbench: str
+    python: str
+    platform: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One cell, as its ``config.json`` and ``status.json`` describe it.
 
@@ -55,6 +75,8 @@ class Cell:
         reason: Why it failed.
         mlflow_run_id: Its MLflow run.
         budget: What training spent, by name.
+        created_at: Unix time of the first touch.
+        launches: What worked on it, the first one first; empty where that was not recorded.
     """
 
     folder: Path
@@ -69,6 +91,8 @@ class Cell:
     reason: str | None
     mlflow_run_id: str | None
     budget: Mapping[str, float]
+    created_at: float = 0.0
+    launches: tuple[Launch, ...] = ()
 
     @property
     def is_base(self) -> bool:
@@ -123,7 +147,7 @@ def read_cells(
     if planned is not None:
         wanted = {cell.cell_id for cell in planned}
         folders = [folder for folder in folders if folder.name in wanted]
-    cells = [_read_cell(folder) for folder in folders if (folder / "config.json").is_file()]
+    cells = [read_cell(folder) for folder in folders if (folder / "config.json").is_file()]
     holes = [_hole(cell) for cell in cells if cell.state != FINISHED]
     if planned is not None:
         present = {cell.cell_id for cell in cells}
@@ -169,8 +193,14 @@ def _refuse_twins(cells: Sequence[Cell]) -> None:
             )
 
 
-def _read_cell(folder: Path) -> Cell:
+def read_cell(folder: Path) -> Cell:
+    """Read one cell's configuration and status.
+
+    Raises:
+        StoreError: Another version wrote them.
+    """
     config = read_json(folder / "config.json")
+    _refuse_newer(folder, config.get("version", 1))
     status_path = folder / "status.json"
     status = read_json(status_path) if status_path.is_file() else {"state": "not started"}
     try:
@@ -189,12 +219,34 @@ def _read_cell(folder: Path) -> Cell:
             reason=None if reason is None else str(reason),
             mlflow_run_id=None if run_id is None else str(run_id),
             budget=_numbers(budget),
+            created_at=float(str(status.get("created_at", 0.0))),
+            launches=_launches(folder / "launches.json"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(
             f"{folder}: config.json or status.json was written by another version ({error!r}); "
             "delete the folder and run the grid again"
         ) from error
+
+
+def _refuse_newer(folder: Path, version: object) -> None:
+    if version not in range(1, STORE_VERSION + 1):
+        raise StoreError(
+            f"{folder} is of store version {version}, and this soarbench reads 1 to "
+            f"{STORE_VERSION}; install the soarbench that wrote it"
+        )
+
+
+def _launches(path: Path) -> tuple[Launch, ...]:
+    if not path.is_file():
+        return ()
+    stored = read_json(path)["launches"]
+    if not isinstance(stored, list):
+        raise TypeError(f"{path}: launches is no list")
+    names = [entry.name for entry in fields(Launch)]
+    return tuple(
+        Launch(**{name: str(launch.get(name, UNKNOWN)) for name in names}) for launch in stored
+    )
 
 
 def _items(value: object) -> tuple[str, ...]:

@@ -97,8 +97,11 @@ class TaskTable:
     def _about_intervals(self, intervals: Sequence[Interval]) -> str:
         prompts = _span([interval.num_prompts for interval in intervals])
         seeds = _span([interval.num_seeds for interval in intervals])
-        if max(interval.num_seeds for interval in intervals) > 1:
+        counts = {interval.num_seeds for interval in intervals}
+        if max(counts) > 1:
             covered = f"{prompts} prompts and {seeds} training seeds"
+            if min(counts) == 1:
+                covered += "; those of one seed leave out what another seed would change"
         else:
             covered = (
                 f"{prompts} prompts; with one training seed they leave out what another seed "
@@ -139,7 +142,8 @@ def _span(numbers: Sequence[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _p_text(p_value: float) -> str:
+def p_text(p_value: float) -> str:
+    """A p-value as ``= 0.012`` or ``< 0.001``."""
     return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
 
 
@@ -151,7 +155,7 @@ def finding(comparison: Comparison, evaluator: str) -> str:
         f"{method_title(comparison.method)} against {method_title(comparison.baseline)}, "
         f"{metric.title}: {comparison.verdict}, {difference.estimate:+.{digits}f} "
         f"[{difference.low:+.{digits}f}, {difference.high:+.{digits}f}], "
-        f"p {_p_text(comparison.adjusted_p_value)}"
+        f"p {p_text(comparison.adjusted_p_value)}"
     )
     if comparison.verdict is not Verdict.NOT_DISTINGUISHABLE or comparison.detectable is None:
         return f"{text}."

@@ -21,6 +21,7 @@ from soarbench.stats.significance import (
     paired_permutation_test,
     verdict,
 )
+from soarbench.stats.thresholds import first_crossing
 
 __all__ = [
     "ClusteredScores",
@@ -30,6 +31,7 @@ __all__ = [
     "Verdict",
     "cluster",
     "cluster_pairs",
+    "first_crossing",
     "holm",
     "mcnemar",
     "mean_interval",

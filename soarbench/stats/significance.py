@@ -24,6 +24,11 @@ class Verdict(enum.StrEnum):
     WORSE = "worse"
     NOT_DISTINGUISHABLE = "not distinguishable"
 
+    @property
+    def is_decided(self) -> bool:
+        """Whether one of the two is better."""
+        return self is not Verdict.NOT_DISTINGUISHABLE
+
 
 @dataclass(frozen=True, kw_only=True)
 class McNemar:

@@ -14,7 +14,11 @@ from soarbench.report.reference import published_curves, published_table
 from soarbench.report.store import StoreError
 from tests.report.folders import Folder, base, main_table, reward_specific, write_grid
 
-FILES = {"table.md", "table.csv", "summary.json", "figures.json"}
+FILES = {
+    "table.md", "table.csv", "table.tex", "matched.csv", "thresholds.csv", "trace.csv",
+    "published_layout.csv", "summary.json", "index.html", "figures.json",
+    *(f"curves_forward_equivalents.{suffix}" for suffix in ("png", "pdf", "svg")),
+}  # fmt: skip
 FIGURES = ("curves", "bars", "gaming", "overoptimisation_aesthetic", "overoptimisation_alignment")
 FILES |= {f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "pdf", "svg", "csv")}
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
@@ -128,8 +132,9 @@ def test_markdown_keeps_published_rows_apart(reported):
     assert "5.94" not in measured
     assert "better" in measured
     assert "Holm-corrected for the 6 comparisons" in measured
-    heads = [line for line in measured.splitlines() if line.startswith("| Method")]
-    assert len(heads) == 2
+    heads = [line for line in measured.splitlines() if line.startswith("| Method | Seeds")]
+    # A task's methods at their last steps, and at two equal costs.
+    assert len(heads) == 2 * 3
     assert "Aesthetic (oracle) [95 %]" in heads[0]
 
 

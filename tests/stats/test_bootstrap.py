@@ -46,6 +46,52 @@ def test_95_percent_intervals_hold_the_truth_in_93_to_97_percent(shape):
     assert 0.93 <= coverage(700, **shape) <= 0.97
 
 
+def paired_verdicts(rng, *, prompts, images, seeds, gain):
+    """Right-or-wrong verdicts of two methods on the same images: (first, second, prompts, seeds).
+
+    Prompts differ in how hard they are; a prompt's chance under the first is ``gain`` higher.
+    """
+    shape = (seeds, prompts, images)
+    chance = np.clip(rng.beta(2, 2, size=(1, prompts, 1)), 0, 1 - gain)
+    draws = rng.random(shape), rng.random(shape)
+    seed, prompt, _ = np.indices(shape)
+    first, second = draws[0] < chance + gain, draws[1] < chance
+    labels = prompt.ravel(), seed.ravel()
+    return first.ravel().astype(float), second.ravel().astype(float), *labels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_paired_intervals_of_verdicts_cover_in_a_macro_mean(seeds):
+    """The shape of GenEval: binary scores, four images a prompt, six kinds of prompts."""
+    rng, gain, hits = np.random.default_rng(11), 0.1, 0
+    for _ in range(700):
+        first, second, prompts, labels = paired_verdicts(
+            rng, prompts=90, images=4, seeds=seeds, gain=gain
+        )
+        scores = cluster_pairs(first, second, prompts, seeds=labels, strata=prompts % 6)
+        interval = mean_interval(scores, rng, num_resamples=500)
+        # Clipping at 1 - gain leaves every prompt's true difference at exactly the gain.
+        hits += interval.low <= gain <= interval.high
+    assert 0.93 <= hits / 700 <= 0.97
+
+
+@pytest.mark.slow
+def test_intervals_of_the_probability_of_improvement_cover():
+    """Paired scores whose difference is normal: the truth is the normal's distribution function."""
+    rng, hits = np.random.default_rng(12), 0
+    truth = scipy_stats.norm.cdf(0.3 / np.hypot(0.5, 0.5 * np.sqrt(2)))
+    for _ in range(700):
+        shared, prompts, _ = simulated(rng, prompts=80, images=4, prompt_sd=1.0, noise_sd=0.0)
+        taste = np.repeat(0.5 * rng.standard_normal(80), 4)
+        noise = 0.5 * rng.standard_normal((2, 320))
+        found = probability_of_improvement(
+            shared + 0.3 + taste + noise[0], shared + noise[1], prompts, rng
+        )
+        hits += found.low <= truth <= found.high
+    assert 0.93 <= hits / 700 <= 0.97
+
+
 def test_ignoring_clusters_would_cover_far_less():
     """The check that the simulation can fail: images taken as independent."""
     rng = np.random.default_rng(5)

@@ -1,0 +1,69 @@
+"use strict";
+(() => {
+  const announce = (text) => { document.getElementById("announcer").textContent = text; };
+
+  const key = (row, column) => {
+    const cell = row.cells[column];
+    if (cell.dataset.sort !== undefined && cell.dataset.sort !== "") return Number(cell.dataset.sort);
+    const text = cell.textContent.trim();
+    const number = Number(text.replaceAll(",", ""));
+    return text !== "" && !Number.isNaN(number) ? number : text.toLowerCase();
+  };
+  // Numbers before texts, and what is missing last in either direction.
+  const compare = (a, b, direction) => {
+    const gone = (value) => value === "-" || value === "";
+    if (gone(a) || gone(b)) return gone(a) - gone(b);
+    if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
+    if (a === b) return 0;
+    return (a < b ? -1 : 1) * direction;
+  };
+
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const body = table.tBodies[0];
+    if (body.rows.length < 2) continue;
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, column) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = head.textContent;
+      head.replaceChildren(button);
+      head.setAttribute("aria-sort", "none");
+      button.addEventListener("click", () => {
+        const falling = head.getAttribute("aria-sort") === "ascending";
+        heads.forEach((other) => other.setAttribute("aria-sort", "none"));
+        head.setAttribute("aria-sort", falling ? "descending" : "ascending");
+        const rows = [...body.rows];
+        rows.sort((a, b) => compare(key(a, column), key(b, column), falling ? -1 : 1));
+        body.append(...rows);
+        announce(`Sorted by ${button.textContent}, ${falling ? "falling" : "rising"}`);
+      });
+    });
+  }
+
+  for (const part of document.querySelectorAll("section.samples")) {
+    const controls = part.querySelector(".controls");
+    const steps = controls.querySelector("select");
+    const buttons = [...controls.querySelectorAll("button")];
+    const show = () => {
+      const shown = new Set(
+        buttons.filter((b) => b.getAttribute("aria-pressed") === "true").map((b) => b.dataset.method)
+      );
+      for (const cell of part.querySelectorAll("th[data-method], td[data-method]")) {
+        cell.hidden = !shown.has(cell.dataset.method);
+      }
+      for (const image of part.querySelectorAll("img")) {
+        image.hidden = steps !== null && image.dataset.always !== "yes" && image.dataset.step !== steps.value;
+      }
+    };
+    for (const button of buttons) {
+      button.addEventListener("click", () => {
+        const pressed = button.getAttribute("aria-pressed") === "true";
+        button.setAttribute("aria-pressed", String(!pressed));
+        show();
+      });
+    }
+    if (steps !== null) steps.addEventListener("change", show);
+    controls.hidden = false;
+    show();
+  }
+})();

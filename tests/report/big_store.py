@@ -1,0 +1,115 @@
+"""Writes stores of many cells quickly; run as a script it measures a report of one.
+
+``python -m tests.report.big_store FOLDER [CELLS]``
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tests.report.folders import TAGS
+
+METHODS = ("sft", "soar", "flow_grpo")
+TASKS = ("general", "colours", "counting")
+
+
+def write_big_store(
+    grid_folder: Path, *, num_cells: int, num_prompts: int = 553, images_per_prompt: int = 4
+) -> Path:
+    """The base and ``num_cells - 1`` trained cells of binary verdicts, with images' details."""
+    rng = np.random.default_rng(0)
+    shape = (num_prompts, images_per_prompt)
+    common = rng.normal(size=(num_prompts, 1)) + 0.5 * rng.normal(size=shape)
+    fixed = _fixed_columns(*shape)
+    _write(grid_folder, "base", "base", 0, fixed, common > -0.25)
+    for index in range(num_cells - 1):
+        method, task = METHODS[index % 3], TASKS[index // 3 % 3]
+        gain = 0.1 * METHODS.index(method)
+        latent = common + 0.5 * rng.normal(size=shape) + gain + 0.05 * rng.normal()
+        _write(grid_folder, method, task, index // 9, fixed, latent > -0.25)
+    return grid_folder
+
+
+def _fixed_columns(num_prompts: int, images_per_prompt: int) -> dict[str, pa.Array]:
+    prompts = np.repeat(np.arange(num_prompts), images_per_prompt)
+    images = np.tile(np.arange(images_per_prompt), num_prompts)
+    details = [json.dumps({"tag": TAGS[prompt % len(TAGS)]}) for prompt in prompts]
+    return {
+        "evaluator": pa.array(["geneval"] * prompts.size),
+        "suite": pa.array(["geneval"] * prompts.size),
+        "prompt_id": pa.array([f"{prompt:05d}" for prompt in prompts]),
+        "prompt": pa.array([f"a photo of prompt {prompt}" for prompt in prompts]),
+        "image_index": pa.array(images),
+        "reason": pa.nulls(prompts.size, pa.string()),
+        "details": pa.array(details),
+        "fingerprint": pa.array(["f00d"] * prompts.size),
+    }
+
+
+def _write(
+    grid_folder: Path,
+    method: str,
+    task: str,
+    seed: int,
+    fixed: dict[str, pa.Array],
+    verdicts: np.ndarray,
+) -> None:
+    words = method if task == "base" else f"{method}-{task}"
+    cell_id, step = f"{words}-seed{seed}-0123456789ab", 0 if task == "base" else 100
+    folder = grid_folder / "cells" / cell_id
+    folder.mkdir(parents=True)
+    config = {
+        "version": 2, "cell_id": cell_id, "grid": grid_folder.name, "task": task, "method": method,
+        "seed": seed, "steps": [step], "final_metric": None if task == "base" else "geneval",
+        "metrics": ["geneval"], "config": {"seed": seed, "method_name": method},
+    }  # fmt: skip
+    cost = 1 + METHODS.index(method) if method in METHODS else 0
+    spent = {"images_seen": 3200.0, "forward_equivalents": 9600.0 * cost}
+    budget = {} if task == "base" else {"optimizer_steps": 100.0, **spent, "seconds": 60.0}
+    status = {
+        "state": "finished", "reason": None, "created_at": 0.0, "mlflow_run_id": f"run-{cell_id}",
+        "budget": budget,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "status.json").write_text(json.dumps(status))
+    values = verdicts.astype(float).ravel()
+    table = {"step": pa.array(np.full(values.size, step)), "value": pa.array(values), **fixed}
+    pq.write_table(pa.table(table), folder / "scores.parquet")
+    if task != "base":
+        keys = list(budget)[1:]
+        log = {"step": [100] * len(keys), "key": keys, "value": [budget[key] for key in keys]}
+        pq.write_table(pa.table(log), folder / "training.parquet")
+
+
+def peak_bytes() -> int:
+    """The most memory that this process held at once."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> None:
+    """Write a store where there is none, report it, and say what that took."""
+    from soarbench.report.build import build_report
+
+    folder = Path(sys.argv[1])
+    if not (folder / "runs").is_dir():
+        write_big_store(folder / "runs" / "big", num_cells=int((*sys.argv[2:], "1000")[0]))
+    start, before = time.monotonic(), time.process_time()
+    report = build_report(folder / "runs" / "big", folder / "results", grid="big")
+    size = (report.folder / "index.html").stat().st_size
+    sys.stdout.write(
+        f"{len(report.cells)} cells: {time.monotonic() - start:.1f} s, of the processor "
+        f"{time.process_time() - before:.1f} s, {peak_bytes() / 2**20:.0f} MiB at most, page "
+        f"{size / 1e6:.2f} MB\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+import csv
+import io
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from soarbench.report.build import build_report
+from soarbench.report.latex import escaped
+from tests.report.folders import Folder, main_table, reward_specific, write_grid
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """Folders of both grids' reports, by grid."""
+    root = tmp_path_factory.mktemp("store")
+    shutil.copytree(REFERENCE, root / "results" / "reference")
+    grids = {
+        "main_table": main_table(num_prompts=24),
+        "reward_specific": reward_specific(seeds=(0,), num_prompts=12),
+    }
+    return {
+        grid: build_report(write_grid(root / "runs" / grid, cells), root / "results", grid=grid)
+        for grid, cells in grids.items()
+    }
+
+
+def tabulars(text):
+    """Every tabular of a LaTeX text: (number of columns, lines with cells)."""
+    for columns, body in re.findall(
+        r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, re.S
+    ):
+        lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+        yield len(columns), lines
+
+
+@pytest.mark.parametrize("grid", ["main_table", "reward_specific"])
+def test_latex_has_whole_rows_between_rules(reports, grid):
+    text = (reports[grid].folder / "table.tex").read_text()
+    found = list(tabulars(text))
+    assert len(found) == len(reports[grid].tables) + 1
+    for columns, lines in found:
+        for line in lines:
+            if not line.startswith(r"\multicolumn"):
+                assert len(re.findall(r"(?<!\\)&", line)) == columns - 1, line
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == len(found)
+    assert text.count("{") == text.count("}")
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == len(found)
+    assert not re.search(r"(?<!\\)[_#]", re.sub(r"\\label\{[^}]*\}", "", text))
+
+
+def test_latex_marks_verdicts_and_keeps_published_rows_below_their_heading(reports):
+    text = (reports["main_table"].folder / "table.tex").read_text()
+    assert r"$\uparrow$" in text
+    measured, published = text.split(r"\emph{As published: ")
+    assert "SD3.5-M + SOAR" not in measured
+    assert "SD3.5-M + SOAR" in published
+    assert r"\emph{Measured}" in measured
+
+
+def test_letters_that_latex_reads_otherwise_are_escaped():
+    assert escaped("5 % of a_b & {c}") == r"5 \% of a\_b \& \{c\}"
+    assert escaped("SFT → Flow-GRPO") == r"SFT $\rightarrow$ Flow-GRPO"
+    assert escaped("\\x^~") == r"\textbackslash{}x\textasciicircum{}\textasciitilde{}"
+
+
+def test_the_layout_has_the_published_columns_in_their_order(reports):
+    report = reports["main_table"]
+    with (REFERENCE / "paper_table.csv").open() as stream:
+        assert len(next(csv.reader(stream))) == len(report.published.columns)
+    assert report.published.columns[2:9] == (
+        "GenEval", "OCR", "PickScore", "CLIPScore", "HPSv2.1", "Aesthetic", "ImageReward",
+    )  # fmt: skip
+    lines = list(csv.DictReader(io.StringIO((report.folder / "published_layout.csv").read_text())))
+    assert tuple(lines[0]) == ("Source", *report.published.columns)
+    measured = [line for line in lines if line["Source"] == "measured"]
+    assert [line["Model"] for line in measured] == ["model", "model + SFT", "model + SOAR"]
+    assert measured[1]["PickScore"] == "-"
+    value = report.tables[0].rows[1].estimates["geneval"].interval.estimate
+    assert measured[1]["GenEval"].startswith(f"{value:.3f} [")
+    assert {line["Source"] for line in lines} == {"measured", "as published"}
+    assert len(lines) == 3 + 6
+
+
+def test_a_metric_of_several_tasks_names_its_task(reports):
+    report = reports["reward_specific"]
+    assert report.measured.columns == (
+        "Method", "Steps", "Aesthetic (task aesthetic)", "CLIPScore (task alignment)",
+    )  # fmt: skip
+    rows = {row[0]: row for row in report.measured.rows}
+    assert rows["Base"][1] == "0"
+    assert rows["SOAR"][1] == "150"
+    assert rows["SOAR"][2].startswith(
+        f"{report.tables[0].rows[2].estimates['aesthetic'].interval.estimate:.3f}"
+    )
+
+
+def test_a_grid_that_the_paper_lacks_has_no_layout(tmp_path):
+    grid = write_grid(
+        tmp_path / "grid", [Folder(method="sft", task="aesthetic", num_prompts=6, steps=(10,))]
+    )
+    report = build_report(grid, tmp_path, grid="grid")
+    assert report.measured is None
+    assert not (report.folder / "published_layout.csv").exists()
+    assert list(tabulars((report.folder / "table.tex").read_text()))

@@ -1,0 +1,195 @@
+import itertools
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from soarbench.report.build import build_report
+from soarbench.report.page_figures import figures
+from soarbench.report.panels import build_panels
+from soarbench.report.samples import folder_of_step, read_samples
+from soarbench.report.store import read_cells
+from tests.report.folders import Folder, base, reward_specific, write_grid
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+VOID = {"meta", "link", "img", "br", "input"}
+
+
+class Page(HTMLParser):
+    """Elements of a page with their attributes, and whether every tag is closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.texts = [], [], {}
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        for tag in set(self.open):
+            self.texts.setdefault(tag, []).append(data)
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def draw_images(grid_folder, prompts=("drawbench-00000", "geneval-00000")):
+    """One small image a prompt and step, of another colour for every cell."""
+    for index, folder in enumerate(sorted((grid_folder / "cells").iterdir())):
+        for step in json.loads((folder / "config.json").read_text())["steps"]:
+            for prompt in prompts:
+                path = folder / "images" / folder_of_step(step) / prompt / "0000.png"
+                path.parent.mkdir(parents=True)
+                Image.new("RGB", (32, 32), (20 * index, step % 256, 90)).save(path)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    root = tmp_path_factory.mktemp("store")
+    grid = write_grid(root / "runs" / "reward_specific", reward_specific(num_prompts=12))
+    draw_images(grid)
+    shutil.copytree(REFERENCE, root / "results" / "reference")
+    return build_report(grid, root / "results", grid="reward_specific")
+
+
+@pytest.fixture(scope="module")
+def page(report):
+    return Page((report.folder / "index.html").read_text())
+
+
+def test_every_element_is_closed_and_every_id_is_one(page):
+    assert not page.open
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for attributes in page.of("a"):
+        assert attributes["href"].removeprefix("#") in ids
+    for _, attributes in page.elements:
+        if "aria-labelledby" in attributes:
+            assert attributes["aria-labelledby"] in ids
+
+
+def test_nothing_is_fetched(page, report):
+    for _, attributes in page.elements:
+        for name in ("src", "href"):
+            if attributes.get(name):
+                assert attributes[name].startswith(("data:", "#"))
+    text = (report.folder / "index.html").read_text()
+    assert "url(" not in text
+    assert "@import" not in text
+    policy = next(one for one in page.of("meta") if "http-equiv" in one)["content"]
+    assert policy.startswith("default-src 'none'")
+
+
+def test_readers_of_screens_find_their_way(page):
+    assert page.of("html") == [{"lang": "en"}]
+    assert [tag for tag, _ in page.elements if tag in ("header", "nav", "main", "footer")] == [
+        "header", "nav", "main", "footer",
+    ]  # fmt: skip
+    assert len(page.of("h1")) == 1
+    assert len(page.of("caption")) == len(page.of("table"))
+    assert all(attributes.get("scope") in ("row", "col") for attributes in page.of("th"))
+    assert all(attributes.get("alt") for attributes in page.of("img"))
+    regions = [one for one in page.of("div") if one.get("class") == "scroll"]
+    assert regions
+    assert all(one["tabindex"] == "0" and one["aria-label"] for one in regions)
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    style = "".join(page.texts["style"])
+    for word in ("prefers-color-scheme: dark", ":focus-visible", "@media print"):
+        assert word in style
+
+
+def test_samples_stand_side_by_side(page):
+    buttons = [one for one in page.of("button") if "data-method" in one]
+    assert [one["data-method"] for one in buttons] == ["base", "sft", "soar", "flow_grpo"] * 2
+    images = [one for one in page.of("img") if "data-step" in one]
+    # Per task: one prompt with images; the base once, three methods at three steps.
+    assert len(images) == 2 * (1 + 3 * 3)
+    assert "SOAR after 150 steps: a photo" in {one["alt"] for one in images}
+    assert len({one["src"] for one in images}) > 10
+
+
+def test_numbers_can_be_traced(page, report):
+    cells = "".join(page.texts["td"]) + "".join(page.texts["th"])
+    for cell in report.cells:
+        assert cell.mlflow_run_id in cells
+    assert "f00d-aesthetic" in "".join(page.texts["summary"])
+
+
+def test_a_page_without_gaps_is_not_called_partial(page):
+    assert "Partial" not in "".join(page.texts["main"])
+    assert not [one for one in page.of("div") if one.get("class") == "partial"]
+
+
+def test_published_numbers_have_a_table_of_their_own(page):
+    captions = "".join(page.texts["caption"])
+    assert "As published: arXiv:2604.12617" in captions
+    assert "Measured here" in captions
+
+
+def test_what_stores_hold_cannot_write_html(tmp_path):
+    evil = "<script>alert('x')</script>"
+    failed = Folder(method="sft", task="aesthetic", seed=1, state="failed", reason=evil)
+    cells = [base(num_prompts=6), Folder(method="sft", task="aesthetic", num_prompts=6), failed]
+    report = build_report(write_grid(tmp_path / "grid", cells), tmp_path, grid="grid")
+    text = (report.folder / "index.html").read_text()
+    assert evil not in text
+    assert "&lt;script&gt;" in text
+    page = Page(text)
+    assert len(page.of("script")) == 1
+    assert "Partial report." in "".join(page.texts["strong"])
+    assert "(partial)" in "".join(page.texts["title"])
+
+
+def test_a_store_without_images_says_so(tmp_path):
+    cells = [base(num_prompts=6), Folder(method="sft", task="aesthetic", num_prompts=6)]
+    report = build_report(write_grid(tmp_path / "grid", cells), tmp_path, grid="grid")
+    assert "holds no images" in (report.folder / "index.html").read_text()
+
+
+def test_figures_are_found_whatever_made_them(report, tmp_path):
+    shutil.copytree(report.folder, tmp_path / "copy")
+    (tmp_path / "copy" / "drift_by_step.svg").write_text(
+        "<svg xmlns='http://www.w3.org/2000/svg'/>"
+    )
+    (tmp_path / "copy" / "drift_by_step.csv").write_text("method,step,drift\nsft,1,0.123456789\n")
+    found = {one["name"]: one for one in figures(tmp_path / "copy")}
+    assert list(found) == ["curves.png", "curves_forward_equivalents.png", "drift_by_step.svg"]
+    drift = found["drift_by_step.svg"]
+    assert drift["title"] == "Drift by step"
+    assert drift["source"].startswith("data:image/svg+xml;base64,")
+    assert [cell.text for cell in drift["data"].rows[0]] == ["sft", "1", "0.123457"]
+    assert drift["data"].texts == 1
+
+
+def test_a_figure_that_is_too_large_is_named_and_not_embedded(tmp_path):
+    (tmp_path / "huge.png").write_bytes(b"0" * 1_600_000)
+    (one,) = figures(tmp_path)
+    assert one["source"] == ""
+    assert one["name"] == "huge.png"
+
+
+def test_samples_are_of_the_lowest_seed_and_show_the_prompts_text(tmp_path):
+    grid = write_grid(
+        tmp_path / "grid",
+        [base(num_prompts=6)]
+        + [Folder(method="sft", task="aesthetic", seed=seed, num_prompts=6) for seed in (3, 1)],
+    )
+    draw_images(grid, ("drawbench-00002",))
+    cells, _ = read_cells(grid)
+    panel = build_panels(cells)[0]["aesthetic", "aesthetic"]
+    found = read_samples(cells, panel)
+    assert {one.seed for one in found.samples.values() if one.method == "sft"} == {1}
+    assert found.steps == [50, 100, 150]
+    assert set(found.prompts.values()) == {"a photo"}
