@@ -64,8 +64,9 @@ def _index(folder: Path) -> dict[str, tuple[str, str]]:
     return {entry["name"]: (entry["title"], entry["caption"]) for entry in listed}
 
 
-def _place(name: str, order: Sequence[str]) -> tuple[int, str]:
-    return (order.index(name) if name in order else len(order), name)
+def _place(name: str, order: Sequence[str]) -> tuple[bool, int, str]:
+    index = order.index(name) if name in order else len(order)
+    return (not name.startswith("curves"), index, name)
 
 
 def _data_name(name: str) -> str:
