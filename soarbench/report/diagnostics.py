@@ -156,7 +156,7 @@ def _statistics(cell: Cell, known: np.ndarray) -> dict[str, Rows]:
 
 
 def _integers(column: pa.ChunkedArray) -> IntArray:
-    return column.to_numpy().astype(np.intp)
+    return np.asarray(column.to_numpy(), dtype=np.intp)
 
 
 def _norm_ratios(members: Sequence[Cell], task: str) -> dict[Who, Rows]:
