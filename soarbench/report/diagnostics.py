@@ -16,7 +16,7 @@ from soarbench.report.curves import CurvePoint
 from soarbench.report.metrics import BASE, ordered_methods
 from soarbench.report.store import Cell, StoreError
 from soarbench.stats import Interval, cluster, mean_interval
-from soarbench.stats.clusters import FloatArray
+from soarbench.stats.clusters import FloatArray, IntArray
 
 #: Quantities by name, with what the axis says.
 QUANTITIES = {
@@ -34,8 +34,22 @@ ROLES = {
     "velocity_norm": "Model",
 }
 _STATISTICS = tuple(name for name in QUANTITIES if name != "velocity_norm")
-Rows = dict[tuple[int, str], float]
-"""Values by (step, prompt or image that was followed)."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Values of one quantity of one cell.
+
+    Attributes:
+        steps: Optimiser steps; (N,).
+        labels: Number of the prompt, or of the image that was followed; (N,).
+        values: (N,), without nan.
+    """
+
+    steps: IntArray
+    labels: IntArray
+    values: FloatArray
+
 
 Who = tuple[str, int]
 """Method and training seed."""
@@ -101,11 +115,11 @@ def diagnostic_points(cells: Sequence[Cell], task: str, prompts: np.ndarray) -> 
     Raises:
         StoreError: A table is damaged.
     """
-    wanted = set(prompts.tolist())
+    known = np.unique(prompts)
     members = [cell for cell in cells if cell.task == task or cell.is_base]
     by_quantity: dict[str, dict[Who, Rows]] = {name: {} for name in QUANTITIES}
     for cell in members:
-        for name, rows in _statistics(cell, wanted).items():
+        for name, rows in _statistics(cell, known).items():
             by_quantity[name][cell.method, cell.seed] = rows
     by_quantity["velocity_norm"] = _norm_ratios(members, task)
     return [point for name, rows in by_quantity.items() for point in _points(task, name, rows)]
@@ -122,77 +136,73 @@ def _read(path: Path) -> pa.Table | None:
         ) from error
 
 
-def _statistics(cell: Cell, wanted: set[str]) -> dict[str, Rows]:
-    """Mean of every statistic by (step, prompt)."""
+def _statistics(cell: Cell, known: np.ndarray) -> dict[str, Rows]:
+    """Mean of every statistic by step and prompt, without prompts that are not ``known``."""
     table = _read(images_path(cell.folder))
     if table is None:
         return {}
     means = table.group_by(["step", "prompt_id"]).aggregate([(n, "mean") for n in _STATISTICS])
-    found: dict[str, Rows] = {name: {} for name in _STATISTICS}
-    for row in means.to_pylist():
-        if row["prompt_id"] in wanted:
-            for name in _STATISTICS:
-                if row[f"{name}_mean"] is not None:
-                    found[name][row["step"], row["prompt_id"]] = row[f"{name}_mean"]
-    return {name: rows for name, rows in found.items() if rows}
+    prompts = np.asarray(means["prompt_id"].to_pylist(), dtype=np.str_)
+    is_known = np.isin(prompts, known)
+    steps, labels = _integers(means["step"]), np.searchsorted(known, prompts)
+    found = {}
+    for name in _STATISTICS:
+        # A prompt with one image has no diversity: null, which becomes nan.
+        values = means[f"{name}_mean"].to_numpy().astype(np.float64)
+        kept = is_known & ~np.isnan(values)
+        if kept.any():
+            found[name] = Rows(steps[kept], labels[kept].astype(np.intp), values[kept])
+    return found
+
+
+def _integers(column: pa.ChunkedArray) -> IntArray:
+    return np.asarray(column.to_numpy(), dtype=np.intp)
 
 
 def _norm_ratios(members: Sequence[Cell], task: str) -> dict[Who, Rows]:
-    """Velocity norm over the base's on the same image, by (step, image)."""
+    """Velocity norm over the base's on the same image."""
     norms: dict[Who, Rows] = {}
     for cell in members:
         table = _read(norms_path(cell.folder, task))
         if table is not None:
-            rows = {(row["step"], str(row["row"])): row["norm"] for row in table.to_pylist()}
+            values = table["norm"].to_numpy().astype(np.float64)
+            rows = Rows(_integers(table["step"]), _integers(table["row"]), values)
             norms[cell.method, cell.seed] = rows
-    base = next((rows for (method, _), rows in norms.items() if method == BASE), {})
-    of_base = {row: value for (_, row), value in base.items()}
-    return {
-        who: {
-            (step, row): value / of_base[row]
-            for (step, row), value in rows.items()
-            if of_base.get(row)
-        }
-        for who, rows in norms.items()
-    }
+    base = next((rows for (method, _), rows in norms.items() if method == BASE), None)
+    if base is None:
+        return {}
+    of_base = dict(zip(base.labels.tolist(), base.values.tolist(), strict=True))
+    ratios = {}
+    for who, rows in norms.items():
+        units = np.array([of_base.get(label, np.nan) for label in rows.labels.tolist()])
+        kept = units > 0
+        ratios[who] = Rows(rows.steps[kept], rows.labels[kept], (rows.values / units)[kept])
+    return ratios
 
 
 def _points(task: str, quantity: str, found_by: Mapping[Who, Rows]) -> Iterator[CurvePoint]:
     for method in ordered_methods({method for method, _ in found_by}):
         mine = {seed: rows for (of, seed), rows in found_by.items() if of == method}
-        for step in sorted({step for rows in mine.values() for step, _ in rows}):
-            found = _interval(
-                {
-                    seed: {label: value for (at, label), value in rows.items() if at == step}
-                    for seed, rows in mine.items()
-                },
-                (task, quantity, method, step),
+        steps = np.concatenate([rows.steps for rows in mine.values()])
+        labels = np.concatenate([rows.labels for rows in mine.values()])
+        values = np.concatenate([rows.values for rows in mine.values()])
+        seeds = np.repeat(list(mine), [rows.steps.size for rows in mine.values()])
+        for step in np.unique(steps).tolist():
+            at = steps == step
+            table = cluster(values[at], labels[at], seeds=seeds[at])
+            found = mean_interval(table, labelled_rng("diagnostics", task, quantity, method, step))
+            yield CurvePoint(
+                task=task,
+                metric=quantity,
+                method=method,
+                step=step,
+                value=found.estimate,
+                low=found.low,
+                high=found.high,
+                num_prompts=found.num_prompts,
+                num_seeds=found.num_seeds,
+                spent={},
             )
-            if found is not None:
-                yield CurvePoint(
-                    task=task,
-                    metric=quantity,
-                    method=method,
-                    step=step,
-                    value=found.estimate,
-                    low=found.low,
-                    high=found.high,
-                    num_prompts=found.num_prompts,
-                    num_seeds=found.num_seeds,
-                    spent={},
-                )
-
-
-def _interval(
-    by_seed: Mapping[int, Mapping[str, float]], labels: tuple[object, ...]
-) -> Interval | None:
-    """Interval of a mean over prompts (or images that were followed) and seeds."""
-    rows = [(seed, name, v) for seed, values in by_seed.items() for name, v in values.items()]
-    if not rows:
-        return None
-    seeds, names, values = zip(*sorted(rows), strict=True)
-    table = cluster(values, np.array(names), seeds=seeds)
-    return mean_interval(table, labelled_rng("diagnostics", *labels))
 
 
 def deviation_points(cells: Sequence[Cell], task: str) -> list[DeviationPoint]:
@@ -230,11 +240,14 @@ def _refuse_unlike(tables: Mapping[Who, Mapping[Place, FloatArray]], task: str) 
 
 def _by_place(table: pa.Table) -> dict[Place, FloatArray]:
     """Deviations of the images in their order, by place; (N,) each."""
-    found: dict[Place, list[tuple[int, float]]] = {}
-    for row in table.to_pylist():
-        place = (row["start"], row["index"], row["sigma"])
-        found.setdefault(place, []).append((row["row"], row["deviation"]))
-    return {place: np.array([v for _, v in sorted(rows)]) for place, rows in sorted(found.items())}
+    names = ("start", "index", "sigma", "row", "deviation")
+    start, index, sigma, row, deviation = (table[name].to_numpy() for name in names)
+    order = np.lexsort((row, index, start))
+    places = list(zip(start.tolist(), index.tolist(), sigma.tolist(), strict=True))
+    found: dict[Place, list[float]] = {}
+    for at in order.tolist():
+        found.setdefault(places[at], []).append(float(deviation[at]))
+    return {place: np.array(values) for place, values in found.items()}
 
 
 def _deviation(
@@ -247,13 +260,11 @@ def _deviation(
     start, index, sigma = place
 
     def interval(kind: str, change: Callable[[FloatArray], FloatArray]) -> Interval:
-        named = {
-            seed: {f"{row:06d}": v for row, v in enumerate(change(values).tolist())}
-            for seed, values in by_seed.items()
-        }
-        found = _interval(named, (task, kind, method, start, index))
-        assert found is not None, "a method without any image that was followed"
-        return found
+        values = np.concatenate([change(values) for values in by_seed.values()])
+        rows = np.concatenate([np.arange(values.size) for values in by_seed.values()])
+        seeds = np.repeat(list(by_seed), [values.size for values in by_seed.values()])
+        rng = labelled_rng("diagnostics", task, kind, method, start, index)
+        return mean_interval(cluster(values, rows, seeds=seeds), rng)
 
     level = interval("deviation", lambda values: values)
     if base is None:

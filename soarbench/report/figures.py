@@ -161,7 +161,7 @@ def draw_panel(
         placed = [point for point in line if x == "step" or x in point.spent]
         if placed:
             _draw_line(ax, placed, styles[method], x=x, label=method_title(method))
-            last = max(p.step for p in line if p.method != method) if first_stage(method) else 0
+            last = max((p.step for p in line if p.method != method), default=0)
             chosen = last + (marked or {}).get(method, -1)
             own = [p for p in placed if p.method == method and p.step == chosen]
             _draw_marked(ax, own, styles[method], x=x)

@@ -116,7 +116,7 @@ def _draw_plane(ax: Axes, points: Sequence[GamingPoint]) -> None:
         )
     ax.plot([0], [0], color="black", marker="D", linestyle="none", label=method_title(BASE))
     ax.axline((0, 0), slope=1, color="0.45", linewidth=0.8, zorder=1)
-    _make_square(ax)
+    _make_square(ax, [0.0, *(g for p in points for g in (p.proxy_gain, p.oracle_gain))])
     ax.annotate(
         "above: the truth gains more\nbelow: the score gains more",
         (0.03, 0.97),
@@ -128,10 +128,12 @@ def _draw_plane(ax: Axes, points: Sequence[GamingPoint]) -> None:
     )
 
 
-def _make_square(ax: Axes) -> None:
-    """The same range on both axes, so that the diagonal is one."""
-    limits = (*ax.get_xlim(), *ax.get_ylim())
-    ax.set(xlim=(min(limits), max(limits)), ylim=(min(limits), max(limits)))
+def _make_square(ax: Axes, gains: Sequence[float]) -> None:
+    """The same range on both axes, so that the diagonal is one; very long intervals leave it."""
+    shown = (*ax.get_xlim(), *ax.get_ylim())
+    reach = max(gains) - min(gains)
+    low, high = max(min(shown), min(gains) - reach), min(max(shown), max(gains) + reach)
+    ax.set(xlim=(low, high), ylim=(low, high))
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(nbins=5))
 

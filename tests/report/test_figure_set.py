@@ -196,6 +196,11 @@ def test_the_marked_checkpoint_is_filled_also_of_a_second_stage():
     }
     # The second stage goes on where the first ended, at 100.
     assert filled == {(50,), (150,)}
+    alone = [point for point in points if point.method == "sft_then_flow_grpo"]
+    (ax,) = draw_overoptimisation(
+        alone, {"aesthetic": "Held out"}, {alone[0].method: 50}, "last"
+    ).axes
+    assert [line.get_xdata() for line in ax.lines if len(line.get_xdata()) == 1] == [[50]]
     assert "checkpoint by rule 'best:ocr'" in figure.legends[0].get_title().get_text()
 
 
