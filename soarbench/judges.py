@@ -5,7 +5,7 @@ Imports no framework; a judge's own module is imported when the judge is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from evaluators import geneval_config
@@ -24,7 +24,7 @@ from evaluators.preference.config import (
     UnifiedRewardConfig,
 )
 from evaluators.weights import PublishedWeights
-from soarbench.errors import ConfigError
+from soarbench.errors import ConfigError, UserError
 from soarbench.lab.scenes import COLORS as LAB_COLORS
 from soarbench.lab.scenes import SHAPES
 from soarbench.typed import build, did_you_mean, imported
@@ -157,6 +157,25 @@ def judge_named(name: str) -> Judge:
     if name not in JUDGES:
         raise ConfigError(f"there is no judge {name!r}: {did_you_mean(name, JUDGES)}")
     return JUDGES[name]
+
+
+def refuse_unjudgeable(names: Iterable[str], wishes: Iterable[tuple[str, str, Metadata]]) -> None:
+    """Make sure that judges can judge prompts, before anything is loaded.
+
+    Args:
+        names: Of the judges.
+        wishes: What to call each prompt in messages, the prompt, and its metadata.
+
+    Raises:
+        UserError: Names the first that cannot be judged, and why.
+    """
+    checks = [JUDGES[name].check for name in names]
+    for label, prompt, metadata in wishes:
+        for check in checks:
+            try:
+                check(prompt, metadata)
+            except ValueError as error:
+                raise UserError(f"{label}: {error}") from error
 
 
 def judge_config(name: str, values: Mapping[str, object]) -> object:
