@@ -39,10 +39,21 @@ def check(settings: Settings, method: str) -> None:
     device = settings.device
     if device not in ("auto", "cpu", "cuda") and not device.removeprefix("cuda:").isdigit():
         raise ConfigError(f"device={device!r}: must be auto, cpu, cuda or cuda:N")
+    _check_evaluators(settings)
     _check_evaluation(settings)
     if isinstance(settings.method, FlowGrpoConfig):
         _check_rewards(settings)
     _check_training(settings, method)
+
+
+def _check_evaluators(settings: Settings) -> None:
+    """Refuse values that a published judge does not take."""
+    for name, component in settings.evaluators.items():
+        changed = {key: value for key, value in component.options.items() if key != "judge"}
+        if changed and "judge" in component.options:
+            from soarbench.judges import judge_config
+
+            judge_config(str(component.options["judge"]), changed, f"evaluators.{name}")
 
 
 def _check_evaluation(settings: Settings) -> None:

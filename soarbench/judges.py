@@ -178,18 +178,23 @@ def refuse_unjudgeable(names: Iterable[str], wishes: Iterable[tuple[str, str, Me
                 raise UserError(f"{label}: {error}") from error
 
 
-def judge_config(name: str, values: Mapping[str, object]) -> object:
+def judge_config(name: str, values: Mapping[str, object], key: str | None = None) -> object:
     """A judge's configuration with some values changed; None where it has none.
+
+    Args:
+        name: Of the judge.
+        values: What is changed.
+        key: Of the configuration, for messages; None: ``judge.NAME``.
 
     Raises:
         ConfigError: A value is unknown or cannot work.
     """
-    kind = judge_named(name).config
+    kind, where = judge_named(name).config, key or f"judge.{name}"
     if kind is None:
         if values:
-            raise ConfigError(f"judge.{name} has nothing to configure; remove {', '.join(values)}")
+            raise ConfigError(f"{where} has nothing to configure; remove {', '.join(values)}")
         return None
-    made: object = build(kind, values, f"judge.{name}")
+    made: object = build(kind, values, where)
     return made
 
 
