@@ -34,7 +34,7 @@ from soarbench.score_images import one_line
 from soarbench.score_request import sort_words
 
 _TESTS = Path(__file__).parents[1] / "tests" / "evaluators"
-_NUM_IMAGES, _NUM_ROUNDS = 24, 2
+_NUM_IMAGES, _NUM_ROUNDS = 16, 2
 _SIZE = 512
 #: 94 prompts of the task colors and 100 of color_attr, among all of GenEval's.
 _COLOR_PROMPTS, _PROMPTS = 194, 553

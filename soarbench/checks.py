@@ -49,12 +49,23 @@ def check(settings: Settings, method: str) -> None:
             f"figure_formats={list(settings.figure_formats)}: png must be among them, since pages "
             "show it"
         )
+    _check_evaluators(settings)
     _check_evaluation(settings)
     if isinstance(settings.method, FlowGrpoConfig):
         _check_rewards(settings)
     _check_training(settings, method)
     if isinstance(settings.data, ImageDataConfig) and settings.method is not None:
         _check_images(settings, settings.data)
+
+
+def _check_evaluators(settings: Settings) -> None:
+    """Refuse values that a published judge does not take."""
+    for name, component in settings.evaluators.items():
+        changed = {key: value for key, value in component.options.items() if key != "judge"}
+        if changed and "judge" in component.options:
+            from soarbench.judges import judge_config
+
+            judge_config(str(component.options["judge"]), changed, f"evaluators.{name}")
 
 
 def _check_evaluation(settings: Settings) -> None:

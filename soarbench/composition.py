@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from soarbench.config import Settings, stages
 from soarbench.errors import ConfigError
-from soarbench.typed import build, did_you_mean
+from soarbench.typed import TARGET, build, did_you_mean
 
 CONF = Path(__file__).parent / "conf"
 #: Groups that span the grid; everything else is the same for all cells that have the key.
@@ -174,8 +174,11 @@ def _changed(origin: Mapping[str, object], other: Mapping[str, object]) -> set[s
 
 
 def has_key(config: DictConfig, key: str) -> bool:
-    """Whether a dotted key exists."""
+    """Whether a dotted key exists, or may be given to a published judge."""
     node: object = OmegaConf.to_container(config)
+    parent, _, name = key.rpartition(".")
+    if parent.startswith("evaluators.") and name not in (TARGET, "judge"):
+        key = f"{parent}.judge"
     for part in key.split("."):
         if not isinstance(node, dict) or part not in node:
             return False
@@ -222,8 +225,10 @@ def apply(config: DictConfig, override: Override) -> None:
         ConfigError: The configuration refuses.
     """
     key = str(override.key_or_group)
+    # A published judge has its own configuration's keys, which the YAML leaves at their defaults.
+    is_open = key.startswith("evaluators.")
     try:
-        OmegaConf.update(config, key, override.value(), merge=False)
+        OmegaConf.update(config, key, override.value(), merge=False, force_add=is_open)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{override.input_line}: {_first_line(error)}") from error
 

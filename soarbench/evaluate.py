@@ -30,7 +30,7 @@ from soarbench.files import locked, make_writable, read_json, write_atomically, 
 from soarbench.grid import weights_digest
 from soarbench.image_files import find_images, suite_named
 from soarbench.image_survey import survey
-from soarbench.judges import JUDGES, make_judge
+from soarbench.judges import make_judge, refuse_unjudgeable
 from soarbench.models.adapter import adapter_digest, adapter_name
 from soarbench.models.architecture import KNOWN, architecture_of
 from soarbench.models.config import LABORATORY, ModelConfig
@@ -237,7 +237,8 @@ def _evaluate(request: Evaluation, console: Console) -> int:
     from soarbench.scoring import planned_suite
 
     items = planned_suite(request.suite).items
-    _check_prompts(request.scoring, items)
+    wishes = ((item.prompt_id, item.prompt, item.metadata) for item in items)
+    refuse_unjudgeable(request.scoring.judges, wishes)
     output, count = request.scoring.output, request.suite.images_per_prompt
     make_writable(output, "output")
     with locked(output):
@@ -245,15 +246,6 @@ def _evaluate(request: Evaluation, console: Console) -> int:
         made = _draw(request, items, console)
         files = find_images(request.scoring.images, items, count)
         return score_files(request.scoring, files, survey(files).largest, console, made)
-
-
-def _check_prompts(scoring: ScoreRequest, items: Sequence[PromptItem]) -> None:
-    for name in scoring.judges:
-        for item in items:
-            try:
-                JUDGES[name].check(item.prompt, item.metadata)
-            except ValueError as error:
-                raise UserError(f"{item.prompt_id}: {error}") from error
 
 
 def _refuse_others(request: Evaluation) -> None:

@@ -5,7 +5,7 @@ Imports no framework; a judge's own module is imported when the judge is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from evaluators import geneval_config
@@ -24,7 +24,7 @@ from evaluators.preference.config import (
     UnifiedRewardConfig,
 )
 from evaluators.weights import PublishedWeights
-from soarbench.errors import ConfigError
+from soarbench.errors import ConfigError, UserError
 from soarbench.lab.scenes import COLORS as LAB_COLORS
 from soarbench.lab.scenes import SHAPES
 from soarbench.typed import build, did_you_mean, imported
@@ -159,18 +159,42 @@ def judge_named(name: str) -> Judge:
     return JUDGES[name]
 
 
-def judge_config(name: str, values: Mapping[str, object]) -> object:
+def refuse_unjudgeable(names: Iterable[str], wishes: Iterable[tuple[str, str, Metadata]]) -> None:
+    """Make sure that judges can judge prompts, before anything is loaded.
+
+    Args:
+        names: Of the judges.
+        wishes: What to call each prompt in messages, the prompt, and its metadata.
+
+    Raises:
+        UserError: Names the first that cannot be judged, and why.
+    """
+    checks = [JUDGES[name].check for name in names]
+    for label, prompt, metadata in wishes:
+        for check in checks:
+            try:
+                check(prompt, metadata)
+            except ValueError as error:
+                raise UserError(f"{label}: {error}") from error
+
+
+def judge_config(name: str, values: Mapping[str, object], key: str | None = None) -> object:
     """A judge's configuration with some values changed; None where it has none.
+
+    Args:
+        name: Of the judge.
+        values: What is changed.
+        key: Of the configuration, for messages; None: ``judge.NAME``.
 
     Raises:
         ConfigError: A value is unknown or cannot work.
     """
-    kind = judge_named(name).config
+    kind, where = judge_named(name).config, key or f"judge.{name}"
     if kind is None:
         if values:
-            raise ConfigError(f"judge.{name} has nothing to configure; remove {', '.join(values)}")
+            raise ConfigError(f"{where} has nothing to configure; remove {', '.join(values)}")
         return None
-    made: object = build(kind, values, f"judge.{name}")
+    made: object = build(kind, values, where)
     return made
 
 

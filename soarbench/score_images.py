@@ -30,7 +30,7 @@ from soarbench.image_files import (
     suite_named,
 )
 from soarbench.image_survey import survey
-from soarbench.judges import JUDGES, make_judge
+from soarbench.judges import make_judge, refuse_unjudgeable
 from soarbench.judging import images_at_a_time, scored
 from soarbench.progress import ImageLines
 from soarbench.score_request import ScoreRequest, read_request
@@ -134,12 +134,7 @@ def planned_files(request: ScoreRequest) -> list[SampleFile]:
     if count is None and request.coverage == "exact" and request.prompts is None:
         count = suite.images_per_prompt
     files = find_images(request.images, items, count)
-    for name in request.judges:
-        for file in files:
-            try:
-                JUDGES[name].check(file.prompt, file.metadata)
-            except ValueError as error:
-                raise UserError(f"{file.sample_id}: {error}") from error
+    refuse_unjudgeable(request.judges, ((f.sample_id, f.prompt, f.metadata) for f in files))
     return files
 
 

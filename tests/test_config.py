@@ -183,3 +183,31 @@ def test_impossible_values_are_refused() -> None:
 def test_a_directory_without_a_pipeline_is_named(overrides: list[str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no model_index\.json there; give a directory saved by"):
         expand([*overrides, f"model.path={tmp_path}"])
+
+
+def test_a_published_judge_takes_its_own_keys() -> None:
+    words = ["grid=reward_specific", "model=sd35_medium", ANY_DATA, "task=alignment"]
+    usual, changed = (
+        expand([*words, *more]).cells[-1] for more in ([], ["evaluators.clipscore.weights=/w"])
+    )
+    assert usual.evaluators["clipscore"].options == {"judge": "clipscore"}
+    assert changed.evaluators["clipscore"].options == {"judge": "clipscore", "weights": "/w"}
+    assert usual.cell_id != changed.cell_id
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("evaluators.clipscore.wights=/w", "'evaluators.clipscore.wights': did you mean 'weights'"),
+        ("evaluators.clipscore.batch_size=0", "must be at least 1"),
+        ("evaluators.clipscor.weights=/w", "no cell has a key 'evaluators.clipscor.weights'"),
+    ],
+)
+def test_what_a_published_judge_does_not_take_is_refused(word: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        expand(["grid=reward_specific", "model=sd35_medium", ANY_DATA, word])
+
+
+def test_a_judge_of_the_laboratory_takes_no_keys() -> None:
+    with pytest.raises(ConfigError, match=r"no cell has a key 'evaluators\.geneval\.detector'"):
+        expand(["grid=main_table", "evaluators.geneval.detector=/w"])
