@@ -109,9 +109,7 @@ class Workbench:
         """
         for cell in cells:
             self._check_device(cell)
-        if self.device.type == "cuda":
-            gpu = torch.cuda.get_device_properties(self.device)
-            require_fit(cells, self.launcher, name=gpu.name, memory=gpu.total_memory)
+        self._check_memory(cells)
         self._check_models({cell.model: cell for cell in cells})
         try:
             for cell in cells:
@@ -134,6 +132,11 @@ class Workbench:
         for config, cell in cells.items():
             if config.adapter is not None:
                 self.load(cell)
+
+    def _check_memory(self, cells: Sequence[CellConfig]) -> None:
+        if self.device.type == "cuda":
+            gpu = torch.cuda.get_device_properties(self.device)
+            require_fit(cells, self.launcher, name=gpu.name, memory=gpu.total_memory)
 
     def _check_device(self, cell: CellConfig) -> None:
         if cell.training is None or cell.optim is None:
