@@ -203,7 +203,7 @@ def test_what_does_not_fit_is_told_with_what_would() -> None:
     found = Counted().remedies(request.demands["sft"], 80.0)
     assert found == [
         "training.gradient_checkpointing=true (33 GB)",
-        "training.micro_batch_size=2 (44 GB)",
+        "training.micro_batch_size=2 (43 GB)",
         "training.micro_batch_size=1 (33 GB)",
     ]
 
