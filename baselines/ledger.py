@@ -55,7 +55,7 @@ class Ledger:
         Args:
             shares: One a process, in rank order.
             weight: Items over all processes that the sums are divided by; 0 where nothing was
-                trained on, which leaves no metrics.
+                trained on, which leaves no metrics but those of the rollout.
             images: Rows over all processes.
 
         Returns:
@@ -66,12 +66,12 @@ class Ledger:
         self.counters.reward_calls += sum(s.reward_calls for s in shares)
         sums = _add_up(share.sums for share in shares)
         loss = sums.pop(LOSS, 0.0)
+        for name, value in _add_up(share.rollout for share in shares).items():
+            self._window[_with_space("rollout", name)].append(value / len(shares))
         if weight == 0:
             return 0.0
         for name, value in sums.items():
             self._window[_with_space("train", name)].append(value / weight)
-        for name, value in _add_up(share.rollout for share in shares).items():
-            self._window[_with_space("rollout", name)].append(value / len(shares))
         return loss / weight
 
     def close_window(self) -> dict[str, float]:

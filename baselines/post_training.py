@@ -18,7 +18,7 @@ from baselines.config import EmaConfig
 from baselines.ema import EmaCallback
 from baselines.progress import ProgressCallback
 from baselines.sharding import DDP
-from baselines.stream import RowSource, TrainingStream
+from baselines.stream import RowSource, Shapes, TrainingStream
 from baselines.trainer import OnLog, PostTrainer, TrainingSummary
 from baselines.training_config import PostTrainingConfig
 from baselines.velocity import VelocityOf
@@ -35,6 +35,7 @@ def post_train(
     velocity_of: VelocityOf,
     negative_condition: Condition,
     on_log: OnLog,
+    shapes: Shapes | None = None,
     console: Console | None = None,
     description: str = "training",
     parallelism: str = DDP,
@@ -55,6 +56,7 @@ def post_train(
         negative_condition: Of the empty prompt, with a batch axis of 1.
         on_log: Called on the main process with a step and its metrics; a resumed run repeats the
             steps after its checkpoint, with the same values.
+        shapes: Of the rows, where their latents are not all alike.
         console: Where progress goes.
         description: What the progress bar says.
         parallelism: How several processes share the weights: ``ddp``, ``fsdp2`` or ``zero2``.
@@ -74,10 +76,13 @@ def post_train(
         length=config.steps * config.batch_size,
         group_size=method.group_size,
         seed=config.seed,
+        shapes=shapes,
     )
     device = next(transformer.parameters()).device
     arguments = training_arguments(config, folder, device, parallelism)
     config.check_processes(arguments.world_size, parallelism)
+    if stream.shapes is not None:
+        config.check_shapes(stream.shapes.block, arguments.world_size)
     with arguments.main_process_first(local=False, desc="finding the last checkpoint"):
         checkpoint = last_complete_checkpoint(folder)
     model = prepare_transformer(transformer, config)

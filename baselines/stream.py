@@ -8,6 +8,7 @@ what is drawn, and no two processes ever hold the same position.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
@@ -17,8 +18,8 @@ from torch.utils.data import Dataset, Sampler
 from trl.trainer.utils import RepeatSampler
 from typing_extensions import override
 
-# Keeps the generators of rows apart from those of epochs, which share the seed.
-_EPOCH_STREAM, _ROW_STREAM = 0, 1
+# Keeps apart the generators of epochs, of rows and of shapes, which share the seed.
+_EPOCH_STREAM, _ROW_STREAM, _SHAPE_STREAM = 0, 1, 2
 
 
 class Row(TypedDict):
@@ -53,29 +54,61 @@ class StreamItem(TypedDict):
 
 
 class Rows(TypedDict, total=False):
-    """Stacked rows; empty for an update that trains on rows collected earlier."""
+    """Stacked rows; empty for an update that trains on rows collected earlier.
+
+    Rows of several shapes come stacked shape by shape in ``x0_by_shape`` instead of ``tensors``:
+    each with the places that its rows have in the other lists.
+    """
 
     positions: list[int]
     prompts: list[str]
     tensors: dict[str, Tensor]
+    x0_by_shape: list[tuple[list[int], Tensor]]
     condition: dict[str, Tensor]
     columns: dict[str, list[object]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """Which rows can go through the model together.
+
+    Attributes:
+        of_row: A number for the shape of each row.
+        block: Consecutive positions of the stream, from a multiple of it on, that hold rows of one
+            shape; micro-batches divide it.
+    """
+
+    of_row: Sequence[int]
+    block: int
+
+
 class TrainingStream(Dataset[StreamItem]):
     """Epochs of shuffled rows, one after the other, without end but for ``length``.
+
+    Rows of several shapes come in blocks of one shape. ``block`` epochs make one round then, in
+    which every row is seen ``block`` times and none is left over, whatever the number of rows of a
+    shape; at any time each shape is within two blocks of its share.
 
     Args:
         rows: What is drawn from.
         length: Positions in the stream.
         group_size: Consecutive positions that hold the same row (Flow-GRPO's group).
         seed: Of the permutations.
+        shapes: Of the rows; null: all alike. Not for groups.
 
     Raises:
         ValueError: There are no rows.
     """
 
-    def __init__(self, rows: RowSource, *, length: int, group_size: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self,
+        rows: RowSource,
+        *,
+        length: int,
+        group_size: int = 1,
+        seed: int = 0,
+        shapes: Shapes | None = None,
+    ) -> None:
         if len(rows) == 0:
             raise ValueError(
                 "the training data has 0 rows; check the path and the filter (a threshold that no "
@@ -85,6 +118,8 @@ class TrainingStream(Dataset[StreamItem]):
         self.length = length
         self.group_size = group_size
         self.seed = seed
+        self.shapes = shapes if shapes is not None and len(set(shapes.of_row)) > 1 else None
+        assert self.shapes is None or group_size == 1, "groups are rollouts of one shape"
         self._epoch = -1
         self._order: list[int] = []
 
@@ -99,12 +134,45 @@ class TrainingStream(Dataset[StreamItem]):
 
     def row_index(self, position: int) -> int:
         """Index of the row at a position. The epoch is absolute: resuming repeats nothing."""
-        epoch, place = divmod(position, len(self.rows) * self.group_size)
+        repeats = self.group_size if self.shapes is None else self.shapes.block
+        epoch, place = divmod(position, len(self.rows) * repeats)
         if epoch != self._epoch:
-            seed = _seed_of(self.seed, epoch, stream=_EPOCH_STREAM)
-            sampler = RepeatSampler(self.rows, mini_repeat_count=self.group_size, seed=seed)
-            self._order, self._epoch = list(sampler), epoch
+            if self.shapes is not None:
+                self._order = block_order(self.shapes, self.seed, epoch)
+            else:
+                seed = _seed_of(self.seed, epoch, stream=_EPOCH_STREAM)
+                sampler = RepeatSampler(self.rows, mini_repeat_count=self.group_size, seed=seed)
+                self._order = list(sampler)
+            self._epoch = epoch
         return self._order[place]
+
+
+def block_order(shapes: Shapes, seed: int, round_index: int) -> list[int]:
+    """Rows of one round: blocks of one shape, every row as often as a block is long.
+
+    A shape with n rows has n blocks, which go through ``block`` shuffles of its rows one after the
+    other. Its r-th block comes at a random time in [r / n, (r + 1) / n) of the round.
+
+    Args:
+        shapes: Of the rows.
+        seed: Of the run.
+        round_index: Counts rounds from 0.
+
+    Returns:
+        Row numbers; ``block`` times as many as there are rows.
+    """
+    of_row = np.asarray(shapes.of_row)
+    times, blocks = [], []
+    for shape in sorted(set(shapes.of_row)):
+        rng = np.random.default_rng(
+            np.random.SeedSequence((seed, round_index, int(shape)), spawn_key=(_SHAPE_STREAM,))
+        )
+        members = np.flatnonzero(of_row == shape)
+        shuffles = np.concatenate([rng.permutation(members) for _ in range(shapes.block)])
+        blocks.append(shuffles.reshape(len(members), shapes.block))
+        times.append((np.arange(len(members)) + rng.random(len(members))) / len(members))
+    order = np.argsort(np.concatenate(times), kind="stable")
+    return [int(row) for row in np.concatenate(blocks)[order].ravel()]
 
 
 def _seed_of(seed: int, number: int, *, stream: int) -> int:
@@ -184,15 +252,50 @@ def stack_rows(items: Sequence[StreamItem]) -> Rows:
         return {}
     rows = [item["row"] for item in items]
     first = rows[0]
-    return {
+    stacked: Rows = {
         "positions": [item["position"] for item in items],
         "prompts": [row["prompt"] for row in rows],
-        "tensors": {"x0": torch.stack([row["x0"] for row in rows])} if "x0" in first else {},
+        "tensors": {},
         "condition": {
             name: torch.stack([row["condition"][name] for row in rows])
             for name in first["condition"]
         },
         "columns": {
             name: [row["columns"][name] for row in rows] for name in first.get("columns", {})
+        },
+    }
+    if "x0" not in first:
+        return stacked
+    latents = [row["x0"] for row in rows]
+    places: dict[torch.Size, list[int]] = {}
+    for place, x0 in enumerate(latents):
+        places.setdefault(x0.shape, []).append(place)
+    if len(places) == 1:
+        stacked["tensors"]["x0"] = torch.stack(latents)
+    else:
+        stacked["x0_by_shape"] = [
+            (found, torch.stack([latents[place] for place in found])) for found in places.values()
+        ]
+    return stacked
+
+
+def select_rows(rows: Rows, places: Sequence[int]) -> Rows:
+    """Some of the collated rows, in the given order; all of one shape."""
+    index = torch.as_tensor(places)
+
+    def pick(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value[index.to(value.device)] for name, value in values.items()}
+
+    tensors = pick(rows["tensors"])
+    for found, x0 in rows.get("x0_by_shape", []):
+        if places[0] in found:
+            tensors["x0"] = x0[[found.index(place) for place in places]]
+    return {
+        "positions": [rows["positions"][place] for place in places],
+        "prompts": [rows["prompts"][place] for place in places],
+        "tensors": tensors,
+        "condition": pick(rows["condition"]),
+        "columns": {
+            name: [values[place] for place in places] for name, values in rows["columns"].items()
         },
     }

@@ -33,6 +33,7 @@ from baselines.stream import (
     TrainingStream,
     micro_batches,
     row_generator,
+    select_rows,
     stack_rows,
 )
 from baselines.training_config import PostTrainingConfig
@@ -165,12 +166,28 @@ class PostTrainer(Trainer):
             count, self.method.updates_per_collection, self.config.micro_batch_size or count
         )
         generators = [row_generator(self.config.seed, p) for p in rows["positions"]]
+        if "x0_by_shape" in rows:
+            self._updates.append(self._collect_by_shape(velocity, rows, layout[0]))
+            return
         with torch.no_grad():
             chunked = InChunks(velocity, [part for update in layout for part in update])
             collected = self.method.collect(chunked, self._as_batch(rows), generators)
         assert len(collected.batch) == count, "a collection keeps its rows and their order"
         self._rollout, self._reward_calls = collected.metrics, collected.reward_calls
         self._updates.extend([collected.batch.select(part) for part in update] for update in layout)
+
+    @torch.no_grad()
+    def _collect_by_shape(
+        self, velocity: VelocityModel, rows: Rows, parts: Sequence[Sequence[int]]
+    ) -> list[Batch]:
+        """Collect rows of several shapes micro-batch by micro-batch; each has one shape."""
+        assert self.method.updates_per_collection == 1, "rollouts have one shape"
+        found = []
+        for part in parts:
+            own = select_rows(rows, part)
+            generators = [row_generator(self.config.seed, p) for p in own["positions"]]
+            found.append(self.method.collect(velocity, self._as_batch(own), generators).batch)
+        return found
 
     # --- one update -------------------------------------------------------------------------------
 

@@ -133,6 +133,23 @@ class PostTrainingConfig:
                 f"use {_next_multiple(self.batch_size, unit)} or another micro_batch_size"
             )
 
+    def check_shapes(self, block: int, world_size: int) -> None:
+        """Refuse micro-batches that would mix images of several shapes.
+
+        Args:
+            block: Consecutive rows of one shape.
+            world_size: Number of processes.
+
+        Raises:
+            ValueError: Names the value and what would do.
+        """
+        size = self.micro_batch_size or self.rows_per_process(world_size)
+        if block % size:
+            raise ValueError(
+                f"training.micro_batch_size={size}: with images of several shapes it must divide "
+                f"data.rows_per_bucket={block}, so that a micro-batch has one shape"
+            )
+
     def rows_per_process(self, world_size: int) -> int:
         """Rows an update on one process."""
         return self.batch_size // world_size

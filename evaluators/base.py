@@ -81,6 +81,17 @@ class Evaluator(abc.ABC):
     def canaries(self) -> Sequence[Canary]:
         """Pairs that must come out in the known order before anything is scored."""
 
+    def check(self, prompt: str, metadata: Mapping[str, object]) -> None:  # noqa: B027
+        """Refuse a prompt that no image could be judged for; most evaluators take any.
+
+        Raises:
+            ValueError: Says what is wrong with the prompt or its metadata.
+        """
+
+    def reward(self, score: Score) -> float:
+        """What a measured score is worth as a reward; higher is better."""
+        return score.value if self.higher_is_better else -score.value
+
     @property
     def weights_hash(self) -> str:
         """What identifies the weights, for the fingerprint; empty where there are none."""

@@ -76,7 +76,7 @@ class ColorClassifier:
         Raises:
             WeightsError: The weights are missing or do not fit.
         """
-        directory = resolve_directory(weights, COLOR_FILES)
+        directory = resolve_directory(weights, COLOR_FILES, key="color_model")
         self._clip = _load_clip(directory)
         self._clip.model.to(device=device, dtype=dtype)
         self.weights_hash = combined_hash([directory / CONFIG_FILE, weight_file(directory)])

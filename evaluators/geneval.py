@@ -268,7 +268,10 @@ class GenEval(Evaluator):
             MetadataError: A sample's metadata cannot be judged; nothing was detected yet.
         """
         for sample in samples:
-            self._check_metadata(sample)
+            try:
+                self.check(sample.prompt, sample.metadata)
+            except MetadataError as error:
+                raise MetadataError(f"sample {sample.sample_id}: {error}") from error
         images = [sample.image for sample in samples]
         found = self._detector.detect(images, [sample.metadata for sample in samples])
         return [
@@ -276,12 +279,18 @@ class GenEval(Evaluator):
             for sample, detections in zip(samples, found, strict=True)
         ]
 
-    def _check_metadata(self, sample: Sample) -> None:
-        try:
-            request = parse_request(sample.metadata)
-            check_vocabulary(request, self._detector.class_names, self._detector.color_names)
-        except MetadataError as error:
-            raise MetadataError(f"sample {sample.sample_id}: {error}") from error
+    def check(self, prompt: str, metadata: Mapping[str, object]) -> None:  # noqa: ARG002
+        """Refuse demands that cannot be read, or whose class or colour the detector lacks.
+
+        Raises:
+            MetadataError: Says what is wrong.
+        """
+        request = parse_request(metadata)
+        check_vocabulary(request, self._detector.class_names, self._detector.color_names)
+
+    def reward(self, score: Score) -> float:
+        """The strict score with its partial credit, which Flow-GRPO is rewarded with."""
+        return float(str(score.details["strict_score"]))
 
     def _score_one(self, sample: Sample, detections: Sequence[Detection]) -> Score:
         if not all(math.isfinite(detection.score) for detection in detections):
@@ -294,7 +303,7 @@ class GenEval(Evaluator):
         }
         return Score(
             sample_id=sample.sample_id,
-            value=self._value(verdict),
+            value=float(verdict.correct),
             details={
                 "correct": verdict.correct,
                 "strict_correct": verdict.strict_correct,
@@ -305,9 +314,6 @@ class GenEval(Evaluator):
                 "detections": counts,
             },
         )
-
-    def _value(self, verdict: Verdict) -> float:
-        return float(verdict.correct)
 
     def aggregate(self, samples: Sequence[Sample], scores: Sequence[Score]) -> dict[str, float]:
         """Summary numbers, all shares 0..1 but the count of unscored images.
@@ -336,23 +342,6 @@ class GenEval(Evaluator):
             "prompts_correct": _mean([float(solved) for solved in prompts.values()]),
             "unscored": float(len(scores) - len(scored)),
         }
-
-
-class StrictGenEval(GenEval):
-    """GenEval's strict score with partial credit: what Flow-GRPO is rewarded with."""
-
-    name: ClassVar[str] = "geneval_strict"
-    # 16 objects are seen at most, so one wanted and 16 found is the worst count.
-    value_range: ClassVar[tuple[float, float]] = (1.0 - (MAX_OBJECTS_PER_CLASS - 1), 1.0)
-    unit: ClassVar[str] = "mean partial credit"
-
-    def _value(self, verdict: Verdict) -> float:
-        return verdict.strict_score
-
-    def aggregate(self, samples: Sequence[Sample], scores: Sequence[Score]) -> dict[str, float]:
-        """GenEval's summary with ``strict_score`` in front."""
-        summary = super().aggregate(samples, scores)
-        return {"strict_score": summary["strict_score"], **summary}
 
 
 def _mean(values: Collection[float]) -> float:

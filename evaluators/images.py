@@ -11,12 +11,15 @@ import concurrent.futures
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _MAX_16_BIT = 65535
+# EXIF's tag, and the first of its values that turn an image by a quarter.
+_ORIENTATION, _FIRST_ON_ITS_SIDE = 0x0112, 5
 # What Pillow's decoders raise on damaged files, apart from OSError.
 _DECODER_ERRORS = (
     SyntaxError,
@@ -47,8 +50,25 @@ def load_image(path: str | Path) -> Image.Image:
     """
     if not Path(path).is_file():
         raise ImageError(f"no image file {path}")
+    with Path(path).open("rb") as stream:
+        return decode_image(stream, str(path))
+
+
+def decode_image(stream: BinaryIO, path: str) -> Image.Image:
+    """Decode one image, wherever its bytes come from.
+
+    Args:
+        stream: The file's bytes.
+        path: What messages call it.
+
+    Returns:
+        As ``load_image``.
+
+    Raises:
+        ImageError: As ``load_image``.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(stream) as image:
             image.load()
             return to_rgb(ImageOps.exif_transpose(image))
     except ImageError as error:
@@ -59,6 +79,22 @@ def load_image(path: str | Path) -> Image.Image:
         raise ImageError(
             f"cannot read image {path}: {error}; the file is damaged or cut short, replace it"
         ) from error
+
+
+def image_size(stream: BinaryIO, path: str) -> tuple[int, int]:
+    """Width and height of an image as it is decoded, from its header alone.
+
+    Raises:
+        ImageError: It is no image.
+    """
+    try:
+        with Image.open(stream) as image:
+            turned = image.getexif().get(_ORIENTATION, 1) >= _FIRST_ON_ITS_SIDE
+            return image.size[::-1] if turned else image.size
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path} is not an image in a known format; replace it") from error
+    except (OSError, *_DECODER_ERRORS) as error:
+        raise ImageError(f"cannot read image {path}: {error}; replace it") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

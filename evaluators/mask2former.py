@@ -112,7 +112,7 @@ class Mask2FormerDetector:
         Raises:
             WeightsError: The weights are missing, incomplete or not for COCO's 80 classes.
         """
-        directory = resolve_directory(weights, DETECTOR_FILES)
+        directory = resolve_directory(weights, DETECTOR_FILES, key="detector")
         model = _load_model(directory)
         self._colors = color_classifier
         self.color_names = color_classifier.color_names

@@ -222,6 +222,14 @@ class OcrEvaluator(Evaluator):
             scores += map(self._judged, batch, wanted, self._read(batch))
         return scores
 
+    def check(self, prompt: str, metadata: Mapping[str, object]) -> None:  # noqa: ARG002
+        """Refuse a prompt that quotes no text.
+
+        Raises:
+            ValueError: Says how to quote it.
+        """
+        target_text(prompt)
+
     def _read(self, batch: Sequence[Sample]) -> list[list[ocr_engine.Line]]:
         """The lines of every image of a batch."""
         reader = self._load()

@@ -44,47 +44,6 @@ class PublishedWeights:
     sha256: tuple[tuple[str, str], ...] = ()
 
 
-def is_cached(published: PublishedWeights) -> bool:
-    """Whether the local hub cache holds these weights; asks no network."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = Path(
-            snapshot_download(
-                published.repo, allow_patterns=list(published.files), local_files_only=True
-            )
-        )
-    except LocalEntryNotFoundError:
-        return False
-    return any(True for pattern in published.files for _ in folder.glob(pattern))
-
-
-def download(published: PublishedWeights) -> Path:
-    """Fetch published weights into the hub cache, resuming a broken download.
-
-    The hub's client writes each file aside and renames it when its size and hash are right.
-
-    Args:
-        published: What to fetch.
-
-    Returns:
-        The snapshot's directory.
-
-    Raises:
-        WeightsError: The hub does not give them, or a known hash does not match.
-    """
-    folder = resolve_directory(published.repo, published.files)
-    for name, wanted in published.sha256:
-        found = sha256_of(folder / name)
-        if found != wanted:
-            raise WeightsError(
-                f"{published.repo}/{name} has sha256 {found}, not {wanted}; it is not the "
-                "published file: delete it from the hub cache and fetch again"
-            )
-    return folder
-
-
 def cache_dir() -> Path:
     """The folder for prepared files: ``$SOARBENCH_CACHE``, or ``soarbench`` in the user's cache."""
     override = os.environ.get("SOARBENCH_CACHE")

@@ -294,7 +294,7 @@ def main(arguments: Sequence[str]) -> int:
     """Measure one thing and print it as JSON."""
     kind, *overrides = arguments
     plan = expand(overrides)
-    bench = Workbench(plan.settings.device, plan.folder / "data")
+    bench = Workbench(plan.settings.device, plan.cache_dir)
     cells = {cell.method_name: cell for cell in reversed(plan.cells)}
     if kind == "judging":
         result = measure_judging(cells["base"], bench)

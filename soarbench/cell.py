@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from baselines.checkpoints import last_complete_checkpoint
@@ -43,6 +43,10 @@ class Bench(Protocol):
 
     def scheduler_facts(self, cell: CellConfig) -> dict[str, object]:
         """The sampler's part of the fingerprint."""
+        ...
+
+    def probe(self, cell: CellConfig, source: CellConfig, folder: CellFolder) -> Iterator[int]:
+        """Follow a finished cell's models along the images of ``source``, step by step."""
         ...
 
 

@@ -66,6 +66,11 @@ class CellFolder:
         """What training in several processes cost; they leave it for the one that launched them."""
         return self.root / "budget.json"
 
+    @property
+    def grid(self) -> str:
+        """Name of the grid's run folder that it lies in."""
+        return self.root.parents[1].name
+
     def sibling(self, cell_id: str) -> CellFolder:
         """The folder of another cell of the same run folder."""
         return CellFolder(self.root.parent / cell_id)

@@ -7,8 +7,13 @@ from collections.abc import Sequence
 
 from baselines.config import FlowGrpoConfig
 from soarbench.config import Settings, post_training
+from soarbench.data.buckets import check_step
+from soarbench.data.config import ImageDataConfig, LabDataConfig
 from soarbench.data.suites import suite_names
 from soarbench.errors import ConfigError
+from soarbench.models.architecture import architecture_of
+from soarbench.models.config import LABORATORY
+from soarbench.models.hub import is_directory
 from soarbench.typed import did_you_mean
 
 #: The paper's names of the two rewards, and the evaluator each is.
@@ -39,10 +44,17 @@ def check(settings: Settings, method: str) -> None:
     device = settings.device
     if device not in ("auto", "cpu", "cuda") and not device.removeprefix("cuda:").isdigit():
         raise ConfigError(f"device={device!r}: must be auto, cpu, cuda or cuda:N")
+    if "png" not in settings.figure_formats:
+        raise ConfigError(
+            f"figure_formats={list(settings.figure_formats)}: png must be among them, since pages "
+            "show it"
+        )
     _check_evaluation(settings)
     if isinstance(settings.method, FlowGrpoConfig):
         _check_rewards(settings)
     _check_training(settings, method)
+    if isinstance(settings.data, ImageDataConfig) and settings.method is not None:
+        _check_images(settings, settings.data)
 
 
 def _check_evaluation(settings: Settings) -> None:
@@ -62,7 +74,8 @@ def _check_evaluation(settings: Settings) -> None:
                     "evaluator has one suite in a task, so that its number means one thing"
                 )
             judged[name] = key
-    _check_judges("data.select_by", settings.data.select_by, settings)
+    if isinstance(settings.data, LabDataConfig):
+        _check_judges("data.select_by", settings.data.select_by, settings)
     for name in (settings.task.final_metric, *settings.task.oracle_metrics):
         if name not in judged:
             raise ConfigError(
@@ -94,6 +107,29 @@ def _check_training(settings: Settings, method: str) -> None:
         loop.check_packages()
     except ValueError as error:
         raise ConfigError(f"method={method}: {error}") from error
+
+
+def _check_images(settings: Settings, data: ImageDataConfig) -> None:
+    training = settings.training
+    assert training is not None
+    if not data.cache_latents and training.num_workers:
+        raise ConfigError(
+            f"training.num_workers={training.num_workers}: without data.cache_latents images are "
+            "encoded in the training process; use 0"
+        )
+    if data.bucket_step is None:
+        return
+    if not isinstance(settings.method, FlowGrpoConfig):
+        assert settings.optim is not None
+        loop = post_training(training, settings.optim, settings.lora, settings.ema, 0)
+        try:
+            loop.check_shapes(data.rows_per_bucket, settings.launcher.num_processes)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    if settings.model.path == LABORATORY or is_directory(settings.model.path):
+        sizes = architecture_of(settings.model)
+        unit = sizes.vae_scale_factor * sizes.integer("patch_size")
+        check_step(data, settings.model.resolution, unit, sizes.integer("pos_embed_max_size"))
 
 
 def _check_rewards(settings: Settings) -> None:

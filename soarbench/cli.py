@@ -79,17 +79,22 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides",
         nargs="*",
         metavar="key=value",
-        help=f"{_OVERRIDES}; with the word full_size: one update of SD3.5-Medium's whole "
-        "transformer with random weights (about 12 GB, minutes), device=cpu",
+        help=f"{_OVERRIDES}; or: judges [images=N] [judge.geneval.KEY=VALUE], GenEval's speed; or: "
+        "full_size, one update of SD3.5-Medium's whole transformer with random weights (about "
+        "12 GB, minutes)",
     )
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    if "full_size" in arguments.overrides:
+    words = arguments.overrides
+    if words[:1] == ["judges"]:
+        from soarbench.bench_judges import bench_judges
+
+        return bench_judges(words[1:], console=_console())
+    if words[:1] == ["full_size"]:
         from soarbench.full_size import full_size
 
-        words = [word for word in arguments.overrides if word != "full_size"]
-        return full_size(words, console=_console())
+        return full_size(words[1:], console=_console())
     from soarbench.bench import bench
 
     return bench(arguments.overrides, console=_console())
@@ -102,10 +107,14 @@ def _ui_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _ui(arguments: argparse.Namespace) -> int:
     from soarbench.composition import run_settings
-    from soarbench.tracking import ui_command
+    from soarbench.tracking import ui_command, ui_views
 
     settings = run_settings(arguments.overrides)
-    command = ui_command(settings.tracking, Path(settings.output_dir).expanduser(), arguments.port)
+    output_dir = Path(settings.output_dir).expanduser()
+    command = ui_command(settings.tracking, output_dir, arguments.port)
+    console = _console()
+    for about, address in ui_views(settings.tracking, output_dir, arguments.port).items():
+        console.print(f"{about}\n  {address}", highlight=False, markup=False, soft_wrap=True)
     try:
         return subprocess.run(command, check=False).returncode
     except KeyboardInterrupt:
@@ -182,6 +191,23 @@ def _score(arguments: argparse.Namespace) -> int:
     return score(arguments.words, console=_console())
 
 
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="key=value",
+        help="suite=NAME [model=NAME|DIR|HUB_ID] [model.adapter=DIR|HUB_ID] [output=DIR] "
+        "[prompts=FILE] [images_per_prompt=N] [max_prompts=N] [judges=NAME,NAME] "
+        "[judge.NAME.KEY=VALUE] [model.KEY=VALUE] [sampling.KEY=VALUE] [device=NAME]",
+    )
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from soarbench.evaluate import evaluate
+
+    return evaluate(arguments.words, console=_console())
+
+
 def _names_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="of a judge, e.g. geneval")
 
@@ -213,12 +239,37 @@ def _plan(arguments: argparse.Namespace) -> int:
     return plan(arguments.words, console=_console())
 
 
+def _data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "action",
+        choices=("score", "filter", "check"),
+        help="score a set by a judge, keep the part above a threshold, or look for what is wrong",
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="key=value",
+        help="score: data.path=FILE judge=aesthetic output=FILE; "
+        "filter: input=FILE output=FILE aesthetic=6.8; "
+        "check: data.path=FILE [output=FILE] [near=true] [suites.NAME.prompts=FILE]; "
+        "and settings of a run (data=..., data.KEY=VALUE, model=...)",
+    )
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from soarbench.data.cli import data
+
+    return data(arguments.action, arguments.words, console=_console())
+
+
 COMMANDS: Mapping[str, Command] = {
     "run": Command("train, sample, score and report a grid", _run_arguments, _run),
     "report": Command("make a grid's reports again from stored scores", _add_overrides, _report),
     "diagnose": Command("measure finished cells for signs of gaming", _add_overrides, _diagnose),
     "plan": Command("memory and time of training, before it starts", _plan_arguments, _plan),
     "bench": Command("time and memory of every method and judge", _bench_arguments, _bench),
+    "data": Command("training sets: score, filter, check", _data_arguments, _data),
+    "evaluate": Command("draw a suite with a model and judge it", _evaluate_arguments, _evaluate),
     "score": Command("judge images of any model", _score_arguments, _score),
     "doctor": Command("which judges are ready, and how to get the rest", _names_arguments, _doctor),
     "fetch": Command("download a judge's published weights", _names_arguments, _fetch),

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from baselines.config import (
     LATER,
@@ -22,7 +23,7 @@ from baselines.config import (
     SoarConfig,
 )
 from baselines.training_config import PostTrainingConfig
-from soarbench.data.config import LabDataConfig
+from soarbench.data.config import CurationConfig, DataConfig
 from soarbench.models.config import ModelConfig
 from soarbench.run_config import BudgetConfig, LauncherConfig, TrackingConfig
 from soarbench.typed import Component, plain
@@ -31,7 +32,6 @@ BASE = "base"
 #: Between the stages in the name of a method that starts from another's weights.
 THEN = "_then_"
 MethodConfig = SftConfig | SoarConfig | FlowGrpoConfig
-DataConfig = LabDataConfig
 
 
 def stages(method_name: str) -> tuple[str, ...]:
@@ -60,6 +60,9 @@ class GridConfig:
             ``soar_then_flow_grpo`` is Flow-GRPO on the weights that SOAR ended with.
         tasks: Each names data, a reward, suites and a final metric.
         baseline: The method that the others' differences are taken to.
+        checkpoint_rule: Which step of every curve the figures mark, fixed before anything is run:
+            ``last``, or ``best:NAME`` for the step that evaluator NAME likes best, which no task
+            of the grid may train on and which may not be an oracle.
     """
 
     name: str
@@ -67,6 +70,7 @@ class GridConfig:
     methods: tuple[str, ...]
     tasks: tuple[str, ...]
     baseline: str = "sft"
+    checkpoint_rule: str = "last"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,7 @@ class TaskConfig:
         reward: What Flow-GRPO optimises: an evaluator's name, ``aesthetic``, ``alignment``, a
             dotted path to a function of TRL's convention, or a mapping of these to weights.
         published_steps: Optimiser updates of the published runs; ``budget=published`` takes them.
+        curation: Which part of a set of images is trained on; other sets have their own.
     """
 
     name: str
@@ -89,6 +94,7 @@ class TaskConfig:
     oracle_metrics: tuple[str, ...] = ()
     reward: str | dict[str, float] | None = None
     published_steps: int | None = field(default=None, metadata=LATER)
+    curation: CurationConfig = field(default=CurationConfig(), metadata=LATER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +231,8 @@ class Settings:
         output_dir: State: cells, checkpoints, images, the MLflow store.
         results_dir: Reports.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        diagnostics: Whether finished cells are measured for signs of gaming.
+        figure_formats: What figures are written as; png, which pages show, is among them.
         tracking: MLflow.
         launcher: Who runs the cells.
     """
@@ -237,7 +245,7 @@ class Settings:
     training: TrainingConfig | None
     task: TaskConfig
     reward: str | dict[str, float] | None
-    data: LabDataConfig
+    data: DataConfig
     suites: dict[str, SuiteConfig]
     model: ModelConfig
     sampling: SamplingConfig
@@ -247,6 +255,8 @@ class Settings:
     output_dir: str
     results_dir: str
     device: str
+    diagnostics: bool
+    figure_formats: tuple[Literal["png", "pdf", "svg"], ...]
     tracking: TrackingConfig
     launcher: LauncherConfig
 

@@ -3,23 +3,55 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from soarbench.errors import UserError
 
+_WHOLE_FILE = 64 * 2**20
+
+
+def files_digest(paths: Iterable[Path], root: Path, end: int = _WHOLE_FILE) -> str:
+    """What identifies files: names and sizes of all, and the content of their ends.
+
+    Hashing 15 GB before every run would take a minute.
+
+    Args:
+        paths: The files, in an order of their own.
+        root: Names are relative to it.
+        end: Bytes read at either end of a file.
+    """
+    parts = []
+    for path in paths:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            ends = stream.read(end)
+            stream.seek(max(size - end, 0))
+            ends += stream.read() if size > end else b""
+        parts.append(f"{path.relative_to(root)} {size} {short_digest(ends)}")
+    return short_digest("\n".join(parts).encode())
+
+
+def short_digest(content: bytes) -> str:
+    """The first 16 digits of the sha256."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` make a file beside ``path``, then rename it there.
 
-    A killed process leaves a ``.partial`` file, which nobody reads and the next try overwrites.
+    A killed process leaves a ``.partial`` file, which nobody reads and the next try overwrites. The
+    content is on the disk before the name is, so that a power cut leaves no empty file either.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     write(partial)
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())
     partial.replace(path)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from baselines.config import FlowGrpoConfig
+from soarbench.checkpoint_rule import LAST, problem_with
 from soarbench.checks import NAMED_REWARDS, check, reward_weights
 from soarbench.composition import (
     Overrides,
@@ -35,13 +36,14 @@ from soarbench.config import (
     first_stage,
     stages,
 )
+from soarbench.data.config import ImageDataConfig
+from soarbench.data.content import with_content
 from soarbench.data.suites import FROM_FILE
 from soarbench.errors import ConfigError
+from soarbench.files import files_digest, short_digest
 from soarbench.models.adapter import adapter_digest, adapter_name
 from soarbench.models.config import LABORATORY, ModelConfig
 from soarbench.typed import did_you_mean
-
-_WHOLE_FILE = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,20 @@ class Plan:
         return tuple(dict.fromkeys(names))
 
     @property
+    def without_data(self) -> bool:
+        """Whether something is trained on a set of images that is not named yet."""
+        sets = (cell.data for cell in self.cells)
+        return any(isinstance(data, ImageDataConfig) and data.path is None for data in sets)
+
+    @property
     def folder(self) -> Path:
         """The grid's run folder."""
         return Path(self.settings.output_dir).expanduser() / self.settings.grid.name
+
+    @property
+    def cache_dir(self) -> Path:
+        """Encoded prompts and images, shared by all grids of an output directory."""
+        return Path(self.settings.output_dir).expanduser() / "cache"
 
     def cell_folder(self, cell: CellConfig) -> Path:
         """Where a cell keeps its files."""
@@ -100,6 +113,7 @@ def expand(arguments: Sequence[str]) -> Plan:
     settings = {pair: to_settings(config) for pair, config in composed.items()}
     for (method, _), of_pair in settings.items():
         check(of_pair, method)
+    _check_rule(grid, {task: settings[BASE, task] for task in grid.tasks})
     run = settings[pairs[0]]
     digest = weights_digest(run.model)
     cells = [_base_cell([settings[BASE, task] for task in grid.tasks], digest)]
@@ -190,6 +204,24 @@ def _grid_config(overrides: Overrides) -> GridConfig:
     return grid
 
 
+def _check_rule(grid: GridConfig, settings: Mapping[str, Settings]) -> None:
+    """Refuse a rule for checkpoints that a task of the grid cannot honour.
+
+    Raises:
+        ConfigError: Says why.
+    """
+    if grid.checkpoint_rule == LAST:
+        return
+    judged, trained = {}, {}
+    for task, found in settings.items():
+        judged[task] = {name for suite in found.suites.values() for name in suite.evaluators}
+        rewards = {NAMED_REWARDS.get(name, name) for name in reward_weights(found)}
+        trained[task] = rewards | set(found.data.select_by)
+    problem = problem_with(grid.checkpoint_rule, judged, trained)
+    if problem is not None:
+        raise ConfigError(problem)
+
+
 def _selected(
     axis: str, overrides: Overrides, available: Sequence[str], grid: GridConfig
 ) -> tuple[str, ...]:
@@ -259,7 +291,9 @@ def _cell(
     rewards = reward_weights(settings) if uses_reward else {}
     judges = {name for suite in suites.values() for name in suite.evaluators}
     judges |= {NAMED_REWARDS.get(name, name) for name in rewards} & set(settings.evaluators)
-    judges |= set() if is_base else set(settings.data.select_by)
+    if not is_base:
+        # Rows may come with a score that no judge gives.
+        judges |= set(settings.data.select_by) & set(settings.evaluators)
     return CellConfig(
         grid=settings.grid.name,
         method_name=method,
@@ -270,7 +304,7 @@ def _cell(
         lora=settings.lora,
         ema=settings.ema,
         training=settings.training,
-        data=None if is_base else settings.data,
+        data=None if is_base else with_content(settings.data),
         rewards=rewards,
         suites={name: _with_digest(suite) for name, suite in suites.items()},
         model=dataclasses.replace(settings.model, adapter=None),
@@ -304,7 +338,9 @@ def weights_digest(model: ModelConfig) -> str:
         from soarbench.lab.assets import manifest
 
         # The card lies outside the assets' folders and says nothing that changes a number.
-        return _digest(repr(sorted(row for row in manifest().items() if "/" in row[0])).encode())
+        return short_digest(
+            repr(sorted(row for row in manifest().items() if "/" in row[0])).encode()
+        )
     folder = Path(model.path).expanduser()
     is_local = folder.exists() or folder.is_absolute() or model.path.startswith((".", "~"))
     if is_local and not (folder / "model_index.json").is_file():
@@ -314,16 +350,4 @@ def weights_digest(model: ModelConfig) -> str:
         )
     if not is_local:
         return f"{model.path}@{model.revision}"
-    parts = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            ends = stream.read(_WHOLE_FILE)
-            stream.seek(max(size - _WHOLE_FILE, 0))
-            ends += stream.read() if size > _WHOLE_FILE else b""
-        parts.append(f"{path.relative_to(folder)} {size} {_digest(ends)}")
-    return _digest("\n".join(parts).encode())
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+    return files_digest(sorted(path for path in folder.rglob("*") if path.is_file()), folder)

@@ -15,17 +15,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from evaluators.geneval_files import CoverageError, SampleFile, check_counts
 from evaluators.geneval_prompts import official_metadata
-from evaluators.images import SUFFIXES, load_image
+from evaluators.images import SUFFIXES
 from soarbench.data.suites import PromptItem, load_suite
 from soarbench.errors import ConfigError, UserError
 from soarbench.typed import did_you_mean
 
 _NUM_SHOWN = 5
-_PNG_END = b"IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
@@ -104,15 +101,21 @@ def read_prompts(path: Path) -> list[PromptItem]:
     return items
 
 
-def _entry(line: str, where: str) -> dict[str, object]:
+def _entry(line: str | bytes, where: str) -> dict[str, object]:
+    """A line's object, whose prompt is a text."""
+    entry = _object(line, where)
+    if not isinstance(entry.get("prompt"), str) or not entry["prompt"]:
+        raise UserError(f"{where}: prompt is {entry.get('prompt')!r}; it must be the prompt's text")
+    return entry
+
+
+def _object(line: str | bytes, where: str) -> dict[str, object]:
     try:
         entry = json.loads(line)
     except ValueError as error:
         raise UserError(f"{where} is not JSON: {error}") from error
-    if not isinstance(entry, dict) or not isinstance(entry.get("prompt"), str):
-        raise UserError(f'{where}: must be an object with the text of its "prompt"')
-    if not entry["prompt"]:
-        raise UserError(f"{where}: prompt is empty")
+    if not isinstance(entry, dict):
+        raise UserError(f"{where} is not a JSON object: {entry!r}")
     return entry
 
 
@@ -159,7 +162,7 @@ def _official(root: Path) -> list[SampleFile]:
         source = folder / "metadata.jsonl"
         if not source.is_file():
             raise UserError(f"no {source}: it must hold the prompt of {folder}")
-        lines = [line for line in source.read_text().splitlines() if line.strip()]
+        lines = [line for line in source.read_bytes().splitlines() if line.strip()]
         if len(lines) != 1:
             raise UserError(f"{source} has {len(lines)} entries; it must hold exactly one")
         entry = _entry(lines[0], str(source))
@@ -191,17 +194,14 @@ def _file(sample_id: str, path: Path, entry: Mapping[str, object]) -> SampleFile
 
 def _listed(source: Path) -> list[SampleFile]:
     files = []
-    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(source.read_bytes().splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{source} line {number}"
-        entry = _entry(line, where)
-        name, nested = entry.pop("image", None), entry.pop("metadata", {})
-        if not isinstance(name, str) or not (source.parent / name).is_file():
+        name, entry = _image_and_entry(_object(line, where), where)
+        if not (source.parent / name).is_file():
             raise UserError(f"{where}: image {name!r} is no file beside {source.name}")
-        if not isinstance(nested, dict):
-            raise UserError(f"{where}: metadata is {nested!r}; it must be an object")
-        files.append(_file(name, source.parent / name, {**nested, **entry}))
+        files.append(_file(name, source.parent / name, entry))
     counts = Counter(file.sample_id for file in files)
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
@@ -209,6 +209,23 @@ def _listed(source: Path) -> list[SampleFile]:
     if not files:
         raise UserError(f"no images to score in {source}: it has no lines")
     return files
+
+
+def _image_and_entry(line: Mapping[str, object], where: str) -> tuple[str, dict[str, object]]:
+    """The image's name, and prompt and metadata, which stand beside it or under ``metadata``."""
+    name, nested = line.get("image"), line.get("metadata", {})
+    if not isinstance(name, str) or not name:
+        raise UserError(f"{where}: image is {name!r}; it must be the path of an image")
+    if not isinstance(nested, dict):
+        raise UserError(f"{where}: metadata is {nested!r}; it must be an object")
+    beside = {key: value for key, value in line.items() if key not in ("image", "metadata")}
+    for key in beside.keys() & nested.keys():
+        if beside[key] != nested[key]:
+            raise UserError(
+                f"{where}: {key} is {beside[key]!r}, but {nested[key]!r} in its metadata; make "
+                "them equal or remove one"
+            )
+    return name, _entry(json.dumps({**beside, **nested}), where)
 
 
 def _covered(
@@ -284,27 +301,3 @@ def _gaps(paths: Sequence[Path], wanted: int) -> str:
 def _shown(names: Sequence[str]) -> str:
     rest = len(names) - _NUM_SHOWN
     return (", ".join(names[:_NUM_SHOWN]) or "none") + (f" and {rest} more" if rest > 0 else "")
-
-
-def check_readable(files: Sequence[SampleFile]) -> None:
-    """Look at every image's header, and at a PNG's end, so that most bad files show at once.
-
-    Raises:
-        ImageError: A file is no image or is cut short.
-    """
-    for file in files:
-        if not _looks_whole(file.path):
-            load_image(file.path)
-
-
-def _looks_whole(path: Path) -> bool:
-    try:
-        with Image.open(path) as image:
-            is_png = image.format == "PNG"
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return False
-    if not is_png:
-        return True
-    with path.open("rb") as stream:
-        stream.seek(-min(path.stat().st_size, 64), 2)
-        return _PNG_END in stream.read()

@@ -140,3 +140,46 @@ class Stage:
     def skip(self, count: int = 1) -> None:
         """``count`` more parts were done by an earlier launch."""
         self.reach(self._position + count, was_done=False)
+
+
+class ImageLines:
+    """Prints how many images are done, and how fast, now and then.
+
+    Args:
+        console: Where to; a terminal gets a line a second.
+        what: Is being done, e.g. the name of a judge.
+        total: Images in all.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        what: str,
+        total: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console, self._what, self._total, self._clock = console, what, total, clock
+        self._found = self._made = 0
+        self._begun = self._last = clock()
+
+    def skip(self, count: int = 1) -> None:
+        """``count`` more images were done by an earlier launch; they count for no speed."""
+        self._found += count
+
+    def advance(self, count: int = 1) -> None:
+        """``count`` more images are done."""
+        self._made += count
+        now, done = self._clock(), self._found + self._made
+        pause = 1.0 if self._console.is_terminal else SECONDS_BETWEEN_LINES
+        if now - self._last < pause and done < self._total:
+            return
+        self._last = now
+        speed = self._made / max(now - self._begun, 1e-9)
+        left = (self._total - done) / max(speed, 1e-9)
+        self._console.print(
+            f"{self._what}: {done}/{self._total} images, {speed:.1f} images/s, {left:.0f} s left",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -17,12 +18,20 @@ from soarbench import __version__
 from soarbench.cell_folder import CellFolder, Status
 from soarbench.config import CellConfig
 from soarbench.data.suites import missing_prompts
+from soarbench.diagnostics.stage import (
+    Left,
+    finished_cells,
+    left_to_measure,
+    measure,
+    report_failures,
+)
 from soarbench.errors import UserError
 from soarbench.estimate import seconds_left
 from soarbench.files import locked, make_writable, write_atomically
 from soarbench.grid import Plan, expand
 from soarbench.launchers.local import LocalLauncher
 from soarbench.progress import GridProgress, Key
+from soarbench.reuse import adopt, done_elsewhere
 
 if TYPE_CHECKING:
     from soarbench.cell import Bench
@@ -31,13 +40,17 @@ if TYPE_CHECKING:
 MakeBench = Callable[[Plan], "Bench"]
 START: Key = ("", "start")
 _LONGEST_REASON = 500
+_MISSING_DATA = (
+    "there is nothing to train on: give data.path=FILE (data=jsonl), or data=datasets or "
+    "data=webdataset with data.path=DIR"
+)
 
 
 def run(arguments: Sequence[str], *, is_dry: bool, console: Console) -> int:
     """Run a grid, or say what would be run.
 
     Returns:
-        0 when every cell is finished, 1 when one failed.
+        0 when every cell is finished and measured, 1 when one failed.
 
     Raises:
         UserError: The configuration or something it names cannot be used.
@@ -70,7 +83,7 @@ def _workbench(plan: Plan) -> Bench:
         return ParallelWorkbench(plan)
     from soarbench.workbench import Workbench
 
-    return Workbench(plan.settings.device, plan.folder / "data")
+    return Workbench(plan.settings.device, plan.cache_dir)
 
 
 def run_plan(plan: Plan, *, console: Console, make_bench: MakeBench) -> int:
@@ -89,14 +102,19 @@ def run_plan(plan: Plan, *, console: Console, make_bench: MakeBench) -> int:
     """
     for suite in plan.without_prompts:
         raise UserError(missing_prompts(suite))
+    if plan.without_data:
+        raise UserError(_MISSING_DATA)
     make_writable(Path(plan.settings.output_dir).expanduser(), "output_dir")
     make_writable(Path(plan.settings.results_dir).expanduser(), "results_dir")
     plan.folder.mkdir(parents=True, exist_ok=True)
     with locked(plan.folder):
         pending = [c for c in plan.cells if not CellFolder(plan.cell_folder(c)).is_finished()]
-        failures = _work(plan, pending, console, make_bench) if pending else {}
+        _adopt(plan, pending, console)
+        failures, unmeasured, tracker = _work(plan, pending, console, make_bench)
         if len(failures) < len(plan.cells):
             _report(plan, console)
+            if tracker is not None:
+                tracker.log_report(_results_folder(plan) / plan.settings.grid.name)
     for cell_id, error in failures.items():
         place = plan.folder / "cells" / cell_id / "error.txt"
         console.print(
@@ -105,51 +123,93 @@ def run_plan(plan: Plan, *, console: Console, make_bench: MakeBench) -> int:
             markup=False,
             soft_wrap=True,
         )
-    return 1 if failures else 0
+    report_failures(unmeasured, console)
+    return 1 if failures or unmeasured else 0
+
+
+def _to_measure(plan: Plan, cells: Sequence[CellConfig]) -> Left:
+    return left_to_measure(plan, cells if plan.settings.diagnostics else ())
+
+
+def _adopt(plan: Plan, pending: Sequence[CellConfig], console: Console) -> None:
+    """Take over what another grid of the output directory has done."""
+    for cell in pending:
+        folder = CellFolder(plan.cell_folder(cell))
+        grid = adopt(cell, folder, Path(plan.settings.output_dir).expanduser())
+        if grid is not None:
+            told = f"{cell.label}: done in grid {grid}, taken from there"
+            console.print(told, highlight=False, markup=False)
 
 
 def _work(
     plan: Plan, pending: Sequence[CellConfig], console: Console, make_bench: MakeBench
-) -> dict[str, Exception]:
-    """Run the cells that are left; what failed, by cell id."""
-    progress = GridProgress(console, estimates(plan, pending))
+) -> tuple[dict[str, Exception], dict[str, Exception], Tracker | None]:
+    """Run the cells that are left and measure them.
+
+    Returns:
+        What failed of either, by cell id, and the tracker where there was something to do.
+    """
+    left = _to_measure(plan, plan.cells)
+    if not pending and not left:
+        return {}, {}, None
+    progress = GridProgress(console, estimates(plan, pending) | left.seconds)
     with progress.shown():
         with progress.stage(START, "loading models and judges, curating data", 1):
-            from soarbench.cell import run_cell
             from soarbench.tracking import open_tracker
 
             settings = plan.settings
             output_dir = Path(settings.output_dir).expanduser()
             tracker = open_tracker(settings.tracking, output_dir, settings.grid.name)
-            bench = make_bench(plan)
-            bench.prepare(pending)
-
-        def work(cell: CellConfig) -> None:
-            folder = CellFolder(plan.cell_folder(cell))
-            try:
-                run_cell(cell, folder, bench=bench, tracker=tracker, progress=progress)
-            finally:
-                progress.forget_cell(cell.cell_id)
-
-        name = f"{settings.budget.name} {datetime.now().astimezone():%Y-%m-%d %H:%M}"
-        tracker.start_launch(name, _launch_tags(plan))
+            bench = make_bench(plan) if pending or left.jobs else None
+            if bench is not None and pending:
+                bench.prepare(pending)
         failures: dict[str, Exception] = {}
+        if bench is not None and pending:
+            failures = _run_cells(plan, pending, bench, tracker, progress)
+        left = _to_measure(plan, finished_cells(plan))
+        unmeasured = measure(plan, left, prober=bench, tracker=tracker, progress=progress)
+    return failures, unmeasured, tracker
+
+
+def _run_cells(
+    plan: Plan,
+    pending: Sequence[CellConfig],
+    bench: Bench,
+    tracker: Tracker,
+    progress: GridProgress,
+) -> dict[str, Exception]:
+    """Bring cells to their end, as one launch; what failed, by cell id."""
+    from soarbench.cell import run_cell
+
+    def work(cell: CellConfig) -> None:
+        folder = CellFolder(plan.cell_folder(cell))
         try:
-            for cell, error in LocalLauncher().launch(pending, work):
-                if error is not None:
-                    failures[cell.cell_id] = error
-                    _record_failure(plan, cell, error, tracker)
-        except KeyboardInterrupt:
-            tracker.end_launch("KILLED")
-            raise
-        tracker.end_launch("FAILED" if failures else "FINISHED")
+            run_cell(cell, folder, bench=bench, tracker=tracker, progress=progress)
+        finally:
+            progress.forget_cell(cell.cell_id)
+
+    name = f"{plan.settings.budget.name} {datetime.now().astimezone():%Y-%m-%d %H:%M}"
+    tracker.start_launch(name, _launch_tags(plan))
+    failures: dict[str, Exception] = {}
+    try:
+        for cell, error in LocalLauncher().launch(pending, work):
+            if error is not None:
+                failures[cell.cell_id] = error
+                _record_failure(plan, cell, error, tracker)
+    except KeyboardInterrupt:
+        tracker.end_launch("KILLED")
+        raise
+    tracker.end_launch("FAILED" if failures else "FINISHED")
     return failures
 
 
 def _launch_tags(plan: Plan) -> dict[str, str]:
     return {
         "folder": str(plan.folder.resolve()),
+        "command": shlex.join(["python", "-m", "soarbench", "run", *plan.arguments]),
         "budget": plan.settings.budget.name,
+        # Proof that the rule is older than the numbers that it chooses among.
+        "checkpoint_rule": plan.settings.grid.checkpoint_rule,
         "soarbench": __version__,
         "host": platform.node(),
         "cpus": str(os.cpu_count()),
@@ -192,18 +252,22 @@ def dry_table(plan: Plan) -> Table:
     for cell in plan.cells:
         folder = CellFolder(plan.cell_folder(cell))
         status = folder.status()
-        is_finished = folder.is_finished()
-        left = seconds_left(cell, folder, rates, processes)
-        seconds = 0.0 if is_finished else sum(left.values())
+        elsewhere = None if status else done_elsewhere(cell, plan.folder.parent)
+        left = seconds_left(cell, elsewhere or folder, rates, processes)
+        seconds = 0.0 if folder.is_finished() else sum(left.values())
         total += seconds
         steps = str(cell.training.steps) if cell.training is not None else "-"
-        table.add_row(cell.cell_id, steps, _state(status), _duration(seconds))
-    start = rates.start_seconds if total else 0.0
+        state = _state(status) if elsewhere is None else f"done in {elsewhere.grid}"
+        table.add_row(cell.cell_id, steps, state, _duration(seconds))
+    measuring = sum(_to_measure(plan, plan.cells).seconds.values())
+    start = rates.start_seconds if total or measuring else 0.0
     table.add_section()
     table.add_row("loading and curating", "", "", _duration(start))
-    table.add_row("all", "", "", _duration(total + start))
+    table.add_row("diagnostics", "", "", _duration(measuring))
+    table.add_row("all", "", "", _duration(total + measuring + start))
     notes = [f"estimates from rates measured on {rates.machine}"]
     notes += [f"to run it, {missing_prompts(suite)}" for suite in plan.without_prompts]
+    notes += [_MISSING_DATA] if plan.without_data else []
     table.caption = "\n".join(notes)
     return table
 
@@ -220,17 +284,25 @@ def _duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
+def _results_folder(plan: Plan) -> Path:
+    return Path(plan.settings.results_dir).expanduser()
+
+
 def _report(plan: Plan, console: Console) -> None:
     """Print the table and write the grid's reports."""
     from soarbench.report.build import build_report
+    from soarbench.report.reference import PUBLISHED_MODEL
 
     settings = plan.settings
     console.print(
         build_report(
             plan.folder,
-            Path(settings.results_dir).expanduser(),
+            _results_folder(plan),
             grid=settings.grid.name,
             planned=plan.cells,
             baseline=settings.grid.baseline,
+            show_published=(settings.model.name, settings.model.resolution) == PUBLISHED_MODEL,
+            checkpoint_rule=settings.grid.checkpoint_rule,
+            formats=settings.figure_formats,
         )
     )

@@ -6,6 +6,7 @@ import functools
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from PIL import Image, ImageDraw
 
@@ -13,7 +14,6 @@ from soarbench.cell_folder import CellFolder
 from soarbench.config import CellConfig
 from soarbench.data.suites import PromptItem
 from soarbench.files import write_atomically
-from soarbench.progress import Stage
 from soarbench.scoring import planned_images
 
 Draw = Callable[[Sequence[tuple[PromptItem, int]]], list[Image.Image]]
@@ -22,18 +22,26 @@ Draw = Callable[[Sequence[tuple[PromptItem, int]]], list[Image.Image]]
 _SHEET_COLUMNS, _SHEET_ROWS, _SHEET_SIDE, _CAPTION_HEIGHT = 6, 4, 160, 36
 
 
+class Counter(Protocol):
+    """Told how many images there are."""
+
+    def advance(self, count: int = 1) -> None:
+        """More were made."""
+        ...
+
+    def skip(self, count: int = 1) -> None:
+        """More were found, made by an earlier launch."""
+        ...
+
+
 def sample_step(
     cell: CellConfig,
     folder: CellFolder,
     step: int,
     draw: Callable[[], Draw],
-    progress: Stage,
+    progress: Counter,
 ) -> None:
-    """Make the images of one step that do not exist yet.
-
-    Batches are cut from the whole plan, not from what is missing: a resumed run then repeats the
-    interrupted batch as it was, and matrix products of another batch size, which differ in the
-    last bits, cannot change an image.
+    """Make the images of one step that do not exist yet, and their sheet.
 
     Args:
         cell: Whose images.
@@ -42,22 +50,44 @@ def sample_step(
         draw: Loads the step's weights; called only if an image is missing.
         progress: Counts images.
     """
-    drawer: Draw | None = None
+    loaded = functools.cache(draw)
     for suite in cell.suites.values():
         plan = planned_images(suite)
-        for start in range(0, len(plan), cell.sampling.batch_size):
-            batch = plan[start : start + cell.sampling.batch_size]
-            paths = [folder.image(step, item.prompt_id, index) for item, index in batch]
-            if all(path.is_file() for path in paths):
-                progress.skip(len(batch))
-                continue
-            drawer = drawer or draw()
-            for path, image in zip(paths, drawer(batch), strict=True):
-                write_atomically(path, functools.partial(_save_png, image))
-            progress.advance(len(batch))
+        paths = [folder.image(step, item.prompt_id, index) for item, index in plan]
+        draw_missing(plan, paths, cell.sampling.batch_size, loaded, progress)
     if not folder.sheet(step).is_file():
         sheet = sample_sheet(cell, folder, step)
         write_atomically(folder.sheet(step), functools.partial(_save_png, sheet))
+
+
+def draw_missing(
+    plan: Sequence[tuple[PromptItem, int]],
+    paths: Sequence[Path],
+    batch_size: int,
+    draw: Callable[[], Draw],
+    progress: Counter,
+) -> None:
+    """Draw the planned images that do not exist yet.
+
+    Batches are cut from the whole plan, not from what is missing: a resumed run then repeats the
+    interrupted batch as it was, and matrix products of another batch size, which differ in the
+    last bits, cannot change an image.
+
+    Args:
+        plan: Every (prompt, image index).
+        paths: Where each goes.
+        batch_size: Images at once.
+        draw: Loads the weights; called only if an image is missing.
+        progress: Counts images.
+    """
+    for start in range(0, len(plan), batch_size):
+        part = slice(start, start + batch_size)
+        if all(path.is_file() for path in paths[part]):
+            progress.skip(len(plan[part]))
+            continue
+        for path, image in zip(paths[part], draw()(plan[part]), strict=True):
+            write_atomically(path, functools.partial(_save_png, image))
+        progress.advance(len(plan[part]))
 
 
 def _save_png(image: Image.Image, path: Path) -> None:

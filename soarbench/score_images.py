@@ -9,127 +9,36 @@ from __future__ import annotations
 import dataclasses
 import gc
 import hashlib
-import itertools
 import json
 import math
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
 
 from evaluators.base import Evaluator, EvaluatorError, Sample, Score
-from evaluators.geneval_files import CoverageError, SampleFile, iter_samples
+from evaluators.geneval_files import CoverageError, SampleFile
 from evaluators.geneval_metadata import MetadataError
 from evaluators.images import ImageError
-from soarbench.errors import ConfigError, UserError
+from soarbench.errors import UserError
 from soarbench.files import locked, make_writable, read_json, write_json
 from soarbench.image_files import (
-    check_readable,
     find_images,
     prompts_digest,
     read_prompts,
     suite_named,
 )
-from soarbench.judges import JUDGES, judge_config, judge_named, make_judge
+from soarbench.image_survey import survey
+from soarbench.judges import JUDGES, make_judge
+from soarbench.judging import images_at_a_time, scored
+from soarbench.progress import ImageLines
+from soarbench.score_request import ScoreRequest, read_request
+from soarbench.score_table import summary_table
 
 EXIT_UNSCORED = 3
-#: Images decoded and judged at a time; as many again are decoded meanwhile.
-CHUNK = 32
-SECONDS_BETWEEN_LINES = 15.0
 _ROW_KEYS = ("sample_id", "image", "image_sha256", "prompt_id", "prompt", "value", "failure",
              "fingerprint")  # fmt: skip
-_PERCENT = {"images_correct": "% of images", "prompts_correct": "% of prompts"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreRequest:
-    """What the command line asks for.
-
-    Attributes:
-        suite: Name of the suite.
-        images: Folder or ``.jsonl`` file.
-        output: Folder of the results.
-        prompts: File of prompts; takes the place of the suite's own.
-        images_per_prompt: Wanted of each prompt; None: the suite's number.
-        coverage: ``exact``, or ``found``: judge what is there, whatever is missing.
-        judges: Their configurations by name, in order.
-        is_chosen: Whether the user named the judges; then none may be left out.
-    """
-
-    suite: str
-    images: Path
-    output: Path
-    prompts: Path | None
-    images_per_prompt: int | None
-    coverage: str
-    judges: Mapping[str, object]
-    is_chosen: bool
-
-
-def read_request(words: Sequence[str]) -> ScoreRequest:
-    """Read the command line.
-
-    Raises:
-        ConfigError: A word is unknown or its value cannot work.
-    """
-    texts: dict[str, str] = {}
-    settings: dict[str, dict[str, object]] = {}
-    known = ("suite", "images", "output", "prompts", "images_per_prompt", "coverage", "judges")
-    for word in words:
-        key, sign, value = word.partition("=")
-        parts = key.split(".")
-        if sign and len(parts) == 3 and parts[0] == "judge":
-            settings.setdefault(parts[1], {})[parts[2]] = _plain_value(value)
-        elif not sign or key not in known:
-            raise ConfigError(
-                f"{word!r} is not understood here: this command takes "
-                f"{', '.join(f'{name}=...' for name in known)} and judge.NAME.KEY=..."
-            )
-        else:
-            texts[key] = value
-    for key in ("suite", "images"):
-        if not texts.get(key):
-            raise ConfigError(f"{key}= is missing, e.g. score suite=geneval images=DIR")
-    return _request(texts, settings)
-
-
-def _request(texts: Mapping[str, str], settings: Mapping[str, dict[str, object]]) -> ScoreRequest:
-    suite, images = suite_named(texts["suite"]), Path(texts["images"]).expanduser()
-    chosen = texts.get("judges", "").strip("[] ")
-    names = [name.strip() for name in chosen.split(",")] if chosen else list(suite.judges)
-    for name in settings:
-        judge_named(name)
-        if name not in names:
-            raise ConfigError(f"judge.{name} is configured, but not among judges={names}")
-    coverage, count = texts.get("coverage", "exact"), texts.get("images_per_prompt")
-    if coverage not in ("exact", "found"):
-        raise ConfigError(f"coverage={coverage!r} must be one of exact, found")
-    if count is not None and (not count.isdigit() or int(count) < 1):
-        raise ConfigError(f"images_per_prompt={count!r} must be a whole number from 1")
-    default = Path("runs/scores") / texts["suite"] / images.resolve().stem
-    return ScoreRequest(
-        suite=texts["suite"],
-        images=images,
-        output=Path(texts["output"]).expanduser() if "output" in texts else default,
-        prompts=Path(texts["prompts"]).expanduser() if "prompts" in texts else None,
-        images_per_prompt=int(count) if count else None,
-        coverage=coverage,
-        judges={name: judge_config(name, settings.get(name, {})) for name in names},
-        is_chosen=bool(chosen),
-    )
-
-
-def _plain_value(text: str) -> object:
-    """A number, true, false or null as such; anything else is text."""
-    try:
-        value: object = json.loads(text)
-    except ValueError:
-        return text
-    return text if isinstance(value, (dict, list)) else value
 
 
 def score(words: Sequence[str], *, console: Console) -> int:
@@ -145,34 +54,67 @@ def score(words: Sequence[str], *, console: Console) -> int:
     try:
         return _score(request, console)
     except (EvaluatorError, CoverageError, ImageError, MetadataError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(one_line(error)) from error
 
 
 def _score(request: ScoreRequest, console: Console) -> int:
     files = planned_files(request)
+    found = survey(files)
+    if found.note():
+        console.print(found.note(), highlight=False, markup=False, soft_wrap=True)
     make_writable(request.output, "output")
-    summaries: dict[str, object] = {}
-    skipped: dict[str, str] = {}
     with locked(request.output):
-        for name, config in request.judges.items():
-            try:
-                summaries[name] = JudgeRun(request, name, config, files, console).run()
-            except EvaluatorError as error:
-                if request.is_chosen or len(request.judges) == 1:
-                    raise
-                skipped[name] = " ".join(str(error).split())
-                console.print(f"{name}: skipped: {skipped[name]}", highlight=False, markup=False)
-            gc.collect()
-        if not summaries:
-            raise UserError("no judge could be used; run 'python -m soarbench doctor'")
-        write_json(request.output / "summary.json", {"judges": summaries, "skipped": skipped})
-    unscored = 0
+        return score_files(request, files, found.largest, console)
+
+
+def score_files(
+    request: ScoreRequest,
+    files: Sequence[SampleFile],
+    largest: int,
+    console: Console,
+    made: Mapping[str, object] | None = None,
+) -> int:
+    """Have every judge score listed images, and print and store the summary.
+
+    Args:
+        request: Its judges and where the results go.
+        files: The images.
+        largest: Pixels of the largest one.
+        console: For progress and the summary.
+        made: How the images were made, for the fingerprint; None: nobody knows.
+
+    Returns:
+        As ``score``.
+
+    Raises:
+        UserError: The output folder holds something else, or no judge could be used.
+        EvaluatorError: A judge that the user named cannot be used.
+    """
+    summaries: dict[str, dict[str, object]] = {}
+    skipped: dict[str, str] = {}
+    for name, config in request.judges.items():
+        judge_run = JudgeRun(request, name, config, files, largest, console, made)
+        try:
+            summaries[name] = judge_run.run()
+        except EvaluatorError as error:
+            if request.is_chosen or len(request.judges) == 1:
+                raise
+            skipped[name] = one_line(error)
+            console.print(f"{name}: skipped: {skipped[name]}", highlight=False, markup=False)
+        gc.collect()
+    if not summaries:
+        raise UserError("no judge could be used; run 'python -m soarbench doctor'")
+    write_json(request.output / "summary.json", {"judges": summaries, "skipped": skipped})
     for name, summary in summaries.items():
-        assert isinstance(summary, dict)
-        unscored += int(summary["unscored"])
         console.print(summary_table(name, summary))
     console.print(f"wrote {request.output}", highlight=False, markup=False, soft_wrap=True)
-    return EXIT_UNSCORED if unscored or skipped else 0
+    has_gaps = skipped or any(summary["unscored"] for summary in summaries.values())
+    return EXIT_UNSCORED if has_gaps else 0
+
+
+def one_line(error: Exception) -> str:
+    """An error's message without its line breaks."""
+    return " ".join(str(error).split())
 
 
 def planned_files(request: ScoreRequest) -> list[SampleFile]:
@@ -198,35 +140,7 @@ def planned_files(request: ScoreRequest) -> list[SampleFile]:
                 JUDGES[name].check(file.prompt, file.metadata)
             except ValueError as error:
                 raise UserError(f"{file.sample_id}: {error}") from error
-    check_readable(files)
     return files
-
-
-def summary_table(name: str, summary: Mapping[str, object]) -> Table:
-    """A judge's numbers, each with its unit and scale."""
-    low, high = _numbers(summary["value_range"])
-    table = Table(title=f"{name}: {summary['num_images']} images, {summary['num_prompts']} prompts")
-    for heading in ("measure", "value", "unit and scale"):
-        table.add_column(heading, justify="right" if heading == "value" else "left")
-    values = summary["numbers"]
-    assert isinstance(values, dict)
-    for key, value in values.items():
-        if key == "unscored":
-            table.add_row(key, f"{value:.0f}", "images without a score")
-        elif key in _PERCENT:
-            shown = "-" if value is None else f"{100 * value:.1f}"
-            table.add_row(key, shown, _PERCENT[key])
-        else:
-            scale = "" if math.isinf(low) or math.isinf(high) else f", {low:g}..{high:g}"
-            shown = "-" if value is None else f"{value:.4f}"
-            table.add_row(key, shown, f"{summary['unit']}{scale}")
-    return table
-
-
-def _numbers(values: object) -> tuple[float, float]:
-    assert isinstance(values, (list, tuple))
-    low, high = (float(value) for value in values)
-    return low, high
 
 
 class JudgeRun:
@@ -237,7 +151,9 @@ class JudgeRun:
         name: The judge.
         config: Its configuration.
         files: The images.
+        largest: Pixels of the largest one.
         console: Where progress goes.
+        made: See ``score_files``.
     """
 
     def __init__(
@@ -246,9 +162,12 @@ class JudgeRun:
         name: str,
         config: object,
         files: Sequence[SampleFile],
+        largest: int,
         console: Console,
+        made: Mapping[str, object] | None = None,
     ) -> None:
         self.name, self.config, self.files, self.console = name, config, files, console
+        self.made, self.at_a_time = made, images_at_a_time(largest)
         self.rows_path = request.output / f"{name}.jsonl"
         self.partial_path = request.output / f"{name}.partial.jsonl"
         self.plan_path = request.output / f"{name}.plan.json"
@@ -260,7 +179,7 @@ class JudgeRun:
             "images": str(request.images.resolve()),
             "planned_images": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
             "judge": _config_values(config),
-            "prompts": prompts_digest(files),
+            "prompts": prompts_digest(files) if made is None else made["prompts"],
         }
 
     def run(self) -> dict[str, object]:
@@ -301,18 +220,11 @@ class JudgeRun:
             )
 
     def _facts(self, evaluator: Evaluator) -> dict[str, object]:
-        """What makes the numbers comparable. How the images were made is not known here."""
-        from soarbench.scoring import fingerprint, library_versions
+        """What makes the numbers comparable."""
+        from soarbench.scoring import fingerprint, judge_facts
 
-        facts: dict[str, object] = {
-            "prompts": self.plan["prompts"],
-            "num_images": len(self.files),
-            "evaluator": evaluator.name,
-            "evaluator_version": evaluator.version,
-            "evaluator_settings": dict(getattr(evaluator, "settings", {})),
-            "evaluator_weights": evaluator.weights_hash,
-            "libraries": library_versions(),
-        }
+        unknown = {"prompts": self.plan["prompts"], "num_images": len(self.files)}
+        facts = {**(unknown if self.made is None else self.made), **judge_facts(evaluator)}
         return {**facts, "fingerprint": fingerprint(facts)}
 
     def _done_rows(self) -> list[dict[str, object]]:
@@ -341,21 +253,19 @@ class JudgeRun:
         self, evaluator: Evaluator, num_done: int, fingerprint: str
     ) -> list[dict[str, object]]:
         rows: list[dict[str, object]] = []
-        left = self.files[num_done:]
-        samples = iter_samples(left, ahead=CHUNK)
+        progress = ImageLines(self.console, self.name, len(self.files))
         if num_done:
+            progress.skip(num_done)
             text = f"{self.name}: {num_done} of {len(self.files)} images were scored before"
             self.console.print(text, highlight=False)
-        advance = _Lines(self.console, self.name, num_done, len(self.files))
         with self.partial_path.open("a") as stream:
-            for start in range(0, len(left), CHUNK):
-                found = evaluator.score(list(itertools.islice(samples, CHUNK)))
-                pairs = zip(left[start : start + CHUNK], found, strict=True)
+            for files, scores in scored(evaluator, self.files[num_done:], self.at_a_time):
+                pairs = zip(files, scores, strict=True)
                 new = [_row(file, score, fingerprint) for file, score in pairs]
                 stream.write("".join(f"{json.dumps(row)}\n" for row in new))
                 stream.flush()
                 rows += new
-                advance(len(new))
+                progress.advance(len(new))
         return rows
 
     def _summary(
@@ -403,7 +313,6 @@ def _read_rows(path: Path) -> list[dict[str, object]]:
 
 
 def _row(file: SampleFile, score: Score, fingerprint: str) -> dict[str, object]:
-    assert score.sample_id == file.sample_id
     return {
         "sample_id": file.sample_id,
         "image": str(file.path),
@@ -424,29 +333,3 @@ def _as_score(row: Mapping[str, object]) -> Score:
     assert isinstance(value, (int, float))
     details = {key: entry for key, entry in row.items() if key not in _ROW_KEYS}
     return Score(sample_id=name, value=float(value), details=details)
-
-
-class _Lines:
-    """Prints how far a judge is, and how fast, now and then."""
-
-    def __init__(self, console: Console, name: str, done: int, total: int) -> None:
-        self._console, self._name, self._total = console, name, total
-        self._first = self._done = done
-        self._begun = self._last = time.monotonic()
-
-    def __call__(self, count: int) -> None:
-        self._done += count
-        now = time.monotonic()
-        pause = 1.0 if self._console.is_terminal else SECONDS_BETWEEN_LINES
-        if now - self._last < pause and self._done < self._total:
-            return
-        self._last = now
-        speed = (self._done - self._first) / max(now - self._begun, 1e-9)
-        left = (self._total - self._done) / max(speed, 1e-9)
-        self._console.print(
-            f"{self._name}: {self._done}/{self._total} images, {speed:.1f} images/s, "
-            f"{left:.0f} s left",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )

@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from evaluators.base import Evaluator, Sample, Score
+from evaluators.base import Evaluator, Score
+from evaluators.geneval_files import SampleFile
 from soarbench.cell_folder import CellFolder
 from soarbench.config import CellConfig, SuiteConfig
 from soarbench.data.suites import PromptItem, PromptSuite, load_suite
 from soarbench.files import write_atomically, write_json
+from soarbench.judging import images_at_a_time, scored
 from soarbench.progress import Stage
 
-#: Images held in memory at once.
-CHUNK = 64
 SEED_RULE = "sha256('prompt_id/image_index')[:8] >> 1, torch CPU generator"
 _LIBRARIES = (
     "torch", "diffusers", "transformers", "open_clip_torch", "paddleocr", "onnxruntime", "pillow",
@@ -73,6 +73,13 @@ def protocol(
         evaluator: The judge.
         scheduler: The sampler's class and shift.
     """
+    return {**image_facts(cell, suite, scheduler), **judge_facts(evaluator)}
+
+
+def image_facts(
+    cell: CellConfig, suite: SuiteConfig, scheduler: Mapping[str, object]
+) -> dict[str, object]:
+    """The protocol's part that says how images were made."""
     return {
         "prompts": planned_suite(suite).sha256,
         "images_per_prompt": suite.images_per_prompt,
@@ -82,9 +89,15 @@ def protocol(
         "guidance_scale": cell.sampling.guidance_scale,
         **scheduler,
         "dtype": cell.model.dtype,
+    }
+
+
+def judge_facts(evaluator: Evaluator) -> dict[str, object]:
+    """The protocol's part that says who judged."""
+    return {
         "evaluator": evaluator.name,
         "evaluator_version": evaluator.version,
-        "evaluator_settings": dict(getattr(evaluator, "settings", {})),
+        "evaluator_settings": dict(evaluator.settings),
         "evaluator_weights": evaluator.weights_hash,
         "libraries": library_versions(),
     }
@@ -135,7 +148,13 @@ def score_part(
     if part.is_file() and summary.is_file():
         progress.skip(len(plan))
         return
-    samples, scores = _scored(folder, step, plan, evaluator, progress)
+    files, scores = _files(folder, step, plan), list[Score]()
+    for _, found in scored(evaluator, files, images_at_a_time(cell.model.resolution**2)):
+        scores += found
+        progress.advance(len(found))
+    # Aggregation does not read pixels.
+    blank = Image.new("RGB", (1, 1))
+    samples = [file.with_image(blank) for file in files]
     facts = protocol(cell, suite, evaluator, scheduler)
     numbers = evaluator.aggregate(samples, scores)
     write_json(summary, {"aggregate": numbers, "protocol": facts})
@@ -156,54 +175,19 @@ def score_part(
     write_atomically(part, lambda partial: pq.write_table(table, partial))
 
 
-def _scored(
-    folder: CellFolder,
-    step: int,
-    plan: Sequence[tuple[PromptItem, int]],
-    evaluator: Evaluator,
-    progress: Stage,
-) -> tuple[list[Sample], list[Score]]:
-    """Samples (without their pixels, which aggregation does not read) and scores, in order."""
-    blank = Image.new("RGB", (1, 1))
-    samples: list[Sample] = []
-    scores: list[Score] = []
-    for start in range(0, len(plan), CHUNK):
-        chunk = list(_samples(folder, step, plan[start : start + CHUNK]))
-        found = evaluator.score(chunk)
-        wanted = [sample.sample_id for sample in chunk]
-        if [score.sample_id for score in found] != wanted:
-            raise RuntimeError(
-                f"evaluator {evaluator.name!r} gave {len(found)} scores for {len(chunk)} images, "
-                "or gave them out of order"
-            )
-        scores += found
-        samples += [_without_pixels(sample, blank) for sample in chunk]
-        progress.advance(len(chunk))
-    return samples, scores
-
-
-def _samples(
+def _files(
     folder: CellFolder, step: int, plan: Sequence[tuple[PromptItem, int]]
-) -> Iterator[Sample]:
-    for item, index in plan:
-        with Image.open(folder.image(step, item.prompt_id, index)) as image:
-            yield Sample(
-                sample_id=f"{item.prompt_id}/{index:04d}",
-                prompt_id=item.prompt_id,
-                prompt=item.prompt,
-                image=image.convert("RGB"),
-                metadata=item.metadata,
-            )
-
-
-def _without_pixels(sample: Sample, blank: Image.Image) -> Sample:
-    return Sample(
-        sample_id=sample.sample_id,
-        prompt_id=sample.prompt_id,
-        prompt=sample.prompt,
-        image=blank,
-        metadata=sample.metadata,
-    )
+) -> list[SampleFile]:
+    return [
+        SampleFile(
+            sample_id=f"{item.prompt_id}/{index:04d}",
+            prompt_id=item.prompt_id,
+            prompt=item.prompt,
+            path=folder.image(step, item.prompt_id, index),
+            metadata=item.metadata,
+        )
+        for item, index in plan
+    ]
 
 
 def _row(item: PromptItem, index: int, score: Score) -> dict[str, object]:

@@ -26,15 +26,24 @@ from mlflow.exceptions import MlflowException
 from soarbench.cell_folder import CellFolder, Status
 from soarbench.config import CellConfig
 from soarbench.errors import UserError
-from soarbench.files import read_json
 from soarbench.run_config import TrackingConfig
-from soarbench.scoring import parts
+from soarbench.tracking_views import (
+    Value,
+    cell_note,
+    diagnostic_values,
+    experiment_tags,
+    score_values,
+    source_tags,
+    summary_csv,
+    view_links,
+)
 
 RunState = Literal["FINISHED", "FAILED", "KILLED"]
 #: What MLflow's stores take in one request, and in one value.
 _METRICS_PER_BATCH, _PARAMS_PER_BATCH, _LONGEST_PARAM = 1000, 100, 500
 _LONGEST_TAG = 5000
-_ORACLE = "oracle_"
+#: A cell's numbers as a table that the page shows, and the files of a report that it can show.
+_SUMMARY, _SHOWN = "summary.csv", (".md", ".csv", ".png", ".html")
 
 
 class Tracker(Protocol):
@@ -52,8 +61,16 @@ class Tracker(Protocol):
         """Record that a cell failed, and why; its run id."""
         ...
 
+    def log_diagnostics(self, cell: CellConfig, folder: CellFolder) -> None:
+        """Log what was measured of a finished cell besides its scores."""
+        ...
+
     def end_launch(self, state: RunState) -> None:
         """End the parent run."""
+        ...
+
+    def log_report(self, folder: Path) -> None:
+        """Keep a report's tables and pictures with the launch that it was made after."""
         ...
 
 
@@ -69,7 +86,13 @@ class NoTracker:
     def mark_failed(self, cell: CellConfig, folder: CellFolder, reason: str) -> None:
         """Nothing."""
 
+    def log_diagnostics(self, cell: CellConfig, folder: CellFolder) -> None:
+        """Nothing."""
+
     def end_launch(self, state: RunState) -> None:
+        """Nothing."""
+
+    def log_report(self, folder: Path) -> None:
         """Nothing."""
 
 
@@ -101,6 +124,23 @@ def ui_command(config: TrackingConfig, output_dir: Path, port: int) -> list[str]
         *(sys.executable, "-m", "mlflow", "ui"),
         *("--backend-store-uri", uri, "--port", str(port)),
     ]
+
+
+def ui_views(config: TrackingConfig, output_dir: Path, port: int) -> dict[str, str]:
+    """Pages worth opening first: what each shows, and its address.
+
+    Raises:
+        UserError: The store cannot be opened.
+    """
+    uri = store_uri(config, output_dir)
+    with _named(uri):
+        experiments = MlflowClient(tracking_uri=uri).search_experiments()
+    return {
+        f"{experiment.name}: {about}": f"http://127.0.0.1:{port}/{path}"
+        for experiment in experiments
+        if "mlflow.experimentKind" in experiment.tags
+        for about, path in view_links(experiment.experiment_id).items()
+    }
 
 
 def git_commit() -> str:
@@ -145,6 +185,8 @@ class MlflowTracker:
                 if found is None
                 else found.experiment_id
             )
+            for key, value in experiment_tags(experiment, self._experiment).items():
+                self._client.set_experiment_tag(self._experiment, key, value)
         self._parent: str | None = None
         self._common: dict[str, str] = {}
 
@@ -154,8 +196,11 @@ class MlflowTracker:
         Args:
             name: Shown in the list of runs.
             tags: ``folder`` must be among them: it tells this run directory's runs from others'.
+                ``command`` is shown as the source of all its runs.
         """
-        self._common = {"folder": tags["folder"], "git_commit": git_commit()}
+        commit = git_commit()
+        self._common = {"folder": tags["folder"], "git_commit": commit}
+        self._common |= source_tags(tags.get("command", "soarbench"), commit)
         with _named(self._uri):
             for run in self._find({"folder": tags["folder"], "kind": "launch"}):
                 if run.info.status == "RUNNING":
@@ -179,23 +224,58 @@ class MlflowTracker:
             return self._log_cell(cell, folder)
 
     def _log_cell(self, cell: CellConfig, folder: CellFolder) -> str:
-        run_id = self._cell_run(cell)
-        stamp = int(1000 * (folder.status() or Status()).created_at)
-        metrics = [*_training_metrics(folder, stamp), *_score_metrics(cell, folder, stamp)]
-        for start in range(0, len(metrics), _METRICS_PER_BATCH):
-            part = metrics[start : start + _METRICS_PER_BATCH]
-            self._client.log_batch(run_id, metrics=part)
+        run_id = self._cell_run(cell, folder)
+        scores = list(score_values(cell, folder))
+        self._log_values(run_id, folder, [*_training_values(folder), *scores])
         params = [Param(key, value) for key, value in short_params(cell).items()]
         for start in range(0, len(params), _PARAMS_PER_BATCH):
             self._client.log_batch(run_id, params=params[start : start + _PARAMS_PER_BATCH])
         fingerprints = sorted(set(pq.read_table(folder.scores_table)["fingerprint"].to_pylist()))
         self._client.set_tag(run_id, "fingerprint", ",".join(fingerprints)[:_LONGEST_TAG])
-        self._client.set_tag(run_id, "reason", "")
+        self._client.set_tag(run_id, "mlflow.note.content", cell_note(cell, folder))
+        if "reason" in self._client.get_run(run_id).data.tags:
+            self._client.delete_tag(run_id, "reason")
+        self._client.log_text(run_id, summary_csv(scores), _SUMMARY)
         for path in _artifacts(cell, folder):
             where = str(path.parent.relative_to(folder.root))
             self._client.log_artifact(run_id, str(path), None if where == "." else where)
         self._client.set_terminated(run_id, "FINISHED")
         return run_id
+
+    def _log_values(self, run_id: str, folder: CellFolder, values: Sequence[Value]) -> None:
+        stamp = _created_ms(folder)
+        metrics = [Metric(v.key, v.value, stamp + v.step, v.step) for v in values]
+        for start in range(0, len(metrics), _METRICS_PER_BATCH):
+            part = metrics[start : start + _METRICS_PER_BATCH]
+            self._client.log_batch(run_id, metrics=part)
+
+    def log_diagnostics(self, cell: CellConfig, folder: CellFolder) -> None:
+        """Add to a finished cell's run what was measured of it; nothing where it has no run.
+
+        Raises:
+            UserError: The store refuses.
+        """
+        run_id = (folder.status() or Status()).mlflow_run_id
+        if run_id is None:
+            return
+        found = list(diagnostic_values(cell, folder))
+        with _named(self._uri):
+            self._log_values(run_id, folder, found)
+            table = summary_csv([*score_values(cell, folder), *found])
+            self._client.log_text(run_id, table, _SUMMARY)
+
+    def log_report(self, folder: Path) -> None:
+        """Keep a report's tables and pictures with this launch; nothing where none was started.
+
+        Raises:
+            UserError: The store refuses.
+        """
+        if self._parent is None:
+            return
+        with _named(self._uri):
+            for path in sorted(folder.iterdir()):
+                if path.suffix in _SHOWN:
+                    self._client.log_artifact(self._parent, str(path), "report")
 
     def mark_failed(self, cell: CellConfig, folder: CellFolder, reason: str) -> str:
         """Record that a cell failed, and why, and return its run id.
@@ -204,7 +284,7 @@ class MlflowTracker:
             UserError: The store refuses.
         """
         with _named(self._uri):
-            run_id = self._cell_run(cell)
+            run_id = self._cell_run(cell, folder)
             self._client.set_tag(run_id, "reason", reason[:_LONGEST_TAG])
             self._client.log_artifact(run_id, str(folder.config_path))
             self._client.set_terminated(run_id, "FAILED")
@@ -216,7 +296,7 @@ class MlflowTracker:
         found: Sequence[Run] = self._client.search_runs([self._experiment], filter_string=text)
         return found
 
-    def _cell_run(self, cell: CellConfig) -> str:
+    def _cell_run(self, cell: CellConfig, folder: CellFolder) -> str:
         """The cell's run, found or made, as a child of this launch."""
         assert self._parent is not None, "a launch must be started first"
         tags = {
@@ -227,13 +307,21 @@ class MlflowTracker:
             "seed": str(cell.seed),
             "cell_id": cell.cell_id,
             "mlflow.parentRunId": self._parent,
+            # MLflow's page opens the launches whose children have this type, and so shows charts
+            # without a click.
+            "mlflow.runType": "evaluation",
         }
         found = self._find({"cell_id": cell.cell_id, "folder": self._common["folder"]})
         if found:
             run_id: str = found[0].info.run_id
             self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in _tags(tags).items()])
             return run_id
-        run = self._client.create_run(self._experiment, tags=_tags(tags), run_name=cell.label)
+        run = self._client.create_run(
+            self._experiment,
+            start_time=_created_ms(folder),
+            tags=_tags(tags),
+            run_name=cell.label,
+        )
         made: str = run.info.run_id
         return made
 
@@ -266,26 +354,19 @@ def short_params(cell: CellConfig) -> dict[str, str]:
     return found
 
 
-def _training_metrics(folder: CellFolder, stamp: int) -> Iterator[Metric]:
+def _created_ms(folder: CellFolder) -> int:
+    """When the cell was first touched: the same however often it is logged."""
+    return int(1000 * (folder.status() or Status()).created_at)
+
+
+def _training_values(folder: CellFolder) -> Iterator[Value]:
     """Curves of training; what has no name space is a cost and gets ``budget/``."""
     if not folder.training_table.is_file():
         return
     for row in pq.read_table(folder.training_table).to_pylist():
         key = row["key"] if "/" in row["key"] else f"budget/{row['key']}"
         if math.isfinite(row["value"]):
-            yield Metric(key, row["value"], stamp + row["step"], row["step"])
-
-
-def _score_metrics(cell: CellConfig, folder: CellFolder, stamp: int) -> Iterator[Metric]:
-    """``eval/<evaluator>/<key>`` and ``oracle/<evaluator>/<key>`` at every evaluated step."""
-    for step, suite, judge in parts(cell):
-        is_oracle = judge.startswith(_ORACLE)
-        prefix = f"oracle/{judge.removeprefix(_ORACLE)}" if is_oracle else f"eval/{judge}"
-        numbers = read_json(folder.summary(step, suite.name, judge))["aggregate"]
-        assert isinstance(numbers, dict)
-        for key, value in numbers.items():
-            if math.isfinite(value):
-                yield Metric(f"{prefix}/{key}", float(value), stamp + step, step)
+            yield Value(key, row["step"], row["value"])
 
 
 def _artifacts(cell: CellConfig, folder: CellFolder) -> list[Path]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import diffusers.utils.logging
@@ -25,27 +26,34 @@ from baselines.rewards.base import (
     LatentReward,
     RewardError,
     RewardFunction,
+    refusal,
     resolve_reward,
+    reward_name,
     score_images,
 )
 from baselines.rewards.evaluator import EvaluatorReward
 from baselines.rewards.mixture import Mixture
 from baselines.sft import Sft
 from baselines.soar import Soar
-from baselines.stream import Row
+from baselines.stream import Shapes
 from baselines.weights import load_transformer, prepare_transformer, start_from
 from evaluators.base import Evaluator, EvaluatorError, Sample
 from soarbench.cell_folder import CellFolder, TrainingLog
 from soarbench.checks import NAMED_REWARDS
 from soarbench.config import CellConfig, ParentConfig, post_training
-from soarbench.data.lab import Scorer, lab_rows
+from soarbench.data.config import ImageDataConfig, LabDataConfig
+from soarbench.data.curation import Curation, Scorer
+from soarbench.data.lab import lab_rows
+from soarbench.data.rows import EncodedRows, encode_entries, fresh_rows, stored_rows
 from soarbench.data.seeds import evaluation_noise
+from soarbench.data.store import TensorStore
 from soarbench.data.suites import PromptItem, refuse_overlap
 from soarbench.errors import UserError
 from soarbench.fit import require_fit
 from soarbench.models.adapter import apply_adapter
 from soarbench.models.config import LABORATORY, ModelConfig
 from soarbench.models.hub import is_directory, require_pipeline
+from soarbench.models.prompts import PromptStore
 from soarbench.models.sd3 import SD3Model
 from soarbench.run_config import LauncherConfig
 from soarbench.sampling import Draw
@@ -82,7 +90,7 @@ class Workbench:
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        cache_dir: For encoded training rows, shared by all cells of a run folder.
+        cache_dir: For encoded prompts and images.
         launcher: How many processes train a cell, and how they share it.
     """
 
@@ -93,7 +101,9 @@ class Workbench:
         self.cache_dir = cache_dir
         self.launcher = launcher
         self._evaluators: dict[str, Evaluator] = {}
-        self._rows: dict[str, list[Row]] = {}
+        self._rows: dict[str, EncodedRows] = {}
+        self._curations: dict[str, Curation] = {}
+        self._prompts: dict[ModelConfig, PromptStore] = {}
         self._scheduler: dict[str, object] = {}
         # Denormal numbers appear in late training and are a hundred times slower on a CPU.
         torch.set_flush_denormal(True)
@@ -107,22 +117,34 @@ class Workbench:
             UserError: Training does not fit on the GPU; a model, a judge, the data or a reward
                 cannot be used; or training and evaluation prompts overlap.
         """
-        for cell in cells:
-            self._check_device(cell)
-        self._check_memory(cells)
+        self._check_devices(cells)
         self._check_models({cell.model: cell for cell in cells})
+        for cell in cells:
+            if isinstance(cell.data, ImageDataConfig):
+                self._curation(cell, cell.data).measure()
         try:
-            for cell in cells:
-                for name, component in cell.evaluators.items():
-                    self._evaluator(name, component)
-            model = self.load(cells[0])
-            for cell in cells:
-                if cell.data is not None:
-                    self._check_rows(cell, cells, model)
-                if cell.rewards:
-                    self._try_reward(cell, model)
+            self._try_all(cells)
         except (EvaluatorError, RewardError) as error:
             raise UserError(str(error)) from error
+
+    def _check_devices(self, cells: Sequence[CellConfig]) -> None:
+        for cell in cells:
+            self._check_device(cell)
+        if self.device.type == "cuda":
+            gpu = torch.cuda.get_device_properties(self.device)
+            require_fit(cells, self.launcher, name=gpu.name, memory=gpu.total_memory)
+
+    def _try_all(self, cells: Sequence[CellConfig]) -> None:
+        for cell in cells:
+            for name, component in cell.evaluators.items():
+                self._evaluator(name, component)
+        self._encode_prompts(cells)
+        model = self.load(cells[0])
+        for cell in cells:
+            if cell.data is not None:
+                self._check_rows(cell, cells, model)
+            if cell.rewards:
+                self._try_reward(cell, model)
 
     def _check_models(self, cells: Mapping[ModelConfig, CellConfig]) -> None:
         """Look for hub ids, and try published weights on their base, before judges are loaded."""
@@ -132,11 +154,6 @@ class Workbench:
         for config, cell in cells.items():
             if config.adapter is not None:
                 self.load(cell)
-
-    def _check_memory(self, cells: Sequence[CellConfig]) -> None:
-        if self.device.type == "cuda":
-            gpu = torch.cuda.get_device_properties(self.device)
-            require_fit(cells, self.launcher, name=gpu.name, memory=gpu.total_memory)
 
     def _check_device(self, cell: CellConfig) -> None:
         if cell.training is None or cell.optim is None:
@@ -166,7 +183,7 @@ class Workbench:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        model = SD3Model.load(cell.model, self.device)
+        model = SD3Model.load(cell.model, self.device, self._prompt_store(cell.model))
         if cell.model.adapter is not None:
             apply_adapter(model.transformer, cell.model.adapter, base=cell.model.path)
         self._scheduler = {
@@ -196,6 +213,9 @@ class Workbench:
         assert cell.training is not None
         assert cell.optim is not None
         model = self.load_start(cell, folder)
+        rows = self.training_rows(cell, model)
+        if isinstance(cell.method, FlowGrpoConfig):
+            rows = rows.without_latents()
         with TrainingLog(folder) as training_log:
 
             def on_log(step: int, values: Mapping[str, float]) -> None:
@@ -205,12 +225,13 @@ class Workbench:
             summary = post_train(
                 model.transformer,
                 self.method(cell, model),
-                self.training_rows(cell, model),
+                rows,
                 post_training(cell.training, cell.optim, cell.lora, cell.ema, cell.seed),
                 folder.root,
                 velocity_of=model.velocity,
                 negative_condition=model.encode_prompts([""]),
                 on_log=on_log,
+                shapes=_shapes(rows, cell),
                 # The grid's own bars show the progress.
                 console=Console(quiet=True),
                 parallelism=self.launcher.parallelism,
@@ -251,42 +272,103 @@ class Workbench:
         return Mixture(parts, cell.rewards)
 
     def _latent_reward(self, cell: CellConfig, model: SD3Model) -> LatentReward:
-        reward = self._reward(cell)
+        return _of_latents(self._reward(cell), model)
 
-        def of_latents(
-            prompts: Sequence[str],
-            latents: torch.Tensor,
-            columns: Mapping[str, Sequence[object]],
-        ) -> list[float]:
-            return score_images(reward, prompts, model.decode(latents), columns)
-
-        return of_latents
-
-    def training_rows(self, cell: CellConfig, model: SD3Model) -> list[Row]:
+    def training_rows(self, cell: CellConfig, model: SD3Model) -> EncodedRows:
         """The rows that a cell trains on, encoded."""
-        key = repr(cell.data)
-        if key not in self._rows:
-            assert cell.data is not None
-            scorers = {
-                name: _as_scorer(self._evaluator(name, component))
-                for name, component in cell.evaluators.items()
-                if name in cell.data.select_by
-            }
-            cache_dir = self.cache_dir / cell.weights_digest
-            self._rows[key] = lab_rows(cell.data, model, scorers, cache_dir)
-        return self._rows[key]
+        key = repr((cell.data, cell.model))
+        if key in self._rows:
+            return self._rows[key]
+        assert cell.data is not None
+        condition = self._prompt_store(cell.model).row
+        if isinstance(cell.data, LabDataConfig):
+            scorers, folder = self._scorers(cell), self.cache_dir / cell.weights_digest
+            rows = lab_rows(
+                cell.data, scorers, folder, encode=model.encode_images, condition=condition
+            )
+        else:
+            rows = self._image_rows(cell, cell.data, model)
+            if not cell.data.cache_latents:
+                return rows
+        self._prompt_store(cell.model).fill(rows.prompts)
+        self._rows[key] = rows
+        return rows
+
+    def _image_rows(self, cell: CellConfig, data: ImageDataConfig, model: SD3Model) -> EncodedRows:
+        """Rows of somebody's images."""
+        curation = self._curation(cell, data)
+        condition = self._prompt_store(cell.model).row
+        entries = curation.entries()
+        if not data.cache_latents:
+            return fresh_rows(entries, curation, model.encode_images, condition)
+        store = TensorStore(self.cache_dir / cell.weights_digest / "latents")
+        entries = encode_entries(entries, curation, store, model.encode_images)
+        return stored_rows(entries, store, condition)
+
+    def _curation(self, cell: CellConfig, data: ImageDataConfig) -> Curation:
+        """What knows the rows of a set of images."""
+        judges = {n: c for n, c in cell.evaluators.items() if n in data.select_by}
+        key = repr((data, cell.model.resolution, judges))
+        if key not in self._curations:
+            self._curations[key] = Curation(
+                data, cell.model.resolution, self._scorers(cell), judges, self.cache_dir / "sets"
+            )
+        return self._curations[key]
+
+    def _scorers(self, cell: CellConfig) -> dict[str, Scorer]:
+        """The judges that select a cell's training data; each is loaded when it is asked."""
+        assert cell.data is not None
+        return {
+            name: functools.partial(self._values, name, component)
+            for name, component in cell.evaluators.items()
+            if name in cell.data.select_by
+        }
+
+    def _values(self, name: str, component: Component, samples: Sequence[Sample]) -> list[float]:
+        return [score.value for score in self._evaluator(name, component).score(samples)]
+
+    def _prompt_store(self, config: ModelConfig) -> PromptStore:
+        """Conditions of prompts, by a model's own text encoders."""
+        key = dataclasses.replace(config, adapter=None)
+        if key not in self._prompts:
+            self._prompts[key] = PromptStore(key, self.device, self.cache_dir / "prompts")
+        return self._prompts[key]
+
+    def _encode_prompts(self, cells: Sequence[CellConfig]) -> None:
+        """Encode all prompts that are known before a model is loaded, so that both never meet."""
+        for cell in cells:
+            wanted = [""]
+            for suite in cell.suites.values():
+                wanted += [item.prompt for item in planned_suite(suite).items]
+            if isinstance(cell.data, ImageDataConfig):
+                wanted += [entry.caption for entry in self._curation(cell, cell.data).entries()]
+            self._prompt_store(cell.model).fill(wanted)
 
     def _check_rows(self, cell: CellConfig, cells: Sequence[CellConfig], model: SD3Model) -> None:
         rows = self.training_rows(cell, model)
         suites = [suite for other in cells for suite in other.suites.values()]
-        refuse_overlap({row["prompt"] for row in rows}, [planned_suite(suite) for suite in suites])
+        refuse_overlap(set(rows.prompts), [planned_suite(suite) for suite in suites])
 
     def _try_reward(self, cell: CellConfig, model: SD3Model) -> None:
-        """Ask the reward about two training pictures."""
-        rows = self.training_rows(cell, model)[:2]
-        columns = {name: [row["columns"][name] for row in rows] for name in rows[0]["columns"]}
-        latents = torch.stack([row["x0"] for row in rows]).to(self.device)
-        self._latent_reward(cell, model)([row["prompt"] for row in rows], latents, columns)
+        """Ask the reward about two training pictures, once it can judge all prompts."""
+        rows, reward = self.training_rows(cell, model), self._reward(cell)
+        refused = [
+            (prompt, why)
+            for prompt in rows.prompts
+            if (why := refusal(reward, prompt, rows.columns(prompt)))
+        ]
+        if refused:
+            prompt, why = refused[0]
+            raise UserError(
+                f"reward {reward_name(reward)!r} cannot judge {len(refused)} of {len(rows)} "
+                f"training prompts, e.g. {prompt!r}: {why}. Train on prompts that it can judge "
+                "(in the laboratory data.kinds=[text] or other kinds), or mix it with a reward "
+                "for the others"
+            )
+        tried = [rows[index] for index in range(min(2, len(rows)))]
+        columns = {name: [row["columns"][name] for row in tried] for name in tried[0]["columns"]}
+        images = [model.decode(row["x0"][None].to(self.device))[0] for row in tried]
+        score_images(reward, [row["prompt"] for row in tried], images, columns)
 
     # Sampling
 
@@ -320,6 +402,16 @@ class Workbench:
 
         return draw
 
+    def probe(self, cell: CellConfig, source: CellConfig, folder: CellFolder) -> Iterator[int]:
+        """Follow a finished cell's models along held-out images of the data of ``source``.
+
+        Returns:
+            Every step, as soon as it was measured.
+        """
+        from soarbench.diagnostics.probes import probe
+
+        return probe(cell, source, folder, self)
+
     def scheduler_facts(self, cell: CellConfig) -> dict[str, object]:
         """The sampler's class and shift, for the fingerprint."""
         if not self._scheduler:
@@ -332,8 +424,19 @@ def _lineage(parent: ParentConfig | None) -> list[ParentConfig]:
     return [] if parent is None else [parent, *_lineage(parent.parent)]
 
 
-def _as_scorer(evaluator: Evaluator) -> Scorer:
-    def score(samples: Sequence[Sample]) -> list[float]:
-        return [score.value for score in evaluator.score(samples)]
+def _of_latents(reward: RewardFunction, model: SD3Model) -> LatentReward:
+    """A reward of images as one of latents."""
 
-    return score
+    def of_latents(
+        prompts: Sequence[str], latents: torch.Tensor, columns: Mapping[str, Sequence[object]]
+    ) -> list[float]:
+        return score_images(reward, prompts, model.decode(latents), columns)
+
+    return of_latents
+
+
+def _shapes(rows: EncodedRows, cell: CellConfig) -> Shapes | None:
+    """Which rows of a cell can go through the model together; null: all."""
+    return (
+        rows.shapes(cell.data.rows_per_bucket) if isinstance(cell.data, ImageDataConfig) else None
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,6 +33,7 @@ SMALL = (
     "budget.max_prompts=3",
     "budget.images_per_prompt=1",
     "sampling.batch_size=2",
+    "figure_formats=[png]",
 )
 
 
@@ -72,6 +73,26 @@ def first_weights(cell: CellConfig, folder: CellFolder) -> str:
     return (folder.sibling(cell.parent.cell_id).snapshot(cell.parent.step) / "weights").read_text()
 
 
+def write_probes(cell: CellConfig, root: Path, task: str) -> None:
+    """What following paths leaves: two images, a drift that grows by 0.1 a step of the sampler."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from soarbench.diagnostics.files import deviations_path, norms_path
+
+    norms = [{"step": step, "row": row, "norm": 1.0 + row} for step in cell.steps for row in (0, 1)]
+    deviations = [
+        {
+            "step": cell.steps[-1], "row": row, "start": start, "index": index,
+            "sigma": start * (1 - index / 2), "deviation": 0.1 * index,
+        }
+        for row in (0, 1) for start in (1.0, 0.5) for index in range(3)
+    ]  # fmt: skip
+    deviations_path(root, task).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(deviations), deviations_path(root, task))
+    pq.write_table(pa.Table.from_pylist(norms), norms_path(root, task))
+
+
 class FakeBench:
     """Counts what it is asked for; weights are a line of text.
 
@@ -79,12 +100,16 @@ class FakeBench:
         delay: Seconds of every training step and drawn batch, so that a kill can hit it.
         broken: Label of a cell whose training raises.
         refuse: Message with which ``prepare`` refuses.
+        unprobed: Label of a cell whose paths cannot be followed.
     """
 
-    def __init__(self, delay: float = 0.0, broken: str = "", refuse: str = "") -> None:
+    def __init__(
+        self, delay: float = 0.0, broken: str = "", refuse: str = "", unprobed: str = ""
+    ) -> None:
         self.delay = delay
         self.broken = broken
         self.refuse = refuse
+        self.unprobed = unprobed
         self.calls: list[str] = []
         self.judge = Brightness()
 
@@ -138,6 +163,13 @@ class FakeBench:
     def evaluator(self, cell: CellConfig, judge: str) -> Evaluator:
         assert judge in cell.evaluators
         return self.judge
+
+    def probe(self, cell: CellConfig, source: CellConfig, folder: CellFolder) -> Iterator[int]:
+        self.calls.append(f"probe {cell.label} on {source.task_name}")
+        if cell.label == self.unprobed:
+            raise RuntimeError("out of memory")
+        write_probes(cell, folder.root, source.task_name)
+        yield from cell.steps
 
     def scheduler_facts(self, cell: CellConfig) -> dict[str, object]:
         return {"scheduler": cell.model.name, "shift": 3.0}

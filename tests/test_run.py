@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from soarbench.cell_folder import CellFolder
+from soarbench.diagnostics.files import images_path, norms_path
 from soarbench.errors import UserError
 from soarbench.files import locked, make_writable, read_json, write_atomically
 from soarbench.grid import expand
@@ -56,7 +57,7 @@ def test_a_grid_runs_once_and_prints_the_same_table_again(arguments: list[str]) 
         assert title in first
     plan = expand(arguments)
     results = Path(plan.settings.results_dir) / "reward_specific"
-    for name in ("table.md", "table.csv", "curves.png", "curves.pdf", "summary.json"):
+    for name in ("table.md", "table.csv", "curves.png", "bars.png", "summary.json"):
         assert (results / name).stat().st_size > 0
 
     def never(_plan: object) -> FakeBench:
@@ -107,6 +108,49 @@ def test_when_every_cell_fails_the_reasons_are_printed(arguments: list[str]) -> 
     code, text = go(only, bench)
     assert code == 1
     assert text.count("FAILED") == 2
+
+
+def test_finished_cells_are_measured_once_and_in_the_same_command(arguments: list[str]) -> None:
+    bench = FakeBench()
+    go(arguments, bench)
+    probed = [call for call in bench.calls if call.startswith("probe")]
+    assert probed == [
+        "probe base on aesthetic",
+        "probe sft aesthetic seed 0 on aesthetic",
+        "probe soar aesthetic seed 0 on aesthetic",
+        "probe flow_grpo aesthetic seed 0 on aesthetic",
+    ]
+    assert bench.calls.index(probed[0]) > bench.calls.index("train flow_grpo aesthetic seed 0")
+    plan = expand(arguments)
+    for cell in plan.cells:
+        assert images_path(plan.cell_folder(cell)).is_file()
+    norms = norms_path(plan.cell_folder(plan.cells[1]), "aesthetic")
+    norms.unlink()
+    again = FakeBench()
+    assert go(arguments, again)[0] == 0
+    assert again.calls == ["probe sft aesthetic seed 0 on aesthetic"]
+
+
+def test_diagnostics_can_be_left_out_and_change_no_address(arguments: list[str]) -> None:
+    bench = FakeBench()
+    assert go([*arguments, "diagnostics=false"], bench)[0] == 0
+    assert not any(call.startswith("probe") for call in bench.calls)
+    plan = expand([*arguments, "diagnostics=false"])
+    assert not any(images_path(plan.cell_folder(cell)).exists() for cell in plan.cells)
+    assert [c.cell_id for c in plan.cells] == [c.cell_id for c in expand(arguments).cells]
+
+
+def test_what_cannot_be_measured_is_said_after_the_report(arguments: list[str]) -> None:
+    code, text = go(arguments, FakeBench(unprobed="soar aesthetic seed 0"))
+    assert code == 1
+    assert "NOT MEASURED soar-aesthetic-seed0" in text
+    assert "RuntimeError: out of memory" in text
+    plan = expand(arguments)
+    assert all(CellFolder(plan.cell_folder(cell)).is_finished() for cell in plan.cells)
+    assert (Path(plan.settings.results_dir) / "reward_specific" / "table.md").is_file()
+    again = FakeBench()
+    assert go(arguments, again)[0] == 0
+    assert again.calls == ["probe soar aesthetic seed 0 on aesthetic"]
 
 
 def test_what_cannot_be_prepared_stops_the_run_before_training(arguments: list[str]) -> None:
@@ -196,7 +240,7 @@ def test_dry_run_touches_nothing_and_tells_what_is_left(arguments: list[str]) ->
     stream.truncate(0)
     console.print(dry_table(plan))
     assert stream.getvalue().count("finished") == 4
-    assert stream.getvalue().count("0:00:00") == 6
+    assert stream.getvalue().count("0:00:00") == 7
 
 
 def test_report_needs_a_finished_cell_and_says_whether_all_are(arguments: list[str]) -> None:

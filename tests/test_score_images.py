@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
+import weakref
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from evaluators import images
 from evaluators.geneval import GenEval
+from evaluators.geneval_files import SampleFile
 from soarbench.cli import main
+from soarbench.judging import CHUNK, images_at_a_time
+from soarbench.judging import scored as score_all
 from soarbench.lab.draw import draw_suite
+from soarbench.lab.judges import OracleAesthetic
 
 
 @pytest.fixture
@@ -56,6 +64,21 @@ def test_an_interrupted_scoring_goes_on_and_ends_equal(
     assert scored(drawn, tmp_path / "parts") == 0
     name = "lab_geneval.jsonl"
     assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_readme_works_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    section = readme.split("## Score your own images")[1].split("With images and models")[0]
+    start = "    python -m soarbench "
+    commands = [line for line in section.splitlines() if line.startswith(start)]
+    assert len(commands) == 3
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        assert main(command.removeprefix(start).split()) == 0
+    for folder, count in (("scores/lab_geneval/drawn", 100), ("evaluations/lab_geneval/lab", 50)):
+        lines = (tmp_path / "runs" / folder / "lab_geneval.jsonl").read_text().splitlines()
+        assert len(lines) == count
 
 
 def test_coverage_bad_images_and_other_requests_are_one_line(
@@ -104,3 +127,78 @@ def test_plain_folder_follows_a_prompts_file(
     (folder / "1.png").unlink()
     assert main(["score", *words, f"prompts={prompts}"]) == 2
     assert "numbers missing: 1" in capsys.readouterr().err
+
+
+class Watched:
+    """Counts decoded images that are alive."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.alive = self.most = self.decoded = 0
+
+    def made(self) -> None:
+        with self.lock:
+            self.alive += 1
+            self.decoded += 1
+            self.most = max(self.most, self.alive)
+
+    def gone(self) -> None:
+        with self.lock:
+            self.alive -= 1
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    counter, load = Watched(), images.load_image
+
+    def loads(path: Path) -> Image.Image:
+        image = load(path)
+        counter.made()
+        weakref.finalize(image, counter.gone)
+        return image
+
+    monkeypatch.setattr(images, "load_image", loads)
+    return counter
+
+
+def many(tmp_path: Path, count: int) -> list:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "0.png")
+    return [
+        SampleFile(
+            sample_id=str(i), prompt_id="p", prompt="p", path=tmp_path / "0.png", metadata={}
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("at_a_time", [4, 32])
+def test_memory_does_not_grow_with_the_number_of_images(
+    at_a_time: int, tmp_path: Path, watched: Watched
+) -> None:
+    files = many(tmp_path, 300)
+    scores = [s for _, found in score_all(OracleAesthetic(), files, at_a_time) for s in found]
+    assert [score.sample_id for score in scores] == [file.sample_id for file in files]
+    assert watched.decoded == 300
+    assert watched.most <= 2 * at_a_time + 1
+
+
+def test_large_images_are_judged_fewer_at_a_time() -> None:
+    assert images_at_a_time(64 * 64) == images_at_a_time(1024 * 1024) == CHUNK == 32
+    assert images_at_a_time(2048 * 2048) == 16
+    assert images_at_a_time(40_000 * 40_000) == 1
+
+
+def test_the_next_images_are_decoded_while_a_judge_works(tmp_path: Path, watched: Watched) -> None:
+    ahead = []
+
+    class Slow(OracleAesthetic):
+        def score(self, samples):
+            judged = int(samples[-1].sample_id) + 1
+            deadline = time.monotonic() + 10
+            while watched.decoded < min(judged + 7, 24) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            ahead.append(watched.decoded - judged)
+            return super().score(samples)
+
+    list(score_all(Slow(), many(tmp_path, 24), 8))
+    assert ahead == [7, 7, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,15 @@ from soarbench.errors import UserError
 from soarbench.grid import expand
 from soarbench.progress import GridProgress
 from soarbench.run_config import TrackingConfig
-from soarbench.tracking import MlflowTracker, NoTracker, short_params, store_uri, ui_command
-from tests.fakes import FakeBench
+from soarbench.tracking import (
+    MlflowTracker,
+    NoTracker,
+    short_params,
+    store_uri,
+    ui_command,
+    ui_views,
+)
+from tests.fakes import FakeBench, write_probes
 
 CONFIG = TrackingConfig(enabled=True)
 
@@ -50,7 +58,8 @@ def test_a_cell_is_a_child_run_with_curves_tags_params_and_artifacts(
 
     folder = finished(cell, tmp_path)
     tracker = MlflowTracker(CONFIG, store, "layout")
-    tracker.start_launch("quick", {"folder": str(tmp_path)})
+    command = "python -m soarbench run grid=layout"
+    tracker.start_launch("quick", {"folder": str(tmp_path), "command": command})
     run_id = tracker.log_cell(cell, folder)
     tracker.end_launch("FINISHED")
 
@@ -67,6 +76,9 @@ def test_a_cell_is_a_child_run_with_curves_tags_params_and_artifacts(
     assert wanted.items() <= child.data.tags.items()
     assert child.data.tags["git_commit"]
     assert child.data.tags["fingerprint"]
+    assert child.data.tags["mlflow.source.name"] == "python -m soarbench run grid=layout"
+    assert "**soar** on task **aesthetic**" in child.data.tags["mlflow.note.content"]
+    assert child.info.start_time == int(1000 * folder.status().created_at)  # type: ignore[union-attr]
     assert child.data.params["method.aux_weight"] == "1.0"
     assert all(len(value) <= 500 for value in child.data.params.values())
     loss = client.get_metric_history(run_id, "train/loss")
@@ -76,8 +88,56 @@ def test_a_cell_is_a_child_run_with_curves_tags_params_and_artifacts(
     assert len(client.get_metric_history(run_id, "oracle/aesthetic/mean")) == 2
     assert client.get_metric_history(run_id, "budget/images_seen")
     names = {item.path for item in client.list_artifacts(run_id)}
-    assert {"config.json", "scores.parquet", "training.parquet", "sheets"} <= names
+    assert {"config.json", "scores.parquet", "training.parquet", "sheets", "summary.csv"} <= names
     assert Path(store / "mlartifacts").is_dir()
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert "`layout`" in experiment.tags["mlflow.note.content"]
+    links = ui_views(CONFIG, store, 5001)
+    place = f"http://127.0.0.1:5001/#/experiments/{experiment.experiment_id}/runs"
+    assert [link for about, link in links.items() if about.startswith("layout: ")] == [
+        f"{place}?viewStateShareKey=methods&compareRunsMode=CHART",
+        f"{place}?viewStateShareKey=cells",
+    ]
+    for key in ("methods", "cells"):
+        assert json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
+
+
+@pytest.mark.slow
+def test_diagnostics_and_the_report_are_added_to_runs_that_exist(
+    cell: CellConfig, store: Path, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    folder = finished(cell, tmp_path)
+    tracker = MlflowTracker(CONFIG, store, "added")
+    tracker.log_diagnostics(cell, folder)  # no run yet, so nothing to add to
+    tracker.start_launch("quick", {"folder": str(tmp_path)})
+    run_id = tracker.log_cell(cell, folder)
+    folder.update_status(state="finished", mlflow_run_id=run_id)
+    write_probes(cell, folder.root, "aesthetic")
+    for _ in range(2):
+        tracker.log_diagnostics(cell, folder)
+    report = tmp_path / "report"
+    report.mkdir()
+    for name in ("table.md", "curves.png", "curves.pdf"):
+        (report / name).touch()
+    tracker.log_report(report)
+    tracker.end_launch("FINISHED")
+
+    client = MlflowClient(tracking_uri=store_uri(CONFIG, store))
+    history = client.get_metric_history(run_id, "diagnostics/velocity_norm")
+    assert [(point.step, point.value) for point in history] == [(3, 1.5), (6, 1.5)]
+    ends = client.get_metric_history(run_id, "diagnostics/path_deviation_from_0.50")
+    assert [(point.step, point.value) for point in ends] == [(6, 0.2)]
+    table = client.download_artifacts(run_id, "summary.csv", str(tmp_path))
+    head, *rows = Path(table).read_text().splitlines()
+    columns = head.split(",")
+    assert columns[:2] == ["step", "eval/aesthetic/mean"]
+    assert columns[-1] == "diagnostics/velocity_norm"
+    assert [row.split(",")[0] for row in rows] == ["3", "6"]
+    parent = client.get_run(run_id).data.tags["mlflow.parentRunId"]
+    kept = {item.path for item in client.list_artifacts(parent, "report")}
+    assert kept == {"report/table.md", "report/curves.png"}
 
 
 @pytest.mark.slow
@@ -101,7 +161,8 @@ def test_logging_again_duplicates_nothing_and_a_failure_is_overwritten(
     assert len(client.get_metric_history(failed, "train/loss")) == 6
     assert len(client.get_metric_history(failed, "eval/aesthetic/mean")) == 2
     run = client.get_run(failed)
-    assert (run.info.status, run.data.tags["reason"]) == ("FINISHED", "")
+    assert run.info.status == "FINISHED"
+    assert "reason" not in run.data.tags
     experiment = client.get_experiment_by_name("again")
     assert experiment is not None
     states = {

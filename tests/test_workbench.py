@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 from soarbench.cell_folder import CellFolder
 from soarbench.config import CellConfig
+from soarbench.data.rows import EncodedRows
 from soarbench.data.suites import load_suite
 from soarbench.errors import UserError
 from soarbench.grid import expand
@@ -154,12 +156,45 @@ def test_a_bad_reward_is_refused_before_training(
     assert not list(expand(bad).folder.rglob("training.jsonl"))
 
 
+@pytest.mark.parametrize(
+    ("reward", "kinds"),
+    [
+        ("geneval", "[counting,color_attr]"),
+        ("ocr", "[text]"),
+        ("{geneval:0.5,ocr:0.5}", "[counting,text]"),
+        ("tests.rewards.Dullness", "null"),
+    ],
+)
+def test_every_judge_and_a_users_own_is_a_reward(
+    arguments: list[str], reward: str, kinds: str
+) -> None:
+    more = [f"reward={reward}", f"data.kinds={kinds}", "method=flow_grpo", "training.steps=2"]
+    more += ["training.num_snapshots=1", "training.save_steps=2", "data.keep_fraction=0.9"]
+    assert go([*arguments, *more]) == 0
+    plan = expand([*arguments, *more])
+    folder = CellFolder(plan.cell_folder(plan.cells[-1]))
+    logged = pq.read_table(folder.training_table).to_pylist()
+    means = [row["value"] for row in logged if row["key"] == "rollout/reward_mean"]
+    assert means
+    assert all(math.isfinite(mean) for mean in means)
+
+
+def test_a_reward_that_cannot_judge_the_prompts_is_refused(arguments: list[str]) -> None:
+    for reward, why in (("ocr", "no text in double quotes"), ("geneval", "tag is None")):
+        kinds = "[counting]" if reward == "ocr" else "[text]"
+        bad = [*arguments, f"reward={reward}", f"data.kinds={kinds}", "method=flow_grpo"]
+        with pytest.raises(UserError, match=f"'{reward}' cannot judge 4 of 4.*{why}") as caught:
+            go(bad)
+        assert "\n" not in str(caught.value)
+
+
 def test_training_on_an_evaluation_prompt_is_refused(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt = load_suite("lab_drawbench").items[0].prompt.upper()
     bench = Workbench("cpu", Path())
-    monkeypatch.setattr(bench, "training_rows", lambda *_: [{"prompt": prompt, "columns": {}}])
+    rows = EncodedRows([prompt], None, lambda _: {}, [(64, 64)])
+    monkeypatch.setattr(bench, "training_rows", lambda *_: rows)
     plan = expand(arguments)
     with pytest.raises(UserError, match="is also in the evaluation suite 'lab_drawbench'"):
         bench.prepare(plan.cells)

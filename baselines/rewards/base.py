@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Protocol
 
+from evaluators.base import Evaluator
+
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
@@ -101,17 +103,38 @@ def score_images(
     return checked_rewards(reward_name(reward), values, len(images))
 
 
+def refusal(reward: object, prompt: str, columns: Mapping[str, object]) -> str:
+    """Why a reward cannot judge images of a prompt; empty where it can, or does not say.
+
+    A reward says so by a method ``check(prompt, columns)`` that raises ValueError.
+
+    Args:
+        reward: Any reward.
+        prompt: What is asked for.
+        columns: The prompt's other columns.
+    """
+    check = getattr(reward, "check", None)
+    if check is None:
+        return ""
+    try:
+        check(prompt, columns)
+    except ValueError as err:
+        return str(err)
+    return ""
+
+
 def resolve_reward(path: str) -> RewardFunction:
     """Import a reward by its dotted path.
 
     Args:
-        path: ``package.module.function`` or ``package.module:function``.
+        path: ``package.module.function`` or ``package.module:function``; or, in its place, an
+            evaluator, or an evaluator's class that takes no arguments.
 
     Returns:
         The function.
 
     Raises:
-        RewardError: Nothing callable is there, or it is a class.
+        RewardError: Nothing callable is there, or it is another class.
     """
     module_path, _, attribute = path.replace(":", ".").rpartition(".")
     if not module_path or not attribute:
@@ -127,6 +150,12 @@ def resolve_reward(path: str) -> RewardFunction:
         raise RewardError(
             f"reward {path!r}: module {module_path!r} has no {attribute!r}; check the spelling"
         ) from err
+    if inspect.isclass(found) and issubclass(found, Evaluator):
+        found = _made(path, found)
+    if isinstance(found, Evaluator):
+        from baselines.rewards.evaluator import EvaluatorReward
+
+        return EvaluatorReward(found)
     if inspect.isclass(found) or not callable(found):
         raise RewardError(
             f"reward {path!r} is a {type(found).__name__}: name a function "
@@ -134,3 +163,13 @@ def resolve_reward(path: str) -> RewardFunction:
         )
     reward: RewardFunction = found
     return reward
+
+
+def _made(path: str, kind: type[Evaluator]) -> Evaluator:
+    try:
+        return kind()
+    except TypeError as err:
+        raise RewardError(
+            f"reward {path!r}: {kind.__name__} cannot be made without arguments ({err}); name an "
+            "instance of it"
+        ) from err

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 class EvaluatorReward:
-    """The evaluator's value, turned over where lower is better.
+    """What an evaluator's scores are worth to it: the value, turned over where lower is better.
+
+    GenEval's is its strict score with partial credit (``Evaluator.reward``).
 
     Training on an evaluator that does not work is worse than not training, so its canaries are
     scored first (an ``EvaluatorError`` if they fail) and an unscored image stops the run.
@@ -26,6 +28,18 @@ class EvaluatorReward:
         evaluator.check_canaries()
         self.evaluator = evaluator
         self.name = evaluator.name
+
+    def check(self, prompt: str, columns: Mapping[str, object]) -> None:
+        """Refuse a prompt that the evaluator cannot judge images of.
+
+        Args:
+            prompt: What is asked for.
+            columns: See ``__call__``; the entries of one image.
+
+        Raises:
+            ValueError: Says what is wrong.
+        """
+        self.evaluator.check(prompt, _metadata(columns))
 
     def __call__(
         self, *, prompts: Sequence[str], images: Sequence[Image.Image], **columns: Sequence[object]
@@ -50,7 +64,7 @@ class EvaluatorReward:
                 prompt_id=prompt,
                 prompt=prompt,
                 image=image,
-                metadata=_metadata(columns, index),
+                metadata=_metadata({name: c[index] for name, c in columns.items()}),
             )
             for index, (prompt, image) in enumerate(zip(prompts, images, strict=True))
         ]
@@ -61,13 +75,12 @@ class EvaluatorReward:
                     f"reward {self.name!r} could not score image {index} of {len(images)}, prompt "
                     f"{prompts[index]!r}: {score.reason}; use prompts that it can score"
                 )
-        sign = 1.0 if self.evaluator.higher_is_better else -1.0
-        return [sign * score.value for score in scores]
+        return [self.evaluator.reward(score) for score in scores]
 
 
-def _metadata(columns: Mapping[str, Sequence[object]], index: int) -> dict[str, object]:
-    """Columns of one image."""
-    row = {name: column[index] for name, column in columns.items()}
+def _metadata(columns: Mapping[str, object]) -> dict[str, object]:
+    """A sample's metadata of one image's columns."""
+    row = dict(columns)
     nested = row.pop("metadata", {})
     if not isinstance(nested, Mapping):
         return {**row, "metadata": nested}

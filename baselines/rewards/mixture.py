@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from baselines.rewards.base import RewardError, RewardFunction, checked_rewards
+from baselines.rewards.base import RewardError, RewardFunction, checked_rewards, refusal
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 class Mixture:
     """``sum of weight * reward``; each part is checked under its own name.
+
+    A part that cannot judge a prompt (an OCR reward without a text to read) adds nothing to its
+    images; since advantages are taken within a prompt's group, that shifts none of them.
 
     Args:
         rewards: The parts by name.
@@ -46,7 +49,32 @@ class Mixture:
         """Weighted sum, one an image."""
         totals = [0.0] * len(images)
         for name, reward in self.rewards.items():
-            values = reward(prompts=prompts, images=images, **columns)
-            checked = checked_rewards(name, values, len(images))
-            totals = [t + self.weights[name] * v for t, v in zip(totals, checked, strict=True)]
+            rows = [
+                i
+                for i, prompt in enumerate(prompts)
+                if not refusal(reward, prompt, {key: c[i] for key, c in columns.items()})
+            ]
+            if not rows:
+                continue
+            values = reward(
+                prompts=[prompts[i] for i in rows],
+                images=[images[i] for i in rows],
+                **{key: [column[i] for i in rows] for key, column in columns.items()},
+            )
+            for i, value in zip(rows, checked_rewards(name, values, len(rows)), strict=True):
+                totals[i] += self.weights[name] * value
         return totals
+
+    def check(self, prompt: str, columns: Mapping[str, object]) -> None:
+        """Refuse a prompt that no part can judge images of.
+
+        Args:
+            prompt: What is asked for.
+            columns: The prompt's other columns.
+
+        Raises:
+            ValueError: Says what each part lacks.
+        """
+        refused = {name: refusal(reward, prompt, columns) for name, reward in self.rewards.items()}
+        if all(refused.values()):
+            raise ValueError("; ".join(f"{name}: {why}" for name, why in refused.items()))

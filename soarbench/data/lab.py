@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from baselines.stream import Row
 from evaluators.base import Sample
 from soarbench.data.config import LabDataConfig
+from soarbench.data.curation import Entry, Scorer, read_entries, write_entries
+from soarbench.data.rows import ConditionOf, EncodedRows, EncodeImages, latent_key, stored_rows
+from soarbench.data.select import best_share
+from soarbench.data.store import TensorStore, digest
 from soarbench.lab.assets import weights_hash
-from soarbench.lab.grammar import training_sample
+from soarbench.lab.grammar import demands, training_sample
 from soarbench.lab.scenes import render
-from soarbench.models.sd3 import SD3Model
+from soarbench.typed import plain
 
 log = logging.getLogger(__name__)
-
-Scorer = Callable[[Sequence[Sample]], Sequence[float]]
-
-
-class _Stored(TypedDict):
-    """What is cached on disk: everything about the kept pictures that costs time."""
-
-    x0: Tensor
-    prompts: list[str]
-    scores: dict[str, list[float]]
 
 
 def draw_candidates(config: LabDataConfig) -> list[Sample]:
@@ -42,7 +28,7 @@ def draw_candidates(config: LabDataConfig) -> list[Sample]:
     found = []
     for index in range(config.num_candidates):
         rng = np.random.default_rng((config.seed, index))
-        sample = training_sample(rng, config.wrong_captions)
+        sample = training_sample(rng, config.wrong_captions, config.kinds)
         image = Image.fromarray(render(sample.scene))
         found.append(
             Sample(sample_id=str(index), prompt_id=str(index), prompt=sample.caption, image=image)
@@ -50,57 +36,59 @@ def draw_candidates(config: LabDataConfig) -> list[Sample]:
     return found
 
 
-def smallest_rank(scores: Mapping[str, Sequence[float]]) -> NDArray[np.float64]:
-    """Each candidate's worst rank over the scores, 0 (worst) .. 1 (best). -> (N,)."""
-    ranks = []
-    for values in scores.values():
-        order = np.argsort(np.argsort(values, kind="stable"), kind="stable")
-        ranks.append(order / max(len(values) - 1, 1))
-    return np.asarray(np.min(ranks, axis=0), dtype=np.float64)
-
-
-def _select(config: LabDataConfig, model: SD3Model, scorers: Mapping[str, Scorer]) -> _Stored:
+def _select(
+    config: LabDataConfig, scorers: Mapping[str, Scorer], name: str
+) -> list[tuple[Entry, Image.Image]]:
+    """The kept candidates; ``name`` starts their keys."""
     candidates = draw_candidates(config)
-    scores = {name: list(scorers[name](candidates)) for name in config.select_by}
-    ranks = smallest_rank(scores)
-    count = round(config.num_candidates * config.keep_fraction)
-    kept = np.sort(np.argsort(-ranks, kind="stable")[:count])
-    chosen = [candidates[i] for i in kept]
-    return {
-        "x0": model.encode_images([sample.image for sample in chosen]),
-        "prompts": [sample.prompt for sample in chosen],
-        "scores": {name: [values[i] for i in kept] for name, values in scores.items()},
-    }
+    scores = {judge: list(scorers[judge](candidates)) for judge in config.select_by}
+    found = []
+    for place in best_share(scores, config.keep_fraction):
+        sample = candidates[place]
+        entry = Entry(
+            key=f"{name} {place}",
+            place=f"candidate {place}",
+            caption=sample.prompt,
+            bucket=sample.image.size,
+            scores={judge: values[place] for judge, values in scores.items()},
+        )
+        found.append((entry, sample.image))
+    return found
 
 
 def lab_rows(
-    config: LabDataConfig, model: SD3Model, scorers: Mapping[str, Scorer], cache_dir: Path
-) -> list[Row]:
+    config: LabDataConfig,
+    scorers: Mapping[str, Scorer],
+    cache_dir: Path,
+    *,
+    encode: EncodeImages,
+    condition: ConditionOf,
+) -> EncodedRows:
     """The curated rows, from the cache if the same configuration and weights made them before.
 
     Args:
         config: How many pictures are drawn and which are kept.
-        model: Encodes pictures and prompts.
         scorers: The learned scores named by ``config.select_by``.
-        cache_dir: Where kept latents are stored, shared by all cells of a run directory.
+        cache_dir: Where kept latents are stored, shared by all cells.
+        encode: Pictures to latents.
+        condition: Of a caption.
     """
-    key = (dataclasses.asdict(config), [weights_hash(n) for n in ("base", "clip", "aesthetic")])
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    path = cache_dir / f"lab-{digest}.pt"
+    weights = [weights_hash(name) for name in ("base", "clip", "aesthetic")]
+    name = digest(plain(config), weights)
+    folder = cache_dir / f"lab-{name}"
+    store = TensorStore(folder)
+    path = folder / "rows.jsonl"
     if not path.is_file():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        torch.save(_select(config, model, scorers), path.with_suffix(".partial"))
-        path.with_suffix(".partial").replace(path)
-    stored: _Stored = torch.load(path, weights_only=True)
-    for name, values in stored["scores"].items():
-        log.info("%s of the %d training pictures: at least %.3f", name, len(values), min(values))
-    conditions = model.encode_prompts(stored["prompts"])
-    return [
-        {
-            "x0": stored["x0"][i],
-            "condition": {name: value[i] for name, value in conditions.items()},
-            "prompt": prompt,
-            "columns": {},
-        }
-        for i, prompt in enumerate(stored["prompts"])
-    ]
+        kept, images = zip(*_select(config, scorers, name), strict=True)
+        store.add([latent_key(entry) for entry in kept], {"x0": encode(images)})
+        write_entries(path, kept)
+    entries = read_entries(path)
+    for judge in config.select_by:
+        least = min(entry.scores[judge] for entry in entries)
+        log.info("%s of the %d training pictures: at least %.3f", judge, len(entries), least)
+    return stored_rows(entries, store, condition, columns=_columns)
+
+
+def _columns(prompt: str) -> Mapping[str, object]:
+    """What rewards are told of a caption."""
+    return {"metadata": demands(prompt)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from baselines.flow import draw_noise
-from baselines.stream import Row
+from baselines.stream import RowSource
 from soarbench.cell_folder import CellFolder
 from soarbench.config import CellConfig
 from soarbench.data.config import LabDataConfig
@@ -24,7 +25,7 @@ from soarbench.models.sd3 import SD3Model
 from soarbench.workbench import Workbench
 
 #: Real images whose paths are followed.
-NUM_PROBES = 64
+NUM_PROBES = 32
 #: Levels at which the path is left: pure noise, and two where the image is partly decided.
 STARTS = (1.0, 0.75, 0.5)
 #: Levels at which the norm of the velocity is taken.
@@ -41,22 +42,40 @@ class Probes:
     condition: dict[str, Tensor]
     negative_condition: dict[str, Tensor]
 
+    def batches(self, size: int) -> Iterator[Probes]:
+        """The same, at most ``size`` at once: as many as sampling has memory for."""
+        for start in range(0, len(self.x0), size):
+            part = slice(start, start + size)
+            yield Probes(
+                self.x0[part],
+                self.noise[part],
+                {name: value[part] for name, value in self.condition.items()},
+                {name: value[part] for name, value in self.negative_condition.items()},
+            )
+
 
 def held_out_data(cell: CellConfig) -> CellConfig:
     """The cell with data that training did not see, where such data can be had.
 
-    The laboratory draws as many pictures again from another seed, curated alike. Of other data
-    sets there is nothing left out: the paths are then those of training images.
+    The laboratory draws pictures from another seed, just enough of them, curated alike. Of other
+    data sets there is nothing left out: the paths are then those of training images.
     """
     if not isinstance(cell.data, LabDataConfig):
         return cell
-    return dataclasses.replace(cell, data=dataclasses.replace(cell.data, seed=cell.data.seed + 1))
+    enough = min(cell.data.num_candidates, math.ceil(NUM_PROBES / cell.data.keep_fraction))
+    data = dataclasses.replace(cell.data, seed=cell.data.seed + 1, num_candidates=enough)
+    return dataclasses.replace(cell, data=data)
 
 
-def make_probes(rows: list[Row], model: SD3Model) -> Probes:
-    """Evenly spaced rows with noise of their own, the same for every model and step."""
+def make_probes(rows: RowSource, model: SD3Model) -> Probes:
+    """Evenly spaced rows with noise of their own, the same for every model and step.
+
+    Of images of several shapes those that are like the first.
+    """
     count = min(NUM_PROBES, len(rows))
     chosen = [rows[index * len(rows) // count] for index in range(count)]
+    chosen = [row for row in chosen if row["x0"].shape == chosen[0]["x0"].shape]
+    count = len(chosen)
     device = model.device
     x0 = torch.stack([row["x0"] for row in chosen]).to(device)
     generators = [torch.Generator().manual_seed(_NOISE_SEED + index) for index in range(count)]
@@ -88,32 +107,40 @@ def probe(
         model = bench.model_at(cell, folder, step)
         probes = make_probes(bench.training_rows(held_out_data(source), model), model)
         velocity = model.velocity()
-        found = velocity_norm(velocity, probes.x0, probes.noise, NORM_LEVELS, probes.condition)
+        batches = list(probes.batches(cell.sampling.batch_size))
+        found = torch.cat(
+            [velocity_norm(velocity, p.x0, p.noise, NORM_LEVELS, p.condition) for p in batches]
+        )
         norms += [
             {"step": step, "row": row, "norm": norm} for row, norm in enumerate(found.tolist())
         ]
         if step == cell.steps[-1]:
-            table = pa.Table.from_pylist(list(_deviations(cell, model, probes, step)))
+            table = pa.Table.from_pylist(list(_deviations(cell, model, batches, step)))
             _store(deviations_path(folder.root, task), table)
         yield step
     _store(norms_path(folder.root, task), pa.Table.from_pylist(norms))
 
 
 def _deviations(
-    cell: CellConfig, model: SD3Model, probes: Probes, step: int
+    cell: CellConfig, model: SD3Model, batches: Sequence[Probes], step: int
 ) -> Iterator[dict[str, float]]:
     """Rows of ``files.deviations_path``: the sampler's own grid, from each start on."""
     grid = model.sampling_sigmas(cell.sampling.num_inference_steps)
     for start in STARTS:
         sigmas = grid[int((grid - start).abs().argmin()) :]
-        found = path_deviation(
-            model.velocity(),
-            probes.x0,
-            probes.noise,
-            sigmas,
-            probes.condition,
-            probes.negative_condition,
-            cell.sampling.guidance_scale,
+        found = torch.cat(
+            [
+                path_deviation(
+                    model.velocity(),
+                    probes.x0,
+                    probes.noise,
+                    sigmas,
+                    probes.condition,
+                    probes.negative_condition,
+                    cell.sampling.guidance_scale,
+                )
+                for probes in batches
+            ]
         )
         for row, values in enumerate(found.tolist()):
             for index, (sigma, value) in enumerate(zip(sigmas.tolist(), values, strict=True)):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,10 +178,28 @@ def split() -> Split:
     return Split(tuple(geneval), tuple(ocr), tuple(drawbench), training)
 
 
-def training_composition(rng: np.random.Generator) -> Composition:
-    """Draw a composition of the training distribution."""
-    kinds = list(TRAINING_SHARES)
-    kind = kinds[rng.choice(len(kinds), p=list(TRAINING_SHARES.values()))]
+@functools.cache
+def _by_phrase() -> dict[str, Composition]:
+    return {c.phrase: c for kind in all_compositions().values() for c in kind}
+
+
+def demands(caption: str) -> dict[str, object]:
+    """GenEval's metadata of a training caption; empty for one that asks for a text."""
+    for prefix in sorted(TRAINING_PREFIXES, key=len, reverse=True):
+        composition = _by_phrase().get(caption.removeprefix(prefix))
+        if composition is not None:
+            found = {**composition.metadata(), "prompt": caption}
+            return found if composition.wants else {}
+    raise ValueError(f"{caption!r} is no caption of the drawn world")
+
+
+def training_composition(
+    rng: np.random.Generator, kinds: Sequence[str] | None = None
+) -> Composition:
+    """Draw a composition of the training distribution, of some kinds or of all."""
+    shares = {k: share for k, share in TRAINING_SHARES.items() if kinds is None or k in kinds}
+    total = sum(shares.values()) if kinds is not None else 1.0
+    kind = list(shares)[rng.choice(len(shares), p=[s / total for s in shares.values()])]
     pool = split().training[kind]
     return pool[rng.integers(len(pool))]
 
@@ -250,9 +269,11 @@ class Sample:
     composition: Composition
 
 
-def training_sample(rng: np.random.Generator, wrong_captions: float = 0.1) -> Sample:
+def training_sample(
+    rng: np.random.Generator, wrong_captions: float = 0.1, kinds: Sequence[str] | None = None
+) -> Sample:
     """Draw one scene of the broad training data; some captions describe another scene."""
-    composition = training_composition(rng)
-    said = training_composition(rng) if rng.random() < wrong_captions else composition
+    composition = training_composition(rng, kinds)
+    said = training_composition(rng, kinds) if rng.random() < wrong_captions else composition
     scene = lay_out(composition, random_style(rng), rng)
     return Sample(scene, caption(said, rng), composition)

@@ -60,7 +60,7 @@ class ParallelWorkbench(Workbench):
     """
 
     def __init__(self, plan: Plan) -> None:
-        super().__init__(plan.settings.device, plan.folder / "data", plan.settings.launcher)
+        super().__init__(plan.settings.device, plan.cache_dir, plan.settings.launcher)
         self.plan = plan
         self.num_processes = plan.settings.launcher.num_processes
         check_gpus(self.device, plan.settings.device, self.num_processes)

@@ -31,7 +31,7 @@ def main(words: Sequence[str]) -> None:
     plan = expand(arguments)
     (cell,) = [cell for cell in plan.cells if cell.cell_id == cell_id]
     settings = plan.settings
-    bench = Workbench(_device(settings.device), plan.folder / "data", settings.launcher)
+    bench = Workbench(_device(settings.device), plan.cache_dir, settings.launcher)
     folder = CellFolder(plan.cell_folder(cell))
     budget = bench.train(cell, folder, stop_without_launch)
     if os.environ["RANK"] == "0":

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from diffusers import StableDiffusion3Pipeline
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from diffusers.utils.logging import disable_progress_bar
 from PIL import Image
 from torch import Tensor, nn
@@ -19,6 +20,19 @@ from soarbench.errors import UserError
 from soarbench.models.config import LABORATORY, ModelConfig
 
 _BATCH = 64
+#: Pixels that the VAE encodes at once: 64 images of 64 px, 4 of 512 px.
+_ENCODED_PIXELS = 2**20
+_ENCODERS = tuple(
+    f"{kind}{number}" for kind in ("text_encoder", "tokenizer") for number in ("", "_2", "_3")
+)
+
+
+class PromptSource(Protocol):
+    """Where conditions of prompts come from, other than text encoders that are loaded."""
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Conditions on the model's device, batch first."""
+        ...
 
 
 def pipeline_path(config: ModelConfig) -> str:
@@ -74,45 +88,122 @@ class SD3Velocity:
         return velocity
 
 
-class SD3Model:
-    """A loaded pipeline: its transformer, and encoding, sampling and decoding around it."""
+def _load_pipeline(config: ModelConfig, options: Mapping[str, object]) -> StableDiffusion3Pipeline:
+    """Load a pipeline, the VAE in float32; ``options`` replaces parts of it.
 
-    def __init__(self, pipeline: StableDiffusion3Pipeline, config: ModelConfig) -> None:
+    Raises:
+        UserError: The directory or hub id cannot be loaded.
+    """
+    absent: dict[str, object] = {"image_encoder": None, "feature_extractor": None}
+    if not config.load_text_encoder_3:
+        absent |= {"text_encoder_3": None, "tokenizer_3": None}
+    source = pipeline_path(config)
+    disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    try:
+        pipeline = StableDiffusion3Pipeline.from_pretrained(
+            source,
+            revision=config.revision,
+            dtype={"default": getattr(torch, config.dtype), "vae": torch.float32},
+            **(absent | dict(options)),
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"model.path={config.path}: cannot be loaded as StableDiffusion3Pipeline "
+            f"({reason}); check the directory, the hub id and HF_HUB_OFFLINE"
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            part.requires_grad_(False).eval()
+    return pipeline
+
+
+def load_encoders(config: ModelConfig, device: torch.device) -> StableDiffusion3Pipeline:
+    """Load the text encoders alone; the transformer has its sizes, but no weights.
+
+    Raises:
+        UserError: The directory or hub id cannot be loaded.
+    """
+    source = pipeline_path(config)
+    try:
+        sizes = SD3Transformer2DModel.load_config(
+            source, subfolder="transformer", revision=config.revision
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"model.path={config.path}: has no transformer ({reason}); check the directory, the "
+            "hub id and HF_HUB_OFFLINE"
+        ) from error
+    with torch.device("meta"):
+        transformer = SD3Transformer2DModel.from_config(sizes)
+    pipeline = _load_pipeline(config, {"transformer": transformer, "vae": None})
+    for name in _ENCODERS:
+        part = getattr(pipeline, name)
+        if isinstance(part, nn.Module):
+            part.to(device)
+    return pipeline
+
+
+@torch.no_grad()
+def encode_with(
+    pipeline: StableDiffusion3Pipeline,
+    prompts: Sequence[str],
+    max_sequence_length: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Encode a batch of prompts with every text encoder of a pipeline.
+
+    Returns:
+        ``prompt_embeds`` (B, S, D) and ``pooled_prompt_embeds`` (B, P), on ``device``.
+    """
+    prompt_embeds, _, pooled_prompt_embeds, _ = pipeline.encode_prompt(
+        list(prompts),
+        None,
+        None,
+        device=device,
+        do_classifier_free_guidance=False,
+        max_sequence_length=max_sequence_length,
+    )
+    return {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled_prompt_embeds}
+
+
+class SD3Model:
+    """A loaded pipeline: its transformer, and encoding, sampling and decoding around it.
+
+    Args:
+        pipeline: With its text encoders, unless ``prompts`` takes their place.
+        config: What it was loaded from.
+        prompts: Where conditions come from; null: the pipeline's own encoders.
+    """
+
+    def __init__(
+        self,
+        pipeline: StableDiffusion3Pipeline,
+        config: ModelConfig,
+        prompts: PromptSource | None = None,
+    ) -> None:
         self.pipeline = pipeline
         self.config = config
+        self.prompts = prompts
         self.transformer: nn.Module = pipeline.transformer
 
     @classmethod
-    def load(cls, config: ModelConfig, device: torch.device | str = "cpu") -> SD3Model:
-        """Load a pipeline; the VAE always in float32.
+    def load(
+        cls,
+        config: ModelConfig,
+        device: torch.device | str = "cpu",
+        prompts: PromptSource | None = None,
+    ) -> SD3Model:
+        """Load a pipeline; the VAE always in float32, text encoders only without ``prompts``.
 
         Raises:
             UserError: The directory or hub id cannot be loaded.
         """
-        options: dict[str, object] = {"image_encoder": None, "feature_extractor": None}
-        if not config.load_text_encoder_3:
-            options |= {"text_encoder_3": None, "tokenizer_3": None}
-        source = pipeline_path(config)
-        disable_progress_bar()
-        transformers_logging.disable_progress_bar()
-        try:
-            pipeline = StableDiffusion3Pipeline.from_pretrained(
-                source,
-                revision=config.revision,
-                dtype={"default": getattr(torch, config.dtype), "vae": torch.float32},
-                **options,
-            )
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"model.path={config.path}: cannot be loaded as StableDiffusion3Pipeline "
-                f"({reason}); check the directory, the hub id and HF_HUB_OFFLINE"
-            ) from error
-        pipeline.set_progress_bar_config(disable=True)
-        for part in pipeline.components.values():
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False).eval()
-        return cls(pipeline.to(device), config)
+        absent = {} if prompts is None else dict.fromkeys(_ENCODERS)
+        return cls(_load_pipeline(config, absent).to(device), config, prompts)
 
     @property
     def device(self) -> torch.device:
@@ -140,34 +231,30 @@ class SD3Model:
         """The model as methods see it; ``transformer`` replaces the pipeline's."""
         return SD3Velocity(self.transformer if transformer is None else transformer)
 
-    @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Encode prompts with every text encoder. -> prompt_embeds (B, S, D), pooled (B, P)."""
-        embeds, pooled = [], []
-        for start in range(0, len(prompts), _BATCH):
-            part = list(prompts[start : start + _BATCH])
-            prompt_embeds, _, pooled_prompt_embeds, _ = self.pipeline.encode_prompt(
-                part,
-                None,
-                None,
-                device=self.device,
-                do_classifier_free_guidance=False,
-                max_sequence_length=self.config.max_sequence_length,
-            )
-            embeds.append(prompt_embeds)
-            pooled.append(pooled_prompt_embeds)
-        return {"prompt_embeds": torch.cat(embeds), "pooled_prompt_embeds": torch.cat(pooled)}
+        """Conditions of prompts. -> prompt_embeds (B, S, D), pooled_prompt_embeds (B, P)."""
+        if self.prompts is not None:
+            return self.prompts.encode(prompts)
+        length = self.config.max_sequence_length
+        parts = [
+            encode_with(self.pipeline, prompts[start : start + _BATCH], length, self.device)
+            for start in range(0, len(prompts), _BATCH)
+        ]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Scaled latents of RGB images of the configured resolution. -> (B, C, H, W) float32.
+        """Scaled latents of RGB images of one size. -> (B, C, H, W) float32.
 
         The posterior's mode is taken, not a sample of it, so that latents can be cached.
         """
         vae = self.pipeline.vae
         found = []
-        for start in range(0, len(images), _BATCH):
-            pixels = self.pipeline.image_processor.preprocess(list(images[start : start + _BATCH]))
+        width, height = images[0].size
+        batch = min(_BATCH, max(1, _ENCODED_PIXELS // (width * height)))
+        for start in range(0, len(images), batch):
+            # Without a size it takes the images' own.
+            pixels = self.pipeline.image_processor.preprocess(list(images[start : start + batch]))
             encoded = vae.encode(pixels.to(vae.device, vae.dtype))
             is_gaussian = hasattr(encoded, "latent_dist")
             found.append(encoded.latent_dist.mode() if is_gaussian else encoded.latent)

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.padding import Padding
 from rich.text import Text
 
+from soarbench.checkpoint_rule import LAST
+from soarbench.figure_formats import FORMATS
 from soarbench.files import make_writable, write_atomically
 from soarbench.report.curves import CurvePoint, build_curves
 from soarbench.report.panels import build_panels
@@ -33,7 +36,8 @@ from soarbench.report.render import (
 from soarbench.report.store import PlannedCell, read_cells
 from soarbench.report.tables import BASELINE, TaskTable, build_tables
 
-_FIGURE_FORMATS = ("png", "pdf")
+if TYPE_CHECKING:
+    from soarbench.report.figure_set import FigureSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,7 @@ class Report:
         curves: The figure's data.
         published: Rows of the paper, None where it has none for this grid.
         gaps: What is missing, a line each.
+        figures: The other figures, and what could not be drawn.
     """
 
     grid: str
@@ -55,6 +60,7 @@ class Report:
     curves: tuple[CurvePoint, ...]
     published: PublishedTable | None
     gaps: tuple[str, ...]
+    figures: FigureSet
 
     @property
     def is_partial(self) -> bool:
@@ -75,6 +81,8 @@ class Report:
             yield Text("Partial report. Missing:", style="bold yellow")
             for gap in self.gaps:
                 yield Padding(Text(gap, style="yellow"), (0, 2))
+        for note in self.figures.notes:
+            yield Padding(Text(note, style="dim"), (0, 1))
         yield Text(f"Report: {self.folder}")
 
 
@@ -86,6 +94,8 @@ def build_report(
     planned: Sequence[PlannedCell] | None = None,
     baseline: str = BASELINE,
     show_published: bool = False,
+    checkpoint_rule: str = LAST,
+    formats: Sequence[str] = FORMATS,
 ) -> Report:
     """Write a grid's report to ``results_folder / grid``; every file whole or not at all.
 
@@ -96,6 +106,8 @@ def build_report(
         planned: The launch's cells; None reports all that the folder holds.
         baseline: Method that differences are taken to.
         show_published: Also draw the paper's curves. Only where the protocol is the paper's.
+        checkpoint_rule: Which step of each method the figures mark.
+        formats: What figures are written as.
 
     Returns:
         The report, partial where cells or measurements are missing.
@@ -108,17 +120,29 @@ def build_report(
     panels, more_holes = build_panels(cells)
     tables = build_tables(cells, panels, [*holes, *more_holes], baseline=baseline)
     curves = build_curves(cells, panels, tables)
+    from soarbench.report.figure_set import write_figures
+
     reference = results_folder / "reference"
+    folder = results_folder / grid
+    make_writable(folder, "results_dir")
     report = Report(
         grid=grid,
-        folder=results_folder / grid,
+        folder=folder,
         tables=tuple(tables),
         curves=tuple(curves),
         published=published_table(reference, grid),
         gaps=tuple(dict.fromkeys(gap for table in tables for gap in table.gaps())),
+        figures=write_figures(
+            cells,
+            panels,
+            tables,
+            curves,
+            folder,
+            checkpoint_rule=checkpoint_rule,
+            formats=formats,
+        ),
     )
-    make_writable(report.folder, "results_dir")
-    _write_figure(report, reference if show_published else None)
+    _write_figure(report, reference if show_published else None, formats)
     _write_tables(report)
     return report
 
@@ -154,18 +178,18 @@ def _summary(report: Report) -> dict[str, object]:
     }
 
 
-def _write_figure(report: Report, reference: Path | None) -> None:
+def _write_figure(report: Report, reference: Path | None, formats: Sequence[str]) -> None:
     """Draw the curves; without any point there is no figure, not even an older one."""
     from soarbench.report.figures import draw_curves, save
 
     if not report.curves:
-        for suffix in _FIGURE_FORMATS:
+        for suffix in FORMATS:
             (report.folder / f"curves.{suffix}").unlink(missing_ok=True)
         return
     figure = draw_curves(
         report.curves, published=published_curves(reference) if reference is not None else ()
     )
-    for suffix in _FIGURE_FORMATS:
+    for suffix in formats:
         write_atomically(
             report.folder / f"curves.{suffix}",
             partial(save, figure, file_format=suffix),

@@ -77,6 +77,11 @@ def build_curves(
     return points
 
 
+def panel_points(panel: Panel) -> list[CurvePoint]:
+    """One metric of one task at every step of every method, without the counters of training."""
+    return [point for method in panel.methods for point in _curve(panel, method, [])]
+
+
 def _curve(panel: Panel, method: str, logs: Sequence[Counters]) -> list[CurvePoint]:
     """One method's points, by step."""
     points = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,9 @@ AXIS_TITLES = {
     "seconds": "Seconds",
 }
 BAND_TITLE = "Bands: 95 % interval of each method alone"
-_PANEL_WIDTH, _PANEL_HEIGHT, _LEGEND_HEIGHT = 3.3, 2.5, 0.5
+#: Inches. A figure fits the text width of a page, so that its letters keep their size there.
+_TEXT_WIDTH, _LEGEND_HEIGHT = 6.9, 0.5
+_WIDEST_PANEL, _PANEL_HEIGHT, _LOW_PANEL_HEIGHT = 3.3, 2.5, 2.0
 _MOST_TICKS = 6
 
 
@@ -96,24 +98,26 @@ def draw_curves(
     if not panels:
         raise ValueError("curves: no point to draw; no cell has scores")
     with style():
-        figure, axes = _panel_grid(len(panels))
+        figure, axes = panel_grid(len(panels))
         for ax, (task, metric) in zip(axes, panels, strict=True):
             ax.set_title(f"Task: {task}" if task != panels[0][0] or task != panels[-1][0] else "")
             ax.set_ylabel(metric_of(metric).title)
             ax.set_xlabel(AXIS_TITLES[x])
             if x == "step":
                 _draw_published(ax, [o for o in published if (o.task, o.metric) == (task, metric)])
-            _draw_panel(ax, [p for p in points if (p.task, p.metric) == (task, metric)], x=x)
-        _add_legend(figure, axes)
+            draw_panel(ax, [p for p in points if (p.task, p.metric) == (task, metric)], x=x)
+        add_legend(figure, axes, BAND_TITLE)
     return figure
 
 
-def _panel_grid(count: int) -> tuple[Figure, list[Axes]]:
-    """A figure of ``count`` panels, at most three beside each other."""
-    columns = count if count <= 3 else math.ceil(count / 2)
+def panel_grid(count: int, columns: int | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure of ``count`` panels in rows of at most three, or of ``columns``."""
+    columns = columns or min(count, 3)
     rows = math.ceil(count / columns)
+    width = min(_TEXT_WIDTH, _WIDEST_PANEL * columns)
+    height = _PANEL_HEIGHT if columns < 3 else _LOW_PANEL_HEIGHT
     figure = Figure(
-        figsize=(_PANEL_WIDTH * columns, _PANEL_HEIGHT * rows + _LEGEND_HEIGHT),
+        figsize=(width, height * rows + _LEGEND_HEIGHT),
         layout="constrained",
     )
     FigureCanvasAgg(figure)
@@ -134,7 +138,21 @@ def _draw_published(ax: Axes, points: Sequence[PublishedPoint]) -> None:
         )
 
 
-def _draw_panel(ax: Axes, points: Sequence[CurvePoint], *, x: str) -> None:
+def draw_panel(
+    ax: Axes,
+    points: Sequence[CurvePoint],
+    *,
+    x: str = "step",
+    marked: Mapping[str, int] | None = None,
+) -> None:
+    """Draw all methods' curves of one quantity.
+
+    Args:
+        ax: Where to.
+        points: Of one task and quantity.
+        x: ``step``, or a counter of training.
+        marked: Step of each method whose marker is filled.
+    """
     methods = ordered_methods({point.method for point in points})
     styles = method_styles(methods)
     start = [point for point in points if point.method == BASE]
@@ -143,6 +161,10 @@ def _draw_panel(ax: Axes, points: Sequence[CurvePoint], *, x: str) -> None:
         placed = [point for point in line if x == "step" or x in point.spent]
         if placed:
             _draw_line(ax, placed, styles[method], x=x, label=method_title(method))
+            last = max(p.step for p in line if p.method != method) if first_stage(method) else 0
+            chosen = last + (marked or {}).get(method, -1)
+            own = [p for p in placed if p.method == method and p.step == chosen]
+            _draw_marked(ax, own, styles[method], x=x)
     if start:
         _draw_base(ax, start[0], styles[BASE])
     steps = sorted({point.step for line in (start, *lines.values()) for point in line})
@@ -201,6 +223,14 @@ def _draw_line(
     )
 
 
+def _draw_marked(ax: Axes, chosen: Sequence[CurvePoint], look: LineStyle, *, x: str) -> None:
+    """Fill the marker of the checkpoint that a rule chose."""
+    for point in chosen:
+        ax.plot(
+            [_position(point, x)], [point.value], color=look.color, marker=look.marker, zorder=4
+        )
+
+
 def _draw_base(ax: Axes, point: CurvePoint, look: LineStyle) -> None:
     """The shared start, and a level to compare with."""
     ax.axhline(point.value, color=look.color, linestyle=look.dashes, linewidth=0.9, zorder=1)
@@ -217,7 +247,7 @@ def _draw_base(ax: Axes, point: CurvePoint, look: LineStyle) -> None:
     )
 
 
-def _add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
+def add_legend(figure: Figure, axes: Sequence[Axes], title: str) -> None:
     """One legend for all panels, below them."""
     entries: dict[str, Artist] = {}
     for ax in axes:
@@ -228,8 +258,16 @@ def _add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
         labels=list(entries),
         loc="outside lower center",
         ncols=min(len(entries), 4),
-        title=BAND_TITLE,
+        title=title,
     )
+
+
+def settle(figure: Figure) -> Figure:
+    """Lay a figure out once and for all; else every format would do it again."""
+    with style():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+    return figure
 
 
 def save(figure: Figure, path: Path, file_format: str) -> None:

@@ -12,6 +12,8 @@ from soarbench.report.metrics import method_title, metric_of
 from soarbench.report.store import StoreError
 
 AS_PUBLISHED = "as published"
+#: Model and resolution of the published numbers; ours of others are not to be read beside them.
+PUBLISHED_MODEL = ("sd35_medium", 512)
 SOURCE = "arXiv:2604.12617, SD3.5-Medium at 512 px"
 _NAMES = {method_title(method): method for method in ("sft", "soar", "flow_grpo")}
 

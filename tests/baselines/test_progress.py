@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from baselines.ledger import Ledger, Share
 from baselines.progress import ProgressCallback
 
 
@@ -57,3 +58,15 @@ def test_a_terminal_gets_a_bar_and_gets_its_cursor_back(closed_by):
     assert "4/8" in text
     assert "loss" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor stays hidden"
+
+
+def test_a_rollout_without_a_difference_still_tells_its_rewards() -> None:
+    ledger = Ledger()
+    ledger.add([Share({}, {"rollout/reward_mean": 0.5}, 3.0, 8)], weight=0.0, images=4)
+    assert ledger.close_window() == {
+        "rollout/reward_mean": 0.5,
+        "images_seen": 4.0,
+        "forward_equivalents": 3.0,
+        "reward_calls": 8.0,
+        "seconds": 0.0,
+    }

@@ -8,6 +8,7 @@ from PIL import Image
 from baselines.rewards.base import (
     RewardError,
     checked_rewards,
+    refusal,
     resolve_reward,
     reward_name,
     score_images,
@@ -196,6 +197,58 @@ def test_an_evaluator_is_a_reward():
 
 def test_lower_is_better_is_turned_over():
     assert EvaluatorReward(Paleness())(prompts=PROMPTS, images=IMAGES) == [0.0, -1.0, -2.0]
+
+
+class Quoting(Redness):
+    """Judges prompts of one letter alone."""
+
+    def check(self, prompt, metadata):
+        if len(prompt) > 1 and not metadata.get("forgiven"):
+            raise ValueError(f"{prompt!r} is too long")
+
+
+class NeedsAName(Redness):
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+
+
+AN_EVALUATOR = Quoting()
+
+
+def test_an_evaluator_is_found_by_its_dotted_path():
+    for name in ("Redness", "AN_EVALUATOR"):
+        reward = resolve_reward(f"{__name__}.{name}")
+        assert score_images(reward, PROMPTS, IMAGES, {}) == [0.0, 1.0, 2.0]
+    with pytest.raises(RewardError, match="NeedsAName cannot be made without arguments"):
+        resolve_reward(f"{__name__}.NeedsAName")
+
+
+def test_a_reward_may_refuse_a_prompt():
+    reward = EvaluatorReward(Quoting())
+    assert refusal(reward, "a", {}) == ""
+    assert refusal(reward, "ab", {}) == "'ab' is too long"
+    assert refusal(reward, "ab", {"metadata": {"forgiven": True}}) == ""
+    assert refusal(redness, "ab", {}) == ""
+
+
+def test_a_part_that_cannot_judge_a_prompt_adds_nothing_to_its_images():
+    picky = EvaluatorReward(Quoting())
+    mixture = Mixture({"picky": picky, "length": prompt_length}, {"picky": 10.0, "length": 0.5})
+    columns = {"metadata": [{}, {}, {"forgiven": True}]}
+    assert score_images(mixture, ["a", "bb", "ccc"], IMAGES, columns) == [0.5, 1.0, 21.5]
+    assert [sample.prompt for sample in picky.evaluator.seen[2:]] == ["a", "ccc"]
+    assert refusal(mixture, "bb", {}) == ""
+
+
+def test_a_prompt_that_no_part_can_judge_is_refused():
+    mixture = Mixture(
+        {"one": EvaluatorReward(Quoting()), "two": EvaluatorReward(Quoting())},
+        {"one": 0.5, "two": 0.5},
+    )
+    assert refusal(mixture, "a", {}) == ""
+    assert refusal(mixture, "ab", {}) == "one: 'ab' is too long; two: 'ab' is too long"
+    assert mixture(prompts=["ab"], images=IMAGES[:1]) == [0.0]
 
 
 def test_an_unscored_image_stops_the_run():

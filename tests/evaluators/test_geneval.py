@@ -12,7 +12,6 @@ from evaluators.base import Canary, EvaluatorError, Sample, Score
 from evaluators.detectors import Detection
 from evaluators.geneval import (
     GenEval,
-    StrictGenEval,
     indices_to_color,
     judge,
     relative_position,
@@ -91,7 +90,6 @@ def test_confidence_must_exceed_the_threshold(tag, score, counts):
 def test_sixteen_objects_of_a_class_at_most():
     verdict = judge([found("dog")] * 30, metadata(wanted("dog")))
     assert verdict.strict_score == 1 - 15
-    assert StrictGenEval.value_range == (-14.0, 1.0)
 
 
 def test_color_is_read_from_the_most_confident_object():
@@ -257,12 +255,21 @@ def test_scores_and_details():
     assert judged.weights_hash == "scripted-7-abc"
 
 
-def test_strict_reward_is_the_partial_credit():
-    judged = StrictGenEval(ScriptedDetector(ANSWERS), canaries=CANARIES)
+def test_as_a_reward_it_is_the_partial_credit_of_the_strict_verdict():
+    judged = GenEval(ScriptedDetector(ANSWERS), canaries=CANARIES)
     samples = [sample("x", "two dogs", wanted("dog", 4), tag="counting")]
     scores = judged.score(samples)
-    assert scores[0].value == 0.5
-    assert next(iter(judged.aggregate(samples, scores).items())) == ("strict_score", 0.5)
+    assert (scores[0].value, judged.reward(scores[0])) == (0.0, 0.5)
+    assert judged.aggregate(samples, scores)["strict_score"] == 0.5
+
+
+def test_what_cannot_be_judged_is_known_from_the_metadata():
+    judged = GenEval(ScriptedDetector(ANSWERS), canaries=CANARIES)
+    judged.check("a dog", metadata(wanted("dog")))
+    with pytest.raises(MetadataError, match="unknown class 'unicorn'"):
+        judged.check("a unicorn", metadata(wanted("unicorn")))
+    with pytest.raises(MetadataError, match="tag is None"):
+        judged.check("a sign", {})
 
 
 def test_a_failed_detection_is_unscored_and_counted():

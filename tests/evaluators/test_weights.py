@@ -8,11 +8,8 @@ from huggingface_hub import constants
 
 from evaluators import weights
 from evaluators.weights import (
-    PublishedWeights,
     WeightsError,
     combined_hash,
-    download,
-    is_cached,
     resolve_directory,
     resolve_file,
     sha256_of,
@@ -110,23 +107,6 @@ def test_hashes_are_of_names_and_contents(tmp_path):
 
 def test_a_hub_blob_is_hashed_by_its_name(hub):
     assert sha256_of(hub / "model.safetensors") == "ab" * 32
-
-
-def test_published_weights_are_checked(hub):
-    known = PublishedWeights(repo="own/clip", files=("config.json",), disk_gb=1, memory_gb=1)
-    assert is_cached(known)
-    assert download(known) == hub
-    other = PublishedWeights(repo="own/none", files=("config.json",), disk_gb=1, memory_gb=1)
-    assert not is_cached(other)
-    wrong = PublishedWeights(
-        repo="own/clip",
-        files=("config.json",),
-        disk_gb=1,
-        memory_gb=1,
-        sha256=(("config.json", "00" * 32),),
-    )
-    with pytest.raises(WeightsError, match="not the published file"):
-        download(wrong)
 
 
 def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):

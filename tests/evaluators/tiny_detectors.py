@@ -26,7 +26,7 @@ def save_clip(folder, seed=0):
     return str(folder)
 
 
-def mask2former_config(num_labels=80):
+def mask2former_config(num_labels=80, num_queries=12):
     backbone = SwinConfig(
         image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
         out_features=["stage1", "stage2", "stage3", "stage4"],
@@ -34,7 +34,7 @@ def mask2former_config(num_labels=80):
     return Mask2FormerConfig(
         backbone_config=backbone, feature_size=32, mask_feature_size=32, hidden_dim=32,
         encoder_feedforward_dim=16, dim_feedforward=16, encoder_layers=1, decoder_layers=2,
-        num_attention_heads=2, num_queries=12, num_labels=num_labels,
+        num_attention_heads=2, num_queries=num_queries, num_labels=num_labels,
     )  # fmt: skip
 
 
@@ -46,5 +46,23 @@ def save_mask2former(folder, seed=0, favourite=None, num_labels=80):
         if favourite is not None:
             with torch.no_grad():
                 model.class_predictor.bias[favourite] += 8.0
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def save_sparse_mask2former(folder, favourite, seed=0):
+    """As many queries as the published detector; a few see the favourite class, most nothing."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Mask2FormerForUniversalSegmentation(mask2former_config(num_queries=100))
+        with torch.no_grad():
+            predictor = model.class_predictor
+            direction = torch.randn(predictor.in_features)
+            predictor.weight.zero_()
+            predictor.bias.fill_(-12.0)
+            # The normalised query's component along a direction is about N(0, 1) over queries.
+            predictor.weight[favourite] = 8 * direction / direction.norm()
+            predictor.bias[favourite] = -8 * 1.5
+            predictor.bias[-1] = 0.0
     model.save_pretrained(folder)
     return str(folder)

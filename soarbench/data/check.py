@@ -1,0 +1,194 @@
+"""``python -m soarbench data check``: everything that is wrong with a set, before it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from evaluators.images import ImageError
+from soarbench.data.buckets import is_smaller, nearest_bucket, sizes_of
+from soarbench.data.config import ImageDataConfig
+from soarbench.data.records import Record, caption_fault
+from soarbench.data.sources import records_of
+from soarbench.data.suites import PromptSuite, normalised
+from soarbench.errors import UserError
+from soarbench.files import write_atomically
+from soarbench.pace import Pace
+
+#: Kinds of findings, in the order of the table, and what each means.
+KINDS = {
+    "caption": "captions that cannot be trained on",
+    "image": "images that are missing, damaged or not what the set says",
+    "small": "images smaller than they are trained at",
+    "overlap": "captions that an evaluation asks for",
+    "same_pixels": "images with the pixels of another",
+    "same_caption": "captions that another row has too",
+    "near": "images that look like another",
+}
+#: Bits of 64 in which two images that look alike may differ.
+NEAR_BITS = 4
+_BANDS = NEAR_BITS + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something wrong with a row."""
+
+    kind: str
+    place: str
+    detail: str
+
+
+@dataclass
+class SetCheck:
+    """Looks at rows one after the other and remembers what it needs to know of earlier ones.
+
+    Attributes:
+        data: The set.
+        resolution: Of the model, pixels.
+        suites: Whose prompts must not be trained on.
+        with_near: Whether images that merely look alike are found too.
+    """
+
+    data: ImageDataConfig
+    resolution: int
+    suites: Sequence[PromptSuite]
+    with_near: bool = False
+    num_rows: int = 0
+    _pixels: dict[bytes, str] = field(default_factory=dict)
+    _captions: dict[str, str] = field(default_factory=dict)
+    _looks: list[dict[int, list[tuple[int, str]]]] = field(
+        default_factory=lambda: [{} for _ in range(_BANDS)]
+    )
+
+    def findings(self) -> Iterator[Finding]:
+        """All there is to say.
+
+        Raises:
+            UserError: The set cannot be read at all.
+        """
+        held_out = {normalised(item.prompt): s.name for s in self.suites for item in s.items}
+        for record in records_of(self.data):
+            self.num_rows += 1
+            place = record.place
+            fault = caption_fault(record, self.data)
+            if fault is not None:
+                yield Finding(kind="caption", place=place, detail=fault)
+            suite = held_out.get(normalised(record.caption))
+            if suite is not None:
+                yield Finding(kind="overlap", place=place, detail=f"a prompt of suite {suite!r}")
+            first = self._captions.setdefault(record.caption, place)
+            if first != place:
+                yield Finding(kind="same_caption", place=place, detail=f"as {first}")
+            yield from self._of_image(record)
+
+    def _of_image(self, record: Record) -> Iterator[Finding]:
+        place = record.place
+        try:
+            size, image = record.measured(), record.image()
+        except ImageError as error:
+            yield Finding(kind="image", place=place, detail=str(error))
+            return
+        if record.md5 is not None and record.md5 != (found := file_md5(record)):
+            yield Finding(kind="image", place=place, detail=f"its md5 is {found}")
+        sizes = sizes_of(self.data, self.resolution)
+        bucket = sizes[nearest_bucket(size, sizes)]
+        if is_smaller(size, bucket):
+            detail = f"{size[0]} x {size[1]}, trained at {bucket[0]} x {bucket[1]}"
+            yield Finding(kind="small", place=place, detail=detail)
+        first = self._pixels.setdefault(pixel_digest(image), place)
+        if first != place:
+            yield Finding(kind="same_pixels", place=place, detail=f"as {first}")
+        elif self.with_near:
+            twin = self._near(look(image), place)
+            if twin is not None:
+                yield Finding(kind="near", place=place, detail=f"like {twin}")
+
+    def _near(self, bits: int, place: str) -> str | None:
+        """An earlier image that looks alike; two that differ in few bits agree in some band."""
+        width = -(-64 // _BANDS)
+        found = None
+        for band, known in enumerate(self._looks):
+            part = bits >> (band * width) & ((1 << width) - 1)
+            for other, where in known.setdefault(part, []):
+                if found is None and (bits ^ other).bit_count() <= NEAR_BITS:
+                    found = where
+            known[part].append((bits, place))
+        return found
+
+
+def pixel_digest(image: Image.Image) -> bytes:
+    """The sha256 of an image's size and pixels, whatever file it came from."""
+    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest()
+
+
+def file_md5(record: Record) -> str:
+    """The md5 of an image's file."""
+    with record.open() as stream:
+        return hashlib.md5(stream.read(), usedforsecurity=False).hexdigest()
+
+
+def look(image: Image.Image) -> int:
+    """64 bits that stay nearly the same when an image is scaled, recoded or slightly recoloured.
+
+    Source: the difference hash: whether each of 8 x 8 areas is brighter than its right neighbour.
+    """
+    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    bits = (grey[:, :-1] > grey[:, 1:]).ravel()
+    return int("".join("1" if bit else "0" for bit in bits), 2)
+
+
+def check_set(check: SetCheck, output: Path, skipped: Iterable[str], console: Console) -> int:
+    """Write all findings into a file and their numbers on the console.
+
+    Args:
+        check: What is looked at.
+        output: JSON Lines, one finding each.
+        skipped: Suites whose prompts are not known.
+        console: For the table.
+
+    Returns:
+        0, or 1 when there are findings.
+
+    Raises:
+        UserError: The set cannot be read, or has no rows.
+    """
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    pace = Pace("checked images", None, say)
+    findings = []
+    before = 0
+    for finding in check.findings():
+        findings.append(finding)
+        pace.advance(check.num_rows - before)
+        before = check.num_rows
+    if check.num_rows == 0:
+        raise UserError(f"data.path={check.data.path}: holds no rows")
+    text = "".join(f"{json.dumps(vars(finding))}\n" for finding in findings)
+    write_atomically(output, lambda partial: partial.write_text(text))
+    console.print(_table(check.num_rows, Counter(finding.kind for finding in findings), check))
+    for suite in skipped:
+        say(f"not compared with suite {suite!r}: give suites.{suite}.prompts=FILE")
+    say(f"wrote {output}" if findings else "nothing is wrong with it")
+    return 1 if findings else 0
+
+
+def _table(num_rows: int, counts: Mapping[str, int], check: SetCheck) -> Table:
+    table = Table(title=f"{num_rows} rows of {check.data.path}")
+    table.add_column("rows", justify="right")
+    table.add_column("finding")
+    for kind, meaning in KINDS.items():
+        if kind != "near" or check.with_near:
+            table.add_row(str(counts.get(kind, 0)), meaning)
+    return table

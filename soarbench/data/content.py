@@ -1,0 +1,145 @@
+"""Where a set of images lies, and what identifies its content; imports no framework."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import glob
+import hashlib
+from pathlib import Path
+
+from soarbench.data.config import (
+    DataConfig,
+    DatasetsDataConfig,
+    ImageDataConfig,
+    JsonlDataConfig,
+    LabDataConfig,
+    WebDatasetConfig,
+)
+from soarbench.errors import ConfigError
+from soarbench.files import files_digest
+from soarbench.models.hub import is_directory
+
+#: Read at either end of a file of images, whose name and size say most.
+_END = 2**20
+
+
+def with_content(data: DataConfig) -> DataConfig:
+    """The configuration with the set's content in it, so that an address depends on it.
+
+    Raises:
+        ConfigError: There is nothing at ``data.path``, or it has another form.
+    """
+    if isinstance(data, LabDataConfig) or data.path is None:
+        return data
+    return dataclasses.replace(data, content=content_digest(data))
+
+
+def content_digest(data: ImageDataConfig) -> str:
+    """Digest of a set that lies on this machine, of a hub id its revision; and of its scores.
+
+    Raises:
+        ConfigError: There is nothing at ``data.path``, or it has another form.
+    """
+    own = own_content(data)
+    return own if data.scores is None else f"{own}+{_whole_digest(*_facts([scores_path(data)]))}"
+
+
+def own_content(data: ImageDataConfig) -> str:
+    """Digest of a set without its file of scores.
+
+    Raises:
+        ConfigError: There is nothing at ``data.path``, or it has another form.
+    """
+    assert data.path is not None
+    if isinstance(data, JsonlDataConfig):
+        image_folder(data)
+        return _whole_digest(*_facts([jsonl_path(data)]))
+    if isinstance(data, WebDatasetConfig):
+        paths = shard_paths(data)
+        return _digest(_facts(paths), Path("/"), _END)
+    assert isinstance(data, DatasetsDataConfig)
+    if not is_directory(data.path):
+        return f"{data.path}@{data.revision}"
+    root = Path(data.path).expanduser()
+    if not root.is_dir():
+        raise ConfigError(f"data.path={data.path}: no such folder; give one, or a hub id")
+    return _digest(_facts(sorted(p for p in root.rglob("*") if p.is_file())), root.absolute(), _END)
+
+
+def jsonl_path(data: JsonlDataConfig) -> Path:
+    """The file of a set.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    assert data.path is not None
+    path = Path(data.path).expanduser()
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no such file"
+        raise ConfigError(
+            f"data.path={data.path}: {what}; give a JSON Lines file, or say data=datasets or "
+            "data=webdataset"
+        )
+    return path
+
+
+def image_folder(data: JsonlDataConfig) -> Path:
+    """The folder that a file's images lie in.
+
+    Raises:
+        ConfigError: It does not exist.
+    """
+    folder = jsonl_path(data).parent if data.image_dir is None else Path(data.image_dir)
+    if not folder.expanduser().is_dir():
+        raise ConfigError(f"data.image_dir={data.image_dir}: no such folder")
+    return folder.expanduser()
+
+
+def shard_paths(data: WebDatasetConfig) -> list[Path]:
+    """The tar files of a set, sorted.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    assert data.path is not None
+    path = Path(data.path).expanduser()
+    pattern = str(path / "*.tar") if path.is_dir() else str(path)
+    found = sorted(Path(name).absolute() for name in glob.glob(pattern) if Path(name).is_file())
+    if not found:
+        raise ConfigError(
+            f"data.path={data.path}: no tar files there; give a folder of shards or a pattern, "
+            "e.g. 'data.path=/data/part-*.tar'"
+        )
+    return found
+
+
+def scores_path(data: ImageDataConfig) -> Path:
+    """The file of a set's scores.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    assert data.scores is not None
+    path = Path(data.scores).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"data.scores={data.scores}: no such file; make it with `data score`")
+    return path
+
+
+def _facts(paths: list[Path]) -> tuple[tuple[str, int, int], ...]:
+    stats = ((path.absolute(), path.stat()) for path in paths)
+    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+
+
+@functools.cache
+def _digest(facts: tuple[tuple[str, int, int], ...], root: Path, end: int) -> str:
+    """Digest of files; the facts make a changed file another question."""
+    return files_digest([Path(name) for name, _, _ in facts], root, end)
+
+
+@functools.cache
+def _whole_digest(facts: tuple[str, int, int]) -> str:
+    """Digest of all of a file."""
+    with Path(facts[0]).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]

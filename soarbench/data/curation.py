@@ -1,0 +1,317 @@
+"""From somebody's set to the rows that are trained on: measured, judged, selected, listed."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluators.base import Sample
+from evaluators.images import ImageError
+from soarbench.data.buckets import Size, is_smaller, nearest_bucket, sizes_of
+from soarbench.data.config import ImageDataConfig
+from soarbench.data.records import Record, caption_fault
+from soarbench.data.select import best_share, first_below
+from soarbench.data.sources import records_of
+from soarbench.data.store import digest
+from soarbench.errors import UserError
+from soarbench.files import write_atomically
+
+log = logging.getLogger(__name__)
+Scorer = Callable[[Sequence[Sample]], Sequence[float]]
+"""Gives every sample a score; nan for one that cannot be scored."""
+#: Images decoded and judged at a time.
+CHUNK = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A row that is trained on.
+
+    Attributes:
+        key: Of its record.
+        place: Of its record.
+        caption: What is trained on.
+        bucket: Width and height that the image is trained at.
+        scores: That it was selected by, or came with.
+    """
+
+    key: str
+    place: str
+    caption: str
+    bucket: Size
+    scores: Mapping[str, float]
+
+
+class Unusable:
+    """Images that cannot be trained on, listed in a file; a stated number of them is left out.
+
+    Args:
+        config: Says how many.
+        path: Of the list.
+    """
+
+    def __init__(self, config: ImageDataConfig, path: Path) -> None:
+        self.config = config
+        self.path = path
+        self.reasons: dict[str, str] = {}
+
+    def add(self, place: str, reason: str) -> None:
+        """List one."""
+        self.reasons[place] = reason
+
+    def check(self) -> None:
+        """Write the list, and refuse a longer one than is allowed.
+
+        Raises:
+            UserError: Says how many there are, which is the first, and where the others are.
+        """
+        if not self.reasons:
+            return
+        rows = ({"image": place, "reason": reason} for place, reason in self.reasons.items())
+        text = "".join(f"{json.dumps(row)}\n" for row in rows)
+        write_atomically(self.path, lambda partial: partial.write_text(text))
+        if len(self.reasons) <= self.config.max_unreadable:
+            return
+        raise UserError(
+            f"data.path={self.config.path}: {len(self.reasons)} images cannot be used, more than "
+            f"data.max_unreadable={self.config.max_unreadable}; the first: "
+            f"{next(iter(self.reasons.values()))} (all are listed in {self.path})"
+        )
+
+
+class ScoreBook:
+    """What a judge said of images, appended as it is said.
+
+    Args:
+        path: JSON Lines; a torn last line, of a killed process, is dropped.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.values: dict[str, float] = {}
+        if path.is_file():
+            content = path.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            if len(whole) < len(content):
+                path.write_bytes(whole)
+            rows = map(json.loads, whole.splitlines())
+            self.values = {row["key"]: row["value"] for row in rows}
+
+    def add(self, found: Mapping[str, float]) -> None:
+        """Append scores."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as stream:
+            for key, value in found.items():
+                stream.write(json.dumps({"key": key, "value": value}) + "\n")
+        self.values |= found
+
+
+class Curation:
+    """Finds the rows of a set that are trained on, once, and remembers them.
+
+    A remembered set stays as it is, so that all cells train on the same rows.
+
+    Args:
+        config: Of the set; its ``content`` is known.
+        resolution: Of the model, pixels.
+        scorers: Judges by name, for scores that rows do not come with.
+        judges: What identifies the judges.
+        folder: Where results go.
+    """
+
+    def __init__(
+        self,
+        config: ImageDataConfig,
+        resolution: int,
+        scorers: Mapping[str, Scorer],
+        judges: object,
+        folder: Path,
+    ) -> None:
+        self.config = config
+        self.scorers = scorers
+        self.sizes = sizes_of(config, resolution)
+        name = digest(dataclasses.asdict(config), type(config).__name__, resolution, judges)
+        self.path = folder / f"rows-{name}.jsonl"
+        self.unusable = Unusable(config, folder / f"unusable-{name}.jsonl")
+        self._books = {
+            score: ScoreBook(folder / f"scores-{score}-{digest(config.content, judges)}.jsonl")
+            for score in scorers
+        }
+        self._below: Counter[str] = Counter()
+        self._count = 0
+        self._measured: list[tuple[Record, Size]] | None = None
+
+    def measure(self) -> None:
+        """Look at every caption and image header of a set that is not streamed.
+
+        Raises:
+            UserError: Something in the set cannot be used.
+        """
+        if self._measured is None and not self.path.is_file() and not self.config.is_streamed:
+            self._measured = list(self._usable())
+            self.unusable.check()
+            if not self._measured:
+                raise UserError(self._nothing())
+
+    def entries(self) -> list[Entry]:
+        """The rows.
+
+        Raises:
+            UserError: Something in the set cannot be used, or nothing is left of it.
+        """
+        if self.path.is_file():
+            return read_entries(self.path)
+        self.measure()
+        found: list[Entry] = []
+        usable = iter(self._usable() if self._measured is None else self._measured)
+        while chunk := list(itertools.islice(usable, CHUNK)):
+            found += self._judged(chunk)
+            self.unusable.check()
+            if self.config.max_rows is not None and len(found) >= self.config.max_rows:
+                found = found[: self.config.max_rows]
+                break
+        self._measured = None
+        if not found:
+            raise UserError(self._nothing())
+        if self.config.rank_by:
+            scores = {name: [row.scores[name] for row in found] for name in self.config.rank_by}
+            found = [found[i] for i in best_share(scores, self.config.keep_fraction)]
+        write_entries(self.path, found)
+        log.info("%d of %d rows of %s are kept", len(found), self._count, self.config.path)
+        if self.unusable.reasons:
+            log.warning("%d are left out: see %s", len(self.unusable.reasons), self.unusable.path)
+        return found
+
+    def _usable(self) -> Iterator[tuple[Record, Size]]:
+        """Records above the thresholds, as far as their scores are known, and their buckets."""
+        for record in records_of(self.config):
+            self._count += 1
+            low = first_below(record.scores, self.config.thresholds)
+            if low is not None:
+                self._below[low] += 1
+                continue
+            fault = caption_fault(record, self.config)
+            if fault is not None:
+                raise UserError(fault)
+            self._require_scores(record)
+            try:
+                yield record, self._bucket(record)
+            except ImageError as error:
+                self.unusable.add(record.place, str(error))
+
+    def _require_scores(self, record: Record) -> None:
+        for name in self.config.select_by:
+            if name not in record.scores and name not in self.scorers:
+                raise UserError(
+                    f"{record.place}: no score {name!r}, and there is no judge of that name; add "
+                    "it to the row's scores, or leave it out of data.thresholds and data.rank_by"
+                )
+
+    def _bucket(self, record: Record) -> Size:
+        """The size that an image is trained at.
+
+        Raises:
+            ImageError: The image is missing, no image, or smaller.
+        """
+        size = record.measured()
+        bucket = self.sizes[nearest_bucket(size, self.sizes)]
+        if is_smaller(size, bucket):
+            raise ImageError(
+                f"{record.place}: {size[0]} x {size[1]} pixels, smaller than the {bucket[0]} x "
+                f"{bucket[1]} it is trained at; remove it, or lower model.resolution"
+            )
+        return bucket
+
+    def _judged(self, chunk: Sequence[tuple[Record, Size]]) -> Iterator[Entry]:
+        """Those of a chunk whose scores, given by judges where need be, reach the thresholds."""
+        scores = {id(record): dict(record.scores) for record, _ in chunk}
+        for name in self.config.select_by:
+            lacking = [record for record, _ in chunk if name not in record.scores]
+            values = self._scored(name, lacking)
+            for record in lacking:
+                scores[id(record)][name] = values[score_key(record)]
+        for record, bucket in chunk:
+            own = scores[id(record)]
+            if any(math.isnan(own[name]) for name in self.config.select_by):
+                continue
+            low = first_below(own, self.config.thresholds)
+            if low is not None:
+                self._below[low] += 1
+                continue
+            yield Entry(
+                key=record.key,
+                place=record.place,
+                caption=record.caption,
+                bucket=bucket,
+                scores=own,
+            )
+
+    def _scored(self, name: str, records: Sequence[Record]) -> Mapping[str, float]:
+        """A judge's scores by key; nan, and listed, where there is none."""
+        if not records:
+            return {}
+        book = self._books[name]
+        samples, damaged = [], {}
+        for record in records:
+            if score_key(record) not in book.values:
+                try:
+                    samples.append(sample_of(record))
+                except ImageError as error:
+                    damaged[score_key(record)] = str(error)
+        if samples:
+            values = self.scorers[name](samples)
+            book.add({sample.sample_id: v for sample, v in zip(samples, values, strict=True)})
+        found = book.values | dict.fromkeys(damaged, math.nan)
+        for record in records:
+            key = score_key(record)
+            if math.isnan(found[key]):
+                reason = damaged.get(key, f"{record.place}: {name} gave it no score")
+                self.unusable.add(record.place, reason)
+        return found
+
+    def _nothing(self) -> str:
+        least = self.config.thresholds
+        below = ", ".join(f"{n} are below {name}>={least[name]}" for name, n in self._below.items())
+        told = below or f"{len(self.unusable.reasons)} cannot be used"
+        return (
+            f"data.path={self.config.path}: 0 of {self._count} rows are usable ({told}); check the "
+            "set, and lower data.thresholds where they leave nothing"
+        )
+
+
+def score_key(record: Record) -> str:
+    """Key of a score: a judge may look at image and caption."""
+    return digest(record.key, record.caption)
+
+
+def sample_of(record: Record) -> Sample:
+    """A record as judges see it.
+
+    Raises:
+        ImageError: Its image cannot be read.
+    """
+    key = score_key(record)
+    return Sample(sample_id=key, prompt_id=key, prompt=record.caption, image=record.image())
+
+
+def write_entries(path: Path, entries: Iterable[Entry]) -> None:
+    """Remember rows."""
+    text = "".join(f"{json.dumps(dataclasses.asdict(entry))}\n" for entry in entries)
+    write_atomically(path, lambda partial: partial.write_text(text))
+
+
+def read_entries(path: Path) -> list[Entry]:
+    """Rows that ``write_entries`` wrote."""
+    found = []
+    with path.open() as stream:
+        for line in stream:
+            row = json.loads(line)
+            found.append(Entry(**(row | {"bucket": tuple(row["bucket"])})))
+    return found

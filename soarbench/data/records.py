@@ -1,0 +1,127 @@
+"""Rows of somebody else's set, checked in everything but their pixels; imports no framework."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO
+
+from soarbench.data.config import ImageDataConfig
+from soarbench.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """An image with its caption; the image is read when it is asked for.
+
+    Attributes:
+        key: Unique in the set, and another one if the image's file changes.
+        place: Where it comes from, for messages.
+        caption: What it shows.
+        open: Gives the image file's bytes; raises OSError if it cannot be read.
+        size: Width and height if the set says so, pixels.
+        scores: That the set comes with.
+        md5: Of the image's file, if the set says so.
+    """
+
+    key: str
+    place: str
+    caption: str
+    open: Callable[[], BinaryIO] = field(repr=False)
+    size: tuple[int, int] | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    md5: str | None = None
+
+    def image(self) -> Image.Image:
+        """The image: upright, 8-bit RGB.
+
+        Raises:
+            ImageError: It is missing or damaged.
+        """
+        from evaluators.images import decode_image
+
+        with self._opened() as stream:
+            return decode_image(stream, self.place)
+
+    def measured(self) -> tuple[int, int]:
+        """Width and height, from the image's header.
+
+        Raises:
+            ImageError: The image is missing, no image, or not of the size that the set says.
+        """
+        from evaluators.images import ImageError, image_size
+
+        with self._opened() as stream:
+            size = image_size(stream, self.place)
+        if self.size is not None and size != self.size:
+            raise ImageError(
+                f"{self.place}: {size[0]} x {size[1]} pixels, but the set says "
+                f"{self.size[0]} x {self.size[1]}"
+            )
+        return size
+
+    def _opened(self) -> BinaryIO:
+        from evaluators.images import ImageError
+
+        try:
+            return self.open()
+        except OSError as error:
+            raise ImageError(f"{self.place}: {error.strerror or error}") from error
+
+
+def caption_text(caption: object) -> str:
+    """A caption as it is checked later; what is no text counts as empty."""
+    return caption if isinstance(caption, str) else ""
+
+
+def caption_fault(record: Record, config: ImageDataConfig) -> str | None:
+    """Why a caption cannot be trained on, and what to do about it."""
+    if not record.caption.strip():
+        return f"{record.place}: the caption is empty; write one or remove the row"
+    if len(record.caption) > config.max_caption_length:
+        return (
+            f"{record.place}: the caption has {len(record.caption)} characters, more than "
+            f"data.max_caption_length={config.max_caption_length}; encoders would cut it, shorten "
+            "it or raise the limit"
+        )
+    return None
+
+
+def checked_scores(scores: object, place: str) -> dict[str, float]:
+    """Scores that a row comes with; one that is null was not measured.
+
+    Raises:
+        UserError: They are no mapping of names to numbers.
+    """
+    if scores is None:
+        return {}
+    if not isinstance(scores, Mapping):
+        raise UserError(f"{place}: scores={scores!r} must be an object of names and numbers")
+    found = {}
+    for name, value in scores.items():
+        if value is None:
+            continue
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or math.isnan(value):
+            raise UserError(f"{place}: score {name}={value!r} must be a number")
+        found[str(name)] = float(value)
+    return found
+
+
+def checked_size(width: object, height: object, place: str) -> tuple[int, int] | None:
+    """Width and height of a row that says both.
+
+    Raises:
+        UserError: They are no positive whole numbers.
+    """
+    if width is None or height is None:
+        return None
+    if not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:
+        raise UserError(
+            f"{place}: width={width!r}, height={height!r} must be positive whole numbers"
+        )
+    return width, height

@@ -1,0 +1,190 @@
+"""Encoded training rows: latents and conditions, memory-mapped or made when they are asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from PIL import Image
+from torch import Tensor
+
+from baselines.stream import Row, Shapes
+from evaluators.images import ImageError
+from soarbench.data.buckets import Size, fit
+from soarbench.data.curation import Curation, Entry, write_entries
+from soarbench.data.records import Record
+from soarbench.data.sources import records_of
+from soarbench.data.store import TensorStore
+from soarbench.errors import UserError
+from soarbench.pace import Pace
+
+log = logging.getLogger(__name__)
+#: Images of one file of latents.
+_PER_FILE = 64
+EncodeImages = Callable[[Sequence[Image.Image]], Tensor]
+ConditionOf = Callable[[str], Mapping[str, Tensor]]
+ColumnsOf = Callable[[str], Mapping[str, object]]
+
+
+def no_columns(_prompt: str) -> Mapping[str, object]:
+    """Rewards are told nothing but the prompt."""
+    return {}
+
+
+class EncodedRows:
+    """Rows of training data, read one by one.
+
+    Args:
+        prompts: One a row.
+        latents: Gives a row's scaled clean latents, float32 on the CPU; null: rows have none.
+        condition: Gives a prompt's condition, on the CPU.
+        sizes: Of the rows' images.
+        columns: Gives what rewards are told of a prompt.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[str],
+        latents: Callable[[int], Tensor] | None,
+        condition: ConditionOf,
+        sizes: Sequence[Size],
+        columns: ColumnsOf = no_columns,
+    ) -> None:
+        self.prompts = prompts
+        self.latents = latents
+        self.condition = condition
+        self.sizes = sizes
+        self.columns = columns
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.prompts)
+
+    def __getitem__(self, index: int) -> Row:
+        """A row."""
+        prompt = self.prompts[index]
+        row: Row = {
+            "condition": self.condition(prompt),
+            "prompt": prompt,
+            "columns": self.columns(prompt),
+        }
+        if self.latents is not None:
+            row["x0"] = self.latents(index)
+        return row
+
+    def without_latents(self) -> EncodedRows:
+        """The same prompts, for a method that makes its own images."""
+        return EncodedRows(self.prompts, None, self.condition, self.sizes, self.columns)
+
+    def shapes(self, block: int) -> Shapes | None:
+        """Which rows can go through a model together; null: all."""
+        if self.latents is None:
+            return None
+        numbers = {size: number for number, size in enumerate(sorted(set(self.sizes)))}
+        return Shapes(of_row=[numbers[size] for size in self.sizes], block=block)
+
+
+def latent_key(entry: Entry) -> str:
+    """Key of an image's latents at the size it is trained at."""
+    return f"{entry.key} {entry.bucket[0]}x{entry.bucket[1]}"
+
+
+def encode_entries(
+    entries: Sequence[Entry], curation: Curation, store: TensorStore, encode: EncodeImages
+) -> list[Entry]:
+    """Encode the images of rows that are not in the store.
+
+    Args:
+        entries: The rows.
+        curation: Of their set; learns of images that turn out to be damaged.
+        store: Of latents.
+        encode: Images of one size to latents.
+
+    Returns:
+        The rows without those whose images are damaged.
+
+    Raises:
+        UserError: More images are damaged than the configuration allows.
+    """
+    wanted = {entry.key: entry for entry in entries if latent_key(entry) not in store}
+    if not wanted:
+        return list(entries)
+    pace = Pace("encoded images", len(wanted), log.info)
+    damaged: set[str] = set()
+    waiting: dict[Size, dict[str, Image.Image]] = {}
+    for record in records_of(curation.config):
+        entry = wanted.pop(record.key, None)
+        if entry is None:
+            continue
+        try:
+            image = fit(record.image(), entry.bucket)
+        except ImageError as error:
+            damaged.add(record.key)
+            curation.unusable.add(record.place, str(error))
+            curation.unusable.check()
+            continue
+        batch = waiting.setdefault(entry.bucket, {})
+        batch[latent_key(entry)] = image
+        if len(batch) == _PER_FILE:
+            _flush(batch, store, encode)
+        pace.advance(1)
+    for batch in waiting.values():
+        _flush(batch, store, encode)
+    pace.finish()
+    return _without(damaged, entries, curation)
+
+
+def _flush(batch: dict[str, Image.Image], store: TensorStore, encode: EncodeImages) -> None:
+    if batch:
+        store.add(list(batch), {"x0": encode(list(batch.values()))})
+        batch.clear()
+
+
+def _without(damaged: set[str], entries: Sequence[Entry], curation: Curation) -> list[Entry]:
+    left = [entry for entry in entries if entry.key not in damaged]
+    if not left:
+        raise UserError(f"data.path={curation.config.path}: every image is damaged")
+    if damaged:
+        write_entries(curation.path, left)
+    return left
+
+
+def stored_rows(
+    entries: Sequence[Entry],
+    store: TensorStore,
+    condition: ConditionOf,
+    columns: ColumnsOf = no_columns,
+) -> EncodedRows:
+    """Rows whose latents are in a store."""
+    keys = [latent_key(entry) for entry in entries]
+    return EncodedRows(
+        [entry.caption for entry in entries],
+        lambda index: store[keys[index]]["x0"],
+        condition,
+        [entry.bucket for entry in entries],
+        columns,
+    )
+
+
+def fresh_rows(
+    entries: Sequence[Entry], curation: Curation, encode: EncodeImages, condition: ConditionOf
+) -> EncodedRows:
+    """Rows whose images are read and encoded every time; their set is not streamed."""
+    records: dict[str, Record] = {record.key: record for record in records_of(curation.config)}
+
+    def latents(index: int) -> Tensor:
+        entry = entries[index]
+        try:
+            image = fit(records[entry.key].image(), entry.bucket)
+        except ImageError as error:
+            raise UserError(
+                f"{error}; with data.cache_latents=true it would be left out"
+            ) from error
+        return encode([image])[0].cpu()
+
+    return EncodedRows(
+        [entry.caption for entry in entries],
+        latents,
+        condition,
+        [entry.bucket for entry in entries],
+    )

@@ -1,0 +1,37 @@
+"""Which rows of a set are trained on: pure functions of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def smallest_rank(scores: Mapping[str, Sequence[float]]) -> NDArray[np.float64]:
+    """Each candidate's worst rank over the scores, 0 (worst) .. 1 (best). -> (N,)."""
+    ranks = []
+    for values in scores.values():
+        order = np.argsort(np.argsort(values, kind="stable"), kind="stable")
+        ranks.append(order / max(len(values) - 1, 1))
+    return np.asarray(np.min(ranks, axis=0), dtype=np.float64)
+
+
+def best_share(scores: Mapping[str, Sequence[float]], keep_fraction: float) -> list[int]:
+    """Places of the candidates of highest smallest rank, ascending; at least one.
+
+    Args:
+        scores: By name, one number a candidate.
+        keep_fraction: Share that is kept, (0, 1].
+    """
+    ranks = smallest_rank(scores)
+    count = max(1, round(len(ranks) * keep_fraction))
+    return sorted(int(place) for place in np.argsort(-ranks, kind="stable")[:count])
+
+
+def first_below(scores: Mapping[str, float], thresholds: Mapping[str, float]) -> str | None:
+    """The first known score that is under its threshold."""
+    for name, least in thresholds.items():
+        if name in scores and scores[name] < least:
+            return name
+    return None

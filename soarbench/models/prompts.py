@@ -1,0 +1,108 @@
+"""Prompts are encoded once: the text encoders are loaded for those that are new, then freed."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from soarbench.data.store import TensorStore, digest
+from soarbench.files import files_digest
+from soarbench.models.config import ModelConfig
+from soarbench.models.hub import is_directory
+from soarbench.models.sd3 import encode_with, load_encoders, pipeline_path
+from soarbench.pace import Pace
+
+log = logging.getLogger(__name__)
+#: Prompts encoded at once, always: a matrix product may round differently for another batch size,
+#: and a prompt's condition must not depend on the company it is encoded in.
+BATCH = 16
+#: Prompts of one file; SD3.5's conditions take 2.7 MB each.
+_PER_FILE = 4 * BATCH
+
+
+def encoder_digest(config: ModelConfig) -> str:
+    """What identifies the text encoders and how they are used.
+
+    Raises:
+        UserError: A local directory that is no pipeline.
+    """
+    source = pipeline_path(config)
+    weights = f"{source}@{config.revision}"
+    if is_directory(source):
+        root = Path(source)
+        folders = (*root.glob("text_encoder*"), *root.glob("tokenizer*"))
+        files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+        weights = files_digest(sorted(files), root)
+    return digest(weights, config.max_sequence_length, config.load_text_encoder_3, config.dtype)
+
+
+class PromptStore:
+    """Conditions of prompts, on disk and memory-mapped.
+
+    Args:
+        config: Whose text encoders.
+        device: Where they run, and where ``encode`` puts conditions.
+        folder: Of all stores; each kind of encoder has a folder of its own in it.
+
+    Raises:
+        UserError: A local directory that is no pipeline, or a stored file that is damaged.
+    """
+
+    def __init__(self, config: ModelConfig, device: torch.device, folder: Path) -> None:
+        self.config = config
+        self.device = device
+        self.store = TensorStore(folder / encoder_digest(config))
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Conditions, batch first; text encoders are loaded only if a prompt is new."""
+        self.fill(prompts)
+        stacked = self.store.stacked([prompt_key(prompt) for prompt in prompts])
+        return {name: value.to(self.device) for name, value in stacked.items()}
+
+    def row(self, prompt: str) -> dict[str, Tensor]:
+        """The condition of a prompt that was encoded before, on the CPU."""
+        return self.store[prompt_key(prompt)]
+
+    def fill(self, prompts: Iterable[str]) -> None:
+        """Encode the prompts that are new.
+
+        Raises:
+            UserError: The text encoders cannot be loaded.
+        """
+        by_key = {prompt_key(prompt): prompt for prompt in prompts}
+        keys = self.store.missing(by_key)
+        if not keys:
+            return
+        pipeline = load_encoders(self.config, self.device)
+        pace = Pace("encoded prompts", len(keys), log.info)
+        for start in range(0, len(keys), _PER_FILE):
+            part = keys[start : start + _PER_FILE]
+            self.store.add(part, self._encoded(pipeline, [by_key[key] for key in part]))
+            pace.advance(len(part))
+        pace.finish()
+        del pipeline
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _encoded(self, pipeline: object, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Conditions in batches of one size, the last one filled up with empty prompts."""
+        parts = []
+        for start in range(0, len(prompts), BATCH):
+            batch = list(prompts[start : start + BATCH])
+            filled = batch + [""] * (BATCH - len(batch))
+            length = self.config.max_sequence_length
+            encoded = encode_with(pipeline, filled, length, self.device)
+            parts.append({name: value[: len(batch)].cpu() for name, value in encoded.items()})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def prompt_key(prompt: str) -> str:
+    """Key of a prompt in a store."""
+    return hashlib.sha256(prompt.encode()).hexdigest()

@@ -1,0 +1,112 @@
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from soarbench.diagnostics.files import deviations_path, images_path, norms_path
+from soarbench.report.diagnostics import (
+    QUANTITIES,
+    deviation_points,
+    diagnostic_points,
+    unmeasured,
+)
+from soarbench.report.store import StoreError, read_cells
+from tests.report.diagnosed import NUM_IMAGES, STARTS, write_diagnostics
+from tests.report.folders import Folder, base, write_grid
+
+SMALL = {"num_prompts": 10, "steps": (50, 100)}
+PROMPTS = np.array([f"drawbench-{prompt:05d}" for prompt in range(10)])
+
+
+@pytest.fixture
+def grid(tmp_path):
+    cells = [base(num_prompts=10)]
+    cells += [
+        Folder(method=method, task="aesthetic", seed=seed, **SMALL)
+        for method in ("soar", "flow_grpo") for seed in (0, 1)
+    ]  # fmt: skip
+    folder = write_grid(tmp_path / "grid", cells)
+    for cell in cells:
+        write_diagnostics(folder, cell, ("aesthetic",))
+    return folder
+
+
+def points(grid):
+    found = diagnostic_points(read_cells(grid)[0], "aesthetic", PROMPTS)
+    return {(point.metric, point.method, point.step): point for point in found}
+
+
+def test_every_quantity_has_a_point_a_method_and_step(grid):
+    found = points(grid)
+    assert {metric for metric, _, _ in found} == set(QUANTITIES)
+    assert len(found) == len(QUANTITIES) * (1 + 2 * 2)
+    point = found["brightness", "flow_grpo", 100]
+    # mean of p / 1000 over ten prompts is 0.0045; the base's other suites are not in it
+    assert point.value == pytest.approx(0.4 + 0.0045 + 0.1)
+    assert found["brightness", "base", 0].value == pytest.approx(0.4045)
+    assert point.low < point.value < point.high
+    assert (point.num_prompts, point.num_seeds) == (10, 2)
+    assert found["diversity", "soar", 50].value == pytest.approx(0.3 - 0.01)
+    assert found["entropy", "flow_grpo", 50].value == pytest.approx(5.5)
+
+
+def test_the_norm_is_relative_to_the_base_on_the_same_image(grid):
+    found = points(grid)
+    for step in (50, 100):
+        point = found["velocity_norm", "flow_grpo", step]
+        assert point.value == pytest.approx(1 + step / 100 / 20)
+        # The ratio is the same for all images, though their norms are not.
+        assert point.high - point.low < 1e-9
+    base_point = found["velocity_norm", "base", 0]
+    assert (base_point.low, base_point.value, base_point.high) == (1.0, 1.0, 1.0)
+
+
+def test_deviations_are_paired_with_the_base(grid):
+    found = deviation_points(read_cells(grid)[0], "aesthetic")
+    assert len(found) == 3 * sum(count + 1 for count in STARTS.values())
+    at = {(point.method, point.start, point.index): point for point in found}
+    mean = 1 + (NUM_IMAGES - 1) / 20
+    point = at["flow_grpo", 1.0, 4]
+    assert point.deviation == pytest.approx(4 * mean * 0.11)
+    assert point.difference == pytest.approx(4 * mean * 0.01)
+    assert point.difference_high - point.difference_low < (point.high - point.low) / 5
+    assert (point.sigma, point.num_images, point.num_seeds) == (0.0, NUM_IMAGES, 2)
+    for start in STARTS:
+        begun = at["soar", start, 0]
+        assert (begun.deviation, begun.low, begun.high) == (0.0, 0.0, 0.0)
+    assert all(one.difference == 0 for key, one in at.items() if key[0] == "base")
+
+
+def test_without_the_base_there_are_levels_and_no_differences(grid):
+    cells = [cell for cell in read_cells(grid)[0] if not cell.is_base]
+    found = deviation_points(cells, "aesthetic")
+    assert found
+    assert all(np.isnan(point.difference) for point in found)
+    assert {p.metric for p in diagnostic_points(cells, "aesthetic", PROMPTS)} == (
+        set(QUANTITIES) - {"velocity_norm"}
+    )
+
+
+def test_unmeasured_cells_are_named_and_left_out(grid):
+    cells = read_cells(grid)[0]
+    assert unmeasured(cells, "aesthetic") == []
+    one = next(cell for cell in cells if cell.method == "soar" and cell.seed == 1)
+    images_path(one.folder).unlink()
+    assert unmeasured(cells, "aesthetic") == [one.cell_id]
+    found = points(grid)
+    assert found["entropy", "soar", 50].num_seeds == 1
+    assert found["velocity_norm", "soar", 50].num_seeds == 2
+
+
+def test_damaged_and_unlike_tables_are_refused_in_one_line(grid):
+    cells = read_cells(grid)[0]
+    path = deviations_path(cells[1].folder, "aesthetic")
+    table = pq.read_table(path)
+    pq.write_table(table.slice(0, table.num_rows - 1), path)
+    with pytest.raises(StoreError, match="different versions or settings; delete"):
+        deviation_points(cells, "aesthetic")
+    path.write_bytes(b"PAR1 no")
+    with pytest.raises(StoreError, match=r"is damaged .*run python -m soarbench diagnose again"):
+        deviation_points(cells, "aesthetic")
+    norms_path(cells[1].folder, "aesthetic").write_bytes(b"")
+    with pytest.raises(StoreError, match="is damaged"):
+        points(grid)

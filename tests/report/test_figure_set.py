@@ -1,0 +1,298 @@
+"""All figures of a report: their files, their data, and what is said where there is none."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from soarbench.report.bars import Bar, draw_bars
+from soarbench.report.build import build_report
+from soarbench.report.curves import CurvePoint
+from soarbench.report.diagnostics import DeviationPoint
+from soarbench.report.figures import METHOD_STYLES, settle
+from soarbench.report.figures_gaming import draw_deviation, draw_gaming, draw_overoptimisation
+from soarbench.report.gaming import GamingPoint
+from soarbench.report.sheets import draw_sheet, plan_sheet
+from soarbench.report.store import read_cells
+from soarbench.report.trained_on import trained_on
+from tests.report.diagnosed import color_of, write_diagnostics, write_images
+from tests.report.folders import Folder, base, write_grid
+
+SMALL = {"num_prompts": 9, "steps": (50, 100, 150, 200)}
+FORMATS = ("png", "pdf", "svg")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A diagnosed grid with images: the grid's folder."""
+    cells = [base(num_prompts=9)]
+    for method, gain in (("sft", 0.3), ("flow_grpo", 2.0)):
+        gains = {"aesthetic": gain, "oracle_aesthetic": 0.2}
+        cells += [
+            Folder(method=method, task="aesthetic", seed=seed, gains=gains, **SMALL)
+            for seed in (3, 1)
+        ]
+    grid = write_grid(tmp_path_factory.mktemp("store") / "runs" / "grid", cells)
+    for cell in cells:
+        write_diagnostics(grid, cell, ("aesthetic",))
+        write_images(grid, cell)
+    return grid
+
+
+@pytest.fixture(scope="module")
+def reported(store, tmp_path_factory):
+    results = tmp_path_factory.mktemp("results")
+    return build_report(store, results, grid="grid"), results / "grid"
+
+
+def rows_of(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def lines(ax):
+    return {line.get_label(): line for line in ax.lines if not line.get_label().startswith("_")}
+
+
+def test_every_figure_has_its_formats_its_data_and_a_line_in_the_index(reported):
+    report, folder = reported
+    index = json.loads((folder / "figures.json").read_text())
+    names = [entry["name"] for entry in index["figures"]]
+    assert names == [
+        "curves", "bars", "gaming", "overoptimisation_aesthetic", "deviation_aesthetic",
+        "samples_aesthetic",
+    ]  # fmt: skip
+    assert [entry.name for entry in report.figures.entries] == names
+    for entry in index["figures"]:
+        suffixes = ("png",) if entry["name"].startswith("samples") else FORMATS
+        assert entry["files"] == [f"{entry['name']}.{suffix}" for suffix in suffixes]
+        for name in (*entry["files"], entry["data"]):
+            assert (folder / name).stat().st_size > 0
+        assert entry["caption"].endswith(".")
+    assert report.figures.notes == ()
+    assert not list(folder.glob("*.partial"))
+
+
+def test_the_data_beside_a_figure_is_what_it_shows(reported):
+    _, folder = reported
+    gamed = rows_of(folder / "gaming.csv")
+    last = {row["method"]: row for row in gamed if row["step"] == "200"}
+    assert float(last["flow_grpo"]["gap_low"]) > 0
+    assert float(last["sft"]["gap_low"]) < 0 < float(last["sft"]["gap_high"])
+    panel = rows_of(folder / "overoptimisation_aesthetic.csv")
+    assert len(panel) == 8 * (1 + 2 * 4)
+    marked = {(row["method"], row["step"]) for row in panel if row["is_marked"] == "True"}
+    assert marked == {("base", "0"), ("sft", "200"), ("flow_grpo", "200")}
+    drift = rows_of(folder / "deviation_aesthetic.csv")
+    assert {row["start"] for row in drift} == {"1.0", "0.5"}
+    bars = rows_of(folder / "bars.csv")
+    assert {(row["metric"], row["method"]) for row in bars} == {
+        (metric, method)
+        for metric in ("aesthetic", "oracle_aesthetic") for method in ("sft", "flow_grpo")
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_bars_are_the_tables_differences_to_the_base(store, reported, tmp_path):
+    _, folder = reported
+    build_report(store, tmp_path, grid="grid", baseline="base", formats=("png",))
+    table = {
+        (row["metric"], row["method"]): row for row in rows_of(tmp_path / "grid" / "table.csv")
+    }
+    for bar in rows_of(folder / "bars.csv"):
+        row = table[bar["metric"], bar["method"]]
+        assert float(bar["change"]) == pytest.approx(float(row["difference"]), abs=1e-9)
+        assert float(bar["low"]) == pytest.approx(float(row["difference_low"]), rel=0.1, abs=0.02)
+
+
+@pytest.mark.slow
+def test_without_images_and_diagnostics_the_rest_is_drawn_and_it_is_said(store, tmp_path):
+    grid = tmp_path / "runs" / "grid"
+    shutil.copytree(store, grid)
+    results = tmp_path / "results"
+    build_report(grid, results, grid="grid", formats=("png",))
+    for cell in (grid / "cells").iterdir():
+        shutil.rmtree(cell / "images")
+        shutil.rmtree(cell / "diagnostics")
+    report = build_report(grid, results, grid="grid", formats=("png",))
+    assert not report.is_partial
+    first, second = report.figures.notes
+    assert "5 cells have no diagnostics" in first
+    assert "python -m soarbench diagnose" in first
+    assert "56 of the sheet's 56 images are gone" in second
+    names = {path.name for path in (results / "grid").iterdir()}
+    # Those of the earlier report, which had data, would be lies beside the new table.
+    assert not any(name.startswith(("samples", "deviation")) for name in names)
+    panel = rows_of(results / "grid" / "overoptimisation_aesthetic.csv")
+    assert {row["metric"] for row in panel} == {"aesthetic", "oracle_aesthetic"}
+
+
+@pytest.mark.slow
+def test_a_missing_image_is_a_marked_square(store, tmp_path):
+    grid = tmp_path / "grid"
+    shutil.copytree(store, grid)
+    tile = plan_sheet(read_cells(grid)[0], "aesthetic")[1]
+    tile.path.unlink()
+    report = build_report(grid, tmp_path / "results", grid="grid", formats=("png",))
+    assert report.figures.notes == ("task aesthetic: 1 of the sheet's 56 images are gone",)
+    rows = rows_of(tmp_path / "results" / "grid" / "samples_aesthetic.csv")
+    assert [row["is_stored"] for row in rows].count("False") == 1
+
+
+def test_a_sheet_shows_the_same_prompts_and_seed_everywhere(store):
+    tiles = plan_sheet(read_cells(store)[0], "aesthetic")
+    prompts = list(dict.fromkeys(tile.prompt_id for tile in tiles))
+    assert len(prompts) == 8
+    assert (prompts[0], prompts[-1]) == ("drawbench-00000", "drawbench-00008")
+    columns = [(tile.method, tile.seed, tile.step) for tile in tiles[:7]]
+    assert columns == [
+        ("base", 0, 0), ("sft", 1, 50), ("sft", 1, 100), ("sft", 1, 200),
+        ("flow_grpo", 1, 50), ("flow_grpo", 1, 100), ("flow_grpo", 1, 200),
+    ]  # fmt: skip
+    assert all(
+        [(t.method, t.seed, t.step) for t in tiles[start : start + 7]] == columns
+        for start in range(0, len(tiles), 7)
+    )
+    sheet = np.asarray(draw_sheet(tiles))
+    colors = {tuple(color) for color in sheet.reshape(-1, 3)[::7].tolist()}
+    for tile in tiles:
+        prompt = int(tile.prompt_id.rpartition("-")[2])
+        assert color_of(tile.method, tile.step, prompt) in colors
+
+
+def test_nothing_to_draw_is_refused():
+    for draw in (draw_gaming, draw_deviation, draw_bars, draw_sheet):
+        with pytest.raises(ValueError, match="n"):
+            draw([])
+    with pytest.raises(ValueError, match="no point to draw"):
+        draw_overoptimisation([], {}, {}, "last")
+
+
+def curve(method, step, metric="aesthetic"):
+    return CurvePoint(
+        task="t", metric=metric, method=method, step=step, value=step / 100, low=0.0, high=1.0,
+        num_prompts=4, num_seeds=1, spent={},
+    )  # fmt: skip
+
+
+def test_the_marked_checkpoint_is_filled_also_of_a_second_stage():
+    points = [
+        curve(method, step)
+        for method in ("base", "sft", "sft_then_flow_grpo")
+        for step in ((0,) if method == "base" else (50, 100))
+    ]
+    figure = draw_overoptimisation(
+        points, {"aesthetic": "Trained on"}, {"sft": 50, "sft_then_flow_grpo": 50}, "best:ocr"
+    )
+    (ax,) = figure.axes
+    assert ax.get_title(loc="left") == "Trained on"
+    filled = {
+        tuple(line.get_xdata())
+        for line in ax.lines
+        if len(line.get_xdata()) == 1 and line.get_marker() in ("s", "v")
+    }
+    # The second stage goes on where the first ended, at 100.
+    assert filled == {(50,), (150,)}
+    assert "checkpoint by rule 'best:ocr'" in figure.legends[0].get_title().get_text()
+
+
+def gaming(method, step, proxy, oracle):
+    return GamingPoint(
+        task="t", proxy="aesthetic", oracle="oracle_aesthetic", method=method, step=step,
+        proxy_gain=proxy, proxy_low=proxy - 0.1, proxy_high=proxy + 0.1,
+        oracle_gain=oracle, oracle_low=oracle - 0.1, oracle_high=oracle + 0.1,
+        gap=proxy - oracle, gap_low=proxy - oracle - 0.1, gap_high=proxy - oracle + 0.1,
+        num_prompts=4, num_seeds=1,
+    )  # fmt: skip
+
+
+def test_gains_start_at_the_base_and_the_plane_is_square():
+    figure = draw_gaming([gaming("soar", 20, 0.8, 0.6), gaming("soar", 10, 0.5, 0.5)])
+    plane, gap = figure.axes
+    assert lines(plane)["SOAR"].get_xdata().tolist() == [0.0, 0.5, 0.8]
+    assert lines(plane)["SOAR"].get_ydata().tolist() == [0.0, 0.5, 0.6]
+    assert plane.get_xlim() == plane.get_ylim()
+    np.testing.assert_allclose(lines(gap)["SOAR"].get_ydata(), [0.0, 0.0, 0.2])
+
+
+def test_drift_has_a_level_above_and_a_difference_below():
+    points = [
+        DeviationPoint(
+            task="t", start=start, method=method, index=index, sigma=start - index / 10,
+            deviation=index / 10, low=0.0, high=1.0, difference=-index / 100,
+            difference_low=-1.0, difference_high=1.0, num_images=4, num_seeds=1,
+        )
+        for start in (0.5, 1.0) for method in ("base", "soar") for index in range(4)
+    ]  # fmt: skip
+    figure = draw_deviation(points)
+    levels, differences = figure.axes[:2], figure.axes[2:]
+    assert [ax.get_title(loc="left")[-4:] for ax in levels] == ["$ = 1"[-4:], " 0.5"]
+    assert set(lines(levels[0])) == {"Base", "SOAR"}
+    assert set(lines(differences[0])) == {"SOAR"}
+    assert lines(differences[0])["SOAR"].get_ydata().tolist() == [0.0, -0.01, -0.02, -0.03]
+
+
+def test_bars_stand_on_the_base_and_differ_without_colour():
+    bars = [
+        Bar(
+            task="t", metric="ocr", method=method, step=9, base=0.5, change=change,
+            low=change - 0.1, high=change + 0.1, num_prompts=4, num_seeds=1,
+        )
+        for method, change in (("sft", 0.2), ("soar", -0.1), ("flow_grpo", 0.3))
+    ]  # fmt: skip
+    figure = draw_bars(bars)
+    (ax,) = figure.axes
+    assert [patch.get_height() for patch in ax.patches] == [0.2, -0.1, 0.3]
+    assert [patch.get_y() for patch in ax.patches] == [0, 0, 0]
+    assert len({patch.get_hatch() for patch in ax.patches}) == 3
+    assert ax.get_ylabel() == "Change from base (0.500)"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "SFT", "SOAR", "Flow-GRPO",
+    ]  # fmt: skip
+
+
+def test_no_text_of_a_settled_figure_overlaps_another_or_leaves_the_page():
+    points = [
+        curve(method, step, metric)
+        for metric in ("aesthetic", "oracle_aesthetic", "entropy", "velocity_norm")
+        for method in ("base", *[m for m in METHOD_STYLES if m != "base"])
+        for step in ((0,) if method == "base" else (1000, 5000))
+    ]
+    roles = {"aesthetic": "Trained on", "oracle_aesthetic": "Oracle"}
+    figure = settle(draw_overoptimisation(points, roles, {"sft": 5000}, "last"))
+    page = figure.bbox
+    boxes = []
+    for ax in figure.axes:
+        texts = (ax.xaxis.label, ax.yaxis.label, ax._left_title)
+        boxes += [text.get_window_extent() for text in texts]
+    boxes.append(figure.legends[0].get_window_extent())
+    for index, box in enumerate(boxes):
+        assert page.x0 <= box.x0 <= box.x1 <= page.x1
+        assert page.y0 <= box.y0 <= box.y1 <= page.y1
+        assert not any(box.overlaps(other) for other in boxes[index + 1 :])
+
+
+def test_what_was_trained_on_comes_from_the_cells(tmp_path):
+    cells = [Folder(method=method, task="aesthetic", **SMALL) for method in ("sft", "flow_grpo")]
+    grid = write_grid(tmp_path / "grid", cells)
+    found = read_cells(grid)[0]
+    assert trained_on(found) == set()
+    for cell, config in zip(
+        sorted(found, key=lambda cell: cell.method),
+        ({"rewards": {"alignment": 1.0, "pkg.mine": 0.5}, "data": None},
+         {"rewards": {}, "data": {"select_by": ["aesthetic"]}}),
+        strict=True,
+    ):  # fmt: skip
+        path = cell.folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"config": config}))
+    assert trained_on(found) == {"clipscore", "pkg.mine", "aesthetic"}
+
+
+def test_sheets_are_rgb_pictures(reported):
+    _, folder = reported
+    with Image.open(folder / "samples_aesthetic.png") as sheet:
+        assert sheet.mode == "RGB"
+        assert sheet.width > sheet.height > 500
