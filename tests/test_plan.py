@@ -31,6 +31,8 @@ ROOT = Path(__file__).parents[1]
 ANY_DATA = "data=lab_general"
 EIGHT_BIT = ["optim.optimizer=adamw_8bit"]
 MEDIUM = ["model=sd35_medium", ANY_DATA]
+#: Without what the published recipe saves memory by.
+PLAIN = [*MEDIUM, "method=sft", "training.gradient_checkpointing=false"]
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +182,7 @@ def test_alternatives_change_one_thing_or_say_all_that_they_change() -> None:
         "lora={rank:32,alpha:64} training.gradient_checkpointing=true",
     ]
     for text, changed in alternatives(demand()):
-        wanted = read_request([*MEDIUM, "method=sft", *text.split()]).demands["sft"]
+        wanted = read_request([*PLAIN, *text.split()]).demands["sft"]
         assert (wanted.lora is None) == (changed.lora is None)
         assert wanted.optim.optimizer == changed.optim.optimizer
         assert wanted.loop.gradient_checkpointing == changed.loop.gradient_checkpointing
@@ -197,11 +199,11 @@ class Counted(Planner):
 
 
 def test_what_does_not_fit_is_told_with_what_would() -> None:
-    request = read_request([*MEDIUM, "method=sft", "gpu=a100-80gb"])
+    request = read_request([*PLAIN, "gpu=a100-80gb"])
     found = Counted().remedies(request.demands["sft"], 80.0)
     assert found == [
         "training.gradient_checkpointing=true (33 GB)",
-        "training.micro_batch_size=2 (44 GB)",
+        "training.micro_batch_size=2 (43 GB)",
         "training.micro_batch_size=1 (33 GB)",
     ]
 

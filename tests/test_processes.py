@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from soarbench.cell_folder import CellFolder, read_training_log
 from soarbench.config import CellConfig
@@ -46,9 +47,10 @@ def sft(plan: Plan) -> CellConfig:
 @pytest.mark.slow
 def test_two_processes_train_a_cell_as_one_does(tmp_path: Path) -> None:
     alone, pair = plan_of(tmp_path), plan_of(tmp_path, "launcher.num_processes=2")
-    assert sft(alone).cell_id == sft(pair).cell_id
+    shards = plan_of(tmp_path, "launcher.num_processes=2", "launcher.parallelism=fsdp2")
+    assert len({sft(plan).cell_id for plan in (alone, pair, shards)}) == 1
     logs, steps = [], []
-    for name, plan in (("one", alone), ("two", pair)):
+    for name, plan in (("one", alone), ("two", pair), ("shards", shards)):
         folder = CellFolder(plan.cell_folder(sft(plan)))
         folder.root.mkdir(parents=True)
         bench = Workbench("cpu", plan.folder / "data") if name == "one" else ParallelWorkbench(plan)
@@ -58,9 +60,16 @@ def test_two_processes_train_a_cell_as_one_does(tmp_path: Path) -> None:
         assert folder.snapshot(6).is_dir()
         logs.append({k: v for k, v in read_training_log(folder).items() if k[1] == "train/loss"})
         folder.root.rename(tmp_path / name)
-    assert logs[1].keys() == logs[0].keys()
-    assert list(logs[1].values()) == pytest.approx(list(logs[0].values()), abs=1e-5)
+    for log in logs[1:]:
+        assert log.keys() == logs[0].keys()
+        assert list(log.values()) == pytest.approx(list(logs[0].values()), abs=1e-5)
     assert steps[-1] == 6
+    # What shards were gathered into is evaluated as any other weights are.
+    (tmp_path / "shards").rename(folder.root)
+    weights = Workbench("cpu", tmp_path).model_at(sft(shards), folder, 6).transformer.state_dict()
+    alone_folder = CellFolder(tmp_path / "one")
+    for name, value in load_file(next(alone_folder.snapshot(6).glob("*.safetensors"))).items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-5)
 
 
 def test_a_failing_process_says_why_in_one_line(tmp_path: Path) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
 from baselines.config import FlowGrpoConfig, SoarConfig
+from soarbench.composition import CONF, compose_choices
 from soarbench.config import CellConfig
 from soarbench.data.suites import load_suite, num_available
 from soarbench.errors import UserError
 from soarbench.grid import expand
 
+TABLE = Path(__file__).parents[1] / "results" / "reference" / "hyperparameters.csv"
 REAL = ["model=sd35_medium", "data=lab_general"]
 
 
@@ -76,6 +81,35 @@ def test_flow_grpo_is_trained_as_published() -> None:
     assert cell.training is not None
     assert cell.training.batch_size == 24 * 24
     assert cell.rewards == {"aesthetic": 1.0}
+
+
+def published_values(method: str) -> dict[str, object]:
+    """The table's rows of a method, read as YAML."""
+    rows = pd.read_csv(TABLE, dtype=str, keep_default_na=False)
+    assert (rows[["published_as", "source"]] != "").all(axis=None)
+    rows = rows[rows["method"] == method]
+    assert not rows["setting"].duplicated().any()
+    return {key: yaml.safe_load(v) for key, v in zip(rows["setting"], rows["value"], strict=True)}
+
+
+def leaves(node: object, prefix: str = "") -> set[str]:
+    """Dotted keys of what is no mapping."""
+    if not isinstance(node, dict):
+        return {prefix.removesuffix(".")}
+    return {key for name, value in node.items() for key in leaves(value, f"{prefix}{name}.")}
+
+
+@pytest.mark.parametrize("method", ["sft", "soar", "flow_grpo"])
+def test_the_table_beside_the_sources_is_what_the_recipes_say(method: str) -> None:
+    choices = ["grid=reward_specific", *REAL, "task=aesthetic", f"method={method}"]
+    config = compose_choices(choices)
+    table = published_values(method)
+    for key, value in table.items():
+        found = OmegaConf.select(config, key)
+        found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+        assert found == (float(value) if isinstance(found, float) else value), key
+    recipe = yaml.safe_load((CONF / f"recipe/sd35_medium/{method}.yaml").read_text())
+    assert leaves({k: v for k, v in recipe.items() if k != "defaults"}) <= table.keys()
 
 
 def test_one_word_makes_it_small_or_large() -> None:

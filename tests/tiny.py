@@ -11,7 +11,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from soarbench.lab.build.base import build_tokenizer
 
@@ -36,8 +36,17 @@ def tiny_transformer(seed: int = 0) -> SD3Transformer2DModel:
     )
 
 
-def build_tiny_pipeline(directory: Path, seed: int = 0, shift: float = 3.0) -> Path:
-    """Save a tiny pipeline (64 px images, latents 8 x 8 x 8, no T5) and return its directory."""
+def tiny_t5(num_words: int) -> T5EncoderModel:
+    """An encoder as wide as the tiny transformer's condition."""
+    return T5EncoderModel(
+        T5Config(vocab_size=num_words, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    )
+
+
+def build_tiny_pipeline(
+    directory: Path, seed: int = 0, shift: float = 3.0, *, has_t5: bool = False
+) -> Path:
+    """Save a tiny pipeline (64 px images, latents 8 x 8 x 8) and return its directory."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(directory / "tokenizer_source")
     text = CLIPTextConfig(
@@ -72,8 +81,9 @@ def build_tiny_pipeline(directory: Path, seed: int = 0, shift: float = 3.0) -> P
         tokenizer=tokenizer,
         text_encoder_2=CLIPTextModelWithProjection(text),
         tokenizer_2=tokenizer,
-        text_encoder_3=None,
-        tokenizer_3=None,
+        text_encoder_3=tiny_t5(len(tokenizer)) if has_t5 else None,
+        # T5's own tokenizer needs a trained vocabulary; the encoder takes any numbers.
+        tokenizer_3=tokenizer if has_t5 else None,
     )
     pipeline.save_pretrained(directory)
     return directory

@@ -9,19 +9,23 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from diffusers import SD3Transformer2DModel
-from peft import LoraConfig, get_peft_model
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
 from safetensors.torch import save_file
 
+from baselines.checkpoints import checkpoint_path, snapshot_path
+from baselines.config import EmaConfig
+from baselines.config import LoraConfig as LoraSettings
 from soarbench.cell_folder import CellFolder
 from soarbench.errors import UserError
 from soarbench.files import read_json
 from soarbench.grid import Plan, expand
-from soarbench.models.adapter import adapter_name, apply_adapter
+from soarbench.models.adapter import adapter_name, apply_adapter, weights_folder
 from soarbench.models.sd3 import SD3Velocity
 from soarbench.run import run_plan
 from soarbench.workbench import Workbench
+from tests.baselines.test_trainer_sd3 import run as train_tiny
 from tests.fakes import SMALL, FakeBench
 from tests.tiny import build_tiny_pipeline, tiny_transformer
 
@@ -125,6 +129,46 @@ def test_a_checkpoint_of_another_size_is_refused(tmp_path: Path) -> None:
 def test_names_are_the_last_part() -> None:
     assert adapter_name("jieliu/SD3.5M-FlowGRPO-GenEval@main") == "SD3.5M-FlowGRPO-GenEval"
     assert adapter_name("/a/b/my lora/") == "my_lora"
+
+
+# --- what the trainer writes ----------------------------------------------------------------------
+
+
+WITHOUT_T5 = dict.fromkeys(("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"ema": EmaConfig(decay=0.5, every=1)}, {"lora": LoraSettings(rank=2, alpha=4.0)}],
+    ids=["full", "lora"],
+)
+def test_every_checkpoint_and_snapshot_is_read_by_the_evaluator_and_by_the_libraries(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    weights = train_tiny(tmp_path / "run", snapshots=(2, 4), **changes)
+    pipeline = build_tiny_pipeline(tmp_path / "model")
+    snapshot = snapshot_path(tmp_path / "run", 4)
+    for source in (snapshot, checkpoint_path(tmp_path / "run", 4)):
+        model = tiny_transformer()
+        apply_adapter(model, str(source), base="tiny")
+        found = velocity(model)
+        loaded = StableDiffusion3Pipeline.from_pretrained(pipeline, **WITHOUT_T5)
+        folder = weights_folder(source, str(source))
+        if "lora" in changes:
+            loaded.transformer = PeftModel.from_pretrained(loaded.transformer, folder)
+        else:
+            loaded.transformer = SD3Transformer2DModel.from_pretrained(folder)
+        torch.testing.assert_close(velocity(loaded.transformer), found, rtol=1e-5, atol=1e-5)
+        assert not found.allclose(velocity(tiny_transformer()), atol=1e-5)
+        images = loaded(
+            "a cat", height=64, width=64, num_inference_steps=1, output_type="np"
+        ).images
+        assert images.shape == (1, 64, 64, 3)
+    if "ema" in changes:
+        # The snapshot holds the average, the checkpoint the weights that training goes on from.
+        averaged = SD3Transformer2DModel.from_pretrained(snapshot).state_dict()
+        assert all(averaged[name].equal(value) for name, value in weights.items())
+        assert not found.equal(velocity(SD3Transformer2DModel.from_pretrained(snapshot)))
 
 
 # --- in a grid ------------------------------------------------------------------------------------

@@ -59,6 +59,41 @@ def test_samples_equal_the_pipelines_own_call_bit_for_bit(model, guidance_scale)
     assert torch.equal(ours, theirs)
 
 
+@pytest.fixture(scope="module")
+def t5_model(tmp_path_factory):
+    directory = build_tiny_pipeline(tmp_path_factory.mktemp("pipeline_t5"), has_t5=True)
+    return SD3Model.load(
+        ModelConfig(name="tiny", path=str(directory), resolution=64, max_sequence_length=12)
+    )
+
+
+def test_samples_with_t5_equal_the_pipelines_own_call_bit_for_bit(t5_model, model):
+    noise = torch.randn(3, *t5_model.latent_shape, generator=torch.Generator().manual_seed(0))
+    clip_tokens = model.encode_prompts(PROMPTS[:1])["prompt_embeds"].shape[1]
+    condition = t5_model.encode_prompts(PROMPTS)
+    assert condition["prompt_embeds"].shape[1] == clip_tokens + 12
+    theirs = t5_model.pipeline(
+        PROMPTS,
+        height=64,
+        width=64,
+        num_inference_steps=5,
+        guidance_scale=4.5,
+        latents=noise,
+        max_sequence_length=12,
+        output_type="latent",
+    ).images
+    assert torch.equal(_sample(t5_model, PROMPTS, noise), theirs)
+
+
+def test_t5_can_be_left_out_of_a_pipeline_that_has_it(t5_model):
+    config = dataclasses.replace(t5_model.config, load_text_encoder_3=False, max_sequence_length=0)
+    without = SD3Model.load(config)
+    assert without.pipeline.text_encoder_3 is None
+    noise = torch.randn(1, *without.latent_shape, generator=torch.Generator().manual_seed(0))
+    sampled = _sample(without, PROMPTS[:1], noise)
+    assert not torch.allclose(sampled, _sample(t5_model, PROMPTS[:1], noise), atol=1e-3)
+
+
 def test_decoded_images_equal_the_pipelines_own(model):
     noise = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(1))
     ours = model.decode(_sample(model, PROMPTS[:2], noise))
