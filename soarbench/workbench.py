@@ -277,10 +277,10 @@ class Workbench:
             )
         else:
             rows = self._image_rows(cell, cell.data, model)
-            if not cell.data.cache_latents:
-                return rows
         self._prompt_store(cell.model).fill(rows.prompts)
-        self._rows[key] = rows
+        # Rows that are encoded when they are asked for hold on to a model.
+        if isinstance(cell.data, LabDataConfig) or cell.data.cache_latents:
+            self._rows[key] = rows
         return rows
 
     def _image_rows(self, cell: CellConfig, data: ImageDataConfig, model: SD3Model) -> EncodedRows:
@@ -325,13 +325,16 @@ class Workbench:
 
     def _encode_prompts(self, cells: Sequence[CellConfig]) -> None:
         """Encode all prompts that are known before a model is loaded, so that both never meet."""
+        wanted: dict[ModelConfig, dict[str, None]] = {}
         for cell in cells:
-            wanted = [""]
+            prompts = wanted.setdefault(cell.model, {"": None})
             for suite in cell.suites.values():
-                wanted += [item.prompt for item in planned_suite(suite).items]
+                prompts |= dict.fromkeys(item.prompt for item in planned_suite(suite).items)
             if isinstance(cell.data, ImageDataConfig):
-                wanted += [entry.caption for entry in self._curation(cell, cell.data).entries()]
-            self._prompt_store(cell.model).fill(wanted)
+                entries = self._curation(cell, cell.data).entries()
+                prompts |= dict.fromkeys(entry.caption for entry in entries)
+        for config, prompts in wanted.items():
+            self._prompt_store(config).fill(prompts)
 
     def _check_rows(self, cell: CellConfig, cells: Sequence[CellConfig], model: SD3Model) -> None:
         rows = self.training_rows(cell, model)
