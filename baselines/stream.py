@@ -151,7 +151,8 @@ def block_order(shapes: Shapes, seed: int, round_index: int) -> list[int]:
     """Rows of one round: blocks of one shape, every row as often as a block is long.
 
     A shape with n rows has n blocks, which go through ``block`` shuffles of its rows one after the
-    other. Its r-th block comes at a random time in [r / n, (r + 1) / n) of the round.
+    other; one with fewer rows than a block repeats them in it. The r-th block comes at a random
+    time in [r / n, (r + 1) / n) of the round.
 
     Args:
         shapes: Of the rows.

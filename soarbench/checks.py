@@ -123,11 +123,6 @@ def _check_training(settings: Settings, method: str) -> None:
 def _check_images(settings: Settings, data: ImageDataConfig) -> None:
     training = settings.training
     assert training is not None
-    if not data.cache_latents and training.num_workers:
-        raise ConfigError(
-            f"training.num_workers={training.num_workers}: without data.cache_latents images are "
-            "encoded in the training process; use 0"
-        )
     if data.bucket_step is None:
         return
     if not isinstance(settings.method, FlowGrpoConfig):

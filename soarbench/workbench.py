@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import gc
 import logging
 import os
@@ -37,27 +36,24 @@ from baselines.sft import Sft
 from baselines.soar import Soar
 from baselines.stream import Shapes
 from baselines.weights import load_transformer, prepare_transformer, start_from
-from evaluators.base import Evaluator, EvaluatorError, Sample
+from evaluators.base import Evaluator, EvaluatorError
 from soarbench.cell_folder import CellFolder, TrainingLog
 from soarbench.checks import NAMED_REWARDS
 from soarbench.config import CellConfig, ParentConfig, post_training
-from soarbench.data.config import ImageDataConfig, LabDataConfig
-from soarbench.data.curation import Curation, Scorer
-from soarbench.data.lab import lab_rows
-from soarbench.data.rows import EncodedRows, encode_entries, fresh_rows, stored_rows
+from soarbench.data.config import ImageDataConfig
+from soarbench.data.rows import EncodedRows
 from soarbench.data.seeds import evaluation_noise
-from soarbench.data.store import TensorStore
 from soarbench.data.suites import PromptItem, refuse_overlap
 from soarbench.errors import UserError
 from soarbench.fit import require_fit
 from soarbench.models.adapter import apply_adapter
 from soarbench.models.config import LABORATORY, ModelConfig
 from soarbench.models.hub import is_directory, require_pipeline
-from soarbench.models.prompts import PromptStore
 from soarbench.models.sd3 import SD3Model
 from soarbench.run_config import LauncherConfig
 from soarbench.sampling import Draw
 from soarbench.scoring import planned_suite
+from soarbench.training_sets import TrainingSets
 from soarbench.typed import Component
 
 log = logging.getLogger(__name__)
@@ -98,12 +94,9 @@ class Workbench:
         self, device: str, cache_dir: Path, launcher: LauncherConfig = ONE_PROCESS
     ) -> None:
         self.device = torch_device(device)
-        self.cache_dir = cache_dir
         self.launcher = launcher
+        self.sets = TrainingSets(self.device, cache_dir, self.evaluator)
         self._evaluators: dict[str, Evaluator] = {}
-        self._rows: dict[str, EncodedRows] = {}
-        self._curations: dict[str, Curation] = {}
-        self._prompts: dict[ModelConfig, PromptStore] = {}
         self._scheduler: dict[str, object] = {}
         # Denormal numbers appear in late training and are a hundred times slower on a CPU.
         torch.set_flush_denormal(True)
@@ -121,7 +114,7 @@ class Workbench:
         self._check_models({cell.model: cell for cell in cells})
         for cell in cells:
             if isinstance(cell.data, ImageDataConfig):
-                self._curation(cell, cell.data).measure()
+                self.sets.curation(cell, cell.data).measure()
         try:
             self._try_all(cells)
         except (EvaluatorError, RewardError) as error:
@@ -138,7 +131,7 @@ class Workbench:
         for cell in cells:
             for name, component in cell.evaluators.items():
                 self._evaluator(name, component)
-        self._encode_prompts(cells)
+        self.sets.encode_prompts(cells)
         model = self.load(cells[0])
         for cell in cells:
             if cell.data is not None:
@@ -183,7 +176,7 @@ class Workbench:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        model = SD3Model.load(cell.model, self.device, self._prompt_store(cell.model))
+        model = SD3Model.load(cell.model, self.device, self.sets.prompt_store(cell.model))
         if cell.model.adapter is not None:
             apply_adapter(model.transformer, cell.model.adapter, base=cell.model.path)
         self._scheduler = {
@@ -276,73 +269,7 @@ class Workbench:
 
     def training_rows(self, cell: CellConfig, model: SD3Model) -> EncodedRows:
         """The rows that a cell trains on, encoded."""
-        key = repr((cell.data, cell.model))
-        if key in self._rows:
-            return self._rows[key]
-        assert cell.data is not None
-        condition = self._prompt_store(cell.model).row
-        if isinstance(cell.data, LabDataConfig):
-            scorers, folder = self._scorers(cell), self.cache_dir / cell.weights_digest
-            rows = lab_rows(
-                cell.data, scorers, folder, encode=model.encode_images, condition=condition
-            )
-        else:
-            rows = self._image_rows(cell, cell.data, model)
-            if not cell.data.cache_latents:
-                return rows
-        self._prompt_store(cell.model).fill(rows.prompts)
-        self._rows[key] = rows
-        return rows
-
-    def _image_rows(self, cell: CellConfig, data: ImageDataConfig, model: SD3Model) -> EncodedRows:
-        """Rows of somebody's images."""
-        curation = self._curation(cell, data)
-        condition = self._prompt_store(cell.model).row
-        entries = curation.entries()
-        if not data.cache_latents:
-            return fresh_rows(entries, curation, model.encode_images, condition)
-        store = TensorStore(self.cache_dir / cell.weights_digest / "latents")
-        entries = encode_entries(entries, curation, store, model.encode_images)
-        return stored_rows(entries, store, condition)
-
-    def _curation(self, cell: CellConfig, data: ImageDataConfig) -> Curation:
-        """What knows the rows of a set of images."""
-        judges = {n: c for n, c in cell.evaluators.items() if n in data.select_by}
-        key = repr((data, cell.model.resolution, judges))
-        if key not in self._curations:
-            self._curations[key] = Curation(
-                data, cell.model.resolution, self._scorers(cell), judges, self.cache_dir / "sets"
-            )
-        return self._curations[key]
-
-    def _scorers(self, cell: CellConfig) -> dict[str, Scorer]:
-        """The judges that select a cell's training data; each is loaded when it is asked."""
-        assert cell.data is not None
-        return {
-            name: functools.partial(self._values, name, component)
-            for name, component in cell.evaluators.items()
-            if name in cell.data.select_by
-        }
-
-    def _values(self, name: str, component: Component, samples: Sequence[Sample]) -> list[float]:
-        return [score.value for score in self._evaluator(name, component).score(samples)]
-
-    def _prompt_store(self, config: ModelConfig) -> PromptStore:
-        """Conditions of prompts, by a model's own text encoders."""
-        key = dataclasses.replace(config, adapter=None)
-        if key not in self._prompts:
-            self._prompts[key] = PromptStore(key, self.device, self.cache_dir / "prompts")
-        return self._prompts[key]
-
-    def _encode_prompts(self, cells: Sequence[CellConfig]) -> None:
-        """Encode all prompts that are known before a model is loaded, so that both never meet."""
-        for cell in cells:
-            wanted = [""]
-            for suite in cell.suites.values():
-                wanted += [item.prompt for item in planned_suite(suite).items]
-            if isinstance(cell.data, ImageDataConfig):
-                wanted += [entry.caption for entry in self._curation(cell, cell.data).entries()]
-            self._prompt_store(cell.model).fill(wanted)
+        return self.sets.rows(cell, model)
 
     def _check_rows(self, cell: CellConfig, cells: Sequence[CellConfig], model: SD3Model) -> None:
         rows = self.training_rows(cell, model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,12 +16,13 @@ from soarbench.data.config import ImageDataConfig, JsonlDataConfig
 from soarbench.data.suites import load_suite
 from soarbench.errors import ConfigError, UserError
 from soarbench.grid import Plan, expand
+from soarbench.lab.oracles import aesthetic_truth
 from soarbench.launchers.processes import ParallelWorkbench
 from soarbench.models import prompts
 from soarbench.models.sd3 import SD3Model
 from soarbench.workbench import Workbench
 from tests.fakes import SMALL
-from tests.sets import write_set
+from tests.sets import picture, write_set
 from tests.test_workbench import Interrupted, go, rows_of
 from tests.tiny import build_tiny_pipeline
 
@@ -88,13 +90,22 @@ def sft(plan: Plan) -> CellConfig:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", [(), BUCKETS, ("data.cache_latents=false",)])
+@pytest.mark.parametrize(
+    "extra",
+    [(), BUCKETS, ("data.cache_latents=false",), ("data.thresholds={oracle_aesthetic:2.5}",)],
+)
 def test_training_rows_are_the_set(arguments: list[str], extra: tuple[str, ...]) -> None:
     plan = expand([*arguments, *extra])
     bench = Workbench("cpu", plan.folder / "data")
     model = bench.load(sft(plan))
     assert model.pipeline.text_encoder is None
     rows = bench.training_rows(sft(plan), model)
+    if "oracle_aesthetic" in str(extra):
+        truths = [aesthetic_truth(np.asarray(picture(number))) for number in range(12)]
+        kept = [number for number, truth in enumerate(truths) if truth >= 2.5]
+        assert 0 < len(kept) < 12
+        assert rows.prompts == [f"a drawing number {number}" for number in kept]
+        return
     assert rows.prompts == [f"a drawing number {number}" for number in range(2, 12)]
     whole = SD3Model.load(sft(plan).model)
     expected = whole.encode_prompts([rows.prompts[3]])
@@ -108,7 +119,8 @@ def test_training_rows_are_the_set(arguments: list[str], extra: tuple[str, ...])
 
 @pytest.mark.slow
 def test_two_processes_train_on_shapes_as_one_does(arguments: list[str], tmp_path: Path) -> None:
-    shaped = [*arguments, *BUCKETS, "method=sft"]
+    own = [word for word in arguments if not word.startswith(("method.", "lora.", "reward="))]
+    shaped = [*own, *BUCKETS, "method=sft"]
     logs = []
     for extra in ((), ("launcher.num_processes=2",)):
         plan = expand([*shaped, *extra, f"output_dir={tmp_path / str(len(extra))}"])
@@ -198,7 +210,6 @@ def test_a_set_that_is_not_named_yet_is_only_refused_when_it_is_needed(
         (["data.bucket_step=24"], r"bucket_step=24: must be a multiple of 16"),
         (["data.bucket_step=16"], r"micro_batch_size=32: .* must divide data\.rows_per_bucket=4"),
         (["data.max_aspect_ratio=9", "data.bucket_step=16"], "positions for 128"),
-        (["data.cache_latents=false", "training.num_workers=2"], r"num_workers=2: without"),
         (["data.thresholds={beauty:high}"], r"data\.thresholds\.beauty='high' must be a number"),
         (["data.rank_by=[beauty]"], r"data: keep_fraction=1\.0 with rank_by=\['beauty'\]"),
     ],

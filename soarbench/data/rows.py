@@ -104,7 +104,7 @@ def encode_entries(
         The rows without those whose images are damaged.
 
     Raises:
-        UserError: More images are damaged than the configuration allows.
+        UserError: More images are damaged than the configuration allows, or one has changed.
     """
     wanted = {entry.key: entry for entry in entries if latent_key(entry) not in store}
     if not wanted:
@@ -131,7 +131,17 @@ def encode_entries(
     for batch in waiting.values():
         _flush(batch, store, encode)
     pace.finish()
+    if wanted:
+        raise UserError(_changed(next(iter(wanted.values())), curation))
     return _without(damaged, entries, curation)
+
+
+def _changed(entry: Entry, curation: Curation) -> str:
+    """What to do about an image that is not the one that was selected."""
+    return (
+        f"{entry.place} has changed since the set was first read; delete {curation.path} to read "
+        "the set again"
+    )
 
 
 def _flush(batch: dict[str, Image.Image], store: TensorStore, encode: EncodeImages) -> None:
@@ -171,6 +181,9 @@ def fresh_rows(
 ) -> EncodedRows:
     """Rows whose images are read and encoded every time; their set is not streamed."""
     records: dict[str, Record] = {record.key: record for record in records_of(curation.config)}
+    for entry in entries:
+        if entry.key not in records:
+            raise UserError(_changed(entry, curation))
 
     def latents(index: int) -> Tensor:
         entry = entries[index]

@@ -106,3 +106,14 @@ def test_shapes_number_the_sizes(tmp_path: Path) -> None:
     assert list(shapes.of_row) == [1, 1, 0, 1, 1, 0]
     assert found.without_latents().shapes(4) is None
     assert "x0" not in found.without_latents()[0]
+
+
+def test_an_image_that_changed_after_the_set_was_read_is_told(tmp_path: Path) -> None:
+    config = JsonlDataConfig(path=str(write_set(tmp_path)))
+    found = curation(tmp_path, config)
+    entries = found.entries()
+    picture(2, (90, 90)).save(tmp_path / "images/2.png")
+    with pytest.raises(UserError, match=r"line 3 .* has changed since .*; delete .*rows-"):
+        encode_entries(entries, found, TensorStore(tmp_path / "latents"), encode)
+    with pytest.raises(UserError, match="has changed since"):
+        fresh_rows(entries, found, encode, condition)

@@ -1,4 +1,5 @@
 import contextlib
+import io
 import threading
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from evaluators import images
-from evaluators.images import ImageError, load_image, load_images
+from evaluators.images import ImageError, decode_image, image_size, load_image, load_images
 
 RAMP = np.linspace(0, 255, 48).reshape(6, 8).astype(np.uint8)
 
@@ -141,3 +142,18 @@ def test_a_bad_image_stops_the_stream_when_its_turn_comes(tmp_path):
     assert next(stream).size == (2, 2)
     with pytest.raises(ImageError, match=r"1\.png"):
         next(stream)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_size_is_the_decoded_images(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stream = io.BytesIO()
+    rgb_picture().save(stream, "JPEG", exif=exif)
+    decoded = decode_image(stream, "a.jpg")
+    assert image_size(stream, "a.jpg") == decoded.size == ((8, 6), (6, 8))[orientation > 4]
+
+
+def test_the_size_of_what_is_no_image_is_refused():
+    with pytest.raises(ImageError, match=r"a\.jpg is not an image"):
+        image_size(io.BytesIO(b"text"), "a.jpg")

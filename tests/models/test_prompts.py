@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from soarbench.models import prompts as module
 from soarbench.models.config import ModelConfig
@@ -74,3 +76,42 @@ def test_other_encoders_have_another_place(config: ModelConfig, tmp_path: Path) 
     )
     digests = {encoder_digest(dataclasses.replace(config, **change)) for change in changes}
     assert len(digests | {encoder_digest(config)}) == len(changes) + 1
+
+
+@pytest.fixture(scope="module")
+def with_t5(config: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
+    """The same pipeline with a third text encoder."""
+    absent = dict.fromkeys(("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor"))
+    pipeline = StableDiffusion3Pipeline.from_pretrained(config.path, **absent)
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = T5Tokenizer(vocab=[(piece, 0.0) for piece in pieces], extra_ids=0)
+    torch.manual_seed(3)
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    encoder = T5EncoderModel(T5Config(vocab_size=len(tokenizer), **sizes))
+    pipeline.register_modules(text_encoder_3=encoder, tokenizer_3=tokenizer)
+    directory = tmp_path_factory.mktemp("three")
+    pipeline.save_pretrained(directory)
+    return dataclasses.replace(
+        config, path=str(directory), max_sequence_length=12, load_text_encoder_3=True
+    )
+
+
+def test_the_third_encoder_has_a_length_of_its_own_and_can_be_left_out(
+    with_t5: ModelConfig, tmp_path: Path
+) -> None:
+    found = {}
+    for length, has_t5 in ((12, True), (7, True), (12, False)):
+        config = dataclasses.replace(
+            with_t5, max_sequence_length=length, load_text_encoder_3=has_t5
+        )
+        found[length, has_t5] = PromptStore(config, CPU, tmp_path).encode(PROMPTS)
+        expected = SD3Model.load(config).encode_prompts(PROMPTS)
+        for name, value in expected.items():
+            assert torch.allclose(found[length, has_t5][name], value, atol=1e-5)
+    clip = found[12, True]["prompt_embeds"].shape[1] - 12
+    assert found[7, True]["prompt_embeds"].shape[1] == clip + 7
+    assert found[12, True]["prompt_embeds"][:, clip:].abs().min() > 0
+    assert found[12, False]["prompt_embeds"][:, clip:].abs().max() == 0
+    assert torch.equal(
+        found[12, True]["prompt_embeds"][:, :clip], found[12, False]["prompt_embeds"][:, :clip]
+    )
