@@ -189,10 +189,10 @@ def test_a_reward_that_cannot_judge_the_prompts_is_refused(arguments: list[str])
 
 
 def test_training_on_an_evaluation_prompt_is_refused(
-    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt = load_suite("lab_drawbench").items[0].prompt.upper()
-    bench = Workbench("cpu", Path())
+    bench = Workbench("cpu", tmp_path)
     rows = EncodedRows([prompt], None, lambda _: {}, [(64, 64)])
     monkeypatch.setattr(bench, "training_rows", lambda *_: rows)
     plan = expand(arguments)
