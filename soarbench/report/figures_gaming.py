@@ -133,7 +133,8 @@ def _make_square(ax: Axes, gains: Sequence[float]) -> None:
     shown = (*ax.get_xlim(), *ax.get_ylim())
     reach = max(gains) - min(gains)
     low, high = max(min(shown), min(gains) - reach), min(max(shown), max(gains) + reach)
-    ax.set(xlim=(low, high), ylim=(low, high))
+    if low < high:
+        ax.set(xlim=(low, high), ylim=(low, high))
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(nbins=5))
 

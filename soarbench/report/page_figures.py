@@ -33,9 +33,7 @@ def figures(folder: Path) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     total = 0
     order = list(told)
-    for name in sorted(
-        files, key=lambda name: (not name.startswith("curves"), *_place(name, order))
-    ):
+    for name in sorted(files, key=lambda name: _place(name, order)):
         path = min(files[name], key=lambda path: path.stat().st_size)
         size = path.stat().st_size
         fits = size <= MOST_FIGURE_BYTES and total + size <= MOST_FIGURES_BYTES
@@ -65,6 +63,7 @@ def _index(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def _place(name: str, order: Sequence[str]) -> tuple[bool, int, str]:
+    """Curves first, then as the index has them, then the others by name."""
     index = order.index(name) if name in order else len(order)
     return (not name.startswith("curves"), index, name)
 

@@ -173,5 +173,10 @@ def _codes(labels: ArrayLike | None, name: str, shape: tuple[int, ...]) -> tuple
     array = np.asarray(labels)
     if len(shape) != 1 or array.shape != shape:
         raise ValueError(f"{name}: shape {array.shape}, scores: {shape}; both must be (N,)")
+    if array.dtype.kind in "US":
+        # Texts are few and repeat often: looking them up is several times quicker than sorting.
+        texts = array.tolist()
+        rank = {text: code for code, text in enumerate(sorted(set(texts)))}
+        return np.fromiter(map(rank.__getitem__, texts), np.intp, len(texts)), len(rank)
     found, codes = np.unique(array, return_inverse=True)
     return codes.astype(np.intp), found.size

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from soarbench.files import read_json
 from soarbench.report.build import build_report
 from soarbench.report.page_figures import figures
 from soarbench.report.panels import build_panels
@@ -165,7 +166,13 @@ def test_figures_are_found_whatever_made_them(report, tmp_path):
     )
     (tmp_path / "copy" / "drift_by_step.csv").write_text("method,step,drift\nsft,1,0.123456789\n")
     found = {one["name"]: one for one in figures(tmp_path / "copy")}
-    assert list(found) == ["curves.png", "curves_forward_equivalents.png", "drift_by_step.svg"]
+    stems = [name.partition(".")[0] for name in found]
+    assert stems[:2] == ["curves", "curves_forward_equivalents"]
+    assert stems[-1] == "drift_by_step"
+    listed = read_json(report.folder / "figures.json")["figures"]
+    assert [one["caption"] for one in found.values() if one["caption"]] == [
+        entry["caption"] for entry in listed
+    ]
     drift = found["drift_by_step.svg"]
     assert drift["title"] == "Drift by step"
     assert drift["source"].startswith("data:image/svg+xml;base64,")

@@ -76,3 +76,19 @@ def test_what_cannot_be_estimated_is_refused(arguments, message):
 def test_unequal_pairs_are_refused():
     with pytest.raises(ValueError, match="must be as many"):
         cluster_pairs([1.0], [1.0, 2.0], ["a"])
+
+
+def test_texts_and_numbers_as_labels_give_the_same_table():
+    rng = np.random.default_rng(0)
+    values, prompts = rng.random(60), rng.integers(12, size=60)
+    seeds, strata = rng.integers(3, size=60), prompts % 2
+    numbers = cluster(values, prompts, seeds=seeds, strata=strata)
+    texts = cluster(
+        values,
+        np.char.mod("%02d", prompts),
+        seeds=np.char.mod("%d", seeds),
+        strata=np.array(["even", "odd"])[strata],
+    )
+    np.testing.assert_array_equal(texts.sums, numbers.sums)
+    np.testing.assert_array_equal(texts.counts, numbers.counts)
+    np.testing.assert_array_equal(texts.strata, numbers.strata)
