@@ -27,7 +27,8 @@ class GenEvalConfig:
     Attributes:
         detector: Hub id or local folder of a Mask2Former for COCO instances, transformers' layout.
         color_model: Hub id or local folder of OpenAI's CLIP ViT-L/14, open_clip's layout.
-        batch_size: Images a forward of the detector.
+        batch_size: Images a forward of the detector; None: 8 on a GPU and 1 on a CPU, where one
+            image fills the cores and a larger batch spends its time on fresh memory.
         crop_batch_size: Objects a forward of the colour model.
         dtype: ``float32``, ``bfloat16`` or ``float16``: of the models' weights and arithmetic;
             masks, scores and similarities are computed in float32.
@@ -36,7 +37,7 @@ class GenEvalConfig:
 
     detector: str = DETECTOR_WEIGHTS
     color_model: str = COLOR_WEIGHTS
-    batch_size: int = 8
+    batch_size: int | None = None
     crop_batch_size: int = 64
     dtype: str = "float32"
     device: str = "auto"
@@ -47,7 +48,8 @@ class GenEvalConfig:
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty: give a hub id (owner/name) or a local folder")
         for name in ("batch_size", "crop_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype!r}: choose one of {', '.join(DTYPES)}")

@@ -218,7 +218,7 @@ def load_geneval(config: GenEvalConfig | None = None) -> GenEval:
         color_classifier=colors,
         device=device,
         dtype=dtype,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size or (1 if device.type == "cpu" else 8),
     )
     return GenEval(detector, canaries=street_canaries())
 

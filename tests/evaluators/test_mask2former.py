@@ -239,6 +239,15 @@ def test_published_setup_is_built_from_its_configuration(folders):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("batch_size", "wanted"), [(None, 1), (5, 5)])
+def test_a_cpu_takes_one_image_at_a_time_unless_told_otherwise(folders, batch_size, wanted):
+    config = GenEvalConfig(
+        detector=folders["sure"], color_model=folders["clip"], device="cpu", batch_size=batch_size
+    )
+    detector = load_geneval(config)._detector
+    assert max(map(len, detector._batches([picture(8, 8)] * 12))) == wanted
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
