@@ -1,4 +1,4 @@
-# make run    the whole comparison in the laboratory (about 15 minutes on two cores)
+# make run    the whole comparison in the laboratory (about 10 minutes on two cores)
 # make test   all tests
 # make check  linter, formatter's check, types
 # Each sets up .venv by itself. TORCH_INDEX=URL installs torch from another index first, for
