@@ -68,16 +68,7 @@ def post_train(
         ValueError: The configuration does not fit the method, the data or the processes.
         TrainingDiverged: The loss or the gradient is not finite.
     """
-    config.check_method(
-        updates_per_collection=method.updates_per_collection, group_size=method.group_size
-    )
-    stream = TrainingStream(
-        rows,
-        length=config.steps * config.batch_size,
-        group_size=method.group_size,
-        seed=config.seed,
-        shapes=shapes,
-    )
+    stream = _stream(rows, shapes, method, config)
     device = next(transformer.parameters()).device
     arguments = training_arguments(config, folder, device, parallelism)
     config.check_processes(arguments.world_size, parallelism)
@@ -114,6 +105,22 @@ def post_train(
     if ema is not None:
         ema.ema.copy_to(ema.parameters)
     return trainer.summary()
+
+
+def _stream(
+    rows: RowSource, shapes: Shapes | None, method: Method, config: PostTrainingConfig
+) -> TrainingStream:
+    """The rows in the order of a run, whose lengths fit the method."""
+    config.check_method(
+        updates_per_collection=method.updates_per_collection, group_size=method.group_size
+    )
+    return TrainingStream(
+        rows,
+        length=config.steps * config.batch_size,
+        group_size=method.group_size,
+        seed=config.seed,
+        shapes=shapes,
+    )
 
 
 def _averaging(

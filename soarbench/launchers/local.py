@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from soarbench.config import CellConfig
-from soarbench.launchers.base import Outcome, Work
+
+Work = Callable[[CellConfig], None]
+"""Brings one cell to its end, or raises."""
+
+Outcome = tuple[CellConfig, Exception | None]
+"""A cell that ended, and what it failed with."""
 
 
 class LocalLauncher:
