@@ -29,6 +29,9 @@ class LabDataConfig:
         seed: Of the candidates; other than the laboratory's own pre-training seed.
         kinds: What candidates show: some of single_object, two_object, counting, colors, position,
             color_attr and text; null: all of them. A reward may judge some kinds alone.
+        within_kinds: Whether a candidate is ranked among those of its own kind, so that every kind
+            keeps its share. CLIPScore is not comparable between kinds: the best 30 % of all of them
+            together hold no picture of a position.
     """
 
     num_candidates: int
@@ -37,6 +40,7 @@ class LabDataConfig:
     wrong_captions: float = 0.1
     seed: int = 1000
     kinds: tuple[str, ...] | None = field(default=None, metadata=LATER)
+    within_kinds: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         _require_share("data.keep_fraction", self.keep_fraction)

@@ -13,7 +13,7 @@ from evaluators.base import Sample
 from soarbench.data.config import LabDataConfig
 from soarbench.data.curation import Entry, Scorer, read_entries, write_entries
 from soarbench.data.rows import ConditionOf, EncodedRows, EncodeImages, latent_key, stored_rows
-from soarbench.data.select import best_share
+from soarbench.data.select import best_share_of_groups
 from soarbench.data.store import TensorStore, digest
 from soarbench.lab.assets import weights_hash
 from soarbench.lab.grammar import demands, training_sample
@@ -43,7 +43,8 @@ def _select(
     candidates = draw_candidates(config)
     scores = {judge: list(scorers[judge](candidates)) for judge in config.select_by}
     found = []
-    for place in best_share(scores, config.keep_fraction):
+    groups = [_kind(c.prompt) if config.within_kinds else "" for c in candidates]
+    for place in best_share_of_groups(scores, groups, config.keep_fraction):
         sample = candidates[place]
         entry = Entry(
             key=f"{name} {place}",
@@ -87,6 +88,11 @@ def lab_rows(
         least = min(entry.scores[judge] for entry in entries)
         log.info("%s of the %d training pictures: at least %.3f", judge, len(entries), least)
     return stored_rows(entries, store, condition, columns=_columns)
+
+
+def _kind(caption: str) -> str:
+    """What a caption asks for: a task of GenEval's, or a text."""
+    return str(demands(caption).get("tag", "text"))
 
 
 def _columns(prompt: str) -> Mapping[str, object]:

@@ -29,6 +29,24 @@ def best_share(scores: Mapping[str, Sequence[float]], keep_fraction: float) -> l
     return sorted(int(place) for place in np.argsort(-ranks, kind="stable")[:count])
 
 
+def best_share_of_groups(
+    scores: Mapping[str, Sequence[float]], groups: Sequence[str], keep_fraction: float
+) -> list[int]:
+    """``best_share`` of each group by itself: places in the whole, ascending.
+
+    Args:
+        scores: By name, one number a candidate.
+        groups: One name a candidate.
+        keep_fraction: Share of each group that is kept, (0, 1]; at least one candidate of each.
+    """
+    found = []
+    for group in set(groups):
+        places = [place for place, name in enumerate(groups) if name == group]
+        part = {name: [values[place] for place in places] for name, values in scores.items()}
+        found += [places[place] for place in best_share(part, keep_fraction)]
+    return sorted(found)
+
+
 def first_below(scores: Mapping[str, float], thresholds: Mapping[str, float]) -> str | None:
     """The first known score that is under its threshold."""
     for name, least in thresholds.items():

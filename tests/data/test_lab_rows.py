@@ -9,7 +9,7 @@ import torch
 from soarbench.data import lab
 from soarbench.data.config import KINDS, LabDataConfig
 from soarbench.data.lab import draw_candidates, lab_rows
-from soarbench.data.select import smallest_rank
+from soarbench.data.select import best_share, best_share_of_groups, smallest_rank
 from soarbench.lab.grammar import demands
 from soarbench.models.config import ModelConfig
 from soarbench.models.sd3 import SD3Model
@@ -112,3 +112,41 @@ def test_impossible_values_are_named(field, value):
     fields = {"num_candidates": 20, "select_by": ("x",), "keep_fraction": 0.25, field: value}
     with pytest.raises(ValueError, match=field):
         LabDataConfig(**fields)
+
+
+def test_the_best_of_each_group():
+    scores = {"a": [1.0, 9.0, 2.0, 8.0, 3.0, 7.0], "b": [1.0, 9.0, 2.0, 8.0, 3.0, 7.0]}
+    groups = ["low", "high", "low", "high", "low", "high"]
+    assert best_share(scores, 1 / 3) == [1, 3]
+    assert best_share_of_groups(scores, groups, 1 / 3) == [1, 4]
+    assert best_share_of_groups(scores, ["one"] * 6, 0.5) == best_share(scores, 0.5) == [1, 3, 5]
+
+
+def test_every_kind_keeps_its_share_of_rows(model, tmp_path):
+    def favours_text(samples):
+        return [float('"' in sample.prompt) for sample in samples]
+
+    def share_of_text(config):
+        def condition(prompt):
+            return {name: value[0] for name, value in model.encode_prompts([prompt]).items()}
+
+        rows = lab_rows(
+            config,
+            {"favours_text": favours_text},
+            tmp_path,
+            encode=model.encode_images,
+            condition=condition,
+        )
+        return np.mean(['"' in caption for caption in rows.prompts])
+
+    together = dataclasses.replace(
+        CONFIG,
+        num_candidates=60,
+        keep_fraction=0.5,
+        select_by=("favours_text",),
+        kinds=("text", "colors"),
+    )
+    within = dataclasses.replace(together, within_kinds=True)
+    drawn = ['"' in c.prompt for c in draw_candidates(within)]
+    assert abs(share_of_text(within) - np.mean(drawn)) < 0.05
+    assert share_of_text(together) == min(1.0, 2 * np.mean(drawn))
