@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,16 +195,11 @@ def run_settings(arguments: Sequence[str]) -> Settings:
     overrides = parse_overrides(arguments)
     grid = overrides.grid or options("grid")[0]
     config = compose_choices([f"grid={grid}", *overrides.groups])
-    for override in overrides.values:
-        key = str(override.key_or_group)
-        if not has_key(config, key):
-            hint = did_you_mean(key, known_keys(config))
-            raise ConfigError(f"{override.input_line}: there is no key {key!r}; {hint}")
-        apply(config, override)
+    apply_where_known([config], overrides.values, otherwise="there is no key")
     return to_settings(config)
 
 
-def known_keys(config: DictConfig) -> list[str]:
+def _known_keys(config: DictConfig) -> list[str]:
     """All dotted keys, groups included."""
     found: list[str] = []
 
@@ -216,6 +211,30 @@ def known_keys(config: DictConfig) -> list[str]:
 
     walk(OmegaConf.to_container(config), "")
     return found
+
+
+def apply_where_known(
+    configs: Collection[DictConfig], overrides: Sequence[Override], *, otherwise: str
+) -> None:
+    """Set values in all configurations that have their keys, in place.
+
+    Args:
+        configs: Compositions.
+        overrides: Values.
+        otherwise: Starts the sentence about a key that none of them has.
+
+    Raises:
+        ConfigError: No configuration has the key, or one refuses the value.
+    """
+    for override in overrides:
+        key = str(override.key_or_group)
+        takers = [config for config in configs if has_key(config, key)]
+        if not takers:
+            known = {name for config in configs for name in _known_keys(config)}
+            hint = did_you_mean(key, known)
+            raise ConfigError(f"{override.input_line}: {otherwise} {key!r}; {hint}")
+        for config in takers:
+            apply(config, override)
 
 
 def apply(config: DictConfig, override: Override) -> None:

@@ -16,11 +16,11 @@ from soarbench.checks import NAMED_REWARDS, check, reward_weights
 from soarbench.composition import (
     Overrides,
     apply,
+    apply_where_known,
     compose_choices,
     compose_pairs,
     grid_descriptions,
     has_key,
-    known_keys,
     options,
     parse_overrides,
     to_settings,
@@ -241,16 +241,7 @@ def _compose_all(
 ) -> dict[tuple[str, str], DictConfig]:
     """Compose every (method, task); a value applies to all compositions that have its key."""
     found = compose_pairs(pairs, [f"grid={overrides.grid}", *overrides.groups])
-    for override in overrides.values:
-        key = str(override.key_or_group)
-        takers = [config for config in found.values() if has_key(config, key)]
-        if not takers:
-            known = {name for config in found.values() for name in known_keys(config)}
-            raise ConfigError(
-                f"{override.input_line}: no cell has a key {key!r}; {did_you_mean(key, known)}"
-            )
-        for config in takers:
-            apply(config, override)
+    apply_where_known(found.values(), overrides.values, otherwise="no cell has a key")
     return found
 
 

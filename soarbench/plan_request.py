@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from baselines.config import FlowGrpoConfig
 from soarbench.checks import NAMED_REWARDS, reward_mixture
-from soarbench.composition import apply, compose_choices, has_key, known_keys, parse_overrides
+from soarbench.composition import apply_where_known, compose_choices, parse_overrides
 from soarbench.config import Settings, TrainingConfig, post_training
 from soarbench.errors import ConfigError
 from soarbench.judges import JUDGES
@@ -98,16 +98,7 @@ def _configs(words: Sequence[str]) -> Iterator[tuple[str, DictConfig]]:
     task = overrides.axes.get("task", ("aesthetic",))
     choices = [f"grid={overrides.grid or 'reward_specific'}", *overrides.groups, f"task={task[0]}"]
     found = {name: compose_choices([*choices, f"method={name}"]) for name in methods}
-    for override in overrides.values:
-        key = str(override.key_or_group)
-        takers = [config for config in found.values() if has_key(config, key)]
-        if not takers:
-            names = {name for config in found.values() for name in known_keys(config)}
-            raise ConfigError(
-                f"{override.input_line}: no method has a key {key!r}; {did_you_mean(key, names)}"
-            )
-        for config in takers:
-            apply(config, override)
+    apply_where_known(found.values(), overrides.values, otherwise="no method has a key")
     for name, config in found.items():
         if OmegaConf.select(config, "training") is None:
             raise ConfigError(f"method={name} is not trained; choose one of {', '.join(METHODS)}")
