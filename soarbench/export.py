@@ -111,12 +111,14 @@ def _copy_cells(stored: StoredGrid, cells: Sequence[Cell], target: Path) -> int:
 
 def _copy_cell(cell: Cell, folder: Path) -> bool:
     """Copy a finished cell; whether there was anything to do."""
+    # The base may have been followed on more data since.
+    for path in sorted((cell.folder / "diagnostics").glob("*.parquet")):
+        if not (folder / "diagnostics" / path.name).is_file():
+            _copy(path, folder / "diagnostics" / path.name)
     if (folder / "scores.parquet").is_file():
         return False
     for name in _FILES:
         _copy(cell.folder / name, folder / name)
-    for path in sorted((cell.folder / "diagnostics").glob("*.parquet")):
-        _copy(path, folder / "diagnostics" / path.name)
     if not (folder / PROTOCOLS_FILE).is_file():
         write_json(folder / PROTOCOLS_FILE, packed_protocols(cell_protocols(cell.folder)))
     return True

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from soarbench.cell_folder import CellFolder, Status
 from soarbench.config import CellConfig
-from soarbench.diagnostics.files import deviations_path, images_path, norms_path
+from soarbench.diagnostics.files import deviations_path, images_path, norms_path, source_key
 from soarbench.files import read_json
 from soarbench.scoring import parts
 
@@ -162,12 +162,13 @@ def diagnostic_values(cell: CellConfig, folder: CellFolder) -> Iterator[Value]:
     if images_path(folder.root).is_file():
         table = pq.read_table(images_path(folder.root), columns=["step", *_STATISTICS])
         yield from _means(table, _STATISTICS)
-    if norms_path(folder.root, cell.task_name).is_file():
-        norms = pq.read_table(norms_path(folder.root, cell.task_name)).rename_columns(
+    key = source_key(cell)
+    if norms_path(folder.root, key).is_file():
+        norms = pq.read_table(norms_path(folder.root, key)).rename_columns(
             ["step", "row", "velocity_norm"]
         )
         yield from _means(norms, ("velocity_norm",))
-        deviations = pq.read_table(deviations_path(folder.root, cell.task_name)).to_pylist()
+        deviations = pq.read_table(deviations_path(folder.root, key)).to_pylist()
         for start in sorted({row["start"] for row in deviations}):
             mine = [row for row in deviations if row["start"] == start]
             last = max(row["index"] for row in mine)

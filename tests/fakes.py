@@ -22,6 +22,7 @@ from evaluators.base import Canary, Evaluator, Sample, Score
 from soarbench.cell_folder import CellFolder, TrainingLog
 from soarbench.config import CellConfig
 from soarbench.data.suites import PromptItem
+from soarbench.diagnostics.files import deviations_path, norms_path, source_key
 from soarbench.errors import UserError
 from soarbench.sampling import Draw
 
@@ -73,12 +74,10 @@ def first_weights(cell: CellConfig, folder: CellFolder) -> str:
     return (folder.sibling(cell.parent.cell_id).snapshot(cell.parent.step) / "weights").read_text()
 
 
-def write_probes(cell: CellConfig, root: Path, task: str) -> None:
+def write_probes(cell: CellConfig, root: Path, key: str) -> None:
     """What following paths leaves: two images, a drift that grows by 0.1 a step of the sampler."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-    from soarbench.diagnostics.files import deviations_path, norms_path
 
     norms = [{"step": step, "row": row, "norm": 1.0 + row} for step in cell.steps for row in (0, 1)]
     deviations = [
@@ -88,9 +87,9 @@ def write_probes(cell: CellConfig, root: Path, task: str) -> None:
         }
         for row in (0, 1) for start in (1.0, 0.5) for index in range(3)
     ]  # fmt: skip
-    deviations_path(root, task).parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(deviations), deviations_path(root, task))
-    pq.write_table(pa.Table.from_pylist(norms), norms_path(root, task))
+    deviations_path(root, key).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(deviations), deviations_path(root, key))
+    pq.write_table(pa.Table.from_pylist(norms), norms_path(root, key))
 
 
 class FakeBench:
@@ -168,7 +167,7 @@ class FakeBench:
         self.calls.append(f"probe {cell.label} on {source.task_name}")
         if cell.label == self.unprobed:
             raise RuntimeError("out of memory")
-        write_probes(cell, folder.root, source.task_name)
+        write_probes(cell, folder.root, source_key(source))
         yield from cell.steps
 
     def scheduler_facts(self, cell: CellConfig) -> dict[str, object]:

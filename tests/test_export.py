@@ -76,10 +76,14 @@ def test_exporting_again_adds_what_is_new_and_leaves_the_rest(
     export(sft, console=quiet())
     path = next((copy / "reward_specific" / "cells").glob("sft-*/status.json"))
     changed = path.stat().st_mtime_ns
+    # As if the base had been followed on this data since.
+    later = next((copy / "reward_specific" / "cells").glob("base-*/diagnostics/norms.*"))
+    later.unlink()
     export([*finished, f"path={copy}"], console=quiet())
     listed = json.loads((copy / "reward_specific" / MANIFEST).read_text())["cells"]
     assert sorted(cell["method"] for cell in listed) == ["base", "flow_grpo", "sft", "soar"]
     assert path.stat().st_mtime_ns == changed
+    assert later.is_file()
 
 
 def test_cells_of_unknown_origin_get_a_command_that_makes_them(

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from soarbench.cell_folder import CellFolder
-from soarbench.diagnostics.files import images_path, norms_path
+from soarbench.diagnostics.files import images_path, norms_path, source_key
 from soarbench.errors import UserError
 from soarbench.files import locked, make_writable, read_json, write_atomically
 from soarbench.grid import expand
@@ -124,7 +124,7 @@ def test_finished_cells_are_measured_once_and_in_the_same_command(arguments: lis
     plan = expand(arguments)
     for cell in plan.cells:
         assert images_path(plan.cell_folder(cell)).is_file()
-    norms = norms_path(plan.cell_folder(plan.cells[1]), "aesthetic")
+    norms = norms_path(plan.cell_folder(plan.cells[1]), source_key(plan.cells[1]))
     norms.unlink()
     again = FakeBench()
     assert go(arguments, again)[0] == 0

@@ -12,6 +12,7 @@ from rich.console import Console
 from soarbench.cell import run_cell
 from soarbench.cell_folder import CellFolder
 from soarbench.config import CellConfig
+from soarbench.diagnostics.files import source_key
 from soarbench.errors import UserError
 from soarbench.grid import expand
 from soarbench.progress import GridProgress
@@ -114,7 +115,7 @@ def test_diagnostics_and_the_report_are_added_to_runs_that_exist(
     tracker.start_launch("quick", {"folder": str(tmp_path)})
     run_id = tracker.log_cell(cell, folder)
     folder.update_status(state="finished", mlflow_run_id=run_id)
-    write_probes(cell, folder.root, "aesthetic")
+    write_probes(cell, folder.root, source_key(cell))
     for _ in range(2):
         tracker.log_diagnostics(cell, folder)
     report = tmp_path / "report"

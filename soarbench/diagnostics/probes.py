@@ -18,7 +18,7 @@ from baselines.stream import RowSource
 from soarbench.cell_folder import CellFolder
 from soarbench.config import CellConfig
 from soarbench.data.config import LabDataConfig
-from soarbench.diagnostics.files import deviations_path, norms_path
+from soarbench.diagnostics.files import deviations_path, norms_path, source_key
 from soarbench.diagnostics.trajectories import path_deviation, velocity_norm
 from soarbench.files import write_atomically
 from soarbench.models.sd3 import SD3Model
@@ -101,7 +101,7 @@ def probe(
         folder: Files of ``cell``.
         bench: Loads weights and data.
     """
-    task = source.task_name
+    key = source_key(source)
     norms = []
     for step in cell.steps:
         model = bench.model_at(cell, folder, step)
@@ -116,9 +116,9 @@ def probe(
         ]
         if step == cell.steps[-1]:
             table = pa.Table.from_pylist(list(_deviations(cell, model, batches, step)))
-            _store(deviations_path(folder.root, task), table)
+            _store(deviations_path(folder.root, key), table)
         yield step
-    _store(norms_path(folder.root, task), pa.Table.from_pylist(norms))
+    _store(norms_path(folder.root, key), pa.Table.from_pylist(norms))
 
 
 def _deviations(

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from soarbench.cell_folder import CellFolder
 from soarbench.config import BASE, CellConfig
-from soarbench.diagnostics.files import images_path, norms_path
+from soarbench.diagnostics.files import images_path, norms_path, source_key
 from soarbench.errors import UserError
 from soarbench.estimate import num_images
 from soarbench.files import locked, write_atomically
@@ -71,7 +71,7 @@ def left_to_measure(plan: Plan, cells: Sequence[CellConfig]) -> Left:
         tuple(
             (cell, source)
             for cell, source in probe_jobs(cells)
-            if not norms_path(plan.cell_folder(cell), source.task_name).is_file()
+            if not norms_path(plan.cell_folder(cell), source_key(source)).is_file()
         ),
     )
 

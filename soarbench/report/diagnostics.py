@@ -96,12 +96,32 @@ class DeviationPoint:
 
 def unmeasured(cells: Sequence[Cell], task: str) -> list[str]:
     """Cells of a task, the base among them, without diagnostics."""
+    key = _task_key(cells, task)
     return [
         cell.cell_id
         for cell in cells
         if (cell.task == task or cell.is_base)
-        and not (images_path(cell.folder).is_file() and norms_path(cell.folder, task).is_file())
+        and not (images_path(cell.folder).is_file() and norms_path(cell.folder, key).is_file())
     ]
+
+
+def _task_key(cells: Sequence[Cell], task: str) -> str:
+    """Of the data that the cells of a task trained on.
+
+    Raises:
+        StoreError: They trained on unlike data, whose images cannot be paired.
+    """
+    keys = {
+        cell.data_key: cell.cell_id
+        for cell in cells
+        if cell.task == task and cell.data_key is not None
+    }
+    if len(keys) > 1:
+        raise StoreError(
+            f"{' and '.join(list(keys.values())[:2])} trained on different data; report with the "
+            "overrides of the one you mean"
+        )
+    return next(iter(keys), task)
 
 
 def diagnostic_points(cells: Sequence[Cell], task: str, prompts: np.ndarray) -> list[CurvePoint]:
@@ -121,7 +141,7 @@ def diagnostic_points(cells: Sequence[Cell], task: str, prompts: np.ndarray) -> 
     for cell in members:
         for name, rows in _statistics(cell, known).items():
             by_quantity[name][cell.method, cell.seed] = rows
-    by_quantity["velocity_norm"] = _norm_ratios(members, task)
+    by_quantity["velocity_norm"] = _norm_ratios(members, _task_key(cells, task))
     return [point for name, rows in by_quantity.items() for point in _points(task, name, rows)]
 
 
@@ -159,11 +179,11 @@ def _integers(column: pa.ChunkedArray) -> IntArray:
     return np.asarray(column.to_numpy(), dtype=np.intp)
 
 
-def _norm_ratios(members: Sequence[Cell], task: str) -> dict[Who, Rows]:
+def _norm_ratios(members: Sequence[Cell], key: str) -> dict[Who, Rows]:
     """Velocity norm over the base's on the same image."""
     norms: dict[Who, Rows] = {}
     for cell in members:
-        table = _read(norms_path(cell.folder, task))
+        table = _read(norms_path(cell.folder, key))
         if table is not None:
             values = table["norm"].to_numpy().astype(np.float64)
             rows = Rows(_integers(table["step"]), _integers(table["row"]), values)
@@ -212,9 +232,10 @@ def deviation_points(cells: Sequence[Cell], task: str) -> list[DeviationPoint]:
         StoreError: A table is damaged.
     """
     tables: dict[Who, dict[Place, FloatArray]] = {}
+    key = _task_key(cells, task)
     for cell in cells:
         if cell.task == task or cell.is_base:
-            table = _read(deviations_path(cell.folder, task))
+            table = _read(deviations_path(cell.folder, key))
             if table is not None:
                 tables[cell.method, cell.seed] = _by_place(table)
     _refuse_unlike(tables, task)

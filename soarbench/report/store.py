@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
+from soarbench.diagnostics.files import data_key
 from soarbench.errors import UserError
 from soarbench.files import read_json
 from soarbench.provenance import STORE_VERSION, UNKNOWN
@@ -75,6 +76,7 @@ class Cell:
         reason: Why it failed.
         mlflow_run_id: Its MLflow run.
         budget: What training spent, by name.
+        data_key: Name of the data it trained on; None for the base model.
         created_at: Unix time of the first touch.
         launches: What worked on it, the first one first; empty where that was not recorded.
     """
@@ -91,6 +93,7 @@ class Cell:
     reason: str | None
     mlflow_run_id: str | None
     budget: Mapping[str, float]
+    data_key: str | None = None
     created_at: float = 0.0
     launches: tuple[Launch, ...] = ()
 
@@ -219,6 +222,7 @@ def read_cell(folder: Path) -> Cell:
             reason=None if reason is None else str(reason),
             mlflow_run_id=None if run_id is None else str(run_id),
             budget=_numbers(budget),
+            data_key=_data_key(config),
             created_at=float(str(status.get("created_at", 0.0))),
             launches=_launches(folder / "launches.json"),
         )
@@ -227,6 +231,12 @@ def read_cell(folder: Path) -> Cell:
             f"{folder}: config.json or status.json was written by another version ({error!r}); "
             "delete the folder and run the grid again"
         ) from error
+
+
+def _data_key(config: Mapping[str, object]) -> str | None:
+    whole = config["config"]
+    data = whole.get("data") if isinstance(whole, Mapping) else None
+    return None if data is None else data_key(str(config["task"]), data)
 
 
 def _refuse_newer(folder: Path, version: object) -> None:

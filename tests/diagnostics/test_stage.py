@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from soarbench.cell_folder import CellFolder
-from soarbench.diagnostics.files import deviations_path, images_path, norms_path
+from soarbench.diagnostics.files import deviations_path, images_path, norms_path, source_key
 from soarbench.diagnostics.image_statistics import STATISTICS, diversity, pixels_of
 from soarbench.diagnostics.image_table import groups
 from soarbench.diagnostics.stage import diagnose, left_to_measure, probe_jobs
@@ -96,6 +96,19 @@ def test_what_was_measured_is_not_measured_again(arguments: list[str]) -> None:
     assert [path.stat().st_mtime_ns for path in tables] == before
 
 
+def test_the_base_is_followed_again_on_other_data_of_the_same_task(arguments: list[str]) -> None:
+    only = [*arguments, "task=aesthetic", "method=sft"]
+    ran(only)
+    measured(only)
+    other = [*only, "data.keep_fraction=0.5"]
+    ran(other)
+    calls = ["probe base on aesthetic", "probe sft aesthetic seed 0 on aesthetic"]
+    assert sorted(measured(other)[2].calls) == calls
+    assert measured(only)[2].calls == []
+    base = expand(other).cells[0]
+    assert expand(only).cells[0].cell_id == base.cell_id
+
+
 def test_a_killed_measurement_leaves_nothing_that_counts(arguments: list[str]) -> None:
     only = [*arguments, "task=aesthetic", "method=sft"]
     ran(only)
@@ -103,8 +116,9 @@ def test_a_killed_measurement_leaves_nothing_that_counts(arguments: list[str]) -
     root = plan.cell_folder(plan.cells[1])
     # Norms are written last: deviations alone are those of a killed process.
     measured(only)
-    norms_path(root, "aesthetic").unlink()
-    assert deviations_path(root, "aesthetic").is_file()
+    key = source_key(plan.cells[1])
+    norms_path(root, key).unlink()
+    assert deviations_path(root, key).is_file()
     assert measured(only)[2].calls == ["probe sft aesthetic seed 0 on aesthetic"]
 
 
@@ -165,11 +179,11 @@ def test_real_models_are_followed_along_images_they_were_not_trained_on(tmp_path
     count = min(round(held_out.num_candidates * held_out.keep_fraction), NUM_PROBES)
     for cell in plan.cells:
         root = plan.cell_folder(cell)
-        rows = pq.read_table(deviations_path(root, "aesthetic")).to_pylist()
+        rows = pq.read_table(deviations_path(root, source_key(trained))).to_pylist()
         assert {row["row"] for row in rows} == set(range(count))
         assert {row["start"] for row in rows} == set(STARTS)
         assert {row["step"] for row in rows} == {cell.steps[-1]}
         assert all((row["deviation"] == 0) == (row["index"] == 0) for row in rows)
-        norms = pq.read_table(norms_path(root, "aesthetic")).to_pylist()
+        norms = pq.read_table(norms_path(root, source_key(trained))).to_pylist()
         assert {row["step"] for row in norms} == set(cell.steps)
         assert all(row["norm"] > 0 for row in norms)

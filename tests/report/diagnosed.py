@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from soarbench.cell_folder import CellFolder
-from soarbench.diagnostics.files import deviations_path, images_path, norms_path
-from tests.report.folders import SCALES, Folder
+from soarbench.diagnostics.files import data_key, deviations_path, images_path, norms_path
+from tests.report.folders import DATA, SCALES, Folder
 
 NUM_IMAGES = 8
 STARTS = {1.0: 4, 0.5: 2}
@@ -42,7 +42,7 @@ def write_diagnostics(grid_folder: Path, cell: Folder, tasks: tuple[str, ...]) -
             }
             for step in cell.steps for row in range(NUM_IMAGES)
         ]  # fmt: skip
-        pq.write_table(pa.Table.from_pylist(norms), norms_path(root, task))
+        pq.write_table(pa.Table.from_pylist(norms), norms_path(root, data_key(task, DATA)))
         last = cell.steps[-1]
         deviations = [
             {
@@ -53,7 +53,9 @@ def write_diagnostics(grid_folder: Path, cell: Folder, tasks: tuple[str, ...]) -
             for row in range(NUM_IMAGES)
             for start, count in STARTS.items() for index in range(count + 1)
         ]  # fmt: skip
-        pq.write_table(pa.Table.from_pylist(deviations), deviations_path(root, task))
+        pq.write_table(
+            pa.Table.from_pylist(deviations), deviations_path(root, data_key(task, DATA))
+        )
 
 
 def _image_rows(cell: Folder) -> list[dict[str, object]]:

@@ -21,6 +21,8 @@ SCHEMA = pa.schema(
         ("reason", pa.string()), ("details", pa.string()), ("fingerprint", pa.string()),
     ]
 )  # fmt: skip
+#: What trained cells trained on.
+DATA = {"seed": 1000}
 #: Where each evaluator's scores lie for the base, between images, and which suite it judges.
 SCALES = {
     "aesthetic": (5.36, 0.4, "drawbench"),
@@ -79,7 +81,7 @@ def write_cell(grid_folder: Path, cell: Folder) -> Path:
             "method": cell.method, "seed": cell.seed, "steps": list(cell.steps),
             "final_metric": cell.final_metric, "metrics": sorted(cell.metrics),
             "oracle_metrics": [name for name in cell.metrics if name.startswith("oracle_")],
-            "config": {},
+            "config": {"data": None if cell.task == "base" else DATA},
         },
     )  # fmt: skip
     trained = cell.task != "base" and cell.state == "finished"

@@ -1,8 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from soarbench.diagnostics.files import deviations_path, images_path, norms_path
+from soarbench.diagnostics.files import data_key, deviations_path, images_path, norms_path
 from soarbench.report.diagnostics import (
     QUANTITIES,
     deviation_points,
@@ -11,9 +13,10 @@ from soarbench.report.diagnostics import (
 )
 from soarbench.report.store import StoreError, read_cells
 from tests.report.diagnosed import NUM_IMAGES, STARTS, write_diagnostics
-from tests.report.folders import Folder, base, write_grid
+from tests.report.folders import DATA, Folder, base, write_grid
 
 SMALL = {"num_prompts": 10, "steps": (50, 100)}
+KEY = data_key("aesthetic", DATA)
 PROMPTS = np.array([f"drawbench-{prompt:05d}" for prompt in range(10)])
 
 
@@ -99,7 +102,7 @@ def test_unmeasured_cells_are_named_and_left_out(grid):
 
 def test_damaged_and_unlike_tables_are_refused_in_one_line(grid):
     cells = read_cells(grid)[0]
-    path = deviations_path(cells[1].folder, "aesthetic")
+    path = deviations_path(cells[1].folder, KEY)
     table = pq.read_table(path)
     pq.write_table(table.slice(0, table.num_rows - 1), path)
     with pytest.raises(StoreError, match="different versions or settings; delete"):
@@ -107,6 +110,25 @@ def test_damaged_and_unlike_tables_are_refused_in_one_line(grid):
     path.write_bytes(b"PAR1 no")
     with pytest.raises(StoreError, match=r"is damaged .*run python -m soarbench diagnose again"):
         deviation_points(cells, "aesthetic")
-    norms_path(cells[1].folder, "aesthetic").write_bytes(b"")
+    norms_path(cells[1].folder, KEY).write_bytes(b"")
     with pytest.raises(StoreError, match="is damaged"):
         points(grid)
+
+
+def test_the_base_on_other_data_is_no_partner(grid):
+    cells = read_cells(grid)[0]
+    base_cell = next(cell for cell in cells if cell.is_base)
+    for path in (deviations_path, norms_path):
+        own = path(base_cell.folder, KEY)
+        own.rename(path(base_cell.folder, data_key("aesthetic", {"seed": 2000})))
+    assert unmeasured(cells, "aesthetic") == [base_cell.cell_id]
+    found = deviation_points(cells, "aesthetic")
+    assert found
+    assert all(np.isnan(point.difference) for point in found)
+
+
+def test_cells_of_unlike_data_are_refused(grid):
+    cells = read_cells(grid)[0]
+    other = dataclasses.replace(cells[-1], data_key=data_key("aesthetic", {"seed": 2000}))
+    with pytest.raises(StoreError, match="trained on different data; report with the overrides"):
+        deviation_points([*cells[:-1], other], "aesthetic")
