@@ -253,11 +253,12 @@ def add_legend(figure: Figure, axes: Sequence[Axes], title: str) -> None:
     for ax in axes:
         handles, labels = ax.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
+    columns = 4 if figure.get_figwidth() > _WIDEST_PANEL else 2
     figure.legend(
         handles=list(entries.values()),
         labels=list(entries),
         loc="outside lower center",
-        ncols=min(len(entries), 4),
+        ncols=min(len(entries), columns),
         title=title,
     )
 

@@ -11,6 +11,7 @@ from soarbench.report.figures import (
     draw_curves,
     method_styles,
     save,
+    settle,
 )
 from soarbench.report.reference import PublishedPoint
 
@@ -94,6 +95,15 @@ def test_the_legend_says_what_the_bands_are():
     (legend,) = draw_curves(POINTS).legends
     assert legend.get_title().get_text() == BAND_TITLE
     assert [text.get_text() for text in legend.get_texts()] == ["SFT", "SOAR", "Base"]
+
+
+def test_the_legend_of_one_panel_stays_on_the_page():
+    methods = ("sft", "soar", "flow_grpo", "sft_then_flow_grpo", "soar_then_flow_grpo")
+    more = [point(method, step, 5.0) for method in methods for step in (50, 100)]
+    figure = settle(draw_curves([*POINTS[:1], *more]))
+    page, box = figure.bbox, figure.legends[0].get_window_extent()
+    assert page.x0 <= box.x0 < box.x1 <= page.x1
+    assert box.y1 <= figure.axes[0].xaxis.label.get_window_extent().y0
 
 
 def test_what_cannot_be_drawn_is_refused():
