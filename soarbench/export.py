@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from soarbench.errors import ConfigError
-from soarbench.files import make_writable, write_atomically, write_json
+from soarbench.files import make_writable, read_json, write_atomically, write_json
 from soarbench.provenance import STORE_VERSION, UNKNOWN
 from soarbench.report.panels import build_panels
 from soarbench.report.protocols import (
@@ -41,10 +41,10 @@ from soarbench.stored import (
 
 #: Of every finished cell, as far as it has them.
 _FILES = (
-    "config.json", "status.json", "launches.json", "scores.parquet", "training.parquet",
-    PROTOCOLS_FILE,
+    "config.json", "status.json", "scores.parquet", "training.parquet", PROTOCOLS_FILE,
 )  # fmt: skip
 _QUALITY = 85
+#: Settings of the exporter's machine, which no address depends on.
 _OWN_KEYS = ("output_dir", "results_dir", "tracking", "device")
 
 
@@ -91,8 +91,11 @@ def export(words: Sequence[str], *, console: Console) -> int:
 
 def _remade_by(settings: Sequence[str]) -> str:
     """The command that makes these very cells: an address is the digest of the settings."""
-    kept = [word for word in settings if word.partition("=")[0] not in _OWN_KEYS]
-    return shlex.join(["python", "-m", "soarbench", "run", *kept])
+    return _without_own_keys(["python", "-m", "soarbench", "run", *settings])
+
+
+def _without_own_keys(words: Sequence[str]) -> str:
+    return shlex.join(word for word in words if word.partition("=")[0] not in _OWN_KEYS)
 
 
 def _copy_cells(stored: StoredGrid, cells: Sequence[Cell], target: Path) -> int:
@@ -119,6 +122,7 @@ def _copy_cell(cell: Cell, folder: Path) -> bool:
         return False
     for name in _FILES:
         _copy(cell.folder / name, folder / name)
+    _copy_launches(cell.folder / "launches.json", folder / "launches.json")
     if not (folder / PROTOCOLS_FILE).is_file():
         write_json(folder / PROTOCOLS_FILE, packed_protocols(cell_protocols(cell.folder)))
     return True
@@ -139,6 +143,17 @@ def _write_launches(cells: Sequence[Cell], target: Path, settings: Sequence[str]
         commit = commits.get(cell.mlflow_run_id or "", UNKNOWN)
         launch = {"command": _remade_by(settings), "git_commit": commit}
         write_json(places[cell.cell_id], {"launches": [launch]})
+
+
+def _copy_launches(source: Path, target: Path) -> None:
+    """Commands without the folders of this machine."""
+    if not source.is_file():
+        return
+    launches = read_json(source)["launches"]
+    assert isinstance(launches, list)
+    for launch in launches:
+        launch["command"] = _without_own_keys(shlex.split(launch["command"]))
+    write_json(target, {"launches": launches})
 
 
 def _copy(source: Path, target: Path) -> None:

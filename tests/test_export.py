@@ -98,6 +98,24 @@ def test_cells_of_unknown_origin_get_a_command_that_makes_them(
     assert launches[0]["git_commit"] == "unknown"
 
 
+def test_commands_of_a_copy_name_no_folder_of_this_machine(
+    finished: list[str], tmp_path: Path
+) -> None:
+    for path in folder_of(finished, "output_dir").rglob("launches.json"):
+        stored = json.loads(path.read_text())
+        stored["launches"][0]["command"] = (
+            "python -m soarbench run 'seeds=[0,1]' output_dir=/home/me device=cpu"
+        )
+        path.write_text(json.dumps(stored))
+    export([*finished, f"path={tmp_path / 'copy'}"], console=quiet())
+    paths = list((tmp_path / "copy").rglob("launches.json"))
+    assert len(paths) == 4
+    for path in paths:
+        (launch,) = json.loads(path.read_text())["launches"]
+        assert launch["command"] == "python -m soarbench run 'seeds=[0,1]'"
+        assert launch["git_commit"]
+
+
 def test_a_run_records_its_command_and_commit(finished: list[str]) -> None:
     paths = list(folder_of(finished, "output_dir").rglob("launches.json"))
     assert len(paths) == 4
