@@ -152,7 +152,8 @@ def _copy_launches(source: Path, target: Path) -> None:
     launches = read_json(source)["launches"]
     assert isinstance(launches, list)
     for launch in launches:
-        launch["command"] = _without_own_keys(shlex.split(launch["command"]))
+        if "command" in launch:  # reports take what a launch did not record as unknown
+            launch["command"] = _without_own_keys(shlex.split(launch["command"]))
     write_json(target, {"launches": launches})
 
 
