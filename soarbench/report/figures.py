@@ -13,7 +13,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from soarbench.config import first_stage
 from soarbench.report.curves import COUNTERS, CurvePoint
@@ -172,6 +172,7 @@ def draw_panel(
         ax.set_xticks(steps)
     else:
         ax.xaxis.set_major_locator(MaxNLocator(nbins=_MOST_TICKS, integer=True))
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     ax.margins(x=0.04)
 
 

@@ -1,4 +1,5 @@
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -104,6 +105,20 @@ def test_the_legend_of_one_panel_stays_on_the_page():
     page, box = figure.bbox, figure.legends[0].get_window_extent()
     assert page.x0 <= box.x0 < box.x1 <= page.x1
     assert box.y1 <= figure.axes[0].xaxis.label.get_window_extent().y0
+
+
+def test_large_counts_are_short_enough_for_three_panels():
+    spent = [("base", 0, 0.0), ("soar", 100, 70400.0), ("soar", 200, 140800.0)]
+    names = ("geneval", "ocr", "clipscore")
+    found = [
+        point(method, step, 0.5, metric=name, forward_equivalents=cost)
+        for name in names for method, step, cost in spent
+    ]  # fmt: skip
+    figure = settle(draw_curves(found, x="forward_equivalents"))
+    labels = [label for label in figure.axes[0].get_xticklabels() if label.get_text()]
+    assert "60k" in [label.get_text() for label in labels]
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
 
 
 def test_what_cannot_be_drawn_is_refused():
