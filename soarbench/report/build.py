@@ -27,6 +27,7 @@ from soarbench.report.panels import build_panels
 from soarbench.report.protocols import refuse_unlike
 from soarbench.report.reference import (
     AS_PUBLISHED,
+    PUBLISHED_GRIDS,
     SOURCE,
     PublishedTable,
     published_curves,
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 
 #: The counter at which methods are compared beside their last steps.
 MATCHED_COUNTER = "forward_equivalents"
+#: Published values of the checkout that the program runs from; an installed wheel has none.
+CHECKOUT_REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,7 @@ class Report:
         published: Rows of the paper, None where it has none for this grid.
         gaps: What is missing, a line each.
         figures: The other figures, and what could not be drawn.
+        notes: What was left out, a line each.
     """
 
     grid: str
@@ -86,6 +90,7 @@ class Report:
     published: PublishedTable | None
     gaps: tuple[str, ...]
     figures: FigureSet
+    notes: tuple[str, ...]
 
     @property
     def is_partial(self) -> bool:
@@ -106,7 +111,7 @@ class Report:
             yield Text("Partial report. Missing:", style="bold yellow")
             for gap in self.gaps:
                 yield Padding(Text(gap, style="yellow"), (0, 2))
-        for note in self.figures.notes:
+        for note in self.notes:
             yield Padding(Text(note, style="dim"), (0, 1))
         yield Text(f"Report: {self.folder}")
 
@@ -127,8 +132,8 @@ def build_report(
 
     Args:
         grid_folder: ``runs/<grid>``.
-        results_folder: ``results``; published values lie in its ``reference`` folder or that of a
-            folder above.
+        results_folder: ``results``; published values lie in its ``reference`` folder, that of a
+            folder above, or that of the checkout.
         grid: Name of the grid.
         planned: The launch's cells; None reports all that the folder holds.
         baseline: Method that differences are taken to.
@@ -158,6 +163,9 @@ def build_report(
     folder = results_folder / grid
     make_writable(folder, "results_dir")
     _write_curves(curves, folder, reference if show_published else None, options.axes, formats)
+    figures = write_figures(
+        cells, panels, tables, curves, folder, checkpoint_rule=checkpoint_rule, formats=formats
+    )
     report = Report(
         grid=grid,
         folder=folder,
@@ -170,15 +178,8 @@ def build_report(
         measured=None if published is None else measured_layout(published, tables, cells),
         published=published,
         gaps=tuple(dict.fromkeys(gap for table in tables for gap in table.gaps())),
-        figures=write_figures(
-            cells,
-            panels,
-            tables,
-            curves,
-            folder,
-            checkpoint_rule=checkpoint_rule,
-            formats=formats,
-        ),
+        figures=figures,
+        notes=(*figures.notes, *_missing_published(grid, published, reference)),
     )
     _write_tables(report)
     _write_page(report)
@@ -193,10 +194,18 @@ def _refuse_unknown(thresholds: Mapping[str, float], tables: Sequence[TaskTable]
             raise ConfigError(f"threshold={metric}: no task is decided by that metric; {hint}")
 
 
+def _missing_published(grid: str, published: PublishedTable | None, folder: Path) -> list[str]:
+    if published is not None or grid not in PUBLISHED_GRIDS:
+        return []
+    return [
+        f"Published rows: left out, {folder} is not there (results/reference of the source has it)"
+    ]
+
+
 def reference_folder(results_folder: Path) -> Path:
-    """Where published values lie: beside the results, or beside a folder that these lie in."""
+    """Where published values lie: beside the results, beside a folder above them, or our own."""
     around = (results_folder, *results_folder.resolve().parents)
-    places = [folder / "reference" for folder in around]
+    places = [*(folder / "reference" for folder in around), CHECKOUT_REFERENCE]
     found = (place for place in places if (place / "paper_table.csv").is_file())
     return next(found, places[0])
 

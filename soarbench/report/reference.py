@@ -14,6 +14,8 @@ from soarbench.report.store import StoreError
 AS_PUBLISHED = "as published"
 #: Model and resolution of the published numbers; ours of others are not to be read beside them.
 PUBLISHED_MODEL = ("sd35_medium", 512)
+#: Grids that the paper has values for.
+PUBLISHED_GRIDS = ("main_table", "reward_specific")
 SOURCE = "arXiv:2604.12617, SD3.5-Medium at 512 px"
 _NAMES = {method_title(method): method for method in ("sft", "soar", "flow_grpo")}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from soarbench.report import build
 from soarbench.report.build import build_report
 from soarbench.report.reference import published_curves, published_table
 from soarbench.report.store import StoreError
@@ -250,6 +251,26 @@ def test_a_missing_reference_folder_is_no_section(tmp_path):
     assert published_curves(tmp_path) == []
     assert published_table(tmp_path, "main_table") is None
     assert published_table(tmp_path, "reward_specific") is None
+
+
+def test_a_report_far_from_the_checkout_has_the_published_rows(tmp_path):
+    report = build_report(
+        write_grid(tmp_path / "grid", small_grid()), tmp_path, grid="reward_specific"
+    )
+    assert report.published == published_table(REFERENCE, "reward_specific")
+    assert report.notes == report.figures.notes
+
+
+def test_published_rows_that_are_nowhere_are_a_note(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "CHECKOUT_REFERENCE", tmp_path / "nowhere")
+    store = write_grid(tmp_path / "grid", small_grid())
+    report = build_report(store, tmp_path, grid="reward_specific")
+    assert report.published is None
+    expected = f"Published rows: left out, {tmp_path / 'reference'} is not there"
+    assert report.notes[-1].startswith(expected)
+    console = Console(width=400, record=True, file=io.StringIO())
+    console.print(report)
+    assert expected in console.export_text()
 
 
 def test_a_reference_file_of_other_columns_is_refused(tmp_path):
