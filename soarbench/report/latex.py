@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from soarbench.report.metrics import BASE, method_title, metric_of
@@ -16,6 +17,8 @@ _ESCAPES = {
     "→": r"$\rightarrow$",
 }  # fmt: skip
 _MARKS = {Verdict.BETTER: r"$\uparrow$", Verdict.WORSE: r"$\downarrow$"}
+#: A hyphen that is a sign.
+_MINUS = re.compile(r"(?<!\w)-(?=\d)")
 _HEAD = "% Needs \\usepackage{booktabs,graphicx}. Made by soarbench; numbers as in table.csv.\n"
 
 
@@ -48,27 +51,35 @@ def latex(
 
 
 def _task_float(grid: str, table: TaskTable, partial: str) -> str:
-    heads = ["Method", "Seeds"]
-    for name in table.metrics:
-        heads += [f"{metric_of(name).title} [95 %]", f"vs {method_title(table.baseline)}"]
+    heads = ["Method", "Seeds", *(f"{metric_of(name).title} [95 %]" for name in table.metrics)]
     heads += BUDGET_COLUMNS.values()
-    rows = [_texts(table, row) for row in table.rows]
+    rows = [line for row in table.rows for line in _lines_of(table, row)]
+    baseline = method_title(table.baseline)
     caption = (
-        f"{grid}, task {table.task}. Brackets are 95 % intervals; arrows mark what is better or "
-        f"worse than {method_title(table.baseline)} after Holm's correction.{partial}"
+        f"{grid}, task {table.task}. Brackets are 95 % intervals. Below a value is the difference "
+        f"to {baseline}, paired; arrows mark what is better or worse after Holm's correction."
+        f"{partial}"
     )
     return _float(caption, f"{grid}-{table.task}", _tabular(heads, [(None, rows)]))
 
 
-def _texts(table: TaskTable, row: MethodRow) -> list[str]:
-    texts = [method_title(row.method), seeds_text(row)]
-    for name in table.metrics:
-        comparison = row.comparisons.get(name)
-        difference = NOTHING if comparison is None else difference_text(comparison, name)
-        mark = "" if comparison is None else _MARKS.get(comparison.verdict, "")
-        texts += [value_text(row.estimates.get(name), name), difference + mark]
+def _lines_of(table: TaskTable, row: MethodRow) -> list[list[str]]:
+    """A method's values and cost and, below them, its differences, where it has some."""
+    values = [value_text(row.estimates.get(name), name) for name in table.metrics]
     budget = [row.budget.get(name) if row.method != BASE else None for name in BUDGET_COLUMNS]
-    return texts + [NOTHING if spent is None else f"{spent:,.0f}" for spent in budget]
+    spent = [NOTHING if value is None else f"{value:,.0f}" for value in budget]
+    lines = [[method_title(row.method), seeds_text(row), *values, *spent]]
+    if row.comparisons:
+        differences = [_difference(row, name) for name in table.metrics]
+        lines.append(["", "", *differences, *("" for _ in spent)])
+    return lines
+
+
+def _difference(row: MethodRow, name: str) -> str:
+    comparison = row.comparisons.get(name)
+    if comparison is None:
+        return NOTHING
+    return difference_text(comparison, name) + _MARKS.get(comparison.verdict, "")
 
 
 def _layout_float(
@@ -76,10 +87,14 @@ def _layout_float(
 ) -> str:
     caption = f"{grid} in the layout of the published table.{partial}"
     blocks = [
-        ("Measured", measured.rows),
-        (f"{AS_PUBLISHED.capitalize()}: {SOURCE}", published.rows),
+        ("Measured", _filled(measured.rows)),
+        (f"{AS_PUBLISHED.capitalize()}: {SOURCE}", _filled(published.rows)),
     ]
     return _float(caption, f"{grid}-published", _tabular(published.columns, blocks))
+
+
+def _filled(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [[text or NOTHING for text in row] for row in rows]
 
 
 def _tabular(
@@ -91,7 +106,7 @@ def _tabular(
         lines.append(r"\midrule")
         if title is not None:
             lines.append(rf"\multicolumn{{{len(heads)}}}{{l}}{{\emph{{{escaped(title)}}}}} \\")
-        lines += [_line([text or NOTHING for text in row]) for row in rows]
+        lines += [_line(row) for row in rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
@@ -100,11 +115,9 @@ def _line(texts: Sequence[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """A cell; the mark of a verdict is LaTeX already."""
-    for mark in _MARKS.values():
-        if text.endswith(mark):
-            return escaped(text.removesuffix(mark)) + mark
-    return escaped(text)
+    """A cell, with minus signs; the mark of a verdict is LaTeX already."""
+    mark = next((mark for mark in _MARKS.values() if text.endswith(mark)), "")
+    return _MINUS.sub("$-$", escaped(text.removesuffix(mark))) + mark
 
 
 def _float(caption: str, label: str, tabular: str) -> str:
@@ -114,6 +127,7 @@ def _float(caption: str, label: str, tabular: str) -> str:
             r"\centering",
             rf"\caption{{{escaped(caption)}}}",
             rf"\label{{tab:{label}}}",
+            r"\smallskip",
             r"\resizebox{\linewidth}{!}{%",
             tabular + "}",
             r"\end{table}",

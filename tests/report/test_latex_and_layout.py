@@ -2,6 +2,7 @@ import csv
 import io
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,43 @@ def test_latex_marks_verdicts_and_keeps_published_rows_below_their_heading(repor
     assert "SD3.5-M + SOAR" not in measured
     assert "SD3.5-M + SOAR" in published
     assert r"\emph{Measured}" in measured
+
+
+def test_differences_stand_below_their_values_with_minus_signs(reports):
+    table = reports["main_table"].tables[0]
+    _, lines = next(tabulars((reports["main_table"].folder / "table.tex").read_text()))
+    cells = [[cell.strip() for cell in line.removesuffix(r" \\").split(" & ")] for line in lines]
+    names = [row[0] for row in cells]
+    assert names == ["Method", "Base", "", "SFT", "SOAR", ""]  # the baseline has no difference
+    base = table.rows[0].comparisons["geneval"].difference
+    assert base.estimate < 0
+    assert cells[2][2].startswith(f"$-${-base.estimate:.3f} [$-$")
+    assert cells[2][-4:] == [""] * 4
+    assert cells[1][-4:] == ["-"] * 4  # nothing spent is no sign
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("pdflatex") is None,
+    reason="no pdflatex: apt-get install -y texlive-latex-recommended",
+)
+@pytest.mark.parametrize("grid", ["main_table", "reward_specific"])
+def test_latex_is_typeset_within_the_page(reports, grid, tmp_path):
+    shutil.copy(reports[grid].folder / "table.tex", tmp_path)
+    (tmp_path / "paper.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs,graphicx}"
+        "\\begin{document}\\input{table}\\end{document}\n"
+    )
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+    assert (tmp_path / "paper.pdf").stat().st_size > 0
 
 
 def test_letters_that_latex_reads_otherwise_are_escaped():
