@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from soarbench.config import first_stage
 from soarbench.report.curves import CurvePoint
 from soarbench.report.diagnostics import QUANTITIES, ROLES, DeviationPoint
 from soarbench.report.figures import (
@@ -91,17 +93,17 @@ def _draw_plane(ax: Axes, points: Sequence[GamingPoint]) -> None:
     methods = ordered_methods({point.method for point in points})
     styles = method_styles(methods)
     for method in methods:
-        line = sorted((p for p in points if p.method == method), key=lambda p: p.step)
+        line = _course(points, method)
         end = line[-1]
         look = styles[method]
         ax.plot(
-            [0.0, *(p.proxy_gain for p in line)],
-            [0.0, *(p.oracle_gain for p in line)],
+            [p.proxy_gain for p in line],
+            [p.oracle_gain for p in line],
             color=look.color,
             linestyle=look.dashes,
             marker=look.marker,
             markerfacecolor="white",
-            markevery=range(1, len(line) + 1),
+            markevery=_own(line, method),
             label=method_title(method),
         )
         ax.errorbar(
@@ -128,6 +130,31 @@ def _draw_plane(ax: Axes, points: Sequence[GamingPoint]) -> None:
     )
 
 
+def _course(points: Sequence[GamingPoint], method: str) -> list[GamingPoint]:
+    """A method's points after where it started: the base, at 0, or the end of its first stage."""
+    own = sorted((p for p in points if p.method == method), key=lambda p: p.step)
+    earlier = first_stage(method)
+    if not earlier:
+        return [*(_origin(point) for point in own[:1]), *own]
+    before = _course(points, earlier)[-1:]
+    return [*before, *(replace(p, step=p.step + q.step) for q in before for p in own)] or own
+
+
+def _origin(point: GamingPoint) -> GamingPoint:
+    """The base, which gained nothing."""
+    return replace(
+        point, method=BASE, step=0,
+        proxy_gain=0.0, proxy_low=0.0, proxy_high=0.0,
+        oracle_gain=0.0, oracle_low=0.0, oracle_high=0.0,
+        gap=0.0, gap_low=0.0, gap_high=0.0,
+    )  # fmt: skip
+
+
+def _own(line: Sequence[GamingPoint], method: str) -> list[int]:
+    """Which points of a course are the method's own: they have markers."""
+    return [i for i, point in enumerate(line) if point.method == method]
+
+
 def _make_square(ax: Axes, gains: Sequence[float]) -> None:
     """The same range on both axes, so that the diagonal is one; very long intervals leave it."""
     shown = (*ax.get_xlim(), *ax.get_ylim())
@@ -143,16 +170,16 @@ def _draw_gap(ax: Axes, points: Sequence[GamingPoint]) -> None:
     methods = ordered_methods({point.method for point in points})
     styles = method_styles(methods)
     for method in methods:
-        line = sorted((p for p in points if p.method == method), key=lambda p: p.step)
+        line = _course(points, method)
         _draw_band(
             ax,
-            [0, *(p.step for p in line)],
-            [0.0, *(p.gap for p in line)],
-            [0.0, *(p.gap_low for p in line)],
-            [0.0, *(p.gap_high for p in line)],
+            [p.step for p in line],
+            [p.gap for p in line],
+            [p.gap_low for p in line],
+            [p.gap_high for p in line],
             styles[method],
             label=method_title(method),
-            markevery=range(1, len(line) + 1),
+            markevery=_own(line, method),
         )
     ax.axhline(0, color="black", linewidth=0.9, linestyle=":", zorder=1)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from soarbench.config import first_stage
 from soarbench.report.compare import Comparison, Estimate, compare, corrected, estimate
 from soarbench.report.metrics import (
     BASE,
@@ -37,7 +38,8 @@ class MethodRow:
         cell_ids: Finished cells, one a seed.
         mlflow_run_ids: Their runs, as far as they have one.
         num_planned: Cells that there should be.
-        budget: Mean over the cells of what training spent; empty for the base.
+        budget: Mean over the cells of what training spent, with the first stage's mean where there
+            is one; empty for the base.
         estimates: At the last step, by evaluator.
         comparisons: With the baseline at its last step, by evaluator.
         holes: Why cells or numbers are missing.
@@ -90,6 +92,12 @@ class TaskTable:
         steps = {row.budget.get("optimizer_steps") for row in self.rows if row.budget}
         if len(steps) > 1:
             notes.append("The methods took different numbers of optimizer steps.")
+        trained = {row.method for row in self.rows if row.cell_ids}
+        notes += [
+            f"The cost of {method_title(method)} leaves out its first stage, which is not here."
+            for method in ordered_methods(trained)
+            if first_stage(method) and first_stage(method) not in trained
+        ]
         if any(found.num_unscored for row in self.rows for found in row.estimates.values()):
             notes.append("* leaves out images that could not be scored.")
         return notes
@@ -201,6 +209,7 @@ def _task_table(
             method,
             [cell for cell in members if cell.method == method],
             [hole for hole in missing if hole.method == method and hole.evaluator in (None, *own)],
+            budget=_mean_budget(method, members),
             estimates=_final_estimates(method, {name: own[name] for name in metrics}),
             comparisons={name: one for (of, name), one in comparisons.items() if of == method},
         )
@@ -222,6 +231,7 @@ def _method_row(
     cells: Sequence[Cell],
     holes: Sequence[Hole],
     *,
+    budget: Mapping[str, float],
     estimates: Mapping[str, Estimate],
     comparisons: Mapping[str, Comparison],
 ) -> MethodRow:
@@ -230,7 +240,7 @@ def _method_row(
         cell_ids=tuple(cell.cell_id for cell in cells),
         mlflow_run_ids=tuple(cell.mlflow_run_id for cell in cells if cell.mlflow_run_id),
         num_planned=len(cells) + sum(hole.evaluator is None for hole in holes),
-        budget=_mean_budget(cells),
+        budget=budget,
         estimates=estimates,
         comparisons=comparisons,
         holes=tuple(dict.fromkeys(holes)),
@@ -263,9 +273,14 @@ def _final_estimates(method: str, panels: Mapping[str, Panel]) -> dict[str, Esti
     }
 
 
-def _mean_budget(cells: Sequence[Cell]) -> dict[str, float]:
-    """What training spent, averaged over seeds; empty where nothing was trained."""
-    if not cells or cells[0].is_base:
+def _mean_budget(method: str, cells: Sequence[Cell]) -> dict[str, float]:
+    """What training spent, first stages included, averaged over seeds; empty without training."""
+    own = [cell for cell in cells if cell.method == method]
+    if not own or method == BASE:
         return {}
-    names = [name for name in BUDGET_COLUMNS if all(name in cell.budget for cell in cells)]
-    return {name: sum(cell.budget[name] for cell in cells) / len(cells) for name in names}
+    names = [name for name in BUDGET_COLUMNS if all(name in cell.budget for cell in own)]
+    budget = {name: sum(cell.budget[name] for cell in own) / len(own) for name in names}
+    before = _mean_budget(first_stage(method), cells)
+    if not before:
+        return budget
+    return {name: before[name] + spent for name, spent in budget.items() if name in before}

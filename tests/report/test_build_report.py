@@ -253,6 +253,25 @@ def test_a_missing_reference_folder_is_no_section(tmp_path):
     assert published_table(tmp_path, "reward_specific") is None
 
 
+def test_the_cost_of_a_second_stage_has_its_first_in_it(tmp_path):
+    cells = [
+        Folder(method=method, task="aesthetic", seed=seed, **SMALL)
+        for method in ("sft", "sft_then_flow_grpo")
+        for seed in (0, 1)
+    ]
+    store = write_grid(tmp_path / "grid", [base(num_prompts=24), *cells])
+    (table,) = build_report(store, tmp_path, grid="grid").tables
+    _, first, second = table.rows
+    assert first.budget["optimizer_steps"] == 100
+    assert second.budget == pytest.approx({name: 2 * n for name, n in first.budget.items()})
+    assert not any("leaves out" in note for note in table.notes())
+    for cell in cells[:2]:
+        shutil.rmtree(store / "cells" / cell.cell_id)
+    (table,) = build_report(store, tmp_path, grid="grid").tables
+    assert table.rows[1].budget == pytest.approx(first.budget)
+    assert "The cost of SFT → Flow-GRPO leaves out its first stage" in " ".join(table.notes())
+
+
 def test_a_report_far_from_the_checkout_has_the_published_rows(tmp_path):
     report = build_report(
         write_grid(tmp_path / "grid", small_grid()), tmp_path, grid="reward_specific"

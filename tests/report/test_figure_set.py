@@ -214,6 +214,24 @@ def gaming(method, step, proxy, oracle):
     )  # fmt: skip
 
 
+def test_a_second_stage_gains_on_from_where_its_first_ended():
+    points = [
+        gaming("sft", 10, 0.2, 0.1),
+        gaming("sft", 20, 0.5, 0.5),
+        gaming("sft_then_flow_grpo", 10, 0.9, 0.6),
+    ]
+    plane, gap = draw_gaming(points).axes
+    label = "SFT → Flow-GRPO"
+    assert lines(plane)[label].get_xdata().tolist() == [0.5, 0.9]
+    assert lines(plane)[label].get_ydata().tolist() == [0.5, 0.6]
+    assert lines(plane)[label].get_markevery() == [1]
+    assert lines(gap)[label].get_xdata().tolist() == [20, 30]
+    np.testing.assert_allclose(lines(gap)[label].get_ydata(), [0.0, 0.3])
+    # Where it started is not known without the first stage.
+    _, gap = draw_gaming(points[2:]).axes
+    assert lines(gap)[label].get_xdata().tolist() == [10]
+
+
 def test_gains_start_at_the_base_and_the_plane_is_square():
     figure = draw_gaming([gaming("soar", 20, 0.8, 0.6), gaming("soar", 10, 0.5, 0.5)])
     plane, gap = figure.axes
