@@ -113,7 +113,8 @@ class MatchedTable:
         counter: What is equal, e.g. ``forward_equivalents``.
         level: How much of it.
         methods: Whose whole training that is.
-        table: The numbers; a method that never spent as much has none.
+        table: The numbers; a method that never spent as much has none, nor one that was still in
+            its first stage, which is a row itself.
     """
 
     counter: str
@@ -148,7 +149,11 @@ def matched_tables(
                 totals.setdefault(stops[-1].spent[counter], []).append(method)
         for level, methods in sorted(totals.items()):
             places = {name: place_at(stops, counter, level) for name, stops in ways.items()}
-            reached = {name: place for name, place in places.items() if place and name != BASE}
+            reached = {
+                name: place
+                for name, place in places.items()
+                if place and name != BASE and place.after.method == name
+            }
             # Beyond the baseline's own cost, who spent it all is what there is to compare with.
             baseline = table.baseline if table.baseline in reached else methods[0]
             if len(reached) > 1:

@@ -25,10 +25,10 @@ from soarbench.report.page_tables import (
 from soarbench.report.reference import AS_PUBLISHED, SOURCE, PublishedTable
 from soarbench.report.render_budgets import (
     COUNTER_TITLES,
-    MATCHED_NOTE,
     THRESHOLD_NOTE,
     level_text,
     matched_findings,
+    matched_note,
 )
 from soarbench.report.samples import Sample, Samples
 from soarbench.report.store import Cell
@@ -95,7 +95,7 @@ def _values(content: PageContent, folder: Path) -> dict[str, object]:
         "summaries": [_summary(table, content.matched) for table in content.tables],
         "results": [_results(table) for table in content.tables],
         "matched": _matched(content.matched),
-        "matched_note": MATCHED_NOTE,
+        "matched_note": matched_note(content.matched),
         "thresholds": _thresholds(content.crossings),
         "threshold_note": THRESHOLD_NOTE,
         "figures": figures(folder),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from soarbench.config import first_stage
 from soarbench.report.budgets import MatchedTable, trained_rows
 from soarbench.report.metrics import method_title, metric_of
 from soarbench.report.render import (
@@ -25,10 +26,6 @@ COUNTER_TITLES = {
     "reward_calls": "reward calls",
     "seconds": "seconds",
 }
-MATCHED_NOTE = (
-    "Every method at the same cost. Between two evaluations an image's score is taken as linear in "
-    "the cost; a dash marks a method that never spent as much."
-)
 THRESHOLD_NOTE = (
     "The first crossing, linear between evaluations. The interval resamples prompts and takes the "
     "training seeds as they are; 'never' is a resample that does not reach the value."
@@ -51,6 +48,16 @@ def level_text(matched: MatchedTable) -> str:
     return f"{amount}: all that {spenders} spent"
 
 
+def matched_note(matched: Sequence[MatchedTable]) -> str:
+    """How to read tables at equal cost."""
+    staged = any(first_stage(row.method) for one in matched for row in one.table.rows)
+    return (
+        "Every method at the same cost. Between two evaluations an image's score is taken as "
+        "linear in the cost; a dash marks a method that never spent as much"
+        + (", or was still in its first stage." if staged else ".")
+    )
+
+
 def matched_findings(matched: MatchedTable) -> list[str]:
     """The deciding metric's comparisons in words."""
     name = matched.table.final_metric
@@ -62,7 +69,7 @@ def matched_markdown(matched: Sequence[MatchedTable]) -> str:
     """The tables at equal cost of one task; empty where there is none."""
     if not matched:
         return ""
-    parts = [f"### At equal {COUNTER_TITLES[matched[0].counter]}", MATCHED_NOTE]
+    parts = [f"### At equal {COUNTER_TITLES[matched[0].counter]}", matched_note(matched)]
     for one in matched:
         parts += [f"{level_text(one)}:", task_markdown(one.table)]
         findings = "\n".join(f"- {text}" for text in matched_findings(one))

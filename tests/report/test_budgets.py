@@ -140,11 +140,28 @@ def test_beyond_the_baseline_the_comparison_is_with_who_spent_it_all(grid):
     assert not rows["sft"].estimates
     assert rows["flow_grpo"].comparisons["aesthetic"].baseline == "soar"
     text = matched_markdown(found)
+    assert "first stage" not in text
     assert "43,200 forward equivalents: all that SOAR spent" in text
     assert "| SFT | 2 | - | - | - |" in text
     lines = list(csv.DictReader(io.StringIO(matched_csv(found))))
     assert {line["level"] for line in lines} == {"4800.0", "43200.0"}
     assert len(lines) == 2 * 3 * 2
+
+
+def test_a_method_in_its_first_stage_is_not_compared_with_it(tmp_path):
+    cells = [
+        Folder(method=method, task="aesthetic", seed=seed, num_prompts=12)
+        for method in ("sft", "soar", "sft_then_flow_grpo", "soar_then_flow_grpo")
+        for seed in (0, 1)
+    ]
+    store = write_grid(tmp_path / "grid", [base(num_prompts=12), *cells])
+    found = matched_tables(*parts(store, "sft_then_flow_grpo"), "forward_equivalents")
+    compared = [{row.method for row in one.table.rows if row.estimates} for one in found]
+    assert compared[0] == {"sft", "soar"}
+    assert found[0].methods == ("sft",)
+    assert found[0].table.baseline == "sft"
+    assert all("sft" not in methods for methods in compared[1:])
+    assert matched_markdown(found).count("or was still in its first stage.") == 1
 
 
 def test_a_task_without_costs_has_no_matched_table(grid):
