@@ -15,7 +15,8 @@ from soarbench.report.panels import Panel
 from soarbench.report.tables import TaskTable
 from soarbench.stats import mean_interval
 
-_HATCHES = {"-": "", "--": "///", "-.": "...", ":": "xx"}
+#: By marker, so that every method has its own.
+_HATCHES = {"o": "", "s": "///", "^": "...", "D": "xx", "v": "\\\\\\", "P": "++", "X": "**"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,7 @@ def _draw_group(ax: Axes, bars: Sequence[Bar]) -> None:
             width=0.66,
             color=look.color,
             edgecolor="white",
-            hatch=_HATCHES.get(str(look.dashes), "++"),
+            hatch=_HATCHES[look.marker],
             linewidth=0,
             label=method_title(bar.method),
         )

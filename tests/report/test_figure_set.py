@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -266,6 +267,9 @@ def test_bars_stand_on_the_base_and_differ_without_colour():
         )
         for method, change in (("sft", 0.2), ("soar", -0.1), ("flow_grpo", 0.3))
     ]  # fmt: skip
+    stages = ("sft_then_flow_grpo", "soar_then_flow_grpo")
+    more = draw_bars([*bars, *(replace(bars[0], method=method) for method in stages)])
+    assert len({patch.get_hatch() for patch in more.axes[0].patches}) == 5
     figure = draw_bars(bars)
     (ax,) = figure.axes
     assert [patch.get_height() for patch in ax.patches] == [0.2, -0.1, 0.3]
