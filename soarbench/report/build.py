@@ -197,9 +197,7 @@ def _refuse_unknown(thresholds: Mapping[str, float], tables: Sequence[TaskTable]
 def _missing_published(grid: str, published: PublishedTable | None, folder: Path) -> list[str]:
     if published is not None or grid not in PUBLISHED_GRIDS:
         return []
-    return [
-        f"Published rows: left out, {folder} is not there (results/reference of the source has it)"
-    ]
+    return [f"Published rows: left out, {folder} has none (results/reference of the source does)"]
 
 
 def reference_folder(results_folder: Path) -> Path:

@@ -285,7 +285,7 @@ def test_published_rows_that_are_nowhere_are_a_note(tmp_path, monkeypatch):
     store = write_grid(tmp_path / "grid", small_grid())
     report = build_report(store, tmp_path, grid="reward_specific")
     assert report.published is None
-    expected = f"Published rows: left out, {tmp_path / 'reference'} is not there"
+    expected = f"Published rows: left out, {tmp_path / 'reference'} has none"
     assert report.notes[-1].startswith(expected)
     console = Console(width=400, record=True, file=io.StringIO())
     console.print(report)
