@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
+from baselines.sharding import end_process
 from soarbench.cell_folder import CellFolder
 from soarbench.files import write_json
 from soarbench.grid import expand
@@ -36,7 +37,7 @@ def main(words: Sequence[str]) -> None:
     budget = bench.train(cell, folder, stop_without_launch)
     if os.environ["RANK"] == "0":
         write_json(folder.budget_path, budget)
-    torch.distributed.destroy_process_group()
+    end_process()
 
 
 def _device(name: str) -> str:

@@ -20,7 +20,7 @@ from accelerate.utils import gather
 
 from baselines.base import Method
 from baselines.config import EmaConfig, LoraConfig, OptimConfig
-from baselines.sharding import local
+from baselines.sharding import end_process, local
 from tests.baselines.test_trainer_sd3 import run as train_sd3
 from tests.baselines.toys import (
     LORA,
@@ -152,7 +152,7 @@ def main(folder: Path, parallelism: str, cases: Sequence[str]) -> None:
         found["reward_calls"] = summary.reward_calls
         found["forward_equivalents"] = summary.forward_equivalents
         torch.save(found, folder / f"{case}-{rank}.pt")
-    torch.distributed.destroy_process_group()
+    end_process()
 
 
 if __name__ == "__main__":
