@@ -66,6 +66,14 @@ def method_title(method: str) -> str:
     return " → ".join(METHOD_TITLES.get(stage, stage) for stage in stages(method))
 
 
+def step_title(method: str, step: int) -> str:
+    """A step for people, who see both stages of a method: which stage it counts in."""
+    if method == BASE:
+        return "untrained"
+    number = len(stages(method))
+    return f"step {step:,}" if number == 1 else f"stage {number}, step {step:,}"
+
+
 def ordered_methods(methods: Collection[str]) -> list[str]:
     """The base first, then as in ``METHOD_TITLES``, then others by name."""
     known = [method for method in METHOD_TITLES if method in methods]

@@ -10,8 +10,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from soarbench import __version__
+from soarbench.config import first_stage
 from soarbench.report.budgets import MatchedTable, trained_rows
-from soarbench.report.metrics import BASE, method_title
+from soarbench.report.metrics import BASE, method_title, step_title
 from soarbench.report.page_figures import figures
 from soarbench.report.page_sources import configurations, environment, protocols
 from soarbench.report.page_tables import (
@@ -180,10 +181,12 @@ def _gallery(samples: Samples) -> dict[str, object]:
     seeds = sorted({one.seed for one in samples.samples.values() if one.method != BASE})
     seed = f", training seed {seeds[0]}" if seeds else ""
     methods = [{"name": name, "title": method_title(name)} for name in samples.methods]
+    is_staged = any(map(first_stage, samples.methods))
     return {
         "title": f"Task: {samples.task}{seed}",
         "methods": methods,
         "steps": samples.steps,
+        "steps_title": "Step of the last stage" if is_staged else "Step",
         "rows": [
             {
                 "prompt": text,
@@ -207,10 +210,10 @@ def _images(samples: Samples, method: str, prompt_id: str) -> list[Mapping[str, 
 
 
 def _image(sample: Sample, prompt: str) -> Mapping[str, object]:
-    step = "" if sample.method == BASE else f" after {sample.step} steps"
+    title = f"{method_title(sample.method)}, {step_title(sample.method, sample.step)}"
     return {
         "source": f"data:image/jpeg;base64,{base64.b64encode(sample.jpeg).decode()}",
-        "alt": f"{method_title(sample.method)}{step}: {prompt}",
+        "alt": f"{title}: {prompt}",
         "step": sample.step,
         "always": "yes" if sample.method == BASE else "no",
     }

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from soarbench.cell_folder import CellFolder
-from soarbench.report.metrics import BASE, method_title, ordered_methods
+from soarbench.report.metrics import BASE, method_title, ordered_methods, step_title
 from soarbench.report.store import Cell
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class Tile:
         image_index: Which image of the prompt.
         method: Name.
         seed: Of training.
-        step: Optimiser steps.
+        step: Optimiser steps, of the method's last stage.
         path: Of the stored image.
         is_stored: Whether it is there.
     """
@@ -158,8 +158,9 @@ def _draw_heads(
         if index == 0 or columns[index - 1][0] != method:
             title = method_title(method)
             pen.text((left, 2), title, font=_font(is_bold=True), fill="black")
-        text = "untrained" if method == BASE else f"step {step:,}"
-        pen.text((left, 22), text, font=_font(), fill="#404040")
+        text = step_title(method, step)
+        size = _FONT_SIZE * min(1.0, _SIDE / pen.textlength(text, _font()))
+        pen.text((left, 22), text, font=_font(size), fill="#404040")
 
 
 def _scaled(path: Path) -> Image.Image:
@@ -178,8 +179,8 @@ def _draw_missing(pen: ImageDraw.ImageDraw, left: int, top: int) -> None:
     pen.text(middle, "not stored", font=_font(), fill="#404040", anchor="mm")
 
 
-def _font(*, is_bold: bool = False) -> ImageFont.FreeTypeFont:
+def _font(size: float = _FONT_SIZE, *, is_bold: bool = False) -> ImageFont.FreeTypeFont:
     """The font that matplotlib brings, so that sheets look alike on every machine."""
     name = "DejaVuSans-Bold.ttf" if is_bold else "DejaVuSans.ttf"
     path = Path(mpl.get_data_path()) / "fonts" / "ttf" / name
-    return ImageFont.truetype(str(path), _FONT_SIZE)
+    return ImageFont.truetype(str(path), size)

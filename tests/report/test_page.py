@@ -117,8 +117,21 @@ def test_samples_stand_side_by_side(page):
     images = [one for one in page.of("img") if "data-step" in one]
     # Per task: one prompt with images; the base once, three methods at three steps.
     assert len(images) == 2 * (1 + 3 * 3)
-    assert "SOAR after 150 steps: a photo" in {one["alt"] for one in images}
+    assert "SOAR, step 150: a photo" in {one["alt"] for one in images}
     assert len({one["src"] for one in images}) > 10
+
+
+def test_samples_of_a_second_stage_say_in_which_stage_a_step_counts(tmp_path):
+    methods = ("sft", "sft_then_flow_grpo")
+    cells = [Folder(method=name, task="aesthetic", seed=0, num_prompts=12) for name in methods]
+    grid = write_grid(tmp_path / "grid", [base(num_prompts=12), *cells])
+    draw_images(grid)
+    report = build_report(grid, tmp_path / "results", grid="grid")
+    page = Page((report.folder / "index.html").read_text())
+    titles = {one["alt"].partition(":")[0] for one in page.of("img") if "data-step" in one}
+    last = max(cells[0].steps)
+    assert {f"SFT, step {last}", f"SFT → Flow-GRPO, stage 2, step {last}"} <= titles
+    assert "Step of the last stage " in page.texts["label"]
 
 
 def test_numbers_can_be_traced(page, report):

@@ -97,11 +97,11 @@ def test_tables_sort_and_samples_switch(report, tmp_path):
     assert found["sorts"] == 1
     assert found["pressed"] == "false"
     assert [alt.partition(":")[0] for alt in found["images"]] == [
-        "Base", "SFT after 150 steps", "SOAR after 150 steps", "Flow-GRPO after 150 steps",
+        "Base, untrained", "SFT, step 150", "SOAR, step 150", "Flow-GRPO, step 150",
     ]  # fmt: skip
     assert not any(alt.startswith("SFT") for alt in found["withoutSft"])
     assert [alt.partition(":")[0] for alt in found["atFifty"]] == [
-        "Base", "SOAR after 50 steps", "Flow-GRPO after 50 steps",
+        "Base, untrained", "SOAR, step 50", "Flow-GRPO, step 50",
     ]  # fmt: skip
     assert found["broken"] == 0
 
