@@ -56,7 +56,7 @@ class AutoencoderLoss(nn.Module):
 
 def to_model_pixels(pixels: np.ndarray) -> Tensor:
     """uint8 (..., H, W, 3) to float (..., 3, H, W) in -1..1."""
-    return torch.from_numpy(np.asarray(pixels)).movedim(-1, -3).float() / 127.5 - 1
+    return torch.from_numpy(np.array(pixels)).movedim(-1, -3).float() / 127.5 - 1
 
 
 def build_autoencoder(data: DrawnData, folder: Path, recipe: StageRecipe = RECIPE) -> AutoencoderDC:
