@@ -14,7 +14,7 @@ from rich.table import Table
 
 from soarbench.errors import ConfigError, UserError
 from soarbench.report.measured import Key, Measured, of_cell, of_scored
-from soarbench.report.metrics import BASE, method_title, metric_of, ordered_metrics
+from soarbench.report.metrics import BASE, method_title, metric_of, ordered_metrics, step_title
 from soarbench.report.pairs import Answer, Pair, answers, measured_pairs, panel_pair
 from soarbench.report.panels import Panel, build_panels
 from soarbench.report.protocols import refuse_unlike
@@ -145,7 +145,9 @@ def _found_methods(first: str, second: str, settings: Sequence[str], step: int |
             pairs.append(panel_pair(panel, ends[0], ends[1]))
     if not pairs:
         raise UserError(f"{first} and {second} have no whole scores in task {task}")
-    told = " and ".join(f"{method_title(name)} after {at} steps" for name, at in steps.items())
+    told = " and ".join(
+        f"{method_title(name)} ({step_title(name, at)})" for name, at in steps.items()
+    )
     return Found(pairs=pairs, scope=f"task {task}, {told}")
 
 

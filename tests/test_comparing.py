@@ -103,7 +103,7 @@ def test_verdicts_of_images_get_mcnemars_test(store: Path) -> None:
 
 def test_one_metric_at_an_earlier_step(store: Path) -> None:
     text = go("soar", "sft", "task=general", "metric=ocr", "step=50", f"output_dir={store}")
-    assert "SOAR after 50 steps and SFT after 50 steps" in text
+    assert "SOAR (step 50) and SFT (step 50)" in text
     assert "GenEval" not in text
 
 
