@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from soarbench.errors import UserError
+from soarbench.lab.build import stages
 from soarbench.lab.build.base import MAX_TOKENS, _captions, build_tokenizer
 from soarbench.lab.build.data import draw_data
 from soarbench.lab.build.stages import build
@@ -74,6 +75,26 @@ def test_an_interrupted_stage_goes_on_to_the_same_weights(tmp_path):
     train_stage(resumed, dataset, RECIPE, tmp_path / "resumed")
     assert torch.equal(straight.layer.weight, resumed.layer.weight)
     assert torch.allclose(straight.layer.weight, torch.tensor([[2.0, -1.0]]), atol=0.1)
+
+
+def test_seconds_of_an_interrupted_stage_count_from_its_first_start(tmp_path, monkeypatch):
+    now, is_killed = [100.0], [True]
+
+    def work(_shop):
+        now[0] += 30
+        if is_killed.pop():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(stages, "STAGES", {"base": work})
+    with pytest.raises(KeyboardInterrupt):
+        build(None, tmp_path)
+    assert not (tmp_path / "base.seconds").exists()
+    is_killed.append(False)
+    build(None, tmp_path)
+    assert (tmp_path / "base.seconds").read_text() == "60\n"
+    build(None, tmp_path)
+    assert now == [160.0], "a stage that is built was built again"
 
 
 def test_an_unknown_stage_is_refused_with_those_that_exist(tmp_path):

@@ -184,7 +184,7 @@ def _markdown(numbers: dict[str, object]) -> str:
     lines = [
         "# Card of the laboratory",
         "",
-        "Drawn, trained and measured by `python -m soarbench lab build`, from seeds, on two cores.",
+        "Drawn, trained and measured by `python -m soarbench lab build`, from seeds.",
         "The base model saw 40,000 broad pictures, one caption in ten wrong; "
         f"{len(held_out.geneval)} GenEval, {len(held_out.ocr)} OCR and {len(held_out.drawbench)} "
         f"DrawBench-like prompts were held out. Samples: {STEPS} Euler steps, guidance "

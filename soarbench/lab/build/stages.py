@@ -108,7 +108,19 @@ def build(stage: str | None, work_dir: Path, assets: Path = ASSETS) -> None:
         if mark.exists():
             mark.unlink()
             shutil.rmtree(work_dir / name, ignore_errors=True)
-        started = time.monotonic()
         log.info("building %s", name)
+        _run(name, shop, mark)
+
+
+def _run(name: str, shop: Workshop, mark: Path) -> None:
+    """Run a stage to its end and leave the seconds it took, those before interruptions included."""
+    unfinished = mark.with_suffix(".unfinished")
+    before = float(unfinished.read_text()) if unfinished.exists() else 0.0
+    started = time.monotonic()
+    try:
         STAGES[name](shop)
-        mark.write_text(f"{time.monotonic() - started:.0f}\n")
+    except BaseException:
+        unfinished.write_text(f"{before + time.monotonic() - started:.0f}\n")
+        raise
+    mark.write_text(f"{before + time.monotonic() - started:.0f}\n")
+    unfinished.unlink(missing_ok=True)
