@@ -113,7 +113,10 @@ def build(stage: str | None, work_dir: Path, assets: Path = ASSETS) -> None:
 
 
 def _run(name: str, shop: Workshop, mark: Path) -> None:
-    """Run a stage to its end and leave the seconds it took, those before interruptions included."""
+    """Run a stage to its end and leave the seconds it took, those before Ctrl-C included.
+
+    A process that was killed leaves none.
+    """
     unfinished = mark.with_suffix(".unfinished")
     before = float(unfinished.read_text()) if unfinished.exists() else 0.0
     started = time.monotonic()
