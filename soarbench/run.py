@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -270,10 +271,12 @@ def estimates(plan: Plan, pending: Sequence[CellConfig]) -> dict[Key, float]:
 def dry_table(plan: Plan) -> Table:
     """The cells, what is left of each, and how long that takes."""
     rates, processes = plan.settings.budget.rates, plan.settings.launcher.num_processes
-    table = Table(title=f"grid {plan.settings.grid.name}, budget {plan.settings.budget.name}")
-    for title in ("cell", "steps", "state"):
-        table.add_column(title, overflow="fold")
-    table.add_column("estimated time", justify="right")
+    title = f"grid {plan.settings.grid.name}, budget {plan.settings.budget.name}"
+    # Without borders the longest ids stay in one piece on 80 columns.
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in ("cell", "steps", "state"):
+        table.add_column(head, overflow="fold")
+    table.add_column("estimate", justify="right")
     total = 0.0
     for cell in plan.cells:
         folder = CellFolder(plan.cell_folder(cell))
