@@ -9,9 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import diffusers.utils.logging
 import torch
-import transformers.utils.logging
 from accelerate.utils import gather
 from PIL import Image
 from rich.console import Console
@@ -49,6 +47,7 @@ from soarbench.fit import require_fit
 from soarbench.models.adapter import apply_adapter
 from soarbench.models.config import LABORATORY, ModelConfig
 from soarbench.models.hub import is_directory, require_pipeline
+from soarbench.models.quiet import quiet_libraries
 from soarbench.models.sd3 import SD3Model
 from soarbench.run_config import LauncherConfig
 from soarbench.sampling import Draw
@@ -100,8 +99,7 @@ class Workbench:
         self._scheduler: dict[str, object] = {}
         # Denormal numbers appear in late training and are a hundred times slower on a CPU.
         torch.set_flush_denormal(True)
-        transformers.utils.logging.set_verbosity_error()
-        diffusers.utils.logging.set_verbosity_error()
+        quiet_libraries()
 
     def prepare(self, cells: Sequence[CellConfig]) -> None:
         """Load and try everything that training depends on, so that faults show before it starts.

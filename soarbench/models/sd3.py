@@ -9,15 +9,14 @@ from typing import Protocol
 
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
-from diffusers.utils.logging import disable_progress_bar
 from PIL import Image
 from torch import Tensor, nn
-from transformers.utils import logging as transformers_logging
 
 from baselines.base import Condition, VelocityModel
 from baselines.flow import euler_sample
 from soarbench.errors import UserError
 from soarbench.models.config import LABORATORY, ModelConfig
+from soarbench.models.quiet import quiet_libraries
 
 _BATCH = 64
 #: Pixels that the VAE encodes at once: 64 images of 64 px, 4 of 512 px.
@@ -98,8 +97,7 @@ def _load_pipeline(config: ModelConfig, options: Mapping[str, object]) -> Stable
     if not config.load_text_encoder_3:
         absent |= {"text_encoder_3": None, "tokenizer_3": None}
     source = pipeline_path(config)
-    disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+    quiet_libraries()
     try:
         pipeline = StableDiffusion3Pipeline.from_pretrained(
             source,

@@ -20,6 +20,7 @@ from soarbench.lab.build.base import build_base, build_tokenizer
 from soarbench.lab.build.card import write_card
 from soarbench.lab.build.clip import build_aesthetic_head, build_clip
 from soarbench.lab.build.data import DrawnData, draw_data
+from soarbench.models.quiet import quiet_libraries
 
 NUM_PICTURES = 40_000
 DATA_SEED = 7
@@ -98,6 +99,7 @@ def build(stage: str | None, work_dir: Path, assets: Path = ASSETS) -> None:
     if stage is not None and stage not in STAGES:
         raise UserError(f"stage={stage!r} does not exist; choose one of {', '.join(STAGES)}")
     torch.set_flush_denormal(True)
+    quiet_libraries()
     shop = Workshop(work_dir, assets)
     work_dir.mkdir(parents=True, exist_ok=True)
     for name in [stage] if stage else list(STAGES):
