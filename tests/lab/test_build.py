@@ -1,13 +1,23 @@
 """The build stages: words are tokens, stages resume, a broken name is refused."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderDC
 from torch import nn
 
 from soarbench.errors import UserError
 from soarbench.lab.build import stages
-from soarbench.lab.build.base import MAX_TOKENS, _captions, build_tokenizer
+from soarbench.lab.build.autoencoder import new_autoencoder
+from soarbench.lab.build.base import (
+    MAX_TOKENS,
+    BaseLoss,
+    _captions,
+    build_tokenizer,
+    save_pipeline,
+)
 from soarbench.lab.build.data import draw_data
 from soarbench.lab.build.stages import build
 from soarbench.lab.build.training import IndexedDataset, StageRecipe, train_stage
@@ -20,6 +30,28 @@ def test_every_word_of_the_grammar_is_one_token(tmp_path):
     for word in words:
         assert len(tokenizer(word).input_ids) == 3, word
     assert max(len(tokenizer(caption).input_ids) for caption in captions) <= MAX_TOKENS
+
+
+def test_a_tokenizer_built_again_gives_the_same_numbers(tmp_path):
+    first, again = (build_tokenizer(tmp_path / name).get_vocab() for name in "ab")
+    assert first == again
+    merges = [(tmp_path / name / "merges.txt").read_text() for name in "ab"]
+    assert merges[0] == merges[1]
+
+
+def test_a_saved_pipeline_does_not_say_where_it_was_trained(tmp_path):
+    autoencoder = new_autoencoder()
+    widths = list(autoencoder.config.encoder_block_out_channels)
+    autoencoder.register_to_config(scaling_factor=0.9, shift_factor=0.1, block_out_channels=widths)
+    autoencoder.save_pretrained(tmp_path / "vae")
+    tokenizer = build_tokenizer(tmp_path / "tokenizer")
+    loaded = AutoencoderDC.from_pretrained(tmp_path / "vae")
+    save_pipeline(BaseLoss(tokenizer), loaded, tokenizer, tmp_path / "pipeline")
+    saved = [path.read_text() for path in (tmp_path / "pipeline").rglob("*.json")]
+    assert len(saved) > 5
+    assert not any(str(tmp_path) in text for text in saved)
+    config = json.loads((tmp_path / "pipeline" / "vae" / "config.json").read_text())
+    assert (config["scaling_factor"], config["shift_factor"]) == (0.9, 0.1)
 
 
 def test_drawing_data_twice_maps_the_same_pictures(tmp_path):

@@ -45,7 +45,10 @@ def _captions() -> list[str]:
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """A CLIPTokenizer whose byte pairs were learned on the grammar, so that a word is one token."""
+    """A CLIPTokenizer whose byte pairs were learned on the grammar, so that a word is one token.
+
+    The same every time: an interrupted stage goes on with the tokens it began with.
+    """
     bpe = Tokenizer(models.BPE(unk_token=_END, end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -54,18 +57,16 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     letters = sorted("abcdefghijklmnopqrstuvwxyz\"',.")
     trainer = trainers.BpeTrainer(
         vocab_size=2000,
-        special_tokens=[_START, _END],
-        initial_alphabet=letters,
+        # Symbols that the trainer finds by itself get ids in the random order of a hash table, by
+        # which it then breaks ties between pairs; these are there before it looks.
+        special_tokens=[_START, _END, *letters, *(letter + "</w>" for letter in letters)],
         end_of_word_suffix="</w>",
         show_progress=False,
     )
     bpe.train_from_iterator(_captions(), trainer)
     learned = json.loads(bpe.to_str())["model"]
-    vocab = dict(learned["vocab"])
-    for letter in letters:
-        vocab.setdefault(letter + "</w>", len(vocab))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps(vocab))
+    (folder / "vocab.json").write_text(json.dumps(learned["vocab"]))
     merges = [" ".join(pair) for pair in learned["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
     return CLIPTokenizer(
@@ -198,4 +199,6 @@ def save_pipeline(
         text_encoder_3=None,
         tokenizer_3=None,
     )
+    # Where it was trained is nobody's business, and makes the digest of every build another.
+    autoencoder.register_to_config(_name_or_path="")
     pipeline.to(torch.float16).save_pretrained(pipeline_dir)
