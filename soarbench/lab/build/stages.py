@@ -124,8 +124,6 @@ def _run(name: str, shop: Workshop, mark: Path) -> None:
     started = time.monotonic()
     try:
         STAGES[name](shop)
-    except BaseException:
+    finally:
         unfinished.write_text(f"{before + time.monotonic() - started:.0f}\n")
-        raise
-    mark.write_text(f"{before + time.monotonic() - started:.0f}\n")
-    unfinished.unlink(missing_ok=True)
+    unfinished.rename(mark)
