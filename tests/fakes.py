@@ -12,19 +12,19 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from baselines.checkpoints import (
+from baselines.loop.checkpoints import (
     atomic_directory,
     checkpoint_path,
     last_complete_checkpoint,
     mark_complete,
 )
 from evaluators.base import Canary, Evaluator, Sample, Score
-from soarbench.cell_folder import CellFolder, TrainingLog
-from soarbench.config import CellConfig
-from soarbench.data.suites import PromptItem
-from soarbench.diagnostics.files import deviations_path, norms_path, source_key
-from soarbench.errors import UserError
-from soarbench.sampling import Draw
+from soarbench.common.errors import UserError
+from soarbench.config.settings import CellConfig
+from soarbench.evaluation.suites import PromptItem
+from soarbench.jobs.draw import Draw
+from soarbench.store.cell_folder import CellFolder, TrainingLog
+from soarbench.store.diagnostics import deviations_path, norms_path, source_key
 
 #: Overrides that make cells small.
 SMALL = (

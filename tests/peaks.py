@@ -13,12 +13,12 @@ import torch
 from diffusers import SD3Transformer2DModel
 
 from baselines.config import LoraConfig, OptimConfig
+from baselines.loop.weights import prepare_transformer
 from baselines.training_config import PostTrainingConfig
-from baselines.weights import prepare_transformer
-from soarbench.bench_worker import PeakMemory
-from soarbench.models.architecture import Architecture
+from soarbench.benchmarks.worker import PeakMemory
 from soarbench.models.config import ModelConfig
-from soarbench.models.sd3 import SD3Velocity
+from soarbench.models.sd3.architecture import Architecture
+from soarbench.models.sd3.model import SD3Velocity
 
 ROWS = 2
 SMALL = Architecture(

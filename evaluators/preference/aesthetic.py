@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from evaluators.base import Canary, Sample
+from evaluators.clip.encoders import ClipEncoder, clip_hash, find_clip, load_clip
+from evaluators.clip.open_clip_models import load_strictly, load_tensors
 from evaluators.preference.base import PreferenceEvaluator, torch_device, torch_dtype
-from evaluators.preference.clip import ClipEncoder, clip_hash, find_clip, load_clip
 from evaluators.preference.config import AestheticConfig
-from evaluators.preference.open_clip_models import load_strictly, load_tensors
 from evaluators.weights import WeightsError, combined_hash, resolve_file
 
 #: File name of a head saved here.

@@ -8,14 +8,14 @@ from typing import ClassVar
 from PIL import Image
 
 from evaluators.base import Canary
-from evaluators.preference.base import PreferenceEvaluator, torch_device, torch_dtype
-from evaluators.preference.clip import (
+from evaluators.clip.encoders import (
     ClipEncoder,
     clip_hash,
     find_clip,
     load_clip,
     paired_cosines,
 )
+from evaluators.preference.base import PreferenceEvaluator, torch_device, torch_dtype
 from evaluators.preference.config import ClipScoreConfig
 
 

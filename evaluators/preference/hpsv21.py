@@ -12,10 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from evaluators.base import Canary
-from evaluators.preference.base import PreferenceEvaluator, torch_device, torch_dtype
-from evaluators.preference.clip import OpenClipEncoder, paired_cosines
-from evaluators.preference.config import HpsConfig
-from evaluators.preference.open_clip_models import (
+from evaluators.clip.encoders import OpenClipEncoder, paired_cosines
+from evaluators.clip.open_clip_models import (
     OpenClipParts,
     Preprocess,
     build_open_clip,
@@ -24,6 +22,8 @@ from evaluators.preference.open_clip_models import (
     read_config,
     tokenizer_of,
 )
+from evaluators.preference.base import PreferenceEvaluator, torch_device, torch_dtype
+from evaluators.preference.config import HpsConfig
 from evaluators.weights import WeightsError, combined_hash, resolve_file
 
 _MEAN, _STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD

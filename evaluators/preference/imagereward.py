@@ -25,10 +25,10 @@ from transformers import (
 )
 
 from evaluators.base import Canary
+from evaluators.clip.open_clip_models import Preprocess, load_strictly, load_tensors
 from evaluators.preference.aesthetic import AestheticHead
 from evaluators.preference.base import PreferenceEvaluator, torch_device, torch_dtype
 from evaluators.preference.config import TOKENIZER_FILES, ImageRewardConfig
-from evaluators.preference.open_clip_models import Preprocess, load_strictly, load_tensors
 from evaluators.weights import WeightsError, combined_hash, resolve_directory, resolve_file
 
 #: Mean and standard deviation of the raw reward that the authors standardise with.

@@ -8,13 +8,13 @@ from typing import ClassVar
 from PIL import Image
 
 from evaluators.base import Canary
-from evaluators.preference.base import PreferenceEvaluator, torch_device, torch_dtype
-from evaluators.preference.clip import (
+from evaluators.clip.encoders import (
     TransformersClipEncoder,
     clip_hash,
     find_clip,
     paired_cosines,
 )
+from evaluators.preference.base import PreferenceEvaluator, torch_device, torch_dtype
 from evaluators.preference.config import PROCESSOR_FILES, PickScoreConfig
 from evaluators.weights import resolve_directory
 

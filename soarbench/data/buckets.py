@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from soarbench.common.errors import ConfigError
 from soarbench.data.config import ImageDataConfig
-from soarbench.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL import Image

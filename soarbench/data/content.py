@@ -8,6 +8,8 @@ import glob
 import hashlib
 from pathlib import Path
 
+from soarbench.common.errors import ConfigError
+from soarbench.common.files import files_digest
 from soarbench.data.config import (
     DataConfig,
     DatasetsDataConfig,
@@ -16,8 +18,6 @@ from soarbench.data.config import (
     LabDataConfig,
     WebDatasetConfig,
 )
-from soarbench.errors import ConfigError
-from soarbench.files import files_digest
 from soarbench.models.hub import is_directory
 
 #: Read at either end of a file of images, whose name and size say most.

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from evaluators.base import Sample
 from evaluators.images import ImageError
+from soarbench.common.errors import UserError
+from soarbench.common.files import write_atomically
+from soarbench.common.tensor_store import digest
 from soarbench.data.buckets import Size, is_smaller, nearest_bucket, sizes_of
 from soarbench.data.config import ImageDataConfig
 from soarbench.data.records import Record, caption_fault
 from soarbench.data.select import best_share, first_below
-from soarbench.data.sources import records_of
-from soarbench.data.store import digest
-from soarbench.errors import UserError
-from soarbench.files import write_atomically
+from soarbench.data.sources.source import records_of
 
 log = logging.getLogger(__name__)
 Scorer = Callable[[Sequence[Sample]], Sequence[float]]

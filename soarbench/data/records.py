@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
+from soarbench.common.errors import UserError
 from soarbench.data.config import ImageDataConfig
-from soarbench.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image

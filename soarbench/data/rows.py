@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from PIL import Image
 from torch import Tensor
 
-from baselines.stream import Row, Shapes
+from baselines.loop.stream import Row, Shapes
 from evaluators.images import ImageError
+from soarbench.common.errors import UserError
+from soarbench.common.pace import Pace
+from soarbench.common.tensor_store import TensorStore
 from soarbench.data.buckets import Size, fit
 from soarbench.data.curation import Curation, Entry, write_entries
 from soarbench.data.records import Record
-from soarbench.data.sources import records_of
-from soarbench.data.store import TensorStore
-from soarbench.errors import UserError
-from soarbench.pace import Pace
+from soarbench.data.sources.source import records_of
 
 log = logging.getLogger(__name__)
 #: Images of one file of latents.

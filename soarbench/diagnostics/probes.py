@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from baselines.flow import draw_noise
-from baselines.stream import RowSource
-from soarbench.cell_folder import CellFolder
-from soarbench.config import CellConfig
+from baselines.loop.stream import RowSource
+from soarbench.common.files import write_atomically
+from soarbench.config.settings import CellConfig
 from soarbench.data.config import LabDataConfig
-from soarbench.diagnostics.files import deviations_path, norms_path, source_key
 from soarbench.diagnostics.trajectories import path_deviation, velocity_norm
-from soarbench.files import write_atomically
-from soarbench.models.sd3 import SD3Model
-from soarbench.workbench import Workbench
+from soarbench.jobs.workbench import Workbench
+from soarbench.models.sd3.model import SD3Model
+from soarbench.store.cell_folder import CellFolder
+from soarbench.store.diagnostics import deviations_path, norms_path, source_key
 
 #: Real images whose paths are followed.
 NUM_PROBES = 32

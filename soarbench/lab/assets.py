@@ -7,7 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from soarbench.errors import UserError
+from soarbench.common.errors import UserError
 
 ASSETS = Path(__file__).parent / "assets"
 _MANIFEST = "manifest.json"

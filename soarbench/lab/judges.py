@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image
 
 from evaluators.base import Canary, Evaluator, Sample, Score
-from evaluators.detectors import Detection
-from evaluators.geneval import GenEval
+from evaluators.geneval.detectors import Detection
+from evaluators.geneval.verdict import GenEval
 from soarbench.lab.assets import asset_dir
-from soarbench.lab.grammar import Composition, Want, lay_out
-from soarbench.lab.oracles import aesthetic_truth, detect
-from soarbench.lab.scenes import CLEAN_STYLE, COLORS, SHAPES, Style, render
+from soarbench.lab.world.grammar import Composition, Want, lay_out
+from soarbench.lab.world.oracles import aesthetic_truth, detect
+from soarbench.lab.world.scenes import CLEAN_STYLE, COLORS, SHAPES, Style, render
 
 
 class LabDetector:
@@ -145,6 +145,6 @@ def aesthetic() -> Evaluator:
 
 def ocr() -> Evaluator:
     """Real PaddleOCR on the enlarged image."""
-    from evaluators.ocr import OcrEvaluator
+    from evaluators.ocr.evaluator import OcrEvaluator
 
     return OcrEvaluator()

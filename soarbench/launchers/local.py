@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from soarbench.config import CellConfig
+from soarbench.config.settings import CellConfig
 
 Work = Callable[[CellConfig], None]
 """Brings one cell to its end, or raises."""

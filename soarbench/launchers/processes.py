@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from soarbench.cell_folder import CellFolder, read_training_log
-from soarbench.config import CellConfig
-from soarbench.errors import UserError
-from soarbench.files import read_json
-from soarbench.grid import Plan
-from soarbench.workbench import OnStep, Workbench
+from soarbench.common.errors import UserError
+from soarbench.common.files import read_json
+from soarbench.config.settings import CellConfig
+from soarbench.grid.expand import Plan
+from soarbench.jobs.workbench import OnStep, Workbench
+from soarbench.store.cell_folder import CellFolder, read_training_log
 
 #: Tells workers whose they are: one whose launch is gone stops.
 LAUNCH_PID = "SOARBENCH_LAUNCH_PID"

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 
 import torch
 
-from baselines.sharding import end_process
-from soarbench.cell_folder import CellFolder
-from soarbench.files import write_json
-from soarbench.grid import expand
+from baselines.loop.sharding import end_process
+from soarbench.common.files import write_json
+from soarbench.grid.expand import expand
+from soarbench.jobs.workbench import Workbench, torch_device
 from soarbench.launchers.processes import LAUNCH_PID
-from soarbench.workbench import Workbench, torch_device
+from soarbench.store.cell_folder import CellFolder
 
 
 class LaunchGone(RuntimeError):

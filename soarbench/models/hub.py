@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from soarbench.errors import UserError
+from soarbench.common.errors import UserError
 from soarbench.models.config import ModelConfig
 
 

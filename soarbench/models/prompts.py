@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from soarbench.data.store import TensorStore, digest
-from soarbench.files import files_digest
+from soarbench.common.files import files_digest
+from soarbench.common.pace import Pace
+from soarbench.common.tensor_store import TensorStore, digest
 from soarbench.models.config import ModelConfig
 from soarbench.models.hub import is_directory
-from soarbench.models.sd3 import encode_with, load_encoders, pipeline_path
-from soarbench.pace import Pace
+from soarbench.models.sd3.model import encode_with, load_encoders, pipeline_path
 
 log = logging.getLogger(__name__)
 #: Prompts encoded at once, always: a matrix product may round differently for another batch size,

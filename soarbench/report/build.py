@@ -13,19 +13,17 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.padding import Padding
 from rich.text import Text
 
-from soarbench.checkpoint_rule import LAST
-from soarbench.errors import ConfigError
-from soarbench.figure_formats import FORMATS
-from soarbench.files import make_writable, write_atomically
-from soarbench.report.budgets import MatchedTable, matched_tables
-from soarbench.report.curves import CurvePoint, build_curves
-from soarbench.report.latex import latex
-from soarbench.report.layout import layout_csv, measured_layout
-from soarbench.report.markdown import markdown
-from soarbench.report.page import PageContent, page_html
-from soarbench.report.panels import build_panels
-from soarbench.report.protocols import refuse_unlike
-from soarbench.report.reference import (
+from soarbench.common.errors import ConfigError
+from soarbench.common.files import make_writable, write_atomically
+from soarbench.common.strict import did_you_mean
+from soarbench.config.figure_formats import FORMATS
+from soarbench.grid.checkpoint_rule import LAST
+from soarbench.report.numbers.budgets import MatchedTable, matched_tables
+from soarbench.report.numbers.curves import CurvePoint, build_curves
+from soarbench.report.numbers.layout import layout_csv, measured_layout
+from soarbench.report.numbers.panels import build_panels
+from soarbench.report.numbers.protocols import refuse_unlike
+from soarbench.report.numbers.reference import (
     AS_PUBLISHED,
     PUBLISHED_GRIDS,
     SOURCE,
@@ -33,24 +31,26 @@ from soarbench.report.reference import (
     published_curves,
     published_table,
 )
-from soarbench.report.render import (
+from soarbench.report.numbers.samples import Samples, read_samples
+from soarbench.report.numbers.tables import BASELINE, Panels, TaskTable, build_tables
+from soarbench.report.numbers.thresholds import Crossing, crossings
+from soarbench.report.numbers.trace import trace_csv
+from soarbench.report.options import ReportOptions
+from soarbench.report.page.page import PageContent, page_html
+from soarbench.report.text.budgets import matched_csv, threshold_csv
+from soarbench.report.text.latex import latex
+from soarbench.report.text.markdown import markdown
+from soarbench.report.text.tables import (
     budget_table,
     curves_csv,
     score_table,
     summary,
     table_csv,
 )
-from soarbench.report.render_budgets import matched_csv, threshold_csv
-from soarbench.report.request import ReportOptions
-from soarbench.report.samples import Samples, read_samples
-from soarbench.report.store import Cell, PlannedCell, read_cells
-from soarbench.report.tables import BASELINE, Panels, TaskTable, build_tables
-from soarbench.report.thresholds import Crossing, crossings
-from soarbench.report.trace import trace_csv
-from soarbench.typed import did_you_mean
+from soarbench.store.cells import Cell, PlannedCell, read_cells
 
 if TYPE_CHECKING:
-    from soarbench.report.figure_set import FigureSet
+    from soarbench.report.figures.figure_set import FigureSet
 
 #: The counter at which methods are compared beside their last steps.
 MATCHED_COUNTER = "forward_equivalents"
@@ -156,7 +156,7 @@ def build_report(
     tables = build_tables(cells, panels, [*holes, *more_holes], baseline=baseline)
     _refuse_unknown(options.thresholds, tables)
     curves = build_curves(cells, panels, tables)
-    from soarbench.report.figure_set import write_figures
+    from soarbench.report.figures.figure_set import write_figures
 
     reference = reference_folder(results_folder)
     published = published_table(reference, grid)
@@ -285,7 +285,7 @@ def _write_curves(
     formats: Sequence[str],
 ) -> None:
     """Draw the curves over every axis; without any point there is none, not even an older one."""
-    from soarbench.report.figures import draw_curves, save
+    from soarbench.report.figures.style_and_curves import draw_curves, save
 
     for path in folder.glob("curves*"):
         if path.suffix.removeprefix(".") in FORMATS:

@@ -15,8 +15,8 @@ from baselines.flow_grpo import (
     transition_log_prob,
 )
 from baselines.groups import group_spread, prompt_ids
+from baselines.loop.velocity import InChunks
 from baselines.rewards.base import RewardError
-from baselines.velocity import InChunks
 from tests.baselines.method_toys import (
     ConvModel,
     ToyModel,

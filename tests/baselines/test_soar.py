@@ -8,6 +8,7 @@ from baselines.config import SftConfig, SoarConfig
 from baselines.flow import add_noise, training_grid
 from baselines.sft import Sft
 from baselines.soar import Soar, correction_velocity, renoise, sample_renoise_sigmas
+from soarbench.benchmarks.naive_soar import naive_soar_loss
 from tests.baselines.method_toys import (
     ConvModel,
     PathModel,
@@ -18,7 +19,6 @@ from tests.baselines.method_toys import (
     gradients,
     toy_batch,
 )
-from tests.baselines.naive_soar import naive_soar_loss
 
 SHIFT = 3.0
 

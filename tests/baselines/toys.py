@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from baselines.base import Condition, Method
 from baselines.config import FlowGrpoConfig, LoraConfig, OptimConfig, SftConfig, SoarConfig
 from baselines.flow_grpo import FlowGrpo
-from baselines.post_training import post_train
+from baselines.loop.post_train import post_train
+from baselines.loop.sharding import DDP, whole
+from baselines.loop.trainer import TrainingSummary
 from baselines.sft import Sft
-from baselines.sharding import DDP, whole
 from baselines.soar import Soar
-from baselines.trainer import TrainingSummary
 from baselines.training_config import PostTrainingConfig
 
 LABELS = 2

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from soarbench.common.errors import ConfigError
 from soarbench.data.buckets import bucket_sizes, check_step, fit, is_smaller, nearest_bucket
 from soarbench.data.config import JsonlDataConfig
-from soarbench.errors import ConfigError
 
 
 def test_buckets_by_hand() -> None:

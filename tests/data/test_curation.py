@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from soarbench.common.errors import UserError
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig, WebDatasetConfig
 from soarbench.data.content import with_content
 from soarbench.data.curation import Curation
-from soarbench.errors import UserError
 from tests.sets import CountingJudge, picture, write_set, write_shards
 
 

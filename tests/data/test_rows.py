@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from soarbench.common.errors import UserError
+from soarbench.common.tensor_store import TensorStore
 from soarbench.data.buckets import fit
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig, WebDatasetConfig
 from soarbench.data.content import with_content
 from soarbench.data.curation import Curation
 from soarbench.data.rows import EncodedRows, encode_entries, fresh_rows, stored_rows
-from soarbench.data.store import TensorStore
-from soarbench.errors import UserError
 from tests.sets import picture, write_set, write_shards
 
 

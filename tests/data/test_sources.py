@@ -14,6 +14,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from evaluators.images import ImageError
+from soarbench.common.errors import UserError
 from soarbench.data.config import (
     DatasetsDataConfig,
     ImageDataConfig,
@@ -22,8 +23,7 @@ from soarbench.data.config import (
 )
 from soarbench.data.content import with_content
 from soarbench.data.records import Record, caption_fault
-from soarbench.data.sources import records_of
-from soarbench.errors import UserError
+from soarbench.data.sources.source import records_of
 from tests.sets import picture, write_set, write_shards
 
 

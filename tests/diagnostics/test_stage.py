@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from soarbench.cell_folder import CellFolder
-from soarbench.diagnostics.files import deviations_path, images_path, norms_path, source_key
+from soarbench.cli.run import run_plan
+from soarbench.common.errors import UserError
 from soarbench.diagnostics.image_statistics import STATISTICS, diversity, pixels_of
-from soarbench.diagnostics.image_table import groups
-from soarbench.diagnostics.stage import diagnose, left_to_measure, probe_jobs
-from soarbench.errors import UserError
-from soarbench.grid import expand
-from soarbench.run import run_plan
+from soarbench.grid.expand import expand
+from soarbench.jobs.image_table import groups
+from soarbench.jobs.probe import diagnose, left_to_measure, probe_jobs
+from soarbench.store.cell_folder import CellFolder
+from soarbench.store.diagnostics import deviations_path, images_path, norms_path, source_key
 from tests.fakes import FakeBench
 
 
@@ -151,7 +151,7 @@ def test_without_a_finished_cell_there_is_one_line(arguments: list[str]) -> None
 def test_real_models_are_followed_along_images_they_were_not_trained_on(tmp_path: Path) -> None:
     from soarbench.data.config import LabDataConfig
     from soarbench.diagnostics.probes import NUM_PROBES, STARTS, held_out_data
-    from soarbench.workbench import Workbench
+    from soarbench.jobs.workbench import Workbench
     from tests.tiny import build_tiny_pipeline
 
     arguments = [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from soarbench.errors import UserError
+from soarbench.common.errors import UserError
 from soarbench.lab import assets
 
 

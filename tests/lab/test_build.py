@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderDC
 from torch import nn
 
-from soarbench.errors import UserError
+from soarbench.common.errors import UserError
 from soarbench.lab.build import stages
 from soarbench.lab.build.autoencoder import new_autoencoder
 from soarbench.lab.build.base import (

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from evaluators.geneval import judge
-from soarbench.data.suites import load_suite, refuse_overlap, suite_names
-from soarbench.errors import UserError
-from soarbench.lab import grammar, scenes
+from evaluators.geneval.verdict import judge
+from soarbench.common.errors import UserError
+from soarbench.evaluation.suites import load_suite, refuse_overlap, suite_names
 from soarbench.lab.judges import LabDetector, drawn_sample
+from soarbench.lab.world import grammar, scenes
 
 
 def test_no_training_caption_is_an_evaluation_prompt():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soarbench.lab import grammar, oracles, scenes
 from soarbench.lab.build.card import detector_accuracy
+from soarbench.lab.world import grammar, oracles, scenes
 
 
 def test_detector_reads_fresh_clean_renders_of_every_task():

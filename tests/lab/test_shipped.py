@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from soarbench.lab import judges
 from soarbench.lab.assets import ASSETS, asset_dir, manifest
 from soarbench.lab.build.card import base_samples, lab_model_config, pair_accuracy
-from soarbench.models.sd3 import SD3Model
+from soarbench.models.sd3.model import SD3Model
 
 
 @pytest.fixture(scope="module")

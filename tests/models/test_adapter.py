@@ -14,18 +14,18 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
 from safetensors.torch import save_file
 
-from baselines.checkpoints import checkpoint_path, snapshot_path
 from baselines.config import EmaConfig
 from baselines.config import LoraConfig as LoraSettings
-from soarbench.cell_folder import CellFolder
-from soarbench.errors import UserError
-from soarbench.files import read_json
-from soarbench.grid import Plan, expand
-from soarbench.models.adapter import adapter_name, apply_adapter, weights_folder
-from soarbench.models.sd3 import SD3Velocity
-from soarbench.run import run_plan
-from soarbench.workbench import Workbench
-from tests.baselines.test_trainer_sd3 import run as train_tiny
+from baselines.loop.checkpoints import checkpoint_path, snapshot_path
+from soarbench.cli.run import run_plan
+from soarbench.common.errors import UserError
+from soarbench.common.files import read_json
+from soarbench.grid.expand import Plan, expand
+from soarbench.jobs.workbench import Workbench
+from soarbench.models.adapters import adapter_name, apply_adapter, weights_folder
+from soarbench.models.sd3.model import SD3Velocity
+from soarbench.store.cell_folder import CellFolder
+from tests.baselines.loop.test_trainer_sd3 import run as train_tiny
 from tests.fakes import SMALL, FakeBench
 from tests.tiny import build_tiny_pipeline, tiny_transformer
 

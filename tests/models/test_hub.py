@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
 
-from soarbench.errors import UserError
+from soarbench.common.errors import UserError
 from soarbench.models.config import ModelConfig
 from soarbench.models.hub import hub_snapshot, is_directory, require_pipeline
 

@@ -13,7 +13,7 @@ from transformers import T5Config, T5EncoderModel, T5Tokenizer
 from soarbench.models import prompts as module
 from soarbench.models.config import ModelConfig
 from soarbench.models.prompts import PromptStore, encoder_digest
-from soarbench.models.sd3 import SD3Model
+from soarbench.models.sd3.model import SD3Model
 from tests.tiny import build_tiny_pipeline
 
 PROMPTS = ["a red circle", "", "two stars", "a red circle"]

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from soarbench.data.seeds import evaluation_noise
-from soarbench.errors import UserError
+from soarbench.common.errors import UserError
+from soarbench.evaluation.seeds import evaluation_noise
 from soarbench.models.config import ModelConfig
-from soarbench.models.sd3 import SD3Model, pipeline_path
+from soarbench.models.sd3.model import SD3Model, pipeline_path
 from tests.tiny import build_tiny_pipeline
 
 PROMPTS = ["a photo of a red circle", "a photo of two stars", "a photo of a heart"]

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from soarbench.cell_folder import CellFolder
-from soarbench.diagnostics.files import data_key, deviations_path, images_path, norms_path
+from soarbench.store.cell_folder import CellFolder
+from soarbench.store.diagnostics import data_key, deviations_path, images_path, norms_path
 from tests.report.folders import DATA, SCALES, Folder
 
 NUM_IMAGES = 8

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from soarbench.report.budgets import matched_tables, place_at, way
-from soarbench.report.curves import CurvePoint, build_curves
-from soarbench.report.panels import build_panels
-from soarbench.report.render_budgets import matched_csv, matched_markdown, threshold_markdown
-from soarbench.report.store import read_cells
-from soarbench.report.tables import build_tables
-from soarbench.report.thresholds import crossings
+from soarbench.report.numbers.budgets import matched_tables, place_at, way
+from soarbench.report.numbers.curves import CurvePoint, build_curves
+from soarbench.report.numbers.panels import build_panels
+from soarbench.report.numbers.tables import build_tables
+from soarbench.report.numbers.thresholds import crossings
+from soarbench.report.text.budgets import matched_csv, matched_markdown, threshold_markdown
+from soarbench.store.cells import read_cells
 from tests.report.folders import Folder, base, reward_specific, write_grid
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from soarbench.report import build
 from soarbench.report.build import build_report
-from soarbench.report.reference import published_curves, published_table
-from soarbench.report.store import StoreError
+from soarbench.report.numbers.reference import published_curves, published_table
+from soarbench.store.cells import StoreError
 from tests.report.folders import Folder, base, main_table, reward_specific, write_grid
 
 FILES = {
@@ -308,7 +308,8 @@ def test_published_curves_are_drawn_when_asked(reported, tmp_path):
 
 def test_no_model_framework_is_imported():
     code = (
-        "import sys, soarbench.report.build, soarbench.report.figures, soarbench.stats;"
+        "import sys, soarbench.report.build, soarbench.stats;"
+        "import soarbench.report.figures.style_and_curves;"
         "heavy = {'torch', 'transformers', 'diffusers', 'mlflow'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from soarbench.report.compare import compare, corrected, estimate, labelled_rng
-from soarbench.report.panels import Panel, Run
+from soarbench.report.numbers.estimates import compare, corrected, estimate, labelled_rng
+from soarbench.report.numbers.panels import Panel, Run
 from soarbench.stats import Verdict
 
 NAN = float("nan")

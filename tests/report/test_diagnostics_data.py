@@ -4,14 +4,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from soarbench.diagnostics.files import data_key, deviations_path, images_path, norms_path
-from soarbench.report.diagnostics import (
+from soarbench.report.numbers.diagnostics import (
     QUANTITIES,
     deviation_points,
     diagnostic_points,
     unmeasured,
 )
-from soarbench.report.store import StoreError, read_cells
+from soarbench.store.cells import StoreError, read_cells
+from soarbench.store.diagnostics import data_key, deviations_path, images_path, norms_path
 from tests.report.diagnosed import NUM_IMAGES, STARTS, write_diagnostics
 from tests.report.folders import DATA, Folder, base, write_grid
 

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soarbench.report.bars import Bar, draw_bars
 from soarbench.report.build import build_report
-from soarbench.report.curves import CurvePoint
-from soarbench.report.diagnostics import DeviationPoint
-from soarbench.report.figures import METHOD_STYLES, settle
-from soarbench.report.figures_gaming import draw_deviation, draw_gaming, draw_overoptimisation
-from soarbench.report.gaming import GamingPoint
-from soarbench.report.sheets import draw_sheet, plan_sheet
-from soarbench.report.store import read_cells
-from soarbench.report.trained_on import trained_on
+from soarbench.report.figures.bars import Bar, draw_bars
+from soarbench.report.figures.gaming import draw_deviation, draw_gaming, draw_overoptimisation
+from soarbench.report.figures.sheets import draw_sheet, plan_sheet
+from soarbench.report.figures.style_and_curves import METHOD_STYLES, settle
+from soarbench.report.numbers.curves import CurvePoint
+from soarbench.report.numbers.diagnostics import DeviationPoint
+from soarbench.report.numbers.gaming import GamingPoint
+from soarbench.report.numbers.trained_on import trained_on
+from soarbench.store.cells import read_cells
 from tests.report.diagnosed import color_of, write_diagnostics, write_images
 from tests.report.folders import Folder, base, write_grid
 

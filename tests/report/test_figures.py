@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from soarbench.report.curves import CurvePoint
-from soarbench.report.figures import (
+from soarbench.report.figures.style_and_curves import (
     BAND_TITLE,
     METHOD_STYLES,
     draw_curves,
@@ -14,7 +13,8 @@ from soarbench.report.figures import (
     save,
     settle,
 )
-from soarbench.report.reference import PublishedPoint
+from soarbench.report.numbers.curves import CurvePoint
+from soarbench.report.numbers.reference import PublishedPoint
 
 
 def point(method, step, value, task="aesthetic", metric="aesthetic", **spent):

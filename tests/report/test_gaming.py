@@ -3,8 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from soarbench.report.gaming import gaming_points
-from soarbench.report.panels import Panel, Run
+from soarbench.report.numbers.gaming import gaming_points
+from soarbench.report.numbers.panels import Panel, Run
 
 PROMPTS = np.repeat([f"p{i}" for i in range(6)], 2)
 IMAGES = np.tile([0, 1], 6)

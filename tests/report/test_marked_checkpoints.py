@@ -1,11 +1,11 @@
 import pytest
 
-from soarbench.checkpoint_rule import problem_with
-from soarbench.errors import ConfigError
-from soarbench.grid import expand
-from soarbench.report.checkpoints import marked_steps
-from soarbench.report.panels import build_panels
-from soarbench.report.store import read_cells
+from soarbench.common.errors import ConfigError
+from soarbench.grid.checkpoint_rule import problem_with
+from soarbench.grid.expand import expand
+from soarbench.report.numbers.checkpoints import marked_steps
+from soarbench.report.numbers.panels import build_panels
+from soarbench.store.cells import read_cells
 from tests.report.folders import Folder, base, write_grid
 
 JUDGED = {"aesthetic": {"aesthetic", "clipscore", "oracle_aesthetic"}}

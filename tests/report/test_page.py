@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from soarbench.files import read_json
+from soarbench.common.files import read_json
 from soarbench.report.build import build_report
-from soarbench.report.page_figures import figures
-from soarbench.report.panels import build_panels
-from soarbench.report.samples import folder_of_step, read_samples
-from soarbench.report.store import read_cells
+from soarbench.report.numbers.panels import build_panels
+from soarbench.report.numbers.samples import folder_of_step, read_samples
+from soarbench.report.page.figures import figures
+from soarbench.store.cells import read_cells
 from tests.report.folders import Folder, base, reward_specific, write_grid
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"

@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 from soarbench.lab.build.autoencoder import LATENT_CHANNELS, encode_all
 from soarbench.lab.build.data import DrawnData
 from soarbench.lab.build.training import IndexedDataset, StageRecipe, train_stage
-from soarbench.lab.grammar import EVALUATION_PREFIX, TRAINING_PREFIXES, all_compositions
+from soarbench.lab.world.grammar import EVALUATION_PREFIX, TRAINING_PREFIXES, all_compositions
 
 MAX_TOKENS = 16
 TEXT_WIDTH = 64

@@ -13,14 +13,14 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from evaluators.base import Evaluator, Sample
-from soarbench.data.seeds import evaluation_noise
-from soarbench.data.suites import load_suite
-from soarbench.lab.grammar import TASKS, all_compositions, lay_out, split, training_sample
+from soarbench.evaluation.seeds import evaluation_noise
+from soarbench.evaluation.suites import load_suite
 from soarbench.lab.judges import aesthetic, clipscore, geneval, ocr, oracle_aesthetic
-from soarbench.lab.oracles import detect
-from soarbench.lab.scenes import CLEAN_STYLE, Pixels, Scene, render
+from soarbench.lab.world.grammar import TASKS, all_compositions, lay_out, split, training_sample
+from soarbench.lab.world.oracles import detect
+from soarbench.lab.world.scenes import CLEAN_STYLE, Pixels, Scene, render
 from soarbench.models.config import LABORATORY, ModelConfig
-from soarbench.models.sd3 import SD3Model
+from soarbench.models.sd3.model import SD3Model
 
 STEPS, GUIDANCE_SCALE, IMAGES_PER_PROMPT = 20, 3.0, 4
 log = logging.getLogger(__name__)

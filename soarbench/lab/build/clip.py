@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from evaluators.clip.open_clip_models import load_open_clip, save_open_clip
 from evaluators.preference.aesthetic import HEAD_FILE, AestheticHead, save_head
-from evaluators.preference.open_clip_models import load_open_clip, save_open_clip
 from soarbench.lab.build.base import MAX_TOKENS
 from soarbench.lab.build.data import DrawnData
 from soarbench.lab.build.training import IndexedDataset, StageRecipe, train_stage
-from soarbench.lab.oracles import aesthetic_truth
-from soarbench.lab.scenes import IMAGE_SIZE
+from soarbench.lab.world.oracles import aesthetic_truth
+from soarbench.lab.world.scenes import IMAGE_SIZE
 
 EMBED_DIM = 128
 RECIPE = StageRecipe(steps=1500, batch_size=128, learning_rate=1e-3, save_steps=500, seed=3)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from soarbench.lab.grammar import training_sample
-from soarbench.lab.scenes import IMAGE_SIZE, render
+from soarbench.lab.world.grammar import training_sample
+from soarbench.lab.world.scenes import IMAGE_SIZE, render
 
 
 @dataclass(frozen=True)

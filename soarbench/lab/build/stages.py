@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderDC
 from transformers import CLIPTokenizer
 
-from soarbench.errors import UserError
+from soarbench.common.errors import UserError
 from soarbench.lab.assets import ASSETS, write_manifest
 from soarbench.lab.build.autoencoder import build_autoencoder
 from soarbench.lab.build.base import build_base, build_tokenizer

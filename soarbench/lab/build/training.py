@@ -12,10 +12,10 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from baselines.callbacks import MarkComplete
-from baselines.checkpoints import last_complete_checkpoint
-from baselines.ema import EmaCallback
-from baselines.progress import ProgressCallback
+from baselines.loop.callbacks import MarkComplete
+from baselines.loop.checkpoints import last_complete_checkpoint
+from baselines.loop.ema import EmaCallback
+from baselines.loop.progress import ProgressCallback
 
 
 @dataclass(frozen=True, kw_only=True)

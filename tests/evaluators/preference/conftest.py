@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
 
 from evaluators.base import Canary, Sample
-from evaluators.preference.open_clip_models import build_open_clip, save_open_clip
+from evaluators.clip.open_clip_models import build_open_clip, save_open_clip
 
 WORDS = ["a", "photo", "of", "red", "green", "blue", "circle", "square", "star"]
 IDS = {word: i for i, word in enumerate(["<pad>", "<unk>", "<bos>", *WORDS, "<eos>"])}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from evaluators.clip.open_clip_models import load_open_clip
 from evaluators.preference.aesthetic import (
     HEAD_FILE,
     AestheticEvaluator,
@@ -12,7 +13,6 @@ from evaluators.preference.aesthetic import (
     save_head,
 )
 from evaluators.preference.config import AestheticConfig
-from evaluators.preference.open_clip_models import load_open_clip
 from evaluators.weights import WeightsError
 
 PUBLISHED_SHAPES = {

@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from evaluators.base import EvaluatorError, Sample
-from evaluators.preference.clipscore import ClipScoreEvaluator
-from evaluators.preference.config import ClipScoreConfig
-from evaluators.preference.open_clip_models import (
+from evaluators.clip.open_clip_models import (
     build_open_clip,
     image_preprocess,
     load_open_clip,
 )
+from evaluators.preference.clipscore import ClipScoreEvaluator
+from evaluators.preference.config import ClipScoreConfig
 from evaluators.weights import WeightsError
 
 

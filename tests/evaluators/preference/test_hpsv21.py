@@ -6,13 +6,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from evaluators.clip.open_clip_models import load_open_clip
 from evaluators.preference.config import HpsConfig
 from evaluators.preference.hpsv21 import (
     HpsV21Evaluator,
     architecture_config,
     padded_square,
 )
-from evaluators.preference.open_clip_models import load_open_clip
 from evaluators.weights import WeightsError
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])[:, None, None]

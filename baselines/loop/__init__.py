@@ -1,0 +1,1 @@
+"""The one loop around every method, on ``transformers.Trainer``."""

@@ -1,0 +1,95 @@
+"""How a run's configuration reads in the words of ``transformers``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+
+from baselines.config import OptimConfig
+from baselines.loop.sharding import DDP, sharding_arguments
+from baselines.training_config import PostTrainingConfig
+
+#: Names of the optimisers in ``transformers``.
+_OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}
+
+
+def check_device(config: PostTrainingConfig, device: torch.device) -> None:
+    """Refuse a precision or an optimiser that a device does not have.
+
+    Raises:
+        ValueError: Names the value and what the device can do.
+    """
+    if device.type != "cuda":
+        if config.optim.optimizer == "adamw_8bit":
+            raise ValueError(
+                f"optim.optimizer=adamw_8bit: runs on CUDA devices, not on {device.type}; use adamw"
+            )
+        return
+    if config.mixed_precision == "bf16" and not torch.cuda.is_bf16_supported(
+        including_emulation=False
+    ):
+        raise ValueError(
+            f"training.mixed_precision=bf16: {torch.cuda.get_device_name(device)} has no bf16 "
+            "arithmetic; use training.mixed_precision=no"
+        )
+
+
+def training_arguments(
+    config: PostTrainingConfig, folder: Path, device: torch.device, parallelism: str = DDP
+) -> TrainingArguments:
+    """The Trainer's arguments; also joins the process group where there is one.
+
+    Args:
+        config: Of the run.
+        folder: Where checkpoints go.
+        device: Where the transformer is; training stays on that kind of device.
+        parallelism: How several processes share the weights.
+
+    Returns:
+        Arguments for ``PostTrainer``.
+
+    Raises:
+        ValueError: The device or the installation cannot do what the configuration asks for.
+    """
+    check_device(config, device)
+    config.check_packages()
+    optim = config.optim
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=config.steps,
+        learning_rate=optim.learning_rate,
+        lr_scheduler_type=_scheduler_type(optim),
+        warmup_steps=optim.warmup_steps,
+        weight_decay=optim.weight_decay,
+        adam_beta1=optim.betas[0],
+        adam_beta2=optim.betas[1],
+        max_grad_norm=optim.max_grad_norm,
+        optim=_OPTIMIZERS[optim.optimizer],
+        bf16=config.mixed_precision == "bf16",
+        seed=config.seed,
+        save_steps=config.save_steps,
+        save_total_limit=None,
+        logging_steps=config.logging_steps,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=device.type == "cpu",
+        dataloader_num_workers=config.num_workers,
+        dataloader_pin_memory=device.type == "cuda",
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
+        **sharding_arguments(parallelism),
+    )
+    arguments.per_device_train_batch_size = config.rows_per_process(arguments.world_size)
+    # One process drives one device; torch's DataParallel would split rows a second time.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
+def _scheduler_type(optim: OptimConfig) -> str:
+    """The schedule's name; transformers' plain ``constant`` would leave out the warm-up."""
+    has_warmup = optim.warmup_steps > 0
+    return "constant_with_warmup" if optim.schedule == "constant" and has_warmup else optim.schedule

@@ -1,0 +1,95 @@
+"""What an update adds to the metrics and to the cost of a run; imports no framework."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from baselines.loop.checkpoints import Counters
+
+LOSS = "loss"
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process adds to an update.
+
+    Attributes:
+        sums: Sums over its rows of the loss (key ``loss``) and of the metrics.
+        rollout: Metrics of its part of a collection; empty where there was none.
+        forward_equivalents: Model evaluations spent on its rows.
+        reward_calls: Images it had scored.
+    """
+
+    sums: Mapping[str, float]
+    rollout: Mapping[str, float]
+    forward_equivalents: float
+    reward_calls: int
+
+
+class Ledger:
+    """Counters since the start of the run, and means of metrics since the last logged point.
+
+    Args:
+        counters: Of the checkpoint that is continued; None starts from zero.
+    """
+
+    def __init__(self, counters: Counters | None = None) -> None:
+        self.counters = Counters() if counters is None else counters
+        self._window: defaultdict[str, list[float]] = defaultdict(list)
+        self._last_tick: float | None = None
+
+    def tick(self) -> None:
+        """Count the time since the last call; the first call starts the clock."""
+        now = time.monotonic()
+        if self._last_tick is not None:
+            self.counters.seconds += now - self._last_tick
+        self._last_tick = now
+
+    def add(self, shares: Sequence[Share], *, weight: float, images: int) -> float:
+        """Enter one update.
+
+        Args:
+            shares: One a process, in rank order.
+            weight: Items over all processes that the sums are divided by; 0 where nothing was
+                trained on, which leaves no metrics but those of the rollout.
+            images: Rows over all processes.
+
+        Returns:
+            The loss over all processes.
+        """
+        self.counters.images_seen += images
+        self.counters.forward_equivalents += math.fsum(s.forward_equivalents for s in shares)
+        self.counters.reward_calls += sum(s.reward_calls for s in shares)
+        sums = _add_up(share.sums for share in shares)
+        loss = sums.pop(LOSS, 0.0)
+        for name, value in _add_up(share.rollout for share in shares).items():
+            self._window[_with_space("rollout", name)].append(value / len(shares))
+        if weight == 0:
+            return 0.0
+        for name, value in sums.items():
+            self._window[_with_space("train", name)].append(value / weight)
+        return loss / weight
+
+    def close_window(self) -> dict[str, float]:
+        """Means since the last call, and the counters."""
+        means = {name: math.fsum(values) / len(values) for name, values in self._window.items()}
+        self._window.clear()
+        return means | {name: float(value) for name, value in vars(self.counters).items()}
+
+
+def _add_up(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Sum by key; a key may be missing from some parts."""
+    values: defaultdict[str, list[float]] = defaultdict(list)
+    for part in parts:
+        for name, value in part.items():
+            values[name].append(value)
+    return {name: math.fsum(items) for name, items in values.items()}
+
+
+def _with_space(space: str, name: str) -> str:
+    """Put a bare name into a name space."""
+    return name if "/" in name else f"{space}/{name}"

@@ -1,0 +1,367 @@
+"""The one loop: ``transformers.Trainer`` driving any ``Method``."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate.utils import gather_object, save_fsdp_optimizer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
+from typing_extensions import override
+
+from baselines.base import Batch, Condition, Method, VelocityModel
+from baselines.loop import sharding
+from baselines.loop.checkpoints import (
+    TRANSFORMER_DIR,
+    Counters,
+    checkpoint_path,
+)
+from baselines.loop.ledger import LOSS, Ledger, Share
+from baselines.loop.stream import (
+    CollectionSampler,
+    Rows,
+    StreamItem,
+    TrainingStream,
+    micro_batches,
+    row_generator,
+    select_rows,
+    stack_rows,
+)
+from baselines.loop.velocity import InAutocast, InChunks, Reference, VelocityOf
+from baselines.loop.weights import load_transformer, save_transformer
+from baselines.training_config import PostTrainingConfig
+
+OnLog = Callable[[int, Mapping[str, float]], None]
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or the gradient is no longer a number."""
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a finished run cost, over all processes and resumptions.
+
+    Attributes:
+        optimizer_steps: Updates.
+        images_seen: Rows trained on; Flow-GRPO's are images that it generated.
+        forward_equivalents: Model evaluations of one row; a backward counts as two.
+        reward_calls: Images scored by the reward.
+        seconds: Wall-clock time in the loop.
+    """
+
+    optimizer_steps: int
+    images_seen: int
+    forward_equivalents: float
+    reward_calls: int
+    seconds: float
+
+
+class PostTrainer(Trainer):
+    """Trains a transformer with a ``Method``; one Trainer step is one optimiser update.
+
+    Accumulation happens inside ``training_step``, because the loss is divided by a weight that is
+    summed over all micro-batches and processes first. Gradients are averaged over processes once
+    an update instead of by DistributedDataParallel's hooks: the number of backward calls may differ
+    between processes (groups without spread have no loss), and hooks would wait for ever.
+
+    Args:
+        model: What is trained, from ``prepare_transformer``.
+        arguments: From ``training_arguments``.
+        method: What computes the loss.
+        stream: Training data in its order.
+        config: Of the run.
+        velocity_of: Makes the model, wrapped or not, what methods see.
+        negative_condition: Of the empty prompt, with a batch axis of 1.
+        on_log: Called on the main process with a step and its metrics.
+        callbacks: Run after the Trainer's own.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        arguments: TrainingArguments,
+        *,
+        method: Method,
+        stream: TrainingStream,
+        config: PostTrainingConfig,
+        velocity_of: VelocityOf,
+        negative_condition: Condition,
+        on_log: OnLog,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        super().__init__(model, arguments, train_dataset=stream, callbacks=list(callbacks))
+        self.remove_callback(PrinterCallback)
+        if self.is_deepspeed_enabled:
+            raise ValueError(
+                "DeepSpeed is not supported by this loop; use launcher.parallelism=ddp"
+            )
+        self.transformer = model
+        self.method = method
+        self.stream = stream
+        self.config = config
+        self.velocity_of = velocity_of
+        self.negative_condition = negative_condition
+        self.on_log = on_log
+        self.ledger = Ledger()
+        # Made before a checkpoint is loaded: the reference is the model that training started from.
+        self._reference = (
+            Reference(model, self.accelerator, velocity_of) if method.needs_reference else None
+        )
+        self._updates: deque[list[Batch]] = deque()
+        self._rollout: Mapping[str, float] = {}
+        self._reward_calls = 0
+
+    @override
+    def create_accelerator_and_postprocess(self) -> None:
+        """Shard as this loop needs it, where shards are asked for."""
+        super().create_accelerator_and_postprocess()
+        if self.args.fsdp:
+            sharding.enable(self.accelerator.state, self.args.fsdp_plugin_args)
+            self.is_fsdp_enabled = True
+
+    # --- data -------------------------------------------------------------------------------------
+
+    @override
+    def get_train_dataloader(self) -> DataLoader[StreamItem]:
+        """The stream, dealt out by accelerate: every process its own rows."""
+        sampler = CollectionSampler(
+            num_updates=self.config.steps,
+            rows_per_rank=self.config.rows_per_process(self.args.world_size),
+            world_size=self.args.world_size,
+            updates_per_collection=self.method.updates_per_collection,
+        )
+        loader = DataLoader(
+            self.stream,
+            batch_sampler=sampler,
+            collate_fn=stack_rows,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        prepared: DataLoader[StreamItem] = self.accelerator.prepare(loader)
+        return prepared
+
+    def _as_batch(self, rows: Rows) -> Batch:
+        """Stacked rows as methods see them."""
+        count = len(rows["positions"])
+        negative = {
+            name: value.to(self.args.device).expand(count, *value.shape[1:])
+            for name, value in self.negative_condition.items()
+        }
+        return Batch(rows["tensors"], rows["condition"], negative, rows["prompts"], rows["columns"])
+
+    def _collect(self, velocity: VelocityModel, rows: Rows) -> None:
+        """Run a collection phase and queue its updates, each as a list of micro-batches."""
+        count = len(rows["positions"])
+        layout = micro_batches(
+            count, self.method.updates_per_collection, self.config.micro_batch_size or count
+        )
+        generators = [row_generator(self.config.seed, p) for p in rows["positions"]]
+        if "x0_by_shape" in rows:
+            self._updates.append(self._collect_by_shape(velocity, rows, layout[0]))
+            return
+        with torch.no_grad():
+            chunked = InChunks(velocity, [part for update in layout for part in update])
+            collected = self.method.collect(chunked, self._as_batch(rows), generators)
+        assert len(collected.batch) == count, "a collection keeps its rows and their order"
+        self._rollout, self._reward_calls = collected.metrics, collected.reward_calls
+        self._updates.extend([collected.batch.select(part) for part in update] for update in layout)
+
+    @torch.no_grad()
+    def _collect_by_shape(
+        self, velocity: VelocityModel, rows: Rows, parts: Sequence[Sequence[int]]
+    ) -> list[Batch]:
+        """Collect rows of several shapes micro-batch by micro-batch; each has one shape."""
+        assert self.method.updates_per_collection == 1, "rollouts have one shape"
+        found = []
+        for part in parts:
+            own = select_rows(rows, part)
+            generators = [row_generator(self.config.seed, p) for p in own["positions"]]
+            found.append(self.method.collect(velocity, self._as_batch(own), generators).batch)
+        return found
+
+    # --- one update -------------------------------------------------------------------------------
+
+    @override
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Forward and backward of one update, accumulated over micro-batches and processes.
+
+        Args:
+            model: The trained model, wrapped by accelerate.
+            inputs: Rows of the stream, on the device; empty where an earlier collection has them.
+            num_items_in_batch: Not used: the method's own weight takes its place.
+
+        Returns:
+            The loss over all processes; ().
+
+        Raises:
+            TrainingDiverged: The loss is not finite.
+        """
+        self.ledger.tick()
+        model.train()
+        velocity = self._velocity(model)
+        if not self._updates:
+            self._collect(velocity, cast(Rows, inputs))
+        micro_batches = self._updates.popleft()
+        weight, useful = self._weigh(micro_batches)
+        with nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model):
+            sums = self._backward(velocity, useful, weight)
+        self._average_gradients()
+        return torch.tensor(self._account(sums, micro_batches, weight), device=self.args.device)
+
+    def _velocity(self, model: nn.Module) -> VelocityModel:
+        """The wrapped model as methods see it."""
+        velocity = self.velocity_of(model)
+        # accelerate puts autocast around a model unless it shards it.
+        return InAutocast(velocity, self.accelerator) if self.is_fsdp_enabled else velocity
+
+    def _weigh(self, micro_batches: Sequence[Batch]) -> tuple[float, list[Batch]]:
+        """The weight of an update over all processes, and the micro-batches that enter its loss.
+
+        A sharded model's forward is collective: there one that another process needs is run.
+        """
+        mine = [self.method.weight(batch) for batch in micro_batches]
+        everyones: list[list[float]] = gather_object([mine])
+        needed = [max(weights) for weights in zip(*everyones, strict=True)]
+        counted = needed if self.is_fsdp_enabled else mine
+        useful = [b for b, weight in zip(micro_batches, counted, strict=True) if weight > 0]
+        return math.fsum(map(math.fsum, everyones)), useful
+
+    def _backward(
+        self, velocity: VelocityModel, micro_batches: Sequence[Batch], weight: float
+    ) -> dict[str, Tensor]:
+        """Accumulate gradients of this process's rows; sums of the loss and of its metrics."""
+        scale = self.args.world_size / weight if weight else 0.0
+        sums: defaultdict[str, Tensor] = defaultdict(
+            lambda: torch.zeros((), device=self.args.device)
+        )
+        for batch in micro_batches:
+            for term in self.method.losses(velocity, self._reference, batch):
+                self.accelerator.backward(term.loss_sum * scale)
+                for name, value in ((LOSS, term.loss_sum), *term.metrics.items()):
+                    sums[name] += value.detach()
+        return sums
+
+    def _average_gradients(self) -> None:
+        """Mean over processes; a parameter that none of them used stays without a gradient."""
+        if self.is_fsdp_enabled:
+            sharding.reshard(self.transformer)  # each backward has averaged its own
+            return
+        if self.args.world_size == 1:
+            return
+        parameters = [p for p in self.transformer.parameters() if p.requires_grad]
+        is_used = torch.tensor([p.grad is not None for p in parameters], device=self.args.device)
+        users: Tensor = self.accelerator.reduce(is_used.int(), "sum")
+        for parameter, count in zip(parameters, users.tolist(), strict=True):
+            if count == 0:
+                continue
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            torch.distributed.all_reduce(parameter.grad)
+            parameter.grad /= self.args.world_size
+
+    def _account(
+        self, sums: Mapping[str, Tensor], micro_batches: Sequence[Batch], weight: float
+    ) -> float:
+        """Enter the update into the ledger. -> the loss over all processes."""
+        share = Share(
+            {name: float(value) for name, value in sums.items()},
+            self._rollout,
+            math.fsum(map(self.method.forward_equivalents, micro_batches)),
+            self._reward_calls,
+        )
+        self._rollout, self._reward_calls = {}, 0
+        shares = gather_object([share])
+        loss = self.ledger.add(shares, weight=weight, images=self.config.batch_size)
+        self._require_finite("the loss", loss)
+        return loss
+
+    @override
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> float:
+        """The norm before clipping; one that is not finite ends the run before the update."""
+        norm = float(super()._get_grad_norm(model, grad_norm))  # type: ignore[no-untyped-call]
+        self._require_finite("the gradient norm", norm)
+        return norm
+
+    def _require_finite(self, name: str, value: float) -> None:
+        """Stop before a broken update reaches the weights."""
+        if not math.isfinite(value):
+            optim = self.config.optim
+            raise TrainingDiverged(
+                f"update {self.state.global_step + 1}: {name} is {value}; lower learning_rate="
+                f"{optim.learning_rate:g} or max_grad_norm={optim.max_grad_norm:g}, and look for "
+                "values that are not finite in the training data and the reward"
+            )
+
+    @override
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the update, the means since the last point and the counters."""
+        if "loss" not in logs:
+            return  # the Trainer's closing summary, which the ledger replaces
+        self.ledger.tick()
+        values = {f"train/{name}": value for name, value in logs.items()}
+        values |= self.ledger.close_window()
+        super().log(dict(values), start_time)
+        if self.is_world_process_zero():
+            self.on_log(self.state.global_step, values)
+
+    # --- checkpoints ------------------------------------------------------------------------------
+
+    @override
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights in diffusers' or peft's layout."""
+        assert output_dir is not None
+        folder = Path(output_dir) / TRANSFORMER_DIR
+        save_transformer(self.transformer, folder, is_main=self.args.should_save)
+
+    @override
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As the Trainer does, but it would write a sharded model's weights a second time."""
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        assert self.lr_scheduler is not None
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    @override
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write all but the averaged weights and the mark, which callbacks add."""
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            self.ledger.tick()
+            folder = checkpoint_path(Path(str(self.args.output_dir)), self.state.global_step)
+            self.ledger.counters.save(folder)
+        # The mark must not come before every process has written its generator states.
+        self.accelerator.wait_for_everyone()
+
+    @override
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        """Nothing: ``go_on_from`` has read the weights, while they were whole."""
+
+    def go_on_from(self, checkpoint: Path) -> None:
+        """Read weights and counters, before training starts; the Trainer reads the rest."""
+        load_transformer(self.transformer, checkpoint / TRANSFORMER_DIR)
+        self.ledger = Ledger(Counters.load(checkpoint))
+
+    def summary(self) -> TrainingSummary:
+        """What the run has cost so far."""
+        return TrainingSummary(self.state.global_step, **vars(self.ledger.counters))

@@ -1,0 +1,1 @@
+"""CLIP encoders that several judges share."""

@@ -1,0 +1,170 @@
+"""A CLIP, whichever of the two published directory layouts it comes in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from evaluators.clip import open_clip_models
+from evaluators.preference.config import CLIP_FILES
+from evaluators.weights import WeightsError, combined_hash, resolve_directory
+
+
+class ClipEncoder(Protocol):
+    """Unit embeddings of images and texts in one space."""
+
+    @property
+    def width(self) -> int:
+        """Size D of an embedding."""
+
+    @property
+    def logit_scale(self) -> float:
+        """The learned factor of the cosine, already exponentiated."""
+
+    def images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit image embeddings (B, D), float32."""
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit text embeddings (B, D), float32."""
+
+
+class OpenClipEncoder:
+    """An open_clip model."""
+
+    def __init__(self, parts: open_clip_models.OpenClipParts) -> None:
+        self._parts = parts
+
+    @property
+    def width(self) -> int:
+        """Size D of an embedding."""
+        return int(self._parts.model.visual.output_dim)
+
+    @property
+    def logit_scale(self) -> float:
+        """The learned factor of the cosine, already exponentiated."""
+        return float(self._parts.model.logit_scale.float().exp())
+
+    def images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit image embeddings (B, D), float32."""
+        return open_clip_models.embed_images(self._parts, images)
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit text embeddings (B, D), float32."""
+        return open_clip_models.embed_texts(self._parts, texts)
+
+
+class TransformersClipEncoder:
+    """A directory in transformers' layout, as OpenAI's CLIP is published; loaded strictly.
+
+    Args:
+        directory: Model and, unless given apart, image processor and tokenizer.
+        dtype: Of the weights and the arithmetic.
+        device: Where the model goes.
+        processor: Directory of the image processor and tokenizer.
+
+    Raises:
+        WeightsError: Something is missing or does not fit.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        processor: Path | None = None,
+    ) -> None:
+        from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, CLIPTextConfig
+
+        source = processor or directory
+        try:
+            loaded = CLIPModel.from_pretrained(
+                directory, dtype=dtype, local_files_only=True, output_loading_info=True
+            )
+            # The PIL transform is the one that published numbers were computed with.
+            self._transform = CLIPImageProcessorPil.from_pretrained(source, local_files_only=True)
+            self._tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+        except (OSError, ValueError, RuntimeError) as err:
+            line = (str(err).splitlines() or ["no message"])[0]
+            raise WeightsError(f"{directory} is no CLIP that transformers loads ({line})") from err
+        model, report = cast(tuple[CLIPModel, dict[str, list[object]]], loaded)
+        # transformers fills what is missing with random values and goes on.
+        faults = [*report["missing_keys"], *report["mismatched_keys"]]
+        if faults:
+            raise WeightsError(
+                f"weights {directory} do not fit their config.json: {faults[0]} "
+                f"({len(faults)} such entries)"
+            )
+        self._max_tokens = cast(CLIPTextConfig, model.config.text_config).max_position_embeddings
+        # from_pretrained leaves it in evaluation mode.
+        self._model = torch.nn.Module.to(model.requires_grad_(False), device=device)
+
+    @property
+    def width(self) -> int:
+        """Size D of an embedding."""
+        return int(self._model.visual_projection.out_features)
+
+    @property
+    def logit_scale(self) -> float:
+        """The learned factor of the cosine, already exponentiated."""
+        return float(self._model.logit_scale.float().exp())
+
+    def images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit image embeddings (B, D), float32."""
+        pixels = self._transform(images=list(images), return_tensors="pt")["pixel_values"]
+        output = self._model.get_image_features(
+            pixel_values=pixels.to(self._model.device, self._model.dtype)
+        )
+        return _unit(output.pooler_output)
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit text embeddings (B, D), float32; prompts are cut at the model's length."""
+        tokens = self._tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=self._max_tokens,
+            return_tensors="pt",
+        ).to(self._model.device)
+        output = self._model.get_text_features(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        )
+        return _unit(output.pooler_output)
+
+
+def _unit(features: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(features.float(), dim=-1)
+
+
+def find_clip(weights: str) -> Path:
+    """The directory of a CLIP, local or in the hub's cache; a WeightsError where there is none."""
+    return resolve_directory(weights, CLIP_FILES)
+
+
+def load_clip(directory: Path, *, dtype: torch.dtype, device: torch.device) -> ClipEncoder:
+    """Load a CLIP of either layout; a WeightsError where it is incomplete."""
+    has_weights = any((directory / name).is_file() for name in open_clip_models.WEIGHT_FILES)
+    if has_weights or not (directory / "config.json").is_file():
+        parts = open_clip_models.load_open_clip(directory, dtype=dtype, device=device)
+        return OpenClipEncoder(parts)
+    return TransformersClipEncoder(directory, dtype=dtype, device=device)
+
+
+def clip_hash(directory: Path) -> str:
+    """The sha256 of the files that make a CLIP."""
+    return combined_hash(path for name in CLIP_FILES if (path := directory / name).is_file())
+
+
+def paired_cosines(
+    encoder: ClipEncoder, prompts: Sequence[str], images: Sequence[Image.Image]
+) -> list[float]:
+    """The cosine of each image and its prompt; a prompt that repeats is encoded once; (B,)."""
+    unique = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
+    texts = encoder.texts(list(unique))[[unique[prompt] for prompt in prompts]]
+    cosines = (encoder.images(images) * texts).sum(-1)
+    return cast(list[float], cosines.tolist())

@@ -1,0 +1,270 @@
+"""GenEval's detector on transformers: Mask2Former (Swin-S, COCO instances), without mmcv or mmdet.
+
+Pre- and post-processing follow mmdet 2.27, whose results the benchmark was published with, and not
+the image processor of transformers, which squeezes all masks to 384 x 384 first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import cast
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+from transformers import Mask2FormerForUniversalSegmentation
+
+from evaluators.geneval.canaries import street_canaries
+from evaluators.geneval.colors import ColorClassifier, object_crop
+from evaluators.geneval.config import DETECTOR_FILES, DETECTOR_WEIGHTS, GenEvalConfig
+from evaluators.geneval.detectors import Detection, Instance, instances_from_logits
+from evaluators.geneval.metadata import parse_request
+from evaluators.geneval.prompts import CLASS_NAMES, COLORS
+from evaluators.geneval.verdict import GenEval, confidence_threshold, indices_to_color
+from evaluators.preference.base import torch_device, torch_dtype
+from evaluators.weights import WeightsError, combined_hash, resolve_directory
+
+#: Longest and shortest edge that an image is resized to fit, in pixels.
+IMAGE_SCALE = (1333, 800)
+SIZE_DIVISOR = 32
+#: mmdet pads with this grey level (0..255), then normalises.
+PADDING_LEVEL = 128.0
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+# Classes whose names all conversions of COCO agree on: they show a shifted order of classes.
+_LANDMARKS = {0: "person", 11: "stop sign", 16: "dog", 41: "cup", 74: "clock", 79: "toothbrush"}
+
+Size = tuple[int, int]
+
+
+def resized_size(size: Size, image_scale: Size = IMAGE_SCALE) -> Size:
+    """(height, width) that fits ``image_scale`` with the ratio kept, rounded as mmcv does."""
+    long_edge, short_edge = image_scale
+    factor = min(long_edge / max(size), short_edge / min(size))
+    height, width = (max(1, int(edge * factor + 0.5)) for edge in size)
+    return height, width
+
+
+def padded_size(size: Size) -> Size:
+    """(height, width) rounded up to multiples of 32."""
+    height, width = (math.ceil(edge / SIZE_DIVISOR) * SIZE_DIVISOR for edge in size)
+    return height, width
+
+
+def model_input(
+    image: Image.Image, *, image_scale: Size = IMAGE_SCALE, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Resize, pad and normalise one RGB image.
+
+    The resizing is plain bilinear interpolation to 8-bit levels, as OpenCV's ``INTER_LINEAR`` that
+    mmdet uses (and not Pillow's, which smooths when it reduces); it differs from OpenCV's
+    fixed-point arithmetic by at most one level (in 12 % of the pixels of white noise).
+
+    Returns:
+        (3, height, width) float32, both sides multiples of 32.
+    """
+    pixels = torch.from_numpy(np.array(image.convert("RGB"))).to(device)
+    levels = pixels.permute(2, 0, 1).float()
+    height, width = resized_size((image.height, image.width), image_scale)
+    levels = interpolate(levels[None], (height, width), mode="bilinear", align_corners=False)[0]
+    full_height, full_width = padded_size((height, width))
+    margins = (0, full_width - width, 0, full_height - height)
+    levels = pad(levels.round(), margins, value=PADDING_LEVEL)
+    mean, std = (levels.new_tensor(v).view(3, 1, 1) for v in (PIXEL_MEAN, PIXEL_STD))
+    return (levels - mean) / std
+
+
+class Mask2FormerDetector:
+    """Detects the 80 COCO classes under GenEval's names, and colours where they are asked for."""
+
+    name = "mask2former"
+    class_names: Sequence[str] = CLASS_NAMES
+    color_names: Sequence[str] = COLORS
+
+    def __init__(
+        self,
+        weights: str = DETECTOR_WEIGHTS,
+        *,
+        color_classifier: ColorClassifier,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        batch_size: int = 8,
+        image_scale: Size = IMAGE_SCALE,
+    ) -> None:
+        """Load the model.
+
+        Args:
+            weights: Hub id or local folder in transformers' format.
+            color_classifier: Names the colours.
+            device: Where it runs.
+            dtype: Precision of weights and activations; post-processing is float32.
+            batch_size: Images a forward; only images of equal padded size share one.
+            image_scale: Longest and shortest edge that images are resized to fit, in pixels.
+
+        Raises:
+            WeightsError: The weights are missing, incomplete or not for COCO's 80 classes.
+        """
+        directory = resolve_directory(weights, DETECTOR_FILES, key="detector")
+        model = _load_model(directory)
+        self._colors = color_classifier
+        self.color_names = color_classifier.color_names
+        self.weights_hash = f"{_weights_hash(directory)[:16]}-{color_classifier.weights_hash[:16]}"
+        self.version = f"1-{image_scale[0]}x{image_scale[1]}-{str(dtype).removeprefix('torch.')}"
+        model.train(mode=False).requires_grad_(requires_grad=False).to(device=device, dtype=dtype)
+        self._model = model
+        self._device, self._dtype = torch.device(device), dtype
+        self._batch_size, self._image_scale = batch_size, image_scale
+
+    def detect(
+        self, images: Sequence[Image.Image], metadatas: Sequence[Mapping[str, object]]
+    ) -> list[list[Detection]]:
+        """Find confident objects, and the colours that the verdicts read.
+
+        Args:
+            images: RGB, of any sizes.
+            metadatas: GenEval's metadata, one an image.
+
+        Returns:
+            Detections above the task's confidence threshold, a list an image, in order.
+        """
+        requests = [parse_request(metadata) for metadata in metadatas]
+        found: list[list[Detection]] = [[] for _ in images]
+        places: list[tuple[int, int]] = []
+        crops: list[Image.Image] = []
+        for rows in self._batches(images):
+            thresholds = [confidence_threshold(requests[row].tag) for row in rows]
+            batch = self._instances([images[row] for row in rows], thresholds)
+            for row, instances in zip(rows, batch, strict=True):
+                found[row] = [self._detection(instance) for instance in instances]
+                for i in indices_to_color(found[row], requests[row]):
+                    places.append((row, i))
+                    crops.append(object_crop(images[row], instances[i].mask, instances[i].box))
+        labels = [found[row][i].label for row, i in places]
+        colors = self._colors.classify(crops, labels)
+        for (row, i), color in zip(places, colors, strict=True):
+            found[row][i] = dataclasses.replace(found[row][i], color=color)
+        return found
+
+    def _batches(self, images: Sequence[Image.Image]) -> Iterator[list[int]]:
+        """Indices of images of equal padded size, at most ``batch_size`` together."""
+        by_size: dict[Size, list[int]] = defaultdict(list)
+        for index, image in enumerate(images):
+            by_size[padded_size(self._resized_size(image))].append(index)
+        for rows in by_size.values():
+            for start in range(0, len(rows), self._batch_size):
+                yield rows[start : start + self._batch_size]
+
+    def _resized_size(self, image: Image.Image) -> Size:
+        return resized_size((image.height, image.width), self._image_scale)
+
+    @torch.inference_mode()
+    def _instances(
+        self, images: Sequence[Image.Image], thresholds: Sequence[float]
+    ) -> list[list[Instance]]:
+        """One forward for images of equal padded size."""
+        inputs = [
+            model_input(image, image_scale=self._image_scale, device=self._device)
+            for image in images
+        ]
+        output = self._model(torch.stack(inputs).to(self._dtype))
+        return [
+            instances_from_logits(
+                class_logits,
+                mask_logits,
+                padded_size=model_image.shape[-2:],
+                resized_size=self._resized_size(image),
+                original_size=(image.height, image.width),
+                min_score=threshold,
+            )
+            for class_logits, mask_logits, model_image, image, threshold in zip(
+                output.class_queries_logits,
+                output.masks_queries_logits,
+                inputs,
+                images,
+                thresholds,
+                strict=True,
+            )
+        ]
+
+    def _detection(self, instance: Instance) -> Detection:
+        x1, y1, x2, y2 = (float(edge) for edge in instance.box)
+        return Detection(self.class_names[instance.label], (x1, y1, x2, y2), instance.score)
+
+
+def load_geneval(config: GenEvalConfig | None = None) -> GenEval:
+    """GenEval on its published models, with drawn canaries; loads the weights.
+
+    Args:
+        config: Models and how to run them; None: the published ones.
+
+    Raises:
+        WeightsError: Weights are missing or do not fit.
+    """
+    config = config or GenEvalConfig()
+    device, dtype = torch_device(config.device), torch_dtype(config.dtype)
+    colors = ColorClassifier(
+        config.color_model, device=device, dtype=dtype, batch_size=config.crop_batch_size
+    )
+    detector = Mask2FormerDetector(
+        config.detector,
+        color_classifier=colors,
+        device=device,
+        dtype=dtype,
+        batch_size=config.batch_size or (1 if device.type == "cpu" else 8),
+    )
+    return GenEval(detector, canaries=street_canaries())
+
+
+def _load_model(directory: Path) -> Mask2FormerForUniversalSegmentation:
+    """The model on the CPU in float32, checked to be whole and for the right classes."""
+    try:
+        model, report = cast(
+            "tuple[Mask2FormerForUniversalSegmentation, dict[str, set[str]]]",
+            Mask2FormerForUniversalSegmentation.from_pretrained(
+                directory, dtype=torch.float32, output_loading_info=True, local_files_only=True
+            ),
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError, UnpicklingError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(
+            f"cannot load detector {directory}: {first_line}; it must be a Mask2Former for COCO "
+            "instances in transformers' layout"
+        ) from error
+    missing = sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
+    if missing:
+        raise WeightsError(
+            f"detector {directory} lacks {len(missing)} parameters, e.g. {missing[0]!r}, which "
+            "would be random; fetch the published weights again"
+        )
+    _check_classes(directory, {int(i): name for i, name in (model.config.id2label or {}).items()})
+    return model
+
+
+def _weights_hash(directory: Path) -> str:
+    """The sha256 of the configuration and of the weights that transformers prefers."""
+    config, *weights = (path for name in DETECTOR_FILES if (path := directory / name).is_file())
+    return combined_hash([config, *weights[:1]])
+
+
+def _check_classes(directory: Path, id2label: Mapping[int, str]) -> None:
+    """Refuse a model of other classes, or of the same in another order."""
+    if len(id2label) != len(CLASS_NAMES):
+        raise WeightsError(
+            f"detector {directory} has {len(id2label)} classes; GenEval needs COCO's "
+            f"{len(CLASS_NAMES)}"
+        )
+    for index, name in _LANDMARKS.items():
+        given = id2label[index]
+        if given not in (name, f"LABEL_{index}"):
+            raise WeightsError(
+                f"detector {directory} calls class {index} {given!r}, which should be {name!r}: "
+                "its classes are not in COCO's order"
+            )

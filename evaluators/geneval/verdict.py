@@ -1,0 +1,358 @@
+"""GenEval: does an image show the objects, counts, colours and positions that its prompt asks for?
+
+Two verdicts follow from the same detections. The official one (Ghosh et al., arXiv:2310.11513) asks
+for *at least* the objects wanted. The strict one is the reward of Flow-GRPO (arXiv:2505.05470): it
+asks for *exactly* them and gives partial credit. Both are pure functions of detections and
+metadata; which detector found them does not matter here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from evaluators.base import Canary, Evaluator, Sample, Score
+from evaluators.geneval.detectors import Box, Detection, Detector, as_detection
+from evaluators.geneval.metadata import (
+    Clause,
+    MetadataError,
+    Request,
+    check_vocabulary,
+    parse_request,
+)
+
+CONFIDENCE = 0.3
+#: Counting trusts confident detections only: doubtful ones are mostly duplicates.
+COUNTING_CONFIDENCE = 0.9
+MAX_OBJECTS_PER_CLASS = 16
+#: Part of two objects' summed size by which their centres must differ to count as a position.
+POSITION_MARGIN = 0.1
+
+Groups = list[Sequence[Detection] | None]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an image was judged to be.
+
+    Attributes:
+        correct: The official verdict.
+        strict_correct: All counts are exact, and colours and positions hold.
+        strict_score: Mean of the strict verdict's partial credits; at most 1. A count is worth
+            1 - |wanted - found| / wanted, so it is negative when more than twice as many are found.
+        reason: Why ``correct`` is false, in words; empty when it is true.
+        strict_reason: The same for ``strict_correct``.
+    """
+
+    correct: bool
+    strict_correct: bool
+    strict_score: float
+    reason: str
+    strict_reason: str
+
+
+def judge(
+    detections: Sequence[Detection | Mapping[str, object]], metadata: Mapping[str, object]
+) -> Verdict:
+    """Judge one image by its detections.
+
+    Args:
+        detections: In any order and of any confidence, as ``Detection`` or as mapping with label,
+            box, score and color; the colour must be known where ``metadata`` asks for one.
+        metadata: GenEval's ``tag``, ``include`` and ``exclude``.
+
+    Raises:
+        MetadataError: The metadata cannot be judged.
+        ValueError: A detection is malformed, or lacks a colour that matters.
+
+    Source: GenEval, ``evaluate_images.py``; Flow-GRPO's reward server, ``gen_eval.py``.
+    """
+    request = parse_request(metadata)
+    found = [as_detection(item) for item in detections]
+    objects = {
+        label: [found[i] for i in rows]
+        for label, rows in confident_indices(found, request.tag).items()
+    }
+    _, problems = _walk(objects, request, exact=False)
+    parts, strict_problems = _walk(objects, request, exact=True)
+    for clause in request.exclude:
+        count = len(objects.get(clause.label, ()))
+        if count >= clause.count:
+            problems.append(f'expected fewer than {clause.count} "{clause.label}", found {count}')
+    return Verdict(
+        correct=not problems,
+        strict_correct=not strict_problems,
+        strict_score=math.fsum(parts) / len(parts) if parts else 0.0,
+        reason="; ".join(problems),
+        strict_reason="; ".join(strict_problems),
+    )
+
+
+def confidence_threshold(tag: str) -> float:
+    """The score that a detection must exceed to count, by task."""
+    return COUNTING_CONFIDENCE if tag == "counting" else CONFIDENCE
+
+
+def confident_indices(detections: Sequence[Detection], tag: str) -> dict[str, list[int]]:
+    """Which detections count for a task: per class by falling score, at most 16.
+
+    Among equal scores the later one comes first, as when an ascending stable sort is reversed.
+    """
+    threshold = confidence_threshold(tag)
+    groups: dict[str, list[int]] = defaultdict(list)
+    order = sorted(range(len(detections)), key=lambda i: (detections[i].score, i), reverse=True)
+    for index in order:
+        group = groups[detections[index].label]
+        if detections[index].score > threshold and len(group) < MAX_OBJECTS_PER_CLASS:
+            group.append(index)
+    return {label: group for label, group in groups.items() if group}
+
+
+def indices_to_color(detections: Sequence[Detection], request: Request) -> list[int]:
+    """Which detections' colours a verdict on ``request`` reads."""
+    objects = confident_indices(detections, request.tag)
+    needed: set[int] = set()
+    for clause in request.include:
+        rows = objects.get(clause.label, [])
+        if clause.color is not None and len(rows) >= clause.count:
+            needed.update(rows[: clause.count])
+    return sorted(needed)
+
+
+def _walk(
+    objects: Mapping[str, Sequence[Detection]], request: Request, *, exact: bool
+) -> tuple[list[float], list[str]]:
+    """Check all ``include`` clauses. -> partial credits and what is wrong, in words."""
+    parts: list[float] = []
+    problems: list[str] = []
+    groups: Groups = []
+    for clause in request.include:
+        found = objects.get(clause.label, ())
+        if not exact:
+            found = found[: clause.count]
+        more, problem = _check_clause(clause, found, groups, exact=exact)
+        parts += more
+        groups.append(None if problem else found)
+        if problem:
+            problems.append(problem)
+    return parts, problems
+
+
+def _check_clause(
+    clause: Clause, found: Sequence[Detection], groups: Groups, *, exact: bool
+) -> tuple[list[float], str]:
+    """Partial credits of one clause and what is wrong with it (empty if nothing)."""
+    parts = [1 - abs(clause.count - len(found)) / clause.count]
+    if len(found) != clause.count:
+        if clause.color is not None or clause.relation is not None:
+            parts.append(0.0)
+        how_many = "exactly" if exact else "at least"
+        return parts, f'expected {how_many} {clause.count} "{clause.label}", found {len(found)}'
+    if clause.color is not None:
+        colors = [_color(detection) for detection in found]
+        hits = colors.count(clause.color)
+        parts.append(1 - abs(clause.count - hits) / clause.count)
+        if hits != clause.count:
+            return parts, (
+                f'expected {clause.count} {clause.color} "{clause.label}", '
+                f"found {_color_counts(colors)}"
+            )
+    if clause.relation is None or clause.target is None:
+        return parts, ""
+    targets = groups[clause.target]
+    if targets is None:
+        return [*parts, 0.0], f'no target for "{clause.label}" to be {clause.relation}'
+    problem = _position_problem(clause, found, targets)
+    # A wrong position earns both a 0 and a 1 in the published reward; the scores depend on it.
+    return [*parts, 0.0, 1.0] if problem else [*parts, 1.0], problem
+
+
+def _color(detection: Detection) -> str:
+    if detection.color is None:
+        raise ValueError(
+            f"detection of {detection.label!r} has no colour, but the prompt asks for one: the "
+            "detector must classify the colours that indices_to_color names"
+        )
+    return detection.color
+
+
+def _color_counts(colors: Sequence[str]) -> str:
+    return ", ".join(f"{colors.count(color)} {color}" for color in dict.fromkeys(colors))
+
+
+def _position_problem(
+    clause: Clause, found: Sequence[Detection], targets: Sequence[Detection]
+) -> str:
+    """The first pair that stands otherwise than wanted, in words; empty if none does."""
+    for detection in found:
+        for target in targets:
+            relations = relative_position(detection.box, target.box)
+            if clause.relation not in relations:
+                actual = " and ".join(sorted(relations)) or "in no clear direction of"
+                return (
+                    f'expected "{clause.label}" {clause.relation} "{target.label}", '
+                    f"found it {actual} that"
+                )
+    return ""
+
+
+def relative_position(box: Box, target: Box) -> set[str]:
+    """Where a box lies relative to another.
+
+    The offset of the centres is first shortened, along each axis, by a tenth of the two boxes'
+    summed extent; a direction counts when what is left exceeds half of the whole offset.
+
+    Args:
+        box: x1, y1, x2, y2 in pixels, y downwards.
+        target: As ``box``.
+
+    Returns:
+        Any of "left of", "right of", "above" and "below"; at most one an axis.
+    """
+    offsets, rests = [], []
+    for low, high in ((0, 2), (1, 3)):
+        offset = (box[low] + box[high]) / 2 - (target[low] + target[high]) / 2
+        extent = abs(box[high] - box[low]) + abs(target[high] - target[low])
+        offsets.append(offset)
+        rests.append(math.copysign(max(abs(offset) - POSITION_MARGIN * extent, 0.0), offset))
+    if max(abs(rest) for rest in rests) < 1e-3:
+        return set()
+    length = math.sqrt(offsets[0] ** 2 + offsets[1] ** 2)
+    right, down = (rest / length for rest in rests)
+    held = {
+        "left of": right < -0.5, "right of": right > 0.5, "above": down < -0.5, "below": down > 0.5,
+    }  # fmt: skip
+    return {relation for relation, holds in held.items() if holds}
+
+
+class GenEval(Evaluator):
+    """The benchmark on any ``Detector``: 1 for a correct image, 0 for a wrong one."""
+
+    name: ClassVar[str] = "geneval"
+    version: ClassVar[str] = "1"
+    value_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    unit: ClassVar[str] = "share of correct images"
+
+    def __init__(self, detector: Detector, *, canaries: Sequence[Canary]) -> None:
+        """Bind a detector.
+
+        Args:
+            detector: Finds the objects; its class and colour names are the vocabulary.
+            canaries: Pairs that the detector must tell apart before it is trusted.
+
+        Raises:
+            ValueError: There is no canary.
+        """
+        if not canaries:
+            raise ValueError("GenEval needs at least one canary: a wrong detector looks like 0.03")
+        self._detector = detector
+        self._canaries = tuple(canaries)
+
+    @property
+    def weights_hash(self) -> str:
+        """The detector's name, version and weights."""
+        detector = self._detector
+        return f"{detector.name}-{detector.version}-{detector.weights_hash}"
+
+    def canaries(self) -> Sequence[Canary]:
+        """The pairs given at construction."""
+        return self._canaries
+
+    def score(self, samples: Sequence[Sample]) -> list[Score]:
+        """Judge images; details hold both verdicts, their reasons, the task and object counts.
+
+        Raises:
+            MetadataError: A sample's metadata cannot be judged; nothing was detected yet.
+        """
+        for sample in samples:
+            try:
+                self.check(sample.prompt, sample.metadata)
+            except MetadataError as error:
+                raise MetadataError(f"sample {sample.sample_id}: {error}") from error
+        images = [sample.image for sample in samples]
+        found = self._detector.detect(images, [sample.metadata for sample in samples])
+        return [
+            self._score_one(sample, detections)
+            for sample, detections in zip(samples, found, strict=True)
+        ]
+
+    def check(self, prompt: str, metadata: Mapping[str, object]) -> None:  # noqa: ARG002
+        """Refuse demands that cannot be read, or whose class or colour the detector lacks.
+
+        Raises:
+            MetadataError: Says what is wrong.
+        """
+        request = parse_request(metadata)
+        check_vocabulary(request, self._detector.class_names, self._detector.color_names)
+
+    def reward(self, score: Score) -> float:
+        """The strict score with its partial credit, which Flow-GRPO is rewarded with."""
+        return float(str(score.details["strict_score"]))
+
+    def _score_one(self, sample: Sample, detections: Sequence[Detection]) -> Score:
+        if not all(math.isfinite(detection.score) for detection in detections):
+            reason = "the detector gave a score that is not finite; run it in float32"
+            return Score.unscored(sample.sample_id, reason)
+        verdict = judge(detections, sample.metadata)
+        tag = parse_request(sample.metadata).tag
+        counts = {
+            label: len(rows) for label, rows in sorted(confident_indices(detections, tag).items())
+        }
+        return Score(
+            sample_id=sample.sample_id,
+            value=float(verdict.correct),
+            details={
+                "correct": verdict.correct,
+                "strict_correct": verdict.strict_correct,
+                "strict_score": verdict.strict_score,
+                "reason": verdict.reason,
+                "strict_reason": verdict.strict_reason,
+                "tag": tag,
+                "detections": counts,
+            },
+        )
+
+    def aggregate(self, samples: Sequence[Sample], scores: Sequence[Score]) -> dict[str, float]:
+        """Summary numbers, all shares 0..1 but the count of unscored images.
+
+        ``overall`` is the mean of the task means, over the tasks that occur (six in the official
+        set); ``prompts_correct`` the share of prompts with at least one correct image;
+        ``strict_overall`` and ``strict_score`` are task means' means of the strict verdict and of
+        its partial credit. Unscored images are left out and counted.
+        """
+        scored = [
+            (sample, score)
+            for sample, score in zip(samples, scores, strict=True)
+            if score.reason is None
+        ]
+        tasks = _task_means(scored, "correct")
+        prompts: dict[str, bool] = {}
+        for sample, score in scored:
+            solved = prompts.get(sample.prompt_id, False)
+            prompts[sample.prompt_id] = solved or bool(score.details["correct"])
+        return {
+            "overall": _mean(tasks.values()),
+            **tasks,
+            "strict_overall": _mean(_task_means(scored, "strict_correct").values()),
+            "strict_score": _mean(_task_means(scored, "strict_score").values()),
+            "images_correct": _mean([float(bool(score.details["correct"])) for _, score in scored]),
+            "prompts_correct": _mean([float(solved) for solved in prompts.values()]),
+            "unscored": float(len(scores) - len(scored)),
+        }
+
+
+def _mean(values: Collection[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def _task_means(scored: Sequence[tuple[Sample, Score]], key: str) -> dict[str, float]:
+    """Mean of a numeric detail by task."""
+    tasks: dict[str, list[float]] = defaultdict(list)
+    for _, score in scored:
+        value = score.details[key]
+        assert isinstance(value, bool | int | float)
+        tasks[str(score.details["tag"])].append(float(value))
+    return {tag: _mean(values) for tag, values in tasks.items()}

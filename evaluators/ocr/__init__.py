@@ -1,0 +1,5 @@
+"""OCR: text in images."""
+
+from evaluators.ocr.evaluator import text_reward
+
+__all__ = ["text_reward"]

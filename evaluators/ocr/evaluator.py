@@ -1,0 +1,306 @@
+"""OCR accuracy of text that a prompt asked for, read by PaddleOCR.
+
+Reward = 1 - min(d, n) / n with d the edit distance of the recognised and the wanted text
+(Flow-GRPO, arXiv:2505.05470). An engine that fails stops the evaluator; it never scores 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from evaluators.base import Canary, Evaluator, EvaluatorError, Sample, Score
+from evaluators.ocr import engine as ocr_engine
+from evaluators.weights import combined_hash
+
+#: Opening and closing marks that make a pair of double quotes.
+QUOTES = (
+    ('"', '"'), ("“", "”"), ("”", "”"), ("„", "“”"), ("‟", "”"), ("\uff02", "\uff02"), ("❝", "❞"),
+    ("〝", "〞〟"), ("«", "»"), ("»", "«"), ("「", "」"), ("『", "』"),
+)  # fmt: skip
+_PAIRS = re.compile("|".join(f"{opening}([^{closing}]*)[{closing}]" for opening, closing in QUOTES))
+# A pair of unlike marks, as in "Open”, counts only where no proper pair is found.
+_MIXED = re.compile('["“”„‟\uff02]([^"“”„‟\uff02]*)["“”‟\uff02]')
+#: Longest side an upscaled image may get, pixels: very flat images stay readable in memory.
+_MAX_SIDE = 4096
+
+Pixels = NDArray[np.uint8]
+TextReader = Callable[[Sequence[Pixels]], Iterator[list[ocr_engine.Line]]]
+
+
+def edit_distance(first: str, second: str) -> int:
+    """Levenshtein distance: the fewest insertions, deletions and substitutions."""
+    row = list(range(len(second) + 1))
+    for i, char in enumerate(first, start=1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(second, start=1):
+            step = min(row[j] + 1, row[j - 1] + 1, diagonal + (char != other))
+            diagonal, row[j] = row[j], step
+    return row[-1]
+
+
+def _plain(text: str) -> str:
+    return text.replace(" ", "").lower()
+
+
+def text_reward(recognised: str, target: str) -> float:
+    """How much of the wanted text was read: 1 - min(d, n) / n.
+
+    Case and spaces do not count; d is the edit distance, 0 where the target is contained in what
+    was read; n is the target's length.
+
+    Args:
+        recognised: All text read in the image.
+        target: The text wanted; not blank.
+
+    Returns:
+        The reward, in [0, 1].
+
+    Raises:
+        ValueError: The target is blank.
+
+    Source: Flow-GRPO, arXiv:2505.05470, visual text rendering reward.
+    """
+    wanted, read = _plain(target), _plain(recognised)
+    if not wanted:
+        raise ValueError(f"target text {target!r} is blank; quote the wanted text in the prompt")
+    if wanted in read:
+        return 1.0
+    return 1 - min(edit_distance(read, wanted), len(wanted)) / len(wanted)
+
+
+def target_text(prompt: str) -> str:
+    """The text between the first pair of double quotes, of any kind, in a prompt.
+
+    Line breaks and runs of spaces become one space.
+
+    Args:
+        prompt: Such as: a sign that says "OPEN".
+
+    Returns:
+        The wanted text, not empty.
+
+    Raises:
+        ValueError: The prompt has no such pair, or nothing between it.
+    """
+    match = _PAIRS.search(prompt) or _MIXED.search(prompt)
+    if match is None:
+        raise ValueError(
+            f"prompt {prompt!r} has no text in double quotes; OCR needs the wanted text quoted, "
+            'as in: a sign that says "OPEN"'
+        )
+    text = next((group for group in match.groups() if group is not None), "")
+    if not text.strip():
+        raise ValueError(f"prompt {prompt!r} has nothing between its double quotes")
+    return " ".join(text.split())
+
+
+@dataclass(frozen=True, kw_only=True)
+class OcrConfig:
+    """Which reader, and what counts as read.
+
+    Attributes:
+        engine: ``onnxruntime`` (needs no paddlepaddle), or ``paddle``.
+        detection_model: PaddleOCR's name of the text detection model.
+        recognition_model: PaddleOCR's name of the text recognition model.
+        detection_dir: Its directory; None takes the one in the ``rapidocr`` wheel
+            (``onnxruntime``) or PaddleOCR's own (``paddle``).
+        recognition_dir: As ``detection_dir``.
+        min_confidence: A line read with less confidence (0..1) is ignored. Flow-GRPO counts every
+            line (0), which rewards accidental strokes.
+        min_side: Images whose shorter side is smaller are enlarged to it (bicubic), pixels.
+        batch_size: Images handed to the reader at a time.
+        num_threads: Threads of the reader; None takes ``OMP_NUM_THREADS`` or all cores.
+        device: ``cpu``, ``gpu`` or ``gpu:0``.
+    """
+
+    engine: Literal["onnxruntime", "paddle"] = "onnxruntime"
+    detection_model: str = "PP-OCRv6_small_det"
+    recognition_model: str = "PP-OCRv6_small_rec"
+    detection_dir: str | None = None
+    recognition_dir: str | None = None
+    min_confidence: float = 0.5
+    min_side: int = 256
+    batch_size: int = 16
+    num_threads: int | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        if self.engine not in ("onnxruntime", "paddle"):
+            raise ValueError(f"engine={self.engine!r}: choose 'onnxruntime' or 'paddle'")
+        if not 0 <= self.min_confidence <= 1:
+            raise ValueError(f"min_confidence={self.min_confidence}: must be in 0..1")
+        if self.min_side < 32:
+            raise ValueError(f"min_side={self.min_side}: must be at least 32 pixels")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size}: must be at least 1")
+        if self.num_threads is not None and self.num_threads < 1:
+            raise ValueError(f"num_threads={self.num_threads}: must be at least 1, or null")
+
+
+def enlarged(image: Image.Image, min_side: int) -> Image.Image:
+    """An RGB image whose shorter side is at least ``min_side`` pixels, its ratio kept."""
+    image = image.convert("RGB")
+    shorter, longer = min(image.size), max(image.size)
+    scale = min(min_side / shorter, max(_MAX_SIDE / longer, 1.0))
+    if scale <= 1:
+        return image
+    size = (round(image.width * scale), round(image.height * scale))
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+class OcrEvaluator(Evaluator):
+    """Reads the image and compares with the text that the prompt quotes.
+
+    Nothing is loaded before it is needed.
+
+    Args:
+        config: What to read with.
+        reader: Takes the place of PaddleOCR: RGB images (H, W, 3) in, their lines out.
+    """
+
+    name: ClassVar[str] = "ocr"
+    version: ClassVar[str] = "1"
+    value_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    unit: ClassVar[str] = "1 - edit distance / length of the wanted text"
+
+    def __init__(self, config: OcrConfig | None = None, reader: TextReader | None = None) -> None:
+        self.config = config or OcrConfig()
+        self._reader = reader
+        self._files: tuple[Path, ...] = ()
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """What makes numbers comparable beyond the weights, for the fingerprint."""
+        names = ("engine", "detection_model", "recognition_model", "min_confidence", "min_side")
+        return {key: value for key, value in asdict(self.config).items() if key in names}
+
+    @property
+    def weights_hash(self) -> str:
+        """The sha256 of both models' files."""
+        self._load()
+        return combined_hash(self._files) if self._files else ""
+
+    def _load(self) -> TextReader:
+        if self._reader is None:
+            engine = ocr_engine.load(
+                engine=self.config.engine,
+                detection=(self.config.detection_model, self.config.detection_dir),
+                recognition=(self.config.recognition_model, self.config.recognition_dir),
+                num_threads=self.config.num_threads,
+                device=self.config.device,
+            )
+            self._reader, self._files = engine.read, engine.files
+        return self._reader
+
+    def score(self, samples: Sequence[Sample]) -> list[Score]:
+        """One score a sample, in order.
+
+        Args:
+            samples: Each quotes the wanted text in its prompt.
+
+        Returns:
+            One score a sample; ``details`` hold what was read.
+
+        Raises:
+            ValueError: A prompt quotes nothing; raised before anything is read.
+            EvaluatorError: The engine failed.
+        """
+        targets = [_target_of(sample) for sample in samples]
+        scores: list[Score] = []
+        for start in range(0, len(samples), self.config.batch_size):
+            batch = samples[start : start + self.config.batch_size]
+            wanted = targets[start : start + self.config.batch_size]
+            scores += map(self._judged, batch, wanted, self._read(batch))
+        return scores
+
+    def check(self, prompt: str, metadata: Mapping[str, object]) -> None:  # noqa: ARG002
+        """Refuse a prompt that quotes no text.
+
+        Raises:
+            ValueError: Says how to quote it.
+        """
+        target_text(prompt)
+
+    def _read(self, batch: Sequence[Sample]) -> list[list[ocr_engine.Line]]:
+        """The lines of every image of a batch."""
+        reader = self._load()
+        images = [np.asarray(enlarged(sample.image, self.config.min_side)) for sample in batch]
+        try:
+            lines = list(reader(images))
+        except EvaluatorError:
+            raise
+        # Whatever another package raises: its API has changed under callers before, and a
+        # swallowed error becomes a score of 0.
+        except Exception as err:
+            raise EvaluatorError(
+                f"the OCR engine failed on images {batch[0].sample_id!r} to "
+                f"{batch[-1].sample_id!r} ({type(err).__name__}: {err}); nothing was scored"
+            ) from err
+        if len(lines) != len(batch):
+            raise EvaluatorError(f"the OCR engine read {len(lines)} of {len(batch)} images")
+        return lines
+
+    def _judged(self, sample: Sample, target: str, lines: list[ocr_engine.Line]) -> Score:
+        kept = [line for line in lines if line.confidence >= self.config.min_confidence]
+        text = " ".join(" ".join(line.text for line in kept).split())
+        details: dict[str, object] = {
+            "recognised": text,
+            "target": target,
+            "exact": _plain(text) == _plain(target),
+            "confidence": min((line.confidence for line in kept), default=0.0),
+            "ignored_lines": len(lines) - len(kept),
+        }
+        value = text_reward(text, target)
+        return Score(sample_id=sample.sample_id, value=value, details=details)
+
+    def canaries(self) -> Sequence[Canary]:
+        """Drawn words, dark on light and light on dark, against another word."""
+        return (
+            _canary("OPEN", "QUIZ", ink="black", paper="white"),
+            _canary("Coffee", "Bread", ink="white", paper="darkblue"),
+        )
+
+    def aggregate(self, samples: Sequence[Sample], scores: Sequence[Score]) -> dict[str, float]:
+        """The mean reward first, then the share of images read exactly."""
+        summary = super().aggregate(samples, scores)
+        exact = [bool(score.details["exact"]) for score in scores if score.reason is None]
+        share = sum(exact) / len(exact) if exact else float("nan")
+        return {"mean": summary["mean"], "exact": share, "unscored": summary["unscored"]}
+
+
+def _target_of(sample: Sample) -> str:
+    try:
+        return target_text(sample.prompt)
+    except ValueError as err:
+        raise ValueError(f"{sample.sample_id}: {err}") from err
+
+
+def _canary(word: str, other: str, *, ink: str, paper: str) -> Canary:
+    """The same wish against its own word and against another."""
+    good, bad = (
+        Sample(
+            sample_id=f"canary/ocr/{drawn}",
+            prompt_id="canary/ocr",
+            prompt=f'a sign that says "{word}"',
+            image=drawn_word(drawn, ink=ink, paper=paper),
+        )
+        for drawn in (word, other)
+    )
+    return Canary(good=good, bad=bad)
+
+
+def drawn_word(word: str, *, ink: str, paper: str, size: int = 256) -> Image.Image:
+    """A square picture of one word, in Pillow's own font."""
+    image = Image.new("RGB", (size, size), paper)
+    font = ImageFont.load_default(size / 5)
+    ImageDraw.Draw(image).text((size / 2, size / 2), word, fill=ink, font=font, anchor="mm")
+    return image

@@ -1,0 +1,1 @@
+"""Speed and memory of methods and judges, with their naive references."""

@@ -1,0 +1,234 @@
+"""``python -m soarbench bench full_size``: one update of the whole architecture, random weights.
+
+Needs no download: what is not known without the weights is how good the images are, not whether a
+model of this size builds, fits and trains.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import SD3Transformer2DModel
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from baselines.loop.post_train import post_train
+from baselines.loop.stream import Row
+from soarbench.benchmarks.worker import PeakMemory
+from soarbench.cli.plan import Planner
+from soarbench.common.errors import ConfigError, UserError
+from soarbench.jobs.workbench import torch_device
+from soarbench.models.sd3.architecture import Architecture, architecture_of
+from soarbench.models.sd3.model import SD3Velocity
+from soarbench.planning.demand import read_request
+from soarbench.planning.memory_and_time import GB, Demand
+from soarbench.planning.method import plan_method
+
+#: SOAR with an adapter on few tokens in float32, as a machine without a GPU can run it; every
+#: value can be set on the command line, since the last of two wins.
+DEFAULTS = (
+    "model=sd35_medium",
+    "method=soar",
+    "lora={rank:32,alpha:64}",
+    "model.dtype=float32",
+    "model.resolution=128",
+    "model.max_sequence_length=0",
+    "training.batch_size=1",
+    "training.micro_batch_size=1",
+    "training.mixed_precision=no",
+    "training.gradient_checkpointing=true",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullSize:
+    """What one update took.
+
+    Attributes:
+        parameters: Numbers in the transformer, the adapter's included.
+        build_seconds: Until the weights were there.
+        update_seconds: Of the update.
+        forward_equivalents: Model evaluations of it.
+        loss: Of it; random weights, so only that it is finite means something.
+        peak_bytes: At most in use, the weights included, above the process before it built them.
+    """
+
+    parameters: int
+    build_seconds: float
+    update_seconds: float
+    forward_equivalents: float
+    loss: float
+    peak_bytes: float
+
+
+def full_size(words: Sequence[str], *, console: Console) -> int:
+    """Build a transformer of the published size, take one update, and print what it took.
+
+    Args:
+        words: Settings of a run, and ``device=cpu`` (the default) or another.
+        console: For the table.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: The request is wrong, or the memory does not suffice.
+    """
+    own = [word for word in words if word.startswith("device=")]
+    device = torch_device(own[-1].partition("=")[2] if own else "cpu")
+    rest = [word for word in words if word not in own]
+    chosen = {word.partition("=")[0] for word in rest}
+    defaults = [word for word in DEFAULTS if word.partition("=")[0] not in chosen]
+    request = read_request([*defaults, *rest])
+    if len(request.demands) != 1:
+        raise ConfigError(f"method={','.join(request.demands)}: one update of one method; name one")
+    (demand,) = request.demands.values()
+    planned = planned_bytes(demand)
+    require_memory(planned, device)
+    with console.status("building the model and taking one update"):
+        found = measure(demand, architecture_of(demand.model), device)
+    console.print(result_table(demand, planned, found, device))
+    return 0
+
+
+def planned_bytes(demand: Demand) -> float:
+    """What ``plan`` expects, without what only a whole run on a GPU holds."""
+    rows = Planner().memory(demand)
+    absent = ("autoencoder", "judges", "set aside")
+    return sum(size for name, size in rows.items() if name not in absent)
+
+
+def require_memory(needed: float, device: torch.device) -> None:
+    """Refuse before anything is built, since a machine without memory stops answering.
+
+    Raises:
+        UserError: Less is free than is needed.
+    """
+    if device.type == "cuda":
+        free = float(torch.cuda.mem_get_info(device)[0])
+    else:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        (line,) = [line for line in lines if line.startswith("MemAvailable:")]
+        free = 1024.0 * float(line.split()[1])
+    if needed > free:
+        raise UserError(
+            f"the update needs {needed / GB:.1f} GB and {device} has {free / GB:.1f} free: use "
+            "model.dtype=bfloat16, model.resolution=64 or another machine"
+        )
+
+
+class RandomRows:
+    """Rows of the right shapes; their content changes neither time nor memory."""
+
+    def __init__(self, demand: Demand, architecture: Architecture) -> None:
+        self.shape = architecture.latent_shape(demand.model.resolution)
+        self.count = demand.loop.batch_size
+        self.sizes = {
+            "prompt_embeds": (
+                architecture.text_tokens(demand.model.max_sequence_length),
+                architecture.integer("joint_attention_dim"),
+            ),
+            "pooled_prompt_embeds": (architecture.integer("pooled_projection_dim"),),
+        }
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Row:
+        generator = torch.Generator().manual_seed(index)
+        return {
+            "x0": torch.randn(*self.shape, generator=generator),
+            "condition": self.condition(generator),
+            "prompt": f"row {index}",
+            "columns": {},
+        }
+
+    def condition(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Of one prompt, without a batch axis."""
+        return {name: torch.randn(*size, generator=generator) for name, size in self.sizes.items()}
+
+
+def measure(demand: Demand, architecture: Architecture, device: torch.device) -> FullSize:
+    """Build the model with random weights and take one update in the real loop.
+
+    Args:
+        demand: Model, method and loop.
+        architecture: Sizes of the model.
+        device: Where.
+
+    Returns:
+        What it took.
+    """
+    memory = PeakMemory(device)
+    start = time.perf_counter()
+    transformer = random_transformer(architecture, getattr(torch, demand.model.dtype)).to(device)
+    built = time.perf_counter() - start
+    rows = RandomRows(demand, architecture)
+    empty = rows.condition(torch.Generator().manual_seed(0))
+    points: list[Mapping[str, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        summary = post_train(
+            transformer,
+            plan_method(demand, architecture),
+            rows,
+            replace(demand.loop, steps=1, save_steps=1, logging_steps=1, snapshots=()),
+            Path(folder),
+            velocity_of=SD3Velocity,
+            negative_condition={name: value[None].to(device) for name, value in empty.items()},
+            on_log=lambda _step, values: points.append(values),
+            console=Console(quiet=True),
+        )
+    return FullSize(
+        parameters=sum(parameter.numel() for parameter in transformer.parameters()),
+        build_seconds=built,
+        update_seconds=summary.seconds,
+        forward_equivalents=summary.forward_equivalents,
+        loss=points[0]["train/loss"],
+        peak_bytes=memory.above_idle() * 2**20,
+    )
+
+
+def random_transformer(architecture: Architecture, dtype: torch.dtype) -> nn.Module:
+    """The architecture with torch's own initial weights, seeded, made in their final type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            made = SD3Transformer2DModel(**architecture.transformer)
+    finally:
+        torch.set_default_dtype(before)
+    frozen: nn.Module = made.requires_grad_(False).eval()
+    return frozen
+
+
+def result_table(demand: Demand, planned: float, found: FullSize, device: torch.device) -> Table:
+    """What was measured, and what the plan expected."""
+    side, tokens = demand.model.resolution, demand.model.max_sequence_length
+    kind = "all weights" if demand.lora is None else f"LoRA of rank {demand.lora.rank}"
+    table = Table(
+        title=f"One update of {demand.model.name} with random weights, {kind}, on {device}"
+    )
+    table.add_column("what")
+    table.add_column("measured", justify="right")
+    rows = {
+        "parameters, million": f"{found.parameters / 1e6:,.1f}",
+        "seconds to build": f"{found.build_seconds:.1f}",
+        "seconds of the update": f"{found.update_seconds:.1f}",
+        "forward equivalents": f"{found.forward_equivalents:.0f}",
+        "loss": f"{found.loss:.4f}",
+        "peak memory, GB": f"{found.peak_bytes / GB:.2f}",
+        "expected by plan, GB": f"{planned / GB:.2f}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    table.caption = (
+        f"{demand.loop.batch_size} row(s) at {side} px, {tokens} T5 tokens, {demand.model.dtype}"
+    )
+    return table

@@ -1,0 +1,229 @@
+"""``python -m soarbench bench judges``: GenEval's speed, ours against the obvious way.
+
+The obvious way (``naive_geneval``) is also the tests' oracle for the verdicts: one image at a time,
+and worker processes started for the colours of each image. Both run the same detector and the same
+CLIP in the same process.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from evaluators.base import EvaluatorError
+from evaluators.geneval.config import COLOR_FILES, DETECTOR_FILES, GenEvalConfig
+from evaluators.geneval.prompts import CLASS_NAMES, COLORS
+from evaluators.samples import SampleFile
+from evaluators.weights import resolve_directory
+from soarbench.common.errors import ConfigError, UserError
+from soarbench.evaluation.judges import judge_config
+from soarbench.evaluation.request import sort_words
+from soarbench.evaluation.score_folder import one_line
+
+_NUM_IMAGES, _NUM_ROUNDS = 16, 2
+_SIZE = 512
+#: 94 prompts of the task colors and 100 of color_attr, among all of GenEval's.
+_COLOR_PROMPTS, _PROMPTS = 194, 553
+_SIGN = "stop sign"
+
+Verdict = tuple[bool, bool, float]
+
+
+@dataclass(frozen=True)
+class Race:
+    """What one workload took.
+
+    Attributes:
+        name: Of the workload.
+        ours: Seconds of all images.
+        naive: The same.
+        num_images: Images.
+        num_equal: Images with the same three verdicts.
+    """
+
+    name: str
+    ours: float
+    naive: float
+    num_images: int
+    num_equal: int
+
+
+def bench_judges(words: Sequence[str], *, console: Console) -> int:
+    """Race both forms and print the result.
+
+    Returns:
+        0, or 1 when a verdict differs.
+
+    Raises:
+        UserError: A word is unknown, weights cannot be used, or the naive form is not there.
+    """
+    found = sort_words(words, ("images",))
+    for name in found.judges:
+        if name != "geneval":
+            raise ConfigError(f"judge.{name}: this bench measures judge.geneval alone")
+    config = judge_config("geneval", found.judges.get("geneval", {}))
+    assert isinstance(config, GenEvalConfig)
+    if config.dtype != "float32":
+        raise ConfigError("judge.geneval.dtype: the naive form is float32; leave it out")
+    num_images, is_tiny = found.count("images") or _NUM_IMAGES, not found.judges
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            config = _with_tiny_weights(config, Path(folder)) if is_tiny else config
+            races = _races(config, Path(folder), num_images, console)
+    except EvaluatorError as error:
+        raise UserError(one_line(error)) from error
+    _show(races, "tiny random models" if is_tiny else "the configured weights", console)
+    return 0 if all(race.num_equal == race.num_images for race in races) else 1
+
+
+def _with_tiny_weights(config: GenEvalConfig, folder: Path) -> GenEvalConfig:
+    """Random models of the published classes; 100 queries, a few of which see stop signs."""
+    from soarbench.benchmarks import tiny_detectors as tiny
+
+    return replace(
+        config,
+        detector=tiny.save_sparse_mask2former(folder / "detector", CLASS_NAMES.index(_SIGN)),
+        color_model=tiny.save_clip(folder / "clip"),
+    )
+
+
+def _races(config: GenEvalConfig, folder: Path, num_images: int, console: Console) -> list[Race]:
+    import torch
+
+    from evaluators.geneval.mask2former import load_geneval
+    from evaluators.preference.base import torch_device
+    from soarbench.benchmarks.naive_geneval import NaiveGenEval
+    from soarbench.evaluation.judging import scored
+
+    # Four workers on two cores are slow, and that is what is measured.
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
+    device = torch_device(config.device)
+    evaluator = load_geneval(config)
+    naive = NaiveGenEval(
+        resolve_directory(config.detector, DETECTOR_FILES),
+        resolve_directory(config.color_model, COLOR_FILES),
+        device,
+    )
+
+    def ours(files: Sequence[SampleFile]) -> list[Verdict]:
+        pairs = scored(evaluator, files)
+        return [_verdict(score.details) for _, scores in pairs for score in scores]
+
+    def obvious(files: Sequence[SampleFile]) -> list[Verdict]:
+        return [_verdict(vars(naive.verdict(file.path, file.metadata))) for file in files]
+
+    def synchronise() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    races = []
+    for name, share in (
+        ("all ask for a colour", 1.0),
+        ("as in GenEval", _COLOR_PROMPTS / _PROMPTS),
+    ):
+        files = draw_scenes(folder / name, num_images, share)
+        with console.status(f"measuring: {name}"):
+            races.append(race(name, files, ours, obvious, synchronise))
+    return races
+
+
+def _verdict(values: Mapping[str, object]) -> Verdict:
+    correct, strict = bool(values["correct"]), bool(values["strict_correct"])
+    return correct, strict, round(float(str(values["strict_score"])), 6)
+
+
+Judging = Callable[[Sequence[SampleFile]], list[Verdict]]
+
+
+def race(
+    name: str,
+    files: Sequence[SampleFile],
+    ours: Judging,
+    naive: Judging,
+    synchronise: Callable[[], None],
+) -> Race:
+    """Time both forms on the same images, in turns; the fastest round of each counts.
+
+    Args:
+        name: Of the workload.
+        files: Images with their demands.
+        ours: Judges them.
+        naive: The same.
+        synchronise: Waits for the device.
+    """
+    times: dict[Judging, list[float]] = {ours: [], naive: []}
+    answers: dict[Judging, list[Verdict]] = {}
+    for judging in times:
+        judging(files[:1])
+    for _ in range(_NUM_ROUNDS):
+        for judging, seconds in times.items():
+            start = time.perf_counter()
+            answers[judging] = judging(files)
+            synchronise()
+            seconds.append(time.perf_counter() - start)
+    equal = sum(a == b for a, b in zip(answers[ours], answers[naive], strict=True))
+    return Race(name, min(times[ours]), min(times[naive]), len(files), equal)
+
+
+def draw_scenes(folder: Path, count: int, color_share: float) -> list[SampleFile]:
+    """Draw streets with and without stop signs; a share of the prompts asks for their colour.
+
+    Args:
+        folder: Where the pictures go.
+        count: Pictures.
+        color_share: 0..1; the others ask for a number of signs.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from evaluators.geneval.canaries import draw_street
+
+    folder.mkdir()
+    files = []
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 256, (_SIZE, _SIZE, 3), np.uint8)
+        image = Image.blend(draw_street(signs=number % 4 < 3), Image.fromarray(pixels), 0.15)
+        path = folder / f"{number:04d}.png"
+        image.save(path)
+        clause: dict[str, object] = {"class": _SIGN, "count": 1 + number % 2}
+        asks_color = int((number + 1) * color_share) > int(number * color_share)
+        clause |= {"color": COLORS[number % len(COLORS)]} if asks_color else {}
+        metadata = {"tag": "colors" if asks_color else "single_object", "include": [clause]}
+        files.append(
+            SampleFile(
+                sample_id=path.name,
+                prompt_id=path.name,
+                prompt=path.name,
+                path=path,
+                metadata=metadata,
+            )
+        )
+    return files
+
+
+def _show(races: Sequence[Race], weights: str, console: Console) -> None:
+    where = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    table = Table(title=f"GenEval with {weights} on {where}")
+    for heading in ("prompts", "ours, images/s", "naive, images/s", "ratio", "equal verdicts"):
+        table.add_column(heading, justify="left" if heading == "prompts" else "right")
+    for found in races:
+        table.add_row(
+            found.name,
+            f"{found.num_images / found.ours:.2f}",
+            f"{found.num_images / found.naive:.2f}",
+            f"{found.naive / found.ours:.2f}",
+            f"{found.num_equal} of {found.num_images}",
+        )
+    console.print(table)

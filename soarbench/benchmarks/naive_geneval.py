@@ -1,0 +1,165 @@
+"""GenEval written the obvious way: the oracle for verdicts, and for what ours saves.
+
+One image at a time: it is read, detected, all 100 best pairs get a mask of full size, and every
+clause that asks for a colour starts a loader of four worker processes for its crops, as the public
+code does. Shares with ``evaluators`` the models, the resizing of the input and the pure ``judge``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate, normalize
+from torch.utils.data import DataLoader, Dataset
+from transformers import Mask2FormerForUniversalSegmentation
+
+from evaluators.clip.open_clip_models import (
+    Preprocess,
+    build_open_clip,
+    image_preprocess,
+    read_config,
+)
+from evaluators.geneval.detectors import Detection
+from evaluators.geneval.mask2former import model_input, resized_size
+from evaluators.geneval.prompts import CLASS_NAMES, COLORS
+from evaluators.geneval.verdict import Verdict, judge
+
+NUM_PAIRS, NUM_WORKERS, CROPS_A_BATCH = 100, 4, 16
+
+
+class Crops(Dataset[Tensor]):
+    """Objects of one image on grey, as the colour model takes them."""
+
+    def __init__(
+        self,
+        image: Image.Image,
+        found: Sequence[tuple[Detection, np.ndarray]],
+        preprocess: Preprocess,
+    ) -> None:
+        self.image, self.found, self.preprocess = image, found, preprocess
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __getitem__(self, index: int) -> Tensor:
+        detection, mask = self.found[index]
+        pixels = np.full((*mask.shape, 3), 0x99, dtype=np.uint8)
+        pixels[mask] = np.asarray(self.image)[mask]
+        left, top, right, bottom = (int(edge) for edge in detection.box)
+        return self.preprocess(Image.fromarray(pixels).crop((left, top, right, bottom)))
+
+
+class NaiveGenEval:
+    """Both models, on one device."""
+
+    def __init__(self, detector: Path, color_model: Path, device: torch.device) -> None:
+        self.device = device
+        self.detector = Mask2FormerForUniversalSegmentation.from_pretrained(
+            detector, dtype=torch.float32
+        )
+        self.detector.to(device).eval()  # type: ignore[arg-type]
+        config = read_config(color_model)
+        model_config = config["model_cfg"]
+        assert isinstance(model_config, dict)
+        config["model_cfg"] = {**model_config, "quick_gelu": True}
+        self.clip = build_open_clip(config)
+        weights = next(color_model.glob("*.safetensors"))
+        self.clip.load_state_dict(open_clip.factory.load_state_dict(str(weights)))
+        self.clip.to(device).eval()
+        self.preprocess = image_preprocess(config)
+        self.texts: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def verdict(self, path: Path, metadata: Mapping[str, object]) -> Verdict:
+        """The verdict on one image by its prompt's metadata."""
+        image = Image.open(path).convert("RGB")
+        found = self.detect(image)
+        threshold = 0.9 if metadata["tag"] == "counting" else 0.3
+        colors: dict[int, str] = {}
+        clauses = metadata.get("include", [])
+        assert isinstance(clauses, list)
+        for clause in clauses:
+            if clause.get("color") is None:
+                continue
+            rows = [
+                i
+                for i in range(len(found))
+                if found[i][0].label == clause["class"] and found[i][0].score > threshold
+            ]
+            rows.sort(key=lambda i: (found[i][0].score, i), reverse=True)
+            if len(rows) < clause["count"]:
+                continue
+            rows = rows[: clause["count"]]
+            named = self.colors(image, [found[i] for i in rows], clause["class"])
+            colors |= dict(zip(rows, named, strict=True))
+        detections = [
+            Detection(one.label, one.box, one.score, colors.get(i))
+            for i, (one, _) in enumerate(found)
+        ]
+        return judge(detections, metadata)
+
+    def detect(self, image: Image.Image) -> list[tuple[Detection, np.ndarray]]:
+        """The 100 best pairs by falling score, each with its mask, all of full size at once."""
+        pixels = model_input(image, device=self.device)
+        output = self.detector(pixels[None])
+        height, width = resized_size((image.height, image.width))
+        masks = interpolate(
+            output.masks_queries_logits, pixels.shape[-2:], mode="bilinear", align_corners=False
+        )[..., :height, :width]
+        masks = interpolate(
+            masks, (image.height, image.width), mode="bilinear", align_corners=False
+        )[0]
+        chances = output.class_queries_logits[0].softmax(-1)[:, :-1]
+        best, order = chances.flatten().sort(descending=True, stable=True)
+        found = []
+        for chance, place in zip(best[:NUM_PAIRS], order[:NUM_PAIRS].tolist(), strict=True):
+            query, label = divmod(place, chances.shape[1])
+            logits = masks[query]
+            mask = logits > 0
+            if not mask.any():
+                continue
+            score = chance * (logits.sigmoid() * mask).sum() / (mask.sum() + 1e-6)
+            ys, xs = np.nonzero(mask.cpu().numpy())
+            box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
+            one = Detection(CLASS_NAMES[label], box, score.item())
+            found.append((one, mask.cpu().numpy()))
+        return sorted(found, key=lambda pair: -pair[0].score)
+
+    def colors(
+        self, image: Image.Image, found: Sequence[tuple[Detection, np.ndarray]], name: str
+    ) -> list[str]:
+        """Colours of one image's objects of one class, through a loader of their own."""
+        loader = DataLoader(
+            Crops(image, found, self.preprocess),
+            batch_size=CROPS_A_BATCH,
+            num_workers=NUM_WORKERS,
+            multiprocessing_context="fork",
+        )
+        answers: list[str] = []
+        for batch in loader:
+            features = normalize(self.clip.encode_image(batch.to(self.device)), dim=-1)
+            best = (features @ self.class_texts(name).T).argmax(1)
+            answers += [COLORS[i] for i in best.tolist()]
+        return answers
+
+    def class_texts(self, name: str) -> Tensor:
+        """Mean text vector of every colour of a class; (colours, D)."""
+        if name not in self.texts:
+            rows = []
+            for color in COLORS:
+                texts = [
+                    f"a photo of a {color} {name}",
+                    f"a photo of a {color}-colored {name}",
+                    f"a photo of a {color} object",
+                ]
+                tokens = open_clip.tokenize(texts).to(self.device)
+                vectors = normalize(self.clip.encode_text(tokens), dim=-1)
+                rows.append(normalize(vectors.mean(0), dim=0))
+            self.texts[name] = torch.stack(rows)
+        return self.texts[name]

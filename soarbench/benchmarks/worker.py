@@ -1,0 +1,297 @@
+"""One measurement of ``bench`` in a process of its own, so that its peak memory is its own.
+
+``python -m soarbench.benchmarks.worker KIND key=value ...`` prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from baselines.base import Batch
+from baselines.config import FlowGrpoConfig, SoarConfig
+from baselines.flow import training_grid
+from baselines.loop.post_train import post_train
+from baselines.loop.stream import Row, row_generator
+from baselines.soar import Soar
+from evaluators.base import Sample
+from soarbench.benchmarks.naive_soar import naive_soar_loss
+from soarbench.config.settings import CellConfig, post_training
+from soarbench.evaluation.protocol import planned_images
+from soarbench.grid.expand import expand
+from soarbench.jobs.workbench import Workbench
+from soarbench.models.sd3.model import SD3Model
+from soarbench.store.cell_folder import CellFolder
+
+#: Updates that are timed, after those that warm up.
+TIMED_UPDATES = 3
+_MIB = 2**20
+
+Result = dict[str, float]
+
+
+class PeakMemory:
+    """Peak memory above what was in use when this was made, MiB."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self.idle = float(torch.cuda.memory_allocated(device))
+            return
+        self.idle = _status_bytes("VmRSS")
+        # Loading may have peaked higher than it left; Linux lets a process forget its peak.
+        self._is_reset = _reset_peak()
+
+    def above_idle(self) -> float:
+        """MiB."""
+        if self.device.type == "cuda":
+            peak = float(torch.cuda.max_memory_allocated(self.device))
+        elif self._is_reset:
+            peak = _status_bytes("VmHWM")
+        else:
+            peak = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return (peak - self.idle) / _MIB
+
+
+def _status_bytes(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(f"{name}:")]
+    return 1024.0 * float(line.split()[1])
+
+
+def _reset_peak() -> bool:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def random_rows(cell: CellConfig, model: SD3Model) -> list[Row]:
+    """An update's rows: real prompts, random latents; their content does not change the speed."""
+    assert cell.training is not None
+    plan = [item for suite in cell.suites.values() for item, _ in planned_images(suite)]
+    prompts = [plan[i % len(plan)].prompt for i in range(cell.training.batch_size)]
+    condition = model.encode_prompts(prompts)
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.randn(len(prompts), *model.latent_shape, generator=generator)
+    return [
+        {
+            "x0": x0[i],
+            "condition": {name: value[i] for name, value in condition.items()},
+            "prompt": prompt,
+            "columns": {},
+        }
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def measure_training(cell: CellConfig, bench: Workbench) -> Result:
+    """Seconds an update (the fastest counts) and peak memory of a method in the real loop."""
+    assert cell.training is not None
+    assert cell.optim is not None
+    method = cell.method
+    unit = method.updates_per_collection if isinstance(method, FlowGrpoConfig) else 1
+    warm_up = unit
+    updates = warm_up + -(-TIMED_UPDATES // unit) * unit
+    training = replace(
+        cell.training, steps=updates, save_steps=updates, num_snapshots=1, logging_steps=1
+    )
+    model = bench.load(cell)
+    rows, negative = random_rows(cell, model), model.encode_prompts([""])
+    prepared = bench.method(cell, model)
+    stamps: list[float] = []
+    peaks: list[float] = []
+    memory = PeakMemory(bench.device)
+
+    def on_log(_step: int, _values: Mapping[str, float]) -> None:
+        stamps.append(time.perf_counter())
+        peaks.append(memory.above_idle())  # before the last update's checkpoint is written
+
+    with tempfile.TemporaryDirectory() as folder:
+        summary = post_train(
+            model.transformer,
+            prepared,
+            rows,
+            post_training(training, cell.optim, cell.lora, cell.ema, 0),
+            Path(folder),
+            velocity_of=model.velocity,
+            negative_condition=negative,
+            on_log=on_log,
+            console=Console(quiet=True),
+        )
+    ends = stamps[warm_up - 1 :: unit]
+    cycles = [(end - start) / unit for start, end in itertools.pairwise(ends)]
+    return {
+        "seconds": min(cycles),
+        "peak_mib": peaks[-1],
+        "forward_equivalents": summary.forward_equivalents / updates,
+        "rows": float(cell.training.batch_size),
+    }
+
+
+class SoarSteps:
+    """One SOAR update without the loop around it: ours, and written the obvious way."""
+
+    def __init__(self, cell: CellConfig, bench: Workbench) -> None:
+        assert isinstance(cell.method, SoarConfig)
+        assert cell.optim is not None
+        self.model = bench.load(cell)
+        self.transformer = self.model.transformer.requires_grad_(True).train()
+        self.method = Soar(cell.method, shift=self.model.training_shift)
+        self.batch = _collected(cell, self.model, self.method, bench.device)
+        self.velocity = self.model.velocity()
+        self.device = bench.device
+        self.max_grad_norm = cell.optim.max_grad_norm
+        # The weights stay as they are, so that every step computes the same.
+        self.optimizer = torch.optim.AdamW(self.transformer.parameters(), lr=0.0)
+        self._naive_loss = naive_soar_loss
+        self._sigma_max = training_grid(self.model.training_shift)[1].item()
+
+    def backward(self, *, is_naive: bool) -> float:
+        """Loss, with its gradient left on the parameters."""
+        if is_naive:
+            loss = self._naive_loss(self.velocity, self.batch, self.method.config, self._sigma_max)
+            loss.backward()
+            return loss.item()
+        weight, total = self.method.weight(self.batch), 0.0
+        for term in self.method.losses(self.velocity, None, self.batch):
+            (term.loss_sum / weight).backward()
+            total += term.loss_sum.item() / weight
+        return total
+
+    def update(self, *, is_naive: bool) -> float:
+        """Seconds of one whole update."""
+        start = time.perf_counter()
+        self.backward(is_naive=is_naive)
+        nn.utils.clip_grad_norm_(self.transformer.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - start
+
+    def gradient(self, *, is_naive: bool) -> tuple[float, Tensor]:
+        """Loss and all gradients as one vector."""
+        loss = self.backward(is_naive=is_naive)
+        parts = [p.grad.flatten() for p in self.transformer.parameters() if p.grad is not None]
+        gradient = torch.cat(parts)
+        self.optimizer.zero_grad()
+        return loss, gradient
+
+
+def measure_step(cell: CellConfig, bench: Workbench, *, is_naive: bool) -> Result:
+    """Peak memory of SOAR's update, ours or the naive one, alone in this process."""
+    steps = SoarSteps(cell, bench)
+    memory = PeakMemory(bench.device)
+    for _ in range(2):
+        steps.update(is_naive=is_naive)
+    return {"peak_mib": memory.above_idle()}
+
+
+def measure_race(cell: CellConfig, bench: Workbench) -> Result:
+    """Seconds of both updates, and how far their losses and gradients are apart.
+
+    Times are taken in turns, so that a busy machine slows both alike, and the fastest of each
+    counts.
+    """
+    steps = SoarSteps(cell, bench)
+    naive, ours = [], []
+    for _ in range(1 + TIMED_UPDATES):
+        naive.append(steps.update(is_naive=True))
+        ours.append(steps.update(is_naive=False))
+    expected, reference = steps.gradient(is_naive=True)
+    loss, gradient = steps.gradient(is_naive=False)
+    return {
+        "naive": min(naive[1:]),
+        "step": min(ours[1:]),
+        "loss_difference": abs(loss - expected) / abs(expected),
+        "gradient_difference": ((gradient - reference).norm() / reference.norm()).item(),
+    }
+
+
+def _collected(cell: CellConfig, model: SD3Model, method: Soar, device: torch.device) -> Batch:
+    rows = random_rows(cell, model)
+    negative = model.encode_prompts([""])
+    condition = {
+        name: torch.stack([row["condition"][name] for row in rows]) for name in rows[0]["condition"]
+    }
+    batch = Batch(
+        {"x0": torch.stack([row["x0"] for row in rows]).to(device)},
+        condition,
+        {name: value.expand(len(rows), *value.shape[1:]) for name, value in negative.items()},
+        [row["prompt"] for row in rows],
+    )
+    generators = [row_generator(0, position) for position in range(len(rows))]
+    return method.collect(model.velocity(), batch, generators).batch
+
+
+def measure_judging(cell: CellConfig, bench: Workbench) -> Result:
+    """Images a second of sampling and of every evaluator; ``cell`` is the base model's."""
+    plan = [pair for suite in cell.suites.values() for pair in planned_images(suite)]
+    size = cell.sampling.batch_size
+    batch = [plan[i * len(plan) // size] for i in range(size)]
+    draw = bench.drawer(cell, CellFolder(Path()), 0)
+    draw(batch)
+    start = time.perf_counter()
+    images = draw(batch)
+    rates = {"sampling": len(images) / (time.perf_counter() - start)}
+    samples = [
+        Sample(
+            sample_id=str(place),
+            prompt_id=item.prompt_id,
+            prompt=item.prompt,
+            image=image,
+            metadata=item.metadata,
+        )
+        for place, ((item, _), image) in enumerate(zip(batch, images, strict=True))
+    ]
+    for name in cell.evaluators:
+        evaluator = bench.evaluator(cell, name)
+        asked = [sample for sample in samples if _can_judge(cell, name, sample)]
+        start = time.perf_counter()
+        evaluator.score(asked)
+        rates[name] = len(asked) / (time.perf_counter() - start)
+    return rates
+
+
+def _can_judge(cell: CellConfig, judge: str, sample: Sample) -> bool:
+    """Whether a judge is meant for a prompt: only suites that name it are."""
+    suites = [name for name, suite in cell.suites.items() if judge in suite.evaluators]
+    return any(sample.prompt_id.startswith(f"{name}/") for name in suites)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure one thing and print it as JSON."""
+    kind, *overrides = arguments
+    plan = expand(overrides)
+    bench = Workbench(plan.settings.device, plan.cache_dir)
+    cells = {cell.method_name: cell for cell in reversed(plan.cells)}
+    if kind == "judging":
+        result = measure_judging(cells["base"], bench)
+    elif kind == "race":
+        result = measure_race(cells["soar"], bench)
+    elif kind in ("step", "naive"):
+        result = measure_step(cells["soar"], bench, is_naive=kind == "naive")
+    else:
+        result = measure_training(cells[kind], bench)
+    sys.stdout.write(json.dumps(result) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Commands: words become one request and one call."""

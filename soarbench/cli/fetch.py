@@ -1,0 +1,113 @@
+"""``python -m soarbench fetch NAME...``: downloads published weights, verified."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from evaluators.weights import PublishedWeights
+from soarbench.cli.doctor import cached_snapshot
+from soarbench.common.errors import UserError
+from soarbench.evaluation.judges import JUDGES, judge_named
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def fetch(names: Sequence[str], *, console: Console) -> int:
+    """Fetch the weights of some judges.
+
+    Raises:
+        UserError: A name is unknown, the hub does not give the weights, or a file is damaged.
+    """
+    if not names:
+        known = ", ".join(name for name, judge in JUDGES.items() if judge.weights)
+        raise UserError(f"name what to fetch: {known}")
+    for name in names:
+        judge_named(name)
+    wanted = dict.fromkeys(weights for name in names for weights in judge_named(name).weights)
+    if not wanted:
+        console.print("these judges need no weights of the hub")
+    for weights in wanted:
+        folder = _snapshot(weights)
+        num_verified = verify(weights, folder)
+        console.print(
+            f"{weights.repo}: revision {folder.name}, {num_verified} files verified by sha256",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return 0
+
+
+def _snapshot(weights: PublishedWeights) -> Path:
+    """The snapshot from the hub; the client writes aside, resumes, and renames whole files."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    found = cached_snapshot(weights)
+    if constants.is_offline_mode():
+        if found is None:
+            raise UserError(
+                f"{weights.repo} is not in the local hub cache ({constants.HF_HUB_CACHE}) while "
+                "HF_HUB_OFFLINE is set; unset it where there is a network, and fetch again"
+            )
+        return found
+    _check_space(weights, Path(constants.HF_HUB_CACHE), is_cached=found is not None)
+    try:
+        folder = Path(snapshot_download(weights.repo, allow_patterns=list(weights.files)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"the hub did not give {weights.repo} ({type(error).__name__}); check the network and "
+            "run the same command again, it goes on where it was"
+        ) from error
+    if cached_snapshot(weights) is None:
+        raise UserError(f"{weights.repo} has none of {', '.join(weights.files)} on the hub")
+    return folder
+
+
+def _check_space(weights: PublishedWeights, cache: Path, *, is_cached: bool) -> None:
+    existing = next(path for path in (cache, *cache.parents) if path.exists())
+    free_gb = shutil.disk_usage(existing).free / 1e9
+    if not is_cached and free_gb < weights.disk_gb:
+        raise UserError(
+            f"{weights.repo} needs {weights.disk_gb:.1f} GB, but {existing} has {free_gb:.1f} GB "
+            "free; make room, or set HF_HOME to another disk"
+        )
+
+
+def verify(weights: PublishedWeights, folder: Path) -> int:
+    """Hash every large file again and compare with the hub's sha256 and with the known one.
+
+    Args:
+        weights: What was fetched.
+        folder: Its snapshot.
+
+    Returns:
+        How many files have a sha256 to compare with; the others stand under the hub's revision.
+
+    Raises:
+        UserError: A file is another one.
+    """
+    known = dict(weights.sha256)
+    paths = {path for pattern in weights.files for path in folder.glob(pattern)}
+    count = 0
+    for path in sorted(paths):
+        # The hub's client names a large file's blob by the sha256 that the hub gave for it.
+        blob = path.resolve()
+        expected = [known[path.name]] if path.name in known else []
+        expected += [blob.name] if _SHA256.fullmatch(blob.name) else []
+        if not expected:
+            continue
+        with blob.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if any(digest != wanted for wanted in expected):
+            raise UserError(
+                f"{blob} is damaged: its sha256 is {digest}, not {expected[0]}; delete it and "
+                "fetch again"
+            )
+        count += 1
+    return count

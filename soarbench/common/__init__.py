@@ -1,0 +1,1 @@
+"""Errors, files, progress, provenance, strict conversion."""

@@ -1,0 +1,117 @@
+"""Files of a run folder: written whole or not at all, one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from soarbench.common.errors import UserError
+
+_WHOLE_FILE = 64 * 2**20
+
+
+def files_digest(paths: Iterable[Path], root: Path, end: int = _WHOLE_FILE) -> str:
+    """What identifies files: names and sizes of all, and the content of their ends.
+
+    Hashing 15 GB before every run would take a minute.
+
+    Args:
+        paths: The files, in an order of their own.
+        root: Names are relative to it.
+        end: Bytes read at either end of a file.
+    """
+    parts = []
+    for path in paths:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            ends = stream.read(end)
+            stream.seek(max(size - end, 0))
+            ends += stream.read() if size > end else b""
+        parts.append(f"{path.relative_to(root)} {size} {short_digest(ends)}")
+    return short_digest("\n".join(parts).encode())
+
+
+def short_digest(content: bytes) -> str:
+    """The first 16 digits of the sha256."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` make a file beside ``path``, then rename it there.
+
+    A killed process leaves a ``.partial`` file, which nobody reads and the next try overwrites. The
+    content is on the disk before the name is, so that a power cut leaves no empty file either.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    write(partial)
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())
+    partial.replace(path)
+
+
+def write_json(path: Path, values: Mapping[str, object]) -> None:
+    """Write a mapping as indented JSON, atomically."""
+    text = json.dumps(values, indent=1) + "\n"
+    write_atomically(path, lambda partial: partial.write_text(text))
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Read a JSON mapping.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    try:
+        values: dict[str, object] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged ({error}); delete the folder it is in") from error
+    return values
+
+
+def make_writable(folder: Path, key: str) -> None:
+    """Create a folder and prove that it can be written to.
+
+    Raises:
+        UserError: It cannot; names the setting.
+    """
+    probe = folder / f".write-test-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{key}={folder} cannot be written to ({error.strerror}); choose another {key}"
+        ) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process.
+
+    The kernel drops the lock when its holder dies, however it dies, so no stale lock can remain;
+    the process id in the file is for the message alone.
+
+    Raises:
+        UserError: Another process holds it.
+    """
+    path = folder / ".lock"
+    with path.open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            holder = stream.read().strip() or "unknown"
+            raise UserError(
+                f"{folder} is in use by process {holder}; wait for it, or choose another output_dir"
+            ) from None
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield

@@ -1,0 +1,211 @@
+"""Strict conversion of plain mappings (from YAML) into frozen dataclasses.
+
+Unknown keys, missing keys and wrong types are errors that name the full key, the value and what
+would be right. OmegaConf's structured configs check types too, but know neither ``Literal`` nor
+``_target_`` unions, and their messages take several lines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from soarbench.common.errors import ConfigError
+
+T = typing.TypeVar("T")
+TARGET = "_target_"
+_SCALARS: dict[object, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "an integer"),
+    float: ((int, float), "a number"),
+    str: ((str,), "text"),
+}
+
+
+@dataclass(frozen=True)
+class Component:
+    """A class or function by dotted path, with its arguments; imported when it is first needed."""
+
+    target: str
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    def create(self, key: str) -> object:
+        """Import and call the target; ``key`` names it in messages.
+
+        Raises:
+            ConfigError: It cannot be imported, or does not take the arguments.
+        """
+        factory = imported(self.target, f"{key}.{TARGET}")
+        if not callable(factory):
+            raise ConfigError(f"{key}.{TARGET}={self.target!r} cannot be called")
+        made: object = factory(**self.options)
+        return made
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A remedy for a misspelt word: the closest known ones, or all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(repr(name) for name in close) + "?"
+    return "choose one of " + ", ".join(names) if names else "there are none"
+
+
+def _joined(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def build(kind: type[T], values: Mapping[str, object], where: str) -> T:
+    """Make a dataclass of a mapping.
+
+    Args:
+        kind: The dataclass.
+        values: Its fields; nested mappings become nested dataclasses.
+        where: Full key of ``values``, for messages.
+
+    Raises:
+        ConfigError: An unknown or missing key, a wrong type, or a value that the class refuses.
+    """
+    hints = typing.get_type_hints(kind)
+    fields = {entry.name: entry for entry in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in fields:
+            raise ConfigError(f"unknown key {_joined(where, key)!r}: {did_you_mean(key, fields)}")
+    for name, entry in fields.items():
+        no_default = entry.default is entry.default_factory is dataclasses.MISSING
+        if no_default and name not in values:
+            raise ConfigError(f"{_joined(where, name)} is missing: give it a value")
+    arguments = {
+        key: convert(hints[key], value, _joined(where, key)) for key, value in values.items()
+    }
+    try:
+        return kind(**arguments)
+    except ValueError as error:
+        message = str(error)
+        raise ConfigError(message if where in message else f"{where}: {message}") from error
+
+
+def convert(hint: object, value: object, key: str) -> object:
+    """Check a value against a type hint and turn it into that type.
+
+    Raises:
+        ConfigError: The value is not of that type.
+    """
+    if hint is object:
+        return value
+    if hint in _SCALARS:
+        return _scalar(hint, value, key)
+    if hint is Component:
+        return _component(value, key)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return _nested((hint,), value, key)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _union(arguments, value, key)
+    if origin is typing.Literal:
+        if value not in arguments:
+            known = ", ".join(str(choice) for choice in arguments)
+            raise ConfigError(f"{key}={value!r} must be one of {known}")
+        return value
+    if origin is tuple:
+        return _tuple(arguments, value, key)
+    if origin in (dict, Mapping):
+        return _mapping(arguments[1], value, key)
+    raise TypeError(f"{key}: fields of type {hint} cannot be configured")
+
+
+def _scalar(hint: object, value: object, key: str) -> object:
+    accepted, wanted = _SCALARS[hint]
+    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{key}={value!r} must be {wanted}")
+    return float(value) if hint is float and isinstance(value, int) else value
+
+
+def _nested(kinds: Sequence[type], value: object, key: str) -> object:
+    """A dataclass: the only one possible, or the one that ``_target_`` names."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{key}={value!r} must be a group of keys")
+    values = {str(name): entry for name, entry in value.items()}
+    target = values.pop(TARGET, None)
+    if target is None:
+        if len(kinds) > 1:
+            raise ConfigError(f"{key}.{TARGET} is missing: it says which class this is")
+        return build(kinds[0], values, key)
+    for kind in kinds:
+        if target == f"{kind.__module__}.{kind.__qualname__}":
+            return build(kind, values, key)
+    known = [f"{kind.__module__}.{kind.__qualname__}" for kind in kinds]
+    raise ConfigError(f"{key}.{TARGET}={target!r}: {did_you_mean(str(target), known)}")
+
+
+def _component(value: object, key: str) -> Component:
+    if not isinstance(value, Mapping) or not isinstance(value.get(TARGET), str):
+        raise ConfigError(f"{key}={value!r} must be a group of keys with a dotted path in {TARGET}")
+    options = {str(name): entry for name, entry in value.items() if name != TARGET}
+    return Component(value[TARGET], options)
+
+
+def _union(members: Sequence[object], value: object, key: str) -> object:
+    if value is None and type(None) in members:
+        return None
+    rest = [member for member in members if member is not type(None)]
+    if len(rest) == 1:
+        return convert(rest[0], value, key)
+    classes = [kind for kind in rest if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+    if isinstance(value, Mapping) and classes:
+        return _nested(classes, value, key)
+    for member in rest:
+        is_text = member is str and isinstance(value, str)
+        if is_text or (typing.get_origin(member) is dict and isinstance(value, Mapping)):
+            return convert(member, value, key)
+    raise ConfigError(f"{key}={value!r} is of the wrong type")
+
+
+def _tuple(arguments: Sequence[object], value: object, key: str) -> tuple[object, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{key}={value!r} must be a list, e.g. [{value}]")
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        return tuple(convert(arguments[0], item, f"{key}[{i}]") for i, item in enumerate(value))
+    if len(value) != len(arguments):
+        raise ConfigError(f"{key}={list(value)!r} must have {len(arguments)} entries")
+    pairs = enumerate(zip(arguments, value, strict=True))
+    return tuple(convert(kind, item, f"{key}[{i}]") for i, (kind, item) in pairs)
+
+
+def _mapping(hint: object, value: object, key: str) -> dict[str, object]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{key}={value!r} must be a group of keys")
+    return {str(name): convert(hint, item, f"{key}.{name}") for name, item in value.items()}
+
+
+def imported(dotted_path: str, key: str) -> object:
+    """What a dotted path names.
+
+    Raises:
+        ConfigError: Nothing of that name can be imported.
+    """
+    module_name, _, name = dotted_path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{key}={dotted_path!r} cannot be imported ({error})") from error
+
+
+def plain(value: object) -> object:
+    """Dataclasses as mappings, without the fields marked ``later`` that have their default."""
+    if dataclasses.is_dataclass(value):
+        return {
+            entry.name: plain(getattr(value, entry.name))
+            for entry in dataclasses.fields(value)
+            if not entry.metadata.get("later") or getattr(value, entry.name) != entry.default
+        }
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value

@@ -1,0 +1,1 @@
+"""Forms of training sets on disk."""

@@ -1,0 +1,61 @@
+"""Every form of a set as a stream of records."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from soarbench.common.errors import UserError
+from soarbench.data.config import (
+    DatasetsDataConfig,
+    ImageDataConfig,
+    JsonlDataConfig,
+    WebDatasetConfig,
+)
+from soarbench.data.content import scores_path
+from soarbench.data.records import Record, checked_scores
+
+#: Of a row in a file of scores: its record's key.
+KEY = "key"
+
+
+def records_of(config: ImageDataConfig) -> Iterator[Record]:
+    """Rows of a set, in its order, checked in everything but their captions and images.
+
+    Raises:
+        UserError: The set cannot be read, or a row is malformed.
+    """
+    return _own_records(config) if config.scores is None else _scored_records(config)
+
+
+def _scored_records(config: ImageDataConfig) -> Iterator[Record]:
+    """The rows that a file of scores holds."""
+    from soarbench.data.sources.jsonl import read_lines
+
+    path = scores_path(config)
+    scores = {}
+    for place, row in read_lines(path):
+        if not isinstance(row.get(KEY), str):
+            raise UserError(f"{place}: no {KEY!r}; data.scores takes what `data score` wrote")
+        scores[row[KEY]] = checked_scores(row.get("scores"), place)
+    for record in _own_records(config):
+        if record.key in scores:
+            yield dataclasses.replace(record, scores={**record.scores, **scores[record.key]})
+
+
+def _own_records(config: ImageDataConfig) -> Iterator[Record]:
+    match config:
+        case JsonlDataConfig():
+            from soarbench.data.sources.jsonl import jsonl_records
+
+            return jsonl_records(config)
+        case DatasetsDataConfig():
+            from soarbench.data.sources.tables import dataset_records
+
+            return dataset_records(config)
+        case WebDatasetConfig():
+            from soarbench.data.sources.tables import shard_records
+
+            return shard_records(config)
+        case _:
+            raise AssertionError(type(config))

@@ -1,0 +1,167 @@
+"""Sets that Hugging Face ``datasets`` reads: its own, parquet, image folders and WebDataset shards.
+
+Images stay encoded here; they are decoded by the one reader of images. Streamed sets are gone
+through front to back, and nothing of them is stored.
+"""
+
+from __future__ import annotations
+
+import functools
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from soarbench.common.errors import ConfigError, UserError
+from soarbench.common.strict import did_you_mean
+from soarbench.data.config import DatasetsDataConfig, WebDatasetConfig
+from soarbench.data.content import own_content, shard_paths
+from soarbench.data.records import Record, caption_text, checked_scores, checked_size
+from soarbench.models.hub import is_directory
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+Row = Mapping[str, Any]
+Open = Callable[[], BinaryIO]
+_FACTS = ("width", "height", "scores")
+
+
+def dataset_records(config: DatasetsDataConfig) -> Iterator[Record]:
+    """Rows of a set, in its order.
+
+    Raises:
+        UserError: It cannot be loaded, or a row is malformed.
+    """
+    rows = _loaded(config)
+    known = list(rows.column_names)
+    wanted = (config.image_column, config.caption_column, *config.score_columns.values())
+    for name in wanted:
+        if name not in known:
+            raise ConfigError(
+                f"data.path={config.path}: there is no column {name!r}, {did_you_mean(name, known)}"
+            )
+    facts = [name for name in (*wanted[1:], *_FACTS) if name in known]
+    for number, (row, image) in enumerate(_rows(rows, facts, config)):
+        place = f"{config.path} row {number}"
+        own = {name: row[column] for name, column in config.score_columns.items()}
+        yield Record(
+            key=f"{own_content(config)} {config.subset} {config.split} {number}",
+            place=place,
+            caption=caption_text(row[config.caption_column]),
+            open=image,
+            size=checked_size(row.get("width"), row.get("height"), place),
+            scores=checked_scores(row.get("scores"), place) | checked_scores(own, place),
+        )
+
+
+def _rows(
+    rows: Dataset | IterableDataset, facts: list[str], config: DatasetsDataConfig
+) -> Iterator[tuple[Row, Open]]:
+    """Every row without its image, and what opens that."""
+    from datasets import Image, IterableDataset
+
+    column = config.image_column
+    rows = rows.cast_column(column, Image(decode=False))
+    if isinstance(rows, IterableDataset):
+        for row in _guarded(rows, str(config.path)):
+            yield row, functools.partial(_opened, row[column])
+        return
+    for index, row in enumerate(rows.select_columns(facts)):
+        yield row, functools.partial(_opened_at, rows, index, column)
+
+
+def _loaded(config: DatasetsDataConfig) -> Dataset | IterableDataset:
+    """The set: from a folder that ``datasets`` saved, or as it finds out by itself."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    assert config.path is not None
+    path = str(Path(config.path).expanduser()) if is_directory(config.path) else config.path
+    with _explained(config.path):
+        if (Path(path) / "dataset_dict.json").is_file():
+            return datasets.load_from_disk(str(Path(path) / config.split))
+        if (Path(path) / "state.json").is_file():
+            return datasets.load_from_disk(path)
+        return datasets.load_dataset(
+            path,
+            config.subset,
+            split=config.split,
+            revision=config.revision,
+            streaming=config.streaming,
+        )
+
+
+def shard_records(config: WebDatasetConfig) -> Iterator[Record]:
+    """Samples of tar shards, shard by shard.
+
+    Raises:
+        UserError: They cannot be read, or a sample is malformed.
+    """
+    from datasets import Image, load_dataset
+
+    files = [str(path) for path in shard_paths(config)]
+    with _explained(str(config.path)):
+        rows = load_dataset("webdataset", data_files=files, split="train", streaming=True)
+    columns = [name for name, kind in rows.features.items() if isinstance(kind, Image)]
+    if not columns:
+        raise UserError(f"data.path={config.path}: the samples of {files[0]} have no image")
+    for column in columns:
+        rows = rows.cast_column(column, Image(decode=False))
+    for row in _guarded(rows, str(config.path)):
+        url, name = row["__url__"], row["__key__"]
+        place = f"{url} sample {name}"
+        facts = row.get("json") or {}
+        image = next((row[column] for column in columns if row[column]), None)
+        yield Record(
+            key=f"{own_content(config)} {url} {name}",
+            place=place,
+            caption=caption_text(row.get("txt") or facts.get(config.caption_key)),
+            open=functools.partial(_opened, image),
+            size=checked_size(facts.get("width"), facts.get("height"), place),
+            scores=checked_scores(facts.get("scores"), place),
+        )
+
+
+def _opened(image: Row | None) -> BinaryIO:
+    """The file of an image that ``datasets`` left encoded: its bytes, or where they are."""
+    import fsspec
+
+    if image is None:
+        raise OSError("there is no image")
+    if image["bytes"] is not None:
+        return BytesIO(image["bytes"])
+    opened: BinaryIO = fsspec.open(image["path"], "rb").open()
+    return opened
+
+
+def _opened_at(rows: Dataset, index: int, column: str) -> BinaryIO:
+    return _opened(rows[index][column])
+
+
+def _guarded(rows: Iterable[Row], path: str) -> Iterator[Row]:
+    """The rows; what goes wrong in reading them becomes one line."""
+    iterator = iter(rows)
+    while True:
+        with _explained(path):
+            row = next(iterator, None)
+        if row is None:
+            return
+        yield row
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Turn what the library raises into one line."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (OSError, ValueError, tarfile.TarError, DatasetsError) as error:
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"data.path={path}: `datasets` cannot read it ({told[0]}); check the path, data.split "
+            "and the files"
+        ) from error

@@ -1,0 +1,1 @@
+"""What is asked of models, and judging their images."""

@@ -1,0 +1,1 @@
+"""A grid expands into cells; no model, no Hydra."""

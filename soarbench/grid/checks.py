@@ -1,0 +1,166 @@
+"""Refuses combinations of settings that cannot work, before anything is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+
+from baselines.config import FlowGrpoConfig
+from soarbench.common.errors import ConfigError
+from soarbench.common.strict import did_you_mean
+from soarbench.config.settings import Settings, post_training
+from soarbench.data.buckets import check_step
+from soarbench.data.config import ImageDataConfig, LabDataConfig
+from soarbench.evaluation.suites import suite_names
+from soarbench.models.config import LABORATORY
+from soarbench.models.hub import is_directory
+from soarbench.models.sd3.architecture import architecture_of
+
+#: The paper's names of the two rewards, and the evaluator each is.
+NAMED_REWARDS = {"aesthetic": "aesthetic", "alignment": "clipscore"}
+
+
+def reward_weights(settings: Settings) -> dict[str, float]:
+    """The configured reward as a mixture."""
+    return reward_mixture(settings.reward)
+
+
+def reward_mixture(reward: str | dict[str, float] | None) -> dict[str, float]:
+    """A reward as a mixture: name or dotted path to weight."""
+    if reward is None:
+        return {}
+    return {reward: 1.0} if isinstance(reward, str) else reward
+
+
+def check(settings: Settings, method: str) -> None:
+    """Refuse combinations that cannot work.
+
+    Raises:
+        ConfigError: Names the values and what to change.
+    """
+    seeds = settings.seeds
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ConfigError(f"seeds={list(seeds)}: give different non-negative integers, e.g. [0,1]")
+    device = settings.device
+    if device not in ("auto", "cpu", "cuda") and not device.removeprefix("cuda:").isdigit():
+        raise ConfigError(f"device={device!r}: must be auto, cpu, cuda or cuda:N")
+    if "png" not in settings.figure_formats:
+        raise ConfigError(
+            f"figure_formats={list(settings.figure_formats)}: png must be among them, since pages "
+            "show it"
+        )
+    _check_evaluators(settings)
+    _check_evaluation(settings)
+    if isinstance(settings.method, FlowGrpoConfig):
+        _check_rewards(settings)
+    _check_training(settings, method)
+    if isinstance(settings.data, ImageDataConfig) and settings.method is not None:
+        _check_images(settings, settings.data)
+
+
+def _check_evaluators(settings: Settings) -> None:
+    """Refuse values that a published judge does not take."""
+    for name, component in settings.evaluators.items():
+        changed = {key: value for key, value in component.options.items() if key != "judge"}
+        if changed and "judge" in component.options:
+            from soarbench.evaluation.judges import judge_config
+
+            judge_config(str(component.options["judge"]), changed, f"evaluators.{name}")
+
+
+def _check_evaluation(settings: Settings) -> None:
+    judged: dict[str, str] = {}
+    names = [suite.name for suite in settings.suites.values()]
+    for key, suite in settings.suites.items():
+        if suite.name not in suite_names():
+            hint = did_you_mean(suite.name, suite_names())
+            raise ConfigError(f"suites.{key}.name={suite.name!r} does not exist: {hint}")
+        if names.count(suite.name) > 1:
+            raise ConfigError(f"suites.{key}.name={suite.name!r}: another suite has that name")
+        _check_judges(f"suites.{key}.evaluators", suite.evaluators, settings)
+        for name in suite.evaluators:
+            if name in judged:
+                raise ConfigError(
+                    f"suites.{key}.evaluators: {name!r} also judges suites.{judged[name]}; an "
+                    "evaluator has one suite in a task, so that its number means one thing"
+                )
+            judged[name] = key
+    if isinstance(settings.data, LabDataConfig):
+        _check_judges("data.select_by", settings.data.select_by, settings)
+    for name in (settings.task.final_metric, *settings.task.oracle_metrics):
+        if name not in judged:
+            raise ConfigError(
+                f"task {settings.task.name!r} decides by {name!r}, which no suite of it measures; "
+                "add it to suites.*.evaluators"
+            )
+
+
+def _check_judges(key: str, judges: Sequence[str], settings: Settings) -> None:
+    for name in judges:
+        if name not in settings.evaluators:
+            hint = did_you_mean(name, settings.evaluators)
+            raise ConfigError(f"{key}: {name!r} does not exist: {hint}")
+
+
+def _check_training(settings: Settings, method: str) -> None:
+    if settings.method is None:
+        return
+    if settings.training is None or settings.optim is None:
+        raise ConfigError(f"method={method}: it needs training and optim")
+    unit, group = 1, 1
+    if isinstance(settings.method, FlowGrpoConfig):
+        unit, group = settings.method.updates_per_collection, settings.method.group_size
+    try:
+        loop = post_training(settings.training, settings.optim, settings.lora, settings.ema, 0)
+        loop.check_method(updates_per_collection=unit, group_size=group)
+        launcher = settings.launcher
+        loop.check_processes(launcher.num_processes, launcher.parallelism)
+        loop.check_packages()
+    except ValueError as error:
+        raise ConfigError(f"method={method}: {error}") from error
+
+
+def _check_images(settings: Settings, data: ImageDataConfig) -> None:
+    training = settings.training
+    assert training is not None
+    if data.bucket_step is None:
+        return
+    if not isinstance(settings.method, FlowGrpoConfig):
+        assert settings.optim is not None
+        loop = post_training(training, settings.optim, settings.lora, settings.ema, 0)
+        try:
+            loop.check_shapes(data.rows_per_bucket, settings.launcher.num_processes)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    if settings.model.path == LABORATORY or is_directory(settings.model.path):
+        sizes = architecture_of(settings.model)
+        unit = sizes.vae_scale_factor * sizes.integer("patch_size")
+        check_step(data, settings.model.resolution, unit, sizes.integer("pos_embed_max_size"))
+
+
+def _check_rewards(settings: Settings) -> None:
+    rewards = reward_weights(settings)
+    if not rewards:
+        raise ConfigError(
+            f"task {settings.task.name!r} has no reward, which flow_grpo needs: set reward=NAME "
+            "or leave flow_grpo out with method=..."
+        )
+    known = {*NAMED_REWARDS, *settings.evaluators}
+    for name in rewards:
+        if NAMED_REWARDS.get(name, name) in settings.evaluators:
+            continue
+        module, _, function = name.replace(":", ".").rpartition(".")
+        if not module or not function:
+            raise ConfigError(f"reward={name!r} does not exist: {did_you_mean(name, known)}")
+        if not _module_exists(module):
+            raise ConfigError(
+                f"reward={name!r}: no module {module!r} can be found; check the dotted path and "
+                "PYTHONPATH"
+            )
+
+
+def _module_exists(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False

@@ -1,0 +1,137 @@
+"""What cells train on: sets of data, selected and encoded once for all cells that share them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from evaluators.base import Evaluator, Sample
+from soarbench.common.tensor_store import TensorStore
+from soarbench.config.settings import CellConfig
+from soarbench.data.config import ImageDataConfig, LabDataConfig
+from soarbench.data.curation import Curation, Scorer
+from soarbench.data.rows import EncodedRows, encode_entries, fresh_rows, stored_rows
+from soarbench.evaluation.protocol import planned_suite
+from soarbench.lab.data import lab_rows
+from soarbench.models.config import ModelConfig
+from soarbench.models.prompts import PromptStore
+from soarbench.models.sd3.model import SD3Model
+
+
+class TrainingSets:
+    """Sets of data and encoded prompts, kept on disk.
+
+    Args:
+        device: Where text encoders run.
+        cache_dir: Where everything goes that is computed once.
+        evaluator: Gives a cell's judge by its name.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        cache_dir: Path,
+        evaluator: Callable[[CellConfig, str], Evaluator],
+    ) -> None:
+        self.device = device
+        self.cache_dir = cache_dir
+        self.evaluator = evaluator
+        self._rows: dict[str, EncodedRows] = {}
+        self._curations: dict[str, Curation] = {}
+        self._prompts: dict[ModelConfig, PromptStore] = {}
+
+    def prompt_store(self, config: ModelConfig) -> PromptStore:
+        """Conditions of prompts, by a model's own text encoders."""
+        key = dataclasses.replace(config, adapter=None)
+        if key not in self._prompts:
+            self._prompts[key] = PromptStore(key, self.device, self.cache_dir / "prompts")
+        return self._prompts[key]
+
+    def encode_prompts(self, cells: Sequence[CellConfig]) -> None:
+        """Encode all prompts that are known before a model is loaded, so that both never meet.
+
+        Raises:
+            UserError: The text encoders cannot be loaded, or a set cannot be used.
+        """
+        wanted: dict[ModelConfig, dict[str, None]] = {}
+        for cell in cells:
+            prompts = wanted.setdefault(cell.model, {"": None})
+            for suite in cell.suites.values():
+                prompts |= dict.fromkeys(item.prompt for item in planned_suite(suite).items)
+            if isinstance(cell.data, ImageDataConfig):
+                entries = self.curation(cell, cell.data).entries()
+                prompts |= dict.fromkeys(entry.caption for entry in entries)
+        for config, prompts in wanted.items():
+            self.prompt_store(config).fill(prompts)
+
+    def rows(self, cell: CellConfig, model: SD3Model) -> EncodedRows:
+        """The rows that a cell trains on.
+
+        Args:
+            cell: A trained one.
+            model: Encodes images.
+
+        Raises:
+            UserError: The set cannot be used.
+        """
+        data = cell.data
+        assert data is not None
+        key = repr((data, cell.model))
+        if key in self._rows:
+            return self._rows[key]
+        if isinstance(data, LabDataConfig):
+            rows = lab_rows(
+                data,
+                self._scorers(cell),
+                self.cache_dir / cell.weights_digest,
+                encode=model.encode_images,
+                condition=self.prompt_store(cell.model).row,
+            )
+        else:
+            rows = self._image_rows(cell, data, model)
+        self.prompt_store(cell.model).fill(rows.prompts)
+        # Rows that are encoded when they are asked for hold on to a model.
+        if isinstance(data, LabDataConfig) or data.cache_latents:
+            self._rows[key] = rows
+        return rows
+
+    def _image_rows(self, cell: CellConfig, data: ImageDataConfig, model: SD3Model) -> EncodedRows:
+        curation = self.curation(cell, data)
+        condition = self.prompt_store(cell.model).row
+        entries = curation.entries()
+        if not data.cache_latents:
+            return fresh_rows(entries, curation, model.encode_images, condition)
+        store = TensorStore(self.cache_dir / cell.weights_digest / "latents")
+        entries = encode_entries(entries, curation, store, model.encode_images)
+        return stored_rows(entries, store, condition)
+
+    def curation(self, cell: CellConfig, data: ImageDataConfig) -> Curation:
+        """What knows the rows of a set of images.
+
+        Args:
+            cell: Whose judges select.
+            data: Its set.
+        """
+        judges = {n: c for n, c in cell.evaluators.items() if n in data.select_by}
+        key = repr((data, cell.model.resolution, judges))
+        if key not in self._curations:
+            self._curations[key] = Curation(
+                data, cell.model.resolution, self._scorers(cell), judges, self.cache_dir / "sets"
+            )
+        return self._curations[key]
+
+    def _scorers(self, cell: CellConfig) -> dict[str, Scorer]:
+        """The judges that select a cell's training data; each is loaded when it is asked."""
+        assert cell.data is not None
+        return {
+            name: functools.partial(self._values, cell, name)
+            for name in cell.evaluators
+            if name in cell.data.select_by
+        }
+
+    def _values(self, cell: CellConfig, name: str, samples: Sequence[Sample]) -> list[float]:
+        return [score.value for score in self.evaluator(cell, name).score(samples)]

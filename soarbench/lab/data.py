@@ -1,0 +1,100 @@
+"""Curated training rows of the laboratory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from evaluators.base import Sample
+from soarbench.common.strict import plain
+from soarbench.common.tensor_store import TensorStore, digest
+from soarbench.data.config import LabDataConfig
+from soarbench.data.curation import Entry, Scorer, read_entries, write_entries
+from soarbench.data.rows import ConditionOf, EncodedRows, EncodeImages, latent_key, stored_rows
+from soarbench.data.select import best_share_of_groups
+from soarbench.lab.assets import weights_hash
+from soarbench.lab.world.grammar import demands, training_sample
+from soarbench.lab.world.scenes import render
+
+log = logging.getLogger(__name__)
+
+
+def draw_candidates(config: LabDataConfig) -> list[Sample]:
+    """Draw the candidates; ``sample_id`` is the row number, ``prompt`` the caption."""
+    found = []
+    for index in range(config.num_candidates):
+        rng = np.random.default_rng((config.seed, index))
+        sample = training_sample(rng, config.wrong_captions, config.kinds)
+        image = Image.fromarray(render(sample.scene))
+        found.append(
+            Sample(sample_id=str(index), prompt_id=str(index), prompt=sample.caption, image=image)
+        )
+    return found
+
+
+def _select(
+    config: LabDataConfig, scorers: Mapping[str, Scorer], name: str
+) -> list[tuple[Entry, Image.Image]]:
+    """The kept candidates; ``name`` starts their keys."""
+    candidates = draw_candidates(config)
+    scores = {judge: list(scorers[judge](candidates)) for judge in config.select_by}
+    found = []
+    groups = [_kind(c.prompt) if config.within_kinds else "" for c in candidates]
+    for place in best_share_of_groups(scores, groups, config.keep_fraction):
+        sample = candidates[place]
+        entry = Entry(
+            key=f"{name} {place}",
+            place=f"candidate {place}",
+            caption=sample.prompt,
+            bucket=sample.image.size,
+            scores={judge: values[place] for judge, values in scores.items()},
+        )
+        found.append((entry, sample.image))
+    return found
+
+
+def lab_rows(
+    config: LabDataConfig,
+    scorers: Mapping[str, Scorer],
+    cache_dir: Path,
+    *,
+    encode: EncodeImages,
+    condition: ConditionOf,
+) -> EncodedRows:
+    """The curated rows, from the cache if the same configuration and weights made them before.
+
+    Args:
+        config: How many pictures are drawn and which are kept.
+        scorers: The learned scores named by ``config.select_by``.
+        cache_dir: Where kept latents are stored, shared by all cells.
+        encode: Pictures to latents.
+        condition: Of a caption.
+    """
+    weights = [weights_hash(name) for name in ("base", "clip", "aesthetic")]
+    name = digest(plain(config), weights)
+    folder = cache_dir / f"lab-{name}"
+    store = TensorStore(folder)
+    path = folder / "rows.jsonl"
+    if not path.is_file():
+        kept, images = zip(*_select(config, scorers, name), strict=True)
+        store.add([latent_key(entry) for entry in kept], {"x0": encode(images)})
+        write_entries(path, kept)
+    entries = read_entries(path)
+    for judge in config.select_by:
+        least = min(entry.scores[judge] for entry in entries)
+        log.info("%s of the %d training pictures: at least %.3f", judge, len(entries), least)
+    return stored_rows(entries, store, condition, columns=_columns)
+
+
+def _kind(caption: str) -> str:
+    """What a caption asks for: a task of GenEval's, or a text."""
+    return str(demands(caption).get("tag", "text"))
+
+
+def _columns(prompt: str) -> Mapping[str, object]:
+    """What rewards are told of a caption."""
+    return {"metadata": demands(prompt)}

@@ -1,0 +1,1 @@
+"""The drawn world: grammar, scenes, exact oracles, drawing."""

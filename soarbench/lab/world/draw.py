@@ -1,0 +1,62 @@
+"""Pictures of the laboratory's prompts by its renderer, in GenEval's folder layout: no model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from soarbench.common.errors import UserError
+from soarbench.lab.world.grammar import lay_out, split
+from soarbench.lab.world.scenes import random_style, render
+
+SUITES = ("lab_geneval", "lab_ocr", "lab_drawbench")
+
+
+def draw_suite(
+    path: Path, suite: str = "lab_geneval", images_per_prompt: int = 2, wrong: float = 0.2
+) -> int:
+    """Draw every prompt of a suite; a share of the pictures shows the next prompt instead.
+
+    Args:
+        path: A new folder.
+        suite: One of ``SUITES``.
+        images_per_prompt: Pictures of each prompt.
+        wrong: Share of pictures of something else, 0..1, so that a judge has something to find.
+
+    Returns:
+        How many pictures were drawn.
+
+    Raises:
+        UserError: The folder exists, or a value cannot work.
+    """
+    if suite not in SUITES:
+        raise UserError(f"suite={suite!r}: choose one of {', '.join(SUITES)}")
+    if images_per_prompt < 1 or not 0 <= wrong <= 1:
+        raise UserError(
+            f"images_per_prompt={images_per_prompt} wrong={wrong}: must be at least 1, and in 0..1"
+        )
+    if path.exists():
+        raise UserError(f"path={path} exists; nothing was written over, choose another path")
+    compositions = {
+        "lab_geneval": split().geneval,
+        "lab_ocr": split().ocr,
+        "lab_drawbench": split().drawbench,
+    }[suite]
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for number, composition in enumerate(compositions):
+        folder = partial / f"{number:05d}"
+        (folder / "samples").mkdir(parents=True)
+        (folder / "metadata.jsonl").write_text(json.dumps(composition.metadata()) + "\n")
+        for index in range(images_per_prompt):
+            rng = np.random.default_rng((number, index))
+            other = compositions[(number + 1) % len(compositions)]
+            shown = other if rng.random() < wrong else composition
+            picture = render(lay_out(shown, random_style(rng), rng))
+            Image.fromarray(picture).save(folder / "samples" / f"{index:04d}.png")
+    partial.rename(path)
+    return len(compositions) * images_per_prompt

@@ -1,0 +1,179 @@
+"""Weights that others published: LoRAs in peft's format and whole transformers, as anchors.
+
+They are evaluated beside the base and never trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from soarbench.common.errors import ConfigError, UserError
+from soarbench.models.hub import hub_snapshot, is_directory
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Shape = tuple[int, ...]
+_ADAPTER_FILE = "adapter_config.json"
+_PREFIX = "base_model.model."
+#: What is fetched of a repository: no text encoders, no optimiser states.
+_FILES = (
+    f"*{_ADAPTER_FILE}", "*adapter_model.safetensors", "transformer/*", "config.json",
+    "diffusion_pytorch_model*",
+)  # fmt: skip
+_TRANSFORMER = "SD3Transformer2DModel"
+_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.\w+)?\.weight")
+
+
+def adapter_name(source: str) -> str:
+    """A short name for tables and folders: the last part of the directory or hub id."""
+    return re.sub(r"[^\w.-]", "_", Path(source.partition("@")[0]).expanduser().name) or "adapter"
+
+
+def adapter_digest(source: str) -> str:
+    """What identifies the weights: a directory's content, or the hub id with its revision.
+
+    Raises:
+        ConfigError: The directory holds no weights.
+    """
+    if not is_directory(source):
+        return source
+    folder = weights_folder(Path(source).expanduser(), source)
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        digest.update(path.name.encode())
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def fetch_adapter(source: str) -> Path:
+    """The local folder with the weights, downloaded if it is a hub id (``owner/name@revision``).
+
+    Raises:
+        UserError: The hub does not give it, or it holds no weights that can be used.
+    """
+    if is_directory(source):
+        return weights_folder(Path(source).expanduser(), source)
+    repo, _, revision = source.partition("@")
+    return weights_folder(hub_snapshot("model.adapter", repo, revision or None, _FILES), source)
+
+
+def weights_folder(root: Path, source: str) -> Path:
+    """Where in a directory the weights lie.
+
+    Raises:
+        ConfigError: There is neither an adapter nor a transformer, or several adapters.
+    """
+    if (root / _ADAPTER_FILE).is_file():
+        return root
+    adapters = sorted(path.parent for path in root.rglob(_ADAPTER_FILE)) if root.is_dir() else []
+    if len(adapters) > 1:
+        found = ", ".join(str(path.relative_to(root)) for path in adapters[:4])
+        raise ConfigError(f"model.adapter={source}: holds several adapters ({found}); name one")
+    if adapters:
+        return adapters[0]
+    for folder in (root / "transformer", root):
+        config = folder / "config.json"
+        if config.is_file() and json.loads(config.read_text()).get("_class_name") == _TRANSFORMER:
+            return folder
+    raise ConfigError(
+        f"model.adapter={source}: neither a LoRA in peft's format ({_ADAPTER_FILE}) nor a "
+        f"{_TRANSFORMER} of diffusers; give a directory or hub id that holds one"
+    )
+
+
+def stored_shapes(folder: Path, source: str) -> dict[str, Shape]:
+    """Names and shapes of a folder's tensors, from the headers of its safetensors files.
+
+    Raises:
+        UserError: It has none, or one is damaged.
+    """
+    shapes: dict[str, Shape] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with path.open("rb") as stream:
+                header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        except (ValueError, OverflowError, MemoryError) as error:
+            raise UserError(
+                f"model.adapter={source}: {path.name} is no safetensors file"
+            ) from error
+        header.pop("__metadata__", None)
+        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items()}
+    if not shapes:
+        raise UserError(f"model.adapter={source}: {folder} holds no safetensors file")
+    return shapes
+
+
+def check_weights(wanted: Mapping[str, Shape], folder: Path, source: str, *, base: str) -> None:
+    """Refuse weights that are not for a transformer, before they are loaded.
+
+    Args:
+        wanted: Names and shapes of the transformer's own weights.
+        folder: Of the others.
+        source: As configured.
+        base: What the transformer is, for messages.
+
+    Raises:
+        UserError: A module is missing or of another size.
+    """
+    stored = stored_shapes(folder, source)
+    is_adapter = (folder / _ADAPTER_FILE).is_file()
+    wrong = _misplaced(wanted, stored) if is_adapter else _different(wanted, stored)
+    first = next(iter(wrong), None)
+    if first is not None:
+        kind = "a LoRA" if is_adapter else "weights"
+        raise UserError(f"model.adapter={source}: {kind} for another model than {base} ({first})")
+
+
+def _misplaced(wanted: Mapping[str, Shape], stored: Mapping[str, Shape]) -> Iterable[str]:
+    """What of an adapter finds no place in a transformer."""
+    for name, shape in stored.items():
+        match = _FACTOR.fullmatch(name.removeprefix(_PREFIX))
+        if match is None:
+            yield f"{name} is no factor of a LoRA"
+            continue
+        weight = wanted.get(f"{match['module']}.weight")
+        if weight is None:
+            yield f"it has no {match['module']}"
+        elif match["side"] == "A" and shape[1:] != weight[1:]:
+            yield f"{match['module']} takes {weight[1]} inputs, the LoRA's {shape[1]}"
+        elif match["side"] == "B" and shape[0] != weight[0]:
+            yield f"{match['module']} gives {weight[0]} outputs, the LoRA's {shape[0]}"
+
+
+def _different(wanted: Mapping[str, Shape], stored: Mapping[str, Shape]) -> Iterable[str]:
+    """How a whole transformer's weights differ from another's."""
+    for name in sorted(wanted.keys() ^ stored.keys()):
+        yield f"{name} is in one of them alone"
+    for name in sorted(wanted.keys() & stored.keys()):
+        if wanted[name] != stored[name]:
+            yield f"{name} is {wanted[name]} there and {stored[name]} here"
+
+
+def apply_adapter(transformer: nn.Module, source: str, *, base: str) -> None:
+    """Give a loaded transformer the weights of others, in place.
+
+    A LoRA is merged in float32 and the sum rounded once to the transformer's type.
+
+    Args:
+        transformer: Of the base.
+        source: Directory or hub id.
+        base: What the base is, for messages.
+
+    Raises:
+        UserError: They cannot be had, or are for another model.
+    """
+    from baselines.loop.weights import start_from
+
+    folder = fetch_adapter(source)
+    wanted = {name: tuple(value.shape) for name, value in transformer.state_dict().items()}
+    check_weights(wanted, folder, source, base=base)
+    dtype = next(transformer.parameters()).dtype
+    start_from(transformer.float(), folder)
+    transformer.to(dtype).requires_grad_(False).eval()

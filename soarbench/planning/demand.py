@@ -1,0 +1,173 @@
+"""The command line of ``plan`` becomes what is planned, without training data or weights."""
+
+from __future__ import annotations
+
+import functools
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from baselines.config import FlowGrpoConfig
+from soarbench.common.errors import ConfigError
+from soarbench.common.strict import Component, build, convert, did_you_mean
+from soarbench.config.compose import apply_where_known, compose_choices, parse_overrides
+from soarbench.config.run import LauncherConfig
+from soarbench.config.settings import Settings, TrainingConfig, post_training
+from soarbench.evaluation.judges import JUDGES
+from soarbench.grid.checks import NAMED_REWARDS, reward_mixture
+from soarbench.planning.memory_and_time import UTILISATION, Demand, Gpu
+
+METHODS = ("sft", "soar", "flow_grpo")
+_DEFAULT_GPU = "h100-80gb"
+_PUBLISHED = "soarbench.evaluation.judges.published"
+_GPUS = Path(__file__).with_name("gpus.yaml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the command line asks for.
+
+    Attributes:
+        gpu_name: Of the GPU.
+        gpu: Its facts.
+        utilisation: Share of its peak that training reaches.
+        demands: By method.
+        steps: Updates of a run, by method.
+    """
+
+    gpu_name: str
+    gpu: Gpu
+    utilisation: float
+    demands: Mapping[str, Demand]
+    steps: Mapping[str, int]
+
+
+def gpus() -> dict[str, Gpu]:
+    """Every GPU in the table."""
+    rows = yaml.safe_load(_GPUS.read_text())
+    return {name: build(Gpu, row, f"gpus.{name}") for name, row in rows.items()}
+
+
+def read_request(words: Sequence[str]) -> Request:
+    """Read the command line.
+
+    Raises:
+        ConfigError: A word is unknown or its value cannot work.
+    """
+    own = {"gpu": _DEFAULT_GPU, "utilisation": str(UTILISATION)}
+    rest = []
+    for word in words:
+        key, sign, value = word.partition("=")
+        if sign and key in own:
+            own[key] = value
+        else:
+            rest.append(word)
+    known = gpus()
+    if own["gpu"] not in known:
+        raise ConfigError(f"gpu={own['gpu']!r} is not known: {did_you_mean(own['gpu'], known)}")
+    demands, steps = {}, {}
+    for method, config in _configs(rest):
+        demands[method], steps[method] = _demand(config, method)
+    return Request(
+        gpu_name=own["gpu"],
+        gpu=known[own["gpu"]],
+        utilisation=_share(own["utilisation"]),
+        demands=demands,
+        steps=steps,
+    )
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise ConfigError(f"utilisation={text}: must be a share of the GPU's peak, in (0, 1]")
+    return value
+
+
+def _configs(words: Sequence[str]) -> Iterator[tuple[str, DictConfig]]:
+    """One composition a method; a value goes to those that have its key."""
+    overrides = parse_overrides(words)
+    methods = overrides.axes.get("method", METHODS)
+    task = overrides.axes.get("task", ("aesthetic",))
+    choices = [f"grid={overrides.grid or 'reward_specific'}", *overrides.groups, f"task={task[0]}"]
+    found = {name: compose_choices([*choices, f"method={name}"]) for name in methods}
+    apply_where_known(found.values(), overrides.values, otherwise="no method has a key")
+    for name, config in found.items():
+        if OmegaConf.select(config, "training") is None:
+            raise ConfigError(f"method={name} is not trained; choose one of {', '.join(METHODS)}")
+        yield name, config
+
+
+def _section(config: DictConfig, key: str) -> object:
+    """One part of ``Settings``; the others, data above all, may be incomplete.
+
+    Raises:
+        ConfigError: A value cannot work.
+    """
+    node = OmegaConf.select(config, key)
+    is_group = OmegaConf.is_config(node)
+    value = OmegaConf.to_container(node, resolve=True) if is_group else node
+    return convert(typing.get_type_hints(Settings)[key], value, key)
+
+
+def _demand(config: DictConfig, method: str) -> tuple[Demand, int]:
+    part = functools.partial(_section, config)
+    training, launcher = part("training"), part("launcher")
+    assert isinstance(training, TrainingConfig)
+    assert isinstance(launcher, LauncherConfig)
+    made: dict[str, typing.Any] = {name: part(name) for name in ("method", "optim", "model")}
+    try:
+        loop = post_training(training, made["optim"], part("lora"), part("ema"), 0)  # type: ignore[arg-type]
+        loop.check_processes(launcher.num_processes, launcher.parallelism)
+    except ValueError as error:
+        raise ConfigError(f"method={method}: {error}") from error
+    demand = Demand(
+        **made,
+        loop=loop,
+        num_processes=launcher.num_processes,
+        parallelism=launcher.parallelism,
+        judges_gb=_judges_gb(config, made["method"], launcher.num_processes),
+    )
+    return demand, training.steps
+
+
+def _judges_gb(config: DictConfig, method: object, num_processes: int) -> float:
+    """Weights of the judges of a composition's suites and reward."""
+    evaluators, suites = _section(config, "evaluators"), _section(config, "suites")
+    reward = _section(config, "reward")
+    assert isinstance(evaluators, dict)
+    assert isinstance(suites, dict)
+    assert reward is None or isinstance(reward, (str, dict))
+    rewards = reward_mixture(reward) if isinstance(method, FlowGrpoConfig) else {}
+    judging = {name for suite in suites.values() for name in suite.evaluators}
+    return judges_gb(evaluators, judging, rewards, num_processes)
+
+
+def judges_gb(
+    evaluators: Mapping[str, Component],
+    judging: Iterable[str],
+    rewards: Iterable[str],
+    num_processes: int,
+) -> float:
+    """Weights of judges on the first GPU: the suites', and the reward's in the process that trains.
+
+    A function of the user's own is not known, and the laboratory's judges are too small to count.
+
+    Args:
+        evaluators: How each judge is made.
+        judging: Names of the suites' judges.
+        rewards: Names of what rewards training.
+        num_processes: That train together.
+    """
+    asked = {NAMED_REWARDS.get(name, name) for name in rewards}
+    # One process shares the judge between reward and suites; several have their own beside it.
+    loaded = [*judging, *asked] if num_processes > 1 else {*judging, *asked}
+    published = [n for n in loaded if n in evaluators and evaluators[n].target == _PUBLISHED]
+    return sum(weights.memory_gb for name in published for weights in JUDGES[name].weights)

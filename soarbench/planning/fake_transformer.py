@@ -1,0 +1,259 @@
+"""What a forward and a backward of the transformer cost, from fake tensors: no weight exists.
+
+The real modules run under ``FakeTensorMode``, so that shapes, autocast, adapters and gradient
+checkpointing are those of training, and every storage that comes and goes is counted. Layers of a
+kind are alike, so a few of them are run and the rest extrapolated.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import SD3Transformer2DModel
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from typing_extensions import override
+
+from baselines.loop.weights import prepare_transformer
+from baselines.training_config import PostTrainingConfig
+from soarbench.models.config import ModelConfig
+from soarbench.models.sd3.architecture import Architecture
+from soarbench.models.sd3.model import SD3Velocity
+
+FloatArray = NDArray[np.float64]
+Measure = Callable[[nn.Module], Sequence[float]]
+#: Models of fewer layers are run as they are.
+_FEW_LAYERS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """Numbers that a transformer holds.
+
+    Attributes:
+        total: All weights, an adapter's included.
+        trained: Those that training changes.
+        buffers: Fixed ones (the position embedding).
+    """
+
+    total: int
+    trained: int
+    buffers: int
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that are alive.
+
+    Args:
+        known: Tensors whose storage is not counted: weights, buffers, inputs.
+    """
+
+    def __init__(self, known: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = 0
+        self.peak = 0
+        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
+
+    @override
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        """Run an operation and count what it made."""
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self._count(tensor)
+        return made
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata in self._seen:
+            return
+        self._seen.add(storage._cdata)
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+
+    def _forget(self, address: int, size: int) -> None:
+        self._seen.discard(address)
+        self.now -= size
+
+
+class MetaModel:
+    """The transformer of a run without its numbers.
+
+    Args:
+        architecture: Its sizes.
+        model: Resolution, text length and the type of frozen weights.
+        loop: Says what is trained and how.
+    """
+
+    def __init__(
+        self, architecture: Architecture, model: ModelConfig, loop: PostTrainingConfig
+    ) -> None:
+        self.architecture = architecture
+        self.model = model
+        # Compiled layers keep what the plain ones keep, or less.
+        self.loop = replace(loop, compile=False)
+
+    def parameters(self) -> Parameters:
+        """How many numbers the model holds."""
+        with self._built(self.architecture.transformer) as transformer:
+            sizes = [(p.numel(), p.requires_grad) for p in transformer.parameters()]
+            return Parameters(
+                total=sum(size for size, _ in sizes),
+                trained=sum(size for size, is_trained in sizes if is_trained),
+                buffers=sum(buffer.numel() for buffer in transformer.buffers()),
+            )
+
+    def forward_flops(self) -> float:
+        """Floating-point operations of one forward of one row."""
+        return float(self._over_layers(self._flops)[0])
+
+    def activation_bytes(self, rows: int) -> float:
+        """Most bytes alive in a forward and backward of ``rows``, beside weights and gradients."""
+        # Each phase grows evenly with the layers, the larger of the two does not.
+        return float(self._over_layers(lambda transformer: self._peaks(transformer, rows)).max())
+
+    def _over_layers(self, measure: Measure) -> FloatArray:
+        """Measurements that grow evenly with the layers of each of the two kinds."""
+        config = self.architecture.transformer
+        total = self.architecture.integer("num_layers")
+        listed = config.get("dual_attention_layers", ())
+        assert isinstance(listed, (list, tuple))
+        dual = len(listed)
+        if total < _FEW_LAYERS:
+            return self._measured(config, measure)
+        # Two of each kind: the first of a kind that checkpointing recomputes sets a peak of its
+        # own. The last layer is of a third kind, so every small model has it.
+        some = min(dual, 2)
+        first = self._measured(_with_layers(config, 4, dual=some), measure)
+        plain = self._measured(_with_layers(config, 5, dual=some), measure) - first
+        if dual <= some:
+            return first + (total - 4) * plain
+        both = self._measured(_with_layers(config, 5, dual=some + 1), measure) - first
+        return first + (dual - some) * both + (total - 4 - dual + some) * plain
+
+    def _measured(self, config: Mapping[str, object], measure: Measure) -> FloatArray:
+        with self._built(config) as transformer:
+            return np.array(measure(transformer), dtype=np.float64)
+
+    @contextmanager
+    def _built(self, config: Mapping[str, object]) -> Iterator[nn.Module]:
+        """The model under a mode in which tensors have shapes and no content."""
+        with torch.device("meta"):
+            with _default_dtype(getattr(torch, self.model.dtype)):
+                transformer = SD3Transformer2DModel(**config)
+            prepared = prepare_transformer(transformer, self.loop).train()
+        # Modules keep small constants as plain tensors, which the mode would otherwise refuse.
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            _to_fake(prepared)
+            yield prepared
+
+    def _inputs(self, rows: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Latents, levels and condition of some rows."""
+        shape = self.architecture.latent_shape(self.model.resolution)
+        tokens = self.architecture.text_tokens(self.model.max_sequence_length)
+        return (
+            torch.empty(rows, *shape),
+            torch.empty(rows),
+            {
+                "prompt_embeds": torch.empty(
+                    rows, tokens, self.architecture.integer("joint_attention_dim")
+                ),
+                "pooled_prompt_embeds": torch.empty(
+                    rows, self.architecture.integer("pooled_projection_dim")
+                ),
+            },
+        )
+
+    def _velocity(self, transformer: nn.Module, rows: int) -> Callable[[], Tensor]:
+        latents, sigma, condition = self._inputs(rows)
+        velocity = SD3Velocity(transformer)
+        is_mixed = self.loop.mixed_precision == "bf16"
+
+        def run() -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16) if is_mixed else nullcontext():
+                return velocity(latents, sigma, condition)
+
+        return run
+
+    def _flops(self, transformer: nn.Module) -> tuple[float]:
+        run = self._velocity(transformer, 1)
+        counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+        with torch.no_grad(), counter:
+            run()
+        return (float(counter.get_total_flops()),)
+
+    def _peaks(self, transformer: nn.Module, rows: int) -> tuple[float, float]:
+        """Of the forward and of the backward, in the second of two passes.
+
+        Gradients of the first pass are there then and stay, as under accumulation.
+        """
+        run = self._velocity(transformer, rows)
+        _backward(run())
+        known = [*transformer.parameters(), *transformer.buffers()]
+        known += [p.grad for p in transformer.parameters() if p.grad is not None]
+        live = LiveBytes(known)
+        with live:
+            velocity = run()
+            forward, live.peak = live.peak, live.now
+            _backward(velocity)
+        return float(forward), float(live.peak)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Inside the block new weights are of a type; diffusers warns of converting them later."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _to_fake(model: nn.Module) -> None:
+    """Replace every meta tensor by a fake one that says it is on the CPU, where autocast works."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            fake = torch.empty(parameter.shape, dtype=parameter.dtype)
+            setattr(module, name, nn.Parameter(fake, requires_grad=parameter.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+
+
+def _backward(velocity: Tensor) -> None:
+    """Backward of a mean squared velocity."""
+    velocity.float().square().mean().backward()
+
+
+def _with_layers(config: Mapping[str, object], count: int, *, dual: int) -> dict[str, object]:
+    """The same model with few layers, the first ``dual`` of which have a second attention."""
+    return {**config, "num_layers": count, "dual_attention_layers": tuple(range(dual))}
+
+
+def _attention_flops(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object
+) -> int:
+    """Two matrix products: scores, and their product with the values."""
+    batch, heads, rows, width = query
+    return 2 * batch * heads * rows * key[2] * (width + value[3])
+
+
+#: torch counts the attention kernels of GPUs and leaves out the CPU's, which runs here.
+_CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}

@@ -1,0 +1,65 @@
+"""Whether cells fit on the GPUs that are there, before anything is loaded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from soarbench.cli.plan import Planner, refuse
+from soarbench.config.run import LauncherConfig
+from soarbench.config.settings import CellConfig, post_training
+from soarbench.models.sd3.architecture import UnknownArchitecture
+from soarbench.planning.demand import judges_gb
+from soarbench.planning.memory_and_time import GB, Demand, gigabytes
+
+log = logging.getLogger(__name__)
+
+
+def demand_of(cell: CellConfig, launcher: LauncherConfig) -> Demand:
+    """What training a cell asks of each GPU."""
+    assert cell.method is not None
+    assert cell.optim is not None
+    assert cell.training is not None
+    judging = {name for suite in cell.suites.values() for name in suite.evaluators}
+    return Demand(
+        model=cell.model,
+        method=cell.method,
+        optim=cell.optim,
+        loop=post_training(cell.training, cell.optim, cell.lora, cell.ema, 0),
+        num_processes=launcher.num_processes,
+        parallelism=launcher.parallelism,
+        judges_gb=judges_gb(cell.evaluators, judging, cell.rewards, launcher.num_processes),
+    )
+
+
+def require_fit(
+    cells: Sequence[CellConfig], launcher: LauncherConfig, *, name: str, memory: float
+) -> None:
+    """Say what training needs of each GPU, and refuse what cannot fit.
+
+    Models whose sizes are not known without a download are let through with a word.
+
+    Args:
+        cells: Of the run; those that train nothing need nothing.
+        launcher: How many processes share the work, and how.
+        name: Of the GPU.
+        memory: Of the GPU, bytes.
+
+    Raises:
+        UserError: Names the method, the memory and the options that would make it fit.
+    """
+    planner = Planner()
+    demands: dict[str, tuple[str, Demand]] = {}
+    for cell in cells:
+        if cell.training is not None:
+            demand = demand_of(cell, launcher)
+            demands.setdefault(repr(demand), (cell.method_name, demand))
+    for method, demand in demands.values():
+        try:
+            needed = gigabytes(planner.memory(demand))
+        except UnknownArchitecture as error:
+            log.info("whether training fits is not checked: %s", error)
+            return
+        log.info("%s needs %.0f GB of the %.0f of %s", method, needed, memory / GB, name)
+        if needed > memory / GB:
+            refuse(planner, method, demand, name=name, memory_gb=memory / GB)

@@ -1,0 +1,234 @@
+"""What a run needs of each GPU: memory and time as arithmetic on counted sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from baselines.config import FlowGrpoConfig, LoraConfig, OptimConfig, SftConfig, SoarConfig
+from baselines.training_config import PostTrainingConfig
+from soarbench.config.settings import MethodConfig
+from soarbench.models.config import ModelConfig
+from soarbench.models.sd3.architecture import Architecture
+
+GB = 10**9
+#: Share of a GPU's peak that training reaches; published SD3-sized runs report 0.3 to 0.5.
+UTILISATION = 0.4
+#: The CUDA context and libraries, GB; not part of what torch counts.
+_CONTEXT_GB = 1.5
+#: Share of the tensors' bytes that the caching allocator loses between them.
+_FRAGMENTATION = 0.05
+_MASTER_BYTES = 4
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+#: Bytes of both moments of one trained weight; 8-bit moments carry a float32 scale every 256.
+_OPTIMIZER_BYTES = {"adamw": 8.0, "adamw_8bit": 2 + 2 * 4 / 256}
+
+
+class Sizes(Protocol):
+    """Counted sizes of a transformer; ``plan_model.Parameters`` are some."""
+
+    @property
+    def total(self) -> int:
+        """All weights, an adapter's included."""
+
+    @property
+    def trained(self) -> int:
+        """Weights that training changes."""
+
+    @property
+    def buffers(self) -> int:
+        """Fixed numbers beside the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One kind of GPU, from its maker's data sheet.
+
+    Attributes:
+        memory_gb: 10^9 bytes.
+        bf16_tflops: Dense peak, bf16 with float32 accumulation.
+        float32_tflops: Peak in plain float32.
+    """
+
+    memory_gb: float
+    bf16_tflops: float
+    float32_tflops: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What is planned.
+
+    Attributes:
+        model: The base.
+        method: How it is trained.
+        optim: The optimiser.
+        loop: The loop around the method.
+        num_processes: GPUs.
+        parallelism: How they share the weights.
+        judges_gb: Weights of the judges that stay loaded, those of the reward included.
+    """
+
+    model: ModelConfig
+    method: MethodConfig
+    optim: OptimConfig
+    loop: PostTrainingConfig
+    num_processes: int = 1
+    parallelism: str = "ddp"
+    judges_gb: float = 0.0
+
+    @property
+    def lora(self) -> LoraConfig | None:
+        """The adapter, if one is trained."""
+        return self.loop.lora
+
+    @property
+    def rows(self) -> int:
+        """Rows of an update on one GPU."""
+        return self.loop.rows_per_process(self.num_processes)
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Rows that go through the model together."""
+        return self.loop.micro_batch_size or self.rows
+
+    @property
+    def model_rows(self) -> int:
+        """Rows that the model itself sees at once while gradients are kept."""
+        match self.method:
+            case SoarConfig(aux_chunk=chunk, num_rollout_paths=paths, num_aux_points=points):
+                return self.micro_batch_size * min(chunk, paths * points)
+            case FlowGrpoConfig(guidance_scale=scale) if scale != 1:
+                return 2 * self.micro_batch_size
+        return self.micro_batch_size
+
+    @property
+    def trained_forwards(self) -> float:
+        """Forwards of a row that are followed by a backward."""
+        match self.method:
+            case SftConfig():
+                return 1.0
+            case SoarConfig(aux_weight=weight, num_rollout_paths=paths, num_aux_points=points):
+                return 1.0 + (paths * points if weight > 0 else 0)
+            case FlowGrpoConfig(guidance_scale=scale):
+                return self.method.num_trained_steps * (1.0 if scale == 1 else 2.0)
+
+
+def memory_rows(
+    demand: Demand, architecture: Architecture, sizes: Sizes, activations: float
+) -> dict[str, float]:
+    """Bytes on each GPU, by what they are.
+
+    Args:
+        demand: What is planned.
+        architecture: The pipeline around the transformer.
+        sizes: Of the transformer.
+        activations: Bytes that a forward and backward of ``demand.model_rows`` keeps.
+    """
+    frozen = _BYTES[demand.model.dtype]
+    trained = sizes.trained
+    weights = _MASTER_BYTES * trained + frozen * (sizes.total - trained)
+    held = _MASTER_BYTES if demand.lora is None else frozen
+    shards = 1 if demand.parallelism == "ddp" else demand.num_processes
+    rows = {
+        "weights": weights / shards + held * sizes.buffers,
+        "gradients": _MASTER_BYTES * trained / shards,
+        "optimiser": _OPTIMIZER_BYTES[demand.optim.optimizer] * trained / shards,
+        "averaged weights": _MASTER_BYTES * trained / shards if demand.loop.ema else 0.0,
+        "reference model": _MASTER_BYTES * sizes.total if _copies_reference(demand) else 0.0,
+        "communication": _communicated(demand, weights, _MASTER_BYTES * trained, architecture),
+        "autoencoder": _BYTES["float32"] * architecture.vae_parameters,
+        "judges": demand.judges_gb * GB,
+        "rows of an update": _row_bytes(demand, architecture),
+        "activations": activations,
+    }
+    rows["set aside"] = _CONTEXT_GB * GB + _FRAGMENTATION * sum(rows.values())
+    return {name: float(size) for name, size in rows.items() if size}
+
+
+def _communicated(
+    demand: Demand, weights: float, gradients: float, architecture: Architecture
+) -> float:
+    """Bytes of what one GPU gathers from, or sends to, the others at a time."""
+    # A layer at work and the one that is fetched meanwhile.
+    share = min(1.0, 2 / architecture.integer("num_layers"))
+    if demand.num_processes == 1:
+        return 0.0
+    match demand.parallelism:
+        case "ddp":
+            # DistributedDataParallel's buckets.
+            return gradients
+        case "fsdp2":
+            return share * (weights + gradients)
+        case _:
+            return weights + share * gradients
+
+
+def _copies_reference(demand: Demand) -> bool:
+    """Whether a frozen copy of all weights is kept; an adapter is switched off instead."""
+    wants = isinstance(demand.method, FlowGrpoConfig) and demand.method.kl_coeff > 0
+    return wants and demand.lora is None
+
+
+def _row_bytes(demand: Demand, architecture: Architecture) -> float:
+    """Latents and conditions of the rows that a process holds at once, float32."""
+    latents = math.prod(architecture.latent_shape(demand.model.resolution))
+    tokens = architecture.text_tokens(demand.model.max_sequence_length)
+    condition = tokens * architecture.integer("joint_attention_dim")
+    method, held, count = demand.method, 4, demand.rows
+    if isinstance(method, FlowGrpoConfig):
+        # The whole path of a rollout, whose updates share one collection.
+        held = 2 * method.num_inference_steps + 4
+        count *= method.updates_per_collection
+    return float(_MASTER_BYTES * count * (held * latents + condition))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimePlan:
+    """What an update takes.
+
+    Attributes:
+        forward_equivalents: Model evaluations of a row, over all GPUs; a backward counts as two.
+        recomputed: Further ones that gradient checkpointing repeats.
+        seconds: Of one update.
+    """
+
+    forward_equivalents: float
+    recomputed: float
+    seconds: float
+
+
+def time_plan(
+    demand: Demand,
+    gpu: Gpu,
+    *,
+    forward_equivalents: float,
+    forward_flops: float,
+    utilisation: float,
+) -> TimePlan:
+    """Seconds of an update at a share of the GPUs' peak.
+
+    Args:
+        demand: What is planned.
+        gpu: Where.
+        forward_equivalents: Of an update, from the method itself.
+        forward_flops: Of one row.
+        utilisation: Share of the peak, (0, 1].
+    """
+    is_recomputed = demand.loop.gradient_checkpointing
+    recomputed = demand.trained_forwards * demand.loop.batch_size if is_recomputed else 0.0
+    tflops = gpu.bf16_tflops if demand.loop.mixed_precision == "bf16" else gpu.float32_tflops
+    operations = (forward_equivalents + recomputed) * forward_flops
+    speed = tflops * 1e12 * utilisation * demand.num_processes
+    return TimePlan(
+        forward_equivalents=forward_equivalents,
+        recomputed=recomputed,
+        seconds=operations / speed,
+    )
+
+
+def gigabytes(rows: Mapping[str, float]) -> float:
+    """All of them together."""
+    return sum(rows.values()) / GB

@@ -1,0 +1,1 @@
+"""Figures; each takes numbers and returns a figure."""

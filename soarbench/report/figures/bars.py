@@ -1,0 +1,134 @@
+"""The table as bars: what each method changed against the base, with paired intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from soarbench.report.figures.style_and_curves import add_legend, method_styles, panel_grid, style
+from soarbench.report.numbers.estimates import labelled_rng
+from soarbench.report.numbers.metrics import BASE, method_title, metric_of
+from soarbench.report.numbers.panels import Panel
+from soarbench.report.numbers.tables import TaskTable
+from soarbench.stats import mean_interval
+
+#: By marker, so that every method has its own.
+_HATCHES = {"o": "", "s": "///", "^": "...", "D": "xx", "v": "\\\\\\", "P": "++", "X": "**"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One method's change of one metric at its last step.
+
+    Attributes:
+        task: Name.
+        metric: Name of the evaluator.
+        method: Name.
+        step: Optimiser steps.
+        base: The base's value.
+        change: Method - base.
+        low: Lower end of its 95 % interval, paired by image.
+        high: Upper end.
+        num_prompts: In it.
+        num_seeds: Training seeds.
+    """
+
+    task: str
+    metric: str
+    method: str
+    step: int
+    base: float
+    change: float
+    low: float
+    high: float
+    num_prompts: int
+    num_seeds: int
+
+
+def build_bars(panels: Mapping[tuple[str, str], Panel], tables: Sequence[TaskTable]) -> list[Bar]:
+    """All metrics of all tasks at the last steps; empty without the base."""
+    found = []
+    for table in tables:
+        for metric in table.metrics:
+            panel = panels[table.task, metric]
+            if BASE in panel.methods:
+                bars = [_bar(panel, method) for method in panel.methods if method != BASE]
+                found += [bar for bar in bars if bar is not None]
+    return found
+
+
+def _bar(panel: Panel, method: str) -> Bar | None:
+    """One bar; None where no image was scored for both."""
+    step, base_step = panel.steps(method)[-1], panel.steps(BASE)[-1]
+    try:
+        differences = panel.differences((method, step), (BASE, base_step))
+        base = panel.scores(BASE, base_step).mean()
+    except ValueError:
+        return None
+    rng = labelled_rng(panel.task, panel.evaluator, method, step, BASE, base_step)
+    change = mean_interval(differences, rng)
+    return Bar(
+        task=panel.task,
+        metric=panel.evaluator,
+        method=method,
+        step=step,
+        base=base,
+        change=change.estimate,
+        low=change.low,
+        high=change.high,
+        num_prompts=change.num_prompts,
+        num_seeds=change.num_seeds,
+    )
+
+
+def draw_bars(bars: Sequence[Bar]) -> Figure:
+    """Draw a panel a metric; zero is the base, whose value the panel names.
+
+    Raises:
+        ValueError: There is nothing to draw.
+    """
+    groups = list(dict.fromkeys((bar.task, bar.metric) for bar in bars))
+    if not groups:
+        raise ValueError("bars: nothing to draw")
+    has_tasks = len({task for task, _ in groups}) > 1
+    with style():
+        figure, axes = panel_grid(len(groups), 2 if len(groups) in (2, 4) else None)
+        for ax, (task, metric) in zip(axes, groups, strict=True):
+            own = [bar for bar in bars if (bar.task, bar.metric) == (task, metric)]
+            facts = metric_of(metric)
+            where = f"{task}: " if has_tasks else ""
+            ax.set_title(f"{where}{facts.title}", fontsize=8)
+            ax.set_ylabel(f"Change from base ({own[0].base:.{facts.decimals}f})")
+            _draw_group(ax, own)
+        add_legend(figure, axes, "Lines: 95 % intervals, paired with the base by image")
+    return figure
+
+
+def _draw_group(ax: Axes, bars: Sequence[Bar]) -> None:
+    styles = method_styles([bar.method for bar in bars])
+    for place, bar in enumerate(bars):
+        look = styles[bar.method]
+        ax.bar(
+            place,
+            bar.change,
+            width=0.66,
+            color=look.color,
+            edgecolor="white",
+            hatch=_HATCHES[look.marker],
+            linewidth=0,
+            label=method_title(bar.method),
+        )
+        ax.errorbar(
+            place,
+            bar.change,
+            yerr=[[bar.change - bar.low], [bar.high - bar.change]],
+            color="black",
+            elinewidth=1,
+            capsize=3,
+        )
+    ax.axhline(0, color="black", linewidth=0.7)
+    ax.set_xticks([])
+    ax.set_xlim(-0.6, len(bars) - 0.4)

@@ -1,0 +1,318 @@
+"""Writes all figures of a report, each with its data beside it, and an index of them."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from soarbench.common.files import read_json, write_atomically
+from soarbench.config.figure_formats import FORMATS
+from soarbench.grid.checkpoint_rule import LAST
+from soarbench.report.figures.bars import Bar, build_bars, draw_bars
+from soarbench.report.figures.gaming import draw_deviation, draw_gaming, draw_overoptimisation
+from soarbench.report.figures.sheets import Tile, draw_sheet, plan_sheet
+from soarbench.report.figures.style_and_curves import save, settle
+from soarbench.report.numbers.checkpoints import marked_steps
+from soarbench.report.numbers.curves import CurvePoint, panel_points
+from soarbench.report.numbers.diagnostics import (
+    DeviationPoint,
+    deviation_points,
+    diagnostic_points,
+    unmeasured,
+)
+from soarbench.report.numbers.gaming import GamingPoint, gaming_points
+from soarbench.report.numbers.metrics import metric_of
+from soarbench.report.numbers.tables import Panels, TaskTable
+from soarbench.report.numbers.trained_on import trained_on
+from soarbench.store.cells import Cell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+INDEX = "figures.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureEntry:
+    """One figure in the index.
+
+    Attributes:
+        name: Of its files, without the suffix.
+        title: For a heading.
+        caption: What it shows and how to read it; one paragraph.
+        files: Pictures.
+        data: The CSV behind it.
+    """
+
+    name: str
+    title: str
+    caption: str
+    files: tuple[str, ...]
+    data: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureSet:
+    """All figures of a report.
+
+    Attributes:
+        entries: In the order of a reader's questions.
+        notes: What could not be drawn, a line each.
+    """
+
+    entries: tuple[FigureEntry, ...]
+    notes: tuple[str, ...]
+
+
+Row = CurvePoint | Bar | GamingPoint | DeviationPoint | Tile
+
+
+def write_figures(
+    cells: Sequence[Cell],
+    panels: Panels,
+    tables: Sequence[TaskTable],
+    curves: Sequence[CurvePoint],
+    folder: Path,
+    *,
+    checkpoint_rule: str = LAST,
+    formats: Sequence[str] = FORMATS,
+) -> FigureSet:
+    """Write every figure that there is data for, and ``figures.json``.
+
+    Figures of an earlier report that there is no data for any more are removed.
+
+    Args:
+        cells: Finished ones.
+        panels: Their scores, by (task, evaluator).
+        tables: One a task.
+        curves: What the curves figure shows, whose numbers are not estimated again.
+        folder: Of the report; ``curves`` lies there already.
+        checkpoint_rule: Which step of each method is marked.
+        formats: What figures are written as; sheets are PNG.
+
+    Raises:
+        StoreError: Stored diagnostics are damaged or do not compare.
+    """
+    writer = _Writer(folder, formats)
+    if curves:
+        writer.list_curves()
+    bars = build_bars(panels, tables)
+    writer.figure("bars", _BARS, bars, lambda: draw_bars(bars))
+    gaming = gaming_points(panels)
+    writer.figure("gaming", _GAMING, gaming, lambda: draw_gaming(gaming))
+    for table in tables:
+        if table.metrics:
+            _write_task(table, cells, panels, curves, checkpoint_rule, writer)
+    writer.finish()
+    return FigureSet(entries=tuple(writer.entries), notes=tuple(writer.notes))
+
+
+def _write_task(
+    table: TaskTable,
+    cells: Sequence[Cell],
+    panels: Panels,
+    curves: Sequence[CurvePoint],
+    rule: str,
+    writer: _Writer,
+) -> None:
+    task = table.task
+    roles = _roles(table, cells)
+    marked = marked_steps(rule, panels, task)
+    missing = unmeasured(cells, task)
+    if missing:
+        writer.notes.append(
+            f"task {task}: {len(missing)} cells have no diagnostics ({missing[0]} ...); "
+            "'python -m soarbench diagnose' with the same settings measures them"
+        )
+    points = [*_score_points(table, panels, curves, roles)]
+    points += diagnostic_points(cells, task, panels[task, table.metrics[0]].prompts)
+    writer.figure(
+        f"overoptimisation_{task}",
+        _OVEROPTIMISATION.of(task),
+        points,
+        lambda: draw_overoptimisation(points, roles, marked, rule),
+        marked=marked,
+    )
+    drift = deviation_points(cells, task)
+    writer.figure(f"deviation_{task}", _DEVIATION.of(task), drift, lambda: draw_deviation(drift))
+    tiles = plan_sheet(cells, task)
+    absent = sum(not tile.is_stored for tile in tiles)
+    if absent:
+        writer.notes.append(f"task {task}: {absent} of the sheet's {len(tiles)} images are gone")
+    shown = tiles if absent < len(tiles) else []
+    writer.sheet(f"samples_{task}", _SAMPLES.of(task), shown, lambda: draw_sheet(shown))
+
+
+def _roles(table: TaskTable, cells: Sequence[Cell]) -> dict[str, str]:
+    """What each metric of a task was to its training, which titles its panel."""
+    trained = trained_on([cell for cell in cells if cell.task == table.task])
+    roles = {}
+    for name in table.metrics:
+        if metric_of(name).is_oracle:
+            roles[name] = "Oracle"
+        elif name in (trained or {table.final_metric}):
+            roles[name] = "Trained on"
+        else:
+            roles[name] = "Held out"
+    return roles
+
+
+def _score_points(
+    table: TaskTable,
+    panels: Panels,
+    curves: Sequence[CurvePoint],
+    roles: Mapping[str, str],
+) -> Iterator[CurvePoint]:
+    """All metrics at all steps: trained on first, then oracles, then held-out ones."""
+    order = ("Trained on", "Oracle", "Held out")
+    for name in sorted(table.metrics, key=lambda name: order.index(roles[name])):
+        known = [p for p in curves if (p.task, p.metric) == (table.task, name)]
+        yield from known or panel_points(panels[table.task, name])
+
+
+@dataclass(frozen=True)
+class _Text:
+    """Title and caption of a figure."""
+
+    title: str
+    caption: str
+
+    def of(self, task: str) -> _Text:
+        return _Text(f"{self.title}, task {task}", self.caption)
+
+
+_CURVES = _Text(
+    "Metric over training",
+    "Each method's deciding metric over optimizer steps, from the base that all start from; bands "
+    "are 95 % intervals over prompts and training seeds.",
+)
+_BARS = _Text(
+    "Change from the base",
+    "What each method changed by its last step against the base on the same prompts and noise; "
+    "bars whose 95 % interval holds zero are not distinguishable from the base.",
+)
+_GAMING = _Text(
+    "Learned score against oracle",
+    "Gains over the base in standard deviations of the base's images. Below the diagonal, and "
+    "above zero on the right, the learned score gained more than the truth: reward hacking, "
+    "measured. A noisy score gains less than the truth when a gain is real, so a gap below zero is "
+    "no defect.",
+)
+_OVEROPTIMISATION = _Text(
+    "Over-optimisation",
+    "What was trained on beside what was not: oracle, held-out metrics, statistics of the images, "
+    "diversity within a prompt, and the norm of the velocity relative to the base.",
+)
+_DEVIATION = _Text(
+    "Drift from the training path",
+    "RMS distance, in latent units, between the sampler's states and the straight path of a real "
+    "image that training did not use, after leaving that path at a noise level. The distance also "
+    "holds what no model can know (which image the noise ends in) and how well a model knows "
+    "images of this kind, so its level alone is no exposure bias: compare methods that trained on "
+    "the same data, and each with the base on the same images, as the lower row does.",
+)
+_SAMPLES = _Text(
+    "Samples",
+    "The same prompts and noise under every method, at the first, middle and last step of the "
+    "lowest training seed; evenly spaced prompts, chosen by nothing else.",
+)
+
+
+class _Writer:
+    """Writes figures and remembers them."""
+
+    def __init__(self, folder: Path, formats: Sequence[str]) -> None:
+        self.folder = folder
+        self.formats = formats
+        self.entries: list[FigureEntry] = []
+        self.notes: list[str] = []
+
+    def list_curves(self) -> None:
+        """Put the curves, which are written elsewhere, into the index."""
+        self._list("curves", _CURVES, self.formats)
+
+    def figure(
+        self,
+        name: str,
+        text: _Text,
+        rows: Sequence[Row],
+        draw: Callable[[], Figure],
+        *,
+        marked: Mapping[str, int] | None = None,
+    ) -> None:
+        """Write a figure in all formats and its rows; without rows nothing."""
+        if not rows:
+            return
+        figure = settle(draw())
+        for suffix in self.formats:
+            path = self.folder / f"{name}.{suffix}"
+            write_atomically(path, partial(save, figure, file_format=suffix))
+        self._data(name, rows, marked)
+        self._list(name, text, self.formats)
+
+    def sheet(
+        self, name: str, text: _Text, rows: Sequence[Tile], draw: Callable[[], Image]
+    ) -> None:
+        """Write a sheet as PNG and its rows; without rows nothing."""
+        if not rows:
+            return
+        picture = draw()
+        write_atomically(self.folder / f"{name}.png", partial(picture.save, format="PNG"))
+        self._data(name, rows, None)
+        self._list(name, text, ("png",))
+
+    def _list(self, name: str, text: _Text, suffixes: Sequence[str]) -> None:
+        self.entries.append(
+            FigureEntry(
+                name=name,
+                title=text.title,
+                caption=text.caption,
+                files=tuple(f"{name}.{suffix}" for suffix in suffixes),
+                data=f"{name}.csv",
+            )
+        )
+
+    def _data(self, name: str, rows: Sequence[Row], marked: Mapping[str, int] | None) -> None:
+        text = _csv(rows, marked)
+        write_atomically(self.folder / f"{name}.csv", partial(_write, text=text))
+
+    def finish(self) -> None:
+        """Write the index, and remove what an earlier one names and this one does not."""
+        index = self.folder / INDEX
+        kept = {name for entry in self.entries for name in (*entry.files, entry.data)}
+        if index.is_file():
+            earlier = read_json(index)["figures"]
+            assert isinstance(earlier, list)
+            for entry in earlier:
+                for name in {*entry["files"], entry["data"]} - kept:
+                    (self.folder / name).unlink(missing_ok=True)
+        content = {"figures": [dataclasses.asdict(entry) for entry in self.entries]}
+        text = json.dumps({**content, "notes": self.notes}, indent=1) + "\n"
+        write_atomically(index, partial(_write, text=text))
+
+
+def _write(path: Path, *, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _csv(rows: Sequence[Row], marked: Mapping[str, int] | None) -> str:
+    """Dataclasses as CSV, a column a field; ``is_marked`` says which step a rule chose."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    # Counters are in the curves' own table; folders are of the machine that drew.
+    names = [f.name for f in dataclasses.fields(rows[0]) if f.name not in ("spent", "path")]
+    writer.writerow(names if marked is None else [*names, "is_marked"])
+    for row in rows:
+        values = [getattr(row, name) for name in names]
+        if marked is not None:
+            values.append(isinstance(row, CurvePoint) and marked.get(row.method) == row.step)
+        writer.writerow(values)
+    return stream.getvalue()

@@ -1,0 +1,262 @@
+"""Figures about whether a gain is real: over-optimisation, proxy against oracle, and drift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from soarbench.config.settings import first_stage
+from soarbench.report.figures.style_and_curves import (
+    AXIS_TITLES,
+    BAND_TITLE,
+    LineStyle,
+    add_legend,
+    draw_panel,
+    method_styles,
+    panel_grid,
+    style,
+)
+from soarbench.report.numbers.curves import CurvePoint
+from soarbench.report.numbers.diagnostics import QUANTITIES, ROLES, DeviationPoint
+from soarbench.report.numbers.gaming import GamingPoint
+from soarbench.report.numbers.metrics import BASE, method_title, metric_of, ordered_methods
+
+_COLUMNS = 3
+
+
+def draw_overoptimisation(
+    points: Sequence[CurvePoint],
+    roles: Mapping[str, str],
+    marked: Mapping[str, int],
+    rule: str,
+) -> Figure:
+    """Draw everything that moves while one number is optimised, a panel a quantity.
+
+    Args:
+        points: Of one task; a panel for each of their metrics, in the order of appearance.
+        roles: Title of each metric's panel, e.g. what was trained on.
+        marked: Checkpoint of each method that ``rule`` chose.
+        rule: As configured.
+
+    Raises:
+        ValueError: There is nothing to draw.
+    """
+    names = list(dict.fromkeys(point.metric for point in points))
+    if not names:
+        raise ValueError("over-optimisation: no point to draw")
+    with style():
+        figure, axes = panel_grid(len(names), min(_COLUMNS, len(names)))
+        for ax, name in zip(axes, names, strict=True):
+            ax.set_title(roles.get(name) or ROLES[name])
+            ax.set_ylabel(QUANTITIES.get(name) or metric_of(name).title)
+            ax.set_xlabel(AXIS_TITLES["step"])
+            draw_panel(ax, [point for point in points if point.metric == name], marked=marked)
+        add_legend(figure, axes, f"{BAND_TITLE}; filled markers: checkpoint by rule {rule!r}")
+    return figure
+
+
+def draw_gaming(points: Sequence[GamingPoint]) -> Figure:
+    """Draw what was gained on a learned score against what was gained on its oracle.
+
+    A row a learned score: the course of training in the plane of both gains, where below the
+    diagonal the score gained more than the truth, and the gap over steps.
+
+    Raises:
+        ValueError: There is nothing to draw.
+    """
+    pairs = list(dict.fromkeys((p.task, p.proxy, p.oracle) for p in points))
+    if not pairs:
+        raise ValueError("proxy against oracle: no point to draw")
+    with style():
+        figure, axes = panel_grid(2 * len(pairs), 2)
+        for row, (task, proxy, oracle) in enumerate(pairs):
+            own = [p for p in points if (p.task, p.proxy) == (task, proxy)]
+            plane, gap = axes[2 * row : 2 * row + 2]
+            plane.set_title(f"Task: {task}")
+            plane.set_xlabel(f"Gain in {metric_of(proxy).title} (SD of base)")
+            plane.set_ylabel(f"Gain in {metric_of(oracle).title}")
+            _draw_plane(plane, own)
+            gap.set_title("Gain on the score alone")
+            gap.set_xlabel(AXIS_TITLES["step"])
+            gap.set_ylabel("Score gain - oracle gain (SD)")
+            _draw_gap(gap, own)
+        add_legend(figure, axes, "Bars and bands: 95 % intervals, paired with the base by image")
+    return figure
+
+
+def _draw_plane(ax: Axes, points: Sequence[GamingPoint]) -> None:
+    """Both gains from the base, at the origin, to the last step, whose interval is drawn."""
+    methods = ordered_methods({point.method for point in points})
+    styles = method_styles(methods)
+    for method in methods:
+        line = _course(points, method)
+        end = line[-1]
+        look = styles[method]
+        ax.plot(
+            [p.proxy_gain for p in line],
+            [p.oracle_gain for p in line],
+            color=look.color,
+            linestyle=look.dashes,
+            marker=look.marker,
+            markerfacecolor="white",
+            markevery=_own(line, method),
+            label=method_title(method),
+        )
+        ax.errorbar(
+            end.proxy_gain,
+            end.oracle_gain,
+            xerr=[[end.proxy_gain - end.proxy_low], [end.proxy_high - end.proxy_gain]],
+            yerr=[[end.oracle_gain - end.oracle_low], [end.oracle_high - end.oracle_gain]],
+            color=look.color,
+            marker=look.marker,
+            elinewidth=0.9,
+            capsize=2,
+        )
+    ax.plot([0], [0], color="black", marker="D", linestyle="none", label=method_title(BASE))
+    ax.axline((0, 0), slope=1, color="0.45", linewidth=0.8, zorder=1)
+    _make_square(ax, [0.0, *(g for p in points for g in (p.proxy_gain, p.oracle_gain))])
+    ax.annotate(
+        "above: the truth gains more\nbelow: the score gains more",
+        (0.03, 0.97),
+        xycoords="axes fraction",
+        va="top",
+        fontsize=6.5,
+        color="0.3",
+        zorder=1,
+    )
+
+
+def _course(points: Sequence[GamingPoint], method: str) -> list[GamingPoint]:
+    """A method's points after where it started: the base, at 0, or the end of its first stage."""
+    own = sorted((p for p in points if p.method == method), key=lambda p: p.step)
+    earlier = first_stage(method)
+    if not earlier:
+        return [*(_origin(point) for point in own[:1]), *own]
+    before = _course(points, earlier)[-1:]
+    return [*before, *(replace(p, step=p.step + q.step) for q in before for p in own)] or own
+
+
+def _origin(point: GamingPoint) -> GamingPoint:
+    """The base, which gained nothing."""
+    return replace(
+        point, method=BASE, step=0,
+        proxy_gain=0.0, proxy_low=0.0, proxy_high=0.0,
+        oracle_gain=0.0, oracle_low=0.0, oracle_high=0.0,
+        gap=0.0, gap_low=0.0, gap_high=0.0,
+    )  # fmt: skip
+
+
+def _own(line: Sequence[GamingPoint], method: str) -> list[int]:
+    """Which points of a course are the method's own: they have markers."""
+    return [i for i, point in enumerate(line) if point.method == method]
+
+
+def _make_square(ax: Axes, gains: Sequence[float]) -> None:
+    """The same range on both axes, so that the diagonal is one; very long intervals leave it."""
+    shown = (*ax.get_xlim(), *ax.get_ylim())
+    reach = max(gains) - min(gains)
+    low, high = max(min(shown), min(gains) - reach), min(max(shown), max(gains) + reach)
+    if low < high:
+        ax.set(xlim=(low, high), ylim=(low, high))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(nbins=5))
+
+
+def _draw_gap(ax: Axes, points: Sequence[GamingPoint]) -> None:
+    methods = ordered_methods({point.method for point in points})
+    styles = method_styles(methods)
+    for method in methods:
+        line = _course(points, method)
+        _draw_band(
+            ax,
+            [p.step for p in line],
+            [p.gap for p in line],
+            [p.gap_low for p in line],
+            [p.gap_high for p in line],
+            styles[method],
+            label=method_title(method),
+            markevery=_own(line, method),
+        )
+    ax.axhline(0, color="black", linewidth=0.9, linestyle=":", zorder=1)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
+def _draw_band(
+    ax: Axes,
+    across: Sequence[float],
+    values: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    look: LineStyle,
+    *,
+    label: str,
+    markevery: Sequence[int],
+) -> None:
+    """A line with its interval, whose edges tell overlapping bands apart."""
+    ax.fill_between(across, low, high, color=look.color, alpha=0.13, linewidth=0)
+    for edge in (low, high):
+        ax.plot(across, edge, color=look.color, linestyle=look.dashes, linewidth=0.5, alpha=0.7)
+    ax.plot(
+        across,
+        values,
+        color=look.color,
+        linestyle=look.dashes,
+        marker=look.marker,
+        markerfacecolor="white",
+        markevery=list(markevery),
+        label=label,
+    )
+
+
+def draw_deviation(points: Sequence[DeviationPoint]) -> Figure:
+    """Draw how far inference leaves the training path, of one task.
+
+    A column a level at which the path is left; above the distance itself, below the paired
+    difference to the base, in which what no model can know cancels.
+
+    Raises:
+        ValueError: There is nothing to draw.
+    """
+    starts = sorted({point.start for point in points}, reverse=True)
+    if not starts:
+        raise ValueError("deviation from the path: no point to draw")
+    with style():
+        figure, axes = panel_grid(2 * len(starts), len(starts))
+        for column, start in enumerate(starts):
+            own = [point for point in points if point.start == start]
+            above, below = axes[column], axes[len(starts) + column]
+            above.set_title(f"Left the path at $\\sigma$ = {start:g}")
+            for ax, is_difference in ((above, False), (below, True)):
+                _draw_drift(ax, own, is_difference=is_difference)
+                ax.set_xlabel("Sampler step")
+            below.axhline(0, color="black", linewidth=0.9, linestyle=":", zorder=1)
+        axes[0].set_ylabel("Distance to the path")
+        axes[len(starts)].set_ylabel("Difference to base")
+        add_legend(figure, axes, "Bands: 95 % intervals over images; below: paired by image")
+    return figure
+
+
+def _draw_drift(ax: Axes, points: Sequence[DeviationPoint], *, is_difference: bool) -> None:
+    methods = ordered_methods({point.method for point in points})
+    styles = method_styles(methods)
+    for method in methods:
+        if is_difference and method == BASE:
+            continue
+        line = sorted((p for p in points if p.method == method), key=lambda p: p.index)
+        every = max(len(line) // 5, 1)
+        offset = methods.index(method) * every // max(len(methods), 1)
+        _draw_band(
+            ax,
+            [p.index for p in line],
+            [p.difference if is_difference else p.deviation for p in line],
+            [p.difference_low if is_difference else p.low for p in line],
+            [p.difference_high if is_difference else p.high for p in line],
+            styles[method],
+            label=method_title(method),
+            markevery=range(offset, len(line), every),
+        )
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

@@ -1,0 +1,186 @@
+"""Sample sheets: the same prompts and seeds under every method and step, from stored images."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import matplotlib as mpl
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw, ImageFont
+
+from soarbench.report.numbers.metrics import BASE, method_title, ordered_methods, step_title
+from soarbench.store.cell_folder import CellFolder
+from soarbench.store.cells import Cell
+
+T = TypeVar("T")
+_MOST_PROMPTS, _MOST_STEPS = 8, 3
+_SIDE, _GAP, _WIDE_GAP, _TEXT_WIDTH, _HEAD_HEIGHT, _FONT_SIZE = 128, 4, 16, 176, 44, 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One image of a sheet.
+
+    Attributes:
+        task: Name.
+        prompt_id: Of the suite.
+        prompt: Its text.
+        image_index: Which image of the prompt.
+        method: Name.
+        seed: Of training.
+        step: Optimiser steps, of the method's last stage.
+        path: Of the stored image.
+        is_stored: Whether it is there.
+    """
+
+    task: str
+    prompt_id: str
+    prompt: str
+    image_index: int
+    method: str
+    seed: int
+    step: int
+    path: Path
+    is_stored: bool
+
+
+def plan_sheet(cells: Sequence[Cell], task: str) -> list[Tile]:
+    """Choose what a task's sheet shows, row by row.
+
+    Evenly spaced prompts, their first image, under the base and the lowest training seed of every
+    method at its first, middle and last step. Nothing is chosen by how it looks.
+
+    Args:
+        cells: Finished ones, of any task.
+        task: Name.
+    """
+    chosen: dict[str, Cell] = {}
+    for cell in sorted(cells, key=lambda cell: cell.seed):
+        if cell.task == task or cell.is_base:
+            chosen.setdefault(cell.method, cell)
+    trained = [cell for method, cell in chosen.items() if method != BASE]
+    if not trained:
+        return []
+    columns = [
+        (cell, step)
+        for cell in (chosen[method] for method in ordered_methods(set(chosen)))
+        for step in _spread(cell.steps, _MOST_STEPS)
+    ]
+    return [
+        _tile(task, prompt_id, prompt, index, cell, step)
+        for prompt_id, prompt, index in _spread(_prompts(trained[0]), _MOST_PROMPTS)
+        for cell, step in columns
+    ]
+
+
+def _spread(items: Sequence[T], count: int) -> list[T]:
+    """At most ``count`` items, evenly spaced from the first to the last."""
+    if len(items) <= count:
+        return list(items)
+    return [items[i * (len(items) - 1) // (count - 1)] for i in range(count)]
+
+
+def _prompts(cell: Cell) -> list[tuple[str, str, int]]:
+    """Id and text of every prompt with the lowest image index, by id."""
+    table = pq.read_table(
+        cell.folder / "scores.parquet", columns=["prompt_id", "prompt", "image_index"]
+    )
+    first = table.group_by(["prompt_id", "prompt"]).aggregate([("image_index", "min")])
+    rows = first.to_pylist()
+    return sorted((row["prompt_id"], row["prompt"], row["image_index_min"]) for row in rows)
+
+
+def _tile(task: str, prompt_id: str, prompt: str, index: int, cell: Cell, step: int) -> Tile:
+    path = CellFolder(cell.folder).image(step, prompt_id, index)
+    return Tile(
+        task=task,
+        prompt_id=prompt_id,
+        prompt=prompt,
+        image_index=index,
+        method=cell.method,
+        seed=cell.seed,
+        step=step,
+        path=path,
+        is_stored=path.is_file(),
+    )
+
+
+def draw_sheet(tiles: Sequence[Tile]) -> Image.Image:
+    """Draw a sheet: a row a prompt, a column a method and step; RGB.
+
+    Args:
+        tiles: From ``plan_sheet``. Where an image is not stored there is a hatched square.
+
+    Raises:
+        ValueError: There is no tile.
+    """
+    if not tiles:
+        raise ValueError("sample sheet: no image to show")
+    prompts = list(dict.fromkeys(tile.prompt_id for tile in tiles))
+    columns = list(dict.fromkeys((tile.method, tile.step) for tile in tiles))
+    lefts = list(_lefts([method for method, _ in columns]))
+    size = (lefts[-1] + _SIDE + _GAP, _HEAD_HEIGHT + len(prompts) * (_SIDE + _GAP))
+    sheet = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(sheet)
+    _draw_heads(pen, columns, lefts)
+    for tile in tiles:
+        top = _HEAD_HEIGHT + prompts.index(tile.prompt_id) * (_SIDE + _GAP)
+        left = lefts[columns.index((tile.method, tile.step))]
+        if tile.is_stored:
+            sheet.paste(_scaled(tile.path), (left, top))
+        else:
+            _draw_missing(pen, left, top)
+    for row, prompt_id in enumerate(prompts):
+        text = next(tile.prompt for tile in tiles if tile.prompt_id == prompt_id)
+        wrapped = "\n".join(textwrap.wrap(text, 21)[:6])
+        middle = _HEAD_HEIGHT + row * (_SIDE + _GAP) + _SIDE // 2
+        pen.multiline_text((_GAP, middle), wrapped, font=_font(), fill="black", anchor="lm")
+    return sheet
+
+
+def _lefts(methods: Sequence[str]) -> Iterator[int]:
+    """Where each column begins: methods stand apart."""
+    left = _TEXT_WIDTH
+    for index, method in enumerate(methods):
+        if index:
+            left += _SIDE + (_GAP if method == methods[index - 1] else _WIDE_GAP)
+        yield left
+
+
+def _draw_heads(
+    pen: ImageDraw.ImageDraw, columns: Sequence[tuple[str, int]], lefts: Sequence[int]
+) -> None:
+    for index, ((method, step), left) in enumerate(zip(columns, lefts, strict=True)):
+        if index == 0 or columns[index - 1][0] != method:
+            title = method_title(method)
+            pen.text((left, 2), title, font=_font(is_bold=True), fill="black")
+        text = step_title(method, step)
+        size = _FONT_SIZE * min(1.0, _SIDE / pen.textlength(text, _font()))
+        pen.text((left, 22), text, font=_font(size), fill="#404040")
+
+
+def _scaled(path: Path) -> Image.Image:
+    """A square image of the sheet's size; whole pixels where the image is smaller."""
+    with Image.open(path) as image:
+        is_small = max(image.size) < _SIDE
+        way = Image.Resampling.BICUBIC if is_small else Image.Resampling.LANCZOS
+        return image.convert("RGB").resize((_SIDE, _SIDE), way)
+
+
+def _draw_missing(pen: ImageDraw.ImageDraw, left: int, top: int) -> None:
+    box = (left, top, left + _SIDE - 1, top + _SIDE - 1)
+    pen.rectangle(box, outline="#808080", fill="#F4F4F4")
+    pen.line((box[0], box[3], box[2], box[1]), fill="#B0B0B0")
+    middle = (left + _SIDE // 2, top + _SIDE // 2)
+    pen.text(middle, "not stored", font=_font(), fill="#404040", anchor="mm")
+
+
+def _font(size: float = _FONT_SIZE, *, is_bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The font that matplotlib brings, so that sheets look alike on every machine."""
+    name = "DejaVuSans-Bold.ttf" if is_bold else "DejaVuSans.ttf"
+    path = Path(mpl.get_data_path()) / "fonts" / "ttf" / name
+    return ImageFont.truetype(str(path), size)

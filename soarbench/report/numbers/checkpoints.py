@@ -1,0 +1,47 @@
+"""Which step of a curve is marked: by a rule that was fixed before anything was run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from soarbench.grid.checkpoint_rule import LAST, judge_of
+from soarbench.report.numbers.estimates import estimate
+from soarbench.report.numbers.metrics import metric_of
+from soarbench.report.numbers.panels import Panel
+
+
+def marked_steps(rule: str, panels: Mapping[tuple[str, str], Panel], task: str) -> dict[str, int]:
+    """The step of each method that a rule marks.
+
+    Args:
+        rule: ``last``, or ``best:NAME``: the step that evaluator NAME likes best on average over
+            prompts and seeds, the earlier one of two alike.
+        panels: Scores by (task, evaluator).
+        task: Name.
+
+    Returns:
+        Method to step; without methods whose scores the rule needs and does not find.
+    """
+    own = [panel for (of, _), panel in panels.items() if of == task]
+    if rule == LAST:
+        last: dict[str, int] = {}
+        for panel in own:
+            for method in panel.methods:
+                last[method] = max(last.get(method, 0), panel.steps(method)[-1])
+        return last
+    judge = judge_of(rule)
+    return {
+        method: _best_step(panel, method)
+        for panel in own
+        if panel.evaluator == judge
+        for method in panel.methods
+    }
+
+
+def _best_step(panel: Panel, method: str) -> int:
+    sign = 1 if metric_of(panel.evaluator).higher_is_better else -1
+    means = {}
+    for step in panel.steps(method):
+        interval = estimate(panel, method, step).interval
+        means[step] = float("-inf") if interval is None else sign * interval.estimate
+    return max(means, key=lambda step: (means[step], -step))

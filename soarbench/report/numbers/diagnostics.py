@@ -1,0 +1,311 @@
+"""Diagnostics as data: what ``soarbench.diagnostics`` measured, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from soarbench.report.numbers.curves import CurvePoint
+from soarbench.report.numbers.estimates import labelled_rng
+from soarbench.report.numbers.metrics import BASE, ordered_methods
+from soarbench.stats import Interval, cluster, mean_interval
+from soarbench.stats.clusters import FloatArray, IntArray
+from soarbench.store.cells import Cell, StoreError
+from soarbench.store.diagnostics import deviations_path, images_path, norms_path
+
+#: Quantities by name, with what the axis says.
+QUANTITIES = {
+    "entropy": "Entropy (bits)",
+    "edge_density": "Edge density",
+    "saturation": "Saturation",
+    "brightness": "Brightness",
+    "diversity": "RMS between images",
+    "velocity_norm": "Velocity norm / base",
+}
+#: What each quantity is about.
+ROLES = {
+    **dict.fromkeys(("entropy", "edge_density", "saturation", "brightness"), "Images"),
+    "diversity": "Within a prompt",
+    "velocity_norm": "Model",
+}
+_STATISTICS = tuple(name for name in QUANTITIES if name != "velocity_norm")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Values of one quantity of one cell.
+
+    Attributes:
+        steps: Optimiser steps; (N,).
+        labels: Number of the prompt, or of the image that was followed; (N,).
+        values: (N,), without nan.
+    """
+
+    steps: IntArray
+    labels: IntArray
+    values: FloatArray
+
+
+Who = tuple[str, int]
+"""Method and training seed."""
+
+
+Place = tuple[float, int, float]
+"""Where on a trajectory: level of its start, step of the sampler, level."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviationPoint:
+    """How far a method's trajectories are from the path they were put on.
+
+    Attributes:
+        task: Whose images were followed.
+        start: Level at which the path was left, 1 = noise.
+        method: Name.
+        index: Step of the sampler; 0 is the start.
+        sigma: Level.
+        deviation: RMS distance to the path, mean over images, latent units.
+        low: Lower end of its 95 % interval over images.
+        high: Upper end.
+        difference: To the base, on the same images; 0 of the base.
+        difference_low: Lower end of its 95 % interval.
+        difference_high: Upper end.
+        num_images: Images that were followed.
+        num_seeds: Training seeds.
+    """
+
+    task: str
+    start: float
+    method: str
+    index: int
+    sigma: float
+    deviation: float
+    low: float
+    high: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    num_images: int
+    num_seeds: int
+
+
+def unmeasured(cells: Sequence[Cell], task: str) -> list[str]:
+    """Cells of a task, the base among them, without diagnostics."""
+    key = _task_key(cells, task)
+    return [
+        cell.cell_id
+        for cell in cells
+        if (cell.task == task or cell.is_base)
+        and not (images_path(cell.folder).is_file() and norms_path(cell.folder, key).is_file())
+    ]
+
+
+def _task_key(cells: Sequence[Cell], task: str) -> str:
+    """Of the data that the cells of a task trained on.
+
+    Raises:
+        StoreError: They trained on unlike data, whose images cannot be paired.
+    """
+    keys = {
+        cell.data_key: cell.cell_id
+        for cell in cells
+        if cell.task == task and cell.data_key is not None
+    }
+    if len(keys) > 1:
+        raise StoreError(
+            f"{' and '.join(list(keys.values())[:2])} trained on different data; report with the "
+            "overrides of the one you mean"
+        )
+    return next(iter(keys), task)
+
+
+def diagnostic_points(cells: Sequence[Cell], task: str, prompts: np.ndarray) -> list[CurvePoint]:
+    """All quantities at all steps.
+
+    Args:
+        cells: Finished ones, of any task.
+        task: Name.
+        prompts: Evaluation prompts of the task: the base has images of other tasks' too.
+
+    Raises:
+        StoreError: A table is damaged.
+    """
+    known = np.unique(prompts)
+    members = [cell for cell in cells if cell.task == task or cell.is_base]
+    by_quantity: dict[str, dict[Who, Rows]] = {name: {} for name in QUANTITIES}
+    for cell in members:
+        for name, rows in _statistics(cell, known).items():
+            by_quantity[name][cell.method, cell.seed] = rows
+    by_quantity["velocity_norm"] = _norm_ratios(members, _task_key(cells, task))
+    return [point for name, rows in by_quantity.items() for point in _points(task, name, rows)]
+
+
+def _read(path: Path) -> pa.Table | None:
+    if not path.is_file():
+        return None
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StoreError(
+            f"{path} is damaged ({error}); delete it and run python -m soarbench diagnose again"
+        ) from error
+
+
+def _statistics(cell: Cell, known: np.ndarray) -> dict[str, Rows]:
+    """Mean of every statistic by step and prompt, without prompts that are not ``known``."""
+    table = _read(images_path(cell.folder))
+    if table is None:
+        return {}
+    means = table.group_by(["step", "prompt_id"]).aggregate([(n, "mean") for n in _STATISTICS])
+    prompts = np.asarray(means["prompt_id"].to_pylist(), dtype=np.str_)
+    is_known = np.isin(prompts, known)
+    steps, labels = _integers(means["step"]), np.searchsorted(known, prompts)
+    found = {}
+    for name in _STATISTICS:
+        # A prompt with one image has no diversity: null, which becomes nan.
+        values = means[f"{name}_mean"].to_numpy().astype(np.float64)
+        kept = is_known & ~np.isnan(values)
+        if kept.any():
+            found[name] = Rows(steps[kept], labels[kept].astype(np.intp), values[kept])
+    return found
+
+
+def _integers(column: pa.ChunkedArray) -> IntArray:
+    return np.asarray(column.to_numpy(), dtype=np.intp)
+
+
+def _norm_ratios(members: Sequence[Cell], key: str) -> dict[Who, Rows]:
+    """Velocity norm over the base's on the same image."""
+    norms: dict[Who, Rows] = {}
+    for cell in members:
+        table = _read(norms_path(cell.folder, key))
+        if table is not None:
+            values = table["norm"].to_numpy().astype(np.float64)
+            rows = Rows(_integers(table["step"]), _integers(table["row"]), values)
+            norms[cell.method, cell.seed] = rows
+    base = next((rows for (method, _), rows in norms.items() if method == BASE), None)
+    if base is None:
+        return {}
+    of_base = dict(zip(base.labels.tolist(), base.values.tolist(), strict=True))
+    ratios = {}
+    for who, rows in norms.items():
+        units = np.array([of_base.get(label, np.nan) for label in rows.labels.tolist()])
+        kept = units > 0
+        ratios[who] = Rows(rows.steps[kept], rows.labels[kept], (rows.values / units)[kept])
+    return ratios
+
+
+def _points(task: str, quantity: str, found_by: Mapping[Who, Rows]) -> Iterator[CurvePoint]:
+    for method in ordered_methods({method for method, _ in found_by}):
+        mine = {seed: rows for (of, seed), rows in found_by.items() if of == method}
+        steps = np.concatenate([rows.steps for rows in mine.values()])
+        labels = np.concatenate([rows.labels for rows in mine.values()])
+        values = np.concatenate([rows.values for rows in mine.values()])
+        seeds = np.repeat(list(mine), [rows.steps.size for rows in mine.values()])
+        for step in np.unique(steps).tolist():
+            at = steps == step
+            table = cluster(values[at], labels[at], seeds=seeds[at])
+            found = mean_interval(table, labelled_rng("diagnostics", task, quantity, method, step))
+            yield CurvePoint(
+                task=task,
+                metric=quantity,
+                method=method,
+                step=step,
+                value=found.estimate,
+                low=found.low,
+                high=found.high,
+                num_prompts=found.num_prompts,
+                num_seeds=found.num_seeds,
+                spent={},
+            )
+
+
+def deviation_points(cells: Sequence[Cell], task: str) -> list[DeviationPoint]:
+    """Deviation from the training path of every method, start and step of the sampler.
+
+    Raises:
+        StoreError: A table is damaged.
+    """
+    tables: dict[Who, dict[Place, FloatArray]] = {}
+    key = _task_key(cells, task)
+    for cell in cells:
+        if cell.task == task or cell.is_base:
+            table = _read(deviations_path(cell.folder, key))
+            if table is not None:
+                tables[cell.method, cell.seed] = _by_place(table)
+    _refuse_unlike(tables, task)
+    base = next((found for (method, _), found in tables.items() if method == BASE), {})
+    points: list[DeviationPoint] = []
+    for method in ordered_methods({method for method, _ in tables}):
+        mine = {seed: found for (of, seed), found in tables.items() if of == method}
+        for place in next(iter(mine.values())):
+            values = {seed: found[place] for seed, found in mine.items() if place in found}
+            points.append(_deviation(task, method, place, values, base.get(place)))
+    return points
+
+
+def _refuse_unlike(tables: Mapping[Who, Mapping[Place, FloatArray]], task: str) -> None:
+    """Paths of other images, or along other levels, cannot be compared."""
+    shapes = {tuple((place, v.size) for place, v in found.items()) for found in tables.values()}
+    if len(shapes) > 1:
+        raise StoreError(
+            f"cells of task {task!r} were diagnosed by different versions or settings; delete "
+            "their diagnostics folders and run python -m soarbench diagnose again"
+        )
+
+
+def _by_place(table: pa.Table) -> dict[Place, FloatArray]:
+    """Deviations of the images in their order, by place; (N,) each."""
+    names = ("start", "index", "sigma", "row", "deviation")
+    start, index, sigma, row, deviation = (table[name].to_numpy() for name in names)
+    order = np.lexsort((row, index, start))
+    places = list(zip(start.tolist(), index.tolist(), sigma.tolist(), strict=True))
+    found: dict[Place, list[float]] = {}
+    for at in order.tolist():
+        found.setdefault(places[at], []).append(float(deviation[at]))
+    return {place: np.array(values) for place, values in found.items()}
+
+
+def _deviation(
+    task: str,
+    method: str,
+    place: Place,
+    by_seed: Mapping[int, FloatArray],
+    base: FloatArray | None,
+) -> DeviationPoint:
+    start, index, sigma = place
+
+    def interval(kind: str, change: Callable[[FloatArray], FloatArray]) -> Interval:
+        values = np.concatenate([change(values) for values in by_seed.values()])
+        rows = np.concatenate([np.arange(values.size) for values in by_seed.values()])
+        seeds = np.repeat(list(by_seed), [values.size for values in by_seed.values()])
+        rng = labelled_rng("diagnostics", task, kind, method, start, index)
+        return mean_interval(cluster(values, rows, seeds=seeds), rng)
+
+    level = interval("deviation", lambda values: values)
+    if base is None:
+        nothing = float("nan")
+        differences = (nothing, nothing, nothing)
+    else:
+        found = interval("difference", lambda values: values - base)
+        differences = (found.estimate, found.low, found.high)
+    return DeviationPoint(
+        task=task,
+        start=start,
+        method=method,
+        index=index,
+        sigma=sigma,
+        deviation=level.estimate,
+        low=level.low,
+        high=level.high,
+        difference=differences[0],
+        difference_low=differences[1],
+        difference_high=differences[2],
+        num_images=level.num_prompts,
+        num_seeds=level.num_seeds,
+    )

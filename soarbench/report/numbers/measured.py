@@ -1,0 +1,148 @@
+"""Scores of one thing that can be compared: a cell, or images that ``score`` judged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from soarbench.common.errors import UserError
+from soarbench.common.files import read_json
+from soarbench.report.numbers.metrics import metric_of
+from soarbench.report.numbers.protocols import Protocol, cell_protocols
+from soarbench.stats.clusters import FloatArray
+from soarbench.store.cells import Cell
+from soarbench.store.scores import ScoreSet, read_details, read_scores
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """All scores of one judge on one suite.
+
+    Attributes:
+        source: Where they lie, for messages.
+        evaluator: The metric's name.
+        suite: The prompts' name.
+        prompts: Prompt of each image; (N,), sorted, then by image.
+        images: Name of each image; (N,).
+        values: Scores; (N,), nan where the measurement failed.
+        strata: Stratum of each image's prompt where the metric is a macro mean; (N,), else None.
+        fingerprint: Of the protocol.
+        protocol: What stands behind it; empty where it was not kept.
+    """
+
+    source: str
+    evaluator: str
+    suite: str
+    prompts: np.ndarray
+    images: np.ndarray
+    values: FloatArray
+    strata: np.ndarray | None
+    fingerprint: str
+    protocol: Protocol
+
+
+def of_cell(cell: Cell, step: int | None) -> dict[Key, Measured]:
+    """A cell's scores by (suite, evaluator).
+
+    Args:
+        cell: A finished one.
+        step: Of training; None takes the last one.
+
+    Raises:
+        UserError: There is no such step, or as ``read_scores``.
+    """
+    step = cell.steps[-1] if step is None else step
+    if step not in cell.steps:
+        steps = ", ".join(str(one) for one in cell.steps)
+        raise UserError(f"step={step}: {cell.cell_id} was evaluated at {steps}")
+    protocols = cell_protocols(cell.folder)
+    return {
+        (one.suite, one.evaluator): Measured(
+            source=cell.cell_id,
+            evaluator=one.evaluator,
+            suite=one.suite,
+            prompts=one.prompts,
+            images=one.images,
+            values=one.values,
+            strata=_cell_strata(cell, one),
+            fingerprint=one.fingerprint,
+            protocol=protocols.get((one.suite, one.evaluator), {}),
+        )
+        for one in read_scores(cell)
+        if one.step == step
+    }
+
+
+def _cell_strata(cell: Cell, scores: ScoreSet) -> np.ndarray | None:
+    if not metric_of(scores.evaluator).is_macro_mean:
+        return None
+    tags: dict[str, str] = {}
+    for prompt, details in read_details(cell, scores.evaluator):
+        known = json.loads(details)
+        if "tag" in known:
+            tags[prompt] = str(known["tag"])
+    return _strata(scores.prompts, tags, cell.cell_id)
+
+
+def _strata(prompts: np.ndarray, tags: Mapping[str, str], source: str) -> np.ndarray:
+    """The tag of each image's prompt; a prompt that failed everywhere has no weight in any."""
+    if not tags:
+        raise UserError(f"{source}: no score names its 'tag', so there are no task means")
+    anywhere = next(iter(tags.values()))
+    return np.array([tags.get(str(prompt), anywhere) for prompt in prompts])
+
+
+def of_scored(path: Path) -> dict[Key, Measured]:
+    """Scores that ``score`` wrote, by (suite, evaluator).
+
+    Args:
+        path: Its output folder, or one judge's ``.jsonl`` file in it.
+
+    Raises:
+        UserError: There are no whole scores, or they are damaged.
+    """
+    files = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
+    files = [file for file in files if not file.name.endswith(".partial.jsonl")]
+    if not files:
+        raise UserError(
+            f"{path} holds no finished scores (JUDGE.jsonl); make them with "
+            "`python -m soarbench score suite=NAME images=DIR`"
+        )
+    found = [_of_file(file) for file in files]
+    return {(one.suite, one.evaluator): one for one in found}
+
+
+def _of_file(path: Path) -> Measured:
+    summary_path = path.with_name(f"{path.stem}.summary.json")
+    summary = read_json(summary_path) if summary_path.is_file() else {}
+    protocol = summary.get("protocol")
+    evaluator = str(summary.get("evaluator", path.stem))
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines() if line]
+        rows = sorted(lines, key=lambda row: (str(row["prompt_id"]), str(row["sample_id"])))
+        prompts = np.array([str(row["prompt_id"]) for row in rows])
+        values = [np.nan if row["value"] is None else float(row["value"]) for row in rows]
+        prints = {str(row["fingerprint"]) for row in rows}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged or no file of scores ({error!r})") from error
+    if len(prints) != 1:
+        raise UserError(f"{path} holds {len(prints)} fingerprints; score the images again")
+    tags = {str(row["prompt_id"]): str(row["tag"]) for row in rows if "tag" in row}
+    is_macro = metric_of(evaluator).is_macro_mean
+    return Measured(
+        source=str(path),
+        evaluator=evaluator,
+        suite=str(summary.get("suite", "")),
+        prompts=prompts,
+        images=np.array([str(row["sample_id"]) for row in rows]),
+        values=np.array(values, dtype=np.float64),
+        strata=_strata(prompts, tags, str(path)) if is_macro else None,
+        fingerprint=prints.pop(),
+        protocol=protocol if isinstance(protocol, dict) else {},
+    )

@@ -1,0 +1,199 @@
+"""Is A better than B, by how much, how sure: every answer about one pair of score sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from soarbench.common.errors import UserError
+from soarbench.report.numbers.estimates import Comparison, compare_scores, corrected, labelled_rng
+from soarbench.report.numbers.measured import Key, Measured
+from soarbench.report.numbers.metrics import metric_of
+from soarbench.report.numbers.panels import Panel
+from soarbench.report.numbers.protocols import differing, unlike_text
+from soarbench.stats import (
+    Interval,
+    McNemar,
+    cluster_pairs,
+    mcnemar,
+    probability_of_improvement,
+)
+from soarbench.stats.clusters import FloatArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Scores of two things on the same images.
+
+    Attributes:
+        names: Of the first and the second.
+        evaluator: The metric.
+        suite: Name of the prompts.
+        first: Scores; (S, N) for S training seeds.
+        second: The same of the other.
+        prompts: Prompt of each image; (N,).
+        strata: Stratum of each image's prompt where the metric is a macro mean; (N,), else None.
+        seeds: Training seeds that both have.
+        label: Of its random numbers; those of a report's comparison where it is one.
+    """
+
+    names: tuple[str, str]
+    evaluator: str
+    suite: str
+    first: FloatArray
+    second: FloatArray
+    prompts: np.ndarray
+    strata: np.ndarray | None
+    seeds: tuple[int, ...]
+    label: tuple[object, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a pair comes to.
+
+    Attributes:
+        evaluator: The metric.
+        suite: Name of the prompts.
+        values: Mean of the first and the second, over the images that both have a score of.
+        comparison: The paired difference, its tests and what would decide it.
+        improvement: How often the first is the better one on an image; ties count half.
+        mcnemar: Where both are right-or-wrong verdicts; it takes images as independent.
+        num_images: A prompt's, on average.
+        num_unscored: Images left out because either has no score.
+    """
+
+    evaluator: str
+    suite: str
+    values: tuple[float, float]
+    comparison: Comparison
+    improvement: Interval
+    mcnemar: McNemar | None
+    num_images: float
+    num_unscored: int
+
+
+def panel_pair(panel: Panel, first: tuple[str, int], second: tuple[str, int]) -> Pair:
+    """Two methods of a task, each with a step.
+
+    Raises:
+        UserError: They share no training seed.
+    """
+    left, right, seeds = panel.pairs(first, second)
+    if not seeds:
+        raise UserError(f"{first[0]} and {second[0]} share no finished training seed")
+    return Pair(
+        names=(first[0], second[0]),
+        evaluator=panel.evaluator,
+        suite=panel.suite,
+        first=left,
+        second=right,
+        prompts=panel.prompts,
+        strata=panel.strata,
+        seeds=tuple(seeds),
+        label=(panel.task, panel.evaluator, *first, *second),
+    )
+
+
+def measured_pairs(
+    names: tuple[str, str], first: Mapping[Key, Measured], second: Mapping[Key, Measured]
+) -> list[Pair]:
+    """What two cells or folders both measured.
+
+    Raises:
+        UserError: Nothing, or under different protocols, or on other images.
+    """
+    shared = [key for key in first if key in second]
+    if not shared:
+        told = [", ".join(f"{judge} on {suite}" for suite, judge in one) for one in (first, second)]
+        raise UserError(
+            f"{names[0]} ({told[0]}) and {names[1]} ({told[1]}) have no measurement in common"
+        )
+    return [_measured_pair(names, first[key], second[key]) for key in shared]
+
+
+def _measured_pair(names: tuple[str, str], first: Measured, second: Measured) -> Pair:
+    if first.fingerprint != second.fingerprint:
+        told = differing(first.protocol, second.protocol) or [
+            f"fingerprint: {first.fingerprint} against {second.fingerprint}"
+        ]
+        raise UserError(unlike_text(first.evaluator, first.source, second.source, told))
+    if not np.array_equal(first.images, second.images) or not np.array_equal(
+        first.prompts, second.prompts
+    ):
+        raise UserError(
+            f"{first.evaluator} judged {first.values.size} images in {first.source} and "
+            f"{second.values.size} in {second.source}, not of the same prompts and indices; score "
+            "the same ones"
+        )
+    return Pair(
+        names=names,
+        evaluator=first.evaluator,
+        suite=first.suite,
+        first=first.values[None],
+        second=second.values[None],
+        prompts=first.prompts,
+        strata=first.strata,
+        seeds=(0,),
+        label=(first.suite, first.evaluator),
+    )
+
+
+def answers(pairs: Sequence[Pair]) -> list[Answer]:
+    """Answer every pair; p-values are corrected for all of them together.
+
+    Raises:
+        UserError: A pair has no image that both scored.
+    """
+    found = [_answer(pair) for pair in pairs]
+    family = corrected({(one.suite, one.evaluator): one.comparison for one in found})
+    return [replace(one, comparison=family[one.suite, one.evaluator]) for one in found]
+
+
+def _answer(pair: Pair) -> Answer:
+    left, right = pair.first.ravel(), pair.second.ravel()
+    prompts = np.tile(pair.prompts, len(pair.seeds))
+    seeds = np.repeat(pair.seeds, pair.prompts.size)
+    strata = None if pair.strata is None else np.tile(pair.strata, len(pair.seeds))
+    both = ~np.isnan(left - right)
+    sign = 1.0 if metric_of(pair.evaluator).higher_is_better else -1.0
+    rng = labelled_rng("improvement", *pair.label)
+    try:
+        scores = cluster_pairs(left, right, prompts, seeds=seeds, strata=strata)
+        improvement = probability_of_improvement(
+            sign * left, sign * right, prompts, rng, seeds=seeds
+        )
+    except ValueError as error:
+        raise UserError(f"{pair.evaluator} of {' and '.join(pair.names)}: {error}") from error
+    comparison = compare_scores(
+        scores,
+        labelled_rng(*pair.label),
+        names=pair.names,
+        evaluator=pair.evaluator,
+        seeds=pair.seeds,
+    )
+    means = [
+        cluster_pairs(
+            np.where(both, side, np.nan), np.zeros_like(side), prompts, seeds=seeds, strata=strata
+        ).mean()
+        for side in (left, right)
+    ]
+    return Answer(
+        evaluator=pair.evaluator,
+        suite=pair.suite,
+        values=(means[0], means[1]),
+        comparison=comparison,
+        improvement=improvement,
+        mcnemar=_mcnemar(left[both], right[both]),
+        num_images=scores.num_values / scores.num_prompts / scores.num_seeds,
+        num_unscored=int((~both).sum()),
+    )
+
+
+def _mcnemar(left: FloatArray, right: FloatArray) -> McNemar | None:
+    """The test of two sets of verdicts; None where scores are not 0 or 1."""
+    if not np.isin(np.concatenate([left, right]), (0.0, 1.0)).all():
+        return None
+    return mcnemar(left == 1.0, right == 1.0)

@@ -1,0 +1,285 @@
+"""Scores side by side: the same prompts and images under every method, seed and step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from soarbench.report.numbers.metrics import BASE, metric_of, ordered_methods
+from soarbench.stats import ClusteredScores, cluster, cluster_pairs
+from soarbench.stats.clusters import FloatArray, IntArray
+from soarbench.store.cells import Cell, Hole, StoreError
+from soarbench.store.scores import ScoreSet, read_details, read_scores
+
+
+class Run(NamedTuple):
+    """Whose images: of a method, trained with a seed, after some steps."""
+
+    method: str
+    seed: int
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """All scores of one evaluator in one task.
+
+    Attributes:
+        task: Name of the task.
+        evaluator: Name of the evaluator.
+        suite: Prompt suite that it judged.
+        fingerprint: Of the protocol, the same for all.
+        prompts: Prompt of each image; (N,).
+        images: Image index of each; (N,).
+        strata: Stratum of each image's prompt where the metric is a macro mean; (N,), else None.
+        values: Scores by run; (N,) each, nan where a measurement failed.
+        reasons: Why measurements failed, by run: reason to how many.
+    """
+
+    task: str
+    evaluator: str
+    suite: str
+    fingerprint: str
+    prompts: np.ndarray
+    images: IntArray
+    strata: np.ndarray | None
+    values: Mapping[Run, FloatArray]
+    reasons: Mapping[Run, Mapping[str, int]]
+
+    @property
+    def methods(self) -> list[str]:
+        """Methods with scores, the base first."""
+        return ordered_methods({run.method for run in self.values})
+
+    def steps(self, method: str) -> list[int]:
+        """Steps at which a method was judged, ascending."""
+        return sorted({run.step for run in self.values if run.method == method})
+
+    def seeds(self, method: str, step: int) -> list[int]:
+        """Training seeds judged at a step, ascending."""
+        return sorted(run.seed for run in self.values if (run.method, run.step) == (method, step))
+
+    def num_unscored(self, method: str, step: int) -> int:
+        """Failed measurements of a method at a step, over its seeds."""
+        runs = [Run(method, seed, step) for seed in self.seeds(method, step)]
+        return sum(int(np.isnan(self.values[run]).sum()) for run in runs)
+
+    def why_unscored(self, method: str, step: int) -> tuple[str, ...]:
+        """The reasons of the failed measurements, each once."""
+        runs = [Run(method, seed, step) for seed in self.seeds(method, step)]
+        return tuple(dict.fromkeys(reason for run in runs for reason in self.reasons[run]))
+
+    def scores(self, method: str, step: int) -> ClusteredScores:
+        """One method's scores at a step, over all its seeds.
+
+        Raises:
+            ValueError: As ``cluster``.
+        """
+        seeds = self.seeds(method, step)
+        values = [self.values[Run(method, seed, step)] for seed in seeds]
+        return cluster(
+            np.concatenate(values),
+            np.tile(self.prompts, len(seeds)),
+            seeds=np.repeat(seeds, self.prompts.size),
+            strata=None if self.strata is None else np.tile(self.strata, len(seeds)),
+        )
+
+    def pairs(
+        self, first: tuple[str, int], second: tuple[str, int]
+    ) -> tuple[FloatArray, FloatArray, list[int]]:
+        """Scores of two methods on the same images and training seeds.
+
+        The base was never trained: its one evaluation stands beside every seed of the other.
+
+        Args:
+            first: Method and step.
+            second: Method and step.
+
+        Returns:
+            Both methods' scores, (S, N) each, and the S seeds that they share; S may be 0.
+        """
+        seeds = [self.seeds(method, step) for method, step in (first, second)]
+        if first[0] == BASE != second[0]:
+            seeds[0] = seeds[0] and seeds[1]
+        elif second[0] == BASE != first[0]:
+            seeds[1] = seeds[1] and seeds[0]
+        shared = sorted(set(seeds[0]) & set(seeds[1]))
+        return self._stacked(first, shared), self._stacked(second, shared), shared
+
+    def _stacked(self, which: tuple[str, int], seeds: Sequence[int]) -> FloatArray:
+        """Scores by seed; (S, N). The base's stand for every seed."""
+        method, step = which
+        own = self.seeds(method, step)
+        rows = [
+            self.values[Run(method, own[0] if method == BASE else seed, step)] for seed in seeds
+        ]
+        return np.stack(rows) if rows else np.empty((0, self.prompts.size))
+
+    def differences(self, first: tuple[str, int], second: tuple[str, int]) -> ClusteredScores:
+        """Paired differences of two methods; arguments as ``pairs``.
+
+        Raises:
+            ValueError: They share no seed, or as ``cluster``.
+        """
+        left, right, seeds = self.pairs(first, second)
+        if not seeds:
+            raise ValueError(f"{first[0]} and {second[0]} share no finished training seed")
+        return cluster_pairs(
+            left.ravel(),
+            right.ravel(),
+            np.tile(self.prompts, len(seeds)),
+            seeds=np.repeat(seeds, self.prompts.size),
+            strata=None if self.strata is None else np.tile(self.strata, len(seeds)),
+        )
+
+
+def build_panels(
+    cells: Sequence[Cell],
+) -> tuple[dict[tuple[str, str], Panel], list[Hole]]:
+    """Put the scores of all cells side by side.
+
+    Args:
+        cells: Finished ones.
+
+    Returns:
+        Panels by (task, evaluator), and a hole for every cell and evaluator whose scores do not
+        cover exactly the images that the others cover, or not the steps that its config plans.
+
+    Raises:
+        StoreError: Scores of unlike fingerprints or suites would stand side by side, or as
+            ``read_scores``.
+    """
+    trained = [cell for cell in cells if not cell.is_base]
+    tasks = {cell.task: cell.metrics for cell in trained}
+    base = [cell for cell in cells if cell.is_base]
+    pool: dict[bytes, np.ndarray] = {}
+    stored = {cell.cell_id: read_scores(cell, pool) for cell in cells}
+    panels, holes = {}, []
+    for task, evaluators in tasks.items():
+        members = [cell for cell in trained if cell.task == task]
+        for evaluator in evaluators:
+            found = _select([*members, *base], stored, evaluator)
+            panel, missing = _panel(task, evaluator, found)
+            holes += missing
+            if panel is not None:
+                panels[task, evaluator] = panel
+    return panels, holes
+
+
+Selection = list[tuple[Cell, list[ScoreSet]]]
+
+
+def _select(
+    cells: Sequence[Cell], stored: Mapping[str, Sequence[ScoreSet]], evaluator: str
+) -> Selection:
+    """Each cell's scores of one evaluator; of the base only those on the suite of the others."""
+    found: Selection = []
+    suites: set[str] = set()
+    for cell in cells:
+        sets = [one for one in stored[cell.cell_id] if one.evaluator == evaluator]
+        if cell.is_base:
+            sets = [one for one in sets if one.suite in suites]
+        else:
+            suites |= {one.suite for one in sets}
+        found.append((cell, sets))
+    if len(suites) > 1:
+        raise StoreError(
+            f"{evaluator} judged different suites in task {cells[0].task!r}: "
+            f"{', '.join(sorted(suites))}; a table needs one"
+        )
+    return found
+
+
+def _panel(task: str, evaluator: str, found: Selection) -> tuple[Panel | None, list[Hole]]:
+    scored = [(cell, one) for cell, sets in found for one in sets]
+    if not scored:
+        return None, [_evaluator_hole(cell, evaluator, "no scores") for cell, _ in found]
+    _refuse_unlike(task, evaluator, scored)
+    planned = max((one for _, one in scored), key=lambda one: one.values.size)
+    values, reasons, holes = {}, {}, []
+    for cell, sets in found:
+        gap = _gap(cell, sets, planned)
+        if gap is not None:
+            holes.append(_evaluator_hole(cell, evaluator, gap))
+            continue
+        for one in sets:
+            run = Run(cell.method, cell.seed, one.step)
+            values[run], reasons[run] = one.values, one.reasons
+    panel = Panel(
+        task=task,
+        evaluator=evaluator,
+        suite=planned.suite,
+        fingerprint=planned.fingerprint,
+        prompts=planned.prompts,
+        images=planned.images,
+        strata=_strata(evaluator, planned, scored),
+        values=values,
+        reasons=reasons,
+    )
+    return panel, holes
+
+
+def _evaluator_hole(cell: Cell, evaluator: str, reason: str) -> Hole:
+    return Hole(
+        cell_id=cell.cell_id,
+        task=cell.task,
+        method=cell.method,
+        seed=cell.seed,
+        evaluator=evaluator,
+        reason=reason,
+    )
+
+
+def _refuse_unlike(task: str, evaluator: str, scored: Sequence[tuple[Cell, ScoreSet]]) -> None:
+    owners: dict[str, str] = {}
+    for cell, one in scored:
+        owners.setdefault(one.fingerprint, cell.cell_id)
+    if len(owners) > 1:
+        told = "; ".join(f"{fingerprint} in {cell_id}" for fingerprint, cell_id in owners.items())
+        raise StoreError(
+            f"{evaluator} of task {task!r} was measured under {len(owners)} protocols, whose "
+            f"numbers do not compare (fingerprints: {told}); delete the older cells and run the "
+            "grid again"
+        )
+
+
+def _gap(cell: Cell, sets: Sequence[ScoreSet], planned: ScoreSet) -> str | None:
+    """What a cell's scores lack, in words; None when they cover exactly what was planned."""
+    lacking = sorted(set(cell.steps) - {one.step for one in sets})
+    if lacking:
+        return f"no scores at step {', '.join(str(step) for step in lacking)}"
+    for one in sets:
+        if one.values.size != planned.values.size:
+            return f"scored {one.values.size} of {planned.values.size} images at step {one.step}"
+        if (one.images != planned.images).any() or (one.prompts != planned.prompts).any():
+            return f"scored other images at step {one.step} than the other cells"
+    return None
+
+
+def _strata(
+    evaluator: str, planned: ScoreSet, scored: Sequence[tuple[Cell, ScoreSet]]
+) -> np.ndarray | None:
+    """The ``tag`` of each image's prompt; (N,), None where the metric is a plain mean."""
+    if not metric_of(evaluator).is_macro_mean:
+        return None
+    wanted = {str(name) for _, one in scored for name in one.prompts[~np.isnan(one.values)]}
+    tags: dict[str, str] = {}
+    for cell in {cell.cell_id: cell for cell, _ in scored}.values():
+        if wanted <= tags.keys():
+            break
+        for prompt, details in read_details(cell, evaluator):
+            if prompt not in tags and "tag" in (known := json.loads(details)):
+                tags[prompt] = str(known["tag"])
+    lacking = wanted - tags.keys()
+    if lacking:
+        raise StoreError(
+            f"{evaluator}: the details of {len(lacking)} prompts, {min(lacking)!r} among them, "
+            "name no 'tag', so there are no task means to average; score the grid again"
+        )
+    # A prompt that failed everywhere has no details, and no weight in any stratum.
+    anywhere = next(iter(tags.values()), "")
+    return np.array([tags.get(prompt, anywhere) for prompt in planned.prompts.tolist()])

@@ -1,0 +1,181 @@
+"""Stored images of the same prompts and noise under every method and step; makes none."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from PIL import Image
+
+from soarbench.common.files import read_json
+from soarbench.report.numbers.metrics import BASE, ordered_methods
+from soarbench.report.numbers.panels import Panel
+from soarbench.store.cells import Cell
+
+#: Prompts shown of a task, and the most pixels a side that a page needs.
+NUM_PROMPTS, LARGEST_SIDE = 12, 192
+_QUALITY = 82
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One stored image.
+
+    Attributes:
+        method: Name.
+        step: Optimiser steps.
+        seed: Of training.
+        prompt_id: Of the prompt.
+        jpeg: Small, for a page.
+    """
+
+    method: str
+    step: int
+    seed: int
+    prompt_id: str
+    jpeg: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """The images of one task.
+
+    Attributes:
+        task: Name.
+        prompts: Text of each prompt, by its id, in order.
+        samples: By (method, step, prompt id).
+    """
+
+    task: str
+    prompts: Mapping[str, str]
+    samples: Mapping[tuple[str, int, str], Sample]
+
+    @property
+    def methods(self) -> list[str]:
+        """Methods with images, the base first."""
+        return ordered_methods({sample.method for sample in self.samples.values()})
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of trained methods with images, ascending."""
+        return sorted({s.step for s in self.samples.values() if s.method != BASE})
+
+
+def folder_of_step(step: int) -> str:
+    """Name of a step's folder or file."""
+    return f"step-{step:06d}"
+
+
+def strip_path(cell_folder: Path, task: str, step: int) -> Path:
+    """Where ``export`` leaves the samples of a task beside each other, in one image."""
+    return cell_folder / "samples" / task / f"{folder_of_step(step)}.jpg"
+
+
+def prompts_path(cell_folder: Path, task: str) -> Path:
+    """Prompt texts by id, in the order of the strip's images."""
+    return cell_folder / "samples" / task / "prompts.json"
+
+
+def shown_cells(cells: Sequence[Cell], task: str) -> list[Cell]:
+    """The base and, of every method of a task, the cell of the lowest seed."""
+    found: dict[str, Cell] = {}
+    for cell in sorted(cells, key=lambda one: one.seed):
+        if cell.task == task or cell.is_base:
+            found.setdefault(cell.method, cell)
+    return [found[method] for method in ordered_methods(found)]
+
+
+def read_samples(cells: Sequence[Cell], panel: Panel) -> Samples:
+    """Read the stored images that a task shows.
+
+    Args:
+        cells: Finished ones, whose folders hold images, or strips where they were exported.
+        panel: Of the task's deciding metric; names the prompts.
+
+    Returns:
+        What is stored, maybe nothing.
+    """
+    shown = shown_cells(cells, panel.task)
+    prompts = next((found for cell in shown if (found := _strip_prompts(cell, panel.task))), None)
+    prompts = prompts or _chosen_prompts(shown, panel)
+    samples = {
+        (one.method, one.step, one.prompt_id): one
+        for cell in shown
+        for step in cell.steps
+        for one in _of_step(cell, panel.task, step, list(prompts))
+    }
+    return Samples(task=panel.task, prompts=prompts, samples=samples)
+
+
+def _chosen_prompts(cells: Sequence[Cell], panel: Panel) -> dict[str, str]:
+    """Evenly spaced prompts of the panel with their texts."""
+    every = list(dict.fromkeys(panel.prompts.tolist()))
+    count = min(NUM_PROMPTS, len(every))
+    ids = [str(every[index * len(every) // count]) for index in range(count)]
+    path = cells[-1].folder / "scores.parquet"
+    if "prompt" not in pq.read_schema(path).names:
+        return {prompt_id: prompt_id for prompt_id in ids}
+    table = pq.read_table(path, columns=["prompt_id", "prompt"], filters=[("prompt_id", "in", ids)])
+    texts = dict(zip(*(table[name].to_pylist() for name in ("prompt_id", "prompt")), strict=True))
+    return {prompt_id: str(texts.get(prompt_id, prompt_id)) for prompt_id in ids}
+
+
+def _strip_prompts(cell: Cell, task: str) -> dict[str, str] | None:
+    path = prompts_path(cell.folder, task)
+    if not path.is_file():
+        return None
+    return {prompt_id: str(text) for prompt_id, text in read_json(path).items()}
+
+
+def _of_step(cell: Cell, task: str, step: int, prompt_ids: Sequence[str]) -> Iterator[Sample]:
+    for prompt_id, image in _images(cell, task, step, prompt_ids):
+        yield Sample(
+            method=cell.method, step=step, seed=cell.seed, prompt_id=prompt_id, jpeg=_jpeg(image)
+        )
+
+
+def _images(
+    cell: Cell, task: str, step: int, prompt_ids: Sequence[str]
+) -> Iterator[tuple[str, Image.Image]]:
+    """The first image of every prompt, from the images or from an exported strip."""
+    strip = strip_path(cell.folder, task, step)
+    if strip.is_file():
+        with Image.open(strip) as image:
+            side = image.height
+            for index, prompt_id in enumerate(prompt_ids):
+                yield prompt_id, image.crop((index * side, 0, (index + 1) * side, side))
+        return
+    for prompt_id in prompt_ids:
+        path = cell.folder / "images" / folder_of_step(step) / prompt_id / "0000.png"
+        if path.is_file():
+            with Image.open(path) as image:
+                yield prompt_id, small(image)
+
+
+def small(image: Image.Image) -> Image.Image:
+    """The image as RGB, no larger than a page needs."""
+    copy = image.convert("RGB")
+    copy.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    return copy
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=_QUALITY)
+    return stream.getvalue()
+
+
+def strip_of(samples: Samples, method: str, step: int) -> Image.Image | None:
+    """The images of a method at a step beside each other; None where one is missing."""
+    found = [samples.samples.get((method, step, prompt_id)) for prompt_id in samples.prompts]
+    images = [Image.open(io.BytesIO(one.jpeg)) for one in found if one is not None]
+    if not images or len(images) < len(found):
+        return None
+    side = max(max(image.size) for image in images)
+    strip = Image.new("RGB", (side * len(images), side), "white")
+    for index, image in enumerate(images):
+        strip.paste(image, (index * side, 0))
+    return strip

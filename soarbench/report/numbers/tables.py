@@ -1,0 +1,286 @@
+"""The comparison table as data: per task, what each method scored, spent, and how it compares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from soarbench.config.settings import first_stage
+from soarbench.report.numbers.estimates import Comparison, Estimate, compare, corrected, estimate
+from soarbench.report.numbers.metrics import (
+    BASE,
+    method_title,
+    metric_of,
+    ordered_methods,
+    ordered_metrics,
+)
+from soarbench.report.numbers.panels import Panel
+from soarbench.stats import Interval, Verdict
+from soarbench.store.cells import Cell, Hole
+
+BASELINE = "sft"
+#: Names in ``status.json`` and the columns' heads.
+BUDGET_COLUMNS = {
+    "optimizer_steps": "Steps",
+    "forward_equivalents": "Forward equivalents",
+    "reward_calls": "Reward calls",
+    "seconds": "Seconds",
+}
+Panels = Mapping[tuple[str, str], Panel]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodRow:
+    """One method in one task.
+
+    Attributes:
+        method: Name.
+        cell_ids: Finished cells, one a seed.
+        mlflow_run_ids: Their runs, as far as they have one.
+        num_planned: Cells that there should be.
+        budget: Mean over the cells of what training spent, with the first stage's mean where there
+            is one; empty for the base.
+        estimates: At the last step, by evaluator.
+        comparisons: With the baseline at its last step, by evaluator.
+        holes: Why cells or numbers are missing.
+    """
+
+    method: str
+    cell_ids: tuple[str, ...]
+    mlflow_run_ids: tuple[str, ...]
+    num_planned: int
+    budget: Mapping[str, float]
+    estimates: Mapping[str, Estimate]
+    comparisons: Mapping[str, Comparison]
+    holes: tuple[Hole, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskTable:
+    """All methods of one task.
+
+    Attributes:
+        task: Name.
+        final_metric: Evaluator that decides; empty where no cell is finished that says so.
+        metrics: Evaluators in the order of columns: final, other learned ones, oracles.
+        rows: Methods, the base first.
+        suites: Prompt suite by evaluator.
+        fingerprints: Of the protocol, by evaluator.
+        baseline: Method that differences are taken to.
+    """
+
+    task: str
+    final_metric: str
+    metrics: tuple[str, ...]
+    rows: tuple[MethodRow, ...]
+    suites: Mapping[str, str]
+    fingerprints: Mapping[str, str]
+    baseline: str
+
+    def notes(self) -> list[str]:
+        """What a reader must know to read the numbers right."""
+        notes = []
+        intervals = [
+            found.interval
+            for row in self.rows
+            if row.method != BASE
+            for found in row.estimates.values()
+            if found.interval is not None
+        ]
+        if intervals:
+            notes.append(self._about_intervals(intervals))
+        steps = {row.budget.get("optimizer_steps") for row in self.rows if row.budget}
+        if len(steps) > 1:
+            notes.append("The methods took different numbers of optimizer steps.")
+        trained = {row.method for row in self.rows if row.cell_ids}
+        notes += [
+            f"The cost of {method_title(method)} leaves out its first stage, which is not here."
+            for method in ordered_methods(trained)
+            if first_stage(method) and first_stage(method) not in trained
+        ]
+        if any(found.num_unscored for row in self.rows for found in row.estimates.values()):
+            notes.append("* leaves out images that could not be scored.")
+        return notes
+
+    def _about_intervals(self, intervals: Sequence[Interval]) -> str:
+        prompts = _span([interval.num_prompts for interval in intervals])
+        seeds = _span([interval.num_seeds for interval in intervals])
+        counts = {interval.num_seeds for interval in intervals}
+        if max(counts) > 1:
+            covered = f"{prompts} prompts and {seeds} training seeds"
+            if min(counts) == 1:
+                covered += "; those of one seed leave out what another seed would change"
+        else:
+            covered = (
+                f"{prompts} prompts; with one training seed they leave out what another seed "
+                "would change"
+            )
+        count = sum(len(row.comparisons) for row in self.rows)
+        return (
+            f"95 % intervals over {covered}. Differences to {method_title(self.baseline)} are "
+            "paired by prompt, image and seed; better or worse means that the interval excludes 0 "
+            "and that a permutation test over prompts gives p < 0.05, Holm-corrected for the "
+            f"{count} comparisons of this table."
+        )
+
+    def gaps(self) -> list[str]:
+        """What is missing, a line each; empty when the table is whole."""
+        gaps = [hole.describe() for row in self.rows for hole in row.holes]
+        for row in self.rows:
+            for evaluator, found in row.estimates.items():
+                where = f"{method_title(row.method)}, {metric_of(evaluator).title}"
+                if found.num_unscored:
+                    reasons = "; ".join(found.reasons)
+                    gaps.append(f"{where}: {found.num_unscored} images unscored ({reasons})")
+                if found.problem is not None:
+                    gaps.append(f"{where}: {found.problem}")
+        return gaps
+
+    def findings(self) -> list[str]:
+        """The deciding metric's comparisons in words."""
+        return [
+            finding(row.comparisons[self.final_metric], self.final_metric)
+            for row in self.rows
+            if row.method != BASE and self.final_metric in row.comparisons
+        ]
+
+
+def _span(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def p_text(p_value: float) -> str:
+    """A p-value as ``= 0.012`` or ``< 0.001``."""
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
+
+
+def finding(comparison: Comparison, evaluator: str) -> str:
+    """A comparison in one sentence, with what would decide it where it is open."""
+    metric = metric_of(evaluator)
+    digits, difference = metric.decimals, comparison.difference
+    text = (
+        f"{method_title(comparison.method)} against {method_title(comparison.baseline)}, "
+        f"{metric.title}: {comparison.verdict}, {difference.estimate:+.{digits}f} "
+        f"[{difference.low:+.{digits}f}, {difference.high:+.{digits}f}], "
+        f"p {p_text(comparison.adjusted_p_value)}"
+    )
+    if comparison.verdict is not Verdict.NOT_DISTINGUISHABLE or comparison.detectable is None:
+        return f"{text}."
+    ways = []
+    if comparison.required_prompts is not None:
+        ways.append(f"about {comparison.required_prompts:,} prompts")
+    if comparison.required_seeds is not None:
+        ways.append(f"{comparison.required_seeds:,} seeds")
+    remedy = f"; {' or '.join(ways)} would decide a difference as large as this one" if ways else ""
+    return f"{text}; this design sees {comparison.detectable:.{digits}f} or more{remedy}."
+
+
+def build_tables(
+    cells: Sequence[Cell], panels: Panels, holes: Sequence[Hole], *, baseline: str = BASELINE
+) -> list[TaskTable]:
+    """Make the tables of all tasks.
+
+    Args:
+        cells: Finished ones.
+        panels: Their scores, by (task, evaluator).
+        holes: All that is missing.
+        baseline: Method that differences are taken to.
+
+    Returns:
+        One table a task, by name; without metrics where no cell of the task is finished.
+    """
+    tasks = sorted(({cell.task for cell in cells} | {hole.task for hole in holes}) - {BASE})
+    return [_task_table(task, cells, panels, holes, baseline) for task in tasks]
+
+
+def _task_table(
+    task: str, cells: Sequence[Cell], panels: Panels, holes: Sequence[Hole], baseline: str
+) -> TaskTable:
+    members = [cell for cell in cells if cell.task == task or cell.is_base]
+    missing = [hole for hole in holes if hole.task == task or hole.method == BASE]
+    own = {evaluator: panel for (of, evaluator), panel in panels.items() if of == task}
+    final_metric = next((cell.final_metric for cell in members if cell.final_metric), "")
+    metrics = tuple(ordered_metrics(list(own), final_metric))
+    methods = ordered_methods({cell.method for cell in members} | {hole.method for hole in missing})
+    comparisons = _comparisons(methods, own, baseline)
+    rows = [
+        _method_row(
+            method,
+            [cell for cell in members if cell.method == method],
+            [hole for hole in missing if hole.method == method and hole.evaluator in (None, *own)],
+            budget=_mean_budget(method, members),
+            estimates=_final_estimates(method, {name: own[name] for name in metrics}),
+            comparisons={name: one for (of, name), one in comparisons.items() if of == method},
+        )
+        for method in methods
+    ]
+    return TaskTable(
+        task=task,
+        final_metric=final_metric,
+        metrics=metrics,
+        rows=tuple(rows),
+        suites={evaluator: own[evaluator].suite for evaluator in metrics},
+        fingerprints={evaluator: own[evaluator].fingerprint for evaluator in metrics},
+        baseline=baseline,
+    )
+
+
+def _method_row(
+    method: str,
+    cells: Sequence[Cell],
+    holes: Sequence[Hole],
+    *,
+    budget: Mapping[str, float],
+    estimates: Mapping[str, Estimate],
+    comparisons: Mapping[str, Comparison],
+) -> MethodRow:
+    return MethodRow(
+        method=method,
+        cell_ids=tuple(cell.cell_id for cell in cells),
+        mlflow_run_ids=tuple(cell.mlflow_run_id for cell in cells if cell.mlflow_run_id),
+        num_planned=len(cells) + sum(hole.evaluator is None for hole in holes),
+        budget=budget,
+        estimates=estimates,
+        comparisons=comparisons,
+        holes=tuple(dict.fromkeys(holes)),
+    )
+
+
+def _comparisons(
+    methods: Sequence[str], panels: Mapping[str, Panel], baseline: str
+) -> dict[tuple[str, str], Comparison]:
+    """Every method's last step against the baseline's, on every metric; corrected together."""
+    family = {}
+    for evaluator, panel in panels.items():
+        if not panel.steps(baseline):
+            continue
+        for method in methods:
+            if method == baseline or not panel.steps(method):
+                continue
+            last, reference = panel.steps(method)[-1], panel.steps(baseline)[-1]
+            comparison = compare(panel, (method, last), (baseline, reference))
+            if comparison is not None:
+                family[method, evaluator] = comparison
+    return corrected(family)
+
+
+def _final_estimates(method: str, panels: Mapping[str, Panel]) -> dict[str, Estimate]:
+    return {
+        evaluator: estimate(panel, method, panel.steps(method)[-1])
+        for evaluator, panel in panels.items()
+        if panel.steps(method)
+    }
+
+
+def _mean_budget(method: str, cells: Sequence[Cell]) -> dict[str, float]:
+    """What training spent, first stages included, averaged over seeds; empty without training."""
+    own = [cell for cell in cells if cell.method == method]
+    if not own or method == BASE:
+        return {}
+    names = [name for name in BUDGET_COLUMNS if all(name in cell.budget for cell in own)]
+    budget = {name: sum(cell.budget[name] for cell in own) / len(own) for name in names}
+    before = _mean_budget(first_stage(method), cells)
+    if not before:
+        return budget
+    return {name: before[name] + spent for name, spent in budget.items() if name in before}

@@ -1,0 +1,86 @@
+"""Configurations, protocols and environment of a report's cells, as the page shows them."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+
+from soarbench import __version__
+from soarbench.common.files import read_json
+from soarbench.common.provenance import UNKNOWN
+from soarbench.report.numbers.metrics import method_title, metric_of
+from soarbench.report.numbers.protocols import differing, task_protocols
+from soarbench.report.numbers.tables import TaskTable
+from soarbench.report.page.tables import DataTable, plain_table
+from soarbench.store.cells import Cell
+
+
+def configurations(cells: Sequence[Cell]) -> list[dict[str, str]]:
+    """One configuration a task and method, and in what the other seeds' differ from it."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in sorted(cells, key=lambda one: one.seed):
+        groups.setdefault((cell.task, cell.method), []).append(cell)
+    return [_configuration(task, method, group) for (task, method), group in sorted(groups.items())]
+
+
+def _configuration(task: str, method: str, cells: Sequence[Cell]) -> dict[str, str]:
+    first, *others = [_config(cell) for cell in cells]
+    fields = sorted(
+        {line.partition(":")[0] for other in others for line in differing(first, other)}
+    )
+    seeds = ", ".join(str(cell.seed) for cell in cells)
+    note = f"Cell {cells[0].cell_id}, training seed {cells[0].seed}."
+    if others:
+        note += f" Seeds {seeds} have the same configuration but for {', '.join(fields)}."
+    of_task = "" if cells[0].is_base else f", task {task}"
+    return {
+        "title": f"{method_title(method)}{of_task}",
+        "note": note,
+        "text": json.dumps(first, indent=1, ensure_ascii=False),
+    }
+
+
+def _config(cell: Cell) -> Mapping[str, object]:
+    config = read_json(cell.folder / "config.json").get("config")
+    return config if isinstance(config, dict) else {}
+
+
+def protocols(cells: Sequence[Cell], tables: Sequence[TaskTable]) -> list[dict[str, str]]:
+    """The protocol behind the fingerprint of every number of the tables."""
+    stored = task_protocols(cells)
+    found = []
+    for table in tables:
+        for name in table.metrics:
+            facts = stored.get((table.task, table.suites[name], name))
+            text = "not kept" if facts is None else json.dumps(facts, indent=1, ensure_ascii=False)
+            title = f"{metric_of(name).title}, task {table.task}, suite {table.suites[name]}"
+            found.append({"title": f"{title}: {table.fingerprints[name]}", "text": text})
+    return found
+
+
+def environment(cells: Sequence[Cell]) -> DataTable:
+    """What made the cells and what made the page."""
+    launches = [launch for cell in cells for launch in cell.launches]
+    facts = {
+        "Cells made by soarbench": _several(launch.soarbench for launch in launches),
+        "Cells made with Python": _several(launch.python for launch in launches),
+        "Cells made on": _several(launch.platform for launch in launches),
+        "Commits": _several(launch.git_commit for launch in launches),
+    }
+    for libraries in _libraries(cells):
+        facts |= {f"{name} (of the scores)": str(version) for name, version in libraries.items()}
+    facts |= {
+        "Page made by soarbench": __version__,
+        "Page made with Python": platform.python_version(),
+    }
+    return plain_table("Software", ("What", "Version"), list(facts.items()), texts=2)
+
+
+def _several(values: Iterable[str]) -> str:
+    return ", ".join(sorted(set(values))) or UNKNOWN
+
+
+def _libraries(cells: Sequence[Cell]) -> list[Mapping[str, object]]:
+    found = [protocol.get("libraries") for protocol in task_protocols(cells).values()]
+    return [libraries for libraries in found if isinstance(libraries, dict)]

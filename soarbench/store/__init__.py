@@ -1,0 +1,1 @@
+"""Files of runs: written once, read by reports."""

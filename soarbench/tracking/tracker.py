@@ -1,0 +1,379 @@
+"""The only file that knows MLflow: it logs finished cells from their files.
+
+Nothing is logged while a cell works. Logging reads what the cell stored and is idempotent: the
+cell's run is found again by its tags, metrics carry time stamps that do not change, and MLflow
+keeps equal points once. A cell killed while logging is therefore simply logged again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import mlflow
+import pyarrow.parquet as pq
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from soarbench.common.errors import UserError
+from soarbench.common.provenance import UNKNOWN, git_commit
+from soarbench.config.run import TrackingConfig
+from soarbench.config.settings import CellConfig
+from soarbench.store.cell_folder import CellFolder, Status
+from soarbench.tracking.views import (
+    Value,
+    cell_note,
+    diagnostic_values,
+    experiment_tags,
+    score_values,
+    source_tags,
+    summary_csv,
+    view_links,
+)
+
+RunState = Literal["FINISHED", "FAILED", "KILLED"]
+#: What MLflow's stores take in one request, and in one value.
+_METRICS_PER_BATCH, _PARAMS_PER_BATCH, _LONGEST_PARAM = 1000, 100, 500
+_LONGEST_TAG = 5000
+#: A cell's numbers as a table that the page shows, and the files of a report that it can show.
+_SUMMARY, _SHOWN = "summary.csv", (".md", ".csv", ".png", ".html")
+
+
+class Tracker(Protocol):
+    """Keeps a launch and its cells."""
+
+    def start_launch(self, name: str, tags: Mapping[str, str]) -> None:
+        """Begin a parent run."""
+        ...
+
+    def log_cell(self, cell: CellConfig, folder: CellFolder) -> str | None:
+        """Log a finished cell from its files; its run id."""
+        ...
+
+    def mark_failed(self, cell: CellConfig, folder: CellFolder, reason: str) -> str | None:
+        """Record that a cell failed, and why; its run id."""
+        ...
+
+    def log_diagnostics(self, cell: CellConfig, folder: CellFolder) -> None:
+        """Log what was measured of a finished cell besides its scores."""
+        ...
+
+    def end_launch(self, state: RunState) -> None:
+        """End the parent run."""
+        ...
+
+    def log_report(self, folder: Path) -> None:
+        """Keep a report's tables and pictures with the launch that it was made after."""
+        ...
+
+
+class NoTracker:
+    """Keeps nothing: ``tracking=none``."""
+
+    def start_launch(self, name: str, tags: Mapping[str, str]) -> None:
+        """Nothing."""
+
+    def log_cell(self, cell: CellConfig, folder: CellFolder) -> None:
+        """Nothing."""
+
+    def mark_failed(self, cell: CellConfig, folder: CellFolder, reason: str) -> None:
+        """Nothing."""
+
+    def log_diagnostics(self, cell: CellConfig, folder: CellFolder) -> None:
+        """Nothing."""
+
+    def end_launch(self, state: RunState) -> None:
+        """Nothing."""
+
+    def log_report(self, folder: Path) -> None:
+        """Nothing."""
+
+
+def store_uri(config: TrackingConfig, output_dir: Path) -> str:
+    """Where MLflow keeps runs."""
+    return config.uri or f"sqlite:///{output_dir.resolve() / 'mlruns.db'}"
+
+
+def artifact_root(config: TrackingConfig, output_dir: Path) -> str | None:
+    """Where artifacts of new experiments go; None leaves it to the server."""
+    if config.artifacts is not None or config.uri is not None:
+        return config.artifacts
+    return (output_dir.resolve() / "mlartifacts").as_uri()
+
+
+def ui_command(config: TrackingConfig, output_dir: Path, port: int) -> list[str]:
+    """The command that shows the store in a browser.
+
+    Raises:
+        UserError: Nothing was ever logged there.
+    """
+    if config.uri is None and not (output_dir / "mlruns.db").is_file():
+        raise UserError(
+            f"output_dir={output_dir}: nothing was logged there yet; "
+            "run 'python -m soarbench run grid=reward_specific' first"
+        )
+    uri = store_uri(config, output_dir)
+    return [
+        *(sys.executable, "-m", "mlflow", "ui"),
+        *("--backend-store-uri", uri, "--port", str(port)),
+    ]
+
+
+def ui_views(config: TrackingConfig, output_dir: Path, port: int) -> dict[str, str]:
+    """Pages worth opening first: what each shows, and its address.
+
+    Raises:
+        UserError: The store cannot be opened.
+    """
+    uri = store_uri(config, output_dir)
+    with _named(uri):
+        experiments = MlflowClient(tracking_uri=uri).search_experiments()
+    return {
+        f"{experiment.name}: {about}": f"http://127.0.0.1:{port}/{path}"
+        for experiment in experiments
+        if "mlflow.experimentKind" in experiment.tags
+        for about, path in view_links(experiment.experiment_id).items()
+    }
+
+
+def logged_commits(
+    config: TrackingConfig, output_dir: Path, run_ids: Sequence[str]
+) -> dict[str, str]:
+    """Commits that runs were tagged with, by run id; without the runs that are not there."""
+    if not config.enabled or (config.uri is None and not (output_dir / "mlruns.db").is_file()):
+        return {}
+    client = MlflowClient(tracking_uri=store_uri(config, output_dir))
+    found = {}
+    for run_id in run_ids:
+        with contextlib.suppress(MlflowException):
+            found[run_id] = client.get_run(run_id).data.tags.get("git_commit", UNKNOWN)
+    return found
+
+
+@contextlib.contextmanager
+def _named(uri: str) -> Iterator[None]:
+    """Turn MLflow's errors about the store into one line."""
+    try:
+        yield
+    except MlflowException as error:
+        raise UserError(
+            f"tracking.uri={uri} cannot be used ({str(error).splitlines()[0]}); check the address "
+            "or set tracking=none"
+        ) from error
+
+
+class MlflowTracker:
+    """One experiment a grid, a parent run a launch, a child run a cell."""
+
+    def __init__(self, config: TrackingConfig, output_dir: Path, experiment: str) -> None:
+        """Open the store and find or make the experiment.
+
+        Raises:
+            UserError: The store cannot be opened.
+        """
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        self._uri = store_uri(config, output_dir)
+        with _named(self._uri):
+            self._client = MlflowClient(tracking_uri=self._uri)
+            found = self._client.get_experiment_by_name(experiment)
+            self._experiment = (
+                self._client.create_experiment(experiment, artifact_root(config, output_dir))
+                if found is None
+                else found.experiment_id
+            )
+            for key, value in experiment_tags(experiment, self._experiment).items():
+                self._client.set_experiment_tag(self._experiment, key, value)
+        self._parent: str | None = None
+        self._common: dict[str, str] = {}
+
+    def start_launch(self, name: str, tags: Mapping[str, str]) -> None:
+        """Begin a parent run; one that was killed while it ran is closed first.
+
+        Args:
+            name: Shown in the list of runs.
+            tags: ``folder`` must be among them: it tells this run directory's runs from others'.
+                ``command`` is shown as the source of all its runs.
+        """
+        commit = git_commit()
+        self._common = {"folder": tags["folder"], "git_commit": commit}
+        self._common |= source_tags(tags.get("command", "soarbench"), commit)
+        with _named(self._uri):
+            for run in self._find({"folder": tags["folder"], "kind": "launch"}):
+                if run.info.status == "RUNNING":
+                    self._client.set_terminated(run.info.run_id, "KILLED")
+            all_tags = {**tags, **self._common, "kind": "launch", "version": mlflow.__version__}
+            run = self._client.create_run(self._experiment, tags=_tags(all_tags), run_name=name)
+        self._parent = run.info.run_id
+
+    def end_launch(self, state: RunState) -> None:
+        """End the parent run."""
+        if self._parent is not None:
+            self._client.set_terminated(self._parent, state)
+
+    def log_cell(self, cell: CellConfig, folder: CellFolder) -> str:
+        """Log everything that a cell stored and return its run id.
+
+        Raises:
+            UserError: The store refuses.
+        """
+        with _named(self._uri):
+            return self._log_cell(cell, folder)
+
+    def _log_cell(self, cell: CellConfig, folder: CellFolder) -> str:
+        run_id = self._cell_run(cell, folder)
+        scores = list(score_values(cell, folder))
+        self._log_values(run_id, folder, [*_training_values(folder), *scores])
+        params = [Param(key, value) for key, value in short_params(cell).items()]
+        for start in range(0, len(params), _PARAMS_PER_BATCH):
+            self._client.log_batch(run_id, params=params[start : start + _PARAMS_PER_BATCH])
+        fingerprints = sorted(set(pq.read_table(folder.scores_table)["fingerprint"].to_pylist()))
+        self._client.set_tag(run_id, "fingerprint", ",".join(fingerprints)[:_LONGEST_TAG])
+        self._client.set_tag(run_id, "mlflow.note.content", cell_note(cell, folder))
+        if "reason" in self._client.get_run(run_id).data.tags:
+            self._client.delete_tag(run_id, "reason")
+        self._client.log_text(run_id, summary_csv(scores), _SUMMARY)
+        for path in _artifacts(cell, folder):
+            where = str(path.parent.relative_to(folder.root))
+            self._client.log_artifact(run_id, str(path), None if where == "." else where)
+        self._client.set_terminated(run_id, "FINISHED")
+        return run_id
+
+    def _log_values(self, run_id: str, folder: CellFolder, values: Sequence[Value]) -> None:
+        stamp = _created_ms(folder)
+        metrics = [Metric(v.key, v.value, stamp + v.step, v.step) for v in values]
+        for start in range(0, len(metrics), _METRICS_PER_BATCH):
+            part = metrics[start : start + _METRICS_PER_BATCH]
+            self._client.log_batch(run_id, metrics=part)
+
+    def log_diagnostics(self, cell: CellConfig, folder: CellFolder) -> None:
+        """Add to a finished cell's run what was measured of it; nothing where it has no run.
+
+        Raises:
+            UserError: The store refuses.
+        """
+        run_id = (folder.status() or Status()).mlflow_run_id
+        if run_id is None:
+            return
+        found = list(diagnostic_values(cell, folder))
+        with _named(self._uri):
+            self._log_values(run_id, folder, found)
+            table = summary_csv([*score_values(cell, folder), *found])
+            self._client.log_text(run_id, table, _SUMMARY)
+
+    def log_report(self, folder: Path) -> None:
+        """Keep a report's tables and pictures with this launch; nothing where none was started.
+
+        Raises:
+            UserError: The store refuses.
+        """
+        if self._parent is None:
+            return
+        with _named(self._uri):
+            for path in sorted(folder.iterdir()):
+                if path.suffix in _SHOWN:
+                    self._client.log_artifact(self._parent, str(path), "report")
+
+    def mark_failed(self, cell: CellConfig, folder: CellFolder, reason: str) -> str:
+        """Record that a cell failed, and why, and return its run id.
+
+        Raises:
+            UserError: The store refuses.
+        """
+        with _named(self._uri):
+            run_id = self._cell_run(cell, folder)
+            self._client.set_tag(run_id, "reason", reason[:_LONGEST_TAG])
+            self._client.log_artifact(run_id, str(folder.config_path))
+            self._client.set_terminated(run_id, "FAILED")
+        return run_id
+
+    def _find(self, tags: Mapping[str, str]) -> Sequence[Run]:
+        quoted = {key: value.replace("'", "''") for key, value in tags.items()}
+        text = " and ".join(f"tags.{key} = '{value}'" for key, value in quoted.items())
+        found: Sequence[Run] = self._client.search_runs([self._experiment], filter_string=text)
+        return found
+
+    def _cell_run(self, cell: CellConfig, folder: CellFolder) -> str:
+        """The cell's run, found or made, as a child of this launch."""
+        assert self._parent is not None, "a launch must be started first"
+        tags = {
+            **self._common,
+            "kind": "cell",
+            "method": cell.method_name,
+            "task": cell.task_name,
+            "seed": str(cell.seed),
+            "cell_id": cell.cell_id,
+            "mlflow.parentRunId": self._parent,
+            # MLflow's page opens the launches whose children have this type, and so shows charts
+            # without a click.
+            "mlflow.runType": "evaluation",
+        }
+        found = self._find({"cell_id": cell.cell_id, "folder": self._common["folder"]})
+        if found:
+            run_id: str = found[0].info.run_id
+            self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in _tags(tags).items()])
+            return run_id
+        run = self._client.create_run(
+            self._experiment,
+            start_time=_created_ms(folder),
+            tags=_tags(tags),
+            run_name=cell.label,
+        )
+        made: str = run.info.run_id
+        return made
+
+
+def open_tracker(config: TrackingConfig, output_dir: Path, experiment: str) -> Tracker:
+    """The configured tracker."""
+    return MlflowTracker(config, output_dir, experiment) if config.enabled else NoTracker()
+
+
+def _tags(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: value[:_LONGEST_TAG] for key, value in tags.items()}
+
+
+def short_params(cell: CellConfig) -> dict[str, str]:
+    """The settings worth a column, each short; the whole configuration is an artifact."""
+    found: dict[str, str] = {}
+
+    def add(prefix: str, values: Mapping[str, object]) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                add(f"{prefix}{key}.", value)
+            elif value is not None:
+                found[f"{prefix}{key}"] = str(value)[:_LONGEST_PARAM]
+
+    for name in ("method", "optim", "lora", "ema", "training", "data", "sampling", "model"):
+        group = getattr(cell, name)
+        if group is not None:
+            add(f"{name}.", dataclasses.asdict(group))
+    add("reward.", cell.rewards)
+    return found
+
+
+def _created_ms(folder: CellFolder) -> int:
+    """When the cell was first touched: the same however often it is logged."""
+    return int(1000 * (folder.status() or Status()).created_at)
+
+
+def _training_values(folder: CellFolder) -> Iterator[Value]:
+    """Curves of training; what has no name space is a cost and gets ``budget/``."""
+    if not folder.training_table.is_file():
+        return
+    for row in pq.read_table(folder.training_table).to_pylist():
+        key = row["key"] if "/" in row["key"] else f"budget/{row['key']}"
+        if math.isfinite(row["value"]):
+            yield Value(key, row["step"], row["value"])
+
+
+def _artifacts(cell: CellConfig, folder: CellFolder) -> list[Path]:
+    paths = [folder.config_path, folder.scores_table, folder.training_table]
+    paths += [folder.sheet(step) for step in cell.steps]
+    return [path for path in paths if path.is_file()]

@@ -1,0 +1,115 @@
+"""The command line answers at once, and in one line where something is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from soarbench.cli.app import COMMANDS, main
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "diffusers", "mlflow", "pandas", "matplotlib", "scipy", "numpy")
+
+
+def test_help_lists_exactly_the_commands_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name in COMMANDS:
+        assert f"  {name} " in text
+    training = {"run", "report", "compare", "export", "diagnose", "plan", "bench", "data"}
+    assert set(COMMANDS) == training | {"evaluate", "score", "doctor", "fetch", "lab", "ui"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    assert "usage: python -m soarbench" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "there is no command 'train'; choose one of run, report"),
+        (["run"], "name a grid. grid=main_table"),
+        (["run", "grid=reward_specifc"], "did you mean 'reward_specific'?"),
+        (["run", "--dry"], ""),
+        (["run", "--bogus"], "unrecognized arguments: --bogus"),
+        (["report", "grid=none"], "grid='none' does not exist"),
+        (["bench", "budget=none"], "budget='none' does not exist"),
+        (["bench", "judges", "budget=quick"], "'budget=quick' is not understood here"),
+        (["evaluate"], "suite= is missing"),
+        (["evaluate", "suite=geneval", "model=sd35"], "neither one of lab"),
+        (["lab", "demolish"], "invalid choice: 'demolish'"),
+        (["lab", "build", "stge=base"], "this command takes stage=..."),
+        (["lab", "card", "x=1"], "this command takes nothing"),
+        (["ui", "output_dir=/nowhere/at/all"], "nothing was logged there yet"),
+        (["ui", "foo=1"], "there is no key 'foo'"),
+    ],
+)
+def test_misuse_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("soarbench: error: ")
+    assert text.count("\n") == 1
+    assert message in text
+
+
+def test_nothing_at_all_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_the_order_of_flags_and_settings_does_not_matter(
+    overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", overrides[0], "--dry-run", *overrides[1:]]) == 0
+    assert "sft-aesthetic-seed0" in capsys.readouterr().out
+
+
+def test_an_interruption_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_args: object, **_options: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("soarbench.cli.run.run", interrupted)
+    assert main(["run", "grid=reward_specific"]) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["run", "grid=reward_specific", "method.aux_wieght=1"],
+        ["run", "grid=reward_specific", "training.save_steps=3"],
+        ["lab", "build", "foo"],
+        ["evaluate", "suite=genevl"],
+        ["evaluate", "suite=geneval", "model.resolutoin=1"],
+        ["score", "suite=geneval", "images=/nowhere"],
+    ],
+)
+def test_help_and_configuration_errors_load_nothing_heavy(arguments: list[str]) -> None:
+    # The judges' configurations come with numpy, a tenth of a second.
+    allowed = ["numpy"] if arguments[0] in ("evaluate", "score") else []
+    code = (
+        "import sys, time\n"
+        "from soarbench.cli.app import main\n"
+        f"main({arguments!r})\n"
+        f"heavy = set({HEAVY!r}) - set({allowed!r})\n"
+        "loaded = heavy & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+        "print(time.process_time())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    # Of the processor, so that a busy machine does not fail the test.
+    assert float(done.stdout.splitlines()[-1]) < 2.0

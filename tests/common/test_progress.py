@@ -1,0 +1,73 @@
+"""The remaining time of a grid."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from soarbench.common.progress import GridProgress
+
+KEY, OTHER = ("a", "train"), ("b", "train")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def progress_with(seconds: dict[tuple[str, str], float]) -> tuple[GridProgress, Clock, io.StringIO]:
+    clock, stream = Clock(), io.StringIO()
+    return GridProgress(Console(file=stream, width=200), seconds, clock), clock, stream
+
+
+def test_the_estimate_is_scaled_by_the_speed_so_far() -> None:
+    progress, clock, _ = progress_with({KEY: 100.0, OTHER: 300.0})
+    assert progress.remaining() == 400.0
+    with progress.stage(KEY, "a: train", 10) as stage:
+        clock.now = 20.0
+        stage.advance()  # 10 estimated seconds took 20
+        assert progress.remaining() == pytest.approx(780.0)
+    assert progress.remaining() == pytest.approx(300.0 * 20.0 / 100.0)
+
+
+def test_parts_that_were_done_before_count_neither_as_left_nor_as_speed() -> None:
+    progress, clock, _ = progress_with({KEY: 100.0})
+    with progress.stage(KEY, "a: train", 10) as stage:
+        stage.skip(8)
+        assert progress.remaining() == pytest.approx(20.0)
+        clock.now = 30.0
+        stage.advance()
+        assert progress.remaining() == pytest.approx(30.0)
+
+
+def test_a_failed_cell_is_no_longer_left() -> None:
+    progress, _, _ = progress_with({KEY: 100.0, OTHER: 300.0})
+    progress.forget_cell("b")
+    assert progress.remaining() == 100.0
+
+
+def test_a_log_file_gets_a_line_a_stage_and_then_one_now_and_then() -> None:
+    progress, clock, stream = progress_with({KEY: 100.0})
+    with progress.shown(), progress.stage(KEY, "a: train", 100) as stage:
+        for second in range(100):
+            clock.now = float(second + 1)
+            stage.advance()
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "[  0%, 0:01:40 left] a: train 0/100"
+    assert 5 <= len(lines) <= 8
+    assert "[ 15%, 0:01:25 left] a: train 15/100" in lines
+
+
+def test_a_terminal_gets_bars() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, width=100, force_terminal=True)
+    progress = GridProgress(console, {KEY: 10.0}, Clock())
+    with progress.shown(), progress.stage(KEY, "soar: train", 4) as stage:
+        stage.reach(2, "loss 0.5")
+    assert "whole grid" in stream.getvalue()
+    assert "soar: train" in stream.getvalue()

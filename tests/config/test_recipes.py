@@ -1,0 +1,153 @@
+"""The published setups by name: SD3.5 with real judges, and the values of the two papers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from baselines.config import FlowGrpoConfig, SoarConfig
+from soarbench.common.errors import UserError
+from soarbench.config.compose import CONF, compose_choices
+from soarbench.config.settings import CellConfig
+from soarbench.evaluation.suites import load_suite, num_available
+from soarbench.grid.expand import expand
+
+TABLE = Path(__file__).parents[2] / "results" / "reference" / "hyperparameters.csv"
+REAL = ["model=sd35_medium", "data=lab_general"]
+
+
+def cells_of(*arguments: str) -> dict[str, CellConfig]:
+    return {cell.method_name: cell for cell in expand([*arguments]).cells}
+
+
+def test_sd35_medium_is_the_published_model_and_evaluation() -> None:
+    base = cells_of("grid=reward_specific", *REAL)["base"]
+    assert base.model.path == "stabilityai/stable-diffusion-3.5-medium"
+    assert base.model.revision is not None
+    assert len(base.model.revision) == 40
+    assert (base.model.resolution, base.model.dtype) == (512, "bfloat16")
+    assert base.model.load_text_encoder_3
+    assert base.model.max_sequence_length == 256
+    assert (base.sampling.num_inference_steps, base.sampling.guidance_scale) == (40, 4.5)
+    assert base.weights_digest == f"{base.model.path}@{base.model.revision}"
+
+
+def test_sft_and_soar_are_trained_as_published() -> None:
+    found = cells_of("grid=reward_specific", *REAL, "task=aesthetic")
+    for name in ("sft", "soar"):
+        cell = found[name]
+        assert cell.training is not None
+        assert cell.optim is not None
+        assert cell.lora is cell.ema is None
+        assert cell.training.steps == 5000
+        assert (cell.training.batch_size, cell.training.micro_batch_size) == (8 * 4, 4)
+        assert cell.training.mixed_precision == "bf16"
+        assert (cell.optim.learning_rate, cell.optim.weight_decay) == (2e-5, 1e-2)
+        assert cell.seed == 42
+    soar = found["soar"].method
+    assert isinstance(soar, SoarConfig)
+    assert (soar.guidance_scale, soar.num_inference_steps, soar.num_aux_points) == (4.5, 40, 6)
+    assert (soar.num_rollout_paths, soar.aux_weight) == (1, 1.0)
+
+
+def test_the_main_table_takes_twice_the_steps_and_every_judge() -> None:
+    found = cells_of("grid=main_table", *REAL)
+    for name in ("sft", "soar"):
+        training = found[name].training
+        assert training is not None
+        assert training.steps == 10000
+    judges = {name for suite in found["base"].suites.values() for name in suite.evaluators}
+    assert judges == {
+        *("geneval", "ocr", "pickscore", "clipscore", "hpsv21", "aesthetic", "imagereward")
+    }
+
+
+def test_flow_grpo_is_trained_as_published() -> None:
+    cell = cells_of("grid=reward_specific", *REAL, "task=aesthetic")["flow_grpo"]
+    method = cell.method
+    assert isinstance(method, FlowGrpoConfig)
+    assert (method.group_size, method.num_inference_steps, method.noise_level) == (24, 10, 0.7)
+    assert (method.clip_range, method.kl_coeff, method.guidance_scale) == (1e-4, 0.01, 4.5)
+    assert cell.lora is not None
+    assert (cell.lora.rank, cell.lora.alpha) == (32, 64.0)
+    assert cell.ema is not None
+    assert (cell.ema.decay, cell.ema.every) == (0.9, 8)
+    assert cell.optim is not None
+    assert (cell.optim.learning_rate, cell.optim.weight_decay) == (3e-4, 1e-4)
+    assert cell.training is not None
+    assert cell.training.batch_size == 24 * 24
+    assert cell.rewards == {"aesthetic": 1.0}
+
+
+def published_values(method: str) -> dict[str, object]:
+    """The table's rows of a method, read as YAML."""
+    rows = pd.read_csv(TABLE, dtype=str, keep_default_na=False)
+    assert (rows[["published_as", "source"]] != "").all(axis=None)
+    rows = rows[rows["method"] == method]
+    assert not rows["setting"].duplicated().any()
+    return {key: yaml.safe_load(v) for key, v in zip(rows["setting"], rows["value"], strict=True)}
+
+
+def leaves(node: object, prefix: str = "") -> set[str]:
+    """Dotted keys of what is no mapping."""
+    if not isinstance(node, dict):
+        return {prefix.removesuffix(".")}
+    return {key for name, value in node.items() for key in leaves(value, f"{prefix}{name}.")}
+
+
+@pytest.mark.parametrize("method", ["sft", "soar", "flow_grpo"])
+def test_the_table_beside_the_sources_is_what_the_recipes_say(method: str) -> None:
+    choices = ["grid=reward_specific", *REAL, "task=aesthetic", f"method={method}"]
+    config = compose_choices(choices)
+    table = published_values(method)
+    for key, value in table.items():
+        found = OmegaConf.select(config, key)
+        found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+        assert found == (float(value) if isinstance(found, float) else value), key
+    recipe = yaml.safe_load((CONF / f"recipe/sd35_medium/{method}.yaml").read_text())
+    assert leaves({k: v for k, v in recipe.items() if k != "defaults"}) <= table.keys()
+
+
+def test_one_word_makes_it_small_or_large() -> None:
+    small = cells_of("grid=reward_specific", *REAL, "budget=quick")["sft"].training
+    assert small is not None
+    assert small.steps == 60
+    large = cells_of("grid=reward_specific", "model=sd35_large", "data=lab_general")["base"]
+    assert large.model.path == "stabilityai/stable-diffusion-3.5-large"
+    assert large.sampling.num_inference_steps == 40
+
+
+def test_geneval_has_the_official_prompts_without_a_file() -> None:
+    suite = load_suite("geneval")
+    assert len(suite.items) == num_available("geneval", None) == 553
+    assert suite.items[0].prompt_id == "geneval/00000"
+    assert suite.items[0].metadata["tag"] == "single_object"
+
+
+def test_a_suite_of_a_file_counts_a_repeated_prompt_once(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a cat\na dog\na cat\n")
+    suite = load_suite("drawbench", str(path))
+    assert [item.prompt for item in suite.items] == ["a cat", "a dog"]
+    assert [item.prompt_id for item in suite.items] == ["drawbench/00000", "drawbench/00001"]
+    assert num_available("drawbench", str(path)) == 2
+    assert num_available("drawbench", None) == 200
+    with pytest.raises(UserError, match=r"give suites\.drawbench\.prompts=FILE"):
+        load_suite("drawbench")
+
+
+def test_the_prompts_of_a_file_are_part_of_the_address(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    arguments = ["grid=reward_specific", *REAL, f"suites.drawbench.prompts={path}"]
+    with pytest.raises(UserError, match=r"suites\.drawbench\.prompts=.*: no such file"):
+        expand(arguments)
+    path.write_text("a cat\n")
+    before = {cell.cell_id for cell in expand(arguments).cells}
+    assert expand(arguments).without_prompts == ()
+    path.write_text("a dog\n")
+    assert not before & {cell.cell_id for cell in expand(arguments).cells}
+    assert expand(arguments[:-1]).without_prompts == ("drawbench",)

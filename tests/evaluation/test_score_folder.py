@@ -1,0 +1,204 @@
+"""Images of any model, scored from disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from evaluators import images
+from evaluators.geneval.verdict import GenEval
+from evaluators.samples import SampleFile
+from soarbench.cli.app import main
+from soarbench.evaluation.judging import CHUNK, images_at_a_time
+from soarbench.evaluation.judging import scored as score_all
+from soarbench.lab.judges import OracleAesthetic
+from soarbench.lab.world.draw import draw_suite
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    draw_suite(tmp_path / "drawn", images_per_prompt=1)
+    return tmp_path / "drawn"
+
+
+def scored(images: Path, output: Path, *more: str) -> int:
+    return main(["score", "suite=lab_geneval", f"images={images}", f"output={output}", *more])
+
+
+def test_scores_every_image_and_sums_up(drawn: Path, tmp_path: Path) -> None:
+    assert scored(drawn, tmp_path / "out") == 0
+    rows = [json.loads(x) for x in (tmp_path / "out/lab_geneval.jsonl").read_text().splitlines()]
+    assert len(rows) == 50
+    assert {"correct", "strict_correct", "strict_score", "reason", "fingerprint"} <= rows[0].keys()
+    summary = json.loads((tmp_path / "out/summary.json").read_text())["judges"]["lab_geneval"]
+    share = sum(row["correct"] for row in rows) / 50
+    assert summary["numbers"]["images_correct"] == pytest.approx(share)
+    assert 0.6 < share < 1.0
+
+
+def test_an_interrupted_scoring_goes_on_and_ends_equal(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert scored(drawn, tmp_path / "whole") == 0
+    score, sizes = GenEval.score, []
+
+    def stops(self: GenEval, samples: list) -> list:
+        sizes.append(len(samples))
+        if sizes.count(32) and len(samples) < 32 and len(samples) > 2:
+            raise KeyboardInterrupt
+        return score(self, samples)
+
+    monkeypatch.setattr(GenEval, "score", stops)
+    assert scored(drawn, tmp_path / "parts") == 130
+    partial = tmp_path / "parts/lab_geneval.partial.jsonl"
+    assert len(partial.read_text().splitlines()) == 32
+    partial.write_text(partial.read_text() + '{"sample_id": "torn')
+    monkeypatch.setattr(GenEval, "score", score)
+    assert scored(drawn, tmp_path / "parts") == 0
+    name = "lab_geneval.jsonl"
+    assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_readme_works_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    section = readme.split("## Score your own images")[1].split("With images and models")[0]
+    start = "    python -m soarbench "
+    commands = [line for line in section.splitlines() if line.startswith(start)]
+    assert len(commands) == 3
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        assert main(command.removeprefix(start).split()) == 0
+    for folder, count in (("scores/lab_geneval/drawn", 100), ("evaluations/lab_geneval/lab", 50)):
+        lines = (tmp_path / "runs" / folder / "lab_geneval.jsonl").read_text().splitlines()
+        assert len(lines) == count
+
+
+def test_coverage_bad_images_and_other_requests_are_one_line(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    assert scored(drawn, output) == 0
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    other = tmp_path / "other"
+    shutil.copytree(drawn, other)
+    image = other / "00003/samples/0000.png"
+    cases = []
+    assert scored(other, output) == 2
+    cases.append(("holds scores of another request", capsys.readouterr().err))
+    image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
+    assert scored(other, tmp_path / "new") == 2
+    cases.append(("cut short", capsys.readouterr().err))
+    shutil.rmtree(other / "00003")
+    assert scored(other, tmp_path / "new") == 2
+    cases.append(("1 missing", capsys.readouterr().err))
+    assert scored(tmp_path / "absent", tmp_path / "new") == 2
+    cases.append(("no such folder", capsys.readouterr().err))
+    for message, text in cases:
+        assert message in text
+        assert text.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+    assert before == {path.name: path.read_bytes() for path in output.iterdir()}
+    assert scored(other, tmp_path / "found", "coverage=found") == 0
+
+
+def test_plain_folder_follows_a_prompts_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, prompts = tmp_path / "plain", tmp_path / "prompts.txt"
+    folder.mkdir()
+    prompts.write_text("a cat\na dog\na cat\n")
+    for number in (0, 1, 10):
+        Image.new("RGB", (64, 64), "red").save(folder / f"{number}.png")
+    words = ["suite=drawbench", f"images={folder}", f"output={tmp_path / 'out'}"]
+    words.append("judges=oracle_aesthetic")
+    assert main(["score", *words]) == 2
+    assert "add prompts=FILE" in capsys.readouterr().err
+    assert main(["score", *words, f"prompts={prompts}"]) == 0
+    lines = (tmp_path / "out/oracle_aesthetic.jsonl").read_text().splitlines()
+    assert [json.loads(line)["prompt_id"] for line in lines] == ["00000", "00001", "00000"]
+    (folder / "1.png").unlink()
+    assert main(["score", *words, f"prompts={prompts}"]) == 2
+    assert "numbers missing: 1" in capsys.readouterr().err
+
+
+class Watched:
+    """Counts decoded images that are alive."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.alive = self.most = self.decoded = 0
+
+    def made(self) -> None:
+        with self.lock:
+            self.alive += 1
+            self.decoded += 1
+            self.most = max(self.most, self.alive)
+
+    def gone(self) -> None:
+        with self.lock:
+            self.alive -= 1
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    counter, load = Watched(), images.load_image
+
+    def loads(path: Path) -> Image.Image:
+        image = load(path)
+        counter.made()
+        weakref.finalize(image, counter.gone)
+        return image
+
+    monkeypatch.setattr(images, "load_image", loads)
+    return counter
+
+
+def many(tmp_path: Path, count: int) -> list:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "0.png")
+    return [
+        SampleFile(
+            sample_id=str(i), prompt_id="p", prompt="p", path=tmp_path / "0.png", metadata={}
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("at_a_time", [4, 32])
+def test_memory_does_not_grow_with_the_number_of_images(
+    at_a_time: int, tmp_path: Path, watched: Watched
+) -> None:
+    files = many(tmp_path, 300)
+    scores = [s for _, found in score_all(OracleAesthetic(), files, at_a_time) for s in found]
+    assert [score.sample_id for score in scores] == [file.sample_id for file in files]
+    assert watched.decoded == 300
+    assert watched.most <= 2 * at_a_time + 1
+
+
+def test_large_images_are_judged_fewer_at_a_time() -> None:
+    assert images_at_a_time(64 * 64) == images_at_a_time(1024 * 1024) == CHUNK == 32
+    assert images_at_a_time(2048 * 2048) == 16
+    assert images_at_a_time(40_000 * 40_000) == 1
+
+
+def test_the_next_images_are_decoded_while_a_judge_works(tmp_path: Path, watched: Watched) -> None:
+    ahead = []
+
+    class Slow(OracleAesthetic):
+        def score(self, samples):
+            judged = int(samples[-1].sample_id) + 1
+            deadline = time.monotonic() + 10
+            while watched.decoded < min(judged + 7, 24) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            ahead.append(watched.decoded - judged)
+            return super().score(samples)
+
+    list(score_all(Slow(), many(tmp_path, 24), 8))
+    assert ahead == [7, 7, 0]

@@ -1,0 +1,63 @@
+import collections
+import hashlib
+import json
+
+import pytest
+
+from evaluators.base import EvaluatorError
+from evaluators.geneval.metadata import check_vocabulary, parse_request
+from evaluators.geneval.prompts import (
+    CLASS_NAMES,
+    COLORS,
+    TASKS,
+    official_generation_prompts,
+    official_metadata,
+    official_metadata_jsonl,
+    plural,
+    with_article,
+)
+from evaluators.geneval import prompts as geneval_prompts
+
+
+def test_metadata_is_byte_for_byte_the_official_file():
+    digest = hashlib.sha256(official_metadata_jsonl()).hexdigest()
+    assert digest == "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
+
+
+def test_prompts_are_byte_for_byte_the_official_file():
+    digest = hashlib.sha256(official_generation_prompts()).hexdigest()
+    assert digest == "55b6e3650e980c13daf30569eb666e000faf19bfc2b7b4cbe999fcdb7aa9d680"
+
+
+def test_tasks_have_the_published_sizes():
+    sizes = collections.Counter(entry["tag"] for entry in official_metadata())
+    assert [sizes[task] for task in TASKS] == [80, 99, 80, 94, 100, 100]
+    assert sum(sizes.values()) == 553
+
+
+def test_every_entry_can_be_judged():
+    for entry in official_metadata():
+        check_vocabulary(parse_request(entry), CLASS_NAMES, COLORS)
+
+
+def test_callers_cannot_change_the_official_entries():
+    official_metadata()[0]["tag"] = "other"
+    assert official_metadata()[0]["tag"] == "single_object"
+
+
+def test_another_random_stream_is_refused(monkeypatch):
+    monkeypatch.setattr(geneval_prompts, "SEED", 44)
+    official_metadata_jsonl.cache_clear()
+    with pytest.raises(EvaluatorError, match="NumPy"):
+        official_metadata_jsonl()
+
+
+def test_lines_are_json_in_the_order_of_the_prompts():
+    entries = [json.loads(line) for line in official_metadata_jsonl().splitlines()]
+    prompts = official_generation_prompts().decode().splitlines()
+    assert [entry["prompt"] for entry in entries] == prompts
+
+
+def test_articles_and_plurals():
+    assert (with_article("orange"), with_article("bus")) == ("an orange", "a bus")
+    assert (plural("bus"), plural("dog"), plural("skis")) == ("buses", "dogs", "skises")

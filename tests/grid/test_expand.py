@@ -1,0 +1,123 @@
+"""Grids expand into content-addressed cells."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from soarbench.common.errors import ConfigError
+from soarbench.config.settings import CellConfig
+from soarbench.grid.expand import expand, weights_digest
+from soarbench.models.config import ModelConfig
+
+
+def cells_of(arguments: list[str]) -> list[CellConfig]:
+    return list(expand(arguments).cells)
+
+
+def labels(arguments: list[str]) -> list[str]:
+    return [cell.label for cell in cells_of(arguments)]
+
+
+def test_reward_specific_crosses_methods_tasks_and_seeds(overrides: list[str]) -> None:
+    found = labels([*overrides, "seeds=[0,7]"])
+    assert found[0] == "base"
+    expected = {
+        f"{method} {task} seed {seed}"
+        for method in ("sft", "soar", "flow_grpo")
+        for task in ("aesthetic", "alignment")
+        for seed in (0, 7)
+    }
+    assert set(found[1:]) == expected
+    assert len(found) == 1 + 12
+
+
+def test_main_table_has_base_sft_and_soar(overrides: list[str]) -> None:
+    found = cells_of(["grid=main_table", *overrides[1:]])
+    assert [cell.label for cell in found] == ["base", "sft general seed 0", "soar general seed 0"]
+    judges = {name for suite in found[0].suites.values() for name in suite.evaluators}
+    assert {"geneval", "ocr", "clipscore", "aesthetic"} <= judges
+
+
+def test_task_and_method_keep_a_part_of_the_grid(overrides: list[str]) -> None:
+    arguments = [*overrides, "task=aesthetic", "method=sft,flow_grpo"]
+    assert labels(arguments) == ["base", "sft aesthetic seed 0", "flow_grpo aesthetic seed 0"]
+    assert labels([*overrides, "method=base"]) == ["base"]
+
+
+def test_the_base_is_the_same_cell_whatever_is_selected(overrides: list[str]) -> None:
+    whole, part = cells_of(overrides)[0], cells_of([*overrides, "task=alignment"])[0]
+    assert whole.cell_id == part.cell_id
+    assert set(whole.suites) == {"lab_drawbench", "lab_geneval"}
+    assert whole.steps == (0,)
+
+
+def test_a_method_value_applies_to_the_methods_that_have_the_key(overrides: list[str]) -> None:
+    before = {cell.label: cell for cell in cells_of(overrides)}
+    after = {cell.label: cell for cell in cells_of([*overrides, "method.aux_weight=0.5"])}
+    changed = {label for label in before if before[label].cell_id != after[label].cell_id}
+    assert changed == {"soar aesthetic seed 0", "soar alignment seed 0"}
+    assert after["soar aesthetic seed 0"].content()["method"]["aux_weight"] == 0.5  # type: ignore[index]
+
+
+def test_same_base_data_steps_and_evaluation_in_all_cells_of_a_task(overrides: list[str]) -> None:
+    found = [cell for cell in cells_of(overrides) if cell.task_name == "aesthetic"]
+    assert len(found) == 3
+    for name in ("model", "sampling", "data", "suites", "seed", "weights_digest"):
+        assert len({repr(getattr(cell, name)) for cell in found}) == 1, name
+    assert {cell.training.steps for cell in found if cell.training} == {6}
+
+
+def test_the_address_depends_on_the_content_alone(overrides: list[str], tmp_path: Path) -> None:
+    before = cells_of(overrides)
+    elsewhere = cells_of(
+        [*overrides, f"output_dir={tmp_path / 'other'}", "device=cpu", "tracking=none"]
+    )
+    assert [cell.cell_id for cell in before] == [cell.cell_id for cell in elsewhere]
+    other = cells_of([*overrides, "sampling.guidance_scale=2.0"])
+    assert not {cell.cell_id for cell in before} & {cell.cell_id for cell in other}
+    assert re.fullmatch(r"sft-aesthetic-seed0-[0-9a-f]{12}", before[1].cell_id)
+
+
+def test_other_weights_are_other_cells(overrides: list[str], tmp_path: Path) -> None:
+    before = {cell.cell_id for cell in cells_of(overrides)}
+    (tmp_path / "model" / "weights.bin").write_bytes(b"new")
+    assert not before & {cell.cell_id for cell in cells_of(overrides)}
+
+
+def test_a_hub_id_is_its_own_digest() -> None:
+    model = ModelConfig(name="x", path="org/name", resolution=64, revision="abc")
+    assert weights_digest(model) == "org/name@abc"
+
+
+def test_rewards_become_a_mixture_of_the_reward_method_alone(overrides: list[str]) -> None:
+    arguments = [*overrides, "task=aesthetic", "reward={aesthetic:0.7,alignment:0.3}"]
+    found = {cell.method_name: cell for cell in cells_of(arguments)}
+    assert found["flow_grpo"].rewards == {"aesthetic": 0.7, "alignment": 0.3}
+    assert {"aesthetic", "clipscore"} <= set(found["flow_grpo"].evaluators)
+    assert found["sft"].rewards == {}
+
+
+def test_suites_of_unlike_sizes_cannot_share_a_base(overrides: list[str]) -> None:
+    # Only the task alignment calls a suite of its own "geneval".
+    shared = [*overrides, "suites.geneval.name=lab_drawbench"]
+    assert set(cells_of(shared)[0].suites) == {"lab_drawbench"}
+    with pytest.raises(ConfigError, match="different sizes in different tasks"):
+        expand([*shared, "suites.geneval.images_per_prompt=1", "suites.geneval.max_prompts=2"])
+
+
+def test_a_judge_has_one_suite_in_a_task_and_a_suite_one_place(overrides: list[str]) -> None:
+    arguments = ["grid=main_table", *overrides[1:]]
+    with pytest.raises(ConfigError, match="another suite has that name"):
+        expand([*arguments, "suites.ocr.name=lab_geneval"])
+    with pytest.raises(ConfigError, match="'geneval' also judges suites"):
+        expand([*arguments, "suites.ocr.evaluators=[ocr,geneval]"])
+
+
+def test_cell_configurations_survive_json(overrides: list[str]) -> None:
+    for cell in cells_of(overrides):
+        assert cell.content()["seed"] == cell.seed
+        assert dataclasses.replace(cell, seed=cell.seed).cell_id == cell.cell_id

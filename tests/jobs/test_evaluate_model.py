@@ -1,0 +1,257 @@
+"""A model draws and the judges score, in one command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evaluators.base import Score
+from soarbench.cli.app import main
+from soarbench.evaluation.judges import make_judge
+from soarbench.evaluation.protocol import fingerprint, planned_images, protocol
+from soarbench.evaluation.suites import load_suite
+from soarbench.jobs.evaluate_model import model_words, read_evaluation
+from soarbench.lab.judges import OracleAesthetic
+from tests.models.test_adapter import published_lora
+from tests.tiny import build_tiny_pipeline
+
+QUICK = ["model.resolution=64", "model.dtype=float32", "device=cpu"]
+QUICK += ["sampling.num_inference_steps=2", "sampling.batch_size=2"]
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_pipeline(tmp_path_factory.mktemp("tiny model, with = and spaces"))
+
+
+def words(pipeline: Path, output: Path, *more: str) -> list[str]:
+    suite = ["suite=lab_geneval", "max_prompts=5", "images_per_prompt=2"]
+    return [*suite, f"model={pipeline}", f"output={output}", *QUICK, *more]
+
+
+def evaluated(pipeline: Path, output: Path, *more: str) -> int:
+    return main(["evaluate", *words(pipeline, output, *more)])
+
+
+def rows(output: Path, judge: str = "lab_geneval") -> list[dict[str, object]]:
+    return [json.loads(line) for line in (output / f"{judge}.jsonl").read_text().splitlines()]
+
+
+def images(output: Path) -> dict[str, bytes]:
+    root = output / "images"
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*.png"))}
+
+
+def test_draws_and_scores_under_the_fingerprint_of_a_run(pipeline: Path, tmp_path: Path) -> None:
+    assert evaluated(pipeline, tmp_path / "out") == 0
+    found = rows(tmp_path / "out")
+    assert [row["sample_id"] for row in found[:3]] == ["00000/0000", "00000/0001", "00001/0000"]
+    request = read_evaluation(words(pipeline, tmp_path / "out"))
+    plan = planned_images(request.suite)
+    assert [row["prompt"] for row in found] == [item.prompt for item, _ in plan]
+    scheduler = {"scheduler": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+    judge = make_judge("lab_geneval", None)
+    facts = protocol(request.cell, request.suite, judge, scheduler)
+    assert {row["fingerprint"] for row in found} == {fingerprint(facts)}
+    summary = json.loads((tmp_path / "out/summary.json").read_text())["judges"]["lab_geneval"]
+    assert summary["num_images"] == 10
+    assert summary["num_prompts"] == 5
+    assert len(set(images(tmp_path / "out").values())) == 10
+
+
+def test_images_are_those_that_a_run_draws(pipeline: Path, tmp_path: Path) -> None:
+    from soarbench.jobs.workbench import Workbench
+    from soarbench.store.cell_folder import CellFolder
+
+    assert evaluated(pipeline, tmp_path / "out") == 0
+    request = read_evaluation(words(pipeline, tmp_path / "out"))
+    plan = planned_images(request.suite)[:2]
+    drawn = Workbench("cpu", tmp_path).drawer(request.cell, CellFolder(tmp_path), 0)(plan)
+    for index, image in enumerate(drawn):
+        image.save(tmp_path / "again.png")
+        again = (tmp_path / "again.png").read_bytes()
+        assert again == images(tmp_path / "out")[f"00000/samples/{index:04d}.png"]
+
+
+def test_what_it_draws_is_read_by_score(pipeline: Path, tmp_path: Path) -> None:
+    assert evaluated(pipeline, tmp_path / "out") == 0
+    command = ["score", "suite=lab_geneval", f"images={tmp_path / 'out/images'}"]
+    command += [f"output={tmp_path / 'again'}", "coverage=found"]
+    assert main(command) == 0
+    verdicts = [[row["value"] for row in rows(tmp_path / name)] for name in ("out", "again")]
+    assert verdicts[0] == verdicts[1]
+
+
+def test_interrupted_drawing_goes_on_and_ends_equal(
+    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from soarbench.jobs import draw as sampling
+
+    assert evaluated(pipeline, tmp_path / "whole") == 0
+    save, saved = sampling._save_png, []
+
+    def stops(*args: object) -> None:
+        saved.append(args)
+        if len(saved) == 4:
+            raise KeyboardInterrupt
+        save(*args)
+
+    monkeypatch.setattr(sampling, "_save_png", stops)
+    assert evaluated(pipeline, tmp_path / "parts") == 130
+    assert len(images(tmp_path / "parts")) == 3
+    assert not (tmp_path / "parts/lab_geneval.jsonl").exists()
+    monkeypatch.setattr(sampling, "_save_png", lambda *args: saved.append(args) or save(*args))
+    saved.clear()
+    assert evaluated(pipeline, tmp_path / "parts") == 0
+    assert len(saved) == 8
+    assert images(tmp_path / "parts") == images(tmp_path / "whole")
+    unlike_paths = [
+        [{**row, "image": ""} for row in rows(tmp_path / n)] for n in ("parts", "whole")
+    ]
+    assert unlike_paths[0] == unlike_paths[1]
+
+
+def test_a_second_launch_loads_no_model_and_other_judges_take_the_same_images(
+    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from soarbench.models.sd3.model import SD3Model
+
+    assert evaluated(pipeline, tmp_path / "out") == 0
+    monkeypatch.setattr(SD3Model, "load", lambda *_: pytest.fail("loaded again"))
+    assert evaluated(pipeline, tmp_path / "out") == 0
+    assert evaluated(pipeline, tmp_path / "out", "judges=oracle_aesthetic") == 0
+    assert len(rows(tmp_path / "out", "oracle_aesthetic")) == 10
+
+
+def test_published_weights_on_the_model(pipeline: Path, tmp_path: Path) -> None:
+    published_lora(tmp_path / "lora")
+    assert evaluated(pipeline, tmp_path / "base") == 0
+    assert evaluated(pipeline, tmp_path / "adapted", f"model.adapter={tmp_path / 'lora'}") == 0
+    assert images(tmp_path / "base") != images(tmp_path / "adapted")
+    prints = [{row["fingerprint"] for row in rows(tmp_path / name)} for name in ("base", "adapted")]
+    assert prints[0] == prints[1]
+    assert evaluated(pipeline, tmp_path / "base", f"model.adapter={tmp_path / 'lora'}") == 2
+
+
+def test_an_image_without_a_score_is_exit_code_3(
+    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = OracleAesthetic.score
+
+    def fails_once(self: OracleAesthetic, samples: list) -> list[Score]:
+        return [
+            Score.unscored(found.sample_id, "too dark")
+            if found.sample_id == "00002/0001"
+            else found
+            for found in score(self, samples)
+        ]
+
+    monkeypatch.setattr(OracleAesthetic, "score", fails_once)
+    assert evaluated(pipeline, tmp_path / "out", "judges=oracle_aesthetic") == 3
+    row = rows(tmp_path / "out", "oracle_aesthetic")[5]
+    assert (row["value"], row["failure"]) == (None, "too dark")
+
+
+def test_prompts_of_a_file_each_with_its_images(pipeline: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\n\na dog\na cat\n")
+    command = [f"prompts={prompts}", "suite=drawbench", "images_per_prompt=2"]
+    command += ["judges=oracle_aesthetic", f"model={pipeline}", f"output={tmp_path / 'out'}"]
+    assert main(["evaluate", *command, *QUICK]) == 0
+    found = rows(tmp_path / "out", "oracle_aesthetic")
+    assert [row["prompt"] for row in found] == ["a cat", "a cat", "a dog", "a dog"]
+
+
+def test_other_weights_and_settings_are_refused_and_nothing_is_written_over(
+    pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluated(pipeline, tmp_path / "out") == 0
+    before = images(tmp_path / "out")
+    capsys.readouterr()
+    for more, message in (
+        ("sampling.guidance_scale=2", "unlike in sampling"),
+        ("max_prompts=4", "unlike in suites"),
+    ):
+        assert evaluated(pipeline, tmp_path / "out", more) == 2
+        text = capsys.readouterr().err
+        assert message in text
+        assert text.count("\n") == 1
+    assert images(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["suite="], "suite= is missing"),
+        (["suite=genevl"], "did you mean 'geneval'"),
+        (["suite=ocr"], "add prompts=FILE"),
+        (["suite=ocr", "prompts=/nowhere.txt"], "prompts=/nowhere.txt: no such file"),
+        (["prompts=/nowhere.txt"], "has prompts of its own"),
+        (["max_prompts=0"], "max_prompts='0' must be a whole number from 1"),
+        (["images=x"], "'images=x' is not understood here"),
+        (["judges=genevl"], "did you mean"),
+        (["judge.ocr.min_side=64"], "judge.ocr is configured, but not among"),
+        (["model=sd3"], "neither one of lab, sd35_large, sd35_medium, nor a directory"),
+        (["model=/nowhere"], "no transformer/config.json there"),
+        (["model.resolution=512"], "draws at most 128 pixels"),
+        (["model.resolutoin=64"], "did you mean 'model.resolution'"),
+        (["sampling.num_inference_steps=0"], "must be at least 1"),
+        (["judges=ocr"], "no text in double quotes"),
+    ],
+)
+def test_misuse_is_one_line_and_writes_nothing(
+    more: list[str],
+    message: str,
+    pipeline: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert evaluated(pipeline, tmp_path / "out", *more) == 2
+    text = capsys.readouterr().err
+    assert message in text
+    assert text.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_nowhere_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    command = ["evaluate", "suite=lab_geneval", "model=nobody/no-such-model"]
+    assert main([*command, f"output={tmp_path / 'out'}"]) == 2
+    text = capsys.readouterr().err
+    assert "nobody/no-such-model" in text
+    assert text.count("\n") == 1
+
+
+def test_judges_are_tried_before_the_model_draws(
+    pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["judges=clipscore", f"judge.clipscore.weights={tmp_path}"]
+    assert evaluated(pipeline, tmp_path / "out", *more) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "out/images").exists()
+
+
+def test_models_by_name_directory_and_hub_id(tmp_path: Path) -> None:
+    assert model_words("lab") == ["model=lab"]
+    assert model_words("stabilityai/stable-diffusion-3.5-medium") == ["model=sd35_medium"]
+    assert model_words("me/mine@v2")[1:] == [
+        'model.path="me/mine"',
+        'model.name="mine"',
+        'model.revision="v2"',
+    ]
+    assert model_words(str(tmp_path))[1] == f'model.path="{tmp_path}"'
+
+
+def test_suites_of_scoring_are_those_that_can_be_drawn() -> None:
+    from soarbench.evaluation.image_folders import SUITES
+    from soarbench.evaluation.suites import FROM_FILE
+
+    for name in SUITES:
+        assert name in FROM_FILE or load_suite(name).items

@@ -1,0 +1,205 @@
+"""The real workbench on a tiny pipeline: every method, resumed and refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+from safetensors.torch import load_file
+
+from soarbench.cli.run import run_plan
+from soarbench.common.errors import UserError
+from soarbench.config.settings import CellConfig
+from soarbench.data.rows import EncodedRows
+from soarbench.evaluation.suites import load_suite
+from soarbench.grid.expand import expand
+from soarbench.jobs.workbench import Workbench
+from soarbench.store.cell_folder import CellFolder
+from tests.fakes import SMALL
+from tests.tiny import build_tiny_pipeline
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_pipeline(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def arguments(pipeline: Path, tmp_path: Path) -> list[str]:
+    return [
+        "grid=reward_specific",
+        "grid.tasks=[aesthetic]",
+        f"model.path={pipeline}",
+        f"output_dir={tmp_path / 'runs'}",
+        f"results_dir={tmp_path / 'results'}",
+        "tracking=none",
+        "device=cpu",
+        *SMALL,
+        "sampling.num_inference_steps=4",
+        "method.num_inference_steps=4",
+        "method.group_size=2",
+        "training.batch_size=4",
+        "lora.rank=2",
+        "data.num_candidates=12",
+        "data.select_by=[oracle_aesthetic]",
+        "suites.drawbench.evaluators=[oracle_aesthetic]",
+        "task.final_metric=oracle_aesthetic",
+        "reward=tests.rewards.brightness",
+    ]
+
+
+class Interrupted(Workbench):
+    """Stops like Ctrl-C in the middle of one cell's training."""
+
+    def train(
+        self, cell: CellConfig, folder: CellFolder, on_step: Callable[[int, str], None]
+    ) -> dict[str, float]:
+        def stopping(step: int, note: str) -> None:
+            on_step(step, note)
+            if cell.method_name == "soar" and step == 5:
+                raise KeyboardInterrupt
+
+        return super().train(cell, folder, stopping)
+
+
+def go(arguments: list[str], kind: type[Workbench] = Workbench) -> int:
+    plan = expand(arguments)
+    console = Console(file=io.StringIO(), width=160)
+    bench = kind(plan.settings.device, plan.folder / "data")
+    return run_plan(plan, console=console, make_bench=lambda _: bench)
+
+
+def rows_of(arguments: list[str]) -> str:
+    """Scores and training curves, without wall-clock time."""
+    rows: list[object] = []
+    folder = expand(arguments).folder
+    for path in sorted((folder / "cells").glob("*/*.parquet")):
+        rows += [row for row in pq.read_table(path).to_pylist() if row.get("key") != "seconds"]
+    return json.dumps(rows)
+
+
+def test_a_grid_of_real_cells_resumed_in_the_middle_equals_one_straight_through(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    assert go(arguments) == 0
+    plan = expand(arguments)
+    values = {}
+    for cell in plan.cells:
+        folder = CellFolder(plan.cell_folder(cell))
+        table = pq.read_table(folder.scores_table).to_pylist()
+        values[cell.method_name] = [row["value"] for row in table if row["step"] in (0, 6)]
+        assert len({row["fingerprint"] for row in table}) == 1
+    assert len({tuple(found) for found in values.values()}) == 4
+    status = CellFolder(plan.cell_folder(plan.cells[3])).status()
+    assert status is not None
+    assert status.budget["optimizer_steps"] == 6
+    assert status.budget["reward_calls"] == 24
+
+    resumed = [*arguments, f"output_dir={tmp_path / 'resumed'}"]
+    with pytest.raises(KeyboardInterrupt):
+        go(resumed, Interrupted)
+    assert go(resumed) == 0
+    assert rows_of(resumed) == rows_of(arguments)
+
+
+def test_a_second_stage_starts_from_the_weights_of_its_first(arguments: list[str]) -> None:
+    staged = ["grid=soar_then_grpo", *arguments[1:], "method=soar_then_flow_grpo"]
+    assert go(staged) == 0
+    plan = expand(staged)
+    bench = Workbench("cpu", plan.folder / "data")
+    found = {cell.method_name: cell for cell in plan.cells}
+    first, second = found["soar"], found["soar_then_flow_grpo"]
+    trained = load_file(
+        CellFolder(plan.cell_folder(first)).snapshot(6) / "diffusion_pytorch_model.safetensors"
+    )
+    start = bench.model_at(second, CellFolder(plan.cell_folder(second)), 0).transformer
+    for name, value in start.state_dict().items():
+        assert value.equal(trained[name]), name
+    after = bench.model_at(second, CellFolder(plan.cell_folder(second)), 6).transformer
+    base = after.get_base_model().state_dict()
+    for name, value in trained.items():
+        kept = base.get(name, base.get(base_layer_name(name)))
+        assert kept is not None
+        assert kept.equal(value), name
+
+
+def base_layer_name(name: str) -> str:
+    """Where peft keeps the weights under an adapter."""
+    module, _, parameter = name.rpartition(".")
+    return f"{module}.base_layer.{parameter}"
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        ("one_short", "returned 1 values for 2 images"),
+        ("not_a_number", "returned nan for image 0 of 2"),
+        ("no_such_function", "has no 'no_such_function'"),
+    ],
+)
+def test_a_bad_reward_is_refused_before_training(
+    arguments: list[str], reward: str, message: str
+) -> None:
+    bad = [*arguments, f"reward=tests.rewards.{reward}", "method=flow_grpo"]
+    with pytest.raises(UserError) as caught:
+        go(bad)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(expand(bad).folder.rglob("training.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("reward", "kinds"),
+    [
+        ("geneval", "[counting,color_attr]"),
+        ("ocr", "[text]"),
+        ("{geneval:0.5,ocr:0.5}", "[counting,text]"),
+        ("tests.rewards.Dullness", "null"),
+    ],
+)
+def test_every_judge_and_a_users_own_is_a_reward(
+    arguments: list[str], reward: str, kinds: str
+) -> None:
+    more = [f"reward={reward}", f"data.kinds={kinds}", "method=flow_grpo", "training.steps=2"]
+    more += ["training.num_snapshots=1", "training.save_steps=2", "data.keep_fraction=0.9"]
+    assert go([*arguments, *more]) == 0
+    plan = expand([*arguments, *more])
+    folder = CellFolder(plan.cell_folder(plan.cells[-1]))
+    logged = pq.read_table(folder.training_table).to_pylist()
+    means = [row["value"] for row in logged if row["key"] == "rollout/reward_mean"]
+    assert means
+    assert all(math.isfinite(mean) for mean in means)
+
+
+def test_a_reward_that_cannot_judge_the_prompts_is_refused(arguments: list[str]) -> None:
+    for reward, why in (("ocr", "no text in double quotes"), ("geneval", "tag is None")):
+        kinds = "[counting]" if reward == "ocr" else "[text]"
+        bad = [*arguments, f"reward={reward}", f"data.kinds={kinds}", "method=flow_grpo"]
+        with pytest.raises(UserError, match=f"'{reward}' cannot judge 4 of 4.*{why}") as caught:
+            go(bad)
+        assert "\n" not in str(caught.value)
+
+
+def test_training_on_an_evaluation_prompt_is_refused(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = load_suite("lab_drawbench").items[0].prompt.upper()
+    bench = Workbench("cpu", tmp_path)
+    rows = EncodedRows([prompt], None, lambda _: {}, [(64, 64)])
+    monkeypatch.setattr(bench, "training_rows", lambda *_: rows)
+    plan = expand(arguments)
+    with pytest.raises(UserError, match="is also in the evaluation suite 'lab_drawbench'"):
+        bench.prepare(plan.cells)
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match="device=cuda:99: this machine has"):
+        Workbench("cuda:99", Path())

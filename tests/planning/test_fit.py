@@ -1,0 +1,80 @@
+"""Whether cells fit on the GPUs that are there."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from soarbench.common.errors import UserError
+from soarbench.config.run import LauncherConfig
+from soarbench.grid.expand import expand
+from soarbench.jobs.workbench import Workbench
+from soarbench.planning.demand import read_request
+from soarbench.planning.fake_transformer import MetaModel
+from soarbench.planning.fit import demand_of, require_fit
+
+ONE = LauncherConfig(name="local")
+SFT = ["grid=reward_specific", "task=aesthetic", "method=sft"]
+
+
+def test_a_cell_asks_for_what_plan_plans() -> None:
+    words = ["model=sd35_medium", "data=lab_general", "launcher.num_processes=8"]
+    words += ["launcher.parallelism=fsdp2"]
+    planned = read_request(words).demands
+    launcher = LauncherConfig(name="local", num_processes=8, parallelism="fsdp2")
+    for cell in expand(["grid=reward_specific", "task=aesthetic", *words]).cells[1:]:
+        found, expected = demand_of(cell, launcher), planned[cell.method_name]
+        loops = [dataclasses.replace(d.loop, snapshots=()) for d in (found, expected)]
+        assert loops[0] == loops[1]
+        assert dataclasses.replace(found, loop=loops[0]) == dataclasses.replace(
+            expected, loop=loops[1]
+        )
+
+
+@pytest.fixture
+def _a_gigabyte_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands for the counting of activations, which takes seconds."""
+    monkeypatch.setattr(MetaModel, "activation_bytes", lambda _, rows: 1e9 * rows)
+
+
+@pytest.mark.usefixtures("_a_gigabyte_a_row")
+def test_what_a_run_needs_is_said_and_what_cannot_fit_is_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cells = expand(SFT).cells
+    with caplog.at_level(logging.INFO):
+        require_fit(cells, ONE, name="Big GPU", memory=80e9)
+    # 32 rows, 5 % more for the allocator, 1.5 GB for the context, 0.1 GB of weights.
+    assert [record.getMessage() for record in caplog.records] == [
+        "sft needs 35 GB of the 80 of Big GPU"
+    ]
+    with pytest.raises(UserError) as caught:
+        require_fit(cells, ONE, name="Small GPU", memory=24e9)
+    assert str(caught.value) == (
+        "method=sft needs 35 GB on each GPU and Small GPU has 24: what would fit: "
+        "training.micro_batch_size=16 (18 GB), training.micro_batch_size=1 (3 GB), "
+        "training.micro_batch_size=1 training.gradient_checkpointing=true (3 GB)"
+    )
+
+
+def test_an_unknown_hub_id_is_let_through_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    cells = expand([*SFT, "model.path=org/name"]).cells
+    with caplog.at_level(logging.INFO):
+        require_fit(cells, ONE, name="Small GPU", memory=1.0)
+    assert "whether training fits is not checked: model.path=org/name" in caplog.text
+
+
+@pytest.mark.usefixtures("_a_gigabyte_a_row")
+def test_a_run_asks_before_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Workbench("cpu", tmp_path)
+    bench.device = torch.device("cuda:0")
+    gpu = SimpleNamespace(name="Tiny GPU", total_memory=1e6)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    monkeypatch.setattr(bench, "load", lambda _: pytest.fail("loaded"))
+    with pytest.raises(UserError, match=r"method=sft needs \d+ GB on each GPU and Tiny GPU has 0"):
+        bench.prepare(expand(SFT).cells)

@@ -1,0 +1,250 @@
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from soarbench.common.errors import UserError
+from soarbench.report.numbers.panels import build_panels
+from soarbench.store.cells import StoreError, read_cells
+from soarbench.store.scores import read_details, read_scores, read_training
+from tests.report.folders import Folder, base, main_table, write_cell, write_grid
+
+
+@dataclass(frozen=True)
+class Planned:
+    cell_id: str
+    task_name: str
+    method_name: str
+    seed: int
+
+
+def planned(cell):
+    return Planned(cell.cell_id, cell.task, cell.method, cell.seed)
+
+
+def small(method="sft", **changes):
+    settings = {"steps": (10,), "num_prompts": 6} | changes
+    return Folder(method=method, task="aesthetic", **settings)
+
+
+def edit_scores(folder, change):
+    table = pq.read_table(folder / "scores.parquet")
+    pq.write_table(change(table), folder / "scores.parquet")
+
+
+def test_a_cell_is_read_as_it_was_written(tmp_path):
+    cell = small("soar", seed=3)
+    write_cell(tmp_path, cell)
+    (found,), holes = read_cells(tmp_path)
+    assert (found.cell_id, found.method, found.task, found.seed) == (
+        cell.cell_id, "soar", "aesthetic", 3,
+    )  # fmt: skip
+    assert found.steps == (10,)
+    assert found.budget["forward_equivalents"] == 32 * 10 * 9
+    assert not holes
+    scores = {one.evaluator: one for one in read_scores(found)}
+    assert set(scores) == {"aesthetic", "oracle_aesthetic"}
+    assert scores["aesthetic"].values.shape == (12,)
+    assert scores["aesthetic"].prompts[:3].tolist() == ["drawbench-00000"] * 2 + ["drawbench-00001"]
+    steps, counted = read_training(found)["images_seen"]
+    assert steps.tolist() == [10]
+    assert counted.tolist() == [320]
+
+
+def test_rows_may_come_in_any_order(tmp_path):
+    folder = write_cell(tmp_path, small())
+    (cell,), _ = read_cells(tmp_path)
+    before = read_scores(cell)
+    edit_scores(
+        folder, lambda table: table.take(pa.array(np.random.default_rng(0).permutation(len(table))))
+    )
+    for one, other in zip(before, read_scores(cell), strict=True):
+        np.testing.assert_array_equal(one.values, other.values)
+        assert one.prompts.tolist() == other.prompts.tolist()
+
+
+def test_unfinished_cells_are_holes_with_their_reason(tmp_path):
+    cells = [small(), small("soar", state="failed", reason="reward gave NaN"),
+             small("flow_grpo", state="running")]  # fmt: skip
+    found, holes = read_cells(write_grid(tmp_path, cells))
+    assert [cell.method for cell in found] == ["sft"]
+    assert {hole.method: hole.reason for hole in holes} == {
+        "soar": "failed: reward gave NaN",
+        "flow_grpo": "running",
+    }
+
+
+def test_a_plan_passes_over_other_configurations_and_names_what_is_missing(tmp_path):
+    mine, old, absent = small(), small(suffix="old"), small("soar")
+    write_grid(tmp_path, [mine, old])
+    found, holes = read_cells(tmp_path, [planned(mine), planned(absent)])
+    assert [cell.cell_id for cell in found] == [mine.cell_id]
+    assert [hole.describe() for hole in holes] == [f"{absent.cell_id}: not started"]
+
+
+def test_two_configurations_of_one_cell_are_refused_without_a_plan(tmp_path):
+    write_grid(tmp_path, [small(), small(suffix="old")])
+    with pytest.raises(StoreError, match="different configurations"):
+        read_cells(tmp_path)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_nothing_finished_is_one_clear_line(tmp_path, exists):
+    if exists:
+        write_cell(tmp_path, small(state="failed", reason="out of memory"))
+    with pytest.raises(UserError, match="holds no finished cell") as caught:
+        read_cells(tmp_path)
+    assert ("out of memory" in str(caught.value)) == exists
+    assert "\n" not in str(caught.value)
+    assert "python -m soarbench run grid=" in str(caught.value)
+
+
+def test_a_folder_without_a_configuration_is_no_cell_yet(tmp_path):
+    write_cell(tmp_path, small())
+    (tmp_path / "cells" / "soar-interrupted").mkdir()
+    found, holes = read_cells(tmp_path)
+    assert len(found) == 1
+    assert not holes
+
+
+def test_a_configuration_of_another_version_is_refused(tmp_path):
+    folder = write_cell(tmp_path, small())
+    config = json.loads((folder / "config.json").read_text())
+    del config["steps"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(StoreError, match="another version"):
+        read_cells(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:200]), "is damaged"),
+        (
+            lambda path: pq.write_table(pq.read_table(path).drop_columns("fingerprint"), path),
+            "no column fingerprint",
+        ),
+        (
+            lambda path: pq.write_table(
+                pa.concat_tables([pq.read_table(path), pq.read_table(path).slice(0, 1)]), path
+            ),
+            "more than once",
+        ),
+    ],
+    ids=["missing", "truncated", "old", "repeated"],
+)
+def test_scores_that_cannot_be_read_are_named(tmp_path, damage, message):
+    folder = write_cell(tmp_path, small())
+    damage(folder / "scores.parquet")
+    (cell,), _ = read_cells(tmp_path)
+    with pytest.raises(StoreError, match=message) as caught:
+        read_scores(cell)
+    assert str(folder) in str(caught.value)
+
+
+def test_a_missing_training_log_is_empty(tmp_path):
+    folder = write_cell(tmp_path, small())
+    (folder / "training.parquet").unlink()
+    (cell,), _ = read_cells(tmp_path)
+    assert read_training(cell) == {}
+
+
+def test_panels_align_all_methods_and_share_the_base(tmp_path):
+    cells, _ = read_cells(write_grid(tmp_path, [base(num_prompts=6), small(), small("soar")]))
+    panels, holes = build_panels(cells)
+    assert not holes
+    panel = panels["aesthetic", "aesthetic"]
+    assert set(panels) == {("aesthetic", "aesthetic"), ("aesthetic", "oracle_aesthetic")}
+    assert panel.methods == ["base", "sft", "soar"]
+    assert panel.steps("base") == [0]
+    assert panel.steps("soar") == [10]
+    assert {values.shape for values in panel.values.values()} == {(12,)}
+    assert panel.strata is None
+
+
+def test_unlike_fingerprints_are_refused_for_the_evaluator_that_has_them(tmp_path):
+    write_grid(tmp_path, [small(), small("soar", fingerprint="beef")])
+    cells, _ = read_cells(tmp_path)
+    with pytest.raises(StoreError, match="2 protocols") as caught:
+        build_panels(cells)
+    assert "f00d-aesthetic in sft-" in str(caught.value)
+    assert "beef-aesthetic in soar-" in str(caught.value)
+
+
+def test_two_suites_of_one_evaluator_are_refused(tmp_path):
+    folder = write_cell(tmp_path, small())
+
+    def renamed(table):
+        suites = ["other" if row % 2 else "drawbench" for row in range(len(table))]
+        return table.set_column(table.column_names.index("suite"), "suite", pa.array(suites))
+
+    edit_scores(folder, renamed)
+    cells, _ = read_cells(tmp_path)
+    with pytest.raises(StoreError, match="different suites in task 'aesthetic': drawbench, other"):
+        build_panels(cells)
+
+
+def test_the_base_is_compared_on_the_suite_of_the_task(tmp_path):
+    """The base is judged for all tasks at once, so perhaps by one evaluator on two suites."""
+    folder = write_cell(tmp_path, base(num_prompts=6))
+    write_cell(tmp_path, small())
+
+    def doubled(table):
+        column = table.column_names.index("suite")
+        other = table.set_column(column, "suite", pa.array(["other"] * len(table)))
+        return pa.concat_tables([other, table])
+
+    edit_scores(folder, doubled)
+    panels, holes = build_panels(read_cells(tmp_path)[0])
+    assert not holes
+    assert panels["aesthetic", "aesthetic"].suite == "drawbench"
+    assert panels["aesthetic", "aesthetic"].seeds("base", 0) == [0]
+
+
+def test_scores_that_do_not_cover_the_plan_are_holes(tmp_path):
+    cells = [small(seed=seed, steps=(10, 20)) for seed in range(4)]
+    folders = [write_cell(tmp_path, cell) for cell in cells]
+    edit_scores(folders[1], lambda table: table.slice(1))
+    edit_scores(folders[2], lambda table: table.filter(pa.compute.field("step") == 20))
+
+    def renamed(table):
+        prompts = [name.replace("00003", "00099") for name in table.column("prompt_id").to_pylist()]
+        column = table.column_names.index("prompt_id")
+        return table.set_column(column, "prompt_id", pa.array(prompts))
+
+    edit_scores(folders[3], renamed)
+    panels, holes = build_panels(read_cells(tmp_path)[0])
+    told = {(hole.seed, hole.reason) for hole in holes if hole.evaluator == "aesthetic"}
+    assert told == {
+        (1, "scored 11 of 12 images at step 10"),
+        (2, "no scores at step 10"),
+        (3, "scored other images at step 10 than the other cells"),
+    }
+    assert panels["aesthetic", "aesthetic"].seeds("sft", 10) == [0]
+
+
+def test_a_macro_mean_takes_its_strata_from_the_details(tmp_path):
+    cells, _ = read_cells(write_grid(tmp_path, main_table(num_prompts=12, unscored={"geneval": 2})))
+    panels, _ = build_panels(cells)
+    panel = panels["general", "geneval"]
+    assert len(set(panel.strata.tolist())) == 6
+    assert panel.scores("soar", 150).num_strata == 6
+    assert panels["general", "ocr"].strata is None
+    prompts = [prompt for prompt, _ in read_details(cells[0], "geneval")]
+    assert len(prompts) == 24
+
+
+def test_a_macro_mean_without_tags_is_refused(tmp_path):
+    (folder, *_) = [write_cell(tmp_path, cell) for cell in main_table(num_prompts=12)[1:2]]
+
+    def untagged(table):
+        column = table.column_names.index("details")
+        return table.set_column(column, "details", pa.array(["{}"] * len(table)))
+
+    edit_scores(folder, untagged)
+    with pytest.raises(StoreError, match="no 'tag'"):
+        build_panels(read_cells(tmp_path)[0])

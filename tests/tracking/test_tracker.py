@@ -1,0 +1,216 @@
+"""MLflow: the layout of runs, and logging twice as logging once."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from soarbench.common.errors import UserError
+from soarbench.common.progress import GridProgress
+from soarbench.config.run import TrackingConfig
+from soarbench.config.settings import CellConfig
+from soarbench.grid.expand import expand
+from soarbench.jobs.cell import run_cell
+from soarbench.store.cell_folder import CellFolder
+from soarbench.store.diagnostics import source_key
+from soarbench.tracking.tracker import (
+    MlflowTracker,
+    NoTracker,
+    short_params,
+    store_uri,
+    ui_command,
+    ui_views,
+)
+from tests.fakes import FakeBench, write_probes
+
+CONFIG = TrackingConfig(enabled=True)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output directory whose store exists; making one takes MLflow seconds."""
+    folder = tmp_path_factory.mktemp("runs")
+    MlflowTracker(CONFIG, folder, "warm-up")
+    return folder
+
+
+@pytest.fixture
+def cell(overrides: list[str]) -> CellConfig:
+    found = {cell.label: cell for cell in expand(overrides).cells}
+    return found["soar aesthetic seed 0"]
+
+
+def finished(cell: CellConfig, root: Path) -> CellFolder:
+    folder = CellFolder(root / cell.cell_id)
+    progress = GridProgress(Console(file=io.StringIO()), {})
+    run_cell(cell, folder, bench=FakeBench(), tracker=NoTracker(), progress=progress)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_cell_is_a_child_run_with_curves_tags_params_and_artifacts(
+    cell: CellConfig, store: Path, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    folder = finished(cell, tmp_path)
+    tracker = MlflowTracker(CONFIG, store, "layout")
+    command = "python -m soarbench run grid=layout"
+    tracker.start_launch("quick", {"folder": str(tmp_path), "command": command})
+    run_id = tracker.log_cell(cell, folder)
+    tracker.end_launch("FINISHED")
+
+    client = MlflowClient(tracking_uri=store_uri(CONFIG, store))
+    experiment = client.get_experiment_by_name("layout")
+    assert experiment is not None
+    runs = {run.info.run_id: run for run in client.search_runs([experiment.experiment_id])}
+    assert len(runs) == 2
+    child = runs.pop(run_id)
+    (parent,) = runs.values()
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.info.status == parent.info.status == "FINISHED"
+    wanted = {"method": "soar", "task": "aesthetic", "seed": "0", "cell_id": cell.cell_id}
+    assert wanted.items() <= child.data.tags.items()
+    assert child.data.tags["git_commit"]
+    assert child.data.tags["fingerprint"]
+    assert child.data.tags["mlflow.source.name"] == "python -m soarbench run grid=layout"
+    assert "**soar** on task **aesthetic**" in child.data.tags["mlflow.note.content"]
+    assert child.info.start_time == int(1000 * folder.status().created_at)  # type: ignore[union-attr]
+    assert child.data.params["method.aux_weight"] == "1.0"
+    assert all(len(value) <= 500 for value in child.data.params.values())
+    loss = client.get_metric_history(run_id, "train/loss")
+    assert [(point.step, point.value) for point in loss] == [(s, 1.0 / s) for s in range(1, 7)]
+    scores = client.get_metric_history(run_id, "eval/aesthetic/mean")
+    assert [point.step for point in scores] == [3, 6]
+    assert len(client.get_metric_history(run_id, "oracle/aesthetic/mean")) == 2
+    assert client.get_metric_history(run_id, "budget/images_seen")
+    names = {item.path for item in client.list_artifacts(run_id)}
+    assert {"config.json", "scores.parquet", "training.parquet", "sheets", "summary.csv"} <= names
+    assert Path(store / "mlartifacts").is_dir()
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert "`layout`" in experiment.tags["mlflow.note.content"]
+    links = ui_views(CONFIG, store, 5001)
+    place = f"http://127.0.0.1:5001/#/experiments/{experiment.experiment_id}/runs"
+    assert [link for about, link in links.items() if about.startswith("layout: ")] == [
+        f"{place}?viewStateShareKey=methods&compareRunsMode=CHART",
+        f"{place}?viewStateShareKey=cells",
+    ]
+    for key in ("methods", "cells"):
+        assert json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
+
+
+@pytest.mark.slow
+def test_diagnostics_and_the_report_are_added_to_runs_that_exist(
+    cell: CellConfig, store: Path, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    folder = finished(cell, tmp_path)
+    tracker = MlflowTracker(CONFIG, store, "added")
+    tracker.log_diagnostics(cell, folder)  # no run yet, so nothing to add to
+    tracker.start_launch("quick", {"folder": str(tmp_path)})
+    run_id = tracker.log_cell(cell, folder)
+    folder.update_status(state="finished", mlflow_run_id=run_id)
+    write_probes(cell, folder.root, source_key(cell))
+    for _ in range(2):
+        tracker.log_diagnostics(cell, folder)
+    report = tmp_path / "report"
+    report.mkdir()
+    for name in ("table.md", "curves.png", "curves.pdf"):
+        (report / name).touch()
+    tracker.log_report(report)
+    tracker.end_launch("FINISHED")
+
+    client = MlflowClient(tracking_uri=store_uri(CONFIG, store))
+    history = client.get_metric_history(run_id, "diagnostics/velocity_norm")
+    assert [(point.step, point.value) for point in history] == [(3, 1.5), (6, 1.5)]
+    ends = client.get_metric_history(run_id, "diagnostics/path_deviation_from_0.50")
+    assert [(point.step, point.value) for point in ends] == [(6, 0.2)]
+    table = client.download_artifacts(run_id, "summary.csv", str(tmp_path))
+    head, *rows = Path(table).read_text().splitlines()
+    columns = head.split(",")
+    assert columns[:2] == ["step", "eval/aesthetic/mean"]
+    assert columns[-1] == "diagnostics/velocity_norm"
+    assert [row.split(",")[0] for row in rows] == ["3", "6"]
+    parent = client.get_run(run_id).data.tags["mlflow.parentRunId"]
+    kept = {item.path for item in client.list_artifacts(parent, "report")}
+    assert kept == {"report/table.md", "report/curves.png"}
+
+
+@pytest.mark.slow
+def test_logging_again_duplicates_nothing_and_a_failure_is_overwritten(
+    cell: CellConfig, store: Path, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    folder = finished(cell, tmp_path)
+    first = MlflowTracker(CONFIG, store, "again")
+    first.start_launch("killed while logging", {"folder": str(tmp_path)})
+    failed = first.mark_failed(cell, folder, "out of memory")
+    client = MlflowClient(tracking_uri=store_uri(CONFIG, store))
+    run = client.get_run(failed)
+    assert (run.info.status, run.data.tags["reason"]) == ("FAILED", "out of memory")
+
+    second = MlflowTracker(CONFIG, store, "again")
+    second.start_launch("quick", {"folder": str(tmp_path)})
+    assert second.log_cell(cell, folder) == second.log_cell(cell, folder) == failed
+    second.end_launch("FINISHED")
+    assert len(client.get_metric_history(failed, "train/loss")) == 6
+    assert len(client.get_metric_history(failed, "eval/aesthetic/mean")) == 2
+    run = client.get_run(failed)
+    assert run.info.status == "FINISHED"
+    assert "reason" not in run.data.tags
+    experiment = client.get_experiment_by_name("again")
+    assert experiment is not None
+    states = {
+        run.info.run_name: run.info.status for run in client.search_runs([experiment.experiment_id])
+    }
+    assert states == {
+        "killed while logging": "KILLED",
+        "quick": "FINISHED",
+        cell.label: "FINISHED",
+    }
+
+
+@pytest.mark.slow
+def test_the_same_cell_of_another_folder_is_another_run(
+    cell: CellConfig, store: Path, tmp_path: Path
+) -> None:
+    run_ids = set()
+    for name in ("one", "two"):
+        folder = finished(cell, tmp_path / name)
+        tracker = MlflowTracker(CONFIG, store, "folders")
+        tracker.start_launch(name, {"folder": str(tmp_path / name)})
+        run_ids.add(tracker.log_cell(cell, folder))
+        tracker.end_launch("FINISHED")
+    assert len(run_ids) == 2
+
+
+@pytest.mark.slow
+def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    config = TrackingConfig(enabled=True, uri="nosuchscheme://x")
+    with pytest.raises(UserError, match=r"tracking\.uri=nosuchscheme://x cannot be used") as caught:
+        MlflowTracker(config, tmp_path, "x")
+    assert "\n" not in str(caught.value)
+
+
+def test_params_are_short_text(cell: CellConfig) -> None:
+    params = short_params(cell)
+    assert params["optim.learning_rate"] == "0.0003"
+    assert params["model.name"] == "lab"
+    assert "lora.rank" not in params
+    assert all(isinstance(value, str) and len(value) <= 500 for value in params.values())
+
+
+def test_the_ui_opens_the_store_of_the_output_directory(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing was logged there yet"):
+        ui_command(CONFIG, tmp_path, 5000)
+    (tmp_path / "mlruns.db").touch()
+    command = ui_command(CONFIG, tmp_path, 5001)
+    assert command[1:4] == ["-m", "mlflow", "ui"]
+    assert f"sqlite:///{tmp_path / 'mlruns.db'}" in command
+    assert command[-2:] == ["--port", "5001"]
