@@ -1,13 +1,21 @@
-"""A judge over images on disk: a bounded number in memory, the next decoded while it works."""
+"""A judge over images: the same for a run, a folder of anybody's images and a training set.
+
+A bounded number of images is in memory, the next ones are decoded while the judge works, and rows
+are on disk as soon as they are made, so that an interrupted judging goes on where it was.
+"""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+from PIL import Image
 
 from evaluators.base import Evaluator, Score
 from evaluators.samples import SampleFile, iter_samples
+from soarbench.evaluation.drawing import Counter
+from soarbench.evaluation.rows import ScoreRows, score_of, score_row
 
 #: Images decoded and judged at a time, at most; as many again are decoded meanwhile.
 CHUNK = 32
@@ -41,10 +49,63 @@ def scored(
     samples = iter_samples(files, workers=_DECODERS, ahead=at_a_time)
     for start in range(0, len(files), at_a_time):
         part = files[start : start + at_a_time]
-        found = evaluator.score(list(itertools.islice(samples, at_a_time)))
-        if [score.sample_id for score in found] != [file.sample_id for file in part]:
+        scores = evaluator.score(list(itertools.islice(samples, at_a_time)))
+        if [score.sample_id for score in scores] != [file.sample_id for file in part]:
             raise RuntimeError(
-                f"evaluator {evaluator.name!r} gave {len(found)} scores for {len(part)} images, "
+                f"evaluator {evaluator.name!r} gave {len(scores)} scores for {len(part)} images, "
                 "or gave them out of order"
             )
-        yield part, found
+        yield part, scores
+
+
+def judge_files(
+    evaluator: Evaluator,
+    files: Sequence[SampleFile],
+    rows: ScoreRows,
+    *,
+    fingerprint: str,
+    largest: int,
+    progress: Counter,
+    sha256: Mapping[str, str] | None = None,
+) -> None:
+    """Score the images that have no row yet, and make one table of all rows.
+
+    Args:
+        evaluator: The judge.
+        files: The images, in the order of their rows.
+        rows: Where they go; rows that are there stay.
+        fingerprint: Of the protocol.
+        largest: Pixels of the largest image.
+        progress: Counts images.
+        sha256: Digest of each image by sample id, where others made them.
+    """
+    done = {str(row["sample_id"]) for row in rows.read()}
+    progress.skip(sum(file.sample_id in done for file in files))
+    missing = [file for file in files if file.sample_id not in done]
+    for part, scores in scored(evaluator, missing, images_at_a_time(largest)):
+        rows.append(
+            [
+                score_row(
+                    score,
+                    prompt_id=file.prompt_id,
+                    prompt=file.prompt,
+                    image_index=file.image_index,
+                    fingerprint=fingerprint,
+                    image_sha256=None if sha256 is None else sha256[file.sample_id],
+                )
+                for file, score in zip(part, scores, strict=True)
+            ]
+        )
+        progress.advance(len(part))
+    rows.finish([file.sample_id for file in files])
+
+
+def aggregated(
+    evaluator: Evaluator, files: Sequence[SampleFile], rows: ScoreRows
+) -> dict[str, float]:
+    """The judge's summary of some images, whose rows are there."""
+    # Aggregation does not read pixels.
+    blank = Image.new("RGB", (1, 1))
+    scores = {str(row["sample_id"]): score_of(row) for row in rows.read()}
+    samples = [file.with_image(blank) for file in files]
+    return evaluator.aggregate(samples, [scores[file.sample_id] for file in files])

@@ -1,4 +1,4 @@
-"""A grid expands into cells; a cell's address is the digest of its resolved configuration."""
+"""A command line expands into a grid: the cells that are compared, and where they go."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ from soarbench.config.compose import (
 from soarbench.config.settings import (
     BASE,
     THEN,
-    CellConfig,
     GridConfig,
-    ParentConfig,
     Settings,
     SuiteConfig,
     first_stage,
@@ -40,20 +38,22 @@ from soarbench.config.settings import (
 from soarbench.data.config import ImageDataConfig
 from soarbench.data.content import with_content
 from soarbench.evaluation.suites import FROM_FILE
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.checkpoint_rule import LAST, problem_with
 from soarbench.grid.checks import NAMED_REWARDS, check, reward_weights
 from soarbench.models.adapters import adapter_digest, adapter_name
+from soarbench.store.artefact import Store
 from soarbench.models.config import LABORATORY, ModelConfig
 
 
 @dataclass(frozen=True)
-class Plan:
+class Grid:
     """A grid, ready to be run.
 
     Attributes:
         settings: Those of the run itself (folders, device, tracking, budget, grid).
         cells: The base first, then by task, seed and method; a first stage before its second.
-        arguments: The command line, with which another process can make the same plan.
+        arguments: The command line, with which another process can make the same grid.
     """
 
     settings: Settings
@@ -74,22 +74,18 @@ class Plan:
         return any(isinstance(data, ImageDataConfig) and data.path is None for data in sets)
 
     @property
-    def folder(self) -> Path:
-        """The grid's run folder."""
-        return Path(self.settings.output_dir).expanduser() / self.settings.grid.name
+    def store(self) -> Store:
+        """Where artefacts are, shared by all grids of an output directory."""
+        return Store(Path(self.settings.output_dir).expanduser())
 
     @property
-    def cache_dir(self) -> Path:
-        """Encoded prompts and images, shared by all grids of an output directory."""
-        return Path(self.settings.output_dir).expanduser() / "cache"
-
-    def cell_folder(self, cell: CellConfig) -> Path:
-        """Where a cell keeps its files."""
-        return self.folder / "cells" / cell.cell_id
+    def folder(self) -> Path:
+        """Where the grid keeps what it names its cells, and how far they are."""
+        return self.store.root / "grids" / self.settings.grid.name
 
 
-def expand(arguments: Sequence[str]) -> Plan:
-    """Make the plan of a command line; loads no model.
+def expand(arguments: Sequence[str]) -> Grid:
+    """Make the grid of a command line; loads no model.
 
     Raises:
         ConfigError: No grid is named, or something in the configuration cannot work.
@@ -126,7 +122,7 @@ def expand(arguments: Sequence[str]) -> Plan:
                     parent = found.get(first_stage(method))
                     found[method] = _trained_cell(of_stage, method, seed, digest, parent)
             cells += found.values()
-    return Plan(run, tuple(cells), tuple(arguments))
+    return Grid(run, tuple(cells), tuple(arguments))
 
 
 def _has_adapter(overrides: Overrides) -> bool:
@@ -137,7 +133,7 @@ def _has_adapter(overrides: Overrides) -> bool:
     )
 
 
-def _anchors(grid: GridConfig, overrides: Overrides, arguments: Sequence[str]) -> Plan:
+def _anchors(grid: GridConfig, overrides: Overrides, arguments: Sequence[str]) -> Grid:
     """The base, and beside it weights that others published; nothing is trained."""
     if "method" in overrides.axes:
         raise ConfigError(
@@ -158,7 +154,7 @@ def _anchors(grid: GridConfig, overrides: Overrides, arguments: Sequence[str]) -
     cells += [_anchor_cell(settings[task], digest) for task in tasks]
     # Without training the base is what everything is compared with.
     run = dataclasses.replace(run, grid=dataclasses.replace(run.grid, baseline=BASE))
-    return Plan(run, tuple(cells), tuple(arguments))
+    return Grid(run, tuple(cells), tuple(arguments))
 
 
 def _anchor_cell(settings: Settings, digest: str) -> CellConfig:
@@ -270,8 +266,7 @@ def _trained_cell(
     cell = _cell(settings, method, seed, digest, suites)
     if parent is None:
         return cell
-    start = ParentConfig(cell_id=parent.cell_id, step=parent.steps[-1], parent=parent.parent)
-    return dataclasses.replace(cell, parent=start)
+    return dataclasses.replace(cell, parent=parent)
 
 
 def _cell(

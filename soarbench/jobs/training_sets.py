@@ -15,7 +15,7 @@ from soarbench.config.settings import CellConfig
 from soarbench.data.config import ImageDataConfig, LabDataConfig
 from soarbench.data.curation import Curation, Scorer
 from soarbench.data.rows import EncodedRows, encode_entries, fresh_rows, stored_rows
-from soarbench.evaluation.protocol import planned_suite
+from soarbench.evaluation.selection import suite_prompts
 from soarbench.lab.data import lab_rows
 from soarbench.models.config import ModelConfig
 from soarbench.models.prompts import PromptStore
@@ -61,7 +61,7 @@ class TrainingSets:
         for cell in cells:
             prompts = wanted.setdefault(cell.model, {"": None})
             for suite in cell.suites.values():
-                prompts |= dict.fromkeys(item.prompt for item in planned_suite(suite).items)
+                prompts |= dict.fromkeys(item.prompt for item in suite_prompts(suite).items)
             if isinstance(cell.data, ImageDataConfig):
                 entries = self.curation(cell, cell.data).entries()
                 prompts |= dict.fromkeys(entry.caption for entry in entries)

@@ -1,6 +1,6 @@
-"""One of the processes that train a cell: ``python -m soarbench.launchers.worker CELL key=value``.
+"""One of the processes that train a cell: ``python -m soarbench.jobs.worker CELL key=value``.
 
-Started by ``processes.ParallelWorkbench`` through torch's launcher, whose variables say which one
+Started by ``distributed.DistributedWorkbench`` through torch's launcher, whose variables say which one
 it is; accelerate and the loop take them from there.
 """
 
@@ -15,10 +15,10 @@ import torch
 
 from baselines.loop.sharding import end_process
 from soarbench.common.files import write_json
+from soarbench.grid import addresses
 from soarbench.grid.expand import expand
-from soarbench.jobs.workbench import Workbench, torch_device
-from soarbench.launchers.processes import LAUNCH_PID
-from soarbench.store.cell_folder import CellFolder
+from soarbench.jobs.workbench import ModelWorkbench, torch_device
+from soarbench.jobs.distributed import LAUNCH_PID
 
 
 class LaunchGone(RuntimeError):
@@ -29,14 +29,13 @@ def main(words: Sequence[str]) -> None:
     """Train one cell together with the other processes."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     cell_id, *arguments = words
-    plan = expand(arguments)
-    (cell,) = [cell for cell in plan.cells if cell.cell_id == cell_id]
-    settings = plan.settings
-    bench = Workbench(_device(settings.device), plan.cache_dir, settings.launcher)
-    folder = CellFolder(plan.cell_folder(cell))
-    budget = bench.train(cell, folder, stop_without_launch)
+    grid = expand(arguments)
+    (cell,) = [cell for cell in grid.cells if addresses.cell_id(cell) == cell_id]
+    settings = grid.settings
+    workbench = ModelWorkbench(_device(settings.device), grid.store, settings.launcher)
+    cost = workbench.train(cell, stop_without_launch)
     if os.environ["RANK"] == "0":
-        write_json(folder.budget_path, budget)
+        write_json(workbench.training_folder(cell).cost_path, cost)
     end_process()
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 
 from soarbench.common.errors import UserError
-from soarbench.common.files import read_json
-from soarbench.config.settings import CellConfig
-from soarbench.grid.expand import Plan
-from soarbench.jobs.workbench import OnStep, Workbench
-from soarbench.store.cell_folder import CellFolder, read_training_log
+from soarbench.grid import addresses
+from soarbench.grid.cell import CellConfig
+from soarbench.grid.expand import Grid
+from soarbench.jobs.base import OnStep
+from soarbench.jobs.workbench import ModelWorkbench
+from soarbench.store.training import TrainingFolder, read_training_log
 
 #: Tells workers whose they are: one whose launch is gone stops.
 LAUNCH_PID = "SOARBENCH_LAUNCH_PID"
@@ -49,23 +50,23 @@ def check_gpus(device: torch.device, name: str, num_processes: int) -> None:
         )
 
 
-class ParallelWorkbench(Workbench):
+class DistributedWorkbench(ModelWorkbench):
     """A workbench whose training runs in processes of its own; the rest stays in this one.
 
     Args:
-        plan: Says how many processes, and is what each of them makes again.
+        grid: Says how many processes, and is what each of them makes again.
 
     Raises:
         UserError: There are not as many GPUs.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(plan.settings.device, plan.cache_dir, plan.settings.launcher)
-        self.plan = plan
-        self.num_processes = plan.settings.launcher.num_processes
-        check_gpus(self.device, plan.settings.device, self.num_processes)
+    def __init__(self, grid: Grid) -> None:
+        super().__init__(grid.settings.device, grid.store, grid.settings.launcher)
+        self.grid = grid
+        self.num_processes = grid.settings.launcher.num_processes
+        check_gpus(self.device, grid.settings.device, self.num_processes)
 
-    def train(self, cell: CellConfig, folder: CellFolder, on_step: OnStep) -> dict[str, float]:
+    def train(self, cell: CellConfig, on_step: OnStep) -> dict[str, float]:
         """Train a cell to its end in several processes, from its last checkpoint on.
 
         Returns:
@@ -74,6 +75,7 @@ class ParallelWorkbench(Workbench):
         Raises:
             TrainingFailed: A process ended badly; says why.
         """
+        folder = self.training_folder(cell)
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -93,16 +95,15 @@ class ParallelWorkbench(Workbench):
                     process.wait()
         if process.returncode != 0:
             raise TrainingFailed(last_error(log_path, process.returncode))
-        budget = read_json(folder.budget_path)
-        return {name: float(str(value)) for name, value in budget.items()}
+        return folder.cost()
 
     def _command(self, cell: CellConfig) -> list[str]:
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-        worker = ["-m", "soarbench.launchers.worker", cell.cell_id, *self.plan.arguments]
+        worker = ["-m", "soarbench.jobs.worker", addresses.cell_id(cell), *self.grid.arguments]
         return [sys.executable, *launch, str(self.num_processes), *worker]
 
     def _follow(
-        self, process: subprocess.Popen[bytes], folder: CellFolder, on_step: OnStep
+        self, process: subprocess.Popen[bytes], folder: TrainingFolder, on_step: OnStep
     ) -> None:
         """Pass on the steps that training logs until it ends."""
         done = 0
@@ -120,7 +121,7 @@ class ParallelWorkbench(Workbench):
 def last_error(log: Path, exit_code: int) -> str:
     """What the processes said last that is an error."""
     lines = log.read_text(errors="replace").splitlines()
-    found = [match.group(1) for match in map(_ERROR_LINE.fullmatch, lines) if match]
+    errors = [match.group(1) for match in map(_ERROR_LINE.fullmatch, lines) if match]
     # The launcher of the processes ends with an error of its own, which says nothing.
-    told = [line for line in found if "ChildFailedError" not in line]
-    return f"{told[0] if told else f'exit code {exit_code}'} (all of it: {log})"
+    causes = [line for line in errors if "ChildFailedError" not in line]
+    return f"{causes[0] if causes else f'exit code {exit_code}'} (all of it: {log})"
