@@ -11,6 +11,10 @@ class ConfigError(UserError):
     """A configuration that cannot be run; found before anything heavy is loaded."""
 
 
+class StoreError(UserError):
+    """Stored results that cannot be reported as they are."""
+
+
 _LONGEST_REASON = 500
 
 

@@ -11,6 +11,8 @@ from soarbench.config.stages import BASE
 from soarbench.diagnostics.settings import PROBE_SETTINGS
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
+from soarbench.store.artefact import Store
+from soarbench.store.cell_record import CellRecord
 
 
 def describe(cell: CellConfig, cells: Sequence[CellConfig]) -> dict[str, object]:
@@ -75,3 +77,8 @@ def followed(cell: CellConfig, cells: Iterable[CellConfig]) -> list[CellConfig]:
         if other.data is not None:
             sources.setdefault(other.task_name, other)
     return list(sources.values())
+
+
+def cell_record(store: Store, description: Mapping[str, object]) -> CellRecord:
+    """A described cell's folder in its grid."""
+    return CellRecord(store.root / "grids" / str(description["grid"]) / str(description["cell_id"]))

@@ -14,7 +14,7 @@ from soarbench.config.run import RatesConfig
 from soarbench.evaluation.drawing import Draw
 from soarbench.grid.addresses import Source
 from soarbench.grid.cell import CellConfig
-from soarbench.grid.code import digests
+from soarbench.common.code import digests
 from soarbench.store.artefact import Artefact, Store
 from soarbench.store.training import TrainingFolder
 from soarbench.tracking.tracker import Tracker

@@ -13,7 +13,7 @@ from soarbench.evaluation.selection import suite_images
 from soarbench.evaluation.suites import PromptItem
 from soarbench.grid import addresses
 from soarbench.grid.addresses import Source
-from soarbench.grid.code import code_of
+from soarbench.common.code import code_of
 from soarbench.jobs.base import Context, Job
 from soarbench.store.artefact import Artefact, Extent, Store
 

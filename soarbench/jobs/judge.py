@@ -16,7 +16,7 @@ from soarbench.evaluation.rows import ScoreRows
 from soarbench.evaluation.selection import sample_files, suite_images
 from soarbench.grid import addresses
 from soarbench.grid.addresses import Source
-from soarbench.grid.code import code_of
+from soarbench.common.code import code_of
 from soarbench.jobs.base import Context, Job
 from soarbench.jobs.draw import extent_of
 from soarbench.store.artefact import Store

@@ -8,15 +8,11 @@ from typing import ClassVar
 
 from soarbench.config.run import RatesConfig
 from soarbench.grid.addresses import Source, digest
+from soarbench.grid.description import cell_record
 from soarbench.jobs.base import Context, Job
 from soarbench.store.artefact import Store
-from soarbench.store.cell_record import CellRecord, State
-from soarbench.store.cells import read_described
-
-
-def record_of(store: Store, description: Mapping[str, object]) -> CellRecord:
-    """A cell's folder in its grid."""
-    return CellRecord(store.root / "grids" / str(description["grid"]) / str(description["cell_id"]))
+from soarbench.store.cell_record import State
+from soarbench.store.cells import Cell, stored_cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +47,18 @@ class Log(Job):
         """Of what is logged: another judge or another image makes it another."""
         return digest({"description": self.description, "parts": self.parts})
 
+    def described(self, store: Store) -> Cell:
+        """The cell as it is stored."""
+        return stored_cell(store, self.description, cell_record(store, self.description))
+
     def is_done(self, store: Store) -> bool:
         """Whether this very description was logged."""
-        status = record_of(store, self.description).status()
+        status = cell_record(store, self.description).status()
         return status is not None and status.state == "finished" and status.logged == self.digest
 
     def state(self, store: Store) -> str:
         """As of any job; the record knows why a cell failed."""
-        status = record_of(store, self.description).status()
+        status = cell_record(store, self.description).status()
         if self.is_done(store):
             return "done"
         names: Mapping[State, str] = {"failed": "failed", "running": "begun", "finished": "to do"}
@@ -70,9 +70,9 @@ class Log(Job):
 
     def run(self, context: Context) -> None:
         """Log, and note that it was done."""
-        record = record_of(context.store, self.description)
+        record = cell_record(context.store, self.description)
         with context.progress.stage(self.key, self.title, 1):
-            run_id = context.tracker.log_cell(read_described(context.store, self.description))
+            run_id = context.tracker.log_cell(self.described(context.store))
         record.update_status(
             state="finished", reason=None, mlflow_run_id=run_id, logged=self.digest
         )
@@ -92,7 +92,7 @@ class LogDiagnostics(Log):
 
     def is_done(self, store: Store) -> bool:
         """Whether these probes were logged."""
-        status = record_of(store, self.description).status()
+        status = cell_record(store, self.description).status()
         return status is not None and status.diagnosed == self.digest
 
     def seconds(self, store: Store, rates: RatesConfig) -> float:  # noqa: ARG002 (too short to matter)
@@ -101,7 +101,7 @@ class LogDiagnostics(Log):
 
     def run(self, context: Context) -> None:
         """Log, and note that it was done."""
-        record = record_of(context.store, self.description)
+        record = cell_record(context.store, self.description)
         with context.progress.stage(self.key, self.title, 1):
-            context.tracker.log_diagnostics(read_described(context.store, self.description))
+            context.tracker.log_diagnostics(self.described(context.store))
         record.update_status(diagnosed=self.digest)

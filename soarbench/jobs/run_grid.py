@@ -17,9 +17,10 @@ from soarbench.common.errors import reason
 from soarbench.common.files import write_atomically
 from soarbench.common.progress import GridProgress, Key
 from soarbench.grid import addresses
+from soarbench.grid.description import cell_record
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Context, Job, Workbench
-from soarbench.jobs.log import Log, LogDiagnostics, record_of
+from soarbench.jobs.log import Log, LogDiagnostics
 from soarbench.launchers.local import Blocked, run_jobs
 from soarbench.store.artefact import Store
 from soarbench.tracking.tracker import Tracker, open_tracker
@@ -102,7 +103,7 @@ def run_grid(
 def _begin_cells(pending: Sequence[Job], store: Store) -> None:
     for job in pending:
         if type(job) is Log:
-            record = record_of(store, job.description)
+            record = cell_record(store, job.description)
             record.describe(job.description)
             record.update_status(state="running", reason=None)
 
@@ -121,7 +122,7 @@ def _note(job: Job, error: Exception, context: Context, failures: Failures) -> N
             failures.unmeasured[cell_id] = cause
         return
     failures.cells[cell_id] = error
-    record = record_of(context.store, job.description)
+    record = cell_record(context.store, job.description)
     write_atomically(record.error_path, lambda partial: partial.write_text(text))
     record.update_status(state="failed", reason=reason(error))
     run_id = context.tracker.mark_failed(job.described(context.store), reason(error))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from soarbench.common.errors import UserError
-from soarbench.grid.code import changed
+from soarbench.common.code import changed
 from soarbench.jobs.base import Job
 from soarbench.store.artefact import Store
 

@@ -11,7 +11,7 @@ from soarbench.config.run import RatesConfig
 from soarbench.config.stages import stages
 from soarbench.grid import addresses
 from soarbench.grid.addresses import Source
-from soarbench.grid.code import code_of
+from soarbench.common.code import code_of
 from soarbench.jobs.base import Context, Job
 from soarbench.store.artefact import Store
 from soarbench.store.training import TrainingFolder, write_training_table
