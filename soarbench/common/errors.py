@@ -9,3 +9,7 @@ class UserError(Exception):
 
 class ConfigError(UserError):
     """A configuration that cannot be run; found before anything heavy is loaded."""
+
+
+class StoreError(UserError):
+    """Stored results that cannot be read or reported as they are."""

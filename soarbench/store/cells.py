@@ -1,23 +1,40 @@
-"""Reads the cells of a grid's run folder, and nothing else of the machinery that wrote it."""
+"""The one reader of stored cells: reports ask a ``Cell``, and open no file of it themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Protocol
 
-from soarbench.common.errors import UserError
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from soarbench.common.errors import StoreError
 from soarbench.common.files import read_json
 from soarbench.common.provenance import STORE_VERSION, UNKNOWN
-from soarbench.report.numbers.metrics import BASE
-from soarbench.store.diagnostics import data_key
+from soarbench.config.settings import BASE
+from soarbench.stats.clusters import FloatArray, IntArray
+from soarbench.store.cell_folder import CellFolder, step_name
+from soarbench.store.diagnostics import data_key, deviations_path, images_path, norms_path
+from soarbench.store.scores import (
+    Prompt,
+    ScoreSet,
+    read_diagnostics,
+    read_prompts,
+    read_scores,
+    read_tags,
+    read_training,
+)
+
+__all__ = ["Cell", "Hole", "Launch", "PlannedCell", "StoreError", "read_cell", "read_cells"]
 
 FINISHED = "finished"
-
-
-class StoreError(UserError):
-    """Stored results that cannot be reported as they are."""
+#: All protocols of a cell in one file, as ``export`` leaves them.
+PROTOCOLS_FILE = "protocols.json"
+Facts = Mapping[str, object]
+"""What a protocol says, by field; ``judge`` holds the facts about the judge's number."""
 
 
 class PlannedCell(Protocol):
@@ -79,6 +96,7 @@ class Cell:
         data_key: Name of the data it trained on; None for the base model.
         created_at: Unix time of the first touch.
         launches: What worked on it, the first one first; empty where that was not recorded.
+        config: Its whole configuration, as plain JSON values.
     """
 
     folder: Path
@@ -96,11 +114,104 @@ class Cell:
     data_key: str | None = None
     created_at: float = 0.0
     launches: tuple[Launch, ...] = ()
+    config: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def is_base(self) -> bool:
         """Whether it is the untouched model, which all tasks share."""
         return self.task == BASE
+
+    def scores(self, pool: dict[bytes, np.ndarray] | None = None) -> list[ScoreSet]:
+        """All scores; see ``read_scores``."""
+        return read_scores(self.folder, pool)
+
+    def tags(self, evaluator: str) -> dict[str, str]:
+        """The ``tag`` that an evaluator's scores name, by prompt."""
+        return read_tags(self.folder, evaluator)
+
+    def prompts(self) -> list[Prompt]:
+        """Every prompt that was judged, by id."""
+        return read_prompts(self.folder)
+
+    def training(self) -> dict[str, tuple[IntArray, FloatArray]]:
+        """What training logged: key to (steps, values); empty without a log."""
+        return read_training(self.folder)
+
+    def protocols(self) -> dict[tuple[str, str], Facts]:
+        """The protocols by (suite, evaluator); empty where they were not kept."""
+        packed = self.folder / PROTOCOLS_FILE
+        if packed.is_file():
+            return {_names(key): _facts(value) for key, value in read_json(packed).items()}
+        # All steps of a cell are judged alike.
+        first = sorted((self.folder / "scores").glob("step-*"))[:1]
+        paths = sorted(path for step in first for path in step.glob("*.json"))
+        return {_names(path.stem): _facts(read_json(path).get("protocol")) for path in paths}
+
+    def has_diagnostics(self, key: str) -> bool:
+        """Whether its images and, on the data of that ``data_key``, its velocity were measured."""
+        return images_path(self.folder).is_file() and norms_path(self.folder, key).is_file()
+
+    def statistics(self) -> pa.Table | None:
+        """Statistics of every image, columns as ``images_path`` says; None without diagnostics."""
+        return read_diagnostics(images_path(self.folder))
+
+    def norms(self, key: str) -> pa.Table | None:
+        """RMS of the velocity, columns as ``norms_path`` says; None where it was not measured."""
+        return read_diagnostics(norms_path(self.folder, key))
+
+    def deviations(self, key: str) -> pa.Table | None:
+        """Distance to the training path, columns as ``deviations_path`` says; None as ``norms``."""
+        return read_diagnostics(deviations_path(self.folder, key))
+
+    def has_image(self, step: int, prompt_id: str, image_index: int) -> bool:
+        """Whether an image is stored as it was drawn."""
+        return CellFolder(self.folder).image(step, prompt_id, image_index).is_file()
+
+    def image(self, step: int, prompt_id: str, image_index: int) -> Image.Image | None:
+        """An image as it was drawn; None where it is not stored."""
+        return _image(CellFolder(self.folder).image(step, prompt_id, image_index))
+
+    def strip(self, task: str, step: int) -> Image.Image | None:
+        """The samples of a task beside each other, as ``export`` leaves them; None without."""
+        return _image(strip_path(self.folder, task, step))
+
+    def strip_prompts(self, task: str) -> dict[str, str]:
+        """Texts of a strip's prompts by id, in its order; empty without one."""
+        path = prompts_path(self.folder, task)
+        stored = read_json(path) if path.is_file() else {}
+        return {prompt_id: str(text) for prompt_id, text in stored.items()}
+
+
+def strip_path(folder: Path, task: str, step: int) -> Path:
+    """Where ``export`` leaves the samples of a task beside each other, in one image."""
+    return folder / "samples" / task / f"{step_name(step)}.jpg"
+
+
+def prompts_path(folder: Path, task: str) -> Path:
+    """Prompt texts by id, in the order of the strip's images."""
+    return folder / "samples" / task / "prompts.json"
+
+
+def packed_protocols(protocols: Mapping[tuple[str, str], Facts]) -> dict[str, object]:
+    """The content of ``PROTOCOLS_FILE``."""
+    return {".".join(names): dict(facts) for names, facts in protocols.items()}
+
+
+def _names(key: str) -> tuple[str, str]:
+    suite, _, evaluator = key.rpartition(".")
+    return suite, evaluator
+
+
+def _facts(value: object) -> Facts:
+    return value if isinstance(value, dict) else {}
+
+
+def _image(path: Path) -> Image.Image | None:
+    if not path.is_file():
+        return None
+    with Image.open(path) as image:
+        image.load()
+        return image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +259,8 @@ def read_cells(
     root = grid_folder / "cells"
     folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     if planned is not None:
-        wanted = {cell.cell_id for cell in planned}
-        folders = [folder for folder in folders if folder.name in wanted]
+        ids = {cell.cell_id for cell in planned}
+        folders = [folder for folder in folders if folder.name in ids]
     cells = [read_cell(folder) for folder in folders if (folder / "config.json").is_file()]
     holes = [_hole(cell) for cell in cells if cell.state != FINISHED]
     if planned is not None:
@@ -167,9 +278,9 @@ def read_cells(
         ]
     finished = [cell for cell in cells if cell.state == FINISHED]
     if not finished:
-        told = "; ".join(hole.describe() for hole in holes[:3])
+        reasons = "; ".join(hole.describe() for hole in holes[:3])
         raise StoreError(
-            f"{root} holds no finished cell" + (f" ({told})" if told else "") + "; run "
+            f"{root} holds no finished cell" + (f" ({reasons})" if reasons else "") + "; run "
             f"`python -m soarbench run grid={grid_folder.name}` first, or name its output_dir="
         )
     _refuse_twins(finished)
@@ -185,9 +296,9 @@ def _hole(cell: Cell) -> Hole:
 
 
 def _refuse_twins(cells: Sequence[Cell]) -> None:
-    found: dict[tuple[str, str, int], Cell] = {}
+    owners: dict[tuple[str, str, int], Cell] = {}
     for cell in cells:
-        other = found.setdefault((cell.task, cell.method, cell.seed), cell)
+        other = owners.setdefault((cell.task, cell.method, cell.seed), cell)
         if other is not cell:
             raise StoreError(
                 f"{cell.cell_id} and {other.cell_id} are the same method, task and seed with "
@@ -223,6 +334,7 @@ def read_cell(folder: Path) -> Cell:
             mlflow_run_id=None if run_id is None else str(run_id),
             budget=_numbers(budget),
             data_key=_data_key(config),
+            config=_facts(config["config"]),
             created_at=float(str(status.get("created_at", 0.0))),
             launches=_launches(folder / "launches.json"),
         )
@@ -234,8 +346,7 @@ def read_cell(folder: Path) -> Cell:
 
 
 def _data_key(config: Mapping[str, object]) -> str | None:
-    whole = config["config"]
-    data = whole.get("data") if isinstance(whole, Mapping) else None
+    data = _facts(config["config"]).get("data")
     return None if data is None else data_key(str(config["task"]), data)
 
 

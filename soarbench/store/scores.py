@@ -1,17 +1,19 @@
-"""Reads what a cell measured: scores of images, and what training logged."""
+"""Reads a cell's Parquet tables: scores of images, what training logged, diagnostics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from soarbench.common.errors import StoreError
 from soarbench.stats.clusters import FloatArray, IntArray
-from soarbench.store.cells import Cell, StoreError
 
 SCORE_COLUMNS = (
     "step",
@@ -50,18 +52,18 @@ class ScoreSet:
     reasons: Mapping[str, int]
 
 
-def read_scores(cell: Cell, pool: dict[bytes, np.ndarray] | None = None) -> list[ScoreSet]:
+def read_scores(folder: Path, pool: dict[bytes, np.ndarray] | None = None) -> list[ScoreSet]:
     """Read a cell's ``scores.parquet``.
 
     Args:
-        cell: A finished one.
+        folder: Of a finished cell.
         pool: Label arrays seen so far. Cells judged on the same images then share them, which keeps
             a thousand cells in memory.
 
     Raises:
         StoreError: It is missing, damaged, of another version, or holds an image twice.
     """
-    path = cell.folder / "scores.parquet"
+    path = folder / "scores.parquet"
     table = _read_table(path, SCORE_COLUMNS)
     codes, labels = _group_codes(table, ("evaluator", "suite", "step", "fingerprint"))
     prompt_codes, prompt_labels = _encoded(table.column("prompt_id"))
@@ -74,11 +76,11 @@ def read_scores(cell: Cell, pool: dict[bytes, np.ndarray] | None = None) -> list
     order = np.lexsort((images, prompt_codes, codes))
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
     pool = {} if pool is None else pool
-    found = []
+    sets = []
     for rows in np.split(order, starts[1:]):
         evaluator, suite, step, fingerprint = labels[codes[rows[0]]]
         failed = rows[np.isnan(values[rows])]
-        found.append(
+        sets.append(
             ScoreSet(
                 evaluator=evaluator,
                 suite=suite,
@@ -90,9 +92,9 @@ def read_scores(cell: Cell, pool: dict[bytes, np.ndarray] | None = None) -> list
                 reasons=_counted(reasons.take(pa.array(failed))) if failed.size else {},
             )
         )
-    for scores in found:
+    for scores in sets:
         _refuse_repeats(scores, path)
-    return sorted(found, key=lambda one: (one.evaluator, one.suite, one.step))
+    return sorted(sets, key=lambda one: (one.evaluator, one.suite, one.step))
 
 
 def _shared(array: np.ndarray, pool: dict[bytes, np.ndarray]) -> np.ndarray:
@@ -135,10 +137,10 @@ def _group_codes(
     parts = [_encoded(table.column(name)) for name in columns]
     for part, labels in parts:
         codes = codes * max(labels.size, 1) + part
-    found, first = np.unique(codes, return_index=True)
+    used, first = np.unique(codes, return_index=True)
     return codes, {
         int(code): tuple(str(labels[part[row]]) for part, labels in parts)
-        for code, row in zip(found, first, strict=True)
+        for code, row in zip(used, first, strict=True)
     }
 
 
@@ -161,28 +163,65 @@ def _refuse_repeats(scores: ScoreSet, path: Path) -> None:
         )
 
 
-def read_details(cell: Cell, evaluator: str) -> Iterator[tuple[str, str]]:
-    """The prompt and the details (JSON) of an evaluator's rows.
+def read_tags(folder: Path, evaluator: str) -> dict[str, str]:
+    """The ``tag`` in the details of an evaluator's rows, by prompt, where they have one.
 
     Raises:
         StoreError: As ``read_scores``.
     """
     columns = ("evaluator", "prompt_id", "details")
-    table = _read_table(cell.folder / "scores.parquet", columns)
+    table = _read_table(folder / "scores.parquet", columns)
     codes, labels = _encoded(table.column("evaluator"))
     rows = np.flatnonzero(labels[codes] == evaluator)
     taken = table.take(pa.array(rows))
     prompts, details = taken.column("prompt_id").to_pylist(), taken.column("details").to_pylist()
-    return zip(prompts, details, strict=True)
+    tags: dict[str, str] = {}
+    for prompt, text in zip(prompts, details, strict=True):
+        # All images of a prompt share its tag, so most of the JSON need not be parsed.
+        if prompt not in tags and "tag" in (known := json.loads(text)):
+            tags[prompt] = str(known["tag"])
+    return tags
 
 
-def read_training(cell: Cell) -> dict[str, tuple[IntArray, FloatArray]]:
+class Prompt(NamedTuple):
+    """A prompt that was judged.
+
+    Attributes:
+        prompt_id: Of its suite.
+        text: What was asked for; the id where an old store did not keep it.
+        image_index: The first of its images.
+    """
+
+    prompt_id: str
+    text: str
+    image_index: int
+
+
+def read_prompts(folder: Path) -> list[Prompt]:
+    """Every prompt of a cell, by id.
+
+    Raises:
+        StoreError: As ``read_scores``.
+    """
+    path = folder / "scores.parquet"
+    text = "prompt" if "prompt" in pq.read_schema(path).names else "prompt_id"
+    table = _read_table(path, ("prompt_id", "image_index", *{text} - {"prompt_id"}))
+    ids, texts = (table.column(name).to_pylist() for name in ("prompt_id", text))
+    prompts: dict[str, Prompt] = {}
+    for prompt_id, words, index in zip(ids, texts, table["image_index"].to_pylist(), strict=True):
+        first = prompts.get(prompt_id)
+        if first is None or index < first.image_index:
+            prompts[prompt_id] = Prompt(prompt_id, words, index)
+    return sorted(prompts.values())
+
+
+def read_training(folder: Path) -> dict[str, tuple[IntArray, FloatArray]]:
     """What training logged: key to (steps, values), by rising step; empty without a log.
 
     Raises:
         StoreError: The file is damaged or of another version.
     """
-    path = cell.folder / "training.parquet"
+    path = folder / "training.parquet"
     if not path.is_file():
         return {}
     table = _read_table(path, ("step", "key", "value"))
@@ -190,8 +229,24 @@ def read_training(cell: Cell) -> dict[str, tuple[IntArray, FloatArray]]:
     steps = table.column("step").to_numpy().astype(np.intp)
     values = table.column("value").to_numpy().astype(np.float64)
     order = np.lexsort((steps, codes))
-    found = {}
+    logged = {}
     for code, label in enumerate(labels):
         rows = order[codes[order] == code]
-        found[str(label)] = (steps[rows], values[rows])
-    return found
+        logged[str(label)] = (steps[rows], values[rows])
+    return logged
+
+
+def read_diagnostics(path: Path) -> pa.Table | None:
+    """A table of diagnostics; None where the cell was not diagnosed.
+
+    Raises:
+        StoreError: It is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StoreError(
+            f"{path} is damaged ({error}); delete it and run python -m soarbench diagnose again"
+        ) from error
