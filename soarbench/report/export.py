@@ -14,21 +14,17 @@ from soarbench.common.errors import ConfigError
 from soarbench.common.files import make_writable, read_json, write_atomically, write_json
 from soarbench.common.provenance import STORE_VERSION, UNKNOWN
 from soarbench.report.numbers.panels import build_panels
-from soarbench.report.numbers.protocols import (
+from soarbench.report.numbers.protocols import refuse_unlike
+from soarbench.report.numbers.samples import Samples, read_samples, shown_cells, strip_of
+from soarbench.store.cells import (
     PROTOCOLS_FILE,
-    cell_protocols,
+    Cell,
+    PlannedCell,
     packed_protocols,
-    refuse_unlike,
-)
-from soarbench.report.numbers.samples import (
-    Samples,
     prompts_path,
-    read_samples,
-    shown_cells,
-    strip_of,
+    read_cells,
     strip_path,
 )
-from soarbench.store.cells import Cell, PlannedCell, read_cells
 from soarbench.store.grids import (
     MANIFEST,
     ListedCell,
@@ -124,7 +120,7 @@ def _copy_cell(cell: Cell, folder: Path) -> bool:
         _copy(cell.folder / name, folder / name)
     _copy_launches(cell.folder / "launches.json", folder / "launches.json")
     if not (folder / PROTOCOLS_FILE).is_file():
-        write_json(folder / PROTOCOLS_FILE, packed_protocols(cell_protocols(cell.folder)))
+        write_json(folder / PROTOCOLS_FILE, packed_protocols(cell.protocols()))
     return True
 
 

@@ -12,10 +12,9 @@ import numpy as np
 from soarbench.common.errors import UserError
 from soarbench.common.files import read_json
 from soarbench.report.numbers.metrics import metric_of
-from soarbench.report.numbers.protocols import Protocol, cell_protocols
 from soarbench.stats.clusters import FloatArray
-from soarbench.store.cells import Cell
-from soarbench.store.scores import ScoreSet, read_details, read_scores
+from soarbench.store.cells import Cell, Facts
+from soarbench.store.scores import ScoreSet
 
 Key = tuple[str, str]
 
@@ -44,7 +43,7 @@ class Measured:
     values: FloatArray
     strata: np.ndarray | None
     fingerprint: str
-    protocol: Protocol
+    protocol: Facts
 
 
 def of_cell(cell: Cell, step: int | None) -> dict[Key, Measured]:
@@ -55,13 +54,13 @@ def of_cell(cell: Cell, step: int | None) -> dict[Key, Measured]:
         step: Of training; None takes the last one.
 
     Raises:
-        UserError: There is no such step, or as ``read_scores``.
+        UserError: There is no such step, or as ``Cell.scores``.
     """
     step = cell.steps[-1] if step is None else step
     if step not in cell.steps:
         steps = ", ".join(str(one) for one in cell.steps)
         raise UserError(f"step={step}: {cell.cell_id} was evaluated at {steps}")
-    protocols = cell_protocols(cell.folder)
+    protocols = cell.protocols()
     return {
         (one.suite, one.evaluator): Measured(
             source=cell.cell_id,
@@ -74,7 +73,7 @@ def of_cell(cell: Cell, step: int | None) -> dict[Key, Measured]:
             fingerprint=one.fingerprint,
             protocol=protocols.get((one.suite, one.evaluator), {}),
         )
-        for one in read_scores(cell)
+        for one in cell.scores()
         if one.step == step
     }
 
@@ -82,12 +81,7 @@ def of_cell(cell: Cell, step: int | None) -> dict[Key, Measured]:
 def _cell_strata(cell: Cell, scores: ScoreSet) -> np.ndarray | None:
     if not metric_of(scores.evaluator).is_macro_mean:
         return None
-    tags: dict[str, str] = {}
-    for prompt, details in read_details(cell, scores.evaluator):
-        known = json.loads(details)
-        if "tag" in known:
-            tags[prompt] = str(known["tag"])
-    return _strata(scores.prompts, tags, cell.cell_id)
+    return _strata(scores.prompts, cell.tags(scores.evaluator), cell.cell_id)
 
 
 def _strata(prompts: np.ndarray, tags: Mapping[str, str], source: str) -> np.ndarray:
