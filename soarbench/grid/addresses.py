@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from soarbench.common.strict import address_content
 from soarbench.config.settings import SuiteConfig
-from soarbench.config.stages import BASE
 from soarbench.evaluation.protocol import SEED_RULE
 from soarbench.evaluation.suites import load_suite
 from soarbench.grid.cell import CellConfig

@@ -52,9 +52,7 @@ def _suite(cell: CellConfig, name: str) -> Mapping[str, object]:
     return {
         "max_prompts": suite.max_prompts,
         "images_per_prompt": suite.images_per_prompt,
-        "images": {
-            text: addresses.images(cell, step, suite).address for text, step in at.items()
-        },
+        "images": {text: addresses.images(cell, step, suite).address for text, step in at.items()},
         "statistics": {
             text: addresses.image_statistics(cell, step, suite).address for text, step in at.items()
         },

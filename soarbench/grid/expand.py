@@ -42,8 +42,8 @@ from soarbench.grid.cell import CellConfig
 from soarbench.grid.checkpoint_rule import LAST, problem_with
 from soarbench.grid.checks import NAMED_REWARDS, check, reward_weights
 from soarbench.models.adapters import adapter_digest, adapter_name
-from soarbench.store.artefact import Store
 from soarbench.models.config import LABORATORY, ModelConfig
+from soarbench.store.artefact import Store
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from evaluators.base import Evaluator
+from soarbench.common.code import digests
 from soarbench.common.progress import GridProgress, Key, Stage
 from soarbench.config.run import RatesConfig
 from soarbench.evaluation.drawing import Draw
 from soarbench.grid.addresses import Source
 from soarbench.grid.cell import CellConfig
-from soarbench.common.code import digests
 from soarbench.store.artefact import Artefact, Store
 from soarbench.store.training import TrainingFolder
 from soarbench.tracking.tracker import Tracker

@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from soarbench.common.code import code_of
 from soarbench.config.run import RatesConfig
 from soarbench.config.settings import SuiteConfig
 from soarbench.evaluation.drawing import draw_missing, image_path
@@ -13,7 +14,6 @@ from soarbench.evaluation.selection import suite_images
 from soarbench.evaluation.suites import PromptItem
 from soarbench.grid import addresses
 from soarbench.grid.addresses import Source
-from soarbench.common.code import code_of
 from soarbench.jobs.base import Context, Job
 from soarbench.store.artefact import Artefact, Extent, Store
 

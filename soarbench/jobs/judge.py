@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from evaluators.base import JudgeConfig
-from soarbench.common.files import read_json, write_json
+from soarbench.common.code import code_of
 from soarbench.config.run import RatesConfig
 from soarbench.config.settings import SuiteConfig
 from soarbench.evaluation.judging import aggregated, judge_files
@@ -16,7 +15,6 @@ from soarbench.evaluation.rows import ScoreRows
 from soarbench.evaluation.selection import sample_files, suite_images
 from soarbench.grid import addresses
 from soarbench.grid.addresses import Source
-from soarbench.common.code import code_of
 from soarbench.jobs.base import Context, Job
 from soarbench.jobs.draw import extent_of
 from soarbench.store.artefact import Store

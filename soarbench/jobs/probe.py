@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from PIL import Image
 
+from soarbench.common.code import code_of
 from soarbench.common.files import write_atomically
 from soarbench.config.run import RatesConfig
 from soarbench.config.settings import SuiteConfig
@@ -18,7 +19,6 @@ from soarbench.evaluation.selection import suite_images
 from soarbench.grid import addresses
 from soarbench.grid.addresses import Source
 from soarbench.grid.cell import CellConfig
-from soarbench.common.code import code_of
 from soarbench.jobs.base import Context, Job
 from soarbench.store.artefact import Artefact, Store
 from soarbench.store.probes import ProbeFolder, Table

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from soarbench.common.errors import UserError
 from soarbench.common.code import changed
+from soarbench.common.errors import UserError
 from soarbench.jobs.base import Job
 from soarbench.store.artefact import Store
 
@@ -54,7 +54,9 @@ def settle(jobs: Sequence[Job], store: Store, choice: Stale) -> list[str]:
     if not lines:
         return []
     if choice == "refuse":
-        raise UserError(f"{lines[0]}; stale=rerun makes them again, stale=warn takes them as they are")
+        raise UserError(
+            f"{lines[0]}; stale=rerun makes them again, stale=warn takes them as they are"
+        )
     if choice == "rerun":
         gone = {address for job, _ in unlike for address in store.discard(job.address)}
         return [f"{line}; made again" for line in lines] + [f"{len(gone)} artefacts were removed"]

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from baselines.loop.checkpoints import last_complete_checkpoint
+from soarbench.common.code import code_of
 from soarbench.common.files import write_json
 from soarbench.config.run import RatesConfig
 from soarbench.config.stages import stages
 from soarbench.grid import addresses
 from soarbench.grid.addresses import Source
-from soarbench.common.code import code_of
 from soarbench.jobs.base import Context, Job
 from soarbench.store.artefact import Store
 from soarbench.store.training import TrainingFolder, write_training_table

@@ -42,8 +42,8 @@ from soarbench.data.config import ImageDataConfig
 from soarbench.data.rows import EncodedRows
 from soarbench.diagnostics.probes import Measured, make_probes, measure
 from soarbench.evaluation.drawing import Draw as Drawer
-from soarbench.evaluation.selection import suite_prompts
 from soarbench.evaluation.seeds import evaluation_noise
+from soarbench.evaluation.selection import suite_prompts
 from soarbench.evaluation.suites import PromptItem, refuse_overlap
 from soarbench.grid import addresses
 from soarbench.grid.addresses import reward_judge

@@ -17,8 +17,8 @@ from baselines.loop.sharding import end_process
 from soarbench.common.files import write_json
 from soarbench.grid import addresses
 from soarbench.grid.expand import expand
-from soarbench.jobs.workbench import ModelWorkbench, torch_device
 from soarbench.jobs.distributed import LAUNCH_PID
+from soarbench.jobs.workbench import ModelWorkbench, torch_device
 
 
 class LaunchGone(RuntimeError):

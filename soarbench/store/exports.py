@@ -94,6 +94,12 @@ class Export:
             **rest,  # type: ignore[arg-type]
         )
 
+    def strips(self) -> list[Strip]:
+        """The sample images of all cells."""
+        table = self.table("samples")
+        rows = [] if table is None else table.to_pylist()
+        return [Strip(**{**row, "prompts": dict(json.loads(row["prompts"]))}) for row in rows]
+
     def table(self, name: str) -> pa.Table | None:
         """A table of all cells; None where the export has none."""
         return _table(self.root / f"{name}.parquet")
@@ -203,15 +209,24 @@ class Strip:
         cell_id: Whose.
         task: Whose prompts.
         step: Of training.
-        image: The strip.
         prompts: Texts by id, in the strip's order.
+        jpeg: The strip.
     """
 
     cell_id: str
     task: str
     step: int
-    image: Image.Image
     prompts: Mapping[str, str]
+    jpeg: bytes
+
+    @classmethod
+    def of(
+        cls, cell_id: str, task: str, step: int, image: Image.Image, prompts: Mapping[str, str]
+    ) -> Strip:
+        """A strip of an image."""
+        stream = io.BytesIO()
+        image.save(stream, "JPEG", quality=_QUALITY)
+        return cls(cell_id=cell_id, task=task, step=step, prompts=prompts, jpeg=stream.getvalue())
 
 
 def write_export(
@@ -292,19 +307,10 @@ def _joined(parts: Iterable[tuple[str, pa.Table | None]]) -> pa.Table | None:
 
 
 def _strip_table(strips: Iterable[Strip]) -> pa.Table | None:
-    rows = []
-    for strip in sorted(strips, key=lambda strip: (strip.cell_id, strip.task, strip.step)):
-        stream = io.BytesIO()
-        strip.image.save(stream, "JPEG", quality=_QUALITY)
-        rows.append(
-            {
-                _ID: strip.cell_id,
-                "task": strip.task,
-                "step": strip.step,
-                "prompts": json.dumps(list(strip.prompts.items())),
-                "jpeg": stream.getvalue(),
-            }
-        )
+    rows = [
+        {**vars(strip), "prompts": json.dumps(list(strip.prompts.items()))}
+        for strip in sorted(strips, key=lambda strip: (strip.cell_id, strip.task, strip.step))
+    ]
     return pa.Table.from_pylist(rows) if rows else None
 
 
