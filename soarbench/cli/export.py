@@ -46,16 +46,14 @@ def export(words: Sequence[str], *, console: Console) -> int:
     target = Path(outputs[0]).expanduser() / source.grid
     make_writable(target, "output")
     # A study may come from several folders: what was exported into this one before stays.
-    export_folder, new = Export(target), {cell.cell_id for cell in source.cells}
-    older = (
-        [c for c in export_folder.cells() if c.cell_id not in new] if export_folder.exists else []
-    )
+    there, new = Export(target), {cell.cell_id for cell in source.cells}
+    older = [cell for cell in there.cells() if cell.cell_id not in new] if there.exists else []
     cells = sorted([*older, *source.cells], key=lambda cell: cell.cell_id)
     write_export(
         target,
         Manifest(grid=source.grid, baseline=source.baseline),
         cells,
-        [*_kept_strips(export_folder, older), *_strips(finished)],
+        [*_kept_strips(there, older), *_strips(finished)],
         _clean_commands(cells),
     )
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())

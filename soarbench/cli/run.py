@@ -105,9 +105,9 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
             )
         if len(failures.cells) < len(grid.cells):
             from soarbench.cli.report import build
-            from soarbench.store.grids import planned_grid
+            from soarbench.report.source import cells_of
 
-            build(planned_grid(grid), None, console)
+            build(cells_of(grid), None, console)
             if tracker is not None:
                 results_dir = Path(grid.settings.results_dir).expanduser()
                 tracker.log_report(results_dir / grid.settings.grid.name)

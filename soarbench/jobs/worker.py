@@ -1,7 +1,7 @@
 """One of the processes that train a cell: ``python -m soarbench.jobs.worker CELL key=value``.
 
-Started by ``distributed.DistributedWorkbench`` through torch's launcher, whose variables say which one
-it is; accelerate and the loop take them from there.
+Started by ``distributed.DistributedWorkbench`` through torch's launcher, whose variables say which
+one it is; accelerate and the loop take them from there.
 """
 
 from __future__ import annotations

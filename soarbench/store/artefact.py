@@ -101,7 +101,7 @@ class Artefact:
         if values.get("version") != STORE_VERSION:
             raise UserError(
                 f"{path} is of store version {values.get('version')}, and this soarbench reads "
-                f"{STORE_VERSION}; choose another output_dir, or install the soarbench that wrote it"
+                f"{STORE_VERSION}; choose another output_dir, or install the one that wrote it"
             )
         return build(Record, values, str(path))
 

@@ -1,7 +1,7 @@
 """A grid without images or weights, to be published: one Parquet file a kind of table.
 
-``cells.parquet`` holds a JSON text a cell (names, state, cost, launches, protocols), the other files
-the rows of all cells together, so that what cells share is stored once.
+``cells.parquet`` holds a JSON text a cell (names, state, cost, launches, protocols), the other
+files the rows of all cells together, so that what cells share is stored once.
 """
 
 from __future__ import annotations

@@ -249,10 +249,8 @@ class MlflowTracker:
         self._client.log_dict(run_id, dict(cell.description), "cell.json")
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            for stem, table in (
-                ("scores", cell.tables.scores()),
-                ("training", cell.tables.training()),
-            ):
+            tables = {"scores": cell.tables.scores(), "training": cell.tables.training()}
+            for stem, table in tables.items():
                 if table is not None:
                     pq.write_table(table, folder / f"{stem}.parquet")
                     self._client.log_artifact(run_id, str(folder / f"{stem}.parquet"))

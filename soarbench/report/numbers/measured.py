@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from soarbench.common.errors import UserError
 from soarbench.common.files import read_json
+from soarbench.evaluation.rows import read_table
 from soarbench.report.numbers.metrics import metric_of
 from soarbench.stats.clusters import FloatArray
 from soarbench.store.cells import Cell, Facts
-from soarbench.store.scores import ScoreSet
+from soarbench.store.judged import ScoresFolder
+from soarbench.store.scores import ScoreSet, score_sets, tags_of
 
 Key = tuple[str, str]
 

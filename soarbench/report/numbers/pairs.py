@@ -158,10 +158,8 @@ def _refuse_unlike(first: Measured, second: Measured) -> None:
         a, b = ({key: p[key] for key in keys if key in p} for p in (a, b))
     fields = differing(a, b)
     if not fields and not (first.protocol and second.protocol):
-        is_equal = first.fingerprint == second.fingerprint
-        fields = (
-            [] if is_equal else [f"fingerprint: {first.fingerprint} against {second.fingerprint}"]
-        )
+        prints = (first.fingerprint, second.fingerprint)
+        fields = [f"fingerprint: {prints[0]} against {prints[1]}"] if len(set(prints)) > 1 else []
     if fields:
         raise UserError(unlike_text(first.evaluator, first.source, second.source, fields))
     if not np.array_equal(first.images, second.images) or not np.array_equal(

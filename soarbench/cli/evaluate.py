@@ -1,7 +1,7 @@
-"""``python -m soarbench evaluate``: a model draws a suite's prompts, and the judges score them.
+"""``evaluate``: a model draws a suite's prompts, and the judges score them, as ``run`` does it.
 
-Images lie in GenEval's folders under ``OUTPUT/images``, which ``score`` reads too. Rows and summary
-are those of ``score``; the fingerprint is that of ``run``: it is known how the images were made.
+Images and scores are artefacts of ``output_dir``, shared with runs. ``OUTPUT/images`` holds the
+images in GenEval's folders, which ``score`` and other programs read.
 """
 
 from __future__ import annotations
@@ -234,115 +234,115 @@ def evaluate(words: Sequence[str], *, console: Console) -> int:
 
 
 def _evaluate(request: Evaluation, console: Console) -> int:
-    from soarbench.evaluation.protocol import planned_suite
+    from soarbench.evaluation.selection import suite_prompts
 
-    items = planned_suite(request.suite).items
+    cell, suite, output = request.cell, request.suite, request.scoring.output
+    items = suite_prompts(suite).items
     wishes = ((item.prompt_id, item.prompt, item.metadata) for item in items)
     refuse_unjudgeable(request.scoring.judges, wishes)
-    output, count = request.scoring.output, request.suite.images_per_prompt
     make_writable(output, "output")
+    make_writable(request.store.root, "output_dir")
     with locked(output):
-        _refuse_others(request)
-        made = _draw(request, items, console)
-        files = find_images(request.scoring.images, items, count)
-        return score_files(request.scoring, files, survey(files).largest, console, made)
+        drawing = Draw(cell=cell, step=0, suite=suite)
+        judging = [Judge(cell=cell, step=0, suite=suite, judge=name) for name in suite.judges]
+        skipped = _skipped(request, judging, console)
+        jobs = [drawing, *(job for job in judging if job.judge not in skipped)]
+        _run([job for job in jobs if not job.is_done(request.store)], request, console)
+        _link_images(request, items)
+        summaries = {
+            job.judge: _summary(request, job) for job in judging if job.judge not in skipped
+        }
+        return show_summaries(output, summaries, skipped, console)
 
 
-def _refuse_others(request: Evaluation) -> None:
-    """Keep the images of another request."""
-    path = request.scoring.output / "evaluation.json"
-    content = request.cell.content()
-    if not path.is_file():
-        if request.scoring.images.exists():
-            raise UserError(f"{path.parent} holds other images; choose another output")
-        return
-    found = read_json(path)["request"]
-    assert isinstance(found, Mapping)
-    unlike = [key for key, value in content.items() if found.get(key) != value]
-    if unlike:
-        raise UserError(
-            f"{path.parent} holds images of another request (unlike in {', '.join(unlike)}); "
-            "nothing was written over, choose another output"
-        )
+def _skipped(request: Evaluation, judging: Sequence[Judge], console: Console) -> dict[str, str]:
+    """Load each judge that is left and score its canaries, before anything is drawn.
 
-
-def _draw(
-    request: Evaluation, items: Sequence[PromptItem], console: Console
-) -> Mapping[str, object]:
-    """Draw the images that are missing. -> How they were made, for the fingerprint."""
-    from soarbench.evaluation.protocol import planned_images
-    from soarbench.jobs.draw import draw_missing
-
-    output, images = request.scoring.output, request.scoring.images
-    count = request.suite.images_per_prompt
-    paths = [
-        images / f"{number:05d}" / "samples" / f"{index:04d}.png"
-        for number in range(len(items))
-        for index in range(count)
-    ]
-    if not all(path.is_file() for path in paths):
-        bench = _loading(request, console)
-        drawer = bench.drawer(request.cell, CellFolder(output), 0)
-        facts = _facts(request, bench.scheduler_facts(request.cell))
-        stored = {"request": request.cell.content(), "made": facts}
-        write_json(output / "evaluation.json", stored)
-        _write_metadata(images, items)
-        size = request.cell.sampling.batch_size
-        progress = ImageLines(console, "drawing", len(paths))
-        draw_missing(planned_images(request.suite), paths, size, lambda: drawer, progress)
-        del bench, drawer
-        gc.collect()
-    made = read_json(output / "evaluation.json")["made"]
-    assert isinstance(made, Mapping)
-    return made
-
-
-def _loading(request: Evaluation, console: Console) -> Workbench:
-    """Try everything that comes after the drawing, so that faults show before it."""
-    model = request.cell.model
-    if model.path != LABORATORY and not is_directory(model.path):
-        require_pipeline(model)
-    _try_judges(request.scoring, console)
-    from soarbench.jobs.workbench import Workbench
-
-    return Workbench(request.device, request.scoring.output)
-
-
-def _try_judges(scoring: ScoreRequest, console: Console) -> None:
-    """Load each judge and score its canaries, one after the other.
+    Returns:
+        Judges that cannot be used here, and why.
 
     Raises:
         EvaluatorError: A judge that the user named cannot be used.
         UserError: None can.
     """
-    num_usable = 0
-    for name, config in scoring.judges.items():
+    skipped: dict[str, str] = {}
+    for job in judging:
+        if job.is_done(request.store):
+            continue
         try:
-            make_judge(name, config).check_canaries()
-            num_usable += 1
+            job.config.build().check_canaries()
         except EvaluatorError as error:
-            if scoring.is_chosen or len(scoring.judges) == 1:
+            if request.scoring.is_chosen or len(judging) == 1:
                 raise
-            text = f"{name}: will be skipped: {one_line(error)}"
+            skipped[job.judge] = one_line(error)
+            text = f"{job.judge}: will be skipped: {skipped[job.judge]}"
             console.print(text, highlight=False, markup=False)
         gc.collect()
-    if not num_usable:
+    if len(skipped) == len(judging):
         raise UserError("no judge could be used; run 'python -m soarbench doctor'")
+    return skipped
 
 
-def _facts(request: Evaluation, scheduler: Mapping[str, object]) -> dict[str, object]:
-    from soarbench.evaluation.protocol import image_facts
+def _run(jobs: Sequence[Job], request: Evaluation, console: Console) -> None:
+    """Bring jobs to their end; the first failure ends the command."""
+    if not jobs:
+        return
+    model = request.cell.model
+    if model.path != LABORATORY and not is_directory(model.path):
+        require_pipeline(model)
+    from soarbench.jobs.workbench import ModelWorkbench
+    from soarbench.tracking.tracker import NoTracker
 
-    return image_facts(request.cell, request.suite, scheduler)
+    progress = GridProgress(console, {job.key: 1.0 for job in jobs})
+    context = Context(
+        store=request.store,
+        workbench=ModelWorkbench(request.device, request.store),
+        tracker=NoTracker(),
+        progress=progress,
+    )
+    with progress.shown():
+        for _, error in run_jobs(jobs, context):
+            if error is not None:
+                raise error
 
 
-def _write_metadata(images: Path, items: Sequence[PromptItem]) -> None:
-    """GenEval's entry of every prompt, beside its samples."""
+def _link_images(request: Evaluation, items: Sequence[PromptItem]) -> None:
+    """Show the images in GenEval's folders, each prompt's entry beside its samples."""
+    source = request.store.artefact(
+        addresses.images(request.cell, 0, request.suite).address
+    ).root
     for number, item in enumerate(items):
+        folder = request.scoring.images / f"{number:05d}"
         text = json.dumps({**item.metadata, "prompt": item.prompt}) + "\n"
-        path = images / f"{number:05d}" / "metadata.jsonl"
-        write_atomically(path, functools.partial(_write_text, text))
+        write_atomically(folder / "metadata.jsonl", functools.partial(_write_text, text))
+        (folder / "samples").mkdir(exist_ok=True)
+        for index in range(request.suite.images_per_prompt):
+            link = folder / "samples" / f"{index:04d}.png"
+            if not link.exists():
+                _link(image_path(source, item.prompt_id, index), link)
+
+
+def _link(source: Path, target: Path) -> None:
+    # Files of artefacts are replaced, never changed, so a link is as good as a copy.
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        write_atomically(target, lambda partial: shutil.copyfile(source, partial))
 
 
 def _write_text(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
+
+
+def _summary(request: Evaluation, job: Judge) -> dict[str, object]:
+    """What a judge came to, with where its rows are, seen from the output folder."""
+    folder = ScoresFolder(request.store.artefact(job.address).root)
+    return summary_of(
+        job.config,
+        suite=request.suite.name,
+        num_prompts=len(suite_prompts(request.suite).items),
+        num_images=len(suite_images(request.suite)),
+        coverage=request.scoring.coverage,
+        numbers=folder.summary(extent_of(request.suite)),
+        scores=os.path.relpath(folder.root.resolve(), request.scoring.output.resolve()),
+    )
