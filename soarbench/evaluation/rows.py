@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evaluators.base import Score
+from evaluators.base import Sample, Score
 from soarbench.common.errors import UserError
 from soarbench.common.files import write_atomically
 
@@ -34,22 +34,21 @@ SCHEMA = pa.schema(
 Row = Mapping[str, object]
 
 
-def score_row(
-    score: Score,
-    *,
-    prompt_id: str,
-    prompt: str,
-    image_index: int,
-    fingerprint: str,
-    image_sha256: str | None = None,
-) -> Row:
-    """The row of a score."""
+def score_row(sample: Sample, score: Score, fingerprint: str, facts: Row) -> Row:
+    """The row of a score.
+
+    Args:
+        sample: What was judged.
+        score: What came of it.
+        fingerprint: Of the protocol.
+        facts: ``image_index`` (0 without) and ``image_sha256``.
+    """
     return {
-        "prompt_id": prompt_id,
-        "prompt": prompt,
-        "image_index": image_index,
+        "prompt_id": sample.prompt_id,
+        "prompt": sample.prompt,
+        "image_index": facts.get("image_index", 0),
         "sample_id": score.sample_id,
-        "image_sha256": image_sha256,
+        "image_sha256": facts.get("image_sha256"),
         "value": math.nan if score.reason is not None else float(score.value),
         "reason": score.reason,
         "details": json.dumps(dict(score.details)),
