@@ -1,4 +1,4 @@
-"""The only file that knows MLflow: it logs finished cells from their files.
+"""Logs finished cells from their files; it and tracking_store alone know MLflow.
 
 Nothing is logged while a cell works. Logging reads what the cell stored and is idempotent: the
 cell's run is found again by its tags, metrics carry time stamps that do not change, and MLflow
@@ -18,15 +18,18 @@ from typing import Literal, Protocol
 
 import mlflow
 import pyarrow.parquet as pq
+from alembic.util import CommandError
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from soarbench.common.errors import UserError
 from soarbench.common.provenance import UNKNOWN, git_commit
 from soarbench.config.run import TrackingConfig
 from soarbench.store.cells import Cell
 from soarbench.tracking.sheet import sample_sheet
+from soarbench.tracking.store import opening, sqlite_file
 from soarbench.tracking.views import (
     Value,
     cell_note,
@@ -146,27 +149,40 @@ def ui_views(config: TrackingConfig, output_dir: Path, port: int) -> dict[str, s
 def logged_commits(
     config: TrackingConfig, output_dir: Path, run_ids: Sequence[str]
 ) -> dict[str, str]:
-    """Commits that runs were tagged with, by run id; without the runs that are not there."""
+    """Commits that runs were tagged with, by run id; without the runs that are not there.
+
+    Raises:
+        UserError: The store cannot be opened.
+    """
     if not config.enabled or (config.uri is None and not (output_dir / "mlruns.db").is_file()):
         return {}
-    client = MlflowClient(tracking_uri=store_uri(config, output_dir))
+    uri = store_uri(config, output_dir)
     found = {}
-    for run_id in run_ids:
-        with contextlib.suppress(MlflowException):
-            found[run_id] = client.get_run(run_id).data.tags.get("git_commit", UNKNOWN)
+    with _named(uri):
+        client = MlflowClient(tracking_uri=uri)
+        for run_id in run_ids:
+            with contextlib.suppress(MlflowException):
+                found[run_id] = client.get_run(run_id).data.tags.get("git_commit", UNKNOWN)
     return found
 
 
 @contextlib.contextmanager
 def _named(uri: str) -> Iterator[None]:
-    """Turn MLflow's errors about the store into one line."""
+    """Turn MLflow's errors about the store, and those of the libraries below it, into one line."""
     try:
         yield
-    except MlflowException as error:
-        raise UserError(
-            f"tracking.uri={uri} cannot be used ({str(error).splitlines()[0]}); check the address "
-            "or set tracking=none"
-        ) from error
+    except (MlflowException, SQLAlchemyError, CommandError) as error:
+        reason = str(error).splitlines()[0]
+        file = sqlite_file(uri)
+        if file is None:
+            text = f"tracking.uri={uri} cannot be used ({reason}); check the address"
+        else:
+            text = (
+                f"{file}: cannot be used for tracking ({reason}); unless another process holds it "
+                "it is broken: move it away, and the next run makes a new one (results lie in the "
+                "cells' folders)"
+            )
+        raise UserError(f"{text}, or set tracking=none") from error
 
 
 class MlflowTracker:
@@ -181,11 +197,12 @@ class MlflowTracker:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         self._uri = store_uri(config, output_dir)
-        with _named(self._uri):
+        root = artifact_root(config, output_dir)
+        with _named(self._uri), opening(self._uri, root):
             self._client = MlflowClient(tracking_uri=self._uri)
             found = self._client.get_experiment_by_name(experiment)
             self._experiment = (
-                self._client.create_experiment(experiment, artifact_root(config, output_dir))
+                self._client.create_experiment(experiment, root)
                 if found is None
                 else found.experiment_id
             )
