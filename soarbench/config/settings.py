@@ -6,7 +6,6 @@ one ``CellConfig`` of it for every cell.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -16,13 +15,11 @@ from typing import Literal
 from baselines.config import (
     ADDRESS,
     EmaConfig,
-    FlowGrpoConfig,
     LoraConfig,
+    MethodConfig,
     OptimConfig,
-    SftConfig,
-    SoarConfig,
+    TrainingConfig,
 )
-from baselines.training_config import PostTrainingConfig
 from soarbench.common.strict import Component, plain
 from soarbench.config.run import BudgetConfig, LauncherConfig, TrackingConfig
 from soarbench.data.config import CurationConfig, DataConfig
@@ -31,7 +28,6 @@ from soarbench.models.config import ModelConfig
 BASE = "base"
 #: Between the stages in the name of a method that starts from another's weights.
 THEN = "_then_"
-MethodConfig = SftConfig | SoarConfig | FlowGrpoConfig
 
 
 def stages(method_name: str) -> tuple[str, ...]:
@@ -144,71 +140,6 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """The loop around a method; ``post_training`` makes the loop's own configuration of it.
-
-    Attributes:
-        steps: Optimiser updates.
-        batch_size: Rows an update, over all processes.
-        save_steps: Updates between checkpoints.
-        num_snapshots: Weights kept for evaluation, evenly spaced, the last at the end.
-        micro_batch_size: Rows in one forward and backward; null takes all. Bounds memory.
-        mixed_precision: ``no`` or ``bf16``.
-        gradient_checkpointing: Trades speed for memory; enable when one row does not fit.
-        compile: Whether torch.compile makes the layers faster, at minutes of compiling a cell.
-        logging_steps: Updates between two logged points.
-        num_workers: Processes that load data; 0 loads in the training process.
-    """
-
-    steps: int
-    batch_size: int
-    save_steps: int = field(metadata=ADDRESS)
-    num_snapshots: int
-    micro_batch_size: int | None = field(default=None, metadata=ADDRESS)
-    mixed_precision: str = "no"
-    gradient_checkpointing: bool = field(default=False, metadata=ADDRESS)
-    compile: bool = field(default=False, metadata=ADDRESS)
-    logging_steps: int = field(default=1, metadata=ADDRESS)
-    num_workers: int = field(default=0, metadata=ADDRESS)
-
-    def __post_init__(self) -> None:
-        _at_least("training.num_snapshots", self.num_snapshots, 1)
-        if self.num_snapshots > self.steps:
-            raise ValueError(
-                f"training.num_snapshots={self.num_snapshots}: more than "
-                f"training.steps={self.steps}"
-            )
-
-    @property
-    def snapshot_steps(self) -> tuple[int, ...]:
-        """Steps whose weights are evaluated, ascending; the last is ``steps``."""
-        parts = range(1, self.num_snapshots + 1)
-        return tuple(round(self.steps * part / self.num_snapshots) for part in parts)
-
-
-def post_training(
-    training: TrainingConfig,
-    optim: OptimConfig,
-    lora: LoraConfig | None,
-    ema: EmaConfig | None,
-    seed: int,
-) -> PostTrainingConfig:
-    """The loop's configuration.
-
-    Raises:
-        ValueError: A value that the loop refuses.
-    """
-    fields = {
-        field.name: getattr(training, field.name)
-        for field in dataclasses.fields(training)
-        if field.name != "num_snapshots"
-    }
-    return PostTrainingConfig(
-        **fields, snapshots=training.snapshot_steps, optim=optim, lora=lora, ema=ema, seed=seed
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that one composition of the YAML says: the run, and one method in one task.
 
@@ -238,7 +169,7 @@ class Settings:
     """
 
     grid: GridConfig
-    method: SftConfig | SoarConfig | FlowGrpoConfig | None
+    method: MethodConfig | None
     optim: OptimConfig | None
     lora: LoraConfig | None
     ema: EmaConfig | None

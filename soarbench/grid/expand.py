@@ -10,7 +10,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from baselines.config import FlowGrpoConfig
 from soarbench.common.errors import ConfigError
 from soarbench.common.files import files_digest, short_digest
 from soarbench.common.strict import did_you_mean
@@ -273,7 +272,7 @@ def _cell(
     settings: Settings, method: str, seed: int, digest: str, suites: Mapping[str, SuiteConfig]
 ) -> CellConfig:
     is_base = method == BASE
-    uses_reward = isinstance(settings.method, FlowGrpoConfig)
+    uses_reward = settings.method is not None and settings.method.needs_reward
     rewards = reward_weights(settings) if uses_reward else {}
     judges = {name for suite in suites.values() for name in suite.evaluators}
     judges |= {NAMED_REWARDS.get(name, name) for name in rewards} & set(settings.evaluators)
@@ -287,7 +286,7 @@ def _cell(
         seed=seed,
         method=settings.method,
         optim=settings.optim,
-        lora=settings.lora,
+        lora=None if settings.lora is None else settings.model.adapted(settings.lora),
         ema=settings.ema,
         training=settings.training,
         data=None if is_base else with_content(settings.data),

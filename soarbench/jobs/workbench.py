@@ -13,9 +13,7 @@ from accelerate.utils import gather
 from PIL import Image
 from rich.console import Console
 
-from baselines.base import Method
-from baselines.config import FlowGrpoConfig, SftConfig, SoarConfig
-from baselines.flow_grpo import FlowGrpo
+from baselines.base import Method, World
 from baselines.loop.arguments import check_device
 from baselines.loop.post_train import post_train
 from baselines.loop.stream import Shapes
@@ -31,13 +29,10 @@ from baselines.rewards.base import (
 )
 from baselines.rewards.evaluator import EvaluatorReward
 from baselines.rewards.mixture import Mixture
-from baselines.sft import Sft
-from baselines.soar import Soar
 from evaluators.base import Evaluator, EvaluatorError
 from soarbench.common.errors import UserError
 from soarbench.common.strict import Component
 from soarbench.config.run import LauncherConfig
-from soarbench.config.settings import post_training
 from soarbench.data.config import ImageDataConfig
 from soarbench.data.rows import EncodedRows
 from soarbench.diagnostics.probes import Measured, make_probes, measure
@@ -164,9 +159,8 @@ class ModelWorkbench:
     def _check_device(self, cell: CellConfig) -> None:
         if cell.training is None or cell.optim is None:
             return
-        loop = post_training(cell.training, cell.optim, cell.lora, cell.ema, cell.seed)
         try:
-            check_device(loop, self.device)
+            check_device(cell.training, cell.optim, self.device)
         except ValueError as error:
             raise UserError(str(error)) from error
 
@@ -223,11 +217,12 @@ class ModelWorkbench:
         Returns:
             What it cost: optimizer_steps, images_seen, forward_equivalents, reward_calls, seconds.
         """
+        assert cell.method is not None
         assert cell.training is not None
         assert cell.optim is not None
         folder, model = self.training_folder(cell), self.load_start(cell)
         rows = self.training_rows(cell, model)
-        if isinstance(cell.method, FlowGrpoConfig):
+        if cell.method.trains_on == "prompts":
             rows = rows.without_latents()
         with TrainingLog(folder) as training_log:
 
@@ -239,8 +234,12 @@ class ModelWorkbench:
                 model.transformer,
                 self.method(cell, model),
                 rows,
-                post_training(cell.training, cell.optim, cell.lora, cell.ema, cell.seed),
+                cell.training,
                 folder.root,
+                optim=cell.optim,
+                lora=cell.lora,
+                ema=cell.ema,
+                seed=cell.seed,
                 velocity_of=model.velocity,
                 negative_condition=model.encode_prompts([""]),
                 on_log=on_log,
@@ -253,24 +252,16 @@ class ModelWorkbench:
 
     def method(self, cell: CellConfig, model: SD3Model) -> Method:
         """A cell's method, with its reward where it has one."""
-        shift = model.training_shift
-        match cell.method:
-            case SftConfig():
-                return Sft(cell.method, shift=shift)
-            case SoarConfig():
-                return Soar(cell.method, shift=shift)
-            case FlowGrpoConfig():
-                return FlowGrpo(
-                    cell.method,
-                    shift=shift,
-                    latent_shape=model.latent_shape,
-                    reward=self._latent_reward(cell, model),
-                    gather=gather,
-                    # As the launcher says: asking accelerate would fix the device too early.
-                    rank=int(os.environ.get("RANK", "0")),
-                )
-            case _:
-                raise AssertionError("the base model is not trained")
+        assert cell.method is not None
+        world = World(
+            shift=model.training_shift,
+            latent_shape=model.latent_shape,
+            reward=self._latent_reward(cell, model) if cell.method.needs_reward else None,
+            gather=gather,
+            # As the launcher says: asking accelerate would fix the device too early.
+            rank=int(os.environ.get("RANK", "0")),
+        )
+        return cell.method.build(world)
 
     def _reward(self, cell: CellConfig) -> RewardFunction:
         parts: dict[str, RewardFunction] = {}
@@ -324,9 +315,7 @@ class ModelWorkbench:
         model = self.load_start(cell)
         if step > 0:
             assert cell.training is not None
-            assert cell.optim is not None
-            loop = post_training(cell.training, cell.optim, cell.lora, cell.ema, cell.seed)
-            model.transformer = prepare_transformer(model.transformer, loop)
+            model.transformer = prepare_transformer(model.transformer, cell.training, cell.lora)
             load_transformer(model.transformer, self.training_folder(cell).snapshot(step))
             model.transformer.to(getattr(torch, cell.model.dtype)).requires_grad_(False).eval()
         return model

@@ -11,17 +11,16 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from baselines.config import FlowGrpoConfig
+from baselines.config import MethodConfig, OptimConfig, TrainingConfig
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import Component, build, convert, did_you_mean
 from soarbench.config.compose import apply_where_known, compose_choices, parse_overrides
 from soarbench.config.run import LauncherConfig
-from soarbench.config.settings import Settings, TrainingConfig, post_training
+from soarbench.config.settings import Settings, stages
 from soarbench.evaluation.judges import JUDGES
 from soarbench.grid.checks import NAMED_REWARDS, reward_mixture
 from soarbench.planning.memory_and_time import UTILISATION, Demand, Gpu
 
-METHODS = ("sft", "soar", "flow_grpo")
 _DEFAULT_GPU = "h100-80gb"
 _PUBLISHED = "soarbench.evaluation.judges.published"
 _GPUS = Path(__file__).with_name("gpus.yaml")
@@ -94,14 +93,16 @@ def _share(text: str) -> float:
 def _configs(words: Sequence[str]) -> Iterator[tuple[str, DictConfig]]:
     """One composition a method; a value goes to those that have its key."""
     overrides = parse_overrides(words)
-    methods = overrides.axes.get("method", METHODS)
     task = overrides.axes.get("task", ("aesthetic",))
     choices = [f"grid={overrides.grid or 'reward_specific'}", *overrides.groups, f"task={task[0]}"]
+    # A later stage is configured as that method is anywhere.
+    of_grid = dict.fromkeys(stages(name)[-1] for name in compose_choices(choices).grid.methods)
+    methods = overrides.axes.get("method", tuple(of_grid))
     found = {name: compose_choices([*choices, f"method={name}"]) for name in methods}
     apply_where_known(found.values(), overrides.values, otherwise="no method has a key")
     for name, config in found.items():
         if OmegaConf.select(config, "training") is None:
-            raise ConfigError(f"method={name} is not trained; choose one of {', '.join(METHODS)}")
+            raise ConfigError(f"method={name} is not trained; choose one of {', '.join(of_grid)}")
         yield name, config
 
 
@@ -119,33 +120,36 @@ def _section(config: DictConfig, key: str) -> object:
 
 def _demand(config: DictConfig, method: str) -> tuple[Demand, int]:
     part = functools.partial(_section, config)
-    training, launcher = part("training"), part("launcher")
-    assert isinstance(training, TrainingConfig)
+    launcher = part("launcher")
     assert isinstance(launcher, LauncherConfig)
-    made: dict[str, typing.Any] = {name: part(name) for name in ("method", "optim", "model")}
+    names = ("method", "optim", "training", "lora", "ema", "model")
+    settings: dict[str, typing.Any] = {name: part(name) for name in names}
+    training: TrainingConfig = settings["training"]
+    optim: OptimConfig = settings["optim"]
     try:
-        loop = post_training(training, made["optim"], part("lora"), part("ema"), 0)  # type: ignore[arg-type]
-        loop.check_processes(launcher.num_processes, launcher.parallelism)
+        training.check_processes(launcher.num_processes)
+        optim.check_parallelism(launcher.parallelism)
     except ValueError as error:
         raise ConfigError(f"method={method}: {error}") from error
+    if settings["lora"] is not None:
+        settings["lora"] = settings["model"].adapted(settings["lora"])
     demand = Demand(
-        **made,
-        loop=loop,
+        **settings,
         num_processes=launcher.num_processes,
         parallelism=launcher.parallelism,
-        judges_gb=_judges_gb(config, made["method"], launcher.num_processes),
+        judges_gb=_judges_gb(config, settings["method"], launcher.num_processes),
     )
     return demand, training.steps
 
 
-def _judges_gb(config: DictConfig, method: object, num_processes: int) -> float:
+def _judges_gb(config: DictConfig, method: MethodConfig, num_processes: int) -> float:
     """Weights of the judges of a composition's suites and reward."""
     evaluators, suites = _section(config, "evaluators"), _section(config, "suites")
     reward = _section(config, "reward")
     assert isinstance(evaluators, dict)
     assert isinstance(suites, dict)
     assert reward is None or isinstance(reward, (str, dict))
-    rewards = reward_mixture(reward) if isinstance(method, FlowGrpoConfig) else {}
+    rewards = reward_mixture(reward) if method.needs_reward else {}
     judging = {name for suite in suites.values() for name in suite.evaluators}
     return judges_gb(evaluators, judging, rewards, num_processes)
 

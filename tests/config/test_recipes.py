@@ -9,7 +9,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from baselines.config import FlowGrpoConfig, SoarConfig
+from baselines.flow_grpo_config import FlowGrpoConfig
+from baselines.soar_config import SoarConfig
 from soarbench.common.errors import UserError
 from soarbench.config.compose import CONF, compose_choices
 from soarbench.config.settings import CellConfig
