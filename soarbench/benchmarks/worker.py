@@ -28,8 +28,8 @@ from baselines.loop.stream import Row, row_generator
 from baselines.soar import Soar
 from evaluators.base import Sample
 from soarbench.benchmarks.naive_soar import naive_soar_loss
-from soarbench.config.settings import CellConfig
 from soarbench.evaluation.protocol import planned_images
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
 from soarbench.jobs.workbench import Workbench
 from soarbench.models.sd3.model import SD3Model

@@ -10,7 +10,7 @@ import functools
 import gc
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,25 +22,24 @@ from evaluators.geneval.metadata import MetadataError
 from evaluators.images import ImageError
 from evaluators.samples import CoverageError
 from soarbench.common.errors import ConfigError, UserError
-from soarbench.common.files import locked, make_writable, read_json, write_atomically, write_json
-from soarbench.common.progress import ImageLines
+from soarbench.common.files import locked, make_writable, read_json, write_atomically
 from soarbench.config.compose import options, run_settings
-from soarbench.config.settings import BASE, CellConfig, Settings, SuiteConfig
-from soarbench.evaluation.image_folders import find_images, suite_named
-from soarbench.evaluation.judges import make_judge, refuse_unjudgeable
+from soarbench.config.settings import Settings, SuiteConfig
+from soarbench.config.stages import BASE
+from soarbench.evaluation.image_folders import suite_named
+from soarbench.evaluation.judges import refuse_unjudgeable
 from soarbench.evaluation.request import ScoreRequest, Words, chosen_judges, sort_words
-from soarbench.evaluation.score_folder import one_line, score_files
+from soarbench.evaluation.score_folder import one_line
 from soarbench.evaluation.suites import FROM_FILE, PromptItem
-from soarbench.evaluation.survey import survey
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import weights_digest
 from soarbench.models.adapters import adapter_digest, adapter_name
 from soarbench.models.config import LABORATORY, ModelConfig
 from soarbench.models.hub import is_directory, require_pipeline
 from soarbench.models.sd3.architecture import KNOWN, architecture_of
-from soarbench.store.cell_folder import CellFolder
 
 if TYPE_CHECKING:
-    from soarbench.jobs.workbench import Workbench
+    pass
 
 _KEYS = ("model", "suite", "output", "prompts", "images_per_prompt", "max_prompts", "judges")
 _PASSED_ON = ("model.", "sampling.", "device")
@@ -308,9 +307,7 @@ def _run(jobs: Sequence[Job], request: Evaluation, console: Console) -> None:
 
 def _link_images(request: Evaluation, items: Sequence[PromptItem]) -> None:
     """Show the images in GenEval's folders, each prompt's entry beside its samples."""
-    source = request.store.artefact(
-        addresses.images(request.cell, 0, request.suite).address
-    ).root
+    source = request.store.artefact(addresses.images(request.cell, 0, request.suite).address).root
     for number, item in enumerate(items):
         folder = request.scoring.images / f"{number:05d}"
         text = json.dumps({**item.metadata, "prompt": item.prompt}) + "\n"

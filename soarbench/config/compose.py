@@ -16,7 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import TARGET, build, did_you_mean
-from soarbench.config.settings import Settings, stages
+from soarbench.config.settings import Settings
+from soarbench.config.stages import stages
 
 CONF = Path(__file__).parents[1] / "conf"
 #: Groups that span the grid; everything else is the same for all cells that have the key.

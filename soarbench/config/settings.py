@@ -6,9 +6,6 @@ one ``CellConfig`` of it for every cell.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,24 +17,10 @@ from baselines.config import (
     OptimConfig,
     TrainingConfig,
 )
-from soarbench.common.strict import Component, plain
+from soarbench.common.strict import Component
 from soarbench.config.run import BudgetConfig, LauncherConfig, TrackingConfig
 from soarbench.data.config import CurationConfig, DataConfig
 from soarbench.models.config import ModelConfig
-
-BASE = "base"
-#: Between the stages in the name of a method that starts from another's weights.
-THEN = "_then_"
-
-
-def stages(method_name: str) -> tuple[str, ...]:
-    """The methods that train one after the other: ``soar_then_flow_grpo`` has two."""
-    return tuple(method_name.split(THEN))
-
-
-def first_stage(method_name: str) -> str:
-    """The method whose weights this one starts from; empty for one that starts from the base."""
-    return THEN.join(stages(method_name)[:-1])
 
 
 def _at_least(key: str, value: float, least: float) -> None:
@@ -165,7 +148,9 @@ class Settings:
         diagnostics: Whether finished cells are measured for signs of gaming.
         figure_formats: What figures are written as; png, which pages show, is among them.
         tracking: MLflow.
-        launcher: Who runs the cells.
+        launcher: Who runs the jobs.
+        stale: What becomes of results that other code than today's made: ``warn`` takes them and
+            says so, ``rerun`` makes them again, ``refuse`` ends the command.
     """
 
     grid: GridConfig
@@ -190,91 +175,4 @@ class Settings:
     figure_formats: tuple[Literal["png", "pdf", "svg"], ...]
     tracking: TrackingConfig
     launcher: LauncherConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParentConfig:
-    """The cell whose weights another starts from.
-
-    Attributes:
-        cell_id: Its address.
-        step: Of its snapshot; the last one.
-        parent: Whose weights that one started from.
-    """
-
-    cell_id: str
-    step: int
-    parent: ParentConfig | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellConfig:
-    """Everything that a cell's numbers depend on; its digest is its address.
-
-    Attributes:
-        grid: Name of the grid.
-        method_name: ``base`` for the untouched model.
-        task: Null for the base model.
-        seed: Of training; evaluation noise does not depend on it.
-        method: Null for the base model, like the next five.
-        optim: The method's optimiser.
-        lora: Adapter; null trains all weights.
-        ema: Averaged weights.
-        training: The loop.
-        data: Training rows.
-        rewards: Flow-GRPO's rewards with their weights; empty for other methods.
-        suites: What is evaluated.
-        model: The base.
-        sampling: How evaluation images are made.
-        evaluators: The judges that the suites name.
-        weights_digest: Digest of the base's weights (and of the laboratory's other assets).
-        parent: The first stage whose weights this cell starts from; null: the base's.
-    """
-
-    grid: str
-    method_name: str
-    task: TaskConfig | None
-    seed: int
-    method: MethodConfig | None
-    optim: OptimConfig | None
-    lora: LoraConfig | None
-    ema: EmaConfig | None
-    training: TrainingConfig | None
-    data: DataConfig | None
-    rewards: Mapping[str, float]
-    suites: Mapping[str, SuiteConfig]
-    model: ModelConfig
-    sampling: SamplingConfig
-    evaluators: Mapping[str, Component]
-    weights_digest: str
-    parent: ParentConfig | None = None
-
-    @property
-    def task_name(self) -> str:
-        """Name of the task; ``base`` for the base model."""
-        return BASE if self.task is None else self.task.name
-
-    @property
-    def label(self) -> str:
-        """For people: method, task and seed."""
-        if self.task is None:
-            return BASE
-        return f"{self.method_name} {self.task_name} seed {self.seed}"
-
-    @property
-    def steps(self) -> tuple[int, ...]:
-        """Steps whose images are evaluated."""
-        return (0,) if self.training is None else self.training.snapshot_steps
-
-    def content(self) -> dict[str, object]:
-        """The configuration as plain JSON values."""
-        found: dict[str, object] = json.loads(json.dumps(plain(self)))
-        return found
-
-    @property
-    def cell_id(self) -> str:
-        """Method, task and seed in words, and the sha256 of the content."""
-        text = json.dumps(self.content(), sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        words = self.method_name if self.task is None else f"{self.method_name}-{self.task_name}"
-        return f"{words}-seed{self.seed}-{digest}"
+    stale: Literal["refuse", "warn", "rerun"] = "warn"

@@ -31,9 +31,7 @@ def images_at_a_time(largest: int) -> int:
     return max(1, min(CHUNK, PIXELS_AT_A_TIME // max(largest, 1)))
 
 
-def decoded(
-    files: Sequence[SampleFile], at_a_time: int = CHUNK
-) -> Iterator[list[Sample]]:
+def decoded(files: Sequence[SampleFile], at_a_time: int = CHUNK) -> Iterator[list[Sample]]:
     """Images in order, some at a time, while the next ones are decoded.
 
     Args:

@@ -25,15 +25,8 @@ from soarbench.config.compose import (
     parse_overrides,
     to_settings,
 )
-from soarbench.config.settings import (
-    BASE,
-    THEN,
-    GridConfig,
-    Settings,
-    SuiteConfig,
-    first_stage,
-    stages,
-)
+from soarbench.config.settings import GridConfig, Settings, SuiteConfig
+from soarbench.config.stages import BASE, THEN, first_stage, stages
 from soarbench.data.config import ImageDataConfig
 from soarbench.data.content import with_content
 from soarbench.evaluation.suites import FROM_FILE

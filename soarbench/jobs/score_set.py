@@ -105,7 +105,9 @@ class SetScoring:
     def _chunks(self, done: set[str]) -> Iterator[list[Sample]]:
         """The rows that were not judged yet, as the judge sees them."""
         samples = (self._sample(record) for record in records_of(self.data))
-        usable = (sample for sample in samples if sample is not None and sample.sample_id not in done)
+        usable = (
+            sample for sample in samples if sample is not None and sample.sample_id not in done
+        )
         while chunk := list(itertools.islice(usable, CHUNK)):
             self.unusable.check()
             yield chunk
@@ -140,9 +142,7 @@ class SetScoring:
         write_atomically(self.output, write)
         return num_rows
 
-    def _value(
-        self, record: Record, scores: Mapping[str, Mapping[str, object]]
-    ) -> float | None:
+    def _value(self, record: Record, scores: Mapping[str, Mapping[str, object]]) -> float | None:
         """A record's score; None where there is none, which is listed."""
         row = scores.get(score_key(record))
         if row is None:

@@ -11,11 +11,11 @@ import torch
 
 from evaluators.base import Evaluator, Sample
 from soarbench.common.tensor_store import TensorStore
-from soarbench.config.settings import CellConfig
 from soarbench.data.config import ImageDataConfig, LabDataConfig
 from soarbench.data.curation import Curation, Scorer
 from soarbench.data.rows import EncodedRows, encode_entries, fresh_rows, stored_rows
 from soarbench.evaluation.selection import suite_prompts
+from soarbench.grid.cell import CellConfig
 from soarbench.lab.data import lab_rows
 from soarbench.models.config import ModelConfig
 from soarbench.models.prompts import PromptStore

@@ -16,7 +16,8 @@ from soarbench.common.errors import ConfigError
 from soarbench.common.strict import Component, build, convert, did_you_mean
 from soarbench.config.compose import apply_where_known, compose_choices, parse_overrides
 from soarbench.config.run import LauncherConfig
-from soarbench.config.settings import Settings, stages
+from soarbench.config.settings import Settings
+from soarbench.config.stages import stages
 from soarbench.evaluation.judges import JUDGES
 from soarbench.grid.checks import NAMED_REWARDS, reward_mixture
 from soarbench.planning.memory_and_time import UTILISATION, Demand, Gpu

@@ -50,9 +50,7 @@ def go(arguments: list[str], bench: FakeWorkbench) -> tuple[int, str]:
 
 def records(arguments: list[str]) -> dict[str, CellRecord]:
     grid = expand(arguments)
-    return {
-        cell.label: cell_record(grid.store, describe(cell, grid.cells)) for cell in grid.cells
-    }
+    return {cell.label: cell_record(grid.store, describe(cell, grid.cells)) for cell in grid.cells}
 
 
 def state(record: CellRecord) -> str | None:
@@ -110,7 +108,9 @@ def test_a_failing_cell_leaves_a_hole_and_the_others_go_on(arguments: list[str])
     assert "Traceback" in failed.error_path.read_text()
     assert "FAILED soar-aesthetic-seed0" in text
     assert "returned 3 values for 4 images" in text
-    summary = read_json(Path(expand(arguments).settings.results_dir) / "reward_specific" / "summary.json")
+    summary = read_json(
+        Path(expand(arguments).settings.results_dir) / "reward_specific" / "summary.json"
+    )
     assert summary["partial"] is True
 
     code, text = go(arguments, FakeWorkbench())

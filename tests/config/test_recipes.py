@@ -13,7 +13,7 @@ from baselines.flow_grpo_config import FlowGrpoConfig
 from baselines.soar_config import SoarConfig
 from soarbench.common.errors import UserError
 from soarbench.config.compose import CONF, compose_choices
-from soarbench.config.settings import CellConfig
+from soarbench.grid.cell import CellConfig
 from soarbench.evaluation.suites import load_suite, num_available
 from soarbench.grid.expand import expand
 

@@ -11,7 +11,8 @@ from rich.console import Console
 from soarbench.cli.run import run_plan
 from soarbench.common.errors import ConfigError
 from soarbench.common.files import read_json
-from soarbench.config.settings import CellConfig, first_stage, stages
+from soarbench.config.stages import first_stage, stages
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
 from soarbench.report.figures.style_and_curves import draw_curves
 from soarbench.report.numbers.curves import CurvePoint

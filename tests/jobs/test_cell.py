@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from soarbench.common.progress import GridProgress
-from soarbench.config.settings import CellConfig
+from soarbench.grid.cell import CellConfig
 from soarbench.evaluation.protocol import fingerprint, merge_parts, planned_images, protocol
 from soarbench.evaluation.seeds import evaluation_noise, evaluation_seed
 from soarbench.grid.expand import expand

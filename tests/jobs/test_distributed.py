@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from soarbench.common.errors import UserError
-from soarbench.config.settings import CellConfig
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Plan, expand
 from soarbench.jobs.workbench import Workbench
 from soarbench.launchers.processes import (

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from soarbench.cli.app import main
 from soarbench.common.errors import ConfigError, UserError
-from soarbench.config.settings import CellConfig
+from soarbench.grid.cell import CellConfig
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig
 from soarbench.evaluation.suites import load_suite
 from soarbench.grid.expand import Plan, expand

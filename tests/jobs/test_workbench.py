@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from soarbench.cli.run import run_plan
 from soarbench.common.errors import UserError
-from soarbench.config.settings import CellConfig
+from soarbench.grid.cell import CellConfig
 from soarbench.data.rows import EncodedRows
 from soarbench.evaluation.suites import load_suite
 from soarbench.grid.expand import expand

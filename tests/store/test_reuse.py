@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from soarbench.cli.run import run_plan
-from soarbench.config.settings import CellConfig
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Plan, expand
 from soarbench.store.cell_folder import CellFolder
 from soarbench.store.reuse import adopt

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from soarbench.config.settings import first_stage
+from soarbench.config.stages import first_stage
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
 from soarbench.report.numbers.estimates import compare, corrected, estimate
 from soarbench.report.numbers.metrics import BASE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from soarbench.config.settings import first_stage
+from soarbench.config.stages import first_stage
 from soarbench.report.numbers.budgets import MatchedTable, trained_rows
 from soarbench.report.numbers.metrics import method_title, metric_of
 from soarbench.report.numbers.tables import finding
