@@ -18,7 +18,7 @@ from soarbench.grid import addresses
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import Job, Workbench
 from soarbench.jobs.graph import grid_jobs, waiting_on
-from soarbench.jobs.run_grid import START, Failures, MakeWorkbench, estimates, run_grid
+from soarbench.launchers.run_grid import START, Failures, MakeWorkbench, estimates, run_grid
 from soarbench.jobs.stale import settle
 
 _MISSING_DATA = (
