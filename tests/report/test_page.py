@@ -135,6 +135,12 @@ def test_samples_of_a_second_stage_say_in_which_stage_a_step_counts(tmp_path):
     assert "Step of the last stage " in page.texts["label"]
 
 
+def test_a_dash_at_equal_cost_has_its_reason_below_the_table(page):
+    texts = [text for text in page.texts["p"] if "a dash, since this cost lies" in text]
+    assert texts
+    assert all(text.startswith("SOAR and Flow-GRPO: ") for text in texts[:1])
+
+
 def test_numbers_can_be_traced(page, report):
     cells = "".join(page.texts["td"]) + "".join(page.texts["th"])
     for cell in report.cells:
