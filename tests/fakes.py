@@ -21,7 +21,7 @@ from baselines.loop.checkpoints import (
 from evaluators.base import Canary, Evaluator, Sample, Score
 from soarbench.common.errors import UserError
 from soarbench.config.settings import CellConfig
-from soarbench.evaluation.suites import PromptItem
+from soarbench.data.prompts import PromptItem
 from soarbench.jobs.draw import Draw
 from soarbench.store.cell_folder import CellFolder, TrainingLog
 from soarbench.store.diagnostics import deviations_path, norms_path, source_key

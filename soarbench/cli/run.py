@@ -20,7 +20,7 @@ from soarbench.common.errors import UserError
 from soarbench.common.files import locked, make_writable, write_atomically
 from soarbench.common.progress import GridProgress, Key
 from soarbench.config.settings import CellConfig
-from soarbench.evaluation.suites import missing_prompts
+from soarbench.config.suites import missing_prompts
 from soarbench.grid.expand import Plan, expand
 from soarbench.jobs.probe import (
     Left,

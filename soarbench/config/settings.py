@@ -23,8 +23,10 @@ from baselines.config import (
     SoarConfig,
 )
 from baselines.training_config import PostTrainingConfig
-from soarbench.common.strict import Component, plain
+from evaluators.base import JudgeConfig
+from soarbench.common.strict import plain
 from soarbench.config.run import BudgetConfig, LauncherConfig, TrackingConfig
+from soarbench.config.suites import SuiteConfig as SuiteConfig
 from soarbench.data.config import CurationConfig, DataConfig
 from soarbench.models.config import ModelConfig
 
@@ -95,32 +97,6 @@ class TaskConfig:
     reward: str | dict[str, float] | None = None
     published_steps: int | None = None
     curation: CurationConfig = field(default_factory=CurationConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SuiteConfig:
-    """A prompt suite and what judges its images.
-
-    Attributes:
-        name: Of the suite (``soarbench.evaluation.suites``).
-        evaluators: Names of the judges.
-        images_per_prompt: Images of each prompt, each with a seed of its own.
-        max_prompts: Evaluate this many, evenly spaced; null takes all.
-        prompts: File of prompts, for suites that do not bring their own (``drawbench``, ``ocr``).
-        prompts_sha256: Of that file; filled in when a grid is expanded.
-    """
-
-    name: str
-    evaluators: tuple[str, ...]
-    images_per_prompt: int = 1
-    max_prompts: int | None = None
-    prompts: str | None = field(default=None, metadata=ADDRESS)
-    prompts_sha256: str | None = None
-
-    def __post_init__(self) -> None:
-        _at_least("images_per_prompt", self.images_per_prompt, 1)
-        if self.max_prompts is not None:
-            _at_least("max_prompts", self.max_prompts, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +201,7 @@ class Settings:
         suites: What is evaluated, by a short name.
         model: The base.
         sampling: How evaluation images are made.
-        evaluators: How each judge is made.
+        judge: Every judge by name: those of ``conf/judge``, some of which a model replaces.
         budget: Sizes.
         seeds: Training seeds.
         output_dir: State: cells, checkpoints, images, the MLflow store.
@@ -249,7 +225,7 @@ class Settings:
     suites: dict[str, SuiteConfig]
     model: ModelConfig
     sampling: SamplingConfig
-    evaluators: dict[str, Component]
+    judge: dict[str, JudgeConfig]
     budget: BudgetConfig
     seeds: tuple[int, ...]
     output_dir: str
@@ -295,7 +271,7 @@ class CellConfig:
         suites: What is evaluated.
         model: The base.
         sampling: How evaluation images are made.
-        evaluators: The judges that the suites name.
+        judges: Those that the suites, the data and the rewards name.
         weights_digest: Digest of the base's weights (and of the laboratory's other assets).
         parent: The first stage whose weights this cell starts from; null: the base's.
     """
@@ -314,7 +290,7 @@ class CellConfig:
     suites: Mapping[str, SuiteConfig]
     model: ModelConfig
     sampling: SamplingConfig
-    evaluators: Mapping[str, Component]
+    judges: Mapping[str, JudgeConfig]
     weights_digest: str
     parent: ParentConfig | None = None
 
@@ -337,8 +313,11 @@ class CellConfig:
 
     def content(self) -> dict[str, object]:
         """The configuration as plain JSON values."""
-        found: dict[str, object] = json.loads(json.dumps(plain(self)))
-        return found
+        judges = {name: judge.identity() for name, judge in self.judges.items()}
+        values = plain(self)
+        assert isinstance(values, dict)
+        content: dict[str, object] = json.loads(json.dumps({**values, "judges": judges}))
+        return content
 
     @property
     def cell_id(self) -> str:

@@ -17,9 +17,11 @@ from evaluators.base import Evaluator, Score
 from evaluators.samples import SampleFile
 from soarbench.common.files import write_atomically, write_json
 from soarbench.common.progress import Stage
-from soarbench.config.settings import CellConfig, SuiteConfig
+from soarbench.config.settings import CellConfig
+from soarbench.config.suites import SuiteConfig
+from soarbench.data.prompts import PromptItem, PromptSuite
 from soarbench.evaluation.judging import images_at_a_time, scored
-from soarbench.evaluation.suites import PromptItem, PromptSuite, load_suite
+from soarbench.evaluation.suites import load_suite
 from soarbench.store.cell_folder import CellFolder
 
 SEED_RULE = "sha256('prompt_id/image_index')[:8] >> 1, torch CPU generator"
@@ -49,7 +51,7 @@ SCHEMA = pa.schema(
 
 def planned_suite(config: SuiteConfig) -> PromptSuite:
     """The prompts of a suite that are evaluated, evenly spaced where only some are."""
-    suite = load_suite(config.name, config.prompts)
+    suite = load_suite(config)
     available = len(suite.items)
     count = min(config.max_prompts or available, available)
     chosen = tuple(suite.items[index * available // count] for index in range(count))
@@ -206,7 +208,7 @@ def parts(cell: CellConfig) -> Iterator[tuple[int, SuiteConfig, str]]:
     """Every (step, suite, judge) of a cell, in the order of its rows."""
     for step in cell.steps:
         for suite in cell.suites.values():
-            for judge in suite.evaluators:
+            for judge in suite.judges:
                 yield step, suite, judge
 
 

@@ -6,7 +6,6 @@ gets its final name when every planned row exists.
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import hashlib
 import json
@@ -17,21 +16,18 @@ from pathlib import Path
 from PIL import Image
 from rich.console import Console
 
-from evaluators.base import Evaluator, EvaluatorError, Sample, Score
+from evaluators.base import Evaluator, EvaluatorError, JudgeConfig, Sample, Score
 from evaluators.geneval.metadata import MetadataError
 from evaluators.images import ImageError
 from evaluators.samples import CoverageError, SampleFile
 from soarbench.common.errors import UserError
 from soarbench.common.files import locked, make_writable, read_json, write_json
 from soarbench.common.progress import ImageLines
-from soarbench.evaluation.image_folders import (
-    find_images,
-    prompts_digest,
-    read_prompts,
-    suite_named,
-)
-from soarbench.evaluation.judges import make_judge, refuse_unjudgeable
+from soarbench.data.prompts import PromptItem, PromptSuite
+from soarbench.evaluation.image_folders import find_images, prompts_digest
+from soarbench.evaluation.judges import refuse_unjudgeable
 from soarbench.evaluation.judging import images_at_a_time, scored
+from soarbench.evaluation.prompt_files import read_prompts
 from soarbench.evaluation.request import ScoreRequest, read_request
 from soarbench.evaluation.score_table import summary_table
 from soarbench.evaluation.survey import survey
@@ -124,17 +120,19 @@ def planned_files(request: ScoreRequest) -> list[SampleFile]:
         UserError: A folder or file cannot be used.
         ValueError: An image, a prompt or the coverage is wrong; says which.
     """
-    suite = suite_named(request.suite)
-    items = None
+    suite, items = request.suite, list[PromptItem]()
+    is_own = request.prompts is None
     if request.prompts is not None:
-        items = read_prompts(request.prompts)
-    elif suite.prompts is not None and request.coverage == "exact":
-        items = list(suite.prompts())
-    count = request.images_per_prompt
-    if count is None and request.coverage == "exact" and request.prompts is None:
-        count = suite.images_per_prompt
-    files = find_images(request.images, items, count)
-    refuse_unjudgeable(request.judges, ((f.sample_id, f.prompt, f.metadata) for f in files))
+        items = read_prompts(request.prompts, suite.name)
+    elif not suite.needs_file:
+        items = suite.items()
+    is_exact = request.coverage == "exact" or not is_own
+    count = request.images_per_prompt or (suite.published_images if is_exact and is_own else None)
+    prompts = PromptSuite(suite.name, tuple(items))
+    files = find_images(request.images, prompts, count, is_exact=is_exact)
+    refuse_unjudgeable(
+        request.judges.values(), ((f.sample_id, f.prompt, f.metadata) for f in files)
+    )
     return files
 
 
@@ -155,7 +153,7 @@ class JudgeRun:
         self,
         request: ScoreRequest,
         name: str,
-        config: object,
+        config: JudgeConfig,
         files: Sequence[SampleFile],
         largest: int,
         console: Console,
@@ -169,11 +167,11 @@ class JudgeRun:
         self.summary_path = request.output / f"{name}.summary.json"
         names = [(file.sample_id, file.prompt_id, file.prompt) for file in files]
         self.plan: dict[str, object] = {
-            "suite": request.suite,
+            "suite": request.suite.name,
             "coverage": request.coverage,
             "images": str(request.images.resolve()),
             "planned_images": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
-            "judge": _config_values(config),
+            "judge": config.identity(),
             "prompts": prompts_digest(files) if made is None else made["prompts"],
         }
 
@@ -188,7 +186,7 @@ class JudgeRun:
         if self.summary_path.is_file() and self.rows_path.is_file():
             self._check_unchanged(_read_rows(self.rows_path))
             return read_json(self.summary_path)
-        evaluator = make_judge(self.name, self.config)
+        evaluator = self.config.build()
         evaluator.check_canaries()
         facts = self._facts(evaluator)
         self._refuse_others({**self.plan, **facts})
@@ -273,10 +271,8 @@ class JudgeRun:
         samples: list[Sample] = [file.with_image(blank) for file in self.files]
         numbers = evaluator.aggregate(samples, [_as_score(row) for row in rows])
         return {
-            "evaluator": evaluator.name,
-            "unit": evaluator.unit,
-            "value_range": list(evaluator.value_range),
-            "higher_is_better": evaluator.higher_is_better,
+            "evaluator": self.config.kind,
+            **self.config.facts(),
             "num_images": len(rows),
             "num_prompts": len({file.prompt_id for file in self.files}),
             "unscored": sum(row["failure"] is not None for row in rows),
@@ -285,12 +281,6 @@ class JudgeRun:
             "coverage": self.plan["coverage"],
             "protocol": dict(facts),
         }
-
-
-def _config_values(config: object) -> dict[str, object]:
-    if not dataclasses.is_dataclass(config) or isinstance(config, type):
-        return {}
-    return dataclasses.asdict(config)
 
 
 def _as_json(value: object) -> object:

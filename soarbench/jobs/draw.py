@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 
 from soarbench.common.files import write_atomically
 from soarbench.config.settings import CellConfig
+from soarbench.data.prompts import PromptItem
 from soarbench.evaluation.protocol import planned_images
-from soarbench.evaluation.suites import PromptItem
 from soarbench.store.cell_folder import CellFolder
 
 Draw = Callable[[Sequence[tuple[PromptItem, int]]], list[Image.Image]]

@@ -6,9 +6,9 @@ are those of ``score``; the fingerprint is that of ``run``: it is known how the 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gc
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,14 +25,17 @@ from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.files import locked, make_writable, read_json, write_atomically, write_json
 from soarbench.common.progress import ImageLines
 from soarbench.config.compose import options, run_settings
-from soarbench.config.settings import BASE, CellConfig, Settings, SuiteConfig
-from soarbench.evaluation.image_folders import find_images, suite_named
-from soarbench.evaluation.judges import make_judge, refuse_unjudgeable
+from soarbench.config.registries import suite_named
+from soarbench.config.settings import BASE, CellConfig, Settings
+from soarbench.config.suites import SuiteConfig
+from soarbench.data.prompts import PromptItem, PromptSuite
+from soarbench.evaluation.image_folders import find_images
+from soarbench.evaluation.judges import refuse_unjudgeable
 from soarbench.evaluation.request import ScoreRequest, Words, chosen_judges, sort_words
 from soarbench.evaluation.score_folder import one_line, score_files
-from soarbench.evaluation.suites import FROM_FILE, PromptItem
+from soarbench.evaluation.suites import PromptFile
 from soarbench.evaluation.survey import survey
-from soarbench.grid.expand import weights_digest
+from soarbench.grid.expand import weights_digest, with_digest
 from soarbench.models.adapters import adapter_digest, adapter_name
 from soarbench.models.config import LABORATORY, ModelConfig
 from soarbench.models.hub import is_directory, require_pipeline
@@ -65,7 +68,7 @@ class Evaluation:
     @property
     def suite(self) -> SuiteConfig:
         """The only suite."""
-        return self.cell.suites[self.scoring.suite]
+        return self.scoring.suite
 
 
 def read_evaluation(words: Sequence[str]) -> Evaluation:
@@ -78,15 +81,16 @@ def read_evaluation(words: Sequence[str]) -> Evaluation:
     name = found.texts.get("suite")
     if not name:
         raise ConfigError("suite= is missing, e.g. evaluate model=lab suite=lab_geneval")
-    judges, is_chosen = chosen_judges(found, suite_named(name))
-    suite = _suite(name, found)
-    model = found.texts.get("model", LABORATORY)
+    suite = _suite(suite_named(name), found)
+    judges, is_chosen = chosen_judges(found, suite)
+    model = found.texts.get("model", suite.judges_of)
     settings = run_settings([*model_words(model), "data=lab_general", *found.others])
     _check_resolution(settings.model)
-    cell = _cell(settings, suite)
+    # No part of what is drawn: images may be judged again by others.
+    cell = _cell(settings, dataclasses.replace(suite, judges=()))
     output = found.path("output") or Path("runs/evaluations") / name / _label(settings.model)
     scoring = ScoreRequest(
-        suite=name,
+        suite=suite,
         images=output / "images",
         output=output,
         prompts=found.path("prompts"),
@@ -147,28 +151,24 @@ def _label(model: ModelConfig) -> str:
     return model.name if model.adapter is None else f"{model.name}+{adapter_name(model.adapter)}"
 
 
-def _suite(name: str, words: Words) -> SuiteConfig:
+def _suite(suite: SuiteConfig, words: Words) -> SuiteConfig:
+    """The suite with the prompts and sizes of the command line.
+
+    Raises:
+        UserError: Its prompts are missing, or have no place in it.
+    """
     prompts = words.path("prompts")
-    if name in FROM_FILE and prompts is None:
-        raise UserError(
-            f"suite {name!r} has no prompts of its own: add prompts=FILE, one prompt a line or "
-            f"JSON Lines (the published file holds {FROM_FILE[name]} different ones)"
-        )
-    if prompts is not None and name not in FROM_FILE:
-        raise ConfigError(f"prompts={prompts}: suite {name!r} has prompts of its own; leave it out")
-    if prompts is not None and not prompts.is_file():
-        raise UserError(f"prompts={prompts}: no such file")
-    digest = None if prompts is None else hashlib.sha256(prompts.read_bytes()).hexdigest()
-    return SuiteConfig(
-        name=name,
-        # Not part of what is drawn: images may be judged again by others.
-        evaluators=(),
-        images_per_prompt=words.count("images_per_prompt")
-        or suite_named(name).images_per_prompt
-        or 1,
+    if prompts is not None:
+        if not isinstance(suite, PromptFile):
+            raise ConfigError(
+                f"prompts={prompts}: suite {suite.name!r} has prompts of its own; leave it out"
+            )
+        suite = with_digest(dataclasses.replace(suite, prompts=str(prompts.resolve())))
+    suite.items()
+    return dataclasses.replace(
+        suite,
+        images_per_prompt=words.count("images_per_prompt") or suite.published_images or 1,
         max_prompts=words.count("max_prompts"),
-        prompts=None if prompts is None else str(prompts.resolve()),
-        prompts_sha256=digest,
     )
 
 
@@ -212,7 +212,7 @@ def _cell(settings: Settings, suite: SuiteConfig) -> CellConfig:
         suites={suite.name: suite},
         model=model,
         sampling=settings.sampling,
-        evaluators={},
+        judges={},
         weights_digest=digest,
     )
 
@@ -238,13 +238,13 @@ def _evaluate(request: Evaluation, console: Console) -> int:
 
     items = planned_suite(request.suite).items
     wishes = ((item.prompt_id, item.prompt, item.metadata) for item in items)
-    refuse_unjudgeable(request.scoring.judges, wishes)
+    refuse_unjudgeable(request.scoring.judges.values(), wishes)
     output, count = request.scoring.output, request.suite.images_per_prompt
     make_writable(output, "output")
     with locked(output):
         _refuse_others(request)
         made = _draw(request, items, console)
-        files = find_images(request.scoring.images, items, count)
+        files = find_images(request.scoring.images, PromptSuite(request.suite.name, items), count)
         return score_files(request.scoring, files, survey(files).largest, console, made)
 
 
@@ -318,7 +318,7 @@ def _try_judges(scoring: ScoreRequest, console: Console) -> None:
     num_usable = 0
     for name, config in scoring.judges.items():
         try:
-            make_judge(name, config).check_canaries()
+            config.build().check_canaries()
             num_usable += 1
         except EvaluatorError as error:
             if scoring.is_chosen or len(scoring.judges) == 1:

@@ -34,16 +34,16 @@ from baselines.rewards.evaluator import EvaluatorReward
 from baselines.rewards.mixture import Mixture
 from baselines.sft import Sft
 from baselines.soar import Soar
-from evaluators.base import Evaluator, EvaluatorError
+from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
 from soarbench.common.errors import UserError
-from soarbench.common.strict import Component
 from soarbench.config.run import LauncherConfig
 from soarbench.config.settings import CellConfig, ParentConfig, post_training
 from soarbench.data.config import ImageDataConfig
+from soarbench.data.prompts import PromptItem
 from soarbench.data.rows import EncodedRows
+from soarbench.evaluation.overlap import refuse_overlap
 from soarbench.evaluation.protocol import planned_suite
 from soarbench.evaluation.seeds import evaluation_noise
-from soarbench.evaluation.suites import PromptItem, refuse_overlap
 from soarbench.grid.checks import NAMED_REWARDS
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.training_sets import TrainingSets
@@ -95,7 +95,7 @@ class Workbench:
         self.device = torch_device(device)
         self.launcher = launcher
         self.sets = TrainingSets(self.device, cache_dir, self.evaluator)
-        self._evaluators: dict[str, Evaluator] = {}
+        self._evaluators: dict[JudgeConfig, Evaluator] = {}
         self._scheduler: dict[str, object] = {}
         # Denormal numbers appear in late training and are a hundred times slower on a CPU.
         torch.set_flush_denormal(True)
@@ -127,8 +127,8 @@ class Workbench:
 
     def _try_all(self, cells: Sequence[CellConfig]) -> None:
         for cell in cells:
-            for name, component in cell.evaluators.items():
-                self._evaluator(name, component)
+            for config in cell.judges.values():
+                self._evaluator(config)
         self.sets.encode_prompts(cells)
         model = self.load(cells[0])
         for cell in cells:
@@ -157,17 +157,14 @@ class Workbench:
 
     def evaluator(self, cell: CellConfig, judge: str) -> Evaluator:
         """A cell's judge by its name."""
-        return self._evaluator(judge, cell.evaluators[judge])
+        return self._evaluator(cell.judges[judge])
 
-    def _evaluator(self, name: str, component: Component) -> Evaluator:
-        key = repr(component)
-        if key not in self._evaluators:
-            made = component.create(f"evaluators.{name}")
-            if not isinstance(made, Evaluator):
-                raise UserError(f"evaluators.{name}: {component.target} makes no Evaluator")
-            made.check_canaries()
-            self._evaluators[key] = made
-        return self._evaluators[key]
+    def _evaluator(self, config: JudgeConfig) -> Evaluator:
+        if config not in self._evaluators:
+            evaluator = config.build()
+            evaluator.check_canaries()
+            self._evaluators[config] = evaluator
+        return self._evaluators[config]
 
     def load(self, cell: CellConfig) -> SD3Model:
         """The base pipeline, fresh."""
@@ -254,7 +251,7 @@ class Workbench:
         parts: dict[str, RewardFunction] = {}
         for name in cell.rewards:
             judge = NAMED_REWARDS.get(name, name)
-            if judge in cell.evaluators:
+            if judge in cell.judges:
                 parts[name] = EvaluatorReward(self.evaluator(cell, judge))
             else:
                 parts[name] = resolve_reward(name)

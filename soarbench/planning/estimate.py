@@ -14,7 +14,7 @@ STAGES = ("train", "sample", "score", "log")
 
 def num_prompts(suite: SuiteConfig) -> int:
     """Prompts of a suite that are evaluated."""
-    available = num_available(suite.name, suite.prompts)
+    available = num_available(suite)
     return available if suite.max_prompts is None else min(available, suite.max_prompts)
 
 
@@ -39,7 +39,7 @@ def stage_seconds(cell: CellConfig, rates: RatesConfig, num_processes: int = 1) 
     scoring = sum(
         images[name] * rates.seconds_per_score.get(judge, 0.0)
         for name, suite in cell.suites.items()
-        for judge in suite.evaluators
+        for judge in suite.judges
     )
     return {
         "train": training

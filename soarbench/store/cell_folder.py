@@ -173,7 +173,7 @@ def described(cell: CellConfig) -> dict[str, object]:
         "seed": cell.seed,
         "steps": list(cell.steps),
         "final_metric": None if task is None else task.final_metric,
-        "metrics": sorted({name for suite in cell.suites.values() for name in suite.evaluators}),
+        "metrics": sorted({name for suite in cell.suites.values() for name in suite.judges}),
         "oracle_metrics": [] if task is None else list(task.oracle_metrics),
         "suites": sorted(cell.suites),
         "config": cell.content(),

@@ -11,6 +11,7 @@ from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from evaluators.base import EvaluatorError, Sample
+from evaluators.ocr import engine as ocr_engine
 from evaluators.ocr.engine import Line
 from evaluators.ocr.evaluator import (
     OcrConfig,
@@ -21,7 +22,6 @@ from evaluators.ocr.evaluator import (
     target_text,
     text_reward,
 )
-from evaluators.ocr import engine as ocr_engine
 
 VECTORS = json.loads(Path("tests/data/vectors.json").read_text(encoding="utf-8"))
 WORDS = (
