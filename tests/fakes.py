@@ -22,7 +22,7 @@ from evaluators.base import Canary, Evaluator, Sample, Score
 from soarbench.common.errors import UserError
 from soarbench.diagnostics.probes import Measured
 from soarbench.evaluation.drawing import Draw
-from soarbench.evaluation.suites import PromptItem
+from soarbench.data.prompts import PromptItem
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.jobs.base import Job

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from baselines.rewards.base import RewardError
-from evaluators.scoring import checked_scores
 from evaluators.base import Evaluator, Sample
+from evaluators.scoring import checked_scores
 
 if TYPE_CHECKING:
     from PIL import Image

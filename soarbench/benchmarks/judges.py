@@ -25,7 +25,8 @@ from evaluators.geneval.prompts import CLASS_NAMES, COLORS
 from evaluators.samples import SampleFile
 from evaluators.weights import resolve_directory
 from soarbench.common.errors import ConfigError, UserError
-from soarbench.evaluation.judges import judge_config
+from soarbench.config.registries import judges_of
+from soarbench.config.suites import SuiteConfig
 from soarbench.evaluation.request import sort_words
 from soarbench.evaluation.score_folder import one_line
 
@@ -70,7 +71,7 @@ def bench_judges(words: Sequence[str], *, console: Console) -> int:
     for name in found.judges:
         if name != "geneval":
             raise ConfigError(f"judge.{name}: this bench measures judge.geneval alone")
-    config = judge_config("geneval", found.judges.get("geneval", {}))
+    config = judges_of(SuiteConfig.judges_of, found.judges)["geneval"]
     assert isinstance(config, GenEvalConfig)
     if config.dtype != "float32":
         raise ConfigError("judge.geneval.dtype: the naive form is float32; leave it out")
@@ -102,8 +103,8 @@ def _with_tiny_weights(config: GenEvalConfig, folder: Path) -> GenEvalConfig:
 def _races(config: GenEvalConfig, folder: Path, num_images: int, console: Console) -> list[Race]:
     import torch
 
+    from evaluators.devices import torch_device
     from evaluators.geneval.mask2former import load_geneval
-    from evaluators.preference.base import torch_device
     from soarbench.benchmarks.naive_geneval import NaiveGenEval
     from soarbench.evaluation.judging import scored
 

@@ -263,7 +263,7 @@ def measure_judging(cell: CellConfig, bench: Workbench) -> Result:
         )
         for place, ((item, _), image) in enumerate(zip(batch, images, strict=True))
     ]
-    for name in cell.evaluators:
+    for name in cell.judges:
         evaluator = bench.evaluator(cell, name)
         asked = [sample for sample in samples if _can_judge(cell, name, sample)]
         start = time.perf_counter()
@@ -274,7 +274,7 @@ def measure_judging(cell: CellConfig, bench: Workbench) -> Result:
 
 def _can_judge(cell: CellConfig, judge: str, sample: Sample) -> bool:
     """Whether a judge is meant for a prompt: only suites that name it are."""
-    suites = [name for name, suite in cell.suites.items() if judge in suite.evaluators]
+    suites = [name for name, suite in cell.suites.items() if judge in suite.judges]
     return any(sample.prompt_id.startswith(f"{name}/") for name in suites)
 
 

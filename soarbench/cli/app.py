@@ -54,16 +54,22 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print the cells and their estimated time"
     )
+    parser.add_argument("--json", action="store_true", help="with --dry-run: every job, as JSON")
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from soarbench.cli.run import run
 
-    return run(arguments.overrides, is_dry=arguments.dry_run, console=_console())
+    return run(
+        arguments.overrides,
+        is_dry=arguments.dry_run,
+        as_json=arguments.json,
+        console=_console(),
+    )
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from soarbench.cli.run import report
+    from soarbench.cli.report import report
 
     return report(arguments.overrides, console=_console())
 
@@ -75,7 +81,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from soarbench.report.export import export
+    from soarbench.cli.export import export
 
     return export(arguments.words, console=_console())
 
@@ -114,7 +120,7 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _diagnose(arguments: argparse.Namespace) -> int:
-    from soarbench.jobs.probe import diagnose
+    from soarbench.cli.run import diagnose
 
     return diagnose(arguments.overrides, console=_console())
 
@@ -231,7 +237,7 @@ def _score_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    from soarbench.evaluation.score_folder import score
+    from soarbench.cli.score import score
 
     return score(arguments.words, console=_console())
 
@@ -248,7 +254,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from soarbench.jobs.evaluate_model import evaluate
+    from soarbench.cli.evaluate import evaluate
 
     return evaluate(arguments.words, console=_console())
 

@@ -63,11 +63,11 @@ def _plan(overrides: Sequence[str]) -> Plan:
 
 
 def _score(own: Mapping[str, str], plan: Plan, data: ImageDataConfig, console: Console) -> int:
-    from evaluators.base import Evaluator, EvaluatorError
+    from evaluators.base import EvaluatorError
     from soarbench.common.errors import UserError
     from soarbench.data.score_set import score_set
 
-    judges = plan.settings.evaluators
+    judges = plan.settings.judge
     for key in ("judge", "output"):
         if not own.get(key):
             raise ConfigError(f"{key}= is missing, e.g. judge=aesthetic output=scored.jsonl")
@@ -75,11 +75,9 @@ def _score(own: Mapping[str, str], plan: Plan, data: ImageDataConfig, console: C
     if name not in judges:
         raise ConfigError(f"judge={name!r} does not exist: {did_you_mean(name, judges)}")
     try:
-        evaluator = judges[name].create(f"evaluators.{name}")
+        evaluator = judges[name].build()
     except EvaluatorError as error:
         raise UserError(" ".join(str(error).split())) from error
-    if not isinstance(evaluator, Evaluator):
-        raise ConfigError(f"evaluators.{name}={judges[name].target} makes no Evaluator")
     return score_set(data, name, evaluator, Path(own["output"]).expanduser(), console)
 
 
@@ -116,12 +114,9 @@ def _check(own: Mapping[str, str], plan: Plan, data: ImageDataConfig, console: C
     near = own.get("near", "false")
     if near not in ("true", "false"):
         raise ConfigError(f"near={near!r} must be true or false")
-    suites = [
-        load_suite(suite.name, suite.prompts)
-        for suite in plan.cells[0].suites.values()
-        if suite.name not in plan.without_prompts
-    ]
+    suites = [load_suite(s) for s in plan.cells[0].suites.values() if not s.needs_file]
+    unknown = tuple(suite.name for suite in plan.without_prompts)
     check = SetCheck(data, plan.settings.model.resolution, suites, near == "true")
     default = Path("runs/data_check") / f"{Path(str(data.path)).stem}.jsonl"
     output = Path(own["output"]).expanduser() if "output" in own else default
-    return check_set(check, output, plan.without_prompts, console)
+    return check_set(check, output, unknown, console)

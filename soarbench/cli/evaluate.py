@@ -6,43 +6,52 @@ images in GenEval's folders, which ``score`` and other programs read.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gc
-import hashlib
 import json
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from evaluators.base import EvaluatorError
+from evaluators.base import EvaluatorError, JudgeConfig
 from evaluators.geneval.metadata import MetadataError
 from evaluators.images import ImageError
 from evaluators.samples import CoverageError
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.files import locked, make_writable, read_json, write_atomically
+from soarbench.common.progress import GridProgress
 from soarbench.config.compose import options, run_settings
 from soarbench.config.settings import Settings, SuiteConfig
 from soarbench.config.stages import BASE
+from soarbench.data.prompts import PromptItem
+from soarbench.evaluation.drawing import image_path
 from soarbench.evaluation.image_folders import suite_named
 from soarbench.evaluation.judges import refuse_unjudgeable
 from soarbench.evaluation.request import ScoreRequest, Words, chosen_judges, sort_words
-from soarbench.evaluation.score_folder import one_line
-from soarbench.evaluation.suites import FROM_FILE, PromptItem
+from soarbench.evaluation.selection import suite_images, suite_prompts
+from soarbench.evaluation.suites import PromptFile
+from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
-from soarbench.grid.expand import weights_digest
+from soarbench.grid.expand import weights_digest, with_digest
+from soarbench.jobs.base import Context, Job
+from soarbench.jobs.draw import Draw, extent_of
+from soarbench.jobs.judge import Judge
+from soarbench.jobs.score_images import one_line, show_summaries, summary_of
+from soarbench.launchers.local import run_jobs
 from soarbench.models.adapters import adapter_digest, adapter_name
 from soarbench.models.config import LABORATORY, ModelConfig
 from soarbench.models.hub import is_directory, require_pipeline
 from soarbench.models.sd3.architecture import KNOWN, architecture_of
-
-if TYPE_CHECKING:
-    pass
+from soarbench.store.artefact import Store
+from soarbench.store.judged import ScoresFolder
 
 _KEYS = ("model", "suite", "output", "prompts", "images_per_prompt", "max_prompts", "judges")
-_PASSED_ON = ("model.", "sampling.", "device")
+_PASSED_ON = ("model.", "sampling.", "device", "output_dir")
 #: Whose resolution, steps and guidance a directory or hub id takes.
 _LIKE = "sd35_medium"
 
@@ -53,18 +62,20 @@ class Evaluation:
 
     Attributes:
         cell: The model, its sampling and the suite, as ``run`` has them for a base model.
+        store: Where its artefacts are.
         device: Where the model runs.
         scoring: The judges, and where everything goes.
     """
 
     cell: CellConfig
+    store: Store
     device: str
     scoring: ScoreRequest
 
     @property
     def suite(self) -> SuiteConfig:
         """The only suite."""
-        return self.cell.suites[self.scoring.suite]
+        return self.scoring.suite
 
 
 def read_evaluation(words: Sequence[str]) -> Evaluation:
@@ -77,15 +88,16 @@ def read_evaluation(words: Sequence[str]) -> Evaluation:
     name = found.texts.get("suite")
     if not name:
         raise ConfigError("suite= is missing, e.g. evaluate model=lab suite=lab_geneval")
-    judges, is_chosen = chosen_judges(found, suite_named(name))
-    suite = _suite(name, found)
-    model = found.texts.get("model", LABORATORY)
+    suite = _suite(suite_named(name), found)
+    judges, is_chosen = chosen_judges(found, suite)
+    model = found.texts.get("model", suite.judges_of)
     settings = run_settings([*model_words(model), "data=lab_general", *found.others])
     _check_resolution(settings.model)
-    cell = _cell(settings, suite)
+    suite = dataclasses.replace(suite, judges=tuple(judges))
+    cell = _cell(settings, suite, judges)
     output = found.path("output") or Path("runs/evaluations") / name / _label(settings.model)
     scoring = ScoreRequest(
-        suite=name,
+        suite=suite,
         images=output / "images",
         output=output,
         prompts=found.path("prompts"),
@@ -94,7 +106,8 @@ def read_evaluation(words: Sequence[str]) -> Evaluation:
         judges=judges,
         is_chosen=is_chosen,
     )
-    return Evaluation(cell=cell, device=settings.device, scoring=scoring)
+    store = Store(Path(settings.output_dir).expanduser())
+    return Evaluation(cell=cell, store=store, device=settings.device, scoring=scoring)
 
 
 def model_words(value: str) -> list[str]:
@@ -146,28 +159,24 @@ def _label(model: ModelConfig) -> str:
     return model.name if model.adapter is None else f"{model.name}+{adapter_name(model.adapter)}"
 
 
-def _suite(name: str, words: Words) -> SuiteConfig:
+def _suite(suite: SuiteConfig, words: Words) -> SuiteConfig:
+    """The suite with the prompts and sizes of the command line.
+
+    Raises:
+        UserError: Its prompts are missing, or have no place in it.
+    """
     prompts = words.path("prompts")
-    if name in FROM_FILE and prompts is None:
-        raise UserError(
-            f"suite {name!r} has no prompts of its own: add prompts=FILE, one prompt a line or "
-            f"JSON Lines (the published file holds {FROM_FILE[name]} different ones)"
-        )
-    if prompts is not None and name not in FROM_FILE:
-        raise ConfigError(f"prompts={prompts}: suite {name!r} has prompts of its own; leave it out")
-    if prompts is not None and not prompts.is_file():
-        raise UserError(f"prompts={prompts}: no such file")
-    digest = None if prompts is None else hashlib.sha256(prompts.read_bytes()).hexdigest()
-    return SuiteConfig(
-        name=name,
-        # Not part of what is drawn: images may be judged again by others.
-        evaluators=(),
-        images_per_prompt=words.count("images_per_prompt")
-        or suite_named(name).images_per_prompt
-        or 1,
+    if prompts is not None:
+        if not isinstance(suite, PromptFile):
+            raise ConfigError(
+                f"prompts={prompts}: suite {suite.name!r} has prompts of its own; leave it out"
+            )
+        suite = with_digest(dataclasses.replace(suite, prompts=str(prompts.resolve())))
+    suite.items()
+    return dataclasses.replace(
+        suite,
+        images_per_prompt=words.count("images_per_prompt") or suite.published_images or 1,
         max_prompts=words.count("max_prompts"),
-        prompts=None if prompts is None else str(prompts.resolve()),
-        prompts_sha256=digest,
     )
 
 
@@ -191,7 +200,7 @@ def _check_resolution(model: ModelConfig) -> None:
         )
 
 
-def _cell(settings: Settings, suite: SuiteConfig) -> CellConfig:
+def _cell(settings: Settings, suite: SuiteConfig, judges: Mapping[str, JudgeConfig]) -> CellConfig:
     model = settings.model
     digest = weights_digest(model)
     if model.adapter is not None:
@@ -211,7 +220,7 @@ def _cell(settings: Settings, suite: SuiteConfig) -> CellConfig:
         suites={suite.name: suite},
         model=model,
         sampling=settings.sampling,
-        evaluators={},
+        judges=judges,
         weights_digest=digest,
     )
 
@@ -233,12 +242,10 @@ def evaluate(words: Sequence[str], *, console: Console) -> int:
 
 
 def _evaluate(request: Evaluation, console: Console) -> int:
-    from soarbench.evaluation.selection import suite_prompts
-
     cell, suite, output = request.cell, request.suite, request.scoring.output
     items = suite_prompts(suite).items
     wishes = ((item.prompt_id, item.prompt, item.metadata) for item in items)
-    refuse_unjudgeable(request.scoring.judges, wishes)
+    refuse_unjudgeable(request.scoring.judges.values(), wishes)
     make_writable(output, "output")
     make_writable(request.store.root, "output_dir")
     with locked(output):

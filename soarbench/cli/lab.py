@@ -46,7 +46,7 @@ def sheet(path: Path, images_per_prompt: int = 4) -> Path:
     from soarbench.models.sd3.model import SD3Model
 
     model = SD3Model.load(lab_model_config())
-    samples = base_samples(model, "lab_geneval", images_per_prompt)
+    samples = base_samples(model, "geneval", images_per_prompt)
     rows = [samples[i : i + images_per_prompt] for i in range(0, len(samples), images_per_prompt)]
     picture = contact_sheet([(row[0].prompt, [s.image for s in row]) for row in rows[::4]])
     path.parent.mkdir(parents=True, exist_ok=True)

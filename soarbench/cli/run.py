@@ -13,13 +13,13 @@ from rich.table import Table
 
 from soarbench.common.errors import UserError, reason
 from soarbench.common.files import locked, make_writable
-from soarbench.evaluation.suites import missing_prompts
+from soarbench.config.suites import missing_prompts
 from soarbench.grid import addresses
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import Job, Workbench
 from soarbench.jobs.graph import grid_jobs, waiting_on
-from soarbench.launchers.run_grid import START, Failures, MakeWorkbench, estimates, run_grid
 from soarbench.jobs.stale import settle
+from soarbench.launchers.run_grid import START, Failures, MakeWorkbench, estimates, run_grid
 
 _MISSING_DATA = (
     "there is nothing to train on: give data.path=FILE (data=jsonl), or data=datasets or "

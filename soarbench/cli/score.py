@@ -9,11 +9,14 @@ from rich.console import Console
 from evaluators.base import EvaluatorError
 from evaluators.geneval.metadata import MetadataError
 from evaluators.images import ImageError
-from evaluators.samples import CoverageError
+from evaluators.samples import CoverageError, SampleFile
 from soarbench.common.errors import UserError
 from soarbench.common.files import locked, make_writable
-from soarbench.evaluation.image_folders import prompts_digest
-from soarbench.evaluation.request import ScoreRequest, planned_files, read_request
+from soarbench.data.prompts import PromptItem, PromptSuite
+from soarbench.evaluation.image_folders import find_images, prompts_digest
+from soarbench.evaluation.judges import refuse_unjudgeable
+from soarbench.evaluation.prompt_files import read_prompts
+from soarbench.evaluation.request import ScoreRequest, read_request
 from soarbench.evaluation.survey import survey
 from soarbench.jobs.score_images import JudgedImages, one_line, score_all
 
@@ -45,3 +48,26 @@ def _score(request: ScoreRequest, console: Console) -> int:
     )
     with locked(request.output):
         return score_all(images, console)
+
+
+def planned_files(request: ScoreRequest) -> list[SampleFile]:
+    """The images of a request, checked in everything but their pixels.
+
+    Raises:
+        UserError: A folder or file cannot be used.
+        ValueError: An image, a prompt or the coverage is wrong; says which.
+    """
+    suite, items = request.suite, list[PromptItem]()
+    is_own = request.prompts is None
+    if request.prompts is not None:
+        items = read_prompts(request.prompts, suite.name)
+    elif not suite.needs_file:
+        items = suite.items()
+    is_exact = request.coverage == "exact" or not is_own
+    count = request.images_per_prompt or (suite.published_images if is_exact and is_own else None)
+    prompts = PromptSuite(suite.name, tuple(items))
+    files = find_images(request.images, prompts, count, is_exact=is_exact)
+    refuse_unjudgeable(
+        request.judges.values(), ((f.sample_id, f.prompt, f.metadata) for f in files)
+    )
+    return files

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from soarbench.common.errors import ConfigError
-from soarbench.common.strict import TARGET, build, did_you_mean
+from soarbench.common.strict import build, did_you_mean
 from soarbench.config.settings import Settings
 from soarbench.config.stages import stages
 
@@ -69,8 +69,8 @@ def parse_overrides(arguments: Sequence[str]) -> Overrides:
         key = str(override.key_or_group)
         if override.is_delete() or override.is_add() or override.is_force_add():
             raise ConfigError(f"{argument}: keys cannot be added or removed; write {key}=VALUE")
-        # A task chooses its suites by names of its own, so they are values: ``suites.NAME.*``.
-        if not (CONF / key).is_dir() or key == "suite":
+        # A task chooses its suites by names of its own, and a suite its judges.
+        if not (CONF / key).is_dir() or key in ("suite", "judge"):
             if override.is_sweep_override():
                 raise ConfigError(f"{argument}: only method and task take several values")
             values.append(override)
@@ -100,6 +100,9 @@ def _parse(argument: str) -> Override:
             f"{argument!r} is not an override: write key=value, e.g. budget=quick or seeds=[0,1,2] "
             f"({_first_line(error)})"
         ) from error
+    if str(override.key_or_group).startswith("evaluators."):
+        key, _, value = argument.partition("=")
+        raise ConfigError(f"{argument}: say judge.{key.partition('.')[2]}={value}")
     return override
 
 
@@ -136,7 +139,23 @@ def _composed(choices: tuple[str, ...]) -> Mapping[str, object]:
         except HydraException as error:
             raise ConfigError(_first_line(error)) from error
     assert isinstance(config, dict)
+    # A model replaces some judges by its own; a suite may name any other.
+    config["judge"] = {**registered("judge"), **(config.get("judge") or {})}
     return {str(key): value for key, value in config.items()}
+
+
+@functools.cache
+def registered(group: str) -> Mapping[str, Mapping[str, object]]:
+    """Every configuration of a group by its name, unresolved."""
+    every = [f"+{group}@{group}.{name}={name}" for name in options(group)]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            config = OmegaConf.to_container(compose(overrides=every))
+        except HydraException as error:
+            raise ConfigError(_first_line(error)) from error
+    assert isinstance(config, dict)
+    values: Mapping[str, Mapping[str, object]] = config.get(group, {})
+    return values
 
 
 def compose_pairs(
@@ -175,11 +194,12 @@ def _changed(origin: Mapping[str, object], other: Mapping[str, object]) -> set[s
 
 
 def has_key(config: DictConfig, key: str) -> bool:
-    """Whether a dotted key exists, or may be given to a published judge."""
+    """Whether a dotted key exists, or may be given to a judge."""
     node: object = OmegaConf.to_container(config)
-    parent, _, name = key.rpartition(".")
-    if parent.startswith("evaluators.") and name not in (TARGET, "judge"):
-        key = f"{parent}.judge"
+    parent = key.rpartition(".")[0]
+    if parent.startswith("judge."):
+        # Its class knows its keys, which the YAML leaves at their defaults.
+        key = parent
     for part in key.split("."):
         if not isinstance(node, dict) or part not in node:
             return False
@@ -245,8 +265,8 @@ def apply(config: DictConfig, override: Override) -> None:
         ConfigError: The configuration refuses.
     """
     key = str(override.key_or_group)
-    # A published judge has its own configuration's keys, which the YAML leaves at their defaults.
-    is_open = key.startswith("evaluators.")
+    # A judge's class knows its keys, which the YAML leaves at their defaults.
+    is_open = key.startswith("judge.")
     try:
         OmegaConf.update(config, key, override.value(), merge=False, force_add=is_open)
     except OmegaConfBaseException as error:

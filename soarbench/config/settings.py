@@ -17,8 +17,9 @@ from baselines.config import (
     OptimConfig,
     TrainingConfig,
 )
-from soarbench.common.strict import Component
+from evaluators.base import JudgeConfig
 from soarbench.config.run import BudgetConfig, LauncherConfig, TrackingConfig
+from soarbench.config.suites import SuiteConfig as SuiteConfig
 from soarbench.data.config import CurationConfig, DataConfig
 from soarbench.models.config import ModelConfig
 
@@ -77,32 +78,6 @@ class TaskConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuiteConfig:
-    """A prompt suite and what judges its images.
-
-    Attributes:
-        name: Of the suite (``soarbench.evaluation.suites``).
-        evaluators: Names of the judges.
-        images_per_prompt: Images of each prompt, each with a seed of its own.
-        max_prompts: Evaluate this many, evenly spaced; null takes all.
-        prompts: File of prompts, for suites that do not bring their own (``drawbench``, ``ocr``).
-        prompts_sha256: Of that file; filled in when a grid is expanded.
-    """
-
-    name: str
-    evaluators: tuple[str, ...]
-    images_per_prompt: int = 1
-    max_prompts: int | None = None
-    prompts: str | None = field(default=None, metadata=ADDRESS)
-    prompts_sha256: str | None = None
-
-    def __post_init__(self) -> None:
-        _at_least("images_per_prompt", self.images_per_prompt, 1)
-        if self.max_prompts is not None:
-            _at_least("max_prompts", self.max_prompts, 1)
-
-
-@dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
     """How evaluation images are made.
 
@@ -139,7 +114,7 @@ class Settings:
         suites: What is evaluated, by a short name.
         model: The base.
         sampling: How evaluation images are made.
-        evaluators: How each judge is made.
+        judge: Every judge by name: those of ``conf/judge``, some of which a model replaces.
         budget: Sizes.
         seeds: Training seeds.
         output_dir: State: cells, checkpoints, images, the MLflow store.
@@ -165,7 +140,7 @@ class Settings:
     suites: dict[str, SuiteConfig]
     model: ModelConfig
     sampling: SamplingConfig
-    evaluators: dict[str, Component]
+    judge: dict[str, JudgeConfig]
     budget: BudgetConfig
     seeds: tuple[int, ...]
     output_dir: str

@@ -10,7 +10,7 @@ from typing import Protocol
 from PIL import Image
 
 from soarbench.common.files import write_atomically
-from soarbench.evaluation.suites import PromptItem
+from soarbench.data.prompts import PromptItem
 
 Draw = Callable[[Sequence[tuple[PromptItem, int]]], list[Image.Image]]
 """Draws the images of (prompt, image index) pairs, in order."""

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from evaluators.base import JudgeConfig
 from soarbench.common.errors import ConfigError
-from soarbench.evaluation.image_folders import ImageSuite, suite_named
-from soarbench.evaluation.judges import judge_config, judge_named
+from soarbench.config.registries import judges_of, require_judges, suite_named
+from soarbench.config.suites import SuiteConfig
 
 _KEYS = ("suite", "images", "output", "prompts", "images_per_prompt", "coverage", "judges")
 
@@ -19,7 +20,7 @@ class ScoreRequest:
     """Images to be judged.
 
     Attributes:
-        suite: Name of the suite.
+        suite: Its prompts and judges.
         images: Folder or ``.jsonl`` file.
         output: Folder of the results.
         prompts: File of prompts; takes the place of the suite's own.
@@ -29,13 +30,13 @@ class ScoreRequest:
         is_chosen: Whether the user named the judges; then none may be left out.
     """
 
-    suite: str
+    suite: SuiteConfig
     images: Path
     output: Path
     prompts: Path | None
     images_per_prompt: int | None
     coverage: str
-    judges: Mapping[str, object]
+    judges: Mapping[str, JudgeConfig]
     is_chosen: bool
 
 
@@ -113,19 +114,20 @@ def _plain_value(text: str) -> object:
     return text if isinstance(value, (dict, list)) else value
 
 
-def chosen_judges(words: Words, suite: ImageSuite) -> tuple[dict[str, object], bool]:
-    """The judges' configurations by name, and whether the user named them.
+def chosen_judges(words: Words, suite: SuiteConfig) -> tuple[dict[str, JudgeConfig], bool]:
+    """The judges by name, and whether the user named them.
 
     Raises:
         ConfigError: There is none of that name, or it is configured and not used.
     """
     chosen = words.texts.get("judges", "").strip("[] ")
     names = [name.strip() for name in chosen.split(",")] if chosen else list(suite.judges)
+    judges = judges_of(suite.judges_of, words.judges)
+    require_judges(names, judges)
     for name in words.judges:
-        judge_named(name)
         if name not in names:
             raise ConfigError(f"judge.{name} is configured, but not among judges={names}")
-    return {name: judge_config(name, words.judges.get(name, {})) for name in names}, bool(chosen)
+    return {name: judges[name] for name in names}, bool(chosen)
 
 
 def read_request(words: Sequence[str]) -> ScoreRequest:
@@ -138,15 +140,15 @@ def read_request(words: Sequence[str]) -> ScoreRequest:
     for key in ("suite", "images"):
         if not found.texts.get(key):
             raise ConfigError(f"{key}= is missing, e.g. score suite=geneval images=DIR")
-    suite, images = found.texts["suite"], Path(found.texts["images"]).expanduser()
-    judges, is_chosen = chosen_judges(found, suite_named(suite))
+    suite, images = suite_named(found.texts["suite"]), Path(found.texts["images"]).expanduser()
+    judges, is_chosen = chosen_judges(found, suite)
     coverage = found.texts.get("coverage", "exact")
     if coverage not in ("exact", "found"):
         raise ConfigError(f"coverage={coverage!r} must be one of exact, found")
     return ScoreRequest(
         suite=suite,
         images=images,
-        output=found.path("output") or Path("runs/scores") / suite / images.resolve().stem,
+        output=found.path("output") or Path("runs/scores") / suite.name / images.resolve().stem,
         prompts=found.path("prompts"),
         images_per_prompt=found.count("images_per_prompt"),
         coverage=coverage,

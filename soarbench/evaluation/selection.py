@@ -6,8 +6,9 @@ from pathlib import Path
 
 from evaluators.samples import SampleFile
 from soarbench.config.settings import SuiteConfig
+from soarbench.data.prompts import PromptItem, PromptSuite
 from soarbench.evaluation.drawing import image_path
-from soarbench.evaluation.suites import PromptItem, PromptSuite, load_suite
+from soarbench.evaluation.suites import load_suite
 
 
 def suite_prompts(config: SuiteConfig) -> PromptSuite:

@@ -10,7 +10,6 @@ from soarbench.common.strict import did_you_mean
 from soarbench.config.settings import Settings
 from soarbench.data.buckets import check_step
 from soarbench.data.config import ImageDataConfig, LabDataConfig
-from soarbench.evaluation.suites import suite_names
 from soarbench.models.config import LABORATORY
 from soarbench.models.hub import is_directory
 from soarbench.models.sd3.architecture import architecture_of
@@ -48,7 +47,6 @@ def check(settings: Settings, method: str) -> None:
             f"figure_formats={list(settings.figure_formats)}: png must be among them, since pages "
             "show it"
         )
-    _check_evaluators(settings)
     _check_evaluation(settings)
     if settings.method is not None and settings.method.needs_reward:
         _check_rewards(settings, method)
@@ -57,31 +55,18 @@ def check(settings: Settings, method: str) -> None:
         _check_images(settings, settings.data)
 
 
-def _check_evaluators(settings: Settings) -> None:
-    """Refuse values that a published judge does not take."""
-    for name, component in settings.evaluators.items():
-        changed = {key: value for key, value in component.options.items() if key != "judge"}
-        if changed and "judge" in component.options:
-            from soarbench.evaluation.judges import judge_config
-
-            judge_config(str(component.options["judge"]), changed, f"evaluators.{name}")
-
-
 def _check_evaluation(settings: Settings) -> None:
     judged: dict[str, str] = {}
     names = [suite.name for suite in settings.suites.values()]
     for key, suite in settings.suites.items():
-        if suite.name not in suite_names():
-            hint = did_you_mean(suite.name, suite_names())
-            raise ConfigError(f"suites.{key}.name={suite.name!r} does not exist: {hint}")
         if names.count(suite.name) > 1:
             raise ConfigError(f"suites.{key}.name={suite.name!r}: another suite has that name")
-        _check_judges(f"suites.{key}.evaluators", suite.evaluators, settings)
-        for name in suite.evaluators:
+        _check_judges(f"suites.{key}.judges", suite.judges, settings)
+        for name in suite.judges:
             if name in judged:
                 raise ConfigError(
-                    f"suites.{key}.evaluators: {name!r} also judges suites.{judged[name]}; an "
-                    "evaluator has one suite in a task, so that its number means one thing"
+                    f"suites.{key}.judges: {name!r} also judges suites.{judged[name]}; a "
+                    "judge has one suite in a task, so that its number means one thing"
                 )
             judged[name] = key
     if isinstance(settings.data, LabDataConfig):
@@ -90,14 +75,14 @@ def _check_evaluation(settings: Settings) -> None:
         if name not in judged:
             raise ConfigError(
                 f"task {settings.task.name!r} decides by {name!r}, which no suite of it measures; "
-                "add it to suites.*.evaluators"
+                "add it to suites.*.judges"
             )
 
 
 def _check_judges(key: str, judges: Sequence[str], settings: Settings) -> None:
     for name in judges:
-        if name not in settings.evaluators:
-            hint = did_you_mean(name, settings.evaluators)
+        if name not in settings.judge:
+            hint = did_you_mean(name, settings.judge)
             raise ConfigError(f"{key}: {name!r} does not exist: {hint}")
 
 
@@ -144,9 +129,9 @@ def _check_rewards(settings: Settings, method: str) -> None:
             f"task {settings.task.name!r} has no reward, which {method} needs: set reward=NAME or "
             f"leave {method} out with method=..."
         )
-    known = {*NAMED_REWARDS, *settings.evaluators}
+    known = {*NAMED_REWARDS, *settings.judge}
     for name in rewards:
-        if NAMED_REWARDS.get(name, name) in settings.evaluators:
+        if NAMED_REWARDS.get(name, name) in settings.judge:
             continue
         module, _, function = name.replace(":", ".").rpartition(".")
         if not module or not function:

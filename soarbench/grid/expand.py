@@ -29,7 +29,7 @@ from soarbench.config.settings import GridConfig, Settings, SuiteConfig
 from soarbench.config.stages import BASE, THEN, first_stage, stages
 from soarbench.data.config import ImageDataConfig
 from soarbench.data.content import with_content
-from soarbench.evaluation.suites import FROM_FILE
+from soarbench.evaluation.suites import PromptFile
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.checkpoint_rule import LAST, problem_with
 from soarbench.grid.checks import NAMED_REWARDS, check, reward_weights
@@ -53,11 +53,10 @@ class Grid:
     arguments: tuple[str, ...] = ()
 
     @property
-    def without_prompts(self) -> tuple[str, ...]:
+    def without_prompts(self) -> tuple[SuiteConfig, ...]:
         """Suites whose prompts come from a file that is not named yet."""
         suites = (suite for cell in self.cells for suite in cell.suites.values())
-        names = (s.name for s in suites if s.name in FROM_FILE and s.prompts is None)
-        return tuple(dict.fromkeys(names))
+        return tuple({suite.name: suite for suite in suites if suite.needs_file}.values())
 
     @property
     def without_data(self) -> bool:
@@ -202,7 +201,7 @@ def _check_rule(grid: GridConfig, settings: Mapping[str, Settings]) -> None:
         return
     judged, trained = {}, {}
     for task, found in settings.items():
-        judged[task] = {name for suite in found.suites.values() for name in suite.evaluators}
+        judged[task] = {name for suite in found.suites.values() for name in suite.judges}
         rewards = {NAMED_REWARDS.get(name, name) for name in reward_weights(found)}
         trained[task] = rewards | set(found.data.select_by)
     problem = problem_with(grid.checkpoint_rule, judged, trained)
@@ -246,8 +245,8 @@ def _base_cell(settings: Sequence[Settings], digest: str) -> CellConfig:
                 f"suite {suite.name!r} has different sizes in different tasks; set suites.*."
                 "images_per_prompt and max_prompts alike, since the base is evaluated once"
             )
-        judges = tuple(dict.fromkeys((*other.evaluators, *suite.evaluators)))
-        suites[suite.name] = dataclasses.replace(suite, evaluators=judges)
+        judges = tuple(dict.fromkeys((*other.judges, *suite.judges)))
+        suites[suite.name] = dataclasses.replace(suite, judges=judges)
     return _cell(settings[0], BASE, 0, digest, suites)
 
 
@@ -267,11 +266,11 @@ def _cell(
     is_base = method == BASE
     uses_reward = settings.method is not None and settings.method.needs_reward
     rewards = reward_weights(settings) if uses_reward else {}
-    judges = {name for suite in suites.values() for name in suite.evaluators}
-    judges |= {NAMED_REWARDS.get(name, name) for name in rewards} & set(settings.evaluators)
+    judges = {name for suite in suites.values() for name in suite.judges}
+    judges |= {NAMED_REWARDS.get(name, name) for name in rewards} & set(settings.judge)
     if not is_base:
         # Rows may come with a score that no judge gives.
-        judges |= set(settings.data.select_by) & set(settings.evaluators)
+        judges |= set(settings.data.select_by) & set(settings.judge)
     return CellConfig(
         grid=settings.grid.name,
         method_name=method,
@@ -284,17 +283,17 @@ def _cell(
         training=settings.training,
         data=None if is_base else with_content(settings.data),
         rewards=rewards,
-        suites={name: _with_digest(suite) for name, suite in suites.items()},
+        suites={name: with_digest(suite) for name, suite in suites.items()},
         model=dataclasses.replace(settings.model, adapter=None),
         sampling=settings.sampling,
-        evaluators={name: settings.evaluators[name] for name in sorted(judges)},
+        judges={name: settings.judge[name] for name in sorted(judges)},
         weights_digest=digest,
     )
 
 
-def _with_digest(suite: SuiteConfig) -> SuiteConfig:
+def with_digest(suite: SuiteConfig) -> SuiteConfig:
     """The suite with the content of its prompts file in its address, where it has one."""
-    if suite.prompts is None:
+    if not isinstance(suite, PromptFile) or suite.prompts is None:
         return suite
     path = Path(suite.prompts).expanduser()
     if not path.is_file():

@@ -9,9 +9,9 @@ from typing import ClassVar
 from soarbench.common.code import code_of
 from soarbench.config.run import RatesConfig
 from soarbench.config.settings import SuiteConfig
+from soarbench.data.prompts import PromptItem
 from soarbench.evaluation.drawing import draw_missing, image_path
 from soarbench.evaluation.selection import suite_images
-from soarbench.evaluation.suites import PromptItem
 from soarbench.grid import addresses
 from soarbench.grid.addresses import Source
 from soarbench.jobs.base import Context, Job

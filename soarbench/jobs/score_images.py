@@ -136,7 +136,7 @@ def score_by(
     folder.write_summary(_WHOLE, numbers, [])
     return summary_of(
         config,
-        suite=images.request.suite,
+        suite=images.request.suite.name,
         num_prompts=len({file.prompt_id for file in images.files}),
         num_images=len(images.files),
         coverage=images.request.coverage,
@@ -157,7 +157,7 @@ def _claim(folder: ScoresFolder, config: JudgeConfig, images: JudgedImages) -> N
     """
     names = [(file.sample_id, file.prompt_id, file.prompt) for file in images.files]
     content: dict[str, object] = {
-        "suite": images.request.suite,
+        "suite": images.request.suite.name,
         "coverage": images.request.coverage,
         "prompts": images.prompts,
         "images": hashlib.sha256(json.dumps(names).encode()).hexdigest(),

@@ -116,7 +116,7 @@ class TrainingSets:
             cell: Whose judges select.
             data: Its set.
         """
-        judges = {n: c for n, c in cell.evaluators.items() if n in data.select_by}
+        judges = {n: c.identity() for n, c in cell.judges.items() if n in data.select_by}
         key = repr((data, cell.model.resolution, judges))
         if key not in self._curations:
             self._curations[key] = Curation(
@@ -129,7 +129,7 @@ class TrainingSets:
         assert cell.data is not None
         return {
             name: functools.partial(self._values, cell, name)
-            for name in cell.evaluators
+            for name in cell.judges
             if name in cell.data.select_by
         }
 

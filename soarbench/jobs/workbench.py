@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -29,17 +30,18 @@ from baselines.rewards.base import (
 )
 from baselines.rewards.evaluator import EvaluatorReward
 from baselines.rewards.mixture import Mixture
-from evaluators.base import Evaluator, EvaluatorError
+from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
 from soarbench.common.errors import UserError
-from soarbench.common.strict import Component
 from soarbench.config.run import LauncherConfig
-from soarbench.data.config import ImageDataConfig
+from soarbench.data.config import ImageDataConfig, LabDataConfig
+from soarbench.data.prompts import PromptItem
 from soarbench.data.rows import EncodedRows
 from soarbench.diagnostics.probes import Measured, make_probes, measure
+from soarbench.diagnostics.settings import NUM_PROBES
 from soarbench.evaluation.drawing import Draw as Drawer
+from soarbench.evaluation.overlap import refuse_overlap
 from soarbench.evaluation.seeds import evaluation_noise
 from soarbench.evaluation.selection import suite_prompts
-from soarbench.evaluation.suites import PromptItem, refuse_overlap
 from soarbench.grid import addresses
 from soarbench.grid.addresses import reward_judge
 from soarbench.grid.cell import CellConfig
@@ -94,7 +96,7 @@ class ModelWorkbench:
         self.store = store
         self.launcher = launcher
         self.sets = TrainingSets(self.device, store.cache_dir, self.evaluator)
-        self._evaluators: dict[str, Evaluator] = {}
+        self._evaluators: dict[JudgeConfig, Evaluator] = {}
         self._scheduler: dict[str, object] = {}
         self._drawer: tuple[tuple[str, int], Drawer] | None = None
         # Denormal numbers appear in late training and are a hundred times slower on a CPU.
@@ -166,17 +168,14 @@ class ModelWorkbench:
 
     def evaluator(self, cell: CellConfig, judge: str) -> Evaluator:
         """A cell's judge by its name."""
-        return self._evaluator(judge, cell.judges[judge])
+        return self._evaluator(cell.judges[judge])
 
-    def _evaluator(self, name: str, component: Component) -> Evaluator:
-        key = repr(component)
-        if key not in self._evaluators:
-            made = component.create(f"evaluators.{name}")
-            if not isinstance(made, Evaluator):
-                raise UserError(f"evaluators.{name}: {component.target} makes no Evaluator")
-            made.check_canaries()
-            self._evaluators[key] = made
-        return self._evaluators[key]
+    def _evaluator(self, config: JudgeConfig) -> Evaluator:
+        if config not in self._evaluators:
+            evaluator = config.build()
+            evaluator.check_canaries()
+            self._evaluators[config] = evaluator
+        return self._evaluators[config]
 
     def load(self, cell: CellConfig) -> SD3Model:
         """The base pipeline, fresh; what was loaded before is let go."""
@@ -366,6 +365,15 @@ class ModelWorkbench:
         if not self._scheduler:
             self.load(cell)
         return self._scheduler
+
+
+def held_out(source: CellConfig) -> CellConfig:
+    """The cell with data that training did not see, where such data can be had."""
+    if not isinstance(source.data, LabDataConfig):
+        return source
+    enough = min(source.data.num_candidates, math.ceil(NUM_PROBES / source.data.keep_fraction))
+    data = dataclasses.replace(source.data, seed=source.data.seed + 1, num_candidates=enough)
+    return dataclasses.replace(source, data=data)
 
 
 def _cells(jobs: Iterable[Job]) -> list[CellConfig]:

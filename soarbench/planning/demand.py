@@ -12,18 +12,17 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from baselines.config import MethodConfig, OptimConfig, TrainingConfig
+from evaluators.base import JudgeConfig
 from soarbench.common.errors import ConfigError
-from soarbench.common.strict import Component, build, convert, did_you_mean
+from soarbench.common.strict import build, convert, did_you_mean
 from soarbench.config.compose import apply_where_known, compose_choices, parse_overrides
 from soarbench.config.run import LauncherConfig
 from soarbench.config.settings import Settings
 from soarbench.config.stages import stages
-from soarbench.evaluation.judges import JUDGES
 from soarbench.grid.checks import NAMED_REWARDS, reward_mixture
 from soarbench.planning.memory_and_time import UTILISATION, Demand, Gpu
 
 _DEFAULT_GPU = "h100-80gb"
-_PUBLISHED = "soarbench.evaluation.judges.published"
 _GPUS = Path(__file__).with_name("gpus.yaml")
 
 
@@ -145,18 +144,18 @@ def _demand(config: DictConfig, method: str) -> tuple[Demand, int]:
 
 def _judges_gb(config: DictConfig, method: MethodConfig, num_processes: int) -> float:
     """Weights of the judges of a composition's suites and reward."""
-    evaluators, suites = _section(config, "evaluators"), _section(config, "suites")
+    judges, suites = _section(config, "judge"), _section(config, "suites")
     reward = _section(config, "reward")
-    assert isinstance(evaluators, dict)
+    assert isinstance(judges, dict)
     assert isinstance(suites, dict)
     assert reward is None or isinstance(reward, (str, dict))
     rewards = reward_mixture(reward) if method.needs_reward else {}
-    judging = {name for suite in suites.values() for name in suite.evaluators}
-    return judges_gb(evaluators, judging, rewards, num_processes)
+    judging = {name for suite in suites.values() for name in suite.judges}
+    return judges_gb(judges, judging, rewards, num_processes)
 
 
 def judges_gb(
-    evaluators: Mapping[str, Component],
+    judges: Mapping[str, JudgeConfig],
     judging: Iterable[str],
     rewards: Iterable[str],
     num_processes: int,
@@ -166,7 +165,7 @@ def judges_gb(
     A function of the user's own is not known, and the laboratory's judges are too small to count.
 
     Args:
-        evaluators: How each judge is made.
+        judges: By name.
         judging: Names of the suites' judges.
         rewards: Names of what rewards training.
         num_processes: That train together.
@@ -174,5 +173,5 @@ def judges_gb(
     asked = {NAMED_REWARDS.get(name, name) for name in rewards}
     # One process shares the judge between reward and suites; several have their own beside it.
     loaded = [*judging, *asked] if num_processes > 1 else {*judging, *asked}
-    published = [n for n in loaded if n in evaluators and evaluators[n].target == _PUBLISHED]
-    return sum(weights.memory_gb for name in published for weights in JUDGES[name].weights)
+    known = [judges[name] for name in loaded if name in judges]
+    return sum(weights.memory_gb for judge in known for weights in judge.published)

@@ -20,7 +20,7 @@ def demand_of(cell: CellConfig, launcher: LauncherConfig) -> Demand:
     assert cell.method is not None
     assert cell.optim is not None
     assert cell.training is not None
-    judging = {name for suite in cell.suites.values() for name in suite.evaluators}
+    judging = {name for suite in cell.suites.values() for name in suite.judges}
     return Demand(
         model=cell.model,
         method=cell.method,
@@ -30,7 +30,7 @@ def demand_of(cell: CellConfig, launcher: LauncherConfig) -> Demand:
         ema=cell.ema,
         num_processes=launcher.num_processes,
         parallelism=launcher.parallelism,
-        judges_gb=judges_gb(cell.evaluators, judging, cell.rewards, launcher.num_processes),
+        judges_gb=judges_gb(cell.judges, judging, cell.rewards, launcher.num_processes),
     )
 
 

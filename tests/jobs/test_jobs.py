@@ -235,7 +235,9 @@ def test_one_more_judge_judges_alone(arguments: list[str]) -> None:
 def test_more_images_a_prompt_draw_and_judge_those_alone(arguments: list[str]) -> None:
     go(arguments)
     grid = expand(arguments)
-    root = grid.store.artefact(of_kind(cell_jobs(grid.cells[0], grid.cells), "draw")[0].address).root
+    root = grid.store.artefact(
+        of_kind(cell_jobs(grid.cells[0], grid.cells), "draw")[0].address
+    ).root
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*.png")}
     more = [*arguments, "budget.images_per_prompt=2"]
     assert "train" not in kinds(more)

@@ -125,7 +125,7 @@ def _of_judge(path: Path, name: str, summary: Mapping[str, object]) -> Measured:
         raise UserError(f"{folder.root} holds {len(sets)} fingerprints; score the images again")
     (scores,) = sets
     protocol = folder.protocol()
-    is_macro = facts_of(protocol).is_macro_mean
+    is_macro = metric_of(name).is_macro_mean
     return Measured(
         source=str(path),
         evaluator=name,
