@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,11 +19,11 @@ from baselines.loop.checkpoints import (
     last_complete_checkpoint,
     mark_complete,
 )
-from evaluators.base import Canary, Evaluator, Sample, Score
+from evaluators.base import Canary, Evaluator, JudgeConfig, Sample, Score
 from soarbench.common.errors import UserError
+from soarbench.data.prompts import PromptItem
 from soarbench.diagnostics.probes import Measured
 from soarbench.evaluation.drawing import Draw
-from soarbench.data.prompts import PromptItem
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.jobs.base import Job
@@ -41,13 +42,24 @@ SMALL = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class BrightnessConfig(JudgeConfig):
+    """Mean pixel."""
+
+    kind: ClassVar[str] = "brightness"
+    title: ClassVar[str] = "Brightness"
+    summary: ClassVar[str] = "how bright the image is"
+    value_range: ClassVar[tuple[float, float]] = (0.0, 255.0)
+    unit: ClassVar[str] = "level"
+
+    def build(self) -> Evaluator:
+        return Brightness()
+
+
 class Brightness(Evaluator):
     """Mean pixel; one chosen image cannot be measured."""
 
-    name: ClassVar[str] = "brightness"
-    version: ClassVar[str] = "1"
-    value_range: ClassVar[tuple[float, float]] = (0.0, 255.0)
-    unit: ClassVar[str] = "level"
+    config = BrightnessConfig()
 
     def __init__(self, unreadable: str = "") -> None:
         self.unreadable = unreadable

@@ -15,12 +15,12 @@ import pytest
 from rich.console import Console
 
 from soarbench.cli.report import report
-from soarbench.cli.run import dry_table, job_list, run, run_whole
+from soarbench.cli.run import dry_table, run, run_whole
 from soarbench.common.errors import UserError
 from soarbench.common.files import locked, make_writable, read_json, write_atomically
-from soarbench.grid.expand import expand
 from soarbench.grid import addresses
 from soarbench.grid.description import cell_record, describe
+from soarbench.grid.expand import expand
 from soarbench.jobs.graph import grid_jobs
 from soarbench.store.cell_record import CellRecord
 from soarbench.store.probes import ProbeFolder

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from soarbench.store.cell_folder import CellFolder
 
 from soarbench.cli.run import run_plan
 from soarbench.common.errors import ConfigError
@@ -17,7 +18,6 @@ from soarbench.grid.expand import expand
 from soarbench.report.figures.style_and_curves import draw_curves
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.metrics import method_title, ordered_methods
-from soarbench.store.cell_folder import CellFolder
 from tests.fakes import FakeBench
 
 TWO_STAGES = ("sft", "soar", "sft_then_flow_grpo", "soar_then_flow_grpo")

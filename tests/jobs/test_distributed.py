@@ -8,11 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-
-from soarbench.common.errors import UserError
-from soarbench.grid.cell import CellConfig
-from soarbench.grid.expand import Plan, expand
-from soarbench.jobs.workbench import Workbench
 from soarbench.launchers.processes import (
     LAUNCH_PID,
     ParallelWorkbench,
@@ -21,6 +16,11 @@ from soarbench.launchers.processes import (
 )
 from soarbench.launchers.worker import LaunchGone, stop_without_launch
 from soarbench.store.cell_folder import CellFolder, read_training_log
+
+from soarbench.common.errors import UserError
+from soarbench.grid.cell import CellConfig
+from soarbench.grid.expand import Plan, expand
+from soarbench.jobs.workbench import Workbench
 from tests.fakes import SMALL
 from tests.tiny import build_tiny_pipeline
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from soarbench.store.cell_folder import CellFolder
 
 from soarbench.report.build import build_report
 from soarbench.report.figures.bars import Bar, draw_bars
@@ -18,7 +19,6 @@ from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.diagnostics import DeviationPoint
 from soarbench.report.numbers.gaming import GamingPoint
 from soarbench.report.numbers.trained_on import trained_on
-from soarbench.store.cell_folder import CellFolder
 from soarbench.store.cells import read_cells
 from tests.report.diagnosed import color_of, write_diagnostics, write_images
 from tests.report.folders import Folder, base, write_grid

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from soarbench.store.cell_folder import step_name
 
 from soarbench.common.files import read_json
 from soarbench.report.build import build_report
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.samples import read_samples
 from soarbench.report.page.figures import figures
-from soarbench.store.cell_folder import step_name
 from soarbench.store.cells import read_cells
 from tests.report.folders import Folder, base, reward_specific, write_grid
 

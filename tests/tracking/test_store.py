@@ -15,8 +15,8 @@ from sqlalchemy.engine import Engine
 
 from soarbench.common.errors import UserError
 from soarbench.config.run import TrackingConfig
-from soarbench.tracking.tracker import MlflowTracker, logged_commits, store_uri
 from soarbench.tracking.store import sqlite_file
+from soarbench.tracking.tracker import MlflowTracker, logged_commits, store_uri
 
 CONFIG = TrackingConfig(enabled=True)
 #: One server imports MLflow once, and each child is its fork: a kill reaches the store alone.
