@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from baselines.config import (
     LATER,
@@ -24,7 +23,7 @@ from baselines.config import (
 )
 from baselines.training_config import PostTrainingConfig
 from soarbench.common.strict import Component, plain
-from soarbench.config.run import BudgetConfig, LauncherConfig, TrackingConfig
+from soarbench.config.run import BudgetConfig, FigureFormat, LauncherConfig, TrackingConfig
 from soarbench.data.config import CurationConfig, DataConfig
 from soarbench.models.config import ModelConfig
 
@@ -256,7 +255,7 @@ class Settings:
     results_dir: str
     device: str
     diagnostics: bool
-    figure_formats: tuple[Literal["png", "pdf", "svg"], ...]
+    figure_formats: tuple[FigureFormat, ...]
     tracking: TrackingConfig
     launcher: LauncherConfig
 

@@ -23,7 +23,7 @@ from evaluators.images import ImageError
 from evaluators.samples import CoverageError, SampleFile
 from soarbench.common.errors import UserError
 from soarbench.common.files import locked, make_writable, read_json, write_json
-from soarbench.common.progress import ImageLines
+from soarbench.common.progress import console_pace
 from soarbench.evaluation.image_folders import (
     find_images,
     prompts_digest,
@@ -248,7 +248,7 @@ class JudgeRun:
         self, evaluator: Evaluator, num_done: int, fingerprint: str
     ) -> list[dict[str, object]]:
         rows: list[dict[str, object]] = []
-        progress = ImageLines(self.console, self.name, len(self.files))
+        progress = console_pace(self.console, self.name, len(self.files))
         if num_done:
             progress.skip(num_done)
             text = f"{self.name}: {num_done} of {len(self.files)} images were scored before"

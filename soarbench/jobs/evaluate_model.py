@@ -23,7 +23,7 @@ from evaluators.images import ImageError
 from evaluators.samples import CoverageError
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.files import locked, make_writable, read_json, write_atomically, write_json
-from soarbench.common.progress import ImageLines
+from soarbench.common.progress import console_pace
 from soarbench.config.compose import options, run_settings
 from soarbench.config.settings import BASE, CellConfig, Settings, SuiteConfig
 from soarbench.evaluation.image_folders import find_images, suite_named
@@ -288,7 +288,7 @@ def _draw(
         write_json(output / "evaluation.json", stored)
         _write_metadata(images, items)
         size = request.cell.sampling.batch_size
-        progress = ImageLines(console, "drawing", len(paths))
+        progress = console_pace(console, "drawing", len(paths))
         draw_missing(planned_images(request.suite), paths, size, lambda: drawer, progress)
         del bench, drawer
         gc.collect()

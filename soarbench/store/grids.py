@@ -10,7 +10,7 @@ from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.files import read_json
 from soarbench.common.provenance import STORE_VERSION
 from soarbench.config.compose import Overrides, parse_overrides, run_settings
-from soarbench.config.figure_formats import FORMATS
+from soarbench.config.run import FORMATS
 from soarbench.config.settings import Settings
 from soarbench.grid.checkpoint_rule import LAST
 from soarbench.grid.expand import Plan, expand
