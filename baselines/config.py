@@ -17,9 +17,8 @@ KlForm = Literal["published", "exact"]
 Schedule = Literal["constant", "linear", "cosine"]
 Optimizer = Literal["adamw", "adamw_8bit"]
 
-#: Metadata of a field that a cell's address leaves out while it has its default, so that a setting
-#: that is added later leaves the addresses of finished cells as they are.
-LATER: Mapping[str, bool] = {"later": True}
+#: Metadata of a field that no address holds: it changes speed, memory or words, and no number.
+ADDRESS: Mapping[str, bool] = {"address": False}
 #: Levels of the training grid of Stable Diffusion 3's scheduler.
 NUM_TRAIN_TIMESTEPS = 1000
 
@@ -88,7 +87,7 @@ class SoarConfig:
     aux_weight: float = 1.0
     step_kind: StepKind = "flow_sde"
     noise_scale: float = 0.5
-    aux_chunk: int = 1
+    aux_chunk: int = field(default=1, metadata=ADDRESS)
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -221,7 +220,7 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     warmup_steps: int = 0
     schedule: Schedule = "constant"
-    optimizer: Optimizer = field(default="adamw", metadata=LATER)
+    optimizer: Optimizer = "adamw"
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

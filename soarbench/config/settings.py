@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from baselines.config import (
-    LATER,
+    ADDRESS,
     EmaConfig,
     FlowGrpoConfig,
     LoraConfig,
@@ -65,7 +65,7 @@ class GridConfig:
     """
 
     name: str
-    description: str
+    description: str = field(metadata=ADDRESS)
     methods: tuple[str, ...]
     tasks: tuple[str, ...]
     baseline: str = "sft"
@@ -88,12 +88,12 @@ class TaskConfig:
     """
 
     name: str
-    description: str
+    description: str = field(metadata=ADDRESS)
     final_metric: str
     oracle_metrics: tuple[str, ...] = ()
     reward: str | dict[str, float] | None = None
-    published_steps: int | None = field(default=None, metadata=LATER)
-    curation: CurationConfig = field(default=CurationConfig(), metadata=LATER)
+    published_steps: int | None = None
+    curation: CurationConfig = field(default_factory=CurationConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +113,8 @@ class SuiteConfig:
     evaluators: tuple[str, ...]
     images_per_prompt: int = 1
     max_prompts: int | None = None
-    prompts: str | None = field(default=None, metadata=LATER)
-    prompts_sha256: str | None = field(default=None, metadata=LATER)
+    prompts: str | None = field(default=None, metadata=ADDRESS)
+    prompts_sha256: str | None = None
 
     def __post_init__(self) -> None:
         _at_least("images_per_prompt", self.images_per_prompt, 1)
@@ -134,7 +134,7 @@ class SamplingConfig:
 
     num_inference_steps: int
     guidance_scale: float
-    batch_size: int
+    batch_size: int = field(metadata=ADDRESS)
 
     def __post_init__(self) -> None:
         _at_least("num_inference_steps", self.num_inference_steps, 1)
@@ -161,14 +161,14 @@ class TrainingConfig:
 
     steps: int
     batch_size: int
-    save_steps: int
+    save_steps: int = field(metadata=ADDRESS)
     num_snapshots: int
-    micro_batch_size: int | None = None
+    micro_batch_size: int | None = field(default=None, metadata=ADDRESS)
     mixed_precision: str = "no"
-    gradient_checkpointing: bool = False
-    compile: bool = field(default=False, metadata=LATER)
-    logging_steps: int = 1
-    num_workers: int = 0
+    gradient_checkpointing: bool = field(default=False, metadata=ADDRESS)
+    compile: bool = field(default=False, metadata=ADDRESS)
+    logging_steps: int = field(default=1, metadata=ADDRESS)
+    num_workers: int = field(default=0, metadata=ADDRESS)
 
     def __post_init__(self) -> None:
         _at_least("training.num_snapshots", self.num_snapshots, 1)
@@ -315,7 +315,7 @@ class CellConfig:
     sampling: SamplingConfig
     evaluators: Mapping[str, Component]
     weights_digest: str
-    parent: ParentConfig | None = field(default=None, metadata=LATER)
+    parent: ParentConfig | None = None
 
     @property
     def task_name(self) -> str:

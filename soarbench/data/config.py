@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from baselines.config import LATER
+from soarbench.common.strict import ADDRESS
 
 #: What the laboratory's pictures show.
 KINDS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "text")
@@ -39,8 +39,8 @@ class LabDataConfig:
     keep_fraction: float
     wrong_captions: float = 0.1
     seed: int = 1000
-    kinds: tuple[str, ...] | None = field(default=None, metadata=LATER)
-    within_kinds: bool = field(default=False, metadata=LATER)
+    kinds: tuple[str, ...] | None = None
+    within_kinds: bool = False
 
     def __post_init__(self) -> None:
         _require_share("data.keep_fraction", self.keep_fraction)
@@ -108,14 +108,14 @@ class ImageDataConfig(CurationConfig):
         content: Digest of the set; filled in when a grid is expanded.
     """
 
-    path: str | None = None
+    path: str | None = field(default=None, metadata=ADDRESS)
     max_unreadable: int = 0
     max_caption_length: int = 2000
     bucket_step: int | None = None
     max_aspect_ratio: float = 2.0
     rows_per_bucket: int = 4
-    cache_latents: bool = True
-    scores: str | None = None
+    cache_latents: bool = field(default=True, metadata=ADDRESS)
+    scores: str | None = field(default=None, metadata=ADDRESS)
     max_rows: int | None = None
     content: str | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from baselines.config import LATER
+from soarbench.common.strict import ADDRESS
 
 LABORATORY = "lab"
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -27,14 +27,14 @@ class ModelConfig:
             (``owner/name@revision``) or directory of a LoRA in peft's format or of a transformer.
     """
 
-    name: str
-    path: str
+    name: str = field(metadata=ADDRESS)
+    path: str = field(metadata=ADDRESS)
     resolution: int
-    revision: str | None = None
+    revision: str | None = field(default=None, metadata=ADDRESS)
     max_sequence_length: int = 256
     load_text_encoder_3: bool = True
     dtype: str = "float32"
-    adapter: str | None = field(default=None, metadata=LATER)
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:

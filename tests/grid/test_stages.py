@@ -57,7 +57,6 @@ def test_a_second_stage_names_the_cell_and_the_step_it_starts_from(arguments: li
     assert (second.parent.cell_id, second.parent.step) == (first.cell_id, 6)
     assert second.rewards == {"aesthetic": 1.0}
     assert found["sft"].parent is None
-    assert "parent" not in found["sft"].content()
 
 
 def test_the_address_of_a_second_stage_follows_its_first(arguments: list[str]) -> None:
