@@ -7,7 +7,6 @@ one ``CellConfig`` of it for every cell.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from baselines.config import (
     ADDRESS,
@@ -147,7 +146,7 @@ class Settings:
     results_dir: str
     device: str
     diagnostics: bool
-    figure_formats: tuple[Literal["png", "pdf", "svg"], ...]
+    figure_formats: tuple[FigureFormat, ...]
     tracking: TrackingConfig
     launcher: LauncherConfig
-    stale: Literal["refuse", "warn", "rerun"] = "warn"
+    stale: Literal[refuse, warn, rerun] = "warn"

@@ -17,7 +17,7 @@ from evaluators.samples import SampleFile
 from soarbench.common.code import code_of, digests
 from soarbench.common.errors import UserError
 from soarbench.common.files import write_json
-from soarbench.common.progress import ImageLines
+from soarbench.common.progress import console_pace
 from soarbench.evaluation.judging import aggregated, judge_files
 from soarbench.evaluation.protocol import fingerprint, judge_facts
 from soarbench.evaluation.request import ScoreRequest
@@ -122,7 +122,7 @@ def score_by(
     evaluator.check_canaries()
     facts = {"prompts": images.prompts, **judge_facts(evaluator)}
     folder.write_protocol(facts, config.facts())
-    progress = ImageLines(console, name, len(images.files))
+    progress = console_pace(console, name, len(images.files))
     judge_files(
         evaluator,
         images.files,

@@ -16,7 +16,7 @@ from evaluators.images import ImageError
 from soarbench.common.code import code_of, digests
 from soarbench.common.errors import UserError
 from soarbench.common.files import make_writable, write_atomically
-from soarbench.common.progress import ImageLines
+from soarbench.common.progress import Pace
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig
 from soarbench.data.content import image_folder, jsonl_path
 from soarbench.data.curation import CHUNK, Unusable, sample_of, score_key
@@ -90,7 +90,7 @@ class SetScoring:
 
     def _judge(self, evaluator: Evaluator, of_protocol: str) -> None:
         done = {str(row["sample_id"]) for row in self.folder.rows.read()}
-        progress = ImageLines(self.console, self.judge, None)
+        progress = Pace(f"{self.judge}: scored images", None, self._say)
         if done:
             progress.skip(len(done))
             self._say(f"{self.judge}: {len(done)} rows were scored before")

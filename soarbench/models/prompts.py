@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from soarbench.common.files import files_digest
-from soarbench.common.pace import Pace
+from soarbench.common.progress import Pace
 from soarbench.common.tensor_store import TensorStore, digest
 from soarbench.models.config import ModelConfig
 from soarbench.models.hub import is_directory
