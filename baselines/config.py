@@ -65,6 +65,8 @@ class MethodConfig(abc.ABC):
     #: Whether rows need an image, or the method makes its own of their prompts.
     trains_on: ClassVar[Literal["images", "prompts"]] = "images"
     needs_reward: ClassVar[bool] = False
+    #: Modules beside the configuration's own whose code determines what training gives.
+    code: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
     def build(self, world: World) -> Method:

@@ -49,6 +49,7 @@ class FlowGrpoConfig(MethodConfig):
     """
 
     kind: ClassVar[str] = "flow_grpo"
+    code: ClassVar[tuple[str, ...]] = ("baselines.flow", "baselines.flow_grpo", "baselines.groups")
     title: ClassVar[str] = "Flow-GRPO"
     trains_on: ClassVar[Literal["images", "prompts"]] = "prompts"
     needs_reward: ClassVar[bool] = True

@@ -23,6 +23,7 @@ class SftConfig(MethodConfig):
     """
 
     kind: ClassVar[str] = "sft"
+    code: ClassVar[tuple[str, ...]] = ("baselines.flow", "baselines.flow_matching", "baselines.sft")
     title: ClassVar[str] = "SFT"
 
     condition_dropout: float = 0.0

@@ -42,6 +42,11 @@ class SoarConfig(MethodConfig):
     """
 
     kind: ClassVar[str] = "soar"
+    code: ClassVar[tuple[str, ...]] = (
+        "baselines.flow",
+        "baselines.flow_matching",
+        "baselines.soar",
+    )
     title: ClassVar[str] = "SOAR"
 
     condition_dropout: float = 0.0

@@ -6,7 +6,8 @@ import ast
 import functools
 import hashlib
 import importlib.util
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 
@@ -44,7 +45,7 @@ def _is_docstring(node: object) -> bool:
     return isinstance(node.value.value, str)
 
 
-def changed(stored: dict[str, str]) -> list[str]:
+def changed(stored: Mapping[str, str]) -> list[str]:
     """Modules whose code is not what it was when an artefact was begun."""
     now = digests(stored)
     return sorted(name for name, value in stored.items() if now.get(name) != value)
@@ -62,6 +63,8 @@ def code_of(*configs: object) -> tuple[str, ...]:
         if isinstance(config, str):
             modules.add(config.replace(":", ".").rpartition(".")[0])
         else:
-            modules |= {kind.__module__ for kind in type(config).__mro__}
+            # What only declares has no say in what comes out.
+            kinds = (kind for kind in type(config).__mro__ if not inspect.isabstract(kind))
+            modules |= {kind.__module__ for kind in kinds}
             modules |= set(getattr(config, "code", ()))
     return tuple(sorted(modules - {"", "abc", "builtins", "typing"}))

@@ -17,7 +17,13 @@ from baselines.config import (
     TrainingConfig,
 )
 from evaluators.base import JudgeConfig
-from soarbench.config.run import BudgetConfig, LauncherConfig, TrackingConfig
+from soarbench.config.run import (
+    BudgetConfig,
+    FigureFormat,
+    LauncherConfig,
+    Stale,
+    TrackingConfig,
+)
 from soarbench.config.suites import SuiteConfig as SuiteConfig
 from soarbench.data.config import CurationConfig, DataConfig
 from soarbench.models.config import ModelConfig
@@ -149,4 +155,4 @@ class Settings:
     figure_formats: tuple[FigureFormat, ...]
     tracking: TrackingConfig
     launcher: LauncherConfig
-    stale: Literal[refuse, warn, rerun] = "warn"
+    stale: Stale = "warn"

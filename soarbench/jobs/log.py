@@ -44,8 +44,9 @@ class Log(Job):
 
     @property
     def digest(self) -> str:
-        """Of what is logged: another judge or another image makes it another."""
-        return digest({"description": self.description, "parts": self.parts})
+        """Of what is logged: another judge or image makes it another, other words do not."""
+        names = {key: value for key, value in self.description.items() if key != "config"}
+        return digest({"description": names, "parts": self.parts})
 
     def described(self, store: Store) -> Cell:
         """The cell as it is stored."""

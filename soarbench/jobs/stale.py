@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from soarbench.common.code import changed
 from soarbench.common.errors import UserError
+from soarbench.config.run import Stale
 from soarbench.jobs.base import Job
 from soarbench.store.artefact import Store
-
-Stale = Literal["refuse", "warn", "rerun"]
 
 
 def stale_jobs(jobs: Sequence[Job], store: Store) -> list[tuple[Job, list[str]]]:

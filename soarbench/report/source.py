@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from soarbench.common.code import changed
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.config.compose import Overrides, parse_overrides, run_settings
 from soarbench.config.run import FORMATS
@@ -149,3 +150,17 @@ def _exported(
         cells=cells,
         baseline=manifest.baseline,
     )
+
+
+def stale_notes(cells: Sequence[Cell]) -> list[str]:
+    """A line about results that other code than today's made; none where all is as it was."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    for cell in cells:
+        modules = tuple(changed(cell.code))
+        if modules:
+            names.setdefault(modules, []).append(cell.cell_id)
+    return [
+        f"{len(ids)} cells were made by other code of {', '.join(modules)} than today's, e.g. "
+        f"{ids[0]}; stale=rerun makes them again"
+        for modules, ids in names.items()
+    ]

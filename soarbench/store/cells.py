@@ -163,7 +163,16 @@ class Cell:
 
     def image(self, step: int, prompt_id: str, image_index: int) -> Image.Image | None:
         """An image as it was drawn; None where it is not stored."""
-        return self.tables.image(step, prompt_id, image_index)
+        path = self.tables.image_file(step, prompt_id, image_index)
+        if path is None:
+            return None
+        with Image.open(path) as image:
+            image.load()
+            return image
+
+    def has_image(self, step: int, prompt_id: str, image_index: int) -> bool:
+        """Whether an image is stored as it was drawn."""
+        return self.tables.image_file(step, prompt_id, image_index) is not None
 
     def strip(self, task: str, step: int) -> Image.Image | None:
         """The samples of a task beside each other, as ``export`` leaves them; None without."""

@@ -178,7 +178,7 @@ class ExportedTables:
         assert isinstance(protocols, list)
         return {(entry["suite"], entry["judge"]): entry["protocol"] for entry in protocols}
 
-    def image(self, step: int, prompt_id: str, image_index: int) -> None:  # noqa: ARG002
+    def image_file(self, step: int, prompt_id: str, image_index: int) -> None:  # noqa: ARG002
         """None: an export has strips alone."""
         return
 

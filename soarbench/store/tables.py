@@ -43,7 +43,7 @@ class CellTables(Protocol):
         """What stands behind the scores, by (suite, evaluator)."""
         ...
 
-    def image(self, step: int, prompt_id: str, image_index: int) -> Image.Image | None:
+    def image_file(self, step: int, prompt_id: str, image_index: int) -> Path | None:
         """An image as it was drawn; None where it is not stored."""
         ...
 
@@ -111,23 +111,21 @@ class StoredTables:
                 protocols[suite, judge] = facts
         return protocols
 
-    def image(self, step: int, prompt_id: str, image_index: int) -> Image.Image | None:
+    def image_file(self, step: int, prompt_id: str, image_index: int) -> Path | None:
         """See ``CellTables``."""
         for facts in self._suites().values():
             root = self.store.artefact(facts["images"][str(step)]).root
             path = image_path(root, prompt_id, image_index)
             if path.is_file():
-                with Image.open(path) as image:
-                    image.load()
-                    return image
+                return path
         return None
 
     def strip(self, task: str, step: int) -> None:  # noqa: ARG002 (a store has the images)
-        """None: see ``image``."""
+        """None: see ``image_file``."""
         return
 
     def strip_prompts(self, task: str) -> dict[str, str]:  # noqa: ARG002
-        """Empty: see ``image``."""
+        """Empty: see ``image_file``."""
         return {}
 
     def summaries(self) -> Iterator[tuple[str, int, Mapping[str, float]]]:
