@@ -32,7 +32,7 @@ from soarbench.evaluation.image_folders import (
 )
 from soarbench.evaluation.judges import make_judge, refuse_unjudgeable
 from soarbench.evaluation.judging import images_at_a_time, scored
-from soarbench.evaluation.request import ScoreRequest, read_request
+from soarbench.evaluation.request import ScoreOptions, ScoreRequest, score_request
 from soarbench.evaluation.score_table import summary_table
 from soarbench.evaluation.survey import survey
 
@@ -41,7 +41,7 @@ _ROW_KEYS = ("sample_id", "image", "image_sha256", "prompt_id", "prompt", "value
              "fingerprint")  # fmt: skip
 
 
-def score(words: Sequence[str], *, console: Console) -> int:
+def score(options: ScoreOptions, words: Sequence[str], *, console: Console) -> int:
     """Score images and print the summary.
 
     Returns:
@@ -50,7 +50,7 @@ def score(words: Sequence[str], *, console: Console) -> int:
     Raises:
         UserError: Something in the request or the images cannot be used.
     """
-    request = read_request(words)
+    request = score_request(options, words)
     try:
         return _score(request, console)
     except (EvaluatorError, CoverageError, ImageError, MetadataError) as error:
