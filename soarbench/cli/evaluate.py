@@ -26,13 +26,13 @@ from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.files import locked, make_writable, read_json, write_atomically
 from soarbench.common.progress import GridProgress
 from soarbench.config.compose import options, run_settings
+from soarbench.config.registries import suite_named
 from soarbench.config.settings import Settings, SuiteConfig
 from soarbench.config.stages import BASE
 from soarbench.data.prompts import PromptItem
 from soarbench.evaluation.drawing import image_path
-from soarbench.evaluation.image_folders import suite_named
 from soarbench.evaluation.judges import refuse_unjudgeable
-from soarbench.evaluation.request import ScoreRequest, Words, chosen_judges, sort_words
+from soarbench.evaluation.request import EvaluateOptions, ScoreRequest, SuiteChoice
 from soarbench.evaluation.selection import suite_images, suite_prompts
 from soarbench.evaluation.suites import PromptFile
 from soarbench.grid import addresses
@@ -50,8 +50,6 @@ from soarbench.models.sd3.architecture import KNOWN, architecture_of
 from soarbench.store.artefact import Store
 from soarbench.store.judged import ScoresFolder
 
-_KEYS = ("model", "suite", "output", "prompts", "images_per_prompt", "max_prompts", "judges")
-_PASSED_ON = ("model.", "sampling.", "device", "output_dir")
 #: Whose resolution, steps and guidance a directory or hub id takes.
 _LIKE = "sd35_medium"
 
@@ -78,33 +76,29 @@ class Evaluation:
         return self.scoring.suite
 
 
-def read_evaluation(words: Sequence[str]) -> Evaluation:
-    """Read the command line; loads no model.
+def read_evaluation(options: EvaluateOptions, words: Sequence[str]) -> Evaluation:
+    """What is drawn and judged; loads no model.
 
     Raises:
-        UserError: A word is unknown, or what it names cannot be used.
+        UserError: What is named cannot be used.
     """
-    found = sort_words(words, _KEYS, _PASSED_ON)
-    name = found.texts.get("suite")
-    if not name:
-        raise ConfigError("suite= is missing, e.g. evaluate model=lab suite=lab_geneval")
-    suite = _suite(suite_named(name), found)
-    judges, is_chosen = chosen_judges(found, suite)
-    model = found.texts.get("model", suite.judges_of)
-    settings = run_settings([*model_words(model), "data=lab_general", *found.others])
-    _check_resolution(settings.model)
+    judges = options.judges()
+    suite = _suite(suite_named(options.suite), options.choice)
     suite = dataclasses.replace(suite, judges=tuple(judges))
+    model = model_words(options.model or suite.judges_of)
+    settings = run_settings([*model, "data=lab_general", *words])
+    _check_resolution(settings.model)
     cell = _cell(settings, suite, judges)
-    output = found.path("output") or Path("runs/evaluations") / name / _label(settings.model)
+    output = options.output or Path("runs/evaluations") / suite.name / _label(settings.model)
     scoring = ScoreRequest(
         suite=suite,
         images=output / "images",
         output=output,
-        prompts=found.path("prompts"),
+        prompts=options.choice.prompts,
         images_per_prompt=suite.images_per_prompt,
         coverage="exact",
         judges=judges,
-        is_chosen=is_chosen,
+        is_chosen=bool(options.choice.judges),
     )
     store = Store(Path(settings.output_dir).expanduser())
     return Evaluation(cell=cell, store=store, device=settings.device, scoring=scoring)
@@ -159,24 +153,24 @@ def _label(model: ModelConfig) -> str:
     return model.name if model.adapter is None else f"{model.name}+{adapter_name(model.adapter)}"
 
 
-def _suite(suite: SuiteConfig, words: Words) -> SuiteConfig:
+def _suite(suite: SuiteConfig, choice: SuiteChoice) -> SuiteConfig:
     """The suite with the prompts and sizes of the command line.
 
     Raises:
         UserError: Its prompts are missing, or have no place in it.
     """
-    prompts = words.path("prompts")
-    if prompts is not None:
+    if choice.prompts is not None:
         if not isinstance(suite, PromptFile):
             raise ConfigError(
-                f"prompts={prompts}: suite {suite.name!r} has prompts of its own; leave it out"
+                f"suites.{suite.name}.prompts={choice.prompts}: the suite has prompts of its own; "
+                "leave it out"
             )
-        suite = with_digest(dataclasses.replace(suite, prompts=str(prompts.resolve())))
+        suite = with_digest(dataclasses.replace(suite, prompts=str(choice.prompts.resolve())))
     suite.items()
     return dataclasses.replace(
         suite,
-        images_per_prompt=words.count("images_per_prompt") or suite.published_images or 1,
-        max_prompts=words.count("max_prompts"),
+        images_per_prompt=choice.images_per_prompt or suite.published_images or 1,
+        max_prompts=choice.max_prompts,
     )
 
 
@@ -225,7 +219,7 @@ def _cell(settings: Settings, suite: SuiteConfig, judges: Mapping[str, JudgeConf
     )
 
 
-def evaluate(words: Sequence[str], *, console: Console) -> int:
+def evaluate(options: EvaluateOptions, words: Sequence[str], *, console: Console) -> int:
     """Draw a suite's images with a model, score them and print the summary.
 
     Returns:
@@ -234,7 +228,7 @@ def evaluate(words: Sequence[str], *, console: Console) -> int:
     Raises:
         UserError: Something in the request, the model or a judge cannot be used.
     """
-    request = read_evaluation(words)
+    request = read_evaluation(options, words)
     try:
         return _evaluate(request, console)
     except (EvaluatorError, CoverageError, ImageError, MetadataError) as error:

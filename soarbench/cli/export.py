@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from rich.console import Console
 
-from soarbench.common.errors import ConfigError
 from soarbench.common.files import make_writable
+from soarbench.config.keys import Options
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
 from soarbench.report.numbers.samples import read_samples, shown_cells, strip_of
@@ -21,29 +23,37 @@ from soarbench.store.exports import Export, Manifest, Strip, write_export
 _OWN_KEYS = ("output_dir", "results_dir", "tracking", "device")
 
 
-def export(words: Sequence[str], *, console: Console) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """What ``export`` takes beside the settings of a run.
+
+    Attributes:
+        output: Folder of the copy; the grid becomes a folder in it.
+    """
+
+    example: ClassVar[str] = "export grid=reward_specific output=results/lab/mine"
+    renamed: ClassVar[Mapping[str, str]] = {"path": "output"}
+    output: Path
+
+
+def export(options: ExportOptions, settings: Sequence[str], *, console: Console) -> int:
     """Write the compact copy and say what it holds.
 
     Args:
-        words: ``output=DIR`` and the settings of the run, as for ``report``.
+        options: Where it goes.
+        settings: Of the run, as for ``report``.
         console: Where the summary goes.
 
     Returns:
         0, or 1 when a cell of the grid is not finished.
 
     Raises:
-        UserError: ``output`` is missing or cannot be written to, or nothing is finished.
+        UserError: ``output`` cannot be written to, or nothing is finished.
     """
-    outputs = [word.partition("=")[2] for word in words if word.startswith("output=")]
-    settings = [word for word in words if not word.startswith("output=")]
-    if len(outputs) != 1 or not outputs[0]:
-        raise ConfigError(
-            "output= is missing, e.g. export grid=reward_specific output=results/lab/mine"
-        )
     source = grid_cells(settings)
     finished, _ = finished_and_holes(source.cells, str(source.folder))
     refuse_unlike(finished)
-    target = Path(outputs[0]).expanduser() / source.grid
+    target = options.output / source.grid
     make_writable(target, "output")
     # A study may come from several folders: what was exported into this one before stays.
     there, new = Export(target), {cell.cell_id for cell in source.cells}

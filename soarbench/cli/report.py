@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from soarbench.report.options import ReportOptions
 from soarbench.report.source import GridCells, grid_cells
 
 if TYPE_CHECKING:
     from soarbench.report.build import Report
-    from soarbench.report.options import ReportOptions
 
 
-def report(arguments: Sequence[str], *, console: Console) -> int:
+def report(options: ReportOptions, words: Sequence[str], *, console: Console) -> int:
     """Make a grid's reports again from what its cells stored.
 
     Returns:
@@ -23,9 +23,6 @@ def report(arguments: Sequence[str], *, console: Console) -> int:
     Raises:
         UserError: The configuration cannot be used, or nothing is finished.
     """
-    from soarbench.report.options import read_options
-
-    options, words = read_options(arguments)
     cells = grid_cells(words)
     built = build(cells, options, console)
     return 0 if len(built.cells) == len(cells.cells) else 1

@@ -16,12 +16,12 @@ from soarbench.data.prompts import PromptItem, PromptSuite
 from soarbench.evaluation.image_folders import find_images, prompts_digest
 from soarbench.evaluation.judges import refuse_unjudgeable
 from soarbench.evaluation.prompt_files import read_prompts
-from soarbench.evaluation.request import ScoreRequest, read_request
+from soarbench.evaluation.request import ScoreOptions, ScoreRequest, score_request
 from soarbench.evaluation.survey import survey
 from soarbench.jobs.score_images import JudgedImages, one_line, score_all
 
 
-def score(words: Sequence[str], *, console: Console) -> int:
+def score(options: ScoreOptions, words: Sequence[str], *, console: Console) -> int:
     """Score images and print the summary.
 
     Returns:
@@ -30,7 +30,7 @@ def score(words: Sequence[str], *, console: Console) -> int:
     Raises:
         UserError: Something in the request or the images cannot be used.
     """
-    request = read_request(words)
+    request = score_request(options, words)
     try:
         return _score(request, console)
     except (EvaluatorError, CoverageError, ImageError, MetadataError) as error:

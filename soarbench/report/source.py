@@ -90,8 +90,7 @@ def own_settings(words: Sequence[str]) -> Settings:
     Raises:
         ConfigError: They cannot be understood.
     """
-    own = (*_KEYS, "tracking")
-    return run_settings([word for word in words if word.split("=")[0].split(".")[0] in own])
+    return run_settings(words, only=(*_KEYS, "tracking"))
 
 
 def _only_export(output_dir: Path) -> str | None:
@@ -124,7 +123,7 @@ def _exported(
     export: Export, results_dir: Path, overrides: Overrides, seeds: Sequence[int]
 ) -> GridCells:
     """The cells of an export, as far as the command line keeps them."""
-    keys = [str(value.key_or_group) for value in overrides.values]
+    keys = [word.key for word in overrides.values]
     for key in [*keys, *(group.partition("=")[0] for group in overrides.groups)]:
         if key not in _KEYS:
             raise ConfigError(
