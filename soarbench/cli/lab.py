@@ -41,11 +41,12 @@ def sheet(path: Path, images_per_prompt: int = 4) -> Path:
     Raises:
         UserError: The laboratory was not built, or an asset is corrupted.
     """
-    from soarbench.lab.build.card import base_samples, lab_model_config
+    from soarbench.lab.build.card import base_samples
+    from soarbench.lab.config import LabModelConfig
     from soarbench.lab.sheets import contact_sheet
     from soarbench.models.sd3.model import SD3Model
 
-    model = SD3Model.load(lab_model_config())
+    model = SD3Model.load(LabModelConfig())
     samples = base_samples(model, "lab_geneval", images_per_prompt)
     rows = [samples[i : i + images_per_prompt] for i in range(0, len(samples), images_per_prompt)]
     picture = contact_sheet([(row[0].prompt, [s.image for s in row]) for row in rows[::4]])

@@ -23,7 +23,7 @@ from baselines.config import (
 from soarbench.common.strict import Component, plain
 from soarbench.config.run import BudgetConfig, LauncherConfig, TrackingConfig
 from soarbench.data.config import CurationConfig, DataConfig
-from soarbench.models.config import ModelConfig
+from soarbench.models.base import ModelConfig
 
 BASE = "base"
 #: Between the stages in the name of a method that starts from another's weights.

@@ -20,7 +20,7 @@ from soarbench.config.settings import CellConfig
 from soarbench.data.config import LabDataConfig
 from soarbench.diagnostics.trajectories import path_deviation, velocity_norm
 from soarbench.jobs.workbench import Workbench
-from soarbench.models.sd3.model import SD3Model
+from soarbench.models.base import ImageModel
 from soarbench.store.cell_folder import CellFolder
 from soarbench.store.diagnostics import deviations_path, norms_path, source_key
 
@@ -67,7 +67,7 @@ def held_out_data(cell: CellConfig) -> CellConfig:
     return dataclasses.replace(cell, data=data)
 
 
-def make_probes(rows: RowSource, model: SD3Model) -> Probes:
+def make_probes(rows: RowSource, model: ImageModel) -> Probes:
     """Evenly spaced rows with noise of their own, the same for every model and step.
 
     Of images of several shapes those that are like the first.
@@ -122,7 +122,7 @@ def probe(
 
 
 def _deviations(
-    cell: CellConfig, model: SD3Model, batches: Sequence[Probes], step: int
+    cell: CellConfig, model: ImageModel, batches: Sequence[Probes], step: int
 ) -> Iterator[dict[str, float]]:
     """Rows of ``files.deviations_path``: the sampler's own grid, from each start on."""
     grid = model.sampling_sigmas(cell.sampling.num_inference_steps)

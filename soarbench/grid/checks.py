@@ -11,9 +11,7 @@ from soarbench.config.settings import Settings
 from soarbench.data.buckets import check_step
 from soarbench.data.config import ImageDataConfig, LabDataConfig
 from soarbench.evaluation.suites import suite_names
-from soarbench.models.config import LABORATORY
-from soarbench.models.hub import is_directory
-from soarbench.models.sd3.architecture import architecture_of
+from soarbench.models.base import UnknownArchitecture
 
 #: The paper's names of the two rewards, and the evaluator each is.
 NAMED_REWARDS = {"aesthetic": "aesthetic", "alignment": "clipscore"}
@@ -131,10 +129,12 @@ def _check_images(settings: Settings, data: ImageDataConfig) -> None:
             settings.training.check_shapes(data.rows_per_bucket, settings.launcher.num_processes)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    if settings.model.path == LABORATORY or is_directory(settings.model.path):
-        sizes = architecture_of(settings.model)
-        unit = sizes.vae_scale_factor * sizes.integer("patch_size")
-        check_step(data, settings.model.resolution, unit, sizes.integer("pos_embed_max_size"))
+    try:
+        sizes = settings.model.architecture()
+    except UnknownArchitecture:
+        # Found out when it is loaded.
+        return
+    check_step(data, settings.model.resolution, sizes.unit, sizes.largest_image)
 
 
 def _check_rewards(settings: Settings, method: str) -> None:

@@ -32,11 +32,10 @@ from soarbench.evaluation.request import ScoreRequest, Words, chosen_judges, sor
 from soarbench.evaluation.score_folder import one_line, score_files
 from soarbench.evaluation.suites import FROM_FILE, PromptItem
 from soarbench.evaluation.survey import survey
-from soarbench.grid.expand import weights_digest
-from soarbench.models.adapters import adapter_digest, adapter_name
-from soarbench.models.config import LABORATORY, ModelConfig
-from soarbench.models.hub import is_directory, require_pipeline
-from soarbench.models.sd3.architecture import KNOWN, architecture_of
+from soarbench.models.adapters import adapter_name
+from soarbench.models.base import ModelConfig, UnknownArchitecture
+from soarbench.models.hub import is_directory
+from soarbench.models.sd3.architecture import KNOWN
 from soarbench.store.cell_folder import CellFolder
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def read_evaluation(words: Sequence[str]) -> Evaluation:
         raise ConfigError("suite= is missing, e.g. evaluate model=lab suite=lab_geneval")
     judges, is_chosen = chosen_judges(found, suite_named(name))
     suite = _suite(name, found)
-    model = found.texts.get("model", LABORATORY)
+    model = found.texts.get("model", "lab")
     settings = run_settings([*model_words(model), "data=lab_general", *found.others])
     _check_resolution(settings.model)
     cell = _cell(settings, suite)
@@ -178,13 +177,10 @@ def _check_resolution(model: ModelConfig) -> None:
     Raises:
         ConfigError: Names the largest resolution.
     """
-    if model.path != LABORATORY and not is_directory(model.path):
+    try:
+        largest = model.architecture().largest_image
+    except UnknownArchitecture:
         return
-    sizes = architecture_of(model)
-    known = sizes.transformer.get("pos_embed_max_size")
-    if not isinstance(known, int):
-        return
-    largest = known * sizes.integer("patch_size") * sizes.vae_scale_factor
     if model.resolution > largest:
         raise ConfigError(
             f"model.resolution={model.resolution}: {model.path} draws at most {largest} pixels; "
@@ -194,9 +190,6 @@ def _check_resolution(model: ModelConfig) -> None:
 
 def _cell(settings: Settings, suite: SuiteConfig) -> CellConfig:
     model = settings.model
-    digest = weights_digest(model)
-    if model.adapter is not None:
-        digest = f"{digest}+{adapter_digest(model.adapter)}"
     return CellConfig(
         grid="evaluate",
         method_name=BASE if model.adapter is None else adapter_name(model.adapter),
@@ -213,7 +206,7 @@ def _cell(settings: Settings, suite: SuiteConfig) -> CellConfig:
         model=model,
         sampling=settings.sampling,
         evaluators={},
-        weights_digest=digest,
+        weights_digest=model.weights_digest(),
     )
 
 
@@ -300,8 +293,7 @@ def _draw(
 def _loading(request: Evaluation, console: Console) -> Workbench:
     """Try everything that comes after the drawing, so that faults show before it."""
     model = request.cell.model
-    if model.path != LABORATORY and not is_directory(model.path):
-        require_pipeline(model)
+    model.check_source()
     _try_judges(request.scoring, console)
     from soarbench.jobs.workbench import Workbench
 

@@ -17,9 +17,8 @@ from soarbench.data.curation import Curation, Scorer
 from soarbench.data.rows import EncodedRows, encode_entries, fresh_rows, stored_rows
 from soarbench.evaluation.protocol import planned_suite
 from soarbench.lab.data import lab_rows
-from soarbench.models.config import ModelConfig
+from soarbench.models.base import ImageModel, ModelConfig
 from soarbench.models.prompts import PromptStore
-from soarbench.models.sd3.model import SD3Model
 
 
 class TrainingSets:
@@ -68,7 +67,7 @@ class TrainingSets:
         for config, prompts in wanted.items():
             self.prompt_store(config).fill(prompts)
 
-    def rows(self, cell: CellConfig, model: SD3Model) -> EncodedRows:
+    def rows(self, cell: CellConfig, model: ImageModel) -> EncodedRows:
         """The rows that a cell trains on.
 
         Args:
@@ -99,7 +98,9 @@ class TrainingSets:
             self._rows[key] = rows
         return rows
 
-    def _image_rows(self, cell: CellConfig, data: ImageDataConfig, model: SD3Model) -> EncodedRows:
+    def _image_rows(
+        self, cell: CellConfig, data: ImageDataConfig, model: ImageModel
+    ) -> EncodedRows:
         curation = self.curation(cell, data)
         condition = self.prompt_store(cell.model).row
         entries = curation.entries()

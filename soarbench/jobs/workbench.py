@@ -44,10 +44,8 @@ from soarbench.grid.checks import NAMED_REWARDS
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import apply_adapter
-from soarbench.models.config import LABORATORY, ModelConfig
-from soarbench.models.hub import is_directory, require_pipeline
+from soarbench.models.base import ImageModel, ModelConfig
 from soarbench.models.quiet import quiet_libraries
-from soarbench.models.sd3.model import SD3Model
 from soarbench.planning.fit import require_fit
 from soarbench.store.cell_folder import CellFolder, TrainingLog
 
@@ -136,8 +134,7 @@ class Workbench:
     def _check_models(self, cells: Mapping[ModelConfig, CellConfig]) -> None:
         """Look for hub ids, and try published weights on their base, before judges are loaded."""
         for config in cells:
-            if config.path != LABORATORY and not is_directory(config.path):
-                require_pipeline(config)
+            config.check_source()
         for config, cell in cells.items():
             if config.adapter is not None:
                 self.load(cell)
@@ -164,21 +161,21 @@ class Workbench:
             self._evaluators[key] = made
         return self._evaluators[key]
 
-    def load(self, cell: CellConfig) -> SD3Model:
+    def load(self, cell: CellConfig) -> ImageModel:
         """The base pipeline, fresh."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        model = SD3Model.load(cell.model, self.device, self.sets.prompt_store(cell.model))
+        model = cell.model.load(self.device, self.sets.prompt_store(cell.model))
         if cell.model.adapter is not None:
             apply_adapter(model.transformer, cell.model.adapter, base=cell.model.path)
         self._scheduler = {
-            "scheduler": type(model.pipeline.scheduler).__name__,
+            "scheduler": model.scheduler_name,
             "shift": model.training_shift,
         }
         return model
 
-    def load_start(self, cell: CellConfig, folder: CellFolder) -> SD3Model:
+    def load_start(self, cell: CellConfig, folder: CellFolder) -> ImageModel:
         """The pipeline that training starts from: the base's, or with a first stage's weights."""
         model = self.load(cell)
         if cell.parent is not None and cell.lora is None:
@@ -229,7 +226,7 @@ class Workbench:
             )
         return {name: float(value) for name, value in dataclasses.asdict(summary).items()}
 
-    def method(self, cell: CellConfig, model: SD3Model) -> Method:
+    def method(self, cell: CellConfig, model: ImageModel) -> Method:
         """A cell's method, with its reward where it has one."""
         assert cell.method is not None
         world = World(
@@ -254,19 +251,19 @@ class Workbench:
             return next(iter(parts.values()))
         return Mixture(parts, cell.rewards)
 
-    def _latent_reward(self, cell: CellConfig, model: SD3Model) -> LatentReward:
+    def _latent_reward(self, cell: CellConfig, model: ImageModel) -> LatentReward:
         return _of_latents(self._reward(cell), model)
 
-    def training_rows(self, cell: CellConfig, model: SD3Model) -> EncodedRows:
+    def training_rows(self, cell: CellConfig, model: ImageModel) -> EncodedRows:
         """The rows that a cell trains on, encoded."""
         return self.sets.rows(cell, model)
 
-    def _check_rows(self, cell: CellConfig, cells: Sequence[CellConfig], model: SD3Model) -> None:
+    def _check_rows(self, cell: CellConfig, cells: Sequence[CellConfig], model: ImageModel) -> None:
         rows = self.training_rows(cell, model)
         suites = [suite for other in cells for suite in other.suites.values()]
         refuse_overlap(set(rows.prompts), [planned_suite(suite) for suite in suites])
 
-    def _try_reward(self, cell: CellConfig, model: SD3Model) -> None:
+    def _try_reward(self, cell: CellConfig, model: ImageModel) -> None:
         """Ask the reward about two training pictures, once it can judge all prompts."""
         rows, reward = self.training_rows(cell, model), self._reward(cell)
         refused = [
@@ -289,7 +286,7 @@ class Workbench:
 
     # Sampling
 
-    def model_at(self, cell: CellConfig, folder: CellFolder, step: int) -> SD3Model:
+    def model_at(self, cell: CellConfig, folder: CellFolder, step: int) -> ImageModel:
         """The pipeline with the weights of a step of training; 0 is what it started from."""
         model = self.load_start(cell, folder)
         if step > 0:
@@ -339,7 +336,7 @@ def _lineage(parent: ParentConfig | None) -> list[ParentConfig]:
     return [] if parent is None else [parent, *_lineage(parent.parent)]
 
 
-def _of_latents(reward: RewardFunction, model: SD3Model) -> LatentReward:
+def _of_latents(reward: RewardFunction, model: ImageModel) -> LatentReward:
     """A reward of images as one of latents."""
 
     def of_latents(

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from evaluators.base import Sample
-from soarbench.common.strict import plain
-from soarbench.common.tensor_store import TensorStore, digest
+from soarbench.common.files import parts_digest
+from soarbench.common.strict import address_content
+from soarbench.common.tensor_store import TensorStore
 from soarbench.data.config import LabDataConfig
 from soarbench.data.curation import Entry, Scorer, read_entries, write_entries
 from soarbench.data.rows import ConditionOf, EncodedRows, EncodeImages, latent_key, stored_rows
@@ -75,7 +76,7 @@ def lab_rows(
         condition: Of a caption.
     """
     weights = [weights_hash(name) for name in ("base", "clip", "aesthetic")]
-    name = digest(plain(config), weights)
+    name = parts_digest(address_content(config), weights)
     folder = cache_dir / f"lab-{name}"
     store = TensorStore(folder)
     path = folder / "rows.jsonl"

@@ -11,7 +11,7 @@ from soarbench.data.select import best_share, best_share_of_groups, smallest_ran
 from soarbench.lab import data as lab
 from soarbench.lab.data import draw_candidates, lab_rows
 from soarbench.lab.world.grammar import demands
-from soarbench.models.config import ModelConfig
+from soarbench.models.sd3.config import Sd3Config
 from soarbench.models.sd3.model import SD3Model
 from tests.tiny import build_tiny_pipeline
 
@@ -20,7 +20,7 @@ from tests.tiny import build_tiny_pipeline
 def model(tmp_path_factory):
     directory = build_tiny_pipeline(tmp_path_factory.mktemp("pipeline"))
     return SD3Model.load(
-        ModelConfig(
+        Sd3Config(
             name="tiny",
             path=str(directory),
             resolution=64,

@@ -145,7 +145,7 @@ WITHOUT_T5 = dict.fromkeys(("text_encoder_3", "tokenizer_3", "image_encoder", "f
 def test_every_checkpoint_and_snapshot_is_read_by_the_evaluator_and_by_the_libraries(
     tmp_path: Path, changes: dict[str, object]
 ) -> None:
-    weights = train_tiny(tmp_path / "run", snapshots=(2, 4), **changes)
+    weights = train_tiny(tmp_path / "run", num_snapshots=2, **changes)
     pipeline = build_tiny_pipeline(tmp_path / "model")
     snapshot = snapshot_path(tmp_path / "run", 4)
     for source in (snapshot, checkpoint_path(tmp_path / "run", 4)):
@@ -153,7 +153,7 @@ def test_every_checkpoint_and_snapshot_is_read_by_the_evaluator_and_by_the_libra
         apply_adapter(model, str(source), base="tiny")
         found = velocity(model)
         loaded = StableDiffusion3Pipeline.from_pretrained(pipeline, **WITHOUT_T5)
-        folder = weights_folder(source, str(source))
+        folder = weights_folder(source, str(source), "SD3Transformer2DModel")
         if "lora" in changes:
             loaded.transformer = PeftModel.from_pretrained(loaded.transformer, folder)
         else:

@@ -15,11 +15,11 @@ from scipy.stats import spearmanr
 from evaluators.base import Evaluator, Sample
 from soarbench.evaluation.seeds import evaluation_noise
 from soarbench.evaluation.suites import load_suite
+from soarbench.lab.config import LabModelConfig
 from soarbench.lab.judges import aesthetic, clipscore, geneval, ocr, oracle_aesthetic
 from soarbench.lab.world.grammar import TASKS, all_compositions, lay_out, split, training_sample
 from soarbench.lab.world.oracles import detect
 from soarbench.lab.world.scenes import CLEAN_STYLE, Pixels, Scene, render
-from soarbench.models.config import LABORATORY, ModelConfig
 from soarbench.models.sd3.model import SD3Model
 
 STEPS, GUIDANCE_SCALE, IMAGES_PER_PROMPT = 20, 3.0, 4
@@ -125,7 +125,7 @@ def _values(evaluator: Evaluator, samples: Sequence[Sample]) -> list[float]:
 
 def measure() -> dict[str, object]:
     """Every number of the card."""
-    model = SD3Model.load(lab_model_config())
+    model = SD3Model.load(LabModelConfig())
     drawn = base_samples(model, "lab_geneval", IMAGES_PER_PROMPT)
     truth, rated = _values(oracle_aesthetic(), drawn), _values(aesthetic(), drawn)
     judge = geneval()
@@ -145,17 +145,6 @@ def measure() -> dict[str, object]:
             if isinstance(part, torch.nn.Module)
         },
     }
-
-
-def lab_model_config() -> ModelConfig:
-    """The laboratory's model, as ``conf/model/lab.yaml`` describes it."""
-    return ModelConfig(
-        name=LABORATORY,
-        path=LABORATORY,
-        resolution=64,
-        max_sequence_length=0,
-        load_text_encoder_3=False,
-    )
 
 
 def write_card(work_dir: Path, assets: Path) -> None:
