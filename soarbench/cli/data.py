@@ -11,7 +11,6 @@ from soarbench.common.errors import ConfigError
 from soarbench.common.strict import did_you_mean
 from soarbench.config.compose import options
 from soarbench.data.config import ImageDataConfig
-from soarbench.data.content import with_content
 from soarbench.grid.expand import Plan, expand
 
 _OWN = {"score": ("judge", "output"), "check": ("output", "near")}
@@ -30,7 +29,7 @@ def data(action: str, words: Sequence[str], *, console: Console) -> int:
         return _filter(words, console)
     own, overrides = _sorted(words, _OWN[action])
     plan = _plan(overrides)
-    config = with_content(plan.settings.data)
+    config = plan.settings.data.with_content()
     if not isinstance(config, ImageDataConfig) or config.path is None:
         raise ConfigError(
             f"data.path= is missing, e.g. data {action} data.path=FILE (data=jsonl), or "

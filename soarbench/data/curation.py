@@ -136,7 +136,7 @@ class Curation:
         self.config = config
         self.scorers = scorers
         self.sizes = sizes_of(config, resolution)
-        name = parts_digest(dataclasses.asdict(config), type(config).__name__, resolution, judges)
+        name = parts_digest(dataclasses.asdict(config), config.kind, resolution, judges)
         self.path = folder / f"rows-{name}.jsonl"
         self.unusable = Unusable(config, folder / f"unusable-{name}.jsonl")
         self._books = {

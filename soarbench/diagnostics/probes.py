@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from baselines.flow import draw_noise
 from baselines.loop.stream import RowSource
 from soarbench.common.files import write_atomically
 from soarbench.config.settings import CellConfig
-from soarbench.data.config import LabDataConfig
 from soarbench.diagnostics.trajectories import path_deviation, velocity_norm
 from soarbench.jobs.workbench import Workbench
 from soarbench.models.base import ImageModel
@@ -55,15 +53,8 @@ class Probes:
 
 
 def held_out_data(cell: CellConfig) -> CellConfig:
-    """The cell with data that training did not see, where such data can be had.
-
-    The laboratory draws pictures from another seed, just enough of them, curated alike. Of other
-    data sets there is nothing left out: the paths are then those of training images.
-    """
-    if not isinstance(cell.data, LabDataConfig):
-        return cell
-    enough = min(cell.data.num_candidates, math.ceil(NUM_PROBES / cell.data.keep_fraction))
-    data = dataclasses.replace(cell.data, seed=cell.data.seed + 1, num_candidates=enough)
+    """The cell with data that training did not see, where such data can be had."""
+    data = None if cell.data is None else cell.data.held_out(NUM_PROBES)
     return dataclasses.replace(cell, data=data)
 
 

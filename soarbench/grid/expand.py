@@ -35,8 +35,6 @@ from soarbench.config.settings import (
     first_stage,
     stages,
 )
-from soarbench.data.config import ImageDataConfig
-from soarbench.data.content import with_content
 from soarbench.evaluation.suites import FROM_FILE
 from soarbench.grid.checkpoint_rule import LAST, problem_with
 from soarbench.grid.checks import NAMED_REWARDS, check, reward_weights
@@ -68,7 +66,7 @@ class Plan:
     def without_data(self) -> bool:
         """Whether something is trained on a set of images that is not named yet."""
         sets = (cell.data for cell in self.cells)
-        return any(isinstance(data, ImageDataConfig) and data.path is None for data in sets)
+        return any(data is not None and not data.is_named for data in sets)
 
     @property
     def folder(self) -> Path:
@@ -292,7 +290,7 @@ def _cell(
         lora=None if settings.lora is None else settings.model.adapted(settings.lora),
         ema=settings.ema,
         training=settings.training,
-        data=None if is_base else with_content(settings.data),
+        data=None if is_base else settings.data.with_content(),
         rewards=rewards,
         suites={name: _with_digest(suite) for name, suite in suites.items()},
         model=dataclasses.replace(settings.model, adapter=None),

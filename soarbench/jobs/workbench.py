@@ -17,7 +17,6 @@ from rich.console import Console
 from baselines.base import Method, World
 from baselines.loop.arguments import check_device
 from baselines.loop.post_train import post_train
-from baselines.loop.stream import Shapes
 from baselines.loop.weights import load_transformer, prepare_transformer, start_from
 from baselines.rewards.base import (
     LatentReward,
@@ -35,7 +34,6 @@ from soarbench.common.errors import UserError
 from soarbench.common.strict import Component
 from soarbench.config.run import LauncherConfig
 from soarbench.config.settings import CellConfig, ParentConfig
-from soarbench.data.config import ImageDataConfig
 from soarbench.data.rows import EncodedRows
 from soarbench.evaluation.protocol import planned_suite
 from soarbench.evaluation.seeds import evaluation_noise
@@ -105,8 +103,8 @@ class Workbench:
         self._check_devices(cells)
         self._check_models({cell.model: cell for cell in cells})
         for cell in cells:
-            if isinstance(cell.data, ImageDataConfig):
-                self.sets.curation(cell, cell.data).measure()
+            if cell.data is not None:
+                self.sets.opened(cell).measure()
         try:
             self._try_all(cells)
         except (EvaluatorError, RewardError) as error:
@@ -196,6 +194,8 @@ class Workbench:
         assert cell.method is not None
         assert cell.training is not None
         assert cell.optim is not None
+        assert cell.data is not None
+        block = cell.data.rows_per_shape
         model = self.load_start(cell, folder)
         rows = self.training_rows(cell, model)
         if cell.method.trains_on == "prompts":
@@ -219,7 +219,7 @@ class Workbench:
                 velocity_of=model.velocity,
                 negative_condition=model.encode_prompts([""]),
                 on_log=on_log,
-                shapes=_shapes(rows, cell),
+                shapes=None if block is None else rows.shapes(block),
                 # The grid's own bars show the progress.
                 console=Console(quiet=True),
                 parallelism=self.launcher.parallelism,
@@ -345,10 +345,3 @@ def _of_latents(reward: RewardFunction, model: ImageModel) -> LatentReward:
         return score_images(reward, prompts, model.decode(latents), columns)
 
     return of_latents
-
-
-def _shapes(rows: EncodedRows, cell: CellConfig) -> Shapes | None:
-    """Which rows of a cell can go through the model together; null: all."""
-    return (
-        rows.shapes(cell.data.rows_per_bucket) if isinstance(cell.data, ImageDataConfig) else None
-    )

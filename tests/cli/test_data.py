@@ -18,7 +18,6 @@ from soarbench.common.errors import UserError
 from soarbench.data import score_set as scoring
 from soarbench.data.check import SetCheck, look, pixel_digest
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig, WebDatasetConfig
-from soarbench.data.content import with_content
 from soarbench.data.score_set import filter_set, score_set
 from soarbench.evaluation.suites import PromptItem, PromptSuite
 from tests.fakes import Brightness
@@ -52,7 +51,7 @@ class Backwards(Brightness):
 
 
 def known(config: ImageDataConfig) -> ImageDataConfig:
-    found = with_content(config)
+    found = config.with_content()
     assert isinstance(found, ImageDataConfig)
     return found
 

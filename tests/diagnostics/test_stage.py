@@ -149,9 +149,9 @@ def test_without_a_finished_cell_there_is_one_line(arguments: list[str]) -> None
 
 @pytest.mark.slow
 def test_real_models_are_followed_along_images_they_were_not_trained_on(tmp_path: Path) -> None:
-    from soarbench.data.config import LabDataConfig
     from soarbench.diagnostics.probes import NUM_PROBES, STARTS, held_out_data
     from soarbench.jobs.workbench import Workbench
+    from soarbench.lab.config import LabDataConfig
     from tests.tiny import build_tiny_pipeline
 
     arguments = [

@@ -23,6 +23,7 @@ from soarbench.common.files import read_json
 from soarbench.grid.expand import Plan, expand
 from soarbench.jobs.workbench import Workbench
 from soarbench.models.adapters import adapter_name, apply_adapter, weights_folder
+from soarbench.models.sd3.config import Sd3Config
 from soarbench.models.sd3.model import SD3Velocity
 from soarbench.store.cell_folder import CellFolder
 from tests.baselines.loop.test_trainer_sd3 import run as train_tiny
@@ -139,7 +140,10 @@ WITHOUT_T5 = dict.fromkeys(("text_encoder_3", "tokenizer_3", "image_encoder", "f
 
 @pytest.mark.parametrize(
     "changes",
-    [{"ema": EmaConfig(decay=0.5, every=1)}, {"lora": LoraSettings(rank=2, alpha=4.0)}],
+    [
+        {"ema": EmaConfig(decay=0.5, every=1)},
+        {"lora": LoraSettings(rank=2, alpha=4.0, target_modules=Sd3Config.lora_targets)},
+    ],
     ids=["full", "lora"],
 )
 def test_every_checkpoint_and_snapshot_is_read_by_the_evaluator_and_by_the_libraries(
