@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, get_args
 
 from baselines.config import LoraConfig
 from soarbench.common.errors import ConfigError
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from baselines.base import Condition, VelocityModel
+
+
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class UnknownArchitecture(ConfigError):
@@ -167,12 +170,15 @@ class ModelConfig(abc.ABC):
     resolution: int
     revision: str | None = field(default=None, metadata=ADDRESS)
     max_sequence_length: int = 256
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Precision = "float32"
     # Its weights are in the digest, as the base's are.
     adapter: str | None = field(default=None, metadata=ADDRESS)
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
+        if self.dtype not in get_args(Precision):
+            names = ", ".join(get_args(Precision))
+            raise ValueError(f"model.dtype={self.dtype!r}: must be one of {names}")
         if self.resolution < 8:
             raise ValueError(f"model.resolution={self.resolution}: must be at least 8 pixels")
         if not 0 <= self.max_sequence_length <= 512:
