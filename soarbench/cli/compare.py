@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from soarbench.common.errors import UserError
+from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.files import read_json
 from soarbench.common.strict import did_you_mean
 from soarbench.config.keys import Options
