@@ -312,7 +312,9 @@ def test_what_was_trained_on_comes_from_the_cells(tmp_path):
         {"rewards": {"alignment": 1.0, "pkg.mine": 0.5}, "data": None},
         {"rewards": {}, "data": {"select_by": ["aesthetic"]}},
     )
-    configured = [replace(cell, config=config) for cell, config in zip(stored, configs, strict=True)]
+    configured = [
+        replace(cell, config=config) for cell, config in zip(stored, configs, strict=True)
+    ]
     assert trained_on(configured) == {"clipscore", "pkg.mine", "aesthetic"}
 
 
