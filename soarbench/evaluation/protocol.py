@@ -21,6 +21,7 @@ from soarbench.config.settings import CellConfig, SuiteConfig
 from soarbench.evaluation.judging import images_at_a_time, scored
 from soarbench.evaluation.suites import PromptItem, PromptSuite, load_suite
 from soarbench.store.cell_folder import CellFolder
+from soarbench.store.facts import JUDGE
 
 SEED_RULE = "sha256('prompt_id/image_index')[:8] >> 1, torch CPU generator"
 _LIBRARIES = (
@@ -103,6 +104,37 @@ def judge_facts(evaluator: Evaluator) -> dict[str, object]:
     }
 
 
+#: Title, digits, whether a mean of task means, and whose oracle: until judges' own facts are asked.
+_KNOWN: Mapping[str, tuple[str, int, bool, tuple[str, ...]]] = {
+    "geneval": ("GenEval", 3, True, ()),
+    "ocr": ("OCR", 3, False, ()),
+    "pickscore": ("PickScore", 3, False, ()),
+    "clipscore": ("CLIPScore", 4, False, ()),
+    "hpsv21": ("HPSv2.1", 4, False, ()),
+    "aesthetic": ("Aesthetic", 3, False, ()),
+    "imagereward": ("ImageReward", 3, False, ()),
+    "unifiedreward": ("UnifiedReward", 3, False, ()),
+    "oracle_geneval": ("GenEval (oracle)", 3, True, ("clipscore",)),
+    "oracle_ocr": ("OCR (oracle)", 3, False, ()),
+    "oracle_aesthetic": ("Aesthetic (oracle)", 3, False, ("aesthetic",)),
+}
+
+
+def number_facts(judge: str, evaluator: Evaluator) -> dict[str, object]:
+    """What a report must know about a judge's number; see ``soarbench.store.facts``."""
+    title, decimals, is_macro_mean, oracle_of = _KNOWN.get(judge, (judge, 3, False, ()))
+    return {
+        "title": title,
+        "unit": evaluator.unit,
+        "decimals": decimals,
+        "value_range": list(evaluator.value_range),
+        "higher_is_better": evaluator.higher_is_better,
+        "is_macro_mean": is_macro_mean,
+        "is_oracle": judge.startswith("oracle_"),
+        "oracle_of": list(oracle_of),
+    }
+
+
 def fingerprint(facts: Mapping[str, object]) -> str:
     """Digest of a protocol."""
     text = json.dumps(facts, sort_keys=True)
@@ -157,7 +189,8 @@ def score_part(
     samples = [file.with_image(blank) for file in files]
     facts = protocol(cell, suite, evaluator, scheduler)
     numbers = evaluator.aggregate(samples, scores)
-    write_json(summary, {"aggregate": numbers, "protocol": facts})
+    stored = {**facts, JUDGE: number_facts(judge, evaluator)}
+    write_json(summary, {"aggregate": numbers, "protocol": stored})
     common: dict[str, object] = {
         "cell_id": cell.cell_id,
         "task": cell.task_name,

@@ -269,6 +269,8 @@ class JudgeRun:
         rows: Sequence[Mapping[str, object]],
         facts: Mapping[str, object],
     ) -> dict[str, object]:
+        from soarbench.evaluation.protocol import number_facts
+
         blank = Image.new("RGB", (1, 1))
         samples: list[Sample] = [file.with_image(blank) for file in self.files]
         numbers = evaluator.aggregate(samples, [_as_score(row) for row in rows])
@@ -283,7 +285,7 @@ class JudgeRun:
             "numbers": {k: v if math.isfinite(v) else None for k, v in numbers.items()},
             "suite": self.plan["suite"],
             "coverage": self.plan["coverage"],
-            "protocol": dict(facts),
+            "protocol": {**facts, "judge": number_facts(evaluator.name, evaluator)},
         }
 
 

@@ -88,7 +88,7 @@ class Cell:
         seed: Of training.
         steps: At which images were to be evaluated, ascending.
         final_metric: Evaluator that decides; None for the base model.
-        metrics: All evaluators.
+        metrics: All evaluators, in the order in which its suites were configured.
         state: ``finished``, ``failed``, ``running`` or ``not started``.
         reason: Why it failed.
         mlflow_run_id: Its MLflow run.
@@ -328,7 +328,7 @@ def read_cell(folder: Path) -> Cell:
             seed=int(str(config["seed"])),
             steps=tuple(int(step) for step in _items(config["steps"])),
             final_metric=None if final_metric is None else str(final_metric),
-            metrics=_items(config["metrics"]),
+            metrics=_as_configured(_items(config["metrics"]), config["config"]),
             state=str(status["state"]),
             reason=None if reason is None else str(reason),
             mlflow_run_id=None if run_id is None else str(run_id),
@@ -343,6 +343,13 @@ def read_cell(folder: Path) -> Cell:
             f"{folder}: config.json or status.json was written by another version ({error!r}); "
             "delete the folder and run the grid again"
         ) from error
+
+
+def _as_configured(metrics: Sequence[str], config: object) -> tuple[str, ...]:
+    """Evaluators in the order of the suites that they judge, which is that of a table's columns."""
+    suites = _facts(_facts(config).get("suites")).values()
+    order = [name for suite in suites for name in _items(_facts(suite).get("evaluators", []))]
+    return tuple(sorted(metrics, key=lambda name: (*order, *metrics).index(name)))
 
 
 def _data_key(config: Mapping[str, object]) -> str | None:

@@ -14,6 +14,7 @@ from soarbench.config.settings import CellConfig
 from soarbench.evaluation.protocol import parts
 from soarbench.store.cell_folder import CellFolder, Status
 from soarbench.store.diagnostics import deviations_path, images_path, norms_path, source_key
+from soarbench.store.facts import metric_facts
 
 _ORACLE = "oracle_"
 _VIEW_TAG = "mlflow.sharedViewState."
@@ -146,10 +147,13 @@ def _rank(key: str) -> tuple[int, str]:
 def score_values(cell: CellConfig, folder: CellFolder) -> Iterator[Value]:
     """``eval/<evaluator>/<key>`` and ``oracle/<evaluator>/<key>`` at every evaluated step."""
     for step, suite, judge in parts(cell):
-        is_oracle = judge.startswith(_ORACLE)
-        prefix = f"oracle/{judge.removeprefix(_ORACLE)}" if is_oracle else f"eval/{judge}"
-        numbers = read_json(folder.summary(step, suite.name, judge))["aggregate"]
+        path = folder.summary(step, suite.name, judge)
+        summary = read_json(path)
+        numbers, facts = summary["aggregate"], summary["protocol"]
         assert isinstance(numbers, dict)
+        assert isinstance(facts, dict)
+        is_oracle = metric_facts(judge, facts, str(path)).is_oracle
+        prefix = f"oracle/{judge.removeprefix(_ORACLE)}" if is_oracle else f"eval/{judge}"
         for key, value in numbers.items():
             if math.isfinite(value):
                 yield Value(f"{prefix}/{key}", step, float(value))

@@ -11,9 +11,9 @@ import numpy as np
 
 from soarbench.common.errors import UserError
 from soarbench.common.files import read_json
-from soarbench.report.numbers.metrics import metric_of
 from soarbench.stats.clusters import FloatArray
 from soarbench.store.cells import Cell, Facts
+from soarbench.store.facts import MetricFacts, metric_facts
 from soarbench.store.scores import ScoreSet
 
 Key = tuple[str, str]
@@ -26,6 +26,7 @@ class Measured:
     Attributes:
         source: Where they lie, for messages.
         evaluator: The metric's name.
+        facts: About the metric.
         suite: The prompts' name.
         prompts: Prompt of each image; (N,), sorted, then by image.
         images: Name of each image; (N,).
@@ -37,6 +38,7 @@ class Measured:
 
     source: str
     evaluator: str
+    facts: MetricFacts
     suite: str
     prompts: np.ndarray
     images: np.ndarray
@@ -62,26 +64,29 @@ def of_cell(cell: Cell, step: int | None) -> dict[Key, Measured]:
         raise UserError(f"step={step}: {cell.cell_id} was evaluated at {steps}")
     protocols = cell.protocols()
     return {
-        (one.suite, one.evaluator): Measured(
-            source=cell.cell_id,
-            evaluator=one.evaluator,
-            suite=one.suite,
-            prompts=one.prompts,
-            images=one.images,
-            values=one.values,
-            strata=_cell_strata(cell, one),
-            fingerprint=one.fingerprint,
-            protocol=protocols.get((one.suite, one.evaluator), {}),
+        (one.suite, one.evaluator): _of_set(
+            cell, one, protocols.get((one.suite, one.evaluator), {})
         )
-        for one in cell.scores()
+        for one in sorted(cell.scores(), key=lambda one: cell.metrics.index(one.evaluator))
         if one.step == step
     }
 
 
-def _cell_strata(cell: Cell, scores: ScoreSet) -> np.ndarray | None:
-    if not metric_of(scores.evaluator).is_macro_mean:
-        return None
-    return _strata(scores.prompts, cell.tags(scores.evaluator), cell.cell_id)
+def _of_set(cell: Cell, scores: ScoreSet, protocol: Facts) -> Measured:
+    facts = metric_facts(scores.evaluator, protocol, cell.cell_id)
+    tags = cell.tags(scores.evaluator) if facts.is_macro_mean else {}
+    return Measured(
+        source=cell.cell_id,
+        evaluator=scores.evaluator,
+        facts=facts,
+        suite=scores.suite,
+        prompts=scores.prompts,
+        images=scores.images,
+        values=scores.values,
+        strata=_strata(scores.prompts, tags, cell.cell_id) if facts.is_macro_mean else None,
+        fingerprint=scores.fingerprint,
+        protocol=protocol,
+    )
 
 
 def _strata(prompts: np.ndarray, tags: Mapping[str, str], source: str) -> np.ndarray:
@@ -108,14 +113,14 @@ def of_scored(path: Path) -> dict[Key, Measured]:
             f"{path} holds no finished scores (JUDGE.jsonl); make them with "
             "`python -m soarbench score suite=NAME images=DIR`"
         )
-    found = [_of_file(file) for file in files]
-    return {(one.suite, one.evaluator): one for one in found}
+    return {(one.suite, one.evaluator): one for one in map(_of_file, files)}
 
 
 def _of_file(path: Path) -> Measured:
     summary_path = path.with_name(f"{path.stem}.summary.json")
     summary = read_json(summary_path) if summary_path.is_file() else {}
-    protocol = summary.get("protocol")
+    stored = summary.get("protocol")
+    protocol = stored if isinstance(stored, dict) else {}
     evaluator = str(summary.get("evaluator", path.stem))
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines() if line]
@@ -128,15 +133,16 @@ def _of_file(path: Path) -> Measured:
     if len(prints) != 1:
         raise UserError(f"{path} holds {len(prints)} fingerprints; score the images again")
     tags = {str(row["prompt_id"]): str(row["tag"]) for row in rows if "tag" in row}
-    is_macro = metric_of(evaluator).is_macro_mean
+    facts = metric_facts(evaluator, protocol, str(path))
     return Measured(
         source=str(path),
         evaluator=evaluator,
+        facts=facts,
         suite=str(summary.get("suite", "")),
         prompts=prompts,
         images=np.array([str(row["sample_id"]) for row in rows]),
         values=np.array(values, dtype=np.float64),
-        strata=_strata(prompts, tags, str(path)) if is_macro else None,
+        strata=_strata(prompts, tags, str(path)) if facts.is_macro_mean else None,
         fingerprint=prints.pop(),
-        protocol=protocol if isinstance(protocol, dict) else {},
+        protocol=protocol,
     )
