@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from soarbench.common.errors import StoreError
 from soarbench.report.numbers.names import method_title
-from soarbench.store.cells import StoreError
 
 AS_PUBLISHED = "as published"
 #: Model and resolution of the published numbers; ours of others are not to be read beside them.
