@@ -267,8 +267,8 @@ def _plain(
         )
     if items is None:
         raise UserError(
-            f"images={folder} has {len(paths)} images without prompts; add suites.NAME.prompts=FILE "
-            "(one prompt a line, in the order of the images)"
+            f"images={folder} has {len(paths)} images without prompts; add "
+            "suites.NAME.prompts=FILE (one prompt a line, in the order of the images)"
         )
     share = images_per_prompt or max(len(paths) // len(items), 1)
     if len(paths) != share * len(items):
