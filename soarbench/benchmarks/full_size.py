@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from baselines.base import World
 from baselines.loop.post_train import post_train
 from baselines.loop.stream import Row
 from soarbench.benchmarks.worker import PeakMemory
@@ -30,7 +31,6 @@ from soarbench.models.sd3.architecture import Architecture, architecture_of
 from soarbench.models.sd3.model import SD3Velocity
 from soarbench.planning.demand import PlanOptions, read_request
 from soarbench.planning.memory_and_time import GB, Demand
-from soarbench.planning.method import plan_method
 
 #: SOAR with an adapter on few tokens in float32, as a machine without a GPU can run it; every
 #: value can be set on the command line, since the last of two wins.
@@ -129,7 +129,7 @@ class RandomRows:
 
     def __init__(self, demand: Demand, architecture: Architecture) -> None:
         self.shape = architecture.latent_shape(demand.model.resolution)
-        self.count = demand.loop.batch_size
+        self.count = demand.training.batch_size
         self.sizes = {
             "prompt_embeds": (
                 architecture.text_tokens(demand.model.max_sequence_length),
@@ -176,10 +176,14 @@ def measure(demand: Demand, architecture: Architecture, device: torch.device) ->
     with tempfile.TemporaryDirectory() as folder:
         summary = post_train(
             transformer,
-            plan_method(demand, architecture),
+            demand.method.build(_world(demand, architecture)),
             rows,
-            replace(demand.loop, steps=1, save_steps=1, logging_steps=1, snapshots=()),
+            replace(demand.training, steps=1, save_steps=1, num_snapshots=0),
             Path(folder),
+            optim=demand.optim,
+            lora=demand.lora,
+            ema=demand.ema,
+            seed=0,
             velocity_of=SD3Velocity,
             negative_condition={name: value[None].to(device) for name, value in empty.items()},
             on_log=lambda _step, values: points.append(values),
@@ -192,6 +196,15 @@ def measure(demand: Demand, architecture: Architecture, device: torch.device) ->
         forward_equivalents=summary.forward_equivalents,
         loss=points[0]["train/loss"],
         peak_bytes=memory.above_idle() * 2**20,
+    )
+
+
+def _world(demand: Demand, architecture: Architecture) -> World:
+    """What methods are told; the reward is the same for every image."""
+    return World(
+        shift=3.0,
+        latent_shape=architecture.latent_shape(demand.model.resolution),
+        reward=lambda prompts, _latents, _columns: [0.0] * len(prompts),
     )
 
 
@@ -229,7 +242,6 @@ def result_table(demand: Demand, planned: float, found: FullSize, device: torch.
     }
     for name, value in rows.items():
         table.add_row(name, value)
-    table.caption = (
-        f"{demand.loop.batch_size} row(s) at {side} px, {tokens} T5 tokens, {demand.model.dtype}"
-    )
+    count = demand.training.batch_size
+    table.caption = f"{count} row(s) at {side} px, {tokens} T5 tokens, {demand.model.dtype}"
     return table

@@ -27,7 +27,8 @@ from evaluators.samples import SampleFile
 from evaluators.weights import resolve_directory
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.config.keys import Options
-from soarbench.evaluation.judges import judge_config
+from soarbench.config.registries import judges_of
+from soarbench.config.suites import SuiteConfig
 from soarbench.evaluation.score_folder import one_line
 
 _NUM_IMAGES, _NUM_ROUNDS = 16, 2
@@ -89,7 +90,7 @@ def bench_judges(options: JudgeBenchOptions, _words: Sequence[str], *, console: 
     for name in options.judge:
         if name != "geneval":
             raise ConfigError(f"judge.{name}: this bench measures judge.geneval alone")
-    config = judge_config("geneval", options.judge.get("geneval", {}))
+    config = judges_of(SuiteConfig.judges_of, options.judge)["geneval"]
     assert isinstance(config, GenEvalConfig)
     if config.dtype != "float32":
         raise ConfigError("judge.geneval.dtype: the naive form is float32; leave it out")
@@ -121,8 +122,8 @@ def _with_tiny_weights(config: GenEvalConfig, folder: Path) -> GenEvalConfig:
 def _races(config: GenEvalConfig, folder: Path, num_images: int, console: Console) -> list[Race]:
     import torch
 
+    from evaluators.devices import torch_device
     from evaluators.geneval.mask2former import load_geneval
-    from evaluators.preference.base import torch_device
     from soarbench.benchmarks.naive_geneval import NaiveGenEval
     from soarbench.evaluation.judging import scored
 

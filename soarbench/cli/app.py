@@ -50,7 +50,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "report": Command(
         "make a grid's reports again from stored scores",
-        "soarbench.cli.run:report",
+        "soarbench.cli.report:report",
         f"[x=seconds,images_seen] [thresholds.METRIC=VALUE] and {_SETTINGS}",
         options="ReportOptions",
     ),
@@ -65,13 +65,11 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "export": Command(
         "copy finished cells without images, to publish",
-        "soarbench.report.export:export",
+        "soarbench.cli.export:export",
         f"output=DIR grid=NAME and {_SETTINGS}",
         options="ExportOptions",
     ),
-    "diagnose": Command(
-        "measure finished cells for signs of gaming", "soarbench.jobs.probe:diagnose"
-    ),
+    "diagnose": Command("measure finished cells for signs of gaming", "soarbench.cli.run:diagnose"),
     "plan": Command(
         "memory and time of training, before it starts",
         "soarbench.cli.plan:plan",
@@ -109,7 +107,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "evaluate": Command(
         "draw a suite with a model and judge it",
-        "soarbench.jobs.evaluate_model:evaluate",
+        "soarbench.cli.evaluate:evaluate",
         "suite=NAME [model=NAME|DIR|HUB_ID] [model.adapter=DIR|HUB_ID] [output=DIR] "
         "[suites.NAME.prompts=FILE] [suites.NAME.images_per_prompt=N] [suites.NAME.max_prompts=N] "
         "[suites.NAME.judges=NAME,NAME] [judge.NAME.KEY=VALUE] [model.KEY=VALUE] "
@@ -118,7 +116,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "score": Command(
         "judge images of any model",
-        "soarbench.evaluation.score_folder:score",
+        "soarbench.cli.score:score",
         "suite=NAME images=DIR [output=DIR] [coverage=exact|found] [suites.NAME.prompts=FILE] "
         "[suites.NAME.images_per_prompt=N] [suites.NAME.judges=NAME,NAME] [judge.NAME.KEY=VALUE]",
         options="ScoreOptions",

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from soarbench.common.errors import ConfigError, UserError
+from soarbench.common.errors import UserError
+from soarbench.common.files import read_json
 from soarbench.common.strict import did_you_mean
 from soarbench.config.keys import Options
 from soarbench.report.numbers.measured import Key, Measured, of_cell, of_scored
@@ -27,9 +28,12 @@ from soarbench.report.numbers.pairs import Answer, Pair, answers, measured_pairs
 from soarbench.report.numbers.panels import Panel, build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
 from soarbench.report.numbers.tables import finding, p_text
+from soarbench.report.source import GridCells, grid_cells, own_settings
 from soarbench.report.text.tables import number_text
-from soarbench.store.cells import Cell, read_cell, read_cells
-from soarbench.store.grids import StoredGrid, own_settings, stored_grid
+from soarbench.store.artefact import Store
+from soarbench.store.cell_record import CellRecord
+from soarbench.store.cells import Cell, finished_and_holes, stored_cell
+from soarbench.store.exports import MANIFEST, Export
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +74,9 @@ def compare(
     """Compare and print.
 
     Args:
-        first: A method of the grid, a cell id, or scores that ``score`` wrote.
-        second: Another of the same kind.
+        first: A method of the grid, a cell (``ID`` or ``ID@STEP``), or a folder that ``score`` or
+            ``evaluate`` wrote.
+        second: Another, of the same kind or not.
         options: Metric and step.
         settings: Of the run.
         as_json: Print JSON instead of text.
@@ -97,37 +102,65 @@ def compare(
 
 def _find(first: str, second: str, settings: Sequence[str], step: int | None) -> Found:
     """Scores on disk, cells, or methods: what the two names are."""
-    are_paths = [Path(name).expanduser().exists() for name in (first, second)]
-    if all(are_paths):
-        if settings or step is not None:
-            wrong = (*settings, "step=")[0]
-            raise ConfigError(f"{wrong}: two folders of scores take metric= alone")
-        left, right = (of_scored(Path(name).expanduser()) for name in (first, second))
-        return _found_measured((first, second), left, right, None, "")
-    cells = [_cell(name, settings) for name in (first, second)]
-    if cells[0] is not None and cells[1] is not None:
-        left, right = (of_cell(cell, step) for cell in cells if cell is not None)
-        scope = "" if step is None else f"after {step} steps"
-        return _found_measured((first, second), left, right, cells[0].final_metric, scope)
-    for name, is_path, cell in zip((first, second), are_paths, cells, strict=True):
-        if (is_path or cell is not None) and (any(are_paths) or any(cells)):
-            raise UserError(
-                f"{name} is {'a folder of scores' if is_path else 'a cell'} and the other is not; "
-                "name two methods, two cells or two folders of scores that exist"
-            )
-    return _found_methods(first, second, settings, step)
-
-
-def _found_measured(
-    names: tuple[str, str],
-    first: Mapping[Key, Measured],
-    second: Mapping[Key, Measured],
-    final_metric: str | None,
-    scope: str,
-) -> Found:
-    pairs = measured_pairs(names, first, second)
-    order = ordered_metrics([pair.evaluator for pair in pairs], final_metric or "")
+    names = (first, second)
+    sides = [_side(name, settings, step) for name in names]
+    if sides[0] is None and sides[1] is None:
+        return _found_methods(first, second, settings, step)
+    # A method beside something that is none: all its training seeds.
+    whole = [
+        _method_side(name, settings, step) if side is None else side
+        for name, side in zip(names, sides, strict=True)
+    ]
+    pairs = measured_pairs(names, whole[0].measured, whole[1].measured)
+    final_metric = whole[0].final_metric or whole[1].final_metric or ""
+    order = ordered_metrics([pair.evaluator for pair in pairs], final_metric)
+    scope = "" if step is None else f"after {step} steps"
     return Found(pairs=sorted(pairs, key=lambda pair: order.index(pair.evaluator)), scope=scope)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """What one name of the command line stands for.
+
+    Attributes:
+        measured: By (suite, judge), one a training seed; a single thing has one of seed None.
+        final_metric: That decides its task; None where it has none.
+    """
+
+    measured: Mapping[Key, Mapping[int | None, Measured]]
+    final_metric: str | None = None
+
+
+def _side(name: str, settings: Sequence[str], step: int | None) -> Side | None:
+    """A folder of scores, or a cell (``ID`` or ``ID@STEP``); None where it is neither."""
+    if Path(name).expanduser().is_dir():
+        scored = of_scored(Path(name).expanduser())
+        return Side(measured={key: {None: one} for key, one in scored.items()})
+    cell_id, _, at = name.partition("@")
+    cell = _cell(cell_id, settings)
+    if cell is None:
+        return None
+    if at and not at.isdecimal():
+        raise ConfigError(f"{name}: what follows @ must be a number of optimizer steps")
+    measured = of_cell(cell, int(at) if at else step)
+    return Side(
+        measured={key: {None: one} for key, one in measured.items()},
+        final_metric=cell.final_metric,
+    )
+
+
+def _method_side(name: str, settings: Sequence[str], step: int | None) -> Side:
+    """A method of a grid, with all its training seeds."""
+    source = grid_cells(settings)
+    cells, _ = finished_and_holes(source.cells, str(source.folder))
+    task = _task(cells, name, name, source)
+    measured: dict[Key, dict[int | None, Measured]] = {}
+    for cell in cells:
+        if cell.method == name and (cell.task == task or cell.is_base):
+            for key, one in of_cell(cell, step).items():
+                measured.setdefault(key, {})[None if cell.is_base else cell.seed] = one
+    final_metric = next((c.final_metric for c in cells if c.task == task), None)
+    return Side(measured=measured, final_metric=final_metric)
 
 
 def _cell(name: str, settings: Sequence[str]) -> Cell | None:
@@ -135,17 +168,20 @@ def _cell(name: str, settings: Sequence[str]) -> Cell | None:
     if "/" in name or name in ("", ".", ".."):
         return None
     root = Path(own_settings(settings).output_dir).expanduser()
-    folders = sorted(root.glob(f"*/cells/{name}"))
-    if not folders:
-        return None
-    return read_cell(folders[0])
+    for path in sorted(root.glob(f"grids/*/{name}/cell.json")):
+        return stored_cell(Store(root), read_json(path), CellRecord(path.parent))
+    for export in (Export(path.parent) for path in sorted(root.glob(f"*/{MANIFEST}"))):
+        for cell in export.cells():
+            if cell.cell_id == name:
+                return cell
+    return None
 
 
 def _found_methods(first: str, second: str, settings: Sequence[str], step: int | None) -> Found:
     """Two methods of a grid, over all seeds that they share."""
-    stored = stored_grid(settings)
-    cells, _ = read_cells(stored.folder, stored.cells)
-    task = _task(cells, first, second, stored)
+    source = grid_cells(settings)
+    cells, _ = finished_and_holes(source.cells, str(source.folder))
+    task = _task(cells, first, second, source)
     chosen = [cell for cell in cells if cell.method in (first, second) or cell.is_base]
     chosen = [cell for cell in chosen if cell.task == task or cell.is_base]
     refuse_unlike(chosen)
@@ -167,13 +203,13 @@ def _found_methods(first: str, second: str, settings: Sequence[str], step: int |
     return Found(pairs=pairs, scope=f"task {task}, {told}")
 
 
-def _task(cells: Sequence[Cell], first: str, second: str, stored: StoredGrid) -> str:
+def _task(cells: Sequence[Cell], first: str, second: str, source: GridCells) -> str:
     """The one task in which both are finished."""
     for name in (first, second):
         methods = {cell.method for cell in cells}
         if name not in methods:
             raise UserError(
-                f"{name} is no finished method of grid {stored.grid}, no cell id and no folder of "
+                f"{name} is no finished method of grid {source.grid}, no cell id and no folder of "
                 f"scores: {did_you_mean(name, methods)}"
             )
     trained = [name for name in (first, second) if name != BASE]

@@ -15,7 +15,7 @@ from soarbench.config.compose import options, search_path
 from soarbench.config.keys import Options, split
 from soarbench.data.config import ImageDataConfig
 from soarbench.data.content import with_content
-from soarbench.grid.expand import Plan, expand
+from soarbench.grid.expand import Grid, expand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +70,12 @@ def filter_rows(request: FilterOptions, _words: Sequence[str], *, console: Conso
     Raises:
         UserError: The set cannot be used, or nothing is kept.
     """
-    from soarbench.data.score_set import filter_set
+    from soarbench.data.filter_set import filter_set
 
     return filter_set(request.input, request.output, request.thresholds, console)
 
 
-def _plan(words: Sequence[str], action: str) -> tuple[Plan, ImageDataConfig]:
+def _grid(words: Sequence[str], action: str) -> tuple[Grid, ImageDataConfig]:
     """The settings that say which set, which judges and which suites; nothing is trained."""
     tasks = ",".join(options("task", search_path(words)))
     defaults = ["grid=main_table", f"grid.tasks=[{tasks}]", "method=base"]
@@ -83,14 +83,14 @@ def _plan(words: Sequence[str], action: str) -> tuple[Plan, ImageDataConfig]:
     defaults += [
         f"{g}={c}" for g, c in (("model", "sd35_medium"), ("data", "jsonl")) if g not in chosen
     ]
-    plan = expand([*defaults, *words])
-    config = with_content(plan.settings.data)
+    grid = expand([*defaults, *words])
+    config = with_content(grid.settings.data)
     if not isinstance(config, ImageDataConfig) or config.path is None:
         raise ConfigError(
             f"data.path= is missing, e.g. data {action} data.path=FILE (data=jsonl), or "
             "data=datasets or data=webdataset with data.path=DIR"
         )
-    return plan, config
+    return grid, config
 
 
 def score(request: ScoreSetOptions, words: Sequence[str], *, console: Console) -> int:
@@ -99,21 +99,13 @@ def score(request: ScoreSetOptions, words: Sequence[str], *, console: Console) -
     Raises:
         UserError: Something in the request or the set cannot be used.
     """
-    from evaluators.base import Evaluator, EvaluatorError
-    from soarbench.common.errors import UserError
-    from soarbench.data.score_set import score_set
+    from soarbench.jobs.score_set import score_set
 
-    plan, config = _plan(words, "score")
-    judges, name = plan.settings.evaluators, request.judge
+    grid, config = _grid(words, "score")
+    judges, name = grid.settings.judge, request.judge
     if name not in judges:
         raise ConfigError(f"judge={name!r} does not exist: {did_you_mean(name, judges)}")
-    try:
-        evaluator = judges[name].create(f"evaluators.{name}")
-    except EvaluatorError as error:
-        raise UserError(" ".join(str(error).split())) from error
-    if not isinstance(evaluator, Evaluator):
-        raise ConfigError(f"evaluators.{name}={judges[name].target} makes no Evaluator")
-    return score_set(config, name, evaluator, request.output, console)
+    return score_set(config, name, judges[name], request.output, console)
 
 
 def check(request: CheckOptions, words: Sequence[str], *, console: Console) -> int:
@@ -128,12 +120,9 @@ def check(request: CheckOptions, words: Sequence[str], *, console: Console) -> i
     from soarbench.data.check import SetCheck, check_set
     from soarbench.evaluation.suites import load_suite
 
-    plan, config = _plan(words, "check")
-    suites = [
-        load_suite(suite.name, suite.prompts)
-        for suite in plan.cells[0].suites.values()
-        if suite.name not in plan.without_prompts
-    ]
-    set_check = SetCheck(config, plan.settings.model.resolution, suites, request.near)
+    grid, config = _grid(words, "check")
+    suites = [load_suite(s) for s in grid.cells[0].suites.values() if not s.needs_file]
+    unknown = tuple(suite.name for suite in grid.without_prompts)
+    set_check = SetCheck(config, grid.settings.model.resolution, suites, request.near)
     default = Path("runs/data_check") / f"{Path(str(config.path)).stem}.jsonl"
-    return check_set(set_check, request.output or default, plan.without_prompts, console)
+    return check_set(set_check, request.output or default, unknown, console)

@@ -15,7 +15,7 @@ _TRUSTED_SHARE = 0.02
 SECONDS_BETWEEN_LINES = 15.0
 
 Key = tuple[str, str]
-"""A cell's id and the name of one of its stages."""
+"""An address and the kind of job that makes it."""
 
 
 class GridProgress:
@@ -82,10 +82,9 @@ class GridProgress:
         yield running
         running.reach(total)
 
-    def forget_cell(self, cell_id: str) -> None:
-        """Nothing more of a cell will be done."""
-        for key in [key for key in self._left if key[0] == cell_id]:
-            del self._left[key]
+    def forget(self, key: Key) -> None:
+        """Nothing more of a job will be done."""
+        self._left.pop(key, None)
 
     def count(self, key: Key, seconds: float, *, was_done: bool) -> None:
         """Estimated seconds that are no longer left, because they were worked or not needed."""

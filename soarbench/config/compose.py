@@ -5,12 +5,13 @@ Nothing else imports Hydra or OmegaConf.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
 import stat
 import typing
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from soarbench.common.errors import ConfigError
 from soarbench.common.plugins import OWN, ConfFolder, conf_folders
 from soarbench.common.strict import build, convert, did_you_mean
 from soarbench.config.keys import UnknownKeyError, Word, hint_of, known_keys, members, split
-from soarbench.config.settings import GridConfig, Settings, stages
+from soarbench.config.settings import GridConfig, Settings
+from soarbench.config.stages import stages
 
 CONF = OWN
 #: Groups that span the grid; everything else is the same for all cells that have the key.
@@ -297,15 +299,38 @@ def compose_choices(choices: Sequence[str], folders: Folders | None = None) -> C
 @functools.cache
 def _composed(choices: tuple[str, ...], folders: Folders) -> Mapping[str, object]:
     """What Hydra makes of group choices, unresolved; the YAML is read once a process."""
-    paths = ",".join(f"'file://{folder.path}'" for folder in folders[1:])
-    with initialize_config_dir(str(folders[0].path), version_base="1.3"):
+    with _initialised(folders) as search_path_override:
         try:
-            config = compose("config", overrides=[*choices, f"hydra.searchpath=[{paths}]"])
+            config = compose("config", overrides=[*choices, search_path_override])
         except HydraException as error:
             raise ConfigError(_first_line(error)) from error
     values = OmegaConf.to_container(config)
     assert isinstance(values, dict)
+    # A model replaces some judges by its own; a suite may name any other.
+    values["judge"] = {**registered("judge", folders), **(values.get("judge") or {})}
     return {str(key): value for key, value in values.items()}
+
+
+@functools.cache
+def registered(group: str, folders: Folders) -> Mapping[str, Mapping[str, object]]:
+    """Every configuration of a group by its name, unresolved."""
+    every = [f"+{group}@{group}.{name}={name}" for name in options(group, folders)]
+    with _initialised(folders) as search_path_override:
+        try:
+            config = OmegaConf.to_container(compose(overrides=[*every, search_path_override]))
+        except HydraException as error:
+            raise ConfigError(_first_line(error)) from error
+    assert isinstance(config, dict)
+    values: Mapping[str, Mapping[str, object]] = config.get(group, {})
+    return values
+
+
+@contextlib.contextmanager
+def _initialised(folders: Folders) -> Iterator[str]:
+    """Hydra with all folders; the override that names those beside the first."""
+    paths = ",".join(f"'file://{folder.path}'" for folder in folders[1:])
+    with initialize_config_dir(str(folders[0].path), version_base="1.3"):
+        yield f"hydra.searchpath=[{paths}]"
 
 
 def compose_pairs(

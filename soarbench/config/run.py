@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 #: What figures can be written as: PNG for pages, PDF for papers, SVG for everything that scales.
 FigureFormat = Literal["png", "pdf", "svg"]
+#: What becomes of results that other code than today's made.
+Stale = Literal["refuse", "warn", "rerun"]
 FORMATS: tuple[FigureFormat, ...] = get_args(FigureFormat)
 
 

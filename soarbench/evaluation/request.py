@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from evaluators.base import JudgeConfig
 from soarbench.common.errors import ConfigError
 from soarbench.config.keys import Options
-from soarbench.evaluation.image_folders import suite_named
-from soarbench.evaluation.judges import judge_config, judge_named
+from soarbench.config.registries import judges_of, require_judges, suite_named
+from soarbench.config.suites import SuiteConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,21 +67,22 @@ class SuiteOptions(Options):
         """What is said of the suite."""
         return self.suites.get(self.suite, SuiteChoice())
 
-    def judges(self) -> dict[str, object]:
-        """The judges' configurations by name.
+    def judges(self) -> dict[str, JudgeConfig]:
+        """The judges by name.
 
         Raises:
             ConfigError: There is none of that name, or it is configured and not used.
         """
-        names = self.choice.judges or suite_named(self.suite).judges
+        suite = suite_named(self.suite)
+        names, judges = self.choice.judges or suite.judges, judges_of(suite.judges_of, self.judge)
+        require_judges(names, judges)
         for name in self.judge:
-            judge_named(name)
             if name not in names:
                 raise ConfigError(
                     f"judge.{name} is configured, but not among suites.{self.suite}.judges="
                     f"{list(names)}"
                 )
-        return {name: judge_config(name, self.judge.get(name, {})) for name in names}
+        return {name: judges[name] for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +105,14 @@ class EvaluateOptions(SuiteOptions):
     """What ``evaluate`` takes beside the model's settings of a run.
 
     Attributes:
-        model: A configuration's name, a directory, or a hub id.
+        model: A configuration's name, a directory, or a hub id; None: whose judges the suite's are.
     """
 
     example: ClassVar[str] = "evaluate model=lab suite=lab_geneval"
-    settings: ClassVar[tuple[str, ...] | None] = ("model", "sampling", "device", "conf_dir")
-    model: str = "lab"
+    settings: ClassVar[tuple[str, ...] | None] = (
+        *("model", "sampling", "device", "output_dir", "conf_dir"),
+    )
+    model: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +120,7 @@ class ScoreRequest:
     """Images to be judged.
 
     Attributes:
-        suite: Name of the suite.
+        suite: Its prompts and judges.
         images: Folder or ``.jsonl`` file.
         output: Folder of the results.
         prompts: File of prompts; takes the place of the suite's own.
@@ -126,13 +130,13 @@ class ScoreRequest:
         is_chosen: Whether the user named the judges; then none may be left out.
     """
 
-    suite: str
+    suite: SuiteConfig
     images: Path
     output: Path
     prompts: Path | None
     images_per_prompt: int | None
     coverage: str
-    judges: Mapping[str, object]
+    judges: Mapping[str, JudgeConfig]
     is_chosen: bool
 
 
@@ -150,7 +154,7 @@ def score_request(options: ScoreOptions, _words: Sequence[str]) -> ScoreRequest:
         )
     folder = Path("runs/scores") / options.suite / options.images.resolve().stem
     return ScoreRequest(
-        suite=options.suite,
+        suite=suite_named(options.suite),
         images=options.images,
         output=options.output or folder,
         prompts=choice.prompts,

@@ -1,4 +1,4 @@
-"""A grid expands into cells; a cell's address is the digest of its resolved configuration."""
+"""A command line expands into a grid: the cells that are compared, and where they go."""
 
 from __future__ import annotations
 
@@ -8,38 +8,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from baselines.config import FlowGrpoConfig
 from soarbench.common.errors import ConfigError
 from soarbench.common.files import files_digest, short_digest
 from soarbench.config.compose import Overrides, compose_pairs, grid_config, parse_overrides
-from soarbench.config.settings import (
-    BASE,
-    THEN,
-    CellConfig,
-    GridConfig,
-    ParentConfig,
-    Settings,
-    SuiteConfig,
-    first_stage,
-    stages,
-)
+from soarbench.config.settings import GridConfig, Settings, SuiteConfig
+from soarbench.config.stages import BASE, THEN, first_stage, stages
 from soarbench.data.config import ImageDataConfig
 from soarbench.data.content import with_content
-from soarbench.evaluation.suites import FROM_FILE
+from soarbench.evaluation.suites import PromptFile
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.checkpoint_rule import LAST, problem_with
 from soarbench.grid.checks import NAMED_REWARDS, check, reward_weights
 from soarbench.models.adapters import adapter_digest, adapter_name
 from soarbench.models.config import LABORATORY, ModelConfig
+from soarbench.store.artefact import Store
 
 
 @dataclass(frozen=True)
-class Plan:
+class Grid:
     """A grid, ready to be run.
 
     Attributes:
         settings: Those of the run itself (folders, device, tracking, budget, grid).
         cells: The base first, then by task, seed and method; a first stage before its second.
-        arguments: The command line, with which another process can make the same plan.
+        arguments: The command line, with which another process can make the same grid.
     """
 
     settings: Settings
@@ -47,11 +39,10 @@ class Plan:
     arguments: tuple[str, ...] = ()
 
     @property
-    def without_prompts(self) -> tuple[str, ...]:
+    def without_prompts(self) -> tuple[SuiteConfig, ...]:
         """Suites whose prompts come from a file that is not named yet."""
         suites = (suite for cell in self.cells for suite in cell.suites.values())
-        names = (s.name for s in suites if s.name in FROM_FILE and s.prompts is None)
-        return tuple(dict.fromkeys(names))
+        return tuple({suite.name: suite for suite in suites if suite.needs_file}.values())
 
     @property
     def without_data(self) -> bool:
@@ -60,22 +51,18 @@ class Plan:
         return any(isinstance(data, ImageDataConfig) and data.path is None for data in sets)
 
     @property
-    def folder(self) -> Path:
-        """The grid's run folder."""
-        return Path(self.settings.output_dir).expanduser() / self.settings.grid.name
+    def store(self) -> Store:
+        """Where artefacts are, shared by all grids of an output directory."""
+        return Store(Path(self.settings.output_dir).expanduser())
 
     @property
-    def cache_dir(self) -> Path:
-        """Encoded prompts and images, shared by all grids of an output directory."""
-        return Path(self.settings.output_dir).expanduser() / "cache"
-
-    def cell_folder(self, cell: CellConfig) -> Path:
-        """Where a cell keeps its files."""
-        return self.folder / "cells" / cell.cell_id
+    def folder(self) -> Path:
+        """Where the grid keeps what it names its cells, and how far they are."""
+        return self.store.root / "grids" / self.settings.grid.name
 
 
-def expand(arguments: Sequence[str]) -> Plan:
-    """Make the plan of a command line; loads no model.
+def expand(arguments: Sequence[str]) -> Grid:
+    """Make the grid of a command line; loads no model.
 
     Raises:
         ConfigError: No grid is named, or something in the configuration cannot work.
@@ -109,10 +96,10 @@ def expand(arguments: Sequence[str]) -> Plan:
                     parent = found.get(first_stage(method))
                     found[method] = _trained_cell(of_stage, method, seed, digest, parent)
             cells += found.values()
-    return Plan(run, tuple(cells), tuple(arguments))
+    return Grid(run, tuple(cells), tuple(arguments))
 
 
-def _anchors(grid: GridConfig, overrides: Overrides, arguments: Sequence[str]) -> Plan:
+def _anchors(grid: GridConfig, overrides: Overrides, arguments: Sequence[str]) -> Grid:
     """The base, and beside it weights that others published; nothing is trained."""
     if "method" in overrides.axes:
         raise ConfigError(
@@ -133,7 +120,7 @@ def _anchors(grid: GridConfig, overrides: Overrides, arguments: Sequence[str]) -
     cells += [_anchor_cell(settings[task], digest) for task in tasks]
     # Without training the base is what everything is compared with.
     run = dataclasses.replace(run, grid=dataclasses.replace(run.grid, baseline=BASE))
-    return Plan(run, tuple(cells), tuple(arguments))
+    return Grid(run, tuple(cells), tuple(arguments))
 
 
 def _anchor_cell(settings: Settings, digest: str) -> CellConfig:
@@ -169,7 +156,7 @@ def _check_rule(grid: GridConfig, settings: Mapping[str, Settings]) -> None:
         return
     judged, trained = {}, {}
     for task, found in settings.items():
-        judged[task] = {name for suite in found.suites.values() for name in suite.evaluators}
+        judged[task] = {name for suite in found.suites.values() for name in suite.judges}
         rewards = {NAMED_REWARDS.get(name, name) for name in reward_weights(found)}
         trained[task] = rewards | set(found.data.select_by)
     problem = problem_with(grid.checkpoint_rule, judged, trained)
@@ -204,8 +191,8 @@ def _base_cell(settings: Sequence[Settings], digest: str) -> CellConfig:
                 f"suite {suite.name!r} has different sizes in different tasks; set suites.*."
                 "images_per_prompt and max_prompts alike, since the base is evaluated once"
             )
-        judges = tuple(dict.fromkeys((*other.evaluators, *suite.evaluators)))
-        suites[suite.name] = dataclasses.replace(suite, evaluators=judges)
+        judges = tuple(dict.fromkeys((*other.judges, *suite.judges)))
+        suites[suite.name] = dataclasses.replace(suite, judges=judges)
     return _cell(settings[0], BASE, 0, digest, suites)
 
 
@@ -216,21 +203,20 @@ def _trained_cell(
     cell = _cell(settings, method, seed, digest, suites)
     if parent is None:
         return cell
-    start = ParentConfig(cell_id=parent.cell_id, step=parent.steps[-1], parent=parent.parent)
-    return dataclasses.replace(cell, parent=start)
+    return dataclasses.replace(cell, parent=parent)
 
 
 def _cell(
     settings: Settings, method: str, seed: int, digest: str, suites: Mapping[str, SuiteConfig]
 ) -> CellConfig:
     is_base = method == BASE
-    uses_reward = isinstance(settings.method, FlowGrpoConfig)
+    uses_reward = settings.method is not None and settings.method.needs_reward
     rewards = reward_weights(settings) if uses_reward else {}
-    judges = {name for suite in suites.values() for name in suite.evaluators}
-    judges |= {NAMED_REWARDS.get(name, name) for name in rewards} & set(settings.evaluators)
+    judges = {name for suite in suites.values() for name in suite.judges}
+    judges |= {NAMED_REWARDS.get(name, name) for name in rewards} & set(settings.judge)
     if not is_base:
         # Rows may come with a score that no judge gives.
-        judges |= set(settings.data.select_by) & set(settings.evaluators)
+        judges |= set(settings.data.select_by) & set(settings.judge)
     return CellConfig(
         grid=settings.grid.name,
         method_name=method,
@@ -238,22 +224,22 @@ def _cell(
         seed=seed,
         method=settings.method,
         optim=settings.optim,
-        lora=settings.lora,
+        lora=None if settings.lora is None else settings.model.adapted(settings.lora),
         ema=settings.ema,
         training=settings.training,
         data=None if is_base else with_content(settings.data),
         rewards=rewards,
-        suites={name: _with_digest(suite) for name, suite in suites.items()},
+        suites={name: with_digest(suite) for name, suite in suites.items()},
         model=dataclasses.replace(settings.model, adapter=None),
         sampling=settings.sampling,
-        evaluators={name: settings.evaluators[name] for name in sorted(judges)},
+        judges={name: settings.judge[name] for name in sorted(judges)},
         weights_digest=digest,
     )
 
 
-def _with_digest(suite: SuiteConfig) -> SuiteConfig:
+def with_digest(suite: SuiteConfig) -> SuiteConfig:
     """The suite with the content of its prompts file in its address, where it has one."""
-    if suite.prompts is None:
+    if not isinstance(suite, PromptFile) or suite.prompts is None:
         return suite
     path = Path(suite.prompts).expanduser()
     if not path.is_file():

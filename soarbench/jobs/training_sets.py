@@ -11,11 +11,11 @@ import torch
 
 from evaluators.base import Evaluator, Sample
 from soarbench.common.tensor_store import TensorStore
-from soarbench.config.settings import CellConfig
 from soarbench.data.config import ImageDataConfig, LabDataConfig
 from soarbench.data.curation import Curation, Scorer
 from soarbench.data.rows import EncodedRows, encode_entries, fresh_rows, stored_rows
-from soarbench.evaluation.protocol import planned_suite
+from soarbench.evaluation.selection import suite_prompts
+from soarbench.grid.cell import CellConfig
 from soarbench.lab.data import lab_rows
 from soarbench.models.config import ModelConfig
 from soarbench.models.prompts import PromptStore
@@ -61,7 +61,7 @@ class TrainingSets:
         for cell in cells:
             prompts = wanted.setdefault(cell.model, {"": None})
             for suite in cell.suites.values():
-                prompts |= dict.fromkeys(item.prompt for item in planned_suite(suite).items)
+                prompts |= dict.fromkeys(item.prompt for item in suite_prompts(suite).items)
             if isinstance(cell.data, ImageDataConfig):
                 entries = self.curation(cell, cell.data).entries()
                 prompts |= dict.fromkeys(entry.caption for entry in entries)
@@ -116,7 +116,7 @@ class TrainingSets:
             cell: Whose judges select.
             data: Its set.
         """
-        judges = {n: c for n, c in cell.evaluators.items() if n in data.select_by}
+        judges = {n: c.identity() for n, c in cell.judges.items() if n in data.select_by}
         key = repr((data, cell.model.resolution, judges))
         if key not in self._curations:
             self._curations[key] = Curation(
@@ -129,7 +129,7 @@ class TrainingSets:
         assert cell.data is not None
         return {
             name: functools.partial(self._values, cell, name)
-            for name in cell.evaluators
+            for name in cell.judges
             if name in cell.data.select_by
         }
 

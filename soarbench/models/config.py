@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from baselines.config import LoraConfig
 from soarbench.common.strict import ADDRESS
 
 LABORATORY = "lab"
+#: Where Flow-GRPO adapts Stable Diffusion 3: all of the attention's linear layers.
+LORA_TARGETS = (
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+)
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -35,6 +47,11 @@ class ModelConfig:
     load_text_encoder_3: bool = True
     dtype: str = "float32"
     adapter: str | None = None
+
+    def adapted(self, lora: LoraConfig) -> LoraConfig:
+        """An adapter with its layers named: the family's own, unless it names others."""
+        targets = lora.target_modules or LORA_TARGETS
+        return replace(lora, target_modules=targets)
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:

@@ -9,20 +9,19 @@ from pathlib import Path
 
 import yaml
 
-from baselines.config import FlowGrpoConfig
+from baselines.config import MethodConfig, OptimConfig, TrainingConfig
+from evaluators.base import JudgeConfig
 from soarbench.common.errors import ConfigError
-from soarbench.common.strict import Component, build, did_you_mean
+from soarbench.common.strict import build, did_you_mean
 from soarbench.config.compose import Composition, apply, compose_choices, parse_overrides
 from soarbench.config.keys import Options
 from soarbench.config.run import LauncherConfig
-from soarbench.config.settings import Settings, TrainingConfig, post_training
-from soarbench.evaluation.judges import JUDGES
+from soarbench.config.settings import GridConfig, Settings
+from soarbench.config.stages import stages
 from soarbench.grid.checks import NAMED_REWARDS, reward_mixture
 from soarbench.planning.memory_and_time import UTILISATION, Demand, Gpu
 
-METHODS = ("sft", "soar", "flow_grpo")
 _DEFAULT_GPU = "h100-80gb"
-_PUBLISHED = "soarbench.evaluation.judges.published"
 _GPUS = Path(__file__).with_name("gpus.yaml")
 
 
@@ -97,16 +96,20 @@ def read_request(options: PlanOptions, words: Sequence[str]) -> Request:
 def _compositions(words: Sequence[str]) -> Iterator[tuple[str, Composition]]:
     """One composition a method; a value goes to those that have its key."""
     overrides = parse_overrides(words)
-    methods = overrides.axes.get("method", METHODS)
     task = overrides.axes.get("task", ("aesthetic",))
     choices = [f"grid={overrides.grid or 'reward_specific'}", *overrides.groups, f"task={task[0]}"]
+    # A later stage is configured as that method is anywhere.
+    grid = compose_choices(choices, overrides.folders).section("grid")
+    assert isinstance(grid, GridConfig)
+    of_grid = dict.fromkeys(stages(name)[-1] for name in grid.methods)
     composed = {
-        name: compose_choices([*choices, f"method={name}"], overrides.folders) for name in methods
+        name: compose_choices([*choices, f"method={name}"], overrides.folders)
+        for name in overrides.axes.get("method", tuple(of_grid))
     }
     apply(overrides.values, composed.values())
     for name, composition in composed.items():
         if composition.plain("training") is None:
-            raise ConfigError(f"method={name} is not trained; choose one of {', '.join(METHODS)}")
+            raise ConfigError(f"method={name} is not trained; choose one of {', '.join(of_grid)}")
         # Everything but the data, which may not be named yet, has to be right as in a run.
         for key in typing.get_type_hints(Settings).keys() - {"data"}:
             composition.section(key)
@@ -115,39 +118,42 @@ def _compositions(words: Sequence[str]) -> Iterator[tuple[str, Composition]]:
 
 def _demand(composition: Composition, method: str) -> tuple[Demand, int]:
     part = composition.section
-    training, launcher = part("training"), part("launcher")
-    assert isinstance(training, TrainingConfig)
+    launcher = part("launcher")
     assert isinstance(launcher, LauncherConfig)
-    made: dict[str, typing.Any] = {name: part(name) for name in ("method", "optim", "model")}
+    names = ("method", "optim", "training", "lora", "ema", "model")
+    settings: dict[str, typing.Any] = {name: part(name) for name in names}
+    training: TrainingConfig = settings["training"]
+    optim: OptimConfig = settings["optim"]
     try:
-        loop = post_training(training, made["optim"], part("lora"), part("ema"), 0)  # type: ignore[arg-type]
-        loop.check_processes(launcher.num_processes, launcher.parallelism)
+        training.check_processes(launcher.num_processes)
+        optim.check_parallelism(launcher.parallelism)
     except ValueError as error:
         raise ConfigError(f"method={method}: {error}") from error
+    if settings["lora"] is not None:
+        settings["lora"] = settings["model"].adapted(settings["lora"])
     demand = Demand(
-        **made,
-        loop=loop,
+        **settings,
         num_processes=launcher.num_processes,
         parallelism=launcher.parallelism,
-        judges_gb=_judges_gb(composition, made["method"], launcher.num_processes),
+        judges_gb=_judges_gb(composition, settings["method"], launcher.num_processes),
     )
     return demand, training.steps
 
 
-def _judges_gb(composition: Composition, method: object, num_processes: int) -> float:
+def _judges_gb(composition: Composition, method: MethodConfig, num_processes: int) -> float:
     """Weights of the judges of a composition's suites and reward."""
-    evaluators, suites = composition.section("evaluators"), composition.section("suites")
+    judges, suites = composition.section("judge"), composition.section("suites")
     reward = composition.section("reward")
-    assert isinstance(evaluators, dict)
+    assert isinstance(judges, dict)
     assert isinstance(suites, dict)
     assert reward is None or isinstance(reward, (str, dict))
-    rewards = reward_mixture(reward) if isinstance(method, FlowGrpoConfig) else {}
-    judging = {name for suite in suites.values() for name in suite.evaluators}
-    return judges_gb(evaluators, judging, rewards, num_processes)
+    rewards = reward_mixture(reward) if method.needs_reward else {}
+    judging = {name for suite in suites.values() for name in suite.judges}
+    return judges_gb(judges, judging, rewards, num_processes)
 
 
 def judges_gb(
-    evaluators: Mapping[str, Component],
+    judges: Mapping[str, JudgeConfig],
     judging: Iterable[str],
     rewards: Iterable[str],
     num_processes: int,
@@ -157,7 +163,7 @@ def judges_gb(
     A function of the user's own is not known, and the laboratory's judges are too small to count.
 
     Args:
-        evaluators: How each judge is made.
+        judges: By name.
         judging: Names of the suites' judges.
         rewards: Names of what rewards training.
         num_processes: That train together.
@@ -165,5 +171,5 @@ def judges_gb(
     asked = {NAMED_REWARDS.get(name, name) for name in rewards}
     # One process shares the judge between reward and suites; several have their own beside it.
     loaded = [*judging, *asked] if num_processes > 1 else {*judging, *asked}
-    published = [n for n in loaded if n in evaluators and evaluators[n].target == _PUBLISHED]
-    return sum(weights.memory_gb for name in published for weights in JUDGES[name].weights)
+    known = [judges[name] for name in loaded if name in judges]
+    return sum(weights.memory_gb for judge in known for weights in judge.published)

@@ -24,8 +24,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
 
+from baselines.config import LoraConfig, TrainingConfig
 from baselines.loop.weights import prepare_transformer
-from baselines.training_config import PostTrainingConfig
 from soarbench.models.config import ModelConfig
 from soarbench.models.sd3.architecture import Architecture
 from soarbench.models.sd3.model import SD3Velocity
@@ -99,16 +99,22 @@ class MetaModel:
     Args:
         architecture: Its sizes.
         model: Resolution, text length and the type of frozen weights.
-        loop: Says what is trained and how.
+        training: What saves memory, and the precision.
+        lora: The adapter that is trained; null: all weights are.
     """
 
     def __init__(
-        self, architecture: Architecture, model: ModelConfig, loop: PostTrainingConfig
+        self,
+        architecture: Architecture,
+        model: ModelConfig,
+        training: TrainingConfig,
+        lora: LoraConfig | None = None,
     ) -> None:
         self.architecture = architecture
         self.model = model
         # Compiled layers keep what the plain ones keep, or less.
-        self.loop = replace(loop, compile=False)
+        self.training = replace(training, compile=False)
+        self.lora = lora
 
     def parameters(self) -> Parameters:
         """How many numbers the model holds."""
@@ -158,7 +164,7 @@ class MetaModel:
         with torch.device("meta"):
             with _default_dtype(getattr(torch, self.model.dtype)):
                 transformer = SD3Transformer2DModel(**config)
-            prepared = prepare_transformer(transformer, self.loop).train()
+            prepared = prepare_transformer(transformer, self.training, self.lora).train()
         # Modules keep small constants as plain tensors, which the mode would otherwise refuse.
         with FakeTensorMode(allow_non_fake_inputs=True):
             _to_fake(prepared)
@@ -184,7 +190,7 @@ class MetaModel:
     def _velocity(self, transformer: nn.Module, rows: int) -> Callable[[], Tensor]:
         latents, sigma, condition = self._inputs(rows)
         velocity = SD3Velocity(transformer)
-        is_mixed = self.loop.mixed_precision == "bf16"
+        is_mixed = self.training.mixed_precision == "bf16"
 
         def run() -> Tensor:
             with torch.autocast("cpu", torch.bfloat16) if is_mixed else nullcontext():

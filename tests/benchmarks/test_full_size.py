@@ -41,7 +41,7 @@ def test_the_default_is_soar_with_an_adapter_of_the_published_model() -> None:
     assert type(demand.method).__name__ == "SoarConfig"
     assert demand.model.path == "stabilityai/stable-diffusion-3.5-medium"
     assert demand.lora is not None
-    assert (demand.loop.batch_size, demand.model.dtype) == (1, "float32")
+    assert (demand.training.batch_size, demand.model.dtype) == (1, "float32")
 
 
 def test_rows_have_the_shapes_of_the_model() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from soarbench.store.grids import MANIFEST
 
 from soarbench.cli.app import main
 from soarbench.cli.compare import CompareOptions, compare
@@ -16,7 +17,6 @@ from soarbench.cli.words import read
 from soarbench.common.errors import UserError
 from soarbench.report.build import build_report
 from soarbench.report.numbers.metrics import BASE
-from soarbench.store.grids import MANIFEST
 from tests.report.folders import TAGS, Folder, base, write_cell, write_grid
 
 

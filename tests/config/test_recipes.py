@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from baselines.config import FlowGrpoConfig, SoarConfig
+from baselines.flow_grpo_config import FlowGrpoConfig
+from baselines.soar_config import SoarConfig
 from soarbench.common.errors import UserError
 from soarbench.config.compose import CONF, compose_choices
-from soarbench.config.settings import CellConfig
 from soarbench.evaluation.suites import load_suite, num_available
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
 
 TABLE = Path(__file__).parents[2] / "results" / "reference" / "hyperparameters.csv"

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from baselines.config import TrainingConfig
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.strict import Component, imported
 from soarbench.config.compose import CONF, parse_overrides, run_settings
-from soarbench.config.settings import SamplingConfig, SuiteConfig, TrainingConfig
+from soarbench.config.settings import SamplingConfig, SuiteConfig
 from soarbench.grid.expand import expand
 
 YAMLS = sorted(str(p.relative_to(CONF).with_suffix("")) for p in CONF.rglob("*.yaml"))
@@ -131,7 +132,7 @@ def check_component(component: Component, name: str) -> None:
         (["reward=null", "task=aesthetic"], "has no reward, which flow_grpo needs"),
         (["training.save_steps=3"], "multiple of the method's updates_per_collection=2"),
         (["training.batch_size=31"], "multiple of the method's group_size=8"),
-        (["training.num_snapshots=7"], "more than training.steps=6"),
+        (["training.num_snapshots=7"], "must be at most training.steps=6"),
         (["suites.drawbench.name=lab_drawbnch"], "did you mean 'lab_drawbench"),
         (["suites.drawbench.evaluators=[beauty]"], "'beauty' does not exist"),
         (["suites.drawbench.evaluators=[clipscore]"], "decides by 'aesthetic', which no suite"),

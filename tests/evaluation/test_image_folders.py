@@ -12,8 +12,8 @@ from PIL import Image
 from evaluators.geneval.prompts import official_metadata
 from evaluators.samples import CoverageError
 from soarbench.common.errors import UserError
+from soarbench.data.prompts import PromptItem
 from soarbench.evaluation.image_folders import find_images, read_prompts
-from soarbench.evaluation.suites import PromptItem
 
 ENTRIES: list[dict[str, object]] = [
     {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from soarbench.common.errors import ConfigError
-from soarbench.config.settings import CellConfig
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand, weights_digest
 from soarbench.models.config import ModelConfig
 

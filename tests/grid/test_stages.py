@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from soarbench.store.cell_folder import CellFolder
 
 from soarbench.cli.run import run_plan
 from soarbench.common.errors import ConfigError
 from soarbench.common.files import read_json
-from soarbench.config.settings import CellConfig, first_stage, stages
+from soarbench.config.stages import first_stage, stages
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
 from soarbench.report.figures.style_and_curves import draw_curves
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.metrics import method_title, ordered_methods
-from soarbench.store.cell_folder import CellFolder
 from tests.fakes import FakeBench
 
 TWO_STAGES = ("sft", "soar", "sft_then_flow_grpo", "soar_then_flow_grpo")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from soarbench.jobs.evaluate_model import model_words, read_evaluation
 
 from evaluators.base import Score
 from soarbench.cli.app import main
@@ -14,7 +15,6 @@ from soarbench.evaluation.judges import make_judge
 from soarbench.evaluation.protocol import fingerprint, planned_images, protocol
 from soarbench.evaluation.request import EvaluateOptions
 from soarbench.evaluation.suites import load_suite
-from soarbench.jobs.evaluate_model import model_words, read_evaluation
 from soarbench.lab.judges import OracleAesthetic
 from tests.models.test_adapter import published_lora
 from tests.tiny import build_tiny_pipeline
@@ -65,8 +65,9 @@ def test_draws_and_scores_under_the_fingerprint_of_a_run(pipeline: Path, tmp_pat
 
 
 def test_images_are_those_that_a_run_draws(pipeline: Path, tmp_path: Path) -> None:
-    from soarbench.jobs.workbench import Workbench
     from soarbench.store.cell_folder import CellFolder
+
+    from soarbench.jobs.workbench import Workbench
 
     assert evaluated(pipeline, tmp_path / "out") == 0
     request = read_evaluation(*read(EvaluateOptions, words(pipeline, tmp_path / "out")))

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from soarbench.launchers.processes import ParallelWorkbench
+from soarbench.store.cell_folder import CellFolder, read_training_log
 
 from soarbench.cli.app import main
 from soarbench.common.errors import ConfigError, UserError
-from soarbench.config.settings import CellConfig
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig
 from soarbench.evaluation.suites import load_suite
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Plan, expand
 from soarbench.jobs.workbench import Workbench
 from soarbench.lab.world.oracles import aesthetic_truth
-from soarbench.launchers.processes import ParallelWorkbench
 from soarbench.models import prompts
 from soarbench.models.sd3.model import SD3Model
-from soarbench.store.cell_folder import CellFolder, read_training_log
 from tests.fakes import SMALL
 from tests.jobs.test_workbench import Interrupted, go, rows_of
 from tests.sets import picture, write_set

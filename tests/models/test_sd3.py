@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,6 +109,41 @@ def test_decoded_images_equal_the_pipelines_own(model):
     ).images
     for a, b in zip(ours, theirs, strict=True):
         assert np.array_equal(np.asarray(a), np.asarray(b))
+
+
+class CountingVae:
+    """Draws black images and keeps how many rows each call had."""
+
+    dtype = torch.float32
+    config = SimpleNamespace(scaling_factor=1.5305, shift_factor=0.0609)
+
+    def __init__(self):
+        self.rows = []
+
+    def decode(self, latents, return_dict):
+        assert not return_dict
+        self.rows.append(len(latents))
+        return (torch.zeros(len(latents), 3, 8, 8),)
+
+
+@pytest.mark.parametrize(
+    ("side", "count", "rows"),
+    [(64, 65, [64, 1]), (512, 10, [4, 4, 2]), (1024, 3, [1, 1, 1]), (2048, 1, [1]), (512, 0, [0])],
+)
+def test_images_are_decoded_a_bounded_number_of_pixels_at_once(side, count, rows):
+    def postprocess(drawn, output_type):
+        return [output_type] * len(drawn)
+
+    pipeline = SimpleNamespace(
+        vae=CountingVae(),
+        vae_scale_factor=8,
+        transformer=None,
+        image_processor=SimpleNamespace(postprocess=postprocess),
+    )
+    model = SD3Model(pipeline, ModelConfig(name="x", path="y", resolution=side))
+    latents = torch.zeros(1, 1, 1, 1).expand(count, 16, side // 8, side // 8)
+    assert len(model.decode(latents)) == count
+    assert pipeline.vae.rows == rows
 
 
 def test_batch_size_and_order_do_not_change_an_image(model):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,12 +27,7 @@ def test_a_cell_asks_for_what_plan_plans() -> None:
     planned = read_request(PlanOptions(), words).demands
     launcher = LauncherConfig(name="local", num_processes=8, parallelism="fsdp2")
     for cell in expand(["grid=reward_specific", "task=aesthetic", *words]).cells[1:]:
-        found, expected = demand_of(cell, launcher), planned[cell.method_name]
-        loops = [dataclasses.replace(d.loop, snapshots=()) for d in (found, expected)]
-        assert loops[0] == loops[1]
-        assert dataclasses.replace(found, loop=loops[0]) == dataclasses.replace(
-            expected, loop=loops[1]
-        )
+        assert demand_of(cell, launcher) == planned[cell.method_name]
 
 
 @pytest.fixture

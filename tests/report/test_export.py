@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from rich.console import Console
+from soarbench.report.export import ExportOptions, export
+from soarbench.store.grids import MANIFEST, stored_grid
 
 from soarbench.cli.run import report, run_plan
 from soarbench.cli.words import read
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.grid.expand import expand
-from soarbench.report.export import ExportOptions, export
 from soarbench.report.options import ReportOptions
-from soarbench.store.grids import MANIFEST, stored_grid
 from tests.fakes import FakeBench
 
 TABLES = ("table.csv", "table.md", "matched.csv", "thresholds.csv", "trace.csv", "curves.csv")

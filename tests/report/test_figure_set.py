@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from soarbench.store.cell_folder import CellFolder
 
 from soarbench.report.build import build_report
 from soarbench.report.figures.bars import Bar, draw_bars
@@ -136,7 +137,7 @@ def test_a_missing_image_is_a_marked_square(store, tmp_path):
     grid = tmp_path / "grid"
     shutil.copytree(store, grid)
     tile = plan_sheet(read_cells(grid)[0], "aesthetic")[1]
-    tile.path.unlink()
+    CellFolder(tile.cell.folder).image(tile.step, tile.prompt_id, tile.image_index).unlink()
     report = build_report(grid, tmp_path / "results", grid="grid", formats=("png",))
     assert report.figures.notes == ("task aesthetic: 1 of the sheet's 56 images are gone",)
     rows = rows_of(tmp_path / "results" / "grid" / "samples_aesthetic.csv")
@@ -305,17 +306,16 @@ def test_no_text_of_a_settled_figure_overlaps_another_or_leaves_the_page():
 def test_what_was_trained_on_comes_from_the_cells(tmp_path):
     cells = [Folder(method=method, task="aesthetic", **SMALL) for method in ("sft", "flow_grpo")]
     grid = write_grid(tmp_path / "grid", cells)
-    found = read_cells(grid)[0]
-    assert trained_on(found) == set()
-    for cell, config in zip(
-        sorted(found, key=lambda cell: cell.method),
-        ({"rewards": {"alignment": 1.0, "pkg.mine": 0.5}, "data": None},
-         {"rewards": {}, "data": {"select_by": ["aesthetic"]}}),
-        strict=True,
-    ):  # fmt: skip
-        path = cell.folder / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"config": config}))
-    assert trained_on(found) == {"clipscore", "pkg.mine", "aesthetic"}
+    stored = read_cells(grid)[0]
+    assert trained_on(stored) == set()
+    configs = (
+        {"rewards": {"alignment": 1.0, "pkg.mine": 0.5}, "data": None},
+        {"rewards": {}, "data": {"select_by": ["aesthetic"]}},
+    )
+    configured = [
+        replace(cell, config=config) for cell, config in zip(stored, configs, strict=True)
+    ]
+    assert trained_on(configured) == {"clipscore", "pkg.mine", "aesthetic"}
 
 
 def test_sheets_are_rgb_pictures(reported):

@@ -3,19 +3,15 @@
 import csv
 import io
 import json
+import shutil
 
 import pytest
 
 from soarbench.common.provenance import STORE_VERSION
 from soarbench.report.build import build_report
-from soarbench.report.numbers.protocols import (
-    cell_protocols,
-    differing,
-    packed_protocols,
-    refuse_unlike,
-)
+from soarbench.report.numbers.protocols import differing, refuse_unlike
 from soarbench.report.numbers.trace import trace_csv
-from soarbench.store.cells import StoreError, read_cells
+from soarbench.store.cells import StoreError, packed_protocols, read_cell, read_cells
 from tests.report.folders import Folder, base, write_cell, write_grid
 
 PROTOCOL = {"num_inference_steps": 20, "guidance_scale": 3.0, "libraries": {"torch": "2.6"}}
@@ -78,13 +74,13 @@ def test_damaged_launches_are_named(tmp_path):
 def test_protocols_are_the_same_from_parts_and_packed(tmp_path):
     folder = write_cell(tmp_path, small())
     write_protocol(folder, PROTOCOL)
-    found = cell_protocols(folder)
+    found = read_cell(folder).protocols()
     assert found == {("drawbench", "aesthetic"): PROTOCOL}
-    other = tmp_path / "packed"
-    other.mkdir()
-    (other / "protocols.json").write_text(json.dumps(packed_protocols(found)))
-    assert cell_protocols(other) == found
-    assert cell_protocols(tmp_path / "nowhere") == {}
+    (folder / "protocols.json").write_text(json.dumps(packed_protocols(found)))
+    shutil.rmtree(folder / "scores")
+    assert read_cell(folder).protocols() == found
+    (folder / "protocols.json").unlink()
+    assert read_cell(folder).protocols() == {}
 
 
 def test_differences_name_nested_fields_and_both_values():

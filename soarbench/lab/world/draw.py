@@ -41,11 +41,7 @@ def draw_suite(
         )
     if path.exists():
         raise UserError(f"output={path} exists; nothing was written over, choose another")
-    compositions = {
-        "lab_geneval": split().geneval,
-        "lab_ocr": split().ocr,
-        "lab_drawbench": split().drawbench,
-    }[suite]
+    compositions = getattr(split(), suite.removeprefix("lab_"))
     partial = path.with_name(f"{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for number, composition in enumerate(compositions):

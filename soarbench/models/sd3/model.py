@@ -19,8 +19,9 @@ from soarbench.models.config import LABORATORY, ModelConfig
 from soarbench.models.quiet import quiet_libraries
 
 _BATCH = 64
-#: Pixels that the VAE encodes at once: 64 images of 64 px, 4 of 512 px.
-_ENCODED_PIXELS = 2**20
+#: Pixels that the VAE encodes or decodes at once: 64 images of 64 px, 4 of 512 px; to decode one
+#: of 512 px SD3's takes 0.8 GB.
+_VAE_PIXELS = 2**20
 _ENCODERS = tuple(
     f"{kind}{number}" for kind in ("text_encoder", "tokenizer") for number in ("", "_2", "_3")
 )
@@ -168,6 +169,11 @@ def encode_with(
     return {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled_prompt_embeds}
 
 
+def _vae_batch(pixels: int) -> int:
+    """How many images of so many pixels go through the VAE at once."""
+    return min(_BATCH, max(1, _VAE_PIXELS // pixels))
+
+
 class SD3Model:
     """A loaded pipeline: its transformer, and encoding, sampling and decoding around it.
 
@@ -249,7 +255,7 @@ class SD3Model:
         vae = self.pipeline.vae
         found = []
         width, height = images[0].size
-        batch = min(_BATCH, max(1, _ENCODED_PIXELS // (width * height)))
+        batch = _vae_batch(width * height)
         for start in range(0, len(images), batch):
             # Without a size it takes the images' own.
             pixels = self.pipeline.image_processor.preprocess(list(images[start : start + batch]))
@@ -264,7 +270,9 @@ class SD3Model:
         """Images of scaled latents (B, C, H, W), as the pipeline itself decodes them."""
         vae = self.pipeline.vae
         images: list[Image.Image] = []
-        for part in latents.split(_BATCH):
+        height, width = latents.shape[-2:]
+        batch = _vae_batch(height * width * self.pipeline.vae_scale_factor**2)
+        for part in latents.split(batch):
             raw = part.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
             drawn = vae.decode(raw, return_dict=False)[0]
             images += self.pipeline.image_processor.postprocess(drawn, output_type="pil")

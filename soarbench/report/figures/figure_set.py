@@ -307,8 +307,8 @@ def _csv(rows: Sequence[Row], marked: Mapping[str, int] | None) -> str:
     """Dataclasses as CSV, a column a field; ``is_marked`` says which step a rule chose."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    # Counters are in the curves' own table; folders are of the machine that drew.
-    names = [f.name for f in dataclasses.fields(rows[0]) if f.name not in ("spent", "path")]
+    # Counters are in the curves' own table; where a cell lies is of the machine that drew.
+    names = [f.name for f in dataclasses.fields(rows[0]) if f.name not in ("spent", "cell")]
     writer.writerow(names if marked is None else [*names, "is_marked"])
     for row in rows:
         values = [getattr(row, name) for name in names]

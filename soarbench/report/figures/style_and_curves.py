@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from soarbench.config.settings import first_stage
+from soarbench.config.stages import first_stage
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
 from soarbench.report.numbers.metrics import BASE, method_title, metric_of, ordered_methods
 from soarbench.report.numbers.reference import AS_PUBLISHED, PublishedPoint

@@ -12,7 +12,6 @@ from soarbench.report.numbers.metrics import BASE, metric_of
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.tables import Panels, TaskTable
 from soarbench.store.cells import Cell
-from soarbench.store.scores import read_training
 
 #: Cumulative counters of training, any of which can be the figure's x axis.
 COUNTERS = ("images_seen", "forward_equivalents", "reward_calls", "seconds")
@@ -107,7 +106,7 @@ def _curve(panel: Panel, method: str, logs: Sequence[Counters]) -> list[CurvePoi
 
 def _counters(cell: Cell) -> Counters:
     """The counters that training logged: name to (steps, values)."""
-    training = read_training(cell)
+    training = cell.training()
     return {name: training[name] for name in COUNTERS if name in training}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from soarbench.common.files import read_json
 from soarbench.report.numbers.metrics import BASE, method_title, metric_of
 from soarbench.report.numbers.reference import AS_PUBLISHED, PublishedTable
 from soarbench.report.numbers.tables import MethodRow, TaskTable
@@ -53,8 +52,7 @@ def _numbers(table: TaskTable, row: MethodRow, *, is_only: bool) -> dict[str, st
 
 
 def _model(cell: Cell) -> Mapping[str, object]:
-    config = read_json(cell.folder / "config.json").get("config")
-    model = config.get("model") if isinstance(config, dict) else None
+    model = cell.config.get("model")
     return model if isinstance(model, dict) else {}
 
 

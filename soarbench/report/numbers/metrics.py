@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from soarbench.config.settings import stages
+from soarbench.config.stages import stages
 
 BASE = "base"
 ORACLE_PREFIX = "oracle_"

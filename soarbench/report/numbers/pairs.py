@@ -97,29 +97,71 @@ def panel_pair(panel: Panel, first: tuple[str, int], second: tuple[str, int]) ->
     )
 
 
+BySeed = Mapping[int | None, Measured]
+"""Scores by training seed; of a thing that was measured once, the one of seed None."""
+
+
 def measured_pairs(
-    names: tuple[str, str], first: Mapping[Key, Measured], second: Mapping[Key, Measured]
+    names: tuple[str, str], first: Mapping[Key, BySeed], second: Mapping[Key, BySeed]
 ) -> list[Pair]:
-    """What two cells or folders both measured.
+    """What two things (methods, cells, folders) both measured.
 
     Raises:
         UserError: Nothing, or under different protocols, or on other images.
     """
     shared = [key for key in first if key in second]
     if not shared:
-        told = [", ".join(f"{judge} on {suite}" for suite, judge in one) for one in (first, second)]
+        lists = [", ".join(f"{judge} on {suite}" for suite, judge in s) for s in (first, second)]
         raise UserError(
-            f"{names[0]} ({told[0]}) and {names[1]} ({told[1]}) have no measurement in common"
+            f"{names[0]} ({lists[0]}) and {names[1]} ({lists[1]}) have no measurement in common"
         )
     return [_measured_pair(names, first[key], second[key]) for key in shared]
 
 
-def _measured_pair(names: tuple[str, str], first: Measured, second: Measured) -> Pair:
-    if first.fingerprint != second.fingerprint:
-        told = differing(first.protocol, second.protocol) or [
-            f"fingerprint: {first.fingerprint} against {second.fingerprint}"
-        ]
-        raise UserError(unlike_text(first.evaluator, first.source, second.source, told))
+def _measured_pair(names: tuple[str, str], first: BySeed, second: BySeed) -> Pair:
+    seeds = [set(side) - {None} for side in (first, second)]
+    # What was measured once stands beside every seed of the other.
+    shared = sorted(
+        seed
+        for seed in seeds[0] | seeds[1]
+        if all(seed in side or None in side for side in (first, second)) and seed is not None
+    ) or ([None] if None in first and None in second else [])
+    if not shared:
+        raise UserError(f"{names[0]} and {names[1]} share no finished training seed")
+    rows = [
+        [side[seed] if seed in side else side[None] for seed in shared] for side in (first, second)
+    ]
+    for one, other in zip(*rows, strict=True):
+        _refuse_unlike(one, other)
+    one = rows[0][0]
+    return Pair(
+        names=names,
+        evaluator=one.evaluator,
+        suite=one.suite,
+        first=np.stack([row.values for row in rows[0]]),
+        second=np.stack([row.values for row in rows[1]]),
+        prompts=one.prompts,
+        strata=one.strata,
+        seeds=tuple(seed or 0 for seed in shared),
+        label=(one.suite, one.evaluator),
+    )
+
+
+def _refuse_unlike(first: Measured, second: Measured) -> None:
+    """Refuse what was judged otherwise, or on other images.
+
+    How a folder's images were made is nobody's to say; then the judge and the prompts must agree.
+    """
+    a, b = first.protocol, second.protocol
+    if "seed_rule" not in a or "seed_rule" not in b:
+        keys = (a.keys() & b.keys()) | {key for key in (*a, *b) if key.startswith("evaluator")}
+        a, b = ({key: p[key] for key in keys if key in p} for p in (a, b))
+    fields = differing(a, b)
+    if not fields and not (first.protocol and second.protocol):
+        prints = (first.fingerprint, second.fingerprint)
+        fields = [f"fingerprint: {prints[0]} against {prints[1]}"] if len(set(prints)) > 1 else []
+    if fields:
+        raise UserError(unlike_text(first.evaluator, first.source, second.source, fields))
     if not np.array_equal(first.images, second.images) or not np.array_equal(
         first.prompts, second.prompts
     ):
@@ -128,17 +170,6 @@ def _measured_pair(names: tuple[str, str], first: Measured, second: Measured) ->
             f"{second.values.size} in {second.source}, not of the same prompts and indices; score "
             "the same ones"
         )
-    return Pair(
-        names=names,
-        evaluator=first.evaluator,
-        suite=first.suite,
-        first=first.values[None],
-        second=second.values[None],
-        prompts=first.prompts,
-        strata=first.strata,
-        seeds=(0,),
-        label=(first.suite, first.evaluator),
-    )
 
 
 def answers(pairs: Sequence[Pair]) -> list[Answer]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from soarbench.report.numbers.metrics import BASE, metric_of, ordered_methods
 from soarbench.stats import ClusteredScores, cluster, cluster_pairs
 from soarbench.stats.clusters import FloatArray, IntArray
 from soarbench.store.cells import Cell, Hole, StoreError
-from soarbench.store.scores import ScoreSet, read_details, read_scores
+from soarbench.store.scores import ScoreSet
 
 
 class Run(NamedTuple):
@@ -151,13 +150,13 @@ def build_panels(
 
     Raises:
         StoreError: Scores of unlike fingerprints or suites would stand side by side, or as
-            ``read_scores``.
+            ``Cell.scores``.
     """
     trained = [cell for cell in cells if not cell.is_base]
     tasks = {cell.task: cell.metrics for cell in trained}
     base = [cell for cell in cells if cell.is_base]
     pool: dict[bytes, np.ndarray] = {}
-    stored = {cell.cell_id: read_scores(cell, pool) for cell in cells}
+    stored = {cell.cell_id: cell.scores(pool) for cell in cells}
     panels, holes = {}, []
     for task, evaluators in tasks.items():
         members = [cell for cell in trained if cell.task == task]
@@ -266,15 +265,13 @@ def _strata(
     """The ``tag`` of each image's prompt; (N,), None where the metric is a plain mean."""
     if not metric_of(evaluator).is_macro_mean:
         return None
-    wanted = {str(name) for _, one in scored for name in one.prompts[~np.isnan(one.values)]}
+    scored_prompts = {str(name) for _, one in scored for name in one.prompts[~np.isnan(one.values)]}
     tags: dict[str, str] = {}
     for cell in {cell.cell_id: cell for cell, _ in scored}.values():
-        if wanted <= tags.keys():
+        if scored_prompts <= tags.keys():
             break
-        for prompt, details in read_details(cell, evaluator):
-            if prompt not in tags and "tag" in (known := json.loads(details)):
-                tags[prompt] = str(known["tag"])
-    lacking = wanted - tags.keys()
+        tags = cell.tags(evaluator) | tags
+    lacking = scored_prompts - tags.keys()
     if lacking:
         raise StoreError(
             f"{evaluator}: the details of {len(lacking)} prompts, {min(lacking)!r} among them, "

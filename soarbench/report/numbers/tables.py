@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from soarbench.config.settings import first_stage
+from soarbench.config.stages import first_stage
 from soarbench.report.numbers.estimates import Comparison, Estimate, compare, corrected, estimate
 from soarbench.report.numbers.metrics import (
     BASE,

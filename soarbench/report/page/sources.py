@@ -7,7 +7,6 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 
 from soarbench import __version__
-from soarbench.common.files import read_json
 from soarbench.common.provenance import UNKNOWN
 from soarbench.report.numbers.metrics import method_title, metric_of
 from soarbench.report.numbers.protocols import differing, task_protocols
@@ -25,7 +24,7 @@ def configurations(cells: Sequence[Cell]) -> list[dict[str, str]]:
 
 
 def _configuration(task: str, method: str, cells: Sequence[Cell]) -> dict[str, str]:
-    first, *others = [_config(cell) for cell in cells]
+    first, *others = [cell.config for cell in cells]
     fields = sorted(
         {line.partition(":")[0] for other in others for line in differing(first, other)}
     )
@@ -39,11 +38,6 @@ def _configuration(task: str, method: str, cells: Sequence[Cell]) -> dict[str, s
         "note": note,
         "text": json.dumps(first, indent=1, ensure_ascii=False),
     }
-
-
-def _config(cell: Cell) -> Mapping[str, object]:
-    config = read_json(cell.folder / "config.json").get("config")
-    return config if isinstance(config, dict) else {}
 
 
 def protocols(cells: Sequence[Cell], tables: Sequence[TaskTable]) -> list[dict[str, str]]:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from evaluators.base import EvaluatorError
+from evaluators.geneval import prompts as geneval_prompts
 from evaluators.geneval.metadata import check_vocabulary, parse_request
 from evaluators.geneval.prompts import (
     CLASS_NAMES,
@@ -16,7 +17,6 @@ from evaluators.geneval.prompts import (
     plural,
     with_article,
 )
-from evaluators.geneval import prompts as geneval_prompts
 
 
 def test_metadata_is_byte_for_byte_the_official_file():
