@@ -15,13 +15,13 @@ from diffusers import SD3Transformer2DModel
 from baselines.config import LoraConfig, TrainingConfig
 from baselines.loop.weights import prepare_transformer
 from soarbench.benchmarks.worker import PeakMemory
-from soarbench.models.config import ModelConfig
-from soarbench.models.sd3.architecture import Architecture
+from soarbench.models.sd3.architecture import Sd3Architecture
+from soarbench.models.sd3.config import Sd3Config
 from soarbench.models.sd3.model import SD3Velocity
 
 ROWS = 2
-SMALL = Architecture(
-    transformer={
+SMALL = Sd3Architecture(
+    config={
         "sample_size": 32,
         "patch_size": 2,
         "in_channels": 4,
@@ -40,7 +40,7 @@ SMALL = Architecture(
     vae_scale_factor=8,
     vae_parameters=0,
 )
-MODEL = ModelConfig(name="small", path="org/small", resolution=256, max_sequence_length=0)
+MODEL = Sd3Config(name="small", path="org/small", resolution=256, max_sequence_length=0)
 _ADAPTER = MODEL.adapted(LoraConfig(rank=4, alpha=8.0))
 _PLAIN = TrainingConfig(steps=1, batch_size=ROWS)
 _CHECKPOINTED = TrainingConfig(steps=1, batch_size=ROWS, gradient_checkpointing=True)
@@ -54,7 +54,7 @@ CASES = {
 
 def measure(training: TrainingConfig, lora: LoraConfig | None) -> float:
     """Bytes at the peak of a second pass, above those before it."""
-    transformer = SD3Transformer2DModel(**SMALL.transformer)
+    transformer = SD3Transformer2DModel(**SMALL.config)
     velocity = SD3Velocity(prepare_transformer(transformer, training, lora).train())
     shape = SMALL.latent_shape(MODEL.resolution)
     condition = {

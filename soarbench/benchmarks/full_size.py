@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from diffusers import SD3Transformer2DModel
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -27,8 +26,7 @@ from soarbench.common.errors import ConfigError, UserError
 from soarbench.config.compose import parse_overrides
 from soarbench.config.keys import split
 from soarbench.jobs.workbench import torch_device
-from soarbench.models.sd3.architecture import Architecture, architecture_of
-from soarbench.models.sd3.model import SD3Velocity
+from soarbench.models.base import Architecture
 from soarbench.planning.demand import PlanOptions, read_request
 from soarbench.planning.memory_and_time import GB, Demand
 
@@ -93,7 +91,7 @@ def full_size(words: Sequence[str], *, console: Console) -> int:
     planned = planned_bytes(demand)
     require_memory(planned, device)
     with console.status("building the model and taking one update"):
-        found = measure(demand, architecture_of(demand.model), device)
+        found = measure(demand, demand.model.architecture(), device)
     console.print(result_table(demand, planned, found, device))
     return 0
 
@@ -130,13 +128,7 @@ class RandomRows:
     def __init__(self, demand: Demand, architecture: Architecture) -> None:
         self.shape = architecture.latent_shape(demand.model.resolution)
         self.count = demand.training.batch_size
-        self.sizes = {
-            "prompt_embeds": (
-                architecture.text_tokens(demand.model.max_sequence_length),
-                architecture.integer("joint_attention_dim"),
-            ),
-            "pooled_prompt_embeds": (architecture.integer("pooled_projection_dim"),),
-        }
+        self.sizes = architecture.condition_shapes(demand.model.max_sequence_length)
 
     def __len__(self) -> int:
         return self.count
@@ -184,7 +176,7 @@ def measure(demand: Demand, architecture: Architecture, device: torch.device) ->
             lora=demand.lora,
             ema=demand.ema,
             seed=0,
-            velocity_of=SD3Velocity,
+            velocity_of=architecture.velocity,
             negative_condition={name: value[None].to(device) for name, value in empty.items()},
             on_log=lambda _step, values: points.append(values),
             console=Console(quiet=True),
@@ -215,11 +207,10 @@ def random_transformer(architecture: Architecture, dtype: torch.dtype) -> nn.Mod
     try:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            made = SD3Transformer2DModel(**architecture.transformer)
+            transformer = architecture.transformer()
     finally:
         torch.set_default_dtype(before)
-    frozen: nn.Module = made.requires_grad_(False).eval()
-    return frozen
+    return transformer.requires_grad_(False).eval()
 
 
 def result_table(demand: Demand, planned: float, found: FullSize, device: torch.device) -> Table:

@@ -32,7 +32,7 @@ from soarbench.evaluation.protocol import planned_images
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
 from soarbench.jobs.workbench import Workbench
-from soarbench.models.sd3.model import SD3Model
+from soarbench.models.base import ImageModel
 from soarbench.store.cell_folder import CellFolder
 
 #: Updates that are timed, after those that warm up.
@@ -81,7 +81,7 @@ def _reset_peak() -> bool:
     return True
 
 
-def random_rows(cell: CellConfig, model: SD3Model) -> list[Row]:
+def random_rows(cell: CellConfig, model: ImageModel) -> list[Row]:
     """An update's rows: real prompts, random latents; their content does not change the speed."""
     assert cell.training is not None
     plan = [item for suite in cell.suites.values() for item, _ in planned_images(suite)]
@@ -227,7 +227,7 @@ def measure_race(cell: CellConfig, bench: Workbench) -> Result:
     }
 
 
-def _collected(cell: CellConfig, model: SD3Model, method: Soar, device: torch.device) -> Batch:
+def _collected(cell: CellConfig, model: ImageModel, method: Soar, device: torch.device) -> Batch:
     rows = random_rows(cell, model)
     negative = model.encode_prompts([""])
     condition = {

@@ -12,15 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from soarbench.common.errors import UserError
+from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.files import read_json
 from soarbench.common.strict import did_you_mean
 from soarbench.config.keys import Options
 from soarbench.report.numbers.measured import Key, Measured, of_cell, of_scored
-from soarbench.report.numbers.metrics import (
+from soarbench.report.numbers.names import (
     BASE,
     method_title,
-    metric_of,
     ordered_metrics,
     step_title,
 )
@@ -113,7 +112,7 @@ def _find(first: str, second: str, settings: Sequence[str], step: int | None) ->
     ]
     pairs = measured_pairs(names, whole[0].measured, whole[1].measured)
     final_metric = whole[0].final_metric or whole[1].final_metric or ""
-    order = ordered_metrics([pair.evaluator for pair in pairs], final_metric)
+    order = ordered_metrics({pair.evaluator: pair.facts for pair in pairs}, final_metric)
     scope = "" if step is None else f"after {step} steps"
     return Found(pairs=sorted(pairs, key=lambda pair: order.index(pair.evaluator)), scope=scope)
 
@@ -189,7 +188,8 @@ def _found_methods(first: str, second: str, settings: Sequence[str], step: int |
     final_metric = next((cell.final_metric for cell in chosen if cell.final_metric), None) or ""
     steps: dict[str, int] = {}
     pairs = []
-    for name in ordered_metrics([evaluator for _, evaluator in panels], final_metric):
+    facts = {evaluator: panel.facts for (_, evaluator), panel in panels.items()}
+    for name in ordered_metrics(facts, final_metric):
         panel = panels[task, name]
         if panel.steps(first) and panel.steps(second):
             ends = [(method, _step_of(panel, method, step)) for method in (first, second)]
@@ -241,10 +241,10 @@ def _show(found: Found, results: Sequence[Answer], console: Console) -> None:
     for head in ("A\nB", "A - B [95 %]", "p (Holm)", "P(A better)"):
         table.add_column(head, justify="right")
     for one in results:
-        digits, comparison = metric_of(one.evaluator).decimals, one.comparison
+        digits, comparison = one.facts.decimals, one.comparison
         chance, _, ends = number_text(one.improvement, 2).partition(" ")
         table.add_row(
-            f"{metric_of(one.evaluator).title}\n{comparison.verdict}",
+            f"{one.facts.title}\n{comparison.verdict}",
             "\n".join(f"{value:.{digits}f}" for value in one.values),
             escape(number_text(comparison.difference, digits, sign="+")),
             p_text(comparison.adjusted_p_value).removeprefix("= "),
@@ -259,16 +259,16 @@ def _lines(results: Sequence[Answer]) -> list[str]:
     """The first metric's answer in words, and how to read the numbers."""
     first = results[0]
     comparison = first.comparison
-    lines = [finding(comparison, first.evaluator)]
+    lines = [finding(comparison)]
     if comparison.verdict.is_decided and comparison.detectable is not None:
-        digits = metric_of(first.evaluator).decimals
+        digits = first.facts.decimals
         lines.append(f"This design sees {comparison.detectable:.{digits}f} or more.")
     for one in results:
         if one.mcnemar is not None:
             lines.append(_mcnemar_line(one))
         if one.num_unscored:
             lines.append(
-                f"{metric_of(one.evaluator).title}: {one.num_unscored} images are left out, since "
+                f"{one.facts.title}: {one.num_unscored} images are left out, since "
                 "one of the two has no score of them."
             )
     difference = comparison.difference
@@ -289,7 +289,7 @@ def _mcnemar_line(one: Answer) -> str:
     caution = "" if one.num_images <= 1 else ", taking the images of a prompt as independent"
     p_value = p_text(one.mcnemar.p_value)
     return (
-        f"{metric_of(one.evaluator).title}: A alone is right on {one.mcnemar.only_first} images, B "
+        f"{one.facts.title}: A alone is right on {one.mcnemar.only_first} images, B "
         f"alone on {one.mcnemar.only_second}; McNemar's exact p {p_value}{caution}."
     )
 

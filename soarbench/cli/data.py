@@ -14,7 +14,6 @@ from soarbench.common.strict import did_you_mean
 from soarbench.config.compose import options, search_path
 from soarbench.config.keys import Options, split
 from soarbench.data.config import ImageDataConfig
-from soarbench.data.content import with_content
 from soarbench.grid.expand import Grid, expand
 
 
@@ -84,7 +83,7 @@ def _grid(words: Sequence[str], action: str) -> tuple[Grid, ImageDataConfig]:
         f"{g}={c}" for g, c in (("model", "sd35_medium"), ("data", "jsonl")) if g not in chosen
     ]
     grid = expand([*defaults, *words])
-    config = with_content(grid.settings.data)
+    config = grid.settings.data.with_content()
     if not isinstance(config, ImageDataConfig) or config.path is None:
         raise ConfigError(
             f"data.path= is missing, e.g. data {action} data.path=FILE (data=jsonl), or "

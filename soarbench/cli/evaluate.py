@@ -37,16 +37,16 @@ from soarbench.evaluation.selection import suite_images, suite_prompts
 from soarbench.evaluation.suites import PromptFile
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
-from soarbench.grid.expand import weights_digest, with_digest
+from soarbench.grid.expand import with_digest
 from soarbench.jobs.base import Context, Job
 from soarbench.jobs.draw import Draw, extent_of
 from soarbench.jobs.judge import Judge
 from soarbench.jobs.score_images import one_line, show_summaries, summary_of
 from soarbench.launchers.local import run_jobs
-from soarbench.models.adapters import adapter_digest, adapter_name
-from soarbench.models.config import LABORATORY, ModelConfig
-from soarbench.models.hub import is_directory, require_pipeline
-from soarbench.models.sd3.architecture import KNOWN, architecture_of
+from soarbench.models.adapters import adapter_name
+from soarbench.models.base import ModelConfig, UnknownArchitecture
+from soarbench.models.hub import is_directory
+from soarbench.models.sd3.architecture import KNOWN
 from soarbench.store.artefact import Store
 from soarbench.store.judged import ScoresFolder
 
@@ -180,13 +180,10 @@ def _check_resolution(model: ModelConfig) -> None:
     Raises:
         ConfigError: Names the largest resolution.
     """
-    if model.path != LABORATORY and not is_directory(model.path):
+    try:
+        largest = model.architecture().largest_image
+    except UnknownArchitecture:
         return
-    sizes = architecture_of(model)
-    known = sizes.transformer.get("pos_embed_max_size")
-    if not isinstance(known, int):
-        return
-    largest = known * sizes.integer("patch_size") * sizes.vae_scale_factor
     if model.resolution > largest:
         raise ConfigError(
             f"model.resolution={model.resolution}: {model.path} draws at most {largest} pixels; "
@@ -196,9 +193,6 @@ def _check_resolution(model: ModelConfig) -> None:
 
 def _cell(settings: Settings, suite: SuiteConfig, judges: Mapping[str, JudgeConfig]) -> CellConfig:
     model = settings.model
-    digest = weights_digest(model)
-    if model.adapter is not None:
-        digest = f"{digest}+{adapter_digest(model.adapter)}"
     return CellConfig(
         grid="evaluate",
         method_name=BASE if model.adapter is None else adapter_name(model.adapter),
@@ -215,7 +209,7 @@ def _cell(settings: Settings, suite: SuiteConfig, judges: Mapping[str, JudgeConf
         model=model,
         sampling=settings.sampling,
         judges=judges,
-        weights_digest=digest,
+        weights_digest=model.weights_digest(),
     )
 
 
@@ -288,8 +282,7 @@ def _run(jobs: Sequence[Job], request: Evaluation, console: Console) -> None:
     if not jobs:
         return
     model = request.cell.model
-    if model.path != LABORATORY and not is_directory(model.path):
-        require_pipeline(model)
+    model.check_source()
     from soarbench.jobs.workbench import ModelWorkbench
     from soarbench.tracking.tracker import NoTracker
 

@@ -94,12 +94,13 @@ def sheet(options: SheetOptions, _words: Sequence[str], *, console: Console) -> 
     Raises:
         UserError: The laboratory was not built, or an asset is corrupted.
     """
-    from soarbench.lab.build.card import base_samples, lab_model_config
+    from soarbench.lab.build.card import base_samples
+    from soarbench.lab.config import LabModelConfig
     from soarbench.lab.sheets import contact_sheet
     from soarbench.models.sd3.model import SD3Model
 
     count = _IMAGES_PER_PROMPT
-    samples = base_samples(SD3Model.load(lab_model_config()), "geneval", count)
+    samples = base_samples(SD3Model.load(LabModelConfig()), "geneval", count)
     rows = [samples[i : i + count] for i in range(0, len(samples), count)]
     picture = contact_sheet([(row[0].prompt, [s.image for s in row]) for row in rows[::4]])
     options.output.parent.mkdir(parents=True, exist_ok=True)

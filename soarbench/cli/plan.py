@@ -12,7 +12,6 @@ from rich.table import Table
 
 from baselines.config import LoraConfig
 from soarbench.common.errors import UserError
-from soarbench.models.sd3.architecture import architecture_of
 from soarbench.planning.demand import PlanOptions, Request, gpus, read_request
 from soarbench.planning.memory_and_time import (
     GB,
@@ -82,7 +81,7 @@ class Planner:
     def _meta(self, demand: Demand) -> MetaModel:
         from soarbench.planning.fake_transformer import MetaModel
 
-        return MetaModel(architecture_of(demand.model), demand.model, demand.training, demand.lora)
+        return MetaModel(demand.model.architecture(), demand.model, demand.training, demand.lora)
 
     def memory(self, demand: Demand) -> dict[str, float]:
         """Bytes on each GPU, by what they are."""
@@ -91,7 +90,7 @@ class Planner:
         key = repr((demand.lora, mode, demand.model.resolution, demand.model.max_sequence_length))
         if key not in self._activations:
             self._activations[key] = meta.activation_bytes(demand.model_rows)
-        architecture = architecture_of(demand.model)
+        architecture = demand.model.architecture()
         return memory_rows(demand, architecture, meta.parameters(), self._activations[key])
 
     def remedies(self, demand: Demand, memory_gb: float) -> list[str]:

@@ -42,6 +42,11 @@ def short_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+def parts_digest(*parts: object) -> str:
+    """A short name for what something that is computed once depends on."""
+    return short_digest(json.dumps([str(part) for part in parts]).encode())
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` make a file beside ``path``, then rename it there.
 

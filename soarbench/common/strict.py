@@ -208,16 +208,6 @@ def _union(members: Sequence[object], value: object, key: str) -> object:
     rest = [member for member in members if member is not type(None)]
     if len(rest) == 1:
         return convert(rest[0], value, key)
-    if isinstance(value, Mapping):
-        for kind in rest:
-            if isinstance(kind, type) and _dotted(kind) == value.get(TARGET):
-                return _nested(kind, value, key)
-        classes = [_dotted(k) for k in rest if isinstance(k, type) and dataclasses.is_dataclass(k)]
-        if classes and TARGET not in value:
-            raise ConfigError(f"{key}.{TARGET} is missing: it says which class this is")
-        if classes:
-            hint = did_you_mean(str(value[TARGET]), classes)
-            raise ConfigError(f"{key}.{TARGET}={value[TARGET]!r}: {hint}")
     for member in rest:
         is_text = member is str and isinstance(value, str)
         if is_text or (typing.get_origin(member) is dict and isinstance(value, Mapping)):

@@ -26,7 +26,7 @@ from soarbench.config.run import (
 )
 from soarbench.config.suites import SuiteConfig as SuiteConfig
 from soarbench.data.config import CurationConfig, DataConfig
-from soarbench.models.config import ModelConfig
+from soarbench.models.base import ModelConfig
 
 
 def _at_least(key: str, value: float, least: float) -> None:

@@ -12,7 +12,7 @@ from baselines.flow import draw_noise
 from baselines.loop.stream import RowSource
 from soarbench.diagnostics.settings import NOISE_SEED, NORM_LEVELS, NUM_PROBES, STARTS
 from soarbench.diagnostics.trajectories import path_deviation, velocity_norm
-from soarbench.models.sd3.model import SD3Model as ImageModel
+from soarbench.models.base import ImageModel
 
 
 @dataclass(frozen=True, kw_only=True)

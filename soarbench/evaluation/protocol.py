@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from evaluators.base import Evaluator
 from soarbench.config.settings import SamplingConfig, SuiteConfig
 from soarbench.evaluation.suites import load_suite
-from soarbench.models.config import ModelConfig
+from soarbench.models.base import ModelConfig
 
 SEED_RULE = "sha256('prompt_id/image_index')[:8] >> 1, torch CPU generator"
 _LIBRARIES = (

@@ -15,7 +15,7 @@ from soarbench.common.strict import ADDRESS
 from soarbench.config.settings import SamplingConfig, SuiteConfig, TaskConfig
 from soarbench.config.stages import BASE
 from soarbench.data.config import DataConfig
-from soarbench.models.config import ModelConfig
+from soarbench.models.base import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,7 @@ from collections.abc import Sequence
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import did_you_mean
 from soarbench.config.settings import Settings
-from soarbench.data.buckets import check_step
-from soarbench.data.config import ImageDataConfig, LabDataConfig
-from soarbench.models.config import LABORATORY
-from soarbench.models.hub import is_directory
-from soarbench.models.sd3.architecture import architecture_of
+from soarbench.models.base import UnknownArchitecture
 
 #: The paper's names of the two rewards, and the evaluator each is.
 NAMED_REWARDS = {"aesthetic": "aesthetic", "alignment": "clipscore"}
@@ -51,8 +47,8 @@ def check(settings: Settings, method: str) -> None:
     if settings.method is not None and settings.method.needs_reward:
         _check_rewards(settings, method)
     _check_training(settings, method)
-    if isinstance(settings.data, ImageDataConfig) and settings.method is not None:
-        _check_images(settings, settings.data)
+    if settings.method is not None:
+        _check_shapes(settings)
 
 
 def _check_evaluation(settings: Settings) -> None:
@@ -69,8 +65,7 @@ def _check_evaluation(settings: Settings) -> None:
                     "judge has one suite in a task, so that its number means one thing"
                 )
             judged[name] = key
-    if isinstance(settings.data, LabDataConfig):
-        _check_judges("data.select_by", settings.data.select_by, settings)
+    _check_judges("data.select_by", settings.data.judged_by, settings)
     for name in (settings.task.final_metric, *settings.task.oracle_metrics):
         if name not in judged:
             raise ConfigError(
@@ -106,20 +101,24 @@ def _check_training(settings: Settings, method: str) -> None:
         raise ConfigError(f"method={method}: {error}") from error
 
 
-def _check_images(settings: Settings, data: ImageDataConfig) -> None:
+def _check_shapes(settings: Settings) -> None:
+    """Refuse images of several sizes that the loop or the model cannot take."""
     assert settings.training is not None
     assert settings.method is not None
-    if data.bucket_step is None:
+    data, model = settings.data, settings.model
+    if data.rows_per_shape is None:
         return
     if settings.method.trains_on == "images":
         try:
-            settings.training.check_shapes(data.rows_per_bucket, settings.launcher.num_processes)
+            settings.training.check_shapes(data.rows_per_shape, settings.launcher.num_processes)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    if settings.model.path == LABORATORY or is_directory(settings.model.path):
-        sizes = architecture_of(settings.model)
-        unit = sizes.vae_scale_factor * sizes.integer("patch_size")
-        check_step(data, settings.model.resolution, unit, sizes.integer("pos_embed_max_size"))
+    try:
+        sizes = model.architecture()
+    except UnknownArchitecture:
+        # Found out when it is loaded.
+        return
+    data.check_sizes(model.resolution, sizes.unit, sizes.largest_image)
 
 
 def _check_rewards(settings: Settings, method: str) -> None:

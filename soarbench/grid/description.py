@@ -33,7 +33,8 @@ def describe(cell: CellConfig, cells: Sequence[CellConfig]) -> dict[str, object]
         "steps": list(cell.steps),
         "final_metric": None if task is None else task.final_metric,
         "oracle_metrics": [] if task is None else list(task.oracle_metrics),
-        "metrics": sorted({name for suite in cell.suites.values() for name in suite.judges}),
+        # The order of a table's columns.
+        "metrics": list(dict.fromkeys(n for suite in cell.suites.values() for n in suite.judges)),
         "data_key": None if cell.data is None else addresses.data_key(cell),
         "training": None if origin is None else origin.address,
         "suites": {name: _suite(cell, name) for name in sorted(cell.suites)},

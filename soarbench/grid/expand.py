@@ -9,18 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soarbench.common.errors import ConfigError
-from soarbench.common.files import files_digest, short_digest
 from soarbench.config.compose import Overrides, compose_pairs, grid_config, parse_overrides
 from soarbench.config.settings import GridConfig, Settings, SuiteConfig
 from soarbench.config.stages import BASE, THEN, first_stage, stages
-from soarbench.data.config import ImageDataConfig
-from soarbench.data.content import with_content
 from soarbench.evaluation.suites import PromptFile
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.checkpoint_rule import LAST, problem_with
 from soarbench.grid.checks import NAMED_REWARDS, check, reward_weights
-from soarbench.models.adapters import adapter_digest, adapter_name
-from soarbench.models.config import LABORATORY, ModelConfig
+from soarbench.models.adapters import adapter_name
 from soarbench.store.artefact import Store
 
 
@@ -48,7 +44,7 @@ class Grid:
     def without_data(self) -> bool:
         """Whether something is trained on a set of images that is not named yet."""
         sets = (cell.data for cell in self.cells)
-        return any(isinstance(data, ImageDataConfig) and data.path is None for data in sets)
+        return any(data is not None and not data.is_named for data in sets)
 
     @property
     def store(self) -> Store:
@@ -85,7 +81,7 @@ def expand(arguments: Sequence[str]) -> Grid:
         check(of_pair, method)
     _check_rule(grid, {task: settings[BASE, task] for task in grid.tasks})
     run = settings[pairs[0]]
-    digest = weights_digest(run.model)
+    digest = dataclasses.replace(run.model, adapter=None).weights_digest()
     cells = [_base_cell([settings[BASE, task] for task in grid.tasks], digest)]
     for task in tasks:
         for seed in run.seeds:
@@ -115,7 +111,7 @@ def _anchors(grid: GridConfig, overrides: Overrides, arguments: Sequence[str]) -
     for found in settings.values():
         check(found, BASE)
     run = settings[grid.tasks[0]]
-    digest = weights_digest(run.model)
+    digest = dataclasses.replace(run.model, adapter=None).weights_digest()
     cells = [_base_cell(list(settings.values()), digest)]
     cells += [_anchor_cell(settings[task], digest) for task in tasks]
     # Without training the base is what everything is compared with.
@@ -133,7 +129,7 @@ def _anchor_cell(settings: Settings, digest: str) -> CellConfig:
         method_name=adapter_name(source),
         task=settings.task,
         model=settings.model,
-        weights_digest=f"{digest}+{adapter_digest(source)}",
+        weights_digest=settings.model.weights_digest(),
     )
 
 
@@ -227,7 +223,7 @@ def _cell(
         lora=None if settings.lora is None else settings.model.adapted(settings.lora),
         ema=settings.ema,
         training=settings.training,
-        data=None if is_base else with_content(settings.data),
+        data=None if is_base else settings.data.with_content(),
         rewards=rewards,
         suites={name: with_digest(suite) for name, suite in suites.items()},
         model=dataclasses.replace(settings.model, adapter=None),
@@ -246,31 +242,3 @@ def with_digest(suite: SuiteConfig) -> SuiteConfig:
         raise ConfigError(f"suites.{suite.name}.prompts={suite.prompts}: no such file")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return dataclasses.replace(suite, prompts_sha256=digest)
-
-
-def weights_digest(model: ModelConfig) -> str:
-    """What identifies the base's weights, without loading them.
-
-    The laboratory: its manifest. A directory: names and sizes of all files and the content of
-    their ends, since hashing 15 GB before every run would take a minute. A hub id: its revision.
-
-    Raises:
-        UserError: The laboratory was not built, or the directory is no pipeline.
-    """
-    if model.path == LABORATORY:
-        from soarbench.lab.assets import manifest
-
-        # The card lies outside the assets' folders and says nothing that changes a number.
-        return short_digest(
-            repr(sorted(row for row in manifest().items() if "/" in row[0])).encode()
-        )
-    folder = Path(model.path).expanduser()
-    is_local = folder.exists() or folder.is_absolute() or model.path.startswith((".", "~"))
-    if is_local and not (folder / "model_index.json").is_file():
-        raise ConfigError(
-            f"model.path={model.path}: no model_index.json there; give a directory saved by "
-            "StableDiffusion3Pipeline.save_pretrained, a hub id, or 'lab'"
-        )
-    if not is_local:
-        return f"{model.path}@{model.revision}"
-    return files_digest(sorted(path for path in folder.rglob("*") if path.is_file()), folder)

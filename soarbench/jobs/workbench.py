@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -17,7 +16,6 @@ from rich.console import Console
 from baselines.base import Method, World
 from baselines.loop.arguments import check_device
 from baselines.loop.post_train import post_train
-from baselines.loop.stream import Shapes
 from baselines.loop.weights import load_transformer, prepare_transformer, start_from
 from baselines.rewards.base import (
     LatentReward,
@@ -33,7 +31,6 @@ from baselines.rewards.mixture import Mixture
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
 from soarbench.common.errors import UserError
 from soarbench.config.run import LauncherConfig
-from soarbench.data.config import ImageDataConfig, LabDataConfig
 from soarbench.data.prompts import PromptItem
 from soarbench.data.rows import EncodedRows
 from soarbench.diagnostics.probes import Measured, make_probes, measure
@@ -52,10 +49,8 @@ from soarbench.jobs.probe import Paths
 from soarbench.jobs.train import Train
 from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import apply_adapter
-from soarbench.models.config import LABORATORY, ModelConfig
-from soarbench.models.hub import is_directory, require_pipeline
+from soarbench.models.base import ImageModel, ModelConfig
 from soarbench.models.quiet import quiet_libraries
-from soarbench.models.sd3.model import SD3Model
 from soarbench.planning.fit import require_fit
 from soarbench.store.artefact import Store
 from soarbench.store.training import TrainingFolder, TrainingLog
@@ -118,8 +113,7 @@ class ModelWorkbench:
         self._check_devices(trained)
         self._check_models({cell.model: cell for cell in drawn})
         for cell in trained:
-            if isinstance(cell.data, ImageDataConfig):
-                self.sets.curation(cell, cell.data).measure()
+            self.sets.opened(cell).measure()
         try:
             for job in jobs:
                 if isinstance(job, Judge):
@@ -152,8 +146,7 @@ class ModelWorkbench:
     def _check_models(self, cells: Mapping[ModelConfig, CellConfig]) -> None:
         """Look for hub ids, and try published weights on their base, before judges are loaded."""
         for config in cells:
-            if config.path != LABORATORY and not is_directory(config.path):
-                require_pipeline(config)
+            config.check_source()
         for config, cell in cells.items():
             if config.adapter is not None:
                 self.load(cell)
@@ -177,22 +170,22 @@ class ModelWorkbench:
             self._evaluators[config] = evaluator
         return self._evaluators[config]
 
-    def load(self, cell: CellConfig) -> SD3Model:
+    def load(self, cell: CellConfig) -> ImageModel:
         """The base pipeline, fresh; what was loaded before is let go."""
         self._drawer = None
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        model = SD3Model.load(cell.model, self.device, self.sets.prompt_store(cell.model))
+        model = cell.model.load(self.device, self.sets.prompt_store(cell.model))
         if cell.model.adapter is not None:
             apply_adapter(model.transformer, cell.model.adapter, base=cell.model.path)
         self._scheduler = {
-            "scheduler": type(model.pipeline.scheduler).__name__,
+            "scheduler": model.scheduler_name,
             "shift": model.training_shift,
         }
         return model
 
-    def load_start(self, cell: CellConfig) -> SD3Model:
+    def load_start(self, cell: CellConfig) -> ImageModel:
         """The pipeline that training starts from: the base's, or with a first stage's weights."""
         model = self.load(cell)
         if cell.parent is not None and cell.lora is None:
@@ -219,6 +212,8 @@ class ModelWorkbench:
         assert cell.method is not None
         assert cell.training is not None
         assert cell.optim is not None
+        assert cell.data is not None
+        block = cell.data.rows_per_shape
         folder, model = self.training_folder(cell), self.load_start(cell)
         rows = self.training_rows(cell, model)
         if cell.method.trains_on == "prompts":
@@ -242,14 +237,14 @@ class ModelWorkbench:
                 velocity_of=model.velocity,
                 negative_condition=model.encode_prompts([""]),
                 on_log=on_log,
-                shapes=_shapes(rows, cell),
+                shapes=None if block is None else rows.shapes(block),
                 # The grid's own bars show the progress.
                 console=Console(quiet=True),
                 parallelism=self.launcher.parallelism,
             )
         return {name: float(value) for name, value in dataclasses.asdict(summary).items()}
 
-    def method(self, cell: CellConfig, model: SD3Model) -> Method:
+    def method(self, cell: CellConfig, model: ImageModel) -> Method:
         """A cell's method, with its reward where it has one."""
         assert cell.method is not None
         world = World(
@@ -274,19 +269,19 @@ class ModelWorkbench:
             return next(iter(parts.values()))
         return Mixture(parts, cell.rewards)
 
-    def _latent_reward(self, cell: CellConfig, model: SD3Model) -> LatentReward:
+    def _latent_reward(self, cell: CellConfig, model: ImageModel) -> LatentReward:
         return _of_latents(self._reward(cell), model)
 
-    def training_rows(self, cell: CellConfig, model: SD3Model) -> EncodedRows:
+    def training_rows(self, cell: CellConfig, model: ImageModel) -> EncodedRows:
         """The rows that a cell trains on, encoded."""
         return self.sets.rows(cell, model)
 
-    def _check_rows(self, cell: CellConfig, cells: Sequence[CellConfig], model: SD3Model) -> None:
+    def _check_rows(self, cell: CellConfig, cells: Sequence[CellConfig], model: ImageModel) -> None:
         rows = self.training_rows(cell, model)
         suites = [suite for other in cells for suite in other.suites.values()]
         refuse_overlap(set(rows.prompts), [suite_prompts(suite) for suite in suites])
 
-    def _try_reward(self, cell: CellConfig, model: SD3Model) -> None:
+    def _try_reward(self, cell: CellConfig, model: ImageModel) -> None:
         """Ask the reward about two training pictures, once it can judge all prompts."""
         rows, reward = self.training_rows(cell, model), self._reward(cell)
         refused = [
@@ -309,7 +304,7 @@ class ModelWorkbench:
 
     # Sampling
 
-    def model_at(self, cell: CellConfig, step: int) -> SD3Model:
+    def model_at(self, cell: CellConfig, step: int) -> ImageModel:
         """The pipeline with the weights of a step of training; 0 is what it started from."""
         model = self.load_start(cell)
         if step > 0:
@@ -350,7 +345,8 @@ class ModelWorkbench:
     ) -> Measured:
         """Measure a step's weights along held-out images of the data of ``source``."""
         model = self.model_at(cell, step)
-        rows = self.training_rows(held_out(source), model)
+        data = None if source.data is None else source.data.held_out(NUM_PROBES)
+        rows = self.training_rows(dataclasses.replace(source, data=data), model)
         return measure(
             model,
             make_probes(rows, model),
@@ -367,21 +363,12 @@ class ModelWorkbench:
         return self._scheduler
 
 
-def held_out(source: CellConfig) -> CellConfig:
-    """The cell with data that training did not see, where such data can be had."""
-    if not isinstance(source.data, LabDataConfig):
-        return source
-    enough = min(source.data.num_candidates, math.ceil(NUM_PROBES / source.data.keep_fraction))
-    data = dataclasses.replace(source.data, seed=source.data.seed + 1, num_candidates=enough)
-    return dataclasses.replace(source, data=data)
-
-
 def _cells(jobs: Iterable[Job]) -> list[CellConfig]:
     """The cells of jobs, each once."""
     return list({addresses.cell_id(job.cell): job.cell for job in jobs}.values())
 
 
-def _of_latents(reward: RewardFunction, model: SD3Model) -> LatentReward:
+def _of_latents(reward: RewardFunction, model: ImageModel) -> LatentReward:
     """A reward of images as one of latents."""
 
     def of_latents(
@@ -390,10 +377,3 @@ def _of_latents(reward: RewardFunction, model: SD3Model) -> LatentReward:
         return score_images(reward, prompts, model.decode(latents), columns)
 
     return of_latents
-
-
-def _shapes(rows: EncodedRows, cell: CellConfig) -> Shapes | None:
-    """Which rows of a cell can go through the model together; null: all."""
-    return (
-        rows.shapes(cell.data.rows_per_bucket) if isinstance(cell.data, ImageDataConfig) else None
-    )

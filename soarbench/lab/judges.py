@@ -121,6 +121,7 @@ class OracleGenEvalConfig(LabGenEvalConfig):
     kind = "oracle_geneval"
     title = "GenEval (oracle)"
     is_oracle = True
+    oracle_of = ("clipscore",)
 
 
 class _OfAssets(ScorerConfig):
@@ -182,6 +183,7 @@ class OracleAestheticConfig(JudgeConfig):
     unit = "points, 1..10"
     value_range = (1.0, 10.0)
     is_oracle = True
+    oracle_of = ("aesthetic",)
     packages = ("scipy",)
 
     def build(self) -> OracleAesthetic:

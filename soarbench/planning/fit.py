@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from soarbench.cli.plan import Planner, refuse
 from soarbench.config.run import LauncherConfig
 from soarbench.grid.cell import CellConfig
-from soarbench.models.sd3.architecture import UnknownArchitecture
+from soarbench.models.base import UnknownArchitecture
 from soarbench.planning.demand import judges_gb
 from soarbench.planning.memory_and_time import GB, Demand, gigabytes
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from baselines.config import EmaConfig, LoraConfig, MethodConfig, OptimConfig, TrainingConfig
-from soarbench.models.config import ModelConfig
-from soarbench.models.sd3.architecture import Architecture
+from soarbench.models.base import Architecture, ModelConfig
 
 GB = 10**9
 #: Share of a GPU's peak that training reaches; published SD3-sized runs report 0.3 to 0.5.
@@ -139,7 +138,7 @@ def _communicated(
 ) -> float:
     """Bytes of what one GPU gathers from, or sends to, the others at a time."""
     # A layer at work and the one that is fetched meanwhile.
-    share = min(1.0, 2 / architecture.integer("num_layers"))
+    share = min(1.0, 2 / sum(architecture.layers))
     if demand.num_processes == 1:
         return 0.0
     match demand.parallelism:
@@ -160,8 +159,8 @@ def _copies_reference(demand: Demand) -> bool:
 def _row_bytes(demand: Demand, architecture: Architecture) -> float:
     """Latents and conditions of the rows that a process holds at once, float32."""
     latents = math.prod(architecture.latent_shape(demand.model.resolution))
-    tokens = architecture.text_tokens(demand.model.max_sequence_length)
-    condition = tokens * architecture.integer("joint_attention_dim")
+    shapes = architecture.condition_shapes(demand.model.max_sequence_length)
+    condition = sum(map(math.prod, shapes.values()))
     count = demand.rows * demand.method.updates_per_collection
     held = demand.method.latents_held
     return float(_MASTER_BYTES * count * (held * latents + condition))

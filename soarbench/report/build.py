@@ -146,7 +146,7 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
     folder = source.results_dir / grid
     make_writable(folder, "results_dir")
     _write_curves(
-        curves, folder, reference if source.show_published else None, options.axes, formats
+        curves, tables, folder, reference if source.show_published else None, options.axes, formats
     )
     figures = write_figures(
         cells,
@@ -274,6 +274,7 @@ def _summary(report: Report) -> dict[str, object]:
 
 def _write_curves(
     curves: Sequence[CurvePoint],
+    tables: Sequence[TaskTable],
     folder: Path,
     reference: Path | None,
     axes: Sequence[str],
@@ -285,11 +286,12 @@ def _write_curves(
     for path in folder.glob("curves*"):
         if path.suffix.removeprefix(".") in FORMATS:
             path.unlink()
+    facts = {name: about for table in tables for name, about in table.facts.items()}
     points = published_curves(reference) if reference is not None else ()
     for axis in axes if curves else ():
         if axis != "step" and not any(axis in point.spent for point in curves):
             continue
-        figure = draw_curves(curves, x=axis, published=points)
+        figure = draw_curves(curves, facts, x=axis, published=points)
         name = "curves" if axis == "step" else f"curves_{axis}"
         for suffix in formats:
             write_atomically(folder / f"{name}.{suffix}", partial(save, figure, file_format=suffix))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from soarbench.store.cells import Cell
+from soarbench.store.facts import metric_facts
 from soarbench.store.tables import StoredTables
 
 _ORACLE = "oracle_"
@@ -143,8 +144,9 @@ def _rank(key: str) -> tuple[int, str]:
 def score_values(cell: Cell) -> Iterator[Value]:
     """``eval/<evaluator>/<key>`` and ``oracle/<evaluator>/<key>`` at every evaluated step."""
     assert isinstance(cell.tables, StoredTables), "an export is not logged"
+    protocols = {judge: facts for (_, judge), facts in cell.protocols().items()}
     for judge, step, numbers in cell.tables.summaries():
-        is_oracle = judge.startswith(_ORACLE)
+        is_oracle = metric_facts(judge, protocols[judge], cell.cell_id).is_oracle
         prefix = f"oracle/{judge.removeprefix(_ORACLE)}" if is_oracle else f"eval/{judge}"
         for key, value in numbers.items():
             if math.isfinite(value):

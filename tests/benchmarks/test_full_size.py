@@ -18,7 +18,6 @@ from soarbench.benchmarks.full_size import (
 )
 from soarbench.cli.app import main
 from soarbench.common.errors import UserError
-from soarbench.models.sd3.architecture import architecture_of
 from soarbench.planning.demand import PlanOptions, read_request
 
 LAB = ["model=lab", "model.resolution=64"]
@@ -46,7 +45,7 @@ def test_the_default_is_soar_with_an_adapter_of_the_published_model() -> None:
 
 def test_rows_have_the_shapes_of_the_model() -> None:
     (demand,) = read_request(PlanOptions(), DEFAULTS).demands.values()
-    architecture = architecture_of(demand.model)
+    architecture = demand.model.architecture()
     row = RandomRows(demand, architecture)[0]
     assert row["x0"].shape == (16, 16, 16)
     assert row["condition"]["prompt_embeds"].shape == (77, 4096)
@@ -54,9 +53,8 @@ def test_rows_have_the_shapes_of_the_model() -> None:
 
 
 def test_random_weights_are_seeded_and_of_the_asked_type() -> None:
-    architecture = architecture_of(
-        read_request(PlanOptions(), ["model=lab", "method=sft"]).demands["sft"].model
-    )
+    (demand,) = read_request(PlanOptions(), ["model=lab", "method=sft"]).demands.values()
+    architecture = demand.model.architecture()
     first, second = (random_transformer(architecture, torch.bfloat16) for _ in range(2))
     assert {parameter.dtype for parameter in first.parameters()} == {torch.bfloat16}
     for one, other in zip(first.parameters(), second.parameters(), strict=True):

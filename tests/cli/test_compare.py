@@ -16,8 +16,8 @@ from soarbench.cli.compare import CompareOptions, compare
 from soarbench.cli.words import read
 from soarbench.common.errors import UserError
 from soarbench.report.build import build_report
-from soarbench.report.numbers.metrics import BASE
-from tests.report.folders import TAGS, Folder, base, write_cell, write_grid
+from soarbench.report.numbers.names import BASE
+from tests.report.folders import FACTS, TAGS, Folder, base, stored_facts, write_cell, write_grid
 
 
 def go(first: str, second: str, *words: str, as_json: bool = False) -> str:
@@ -127,6 +127,7 @@ def write_scores(folder: Path, judge: str, values: np.ndarray, **protocol: objec
     """Files as ``score`` writes them: a row an image, and the summary."""
     folder.mkdir(parents=True, exist_ok=True)
     facts = {"prompts": "abc", "evaluator_version": "1", **protocol}
+    stated = {**stored_facts(FACTS[judge]), **facts}
     rows = []
     for index, value in enumerate(values):
         prompt = f"{index // 2:05d}"
@@ -139,7 +140,7 @@ def write_scores(folder: Path, judge: str, values: np.ndarray, **protocol: objec
             }
         )  # fmt: skip
     (folder / f"{judge}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    summary = {"evaluator": judge, "suite": "geneval", "protocol": facts}
+    summary = {"evaluator": judge, "suite": "geneval", "protocol": stated}
     (folder / f"{judge}.summary.json").write_text(json.dumps(summary))
     return folder
 
@@ -200,10 +201,9 @@ def test_unlike_fingerprints_of_methods_name_the_field(tmp_path: Path) -> None:
     grid = write_grid(tmp_path / "reward_specific", members)
     publish(grid, members)
     for folder in grid.glob("cells/*-aesthetic-*"):
-        part = folder / "scores" / "step-000050" / "drawbench.aesthetic.json"
-        part.parent.mkdir(parents=True)
         shift = 3.0 if folder.name.startswith("soar") else 1.0
-        part.write_text(json.dumps({"protocol": {"shift": shift}}))
+        protocols = {"drawbench.aesthetic": {"shift": shift}}
+        (folder / "protocols.json").write_text(json.dumps(protocols))
     with pytest.raises(UserError, match=r"shift: (1\.0 against 3\.0|3\.0 against 1\.0)"):
         go("soar", "sft", "task=aesthetic", f"output_dir={tmp_path}")
 

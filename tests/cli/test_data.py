@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
-from soarbench.data.score_set import filter_set, score_set
 
 from evaluators.base import Canary, Evaluator, Sample, Score
 from soarbench.cli.app import main
@@ -19,8 +18,9 @@ from soarbench.common.errors import UserError
 from soarbench.data import score_set as scoring
 from soarbench.data.check import SetCheck, look, pixel_digest
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig, WebDatasetConfig
-from soarbench.data.content import with_content
+from soarbench.data.filter_set import filter_set
 from soarbench.evaluation.suites import PromptItem, PromptSuite
+from soarbench.jobs.score_set import score_set
 from tests.fakes import Brightness
 from tests.sets import picture, write_set, write_shards
 
@@ -52,7 +52,7 @@ class Backwards(Brightness):
 
 
 def known(config: ImageDataConfig) -> ImageDataConfig:
-    found = with_content(config)
+    found = config.with_content()
     assert isinstance(found, ImageDataConfig)
     return found
 

@@ -201,7 +201,7 @@ def test_other_weights_and_settings_are_refused_and_nothing_is_written_over(
         (["suites.lab_geneval.judges=genevl"], "did you mean"),
         (["judge.ocr.min_side=64"], "judge.ocr is configured, but not among"),
         (["model=sd3"], "neither one of lab, sd35_large, sd35_medium, nor a directory"),
-        (["model=/nowhere"], "no transformer/config.json there"),
+        (["model=/nowhere"], "no model_index.json there"),
         (["model.resolution=512"], "draws at most 128 pixels"),
         (["model.resolutoin=64"], "did you mean 'model.resolution'"),
         (["sampling.num_inference_steps=0"], "must be at least 1"),

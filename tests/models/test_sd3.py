@@ -11,8 +11,8 @@ from PIL import Image
 
 from soarbench.common.errors import UserError
 from soarbench.evaluation.seeds import evaluation_noise
-from soarbench.models.config import ModelConfig
-from soarbench.models.sd3.model import SD3Model, pipeline_path
+from soarbench.models.sd3.config import Sd3Config
+from soarbench.models.sd3.model import SD3Model
 from tests.tiny import build_tiny_pipeline
 
 PROMPTS = ["a photo of a red circle", "a photo of two stars", "a photo of a heart"]
@@ -21,7 +21,7 @@ PROMPTS = ["a photo of a red circle", "a photo of two stars", "a photo of a hear
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     directory = build_tiny_pipeline(tmp_path_factory.mktemp("pipeline"))
-    return ModelConfig(
+    return Sd3Config(
         name="tiny",
         path=str(directory),
         resolution=64,
@@ -64,7 +64,7 @@ def test_samples_equal_the_pipelines_own_call_bit_for_bit(model, guidance_scale)
 def t5_model(tmp_path_factory):
     directory = build_tiny_pipeline(tmp_path_factory.mktemp("pipeline_t5"), has_t5=True)
     return SD3Model.load(
-        ModelConfig(name="tiny", path=str(directory), resolution=64, max_sequence_length=12)
+        Sd3Config(name="tiny", path=str(directory), resolution=64, max_sequence_length=12)
     )
 
 
@@ -181,9 +181,9 @@ def test_encoding_takes_the_mode_and_applies_scale_and_shift(model):
 
 
 def test_a_directory_that_is_no_pipeline_is_refused(tmp_path):
-    config = ModelConfig(name="x", path=str(tmp_path), resolution=64)
+    config = Sd3Config(name="x", path=str(tmp_path), resolution=64)
     with pytest.raises(UserError, match=r"no model_index\.json"):
-        pipeline_path(config)
+        config.source()
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_directory_that_is_no_pipeline_is_refused(tmp_path):
 def test_a_directory_of_something_else_is_refused(tmp_path, index, message):
     (tmp_path / "model_index.json").write_text(index)
     with pytest.raises(UserError, match=message):
-        pipeline_path(ModelConfig(name="x", path=str(tmp_path), resolution=64))
+        Sd3Config(name="x", path=str(tmp_path), resolution=64).source()
 
 
 def test_a_pipeline_with_a_missing_part_is_refused(tmp_path, config):
@@ -212,4 +212,4 @@ def test_a_pipeline_with_a_missing_part_is_refused(tmp_path, config):
 )
 def test_impossible_values_are_named(field, value):
     with pytest.raises(ValueError, match=field):
-        ModelConfig(**{"name": "x", "path": "y", "resolution": 64, field: value})
+        Sd3Config(**{"name": "x", "path": "y", "resolution": 64, field: value})

@@ -20,8 +20,9 @@ from soarbench.cli.app import main
 from soarbench.cli.plan import Planner, alternatives, plan, plan_table
 from soarbench.cli.words import read
 from soarbench.common.errors import UserError
-from soarbench.models.config import ModelConfig
-from soarbench.models.sd3.architecture import Architecture, architecture_of, num_stored
+from soarbench.lab.config import LabModelConfig
+from soarbench.models.sd3.architecture import num_stored
+from soarbench.models.sd3.config import Sd3Config
 from soarbench.planning.demand import PlanOptions, gpus, read_request
 from soarbench.planning.fake_transformer import LiveBytes, MetaModel, Parameters
 from soarbench.planning.memory_and_time import GB, Demand, gigabytes, memory_rows, time_plan
@@ -59,12 +60,11 @@ def test_activations_are_within_15_percent_of_measured_peaks(
 
 @pytest.mark.slow
 def test_few_layers_tell_of_many() -> None:
-    changed = {"num_layers": 7, "dual_attention_layers": [0, 1, 2]}
-    larger = dataclasses.replace(SMALL, transformer={**SMALL.transformer, **changed})
+    larger = SMALL.with_layers((4, 3))
     meta = MetaModel(larger, MODEL, *CASES["adapter checkpointed"])
-    whole = meta._measured(larger.transformer, lambda model: meta._peaks(model, ROWS))
+    whole = meta._measured(larger, lambda model: meta._peaks(model, ROWS))
     assert meta.activation_bytes(ROWS) == pytest.approx(whole.max(), rel=0.01)
-    flops = meta._measured(larger.transformer, meta._flops)[0]
+    flops = meta._measured(larger, meta._flops)[0]
     assert meta.forward_flops() == pytest.approx(flops, rel=1e-6)
 
 
@@ -72,7 +72,7 @@ def test_few_layers_tell_of_many() -> None:
 def test_sd35_medium_has_its_published_size() -> None:
     model = read_request(PlanOptions(), [*MEDIUM, "method=sft"]).demands["sft"].model
     loop = TrainingConfig(steps=1, batch_size=1)
-    sizes = MetaModel(architecture_of(model), model, loop).parameters()
+    sizes = MetaModel(model.architecture(), model, loop).parameters()
     assert sizes.trained == sizes.total
     assert 2.2e9 < sizes.total < 2.6e9
     # The published bf16 file of 4.94 GB holds the position embedding too.
@@ -190,7 +190,7 @@ class Counted(Planner):
 
     def memory(self, demand: Demand) -> dict[str, float]:
         share = 0.25 if demand.training.gradient_checkpointing else 1.0
-        architecture = architecture_of(demand.model)
+        architecture = demand.model.architecture()
         sizes = Parameters(total=10**9, trained=10**9, buffers=0)
         return memory_rows(demand, architecture, sizes, 10 * GB * demand.model_rows * share)
 
@@ -249,15 +249,15 @@ def test_bad_requests_are_one_line(words: list[str], message: str) -> None:
 
 
 def test_an_unknown_hub_id_and_a_directory_without_a_transformer_are_named(tmp_path: Path) -> None:
-    unknown = ModelConfig(name="x", path="org/name", resolution=64)
+    unknown = Sd3Config(name="x", path="org/name", resolution=64)
     with pytest.raises(UserError, match=r"model\.path=org/name: its sizes are not known"):
-        architecture_of(unknown)
-    with pytest.raises(UserError, match=r"no transformer/config\.json there"):
-        architecture_of(dataclasses.replace(unknown, path=str(tmp_path)))
+        unknown.architecture()
+    with pytest.raises(UserError, match=r"no model_index\.json there"):
+        dataclasses.replace(unknown, path=str(tmp_path)).architecture()
 
 
 def test_the_laboratory_is_read_from_its_files() -> None:
-    lab = architecture_of(ModelConfig(name="lab", path="lab", resolution=64))
+    lab = LabModelConfig().architecture()
     assert lab.latent_shape(64)[1:] == (64 // lab.vae_scale_factor,) * 2
     assert lab.vae_parameters > 0
     assert num_stored(Path("nowhere")) == 0
@@ -267,5 +267,4 @@ def test_the_table_has_a_column_a_method() -> None:
     request = read_request(PlanOptions(), [*MEDIUM, "launcher.num_processes=8"])
     table = plan_table(request, {})
     assert table.title == "sd35_medium at 512 px on 8 x h100-80gb"
-    assert isinstance(architecture_of(request.demands["sft"].model), Architecture)
     assert gigabytes({"a": 5e8, "b": 5e8}) == 1.0

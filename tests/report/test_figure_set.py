@@ -21,7 +21,7 @@ from soarbench.report.numbers.gaming import GamingPoint
 from soarbench.report.numbers.trained_on import trained_on
 from soarbench.store.cells import read_cells
 from tests.report.diagnosed import color_of, write_diagnostics, write_images
-from tests.report.folders import Folder, base, write_grid
+from tests.report.folders import FACTS, Folder, base, write_grid
 
 SMALL = {"num_prompts": 9, "steps": (50, 100, 150, 200)}
 FORMATS = ("png", "pdf", "svg")
@@ -166,11 +166,14 @@ def test_a_sheet_shows_the_same_prompts_and_seed_everywhere(store):
 
 
 def test_nothing_to_draw_is_refused():
-    for draw in (draw_gaming, draw_deviation, draw_bars, draw_sheet):
+    for draw in (draw_deviation, draw_sheet):
         with pytest.raises(ValueError, match="n"):
             draw([])
+    for draw in (draw_gaming, draw_bars):
+        with pytest.raises(ValueError, match="n"):
+            draw([], FACTS)
     with pytest.raises(ValueError, match="no point to draw"):
-        draw_overoptimisation([], {}, {}, "last")
+        draw_overoptimisation([], {}, {}, {}, "last")
 
 
 def curve(method, step, metric="aesthetic"):
@@ -187,7 +190,11 @@ def test_the_marked_checkpoint_is_filled_also_of_a_second_stage():
         for step in ((0,) if method == "base" else (50, 100))
     ]
     figure = draw_overoptimisation(
-        points, {"aesthetic": "Trained on"}, {"sft": 50, "sft_then_flow_grpo": 50}, "best:ocr"
+        points,
+        FACTS,
+        {"aesthetic": "Trained on"},
+        {"sft": 50, "sft_then_flow_grpo": 50},
+        "best:ocr",
     )
     (ax,) = figure.axes
     assert ax.get_title(loc="left") == "Trained on"
@@ -200,7 +207,7 @@ def test_the_marked_checkpoint_is_filled_also_of_a_second_stage():
     assert filled == {(50,), (150,)}
     alone = [point for point in points if point.method == "sft_then_flow_grpo"]
     (ax,) = draw_overoptimisation(
-        alone, {"aesthetic": "Held out"}, {alone[0].method: 50}, "last"
+        alone, FACTS, {"aesthetic": "Held out"}, {alone[0].method: 50}, "last"
     ).axes
     assert [line.get_xdata() for line in ax.lines if len(line.get_xdata()) == 1] == [[50]]
     assert "checkpoint by rule 'best:ocr'" in figure.legends[0].get_title().get_text()
@@ -222,7 +229,7 @@ def test_a_second_stage_gains_on_from_where_its_first_ended():
         gaming("sft", 20, 0.5, 0.5),
         gaming("sft_then_flow_grpo", 10, 0.9, 0.6),
     ]
-    plane, gap = draw_gaming(points).axes
+    plane, gap = draw_gaming(points, FACTS).axes
     label = "SFT → Flow-GRPO"
     assert lines(plane)[label].get_xdata().tolist() == [0.5, 0.9]
     assert lines(plane)[label].get_ydata().tolist() == [0.5, 0.6]
@@ -230,12 +237,12 @@ def test_a_second_stage_gains_on_from_where_its_first_ended():
     assert lines(gap)[label].get_xdata().tolist() == [20, 30]
     np.testing.assert_allclose(lines(gap)[label].get_ydata(), [0.0, 0.3])
     # Where it started is not known without the first stage.
-    _, gap = draw_gaming(points[2:]).axes
+    _, gap = draw_gaming(points[2:], FACTS).axes
     assert lines(gap)[label].get_xdata().tolist() == [10]
 
 
 def test_gains_start_at_the_base_and_the_plane_is_square():
-    figure = draw_gaming([gaming("soar", 20, 0.8, 0.6), gaming("soar", 10, 0.5, 0.5)])
+    figure = draw_gaming([gaming("soar", 20, 0.8, 0.6), gaming("soar", 10, 0.5, 0.5)], FACTS)
     plane, gap = figure.axes
     assert lines(plane)["SOAR"].get_xdata().tolist() == [0.0, 0.5, 0.8]
     assert lines(plane)["SOAR"].get_ydata().tolist() == [0.0, 0.5, 0.6]
@@ -269,9 +276,9 @@ def test_bars_stand_on_the_base_and_differ_without_colour():
         for method, change in (("sft", 0.2), ("soar", -0.1), ("flow_grpo", 0.3))
     ]  # fmt: skip
     stages = ("sft_then_flow_grpo", "soar_then_flow_grpo")
-    more = draw_bars([*bars, *(replace(bars[0], method=method) for method in stages)])
+    more = draw_bars([*bars, *(replace(bars[0], method=method) for method in stages)], FACTS)
     assert len({patch.get_hatch() for patch in more.axes[0].patches}) == 5
-    figure = draw_bars(bars)
+    figure = draw_bars(bars, FACTS)
     (ax,) = figure.axes
     assert [patch.get_height() for patch in ax.patches] == [0.2, -0.1, 0.3]
     assert [patch.get_y() for patch in ax.patches] == [0, 0, 0]
@@ -290,7 +297,7 @@ def test_no_text_of_a_settled_figure_overlaps_another_or_leaves_the_page():
         for step in ((0,) if method == "base" else (1000, 5000))
     ]
     roles = {"aesthetic": "Trained on", "oracle_aesthetic": "Oracle"}
-    figure = settle(draw_overoptimisation(points, roles, {"sft": 5000}, "last"))
+    figure = settle(draw_overoptimisation(points, FACTS, roles, {"sft": 5000}, "last"))
     page = figure.bbox
     boxes = []
     for ax in figure.axes:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import matplotlib as mpl
 from PIL import Image, ImageDraw, ImageFont
 
-from soarbench.report.numbers.metrics import BASE, method_title, ordered_methods, step_title
+from soarbench.report.numbers.names import BASE, method_title, ordered_methods, step_title
 from soarbench.store.cells import Cell
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ import numpy as np
 from soarbench.config.stages import first_stage
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
 from soarbench.report.numbers.estimates import compare, corrected, estimate
-from soarbench.report.numbers.metrics import BASE
+from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import Panel, Run
 from soarbench.report.numbers.tables import MethodRow, Panels, TaskTable
 from soarbench.stats.clusters import FloatArray

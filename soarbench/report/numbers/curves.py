@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from soarbench.report.numbers.estimates import estimate
-from soarbench.report.numbers.metrics import BASE, metric_of
+from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.tables import Panels, TaskTable
 from soarbench.store.cells import Cell
@@ -52,7 +52,7 @@ def curve_metrics(table: TaskTable, num_tasks: int) -> list[str]:
     """Which metrics are drawn: the deciding one; all learned ones when there is but one task."""
     if num_tasks > 1:
         return [table.final_metric]
-    return [name for name in table.metrics if not metric_of(name).is_oracle]
+    return [name for name in table.metrics if not table.facts[name].is_oracle]
 
 
 def build_curves(

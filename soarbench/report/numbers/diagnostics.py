@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.estimates import labelled_rng
-from soarbench.report.numbers.metrics import BASE, ordered_methods
+from soarbench.report.numbers.names import BASE, ordered_methods
 from soarbench.stats import Interval, cluster, mean_interval
 from soarbench.stats.clusters import FloatArray, IntArray
 from soarbench.store.cells import Cell, StoreError

@@ -12,9 +12,9 @@ import pyarrow as pa
 from soarbench.common.errors import UserError
 from soarbench.common.files import read_json
 from soarbench.evaluation.rows import read_table
-from soarbench.report.numbers.metrics import metric_of
 from soarbench.stats.clusters import FloatArray
 from soarbench.store.cells import Cell, Facts
+from soarbench.store.facts import MetricFacts, metric_facts
 from soarbench.store.judged import ScoresFolder
 from soarbench.store.scores import ScoreSet, score_sets, tags_of
 
@@ -28,6 +28,7 @@ class Measured:
     Attributes:
         source: Where they lie, for messages.
         evaluator: The metric's name.
+        facts: About the metric.
         suite: The prompts' name.
         prompts: Prompt of each image; (N,), sorted, then by image.
         images: Name of each image; (N,).
@@ -39,6 +40,7 @@ class Measured:
 
     source: str
     evaluator: str
+    facts: MetricFacts
     suite: str
     prompts: np.ndarray
     images: np.ndarray
@@ -64,26 +66,29 @@ def of_cell(cell: Cell, step: int | None) -> dict[Key, Measured]:
         raise UserError(f"step={step}: {cell.cell_id} was evaluated at {steps}")
     protocols = cell.protocols()
     return {
-        (one.suite, one.evaluator): Measured(
-            source=cell.cell_id,
-            evaluator=one.evaluator,
-            suite=one.suite,
-            prompts=one.prompts,
-            images=one.images,
-            values=one.values,
-            strata=_cell_strata(cell, one),
-            fingerprint=one.fingerprint,
-            protocol=protocols.get((one.suite, one.evaluator), {}),
+        (one.suite, one.evaluator): _of_set(
+            cell, one, protocols.get((one.suite, one.evaluator), {})
         )
-        for one in cell.scores()
+        for one in sorted(cell.scores(), key=lambda one: cell.metrics.index(one.evaluator))
         if one.step == step
     }
 
 
-def _cell_strata(cell: Cell, scores: ScoreSet) -> np.ndarray | None:
-    if not metric_of(scores.evaluator).is_macro_mean:
-        return None
-    return _strata(scores.prompts, cell.tags(scores.evaluator), cell.cell_id)
+def _of_set(cell: Cell, scores: ScoreSet, protocol: Facts) -> Measured:
+    facts = metric_facts(scores.evaluator, protocol, cell.cell_id)
+    tags = cell.tags(scores.evaluator) if facts.is_macro_mean else {}
+    return Measured(
+        source=cell.cell_id,
+        evaluator=scores.evaluator,
+        facts=facts,
+        suite=scores.suite,
+        prompts=scores.prompts,
+        images=scores.images,
+        values=scores.values,
+        strata=_strata(scores.prompts, tags, cell.cell_id) if facts.is_macro_mean else None,
+        fingerprint=scores.fingerprint,
+        protocol=protocol,
+    )
 
 
 def _strata(prompts: np.ndarray, tags: Mapping[str, str], source: str) -> np.ndarray:
@@ -125,15 +130,18 @@ def _of_judge(path: Path, name: str, summary: Mapping[str, object]) -> Measured:
         raise UserError(f"{folder.root} holds {len(sets)} fingerprints; score the images again")
     (scores,) = sets
     protocol = folder.protocol()
-    is_macro = metric_of(name).is_macro_mean
+    facts = metric_facts(name, protocol, str(folder.root))
     return Measured(
         source=str(path),
         evaluator=name,
+        facts=facts,
         suite=scores.suite,
         prompts=scores.prompts,
         images=scores.images,
         values=scores.values,
-        strata=_strata(scores.prompts, tags_of(rows, name), str(path)) if is_macro else None,
+        strata=_strata(scores.prompts, tags_of(rows, name), str(path))
+        if facts.is_macro_mean
+        else None,
         fingerprint=scores.fingerprint,
         protocol=protocol,
     )

@@ -10,7 +10,6 @@ import numpy as np
 from soarbench.common.errors import UserError
 from soarbench.report.numbers.estimates import Comparison, compare_scores, corrected, labelled_rng
 from soarbench.report.numbers.measured import Key, Measured
-from soarbench.report.numbers.metrics import metric_of
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.protocols import differing, unlike_text
 from soarbench.stats import (
@@ -21,6 +20,7 @@ from soarbench.stats import (
     probability_of_improvement,
 )
 from soarbench.stats.clusters import FloatArray
+from soarbench.store.facts import MetricFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class Pair:
     Attributes:
         names: Of the first and the second.
         evaluator: The metric.
+        facts: About it.
         suite: Name of the prompts.
         first: Scores; (S, N) for S training seeds.
         second: The same of the other.
@@ -41,6 +42,7 @@ class Pair:
 
     names: tuple[str, str]
     evaluator: str
+    facts: MetricFacts
     suite: str
     first: FloatArray
     second: FloatArray
@@ -56,6 +58,7 @@ class Answer:
 
     Attributes:
         evaluator: The metric.
+        facts: About it.
         suite: Name of the prompts.
         values: Mean of the first and the second, over the images that both have a score of.
         comparison: The paired difference, its tests and what would decide it.
@@ -66,6 +69,7 @@ class Answer:
     """
 
     evaluator: str
+    facts: MetricFacts
     suite: str
     values: tuple[float, float]
     comparison: Comparison
@@ -81,15 +85,16 @@ def panel_pair(panel: Panel, first: tuple[str, int], second: tuple[str, int]) ->
     Raises:
         UserError: They share no training seed.
     """
-    left, right, seeds = panel.pairs(first, second)
+    one, other, seeds = panel.pairs(first, second)
     if not seeds:
         raise UserError(f"{first[0]} and {second[0]} share no finished training seed")
     return Pair(
         names=(first[0], second[0]),
         evaluator=panel.evaluator,
+        facts=panel.facts,
         suite=panel.suite,
-        first=left,
-        second=right,
+        first=one,
+        second=other,
         prompts=panel.prompts,
         strata=panel.strata,
         seeds=tuple(seeds),
@@ -137,6 +142,7 @@ def _measured_pair(names: tuple[str, str], first: BySeed, second: BySeed) -> Pai
     return Pair(
         names=names,
         evaluator=one.evaluator,
+        facts=one.facts,
         suite=one.suite,
         first=np.stack([row.values for row in rows[0]]),
         second=np.stack([row.values for row in rows[1]]),
@@ -178,23 +184,22 @@ def answers(pairs: Sequence[Pair]) -> list[Answer]:
     Raises:
         UserError: A pair has no image that both scored.
     """
-    found = [_answer(pair) for pair in pairs]
-    family = corrected({(one.suite, one.evaluator): one.comparison for one in found})
-    return [replace(one, comparison=family[one.suite, one.evaluator]) for one in found]
+    alone = [_answer(pair) for pair in pairs]
+    family = corrected({(one.suite, one.evaluator): one.comparison for one in alone})
+    return [replace(one, comparison=family[one.suite, one.evaluator]) for one in alone]
 
 
 def _answer(pair: Pair) -> Answer:
-    left, right = pair.first.ravel(), pair.second.ravel()
+    first, second = pair.first.ravel(), pair.second.ravel()
     prompts = np.tile(pair.prompts, len(pair.seeds))
     seeds = np.repeat(pair.seeds, pair.prompts.size)
     strata = None if pair.strata is None else np.tile(pair.strata, len(pair.seeds))
-    both = ~np.isnan(left - right)
-    sign = 1.0 if metric_of(pair.evaluator).higher_is_better else -1.0
+    both, sign = ~np.isnan(first - second), pair.facts.sign
     rng = labelled_rng("improvement", *pair.label)
     try:
-        scores = cluster_pairs(left, right, prompts, seeds=seeds, strata=strata)
+        scores = cluster_pairs(first, second, prompts, seeds=seeds, strata=strata)
         improvement = probability_of_improvement(
-            sign * left, sign * right, prompts, rng, seeds=seeds
+            sign * first, sign * second, prompts, rng, seeds=seeds
         )
     except ValueError as error:
         raise UserError(f"{pair.evaluator} of {' and '.join(pair.names)}: {error}") from error
@@ -202,29 +207,30 @@ def _answer(pair: Pair) -> Answer:
         scores,
         labelled_rng(*pair.label),
         names=pair.names,
-        evaluator=pair.evaluator,
+        facts=pair.facts,
         seeds=pair.seeds,
     )
     means = [
         cluster_pairs(
             np.where(both, side, np.nan), np.zeros_like(side), prompts, seeds=seeds, strata=strata
         ).mean()
-        for side in (left, right)
+        for side in (first, second)
     ]
     return Answer(
         evaluator=pair.evaluator,
+        facts=pair.facts,
         suite=pair.suite,
         values=(means[0], means[1]),
         comparison=comparison,
         improvement=improvement,
-        mcnemar=_mcnemar(left[both], right[both]),
+        mcnemar=_mcnemar(first[both], second[both], correct=max(sign, 0.0)),
         num_images=scores.num_values / scores.num_prompts / scores.num_seeds,
         num_unscored=int((~both).sum()),
     )
 
 
-def _mcnemar(left: FloatArray, right: FloatArray) -> McNemar | None:
+def _mcnemar(first: FloatArray, second: FloatArray, *, correct: float) -> McNemar | None:
     """The test of two sets of verdicts; None where scores are not 0 or 1."""
-    if not np.isin(np.concatenate([left, right]), (0.0, 1.0)).all():
+    if not np.isin(np.concatenate([first, second]), (0.0, 1.0)).all():
         return None
-    return mcnemar(left == 1.0, right == 1.0)
+    return mcnemar(first == correct, second == correct)

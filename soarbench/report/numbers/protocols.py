@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from soarbench.store.cells import Cell, Facts, StoreError
+from soarbench.store.facts import JUDGE
 
 
 def task_protocols(cells: Sequence[Cell]) -> dict[tuple[str, str, str], Facts]:
@@ -22,8 +23,11 @@ def task_protocols(cells: Sequence[Cell]) -> dict[tuple[str, str, str], Facts]:
 
 
 def differing(first: Facts, second: Facts) -> list[str]:
-    """The fields in which two protocols differ, each with both values."""
-    a, b = dict(_flat(first)), dict(_flat(second))
+    """The fields in which two protocols differ, each with both values.
+
+    Facts about the judge's number are left out: a title may change where no number does.
+    """
+    a, b = ({k: v for k, v in _flat(p) if not k.startswith(f"{JUDGE}.")} for p in (first, second))
     return [
         f"{key}: {_short(a.get(key))} against {_short(b.get(key))}"
         for key in sorted(a.keys() | b.keys())

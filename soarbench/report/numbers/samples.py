@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from soarbench.report.numbers.metrics import BASE, ordered_methods
+from soarbench.report.numbers.names import BASE, ordered_methods
 from soarbench.report.numbers.panels import Panel
 from soarbench.store.cells import Cell
 

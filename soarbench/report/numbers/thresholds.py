@@ -10,12 +10,13 @@ import numpy as np
 from soarbench.report.numbers.budgets import Stop, lies_early, trained_rows, way
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
 from soarbench.report.numbers.estimates import labelled_rng
-from soarbench.report.numbers.metrics import method_title, metric_of
+from soarbench.report.numbers.names import method_title
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.tables import Panels, TaskTable
 from soarbench.stats import first_crossing
 from soarbench.stats.bootstrap import prompt_weights
 from soarbench.stats.clusters import FloatArray
+from soarbench.store.facts import MetricFacts
 
 NUM_RESAMPLES = 1000
 AXES = ("step", *COUNTERS)
@@ -28,6 +29,7 @@ class Crossing:
     Attributes:
         task: Name.
         metric: The deciding one.
+        facts: About it.
         threshold: The value to reach.
         source: Where the threshold comes from, in words.
         method: Name.
@@ -42,6 +44,7 @@ class Crossing:
 
     task: str
     metric: str
+    facts: MetricFacts
     threshold: float
     source: str
     method: str
@@ -101,7 +104,7 @@ def _crossing(
     source: str,
     spread: FloatArray | None,
 ) -> Crossing:
-    higher = metric_of(panel.evaluator).higher_is_better
+    higher = panel.facts.higher_is_better
     values = np.array([[stop.value for stop in stops]])
     place = float(first_crossing(values, np.array([threshold]), higher_is_better=higher)[0])
     ends: list[float | None] = [None, None]
@@ -111,6 +114,7 @@ def _crossing(
     return Crossing(
         task=panel.task,
         metric=panel.evaluator,
+        facts=panel.facts,
         threshold=threshold,
         source=source,
         method=method,
@@ -155,5 +159,5 @@ def _spread(
     means = np.stack([one.seed_means(weights).mean(axis=1) for one in scores], axis=1)
     curves = means[:, : len(stops)]
     threshold = means[:, -1] if given is None else np.full(NUM_RESAMPLES, given)
-    higher = metric_of(panel.evaluator).higher_is_better
+    higher = panel.facts.higher_is_better
     return first_crossing(curves, threshold, higher_is_better=higher)

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from soarbench import __version__
 from soarbench.config.stages import first_stage
 from soarbench.report.numbers.budgets import MatchedTable, trained_rows
-from soarbench.report.numbers.metrics import BASE, method_title, step_title
+from soarbench.report.numbers.names import BASE, method_title, step_title
 from soarbench.report.numbers.reference import AS_PUBLISHED, SOURCE, PublishedTable
 from soarbench.report.numbers.samples import Sample, Samples
 from soarbench.report.numbers.tables import TaskTable

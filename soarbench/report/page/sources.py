@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from soarbench import __version__
 from soarbench.common.provenance import UNKNOWN
-from soarbench.report.numbers.metrics import method_title, metric_of
+from soarbench.report.numbers.names import method_title
 from soarbench.report.numbers.protocols import differing, task_protocols
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.page.tables import DataTable, plain_table
@@ -48,7 +48,7 @@ def protocols(cells: Sequence[Cell], tables: Sequence[TaskTable]) -> list[dict[s
         for name in table.metrics:
             facts = stored.get((table.task, table.suites[name], name))
             text = "not kept" if facts is None else json.dumps(facts, indent=1, ensure_ascii=False)
-            title = f"{metric_of(name).title}, task {table.task}, suite {table.suites[name]}"
+            title = f"{table.facts[name].title}, task {table.task}, suite {table.suites[name]}"
             found.append({"title": f"{title}: {table.fingerprints[name]}", "text": text})
     return found
 

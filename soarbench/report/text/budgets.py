@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from soarbench.config.stages import first_stage
 from soarbench.report.numbers.budgets import MatchedTable, trained_rows
-from soarbench.report.numbers.metrics import method_title, metric_of
+from soarbench.report.numbers.names import method_title
 from soarbench.report.numbers.tables import finding
 from soarbench.report.numbers.thresholds import AXES, Crossing
 from soarbench.report.text.tables import (
@@ -83,7 +83,7 @@ def matched_findings(matched: MatchedTable) -> list[str]:
     """The deciding metric's comparisons in words."""
     name = matched.table.final_metric
     rows = trained_rows(matched.table)
-    return [finding(row.comparisons[name], name) for row in rows if name in row.comparisons]
+    return [finding(row.comparisons[name]) for row in rows if name in row.comparisons]
 
 
 def matched_markdown(matched: Sequence[MatchedTable]) -> str:
@@ -149,8 +149,7 @@ def threshold_note(crossings: Sequence[Crossing]) -> str:
 
 def threshold_title(one: Crossing) -> str:
     """What is to be reached, in words."""
-    metric = metric_of(one.metric)
-    return f"To reach {metric.title} {one.threshold:.{metric.decimals}f} ({one.source})"
+    return f"To reach {one.facts.title} {one.threshold:.{one.facts.decimals}f} ({one.source})"
 
 
 def threshold_markdown(crossings: Sequence[Crossing]) -> str:

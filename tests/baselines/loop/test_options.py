@@ -11,11 +11,11 @@ import baselines.config
 from baselines.config import LoraConfig, OptimConfig, TrainingConfig
 from baselines.loop.arguments import check_device, training_arguments
 from baselines.loop.weights import prepare_transformer, save_transformer, start_from
-from soarbench.models.config import LORA_TARGETS
+from soarbench.models.sd3.config import Sd3Config
 from soarbench.models.sd3.model import SD3Velocity
 from tests.tiny import tiny_transformer
 
-ADAPTER = LoraConfig(rank=2, alpha=4.0, target_modules=LORA_TARGETS)
+ADAPTER = LoraConfig(rank=2, alpha=4.0, target_modules=Sd3Config.lora_targets)
 
 
 def config(**changes):

@@ -11,7 +11,7 @@ from baselines.loop.post_train import post_train
 from baselines.loop.sharding import DDP, whole
 from baselines.soar import Soar
 from baselines.soar_config import SoarConfig
-from soarbench.models.config import LORA_TARGETS
+from soarbench.models.sd3.config import Sd3Config
 from soarbench.models.sd3.model import SD3Velocity
 from tests.baselines.toys import Logs, run_config
 from tests.tiny import tiny_transformer
@@ -35,7 +35,7 @@ class TinyRows:
         return {"x0": self.x0[index], "condition": condition, "prompt": str(index)}
 
 
-LORA = LoraConfig(rank=2, alpha=4.0, target_modules=LORA_TARGETS)
+LORA = LoraConfig(rank=2, alpha=4.0, target_modules=Sd3Config.lora_targets)
 
 
 def run(folder, *, logs=None, parallelism=DDP, dtype=torch.float32, **changes):

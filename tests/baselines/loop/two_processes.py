@@ -21,7 +21,7 @@ from accelerate.utils import gather
 from baselines.base import Method
 from baselines.config import EmaConfig, LoraConfig, OptimConfig
 from baselines.loop.sharding import end_process, local
-from soarbench.models.config import LORA_TARGETS
+from soarbench.models.sd3.config import Sd3Config
 from tests.baselines.loop.test_trainer_sd3 import run as train_sd3
 from tests.baselines.toys import (
     LORA,
@@ -67,7 +67,7 @@ SD3_CASES: dict[str, dict[str, object]] = {
     "sd3": {"ema": EMA, "gradient_checkpointing": True, "num_snapshots": 1},
     "sd3_lora": {
         **{
-            "lora": LoraConfig(rank=2, alpha=4.0, target_modules=LORA_TARGETS),
+            "lora": LoraConfig(rank=2, alpha=4.0, target_modules=Sd3Config.lora_targets),
             "num_snapshots": 1,
             "micro_batch_size": 1,
         },
