@@ -16,7 +16,7 @@ from soarbench.common.strict import build, did_you_mean
 from soarbench.config.compose import Composition, apply, compose_choices, parse_overrides
 from soarbench.config.keys import Options
 from soarbench.config.run import LauncherConfig
-from soarbench.config.settings import GridConfig
+from soarbench.config.settings import GridConfig, Settings
 from soarbench.config.stages import stages
 from soarbench.grid.checks import NAMED_REWARDS, reward_mixture
 from soarbench.planning.memory_and_time import UTILISATION, Demand, Gpu
@@ -110,6 +110,9 @@ def _compositions(words: Sequence[str]) -> Iterator[tuple[str, Composition]]:
     for name, composition in composed.items():
         if composition.plain("training") is None:
             raise ConfigError(f"method={name} is not trained; choose one of {', '.join(of_grid)}")
+        # Everything but the data, which may not be named yet, has to be right as in a run.
+        for key in typing.get_type_hints(Settings).keys() - {"data"}:
+            composition.section(key)
         yield name, composition
 
 
