@@ -15,8 +15,7 @@ from rich.console import Console
 
 from soarbench.common.progress import GridProgress
 from soarbench.config.settings import CellConfig
-from soarbench.evaluation.protocol import fingerprint, merge_parts, planned_images, protocol
-from soarbench.evaluation.seeds import evaluation_noise, evaluation_seed
+from soarbench.evaluation.protocol import merge_parts, planned_images
 from soarbench.grid.expand import expand
 from soarbench.jobs.cell import run_cell
 from soarbench.store.cell_folder import CellFolder, TrainingLog, read_training_log
@@ -138,25 +137,3 @@ def test_a_subset_of_prompts_is_evenly_spaced(cell: CellConfig) -> None:
     gaps = [after - before for before, after in itertools.pairwise(numbers)]
     assert len(numbers) == 3
     assert max(gaps) - min(gaps) <= 1
-
-
-def test_the_fingerprint_changes_with_the_protocol_alone(cell: CellConfig) -> None:
-    (suite,) = cell.suites.values()
-    judge = FakeBench().judge
-    facts = protocol(cell, suite, judge, {"scheduler": "Euler", "shift": 3.0})
-    assert fingerprint(facts) == fingerprint(dict(reversed(facts.items())))
-    for key in (
-        *("prompts", "images_per_prompt", "seed_rule", "resolution", "num_inference_steps"),
-        *("guidance_scale", "scheduler", "shift", "dtype", "evaluator", "evaluator_version"),
-        *("evaluator_weights", "evaluator_settings", "libraries"),
-    ):
-        assert fingerprint({**facts, key: "other"}) != fingerprint(facts)
-
-
-@pytest.mark.slow
-def test_noise_is_a_function_of_prompt_and_index_alone() -> None:
-    pairs = [("lab/00001", 0), ("lab/00001", 1), ("lab/00002", 0)]
-    together = evaluation_noise(pairs, (2, 3, 3))
-    for row, pair in zip(together, pairs, strict=True):
-        assert row.equal(evaluation_noise([pair], (2, 3, 3))[0])
-    assert len({evaluation_seed(*pair) for pair in pairs}) == 3
