@@ -6,8 +6,8 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -18,7 +18,7 @@ from baselines.loop.checkpoints import (
     last_complete_checkpoint,
     mark_complete,
 )
-from evaluators.base import Canary, Evaluator, Sample, Score
+from evaluators.base import Canary, Evaluator, JudgeConfig, Sample, Score
 from soarbench.common.errors import UserError
 from soarbench.config.settings import CellConfig
 from soarbench.data.prompts import PromptItem
@@ -38,13 +38,22 @@ SMALL = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class BrightnessConfig(JudgeConfig):
+    kind = "brightness"
+    title = "Brightness"
+    summary = "mean pixel"
+    unit = "level"
+    value_range = (0.0, 255.0)
+
+    def build(self) -> Evaluator:
+        return Brightness()
+
+
 class Brightness(Evaluator):
     """Mean pixel; one chosen image cannot be measured."""
 
-    name: ClassVar[str] = "brightness"
-    version: ClassVar[str] = "1"
-    value_range: ClassVar[tuple[float, float]] = (0.0, 255.0)
-    unit: ClassVar[str] = "level"
+    config = BrightnessConfig()
 
     def __init__(self, unreadable: str = "") -> None:
         self.unreadable = unreadable
@@ -160,7 +169,7 @@ class FakeBench:
         return draw
 
     def evaluator(self, cell: CellConfig, judge: str) -> Evaluator:
-        assert judge in cell.evaluators
+        assert judge in cell.judges
         return self.judge
 
     def probe(self, cell: CellConfig, source: CellConfig, folder: CellFolder) -> Iterator[int]:

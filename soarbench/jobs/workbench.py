@@ -252,7 +252,7 @@ class Workbench:
         for name in cell.rewards:
             judge = NAMED_REWARDS.get(name, name)
             if judge in cell.judges:
-                parts[name] = EvaluatorReward(self.evaluator(cell, judge))
+                parts[name] = EvaluatorReward(self.evaluator(cell, judge), name)
             else:
                 parts[name] = resolve_reward(name)
         if list(cell.rewards.values()) == [1.0]:

@@ -19,8 +19,8 @@ from soarbench.data import score_set as scoring
 from soarbench.data.check import SetCheck, look, pixel_digest
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig, WebDatasetConfig
 from soarbench.data.content import with_content
+from soarbench.data.prompts import PromptItem, PromptSuite
 from soarbench.data.score_set import filter_set, score_set
-from soarbench.evaluation.suites import PromptItem, PromptSuite
 from tests.fakes import Brightness
 from tests.sets import picture, write_set, write_shards
 

@@ -161,7 +161,7 @@ def test_real_models_are_followed_along_images_they_were_not_trained_on(tmp_path
         "budget.num_snapshots=1", "budget.save_steps=2", "budget.max_prompts=1",
         "budget.images_per_prompt=1", "sampling.batch_size=5", "sampling.num_inference_steps=4",
         "training.batch_size=4", "data.num_candidates=40", "data.select_by=[oracle_aesthetic]",
-        "suites.drawbench.evaluators=[oracle_aesthetic]", "task.final_metric=oracle_aesthetic",
+        "suites.drawbench.judges=[oracle_aesthetic]", "task.final_metric=oracle_aesthetic",
         "reward=tests.rewards.brightness",
     ]  # fmt: skip
     plan = expand(arguments)
