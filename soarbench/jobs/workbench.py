@@ -263,7 +263,7 @@ class ModelWorkbench:
         for name in cell.rewards:
             judge = reward_judge(name)
             if judge in cell.judges:
-                parts[name] = EvaluatorReward(self.evaluator(cell, judge))
+                parts[name] = EvaluatorReward(self.evaluator(cell, judge), name)
             else:
                 parts[name] = resolve_reward(name)
         if list(cell.rewards.values()) == [1.0]:

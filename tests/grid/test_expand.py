@@ -39,7 +39,7 @@ def test_reward_specific_crosses_methods_tasks_and_seeds(overrides: list[str]) -
 def test_main_table_has_base_sft_and_soar(overrides: list[str]) -> None:
     found = cells_of(["grid=main_table", *overrides[1:]])
     assert [cell.label for cell in found] == ["base", "sft general seed 0", "soar general seed 0"]
-    judges = {name for suite in found[0].suites.values() for name in suite.evaluators}
+    judges = {name for suite in found[0].suites.values() for name in suite.judges}
     assert {"geneval", "ocr", "clipscore", "aesthetic"} <= judges
 
 
@@ -98,7 +98,7 @@ def test_rewards_become_a_mixture_of_the_reward_method_alone(overrides: list[str
     arguments = [*overrides, "task=aesthetic", "reward={aesthetic:0.7,alignment:0.3}"]
     found = {cell.method_name: cell for cell in cells_of(arguments)}
     assert found["flow_grpo"].rewards == {"aesthetic": 0.7, "alignment": 0.3}
-    assert {"aesthetic", "clipscore"} <= set(found["flow_grpo"].evaluators)
+    assert {"aesthetic", "clipscore"} <= set(found["flow_grpo"].judges)
     assert found["sft"].rewards == {}
 
 
@@ -115,7 +115,7 @@ def test_a_judge_has_one_suite_in_a_task_and_a_suite_one_place(overrides: list[s
     with pytest.raises(ConfigError, match="another suite has that name"):
         expand([*arguments, "suites.ocr.name=lab_geneval"])
     with pytest.raises(ConfigError, match="'geneval' also judges suites"):
-        expand([*arguments, "suites.ocr.evaluators=[ocr,geneval]"])
+        expand([*arguments, "suites.ocr.judges=[ocr,geneval]"])
 
 
 def test_cell_configurations_survive_json(overrides: list[str]) -> None:
