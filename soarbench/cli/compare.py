@@ -25,7 +25,7 @@ from soarbench.report.numbers.pairs import Answer, Pair, answers, measured_pairs
 from soarbench.report.numbers.panels import Panel, build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
 from soarbench.report.numbers.tables import finding, p_text
-from soarbench.report.text.tables import number_text
+from soarbench.report.text.frames import number_text
 from soarbench.store.cells import Cell, read_cell, read_cells
 from soarbench.store.grids import StoredGrid, own_settings, stored_grid
 
