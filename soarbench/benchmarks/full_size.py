@@ -23,14 +23,17 @@ from baselines.loop.stream import Row
 from soarbench.benchmarks.worker import PeakMemory
 from soarbench.cli.plan import Planner
 from soarbench.common.errors import ConfigError, UserError
+from soarbench.config.compose import parse_overrides
+from soarbench.config.keys import split
 from soarbench.jobs.workbench import torch_device
 from soarbench.models.base import Architecture
-from soarbench.planning.demand import read_request
+from soarbench.planning.demand import PlanOptions, read_request
 from soarbench.planning.memory_and_time import GB, Demand
 
 #: SOAR with an adapter on few tokens in float32, as a machine without a GPU can run it; every
 #: value can be set on the command line, since the last of two wins.
 DEFAULTS = (
+    "device=cpu",
     "model=sd35_medium",
     "method=soar",
     "lora={rank:32,alpha:64}",
@@ -69,7 +72,7 @@ def full_size(words: Sequence[str], *, console: Console) -> int:
     """Build a transformer of the published size, take one update, and print what it took.
 
     Args:
-        words: Settings of a run, and ``device=cpu`` (the default) or another.
+        words: Settings of a run; the device is the CPU where none is named.
         console: For the table.
 
     Returns:
@@ -78,12 +81,10 @@ def full_size(words: Sequence[str], *, console: Console) -> int:
     Raises:
         UserError: The request is wrong, or the memory does not suffice.
     """
-    own = [word for word in words if word.startswith("device=")]
-    device = torch_device(own[-1].partition("=")[2] if own else "cpu")
-    rest = [word for word in words if word not in own]
-    chosen = {word.partition("=")[0] for word in rest}
-    defaults = [word for word in DEFAULTS if word.partition("=")[0] not in chosen]
-    request = read_request([*defaults, *rest])
+    chosen = {split(word).key for word in words}
+    words = [*(word for word in DEFAULTS if split(word).key not in chosen), *words]
+    device = torch_device(parse_overrides(words).text("device") or "cpu")
+    request = read_request(PlanOptions(), words)
     if len(request.demands) != 1:
         raise ConfigError(f"method={','.join(request.demands)}: one update of one method; name one")
     (demand,) = request.demands.values()

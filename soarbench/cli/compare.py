@@ -14,6 +14,7 @@ from rich.table import Table
 
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.strict import did_you_mean
+from soarbench.config.keys import Options
 from soarbench.report.numbers.measured import Key, Measured, of_cell, of_scored
 from soarbench.report.numbers.metrics import (
     BASE,
@@ -30,7 +31,18 @@ from soarbench.report.text.tables import number_text
 from soarbench.store.cells import Cell, read_cell, read_cells
 from soarbench.store.grids import StoredGrid, own_settings, stored_grid
 
-_OWN_KEYS = ("metric", "step")
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(Options):
+    """What ``compare`` takes beside the settings of a run.
+
+    Attributes:
+        metric: The only one to be compared.
+        step: Optimiser steps after which; None: at the end.
+    """
+
+    metric: str | None = None
+    step: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,42 +59,40 @@ class Found:
 
 
 def compare(
-    first: str, second: str, words: Sequence[str], *, as_json: bool, console: Console
+    first: str,
+    second: str,
+    options: CompareOptions,
+    settings: Sequence[str],
+    *,
+    as_json: bool,
+    console: Console,
 ) -> int:
     """Compare and print.
 
     Args:
         first: A method of the grid, a cell id, or scores that ``score`` wrote.
         second: Another of the same kind.
-        words: ``grid=``, ``task=``, ``metric=``, ``step=`` and settings of the run.
+        options: Metric and step.
+        settings: Of the run.
         as_json: Print JSON instead of text.
         console: Where it goes.
 
     Raises:
         UserError: One is not there, or they cannot be compared; says in which field they differ.
     """
-    own = dict(word.split("=", 1) for word in words if word.partition("=")[0] in _OWN_KEYS)
-    settings = [word for word in words if word.partition("=")[0] not in _OWN_KEYS]
-    step = _step(own.get("step"))
     if first == second:
         raise UserError(f"{first} cannot be compared with itself; name two")
-    found = _find(first, second, settings, step)
-    pairs = [pair for pair in found.pairs if own.get("metric") in (None, pair.evaluator)]
+    found = _find(first, second, settings, options.step)
+    pairs = [pair for pair in found.pairs if options.metric in (None, pair.evaluator)]
     if not pairs:
-        hint = did_you_mean(own["metric"], {pair.evaluator for pair in found.pairs})
-        raise UserError(f"metric={own['metric']!r} was not measured of both: {hint}")
+        hint = did_you_mean(str(options.metric), {pair.evaluator for pair in found.pairs})
+        raise UserError(f"metric={options.metric!r} was not measured of both: {hint}")
     results = answers(pairs)
     if as_json:
         console.file.write(json.dumps(_plain(found, results), indent=1) + "\n")
     else:
         _show(found, results, console)
     return 0
-
-
-def _step(text: str | None) -> int | None:
-    if text is not None and not text.isdigit():
-        raise ConfigError(f"step={text!r} must be a whole number of optimizer steps")
-    return None if text is None else int(text)
 
 
 def _find(first: str, second: str, settings: Sequence[str], step: int | None) -> Found:

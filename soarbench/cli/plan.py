@@ -12,7 +12,7 @@ from rich.table import Table
 
 from baselines.config import LoraConfig
 from soarbench.common.errors import UserError
-from soarbench.planning.demand import Request, gpus, read_request
+from soarbench.planning.demand import PlanOptions, Request, gpus, read_request
 from soarbench.planning.memory_and_time import (
     GB,
     Demand,
@@ -135,7 +135,7 @@ def alternatives(demand: Demand) -> Iterator[tuple[str, Demand]]:
         yield f"lora={{rank:32,alpha:64}} {checkpointing}", adapter
 
 
-def plan(words: Sequence[str], *, console: Console) -> int:
+def plan(options: PlanOptions, words: Sequence[str], *, console: Console) -> int:
     """Print what every method needs.
 
     Returns:
@@ -144,7 +144,7 @@ def plan(words: Sequence[str], *, console: Console) -> int:
     Raises:
         UserError: The request is wrong, or a method does not fit; says what would.
     """
-    request = read_request(words)
+    request = read_request(options, words)
     planner = Planner()
     plans = {}
     for method, demand in request.demands.items():

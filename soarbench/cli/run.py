@@ -31,13 +31,13 @@ from soarbench.jobs.probe import (
 )
 from soarbench.launchers.local import LocalLauncher
 from soarbench.planning.estimate import seconds_left
+from soarbench.report.options import ReportOptions
 from soarbench.store.cell_folder import CellFolder, Status
 from soarbench.store.reuse import adopt, done_elsewhere
 
 if TYPE_CHECKING:
     from soarbench.jobs.cell import Bench
     from soarbench.report.build import Report
-    from soarbench.report.options import ReportOptions
     from soarbench.store.grids import StoredGrid
     from soarbench.tracking.tracker import Tracker
 
@@ -50,7 +50,7 @@ _MISSING_DATA = (
 )
 
 
-def run(arguments: Sequence[str], *, is_dry: bool, console: Console) -> int:
+def run(arguments: Sequence[str], *, is_dry: bool, as_json: bool = False, console: Console) -> int:
     """Run a grid, or say what would be run.
 
     Returns:
@@ -59,6 +59,8 @@ def run(arguments: Sequence[str], *, is_dry: bool, console: Console) -> int:
     Raises:
         UserError: The configuration or something it names cannot be used.
     """
+    if as_json:
+        raise UserError("--json is not there yet")
     plan = expand(arguments)
     if is_dry:
         console.print(dry_table(plan))
@@ -66,7 +68,7 @@ def run(arguments: Sequence[str], *, is_dry: bool, console: Console) -> int:
     return run_plan(plan, console=console, make_bench=_workbench)
 
 
-def report(arguments: Sequence[str], *, console: Console) -> int:
+def report(options: ReportOptions, words: Sequence[str], *, console: Console) -> int:
     """Make a grid's reports again from what its cells stored.
 
     Returns:
@@ -75,10 +77,8 @@ def report(arguments: Sequence[str], *, console: Console) -> int:
     Raises:
         UserError: The configuration cannot be used, or nothing is finished.
     """
-    from soarbench.report.options import read_options
     from soarbench.store.grids import stored_grid
 
-    options, words = read_options(arguments)
     stored = stored_grid(words)
     found = _build(stored, options, console)
     return 0 if len(found.cells) == len(stored.cells) else 1

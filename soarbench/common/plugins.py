@@ -1,85 +1,64 @@
-"""Where components come from: folders of YAML, ours, those of installed packages and the user's.
-
-A package adds components without a change here: an entry point of the group ``soarbench.conf``
-names a package folder that is laid out as ``soarbench/conf`` is, and the YAML in it names classes
-of its own. The laboratory is the first such package.
-"""
+"""Folders of YAML beside the package's own: of other packages, and of the user."""
 
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from soarbench.common.errors import ConfigError
 
+#: Entry points of this group name a package folder of YAML, e.g. ``mine = "my_package.conf"``.
 GROUP = "soarbench.conf"
-CONF = Path(__file__).parents[1] / "conf"
+OWN = Path(__file__).parents[1] / "conf"
 
 
-def conf_folders(conf_dirs: Sequence[str] = ()) -> tuple[Path, ...]:
-    """Every folder of YAML; of two files of the same name the first folder's would be taken.
+@dataclass(frozen=True)
+class ConfFolder:
+    """A folder with groups of YAML.
+
+    Attributes:
+        path: Where it is.
+        source: Whose it is, for messages; empty for the package's own.
+    """
+
+    path: Path
+    source: str = ""
+
+
+def conf_folders(user_folders: Iterable[str] = ()) -> tuple[ConfFolder, ...]:
+    """The search path: the package's own folder, those of other packages, the user's.
 
     Args:
-        conf_dirs: The user's own folders, as ``conf_dir=DIR`` gives them.
-
-    Returns:
-        Absolute paths: ours first, then those of installed packages, then the user's.
+        user_folders: ``conf_dir=DIR``, in order.
 
     Raises:
-        ConfigError: A folder does not exist.
+        ConfigError: One is no folder.
     """
-    own = []
-    for name in conf_dirs:
-        folder = Path(name).expanduser()
-        if not folder.is_dir():
-            raise ConfigError(f"conf_dir={name}: no such folder; give one that holds method/*.yaml")
-        own.append(folder.resolve())
-    return tuple(dict.fromkeys((CONF, *_installed(), *own)))
+    folders = [ConfFolder(OWN), *_of_packages()]
+    for text in user_folders:
+        path = Path(text).expanduser().resolve()
+        if not path.is_dir():
+            raise ConfigError(f"conf_dir={text}: no such folder")
+        folders.append(ConfFolder(path, f"conf_dir={text}"))
+    return tuple(folders)
 
 
 @functools.cache
-def _installed() -> tuple[Path, ...]:
-    """Folders of the entry points, in order of their names; they do not change in a process."""
-    entries = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name)
-    return tuple(_package_folder(entry) for entry in entries)
-
-
-def _package_folder(entry: importlib.metadata.EntryPoint) -> Path:
-    """The folder that an entry point names.
-
-    Raises:
-        ConfigError: It names none.
-    """
-    try:
-        spec = importlib.util.find_spec(entry.value)
-    except ImportError:
-        spec = None
-    places = list(spec.submodule_search_locations or ()) if spec is not None else []
-    if not places:
-        package = entry.dist.name if entry.dist is not None else "a package"
-        raise ConfigError(
-            f"{package} brings components by the entry point {entry.name}={entry.value}, which is "
-            "no package folder; reinstall or remove it"
-        )
-    return Path(places[0]).resolve()
-
-
-def component_files(group: str, folders: Sequence[Path]) -> dict[str, Path]:
-    """The YAML files of a group, by the names that choose them, sorted.
-
-    Raises:
-        ConfigError: Two folders have a file of the same name, so that one would be hidden.
-    """
-    files: dict[str, Path] = {}
-    for folder in folders:
-        for path in (folder / group).rglob("*.yaml"):
-            name = path.relative_to(folder / group).with_suffix("").as_posix()
-            if name in files:
-                raise ConfigError(
-                    f"{group}={name} is defined twice, by {files[name]} and {path}: rename one"
-                )
-            files[name] = path
-    return dict(sorted(files.items()))
+def _of_packages() -> tuple[ConfFolder, ...]:
+    folders = []
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        try:
+            spec = importlib.util.find_spec(point.value)
+        except ModuleNotFoundError:
+            spec = None
+        if spec is None or not spec.submodule_search_locations:
+            raise ConfigError(
+                f"entry point {point.name!r} of group {GROUP} names {point.value!r}, which is no "
+                "folder of a package that can be imported; install that package again"
+            )
+        folders.append(ConfFolder(Path(spec.submodule_search_locations[0]), point.value))
+    return tuple(folders)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+#: What figures can be written as: PNG for pages, PDF for papers, SVG for everything that scales.
+FigureFormat = Literal["png", "pdf", "svg"]
+FORMATS: tuple[FigureFormat, ...] = get_args(FigureFormat)
 
 
 @dataclass(frozen=True, kw_only=True)

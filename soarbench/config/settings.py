@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from baselines.config import (
     ADDRESS,
@@ -21,7 +20,7 @@ from baselines.config import (
     TrainingConfig,
 )
 from soarbench.common.strict import Component, plain
-from soarbench.config.run import BudgetConfig, LauncherConfig, TrackingConfig
+from soarbench.config.run import BudgetConfig, FigureFormat, LauncherConfig, TrackingConfig
 from soarbench.data.config import CurationConfig, DataConfig
 from soarbench.models.base import ModelConfig
 
@@ -187,7 +186,7 @@ class Settings:
     results_dir: str
     device: str
     diagnostics: bool
-    figure_formats: tuple[Literal["png", "pdf", "svg"], ...]
+    figure_formats: tuple[FigureFormat, ...]
     tracking: TrackingConfig
     launcher: LauncherConfig
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from baselines.loop.stream import Row, Shapes
 from evaluators.images import ImageError
 from soarbench.common.errors import UserError
-from soarbench.common.pace import Pace
+from soarbench.common.progress import Pace
 from soarbench.common.tensor_store import TensorStore
 from soarbench.data.buckets import Size, fit
 from soarbench.data.config import ImageDataConfig

@@ -16,7 +16,7 @@ from evaluators.base import Evaluator, EvaluatorError, Sample
 from evaluators.images import ImageError
 from soarbench.common.errors import UserError
 from soarbench.common.files import make_writable, read_json, write_json
-from soarbench.common.pace import Pace
+from soarbench.common.progress import Pace
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig
 from soarbench.data.content import image_folder, jsonl_path
 from soarbench.data.curation import CHUNK, Unusable, sample_of

@@ -267,7 +267,7 @@ def _plain(
         )
     if items is None:
         raise UserError(
-            f"images={folder} has {len(paths)} images without prompts; add prompts=FILE "
+            f"images={folder} has {len(paths)} images without prompts; add suites.NAME.prompts=FILE "
             "(one prompt a line, in the order of the images)"
         )
     share = images_per_prompt or max(len(paths) // len(items), 1)

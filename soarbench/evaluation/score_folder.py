@@ -23,7 +23,7 @@ from evaluators.images import ImageError
 from evaluators.samples import CoverageError, SampleFile
 from soarbench.common.errors import UserError
 from soarbench.common.files import locked, make_writable, read_json, write_json
-from soarbench.common.progress import ImageLines
+from soarbench.common.progress import console_pace
 from soarbench.evaluation.image_folders import (
     find_images,
     prompts_digest,
@@ -32,7 +32,7 @@ from soarbench.evaluation.image_folders import (
 )
 from soarbench.evaluation.judges import make_judge, refuse_unjudgeable
 from soarbench.evaluation.judging import images_at_a_time, scored
-from soarbench.evaluation.request import ScoreRequest, read_request
+from soarbench.evaluation.request import ScoreOptions, ScoreRequest, score_request
 from soarbench.evaluation.score_table import summary_table
 from soarbench.evaluation.survey import survey
 
@@ -41,7 +41,7 @@ _ROW_KEYS = ("sample_id", "image", "image_sha256", "prompt_id", "prompt", "value
              "fingerprint")  # fmt: skip
 
 
-def score(words: Sequence[str], *, console: Console) -> int:
+def score(options: ScoreOptions, words: Sequence[str], *, console: Console) -> int:
     """Score images and print the summary.
 
     Returns:
@@ -50,7 +50,7 @@ def score(words: Sequence[str], *, console: Console) -> int:
     Raises:
         UserError: Something in the request or the images cannot be used.
     """
-    request = read_request(words)
+    request = score_request(options, words)
     try:
         return _score(request, console)
     except (EvaluatorError, CoverageError, ImageError, MetadataError) as error:
@@ -248,7 +248,7 @@ class JudgeRun:
         self, evaluator: Evaluator, num_done: int, fingerprint: str
     ) -> list[dict[str, object]]:
         rows: list[dict[str, object]] = []
-        progress = ImageLines(self.console, self.name, len(self.files))
+        progress = console_pace(self.console, self.name, len(self.files))
         if num_done:
             progress.skip(num_done)
             text = f"{self.name}: {num_done} of {len(self.files)} images were scored before"

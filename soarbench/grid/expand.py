@@ -8,22 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from soarbench.common.errors import ConfigError
-from soarbench.common.strict import did_you_mean
-from soarbench.config.compose import (
-    Overrides,
-    apply,
-    apply_where_known,
-    compose_choices,
-    compose_pairs,
-    grid_descriptions,
-    has_key,
-    options,
-    parse_overrides,
-    to_settings,
-)
+from soarbench.config.compose import Overrides, compose_pairs, grid_config, parse_overrides
 from soarbench.config.settings import (
     BASE,
     THEN,
@@ -90,11 +76,8 @@ def expand(arguments: Sequence[str]) -> Plan:
         ConfigError: No grid is named, or something in the configuration cannot work.
     """
     overrides = parse_overrides(arguments)
-    if overrides.grid is None:
-        known = "; ".join(f"grid={name}: {text}" for name, text in grid_descriptions().items())
-        raise ConfigError(f"name a grid. {known}")
-    grid = _grid_config(overrides)
-    if _has_adapter(overrides):
+    grid = grid_config(overrides)
+    if overrides.text("model.adapter") is not None:
         return _anchors(grid, overrides, arguments)
     methods = _with_first_stages(_selected("method", overrides, (BASE, *grid.methods), grid))
     tasks = _selected("task", overrides, grid.tasks, grid)
@@ -104,8 +87,8 @@ def expand(arguments: Sequence[str]) -> Plan:
     # A second stage is configured as that method is anywhere.
     trained = dict.fromkeys(stages(method)[-1] for method in methods if method != BASE)
     pairs += [(method, task) for task in tasks for method in trained]
-    composed = _compose_all(pairs, overrides)
-    settings = {pair: to_settings(config) for pair, config in composed.items()}
+    composed = compose_pairs(pairs, overrides)
+    settings = {pair: composition.settings() for pair, composition in composed.items()}
     for (method, _), of_pair in settings.items():
         check(of_pair, method)
     _check_rule(grid, {task: settings[BASE, task] for task in grid.tasks})
@@ -124,14 +107,6 @@ def expand(arguments: Sequence[str]) -> Plan:
     return Plan(run, tuple(cells), tuple(arguments))
 
 
-def _has_adapter(overrides: Overrides) -> bool:
-    """Whether the command line names published weights to evaluate."""
-    return any(
-        value.key_or_group == "model.adapter" and value.value() is not None
-        for value in overrides.values
-    )
-
-
 def _anchors(grid: GridConfig, overrides: Overrides, arguments: Sequence[str]) -> Plan:
     """The base, and beside it weights that others published; nothing is trained."""
     if "method" in overrides.axes:
@@ -143,8 +118,8 @@ def _anchors(grid: GridConfig, overrides: Overrides, arguments: Sequence[str]) -
         # Nothing is trained on: any set stands in for the one that a run would have to name.
         overrides = dataclasses.replace(overrides, groups=(*overrides.groups, "data=lab_general"))
     pairs = [(BASE, task) for task in grid.tasks]
-    composed = _compose_all(pairs, overrides)
-    settings = {task: to_settings(config) for (_, task), config in composed.items()}
+    composed = compose_pairs(pairs, overrides)
+    settings = {task: composition.settings() for (_, task), composition in composed.items()}
     for found in settings.values():
         check(found, BASE)
     run = settings[grid.tasks[0]]
@@ -179,26 +154,6 @@ def _with_first_stages(methods: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _grid_config(overrides: Overrides) -> GridConfig:
-    config = compose_choices([f"grid={overrides.grid}"])
-    for override in overrides.values:
-        if str(override.key_or_group).startswith("grid.") and has_key(
-            config, str(override.key_or_group)
-        ):
-            apply(config, override)
-    grid = to_settings(config).grid
-    for axis, names in (("method", grid.methods), ("task", grid.tasks)):
-        for name in names:
-            parts = stages(name) if axis == "method" else (name,)
-            if not set(parts) <= set(options(axis)):
-                raise ConfigError(
-                    f"grid.{axis}s: {name!r} does not exist: {did_you_mean(name, options(axis))}"
-                )
-        if not names or len(set(names)) != len(names):
-            raise ConfigError(f"grid.{axis}s={list(names)}: name each once, and at least one")
-    return grid
-
-
 def _check_rule(grid: GridConfig, settings: Mapping[str, Settings]) -> None:
     """Refuse a rule for checkpoints that a task of the grid cannot honour.
 
@@ -229,15 +184,6 @@ def _selected(
                 f"{', '.join(available)}, or add it with grid.{axis}s=[...]"
             )
     return tuple(name for name in available if name in wanted)
-
-
-def _compose_all(
-    pairs: Sequence[tuple[str, str]], overrides: Overrides
-) -> dict[tuple[str, str], DictConfig]:
-    """Compose every (method, task); a value applies to all compositions that have its key."""
-    found = compose_pairs(pairs, [f"grid={overrides.grid}", *overrides.groups])
-    apply_where_known(found.values(), overrides.values, otherwise="no cell has a key")
-    return found
 
 
 def _base_cell(settings: Sequence[Settings], digest: str) -> CellConfig:

@@ -23,12 +23,12 @@ from evaluators.images import ImageError
 from evaluators.samples import CoverageError
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.files import locked, make_writable, read_json, write_atomically, write_json
-from soarbench.common.progress import ImageLines
+from soarbench.common.progress import console_pace
 from soarbench.config.compose import options, run_settings
 from soarbench.config.settings import BASE, CellConfig, Settings, SuiteConfig
 from soarbench.evaluation.image_folders import find_images, suite_named
 from soarbench.evaluation.judges import make_judge, refuse_unjudgeable
-from soarbench.evaluation.request import ScoreRequest, Words, chosen_judges, sort_words
+from soarbench.evaluation.request import EvaluateOptions, ScoreRequest
 from soarbench.evaluation.score_folder import one_line, score_files
 from soarbench.evaluation.suites import FROM_FILE, PromptItem
 from soarbench.evaluation.survey import survey
@@ -41,8 +41,6 @@ from soarbench.store.cell_folder import CellFolder
 if TYPE_CHECKING:
     from soarbench.jobs.workbench import Workbench
 
-_KEYS = ("model", "suite", "output", "prompts", "images_per_prompt", "max_prompts", "judges")
-_PASSED_ON = ("model.", "sampling.", "device")
 #: Whose resolution, steps and guidance a directory or hub id takes.
 _LIKE = "sd35_medium"
 
@@ -67,32 +65,27 @@ class Evaluation:
         return self.cell.suites[self.scoring.suite]
 
 
-def read_evaluation(words: Sequence[str]) -> Evaluation:
-    """Read the command line; loads no model.
+def read_evaluation(options: EvaluateOptions, words: Sequence[str]) -> Evaluation:
+    """What is drawn and judged; loads no model.
 
     Raises:
-        UserError: A word is unknown, or what it names cannot be used.
+        UserError: What is named cannot be used.
     """
-    found = sort_words(words, _KEYS, _PASSED_ON)
-    name = found.texts.get("suite")
-    if not name:
-        raise ConfigError("suite= is missing, e.g. evaluate model=lab suite=lab_geneval")
-    judges, is_chosen = chosen_judges(found, suite_named(name))
-    suite = _suite(name, found)
-    model = found.texts.get("model", "lab")
-    settings = run_settings([*model_words(model), "data=lab_general", *found.others])
+    name, judges = options.suite, options.judges()
+    suite = _suite(options)
+    settings = run_settings([*model_words(options.model), "data=lab_general", *words])
     _check_resolution(settings.model)
     cell = _cell(settings, suite)
-    output = found.path("output") or Path("runs/evaluations") / name / _label(settings.model)
+    output = options.output or Path("runs/evaluations") / name / _label(settings.model)
     scoring = ScoreRequest(
         suite=name,
         images=output / "images",
         output=output,
-        prompts=found.path("prompts"),
+        prompts=options.choice.prompts,
         images_per_prompt=suite.images_per_prompt,
         coverage="exact",
         judges=judges,
-        is_chosen=is_chosen,
+        is_chosen=bool(options.choice.judges),
     )
     return Evaluation(cell=cell, device=settings.device, scoring=scoring)
 
@@ -146,26 +139,27 @@ def _label(model: ModelConfig) -> str:
     return model.name if model.adapter is None else f"{model.name}+{adapter_name(model.adapter)}"
 
 
-def _suite(name: str, words: Words) -> SuiteConfig:
-    prompts = words.path("prompts")
+def _suite(options: EvaluateOptions) -> SuiteConfig:
+    name, choice = options.suite, options.choice
+    prompts = choice.prompts
     if name in FROM_FILE and prompts is None:
         raise UserError(
-            f"suite {name!r} has no prompts of its own: add prompts=FILE, one prompt a line or "
-            f"JSON Lines (the published file holds {FROM_FILE[name]} different ones)"
+            f"suite {name!r} has no prompts of its own: add suites.{name}.prompts=FILE, one prompt "
+            f"a line or JSON Lines (the published file holds {FROM_FILE[name]} different ones)"
         )
     if prompts is not None and name not in FROM_FILE:
-        raise ConfigError(f"prompts={prompts}: suite {name!r} has prompts of its own; leave it out")
+        raise ConfigError(
+            f"suites.{name}.prompts={prompts}: the suite has prompts of its own; leave it out"
+        )
     if prompts is not None and not prompts.is_file():
-        raise UserError(f"prompts={prompts}: no such file")
+        raise UserError(f"suites.{name}.prompts={prompts}: no such file")
     digest = None if prompts is None else hashlib.sha256(prompts.read_bytes()).hexdigest()
     return SuiteConfig(
         name=name,
         # Not part of what is drawn: images may be judged again by others.
         evaluators=(),
-        images_per_prompt=words.count("images_per_prompt")
-        or suite_named(name).images_per_prompt
-        or 1,
-        max_prompts=words.count("max_prompts"),
+        images_per_prompt=choice.images_per_prompt or suite_named(name).images_per_prompt or 1,
+        max_prompts=choice.max_prompts,
         prompts=None if prompts is None else str(prompts.resolve()),
         prompts_sha256=digest,
     )
@@ -210,7 +204,7 @@ def _cell(settings: Settings, suite: SuiteConfig) -> CellConfig:
     )
 
 
-def evaluate(words: Sequence[str], *, console: Console) -> int:
+def evaluate(options: EvaluateOptions, words: Sequence[str], *, console: Console) -> int:
     """Draw a suite's images with a model, score them and print the summary.
 
     Returns:
@@ -219,7 +213,7 @@ def evaluate(words: Sequence[str], *, console: Console) -> int:
     Raises:
         UserError: Something in the request, the model or a judge cannot be used.
     """
-    request = read_evaluation(words)
+    request = read_evaluation(options, words)
     try:
         return _evaluate(request, console)
     except (EvaluatorError, CoverageError, ImageError, MetadataError) as error:
@@ -281,7 +275,7 @@ def _draw(
         write_json(output / "evaluation.json", stored)
         _write_metadata(images, items)
         size = request.cell.sampling.batch_size
-        progress = ImageLines(console, "drawing", len(paths))
+        progress = console_pace(console, "drawing", len(paths))
         draw_missing(planned_images(request.suite), paths, size, lambda: drawer, progress)
         del bench, drawer
         gc.collect()

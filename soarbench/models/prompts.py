@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from soarbench.common.pace import Pace
+from soarbench.common.progress import Pace
 from soarbench.common.tensor_store import TensorStore
 from soarbench.models.base import ModelConfig, PromptEncoder
 

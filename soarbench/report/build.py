@@ -16,7 +16,7 @@ from rich.text import Text
 from soarbench.common.errors import ConfigError
 from soarbench.common.files import make_writable, write_atomically
 from soarbench.common.strict import did_you_mean
-from soarbench.config.figure_formats import FORMATS
+from soarbench.config.run import FORMATS
 from soarbench.grid.checkpoint_rule import LAST
 from soarbench.report.numbers.budgets import MatchedTable, matched_tables
 from soarbench.report.numbers.curves import CurvePoint, build_curves

@@ -5,14 +5,16 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from rich.console import Console
 
-from soarbench.common.errors import ConfigError
 from soarbench.common.files import make_writable, read_json, write_atomically, write_json
 from soarbench.common.provenance import STORE_VERSION, UNKNOWN
+from soarbench.config.keys import Options
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.protocols import (
     PROTOCOLS_FILE,
@@ -48,30 +50,38 @@ _QUALITY = 85
 _OWN_KEYS = ("output_dir", "results_dir", "tracking", "device")
 
 
-def export(words: Sequence[str], *, console: Console) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """What ``export`` takes beside the settings of a run.
+
+    Attributes:
+        output: Folder of the copy; the grid becomes a folder in it.
+    """
+
+    example: ClassVar[str] = "export grid=reward_specific output=results/lab/mine"
+    renamed: ClassVar[Mapping[str, str]] = {"path": "output"}
+    output: Path
+
+
+def export(options: ExportOptions, settings: Sequence[str], *, console: Console) -> int:
     """Write the compact copy and say what it holds.
 
     Args:
-        words: ``path=DIR`` and the settings of the run, as for ``report``.
+        options: Where to.
+        settings: Of the run, as for ``report``.
         console: Where the summary goes.
 
     Returns:
         0, or 1 when a cell of the grid is not finished.
 
     Raises:
-        UserError: ``path`` is missing or cannot be written to, or nothing is finished.
+        UserError: The folder cannot be written to, or nothing is finished.
     """
-    paths = [word.partition("=")[2] for word in words if word.startswith("path=")]
-    settings = [word for word in words if not word.startswith("path=")]
-    if len(paths) != 1 or not paths[0]:
-        raise ConfigError(
-            "path= is missing, e.g. export grid=reward_specific path=results/lab/mine"
-        )
     stored = stored_grid(settings)
-    target = Path(paths[0]).expanduser() / stored.grid
+    target = options.output / stored.grid
     cells, _ = read_cells(stored.folder, stored.cells)
     refuse_unlike(cells)
-    make_writable(target, "path")
+    make_writable(target, "output")
     kept = _copy_cells(stored, cells, target)
     _write_launches(cells, target, settings)
     _write_samples(cells, target)

@@ -10,7 +10,7 @@ from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.files import read_json
 from soarbench.common.provenance import STORE_VERSION
 from soarbench.config.compose import Overrides, parse_overrides, run_settings
-from soarbench.config.figure_formats import FORMATS
+from soarbench.config.run import FORMATS
 from soarbench.config.settings import Settings
 from soarbench.grid.checkpoint_rule import LAST
 from soarbench.grid.expand import Plan, expand
@@ -96,8 +96,7 @@ def own_settings(words: Sequence[str]) -> Settings:
     Raises:
         ConfigError: They cannot be understood.
     """
-    own = (*_KEYS, "tracking")
-    return run_settings([word for word in words if word.split("=")[0].split(".")[0] in own])
+    return run_settings(words, only=(*_KEYS, "tracking"))
 
 
 def _only_copy(output_dir: Path) -> str | None:
@@ -115,7 +114,7 @@ def _copy(
     folder: Path, results_dir: Path, overrides: Overrides, seeds: Sequence[int]
 ) -> StoredGrid:
     """The cells that a published copy lists, as far as the command line keeps them."""
-    keys = [str(value.key_or_group) for value in overrides.values]
+    keys = [word.key for word in overrides.values]
     for key in [*keys, *(group.partition("=")[0] for group in overrides.groups)]:
         if key not in _KEYS:
             raise ConfigError(

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from soarbench.cli.app import main
-from soarbench.cli.compare import compare
+from soarbench.cli.compare import CompareOptions, compare
+from soarbench.cli.words import read
 from soarbench.common.errors import UserError
 from soarbench.report.build import build_report
 from soarbench.report.numbers.metrics import BASE
@@ -22,7 +23,8 @@ from tests.report.folders import TAGS, Folder, base, write_cell, write_grid
 def go(first: str, second: str, *words: str, as_json: bool = False) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=80)
-    assert compare(first, second, words, as_json=as_json, console=console) == 0
+    request = read(CompareOptions, words)
+    assert compare(first, second, *request, as_json=as_json, console=console) == 0
     return stream.getvalue()
 
 
@@ -220,7 +222,7 @@ def test_what_cannot_be_compared_is_one_line_with_a_remedy(store: Path, tmp_path
         ("soar", "sfft", [here], "did you mean 'sft'"),
         ("soar", "sft", [here, "task=aesthetic", "metric=ocr"], "metric='ocr' was not measured"),
         ("soar", "sft", [here, "task=aesthetic", "step=7"], "was evaluated at 50, 100, 150"),
-        ("soar", "sft", [here, "step=x"], "must be a whole number"),
+        ("soar", "sft", [here, "step=x"], "must be an integer"),
         (cell_id, "sft", [here], "is a cell and the other is not"),
         (str(scored), "sft", [here], "is a folder of scores and the other is not"),
         (str(scored), str(aesthetic), [], "have no measurement in common"),

@@ -18,6 +18,7 @@ from soarbench.cli.run import dry_table, report, run, run_plan
 from soarbench.common.errors import UserError
 from soarbench.common.files import locked, make_writable, read_json, write_atomically
 from soarbench.grid.expand import expand
+from soarbench.report.options import ReportOptions
 from soarbench.store.cell_folder import CellFolder
 from soarbench.store.diagnostics import images_path, norms_path, source_key
 from tests.fakes import FakeBench, numbers
@@ -246,10 +247,10 @@ def test_dry_run_touches_nothing_and_tells_what_is_left(arguments: list[str]) ->
 def test_report_needs_a_finished_cell_and_says_whether_all_are(arguments: list[str]) -> None:
     console = Console(file=io.StringIO(), width=160)
     with pytest.raises(UserError, match="holds no finished cell"):
-        report(arguments, console=console)
+        report(ReportOptions(), arguments, console=console)
     go([*arguments, "method=sft"], FakeBench())
-    assert report([*arguments, "method=sft"], console=console) == 0
-    assert report(arguments, console=console) == 1
+    assert report(ReportOptions(), [*arguments, "method=sft"], console=console) == 0
+    assert report(ReportOptions(), arguments, console=console) == 1
 
 
 def test_an_unwritable_output_directory_is_named(arguments: list[str], tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from omegaconf import OmegaConf
 
 from baselines.flow_grpo_config import FlowGrpoConfig
 from baselines.soar_config import SoarConfig
@@ -106,8 +105,7 @@ def test_the_table_beside_the_sources_is_what_the_recipes_say(method: str) -> No
     config = compose_choices(choices)
     table = published_values(method)
     for key, value in table.items():
-        found = OmegaConf.select(config, key)
-        found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+        found = config.plain(key)
         assert found == (float(value) if isinstance(found, float) else value), key
     recipe = yaml.safe_load((CONF / f"recipe/sd35_medium/{method}.yaml").read_text())
     assert leaves({k: v for k, v in recipe.items() if k != "defaults"}) <= table.keys()

@@ -117,7 +117,7 @@ def check_component(component: Component, name: str) -> None:
         (["budget.steps=0"], "steps=0"),
         (["seeds=[]"], "seeds=[]: give different non-negative integers"),
         (["seeds=[1,1]"], "seeds=[1, 1]"),
-        (["seeds=1"], "seeds=1 must be a list, e.g. [1]"),
+        (["seeds=a"], "seeds[0]='a' must be an integer"),
         (["figure_formats=[pdf]"], "png must be among them"),
         (["figure_formats=[gif]"], "must be one of png, pdf, svg"),
         (["grid.checkpoint_rule=best"], "must be last, or best:NAME"),
@@ -144,7 +144,7 @@ def check_component(component: Component, name: str) -> None:
         (["+method.new=1"], "keys cannot be added or removed"),
         (["~seeds"], "keys cannot be added or removed"),
         (["method.aux_weight=0,1"], "only method and task take several values"),
-        (["suite=lab_ocr"], "no cell has a key 'suite'"),
+        (["suite=lab_ocr"], "there is no key 'suite' here; did you mean 'suites'"),
         (["evaluators.ocr._target_=3"], "evaluators.ocr"),
     ],
 )
@@ -201,7 +201,10 @@ def test_a_published_judge_takes_its_own_keys() -> None:
     [
         ("evaluators.clipscore.wights=/w", "'evaluators.clipscore.wights': did you mean 'weights'"),
         ("evaluators.clipscore.batch_size=0", "must be at least 1"),
-        ("evaluators.clipscor.weights=/w", "no cell has a key 'evaluators.clipscor.weights'"),
+        (
+            "evaluators.clipscor.weights=/w",
+            "here; did you mean 'evaluators.clip",
+        ),
     ],
 )
 def test_what_a_published_judge_does_not_take_is_refused(word: str, message: str) -> None:
@@ -210,5 +213,5 @@ def test_what_a_published_judge_does_not_take_is_refused(word: str, message: str
 
 
 def test_a_judge_of_the_laboratory_takes_no_keys() -> None:
-    with pytest.raises(ConfigError, match=r"no cell has a key 'evaluators\.geneval\.detector'"):
+    with pytest.raises(ConfigError, match=r"there is no key 'evaluators\.geneval\.detector'"):
         expand(["grid=main_table", "evaluators.geneval.detector=/w"])

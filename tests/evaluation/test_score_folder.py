@@ -118,14 +118,14 @@ def test_plain_folder_follows_a_prompts_file(
     for number in (0, 1, 10):
         Image.new("RGB", (64, 64), "red").save(folder / f"{number}.png")
     words = ["suite=drawbench", f"images={folder}", f"output={tmp_path / 'out'}"]
-    words.append("judges=oracle_aesthetic")
+    words.append("suites.drawbench.judges=oracle_aesthetic")
     assert main(["score", *words]) == 2
-    assert "add prompts=FILE" in capsys.readouterr().err
-    assert main(["score", *words, f"prompts={prompts}"]) == 0
+    assert "add suites.NAME.prompts=FILE" in capsys.readouterr().err
+    assert main(["score", *words, f"suites.drawbench.prompts={prompts}"]) == 0
     lines = (tmp_path / "out/oracle_aesthetic.jsonl").read_text().splitlines()
     assert [json.loads(line)["prompt_id"] for line in lines] == ["00000", "00001", "00000"]
     (folder / "1.png").unlink()
-    assert main(["score", *words, f"prompts={prompts}"]) == 2
+    assert main(["score", *words, f"suites.drawbench.prompts={prompts}"]) == 2
     assert "numbers missing: 1" in capsys.readouterr().err
 
 
