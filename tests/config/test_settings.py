@@ -215,3 +215,13 @@ def test_what_a_published_judge_does_not_take_is_refused(word: str, message: str
 def test_a_judge_of_the_laboratory_takes_no_keys() -> None:
     with pytest.raises(ConfigError, match=r"there is no key 'evaluators\.geneval\.detector'"):
         expand(["grid=main_table", "evaluators.geneval.detector=/w"])
+
+
+def test_a_method_is_not_made_another_under_its_name() -> None:
+    words = [
+        "grid=reward_specific",
+        "method=sft",
+        "method._target_=baselines.soar_config.SoarConfig",
+    ]
+    with pytest.raises(ConfigError, match=r"method\._target_=.*: a method's class goes by its nam"):
+        expand(words)
