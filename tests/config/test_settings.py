@@ -129,3 +129,13 @@ def test_what_a_judge_does_not_take_is_refused(word: str, message: str) -> None:
 def test_an_exact_judge_takes_no_weights() -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'judge\.geneval\.detector'"):
         expand(["grid=main_table", "judge.geneval.detector=/w"])
+
+
+def test_a_method_is_not_made_another_under_its_name() -> None:
+    words = [
+        "grid=reward_specific",
+        "method=sft",
+        "method._target_=baselines.soar_config.SoarConfig",
+    ]
+    with pytest.raises(ConfigError, match=r"method\._target_=.*: a method's class goes by its nam"):
+        expand(words)
