@@ -32,23 +32,24 @@ def read_options(words: Sequence[str]) -> tuple[ReportOptions, list[str]]:
         words: ``x=seconds,images_seen``, ``threshold=aesthetic:6.8,clipscore:0.45`` and settings.
 
     Returns:
-        The options, and the words that are left.
+        The options, and the other words.
 
     Raises:
         ConfigError: An axis does not exist, or a threshold is no number.
     """
     axes: tuple[str, ...] = DEFAULT_AXES
     thresholds: dict[str, float] = {}
-    left = []
+    settings = []
     for word in words:
         key, sign, value = word.partition("=")
         if sign and key == "x":
+            # The figure over steps is the paper's, and pages and READMEs link it.
             axes = tuple(dict.fromkeys(("step", *(_axis(name) for name in _names(value)))))
         elif sign and key == "threshold":
             thresholds = dict(_threshold(part) for part in _names(value))
         else:
-            left.append(word)
-    return ReportOptions(axes=axes, thresholds=thresholds), left
+            settings.append(word)
+    return ReportOptions(axes=axes, thresholds=thresholds), settings
 
 
 def _names(value: str) -> list[str]:

@@ -93,6 +93,7 @@ def _strata(prompts: np.ndarray, tags: Mapping[str, str], source: str) -> np.nda
     """The tag of each image's prompt; a prompt that failed everywhere has no weight in any."""
     if not tags:
         raise UserError(f"{source}: no score names its 'tag', so there are no task means")
+    # It is nan everywhere, so that any stratum will do.
     anywhere = next(iter(tags.values()))
     return np.array([tags.get(str(prompt), anywhere) for prompt in prompts])
 
@@ -107,6 +108,7 @@ def of_scored(path: Path) -> dict[Key, Measured]:
         UserError: There are no whole scores, or they are damaged.
     """
     files = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
+    # Scoring that was interrupted has covered some prompts only.
     files = [file for file in files if not file.name.endswith(".partial.jsonl")]
     if not files:
         raise UserError(
@@ -130,6 +132,7 @@ def _of_file(path: Path) -> Measured:
         prints = {str(row["fingerprint"]) for row in rows}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged or no file of scores ({error!r})") from error
+    # A resumed scoring by another version would leave two kinds of numbers in one file.
     if len(prints) != 1:
         raise UserError(f"{path} holds {len(prints)} fingerprints; score the images again")
     tags = {str(row["prompt_id"]): str(row["tag"]) for row in rows if "tag" in row}

@@ -122,11 +122,13 @@ def measured_pairs(
 
 
 def _measured_pair(names: tuple[str, str], first: Measured, second: Measured) -> Pair:
+    # Numbers of unlike protocols do not compare, however alike they look.
     if first.fingerprint != second.fingerprint:
         fields = differing(first.protocol, second.protocol) or [
             f"fingerprint: {first.fingerprint} against {second.fingerprint}"
         ]
         raise UserError(unlike_text(first.evaluator, first.source, second.source, fields))
+    # Pairs are taken by position: both must have judged the same images in the same order.
     if not np.array_equal(first.images, second.images) or not np.array_equal(
         first.prompts, second.prompts
     ):
@@ -145,6 +147,7 @@ def _measured_pair(names: tuple[str, str], first: Measured, second: Measured) ->
         prompts=first.prompts,
         strata=first.strata,
         seeds=(0,),
+        # Without the names: turning the question round draws the same resamples.
         label=(first.suite, first.evaluator),
     )
 
@@ -165,6 +168,7 @@ def _answer(pair: Pair) -> Answer:
     prompts = np.tile(pair.prompts, len(pair.seeds))
     seeds = np.repeat(pair.seeds, pair.prompts.size)
     strata = None if pair.strata is None else np.tile(pair.strata, len(pair.seeds))
+    # Turned so that above is better, since improvement counts who is above.
     both, sign = ~np.isnan(first - second), pair.facts.sign
     rng = labelled_rng("improvement", *pair.label)
     try:
@@ -181,6 +185,7 @@ def _answer(pair: Pair) -> Answer:
         facts=pair.facts,
         seeds=pair.seeds,
     )
+    # Over the images that both have a score of, so that the values differ by the difference.
     means = [
         cluster_pairs(
             np.where(both, side, np.nan), np.zeros_like(side), prompts, seeds=seeds, strata=strata
