@@ -43,7 +43,9 @@ class JudgeConfig(abc.ABC):
         is_macro_mean: Whether the headline is the mean of the means of the prompts' tasks (the
             ``tag`` in a score's details), and not the mean over images.
         is_oracle: Whether it knows the truth, as only a drawn world can.
+        oracle_of: Names of the learned judges whose truth it knows.
         packages: Names of the packages that it imports, as pip has them.
+        code: Further modules that its numbers come from; a change there makes scores stale.
         published: What its default settings download.
     """
 
@@ -58,7 +60,9 @@ class JudgeConfig(abc.ABC):
     higher_is_better: ClassVar[bool] = True
     is_macro_mean: ClassVar[bool] = False
     is_oracle: ClassVar[bool] = False
+    oracle_of: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...]] = ()
+    code: ClassVar[tuple[str, ...]] = ()
     published: ClassVar[tuple[PublishedWeights, ...]] = ()
 
     @abc.abstractmethod
@@ -124,6 +128,7 @@ class JudgeConfig(abc.ABC):
             "higher_is_better": self.higher_is_better,
             "is_macro_mean": self.is_macro_mean,
             "is_oracle": self.is_oracle,
+            "oracle_of": list(self.oracle_of),
         }
 
 

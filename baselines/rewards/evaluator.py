@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from baselines.rewards.base import RewardError
 from evaluators.base import Evaluator, Sample
+from evaluators.scoring import checked_scores
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -69,7 +70,7 @@ class EvaluatorReward:
             )
             for index, (prompt, image) in enumerate(zip(prompts, images, strict=True))
         ]
-        scores = self.evaluator.score(samples)
+        scores = checked_scores(self.evaluator, samples)
         for index, score in enumerate(scores):
             if score.reason is not None:
                 raise RewardError(

@@ -13,8 +13,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 from rich.console import Console
 from rich.table import Table
@@ -25,9 +26,9 @@ from evaluators.geneval.prompts import CLASS_NAMES, COLORS
 from evaluators.samples import SampleFile
 from evaluators.weights import resolve_directory
 from soarbench.common.errors import ConfigError, UserError
+from soarbench.config.keys import Options
 from soarbench.config.registries import judges_of
 from soarbench.config.suites import SuiteConfig
-from soarbench.evaluation.request import sort_words
 from soarbench.evaluation.score_folder import one_line
 
 _NUM_IMAGES, _NUM_ROUNDS = 16, 2
@@ -58,7 +59,26 @@ class Race:
     num_equal: int
 
 
-def bench_judges(words: Sequence[str], *, console: Console) -> int:
+@dataclass(frozen=True, kw_only=True)
+class JudgeBenchOptions(Options):
+    """What ``bench judges`` takes.
+
+    Attributes:
+        num_images: Judged by each form.
+        judge: Values of ``judge.geneval``; without any, tiny random models are raced.
+    """
+
+    settings: ClassVar[tuple[str, ...] | None] = ()
+    renamed: ClassVar[Mapping[str, str]] = {"images": "num_images"}
+    num_images: int = _NUM_IMAGES
+    judge: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.num_images < 1:
+            raise ValueError(f"num_images={self.num_images}: must be at least 1")
+
+
+def bench_judges(options: JudgeBenchOptions, _words: Sequence[str], *, console: Console) -> int:
     """Race both forms and print the result.
 
     Returns:
@@ -67,15 +87,14 @@ def bench_judges(words: Sequence[str], *, console: Console) -> int:
     Raises:
         UserError: A word is unknown, weights cannot be used, or the naive form is not there.
     """
-    found = sort_words(words, ("images",))
-    for name in found.judges:
+    for name in options.judge:
         if name != "geneval":
             raise ConfigError(f"judge.{name}: this bench measures judge.geneval alone")
-    config = judges_of(SuiteConfig.judges_of, found.judges)["geneval"]
+    config = judges_of(SuiteConfig.judges_of, options.judge)["geneval"]
     assert isinstance(config, GenEvalConfig)
     if config.dtype != "float32":
         raise ConfigError("judge.geneval.dtype: the naive form is float32; leave it out")
-    num_images, is_tiny = found.count("images") or _NUM_IMAGES, not found.judges
+    num_images, is_tiny = options.num_images, not options.judge
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()

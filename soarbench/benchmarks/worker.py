@@ -15,24 +15,24 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
 from baselines.base import Batch
-from baselines.config import FlowGrpoConfig, SoarConfig
 from baselines.flow import training_grid
 from baselines.loop.post_train import post_train
 from baselines.loop.stream import Row, row_generator
 from baselines.soar import Soar
 from evaluators.base import Sample
 from soarbench.benchmarks.naive_soar import naive_soar_loss
-from soarbench.config.settings import CellConfig, post_training
 from soarbench.evaluation.protocol import planned_images
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
 from soarbench.jobs.workbench import Workbench
-from soarbench.models.sd3.model import SD3Model
+from soarbench.models.base import ImageModel
 from soarbench.store.cell_folder import CellFolder
 
 #: Updates that are timed, after those that warm up.
@@ -81,7 +81,7 @@ def _reset_peak() -> bool:
     return True
 
 
-def random_rows(cell: CellConfig, model: SD3Model) -> list[Row]:
+def random_rows(cell: CellConfig, model: ImageModel) -> list[Row]:
     """An update's rows: real prompts, random latents; their content does not change the speed."""
     assert cell.training is not None
     plan = [item for suite in cell.suites.values() for item, _ in planned_images(suite)]
@@ -102,14 +102,14 @@ def random_rows(cell: CellConfig, model: SD3Model) -> list[Row]:
 
 def measure_training(cell: CellConfig, bench: Workbench) -> Result:
     """Seconds an update (the fastest counts) and peak memory of a method in the real loop."""
+    assert cell.method is not None
     assert cell.training is not None
     assert cell.optim is not None
-    method = cell.method
-    unit = method.updates_per_collection if isinstance(method, FlowGrpoConfig) else 1
+    unit = cell.method.updates_per_collection
     warm_up = unit
     updates = warm_up + -(-TIMED_UPDATES // unit) * unit
     training = replace(
-        cell.training, steps=updates, save_steps=updates, num_snapshots=1, logging_steps=1
+        cell.training, steps=updates, save_steps=updates, num_snapshots=0, logging_steps=1
     )
     model = bench.load(cell)
     rows, negative = random_rows(cell, model), model.encode_prompts([""])
@@ -127,8 +127,12 @@ def measure_training(cell: CellConfig, bench: Workbench) -> Result:
             model.transformer,
             prepared,
             rows,
-            post_training(training, cell.optim, cell.lora, cell.ema, 0),
+            training,
             Path(folder),
+            optim=cell.optim,
+            lora=cell.lora,
+            ema=cell.ema,
+            seed=0,
             velocity_of=model.velocity,
             negative_condition=negative,
             on_log=on_log,
@@ -148,11 +152,10 @@ class SoarSteps:
     """One SOAR update without the loop around it: ours, and written the obvious way."""
 
     def __init__(self, cell: CellConfig, bench: Workbench) -> None:
-        assert isinstance(cell.method, SoarConfig)
         assert cell.optim is not None
         self.model = bench.load(cell)
         self.transformer = self.model.transformer.requires_grad_(True).train()
-        self.method = Soar(cell.method, shift=self.model.training_shift)
+        self.method = cast(Soar, bench.method(cell, self.model))
         self.batch = _collected(cell, self.model, self.method, bench.device)
         self.velocity = self.model.velocity()
         self.device = bench.device
@@ -224,7 +227,7 @@ def measure_race(cell: CellConfig, bench: Workbench) -> Result:
     }
 
 
-def _collected(cell: CellConfig, model: SD3Model, method: Soar, device: torch.device) -> Batch:
+def _collected(cell: CellConfig, model: ImageModel, method: Soar, device: torch.device) -> Batch:
     rows = random_rows(cell, model)
     negative = model.encode_prompts([""])
     condition = {

@@ -12,8 +12,7 @@ from rich.table import Table
 
 from baselines.config import LoraConfig
 from soarbench.common.errors import UserError
-from soarbench.models.sd3.architecture import architecture_of
-from soarbench.planning.demand import Request, gpus, read_request
+from soarbench.planning.demand import PlanOptions, Request, gpus, read_request
 from soarbench.planning.memory_and_time import (
     GB,
     Demand,
@@ -62,9 +61,7 @@ class Planner:
 
     def plan(self, demand: Demand, gpu: Gpu, utilisation: float) -> MethodPlan:
         """What a demand needs on a kind of GPU, of whose peak training reaches a share."""
-        from soarbench.planning.method import forward_equivalents
-
-        meta, architecture = self._meta(demand), architecture_of(demand.model)
+        meta = self._meta(demand)
         key = repr((demand.lora, demand.model))
         if key not in self._flops:
             self._flops[key] = meta.forward_flops()
@@ -74,7 +71,6 @@ class Planner:
             time=time_plan(
                 demand,
                 gpu,
-                forward_equivalents=forward_equivalents(demand, architecture),
                 forward_flops=self._flops[key],
                 utilisation=utilisation,
             ),
@@ -85,16 +81,16 @@ class Planner:
     def _meta(self, demand: Demand) -> MetaModel:
         from soarbench.planning.fake_transformer import MetaModel
 
-        return MetaModel(architecture_of(demand.model), demand.model, demand.loop)
+        return MetaModel(demand.model.architecture(), demand.model, demand.training, demand.lora)
 
     def memory(self, demand: Demand) -> dict[str, float]:
         """Bytes on each GPU, by what they are."""
-        meta, loop = self._meta(demand), demand.loop
-        mode = (loop.gradient_checkpointing, loop.mixed_precision, demand.model_rows)
+        meta, training = self._meta(demand), demand.training
+        mode = (training.gradient_checkpointing, training.mixed_precision, demand.model_rows)
         key = repr((demand.lora, mode, demand.model.resolution, demand.model.max_sequence_length))
         if key not in self._activations:
             self._activations[key] = meta.activation_bytes(demand.model_rows)
-        architecture = architecture_of(demand.model)
+        architecture = demand.model.architecture()
         return memory_rows(demand, architecture, meta.parameters(), self._activations[key])
 
     def remedies(self, demand: Demand, memory_gb: float) -> list[str]:
@@ -111,19 +107,19 @@ class Planner:
 
 def alternatives(demand: Demand) -> Iterator[tuple[str, Demand]]:
     """Changes that save memory, as they are typed; those that leave the result alone first."""
-    loop = demand.loop
+    training = demand.training
     checkpointing = "training.gradient_checkpointing=true"
 
-    def changed(**values: typing.Any) -> Demand:  # noqa: ANN401 (fields of the loop)
-        return replace(demand, loop=replace(loop, **values))
+    def changed(**values: typing.Any) -> Demand:  # noqa: ANN401 (fields of ``training``)
+        return replace(demand, training=replace(training, **values))
 
     spare = changed(gradient_checkpointing=True)
-    if not loop.gradient_checkpointing:
+    if not training.gradient_checkpointing:
         yield checkpointing, spare
     sizes = [n for n in range(demand.micro_batch_size - 1, 0, -1) if demand.rows % n == 0]
     for size in dict.fromkeys([*sizes[:1], *sizes[-1:]]):
         yield f"training.micro_batch_size={size}", changed(micro_batch_size=size)
-    if sizes and not loop.gradient_checkpointing:
+    if sizes and not training.gradient_checkpointing:
         words = f"training.micro_batch_size=1 {checkpointing}"
         yield words, changed(micro_batch_size=1, gradient_checkpointing=True)
     could_shard = demand.parallelism == "ddp" and demand.optim.optimizer == "adamw"
@@ -135,11 +131,11 @@ def alternatives(demand: Demand) -> Iterator[tuple[str, Demand]]:
         eight_bit = replace(demand.optim, optimizer="adamw_8bit")
         yield f"optim.optimizer=adamw_8bit {checkpointing}", replace(spare, optim=eight_bit)
     if demand.lora is None:
-        adapter = changed(lora=LoraConfig(), gradient_checkpointing=True)
+        adapter = replace(spare, lora=demand.model.adapted(LoraConfig()))
         yield f"lora={{rank:32,alpha:64}} {checkpointing}", adapter
 
 
-def plan(words: Sequence[str], *, console: Console) -> int:
+def plan(options: PlanOptions, words: Sequence[str], *, console: Console) -> int:
     """Print what every method needs.
 
     Returns:
@@ -148,7 +144,7 @@ def plan(words: Sequence[str], *, console: Console) -> int:
     Raises:
         UserError: The request is wrong, or a method does not fit; says what would.
     """
-    request = read_request(words)
+    request = read_request(options, words)
     planner = Planner()
     plans = {}
     for method, demand in request.demands.items():

@@ -12,21 +12,25 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from baselines.config import ADDRESS as ADDRESS
 from soarbench.common.errors import ConfigError
 
 T = typing.TypeVar("T")
 TARGET = "_target_"
+_MOST_LISTED = 20
 _SCALARS: dict[object, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "true or false"),
     int: ((int,), "an integer"),
     float: ((int, float), "a number"),
     str: ((str,), "text"),
+    Path: ((str,), "a path"),
 }
 
 
@@ -53,7 +57,9 @@ class Component:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A remedy for a misspelt word: the closest known ones, or all of them."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    # A list of a hundred names is no remedy.
+    cutoff = 0.6 if len(names) <= _MOST_LISTED else 0.0
+    close = difflib.get_close_matches(word, names, n=3, cutoff=cutoff)
     if close:
         return "did you mean " + " or ".join(repr(name) for name in close) + "?"
     return "choose one of " + ", ".join(names) if names else "there are none"
@@ -126,6 +132,9 @@ def _scalar(hint: object, value: object, key: str) -> object:
     accepted, wanted = _SCALARS[hint]
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{key}={value!r} must be {wanted}")
+    if hint is Path:
+        # Unlike Path's own, it leaves a user that does not exist as it is.
+        return Path(os.path.expanduser(str(value)))
     return float(value) if hint is float and isinstance(value, int) else value
 
 
@@ -199,16 +208,6 @@ def _union(members: Sequence[object], value: object, key: str) -> object:
     rest = [member for member in members if member is not type(None)]
     if len(rest) == 1:
         return convert(rest[0], value, key)
-    if isinstance(value, Mapping):
-        for kind in rest:
-            if isinstance(kind, type) and _dotted(kind) == value.get(TARGET):
-                return _nested(kind, value, key)
-        classes = [_dotted(k) for k in rest if isinstance(k, type) and dataclasses.is_dataclass(k)]
-        if classes and TARGET not in value:
-            raise ConfigError(f"{key}.{TARGET} is missing: it says which class this is")
-        if classes:
-            hint = did_you_mean(str(value[TARGET]), classes)
-            raise ConfigError(f"{key}.{TARGET}={value[TARGET]!r}: {hint}")
     for member in rest:
         is_text = member is str and isinstance(value, str)
         if is_text or (typing.get_origin(member) is dict and isinstance(value, Mapping)):

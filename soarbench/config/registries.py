@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
-from omegaconf import DictConfig, OmegaConf
-
 from evaluators.base import JudgeConfig
 from soarbench.common.errors import ConfigError
+from soarbench.common.plugins import conf_folders
 from soarbench.common.strict import convert, did_you_mean
 from soarbench.config.compose import compose_choices, options, registered
 from soarbench.config.suites import SuiteConfig
@@ -18,7 +17,7 @@ Judges = dict[str, JudgeConfig]
 
 def every_judge() -> Judges:
     """Every judge there is, as its YAML says."""
-    return _judges(registered("judge"))
+    return _judges(registered("judge", conf_folders()))
 
 
 def require_judges(names: Iterable[str], judges: Collection[str]) -> None:
@@ -45,7 +44,7 @@ def judges_of(
         ConfigError: A judge or key is unknown, or a value cannot work.
     """
     config = compose_choices([_any_grid(), f"model={model}"])
-    values = _section(config, "judge")
+    values = config.plain("judge")
     assert isinstance(values, dict)
     require_judges(changes, values)
     return _judges({name: {**entry, **changes.get(name, {})} for name, entry in values.items()})
@@ -68,7 +67,7 @@ def suite_named(name: str) -> SuiteConfig:
         raise ConfigError(f"suite={name!r} does not exist: {did_you_mean(name, known)}")
     # Under a name of its own: the grid's task has suites too.
     config = compose_choices([_any_grid(), f"+suite@asked={name}"])
-    suite = convert(SuiteConfig, _section(config, "asked"), f"suite.{name}")
+    suite = convert(SuiteConfig, config.plain("asked"), f"suite.{name}")
     assert isinstance(suite, SuiteConfig)
     return suite
 
@@ -76,7 +75,3 @@ def suite_named(name: str) -> SuiteConfig:
 def _any_grid() -> str:
     """Sizes refer to a budget, which a composition has; which grid it is of does not matter."""
     return f"grid={options('grid')[0]}"
-
-
-def _section(config: DictConfig, key: str) -> object:
-    return OmegaConf.to_container(OmegaConf.select(config, key), resolve=True)

@@ -179,7 +179,8 @@ def _plain(
         )
     if not items:
         raise UserError(
-            f"images={folder} has {len(paths)} images without prompts; add prompts=FILE "
+            f"images={folder} has {len(paths)} images without prompts; add "
+            "suites.NAME.prompts=FILE "
             "(one prompt a line, in the order of the images)"
         )
     share = images_per_prompt or max(len(paths) // len(items), 1)

@@ -105,6 +105,7 @@ class LabGenEvalConfig(GenEvalFacts):
     kind = "lab_geneval"
     summary = "the laboratory's exact GenEval"
     packages = ("scipy",)
+    code = (*GenEvalFacts.code, "soarbench.lab.world.oracles")
 
     class_names = SHAPES
     color_names = COLORS
@@ -121,6 +122,7 @@ class OracleGenEvalConfig(LabGenEvalConfig):
     kind = "oracle_geneval"
     title = "GenEval (oracle)"
     is_oracle = True
+    oracle_of = ("clipscore",)
 
 
 class _OfAssets(ScorerConfig):
@@ -182,6 +184,7 @@ class OracleAestheticConfig(JudgeConfig):
     unit = "points, 1..10"
     value_range = (1.0, 10.0)
     is_oracle = True
+    oracle_of = ("aesthetic",)
     packages = ("scipy",)
 
     def build(self) -> OracleAesthetic:

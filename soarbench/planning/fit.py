@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from soarbench.cli.plan import Planner, refuse
 from soarbench.config.run import LauncherConfig
-from soarbench.config.settings import CellConfig, post_training
-from soarbench.models.sd3.architecture import UnknownArchitecture
+from soarbench.grid.cell import CellConfig
+from soarbench.models.base import UnknownArchitecture
 from soarbench.planning.demand import judges_gb
 from soarbench.planning.memory_and_time import GB, Demand, gigabytes
 
@@ -25,7 +25,9 @@ def demand_of(cell: CellConfig, launcher: LauncherConfig) -> Demand:
         model=cell.model,
         method=cell.method,
         optim=cell.optim,
-        loop=post_training(cell.training, cell.optim, cell.lora, cell.ema, 0),
+        training=cell.training,
+        lora=cell.lora,
+        ema=cell.ema,
         num_processes=launcher.num_processes,
         parallelism=launcher.parallelism,
         judges_gb=judges_gb(cell.judges, judging, cell.rewards, launcher.num_processes),

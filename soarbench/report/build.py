@@ -16,8 +16,7 @@ from rich.text import Text
 from soarbench.common.errors import ConfigError
 from soarbench.common.files import make_writable, write_atomically
 from soarbench.common.strict import did_you_mean
-from soarbench.config.figure_formats import FORMATS
-from soarbench.grid.checkpoint_rule import LAST
+from soarbench.config.run import FORMATS
 from soarbench.report.numbers.budgets import MatchedTable, matched_tables
 from soarbench.report.numbers.curves import CurvePoint, build_curves
 from soarbench.report.numbers.layout import layout_csv, measured_layout
@@ -32,11 +31,12 @@ from soarbench.report.numbers.reference import (
     published_table,
 )
 from soarbench.report.numbers.samples import Samples, read_samples
-from soarbench.report.numbers.tables import BASELINE, Panels, TaskTable, build_tables
+from soarbench.report.numbers.tables import Panels, TaskTable, build_tables
 from soarbench.report.numbers.thresholds import Crossing, crossings
 from soarbench.report.numbers.trace import trace_csv
 from soarbench.report.options import ReportOptions
 from soarbench.report.page.page import PageContent, page_html
+from soarbench.report.source import GridCells, stale_notes
 from soarbench.report.text.budgets import matched_csv, threshold_csv
 from soarbench.report.text.latex import latex
 from soarbench.report.text.markdown import markdown
@@ -47,7 +47,7 @@ from soarbench.report.text.tables import (
     summary,
     table_csv,
 )
-from soarbench.store.cells import Cell, PlannedCell, read_cells
+from soarbench.store.cells import Cell, finished_and_holes
 
 if TYPE_CHECKING:
     from soarbench.report.figures.figure_set import FigureSet
@@ -116,30 +116,12 @@ class Report:
         yield Text(f"Report: {self.folder}")
 
 
-def build_report(
-    grid_folder: Path,
-    results_folder: Path,
-    *,
-    grid: str,
-    planned: Sequence[PlannedCell] | None = None,
-    baseline: str = BASELINE,
-    show_published: bool = False,
-    checkpoint_rule: str = LAST,
-    formats: Sequence[str] = FORMATS,
-    options: ReportOptions | None = None,
-) -> Report:
-    """Write a grid's report to ``results_folder / grid``; every file whole or not at all.
+def build_report(source: GridCells, options: ReportOptions | None = None) -> Report:
+    """Write a grid's report to ``results_dir/GRID``; every file whole or not at all.
 
     Args:
-        grid_folder: ``runs/<grid>``.
-        results_folder: ``results``; published values lie in its ``reference`` folder, that of a
-            folder above, or that of the checkout.
-        grid: Name of the grid.
-        planned: The launch's cells; None reports all that the folder holds.
-        baseline: Method that differences are taken to.
-        show_published: Also draw the paper's curves. Only where the protocol is the paper's.
-        checkpoint_rule: Which step of each method the figures mark.
-        formats: What figures are written as.
+        source: The cells and where the report goes. Published values lie in the ``reference``
+            folder of the results, that of a folder above, or that of the checkout.
         options: Axes of the curves and thresholds; None takes the usual ones.
 
     Returns:
@@ -150,21 +132,30 @@ def build_report(
         UserError: The folder cannot be written to.
     """
     options = options or ReportOptions()
-    cells, holes = read_cells(grid_folder, planned)
+    grid, formats = source.grid, source.formats
+    cells, holes = finished_and_holes(source.cells, str(source.folder))
     refuse_unlike(cells)
     panels, more_holes = build_panels(cells)
-    tables = build_tables(cells, panels, [*holes, *more_holes], baseline=baseline)
+    tables = build_tables(cells, panels, [*holes, *more_holes], baseline=source.baseline)
     _refuse_unknown(options.thresholds, tables)
     curves = build_curves(cells, panels, tables)
     from soarbench.report.figures.figure_set import write_figures
 
-    reference = reference_folder(results_folder)
+    reference = reference_folder(source.results_dir)
     published = published_table(reference, grid)
-    folder = results_folder / grid
+    folder = source.results_dir / grid
     make_writable(folder, "results_dir")
-    _write_curves(curves, folder, reference if show_published else None, options.axes, formats)
+    _write_curves(
+        curves, tables, folder, reference if source.show_published else None, options.axes, formats
+    )
     figures = write_figures(
-        cells, panels, tables, curves, folder, checkpoint_rule=checkpoint_rule, formats=formats
+        cells,
+        panels,
+        tables,
+        curves,
+        folder,
+        checkpoint_rule=source.checkpoint_rule,
+        formats=formats,
     )
     report = Report(
         grid=grid,
@@ -179,7 +170,11 @@ def build_report(
         published=published,
         gaps=tuple(dict.fromkeys(gap for table in tables for gap in table.gaps())),
         figures=figures,
-        notes=(*figures.notes, *_missing_published(grid, published, reference)),
+        notes=(
+            *stale_notes(cells),
+            *figures.notes,
+            *_missing_published(grid, published, reference),
+        ),
     )
     _write_tables(report)
     _write_page(report)
@@ -279,6 +274,7 @@ def _summary(report: Report) -> dict[str, object]:
 
 def _write_curves(
     curves: Sequence[CurvePoint],
+    tables: Sequence[TaskTable],
     folder: Path,
     reference: Path | None,
     axes: Sequence[str],
@@ -290,11 +286,12 @@ def _write_curves(
     for path in folder.glob("curves*"):
         if path.suffix.removeprefix(".") in FORMATS:
             path.unlink()
+    facts = {name: about for table in tables for name, about in table.facts.items()}
     points = published_curves(reference) if reference is not None else ()
     for axis in axes if curves else ():
         if axis != "step" and not any(axis in point.spent for point in curves):
             continue
-        figure = draw_curves(curves, x=axis, published=points)
+        figure = draw_curves(curves, facts, x=axis, published=points)
         name = "curves" if axis == "step" else f"curves_{axis}"
         for suffix in formats:
             write_atomically(folder / f"{name}.{suffix}", partial(save, figure, file_format=suffix))

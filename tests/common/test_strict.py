@@ -41,7 +41,6 @@ class Outer:
     flag: bool = False
     kind: Literal["a", "b"] = "a"
     inner: Inner | None = None
-    either: Inner | Other | None = None
     pair: tuple[float, float] = (0.0, 1.0)
     words: tuple[str, ...] = ()
     weights: dict[str, float] | str | None = None
@@ -58,7 +57,6 @@ def test_builds_nested_values_and_turns_integers_into_floats() -> None:
             "name": "x",
             "share": 1,
             "inner": {"size": 3},
-            "either": {"_target_": f"{HERE}.Other", "rate": 2},
             "pair": [1, 2],
             "words": ["a"],
             "weights": {"a": 1},
@@ -70,7 +68,6 @@ def test_builds_nested_values_and_turns_integers_into_floats() -> None:
         name="x",
         share=1.0,
         inner=Inner(size=3),
-        either=Other(rate=2.0),
         pair=(1.0, 2.0),
         words=("a",),
         weights={"a": 1.0},
@@ -92,8 +89,6 @@ def test_builds_nested_values_and_turns_integers_into_floats() -> None:
         ({"name": "x", "kind": "c"}, "top.kind='c' must be one of a, b"),
         ({"name": "x", "inner": 3}, "top.inner=3 must be a group of keys"),
         ({"name": "x", "inner": {"size": 0}}, "top.inner: size=0: must be at least 1"),
-        ({"name": "x", "either": {"rate": 1.0}}, "top.either._target_ is missing"),
-        ({"name": "x", "either": {"_target_": f"{HERE}.Othr"}}, "did you mean"),
         ({"name": "x", "pair": [1]}, "top.pair=[1] must have 2 entries"),
         ({"name": "x", "words": "a"}, "top.words='a' must be a list"),
         ({"name": "x", "words": [1]}, "top.words[0]=1 must be text"),

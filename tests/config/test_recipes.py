@@ -8,14 +8,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from omegaconf import OmegaConf
 
-from baselines.config import FlowGrpoConfig, SoarConfig
+from baselines.flow_grpo_config import FlowGrpoConfig
+from baselines.soar_config import SoarConfig
 from soarbench.common.errors import UserError
 from soarbench.config.compose import CONF, compose_choices
 from soarbench.config.registries import suite_named
-from soarbench.config.settings import CellConfig
 from soarbench.evaluation.suites import PromptFile, num_available
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
 
 TABLE = Path(__file__).parents[2] / "results" / "reference" / "hyperparameters.csv"
@@ -107,8 +107,7 @@ def test_the_table_beside_the_sources_is_what_the_recipes_say(method: str) -> No
     config = compose_choices(choices)
     table = published_values(method)
     for key, value in table.items():
-        found = OmegaConf.select(config, key)
-        found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+        found = config.plain(key)
         assert found == (float(value) if isinstance(found, float) else value), key
     recipe = yaml.safe_load((CONF / f"recipe/sd35_medium/{method}.yaml").read_text())
     assert leaves({k: v for k, v in recipe.items() if k != "defaults"}) <= table.keys()

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from baselines.config import TrainingConfig
 from evaluators.preference.clipscore import ClipScoreConfig
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.config.compose import CONF, parse_overrides, run_settings
 from soarbench.config.registries import every_judge, judges_of, suite_named
-from soarbench.config.settings import SamplingConfig, TrainingConfig
+from soarbench.config.settings import SamplingConfig
 from soarbench.evaluation.suites import OfficialGenEval
 from soarbench.grid.expand import expand
 
@@ -90,7 +91,7 @@ def grid_of_task(task: str) -> str:
         (["budget.steps=0"], "steps=0"),
         (["seeds=[]"], "seeds=[]: give different non-negative integers"),
         (["seeds=[1,1]"], "seeds=[1, 1]"),
-        (["seeds=1"], "seeds=1 must be a list, e.g. [1]"),
+        (["seeds=a"], "seeds[0]='a' must be an integer"),
         (["figure_formats=[pdf]"], "png must be among them"),
         (["figure_formats=[gif]"], "must be one of png, pdf, svg"),
         (["grid.checkpoint_rule=best"], "must be last, or best:NAME"),
@@ -105,7 +106,7 @@ def grid_of_task(task: str) -> str:
         (["reward=null", "task=aesthetic"], "has no reward, which flow_grpo needs"),
         (["training.save_steps=3"], "multiple of the method's updates_per_collection=2"),
         (["training.batch_size=31"], "multiple of the method's group_size=8"),
-        (["training.num_snapshots=7"], "more than training.steps=6"),
+        (["training.num_snapshots=7"], "must be at most training.steps=6"),
         (["suites.drawbench.judges=[beauty]"], "'beauty' does not exist"),
         (["suites.drawbench.judges=[clipscore]"], "decides by 'aesthetic', which no suite"),
         (["suites.drawbench.images_per_prompt=0"], "images_per_prompt=0: must be at least 1"),
@@ -116,7 +117,7 @@ def grid_of_task(task: str) -> str:
         (["+method.new=1"], "keys cannot be added or removed"),
         (["~seeds"], "keys cannot be added or removed"),
         (["method.aux_weight=0,1"], "only method and task take several values"),
-        (["suite=lab_ocr"], "no cell has a key 'suite'"),
+        (["suite=lab_ocr"], "there is no key 'suite' here; did you mean 'suites'"),
         (["suites.drawbench._target_=nothing.Suite"], "suites.drawbench._target_='nothing.Suite'"),
         (["judge.ocr._target_=3"], "judge.ocr"),
         (["judge=ocr"], "judge='ocr' must be a group of keys"),
@@ -174,9 +175,9 @@ def test_a_judge_takes_its_own_keys() -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("judge.clipscore.wights=/w", "'judge.clipscore.wights': did you mean 'weights'"),
+        ("judge.clipscore.wights=/w", "here; did you mean 'judge.clipscore.weights'"),
         ("judge.clipscore.batch_size=0", "must be at least 1"),
-        ("judge.clipscor.weights=/w", "no cell has a key 'judge.clipscor.weights'"),
+        ("judge.clipscor.weights=/w", "here; did you mean 'judge.clipscore.weights'"),
     ],
 )
 def test_what_a_judge_does_not_take_is_refused(word: str, message: str) -> None:
@@ -185,5 +186,5 @@ def test_what_a_judge_does_not_take_is_refused(word: str, message: str) -> None:
 
 
 def test_an_exact_judge_takes_no_weights() -> None:
-    with pytest.raises(ConfigError, match=r"unknown key 'judge\.geneval\.detector'"):
+    with pytest.raises(ConfigError, match=r"there is no key 'judge\.geneval\.detector'"):
         expand(["grid=main_table", "judge.geneval.detector=/w"])

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from soarbench.common.errors import ConfigError
-from soarbench.config.settings import CellConfig
-from soarbench.grid.expand import expand, weights_digest
-from soarbench.models.config import ModelConfig
+from soarbench.grid.cell import CellConfig
+from soarbench.grid.expand import expand
+from soarbench.models.sd3.config import Sd3Config
 
 
 def cells_of(arguments: list[str]) -> list[CellConfig]:
@@ -89,8 +89,8 @@ def test_other_weights_are_other_cells(overrides: list[str], tmp_path: Path) -> 
 
 
 def test_a_hub_id_is_its_own_digest() -> None:
-    model = ModelConfig(name="x", path="org/name", resolution=64, revision="abc")
-    assert weights_digest(model) == "org/name@abc"
+    model = Sd3Config(name="x", path="org/name", resolution=64, revision="abc")
+    assert model.weights_digest() == "org/name@abc"
 
 
 def test_rewards_become_a_mixture_of_the_reward_method_alone(overrides: list[str]) -> None:

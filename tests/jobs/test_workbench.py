@@ -12,15 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 from safetensors.torch import load_file
+from soarbench.store.cell_folder import CellFolder
 
 from soarbench.cli.run import run_plan
 from soarbench.common.errors import UserError
 from soarbench.config.registries import suite_named
-from soarbench.config.settings import CellConfig
 from soarbench.data.rows import EncodedRows
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
 from soarbench.jobs.workbench import Workbench
-from soarbench.store.cell_folder import CellFolder
 from tests.fakes import SMALL
 from tests.tiny import build_tiny_pipeline
 

@@ -11,13 +11,14 @@ from scipy.stats import spearmanr
 from evaluators.ocr.evaluator import OcrConfig
 from soarbench.lab import judges
 from soarbench.lab.assets import ASSETS, asset_dir, manifest
-from soarbench.lab.build.card import base_samples, lab_model_config, pair_accuracy
+from soarbench.lab.build.card import base_samples, pair_accuracy
+from soarbench.lab.config import LabModelConfig
 from soarbench.models.sd3.model import SD3Model
 
 
 @pytest.fixture(scope="module")
 def model():
-    return SD3Model.load(lab_model_config())
+    return SD3Model.load(LabModelConfig())
 
 
 @pytest.fixture(scope="module")

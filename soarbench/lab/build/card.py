@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 from evaluators.base import Evaluator, Sample
 from evaluators.ocr.evaluator import OcrConfig
 from soarbench.evaluation.seeds import evaluation_noise
+from soarbench.lab.config import LabModelConfig
 from soarbench.lab.judges import (
     LabAestheticConfig,
     LabClipScoreConfig,
@@ -25,7 +26,6 @@ from soarbench.lab.suites import LabSuite, Part
 from soarbench.lab.world.grammar import TASKS, all_compositions, lay_out, split, training_sample
 from soarbench.lab.world.oracles import detect
 from soarbench.lab.world.scenes import CLEAN_STYLE, Pixels, Scene, render
-from soarbench.models.config import LABORATORY, ModelConfig
 from soarbench.models.sd3.model import SD3Model
 
 STEPS, GUIDANCE_SCALE, IMAGES_PER_PROMPT = 20, 3.0, 4
@@ -132,7 +132,7 @@ def _values(evaluator: Evaluator, samples: Sequence[Sample]) -> list[float]:
 
 def measure() -> dict[str, object]:
     """Every number of the card."""
-    model = SD3Model.load(lab_model_config())
+    model = SD3Model.load(LabModelConfig())
     drawn = base_samples(model, "geneval", IMAGES_PER_PROMPT)
     truth = _values(OracleAesthetic(), drawn)
     rated = _values(LabAestheticConfig().build(), drawn)
@@ -153,17 +153,6 @@ def measure() -> dict[str, object]:
             if isinstance(part, torch.nn.Module)
         },
     }
-
-
-def lab_model_config() -> ModelConfig:
-    """The laboratory's model, as ``conf/model/lab.yaml`` describes it."""
-    return ModelConfig(
-        name=LABORATORY,
-        path=LABORATORY,
-        resolution=64,
-        max_sequence_length=0,
-        load_text_encoder_3=False,
-    )
 
 
 def write_card(work_dir: Path, assets: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from soarbench.common.files import read_json
-from soarbench.report.numbers.metrics import BASE, method_title, metric_of
+from soarbench.report.numbers.names import BASE, method_title
 from soarbench.report.numbers.reference import AS_PUBLISHED, PublishedTable
 from soarbench.report.numbers.tables import MethodRow, TaskTable
 from soarbench.report.text.tables import NOTHING, csv_text, value_text
@@ -46,15 +45,14 @@ def _numbers(table: TaskTable, row: MethodRow, *, is_only: bool) -> dict[str, st
     if "optimizer_steps" in row.budget:
         texts["Steps"] = f"{row.budget['optimizer_steps']:.0f}"
     for name in table.metrics:
-        title = metric_of(name).title
+        title = table.facts[name].title
         head = title if is_only else f"{title} (task {table.task})"
-        texts[head] = value_text(row.estimates.get(name), name)
+        texts[head] = value_text(row.estimates.get(name), table.facts[name])
     return texts
 
 
 def _model(cell: Cell) -> Mapping[str, object]:
-    config = read_json(cell.folder / "config.json").get("config")
-    model = config.get("model") if isinstance(config, dict) else None
+    model = cell.config.get("model")
     return model if isinstance(model, dict) else {}
 
 

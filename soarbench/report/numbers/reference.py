@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from soarbench.report.numbers.metrics import method_title, metric_of
+from soarbench.report.numbers.names import method_title
 from soarbench.store.cells import StoreError
 
 AS_PUBLISHED = "as published"
@@ -17,6 +17,12 @@ PUBLISHED_MODEL = ("sd35_medium", 512)
 #: Grids that the paper has values for.
 PUBLISHED_GRIDS = ("main_table", "reward_specific")
 SOURCE = "arXiv:2604.12617, SD3.5-Medium at 512 px"
+#: The published tables' own headings, by the columns of ``paper_table.csv``.
+_HEADS = {
+    "model": "Model", "iterations": "Steps", "resolution": "Resolution",
+    "geneval": "GenEval", "ocr": "OCR", "pickscore": "PickScore", "clipscore": "CLIPScore",
+    "hpsv21": "HPSv2.1", "aesthetic": "Aesthetic", "imagereward": "ImageReward",
+}  # fmt: skip
 _NAMES = {method_title(method): method for method in ("sft", "soar", "flow_grpo")}
 
 
@@ -29,7 +35,7 @@ class PublishedPoint:
         metric: What was measured.
         method: Name, as ours.
         step: Optimiser steps.
-        value: The number; the paper gives no interval.
+        text: The number as published; there is no interval.
         read_from: ``text``, or ``figure`` when it was read off the plot.
     """
 
@@ -37,8 +43,13 @@ class PublishedPoint:
     metric: str
     method: str
     step: int
-    value: float
+    text: str
     read_from: str
+
+    @property
+    def value(self) -> float:
+        """The number."""
+        return float(self.text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +77,7 @@ def published_curves(folder: Path) -> list[PublishedPoint]:
             metric=row["metric"],
             method=row["method"],
             step=int(row["step"]),
-            value=float(row["value"]),
+            text=row["value"],
             read_from=row["read_from"],
         )
         for row in _rows(folder / "paper_curves.csv", ("task", "metric", "method", "step", "value"))
@@ -91,8 +102,7 @@ def _main_table(folder: Path) -> PublishedTable | None:
     if not rows:
         return None
     names = list(rows[0])
-    heads = {"model": "Model", "iterations": "Steps", "resolution": "Resolution"}
-    columns = tuple(heads.get(name) or metric_of(name).title for name in names)
+    columns = tuple(_HEADS.get(name, name) for name in names)
     return PublishedTable(
         columns=columns, rows=tuple(tuple(row[name] for name in names) for row in rows)
     )
@@ -103,18 +113,15 @@ def _last_values(points: Sequence[PublishedPoint]) -> PublishedTable | None:
         return None
     last = max(point.step for point in points)
     panels = list(dict.fromkeys((point.task, point.metric) for point in points))
-    value = {(point.method, point.task, point.step): point.value for point in points}
+    value = {(point.method, point.task, point.step): point.text for point in points}
     methods = [method for method in _NAMES.values() if (method, panels[0][0], last) in value]
 
     def texts(method: str, step: int) -> list[str]:
-        return [
-            f"{value[method, task, step]:.{metric_of(metric).decimals - 1}f}"
-            for task, metric in panels
-        ]
+        return [value[method, task, step] for task, _ in panels]
 
     rows = [("Base", "0", *texts(methods[0], 0))]
     rows += [(method_title(method), str(last), *texts(method, last)) for method in methods]
-    heads = [f"{metric_of(metric).title} (task {task})" for task, metric in panels]
+    heads = [f"{_HEADS.get(metric, metric)} (task {task})" for task, metric in panels]
     return PublishedTable(columns=("Method", "Steps", *heads), rows=tuple(rows))
 
 

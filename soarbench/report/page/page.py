@@ -10,9 +10,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from soarbench import __version__
-from soarbench.config.settings import first_stage
+from soarbench.config.stages import first_stage
 from soarbench.report.numbers.budgets import MatchedTable, trained_rows
-from soarbench.report.numbers.metrics import BASE, method_title, step_title
+from soarbench.report.numbers.names import BASE, method_title, step_title
 from soarbench.report.numbers.reference import AS_PUBLISHED, SOURCE, PublishedTable
 from soarbench.report.numbers.samples import Sample, Samples
 from soarbench.report.numbers.tables import TaskTable
@@ -29,10 +29,11 @@ from soarbench.report.page.tables import (
 )
 from soarbench.report.text.budgets import (
     COUNTER_TITLES,
-    THRESHOLD_NOTE,
+    early_note,
     level_text,
     matched_findings,
     matched_note,
+    threshold_note,
 )
 from soarbench.store.cells import Cell
 
@@ -98,7 +99,7 @@ def _values(content: PageContent, folder: Path) -> dict[str, object]:
         "matched": _matched(content.matched),
         "matched_note": matched_note(content.matched),
         "thresholds": _thresholds(content.crossings),
-        "threshold_note": THRESHOLD_NOTE,
+        "threshold_note": threshold_note(content.crossings),
         "figures": figures(folder),
         "samples": sampled,
         "samples_note": sample_note,
@@ -113,9 +114,10 @@ def _values(content: PageContent, folder: Path) -> dict[str, object]:
 
 
 def _summary(table: TaskTable, matched: Sequence[MatchedTable]) -> dict[str, object]:
-    """A task in words: at the last steps, and at the least cost that all methods reached."""
+    """A task in words: at the last steps, and at the least cost at which methods compare."""
     groups = [{"title": "At the last step:", "findings": table.findings()}]
-    first = next((one for one in matched if one.table.task == table.task), None)
+    own = (one for one in matched if one.table.task == table.task)
+    first = next((one for one in own if matched_findings(one)), None)
     if first is not None:
         amount = f"{first.level:,.0f} {COUNTER_TITLES[first.counter]}"
         groups.append({"title": f"At equal cost, {amount}:", "findings": matched_findings(first)})
@@ -150,7 +152,7 @@ def _matched(matched: Sequence[MatchedTable]) -> list[dict[str, object]]:
 def _level(one: MatchedTable) -> dict[str, object]:
     caption = f"Task {one.table.task}, {level_text(one)}"
     table = methods_table(one.table, trained_rows(one.table), caption)
-    return {"table": table, "findings": matched_findings(one)}
+    return {"table": table, "note": early_note(one), "findings": matched_findings(one)}
 
 
 def _thresholds(crossings: Sequence[Crossing]) -> list[DataTable]:

@@ -7,9 +7,8 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 
 from soarbench import __version__
-from soarbench.common.files import read_json
 from soarbench.common.provenance import UNKNOWN
-from soarbench.report.numbers.metrics import method_title, metric_of
+from soarbench.report.numbers.names import method_title
 from soarbench.report.numbers.protocols import differing, task_protocols
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.page.tables import DataTable, plain_table
@@ -25,7 +24,7 @@ def configurations(cells: Sequence[Cell]) -> list[dict[str, str]]:
 
 
 def _configuration(task: str, method: str, cells: Sequence[Cell]) -> dict[str, str]:
-    first, *others = [_config(cell) for cell in cells]
+    first, *others = [cell.config for cell in cells]
     fields = sorted(
         {line.partition(":")[0] for other in others for line in differing(first, other)}
     )
@@ -41,11 +40,6 @@ def _configuration(task: str, method: str, cells: Sequence[Cell]) -> dict[str, s
     }
 
 
-def _config(cell: Cell) -> Mapping[str, object]:
-    config = read_json(cell.folder / "config.json").get("config")
-    return config if isinstance(config, dict) else {}
-
-
 def protocols(cells: Sequence[Cell], tables: Sequence[TaskTable]) -> list[dict[str, str]]:
     """The protocol behind the fingerprint of every number of the tables."""
     stored = task_protocols(cells)
@@ -54,7 +48,7 @@ def protocols(cells: Sequence[Cell], tables: Sequence[TaskTable]) -> list[dict[s
         for name in table.metrics:
             facts = stored.get((table.task, table.suites[name], name))
             text = "not kept" if facts is None else json.dumps(facts, indent=1, ensure_ascii=False)
-            title = f"{metric_of(name).title}, task {table.task}, suite {table.suites[name]}"
+            title = f"{table.facts[name].title}, task {table.task}, suite {table.suites[name]}"
             found.append({"title": f"{title}: {table.fingerprints[name]}", "text": text})
     return found
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from soarbench.report.numbers.estimates import Comparison
-from soarbench.report.numbers.metrics import method_title, metric_of
+from soarbench.report.numbers.names import method_title
 from soarbench.report.numbers.tables import BUDGET_COLUMNS, MethodRow, TaskTable
 from soarbench.report.numbers.thresholds import Crossing
 from soarbench.report.numbers.trace import TRACE_COLUMNS, trace_lines
@@ -14,6 +14,7 @@ from soarbench.report.text.budgets import THRESHOLD_HEADS, threshold_rows, thres
 from soarbench.report.text.tables import NOTHING, difference_text, seeds_text, value_text
 from soarbench.stats import Verdict
 from soarbench.store.cells import Cell
+from soarbench.store.facts import MetricFacts
 
 _MARKS = {Verdict.BETTER: "better", Verdict.WORSE: "worse", Verdict.NOT_DISTINGUISHABLE: "open"}
 
@@ -65,12 +66,13 @@ def _leading(text: str) -> float | None:
 def methods_table(table: TaskTable, rows: Sequence[MethodRow], caption: str) -> DataTable:
     """Methods as rows: the deciding metric with its difference and verdict, then the costs."""
     name = table.final_metric
+    title = table.facts[name].title if name else ""
     versus = f"vs {method_title(table.baseline)} [95 %]"
-    heads = ("Method", f"{metric_of(name).title} [95 %]", versus, "Verdict", "Seeds")
+    heads = ("Method", f"{title} [95 %]", versus, "Verdict", "Seeds")
     cells = [
         (
             DataCell(method_title(row.method)),
-            *_metric_cells(row, name),
+            *(_metric_cells(row, table.facts[name]) if name else [DataCell(NOTHING)] * 3),
             DataCell(seeds_text(row)),
             *(_budget_cell(row.budget.get(counter)) for counter in BUDGET_COLUMNS),
         )
@@ -92,8 +94,8 @@ def others_table(table: TaskTable, caption: str) -> DataTable | None:
     rows = [
         (
             DataCell(method_title(row.method)),
-            DataCell(metric_of(name).title),
-            *_metric_cells(row, name),
+            DataCell(table.facts[name].title),
+            *_metric_cells(row, table.facts[name]),
         )
         for name in table.metrics
         if name != table.final_metric
@@ -105,17 +107,17 @@ def others_table(table: TaskTable, caption: str) -> DataTable | None:
     return DataTable(caption=caption, heads=heads, rows=tuple(rows), texts=2, words=words)
 
 
-def _metric_cells(row: MethodRow, name: str) -> tuple[DataCell, DataCell, DataCell]:
-    found, comparison = row.estimates.get(name), row.comparisons.get(name)
-    interval = None if found is None else found.interval
-    value = DataCell(value_text(found, name), None if interval is None else interval.estimate)
-    return value, *_comparison_cells(comparison, name)
+def _metric_cells(row: MethodRow, facts: MetricFacts) -> tuple[DataCell, DataCell, DataCell]:
+    estimate, comparison = row.estimates.get(facts.name), row.comparisons.get(facts.name)
+    interval = None if estimate is None else estimate.interval
+    value = DataCell(value_text(estimate, facts), None if interval is None else interval.estimate)
+    return value, *_comparison_cells(comparison)
 
 
-def _comparison_cells(comparison: Comparison | None, name: str) -> tuple[DataCell, DataCell]:
+def _comparison_cells(comparison: Comparison | None) -> tuple[DataCell, DataCell]:
     if comparison is None:
         return DataCell(NOTHING), DataCell(NOTHING)
-    difference = DataCell(difference_text(comparison, name), comparison.difference.estimate)
+    difference = DataCell(difference_text(comparison), comparison.difference.estimate)
     return difference, DataCell(str(comparison.verdict), None, _MARKS[comparison.verdict])
 
 

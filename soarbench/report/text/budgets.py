@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from soarbench.config.settings import first_stage
+from soarbench.config.stages import first_stage
 from soarbench.report.numbers.budgets import MatchedTable, trained_rows
-from soarbench.report.numbers.metrics import method_title, metric_of
+from soarbench.report.numbers.names import method_title
 from soarbench.report.numbers.tables import finding
 from soarbench.report.numbers.thresholds import AXES, Crossing
 from soarbench.report.text.tables import (
@@ -27,8 +27,14 @@ COUNTER_TITLES = {
     "seconds": "seconds",
 }
 THRESHOLD_NOTE = (
-    "The first crossing, linear between evaluations. The interval resamples prompts and takes the "
+    "The first crossing, linear between snapshots. The interval resamples prompts and takes the "
     "training seeds as they are; 'never' is a resample that does not reach the value."
+)
+#: Why a crossing is a dash.
+EARLY_CROSSING_NOTE = (
+    "A dash for steps lies between the base and the first snapshot. Nothing was measured there and "
+    "scores do not rise in a straight line, so nothing is interpolated; "
+    "more budget.num_snapshots would measure it."
 )
 THRESHOLD_HEADS = (
     "Method",
@@ -50,11 +56,26 @@ def level_text(matched: MatchedTable) -> str:
 
 def matched_note(matched: Sequence[MatchedTable]) -> str:
     """How to read tables at equal cost."""
-    staged = any(first_stage(row.method) for one in matched for row in one.table.rows)
+    reasons = ["never spent as much"]
+    if any(one.early for one in matched):
+        reasons.append("spent it before its first snapshot")
+    if any(first_stage(row.method) for one in matched for row in one.table.rows):
+        reasons.append("was still in its first stage")
     return (
-        "Every method at the same cost. Between two evaluations an image's score is taken as "
-        "linear in the cost; a dash marks a method that never spent as much"
-        + (", or was still in its first stage." if staged else ".")
+        "Every method at the same cost. Between two snapshots an image's score is taken as linear "
+        f"in the cost; a dash marks a method that {', or '.join(reasons)}."
+    )
+
+
+def early_note(matched: MatchedTable) -> str:
+    """Why methods have a dash though they spent as much; empty where none has."""
+    if not matched.early:
+        return ""
+    names = " and ".join(method_title(method) for method in matched.early)
+    return (
+        f"{names}: a dash, since this cost lies between the base and the first snapshot. Nothing "
+        "was measured there and scores do not rise in a straight line, so nothing is "
+        "interpolated; more budget.num_snapshots would measure it."
     )
 
 
@@ -62,7 +83,7 @@ def matched_findings(matched: MatchedTable) -> list[str]:
     """The deciding metric's comparisons in words."""
     name = matched.table.final_metric
     rows = trained_rows(matched.table)
-    return [finding(row.comparisons[name], name) for row in rows if name in row.comparisons]
+    return [finding(row.comparisons[name]) for row in rows if name in row.comparisons]
 
 
 def matched_markdown(matched: Sequence[MatchedTable]) -> str:
@@ -73,7 +94,7 @@ def matched_markdown(matched: Sequence[MatchedTable]) -> str:
     for one in matched:
         parts += [f"{level_text(one)}:", task_markdown(one.table)]
         findings = "\n".join(f"- {text}" for text in matched_findings(one))
-        parts += [findings] if findings else []
+        parts += [text for text in (early_note(one), findings) if text]
     return "\n\n".join(parts)
 
 
@@ -108,17 +129,27 @@ def threshold_rows(crossings: Sequence[Crossing]) -> list[list[str]]:
 
 
 def _steps_text(one: Crossing) -> str:
-    reached = f"{one.needed['step']:.0f}" if one.is_reached else "never"
-    if one.low is None or one.high is None:
+    reached = _end_text(one.needed.get("step")) if one.is_reached else "never"
+    if one.low is None and one.high is None:
         return reached
-    ends = [f"{end:.0f}" if math.isfinite(end) else "never" for end in (one.low, one.high)]
-    return f"{reached} [{ends[0]}, {ends[1]}]"
+    return f"{reached} [{_end_text(one.low)}, {_end_text(one.high)}]"
+
+
+def _end_text(steps: float | None) -> str:
+    if steps is None:
+        return NOTHING
+    return f"{steps:.0f}" if math.isfinite(steps) else "never"
+
+
+def threshold_note(crossings: Sequence[Crossing]) -> str:
+    """How to read what a value costs."""
+    is_early = any(one.is_early for one in crossings)
+    return f"{THRESHOLD_NOTE} {EARLY_CROSSING_NOTE}" if is_early else THRESHOLD_NOTE
 
 
 def threshold_title(one: Crossing) -> str:
     """What is to be reached, in words."""
-    metric = metric_of(one.metric)
-    return f"To reach {metric.title} {one.threshold:.{metric.decimals}f} ({one.source})"
+    return f"To reach {one.facts.title} {one.threshold:.{one.facts.decimals}f} ({one.source})"
 
 
 def threshold_markdown(crossings: Sequence[Crossing]) -> str:
@@ -130,13 +161,13 @@ def threshold_markdown(crossings: Sequence[Crossing]) -> str:
         [
             f"### {threshold_title(crossings[0])}",
             markdown_table(THRESHOLD_HEADS, rows, texts=1),
-            THRESHOLD_NOTE,
+            threshold_note(crossings),
         ]
     )
 
 
 def threshold_csv(crossings: Sequence[Crossing]) -> str:
-    """One line a task and method; empty numbers where the threshold is not reached."""
+    """One line a task and method; no numbers where it is not reached or not measured."""
     columns = (
         "task", "metric", "threshold", "source", "method", "reached", *AXES,
         "steps_low", "steps_high", "share_of_resamples",

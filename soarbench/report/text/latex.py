@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from soarbench.report.numbers.metrics import BASE, method_title, metric_of
+from soarbench.report.numbers.names import BASE, method_title
 from soarbench.report.numbers.reference import AS_PUBLISHED, SOURCE, PublishedTable
 from soarbench.report.numbers.tables import BUDGET_COLUMNS, MethodRow, TaskTable
 from soarbench.report.text.tables import NOTHING, difference_text, seeds_text, value_text
@@ -51,7 +51,7 @@ def latex(
 
 
 def _task_float(grid: str, table: TaskTable, partial: str) -> str:
-    heads = ["Method", "Seeds", *(f"{metric_of(name).title} [95 %]" for name in table.metrics)]
+    heads = ["Method", "Seeds", *(f"{table.facts[name].title} [95 %]" for name in table.metrics)]
     heads += BUDGET_COLUMNS.values()
     rows = [line for row in table.rows for line in _lines_of(table, row)]
     baseline = method_title(table.baseline)
@@ -65,7 +65,7 @@ def _task_float(grid: str, table: TaskTable, partial: str) -> str:
 
 def _lines_of(table: TaskTable, row: MethodRow) -> list[list[str]]:
     """A method's values and cost and, below them, its differences, where it has some."""
-    values = [value_text(row.estimates.get(name), name) for name in table.metrics]
+    values = [value_text(row.estimates.get(name), table.facts[name]) for name in table.metrics]
     budget = [row.budget.get(name) if row.method != BASE else None for name in BUDGET_COLUMNS]
     spent = [NOTHING if value is None else f"{value:,.0f}" for value in budget]
     lines = [[method_title(row.method), seeds_text(row), *values, *spent]]
@@ -79,7 +79,7 @@ def _difference(row: MethodRow, name: str) -> str:
     comparison = row.comparisons.get(name)
     if comparison is None:
         return NOTHING
-    return difference_text(comparison, name) + _MARKS.get(comparison.verdict, "")
+    return difference_text(comparison) + _MARKS.get(comparison.verdict, "")
 
 
 def _layout_float(

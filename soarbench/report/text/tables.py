@@ -11,9 +11,10 @@ from rich.text import Text
 
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
 from soarbench.report.numbers.estimates import Comparison, Estimate
-from soarbench.report.numbers.metrics import BASE, method_title, metric_of
+from soarbench.report.numbers.names import BASE, method_title
 from soarbench.report.numbers.tables import BUDGET_COLUMNS, MethodRow, TaskTable
 from soarbench.stats import Interval
+from soarbench.store.facts import MetricFacts
 
 NOTHING = "-"
 _VERDICT_STYLES = {"better": "green", "worse": "red"}
@@ -52,19 +53,19 @@ def number_text(interval: Interval, decimals: int, *, sign: str = "") -> str:
     return f"{interval.estimate:{sign}.{decimals}f} [{low}, {high}]"
 
 
-def value_text(found: Estimate | None, evaluator: str) -> str:
+def value_text(estimate: Estimate | None, facts: MetricFacts) -> str:
     """A metric's value with its interval; marked where images are left out."""
-    if found is None or found.interval is None:
+    if estimate is None or estimate.interval is None:
         return NOTHING
-    mark = "*" if found.num_unscored else ""
-    return number_text(found.interval, metric_of(evaluator).decimals) + mark
+    mark = "*" if estimate.num_unscored else ""
+    return number_text(estimate.interval, facts.decimals) + mark
 
 
-def difference_text(comparison: Comparison | None, evaluator: str) -> str:
+def difference_text(comparison: Comparison | None) -> str:
     """A paired difference with its interval."""
     if comparison is None:
         return NOTHING
-    return number_text(comparison.difference, metric_of(evaluator).decimals, sign="+")
+    return number_text(comparison.difference, comparison.facts.decimals, sign="+")
 
 
 def seeds_text(row: MethodRow) -> str:
@@ -91,17 +92,17 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, tex
 
 def task_markdown(table: TaskTable) -> str:
     """Methods as rows; every metric with its difference to the baseline below it."""
-    heads = [f"{metric_of(name).title} [95 %]" for name in table.metrics]
+    heads = [f"{table.facts[name].title} [95 %]" for name in table.metrics]
     if heads:
         heads[0] += f"<br>vs {method_title(table.baseline)}: verdict"
     rows = []
     for row in table.rows:
         texts = [method_title(row.method), seeds_text(row)]
         for name in table.metrics:
-            value = value_text(row.estimates.get(name), name)
+            value = value_text(row.estimates.get(name), table.facts[name])
             comparison = row.comparisons.get(name)
             if comparison is not None:
-                value += f"<br>{difference_text(comparison, name)}: {comparison.verdict}"
+                value += f"<br>{difference_text(comparison)}: {comparison.verdict}"
             texts.append(value)
         rows.append([*texts, *budget_texts(row)])
     columns = ["Method", "Seeds", *heads, *BUDGET_COLUMNS.values()]
@@ -127,7 +128,7 @@ def csv_line(table: TaskTable, row: MethodRow, evaluator: str) -> dict[str, obje
         "method": row.method,
         "metric": evaluator,
         "is_final_metric": evaluator == table.final_metric,
-        "is_oracle": metric_of(evaluator).is_oracle,
+        "is_oracle": table.facts[evaluator].is_oracle,
         "suite": table.suites[evaluator],
         "fingerprint": table.fingerprints[evaluator],
         "cell_ids": " ".join(row.cell_ids),
@@ -215,15 +216,15 @@ def score_table(table: TaskTable) -> Table:
     rendered.add_column(f"vs {method_title(table.baseline)} [95 %]", justify="right")
     rendered.add_column("Verdict")
     for name in table.metrics:
-        rendered.add_row(Text(metric_of(name).title, style="bold"))
+        rendered.add_row(Text(table.facts[name].title, style="bold"))
         for row in table.rows:
             comparison = row.comparisons.get(name)
             verdict = "" if comparison is None else str(comparison.verdict)
             is_claim = name == table.final_metric and row.method != BASE
             rendered.add_row(
                 f" {method_title(row.method)}",
-                value_text(row.estimates.get(name), name),
-                "" if row.method == table.baseline else difference_text(comparison, name),
+                value_text(row.estimates.get(name), table.facts[name]),
+                "" if row.method == table.baseline else difference_text(comparison),
                 verdict,
                 style=_VERDICT_STYLES.get(verdict) if is_claim else None,
                 end_section=row is table.rows[-1],

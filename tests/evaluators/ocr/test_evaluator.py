@@ -10,7 +10,7 @@ import pytest
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
-from evaluators.base import EvaluatorError, Sample
+from evaluators.base import EvaluatorError, Sample, Score
 from evaluators.ocr import engine as ocr_engine
 from evaluators.ocr.engine import Line
 from evaluators.ocr.evaluator import (
@@ -23,7 +23,7 @@ from evaluators.ocr.evaluator import (
     text_reward,
 )
 
-VECTORS = json.loads(Path("tests/data/vectors.json").read_text(encoding="utf-8"))
+VECTORS = json.loads((Path(__file__).parents[2] / "data" / "vectors.json").read_text())
 WORDS = (
     "OPEN", "Coffee", "MARKET", "Sale", "2024", "Welcome", "library", "EXIT", "Bakery", "Sunset",
     "TAXI", "Hotel", "garden", "PIZZA", "Museum", "Happy", "STOP", "Flowers", "Music", "RIVER",
@@ -129,6 +129,27 @@ def test_lines_below_the_confidence_threshold_do_not_count():
     )[0]
     assert score.value == 1.0
     assert score.details["exact"]
+
+
+@pytest.mark.parametrize(("confidence", "counts"), [(0.5, True), (0.49999, False)])
+def test_a_line_of_just_the_confidence_counts(confidence, counts):
+    evaluator = OcrEvaluator(OcrConfig(min_confidence=0.5), reader_of([Line("CAT", confidence)]))
+    assert evaluator.score([sample('"CAT"')])[0].details["exact"] is counts
+
+
+def test_images_weigh_alike_whatever_their_prompts_and_failures_not_at_all():
+    # Three images of one prompt (rewards 1, 1 and 0) and one of another (0.5); one is exact.
+    pages = [[Line(text, 1.0)] for text in ("cat", "a cat", "xyz", "lamp")]
+    samples = [sample(text, name=name) for text, name in zip(
+        ['"CAT"', '"CAT"', '"CAT"', '"LATE"'], "aaab", strict=True
+    )]  # fmt: skip
+    evaluator = OcrEvaluator(reader=reader_of(*pages))
+    scores = evaluator.score(samples)
+    assert [score.value for score in scores] == [1.0, 1.0, 0.0, 0.5]
+    assert evaluator.aggregate(samples, scores) == {"mean": 0.625, "exact": 0.25, "unscored": 0.0}
+    failed = Score.unscored("a", "the image could not be read")
+    summary = evaluator.aggregate([*samples, samples[0]], [*scores, failed])
+    assert summary == {"mean": 0.625, "exact": 0.25, "unscored": 1.0}
 
 
 def test_scores_come_in_order_over_batches():
