@@ -10,12 +10,17 @@ import pytest
 
 from baselines.config import TrainingConfig
 from soarbench.common.errors import ConfigError, UserError
+from soarbench.common.plugins import conf_folders
 from soarbench.common.strict import Component, imported
-from soarbench.config.compose import CONF, parse_overrides, run_settings
+from soarbench.config.compose import parse_overrides, run_settings
 from soarbench.config.settings import SamplingConfig, SuiteConfig
 from soarbench.grid.expand import expand
 
-YAMLS = sorted(str(p.relative_to(CONF).with_suffix("")) for p in CONF.rglob("*.yaml"))
+YAMLS = sorted(
+    str(path.relative_to(folder.path).with_suffix(""))
+    for folder in conf_folders()
+    for path in folder.path.rglob("*.yaml")
+)
 #: Chosen by a method and a model together, not by name.
 TASK_OF_SUITE = {
     "lab_drawbench": "aesthetic",
@@ -34,7 +39,8 @@ ANY_DATA = "data=lab_general"
 
 
 def test_there_are_yamls() -> None:
-    assert len(YAMLS) > 20
+    assert len(YAMLS) > 40
+    assert {"config", "model/lab", "data/lab_general", "suite/lab_ocr"} <= set(YAMLS)
 
 
 @pytest.mark.parametrize("name", YAMLS)
