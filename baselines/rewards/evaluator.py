@@ -23,12 +23,13 @@ class EvaluatorReward:
 
     Args:
         evaluator: A loaded one.
+        name: For messages; None: the evaluator's.
     """
 
-    def __init__(self, evaluator: Evaluator) -> None:
+    def __init__(self, evaluator: Evaluator, name: str | None = None) -> None:
         evaluator.check_canaries()
         self.evaluator = evaluator
-        self.name = evaluator.name
+        self.name = name or evaluator.name
 
     def check(self, prompt: str, columns: Mapping[str, object]) -> None:
         """Refuse a prompt that the evaluator cannot judge images of.

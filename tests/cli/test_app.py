@@ -110,7 +110,7 @@ def test_an_interruption_says_how_to_go_on(
 )
 def test_help_and_configuration_errors_load_nothing_heavy(arguments: list[str]) -> None:
     # The judges' configurations come with numpy, a tenth of a second.
-    allowed = ["numpy"] if arguments[0] in ("evaluate", "score") else []
+    allowed = ["numpy"]
     code = (
         "import sys, time\n"
         "from soarbench.cli.app import main\n"

@@ -19,7 +19,7 @@ from soarbench.data import score_set as scoring
 from soarbench.data.check import SetCheck, look, pixel_digest
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig, WebDatasetConfig
 from soarbench.data.filter_set import filter_set
-from soarbench.evaluation.suites import PromptItem, PromptSuite
+from soarbench.data.prompts import PromptItem, PromptSuite
 from soarbench.jobs.score_set import score_set
 from tests.fakes import Brightness
 from tests.sets import picture, write_set, write_shards

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_reward_specific_crosses_methods_tasks_and_seeds(overrides: list[str]) -
 def test_main_table_has_base_sft_and_soar(overrides: list[str]) -> None:
     found = cells_of(["grid=main_table", *overrides[1:]])
     assert [cell.label for cell in found] == ["base", "sft general seed 0", "soar general seed 0"]
-    judges = {name for suite in found[0].suites.values() for name in suite.evaluators}
+    judges = {name for suite in found[0].suites.values() for name in suite.judges}
     assert {"geneval", "ocr", "clipscore", "aesthetic"} <= judges
 
 
@@ -97,7 +98,7 @@ def test_rewards_become_a_mixture_of_the_reward_method_alone(overrides: list[str
     arguments = [*overrides, "task=aesthetic", "reward={aesthetic:0.7,alignment:0.3}"]
     found = {cell.method_name: cell for cell in cells_of(arguments)}
     assert found["flow_grpo"].rewards == {"aesthetic": 0.7, "alignment": 0.3}
-    assert {"aesthetic", "clipscore"} <= set(found["flow_grpo"].evaluators)
+    assert {"aesthetic", "clipscore"} <= set(found["flow_grpo"].judges)
     assert found["sft"].rewards == {}
 
 
@@ -114,10 +115,24 @@ def test_a_judge_has_one_suite_in_a_task_and_a_suite_one_place(overrides: list[s
     with pytest.raises(ConfigError, match="another suite has that name"):
         expand([*arguments, "suites.ocr.name=lab_geneval"])
     with pytest.raises(ConfigError, match="'geneval' also judges suites"):
-        expand([*arguments, "suites.ocr.evaluators=[ocr,geneval]"])
+        expand([*arguments, "suites.ocr.judges=[ocr,geneval]"])
 
 
 def test_cell_configurations_survive_json(overrides: list[str]) -> None:
-    for cell in cells_of(overrides):
-        assert cell.content()["seed"] == cell.seed
-        assert dataclasses.replace(cell, seed=cell.seed).cell_id == cell.cell_id
+    changes = ["seeds=[5]", "method.guidance_scale=2.5", "sampling.num_inference_steps=7"]
+    cells = cells_of([*overrides, *changes])
+    assert {cell.seed for cell in cells if cell.task} == {5}
+    for cell in cells:
+        stored = json.loads(json.dumps(cell.content()))
+        parts = {entry.name: getattr(cell, entry.name) for entry in dataclasses.fields(cell)}
+        for name, part in parts.items():
+            if dataclasses.is_dataclass(part):
+                assert build(type(part), stored[name], name) == part
+            elif name not in ("suites", "evaluators", "parent"):
+                assert stored[name] == part
+        suites = {name: build(SuiteConfig, stored["suites"][name], name) for name in cell.suites}
+        assert suites == cell.suites
+        assert stored["sampling"]["num_inference_steps"] == 7
+        assert {name: entry["target"] for name, entry in stored["evaluators"].items()} == {
+            name: judge.target for name, judge in cell.evaluators.items()
+        }

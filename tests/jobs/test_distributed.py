@@ -35,7 +35,7 @@ def plan_of(root: Path, *changes: str) -> Plan:
             *("tracking=none", f"model.path={pipeline}", f"output_dir={root / 'runs'}"),
             *(*SMALL, "training.batch_size=4", "data.num_candidates=12"),
             *("data.select_by=[oracle_aesthetic]", "task.final_metric=oracle_aesthetic"),
-            *("suites.drawbench.evaluators=[oracle_aesthetic]", *changes),
+            *("suites.drawbench.judges=[oracle_aesthetic]", *changes),
         ]
     )
 

@@ -11,11 +11,8 @@ from soarbench.jobs.evaluate_model import model_words, read_evaluation
 from evaluators.base import Score
 from soarbench.cli.app import main
 from soarbench.cli.words import read
-from soarbench.evaluation.judges import make_judge
-from soarbench.evaluation.protocol import fingerprint, planned_images, protocol
 from soarbench.evaluation.request import EvaluateOptions
-from soarbench.evaluation.suites import load_suite
-from soarbench.lab.judges import OracleAesthetic
+from soarbench.lab.judges import LabGenEvalConfig, OracleAesthetic
 from tests.models.test_adapter import published_lora
 from tests.tiny import build_tiny_pipeline
 
@@ -38,7 +35,7 @@ def evaluated(pipeline: Path, output: Path, *more: str) -> int:
     return main(["evaluate", *words(pipeline, output, *more)])
 
 
-def rows(output: Path, judge: str = "lab_geneval") -> list[dict[str, object]]:
+def rows(output: Path, judge: str = "geneval") -> list[dict[str, object]]:
     return [json.loads(line) for line in (output / f"{judge}.jsonl").read_text().splitlines()]
 
 
@@ -55,10 +52,10 @@ def test_draws_and_scores_under_the_fingerprint_of_a_run(pipeline: Path, tmp_pat
     plan = planned_images(request.suite)
     assert [row["prompt"] for row in found] == [item.prompt for item, _ in plan]
     scheduler = {"scheduler": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
-    judge = make_judge("lab_geneval", None)
+    judge = LabGenEvalConfig().build()
     facts = protocol(request.cell, request.suite, judge, scheduler)
     assert {row["fingerprint"] for row in found} == {fingerprint(facts)}
-    summary = json.loads((tmp_path / "out/summary.json").read_text())["judges"]["lab_geneval"]
+    summary = json.loads((tmp_path / "out/summary.json").read_text())["judges"]["geneval"]
     assert summary["num_images"] == 10
     assert summary["num_prompts"] == 5
     assert len(set(images(tmp_path / "out").values())) == 10
@@ -105,7 +102,7 @@ def test_interrupted_drawing_goes_on_and_ends_equal(
     monkeypatch.setattr(sampling, "_save_png", stops)
     assert evaluated(pipeline, tmp_path / "parts") == 130
     assert len(images(tmp_path / "parts")) == 3
-    assert not (tmp_path / "parts/lab_geneval.jsonl").exists()
+    assert not (tmp_path / "parts/geneval.jsonl").exists()
     monkeypatch.setattr(sampling, "_save_png", lambda *args: saved.append(args) or save(*args))
     saved.clear()
     assert evaluated(pipeline, tmp_path / "parts") == 0
@@ -254,11 +251,3 @@ def test_models_by_name_directory_and_hub_id(tmp_path: Path) -> None:
         'model.revision="v2"',
     ]
     assert model_words(str(tmp_path))[1] == f'model.path="{tmp_path}"'
-
-
-def test_suites_of_scoring_are_those_that_can_be_drawn() -> None:
-    from soarbench.evaluation.image_folders import SUITES
-    from soarbench.evaluation.suites import FROM_FILE
-
-    for name in SUITES:
-        assert name in FROM_FILE or load_suite(name).items

@@ -13,8 +13,8 @@ from soarbench.store.cell_folder import CellFolder, read_training_log
 
 from soarbench.cli.app import main
 from soarbench.common.errors import ConfigError, UserError
+from soarbench.config.registries import suite_named
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig
-from soarbench.evaluation.suites import load_suite
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Plan, expand
 from soarbench.jobs.workbench import Workbench
@@ -55,7 +55,7 @@ def arguments(pipeline: Path, tmp_path: Path) -> list[str]:
         "method.group_size=2",
         "training.batch_size=4",
         "lora.rank=2",
-        "suites.drawbench.evaluators=[oracle_aesthetic]",
+        "suites.drawbench.judges=[oracle_aesthetic]",
         "task.final_metric=oracle_aesthetic",
         "reward=tests.rewards.brightness",
     ]
@@ -169,7 +169,7 @@ def test_a_bad_row_is_refused_before_weights_are_loaded(
 
 @pytest.mark.slow
 def test_training_on_an_evaluation_prompt_is_refused(arguments: list[str], tmp_path: Path) -> None:
-    caption = load_suite("lab_drawbench").items[0].prompt
+    caption = suite_named("lab_drawbench").items()[0].prompt
     write_set(tmp_path / "set", count=12, changes={7: {"caption": caption}})
     with pytest.raises(UserError, match="is also in the evaluation suite 'lab_drawbench'"):
         go(arguments)

@@ -228,7 +228,7 @@ def test_an_adapter_is_evaluated_for_real(tmp_path: Path) -> None:
         *("grid=reward_specific", "grid.tasks=[aesthetic]", f"model.path={pipeline}", *SMALL),
         *(f"output_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"),
         *("tracking=none", "device=cpu", f"model.adapter={tmp_path / 'mine'}"),
-        *("sampling.num_inference_steps=2", "suites.drawbench.evaluators=[oracle_aesthetic]"),
+        *("sampling.num_inference_steps=2", "suites.drawbench.judges=[oracle_aesthetic]"),
         *("task.final_metric=oracle_aesthetic", "data.select_by=[oracle_aesthetic]"),
     ]
     plan = expand(arguments)
