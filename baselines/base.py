@@ -7,12 +7,14 @@ only through ``VelocityModel``, so the same code trains SD3.5-Medium and a two-d
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from baselines.rewards.base import LatentReward
 
 Condition = Mapping[str, Tensor]
 """What a prompt becomes for the model: named tensors whose first axis is the batch."""
@@ -91,6 +93,25 @@ class Collected:
     batch: Batch
     metrics: Mapping[str, float] = field(default_factory=dict)
     reward_calls: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What a method is told of the model, the reward and the processes around it.
+
+    Attributes:
+        shift: Of the model's schedule; SD3.5-M: 3.0.
+        latent_shape: Of one row, e.g. (16, 64, 64).
+        reward: Of latents; null for methods that ask for none.
+        gather: Concatenates a tensor of all processes in order of rank, which hold as many rows.
+        rank: Of this process in ``gather``.
+    """
+
+    shift: float
+    latent_shape: tuple[int, ...]
+    reward: LatentReward | None = None
+    gather: Callable[[Tensor], Tensor] = lambda local: local
+    rank: int = 0
 
 
 class Method(abc.ABC):

@@ -15,7 +15,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from baselines.base import Batch, Collected, LossOutput, Method, VelocityModel
-from baselines.config import FlowGrpoConfig, KlForm
 from baselines.flow import (
     draw_noise,
     draw_uniform,
@@ -25,9 +24,10 @@ from baselines.flow import (
     sampling_sigmas,
     sde_transition,
 )
+from baselines.flow_grpo_config import FlowGrpoConfig, KlForm
+from baselines.flow_matching import velocity_rms
 from baselines.groups import group_advantages, group_spread, prompt_ids
 from baselines.rewards.base import LatentReward, checked_rewards, reward_name
-from baselines.sft import velocity_rms
 
 __all__ = [
     "FlowGrpo",
@@ -109,7 +109,7 @@ class FlowGrpo(Method):
         self.config = config
         self.updates_per_collection = config.updates_per_collection
         self.group_size = config.group_size
-        self.needs_reference = config.kl_coeff > 0
+        self.needs_reference = config.needs_reference
         self.sigmas = sampling_sigmas(config.num_inference_steps, shift)
         self.latent_shape = tuple(latent_shape)
         self.reward = reward
@@ -275,11 +275,11 @@ class FlowGrpo(Method):
     @override
     def forward_equivalents(self, batch: Batch) -> float:
         config = self.config
-        branches = 1 if config.guidance_scale == 1 else 2
-        a_step = 4 if config.kl_coeff > 0 else 3
-        trained = config.num_trained_steps if batch["active"].any() else 0
-        steps = config.num_inference_steps + a_step * trained
-        return float(len(batch) * branches * steps)
+        # A micro-batch without a group of any spread is rolled out and not trained on.
+        is_trained = bool(batch["active"].any())
+        return len(batch) * float(
+            config.forward_equivalents() if is_trained else config.rollout_forwards
+        )
 
 
 def _kl_std(transition_std: Tensor, step: Tensor, kl_form: KlForm) -> Tensor:

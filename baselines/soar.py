@@ -14,7 +14,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from baselines.base import Batch, Collected, LossOutput, Method, VelocityModel
-from baselines.config import SoarConfig
 from baselines.flow import (
     add_noise,
     classifier_free_guidance,
@@ -27,7 +26,8 @@ from baselines.flow import (
     training_sigmas,
     velocity_mse,
 )
-from baselines.sft import draw_training_point, on_trajectory_term, velocity_rms
+from baselines.flow_matching import draw_training_point, on_trajectory_term, velocity_rms
+from baselines.soar_config import SoarConfig
 
 Slot = tuple[int, int]
 """An auxiliary point of every row: (rollout path m, point n on it)."""
@@ -226,9 +226,4 @@ class Soar(Method):
 
     @override
     def forward_equivalents(self, batch: Batch) -> float:
-        config = self.config
-        if config.aux_weight == 0:
-            return 3.0 * len(batch)
-        rollout = 0 if config.guidance_scale == 1 else 1
-        auxiliary = 3 * config.num_rollout_paths * config.num_aux_points
-        return float(len(batch) * (3 + rollout + auxiliary))
+        return len(batch) * self.config.forward_equivalents()

@@ -29,6 +29,7 @@ class SampleFile:
         prompt: What was asked for.
         path: The image.
         metadata: GenEval's metadata.
+        image_index: Among the images of its prompt.
     """
 
     sample_id: str
@@ -36,6 +37,7 @@ class SampleFile:
     prompt: str
     path: Path
     metadata: Mapping[str, object]
+    image_index: int = 0
 
     def with_image(self, image: Image.Image) -> Sample:
         """The sample with its decoded image."""

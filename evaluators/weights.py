@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluators.base import EvaluatorError
+from evaluators.errors import EvaluatorError
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -42,6 +42,28 @@ class PublishedWeights:
     disk_gb: float
     memory_gb: float
     sha256: tuple[tuple[str, str], ...] = ()
+
+
+def content_digest(weights: str, files: Sequence[str] = ("*",)) -> str:
+    """What identifies weights without loading them, for addresses.
+
+    Args:
+        weights: A file, a directory, or a hub id.
+        files: Patterns of the files that count in a directory.
+
+    Returns:
+        The content's sha256, wherever it lies; a hub id itself, since its files may not be here
+        yet and would have another digest before they are fetched than after.
+    """
+    path = Path(weights).expanduser()
+    if path.is_file():
+        return sha256_of(path)
+    # An empty name is the current directory to pathlib.
+    if not weights or not path.is_dir():
+        return weights
+    parts = {part for pattern in files for part in path.glob(pattern) if part.is_file()}
+    # One file is the same weights whether it is named itself or by the directory it lies in.
+    return sha256_of(*parts) if len(parts) == 1 else combined_hash(parts)
 
 
 def cache_dir() -> Path:

@@ -25,7 +25,7 @@ def overrides(tmp_path: Path) -> list[str]:
     """A small grid in a folder of its own, on a model directory that is never loaded."""
     model = tmp_path / "model"
     model.mkdir()
-    (model / "model_index.json").write_text("{}")
+    (model / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
     return [
         "grid=reward_specific",
         f"model.path={model}",

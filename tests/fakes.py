@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,13 +19,16 @@ from baselines.loop.checkpoints import (
     last_complete_checkpoint,
     mark_complete,
 )
-from evaluators.base import Canary, Evaluator, Sample, Score
+from evaluators.base import Canary, Evaluator, JudgeConfig, Sample, Score
 from soarbench.common.errors import UserError
-from soarbench.config.settings import CellConfig
-from soarbench.evaluation.suites import PromptItem
-from soarbench.jobs.draw import Draw
-from soarbench.store.cell_folder import CellFolder, TrainingLog
-from soarbench.store.diagnostics import deviations_path, norms_path, source_key
+from soarbench.data.prompts import PromptItem
+from soarbench.diagnostics.measured import Measured
+from soarbench.evaluation.drawing import Draw
+from soarbench.grid import addresses
+from soarbench.grid.cell import CellConfig
+from soarbench.jobs.base import Job
+from soarbench.store.artefact import Store
+from soarbench.store.training import TrainingFolder, TrainingLog
 
 #: Overrides that make cells small.
 SMALL = (
@@ -38,13 +42,24 @@ SMALL = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class BrightnessConfig(JudgeConfig):
+    """Mean pixel."""
+
+    kind: ClassVar[str] = "brightness"
+    title: ClassVar[str] = "Brightness"
+    summary: ClassVar[str] = "how bright the image is"
+    value_range: ClassVar[tuple[float, float]] = (0.0, 255.0)
+    unit: ClassVar[str] = "level"
+
+    def build(self) -> Evaluator:
+        return Brightness()
+
+
 class Brightness(Evaluator):
     """Mean pixel; one chosen image cannot be measured."""
 
-    name: ClassVar[str] = "brightness"
-    version: ClassVar[str] = "1"
-    value_range: ClassVar[tuple[float, float]] = (0.0, 255.0)
-    unit: ClassVar[str] = "level"
+    config = BrightnessConfig()
 
     def __init__(self, unreadable: str = "") -> None:
         self.unreadable = unreadable
@@ -67,32 +82,7 @@ class Brightness(Evaluator):
         return ()
 
 
-def first_weights(cell: CellConfig, folder: CellFolder) -> str:
-    """What training starts from: the first stage's last weights, where there is one."""
-    if cell.parent is None:
-        return cell.label
-    return (folder.sibling(cell.parent.cell_id).snapshot(cell.parent.step) / "weights").read_text()
-
-
-def write_probes(cell: CellConfig, root: Path, key: str) -> None:
-    """What following paths leaves: two images, a drift that grows by 0.1 a step of the sampler."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    norms = [{"step": step, "row": row, "norm": 1.0 + row} for step in cell.steps for row in (0, 1)]
-    deviations = [
-        {
-            "step": cell.steps[-1], "row": row, "start": start, "index": index,
-            "sigma": start * (1 - index / 2), "deviation": 0.1 * index,
-        }
-        for row in (0, 1) for start in (1.0, 0.5) for index in range(3)
-    ]  # fmt: skip
-    deviations_path(root, key).parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(deviations), deviations_path(root, key))
-    pq.write_table(pa.Table.from_pylist(norms), norms_path(root, key))
-
-
-class FakeBench:
+class FakeWorkbench:
     """Counts what it is asked for; weights are a line of text.
 
     Args:
@@ -111,21 +101,36 @@ class FakeBench:
         self.unprobed = unprobed
         self.calls: list[str] = []
         self.judge = Brightness()
+        self.store = Store(Path())
 
-    def prepare(self, cells: Sequence[CellConfig]) -> None:
-        self.calls.append(f"prepare {len(cells)}")
+    def at(self, store: Store) -> FakeWorkbench:
+        """The same, working in a store."""
+        self.store = store
+        return self
+
+    def folder(self, cell: CellConfig) -> TrainingFolder:
+        source = addresses.training(cell)
+        assert source is not None
+        return TrainingFolder(self.store.artefact(source.address).root)
+
+    def prepare(self, jobs: Sequence[Job]) -> None:
+        self.calls.append(f"prepare {len({addresses.cell_id(job.cell) for job in jobs})}")
         if self.refuse:
             raise UserError(self.refuse)
 
-    def train(
-        self, cell: CellConfig, folder: CellFolder, on_step: Callable[[int, str], None]
-    ) -> dict[str, float]:
+    def _start(self, cell: CellConfig) -> str:
+        """What training starts from: the first stage's last weights, where there is one."""
+        if cell.parent is None:
+            return cell.label
+        snapshot = self.folder(cell.parent).snapshot(cell.parent.steps[-1])
+        return (snapshot / "weights").read_text()
+
+    def train(self, cell: CellConfig, on_step: Callable[[int, str], None]) -> dict[str, float]:
         self.calls.append(f"train {cell.label}")
         assert cell.training is not None
+        folder = self.folder(cell)
         checkpoint = last_complete_checkpoint(folder.root)
-        weights = (
-            (checkpoint / "weights").read_text() if checkpoint else first_weights(cell, folder)
-        )
+        weights = (checkpoint / "weights").read_text() if checkpoint else self._start(cell)
         first = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         with TrainingLog(folder) as log:
             for step in range(first + 1, cell.training.steps + 1):
@@ -145,9 +150,9 @@ class FakeBench:
                 on_step(step, "")
         return {"optimizer_steps": float(cell.training.steps), "seconds": 1.0}
 
-    def drawer(self, cell: CellConfig, folder: CellFolder, step: int) -> Draw:
+    def drawer(self, cell: CellConfig, step: int) -> Draw:
         self.calls.append(f"load {cell.label} step {step}")
-        weights = (folder.snapshot(step) / "weights").read_text() if step else "base"
+        weights = (self.folder(cell).snapshot(step) / "weights").read_text() if step else "base"
 
         def draw(batch: Sequence[tuple[PromptItem, int]]) -> list[Image.Image]:
             time.sleep(self.delay)
@@ -160,27 +165,38 @@ class FakeBench:
         return draw
 
     def evaluator(self, cell: CellConfig, judge: str) -> Evaluator:
-        assert judge in cell.evaluators
+        assert judge in cell.judges
         return self.judge
 
-    def probe(self, cell: CellConfig, source: CellConfig, folder: CellFolder) -> Iterator[int]:
-        self.calls.append(f"probe {cell.label} on {source.task_name}")
+    def probe(
+        self, cell: CellConfig, source: CellConfig, step: int, *, with_paths: bool
+    ) -> Measured:
+        """Two images, a drift that grows by 0.1 a step of the sampler."""
+        if step == cell.steps[0]:
+            self.calls.append(f"probe {cell.label} on {source.task_name}")
         if cell.label == self.unprobed:
             raise RuntimeError("out of memory")
-        write_probes(cell, folder.root, source_key(source))
-        yield from cell.steps
+        paths = [
+            {
+                "row": row, "start": start, "index": index, "sigma": start * (1 - index / 2),
+                "deviation": 0.1 * index,
+            }
+            for row in (0, 1) for start in (1.0, 0.5) for index in range(3)
+        ]  # fmt: skip
+        norms = [{"row": row, "norm": 1.0 + row} for row in (0, 1)]
+        return Measured(norms=norms, paths=paths if with_paths else [])
 
     def scheduler_facts(self, cell: CellConfig) -> dict[str, object]:
         return {"scheduler": cell.model.name, "shift": 3.0}
 
 
-def numbers(grid_folder: Path) -> str:
-    """All scores and the table of a finished grid, as text that two runs can be compared by."""
+def numbers(store: Path) -> str:
+    """All scores and training logs of a store, as text that two runs can be compared by."""
     import pyarrow.parquet as pq
 
-    rows: list[object] = []
-    for path in sorted((grid_folder / "cells").glob("*/scores.parquet")):
-        rows += pq.read_table(path).to_pylist()
-    for path in sorted((grid_folder / "cells").glob("*/training.parquet")):
-        rows += pq.read_table(path).to_pylist()
-    return json.dumps(rows, sort_keys=True)
+    tables = {
+        str(path.relative_to(store)): pq.read_table(path).to_pylist()
+        for name in ("rows", "training")
+        for path in sorted(store.glob(f"*/*/{name}.parquet"))
+    }
+    return json.dumps(tables, sort_keys=True)

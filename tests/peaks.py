@@ -12,17 +12,16 @@ import sys
 import torch
 from diffusers import SD3Transformer2DModel
 
-from baselines.config import LoraConfig, OptimConfig
+from baselines.config import LoraConfig, TrainingConfig
 from baselines.loop.weights import prepare_transformer
-from baselines.training_config import PostTrainingConfig
 from soarbench.benchmarks.worker import PeakMemory
-from soarbench.models.config import ModelConfig
-from soarbench.models.sd3.architecture import Architecture
+from soarbench.models.sd3.architecture import Sd3Architecture
+from soarbench.models.sd3.config import Sd3Config
 from soarbench.models.sd3.model import SD3Velocity
 
 ROWS = 2
-SMALL = Architecture(
-    transformer={
+SMALL = Sd3Architecture(
+    config={
         "sample_size": 32,
         "patch_size": 2,
         "in_channels": 4,
@@ -41,27 +40,22 @@ SMALL = Architecture(
     vae_scale_factor=8,
     vae_parameters=0,
 )
-MODEL = ModelConfig(name="small", path="org/small", resolution=256, max_sequence_length=0)
-_ADAPTER = LoraConfig(rank=4, alpha=8.0)
-
-
-def loop(**changes: object) -> PostTrainingConfig:
-    """The loop of a case."""
-    return PostTrainingConfig(steps=1, batch_size=ROWS, optim=OptimConfig(), **changes)  # type: ignore[arg-type]
-
-
+MODEL = Sd3Config(name="small", path="org/small", resolution=256, max_sequence_length=0)
+_ADAPTER = MODEL.adapted(LoraConfig(rank=4, alpha=8.0))
+_PLAIN = TrainingConfig(steps=1, batch_size=ROWS)
+_CHECKPOINTED = TrainingConfig(steps=1, batch_size=ROWS, gradient_checkpointing=True)
 CASES = {
-    "full": loop(),
-    "full checkpointed": loop(gradient_checkpointing=True),
-    "adapter": loop(lora=_ADAPTER),
-    "adapter checkpointed": loop(lora=_ADAPTER, gradient_checkpointing=True),
+    "full": (_PLAIN, None),
+    "full checkpointed": (_CHECKPOINTED, None),
+    "adapter": (_PLAIN, _ADAPTER),
+    "adapter checkpointed": (_CHECKPOINTED, _ADAPTER),
 }
 
 
-def measure(config: PostTrainingConfig) -> float:
+def measure(training: TrainingConfig, lora: LoraConfig | None) -> float:
     """Bytes at the peak of a second pass, above those before it."""
-    transformer = SD3Transformer2DModel(**SMALL.transformer)
-    velocity = SD3Velocity(prepare_transformer(transformer, config).train())
+    transformer = SD3Transformer2DModel(**SMALL.config)
+    velocity = SD3Velocity(prepare_transformer(transformer, training, lora).train())
     shape = SMALL.latent_shape(MODEL.resolution)
     condition = {
         "prompt_embeds": torch.randn(ROWS, SMALL.clip_tokens, 64),
@@ -78,6 +72,6 @@ def measure(config: PostTrainingConfig) -> float:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    measure(CASES["full"])  # the libraries' own buffers, which later cases find made
-    found = {name: measure(config) for name, config in CASES.items()}
+    measure(*CASES["full"])  # the libraries' own buffers, which later cases find made
+    found = {name: measure(*case) for name, case in CASES.items()}
     sys.stdout.write(json.dumps(found) + "\n")

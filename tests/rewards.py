@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from evaluators.base import Canary, Evaluator, Sample, Score
+from evaluators.base import Canary, Evaluator, JudgeConfig, Sample, Score
 
 
 def brightness(
@@ -31,14 +31,23 @@ def not_a_number(
     return [math.nan for _ in brightness(prompts, images)]
 
 
-class Dullness(Evaluator):
+@dataclass(frozen=True, kw_only=True)
+class DullnessConfig(JudgeConfig):
     """A user's own judge: how unlike each other the colour channels are; lower is better."""
 
-    name: ClassVar[str] = "dullness"
-    version: ClassVar[str] = "1"
-    higher_is_better: ClassVar[bool] = False
-    value_range: ClassVar[tuple[float, float]] = (0.0, 255.0)
-    unit: ClassVar[str] = "level"
+    kind = "dullness"
+    title = "Dullness"
+    summary = "how unlike each other the colour channels are"
+    unit = "level"
+    higher_is_better = False
+    value_range = (0.0, 255.0)
+
+    def build(self) -> Evaluator:
+        return Dullness()
+
+
+class Dullness(Evaluator):
+    config = DullnessConfig()
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         return [

@@ -7,27 +7,26 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-from baselines.config import OptimConfig
+from baselines.config import OptimConfig, TrainingConfig
 from baselines.loop.sharding import DDP, sharding_arguments
-from baselines.training_config import PostTrainingConfig
 
 #: Names of the optimisers in ``transformers``.
 _OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}
 
 
-def check_device(config: PostTrainingConfig, device: torch.device) -> None:
+def check_device(training: TrainingConfig, optim: OptimConfig, device: torch.device) -> None:
     """Refuse a precision or an optimiser that a device does not have.
 
     Raises:
         ValueError: Names the value and what the device can do.
     """
     if device.type != "cuda":
-        if config.optim.optimizer == "adamw_8bit":
+        if optim.optimizer == "adamw_8bit":
             raise ValueError(
                 f"optim.optimizer=adamw_8bit: runs on CUDA devices, not on {device.type}; use adamw"
             )
         return
-    if config.mixed_precision == "bf16" and not torch.cuda.is_bf16_supported(
+    if training.mixed_precision == "bf16" and not torch.cuda.is_bf16_supported(
         including_emulation=False
     ):
         raise ValueError(
@@ -37,14 +36,22 @@ def check_device(config: PostTrainingConfig, device: torch.device) -> None:
 
 
 def training_arguments(
-    config: PostTrainingConfig, folder: Path, device: torch.device, parallelism: str = DDP
+    training: TrainingConfig,
+    optim: OptimConfig,
+    folder: Path,
+    device: torch.device,
+    *,
+    seed: int,
+    parallelism: str = DDP,
 ) -> TrainingArguments:
     """The Trainer's arguments; also joins the process group where there is one.
 
     Args:
-        config: Of the run.
+        training: The loop.
+        optim: The optimiser.
         folder: Where checkpoints go.
         device: Where the transformer is; training stays on that kind of device.
+        seed: Of the run.
         parallelism: How several processes share the weights.
 
     Returns:
@@ -53,12 +60,11 @@ def training_arguments(
     Raises:
         ValueError: The device or the installation cannot do what the configuration asks for.
     """
-    check_device(config, device)
-    config.check_packages()
-    optim = config.optim
+    check_device(training, optim, device)
+    optim.check_packages()
     arguments = TrainingArguments(
         output_dir=str(folder),
-        max_steps=config.steps,
+        max_steps=training.steps,
         learning_rate=optim.learning_rate,
         lr_scheduler_type=_scheduler_type(optim),
         warmup_steps=optim.warmup_steps,
@@ -67,23 +73,23 @@ def training_arguments(
         adam_beta2=optim.betas[1],
         max_grad_norm=optim.max_grad_norm,
         optim=_OPTIMIZERS[optim.optimizer],
-        bf16=config.mixed_precision == "bf16",
-        seed=config.seed,
-        save_steps=config.save_steps,
+        bf16=training.mixed_precision == "bf16",
+        seed=seed,
+        save_steps=training.save_steps,
         save_total_limit=None,
-        logging_steps=config.logging_steps,
+        logging_steps=training.logging_steps,
         logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
         use_cpu=device.type == "cpu",
-        dataloader_num_workers=config.num_workers,
+        dataloader_num_workers=training.num_workers,
         dataloader_pin_memory=device.type == "cuda",
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,
         **sharding_arguments(parallelism),
     )
-    arguments.per_device_train_batch_size = config.rows_per_process(arguments.world_size)
+    arguments.per_device_train_batch_size = training.rows_per_process(arguments.world_size)
     # One process drives one device; torch's DataParallel would split rows a second time.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from baselines.base import Condition, Method
-from baselines.config import EmaConfig
+from baselines.config import EmaConfig, LoraConfig, OptimConfig, TrainingConfig
 from baselines.loop.arguments import training_arguments
 from baselines.loop.callbacks import LogBeforeSave, MarkComplete, Snapshots
 from baselines.loop.checkpoints import atomic_directory, last_complete_checkpoint, snapshot_path
@@ -22,16 +22,19 @@ from baselines.loop.stream import RowSource, Shapes, TrainingStream
 from baselines.loop.trainer import OnLog, PostTrainer, TrainingSummary
 from baselines.loop.velocity import VelocityOf
 from baselines.loop.weights import prepare_transformer, save_transformer
-from baselines.training_config import PostTrainingConfig
 
 
 def post_train(
     transformer: nn.Module,
     method: Method,
     rows: RowSource,
-    config: PostTrainingConfig,
+    training: TrainingConfig,
     folder: Path,
     *,
+    optim: OptimConfig,
+    lora: LoraConfig | None = None,
+    ema: EmaConfig | None = None,
+    seed: int,
     velocity_of: VelocityOf,
     negative_condition: Condition,
     on_log: OnLog,
@@ -50,8 +53,12 @@ def post_train(
         transformer: A diffusers model, as the run starts from it; also when resuming.
         method: What computes the loss.
         rows: Training data.
-        config: Of the run.
+        training: The loop.
         folder: Where checkpoints and snapshots go.
+        optim: Optimiser and learning-rate schedule.
+        lora: Adapter to train; null trains every weight, held in float32.
+        ema: Averaging of the weights that are evaluated; null evaluates the last ones.
+        seed: Of the data order, of every row's noise and of the adapter's initial weights.
         velocity_of: Makes the transformer, wrapped or not, what methods see.
         negative_condition: Of the empty prompt, with a batch axis of 1.
         on_log: Called on the main process with a step and its metrics; a resumed run repeats the
@@ -68,29 +75,43 @@ def post_train(
         ValueError: The configuration does not fit the method, the data or the processes.
         TrainingDiverged: The loss or the gradient is not finite.
     """
-    stream = _stream(rows, shapes, method, config)
+    training.check_method(
+        updates_per_collection=method.updates_per_collection, group_size=method.group_size
+    )
+    stream = TrainingStream(
+        rows,
+        length=training.steps * training.batch_size,
+        group_size=method.group_size,
+        seed=seed,
+        shapes=shapes,
+    )
     device = next(transformer.parameters()).device
-    arguments = training_arguments(config, folder, device, parallelism)
-    config.check_processes(arguments.world_size, parallelism)
+    arguments = training_arguments(
+        training, optim, folder, device, seed=seed, parallelism=parallelism
+    )
+    optim.check_parallelism(parallelism)
+    training.check_processes(arguments.world_size)
     if stream.shapes is not None:
-        config.check_shapes(stream.shapes.block, arguments.world_size)
+        training.check_shapes(stream.shapes.block, arguments.world_size)
     with arguments.main_process_first(local=False, desc="finding the last checkpoint"):
         checkpoint = last_complete_checkpoint(folder)
-    model = prepare_transformer(transformer, config)
-    ema = _averaging(model, config.ema, checkpoint)
+    model = prepare_transformer(transformer, training, lora, seed)
+    averaging = _averaging(model, ema, checkpoint)
     progress = ProgressCallback(console, description=description)
     trainer = PostTrainer(
         model,
         arguments,
         method=method,
         stream=stream,
-        config=config,
+        training=training,
         velocity_of=velocity_of,
         negative_condition=negative_condition,
         on_log=on_log,
         callbacks=[
-            *([ema] if ema else []),
-            Snapshots(config.snapshots, partial(_save_snapshot, model, ema, arguments)),
+            *([averaging] if averaging else []),
+            Snapshots(
+                training.snapshot_steps, partial(_save_snapshot, model, averaging, arguments)
+            ),
             LogBeforeSave(),
             MarkComplete(),
             progress,
@@ -102,25 +123,9 @@ def post_train(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # Takes accelerate's autocast off the module, which the caller goes on using.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    if ema is not None:
-        ema.ema.copy_to(ema.parameters)
+    if averaging is not None:
+        averaging.ema.copy_to(averaging.parameters)
     return trainer.summary()
-
-
-def _stream(
-    rows: RowSource, shapes: Shapes | None, method: Method, config: PostTrainingConfig
-) -> TrainingStream:
-    """The rows in the order of a run, whose lengths fit the method."""
-    config.check_method(
-        updates_per_collection=method.updates_per_collection, group_size=method.group_size
-    )
-    return TrainingStream(
-        rows,
-        length=config.steps * config.batch_size,
-        group_size=method.group_size,
-        seed=config.seed,
-        shapes=shapes,
-    )
 
 
 def _averaging(

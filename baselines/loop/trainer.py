@@ -19,6 +19,7 @@ from transformers.trainer import SCHEDULER_NAME
 from typing_extensions import override
 
 from baselines.base import Batch, Condition, Method, VelocityModel
+from baselines.config import TrainingConfig
 from baselines.loop import sharding
 from baselines.loop.checkpoints import (
     TRANSFORMER_DIR,
@@ -38,7 +39,6 @@ from baselines.loop.stream import (
 )
 from baselines.loop.velocity import InAutocast, InChunks, Reference, VelocityOf
 from baselines.loop.weights import load_transformer, save_transformer
-from baselines.training_config import PostTrainingConfig
 
 OnLog = Callable[[int, Mapping[str, float]], None]
 
@@ -79,7 +79,7 @@ class PostTrainer(Trainer):
         arguments: From ``training_arguments``.
         method: What computes the loss.
         stream: Training data in its order.
-        config: Of the run.
+        training: The loop.
         velocity_of: Makes the model, wrapped or not, what methods see.
         negative_condition: Of the empty prompt, with a batch axis of 1.
         on_log: Called on the main process with a step and its metrics.
@@ -93,7 +93,7 @@ class PostTrainer(Trainer):
         *,
         method: Method,
         stream: TrainingStream,
-        config: PostTrainingConfig,
+        training: TrainingConfig,
         velocity_of: VelocityOf,
         negative_condition: Condition,
         on_log: OnLog,
@@ -108,7 +108,7 @@ class PostTrainer(Trainer):
         self.transformer = model
         self.method = method
         self.stream = stream
-        self.config = config
+        self.training = training
         self.velocity_of = velocity_of
         self.negative_condition = negative_condition
         self.on_log = on_log
@@ -135,8 +135,8 @@ class PostTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[StreamItem]:
         """The stream, dealt out by accelerate: every process its own rows."""
         sampler = CollectionSampler(
-            num_updates=self.config.steps,
-            rows_per_rank=self.config.rows_per_process(self.args.world_size),
+            num_updates=self.training.steps,
+            rows_per_rank=self.training.rows_per_process(self.args.world_size),
             world_size=self.args.world_size,
             updates_per_collection=self.method.updates_per_collection,
         )
@@ -163,9 +163,9 @@ class PostTrainer(Trainer):
         """Run a collection phase and queue its updates, each as a list of micro-batches."""
         count = len(rows["positions"])
         layout = micro_batches(
-            count, self.method.updates_per_collection, self.config.micro_batch_size or count
+            count, self.method.updates_per_collection, self.training.micro_batch_size or count
         )
-        generators = [row_generator(self.config.seed, p) for p in rows["positions"]]
+        generators = [row_generator(self.args.seed, p) for p in rows["positions"]]
         if "x0_by_shape" in rows:
             self._updates.append(self._collect_by_shape(velocity, rows, layout[0]))
             return
@@ -185,7 +185,7 @@ class PostTrainer(Trainer):
         found = []
         for part in parts:
             own = select_rows(rows, part)
-            generators = [row_generator(self.config.seed, p) for p in own["positions"]]
+            generators = [row_generator(self.args.seed, p) for p in own["positions"]]
             found.append(self.method.collect(velocity, self._as_batch(own), generators).batch)
         return found
 
@@ -286,7 +286,7 @@ class PostTrainer(Trainer):
         )
         self._rollout, self._reward_calls = {}, 0
         shares = gather_object([share])
-        loss = self.ledger.add(shares, weight=weight, images=self.config.batch_size)
+        loss = self.ledger.add(shares, weight=weight, images=self.training.batch_size)
         self._require_finite("the loss", loss)
         return loss
 
@@ -300,10 +300,10 @@ class PostTrainer(Trainer):
     def _require_finite(self, name: str, value: float) -> None:
         """Stop before a broken update reaches the weights."""
         if not math.isfinite(value):
-            optim = self.config.optim
+            args = self.args
             raise TrainingDiverged(
                 f"update {self.state.global_step + 1}: {name} is {value}; lower learning_rate="
-                f"{optim.learning_rate:g} or max_grad_norm={optim.max_grad_norm:g}, and look for "
+                f"{args.learning_rate:g} or max_grad_norm={args.max_grad_norm:g}, and look for "
                 "values that are not finite in the training data and the reward"
             )
 

@@ -11,20 +11,23 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from baselines.config import LoraConfig
+from baselines.config import LoraConfig, TrainingConfig
 from baselines.loop.sharding import plain_copy, whole
-from baselines.training_config import PostTrainingConfig
 
 #: Tells a directory of peft's from one of diffusers'.
 ADAPTER_FILE = "adapter_config.json"
 
 
-def prepare_transformer(transformer: nn.Module, config: PostTrainingConfig) -> nn.Module:
+def prepare_transformer(
+    transformer: nn.Module, training: TrainingConfig, lora: LoraConfig | None = None, seed: int = 0
+) -> nn.Module:
     """Make a loaded transformer trainable, in place.
 
     Args:
         transformer: A diffusers model, frozen or not.
-        config: Says whether all weights are trained (then they become float32) or an adapter.
+        training: Says what memory is saved by, and whether layers are compiled.
+        lora: The adapter to train; null trains all weights, which become float32.
+        seed: Of the adapter's initial weights.
 
     Returns:
         ``transformer`` itself, or the ``PeftModel`` around it.
@@ -38,14 +41,14 @@ def prepare_transformer(transformer: nn.Module, config: PostTrainingConfig) -> n
             f"{type(transformer).__name__} is no diffusers model (ModelMixin), so its weights "
             "could not be saved for the pipeline; give the transformer of a loaded pipeline"
         )
-    if config.gradient_checkpointing:
+    if training.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-    transformer.requires_grad_(config.lora is None)
-    if config.lora is not None:
-        trained: nn.Module = _add_adapter(transformer, config.lora, config.seed)
+    transformer.requires_grad_(lora is None)
+    if lora is not None:
+        trained: nn.Module = _add_adapter(transformer, lora, seed)
     else:
         trained = transformer.float()
-    if config.compile:
+    if training.compile:
         compile_layers(transformer)
     return trained
 
@@ -59,6 +62,8 @@ def compile_layers(transformer: nn.Module) -> None:
 
 def _add_adapter(transformer: ModelMixin, lora: LoraConfig, seed: int) -> PeftModel:
     """A fresh LoRA adapter; peft draws from the global generator, which is put back afterwards."""
+    if lora.target_modules is None:
+        raise ValueError("lora.target_modules=None: name the layers, or ask the model's family")
     adapter = PeftLoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft only divides it by the rank

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from baselines.rewards.base import RewardError
 from evaluators.base import Evaluator, Sample
+from evaluators.scoring import checked_scores
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,12 +23,13 @@ class EvaluatorReward:
 
     Args:
         evaluator: A loaded one.
+        name: For messages; None: the evaluator's.
     """
 
-    def __init__(self, evaluator: Evaluator) -> None:
+    def __init__(self, evaluator: Evaluator, name: str | None = None) -> None:
         evaluator.check_canaries()
         self.evaluator = evaluator
-        self.name = evaluator.name
+        self.name = name or evaluator.name
 
     def check(self, prompt: str, columns: Mapping[str, object]) -> None:
         """Refuse a prompt that the evaluator cannot judge images of.
@@ -68,7 +70,7 @@ class EvaluatorReward:
             )
             for index, (prompt, image) in enumerate(zip(prompts, images, strict=True))
         ]
-        scores = self.evaluator.score(samples)
+        scores = checked_scores(self.evaluator, samples)
         for index, score in enumerate(scores):
             if score.reason is not None:
                 raise RewardError(

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from evaluators.clip import open_clip_models
-from evaluators.preference.config import CLIP_FILES
+from evaluators.clip.files import CLIP_FILES
 from evaluators.weights import WeightsError, combined_hash, resolve_directory
 
 

@@ -23,7 +23,7 @@ from evaluators.clip.open_clip_models import (
     tokenizer_of,
     weight_file,
 )
-from evaluators.geneval.config import COLOR_FILES, COLOR_WEIGHTS
+from evaluators.geneval.config import COLOR_FILES
 from evaluators.geneval.prompts import COLORS
 from evaluators.weights import combined_hash, resolve_directory
 
@@ -57,7 +57,7 @@ class ColorClassifier:
 
     def __init__(
         self,
-        weights: str = COLOR_WEIGHTS,
+        weights: str,
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,

@@ -1,27 +1,68 @@
-"""What GenEval on COCO's classes is configured with; imports no framework."""
+"""What GenEval on COCO's classes is, and what it is set with; imports no framework."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
 
-from evaluators.preference.config import DTYPES
+from evaluators.base import ADDRESS, JudgeConfig
+from evaluators.devices import check_dtype
+from evaluators.geneval.metadata import check_vocabulary, parse_request
+from evaluators.geneval.prompts import CLASS_NAMES, COLORS
 from evaluators.weights import PublishedWeights
 
-DETECTOR_WEIGHTS = "facebook/mask2former-swin-small-coco-instance"
-DETECTOR_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
-#: OpenAI's CLIP ViT-L/14 in open_clip's format.
-COLOR_WEIGHTS = "timm/vit_large_patch14_clip_224.openai"
-COLOR_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
+if TYPE_CHECKING:
+    from evaluators.geneval.verdict import GenEval
 
-#: What the two defaults download.
-PUBLISHED = (
-    PublishedWeights(repo=DETECTOR_WEIGHTS, files=DETECTOR_FILES, disk_gb=0.28, memory_gb=0.28),
-    PublishedWeights(repo=COLOR_WEIGHTS, files=COLOR_FILES, disk_gb=1.71, memory_gb=1.71),
+DETECTOR_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
+COLOR_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
+_DETECTOR = PublishedWeights(
+    repo="facebook/mask2former-swin-small-coco-instance",
+    files=DETECTOR_FILES,
+    disk_gb=0.28,
+    memory_gb=0.28,
+)
+#: OpenAI's CLIP ViT-L/14 in open_clip's format.
+_COLORS = PublishedWeights(
+    repo="timm/vit_large_patch14_clip_224.openai", files=COLOR_FILES, disk_gb=1.71, memory_gb=1.71
 )
 
 
+class GenEvalFacts(JudgeConfig):
+    """What GenEval's number is, whichever detector finds the objects.
+
+    Attributes:
+        class_names: What can be asked for.
+        color_names: In which colours.
+    """
+
+    kind = "geneval"
+    title = "GenEval"
+    summary = "objects, counts, colours and positions, by Mask2Former and CLIP"
+    unit = "share of correct images"
+    units: ClassVar[Mapping[str, str]] = {
+        "strict_score": "mean partial credit, at most 1",
+        "images_correct": "% of images",
+        "prompts_correct": "% of prompts",
+    }
+    value_range = (0.0, 1.0)
+    is_macro_mean = True
+
+    class_names: ClassVar[Sequence[str]] = CLASS_NAMES
+    color_names: ClassVar[Sequence[str]] = COLORS
+
+    def check_prompt(self, prompt: str, metadata: Mapping[str, object]) -> None:  # noqa: ARG002
+        """Refuse demands that cannot be read, or whose class or colour is not known.
+
+        Raises:
+            MetadataError: Says what is wrong.
+        """
+        check_vocabulary(parse_request(metadata), self.class_names, self.color_names)
+
+
 @dataclass(frozen=True, kw_only=True)
-class GenEvalConfig:
+class GenEvalConfig(GenEvalFacts):
     """GenEval's two models.
 
     Attributes:
@@ -35,12 +76,15 @@ class GenEvalConfig:
         device: ``auto`` (the first GPU, else the CPU), or a torch device.
     """
 
-    detector: str = DETECTOR_WEIGHTS
-    color_model: str = COLOR_WEIGHTS
-    batch_size: int | None = None
-    crop_batch_size: int = 64
+    packages = ("torch", "transformers", "open_clip_torch")
+    published = (_DETECTOR, _COLORS)
+
+    detector: str = _DETECTOR.repo
+    color_model: str = _COLORS.repo
+    batch_size: int | None = field(default=None, metadata=ADDRESS)
+    crop_batch_size: int = field(default=64, metadata=ADDRESS)
     dtype: str = "float32"
-    device: str = "auto"
+    device: str = field(default="auto", metadata=ADDRESS)
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -51,5 +95,14 @@ class GenEvalConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype={self.dtype!r}: choose one of {', '.join(DTYPES)}")
+        check_dtype(self.dtype)
+
+    def weight_files(self) -> Mapping[str, Sequence[str]]:
+        """Both models'."""
+        return {"detector": DETECTOR_FILES, "color_model": COLOR_FILES}
+
+    def build(self) -> GenEval:
+        """GenEval on its published models; loads the weights."""
+        from evaluators.geneval.mask2former import load_geneval
+
+        return load_geneval(self)

@@ -22,14 +22,14 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from transformers import Mask2FormerForUniversalSegmentation
 
+from evaluators.devices import torch_device, torch_dtype
 from evaluators.geneval.canaries import street_canaries
 from evaluators.geneval.colors import ColorClassifier, object_crop
-from evaluators.geneval.config import DETECTOR_FILES, DETECTOR_WEIGHTS, GenEvalConfig
+from evaluators.geneval.config import DETECTOR_FILES, GenEvalConfig
 from evaluators.geneval.detectors import Detection, Instance, instances_from_logits
 from evaluators.geneval.metadata import parse_request
 from evaluators.geneval.prompts import CLASS_NAMES, COLORS
 from evaluators.geneval.verdict import GenEval, confidence_threshold, indices_to_color
-from evaluators.preference.base import torch_device, torch_dtype
 from evaluators.weights import WeightsError, combined_hash, resolve_directory
 
 #: Longest and shortest edge that an image is resized to fit, in pixels.
@@ -91,7 +91,7 @@ class Mask2FormerDetector:
 
     def __init__(
         self,
-        weights: str = DETECTOR_WEIGHTS,
+        weights: str,
         *,
         color_classifier: ColorClassifier,
         device: str | torch.device = "cpu",
@@ -199,16 +199,12 @@ class Mask2FormerDetector:
         return Detection(self.class_names[instance.label], (x1, y1, x2, y2), instance.score)
 
 
-def load_geneval(config: GenEvalConfig | None = None) -> GenEval:
-    """GenEval on its published models, with drawn canaries; loads the weights.
-
-    Args:
-        config: Models and how to run them; None: the published ones.
+def load_geneval(config: GenEvalConfig) -> GenEval:
+    """GenEval with drawn canaries; loads the weights.
 
     Raises:
         WeightsError: Weights are missing or do not fit.
     """
-    config = config or GenEvalConfig()
     device, dtype = torch_device(config.device), torch_dtype(config.dtype)
     colors = ColorClassifier(
         config.color_model, device=device, dtype=dtype, batch_size=config.crop_batch_size
@@ -220,7 +216,7 @@ def load_geneval(config: GenEvalConfig | None = None) -> GenEval:
         dtype=dtype,
         batch_size=config.batch_size or (1 if device.type == "cpu" else 8),
     )
-    return GenEval(detector, canaries=street_canaries())
+    return GenEval(detector, canaries=street_canaries(), config=config)
 
 
 def _load_model(directory: Path) -> Mask2FormerForUniversalSegmentation:

@@ -12,9 +12,9 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from evaluators.base import Canary, Evaluator, Sample, Score
+from evaluators.base import Canary, Evaluator, JudgeConfig, Sample, Score
+from evaluators.geneval.config import GenEvalConfig
 from evaluators.geneval.detectors import Box, Detection, Detector, as_detection
 from evaluators.geneval.metadata import (
     Clause,
@@ -231,23 +231,26 @@ def relative_position(box: Box, target: Box) -> set[str]:
 class GenEval(Evaluator):
     """The benchmark on any ``Detector``: 1 for a correct image, 0 for a wrong one."""
 
-    name: ClassVar[str] = "geneval"
-    version: ClassVar[str] = "1"
-    value_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    unit: ClassVar[str] = "share of correct images"
-
-    def __init__(self, detector: Detector, *, canaries: Sequence[Canary]) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        *,
+        canaries: Sequence[Canary],
+        config: JudgeConfig = GenEvalConfig(),  # noqa: B008 (frozen)
+    ) -> None:
         """Bind a detector.
 
         Args:
             detector: Finds the objects; its class and colour names are the vocabulary.
             canaries: Pairs that the detector must tell apart before it is trusted.
+            config: What its number is.
 
         Raises:
             ValueError: There is no canary.
         """
         if not canaries:
             raise ValueError("GenEval needs at least one canary: a wrong detector looks like 0.03")
+        self.config = config
         self._detector = detector
         self._canaries = tuple(canaries)
 

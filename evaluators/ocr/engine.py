@@ -27,6 +27,8 @@ WHEEL_MODELS = {
     "PP-OCRv6_small_det": "PP-OCRv6_det_small.onnx",
     "PP-OCRv6_small_rec": "PP-OCRv6_rec_small.onnx",
 }
+#: Of a model as PaddleOCR reads it.
+FILES = ("inference.onnx", "inference.yml")
 _DECODE = {"DecodeImage": {"channel_first": False, "img_mode": "BGR"}}
 # PP-OCR's published pre- and post-processing of the detection model.
 _DETECTION: Mapping[str, object] = {
@@ -174,7 +176,7 @@ def _onnx_dir(name: str, path: str | None) -> Path:
     """The directory PaddleOCR wants: the user's, or one made of the wheel's model."""
     if path is not None:
         folder = Path(path).expanduser()
-        missing = [file for file in _FILES if not (folder / file).is_file()]
+        missing = [file for file in FILES if not (folder / file).is_file()]
         if missing:
             raise EvaluatorError(f"ocr: model directory {path} has no {' and no '.join(missing)}")
         return folder
@@ -184,9 +186,6 @@ def _onnx_dir(name: str, path: str | None) -> Path:
             "give its directory (inference.onnx, inference.yml)"
         )
     return _prepared(name, _wheel_file(WHEEL_MODELS[name]))
-
-
-_FILES = ("inference.onnx", "inference.yml")
 
 
 def _wheel_file(filename: str) -> Path:
@@ -211,9 +210,9 @@ def _prepared(name: str, source: Path) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}-"))
-        shutil.copyfile(source, part / _FILES[0])
+        shutil.copyfile(source, part / FILES[0])
         text = yaml.safe_dump(description, allow_unicode=True, sort_keys=False)
-        (part / _FILES[1]).write_text(text, encoding="utf-8")
+        (part / FILES[1]).write_text(text, encoding="utf-8")
         part.chmod(0o755)
         _put(part, folder)
     except OSError as err:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from evaluators.base import Canary, Evaluator, EvaluatorError, Sample, Score
+from evaluators.base import (
+    ADDRESS,
+    Canary,
+    Evaluator,
+    EvaluatorError,
+    JudgeConfig,
+    Sample,
+    Score,
+)
 from evaluators.ocr import engine as ocr_engine
 from evaluators.weights import combined_hash
 
@@ -103,7 +111,7 @@ def target_text(prompt: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OcrConfig:
+class OcrConfig(JudgeConfig):
     """Which reader, and what counts as read.
 
     Attributes:
@@ -121,16 +129,24 @@ class OcrConfig:
         device: ``cpu``, ``gpu`` or ``gpu:0``.
     """
 
+    kind = "ocr"
+    title = "OCR"
+    summary = "text in the image, by PaddleOCR"
+    unit = "1 - edit distance / length of the wanted text"
+    units: ClassVar[Mapping[str, str]] = {"exact": "share of images, 0..1"}
+    value_range = (0.0, 1.0)
+    packages = ("paddleocr", "onnxruntime", "rapidocr")
+
     engine: Literal["onnxruntime", "paddle"] = "onnxruntime"
     detection_model: str = "PP-OCRv6_small_det"
     recognition_model: str = "PP-OCRv6_small_rec"
-    detection_dir: str | None = None
-    recognition_dir: str | None = None
+    detection_dir: str | None = field(default=None, metadata=ADDRESS)
+    recognition_dir: str | None = field(default=None, metadata=ADDRESS)
     min_confidence: float = 0.5
     min_side: int = 256
-    batch_size: int = 16
-    num_threads: int | None = None
-    device: str = "cpu"
+    batch_size: int = field(default=16, metadata=ADDRESS)
+    num_threads: int | None = field(default=None, metadata=ADDRESS)
+    device: str = field(default="cpu", metadata=ADDRESS)
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -144,6 +160,23 @@ class OcrConfig:
             raise ValueError(f"batch_size={self.batch_size}: must be at least 1")
         if self.num_threads is not None and self.num_threads < 1:
             raise ValueError(f"num_threads={self.num_threads}: must be at least 1, or null")
+
+    def weight_files(self) -> Mapping[str, Sequence[str]]:
+        """The models' directories; the wheel's models are known by their names."""
+        folders = {"detection_dir": self.detection_dir, "recognition_dir": self.recognition_dir}
+        return {name: ocr_engine.FILES for name, folder in folders.items() if folder is not None}
+
+    def check_prompt(self, prompt: str, metadata: Mapping[str, object]) -> None:  # noqa: ARG002
+        """Refuse a prompt that quotes no text.
+
+        Raises:
+            ValueError: Says how to quote it.
+        """
+        target_text(prompt)
+
+    def build(self) -> OcrEvaluator:
+        """The evaluator; nothing is loaded before it is needed."""
+        return OcrEvaluator(self)
 
 
 def enlarged(image: Image.Image, min_side: int) -> Image.Image:
@@ -167,21 +200,12 @@ class OcrEvaluator(Evaluator):
         reader: Takes the place of PaddleOCR: RGB images (H, W, 3) in, their lines out.
     """
 
-    name: ClassVar[str] = "ocr"
-    version: ClassVar[str] = "1"
-    value_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    unit: ClassVar[str] = "1 - edit distance / length of the wanted text"
+    config: OcrConfig
 
     def __init__(self, config: OcrConfig | None = None, reader: TextReader | None = None) -> None:
         self.config = config or OcrConfig()
         self._reader = reader
         self._files: tuple[Path, ...] = ()
-
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """What makes numbers comparable beyond the weights, for the fingerprint."""
-        names = ("engine", "detection_model", "recognition_model", "min_confidence", "min_side")
-        return {key: value for key, value in asdict(self.config).items() if key in names}
 
     @property
     def weights_hash(self) -> str:
@@ -221,14 +245,6 @@ class OcrEvaluator(Evaluator):
             wanted = targets[start : start + self.config.batch_size]
             scores += map(self._judged, batch, wanted, self._read(batch))
         return scores
-
-    def check(self, prompt: str, metadata: Mapping[str, object]) -> None:  # noqa: ARG002
-        """Refuse a prompt that quotes no text.
-
-        Raises:
-            ValueError: Says how to quote it.
-        """
-        target_text(prompt)
 
     def _read(self, batch: Sequence[Sample]) -> list[list[ocr_engine.Line]]:
         """The lines of every image of a batch."""

@@ -2,133 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import ClassVar, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
-from evaluators.base import Canary, Sample
-from evaluators.clip.encoders import ClipEncoder, clip_hash, find_clip, load_clip
-from evaluators.clip.open_clip_models import load_strictly, load_tensors
-from evaluators.preference.base import PreferenceEvaluator, torch_device, torch_dtype
-from evaluators.preference.config import AestheticConfig
-from evaluators.weights import WeightsError, combined_hash, resolve_file
+from evaluators.base import ADDRESS, Canary, Sample
+from evaluators.clip.files import CLIP_FILES, CLIP_L
+from evaluators.devices import torch_device, torch_dtype
+from evaluators.preference.base import LoadedScorer, ScorerConfig
+from evaluators.weights import PublishedWeights, combined_hash, resolve_file
 
-#: File name of a head saved here.
-HEAD_FILE = "aesthetic_head.safetensors"
+if TYPE_CHECKING:
+    from evaluators.clip.encoders import ClipEncoder
+    from evaluators.preference.rating_head import AestheticHead
 
-
-class AestheticHead(nn.Module):
-    """Linear D-1024-128-64-16-1 without activations, dropout in training.
-
-    The names of its parameters (``layers.0.weight`` ...) are those of the published file.
-
-    Args:
-        embedding_width: Size D of the embeddings.
-
-    Source: christophschuhmann/improved-aesthetic-predictor, sac+logos+ava1-l14-linearMSE.pth.
-    """
-
-    def __init__(self, embedding_width: int = 768) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(embedding_width, 1024),
-            nn.Dropout(0.2),
-            nn.Linear(1024, 128),
-            nn.Dropout(0.2),
-            nn.Linear(128, 64),
-            nn.Dropout(0.1),
-            nn.Linear(64, 16),
-            nn.Linear(16, 1),
-        )
-
-    def forward(self, embedding: Tensor) -> Tensor:
-        """Ratings (B,), about 1..10, of unit embeddings (B, D)."""
-        return cast(Tensor, self.layers(embedding)).squeeze(-1)
+_HEAD_FILE = "sac+logos+ava1-l14-linearMSE.pth"
+_HEAD = PublishedWeights(
+    repo="camenduru/improved-aesthetic-predictor",
+    files=(_HEAD_FILE,),
+    disk_gb=0.004,
+    memory_gb=0.004,
+    sha256=((_HEAD_FILE, "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0"),),
+)
 
 
-def save_head(path: Path, head: AestheticHead) -> None:
-    """Write a head as safetensors."""
-    state = {key: value.detach().cpu().contiguous() for key, value in head.state_dict().items()}
-    save_file(state, path, metadata={"format": "pt"})
-
-
-def load_head(path: Path, embedding_width: int) -> AestheticHead:
-    """Read a head of the published keys.
-
-    Args:
-        path: ``.pth`` or safetensors.
-        embedding_width: Size of the CLIP's embeddings.
-
-    Returns:
-        The head, ready to rate.
-
-    Raises:
-        WeightsError: It is unreadable or rates embeddings of another width.
-    """
-    state = load_tensors(path)
-    first = state.get("layers.0.weight")
-    if first is not None and first.shape[-1] != embedding_width:
-        raise WeightsError(
-            f"aesthetic head {path} rates embeddings of width {first.shape[-1]}, but the CLIP "
-            f"gives {embedding_width}; use the pair that belongs together"
-        )
-    head = AestheticHead(embedding_width)
-    load_strictly(head, state, path)
-    return head.eval().requires_grad_(False)
-
-
-class Aesthetic:
-    """The loaded scorer."""
-
-    def __init__(self, encoder: ClipEncoder, head: AestheticHead, weights_hash: str) -> None:
-        self.encoder = encoder
-        self.head = head
-        self.weights_hash = weights_hash
-
-    def values(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:
-        """The ratings of the images; prompts do not matter."""
-        assert len(prompts) == len(images)
-        embeddings = self.encoder.images(images)
-        weight = next(self.head.parameters())
-        ratings = self.head(embeddings.to(weight.device, weight.dtype))
-        return cast(list[float], ratings.float().tolist())
-
-
-class AestheticEvaluator(PreferenceEvaluator[AestheticConfig]):
+@dataclass(frozen=True, kw_only=True)
+class AestheticConfig(ScorerConfig):
     """The predicted rating of people who were asked how good a picture looks.
 
-    Args:
-        config: Without one, the LAION head on OpenAI's CLIP ViT-L/14.
-        canaries: Take the place of the drawn ones.
+    ``weights`` is the CLIP whose image embedding is rated.
+
+    Attributes:
+        head: The rating head: a file, a directory that holds ``head_file``, or a hub id.
+        head_file: Its file name there.
     """
 
-    name: ClassVar[str] = "aesthetic"
-    version: ClassVar[str] = "1"
-    value_range: ClassVar[tuple[float, float]] = (1.0, 10.0)
-    unit: ClassVar[str] = "rating, 1..10"
+    kind = "aesthetic"
+    title = "Aesthetic"
+    summary = "how good the image looks"
+    unit = "rating, 1..10"
+    value_range = (1.0, 10.0)
+    packages = ("torch", "transformers", "open_clip_torch")
+    published: ClassVar[tuple[PublishedWeights, ...]] = (CLIP_L, _HEAD)
 
-    def __init__(
-        self, config: AestheticConfig | None = None, canaries: Sequence[Canary] | None = None
-    ) -> None:
-        super().__init__(config or AestheticConfig(), canaries)
+    weights: str = CLIP_L.repo
+    head: str = _HEAD.repo
+    head_file: str = field(default=_HEAD_FILE, metadata=ADDRESS)
 
-    def load(self) -> Aesthetic:
+    def weight_files(self) -> Mapping[str, Sequence[str]]:
+        """The CLIP's, and the head."""
+        return {"weights": CLIP_FILES, "head": (self.head_file,)}
+
+    def load(self) -> LoadedScorer:
         """Find, check and load the CLIP and the head."""
-        directory = find_clip(self.config.weights)
-        path = resolve_file(self.config.head, self.config.head_file, key="head")
-        device = torch_device(self.config.device)
-        encoder = load_clip(directory, dtype=torch_dtype(self.config.dtype), device=device)
+        from evaluators.clip.encoders import clip_hash, find_clip, load_clip
+        from evaluators.preference.rating_head import load_head
+
+        directory = find_clip(self.weights)
+        path = resolve_file(self.head, self.head_file, key="head")
+        device = torch_device(self.device)
+        encoder = load_clip(directory, dtype=torch_dtype(self.dtype), device=device)
         # The head is tiny and sensitive: float32 whatever the CLIP runs in.
         head = load_head(path, encoder.width).to(device)
-        return Aesthetic(encoder, head, f"{clip_hash(directory)}+{combined_hash([path])}")
 
-    def drawn_canaries(self) -> Sequence[Canary]:
+        def values(prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:
+            assert len(prompts) == len(images)
+            return ratings(encoder, head, images)
+
+        return LoadedScorer(values, f"{clip_hash(directory)}+{combined_hash([path])}")
+
+    def canaries(self) -> Sequence[Canary]:
         """A calm evening by the sea against grey noise."""
         pictures = {"sunset": _sunset(), "noise": _noise()}
         good, bad = (
@@ -138,8 +84,19 @@ class AestheticEvaluator(PreferenceEvaluator[AestheticConfig]):
         return (Canary(good=good, bad=bad),)
 
 
+def ratings(
+    encoder: ClipEncoder, head: AestheticHead, images: Sequence[Image.Image]
+) -> list[float]:
+    """The head's ratings of images; prompts do not matter."""
+    embeddings = encoder.images(images)
+    weight = next(head.parameters())
+    return cast(list[float], head(embeddings.to(weight.device, weight.dtype)).float().tolist())
+
+
 def _sunset(size: int = 512) -> Image.Image:
     """A sky fading from blue to orange over a darker sea, with the sun and its reflection."""
+    import torch
+
     height = torch.linspace(0, 1, size)[:, None]
     high, low = torch.tensor([58.0, 84.0, 150.0]), torch.tensor([255.0, 168.0, 92.0])
     sky = high + (low - high) * (height / 0.6).clamp(max=1) ** 1.5

@@ -1,60 +1,45 @@
-"""CLIPScore: how well an image fits its prompt, as the plain cosine of CLIP's embeddings."""
+"""CLIPScore: the cosine of an image and its prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
-from PIL import Image
-
-from evaluators.base import Canary
-from evaluators.clip.encoders import (
-    ClipEncoder,
-    clip_hash,
-    find_clip,
-    load_clip,
-    paired_cosines,
-)
-from evaluators.preference.base import PreferenceEvaluator, torch_device, torch_dtype
-from evaluators.preference.config import ClipScoreConfig
+from evaluators.clip.files import CLIP_FILES, CLIP_L
+from evaluators.devices import torch_device, torch_dtype
+from evaluators.preference.base import LoadedScorer, ScorerConfig
+from evaluators.weights import PublishedWeights
 
 
-class ClipScore:
-    """The loaded scorer."""
+@dataclass(frozen=True, kw_only=True)
+class ClipScoreConfig(ScorerConfig):
+    """The cosine itself, about 0.285 for SD3.5-M: others print 100 cos, or 2.5 max(cos, 0).
 
-    def __init__(self, encoder: ClipEncoder, weights_hash: str) -> None:
-        self.encoder = encoder
-        self.weights_hash = weights_hash
-
-    def values(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:
-        """cos(image, text), in [-1, 1]."""
-        return paired_cosines(self.encoder, prompts, images)
-
-
-class ClipScoreEvaluator(PreferenceEvaluator[ClipScoreConfig]):
-    """The cosine itself: others print 100 cos, or 2.5 max(cos, 0).
-
-    Args:
-        config: Without one, OpenAI's CLIP ViT-L/14.
-        canaries: Take the place of the drawn ones.
+    ``weights`` is a CLIP in transformers' or open_clip's directory layout.
     """
 
-    name: ClassVar[str] = "clipscore"
-    version: ClassVar[str] = "1"
-    value_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-    unit: ClassVar[str] = "cosine"
+    kind = "clipscore"
+    title = "CLIPScore"
+    summary = "agreement of image and prompt"
+    unit = "cosine"
+    decimals = 4
+    value_range = (-1.0, 1.0)
+    packages = ("torch", "transformers", "open_clip_torch")
+    published: ClassVar[tuple[PublishedWeights, ...]] = (CLIP_L,)
 
-    def __init__(
-        self, config: ClipScoreConfig | None = None, canaries: Sequence[Canary] | None = None
-    ) -> None:
-        super().__init__(config or ClipScoreConfig(), canaries)
+    weights: str = CLIP_L.repo
 
-    def load(self) -> ClipScore:
+    def weight_files(self) -> Mapping[str, Sequence[str]]:
+        """The CLIP's."""
+        return {"weights": CLIP_FILES}
+
+    def load(self) -> LoadedScorer:
         """Find, check and load the CLIP."""
-        directory = find_clip(self.config.weights)
-        encoder = load_clip(
-            directory,
-            dtype=torch_dtype(self.config.dtype),
-            device=torch_device(self.config.device),
-        )
-        return ClipScore(encoder, clip_hash(directory))
+        from evaluators.clip.encoders import clip_hash, find_clip, load_clip, paired_cosines
+
+        directory = find_clip(self.weights)
+        device, dtype = torch_device(self.device), torch_dtype(self.dtype)
+        encoder = load_clip(directory, dtype=dtype, device=device)
+        return LoadedScorer(functools.partial(paired_cosines, encoder), clip_hash(directory))

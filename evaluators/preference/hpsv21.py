@@ -2,31 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, cast
 
-import open_clip
-import torchvision.transforms.functional as transforms
 from PIL import Image
-from torch import Tensor
 
-from evaluators.base import Canary
-from evaluators.clip.encoders import OpenClipEncoder, paired_cosines
-from evaluators.clip.open_clip_models import (
-    OpenClipParts,
-    Preprocess,
-    build_open_clip,
-    load_strictly,
-    load_tensors,
-    read_config,
-    tokenizer_of,
+from evaluators.base import ADDRESS
+from evaluators.devices import torch_device, torch_dtype
+from evaluators.preference.base import LoadedScorer, ScorerConfig
+from evaluators.weights import PublishedWeights, WeightsError, combined_hash, resolve_file
+
+if TYPE_CHECKING:
+    import open_clip
+    from torch import Tensor
+
+    from evaluators.clip.open_clip_models import Preprocess
+
+_MODEL = PublishedWeights(
+    repo="xswu/HPSv2", files=("HPS_v2.1_compressed.pt",), disk_gb=1.97, memory_gb=3.94
 )
-from evaluators.preference.base import PreferenceEvaluator, torch_device, torch_dtype
-from evaluators.preference.config import HpsConfig
-from evaluators.weights import WeightsError, combined_hash, resolve_file
 
-_MEAN, _STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+
+@dataclass(frozen=True, kw_only=True)
+class HpsConfig(ScorerConfig):
+    """The cosine, about 0.28; others print 100 times that.
+
+    ``weights`` is a file, a directory that holds ``weights_file``, or a hub id.
+
+    Attributes:
+        weights_file: Name of the checkpoint there.
+        architecture: open_clip's name of the model, or a directory whose
+            ``open_clip_config.json`` describes it.
+    """
+
+    kind = "hpsv21"
+    title = "HPSv2.1"
+    summary = "human preference (HPS v2.1)"
+    unit = "cosine"
+    decimals = 4
+    value_range = (-1.0, 1.0)
+    packages = ("torch", "transformers", "open_clip_torch")
+    published = (_MODEL,)
+
+    weights: str = _MODEL.repo
+    weights_file: str = field(default=_MODEL.files[0], metadata=ADDRESS)
+    architecture: str = "ViT-H-14"
+
+    def weight_files(self) -> Mapping[str, Sequence[str]]:
+        """The checkpoint, and the description of its model where that is a directory."""
+        return {"weights": (self.weights_file,), "architecture": ("*.json",)}
+
+    def load(self) -> LoadedScorer:
+        """Find, check and load the checkpoint."""
+        from evaluators.clip import open_clip_models as models
+        from evaluators.clip.encoders import OpenClipEncoder, paired_cosines
+
+        path = resolve_file(self.weights, self.weights_file)
+        config = architecture_config(self.architecture)
+        model = models.build_open_clip(config)
+        models.load_strictly(model, models.load_tensors(path), path)
+        model.eval().requires_grad_(False)
+        model.to(device=torch_device(self.device), dtype=torch_dtype(self.dtype))
+        tokenizer = models.tokenizer_of(config, Path(self.architecture))
+        parts = models.OpenClipParts(model, _square_transform(model), tokenizer)
+        values = functools.partial(paired_cosines, OpenClipEncoder(parts))
+        return LoadedScorer(values, combined_hash([path]))
 
 
 def padded_square(image: Image.Image, size: int) -> Tensor:
@@ -44,7 +87,10 @@ def padded_square(image: Image.Image, size: int) -> Tensor:
 
     Source: tgxs002/HPSv2, open_clip/transform.py, ``resize_longest_max``.
     """
-    pixels = cast(Tensor, transforms.to_tensor(image))
+    import open_clip
+    import torchvision.transforms.functional as transforms
+
+    pixels = cast("Tensor", transforms.to_tensor(image))
     height, width = pixels.shape[1:]
     scale = size / max(height, width)
     new_size = [max(1, round(height * scale)), max(1, round(width * scale))]
@@ -54,7 +100,8 @@ def padded_square(image: Image.Image, size: int) -> Tensor:
     free_height, free_width = size - new_size[0], size - new_size[1]
     left, top = free_width // 2, free_height // 2
     padding = [left, top, free_width - left, free_height - top]
-    return cast(Tensor, transforms.normalize(transforms.pad(pixels, padding), _MEAN, _STD))
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    return cast("Tensor", transforms.normalize(transforms.pad(pixels, padding), mean, std))
 
 
 def architecture_config(architecture: str) -> dict[str, object]:
@@ -69,6 +116,10 @@ def architecture_config(architecture: str) -> dict[str, object]:
     Raises:
         WeightsError: It is neither.
     """
+    import open_clip
+
+    from evaluators.clip.open_clip_models import read_config
+
     if Path(architecture).is_dir():
         return read_config(Path(architecture))
     model_cfg = open_clip.get_model_config(architecture)
@@ -78,49 +129,6 @@ def architecture_config(architecture: str) -> dict[str, object]:
             "HPS v2.1 is ViT-H-14"
         )
     return {"model_cfg": model_cfg}
-
-
-class Hps:
-    """The loaded scorer."""
-
-    def __init__(self, encoder: OpenClipEncoder, weights_hash: str) -> None:
-        self.encoder = encoder
-        self.weights_hash = weights_hash
-
-    def values(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:
-        """cos(image, text)."""
-        return paired_cosines(self.encoder, prompts, images)
-
-
-class HpsV21Evaluator(PreferenceEvaluator[HpsConfig]):
-    """The cosine, about 0.28; others print 100 times that.
-
-    Args:
-        config: Without one, HPS v2.1.
-        canaries: Take the place of the drawn ones.
-    """
-
-    name: ClassVar[str] = "hpsv21"
-    version: ClassVar[str] = "1"
-    value_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-    unit: ClassVar[str] = "cosine"
-
-    def __init__(
-        self, config: HpsConfig | None = None, canaries: Sequence[Canary] | None = None
-    ) -> None:
-        super().__init__(config or HpsConfig(), canaries)
-
-    def load(self) -> Hps:
-        """Find, check and load the checkpoint."""
-        path = resolve_file(self.config.weights, self.config.weights_file)
-        config = architecture_config(self.config.architecture)
-        model = build_open_clip(config)
-        load_strictly(model, load_tensors(path), path)
-        model.eval().requires_grad_(False)
-        model.to(device=torch_device(self.config.device), dtype=torch_dtype(self.config.dtype))
-        tokenizer = tokenizer_of(config, Path(self.config.architecture))
-        parts = OpenClipParts(model, _square_transform(model), tokenizer)
-        return Hps(OpenClipEncoder(parts), combined_hash([path]))
 
 
 def _square_transform(model: open_clip.CLIP) -> Preprocess:

@@ -1,228 +1,123 @@
-"""ImageReward, ported to transformers' BLIP classes (arXiv:2304.05977).
-
-BLIP's image encoder, BERT with cross-attention to it, and an MLP on the first token. The published
-checkpoint is read as it is; its shapes alone determine the model (heads are 64 wide throughout).
-"""
+"""ImageReward: BLIP tuned on how people ranked images of a prompt (arXiv:2304.05977)."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import ClassVar, cast
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
 
-import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
-from torch import Tensor, nn
-from transformers import (
-    AutoTokenizer,
-    BlipTextConfig,
-    BlipTextModel,
-    BlipVisionConfig,
-    BlipVisionModel,
-    PreTrainedTokenizerBase,
+
+from evaluators.base import ADDRESS
+from evaluators.clip.files import TOKENIZER_FILES
+from evaluators.devices import torch_device, torch_dtype
+from evaluators.preference.base import LoadedScorer, ScorerConfig
+from evaluators.weights import (
+    PublishedWeights,
+    WeightsError,
+    combined_hash,
+    resolve_directory,
+    resolve_file,
 )
 
-from evaluators.base import Canary
-from evaluators.clip.open_clip_models import Preprocess, load_strictly, load_tensors
-from evaluators.preference.aesthetic import AestheticHead
-from evaluators.preference.base import PreferenceEvaluator, torch_device, torch_dtype
-from evaluators.preference.config import TOKENIZER_FILES, ImageRewardConfig
-from evaluators.weights import WeightsError, combined_hash, resolve_directory, resolve_file
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
-#: Mean and standard deviation of the raw reward that the authors standardise with.
-REWARD_MEAN, REWARD_STD = 0.16717362830052426, 1.0333394966054072
-MAX_TOKENS = 35
-_HEAD_WIDTH = 64
+    from evaluators.preference.imagereward_model import ImageRewardModel
 
-_VISION, _TEXT, _MLP = "blip.visual_encoder.", "blip.text_encoder.", "mlp."
-# Published name of an image encoder's entry -> transformers' name.
-_RENAMES = (
-    (r"^cls_token$", "embeddings.class_embedding"),
-    (r"^pos_embed$", "embeddings.position_embedding"),
-    (r"^patch_embed\.proj\.", "embeddings.patch_embedding."),
-    (r"^norm\.", "post_layernorm."),
-    (r"^blocks\.(\d+)\.norm([12])\.", r"encoder.layers.\1.layer_norm\2."),
-    (r"^blocks\.(\d+)\.attn\.qkv\.", r"encoder.layers.\1.self_attn.qkv."),
-    (r"^blocks\.(\d+)\.attn\.proj\.", r"encoder.layers.\1.self_attn.projection."),
-    (r"^blocks\.(\d+)\.mlp\.", r"encoder.layers.\1.mlp."),
+_MODEL = PublishedWeights(
+    repo="THUDM/ImageReward", files=("ImageReward.pt",), disk_gb=1.79, memory_gb=1.79
+)
+_TOKENIZER = PublishedWeights(
+    repo="google-bert/bert-base-uncased", files=TOKENIZER_FILES, disk_gb=0.001, memory_gb=0.0
 )
 
 
-def _renamed(key: str) -> str:
-    for pattern, replacement in _RENAMES:
-        key, count = re.subn(pattern, replacement, key)
-        if count:
-            return key
-    return key
-
-
-def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
-    }
-
-
-class ImageRewardModel(nn.Module):
-    """The three parts at random weights of the given shapes; ``load_published`` fills them."""
-
-    def __init__(self, vision: BlipVisionConfig, text: BlipTextConfig) -> None:
-        super().__init__()
-        self.vision = BlipVisionModel(vision)
-        self.text = BlipTextModel(text, add_pooling_layer=False)
-        self.mlp = AestheticHead(text.hidden_size)
-
-    def forward(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Standardised rewards of (image, prompt) pairs.
-
-        Args:
-            pixels: (B, 3, S, S), normalised as CLIP's.
-            input_ids: (B, MAX_TOKENS), BERT's ids, the first being [CLS].
-            attention_mask: (B, MAX_TOKENS), 1 at tokens.
-
-        Returns:
-            (raw - mean) / std; (B,), float32.
-        """
-        seen = self.vision(pixel_values=pixels).last_hidden_state
-        read = self.text(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            encoder_hidden_states=seen,
-            is_decoder=False,
-        ).last_hidden_state
-        raw = cast(Tensor, self.mlp(read[:, 0].float()))
-        return (raw - REWARD_MEAN) / REWARD_STD
-
-
-def _configs(
-    vision: Mapping[str, Tensor], text: Mapping[str, Tensor]
-) -> tuple[BlipVisionConfig, BlipTextConfig]:
-    """The shapes of the two encoders, read off their published entries."""
-    width, _, patch, _ = vision["patch_embed.proj.weight"].shape
-    side = round((vision["pos_embed"].shape[1] - 1) ** 0.5)
-    vocabulary, hidden = text["embeddings.word_embeddings.weight"].shape
-    vision_config = BlipVisionConfig(
-        hidden_size=width,
-        intermediate_size=vision["blocks.0.mlp.fc1.weight"].shape[0],
-        num_hidden_layers=_num_layers(vision, "blocks"),
-        num_attention_heads=width // _HEAD_WIDTH,
-        image_size=side * patch,
-        patch_size=patch,
-        # BLIP's own image encoder; transformers' default is 1e-5.
-        layer_norm_eps=1e-6,
-    )
-    text_config = BlipTextConfig(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        encoder_hidden_size=width,
-        intermediate_size=text["encoder.layer.0.intermediate.dense.weight"].shape[0],
-        num_hidden_layers=_num_layers(text, "encoder.layer"),
-        num_attention_heads=hidden // _HEAD_WIDTH,
-        max_position_embeddings=text["embeddings.position_embeddings.weight"].shape[0],
-        # Marks of a decoder, which the reward does not use.
-        bos_token_id=None,
-        sep_token_id=None,
-    )
-    return vision_config, text_config
-
-
-def _num_layers(part: Mapping[str, Tensor], prefix: str) -> int:
-    matches = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", key) for key in part)
-    return 1 + max(int(match[1]) for match in matches if match)
-
-
-def load_published(path: Path) -> ImageRewardModel:
-    """The model of a checkpoint with the published keys, in float32 on the CPU.
-
-    Args:
-        path: ``ImageReward.pt``, or the same state dict as safetensors.
-
-    Returns:
-        The model, ready to score.
-
-    Raises:
-        WeightsError: An entry that the reward needs is missing or of another shape.
-    """
-    state = load_tensors(path)
-    vision, text, mlp = (_part(state, prefix) for prefix in (_VISION, _TEXT, _MLP))
-    text.pop("embeddings.position_ids", None)
-    try:
-        configs = _configs(vision, text)
-    except (KeyError, ValueError) as err:
-        raise WeightsError(f"weights {path} are not ImageReward's: {err} is missing") from err
-    model = ImageRewardModel(*configs)
-    load_strictly(model.vision, {_renamed(key): value for key, value in vision.items()}, path)
-    load_strictly(model.text, text, path)
-    # The reward is read in float32 whatever the encoders run in.
-    load_strictly(model.mlp, {key: value.float() for key, value in mlp.items()}, path)
-    return model.eval().requires_grad_(False)
-
-
-class ImageReward:
-    """The loaded scorer."""
-
-    def __init__(
-        self, model: ImageRewardModel, tokenizer: PreTrainedTokenizerBase, weights_hash: str
-    ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.weights_hash = weights_hash
-        size = model.vision.config.image_size
-        self.transform = cast(
-            Preprocess, image_transform_v2(PreprocessCfg(size=size), is_train=False)
-        )
-
-    def values(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:
-        """Rewards of the B pairs, not of all B x B."""
-        weight = next(self.model.vision.parameters())
-        pixels = torch.stack([self.transform(image) for image in images])
-        tokens = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            truncation=True,
-            max_length=MAX_TOKENS,
-            return_tensors="pt",
-        )
-        rewards = self.model(
-            pixels.to(weight.device, weight.dtype),
-            tokens["input_ids"].to(weight.device),
-            tokens["attention_mask"].to(weight.device),
-        )
-        return cast(list[float], rewards.tolist())
-
-
-class ImageRewardEvaluator(PreferenceEvaluator[ImageRewardConfig]):
+@dataclass(frozen=True, kw_only=True)
+class ImageRewardConfig(ScorerConfig):
     """The standardised reward: about 0 on average, 1 is one standard deviation better.
 
-    Args:
-        config: Without one, ImageReward v1.0.
-        canaries: Take the place of the drawn ones.
+    ``weights`` is a file, a directory that holds ``weights_file``, or a hub id.
+
+    Attributes:
+        weights_file: Name of the checkpoint there.
+        tokenizer: Hub id or directory of BERT's tokenizer.
     """
 
-    name: ClassVar[str] = "imagereward"
-    version: ClassVar[str] = "1"
-    value_range: ClassVar[tuple[float, float]] = (-4.0, 4.0)
-    unit: ClassVar[str] = "standard deviations of the reward, (raw - 0.1672) / 1.0333"
+    kind = "imagereward"
+    title = "ImageReward"
+    summary = "human preference (ImageReward)"
+    unit = "standard deviations of the reward, (raw - 0.1672) / 1.0333"
+    value_range = (-4.0, 4.0)
+    packages = ("torch", "transformers", "open_clip_torch")
+    published = (_MODEL, _TOKENIZER)
 
-    def __init__(
-        self, config: ImageRewardConfig | None = None, canaries: Sequence[Canary] | None = None
-    ) -> None:
-        super().__init__(config or ImageRewardConfig(), canaries)
+    weights: str = _MODEL.repo
+    weights_file: str = field(default=_MODEL.files[0], metadata=ADDRESS)
+    tokenizer: str = _TOKENIZER.repo
 
-    def load(self) -> ImageReward:
+    def weight_files(self) -> Mapping[str, Sequence[str]]:
+        """The checkpoint, and the tokenizer's."""
+        return {"weights": (self.weights_file,), "tokenizer": TOKENIZER_FILES}
+
+    def load(self) -> LoadedScorer:
         """Find, check and load the checkpoint and BERT's tokenizer."""
-        path = resolve_file(self.config.weights, self.config.weights_file)
-        folder = resolve_directory(self.config.tokenizer, TOKENIZER_FILES, key="tokenizer")
+        from torch import nn
+        from transformers import AutoTokenizer
+
+        from evaluators.preference.imagereward_model import load_published
+
+        path = resolve_file(self.weights, self.weights_file)
+        folder = resolve_directory(self.tokenizer, TOKENIZER_FILES, key="tokenizer")
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as err:
             raise WeightsError(
-                f"tokenizer={self.config.tokenizer}: transformers cannot load it; it must be BERT's"
+                f"tokenizer={self.tokenizer}: transformers cannot load it; it must be BERT's"
             ) from err
         model = load_published(path)
-        device, dtype = torch_device(self.config.device), torch_dtype(self.config.dtype)
-        model.to(device)
+        model.to(torch_device(self.device))
         for encoder in (model.vision, model.text):
-            nn.Module.to(encoder, dtype=dtype)
-        return ImageReward(model, tokenizer, combined_hash([path]))
+            nn.Module.to(encoder, dtype=torch_dtype(self.dtype))
+        values = functools.partial(_rewards, model, tokenizer, _transform(model))
+        return LoadedScorer(values, combined_hash([path]))
+
+
+def _transform(model: ImageRewardModel) -> Callable[[Image.Image], Tensor]:
+    """CLIP's own, at the size of the image encoder."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    size = model.vision.config.image_size
+    transform = image_transform_v2(PreprocessCfg(size=size), is_train=False)
+    return cast("Callable[[Image.Image], Tensor]", transform)
+
+
+def _rewards(
+    model: ImageRewardModel,
+    tokenizer: PreTrainedTokenizerBase,
+    transform: Callable[[Image.Image], Tensor],
+    prompts: Sequence[str],
+    images: Sequence[Image.Image],
+) -> list[float]:
+    """Rewards of the B pairs, not of all B x B."""
+    import torch
+
+    from evaluators.preference.imagereward_model import MAX_TOKENS
+
+    weight = next(model.vision.parameters())
+    pixels = torch.stack([transform(image) for image in images])
+    tokens = tokenizer(
+        list(prompts),
+        padding="max_length",
+        truncation=True,
+        max_length=MAX_TOKENS,
+        return_tensors="pt",
+    )
+    rewards = model(
+        pixels.to(weight.device, weight.dtype),
+        tokens["input_ids"].to(weight.device),
+        tokens["attention_mask"].to(weight.device),
+    )
+    return cast(list[float], rewards.tolist())

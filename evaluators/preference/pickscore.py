@@ -2,64 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from PIL import Image
 
-from evaluators.base import Canary
-from evaluators.clip.encoders import (
-    TransformersClipEncoder,
-    clip_hash,
-    find_clip,
-    paired_cosines,
+from evaluators.clip.files import CLIP_FILES, PROCESSOR_FILES
+from evaluators.devices import torch_device, torch_dtype
+from evaluators.preference.base import LoadedScorer, ScorerConfig
+from evaluators.weights import PublishedWeights, resolve_directory
+
+_MODEL = PublishedWeights(
+    repo="yuvalkirstain/PickScore_v1",
+    files=("config.json", "model.safetensors"),
+    disk_gb=3.94,
+    memory_gb=3.94,
 )
-from evaluators.preference.base import PreferenceEvaluator, torch_device, torch_dtype
-from evaluators.preference.config import PROCESSOR_FILES, PickScoreConfig
-from evaluators.weights import resolve_directory
+_PROCESSOR = PublishedWeights(
+    repo="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    files=PROCESSOR_FILES,
+    disk_gb=0.004,
+    memory_gb=0.0,
+)
 
 
-class PickScore:
-    """The loaded scorer."""
-
-    def __init__(self, encoder: TransformersClipEncoder, weights_hash: str) -> None:
-        self.encoder = encoder
-        self.weights_hash = weights_hash
-
-    def values(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:
-        """logit_scale * cos(image, text)."""
-        scale = self.encoder.logit_scale
-        return [scale * cosine for cosine in paired_cosines(self.encoder, prompts, images)]
-
-
-class PickScoreEvaluator(PreferenceEvaluator[PickScoreConfig]):
+@dataclass(frozen=True, kw_only=True)
+class PickScoreConfig(ScorerConfig):
     """As in papers, about 22; training codes divide it by 26, others print the cosine (0.22).
 
-    Args:
-        config: Without one, PickScore v1.
-        canaries: Take the place of the drawn ones.
+    ``weights`` is a CLIP in transformers' layout.
+
+    Attributes:
+        processor: Hub id or directory of the image processor and tokenizer, which PickScore's
+            own repository lacks; empty takes those beside the weights.
     """
 
-    name: ClassVar[str] = "pickscore"
-    version: ClassVar[str] = "1"
-    value_range: ClassVar[tuple[float, float]] = (-100.0, 100.0)
-    unit: ClassVar[str] = "logit scale x cosine"
+    kind = "pickscore"
+    title = "PickScore"
+    summary = "human preference (Pick-a-Pic)"
+    unit = "logit scale x cosine"
+    value_range = (-100.0, 100.0)
+    packages = ("torch", "transformers", "open_clip_torch")
+    published = (_MODEL, _PROCESSOR)
 
-    def __init__(
-        self, config: PickScoreConfig | None = None, canaries: Sequence[Canary] | None = None
-    ) -> None:
-        super().__init__(config or PickScoreConfig(), canaries)
+    weights: str = _MODEL.repo
+    processor: str = _PROCESSOR.repo
 
-    def load(self) -> PickScore:
+    def weight_files(self) -> Mapping[str, Sequence[str]]:
+        """The CLIP's, and the processor's."""
+        return {"weights": CLIP_FILES, "processor": PROCESSOR_FILES}
+
+    def load(self) -> LoadedScorer:
         """Find, check and load the CLIP and its processor."""
-        directory = find_clip(self.config.weights)
-        processor = directory
-        if self.config.processor:
-            processor = resolve_directory(self.config.processor, PROCESSOR_FILES, key="processor")
+        from evaluators.clip.encoders import (
+            TransformersClipEncoder,
+            clip_hash,
+            find_clip,
+            paired_cosines,
+        )
+
+        directory = processor = find_clip(self.weights)
+        if self.processor:
+            processor = resolve_directory(self.processor, PROCESSOR_FILES, key="processor")
         encoder = TransformersClipEncoder(
             directory,
-            dtype=torch_dtype(self.config.dtype),
-            device=torch_device(self.config.device),
+            dtype=torch_dtype(self.dtype),
+            device=torch_device(self.device),
             processor=processor,
         )
-        return PickScore(encoder, clip_hash(directory))
+
+        def values(prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:
+            scale = encoder.logit_scale
+            return [scale * cosine for cosine in paired_cosines(encoder, prompts, images)]
+
+        return LoadedScorer(values, clip_hash(directory))

@@ -7,17 +7,26 @@ import io
 import json
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 import requests
 from PIL import Image
 
-from evaluators.base import Canary, Evaluator, EvaluatorError, Sample, Score
+from evaluators.base import (
+    ADDRESS,
+    Canary,
+    Evaluator,
+    EvaluatorError,
+    JudgeConfig,
+    Sample,
+    Score,
+)
 from evaluators.preference.canaries import shape_canaries
-from evaluators.preference.config import UnifiedRewardConfig
 
 # The wording is part of the measurement: Flow-GRPO's evaluation asks exactly this.
 QUESTION = (
@@ -35,6 +44,11 @@ _BEST = 5.0
 _REFUSALS = (401, 403, 404, 405)
 _PASSING = (408, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0
+_SERVER = (
+    "python -m sglang.launch_server --model-path CodeGoat24/UnifiedReward-7b-v1.5 "
+    "--served-model-name UnifiedReward-7b-v1.5 --port 8080"
+)
+_SERVER_WAIT_SECONDS = 0.5
 
 
 class _PassingError(Exception):
@@ -52,8 +66,67 @@ def parse_score(answer: str) -> float | None:
     return value if value is not None and value <= _BEST else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class UnifiedRewardConfig(JudgeConfig):
+    """The model's 1..5 score, divided by 5, by an OpenAI-compatible server.
+
+    Attributes:
+        base_url: Up to and with ``/v1``.
+        model: The name under which the server offers it.
+        api_key_env: Environment variable that holds the key; unset sends none.
+        concurrency: Requests under way at once.
+        timeout_seconds: For one request.
+        max_retries: Further tries after a failed one that may pass (no answer, 408, 429, 5xx).
+        backoff_seconds: Wait before the first further try; doubles each time, at most 60.
+        image_size: Side of the square the image is resized to, pixels (Flow-GRPO: 512).
+    """
+
+    kind = "unifiedreward"
+    title = "UnifiedReward"
+    summary = "rating by a vision-language model behind a server"
+    unit = "score / 5"
+    value_range = (0.2, 1.0)
+    packages = ("requests",)
+
+    base_url: str = field(default="http://127.0.0.1:8080/v1", metadata=ADDRESS)
+    model: str = "UnifiedReward-7b-v1.5"
+    api_key_env: str = field(default="OPENAI_API_KEY", metadata=ADDRESS)
+    concurrency: int = field(default=8, metadata=ADDRESS)
+    timeout_seconds: float = field(default=120.0, metadata=ADDRESS)
+    max_retries: int = field(default=5, metadata=ADDRESS)
+    backoff_seconds: float = field(default=1.0, metadata=ADDRESS)
+    image_size: int = 512
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"base_url={self.base_url!r}: must start with http:// or https://")
+        for name in ("concurrency", "image_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.timeout_seconds <= 0:
+            raise ValueError(f"timeout_seconds={self.timeout_seconds}: must be above 0")
+        for name in ("max_retries", "backoff_seconds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must not be negative")
+
+    def build(self) -> UnifiedRewardEvaluator:
+        """The evaluator; nothing is asked before it is needed."""
+        return UnifiedRewardEvaluator(self)
+
+    def missing(self) -> tuple[str, str]:
+        """The server, where nothing answers."""
+        parts = urlsplit(self.base_url)
+        address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+        try:
+            with socket.create_connection(address, timeout=_SERVER_WAIT_SECONDS):
+                return "", ""
+        except OSError:
+            return f"a server at {self.base_url}", _SERVER
+
+
 class UnifiedRewardEvaluator(Evaluator):
-    """The model's 1..5 score, divided by 5; nothing is asked before it is needed.
+    """Asks the server about every image, several at once.
 
     Args:
         config: The server.
@@ -61,10 +134,7 @@ class UnifiedRewardEvaluator(Evaluator):
         sleep: Waits between tries, seconds.
     """
 
-    name: ClassVar[str] = "unifiedreward"
-    version: ClassVar[str] = "1"
-    value_range: ClassVar[tuple[float, float]] = (0.2, 1.0)
-    unit: ClassVar[str] = "score / 5"
+    config: UnifiedRewardConfig
 
     def __init__(
         self,
@@ -77,18 +147,13 @@ class UnifiedRewardEvaluator(Evaluator):
         self._sleep = sleep
 
     @property
-    def settings(self) -> Mapping[str, object]:
-        """What makes numbers comparable beyond the weights, for the fingerprint."""
-        return {"image_size": self.config.image_size}
-
-    @property
     def weights_hash(self) -> str:
         """The model's name: a server does not show its files."""
         return f"served:{self.config.model}"
 
     def canaries(self) -> Sequence[Canary]:
         """Drawn pairs, or those given to the constructor."""
-        return shape_canaries(self.name) if self._canaries is None else self._canaries
+        return shape_canaries(self.config.kind) if self._canaries is None else self._canaries
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """One score a sample, in order; an image without an answer is unscored.

@@ -13,26 +13,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from diffusers import SD3Transformer2DModel
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from baselines.base import World
 from baselines.loop.post_train import post_train
 from baselines.loop.stream import Row
 from soarbench.benchmarks.worker import PeakMemory
-from soarbench.cli.plan import Planner
 from soarbench.common.errors import ConfigError, UserError
+from soarbench.config.compose import parse_overrides
+from soarbench.config.keys import split
 from soarbench.jobs.workbench import torch_device
-from soarbench.models.sd3.architecture import Architecture, architecture_of
-from soarbench.models.sd3.model import SD3Velocity
-from soarbench.planning.demand import read_request
+from soarbench.models.base import Architecture
+from soarbench.planning.demand import PlanOptions, read_request
 from soarbench.planning.memory_and_time import GB, Demand
-from soarbench.planning.method import plan_method
+from soarbench.planning.planner import Planner
 
 #: SOAR with an adapter on few tokens in float32, as a machine without a GPU can run it; every
 #: value can be set on the command line, since the last of two wins.
 DEFAULTS = (
+    "device=cpu",
     "model=sd35_medium",
     "method=soar",
     "lora={rank:32,alpha:64}",
@@ -71,7 +72,7 @@ def full_size(words: Sequence[str], *, console: Console) -> int:
     """Build a transformer of the published size, take one update, and print what it took.
 
     Args:
-        words: Settings of a run, and ``device=cpu`` (the default) or another.
+        words: Settings of a run; the device is the CPU where none is named.
         console: For the table.
 
     Returns:
@@ -80,19 +81,17 @@ def full_size(words: Sequence[str], *, console: Console) -> int:
     Raises:
         UserError: The request is wrong, or the memory does not suffice.
     """
-    own = [word for word in words if word.startswith("device=")]
-    device = torch_device(own[-1].partition("=")[2] if own else "cpu")
-    rest = [word for word in words if word not in own]
-    chosen = {word.partition("=")[0] for word in rest}
-    defaults = [word for word in DEFAULTS if word.partition("=")[0] not in chosen]
-    request = read_request([*defaults, *rest])
+    chosen = {split(word).key for word in words}
+    words = [*(word for word in DEFAULTS if split(word).key not in chosen), *words]
+    device = torch_device(parse_overrides(words).text("device") or "cpu")
+    request = read_request(PlanOptions(), words)
     if len(request.demands) != 1:
         raise ConfigError(f"method={','.join(request.demands)}: one update of one method; name one")
     (demand,) = request.demands.values()
     planned = planned_bytes(demand)
     require_memory(planned, device)
     with console.status("building the model and taking one update"):
-        found = measure(demand, architecture_of(demand.model), device)
+        found = measure(demand, demand.model.architecture(), device)
     console.print(result_table(demand, planned, found, device))
     return 0
 
@@ -128,14 +127,8 @@ class RandomRows:
 
     def __init__(self, demand: Demand, architecture: Architecture) -> None:
         self.shape = architecture.latent_shape(demand.model.resolution)
-        self.count = demand.loop.batch_size
-        self.sizes = {
-            "prompt_embeds": (
-                architecture.text_tokens(demand.model.max_sequence_length),
-                architecture.integer("joint_attention_dim"),
-            ),
-            "pooled_prompt_embeds": (architecture.integer("pooled_projection_dim"),),
-        }
+        self.count = demand.training.batch_size
+        self.sizes = architecture.condition_shapes(demand.model.max_sequence_length)
 
     def __len__(self) -> int:
         return self.count
@@ -175,11 +168,15 @@ def measure(demand: Demand, architecture: Architecture, device: torch.device) ->
     with tempfile.TemporaryDirectory() as folder:
         summary = post_train(
             transformer,
-            plan_method(demand, architecture),
+            demand.method.build(_world(demand, architecture)),
             rows,
-            replace(demand.loop, steps=1, save_steps=1, logging_steps=1, snapshots=()),
+            replace(demand.training, steps=1, save_steps=1, num_snapshots=0),
             Path(folder),
-            velocity_of=SD3Velocity,
+            optim=demand.optim,
+            lora=demand.lora,
+            ema=demand.ema,
+            seed=0,
+            velocity_of=architecture.velocity,
             negative_condition={name: value[None].to(device) for name, value in empty.items()},
             on_log=lambda _step, values: points.append(values),
             console=Console(quiet=True),
@@ -194,6 +191,15 @@ def measure(demand: Demand, architecture: Architecture, device: torch.device) ->
     )
 
 
+def _world(demand: Demand, architecture: Architecture) -> World:
+    """What methods are told; the reward is the same for every image."""
+    return World(
+        shift=3.0,
+        latent_shape=architecture.latent_shape(demand.model.resolution),
+        reward=lambda prompts, _latents, _columns: [0.0] * len(prompts),
+    )
+
+
 def random_transformer(architecture: Architecture, dtype: torch.dtype) -> nn.Module:
     """The architecture with torch's own initial weights, seeded, made in their final type."""
     before = torch.get_default_dtype()
@@ -201,11 +207,10 @@ def random_transformer(architecture: Architecture, dtype: torch.dtype) -> nn.Mod
     try:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            made = SD3Transformer2DModel(**architecture.transformer)
+            transformer = architecture.transformer()
     finally:
         torch.set_default_dtype(before)
-    frozen: nn.Module = made.requires_grad_(False).eval()
-    return frozen
+    return transformer.requires_grad_(False).eval()
 
 
 def result_table(demand: Demand, planned: float, found: FullSize, device: torch.device) -> Table:
@@ -228,7 +233,6 @@ def result_table(demand: Demand, planned: float, found: FullSize, device: torch.
     }
     for name, value in rows.items():
         table.add_row(name, value)
-    table.caption = (
-        f"{demand.loop.batch_size} row(s) at {side} px, {tokens} T5 tokens, {demand.model.dtype}"
-    )
+    count = demand.training.batch_size
+    table.caption = f"{count} row(s) at {side} px, {tokens} T5 tokens, {demand.model.dtype}"
     return table

@@ -13,8 +13,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 from rich.console import Console
 from rich.table import Table
@@ -25,8 +26,9 @@ from evaluators.geneval.prompts import CLASS_NAMES, COLORS
 from evaluators.samples import SampleFile
 from evaluators.weights import resolve_directory
 from soarbench.common.errors import ConfigError, UserError
-from soarbench.evaluation.judges import judge_config
-from soarbench.evaluation.request import sort_words
+from soarbench.config.keys import Options
+from soarbench.config.registries import judges_of
+from soarbench.config.suites import SuiteConfig
 from soarbench.evaluation.score_folder import one_line
 
 _NUM_IMAGES, _NUM_ROUNDS = 16, 2
@@ -57,7 +59,26 @@ class Race:
     num_equal: int
 
 
-def bench_judges(words: Sequence[str], *, console: Console) -> int:
+@dataclass(frozen=True, kw_only=True)
+class JudgeBenchOptions(Options):
+    """What ``bench judges`` takes.
+
+    Attributes:
+        num_images: Judged by each form.
+        judge: Values of ``judge.geneval``; without any, tiny random models are raced.
+    """
+
+    settings: ClassVar[tuple[str, ...] | None] = ()
+    renamed: ClassVar[Mapping[str, str]] = {"images": "num_images"}
+    num_images: int = _NUM_IMAGES
+    judge: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.num_images < 1:
+            raise ValueError(f"num_images={self.num_images}: must be at least 1")
+
+
+def bench_judges(options: JudgeBenchOptions, _words: Sequence[str], *, console: Console) -> int:
     """Race both forms and print the result.
 
     Returns:
@@ -66,15 +87,14 @@ def bench_judges(words: Sequence[str], *, console: Console) -> int:
     Raises:
         UserError: A word is unknown, weights cannot be used, or the naive form is not there.
     """
-    found = sort_words(words, ("images",))
-    for name in found.judges:
+    for name in options.judge:
         if name != "geneval":
             raise ConfigError(f"judge.{name}: this bench measures judge.geneval alone")
-    config = judge_config("geneval", found.judges.get("geneval", {}))
+    config = judges_of(SuiteConfig.judges_of, options.judge)["geneval"]
     assert isinstance(config, GenEvalConfig)
     if config.dtype != "float32":
         raise ConfigError("judge.geneval.dtype: the naive form is float32; leave it out")
-    num_images, is_tiny = found.count("images") or _NUM_IMAGES, not found.judges
+    num_images, is_tiny = options.num_images, not options.judge
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -102,10 +122,11 @@ def _with_tiny_weights(config: GenEvalConfig, folder: Path) -> GenEvalConfig:
 def _races(config: GenEvalConfig, folder: Path, num_images: int, console: Console) -> list[Race]:
     import torch
 
+    from evaluators.devices import torch_device
     from evaluators.geneval.mask2former import load_geneval
-    from evaluators.preference.base import torch_device
+    from evaluators.scoring import checked_scores
     from soarbench.benchmarks.naive_geneval import NaiveGenEval
-    from soarbench.evaluation.judging import scored
+    from soarbench.evaluation.judging import decoded
 
     # Four workers on two cores are slow, and that is what is measured.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
@@ -118,8 +139,8 @@ def _races(config: GenEvalConfig, folder: Path, num_images: int, console: Consol
     )
 
     def ours(files: Sequence[SampleFile]) -> list[Verdict]:
-        pairs = scored(evaluator, files)
-        return [_verdict(score.details) for _, scores in pairs for score in scores]
+        chunks = (checked_scores(evaluator, samples) for samples in decoded(files))
+        return [_verdict(score.details) for scores in chunks for score in scores]
 
     def obvious(files: Sequence[SampleFile]) -> list[Verdict]:
         return [_verdict(vars(naive.verdict(file.path, file.metadata))) for file in files]

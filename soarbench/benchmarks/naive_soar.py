@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from baselines.base import Batch, VelocityModel
-from baselines.config import SoarConfig
+from baselines.soar_config import SoarConfig
 
 
 def naive_soar_loss(

@@ -2,331 +2,162 @@
 
 from __future__ import annotations
 
-import argparse
+import importlib
 import logging
-import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
 from soarbench import __version__
 from soarbench.common.errors import UserError
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-_OVERRIDES = "settings in Hydra's grammar, e.g. budget=standard seeds=[0,1,2] task=aesthetic"
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports misuse as every other user error: one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage."""
-        raise UserError(f"{message}; see '{self.prog} --help'")
+_LONGEST_LINE = 1000
+_SETTINGS = "settings of a run, e.g. budget=standard seeds=[0,1,2] task=aesthetic conf_dir=DIR"
+#: Flags, and the arguments that they become.
+_FLAGS = {"--dry-run": "is_dry", "--json": "as_json"}
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command: what it says of itself, its arguments and its work."""
+    """One command.
+
+    Attributes:
+        summary: What it does.
+        function: ``module:function``; takes its names, its options and words, and a console.
+        usage: Its words.
+        options: Class of its own options in that module; without one it gets the words alone.
+        names: What comes first and is no ``key=value``.
+        flags: That it knows.
+    """
 
     summary: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    work: Callable[[argparse.Namespace], int]
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console()
-
-
-def _add_overrides(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
-
-
-def _run_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_overrides(parser)
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the cells and their estimated time"
-    )
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    from soarbench.cli.run import run
-
-    return run(arguments.overrides, is_dry=arguments.dry_run, console=_console())
-
-
-def _report(arguments: argparse.Namespace) -> int:
-    from soarbench.cli.run import report
-
-    return report(arguments.overrides, console=_console())
-
-
-def _export_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "words", nargs="*", metavar="key=value", help="path=DIR grid=NAME and settings of the run"
-    )
-
-
-def _export(arguments: argparse.Namespace) -> int:
-    from soarbench.report.export import export
-
-    return export(arguments.words, console=_console())
-
-
-def _compare_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("first", metavar="A", help="a method, a cell id, or a folder of scores")
-    parser.add_argument("second", metavar="B", help="another")
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="key=value",
-        help="[grid=NAME] [task=NAME] [metric=NAME] [step=N] and settings of the run",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-    from soarbench.cli.compare import compare
-
-    return compare(
-        arguments.first,
-        arguments.second,
-        arguments.words,
-        as_json=arguments.json,
-        console=_console(),
-    )
-
-
-def _report_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="[x=seconds,images_seen] [threshold=METRIC:VALUE] and settings of the run",
-    )
-
-
-def _diagnose(arguments: argparse.Namespace) -> int:
-    from soarbench.jobs.probe import diagnose
-
-    return diagnose(arguments.overrides, console=_console())
-
-
-def _bench_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help=f"{_OVERRIDES}; or: judges [images=N] [judge.geneval.KEY=VALUE], GenEval's speed; or: "
-        "full_size, one update of SD3.5-Medium's whole transformer with random weights (about "
-        "12 GB, minutes)",
-    )
-
-
-def _bench(arguments: argparse.Namespace) -> int:
-    words = arguments.overrides
-    if words[:1] == ["judges"]:
-        from soarbench.benchmarks.judges import bench_judges
-
-        return bench_judges(words[1:], console=_console())
-    if words[:1] == ["full_size"]:
-        from soarbench.benchmarks.full_size import full_size
-
-        return full_size(words[1:], console=_console())
-    from soarbench.benchmarks.methods import bench
-
-    return bench(arguments.overrides, console=_console())
-
-
-def _ui_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_overrides(parser)
-    parser.add_argument("--port", type=int, default=5000, help="of the web page (default 5000)")
-
-
-def _ui(arguments: argparse.Namespace) -> int:
-    from soarbench.config.compose import run_settings
-    from soarbench.tracking.tracker import ui_command, ui_views
-
-    settings = run_settings(arguments.overrides)
-    output_dir = Path(settings.output_dir).expanduser()
-    command = ui_command(settings.tracking, output_dir, arguments.port)
-    console = _console()
-    for about, address in ui_views(settings.tracking, output_dir, arguments.port).items():
-        console.print(f"{about}\n  {address}", highlight=False, markup=False, soft_wrap=True)
-    try:
-        return subprocess.run(command, check=False).returncode
-    except KeyboardInterrupt:
-        return 0
-
-
-def _lab_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "action",
-        choices=("build", "card", "sheet", "draw"),
-        help="build the assets, print their card, draw a sample sheet, or draw a suite's prompts",
-    )
-    parser.add_argument(
-        "options",
-        nargs="*",
-        metavar="key=value",
-        help="build: stage=NAME for one stage alone; sheet: path=FILE.png; "
-        "draw: path=DIR suite=lab_geneval images_per_prompt=2 wrong=0.2",
-    )
-
-
-def _lab(arguments: argparse.Namespace) -> int:
-    from soarbench.cli import lab
-
-    console = _console()
-    known = {
-        "build": ("stage",),
-        "card": (),
-        "sheet": ("path",),
-        "draw": ("path", "suite", "images_per_prompt", "wrong"),
-    }[arguments.action]
-    options = _options(arguments.options, known)
-    if arguments.action == "build":
-        lab.build(options.get("stage"))
-    elif arguments.action == "card":
-        lab.card(console)
-    elif arguments.action == "draw":
-        console.print(lab.draw(options), highlight=False, soft_wrap=True)
-    else:
-        path = lab.sheet(Path(options.get("path", "runs/lab_sheet.png")))
-        console.print(f"wrote {path}", highlight=False)
-    return 0
-
-
-def _options(words: Sequence[str], known: Sequence[str]) -> dict[str, str]:
-    """Read ``key=value`` words.
-
-    Raises:
-        UserError: Another key, or no ``=``.
-    """
-    found: dict[str, str] = {}
-    for word in words:
-        key, sign, value = word.partition("=")
-        if not sign or key not in known:
-            wanted = ", ".join(f"{name}=..." for name in known) or "nothing"
-            raise UserError(f"{word!r} is not understood here: this command takes {wanted}")
-        found[key] = value
-    return found
-
-
-def _score_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="key=value",
-        help="suite=NAME images=DIR [output=DIR] [prompts=FILE] [images_per_prompt=N] "
-        "[coverage=exact|found] [judges=NAME,NAME] [judge.NAME.KEY=VALUE]",
-    )
-
-
-def _score(arguments: argparse.Namespace) -> int:
-    from soarbench.evaluation.score_folder import score
-
-    return score(arguments.words, console=_console())
-
-
-def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="key=value",
-        help="suite=NAME [model=NAME|DIR|HUB_ID] [model.adapter=DIR|HUB_ID] [output=DIR] "
-        "[prompts=FILE] [images_per_prompt=N] [max_prompts=N] [judges=NAME,NAME] "
-        "[judge.NAME.KEY=VALUE] [model.KEY=VALUE] [sampling.KEY=VALUE] [device=NAME]",
-    )
-
-
-def _evaluate(arguments: argparse.Namespace) -> int:
-    from soarbench.jobs.evaluate_model import evaluate
-
-    return evaluate(arguments.words, console=_console())
-
-
-def _names_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="*", metavar="NAME", help="of a judge, e.g. geneval")
-
-
-def _doctor(arguments: argparse.Namespace) -> int:
-    from soarbench.cli.doctor import doctor
-
-    return doctor(arguments.names, console=_console())
-
-
-def _fetch(arguments: argparse.Namespace) -> int:
-    from soarbench.cli.fetch import fetch
-
-    return fetch(arguments.names, console=_console())
-
-
-def _plan_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="key=value",
-        help="[model=NAME] [method=NAME,NAME] [gpu=NAME] [utilisation=SHARE] and settings of a run",
-    )
-
-
-def _plan(arguments: argparse.Namespace) -> int:
-    from soarbench.cli.plan import plan
-
-    return plan(arguments.words, console=_console())
-
-
-def _data_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "action",
-        choices=("score", "filter", "check"),
-        help="score a set by a judge, keep the part above a threshold, or look for what is wrong",
-    )
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="key=value",
-        help="score: data.path=FILE judge=aesthetic output=FILE; "
-        "filter: input=FILE output=FILE aesthetic=6.8; "
-        "check: data.path=FILE [output=FILE] [near=true] [suites.NAME.prompts=FILE]; "
-        "and settings of a run (data=..., data.KEY=VALUE, model=...)",
-    )
-
-
-def _data(arguments: argparse.Namespace) -> int:
-    from soarbench.cli.data import data
-
-    return data(arguments.action, arguments.words, console=_console())
+    function: str
+    usage: str = _SETTINGS
+    options: str = ""
+    names: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
 
 COMMANDS: Mapping[str, Command] = {
-    "run": Command("train, sample, score and report a grid", _run_arguments, _run),
-    "report": Command("make a grid's reports again from stored scores", _report_arguments, _report),
-    "compare": Command("is A better than B, by how much, how sure", _compare_arguments, _compare),
-    "export": Command("copy finished cells without images, to publish", _export_arguments, _export),
-    "diagnose": Command("measure finished cells for signs of gaming", _add_overrides, _diagnose),
-    "plan": Command("memory and time of training, before it starts", _plan_arguments, _plan),
-    "bench": Command("time and memory of every method and judge", _bench_arguments, _bench),
-    "data": Command("training sets: score, filter, check", _data_arguments, _data),
-    "evaluate": Command("draw a suite with a model and judge it", _evaluate_arguments, _evaluate),
-    "score": Command("judge images of any model", _score_arguments, _score),
-    "doctor": Command("which judges are ready, and how to get the rest", _names_arguments, _doctor),
-    "fetch": Command("download a judge's published weights", _names_arguments, _fetch),
-    "lab": Command("the laboratory: build, card, sheet, draw", _lab_arguments, _lab),
-    "ui": Command("open the MLflow store in a browser", _ui_arguments, _ui),
+    "run": Command(
+        "train, sample, score and report a grid",
+        "soarbench.cli.run:run",
+        f"grid=NAME and {_SETTINGS}; --dry-run prints the cells and their estimated time, with "
+        "--json for programs",
+        flags=("--dry-run", "--json"),
+    ),
+    "report": Command(
+        "make a grid's reports again from stored scores",
+        "soarbench.cli.report:report",
+        f"[x=seconds,images_seen] [thresholds.METRIC=VALUE] and {_SETTINGS}",
+        options="ReportOptions",
+    ),
+    "compare": Command(
+        "is A better than B, by how much, how sure",
+        "soarbench.cli.compare:compare",
+        "A and B are methods, cell ids, or folders of scores; [metric=NAME] [step=N] and "
+        f"{_SETTINGS}",
+        options="CompareOptions",
+        names=("A", "B"),
+        flags=("--json",),
+    ),
+    "export": Command(
+        "copy finished cells without images, to publish",
+        "soarbench.cli.export:export",
+        f"output=DIR grid=NAME and {_SETTINGS}",
+        options="ExportOptions",
+    ),
+    "diagnose": Command("measure finished cells for signs of gaming", "soarbench.cli.run:diagnose"),
+    "plan": Command(
+        "memory and time of training, before it starts",
+        "soarbench.cli.plan:plan",
+        f"[model=NAME] [method=NAME,NAME] [gpu=NAME] [utilisation=SHARE] and {_SETTINGS}",
+        options="PlanOptions",
+    ),
+    "bench": Command("time and memory of every method", "soarbench.benchmarks.methods:bench"),
+    "bench judges": Command(
+        "GenEval's speed, against the obvious way",
+        "soarbench.benchmarks.judges:bench_judges",
+        "[num_images=N] [judge.geneval.KEY=VALUE]",
+        options="JudgeBenchOptions",
+    ),
+    "bench full_size": Command(
+        "one update of SD3.5's whole transformer with random weights (12 GB, minutes)",
+        "soarbench.benchmarks.full_size:full_size",
+    ),
+    "data score": Command(
+        "score a training set by a judge",
+        "soarbench.cli.data:score",
+        f"data.path=FILE judge=aesthetic output=FILE and {_SETTINGS}",
+        options="ScoreSetOptions",
+    ),
+    "data filter": Command(
+        "keep the rows of a scored set at and above a score",
+        "soarbench.cli.data:filter_rows",
+        "input=FILE output=FILE thresholds.aesthetic=6.8",
+        options="FilterOptions",
+    ),
+    "data check": Command(
+        "look for what is wrong with a training set",
+        "soarbench.cli.data:check",
+        "data.path=FILE [output=FILE] [near=true] [suites.NAME.prompts=FILE] and " + _SETTINGS,
+        options="CheckOptions",
+    ),
+    "evaluate": Command(
+        "draw a suite with a model and judge it",
+        "soarbench.cli.evaluate:evaluate",
+        "suite=NAME [model=NAME|DIR|HUB_ID] [model.adapter=DIR|HUB_ID] [output=DIR] "
+        "[suites.NAME.prompts=FILE] [suites.NAME.images_per_prompt=N] [suites.NAME.max_prompts=N] "
+        "[suites.NAME.judges=NAME,NAME] [judge.NAME.KEY=VALUE] [model.KEY=VALUE] "
+        "[sampling.KEY=VALUE] [device=NAME]",
+        options="EvaluateOptions",
+    ),
+    "score": Command(
+        "judge images of any model",
+        "soarbench.cli.score:score",
+        "suite=NAME images=DIR [output=DIR] [coverage=exact|found] [suites.NAME.prompts=FILE] "
+        "[suites.NAME.images_per_prompt=N] [suites.NAME.judges=NAME,NAME] [judge.NAME.KEY=VALUE]",
+        options="ScoreOptions",
+    ),
+    "doctor": Command(
+        "which judges are ready, and how to get the rest",
+        "soarbench.cli.doctor:doctor",
+        "[JUDGE ...], e.g. geneval",
+    ),
+    "fetch": Command(
+        "download a judge's published weights", "soarbench.cli.fetch:fetch", "JUDGE ..."
+    ),
+    "lab build": Command(
+        "build the laboratory's assets", "soarbench.cli.lab:build", "[stage=NAME]", "BuildOptions"
+    ),
+    "lab card": Command(
+        "print the card of its assets", "soarbench.cli.lab:card", "", "CardOptions"
+    ),
+    "lab sheet": Command(
+        "draw a sample sheet of its base model",
+        "soarbench.cli.lab:sheet",
+        "[output=FILE.png]",
+        "SheetOptions",
+    ),
+    "lab draw": Command(
+        "draw a suite's prompts with its renderer",
+        "soarbench.cli.lab:draw",
+        "output=DIR [suite=lab_geneval] [images_per_prompt=2] [wrong=0.2]",
+        "DrawOptions",
+    ),
+    "ui": Command(
+        "open the MLflow store in a browser",
+        "soarbench.cli.ui:ui",
+        f"[port=N] and {_SETTINGS}",
+        options="UiOptions",
+    ),
 }
 
 
-def _usage() -> str:
-    rows = "\n".join(f"  {name:<9} {command.summary}" for name, command in COMMANDS.items())
+def _usage(commands: Mapping[str, Command] = COMMANDS) -> str:
+    rows = "\n".join(f"  {name:<15} {command.summary}" for name, command in commands.items())
     return (
         "usage: python -m soarbench COMMAND [key=value ...]\n\n"
         "Compares post-trainings of text-to-image diffusion models under equal budgets.\n\n"
@@ -343,13 +174,26 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return _dispatch(list(arguments))
     except UserError as error:
-        sys.stderr.write(f"soarbench: error: {error}\n")
-        return EXIT_USER_ERROR
+        return _say(str(error), EXIT_USER_ERROR)
+    except OSError as error:
+        # Of the machine, not of the program, where it names a file: no traceback says more.
+        if error.filename is None:
+            raise
+        return _say(f"{error.filename}: {error.strerror}", EXIT_USER_ERROR)
     except KeyboardInterrupt:
         sys.stderr.write(
             "soarbench: interrupted; what is done is kept, the same command goes on from there\n"
         )
         return EXIT_INTERRUPTED
+
+
+def _say(error: str, code: int) -> int:
+    """One line, without the middle of a value that is pages long: the remedy stands at the end."""
+    line = " ".join(error.splitlines())
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 4 :]}"
+    sys.stderr.write(f"soarbench: error: {line}\n")
+    return code
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -359,10 +203,74 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         sys.stdout.write(f"soarbench {__version__}\n")
         return 0
-    name, *rest = arguments
-    if name not in COMMANDS:
-        raise UserError(f"there is no command {name!r}; choose one of {', '.join(COMMANDS)}")
-    command = COMMANDS[name]
-    parser = _Parser(prog=f"python -m soarbench {name}", description=command.summary)
-    command.add_arguments(parser)
-    return command.work(parser.parse_intermixed_args(rest))
+    pair = " ".join(arguments[:2])
+    name = pair if pair in COMMANDS else arguments[0]
+    rest = arguments[len(name.split()) :]
+    if "--help" in rest or "-h" in rest:
+        sys.stdout.write(_help(name))
+        return 0
+    return _run(name, _command(name), rest)
+
+
+def _command(name: str) -> Command:
+    """A command.
+
+    Raises:
+        UserError: There is none, or it needs a second word.
+    """
+    if name in COMMANDS:
+        return COMMANDS[name]
+    actions = [key.partition(" ")[2] for key in _family(name)]
+    if actions:
+        raise UserError(f"say what {name} is to do: {name} {', '.join(actions)}")
+    names = ", ".join(dict.fromkeys(key.split()[0] for key in COMMANDS))
+    raise UserError(f"there is no command {name!r}; choose one of {names}")
+
+
+def _family(name: str) -> dict[str, Command]:
+    """The commands that begin with a word."""
+    return {key: command for key, command in COMMANDS.items() if key.split()[0] == name}
+
+
+def _help(name: str) -> str:
+    family = _family(name)
+    if len(family) > 1:
+        return _usage(family)
+    command = _command(name)
+    head = " ".join([name, *command.names, *(f"[{flag}]" for flag in command.flags)])
+    return (
+        f"usage: python -m soarbench {head} [key=value ...]\n\n{command.summary}\n\n"
+        f"words: {command.usage or 'none'}\n"
+    )
+
+
+def _run(name: str, command: Command, arguments: list[str]) -> int:
+    """Sort what follows a command into names, words and flags, and call it."""
+    flags = [text for text in arguments if text.startswith("-")]
+    for flag in flags:
+        if flag not in command.flags:
+            raise UserError(
+                f"unrecognized arguments: {flag}; see 'python -m soarbench {name} --help'"
+            )
+    texts = [text for text in arguments if not text.startswith("-")]
+    count = len(command.names)
+    if len(texts) < count:
+        raise UserError(f"name {' and '.join(command.names)}: {name} {' '.join(command.names)}")
+    from rich.console import Console
+
+    from soarbench.cli.words import own_keys, read
+    from soarbench.config.keys import Options, UnknownKeyError
+
+    module_name, _, function = command.function.partition(":")
+    module = importlib.import_module(module_name)
+    kind = getattr(module, command.options) if command.options else Options
+    given: list[object] = [*texts[:count]]
+    given += read(kind, texts[count:]) if command.options else [texts[count:]]
+    choices = {
+        argument: flag in flags for flag, argument in _FLAGS.items() if flag in command.flags
+    }
+    try:
+        code: int = getattr(module, function)(*given, console=Console(), **choices)
+    except UnknownKeyError as error:
+        raise error.beside(own_keys(kind)) from error
+    return code

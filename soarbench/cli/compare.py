@@ -13,12 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from soarbench.common.errors import ConfigError, UserError
+from soarbench.common.files import read_json
 from soarbench.common.strict import did_you_mean
+from soarbench.config.keys import Options
 from soarbench.report.numbers.measured import Key, Measured, of_cell, of_scored
-from soarbench.report.numbers.metrics import (
+from soarbench.report.numbers.names import (
     BASE,
     method_title,
-    metric_of,
     ordered_metrics,
     step_title,
 )
@@ -26,11 +27,25 @@ from soarbench.report.numbers.pairs import Answer, Pair, answers, measured_pairs
 from soarbench.report.numbers.panels import Panel, build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
 from soarbench.report.numbers.tables import finding, p_text
-from soarbench.report.text.tables import number_text
-from soarbench.store.cells import Cell, read_cell, read_cells
-from soarbench.store.grids import StoredGrid, own_settings, stored_grid
+from soarbench.report.source import GridCells, grid_cells, own_settings
+from soarbench.report.text.frames import number_text
+from soarbench.store.artefact import Store
+from soarbench.store.cell_record import CellRecord
+from soarbench.store.cells import Cell, finished_and_holes, stored_cell
+from soarbench.store.exports import MANIFEST, Export
 
-_OWN_KEYS = ("metric", "step")
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(Options):
+    """What ``compare`` takes beside the settings of a run.
+
+    Attributes:
+        metric: The only one to be compared.
+        step: Optimiser steps after which; None: at the end.
+    """
+
+    metric: str | None = None
+    step: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,30 +62,35 @@ class Found:
 
 
 def compare(
-    first: str, second: str, words: Sequence[str], *, as_json: bool, console: Console
+    first: str,
+    second: str,
+    options: CompareOptions,
+    settings: Sequence[str],
+    *,
+    as_json: bool,
+    console: Console,
 ) -> int:
     """Compare and print.
 
     Args:
-        first: A method of the grid, a cell id, or scores that ``score`` wrote.
-        second: Another of the same kind.
-        words: ``grid=``, ``task=``, ``metric=``, ``step=`` and settings of the run.
+        first: A method of the grid, a cell (``ID`` or ``ID@STEP``), or a folder that ``score`` or
+            ``evaluate`` wrote.
+        second: Another, of the same kind or not.
+        options: Metric and step.
+        settings: Of the run.
         as_json: Print JSON instead of text.
         console: Where it goes.
 
     Raises:
         UserError: One is not there, or they cannot be compared; says in which field they differ.
     """
-    own = dict(word.split("=", 1) for word in words if word.partition("=")[0] in _OWN_KEYS)
-    settings = [word for word in words if word.partition("=")[0] not in _OWN_KEYS]
-    step = _step(own.get("step"))
     if first == second:
         raise UserError(f"{first} cannot be compared with itself; name two")
-    found = _find(first, second, settings, step)
-    pairs = [pair for pair in found.pairs if own.get("metric") in (None, pair.evaluator)]
+    found = _find(first, second, settings, options.step)
+    pairs = [pair for pair in found.pairs if options.metric in (None, pair.evaluator)]
     if not pairs:
-        hint = did_you_mean(own["metric"], {pair.evaluator for pair in found.pairs})
-        raise UserError(f"metric={own['metric']!r} was not measured of both: {hint}")
+        hint = did_you_mean(str(options.metric), {pair.evaluator for pair in found.pairs})
+        raise UserError(f"metric={options.metric!r} was not measured of both: {hint}")
     results = answers(pairs)
     if as_json:
         console.file.write(json.dumps(_plain(found, results), indent=1) + "\n")
@@ -79,45 +99,67 @@ def compare(
     return 0
 
 
-def _step(text: str | None) -> int | None:
-    if text is not None and not text.isdigit():
-        raise ConfigError(f"step={text!r} must be a whole number of optimizer steps")
-    return None if text is None else int(text)
-
-
 def _find(first: str, second: str, settings: Sequence[str], step: int | None) -> Found:
     """Scores on disk, cells, or methods: what the two names are."""
-    are_paths = [Path(name).expanduser().exists() for name in (first, second)]
-    if all(are_paths):
-        if settings or step is not None:
-            wrong = (*settings, "step=")[0]
-            raise ConfigError(f"{wrong}: two folders of scores take metric= alone")
-        left, right = (of_scored(Path(name).expanduser()) for name in (first, second))
-        return _found_measured((first, second), left, right, None, "")
-    cells = [_cell(name, settings) for name in (first, second)]
-    if cells[0] is not None and cells[1] is not None:
-        left, right = (of_cell(cell, step) for cell in cells if cell is not None)
-        scope = "" if step is None else f"after {step} steps"
-        return _found_measured((first, second), left, right, cells[0].final_metric, scope)
-    for name, is_path, cell in zip((first, second), are_paths, cells, strict=True):
-        if (is_path or cell is not None) and (any(are_paths) or any(cells)):
-            raise UserError(
-                f"{name} is {'a folder of scores' if is_path else 'a cell'} and the other is not; "
-                "name two methods, two cells or two folders of scores that exist"
-            )
-    return _found_methods(first, second, settings, step)
-
-
-def _found_measured(
-    names: tuple[str, str],
-    first: Mapping[Key, Measured],
-    second: Mapping[Key, Measured],
-    final_metric: str | None,
-    scope: str,
-) -> Found:
-    pairs = measured_pairs(names, first, second)
-    order = ordered_metrics([pair.evaluator for pair in pairs], final_metric or "")
+    names = (first, second)
+    sides = [_side(name, settings, step) for name in names]
+    if sides[0] is None and sides[1] is None:
+        return _found_methods(first, second, settings, step)
+    # A method beside something that is none: all its training seeds.
+    whole = [
+        _method_side(name, settings, step) if side is None else side
+        for name, side in zip(names, sides, strict=True)
+    ]
+    pairs = measured_pairs(names, whole[0].measured, whole[1].measured)
+    final_metric = whole[0].final_metric or whole[1].final_metric or ""
+    order = ordered_metrics({pair.evaluator: pair.facts for pair in pairs}, final_metric)
+    scope = "" if step is None else f"after {step} steps"
     return Found(pairs=sorted(pairs, key=lambda pair: order.index(pair.evaluator)), scope=scope)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """What one name of the command line stands for.
+
+    Attributes:
+        measured: By (suite, judge), one a training seed; a single thing has one of seed None.
+        final_metric: That decides its task; None where it has none.
+    """
+
+    measured: Mapping[Key, Mapping[int | None, Measured]]
+    final_metric: str | None = None
+
+
+def _side(name: str, settings: Sequence[str], step: int | None) -> Side | None:
+    """A folder of scores, or a cell (``ID`` or ``ID@STEP``); None where it is neither."""
+    if Path(name).expanduser().is_dir():
+        scored = of_scored(Path(name).expanduser())
+        return Side(measured={key: {None: one} for key, one in scored.items()})
+    cell_id, _, at = name.partition("@")
+    cell = _cell(cell_id, settings)
+    if cell is None:
+        return None
+    if at and not at.isdecimal():
+        raise ConfigError(f"{name}: what follows @ must be a number of optimizer steps")
+    measured = of_cell(cell, int(at) if at else step)
+    return Side(
+        measured={key: {None: one} for key, one in measured.items()},
+        final_metric=cell.final_metric,
+    )
+
+
+def _method_side(name: str, settings: Sequence[str], step: int | None) -> Side:
+    """A method of a grid, with all its training seeds."""
+    source = grid_cells(settings)
+    cells, _ = finished_and_holes(source.cells, str(source.folder))
+    task = _task(cells, name, name, source)
+    measured: dict[Key, dict[int | None, Measured]] = {}
+    for cell in cells:
+        if cell.method == name and (cell.task == task or cell.is_base):
+            for key, one in of_cell(cell, step).items():
+                measured.setdefault(key, {})[None if cell.is_base else cell.seed] = one
+    final_metric = next((c.final_metric for c in cells if c.task == task), None)
+    return Side(measured=measured, final_metric=final_metric)
 
 
 def _cell(name: str, settings: Sequence[str]) -> Cell | None:
@@ -125,17 +167,20 @@ def _cell(name: str, settings: Sequence[str]) -> Cell | None:
     if "/" in name or name in ("", ".", ".."):
         return None
     root = Path(own_settings(settings).output_dir).expanduser()
-    folders = sorted(root.glob(f"*/cells/{name}"))
-    if not folders:
-        return None
-    return read_cell(folders[0])
+    for path in sorted(root.glob(f"grids/*/{name}/cell.json")):
+        return stored_cell(Store(root), read_json(path), CellRecord(path.parent))
+    for export in (Export(path.parent) for path in sorted(root.glob(f"*/{MANIFEST}"))):
+        for cell in export.cells():
+            if cell.cell_id == name:
+                return cell
+    return None
 
 
 def _found_methods(first: str, second: str, settings: Sequence[str], step: int | None) -> Found:
     """Two methods of a grid, over all seeds that they share."""
-    stored = stored_grid(settings)
-    cells, _ = read_cells(stored.folder, stored.cells)
-    task = _task(cells, first, second, stored)
+    source = grid_cells(settings)
+    cells, _ = finished_and_holes(source.cells, str(source.folder))
+    task = _task(cells, first, second, source)
     chosen = [cell for cell in cells if cell.method in (first, second) or cell.is_base]
     chosen = [cell for cell in chosen if cell.task == task or cell.is_base]
     refuse_unlike(chosen)
@@ -143,7 +188,8 @@ def _found_methods(first: str, second: str, settings: Sequence[str], step: int |
     final_metric = next((cell.final_metric for cell in chosen if cell.final_metric), None) or ""
     steps: dict[str, int] = {}
     pairs = []
-    for name in ordered_metrics([evaluator for _, evaluator in panels], final_metric):
+    facts = {evaluator: panel.facts for (_, evaluator), panel in panels.items()}
+    for name in ordered_metrics(facts, final_metric):
         panel = panels[task, name]
         if panel.steps(first) and panel.steps(second):
             ends = [(method, _step_of(panel, method, step)) for method in (first, second)]
@@ -157,13 +203,13 @@ def _found_methods(first: str, second: str, settings: Sequence[str], step: int |
     return Found(pairs=pairs, scope=f"task {task}, {told}")
 
 
-def _task(cells: Sequence[Cell], first: str, second: str, stored: StoredGrid) -> str:
+def _task(cells: Sequence[Cell], first: str, second: str, source: GridCells) -> str:
     """The one task in which both are finished."""
     for name in (first, second):
         methods = {cell.method for cell in cells}
         if name not in methods:
             raise UserError(
-                f"{name} is no finished method of grid {stored.grid}, no cell id and no folder of "
+                f"{name} is no finished method of grid {source.grid}, no cell id and no folder of "
                 f"scores: {did_you_mean(name, methods)}"
             )
     trained = [name for name in (first, second) if name != BASE]
@@ -195,10 +241,10 @@ def _show(found: Found, results: Sequence[Answer], console: Console) -> None:
     for head in ("A\nB", "A - B [95 %]", "p (Holm)", "P(A better)"):
         table.add_column(head, justify="right")
     for one in results:
-        digits, comparison = metric_of(one.evaluator).decimals, one.comparison
+        digits, comparison = one.facts.decimals, one.comparison
         chance, _, ends = number_text(one.improvement, 2).partition(" ")
         table.add_row(
-            f"{metric_of(one.evaluator).title}\n{comparison.verdict}",
+            f"{one.facts.title}\n{comparison.verdict}",
             "\n".join(f"{value:.{digits}f}" for value in one.values),
             escape(number_text(comparison.difference, digits, sign="+")),
             p_text(comparison.adjusted_p_value).removeprefix("= "),
@@ -213,16 +259,16 @@ def _lines(results: Sequence[Answer]) -> list[str]:
     """The first metric's answer in words, and how to read the numbers."""
     first = results[0]
     comparison = first.comparison
-    lines = [finding(comparison, first.evaluator)]
+    lines = [finding(comparison)]
     if comparison.verdict.is_decided and comparison.detectable is not None:
-        digits = metric_of(first.evaluator).decimals
+        digits = first.facts.decimals
         lines.append(f"This design sees {comparison.detectable:.{digits}f} or more.")
     for one in results:
         if one.mcnemar is not None:
             lines.append(_mcnemar_line(one))
         if one.num_unscored:
             lines.append(
-                f"{metric_of(one.evaluator).title}: {one.num_unscored} images are left out, since "
+                f"{one.facts.title}: {one.num_unscored} images are left out, since "
                 "one of the two has no score of them."
             )
     difference = comparison.difference
@@ -243,7 +289,7 @@ def _mcnemar_line(one: Answer) -> str:
     caution = "" if one.num_images <= 1 else ", taking the images of a prompt as independent"
     p_value = p_text(one.mcnemar.p_value)
     return (
-        f"{metric_of(one.evaluator).title}: A alone is right on {one.mcnemar.only_first} images, B "
+        f"{one.facts.title}: A alone is right on {one.mcnemar.only_first} images, B "
         f"alone on {one.mcnemar.only_second}; McNemar's exact p {p_value}{caution}."
     )
 

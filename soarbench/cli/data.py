@@ -1,127 +1,127 @@
-"""``python -m soarbench data score|filter|check``: what is asked for."""
+"""``python -m soarbench data score|filter|check``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from rich.console import Console
 
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import did_you_mean
-from soarbench.config.compose import options
+from soarbench.config.compose import options, search_path
+from soarbench.config.keys import Options, split
 from soarbench.data.config import ImageDataConfig
-from soarbench.data.content import with_content
-from soarbench.grid.expand import Plan, expand
-
-_OWN = {"score": ("judge", "output"), "check": ("output", "near")}
+from soarbench.grid.expand import Grid, expand
 
 
-def data(action: str, words: Sequence[str], *, console: Console) -> int:
-    """Do one of the actions.
+@dataclass(frozen=True, kw_only=True)
+class ScoreSetOptions(Options):
+    """What ``data score`` takes beside the settings of a run.
 
-    Returns:
-        Exit code: 0, or 1 when ``check`` finds something.
+    Attributes:
+        judge: Name of the judge.
+        output: JSON Lines with the scores.
+    """
+
+    example: ClassVar[str] = "data score data.path=rows.jsonl judge=aesthetic output=scored.jsonl"
+    judge: str
+    output: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(Options):
+    """What ``data check`` takes beside the settings of a run.
+
+    Attributes:
+        output: JSON Lines of what is wrong.
+        near: Whether images are looked for that are nearly alike.
+    """
+
+    output: Path | None = None
+    near: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterOptions(Options):
+    """What ``data filter`` takes.
+
+    Attributes:
+        input: A scored set.
+        output: The rows that are kept.
+        thresholds: Least value of each score.
+    """
+
+    example: ClassVar[str] = (
+        "data filter input=scored.jsonl output=kept.jsonl thresholds.aesthetic=6.8"
+    )
+    settings: ClassVar[tuple[str, ...] | None] = ()
+    input: Path
+    output: Path
+    thresholds: Mapping[str, float]
+
+
+def filter_rows(request: FilterOptions, _words: Sequence[str], *, console: Console) -> int:
+    """Keep the rows at and above the thresholds.
 
     Raises:
-        UserError: Something in the request or the set cannot be used.
+        UserError: The set cannot be used, or nothing is kept.
     """
-    if action == "filter":
-        return _filter(words, console)
-    own, overrides = _sorted(words, _OWN[action])
-    plan = _plan(overrides)
-    config = with_content(plan.settings.data)
+    from soarbench.data.filter_set import filter_set
+
+    return filter_set(request.input, request.output, request.thresholds, console)
+
+
+def _grid(words: Sequence[str], action: str) -> tuple[Grid, ImageDataConfig]:
+    """The settings that say which set, which judges and which suites; nothing is trained."""
+    tasks = ",".join(options("task", search_path(words)))
+    defaults = ["grid=main_table", f"grid.tasks=[{tasks}]", "method=base"]
+    chosen = {split(word).key for word in words}
+    defaults += [
+        f"{g}={c}" for g, c in (("model", "sd35_medium"), ("data", "jsonl")) if g not in chosen
+    ]
+    grid = expand([*defaults, *words])
+    config = grid.settings.data.with_content()
     if not isinstance(config, ImageDataConfig) or config.path is None:
         raise ConfigError(
             f"data.path= is missing, e.g. data {action} data.path=FILE (data=jsonl), or "
             "data=datasets or data=webdataset with data.path=DIR"
         )
-    if action == "score":
-        return _score(own, plan, config, console)
-    return _check(own, plan, config, console)
+    return grid, config
 
 
-def _sorted(words: Sequence[str], own: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The command's own words, and those that are settings of a run."""
-    found, rest = {}, []
-    for word in words:
-        key, sign, value = word.partition("=")
-        if sign and key in own:
-            found[key] = value
-        else:
-            rest.append(word)
-    return found, rest
+def score(request: ScoreSetOptions, words: Sequence[str], *, console: Console) -> int:
+    """Score a set by a judge.
 
+    Raises:
+        UserError: Something in the request or the set cannot be used.
+    """
+    from soarbench.jobs.score_set import score_set
 
-def _plan(overrides: Sequence[str]) -> Plan:
-    """The settings that say which set, which judges and which suites; nothing is trained."""
-    words = ["grid=main_table", f"grid.tasks=[{','.join(options('task'))}]", "method=base"]
-    for group, choice in (("model", "sd35_medium"), ("data", "jsonl")):
-        if not any(word.startswith(f"{group}=") for word in overrides):
-            words.append(f"{group}={choice}")
-    return expand([*words, *overrides])
-
-
-def _score(own: Mapping[str, str], plan: Plan, data: ImageDataConfig, console: Console) -> int:
-    from evaluators.base import Evaluator, EvaluatorError
-    from soarbench.common.errors import UserError
-    from soarbench.data.score_set import score_set
-
-    judges = plan.settings.evaluators
-    for key in ("judge", "output"):
-        if not own.get(key):
-            raise ConfigError(f"{key}= is missing, e.g. judge=aesthetic output=scored.jsonl")
-    name = own["judge"]
+    grid, config = _grid(words, "score")
+    judges, name = grid.settings.judge, request.judge
     if name not in judges:
         raise ConfigError(f"judge={name!r} does not exist: {did_you_mean(name, judges)}")
-    try:
-        evaluator = judges[name].create(f"evaluators.{name}")
-    except EvaluatorError as error:
-        raise UserError(" ".join(str(error).split())) from error
-    if not isinstance(evaluator, Evaluator):
-        raise ConfigError(f"evaluators.{name}={judges[name].target} makes no Evaluator")
-    return score_set(data, name, evaluator, Path(own["output"]).expanduser(), console)
+    return score_set(config, name, judges[name], request.output, console)
 
 
-def _filter(words: Sequence[str], console: Console) -> int:
-    from soarbench.data.score_set import filter_set
+def check(request: CheckOptions, words: Sequence[str], *, console: Console) -> int:
+    """Look for what is wrong with a set.
 
-    texts: dict[str, str] = {}
-    thresholds: dict[str, float] = {}
-    for word in words:
-        key, _, value = word.partition("=")
-        if key in ("input", "output"):
-            texts[key] = value
-            continue
-        try:
-            thresholds[key] = float(value)
-        except ValueError as error:
-            raise ConfigError(
-                f"{word!r} is not understood here: this command takes input=FILE output=FILE and "
-                "the least value of each score, e.g. aesthetic=6.8"
-            ) from error
-    for key in ("input", "output"):
-        if not texts.get(key):
-            raise ConfigError(f"{key}= is missing, e.g. input=scored.jsonl output=kept.jsonl")
-    if not thresholds:
-        raise ConfigError("name a score and its least value, e.g. aesthetic=6.8")
-    source, output = (Path(texts[key]).expanduser() for key in ("input", "output"))
-    return filter_set(source, output, thresholds, console)
+    Returns:
+        0, or 1 when something is.
 
-
-def _check(own: Mapping[str, str], plan: Plan, data: ImageDataConfig, console: Console) -> int:
+    Raises:
+        UserError: Something in the request or the set cannot be used.
+    """
     from soarbench.data.check import SetCheck, check_set
     from soarbench.evaluation.suites import load_suite
 
-    near = own.get("near", "false")
-    if near not in ("true", "false"):
-        raise ConfigError(f"near={near!r} must be true or false")
-    suites = [
-        load_suite(suite.name, suite.prompts)
-        for suite in plan.cells[0].suites.values()
-        if suite.name not in plan.without_prompts
-    ]
-    check = SetCheck(data, plan.settings.model.resolution, suites, near == "true")
-    default = Path("runs/data_check") / f"{Path(str(data.path)).stem}.jsonl"
-    output = Path(own["output"]).expanduser() if "output" in own else default
-    return check_set(check, output, plan.without_prompts, console)
+    grid, config = _grid(words, "check")
+    suites = [load_suite(s) for s in grid.cells[0].suites.values() if not s.needs_file]
+    unknown = tuple(suite.name for suite in grid.without_prompts)
+    set_check = SetCheck(config, grid.settings.model.resolution, suites, request.near)
+    default = Path("runs/data_check") / f"{Path(str(config.path)).stem}.jsonl"
+    return check_set(set_check, request.output or default, unknown, console)

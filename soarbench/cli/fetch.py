@@ -13,7 +13,7 @@ from rich.console import Console
 from evaluators.weights import PublishedWeights
 from soarbench.cli.doctor import cached_snapshot
 from soarbench.common.errors import UserError
-from soarbench.evaluation.judges import JUDGES, judge_named
+from soarbench.config.registries import every_judge, require_judges
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -24,15 +24,15 @@ def fetch(names: Sequence[str], *, console: Console) -> int:
     Raises:
         UserError: A name is unknown, the hub does not give the weights, or a file is damaged.
     """
+    judges = every_judge()
     if not names:
-        known = ", ".join(name for name, judge in JUDGES.items() if judge.weights)
+        known = ", ".join(name for name, judge in judges.items() if judge.published)
         raise UserError(f"name what to fetch: {known}")
-    for name in names:
-        judge_named(name)
-    wanted = dict.fromkeys(weights for name in names for weights in judge_named(name).weights)
-    if not wanted:
+    require_judges(names, judges)
+    downloads = dict.fromkeys(weights for name in names for weights in judges[name].published)
+    if not downloads:
         console.print("these judges need no weights of the hub")
-    for weights in wanted:
+    for weights in downloads:
         folder = _snapshot(weights)
         num_verified = verify(weights, folder)
         console.print(
@@ -48,15 +48,15 @@ def _snapshot(weights: PublishedWeights) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    found = cached_snapshot(weights)
+    snapshot = cached_snapshot(weights)
     if constants.is_offline_mode():
-        if found is None:
+        if snapshot is None:
             raise UserError(
                 f"{weights.repo} is not in the local hub cache ({constants.HF_HUB_CACHE}) while "
                 "HF_HUB_OFFLINE is set; unset it where there is a network, and fetch again"
             )
-        return found
-    _check_space(weights, Path(constants.HF_HUB_CACHE), is_cached=found is not None)
+        return snapshot
+    _check_space(weights, Path(constants.HF_HUB_CACHE), is_cached=snapshot is not None)
     try:
         folder = Path(snapshot_download(weights.repo, allow_patterns=list(weights.files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -104,7 +104,7 @@ def verify(weights: PublishedWeights, folder: Path) -> int:
             continue
         with blob.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if any(digest != wanted for wanted in expected):
+        if any(digest != known_digest for known_digest in expected):
             raise UserError(
                 f"{blob} is damaged: its sha256 is {digest}, not {expected[0]}; delete it and "
                 "fetch again"

@@ -1,57 +1,42 @@
-"""``python -m soarbench run``: a grid from its command line to its table."""
+"""``run`` and ``diagnose``: a grid from its command line to its table."""
 
 from __future__ import annotations
 
-import os
-import platform
-import shlex
-import traceback
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+import json
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from soarbench import __version__
-from soarbench.common.errors import UserError
-from soarbench.common.files import locked, make_writable, write_atomically
-from soarbench.common.progress import GridProgress, Key
-from soarbench.config.settings import CellConfig
-from soarbench.evaluation.suites import missing_prompts
-from soarbench.grid.expand import Plan, expand
-from soarbench.jobs.probe import (
-    Left,
-    finished_cells,
-    left_to_measure,
-    measure,
-    report_failures,
-)
-from soarbench.launchers.local import LocalLauncher
-from soarbench.planning.estimate import seconds_left
-from soarbench.store.cell_folder import CellFolder, Status
-from soarbench.store.reuse import adopt, done_elsewhere
+from soarbench.common.errors import UserError, reason
+from soarbench.common.files import locked, make_writable
+from soarbench.config.suites import missing_prompts
+from soarbench.grid import addresses
+from soarbench.grid.expand import Grid, expand
+from soarbench.jobs.base import Job, Workbench
+from soarbench.jobs.graph import grid_jobs, waiting_on
+from soarbench.jobs.stale import settle
+from soarbench.launchers.run_grid import START, Failures, MakeWorkbench, estimates, run_grid
 
-if TYPE_CHECKING:
-    from soarbench.jobs.cell import Bench
-    from soarbench.report.build import Report
-    from soarbench.report.options import ReportOptions
-    from soarbench.store.grids import StoredGrid
-    from soarbench.tracking.tracker import Tracker
-
-MakeBench = Callable[[Plan], "Bench"]
-START: Key = ("", "start")
-_LONGEST_REASON = 500
 _MISSING_DATA = (
     "there is nothing to train on: give data.path=FILE (data=jsonl), or data=datasets or "
     "data=webdataset with data.path=DIR"
 )
+#: Jobs of a cell by what a reader calls them.
+_OF_DIAGNOSTICS = ("statistics", "paths", "log diagnostics")
 
 
-def run(arguments: Sequence[str], *, is_dry: bool, console: Console) -> int:
+def run(arguments: Sequence[str], *, is_dry: bool, as_json: bool, console: Console) -> int:
     """Run a grid, or say what would be run.
+
+    Args:
+        arguments: Settings.
+        is_dry: Say it alone.
+        as_json: As JSON: every job with its address, state, inputs and estimate.
+        console: For progress and tables.
 
     Returns:
         0 when every cell is finished and measured, 1 when one failed.
@@ -59,67 +44,41 @@ def run(arguments: Sequence[str], *, is_dry: bool, console: Console) -> int:
     Raises:
         UserError: The configuration or something it names cannot be used.
     """
-    plan = expand(arguments)
-    if is_dry:
-        console.print(dry_table(plan))
+    grid = expand(arguments)
+    if as_json:
+        if not is_dry:
+            raise UserError("--json lists jobs: add --dry-run")
+        console.file.write(json.dumps(job_list(grid), indent=1) + "\n")
         return 0
-    return run_plan(plan, console=console, make_bench=_workbench)
+    if is_dry:
+        console.print(dry_table(grid))
+        return 0
+    return run_whole(grid, console=console, make_workbench=workbench)
 
 
-def report(arguments: Sequence[str], *, console: Console) -> int:
-    """Make a grid's reports again from what its cells stored.
+def workbench(grid: Grid) -> Workbench:
+    """The heavy half, for one process or several."""
+    if grid.settings.launcher.num_processes > 1:
+        from soarbench.jobs.distributed import DistributedWorkbench
 
-    Returns:
-        0, or 1 when a cell of the grid is not finished.
+        return DistributedWorkbench(grid)
+    from soarbench.jobs.workbench import ModelWorkbench
 
-    Raises:
-        UserError: The configuration cannot be used, or nothing is finished.
-    """
-    from soarbench.report.options import read_options
-    from soarbench.store.grids import stored_grid
-
-    options, words = read_options(arguments)
-    stored = stored_grid(words)
-    found = _build(stored, options, console)
-    return 0 if len(found.cells) == len(stored.cells) else 1
+    return ModelWorkbench(grid.settings.device, grid.store)
 
 
-def _build(stored: StoredGrid, options: ReportOptions | None, console: Console) -> Report:
-    """Write a grid's reports and print the table."""
-    from soarbench.report.build import build_report
-
-    found = build_report(
-        stored.folder,
-        stored.results_dir,
-        grid=stored.grid,
-        planned=stored.cells,
-        baseline=stored.baseline,
-        show_published=stored.show_published,
-        checkpoint_rule=stored.checkpoint_rule,
-        formats=stored.formats,
-        options=options,
-    )
-    console.print(found)
-    return found
+def all_jobs(grid: Grid) -> list[Job]:
+    """Every job of a grid, done or not."""
+    return grid_jobs(grid.cells, diagnostics=grid.settings.diagnostics)
 
 
-def _workbench(plan: Plan) -> Bench:
-    if plan.settings.launcher.num_processes > 1:
-        from soarbench.launchers.processes import ParallelWorkbench
-
-        return ParallelWorkbench(plan)
-    from soarbench.jobs.workbench import Workbench
-
-    return Workbench(plan.settings.device, plan.cache_dir)
-
-
-def run_plan(plan: Plan, *, console: Console, make_bench: MakeBench) -> int:
-    """Bring every cell of a plan to its end and report.
+def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) -> int:
+    """Bring every cell of a grid to its end and report.
 
     Args:
-        plan: The cells and where they go.
+        grid: The cells and where they go.
         console: For progress and the table.
-        make_bench: Loads the heavy half; called only if a cell is left to do.
+        make_workbench: Makes the heavy half; called only if something is left to do.
 
     Returns:
         As ``run``.
@@ -127,198 +86,160 @@ def run_plan(plan: Plan, *, console: Console, make_bench: MakeBench) -> int:
     Raises:
         UserError: A suite's prompts are not named, or a folder cannot be written to.
     """
-    for suite in plan.without_prompts:
+    for suite in grid.without_prompts:
         raise UserError(missing_prompts(suite))
-    if plan.without_data:
+    if grid.without_data:
         raise UserError(_MISSING_DATA)
-    make_writable(Path(plan.settings.output_dir).expanduser(), "output_dir")
-    make_writable(Path(plan.settings.results_dir).expanduser(), "results_dir")
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    with locked(plan.folder):
-        pending = [c for c in plan.cells if not CellFolder(plan.cell_folder(c)).is_finished()]
-        _adopt(plan, pending, console)
-        failures, unmeasured, tracker = _work(plan, pending, console, make_bench)
-        if len(failures) < len(plan.cells):
-            _report(plan, console)
+    make_writable(Path(grid.settings.output_dir).expanduser(), "output_dir")
+    make_writable(Path(grid.settings.results_dir).expanduser(), "results_dir")
+    grid.folder.mkdir(parents=True, exist_ok=True)
+    with locked(grid.folder):
+        failures, tracker = Failures(), None
+        jobs = all_jobs(grid)
+        for line in settle(jobs, grid.store, grid.settings.stale):
+            console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        pending = [job for job in jobs if not job.is_done(grid.store)]
+        if pending:
+            failures, tracker = run_grid(
+                grid, pending, console=console, make_workbench=make_workbench
+            )
+        if len(failures.cells) < len(grid.cells):
+            from soarbench.cli.report import build
+            from soarbench.report.source import cells_of
+
+            build(cells_of(grid), None, console)
             if tracker is not None:
-                tracker.log_report(_results_folder(plan) / plan.settings.grid.name)
-    for cell_id, error in failures.items():
-        place = plan.folder / "cells" / cell_id / "error.txt"
-        console.print(
-            f"FAILED {cell_id}: {reason(error)} (traceback: {place})",
-            style="red",
-            markup=False,
-            soft_wrap=True,
-        )
-    report_failures(unmeasured, console)
-    return 1 if failures or unmeasured else 0
+                results_dir = Path(grid.settings.results_dir).expanduser()
+                tracker.log_report(results_dir / grid.settings.grid.name)
+    say_failures(grid, failures, console)
+    return 1 if failures else 0
 
 
-def _to_measure(plan: Plan, cells: Sequence[CellConfig]) -> Left:
-    return left_to_measure(plan, cells if plan.settings.diagnostics else ())
+def diagnose(
+    arguments: Sequence[str], *, console: Console, make_workbench: MakeWorkbench = workbench
+) -> int:
+    """Measure the finished cells of a grid that were not measured yet: ``run``'s last jobs alone.
 
-
-def _adopt(plan: Plan, pending: Sequence[CellConfig], console: Console) -> None:
-    """Take over what another grid of the output directory has done."""
-    for cell in pending:
-        folder = CellFolder(plan.cell_folder(cell))
-        grid = adopt(cell, folder, Path(plan.settings.output_dir).expanduser())
-        if grid is not None:
-            told = f"{cell.label}: done in grid {grid}, taken from there"
-            console.print(told, highlight=False, markup=False)
-
-
-def _work(
-    plan: Plan, pending: Sequence[CellConfig], console: Console, make_bench: MakeBench
-) -> tuple[dict[str, Exception], dict[str, Exception], Tracker | None]:
-    """Run the cells that are left and measure them.
+    Args:
+        arguments: Settings, as for a run.
+        console: For progress.
+        make_workbench: As ``run_whole``.
 
     Returns:
-        What failed of either, by cell id, and the tracker where there was something to do.
+        0; 1 when a cell of the grid is not finished or could not be measured.
+
+    Raises:
+        UserError: The configuration cannot be used, or no cell is finished.
     """
-    left = _to_measure(plan, plan.cells)
-    if not pending and not left:
-        return {}, {}, None
-    progress = GridProgress(console, estimates(plan, pending) | left.seconds)
-    with progress.shown():
-        with progress.stage(START, "loading models and judges, curating data", 1):
-            from soarbench.tracking.tracker import open_tracker
-
-            settings = plan.settings
-            output_dir = Path(settings.output_dir).expanduser()
-            tracker = open_tracker(settings.tracking, output_dir, settings.grid.name)
-            bench = make_bench(plan) if pending or left.jobs else None
-            if bench is not None and pending:
-                bench.prepare(pending)
-        failures: dict[str, Exception] = {}
-        if bench is not None and pending:
-            failures = _run_cells(plan, pending, bench, tracker, progress)
-        left = _to_measure(plan, finished_cells(plan))
-        unmeasured = measure(plan, left, prober=bench, tracker=tracker, progress=progress)
-    return failures, unmeasured, tracker
-
-
-def _run_cells(
-    plan: Plan,
-    pending: Sequence[CellConfig],
-    bench: Bench,
-    tracker: Tracker,
-    progress: GridProgress,
-) -> dict[str, Exception]:
-    """Bring cells to their end, as one launch; what failed, by cell id."""
-    from soarbench.jobs.cell import run_cell
-
-    def work(cell: CellConfig) -> None:
-        folder = CellFolder(plan.cell_folder(cell))
-        try:
-            run_cell(cell, folder, bench=bench, tracker=tracker, progress=progress)
-        finally:
-            progress.forget_cell(cell.cell_id)
-
-    name = f"{plan.settings.budget.name} {datetime.now().astimezone():%Y-%m-%d %H:%M}"
-    tracker.start_launch(name, _launch_tags(plan))
-    failures: dict[str, Exception] = {}
-    try:
-        for cell, error in LocalLauncher().launch(pending, work):
-            if error is not None:
-                failures[cell.cell_id] = error
-                _record_failure(plan, cell, error, tracker)
-    except KeyboardInterrupt:
-        tracker.end_launch("KILLED")
-        raise
-    tracker.end_launch("FAILED" if failures else "FINISHED")
-    return failures
-
-
-def _launch_tags(plan: Plan) -> dict[str, str]:
-    return {
-        "folder": str(plan.folder.resolve()),
-        "command": shlex.join(["python", "-m", "soarbench", "run", *plan.arguments]),
-        "budget": plan.settings.budget.name,
-        # Proof that the rule is older than the numbers that it chooses among.
-        "checkpoint_rule": plan.settings.grid.checkpoint_rule,
-        "soarbench": __version__,
-        "host": platform.node(),
-        "cpus": str(os.cpu_count()),
+    grid = expand(arguments)
+    jobs = grid_jobs(grid.cells, diagnostics=True)
+    finished = {
+        addresses.cell_id(job.cell) for job in jobs if job.kind == "log" and job.is_done(grid.store)
     }
+    if not finished:
+        raise UserError(
+            f"{grid.folder} has no finished cell of this grid; run 'python -m soarbench run "
+            f"grid={grid.settings.grid.name}' with the same settings first"
+        )
+    failures = Failures()
+    with locked(grid.folder):
+        pending = [
+            job
+            for job in jobs
+            if job.kind in _OF_DIAGNOSTICS
+            and addresses.cell_id(job.cell) in finished
+            and not job.is_done(grid.store)
+        ]
+        if pending:
+            failures, _ = run_grid(grid, pending, console=console, make_workbench=make_workbench)
+    say_failures(grid, failures, console)
+    console.print(
+        f"measured {len(finished) - len(failures.unmeasured)} of {len(grid.cells)} cells in "
+        f"{grid.folder}; 'python -m soarbench report' with the same settings draws them",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
+    return 0 if not failures and len(finished) == len(grid.cells) else 1
 
 
-def reason(error: Exception) -> str:
-    """One line for a failure."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:_LONGEST_REASON]
+def say_failures(grid: Grid, failures: Failures, console: Console) -> None:
+    """A line for each cell that failed or could not be measured."""
+    lines = [
+        f"FAILED {cell_id}: {reason(error)} (traceback: {grid.folder / cell_id / 'error.txt'})"
+        for cell_id, error in failures.cells.items()
+    ]
+    lines += [
+        f"NOT MEASURED {cell_id}: {reason(error)}; the same command tries again, "
+        "diagnostics=false runs without"
+        for cell_id, error in failures.unmeasured.items()
+    ]
+    for line in lines:
+        console.print(line, style="red", markup=False, soft_wrap=True)
 
 
-def _record_failure(plan: Plan, cell: CellConfig, error: Exception, tracker: Tracker) -> None:
-    folder = CellFolder(plan.cell_folder(cell))
-    text = "".join(traceback.format_exception(error))
-    write_atomically(folder.root / "error.txt", lambda partial: partial.write_text(text))
-    folder.update_status(state="failed", reason=reason(error))
-    run_id = tracker.mark_failed(cell, folder, reason(error))
-    folder.update_status(mlflow_run_id=run_id)
+def job_list(grid: Grid) -> list[dict[str, object]]:
+    """Every job as plain values, in the order of work."""
+    jobs, rates = all_jobs(grid), grid.settings.budget.rates
+    return [
+        {
+            "kind": job.kind,
+            "address": job.address,
+            "cell": addresses.cell_id(job.cell),
+            "state": job.state(grid.store),
+            "waits_for": waiting_on(job, jobs),
+            "seconds": round(job.seconds(grid.store, rates), 1),
+        }
+        for job in jobs
+    ]
 
 
-def estimates(plan: Plan, pending: Sequence[CellConfig]) -> dict[Key, float]:
-    """Estimated seconds of every stage that is left."""
-    rates, processes = plan.settings.budget.rates, plan.settings.launcher.num_processes
-    found: dict[Key, float] = {START: rates.start_seconds}
-    for cell in pending:
-        left = seconds_left(cell, CellFolder(plan.cell_folder(cell)), rates, processes)
-        found |= {(cell.cell_id, stage): seconds for stage, seconds in left.items()}
-    return found
-
-
-def dry_table(plan: Plan) -> Table:
+def dry_table(grid: Grid) -> Table:
     """The cells, what is left of each, and how long that takes."""
-    rates, processes = plan.settings.budget.rates, plan.settings.launcher.num_processes
-    title = f"grid {plan.settings.grid.name}, budget {plan.settings.budget.name}"
+    rates = grid.settings.budget.rates
+    title = f"grid {grid.settings.grid.name}, budget {grid.settings.budget.name}"
     # Without borders the longest ids stay in one piece on 80 columns.
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     for head in ("cell", "steps", "state"):
         table.add_column(head, overflow="fold")
     table.add_column("estimate", justify="right")
+    pending = [job for job in all_jobs(grid) if not job.is_done(grid.store)]
+    seconds = estimates(grid, pending)
     total = 0.0
-    for cell in plan.cells:
-        folder = CellFolder(plan.cell_folder(cell))
-        status = folder.status()
-        elsewhere = None if status else done_elsewhere(cell, plan.folder.parent)
-        left = seconds_left(cell, elsewhere or folder, rates, processes)
-        seconds = 0.0 if folder.is_finished() else sum(left.values())
-        total += seconds
+    for cell in grid.cells:
+        cell_id = addresses.cell_id(cell)
+        own = [
+            job
+            for job in pending
+            if addresses.cell_id(job.cell) == cell_id and job.kind not in _OF_DIAGNOSTICS
+        ]
         steps = str(cell.training.steps) if cell.training is not None else "-"
-        state = _state(status) if elsewhere is None else f"done in {elsewhere.grid}"
-        table.add_row(cell.cell_id, steps, state, _duration(seconds))
-    measuring = sum(_to_measure(plan, plan.cells).seconds.values())
-    start = rates.start_seconds if total or measuring else 0.0
+        cost = sum(seconds[job.key] for job in own)
+        total += cost
+        table.add_row(cell_id, steps, _state(own, grid), _duration(cost))
+    probing = sum(s for (_, kind), s in seconds.items() if kind in _OF_DIAGNOSTICS)
     table.add_section()
+    start = seconds[START] if total or probing else 0.0
     table.add_row("loading and curating", "", "", _duration(start))
-    table.add_row("diagnostics", "", "", _duration(measuring))
-    table.add_row("all", "", "", _duration(total + measuring + start))
+    table.add_row("diagnostics", "", "", _duration(probing))
+    table.add_row("all", "", "", _duration(total + probing + start))
     notes = [f"estimates from rates measured on {rates.machine}"]
-    notes += [f"to run it, {missing_prompts(suite)}" for suite in plan.without_prompts]
-    notes += [_MISSING_DATA] if plan.without_data else []
+    notes += [f"to run it, {missing_prompts(suite)}" for suite in grid.without_prompts]
+    notes += [_MISSING_DATA] if grid.without_data else []
     table.caption = "\n".join(notes)
     return table
 
 
-def _state(status: Status | None) -> str:
-    if status is None:
+def _state(pending: Sequence[Job], grid: Grid) -> str:
+    """What is left of a cell, in words."""
+    states = {job.state(grid.store) for job in pending}
+    if not states:
+        return "finished"
+    if "failed" in states:
+        return "failed, to do again"
+    kinds = list(dict.fromkeys(job.kind for job in pending))
+    if states == {"to do"} and len(kinds) > 1 and kinds[0] in ("train", "draw"):
         return "to do"
-    return {"running": "begun", "finished": "finished", "failed": "failed, to do again"}[
-        status.state
-    ]
+    return f"to {', '.join(kinds)}"
 
 
 def _duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
-
-
-def _results_folder(plan: Plan) -> Path:
-    return Path(plan.settings.results_dir).expanduser()
-
-
-def _report(plan: Plan, console: Console) -> None:
-    """Print the table and write the grid's reports."""
-    from soarbench.store.grids import planned_grid
-
-    _build(planned_grid(plan), None, console)

@@ -9,3 +9,16 @@ class UserError(Exception):
 
 class ConfigError(UserError):
     """A configuration that cannot be run; found before anything heavy is loaded."""
+
+
+class StoreError(UserError):
+    """Stored results that cannot be reported as they are."""
+
+
+_LONGEST_REASON = 500
+
+
+def reason(error: BaseException) -> str:
+    """One line for a failure."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:_LONGEST_REASON]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from soarbench.common.errors import UserError
 
@@ -39,6 +40,11 @@ def files_digest(paths: Iterable[Path], root: Path, end: int = _WHOLE_FILE) -> s
 def short_digest(content: bytes) -> str:
     """The first 16 digits of the sha256."""
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def parts_digest(*parts: object) -> str:
+    """A short name for what something that is computed once depends on."""
+    return short_digest(json.dumps([str(part) for part in parts]).encode())
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -102,16 +108,16 @@ def locked(folder: Path) -> Iterator[None]:
         UserError: Another process holds it.
     """
     path = folder / ".lock"
-    with path.open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            holder = stream.read().strip() or "unknown"
-            raise UserError(
-                f"{folder} is in use by process {holder}; wait for it, or choose another output_dir"
-            ) from None
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        holder = path.read_text().strip() or "unknown"
+        raise UserError(
+            f"{folder} is in use by process {holder}; wait for it, or choose another folder"
+        ) from None
+    try:
+        path.write_text(str(os.getpid()))
         yield
+    finally:
+        lock.release()

@@ -1,4 +1,4 @@
-"""Progress of a whole grid: what is being done, and the time that is left for all of it."""
+"""How far long work is: lines now and then, and the time that is left for a whole grid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TRUSTED_SHARE = 0.02
 SECONDS_BETWEEN_LINES = 15.0
 
 Key = tuple[str, str]
-"""A cell's id and the name of one of its stages."""
+"""An address and the kind of job that makes it."""
 
 
 class GridProgress:
@@ -82,10 +82,9 @@ class GridProgress:
         yield running
         running.reach(total)
 
-    def forget_cell(self, cell_id: str) -> None:
-        """Nothing more of a cell will be done."""
-        for key in [key for key in self._left if key[0] == cell_id]:
-            del self._left[key]
+    def forget(self, key: Key) -> None:
+        """Nothing more of a job will be done."""
+        self._left.pop(key, None)
 
     def count(self, key: Key, seconds: float, *, was_done: bool) -> None:
         """Estimated seconds that are no longer left, because they were worked or not needed."""
@@ -142,44 +141,68 @@ class Stage:
         self.reach(self._position + count, was_done=False)
 
 
-class ImageLines:
-    """Prints how many images are done, and how fast, now and then.
+class Pace:
+    """Counts what is done of long work, and says it at most every fifteen seconds and at the end.
 
     Args:
-        console: Where to; a terminal gets a line a second.
-        what: Is being done, e.g. the name of a judge.
-        total: Images in all.
+        what: The work and its unit, e.g. ``encoded images``.
+        total: Of all of it; None where nobody knows.
+        say: Takes a line.
+        every: Seconds between two lines.
         clock: Monotonic seconds.
     """
 
     def __init__(
         self,
-        console: Console,
         what: str,
-        total: int,
+        total: int | None,
+        say: Callable[[str], object],
+        *,
+        every: float = SECONDS_BETWEEN_LINES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console, self._what, self._total, self._clock = console, what, total, clock
-        self._found = self._made = 0
+        self._what, self._total, self._say, self._every, self._clock = (
+            what,
+            total,
+            say,
+            every,
+            clock,
+        )
+        self.done = self._skipped = 0
         self._begun = self._last = clock()
 
     def skip(self, count: int = 1) -> None:
-        """``count`` more images were done by an earlier launch; they count for no speed."""
-        self._found += count
+        """``count`` more were done by an earlier launch; they count for no speed."""
+        self.done += count
+        self._skipped += count
 
     def advance(self, count: int = 1) -> None:
-        """``count`` more images are done."""
-        self._made += count
-        now, done = self._clock(), self._found + self._made
-        pause = 1.0 if self._console.is_terminal else SECONDS_BETWEEN_LINES
-        if now - self._last < pause and done < self._total:
-            return
-        self._last = now
-        speed = self._made / max(now - self._begun, 1e-9)
-        left = (self._total - done) / max(speed, 1e-9)
-        self._console.print(
-            f"{self._what}: {done}/{self._total} images, {speed:.1f} images/s, {left:.0f} s left",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        """``count`` more are done."""
+        self.done += count
+        if self._clock() - self._last >= self._every:
+            self._line()
+
+    def finish(self) -> None:
+        """Say the end, if anything was said before: short work needs no line."""
+        if self._last > self._begun:
+            self._line()
+
+    def _line(self) -> None:
+        self._last = self._clock()
+        speed = (self.done - self._skipped) / max(self._last - self._begun, 1e-9)
+        text = f"{self._what}: {self.done}"
+        if self._total is not None:
+            text += f" of {self._total}"
+        text += f", {speed:.1f} a second"
+        if self._total is not None and speed:
+            text += f", {(self._total - self.done) / speed:.0f} s to go"
+        self._say(text)
+
+
+def console_pace(console: Console, what: str, total: int) -> Pace:
+    """A pace that is printed: every second on a terminal, seldom into a log file."""
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    return Pace(what, total, say, every=1.0 if console.is_terminal else SECONDS_BETWEEN_LINES)

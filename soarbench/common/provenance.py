@@ -14,18 +14,31 @@ from soarbench import __version__
 
 #: Of the files of a run folder. Rises when a reader of the one before would misread them; cells
 #: that were written before there was a number are 1.
-STORE_VERSION = 2
+STORE_VERSION = 3
 UNKNOWN = "unknown"
 
 
+@functools.cache
 def git_commit() -> str:
-    """Commit of the code that runs; ``unknown`` outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """Commit of the code that runs, ``-dirty`` after it where files were changed since.
+
+    ``unknown`` outside a checkout.
+    """
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return UNKNOWN
+    # Files that git does not know, such as results, change no code.
+    return f"{commit}-dirty" if _git("status", "--porcelain", "--untracked-files=no") else commit
+
+
+def _git(*words: str) -> str | None:
+    """What git says about the package's own checkout; None where there is none."""
+    command = ["git", "-C", str(Path(__file__).parent), *words]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
-        return UNKNOWN
-    return done.stdout.strip() if done.returncode == 0 else UNKNOWN
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def command_line() -> str:

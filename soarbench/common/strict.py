@@ -2,28 +2,35 @@
 
 Unknown keys, missing keys and wrong types are errors that name the full key, the value and what
 would be right. OmegaConf's structured configs check types too, but know neither ``Literal`` nor
-``_target_`` unions, and their messages take several lines.
+subclasses, and their messages take several lines.
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import difflib
 import importlib
+import inspect
+import os
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from baselines.config import ADDRESS as ADDRESS
 from soarbench.common.errors import ConfigError
 
 T = typing.TypeVar("T")
 TARGET = "_target_"
+_MOST_LISTED = 20
 _SCALARS: dict[object, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "true or false"),
     int: ((int,), "an integer"),
     float: ((int, float), "a number"),
     str: ((str,), "text"),
+    Path: ((str,), "a path"),
 }
 
 
@@ -50,7 +57,9 @@ class Component:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A remedy for a misspelt word: the closest known ones, or all of them."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    # A list of a hundred names is no remedy.
+    cutoff = 0.6 if len(names) <= _MOST_LISTED else 0.0
+    close = difflib.get_close_matches(word, names, n=3, cutoff=cutoff)
     if close:
         return "did you mean " + " or ".join(repr(name) for name in close) + "?"
     return "choose one of " + ", ".join(names) if names else "there are none"
@@ -103,7 +112,7 @@ def convert(hint: object, value: object, key: str) -> object:
     if hint is Component:
         return _component(value, key)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return _nested((hint,), value, key)
+        return _nested(hint, value, key)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return _union(arguments, value, key)
@@ -123,24 +132,67 @@ def _scalar(hint: object, value: object, key: str) -> object:
     accepted, wanted = _SCALARS[hint]
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{key}={value!r} must be {wanted}")
+    if hint is Path:
+        # Unlike Path's own, it leaves a user that does not exist as it is.
+        return Path(os.path.expanduser(str(value)))
     return float(value) if hint is float and isinstance(value, int) else value
 
 
-def _nested(kinds: Sequence[type], value: object, key: str) -> object:
-    """A dataclass: the only one possible, or the one that ``_target_`` names."""
+def _nested(base: type, value: object, key: str) -> object:
+    """A dataclass, or the subclass of an abstract one that ``_target_`` names."""
     if not isinstance(value, Mapping):
         raise ConfigError(f"{key}={value!r} must be a group of keys")
     values = {str(name): entry for name, entry in value.items()}
     target = values.pop(TARGET, None)
     if target is None:
-        if len(kinds) > 1:
+        if inspect.isabstract(base):
             raise ConfigError(f"{key}.{TARGET} is missing: it says which class this is")
-        return build(kinds[0], values, key)
-    for kind in kinds:
-        if target == f"{kind.__module__}.{kind.__qualname__}":
-            return build(kind, values, key)
-    known = [f"{kind.__module__}.{kind.__qualname__}" for kind in kinds]
-    raise ConfigError(f"{key}.{TARGET}={target!r}: {did_you_mean(str(target), known)}")
+        return build(base, values, key)
+    return build(component_class(base, target, key), values, key)
+
+
+def component_class(base: type[T], target: object, key: str) -> type[T]:
+    """The class that a configuration names; imported when it is first named.
+
+    Args:
+        base: What it has to be; only an abstract one may have subclasses of anybody's.
+        target: Dotted path.
+        key: Of the group that names it, for messages.
+
+    Raises:
+        ConfigError: It does not exist, or is no such class.
+    """
+    where = f"{key}.{TARGET}"
+    if target == _dotted(base) and not inspect.isabstract(base):
+        return base
+    known = [_dotted(kind) for kind in (_concrete(base) if _is_open(base) else [base])]
+    if not isinstance(target, str) or not _is_open(base):
+        raise ConfigError(f"{where}={target!r}: {did_you_mean(str(target), known)}")
+    try:
+        kind = imported(target, where)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; {did_you_mean(target, known)}") from error
+    if isinstance(kind, type) and issubclass(kind, base) and not inspect.isabstract(kind):
+        return kind
+    hint = did_you_mean(target, known)
+    raise ConfigError(f"{where}={target!r} is no {base.__name__} that can be made; {hint}")
+
+
+def _dotted(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _is_open(base: type) -> bool:
+    """Whether others may bring subclasses: only what is declared abstract says what they need."""
+    return isinstance(base, abc.ABCMeta)
+
+
+def _concrete(base: type[T]) -> Iterator[type[T]]:
+    """The subclasses that are imported so far and can be made."""
+    if not inspect.isabstract(base):
+        yield base
+    for kind in base.__subclasses__():
+        yield from _concrete(kind)
 
 
 def _component(value: object, key: str) -> Component:
@@ -156,9 +208,6 @@ def _union(members: Sequence[object], value: object, key: str) -> object:
     rest = [member for member in members if member is not type(None)]
     if len(rest) == 1:
         return convert(rest[0], value, key)
-    classes = [kind for kind in rest if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
-    if isinstance(value, Mapping) and classes:
-        return _nested(classes, value, key)
     for member in rest:
         is_text = member is str and isinstance(value, str)
         if is_text or (typing.get_origin(member) is dict and isinstance(value, Mapping)):
@@ -193,19 +242,43 @@ def imported(dotted_path: str, key: str) -> object:
     try:
         return getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{key}={dotted_path!r} cannot be imported ({error})") from error
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConfigError(f"{key}={dotted_path!r} cannot be imported ({reason[0]})") from error
 
 
 def plain(value: object) -> object:
-    """Dataclasses as mappings, without the fields marked ``later`` that have their default."""
+    """Dataclasses as mappings, all through."""
     if dataclasses.is_dataclass(value):
-        return {
-            entry.name: plain(getattr(value, entry.name))
-            for entry in dataclasses.fields(value)
-            if not entry.metadata.get("later") or getattr(value, entry.name) != entry.default
-        }
+        names = [entry.name for entry in dataclasses.fields(value)]
+        return {name: plain(getattr(value, name)) for name in names}
+    return _inside(value, plain)
+
+
+def address_content(value: object) -> object:
+    """What of a configuration enters an address, as plain JSON values.
+
+    Fields that are marked ``ADDRESS`` are left out: they change speed, memory or words, and no
+    number. A component is named by its ``kind``, not by its class, which may move.
+    """
+    if not dataclasses.is_dataclass(value):
+        return _inside(value, address_content)
+    entries = dataclasses.fields(value)
+    content = {
+        entry.name: address_content(getattr(value, entry.name))
+        for entry in entries
+        if entry.metadata.get("address", True)
+    }
+    kind = getattr(type(value), "kind", None)
+    # A field of that name is a setting like any other.
+    if isinstance(kind, str) and all(entry.name != "kind" for entry in entries):
+        content["kind"] = kind
+    return content
+
+
+def _inside(value: object, convert_item: Callable[[object], object]) -> object:
+    """The same for what a container holds."""
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {str(key): convert_item(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [convert_item(item) for item in value]
     return value

@@ -6,7 +6,6 @@ computation keeps what it has, and several processes can read and write the same
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,14 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from soarbench.common.errors import UserError
+from soarbench.common.files import parts_digest
 
 _KEYS = "keys"
-
-
-def digest(*parts: object) -> str:
-    """A short name for what entries depend on."""
-    text = json.dumps([str(part) for part in parts])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class TensorStore:
@@ -75,7 +69,7 @@ class TensorStore:
             keys: Of the entries.
             tensors: Named; the first axis is the entries'.
         """
-        name = digest(*keys)
+        name = parts_digest(*keys)
         path = self.folder / f"{name}.safetensors"
         stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         metadata = {_KEYS: json.dumps(list(keys))}

@@ -1,39 +1,80 @@
-"""Hydra: the YAML under ``conf/`` and the command line become ``Settings``."""
+"""Hydra: the YAML of all ``conf`` folders and the command line become ``Settings``.
+
+Nothing else imports Hydra or OmegaConf.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import math
+import os
+import stat
+import typing
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from soarbench.common.errors import ConfigError
-from soarbench.common.strict import TARGET, build, did_you_mean
-from soarbench.config.settings import Settings, stages
+from soarbench.common.plugins import OWN, ConfFolder, conf_folders
+from soarbench.common.strict import TARGET, build, convert, did_you_mean
+from soarbench.config.keys import UnknownKeyError, Word, hint_of, known_keys, members, split
+from soarbench.config.settings import GridConfig, Settings
+from soarbench.config.stages import stages
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = OWN
 #: Groups that span the grid; everything else is the same for all cells that have the key.
 AXES = ("method", "task")
+#: A task chooses its suites and a model its judges, by names of their own: ``suites.NAME.KEY``.
+_CHOSEN_BY_YAML = ("suite", "judge")
+CONF_DIR = "conf_dir"
+Folders = tuple[ConfFolder, ...]
 
 
-def options(group: str) -> list[str]:
+def sources(group: str, folders: Folders | None = None) -> dict[str, str]:
+    """Names of a group's YAML files, and whose each is; empty for the package's own."""
+    named: dict[str, str] = {}
+    for folder in conf_folders() if folders is None else folders:
+        root = folder.path / group
+        for path in sorted(root.rglob("*.yaml")):
+            named.setdefault(str(path.relative_to(root).with_suffix("")), folder.source)
+    return dict(sorted(named.items()))
+
+
+def options(group: str, folders: Folders | None = None) -> list[str]:
     """Names of a group's YAML files."""
-    folder = CONF / group
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+    return list(sources(group, folders))
 
 
-def grid_descriptions() -> dict[str, str]:
-    """One line for every grid there is."""
-    return {
-        name: OmegaConf.load(CONF / f"grid/{name}.yaml").description for name in options("grid")
-    }
+def search_path(words: Iterable[str]) -> Folders:
+    """The folders of YAML that a command line can choose from: ``conf_dir=DIR`` adds one.
+
+    Raises:
+        ConfigError: It names no folder, or a word is no ``key=value``.
+    """
+    parted = [split(word) for word in words]
+    user_folders = [value_of(word, str) for word in parted if word.key == CONF_DIR]
+    return conf_folders(str(folder) for folder in user_folders)
+
+
+def require_option(group: str, name: str, folders: Folders) -> None:
+    """Refuse what a group has no YAML of.
+
+    Raises:
+        ConfigError: Names the nearest, or all, and which package or folder they come from.
+    """
+    known = sources(group, folders)
+    if name not in known:
+        foreign = "".join(f"; {n} is of {source}" for n, source in known.items() if source)
+        hint = did_you_mean(name, known)
+        raise ConfigError(f"{group}={name!r} does not exist: {hint}{foreign}")
 
 
 @dataclass(frozen=True)
@@ -43,227 +84,352 @@ class Overrides:
     Attributes:
         grid: The grid's name, if one is given.
         axes: For ``method`` and ``task``: the ones to keep; absent keeps all of the grid.
-        groups: Choices of other groups (``budget=standard``), as typed.
-        values: Single values (``method.aux_weight=0.5``).
+        groups: Choices of other groups: ``budget=standard``.
+        values: Single values: ``method.aux_weight=0.5``.
+        folders: Where YAML is looked for.
     """
 
     grid: str | None
     axes: Mapping[str, tuple[str, ...]]
     groups: tuple[str, ...]
-    values: tuple[Override, ...]
+    values: tuple[Word, ...]
+    folders: Folders
+
+    def text(self, key: str) -> str | None:
+        """What is said of a key, as typed; None where nothing or null is."""
+        texts = [word.text for word in self.values if word.key == key]
+        return texts[-1] if texts and texts[-1] != "null" else None
 
 
-def parse_overrides(arguments: Sequence[str]) -> Overrides:
-    """Sort the overrides of a command line, written in Hydra's grammar.
+def parse_overrides(words: Sequence[str]) -> Overrides:
+    """Sort the settings of a command line.
 
     Raises:
         ConfigError: One cannot be parsed, or chooses what does not exist.
     """
-    grid: str | None = None
-    axes: dict[str, tuple[str, ...]] = {}
-    groups: list[str] = []
-    values: list[Override] = []
-    for argument in arguments:
-        override = _parse(argument)
-        key = str(override.key_or_group)
-        if override.is_delete() or override.is_add() or override.is_force_add():
-            raise ConfigError(f"{argument}: keys cannot be added or removed; write {key}=VALUE")
-        # A task chooses its suites by names of its own, so they are values: ``suites.NAME.*``.
-        if not (CONF / key).is_dir() or key == "suite":
-            if override.is_sweep_override():
-                raise ConfigError(f"{argument}: only method and task take several values")
-            values.append(override)
+    folders = search_path(words)
+    chosen: dict[str, tuple[str, ...]] = {}
+    values: list[Word] = []
+    for word in map(split, words):
+        if word.key == CONF_DIR:
             continue
-        chosen = tuple(_choices(override))
-        for name in chosen:
-            parts = stages(name) if key == "method" else (name,)
-            if not set(parts) <= set(options(key)):
-                hint = did_you_mean(name, options(key))
-                raise ConfigError(f"{key}={name!r} does not exist: {hint}")
-        if key in AXES:
-            axes[key] = chosen
-        elif len(chosen) != 1:
-            raise ConfigError(f"{argument}: only method and task take several values")
-        elif key == "grid":
-            grid = chosen[0]
-        else:
-            groups.append(argument)
-    return Overrides(grid, axes, tuple(groups), tuple(values))
+        if word.key in _CHOSEN_BY_YAML or not any((f.path / word.key).is_dir() for f in folders):
+            values.append(word)
+            continue
+        names = tuple(str(name) for name in _as_list(_in_grammar(word)))
+        for name in names:
+            for part in stages(name) if word.key == "method" else (name,):
+                require_option(word.key, part, folders)
+        if len(names) != 1 and word.key not in AXES:
+            raise ConfigError(f"{word}: only method and task take several values")
+        chosen[word.key] = names
+    grid = chosen.pop("grid", (None,))[0]
+    axes = {axis: chosen.pop(axis) for axis in AXES if axis in chosen}
+    groups = tuple(f"{group}={name}" for group, (name,) in chosen.items())
+    return Overrides(grid, axes, groups, tuple(values), folders)
 
 
-def _parse(argument: str) -> Override:
+def value_of(word: Word, hint: object) -> object:
+    """A word's value as plain data, read as its type asks for.
+
+    Text needs no quotes, whatever is in it, since paths and prompts hold what Hydra's grammar does
+    not: ``~``, commas, equals signs, backslashes, letters beyond ASCII. Quotes are for a text that
+    begins with one, or that says null. Anything else is written in Hydra's grammar, and a list
+    needs no brackets: ``seeds=0,1``.
+
+    Args:
+        word: Of the command line.
+        hint: Type of what the key holds.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    kinds = members(hint)
+    if not word.text:
+        raise ConfigError(f"{word.key}= is empty: give it a value; '' is an empty text")
+    holds_list = any(typing.get_origin(kind) is tuple for kind in kinds)
+    is_grouped = word.text[0] in "'\"" or (word.text[0] == "{" and len(kinds) > 1)
+    if not holds_list and not is_grouped and any(map(_is_text, kinds)):
+        return None if word.text == "null" else _usable_text(word)
     try:
-        (override,) = OverridesParser.create().parse_overrides([argument])
+        value = _in_grammar(word)
+    except ConfigError:
+        if hint is object:
+            return _usable_text(word)
+        raise
+    if holds_list:
+        return None if value is None else _as_list(value)
+    if isinstance(value, ChoiceSweep):
+        if hint is object:
+            return _usable_text(word)
+        raise ConfigError(f"{word}: only method and task take several values")
+    if isinstance(value, float) and math.isnan(value):
+        raise ConfigError(f"{word}: must be a number")
+    return value
+
+
+def _is_text(kind: object) -> bool:
+    choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+    return kind in (str, Path) or any(isinstance(choice, str) for choice in choices)
+
+
+def _usable_text(word: Word) -> str:
+    """Text that is no path to something that can only be read once, or never to its end.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    path = os.path.expanduser(word.text)
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        mode = stat.S_IFREG
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ConfigError(f"{word}: is a pipe or a device; name a file or a folder")
+    if path.startswith("~"):
+        raise ConfigError(f"{word}: there is no such user; quote a text that begins with ~")
+    return word.text
+
+
+def _as_list(value: object) -> list[object]:
+    """The choices of a sweep, the items of a list, or the one value."""
+    items = value.list if isinstance(value, ChoiceSweep) else value
+    return [getattr(i, "text", i) for i in items] if isinstance(items, list) else [items]
+
+
+def _in_grammar(word: Word) -> object:
+    """A value in Hydra's grammar."""
+    try:
+        override = OverridesParser.create().parse_override(f"x={word.text}")
+        value: object = override.value()
     except HydraException as error:
         raise ConfigError(
-            f"{argument!r} is not an override: write key=value, e.g. budget=quick or seeds=[0,1,2] "
-            f"({_first_line(error)})"
+            f"{str(word)!r} is not an override: write key=value, e.g. budget=quick or "
+            f"seeds=[0,1,2], with quotes around what is no plain word ({_first_line(error)})"
         ) from error
-    return override
+    if override.is_sweep_override() and not isinstance(value, ChoiceSweep):
+        raise ConfigError(f"{word}: only method and task take several values")
+    return value
 
 
-def _choices(override: Override) -> Iterator[str]:
-    """The names that a group override chooses."""
-    value = override.value()
-    several = getattr(value, "list", value)  # a sweep keeps its choices in ``list``
-    for choice in several if isinstance(several, list) else [several]:
-        yield str(getattr(choice, "text", choice))
+class Composition:
+    """One composition of the YAML, unresolved: values can be set, others follow."""
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self._config: DictConfig = OmegaConf.create(dict(values))
+
+    def hint(self, key: str) -> object:
+        """The type of a key's value; None where this composition has no such key."""
+        return hint_of(Settings, OmegaConf.to_container(self._config), key)
+
+    def known(self) -> list[str]:
+        """All dotted keys, groups included."""
+        return list(known_keys(Settings, OmegaConf.to_container(self._config)))
+
+    def set(self, word: Word) -> bool:
+        """Set a value; interpolations that use it follow. -> Whether there is such a key.
+
+        Raises:
+            ConfigError: The value cannot be read.
+        """
+        if word.key == f"method.{TARGET}":
+            # Results carry the method's name, and must not be another method's.
+            raise ConfigError(
+                f"{word}: a method's class goes by its name: method=NAME, or a YAML file of your "
+                f"own in conf_dir=DIR/method"
+            )
+        hint = self.hint(word.key)
+        if hint is None:
+            return False
+        value = value_of(word, hint)
+        try:
+            self._detach(word.key)
+            OmegaConf.update(self._config, word.key, value, merge=False, force_add=True)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{word}: {_first_line(error)}") from error
+        return True
+
+    def _detach(self, key: str) -> None:
+        """Groups on the way to a key that are another's become their own before one differs."""
+        node: object = self._config
+        for part in key.split(".")[:-1]:
+            if not isinstance(node, DictConfig) or part not in node:
+                return
+            if OmegaConf.is_interpolation(node, part):
+                node[part] = OmegaConf.to_container(node[part], resolve=True)
+            node = node[part]
+
+    def section(self, key: str) -> object:
+        """One part of ``Settings``; the others, data above all, may be incomplete.
+
+        Raises:
+            ConfigError: A value cannot work.
+        """
+        return convert(typing.get_type_hints(Settings)[key], self.plain(key), key)
+
+    def plain(self, key: str) -> object:
+        """A value, resolved; None where nothing or null is.
+
+        Raises:
+            ConfigError: It refers to what is not there.
+        """
+        try:
+            node = OmegaConf.select(self._config, key)
+            return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        except OmegaConfBaseException as error:
+            raise ConfigError(_first_line(error)) from error
+
+    def settings(self) -> Settings:
+        """Everything, resolved and checked.
+
+        Raises:
+            ConfigError: An unknown or missing key, a wrong type, or an unknown interpolation.
+        """
+        try:
+            values = OmegaConf.to_container(self._config, resolve=True, throw_on_missing=True)
+        except OmegaConfBaseException as error:
+            raise ConfigError(_first_line(error)) from error
+        assert isinstance(values, dict)
+        return build(Settings, {str(key): value for key, value in values.items()}, "")
 
 
-def compose_choices(choices: Sequence[str]) -> DictConfig:
-    """Compose group choices (``task=aesthetic``) into one unresolved configuration.
+def compose_choices(choices: Sequence[str], folders: Folders | None = None) -> Composition:
+    """Compose group choices: ``task=aesthetic``.
 
     Raises:
         ConfigError: Hydra refuses.
     """
-    return _settable(_composed(tuple(choices)))
-
-
-def _settable(values: Mapping[str, object]) -> DictConfig:
-    """A configuration whose values can be set, but which takes no new keys."""
-    config = OmegaConf.create(dict(values))
-    OmegaConf.set_struct(config, True)
-    return config
+    return Composition(_composed(tuple(choices), conf_folders() if folders is None else folders))
 
 
 @functools.cache
-def _composed(choices: tuple[str, ...]) -> Mapping[str, object]:
+def _composed(choices: tuple[str, ...], folders: Folders) -> Mapping[str, object]:
     """What Hydra makes of group choices, unresolved; the YAML is read once a process."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with _initialised(folders) as search_path_override:
         try:
-            config = OmegaConf.to_container(compose("config", overrides=list(choices)))
+            config = compose("config", overrides=[*choices, search_path_override])
+        except HydraException as error:
+            raise ConfigError(_first_line(error)) from error
+    values = OmegaConf.to_container(config)
+    assert isinstance(values, dict)
+    # A model replaces some judges by its own; a suite may name any other.
+    values["judge"] = {**registered("judge", folders), **(values.get("judge") or {})}
+    return {str(key): value for key, value in values.items()}
+
+
+@functools.cache
+def registered(group: str, folders: Folders) -> Mapping[str, Mapping[str, object]]:
+    """Every configuration of a group by its name, unresolved."""
+    every = [f"+{group}@{group}.{name}={name}" for name in options(group, folders)]
+    with _initialised(folders) as search_path_override:
+        try:
+            config = OmegaConf.to_container(compose(overrides=[*every, search_path_override]))
         except HydraException as error:
             raise ConfigError(_first_line(error)) from error
     assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items()}
+    values: Mapping[str, Mapping[str, object]] = config.get(group, {})
+    return values
+
+
+@contextlib.contextmanager
+def _initialised(folders: Folders) -> Iterator[str]:
+    """Hydra with all folders; the override that names those beside the first."""
+    paths = ",".join(f"'file://{folder.path}'" for folder in folders[1:])
+    with initialize_config_dir(str(folders[0].path), version_base="1.3"):
+        yield f"hydra.searchpath=[{paths}]"
 
 
 def compose_pairs(
-    pairs: Sequence[tuple[str, str]], choices: Sequence[str]
-) -> dict[tuple[str, str], DictConfig]:
-    """Compose (method, task) pairs.
-
-    Hydra takes 0.15 s a composition, so methods and tasks are composed once each and put together:
-    what differs between tasks comes from the task's composition, the rest from the method's.
+    pairs: Iterable[tuple[str, str]], overrides: Overrides
+) -> dict[tuple[str, str], Composition]:
+    """Compose (method, task) pairs; a value applies to all that have its key.
 
     Raises:
-        ConfigError: Hydra refuses, or a method and a task both set the same key.
+        ConfigError: Hydra refuses, or no composition has a key.
     """
-    first_method, first_task = pairs[0]
-    of_method: dict[str, Mapping[str, object]] = {}
-    of_task: dict[str, Mapping[str, object]] = {}
-    for method in {method for method, _ in pairs}:
-        of_method[method] = _composed((*choices, f"method={method}", f"task={first_task}"))
-    of_task[first_task] = origin = of_method[first_method]
-    for task in {task for _, task in pairs}:
-        if task not in of_task:
-            of_task[task] = _composed((*choices, f"method={first_method}", f"task={task}"))
-    found = {}
-    for method, task in pairs:
-        changed = _changed(origin, of_task[task])
-        for key in changed & _changed(origin, of_method[method]):
-            raise ConfigError(f"method={method} and task={task} both set {key!r}; leave it to one")
-        from_task = {key: of_task[task].get(key) for key in changed}
-        found[method, task] = _settable({**of_method[method], **from_task})
-    return found
+    choices = (f"grid={overrides.grid}", *overrides.groups)
+    composed = {
+        (method, task): compose_choices(
+            [*choices, f"method={method}", f"task={task}"], overrides.folders
+        )
+        for method, task in pairs
+    }
+    apply(overrides.values, composed.values())
+    return composed
 
 
-def _changed(origin: Mapping[str, object], other: Mapping[str, object]) -> set[str]:
-    """Keys at the root whose values differ."""
-    return {key for key in {*origin, *other} if origin.get(key) != other.get(key)}
+def apply(values: Iterable[Word], compositions: Collection[Composition]) -> None:
+    """Set values in all compositions that have their keys.
+
+    Raises:
+        UnknownKeyError: None has one.
+        ConfigError: A value cannot be read.
+    """
+    for word in values:
+        if any([composition.set(word) for composition in compositions]):
+            continue
+        known = {key for composition in compositions for key in composition.known()}
+        group = word.key.rpartition(".")[0]
+        is_null = group in known and all(
+            composition.plain(group) is None for composition in compositions
+        )
+        note = f"{group} is null, give the group: {group}={{...}}" if is_null else ""
+        raise UnknownKeyError(word, known, note)
 
 
-def has_key(config: DictConfig, key: str) -> bool:
-    """Whether a dotted key exists, or may be given to a published judge."""
-    node: object = OmegaConf.to_container(config)
-    parent, _, name = key.rpartition(".")
-    if parent.startswith("evaluators.") and name not in (TARGET, "judge"):
-        key = f"{parent}.judge"
-    for part in key.split("."):
-        if not isinstance(node, dict) or part not in node:
-            return False
-        node = node[part]
-    return True
+def grid_config(overrides: Overrides) -> GridConfig:
+    """The grid that a command line names, with its own values.
+
+    Raises:
+        ConfigError: None is named, or it names methods or tasks that do not exist.
+    """
+    if overrides.grid is None:
+        raise ConfigError(f"name a grid. {_listed_grids(overrides.folders)}")
+    composition = compose_choices([f"grid={overrides.grid}"], overrides.folders)
+    for word in overrides.values:
+        if word.key.startswith("grid."):
+            composition.set(word)
+    grid = composition.section("grid")
+    assert isinstance(grid, GridConfig)
+    for axis, names in (("method", grid.methods), ("task", grid.tasks)):
+        known = options(axis, overrides.folders)
+        for name in names:
+            parts = stages(name) if axis == "method" else (name,)
+            if not set(parts) <= set(known):
+                hint = did_you_mean(name, known)
+                raise ConfigError(f"grid.{axis}s: {name!r} does not exist: {hint}")
+        if not names or len(set(names)) != len(names):
+            raise ConfigError(f"grid.{axis}s={list(names)}: name each once, and at least one")
+    return grid
 
 
-def run_settings(arguments: Sequence[str]) -> Settings:
+def _listed_grids(folders: Folders) -> str:
+    described = []
+    for name, source in sources("grid", folders).items():
+        (path, *_) = [p for f in folders if (p := f.path / f"grid/{name}.yaml").is_file()]
+        text = OmegaConf.select(OmegaConf.load(path), "description")
+        described.append(f"grid={name}: {text}" + (f" (of {source})" if source else ""))
+    return "; ".join(described)
+
+
+def run_settings(words: Sequence[str], only: Collection[str] | None = None) -> Settings:
     """Settings of a command that needs no grid: folders, tracking, model, device.
+
+    Args:
+        words: Of the command line.
+        only: First parts of the keys that are looked at; None looks at all.
 
     Raises:
         ConfigError: Something in the configuration cannot work.
     """
-    overrides = parse_overrides(arguments)
+    if only is not None:
+        kept = {*only, CONF_DIR}
+        words = [word for word in words if split(word).key.partition(".")[0] in kept]
+    overrides = parse_overrides(words)
     grid = overrides.grid or options("grid")[0]
-    config = compose_choices([f"grid={grid}", *overrides.groups])
-    apply_where_known([config], overrides.values, otherwise="there is no key")
-    return to_settings(config)
-
-
-def _known_keys(config: DictConfig) -> list[str]:
-    """All dotted keys, groups included."""
-    found: list[str] = []
-
-    def walk(node: object, prefix: str) -> None:
-        if isinstance(node, dict):
-            for name, value in node.items():
-                found.append(f"{prefix}{name}")
-                walk(value, f"{prefix}{name}.")
-
-    walk(OmegaConf.to_container(config), "")
-    return found
-
-
-def apply_where_known(
-    configs: Collection[DictConfig], overrides: Sequence[Override], *, otherwise: str
-) -> None:
-    """Set values in all configurations that have their keys, in place.
-
-    Args:
-        configs: Compositions.
-        overrides: Values.
-        otherwise: Starts the sentence about a key that none of them has.
-
-    Raises:
-        ConfigError: No configuration has the key, or one refuses the value.
-    """
-    for override in overrides:
-        key = str(override.key_or_group)
-        takers = [config for config in configs if has_key(config, key)]
-        if not takers:
-            known = {name for config in configs for name in _known_keys(config)}
-            hint = did_you_mean(key, known)
-            raise ConfigError(f"{override.input_line}: {otherwise} {key!r}; {hint}")
-        for config in takers:
-            apply(config, override)
-
-
-def apply(config: DictConfig, override: Override) -> None:
-    """Set one value in place; interpolations that use it follow.
-
-    Raises:
-        ConfigError: The configuration refuses.
-    """
-    key = str(override.key_or_group)
-    # A published judge has its own configuration's keys, which the YAML leaves at their defaults.
-    is_open = key.startswith("evaluators.")
-    try:
-        OmegaConf.update(config, key, override.value(), merge=False, force_add=is_open)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{override.input_line}: {_first_line(error)}") from error
-
-
-def to_settings(config: DictConfig) -> Settings:
-    """Resolve and check a composed configuration.
-
-    Raises:
-        ConfigError: An unknown or missing key, a wrong type, or an unknown interpolation.
-    """
-    try:
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(_first_line(error)) from error
-    assert isinstance(values, dict)
-    return build(Settings, {str(key): value for key, value in values.items()}, "")
+    composition = compose_choices([f"grid={grid}", *overrides.groups], overrides.folders)
+    apply(overrides.values, [composition])
+    return composition.settings()
 
 
 def _first_line(error: Exception) -> str:

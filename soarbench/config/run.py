@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+#: What figures can be written as: PNG for pages, PDF for papers, SVG for everything that scales.
+FigureFormat = Literal["png", "pdf", "svg"]
+#: What becomes of results that other code than today's made.
+Stale = Literal["refuse", "warn", "rerun"]
+FORMATS: tuple[FigureFormat, ...] = get_args(FigureFormat)
 
 
 @dataclass(frozen=True, kw_only=True)

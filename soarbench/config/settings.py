@@ -6,42 +6,27 @@ one ``CellConfig`` of it for every cell.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from baselines.config import (
-    LATER,
+    ADDRESS,
     EmaConfig,
-    FlowGrpoConfig,
     LoraConfig,
+    MethodConfig,
     OptimConfig,
-    SftConfig,
-    SoarConfig,
+    TrainingConfig,
 )
-from baselines.training_config import PostTrainingConfig
-from soarbench.common.strict import Component, plain
-from soarbench.config.run import BudgetConfig, LauncherConfig, TrackingConfig
+from evaluators.base import JudgeConfig
+from soarbench.config.run import (
+    BudgetConfig,
+    FigureFormat,
+    LauncherConfig,
+    Stale,
+    TrackingConfig,
+)
+from soarbench.config.suites import SuiteConfig as SuiteConfig
 from soarbench.data.config import CurationConfig, DataConfig
-from soarbench.models.config import ModelConfig
-
-BASE = "base"
-#: Between the stages in the name of a method that starts from another's weights.
-THEN = "_then_"
-MethodConfig = SftConfig | SoarConfig | FlowGrpoConfig
-
-
-def stages(method_name: str) -> tuple[str, ...]:
-    """The methods that train one after the other: ``soar_then_flow_grpo`` has two."""
-    return tuple(method_name.split(THEN))
-
-
-def first_stage(method_name: str) -> str:
-    """The method whose weights this one starts from; empty for one that starts from the base."""
-    return THEN.join(stages(method_name)[:-1])
+from soarbench.models.base import ModelConfig
 
 
 def _at_least(key: str, value: float, least: float) -> None:
@@ -66,7 +51,7 @@ class GridConfig:
     """
 
     name: str
-    description: str
+    description: str = field(metadata=ADDRESS)
     methods: tuple[str, ...]
     tasks: tuple[str, ...]
     baseline: str = "sft"
@@ -89,38 +74,12 @@ class TaskConfig:
     """
 
     name: str
-    description: str
+    description: str = field(metadata=ADDRESS)
     final_metric: str
     oracle_metrics: tuple[str, ...] = ()
     reward: str | dict[str, float] | None = None
-    published_steps: int | None = field(default=None, metadata=LATER)
-    curation: CurationConfig = field(default=CurationConfig(), metadata=LATER)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SuiteConfig:
-    """A prompt suite and what judges its images.
-
-    Attributes:
-        name: Of the suite (``soarbench.evaluation.suites``).
-        evaluators: Names of the judges.
-        images_per_prompt: Images of each prompt, each with a seed of its own.
-        max_prompts: Evaluate this many, evenly spaced; null takes all.
-        prompts: File of prompts, for suites that do not bring their own (``drawbench``, ``ocr``).
-        prompts_sha256: Of that file; filled in when a grid is expanded.
-    """
-
-    name: str
-    evaluators: tuple[str, ...]
-    images_per_prompt: int = 1
-    max_prompts: int | None = None
-    prompts: str | None = field(default=None, metadata=LATER)
-    prompts_sha256: str | None = field(default=None, metadata=LATER)
-
-    def __post_init__(self) -> None:
-        _at_least("images_per_prompt", self.images_per_prompt, 1)
-        if self.max_prompts is not None:
-            _at_least("max_prompts", self.max_prompts, 1)
+    published_steps: int | None = None
+    curation: CurationConfig = field(default_factory=CurationConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,77 +94,12 @@ class SamplingConfig:
 
     num_inference_steps: int
     guidance_scale: float
-    batch_size: int
+    batch_size: int = field(metadata=ADDRESS)
 
     def __post_init__(self) -> None:
         _at_least("num_inference_steps", self.num_inference_steps, 1)
         _at_least("guidance_scale", self.guidance_scale, 0)
         _at_least("batch_size", self.batch_size, 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """The loop around a method; ``post_training`` makes the loop's own configuration of it.
-
-    Attributes:
-        steps: Optimiser updates.
-        batch_size: Rows an update, over all processes.
-        save_steps: Updates between checkpoints.
-        num_snapshots: Weights kept for evaluation, evenly spaced, the last at the end.
-        micro_batch_size: Rows in one forward and backward; null takes all. Bounds memory.
-        mixed_precision: ``no`` or ``bf16``.
-        gradient_checkpointing: Trades speed for memory; enable when one row does not fit.
-        compile: Whether torch.compile makes the layers faster, at minutes of compiling a cell.
-        logging_steps: Updates between two logged points.
-        num_workers: Processes that load data; 0 loads in the training process.
-    """
-
-    steps: int
-    batch_size: int
-    save_steps: int
-    num_snapshots: int
-    micro_batch_size: int | None = None
-    mixed_precision: str = "no"
-    gradient_checkpointing: bool = False
-    compile: bool = field(default=False, metadata=LATER)
-    logging_steps: int = 1
-    num_workers: int = 0
-
-    def __post_init__(self) -> None:
-        _at_least("training.num_snapshots", self.num_snapshots, 1)
-        if self.num_snapshots > self.steps:
-            raise ValueError(
-                f"training.num_snapshots={self.num_snapshots}: more than "
-                f"training.steps={self.steps}"
-            )
-
-    @property
-    def snapshot_steps(self) -> tuple[int, ...]:
-        """Steps whose weights are evaluated, ascending; the last is ``steps``."""
-        parts = range(1, self.num_snapshots + 1)
-        return tuple(round(self.steps * part / self.num_snapshots) for part in parts)
-
-
-def post_training(
-    training: TrainingConfig,
-    optim: OptimConfig,
-    lora: LoraConfig | None,
-    ema: EmaConfig | None,
-    seed: int,
-) -> PostTrainingConfig:
-    """The loop's configuration.
-
-    Raises:
-        ValueError: A value that the loop refuses.
-    """
-    fields = {
-        field.name: getattr(training, field.name)
-        for field in dataclasses.fields(training)
-        if field.name != "num_snapshots"
-    }
-    return PostTrainingConfig(
-        **fields, snapshots=training.snapshot_steps, optim=optim, lora=lora, ema=ema, seed=seed
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +119,7 @@ class Settings:
         suites: What is evaluated, by a short name.
         model: The base.
         sampling: How evaluation images are made.
-        evaluators: How each judge is made.
+        judge: Every judge by name: those of ``conf/judge``, some of which a model replaces.
         budget: Sizes.
         seeds: Training seeds.
         output_dir: State: cells, checkpoints, images, the MLflow store.
@@ -234,11 +128,13 @@ class Settings:
         diagnostics: Whether finished cells are measured for signs of gaming.
         figure_formats: What figures are written as; png, which pages show, is among them.
         tracking: MLflow.
-        launcher: Who runs the cells.
+        launcher: Who runs the jobs.
+        stale: What becomes of results that other code than today's made: ``warn`` takes them and
+            says so, ``rerun`` makes them again, ``refuse`` ends the command.
     """
 
     grid: GridConfig
-    method: SftConfig | SoarConfig | FlowGrpoConfig | None
+    method: MethodConfig | None
     optim: OptimConfig | None
     lora: LoraConfig | None
     ema: EmaConfig | None
@@ -249,101 +145,14 @@ class Settings:
     suites: dict[str, SuiteConfig]
     model: ModelConfig
     sampling: SamplingConfig
-    evaluators: dict[str, Component]
+    judge: dict[str, JudgeConfig]
     budget: BudgetConfig
     seeds: tuple[int, ...]
     output_dir: str
     results_dir: str
     device: str
     diagnostics: bool
-    figure_formats: tuple[Literal["png", "pdf", "svg"], ...]
+    figure_formats: tuple[FigureFormat, ...]
     tracking: TrackingConfig
     launcher: LauncherConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParentConfig:
-    """The cell whose weights another starts from.
-
-    Attributes:
-        cell_id: Its address.
-        step: Of its snapshot; the last one.
-        parent: Whose weights that one started from.
-    """
-
-    cell_id: str
-    step: int
-    parent: ParentConfig | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellConfig:
-    """Everything that a cell's numbers depend on; its digest is its address.
-
-    Attributes:
-        grid: Name of the grid.
-        method_name: ``base`` for the untouched model.
-        task: Null for the base model.
-        seed: Of training; evaluation noise does not depend on it.
-        method: Null for the base model, like the next five.
-        optim: The method's optimiser.
-        lora: Adapter; null trains all weights.
-        ema: Averaged weights.
-        training: The loop.
-        data: Training rows.
-        rewards: Flow-GRPO's rewards with their weights; empty for other methods.
-        suites: What is evaluated.
-        model: The base.
-        sampling: How evaluation images are made.
-        evaluators: The judges that the suites name.
-        weights_digest: Digest of the base's weights (and of the laboratory's other assets).
-        parent: The first stage whose weights this cell starts from; null: the base's.
-    """
-
-    grid: str
-    method_name: str
-    task: TaskConfig | None
-    seed: int
-    method: MethodConfig | None
-    optim: OptimConfig | None
-    lora: LoraConfig | None
-    ema: EmaConfig | None
-    training: TrainingConfig | None
-    data: DataConfig | None
-    rewards: Mapping[str, float]
-    suites: Mapping[str, SuiteConfig]
-    model: ModelConfig
-    sampling: SamplingConfig
-    evaluators: Mapping[str, Component]
-    weights_digest: str
-    parent: ParentConfig | None = field(default=None, metadata=LATER)
-
-    @property
-    def task_name(self) -> str:
-        """Name of the task; ``base`` for the base model."""
-        return BASE if self.task is None else self.task.name
-
-    @property
-    def label(self) -> str:
-        """For people: method, task and seed."""
-        if self.task is None:
-            return BASE
-        return f"{self.method_name} {self.task_name} seed {self.seed}"
-
-    @property
-    def steps(self) -> tuple[int, ...]:
-        """Steps whose images are evaluated."""
-        return (0,) if self.training is None else self.training.snapshot_steps
-
-    def content(self) -> dict[str, object]:
-        """The configuration as plain JSON values."""
-        found: dict[str, object] = json.loads(json.dumps(plain(self)))
-        return found
-
-    @property
-    def cell_id(self) -> str:
-        """Method, task and seed in words, and the sha256 of the content."""
-        text = json.dumps(self.content(), sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        words = self.method_name if self.task is None else f"{self.method_name}-{self.task_name}"
-        return f"{words}-seed{self.seed}-{digest}"
+    stale: Stale = "warn"

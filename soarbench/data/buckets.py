@@ -65,14 +65,14 @@ def fit(image: Image.Image, bucket: Size) -> Image.Image:
     return ImageOps.fit(image, bucket, Image.Resampling.LANCZOS)
 
 
-def check_step(data: ImageDataConfig, resolution: int, unit: int, max_units: int) -> None:
+def check_step(data: ImageDataConfig, resolution: int, unit: int, longest: int) -> None:
     """Refuse buckets that a model cannot take.
 
     Args:
         data: Says the step and the longest aspect ratio.
         resolution: Side of the square, pixels.
         unit: Pixels of an image that one token of the transformer stands for, along a side.
-        max_units: Longest side that it has positions for, tokens.
+        longest: Side that it has positions for, pixels.
 
     Raises:
         ConfigError: Names the value and what would do.
@@ -90,9 +90,9 @@ def check_step(data: ImageDataConfig, resolution: int, unit: int, max_units: int
             f"data.bucket_step={step}: must divide model.resolution={resolution}, so that the "
             f"square is one of the buckets; use {math.gcd(step, resolution)}"
         )
-    longest = max(max(size) for size in sizes_of(data, resolution))
-    if longest > unit * max_units:
+    side = max(max(size) for size in sizes_of(data, resolution))
+    if side > longest:
         raise ConfigError(
-            f"data.max_aspect_ratio={data.max_aspect_ratio:g}: gives images of {longest} pixels, "
-            f"but this model has positions for {unit * max_units}; lower it"
+            f"data.max_aspect_ratio={data.max_aspect_ratio:g}: gives images of {side} pixels, "
+            f"but this model has positions for {longest}; lower it"
         )

@@ -17,12 +17,12 @@ from rich.table import Table
 from evaluators.images import ImageError
 from soarbench.common.errors import UserError
 from soarbench.common.files import write_atomically
-from soarbench.common.pace import Pace
+from soarbench.common.progress import Pace
 from soarbench.data.buckets import is_smaller, nearest_bucket, sizes_of
 from soarbench.data.config import ImageDataConfig
+from soarbench.data.prompts import PromptSuite, normalised
 from soarbench.data.records import Record, caption_fault
 from soarbench.data.sources.source import records_of
-from soarbench.evaluation.suites import PromptSuite, normalised
 
 #: Kinds of findings, in the order of the table, and what each means.
 KINDS = {

@@ -2,56 +2,137 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import abc
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
-from baselines.config import LATER
+from typing_extensions import override
 
-#: What the laboratory's pictures show.
-KINDS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "text")
+from soarbench.common.strict import ADDRESS
+
+if TYPE_CHECKING:
+    from soarbench.data.curation import Scorer
+    from soarbench.data.records import Record
+    from soarbench.data.rows import ConditionOf, EncodedRows, EncodeImages
 
 
-def _require_share(key: str, value: float) -> None:
+def require_share(key: str, value: float) -> None:
+    """Refuse what is no share of something, (0, 1]."""
     if not 0 < value <= 1:
         raise ValueError(f"{key}={value}: must be in (0, 1]")
 
 
+class TrainingSet(Protocol):
+    """An opened set: what is trained on, found once and kept on disk."""
+
+    def measure(self) -> None:
+        """Look for faults that can be seen before anything is loaded.
+
+        Raises:
+            UserError: Something in the set cannot be used.
+        """
+        ...
+
+    def captions(self) -> Sequence[str]:
+        """Captions that are known before a model is loaded; the others come with ``rows``.
+
+        Raises:
+            UserError: Something in the set cannot be used.
+        """
+        ...
+
+    def rows(self, encode: EncodeImages, condition: ConditionOf, folder: Path) -> EncodedRows:
+        """The rows.
+
+        Args:
+            encode: Images to latents.
+            condition: Of a caption.
+            folder: For what depends on the model's weights.
+
+        Raises:
+            UserError: Something in the set cannot be used.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
-class LabDataConfig:
-    """Curated pictures of the drawn world: fresh ones are drawn, scored, and the best kept.
+class DataConfig(abc.ABC):
+    """What is trained on; says itself what else is asked about it."""
 
-    Attributes:
-        num_candidates: Pictures drawn from the broad distribution of the pre-training data.
-        select_by: Names of the learned scores that must be high. Every one is turned into a rank in
-            0..1, and the pictures of highest smallest rank are kept.
-        keep_fraction: Share of candidates kept, (0, 1]. Published: aesthetic score of 6.8 or more.
-        wrong_captions: Share of candidates whose caption describes another picture.
-        seed: Of the candidates; other than the laboratory's own pre-training seed.
-        kinds: What candidates show: some of single_object, two_object, counting, colors, position,
-            color_attr and text; null: all of them. A reward may judge some kinds alone.
-        within_kinds: Whether a candidate is ranked among those of its own kind, so that every kind
-            keeps its share. CLIPScore is not comparable between kinds: the best 30 % of all of them
-            together hold no picture of a position.
-    """
+    #: In addresses; stays when the class is moved or renamed.
+    kind: ClassVar[str]
 
-    num_candidates: int
-    select_by: tuple[str, ...]
-    keep_fraction: float
-    wrong_captions: float = 0.1
-    seed: int = 1000
-    kinds: tuple[str, ...] | None = field(default=None, metadata=LATER)
-    within_kinds: bool = field(default=False, metadata=LATER)
+    @property
+    @abc.abstractmethod
+    def select_by(self) -> tuple[str, ...]:
+        """Scores that rows are selected by."""
 
-    def __post_init__(self) -> None:
-        _require_share("data.keep_fraction", self.keep_fraction)
-        if self.num_candidates * self.keep_fraction < 1:
-            raise ValueError(
-                f"data.num_candidates={self.num_candidates}: keeps no picture; raise it"
-            )
-        if not 0 <= self.wrong_captions < 1:
-            raise ValueError(f"data.wrong_captions={self.wrong_captions}: must be in [0, 1)")
-        if self.kinds is not None and not (self.kinds and set(self.kinds) <= set(KINDS)):
-            raise ValueError(f"data.kinds={list(self.kinds)}: choose among {', '.join(KINDS)}")
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        """Those of them that only a judge can give."""
+        return ()
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it is known which set is meant."""
+        return True
+
+    @property
+    def keeps_latents(self) -> bool:
+        """Whether opened rows hold on to no model."""
+        return True
+
+    @property
+    def rows_per_shape(self) -> int | None:
+        """Consecutive rows of training of one size; null where all images are of one.
+
+        Micro-batches divide it.
+        """
+        return None
+
+    def with_content(self) -> Self:
+        """The configuration with the set's content in it, so that an address depends on it.
+
+        Raises:
+            ConfigError: The set is not there, or has another form.
+        """
+        return self
+
+    def held_out(self, count: int) -> DataConfig:
+        """At least ``count`` rows that training does not see, where such can be had; else itself.
+
+        Of most sets nothing is left out.
+        """
+        del count
+        return self
+
+    def check_sizes(self, resolution: int, unit: int, largest_image: int) -> None:
+        """Refuse images of sizes that a model cannot take.
+
+        Args:
+            resolution: Side of the square, pixels.
+            unit: Pixels of an image that one token of the transformer stands for, along a side.
+            largest_image: Pixels of the longest side that it has positions for.
+
+        Raises:
+            ConfigError: Names the value and what would do.
+        """
+        del resolution, unit, largest_image
+
+    @abc.abstractmethod
+    def open(
+        self, resolution: int, scorers: Mapping[str, Scorer], judges: object, folder: Path
+    ) -> TrainingSet:
+        """The set.
+
+        Args:
+            resolution: Of the model, pixels.
+            scorers: Judges by name, for scores that rows do not come with.
+            judges: What identifies them.
+            folder: Where what is found out is kept.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +153,7 @@ class CurationConfig:
     keep_fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        _require_share("keep_fraction", self.keep_fraction)
+        require_share("keep_fraction", self.keep_fraction)
         if bool(self.rank_by) != (self.keep_fraction < 1):
             raise ValueError(
                 f"keep_fraction={self.keep_fraction} with rank_by={list(self.rank_by)}: name the "
@@ -86,7 +167,7 @@ class CurationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageDataConfig(CurationConfig):
+class ImageDataConfig(CurationConfig, DataConfig):
     """Images with captions that somebody else has; the forms of them differ in how they lie.
 
     Attributes:
@@ -108,14 +189,14 @@ class ImageDataConfig(CurationConfig):
         content: Digest of the set; filled in when a grid is expanded.
     """
 
-    path: str | None = None
+    path: str | None = field(default=None, metadata=ADDRESS)
     max_unreadable: int = 0
     max_caption_length: int = 2000
     bucket_step: int | None = None
     max_aspect_ratio: float = 2.0
     rows_per_bucket: int = 4
-    cache_latents: bool = True
-    scores: str | None = None
+    cache_latents: bool = field(default=True, metadata=ADDRESS)
+    scores: str | None = field(default=None, metadata=ADDRESS)
     max_rows: int | None = None
     content: str | None = None
 
@@ -138,6 +219,62 @@ class ImageDataConfig(CurationConfig):
         """Whether rows can only be had front to back."""
         return False
 
+    @abc.abstractmethod
+    def own_content(self) -> str:
+        """Digest of the set without its file of scores.
+
+        Raises:
+            ConfigError: There is nothing at ``data.path``, or it has another form.
+        """
+
+    @abc.abstractmethod
+    def own_records(self) -> Iterator[Record]:
+        """Its rows, with the scores that they come with.
+
+        Raises:
+            UserError: The set cannot be read, or a row is malformed.
+        """
+
+    @property
+    @override
+    def is_named(self) -> bool:
+        return self.path is not None
+
+    @property
+    @override
+    def keeps_latents(self) -> bool:
+        return self.cache_latents
+
+    @property
+    @override
+    def rows_per_shape(self) -> int | None:
+        return None if self.bucket_step is None else self.rows_per_bucket
+
+    @override
+    def with_content(self) -> Self:
+        from soarbench.data.content import scores_digest
+
+        if self.path is None:
+            return self
+        content = self.own_content()
+        if self.scores is not None:
+            content = f"{content}+{scores_digest(self)}"
+        return replace(self, content=content)
+
+    @override
+    def check_sizes(self, resolution: int, unit: int, largest_image: int) -> None:
+        from soarbench.data.buckets import check_step
+
+        check_step(self, resolution, unit, largest_image)
+
+    @override
+    def open(
+        self, resolution: int, scorers: Mapping[str, Scorer], judges: object, folder: Path
+    ) -> TrainingSet:
+        from soarbench.data.rows import ImageSet
+
+        return ImageSet(self, resolution, scorers, judges, folder)
+
 
 @dataclass(frozen=True, kw_only=True)
 class JsonlDataConfig(ImageDataConfig):
@@ -148,7 +285,22 @@ class JsonlDataConfig(ImageDataConfig):
             folder named after the first two digits. Null is the file's own folder.
     """
 
+    kind: ClassVar[str] = "jsonl"
+
     image_dir: str | None = None
+
+    @override
+    def own_content(self) -> str:
+        from soarbench.data.content import image_folder, jsonl_path, whole_digest
+
+        image_folder(self)
+        return whole_digest(jsonl_path(self))
+
+    @override
+    def own_records(self) -> Iterator[Record]:
+        from soarbench.data.sources.jsonl import jsonl_records
+
+        return jsonl_records(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +318,8 @@ class DatasetsDataConfig(ImageDataConfig):
         score_columns: Score to the column that holds it.
     """
 
+    kind: ClassVar[str] = "datasets"
+
     revision: str | None = None
     subset: str | None = None
     split: str = "train"
@@ -175,9 +329,21 @@ class DatasetsDataConfig(ImageDataConfig):
     score_columns: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    @override
     def is_streamed(self) -> bool:
-        """Whether rows can only be had front to back."""
         return self.streaming
+
+    @override
+    def own_content(self) -> str:
+        from soarbench.data.content import dataset_digest
+
+        return dataset_digest(self)
+
+    @override
+    def own_records(self) -> Iterator[Record]:
+        from soarbench.data.sources.tables import dataset_records
+
+        return dataset_records(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,12 +357,23 @@ class WebDatasetConfig(ImageDataConfig):
         caption_key: Of the ``.json`` file.
     """
 
+    kind: ClassVar[str] = "webdataset"
+
     caption_key: str = "caption"
 
     @property
+    @override
     def is_streamed(self) -> bool:
-        """Whether rows can only be had front to back."""
         return True
 
+    @override
+    def own_content(self) -> str:
+        from soarbench.data.content import ends_digest, shard_paths
 
-DataConfig = LabDataConfig | JsonlDataConfig | DatasetsDataConfig | WebDatasetConfig
+        return ends_digest(shard_paths(self), Path("/"))
+
+    @override
+    def own_records(self) -> Iterator[Record]:
+        from soarbench.data.sources.tables import shard_records
+
+        return shard_records(self)

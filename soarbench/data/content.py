@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import glob
 import hashlib
@@ -11,11 +10,9 @@ from pathlib import Path
 from soarbench.common.errors import ConfigError
 from soarbench.common.files import files_digest
 from soarbench.data.config import (
-    DataConfig,
     DatasetsDataConfig,
     ImageDataConfig,
     JsonlDataConfig,
-    LabDataConfig,
     WebDatasetConfig,
 )
 from soarbench.models.hub import is_directory
@@ -24,47 +21,28 @@ from soarbench.models.hub import is_directory
 _END = 2**20
 
 
-def with_content(data: DataConfig) -> DataConfig:
-    """The configuration with the set's content in it, so that an address depends on it.
+def dataset_digest(data: DatasetsDataConfig) -> str:
+    """Digest of a set for ``datasets`` that lies on this machine; of a hub id its revision.
 
     Raises:
-        ConfigError: There is nothing at ``data.path``, or it has another form.
-    """
-    if isinstance(data, LabDataConfig) or data.path is None:
-        return data
-    return dataclasses.replace(data, content=content_digest(data))
-
-
-def content_digest(data: ImageDataConfig) -> str:
-    """Digest of a set that lies on this machine, of a hub id its revision; and of its scores.
-
-    Raises:
-        ConfigError: There is nothing at ``data.path``, or it has another form.
-    """
-    own = own_content(data)
-    return own if data.scores is None else f"{own}+{_whole_digest(*_facts([scores_path(data)]))}"
-
-
-def own_content(data: ImageDataConfig) -> str:
-    """Digest of a set without its file of scores.
-
-    Raises:
-        ConfigError: There is nothing at ``data.path``, or it has another form.
+        ConfigError: There is nothing at ``data.path``.
     """
     assert data.path is not None
-    if isinstance(data, JsonlDataConfig):
-        image_folder(data)
-        return _whole_digest(*_facts([jsonl_path(data)]))
-    if isinstance(data, WebDatasetConfig):
-        paths = shard_paths(data)
-        return _digest(_facts(paths), Path("/"), _END)
-    assert isinstance(data, DatasetsDataConfig)
     if not is_directory(data.path):
         return f"{data.path}@{data.revision}"
     root = Path(data.path).expanduser()
     if not root.is_dir():
         raise ConfigError(f"data.path={data.path}: no such folder; give one, or a hub id")
-    return _digest(_facts(sorted(p for p in root.rglob("*") if p.is_file())), root.absolute(), _END)
+    return ends_digest(sorted(p for p in root.rglob("*") if p.is_file()), root.absolute())
+
+
+def scores_digest(data: ImageDataConfig) -> str:
+    """Digest of a set's file of scores.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    return whole_digest(scores_path(data))
 
 
 def jsonl_path(data: JsonlDataConfig) -> Path:
@@ -127,19 +105,28 @@ def scores_path(data: ImageDataConfig) -> Path:
     return path
 
 
+def ends_digest(paths: list[Path], root: Path) -> str:
+    """Digest of large files: of their names and sizes, and of the content of their ends."""
+    return _ends_digest(_facts(paths), root)
+
+
+def whole_digest(path: Path) -> str:
+    """Digest of all of a file."""
+    return _whole_digest(*_facts([path]))
+
+
 def _facts(paths: list[Path]) -> tuple[tuple[str, int, int], ...]:
     stats = ((path.absolute(), path.stat()) for path in paths)
     return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)
 
 
 @functools.cache
-def _digest(facts: tuple[tuple[str, int, int], ...], root: Path, end: int) -> str:
-    """Digest of files; the facts make a changed file another question."""
-    return files_digest([Path(name) for name, _, _ in facts], root, end)
+def _ends_digest(facts: tuple[tuple[str, int, int], ...], root: Path) -> str:
+    # The facts make a changed file another question.
+    return files_digest([Path(name) for name, _, _ in facts], root, _END)
 
 
 @functools.cache
 def _whole_digest(facts: tuple[str, int, int]) -> str:
-    """Digest of all of a file."""
     with Path(facts[0]).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]

@@ -15,8 +15,7 @@ from pathlib import Path
 from evaluators.base import Sample
 from evaluators.images import ImageError
 from soarbench.common.errors import UserError
-from soarbench.common.files import write_atomically
-from soarbench.common.tensor_store import digest
+from soarbench.common.files import parts_digest, write_atomically
 from soarbench.data.buckets import Size, is_smaller, nearest_bucket, sizes_of
 from soarbench.data.config import ImageDataConfig
 from soarbench.data.records import Record, caption_fault
@@ -137,11 +136,13 @@ class Curation:
         self.config = config
         self.scorers = scorers
         self.sizes = sizes_of(config, resolution)
-        name = digest(dataclasses.asdict(config), type(config).__name__, resolution, judges)
+        name = parts_digest(dataclasses.asdict(config), config.kind, resolution, judges)
         self.path = folder / f"rows-{name}.jsonl"
         self.unusable = Unusable(config, folder / f"unusable-{name}.jsonl")
         self._books = {
-            score: ScoreBook(folder / f"scores-{score}-{digest(config.content, judges)}.jsonl")
+            score: ScoreBook(
+                folder / f"scores-{score}-{parts_digest(config.content, judges)}.jsonl"
+            )
             for score in scorers
         }
         self._below: Counter[str] = Counter()
@@ -288,7 +289,7 @@ class Curation:
 
 def score_key(record: Record) -> str:
     """Key of a score: a judge may look at image and caption."""
-    return digest(record.key, record.caption)
+    return parts_digest(record.key, record.caption)
 
 
 def sample_of(record: Record) -> Sample:

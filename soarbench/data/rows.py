@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
@@ -11,10 +12,11 @@ from torch import Tensor
 from baselines.loop.stream import Row, Shapes
 from evaluators.images import ImageError
 from soarbench.common.errors import UserError
-from soarbench.common.pace import Pace
+from soarbench.common.progress import Pace
 from soarbench.common.tensor_store import TensorStore
 from soarbench.data.buckets import Size, fit
-from soarbench.data.curation import Curation, Entry, write_entries
+from soarbench.data.config import ImageDataConfig
+from soarbench.data.curation import Curation, Entry, Scorer, write_entries
 from soarbench.data.records import Record
 from soarbench.data.sources.source import records_of
 
@@ -82,6 +84,45 @@ class EncodedRows:
             return None
         numbers = {size: number for number, size in enumerate(sorted(set(self.sizes)))}
         return Shapes(of_row=[numbers[size] for size in self.sizes], block=block)
+
+
+class ImageSet:
+    """A set of somebody's images: its rows are found by a curation, and their latents kept.
+
+    Args:
+        config: Of the set; its ``content`` is known.
+        resolution: Of the model, pixels.
+        scorers: Judges by name, for scores that rows do not come with.
+        judges: What identifies them.
+        folder: Where what is found out is kept.
+    """
+
+    def __init__(
+        self,
+        config: ImageDataConfig,
+        resolution: int,
+        scorers: Mapping[str, Scorer],
+        judges: object,
+        folder: Path,
+    ) -> None:
+        self.config = config
+        self.curation = Curation(config, resolution, scorers, judges, folder)
+
+    def measure(self) -> None:
+        """Look at every caption and image header of a set that is not streamed."""
+        self.curation.measure()
+
+    def captions(self) -> list[str]:
+        """All of them, read from the set or from what is remembered of it."""
+        return [entry.caption for entry in self.curation.entries()]
+
+    def rows(self, encode: EncodeImages, condition: ConditionOf, folder: Path) -> EncodedRows:
+        """The rows; images are encoded once, unless the configuration keeps no latents."""
+        entries = self.curation.entries()
+        if not self.config.cache_latents:
+            return fresh_rows(entries, self.curation, encode, condition)
+        store = TensorStore(folder / "latents")
+        return stored_rows(encode_entries(entries, self.curation, store, encode), store, condition)
 
 
 def latent_key(entry: Entry) -> str:

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from baselines.flow import draw_noise
 from baselines.loop.stream import RowSource
-from soarbench.common.files import write_atomically
-from soarbench.config.settings import CellConfig
-from soarbench.data.config import LabDataConfig
+from soarbench.diagnostics.measured import Measured
+from soarbench.diagnostics.settings import NOISE_SEED, NORM_LEVELS, NUM_PROBES, STARTS
 from soarbench.diagnostics.trajectories import path_deviation, velocity_norm
-from soarbench.jobs.workbench import Workbench
-from soarbench.models.sd3.model import SD3Model
-from soarbench.store.cell_folder import CellFolder
-from soarbench.store.diagnostics import deviations_path, norms_path, source_key
-
-#: Real images whose paths are followed.
-NUM_PROBES = 32
-#: Levels at which the path is left: pure noise, and two where the image is partly decided.
-STARTS = (1.0, 0.75, 0.5)
-#: Levels at which the norm of the velocity is taken.
-NORM_LEVELS = (0.25, 0.5, 0.75)
-_NOISE_SEED = 2604
+from soarbench.models.base import ImageModel
 
 
 @dataclass(frozen=True)
@@ -54,20 +37,7 @@ class Probes:
             )
 
 
-def held_out_data(cell: CellConfig) -> CellConfig:
-    """The cell with data that training did not see, where such data can be had.
-
-    The laboratory draws pictures from another seed, just enough of them, curated alike. Of other
-    data sets there is nothing left out: the paths are then those of training images.
-    """
-    if not isinstance(cell.data, LabDataConfig):
-        return cell
-    enough = min(cell.data.num_candidates, math.ceil(NUM_PROBES / cell.data.keep_fraction))
-    data = dataclasses.replace(cell.data, seed=cell.data.seed + 1, num_candidates=enough)
-    return dataclasses.replace(cell, data=data)
-
-
-def make_probes(rows: RowSource, model: SD3Model) -> Probes:
+def make_probes(rows: RowSource, model: ImageModel) -> Probes:
     """Evenly spaced rows with noise of their own, the same for every model and step.
 
     Of images of several shapes those that are like the first.
@@ -78,7 +48,7 @@ def make_probes(rows: RowSource, model: SD3Model) -> Probes:
     count = len(chosen)
     device = model.device
     x0 = torch.stack([row["x0"] for row in chosen]).to(device)
-    generators = [torch.Generator().manual_seed(_NOISE_SEED + index) for index in range(count)]
+    generators = [torch.Generator().manual_seed(NOISE_SEED + index) for index in range(count)]
     condition = {
         name: torch.stack([row["condition"][name] for row in chosen]).to(device)
         for name in chosen[0]["condition"]
@@ -90,63 +60,58 @@ def make_probes(rows: RowSource, model: SD3Model) -> Probes:
     return Probes(x0, draw_noise(x0.shape[1:], generators, device), condition, negative)
 
 
-def probe(
-    cell: CellConfig, source: CellConfig, folder: CellFolder, bench: Workbench
-) -> Iterator[int]:
-    """Measure a cell on a task's data; yields every step that was measured.
+def measure(
+    model: ImageModel,
+    probes: Probes,
+    *,
+    batch_size: int,
+    num_inference_steps: int,
+    guidance_scale: float,
+    with_paths: bool,
+) -> Measured:
+    """Measure a model on probes.
 
     Args:
-        cell: A finished one.
-        source: The trained cell whose data is used: itself, but for the base.
-        folder: Files of ``cell``.
-        bench: Loads weights and data.
+        model: With the weights of a step.
+        probes: From ``make_probes``.
+        batch_size: Images at once.
+        num_inference_steps: Of the sampler whose grid is followed.
+        guidance_scale: As for sampling.
+        with_paths: Whether paths are followed, too; they take as long as sampling.
     """
-    key = source_key(source)
-    norms = []
-    for step in cell.steps:
-        model = bench.model_at(cell, folder, step)
-        probes = make_probes(bench.training_rows(held_out_data(source), model), model)
-        velocity = model.velocity()
-        batches = list(probes.batches(cell.sampling.batch_size))
-        found = torch.cat(
-            [velocity_norm(velocity, p.x0, p.noise, NORM_LEVELS, p.condition) for p in batches]
-        )
-        norms += [
-            {"step": step, "row": row, "norm": norm} for row, norm in enumerate(found.tolist())
-        ]
-        if step == cell.steps[-1]:
-            table = pa.Table.from_pylist(list(_deviations(cell, model, batches, step)))
-            _store(deviations_path(folder.root, key), table)
-        yield step
-    _store(norms_path(folder.root, key), pa.Table.from_pylist(norms))
+    velocity = model.velocity()
+    batches = list(probes.batches(batch_size))
+    norms = torch.cat(
+        [velocity_norm(velocity, p.x0, p.noise, NORM_LEVELS, p.condition) for p in batches]
+    )
+    paths: list[Mapping[str, float]] = []
+    if with_paths:
+        grid = model.sampling_sigmas(num_inference_steps)
+        for start in STARTS:
+            paths += _paths(model, batches, start, grid, guidance_scale)
+    rows = [{"row": row, "norm": norm} for row, norm in enumerate(norms.tolist())]
+    return Measured(norms=rows, paths=paths)
 
 
-def _deviations(
-    cell: CellConfig, model: SD3Model, batches: Sequence[Probes], step: int
+def _paths(
+    model: ImageModel, batches: Sequence[Probes], start: float, grid: Tensor, guidance_scale: float
 ) -> Iterator[dict[str, float]]:
-    """Rows of ``files.deviations_path``: the sampler's own grid, from each start on."""
-    grid = model.sampling_sigmas(cell.sampling.num_inference_steps)
-    for start in STARTS:
-        sigmas = grid[int((grid - start).abs().argmin()) :]
-        found = torch.cat(
-            [
-                path_deviation(
-                    model.velocity(),
-                    probes.x0,
-                    probes.noise,
-                    sigmas,
-                    probes.condition,
-                    probes.negative_condition,
-                    cell.sampling.guidance_scale,
-                )
-                for probes in batches
-            ]
-        )
-        for row, values in enumerate(found.tolist()):
-            for index, (sigma, value) in enumerate(zip(sigmas.tolist(), values, strict=True)):
-                where = {"step": step, "row": row, "start": start, "index": index}
-                yield where | {"sigma": sigma, "deviation": value}
-
-
-def _store(path: Path, table: pa.Table) -> None:
-    write_atomically(path, lambda partial: pq.write_table(table, partial))
+    """The sampler's own grid, from a start on."""
+    sigmas = grid[int((grid - start).abs().argmin()) :]
+    deviations = torch.cat(
+        [
+            path_deviation(
+                model.velocity(),
+                probes.x0,
+                probes.noise,
+                sigmas,
+                probes.condition,
+                probes.negative_condition,
+                guidance_scale,
+            )
+            for probes in batches
+        ]
+    )
+    for row, values in enumerate(deviations.tolist()):
+        for index, (sigma, value) in enumerate(zip(sigmas.tolist(), values, strict=True)):
+            yield {"row": row, "start": start, "index": index, "sigma": sigma, "deviation": value}

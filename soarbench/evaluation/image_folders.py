@@ -11,112 +11,16 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from evaluators.geneval.prompts import official_metadata
 from evaluators.images import SUFFIXES
 from evaluators.samples import CoverageError, SampleFile, check_counts
-from soarbench.common.errors import ConfigError, UserError
-from soarbench.common.strict import did_you_mean
-from soarbench.evaluation.suites import PromptItem, load_suite
+from soarbench.common.errors import UserError
+from soarbench.data.prompts import PromptItem, PromptSuite
+from soarbench.evaluation.prompt_files import read_entry, read_object
 
 _NUM_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class ImageSuite:
-    """What images are scored for.
-
-    Attributes:
-        judges: Names of the judges.
-        images_per_prompt: As published; None: as many as the first prompt has.
-        prompts: The suite's own prompts; None where the user brings them.
-    """
-
-    judges: tuple[str, ...]
-    images_per_prompt: int | None = None
-    prompts: Callable[[], Sequence[PromptItem]] | None = None
-
-
-def _official_geneval() -> list[PromptItem]:
-    return [_item(index, entry) for index, entry in enumerate(official_metadata())]
-
-
-def _item(index: int, entry: Mapping[str, object]) -> PromptItem:
-    return PromptItem(f"{index:05d}", str(entry["prompt"]), entry)
-
-
-def _lab(name: str) -> Callable[[], Sequence[PromptItem]]:
-    return lambda: load_suite(name).items
-
-
-SUITES: Mapping[str, ImageSuite] = {
-    "geneval": ImageSuite(("geneval",), 4, _official_geneval),
-    "ocr": ImageSuite(("ocr",)),
-    "drawbench": ImageSuite(("clipscore", "aesthetic", "pickscore", "hpsv21", "imagereward")),
-    "lab_geneval": ImageSuite(("lab_geneval",), None, _lab("lab_geneval")),
-    "lab_ocr": ImageSuite(("ocr",), None, _lab("lab_ocr")),
-    "lab_drawbench": ImageSuite(
-        ("lab_clipscore", "lab_aesthetic", "oracle_aesthetic"), None, _lab("lab_drawbench")
-    ),
-}
-
-
-def suite_named(name: str) -> ImageSuite:
-    """A suite.
-
-    Raises:
-        ConfigError: There is none of that name.
-    """
-    if name not in SUITES:
-        raise ConfigError(f"suite={name!r} does not exist: {did_you_mean(name, SUITES)}")
-    return SUITES[name]
-
-
-def read_prompts(path: Path) -> list[PromptItem]:
-    """Prompts of a file: JSON Lines with ``prompt``, or plain text, one a line.
-
-    Equal lines are one prompt, so that a file which repeats each prompt names several images of it.
-
-    Raises:
-        UserError: The file is missing, empty or malformed.
-    """
-    if not path.is_file():
-        raise UserError(f"prompts={path}: no such file")
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"prompts={path} is not UTF-8 text ({error})") from error
-    if not lines:
-        raise UserError(f"prompts={path} is empty")
-    numbers: dict[str, int] = {}
-    items = []
-    for position, line in enumerate(lines, start=1):
-        entry = _entry(line, f"{path} line {position}") if path.suffix == ".jsonl" else None
-        text = line.strip() if entry is None else str(entry["prompt"])
-        index = numbers.setdefault(text, len(numbers))
-        items.append(PromptItem(f"{index:05d}", text, entry or {"prompt": text}))
-    return items
-
-
-def _entry(line: str | bytes, where: str) -> dict[str, object]:
-    """A line's object, whose prompt is a text."""
-    entry = _object(line, where)
-    if not isinstance(entry.get("prompt"), str) or not entry["prompt"]:
-        raise UserError(f"{where}: prompt is {entry.get('prompt')!r}; it must be the prompt's text")
-    return entry
-
-
-def _object(line: str | bytes, where: str) -> dict[str, object]:
-    try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where} is not JSON: {error}") from error
-    if not isinstance(entry, dict):
-        raise UserError(f"{where} is not a JSON object: {entry!r}")
-    return entry
 
 
 def prompts_digest(files: Iterable[SampleFile]) -> str:
@@ -130,14 +34,15 @@ def _demands(metadata: Mapping[str, object]) -> str:
 
 
 def find_images(
-    images: Path, items: Sequence[PromptItem] | None, images_per_prompt: int | None
+    images: Path, suite: PromptSuite, images_per_prompt: int | None, *, is_exact: bool = True
 ) -> list[SampleFile]:
-    """List the images to be scored, each with its prompt, and make sure that none is missing.
+    """List the images to be scored, each with its prompt's id and what is known of the prompt.
 
     Args:
         images: A folder, or a ``.jsonl`` file.
-        items: The prompts that must be covered; None takes what the images come with.
+        suite: Its prompts must be covered; without any, those that the images come with are taken.
         images_per_prompt: Wanted of each; None: as many as the first prompt has.
+        is_exact: False takes what is there of the suite's prompts, and others beside them.
 
     Raises:
         UserError: Nothing is there, or it has another form.
@@ -152,8 +57,22 @@ def find_images(
     elif any(path.is_dir() and path.name.isdigit() for path in images.iterdir()):
         files = _official(images)
     else:
-        return _plain(images, items, images_per_prompt)
-    return _covered(files, items, images_per_prompt)
+        return _plain(images, suite.items, images_per_prompt)
+    if is_exact and suite.items:
+        _require_covered(files, suite.items)
+    ids = _ids(files, suite)
+    named = [dataclasses.replace(file, prompt_id=ids[file.prompt]) for file in files]
+    present = list(dict.fromkeys(file.prompt_id for file in named))
+    check_counts(named, present, images_per_prompt=images_per_prompt)
+    return named
+
+
+def _ids(files: Sequence[SampleFile], suite: PromptSuite) -> dict[str, str]:
+    """A prompt's id: the suite's own, so that scores can be paired, or one after all of these."""
+    ids = {item.prompt: item.prompt_id for item in suite.items}
+    others = dict.fromkeys(file.prompt for file in files if file.prompt not in ids)
+    first = len(suite.items)
+    return ids | {text: f"{suite.name}/{first + i:05d}" for i, text in enumerate(others)}
 
 
 def _official(root: Path) -> list[SampleFile]:
@@ -165,11 +84,11 @@ def _official(root: Path) -> list[SampleFile]:
         lines = [line for line in source.read_bytes().splitlines() if line.strip()]
         if len(lines) != 1:
             raise UserError(f"{source} has {len(lines)} entries; it must hold exactly one")
-        entry = _entry(lines[0], str(source))
-        found = _image_paths(folder / "samples")
-        if not found:
+        entry = read_entry(lines[0], str(source))
+        paths = _image_paths(folder / "samples")
+        if not paths:
             raise CoverageError(f"{folder / 'samples'} has no image of {entry['prompt']!r}")
-        files += [_file(f"{folder.name}/{path.stem}", path, entry) for path in found]
+        files += [_file(f"{folder.name}/{path.stem}", path, entry) for path in paths]
     return files
 
 
@@ -177,8 +96,8 @@ def _image_paths(folder: Path) -> list[Path]:
     """Images directly in a folder, by the numbers in their names."""
     if not folder.is_dir():
         return []
-    found = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    return sorted(found, key=lambda path: _natural(path.name))
+    paths = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    return sorted(paths, key=lambda path: _natural(path.name))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -198,7 +117,7 @@ def _listed(source: Path) -> list[SampleFile]:
         if not line.strip():
             continue
         where = f"{source} line {number}"
-        name, entry = _image_and_entry(_object(line, where), where)
+        name, entry = _image_and_entry(read_object(line, where), where)
         if not (source.parent / name).is_file():
             raise UserError(f"{where}: image {name!r} is no file beside {source.name}")
         files.append(_file(name, source.parent / name, entry))
@@ -225,39 +144,32 @@ def _image_and_entry(line: Mapping[str, object], where: str) -> tuple[str, dict[
                 f"{where}: {key} is {beside[key]!r}, but {nested[key]!r} in its metadata; make "
                 "them equal or remove one"
             )
-    return name, _entry(json.dumps({**beside, **nested}), where)
+    return name, read_entry(json.dumps({**beside, **nested}), where)
 
 
-def _covered(
-    files: list[SampleFile], items: Sequence[PromptItem] | None, images_per_prompt: int | None
-) -> list[SampleFile]:
-    """Give every file its prompt's id; refuse missing and surplus prompts and images."""
-    if items is None:
-        texts = dict.fromkeys(file.prompt for file in files)
-        items = [PromptItem(f"{i:05d}", text) for i, text in enumerate(texts)]
-    ids = {item.prompt: item.prompt_id for item in items}
+def _require_covered(files: Sequence[SampleFile], items: Sequence[PromptItem]) -> None:
+    """Refuse missing and surplus prompts, and metadata that is not the suite's."""
+    texts = list(dict.fromkeys(item.prompt for item in items))
     there = {file.prompt for file in files}
-    missing = [text for text in ids if text not in there]
-    extra = sorted(there - ids.keys())
+    missing = [text for text in texts if text not in there]
+    extra = sorted(there - set(texts))
     if missing or extra:
         raise CoverageError(
-            f"not the {len(ids)} prompts of the suite: {len(missing)} missing ({_shown(missing)}), "
-            f"{len(extra)} too many ({_shown(extra)}); add them, or say coverage=found"
+            f"not the {len(texts)} prompts of the suite: {len(missing)} missing "
+            f"({_shown(missing)}), {len(extra)} too many ({_shown(extra)}); add them, or say "
+            "coverage=found"
         )
-    wanted = {item.prompt: _demands(item.metadata) for item in items if "tag" in item.metadata}
+    demands = {item.prompt: _demands(item.metadata) for item in items if "tag" in item.metadata}
     for file in files:
-        if file.prompt in wanted and _demands(file.metadata) != wanted[file.prompt]:
+        if file.prompt in demands and _demands(file.metadata) != demands[file.prompt]:
             raise CoverageError(
                 f"{file.sample_id}: the metadata of {file.prompt!r} is not the suite's; "
                 "correct it, or say coverage=found"
             )
-    named = [dataclasses.replace(file, prompt_id=ids[file.prompt]) for file in files]
-    check_counts(named, list(ids.values()), images_per_prompt=images_per_prompt)
-    return named
 
 
 def _plain(
-    folder: Path, items: Sequence[PromptItem] | None, images_per_prompt: int | None
+    folder: Path, items: Sequence[PromptItem], images_per_prompt: int | None
 ) -> list[SampleFile]:
     paths = _image_paths(folder)
     if not paths:
@@ -265,9 +177,10 @@ def _plain(
             f"no images to score in {folder}: expected 00000/samples/0000.png (GenEval's layout) "
             "or images beside each other"
         )
-    if items is None:
+    if not items:
         raise UserError(
-            f"images={folder} has {len(paths)} images without prompts; add prompts=FILE "
+            f"images={folder} has {len(paths)} images without prompts; add "
+            "suites.NAME.prompts=FILE "
             "(one prompt a line, in the order of the images)"
         )
     share = images_per_prompt or max(len(paths) // len(items), 1)

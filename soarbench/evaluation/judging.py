@@ -1,13 +1,23 @@
-"""A judge over images on disk: a bounded number in memory, the next decoded while it works."""
+"""A judge over images: the same for a run, a folder of anybody's images and a training set.
+
+A bounded number of images is in memory, the next ones are decoded while the judge works, and rows
+are on disk as soon as they are made, so that an interrupted judging goes on where it was.
+"""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
-from evaluators.base import Evaluator, Score
+from PIL import Image
+
+from evaluators.base import Evaluator, Sample
 from evaluators.samples import SampleFile, iter_samples
+from evaluators.scoring import checked_scores
+from soarbench.evaluation.drawing import Counter
+from soarbench.evaluation.rows import ScoreRows, score_of, score_row
 
 #: Images decoded and judged at a time, at most; as many again are decoded meanwhile.
 CHUNK = 32
@@ -21,30 +31,101 @@ def images_at_a_time(largest: int) -> int:
     return max(1, min(CHUNK, PIXELS_AT_A_TIME // max(largest, 1)))
 
 
-def scored(
-    evaluator: Evaluator, files: Sequence[SampleFile], at_a_time: int = CHUNK
-) -> Iterator[tuple[Sequence[SampleFile], list[Score]]]:
-    """Judge images in order while the next ones are decoded.
+def decoded(files: Sequence[SampleFile], at_a_time: int = CHUNK) -> Iterator[list[Sample]]:
+    """Images in order, some at a time, while the next ones are decoded.
 
     Args:
-        evaluator: The judge.
         files: The images.
         at_a_time: Images in memory for the judge; at most as many again wait for it.
 
-    Yields:
-        Some files and their scores.
-
     Raises:
         ImageError: At the first image that cannot be used.
-        RuntimeError: The judge breaks its promise of one score an image, in order.
     """
     samples = iter_samples(files, workers=_DECODERS, ahead=at_a_time)
-    for start in range(0, len(files), at_a_time):
-        part = files[start : start + at_a_time]
-        found = evaluator.score(list(itertools.islice(samples, at_a_time)))
-        if [score.sample_id for score in found] != [file.sample_id for file in part]:
-            raise RuntimeError(
-                f"evaluator {evaluator.name!r} gave {len(found)} scores for {len(part)} images, "
-                "or gave them out of order"
-            )
-        yield part, found
+    while chunk := list(itertools.islice(samples, at_a_time)):
+        yield chunk
+
+
+def judge_samples(
+    evaluator: Evaluator,
+    chunks: Iterable[Sequence[Sample]],
+    rows: ScoreRows,
+    *,
+    fingerprint: str,
+    progress: Counter,
+    facts: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
+) -> None:
+    """Score images and keep their rows.
+
+    Args:
+        evaluator: The judge.
+        chunks: Images that are judged together.
+        rows: Where their rows go.
+        fingerprint: Of the protocol.
+        progress: Counts images.
+        facts: Further columns of a row, by sample id: ``image_index``, ``image_sha256``.
+
+    Raises:
+        RuntimeError: The judge breaks its promise of one score an image, in order.
+    """
+    for chunk in chunks:
+        scores = checked_scores(evaluator, chunk)
+        rows.append(
+            [
+                score_row(sample, score, fingerprint, facts.get(sample.sample_id, {}))
+                for sample, score in zip(chunk, scores, strict=True)
+            ]
+        )
+        progress.advance(len(chunk))
+
+
+def judge_files(
+    evaluator: Evaluator,
+    files: Sequence[SampleFile],
+    rows: ScoreRows,
+    *,
+    fingerprint: str,
+    largest: int,
+    progress: Counter,
+    sha256: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Score the images that have no row yet, and make one table of all rows.
+
+    Args:
+        evaluator: The judge.
+        files: The images, in the order of their rows.
+        rows: Where they go; rows that are there stay.
+        fingerprint: Of the protocol.
+        largest: Pixels of the largest image.
+        progress: Counts images.
+        sha256: Digest of each image by sample id, where others made them.
+    """
+    done = {str(row["sample_id"]) for row in rows.read()}
+    progress.skip(sum(file.sample_id in done for file in files))
+    missing = [file for file in files if file.sample_id not in done]
+    judge_samples(
+        evaluator,
+        decoded(missing, images_at_a_time(largest)),
+        rows,
+        fingerprint=fingerprint,
+        progress=progress,
+        facts={
+            file.sample_id: {
+                "image_index": file.image_index,
+                "image_sha256": sha256.get(file.sample_id),
+            }
+            for file in missing
+        },
+    )
+    rows.finish([file.sample_id for file in files])
+
+
+def aggregated(
+    evaluator: Evaluator, files: Sequence[SampleFile], rows: ScoreRows
+) -> dict[str, float]:
+    """The judge's summary of some images, whose rows are there."""
+    # Aggregation does not read pixels.
+    blank = Image.new("RGB", (1, 1))
+    scores = {str(row["sample_id"]): score_of(row) for row in rows.read()}
+    samples = [file.with_image(blank) for file in files]
+    return evaluator.aggregate(samples, [scores[file.sample_id] for file in files])

@@ -1,17 +1,118 @@
-"""What ``score`` and ``evaluate`` are asked for: their command lines, read and checked."""
+"""What ``score`` and ``evaluate`` are asked for, checked."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar, Literal
 
+from evaluators.base import JudgeConfig
 from soarbench.common.errors import ConfigError
-from soarbench.evaluation.image_folders import ImageSuite, suite_named
-from soarbench.evaluation.judges import judge_config, judge_named
+from soarbench.config.keys import Options
+from soarbench.config.registries import judges_of, require_judges, suite_named
+from soarbench.config.suites import SuiteConfig
 
-_KEYS = ("suite", "images", "output", "prompts", "images_per_prompt", "coverage", "judges")
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteChoice:
+    """What is said of the suite: ``suites.NAME.KEY``, as in ``run``.
+
+    Attributes:
+        prompts: File of prompts; takes the place of the suite's own.
+        images_per_prompt: Of each prompt; None: the suite's number.
+        max_prompts: This many prompts, evenly spaced; None takes all.
+        judges: Their names; none: the suite's own, as far as they can be used.
+    """
+
+    prompts: Path | None = None
+    images_per_prompt: int | None = None
+    max_prompts: int | None = None
+    judges: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for key in ("images_per_prompt", "max_prompts"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key}={value} must be a whole number from 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteOptions(Options):
+    """What ``score`` and ``evaluate`` both take.
+
+    Attributes:
+        suite: Name of the suite.
+        output: Folder of the results.
+        suites: What is changed of it.
+        judge: What is changed of judges, by name and key.
+    """
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        key: f"suites.NAME.{key}"
+        for key in ("prompts", "images_per_prompt", "max_prompts", "judges")
+    }
+    suite: str
+    output: Path | None = None
+    suites: Mapping[str, SuiteChoice] = field(default_factory=dict)
+    judge: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.suites:
+            if name != self.suite:
+                raise ValueError(f"suites.{name}: the suite is suite={self.suite}")
+
+    @property
+    def choice(self) -> SuiteChoice:
+        """What is said of the suite."""
+        return self.suites.get(self.suite, SuiteChoice())
+
+    def judges(self) -> dict[str, JudgeConfig]:
+        """The judges by name.
+
+        Raises:
+            ConfigError: There is none of that name, or it is configured and not used.
+        """
+        suite = suite_named(self.suite)
+        names, judges = self.choice.judges or suite.judges, judges_of(suite.judges_of, self.judge)
+        require_judges(names, judges)
+        for name in self.judge:
+            if name not in names:
+                raise ConfigError(
+                    f"judge.{name} is configured, but not among suites.{self.suite}.judges="
+                    f"{list(names)}"
+                )
+        return {name: judges[name] for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(SuiteOptions):
+    """What ``score`` takes.
+
+    Attributes:
+        images: Folder or ``.jsonl`` file.
+        coverage: ``exact``, or ``found``: judge what is there, whatever is missing.
+    """
+
+    example: ClassVar[str] = "score suite=geneval images=DIR"
+    settings: ClassVar[tuple[str, ...] | None] = ("conf_dir",)
+    images: Path
+    coverage: Literal["exact", "found"] = "exact"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(SuiteOptions):
+    """What ``evaluate`` takes beside the model's settings of a run.
+
+    Attributes:
+        model: A configuration's name, a directory, or a hub id; None: whose judges the suite's are.
+    """
+
+    example: ClassVar[str] = "evaluate model=lab suite=lab_geneval"
+    settings: ClassVar[tuple[str, ...] | None] = (
+        *("model", "sampling", "device", "output_dir", "conf_dir"),
+    )
+    model: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +120,7 @@ class ScoreRequest:
     """Images to be judged.
 
     Attributes:
-        suite: Name of the suite.
+        suite: Its prompts and judges.
         images: Folder or ``.jsonl`` file.
         output: Folder of the results.
         prompts: File of prompts; takes the place of the suite's own.
@@ -29,127 +130,36 @@ class ScoreRequest:
         is_chosen: Whether the user named the judges; then none may be left out.
     """
 
-    suite: str
+    suite: SuiteConfig
     images: Path
     output: Path
     prompts: Path | None
     images_per_prompt: int | None
     coverage: str
-    judges: Mapping[str, object]
+    judges: Mapping[str, JudgeConfig]
     is_chosen: bool
 
 
-@dataclass(frozen=True)
-class Words:
-    """A command line, sorted.
-
-    Attributes:
-        texts: Values of the command's own keys.
-        judges: Values of ``judge.NAME.KEY``, by name and key.
-        others: Words that are passed on as they are.
-    """
-
-    texts: Mapping[str, str]
-    judges: Mapping[str, Mapping[str, object]]
-    others: tuple[str, ...]
-
-    def path(self, key: str) -> Path | None:
-        """The value of a key as a path; None where it is not given."""
-        return Path(self.texts[key]).expanduser() if key in self.texts else None
-
-    def count(self, key: str) -> int | None:
-        """The value of a key as a number of things; None where it is not given.
-
-        Raises:
-            ConfigError: It is not a whole number from 1.
-        """
-        text = self.texts.get(key)
-        if text is not None and (not text.isdecimal() or int(text) < 1):
-            raise ConfigError(f"{key}={text!r} must be a whole number from 1")
-        return int(text) if text else None
-
-
-def sort_words(words: Sequence[str], known: Sequence[str], passed_on: Sequence[str] = ()) -> Words:
-    """Sort the words of a command line.
-
-    Args:
-        words: ``key=value``.
-        known: The command's own keys.
-        passed_on: What keys begin with that are left to others, e.g. ``model.``.
+def score_request(options: ScoreOptions, _words: Sequence[str]) -> ScoreRequest:
+    """What ``score`` does.
 
     Raises:
-        ConfigError: A word is none of these.
+        ConfigError: The suite or a judge does not exist, or a value cannot work.
     """
-    texts: dict[str, str] = {}
-    judges: dict[str, dict[str, object]] = {}
-    others: list[str] = []
-    for word in words:
-        key, sign, value = word.partition("=")
-        parts = key.split(".")
-        if sign and len(parts) == 3 and parts[0] == "judge":
-            judges.setdefault(parts[1], {})[parts[2]] = _plain_value(value)
-        elif sign and key in known:
-            texts[key] = value
-        elif sign and key.startswith(tuple(passed_on)):
-            others.append(word)
-        else:
-            wanted = [f"{name}=..." for name in known]
-            wanted += [
-                f"{name}KEY=..." if name.endswith(".") else f"{name}=..." for name in passed_on
-            ]
-            raise ConfigError(
-                f"{word!r} is not understood here: this command takes {', '.join(wanted)} and "
-                "judge.NAME.KEY=..."
-            )
-    return Words(texts, judges, tuple(others))
-
-
-def _plain_value(text: str) -> object:
-    """A number, true, false or null as such; anything else is text."""
-    try:
-        value: object = json.loads(text)
-    except ValueError:
-        return text
-    return text if isinstance(value, (dict, list)) else value
-
-
-def chosen_judges(words: Words, suite: ImageSuite) -> tuple[dict[str, object], bool]:
-    """The judges' configurations by name, and whether the user named them.
-
-    Raises:
-        ConfigError: There is none of that name, or it is configured and not used.
-    """
-    chosen = words.texts.get("judges", "").strip("[] ")
-    names = [name.strip() for name in chosen.split(",")] if chosen else list(suite.judges)
-    for name in words.judges:
-        judge_named(name)
-        if name not in names:
-            raise ConfigError(f"judge.{name} is configured, but not among judges={names}")
-    return {name: judge_config(name, words.judges.get(name, {})) for name in names}, bool(chosen)
-
-
-def read_request(words: Sequence[str]) -> ScoreRequest:
-    """Read the command line of ``score``.
-
-    Raises:
-        ConfigError: A word is unknown or its value cannot work.
-    """
-    found = sort_words(words, _KEYS)
-    for key in ("suite", "images"):
-        if not found.texts.get(key):
-            raise ConfigError(f"{key}= is missing, e.g. score suite=geneval images=DIR")
-    suite, images = found.texts["suite"], Path(found.texts["images"]).expanduser()
-    judges, is_chosen = chosen_judges(found, suite_named(suite))
-    coverage = found.texts.get("coverage", "exact")
-    if coverage not in ("exact", "found"):
-        raise ConfigError(f"coverage={coverage!r} must be one of exact, found")
+    choice = options.choice
+    if choice.max_prompts is not None:
+        raise ConfigError(
+            f"suites.{options.suite}.max_prompts: images that are there are all judged; leave it "
+            "out, or say coverage=found"
+        )
+    folder = Path("runs/scores") / options.suite / options.images.resolve().stem
     return ScoreRequest(
-        suite=suite,
-        images=images,
-        output=found.path("output") or Path("runs/scores") / suite / images.resolve().stem,
-        prompts=found.path("prompts"),
-        images_per_prompt=found.count("images_per_prompt"),
-        coverage=coverage,
-        judges=judges,
-        is_chosen=is_chosen,
+        suite=suite_named(options.suite),
+        images=options.images,
+        output=options.output or folder,
+        prompts=choice.prompts,
+        images_per_prompt=choice.images_per_prompt,
+        coverage=options.coverage,
+        judges=options.judges(),
+        is_chosen=bool(choice.judges),
     )

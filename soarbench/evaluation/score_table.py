@@ -7,14 +7,13 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-#: Of numbers that are not in the judge's own unit.
-_UNITS = {"strict_score": "mean partial credit, at most 1", "exact": "share of images, 0..1"}
-_PERCENT = {"images_correct": "% of images", "prompts_correct": "% of prompts"}
-
 
 def summary_table(name: str, summary: Mapping[str, object]) -> Table:
     """A judge's numbers, each with its unit and scale."""
     low, high = _numbers(summary["value_range"])
+    units = summary["units"]
+    assert isinstance(units, Mapping)
+    own = with_scale(str(summary["unit"]), low, high)
     table = Table(title=f"{name}: {summary['num_images']} images, {summary['num_prompts']} prompts")
     for heading in ("measure", "value", "unit and scale"):
         table.add_column(heading, justify="right" if heading == "value" else "left")
@@ -23,12 +22,11 @@ def summary_table(name: str, summary: Mapping[str, object]) -> Table:
     for key, value in values.items():
         if key == "unscored":
             table.add_row(key, f"{value:.0f}", "images without a score")
-        elif key in _PERCENT:
-            shown = "-" if value is None else f"{100 * value:.1f}"
-            table.add_row(key, shown, _PERCENT[key])
-        else:
-            shown = "-" if value is None else f"{value:.4f}"
-            table.add_row(key, shown, _UNITS.get(key, with_scale(str(summary["unit"]), low, high)))
+            continue
+        unit = str(units.get(key, own))
+        # A share in percent is read with one digit, any other number with four.
+        factor, digits = (100, 1) if unit.startswith("%") else (1, 4)
+        table.add_row(key, "-" if value is None else f"{factor * value:.{digits}f}", unit)
     return table
 
 

@@ -40,6 +40,6 @@ def problem_with(
         if judge not in judges:
             return (
                 f"{key}: no suite of task {task!r} is judged by {judge!r}; add it to "
-                f"suites.*.evaluators, or use {LAST}"
+                f"suites.*.judges, or use {LAST}"
             )
     return None

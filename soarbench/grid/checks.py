@@ -5,16 +5,10 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
-from baselines.config import FlowGrpoConfig
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import did_you_mean
-from soarbench.config.settings import Settings, post_training
-from soarbench.data.buckets import check_step
-from soarbench.data.config import ImageDataConfig, LabDataConfig
-from soarbench.evaluation.suites import suite_names
-from soarbench.models.config import LABORATORY
-from soarbench.models.hub import is_directory
-from soarbench.models.sd3.architecture import architecture_of
+from soarbench.config.settings import Settings
+from soarbench.models.base import UnknownArchitecture
 
 #: The paper's names of the two rewards, and the evaluator each is.
 NAMED_REWARDS = {"aesthetic": "aesthetic", "alignment": "clipscore"}
@@ -49,56 +43,41 @@ def check(settings: Settings, method: str) -> None:
             f"figure_formats={list(settings.figure_formats)}: png must be among them, since pages "
             "show it"
         )
-    _check_evaluators(settings)
     _check_evaluation(settings)
-    if isinstance(settings.method, FlowGrpoConfig):
-        _check_rewards(settings)
+    if settings.method is not None and settings.method.needs_reward:
+        _check_rewards(settings, method)
     _check_training(settings, method)
-    if isinstance(settings.data, ImageDataConfig) and settings.method is not None:
-        _check_images(settings, settings.data)
-
-
-def _check_evaluators(settings: Settings) -> None:
-    """Refuse values that a published judge does not take."""
-    for name, component in settings.evaluators.items():
-        changed = {key: value for key, value in component.options.items() if key != "judge"}
-        if changed and "judge" in component.options:
-            from soarbench.evaluation.judges import judge_config
-
-            judge_config(str(component.options["judge"]), changed, f"evaluators.{name}")
+    if settings.method is not None:
+        _check_shapes(settings)
 
 
 def _check_evaluation(settings: Settings) -> None:
     judged: dict[str, str] = {}
     names = [suite.name for suite in settings.suites.values()]
     for key, suite in settings.suites.items():
-        if suite.name not in suite_names():
-            hint = did_you_mean(suite.name, suite_names())
-            raise ConfigError(f"suites.{key}.name={suite.name!r} does not exist: {hint}")
         if names.count(suite.name) > 1:
             raise ConfigError(f"suites.{key}.name={suite.name!r}: another suite has that name")
-        _check_judges(f"suites.{key}.evaluators", suite.evaluators, settings)
-        for name in suite.evaluators:
+        _check_judges(f"suites.{key}.judges", suite.judges, settings)
+        for name in suite.judges:
             if name in judged:
                 raise ConfigError(
-                    f"suites.{key}.evaluators: {name!r} also judges suites.{judged[name]}; an "
-                    "evaluator has one suite in a task, so that its number means one thing"
+                    f"suites.{key}.judges: {name!r} also judges suites.{judged[name]}; a "
+                    "judge has one suite in a task, so that its number means one thing"
                 )
             judged[name] = key
-    if isinstance(settings.data, LabDataConfig):
-        _check_judges("data.select_by", settings.data.select_by, settings)
+    _check_judges("data.select_by", settings.data.judged_by, settings)
     for name in (settings.task.final_metric, *settings.task.oracle_metrics):
         if name not in judged:
             raise ConfigError(
                 f"task {settings.task.name!r} decides by {name!r}, which no suite of it measures; "
-                "add it to suites.*.evaluators"
+                "add it to suites.*.judges"
             )
 
 
 def _check_judges(key: str, judges: Sequence[str], settings: Settings) -> None:
     for name in judges:
-        if name not in settings.evaluators:
-            hint = did_you_mean(name, settings.evaluators)
+        if name not in settings.judge:
+            hint = did_you_mean(name, settings.judge)
             raise ConfigError(f"{key}: {name!r} does not exist: {hint}")
 
 
@@ -107,47 +86,51 @@ def _check_training(settings: Settings, method: str) -> None:
         return
     if settings.training is None or settings.optim is None:
         raise ConfigError(f"method={method}: it needs training and optim")
-    unit, group = 1, 1
-    if isinstance(settings.method, FlowGrpoConfig):
-        unit, group = settings.method.updates_per_collection, settings.method.group_size
+    training, optim, launcher = settings.training, settings.optim, settings.launcher
+    if training.num_snapshots == 0:
+        raise ConfigError("training.num_snapshots=0: must be at least 1, or nothing is evaluated")
     try:
-        loop = post_training(settings.training, settings.optim, settings.lora, settings.ema, 0)
-        loop.check_method(updates_per_collection=unit, group_size=group)
-        launcher = settings.launcher
-        loop.check_processes(launcher.num_processes, launcher.parallelism)
-        loop.check_packages()
+        training.check_method(
+            updates_per_collection=settings.method.updates_per_collection,
+            group_size=settings.method.group_size,
+        )
+        training.check_processes(launcher.num_processes)
+        optim.check_parallelism(launcher.parallelism)
+        optim.check_packages()
     except ValueError as error:
         raise ConfigError(f"method={method}: {error}") from error
 
 
-def _check_images(settings: Settings, data: ImageDataConfig) -> None:
-    training = settings.training
-    assert training is not None
-    if data.bucket_step is None:
+def _check_shapes(settings: Settings) -> None:
+    """Refuse images of several sizes that the loop or the model cannot take."""
+    assert settings.training is not None
+    assert settings.method is not None
+    data, model = settings.data, settings.model
+    if data.rows_per_shape is None:
         return
-    if not isinstance(settings.method, FlowGrpoConfig):
-        assert settings.optim is not None
-        loop = post_training(training, settings.optim, settings.lora, settings.ema, 0)
+    if settings.method.trains_on == "images":
         try:
-            loop.check_shapes(data.rows_per_bucket, settings.launcher.num_processes)
+            settings.training.check_shapes(data.rows_per_shape, settings.launcher.num_processes)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    if settings.model.path == LABORATORY or is_directory(settings.model.path):
-        sizes = architecture_of(settings.model)
-        unit = sizes.vae_scale_factor * sizes.integer("patch_size")
-        check_step(data, settings.model.resolution, unit, sizes.integer("pos_embed_max_size"))
+    try:
+        sizes = model.architecture()
+    except UnknownArchitecture:
+        # Found out when it is loaded.
+        return
+    data.check_sizes(model.resolution, sizes.unit, sizes.largest_image)
 
 
-def _check_rewards(settings: Settings) -> None:
+def _check_rewards(settings: Settings, method: str) -> None:
     rewards = reward_weights(settings)
     if not rewards:
         raise ConfigError(
-            f"task {settings.task.name!r} has no reward, which flow_grpo needs: set reward=NAME "
-            "or leave flow_grpo out with method=..."
+            f"task {settings.task.name!r} has no reward, which {method} needs: set reward=NAME or "
+            f"leave {method} out with method=..."
         )
-    known = {*NAMED_REWARDS, *settings.evaluators}
+    known = {*NAMED_REWARDS, *settings.judge}
     for name in rewards:
-        if NAMED_REWARDS.get(name, name) in settings.evaluators:
+        if NAMED_REWARDS.get(name, name) in settings.judge:
             continue
         module, _, function = name.replace(":", ".").rpartition(".")
         if not module or not function:

@@ -1,4 +1,4 @@
-"""A grid expands into cells; a cell's address is the digest of its resolved configuration."""
+"""A command line expands into a grid: the cells that are compared, and where they go."""
 
 from __future__ import annotations
 
@@ -8,52 +8,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from baselines.config import FlowGrpoConfig
 from soarbench.common.errors import ConfigError
-from soarbench.common.files import files_digest, short_digest
-from soarbench.common.strict import did_you_mean
-from soarbench.config.compose import (
-    Overrides,
-    apply,
-    apply_where_known,
-    compose_choices,
-    compose_pairs,
-    grid_descriptions,
-    has_key,
-    options,
-    parse_overrides,
-    to_settings,
-)
-from soarbench.config.settings import (
-    BASE,
-    THEN,
-    CellConfig,
-    GridConfig,
-    ParentConfig,
-    Settings,
-    SuiteConfig,
-    first_stage,
-    stages,
-)
-from soarbench.data.config import ImageDataConfig
-from soarbench.data.content import with_content
-from soarbench.evaluation.suites import FROM_FILE
+from soarbench.config.compose import Overrides, compose_pairs, grid_config, parse_overrides
+from soarbench.config.settings import GridConfig, Settings, SuiteConfig
+from soarbench.config.stages import BASE, THEN, first_stage, stages
+from soarbench.evaluation.suites import PromptFile
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.checkpoint_rule import LAST, problem_with
 from soarbench.grid.checks import NAMED_REWARDS, check, reward_weights
-from soarbench.models.adapters import adapter_digest, adapter_name
-from soarbench.models.config import LABORATORY, ModelConfig
+from soarbench.models.adapters import adapter_name
+from soarbench.store.artefact import Store
 
 
 @dataclass(frozen=True)
-class Plan:
+class Grid:
     """A grid, ready to be run.
 
     Attributes:
         settings: Those of the run itself (folders, device, tracking, budget, grid).
         cells: The base first, then by task, seed and method; a first stage before its second.
-        arguments: The command line, with which another process can make the same plan.
+        arguments: The command line, with which another process can make the same grid.
     """
 
     settings: Settings
@@ -61,45 +35,37 @@ class Plan:
     arguments: tuple[str, ...] = ()
 
     @property
-    def without_prompts(self) -> tuple[str, ...]:
+    def without_prompts(self) -> tuple[SuiteConfig, ...]:
         """Suites whose prompts come from a file that is not named yet."""
         suites = (suite for cell in self.cells for suite in cell.suites.values())
-        names = (s.name for s in suites if s.name in FROM_FILE and s.prompts is None)
-        return tuple(dict.fromkeys(names))
+        return tuple({suite.name: suite for suite in suites if suite.needs_file}.values())
 
     @property
     def without_data(self) -> bool:
         """Whether something is trained on a set of images that is not named yet."""
         sets = (cell.data for cell in self.cells)
-        return any(isinstance(data, ImageDataConfig) and data.path is None for data in sets)
+        return any(data is not None and not data.is_named for data in sets)
+
+    @property
+    def store(self) -> Store:
+        """Where artefacts are, shared by all grids of an output directory."""
+        return Store(Path(self.settings.output_dir).expanduser())
 
     @property
     def folder(self) -> Path:
-        """The grid's run folder."""
-        return Path(self.settings.output_dir).expanduser() / self.settings.grid.name
-
-    @property
-    def cache_dir(self) -> Path:
-        """Encoded prompts and images, shared by all grids of an output directory."""
-        return Path(self.settings.output_dir).expanduser() / "cache"
-
-    def cell_folder(self, cell: CellConfig) -> Path:
-        """Where a cell keeps its files."""
-        return self.folder / "cells" / cell.cell_id
+        """Where the grid keeps what it names its cells, and how far they are."""
+        return self.store.root / "grids" / self.settings.grid.name
 
 
-def expand(arguments: Sequence[str]) -> Plan:
-    """Make the plan of a command line; loads no model.
+def expand(arguments: Sequence[str]) -> Grid:
+    """Make the grid of a command line; loads no model.
 
     Raises:
         ConfigError: No grid is named, or something in the configuration cannot work.
     """
     overrides = parse_overrides(arguments)
-    if overrides.grid is None:
-        known = "; ".join(f"grid={name}: {text}" for name, text in grid_descriptions().items())
-        raise ConfigError(f"name a grid. {known}")
-    grid = _grid_config(overrides)
-    if _has_adapter(overrides):
+    grid = grid_config(overrides)
+    if overrides.text("model.adapter") is not None:
         return _anchors(grid, overrides, arguments)
     methods = _with_first_stages(_selected("method", overrides, (BASE, *grid.methods), grid))
     tasks = _selected("task", overrides, grid.tasks, grid)
@@ -109,13 +75,13 @@ def expand(arguments: Sequence[str]) -> Plan:
     # A second stage is configured as that method is anywhere.
     trained = dict.fromkeys(stages(method)[-1] for method in methods if method != BASE)
     pairs += [(method, task) for task in tasks for method in trained]
-    composed = _compose_all(pairs, overrides)
-    settings = {pair: to_settings(config) for pair, config in composed.items()}
+    composed = compose_pairs(pairs, overrides)
+    settings = {pair: composition.settings() for pair, composition in composed.items()}
     for (method, _), of_pair in settings.items():
         check(of_pair, method)
     _check_rule(grid, {task: settings[BASE, task] for task in grid.tasks})
     run = settings[pairs[0]]
-    digest = weights_digest(run.model)
+    digest = dataclasses.replace(run.model, adapter=None).weights_digest()
     cells = [_base_cell([settings[BASE, task] for task in grid.tasks], digest)]
     for task in tasks:
         for seed in run.seeds:
@@ -126,18 +92,10 @@ def expand(arguments: Sequence[str]) -> Plan:
                     parent = found.get(first_stage(method))
                     found[method] = _trained_cell(of_stage, method, seed, digest, parent)
             cells += found.values()
-    return Plan(run, tuple(cells), tuple(arguments))
+    return Grid(run, tuple(cells), tuple(arguments))
 
 
-def _has_adapter(overrides: Overrides) -> bool:
-    """Whether the command line names published weights to evaluate."""
-    return any(
-        value.key_or_group == "model.adapter" and value.value() is not None
-        for value in overrides.values
-    )
-
-
-def _anchors(grid: GridConfig, overrides: Overrides, arguments: Sequence[str]) -> Plan:
+def _anchors(grid: GridConfig, overrides: Overrides, arguments: Sequence[str]) -> Grid:
     """The base, and beside it weights that others published; nothing is trained."""
     if "method" in overrides.axes:
         raise ConfigError(
@@ -148,17 +106,17 @@ def _anchors(grid: GridConfig, overrides: Overrides, arguments: Sequence[str]) -
         # Nothing is trained on: any set stands in for the one that a run would have to name.
         overrides = dataclasses.replace(overrides, groups=(*overrides.groups, "data=lab_general"))
     pairs = [(BASE, task) for task in grid.tasks]
-    composed = _compose_all(pairs, overrides)
-    settings = {task: to_settings(config) for (_, task), config in composed.items()}
+    composed = compose_pairs(pairs, overrides)
+    settings = {task: composition.settings() for (_, task), composition in composed.items()}
     for found in settings.values():
         check(found, BASE)
     run = settings[grid.tasks[0]]
-    digest = weights_digest(run.model)
+    digest = dataclasses.replace(run.model, adapter=None).weights_digest()
     cells = [_base_cell(list(settings.values()), digest)]
     cells += [_anchor_cell(settings[task], digest) for task in tasks]
     # Without training the base is what everything is compared with.
     run = dataclasses.replace(run, grid=dataclasses.replace(run.grid, baseline=BASE))
-    return Plan(run, tuple(cells), tuple(arguments))
+    return Grid(run, tuple(cells), tuple(arguments))
 
 
 def _anchor_cell(settings: Settings, digest: str) -> CellConfig:
@@ -171,7 +129,7 @@ def _anchor_cell(settings: Settings, digest: str) -> CellConfig:
         method_name=adapter_name(source),
         task=settings.task,
         model=settings.model,
-        weights_digest=f"{digest}+{adapter_digest(source)}",
+        weights_digest=settings.model.weights_digest(),
     )
 
 
@@ -184,26 +142,6 @@ def _with_first_stages(methods: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _grid_config(overrides: Overrides) -> GridConfig:
-    config = compose_choices([f"grid={overrides.grid}"])
-    for override in overrides.values:
-        if str(override.key_or_group).startswith("grid.") and has_key(
-            config, str(override.key_or_group)
-        ):
-            apply(config, override)
-    grid = to_settings(config).grid
-    for axis, names in (("method", grid.methods), ("task", grid.tasks)):
-        for name in names:
-            parts = stages(name) if axis == "method" else (name,)
-            if not set(parts) <= set(options(axis)):
-                raise ConfigError(
-                    f"grid.{axis}s: {name!r} does not exist: {did_you_mean(name, options(axis))}"
-                )
-        if not names or len(set(names)) != len(names):
-            raise ConfigError(f"grid.{axis}s={list(names)}: name each once, and at least one")
-    return grid
-
-
 def _check_rule(grid: GridConfig, settings: Mapping[str, Settings]) -> None:
     """Refuse a rule for checkpoints that a task of the grid cannot honour.
 
@@ -214,7 +152,7 @@ def _check_rule(grid: GridConfig, settings: Mapping[str, Settings]) -> None:
         return
     judged, trained = {}, {}
     for task, found in settings.items():
-        judged[task] = {name for suite in found.suites.values() for name in suite.evaluators}
+        judged[task] = {name for suite in found.suites.values() for name in suite.judges}
         rewards = {NAMED_REWARDS.get(name, name) for name in reward_weights(found)}
         trained[task] = rewards | set(found.data.select_by)
     problem = problem_with(grid.checkpoint_rule, judged, trained)
@@ -236,15 +174,6 @@ def _selected(
     return tuple(name for name in available if name in wanted)
 
 
-def _compose_all(
-    pairs: Sequence[tuple[str, str]], overrides: Overrides
-) -> dict[tuple[str, str], DictConfig]:
-    """Compose every (method, task); a value applies to all compositions that have its key."""
-    found = compose_pairs(pairs, [f"grid={overrides.grid}", *overrides.groups])
-    apply_where_known(found.values(), overrides.values, otherwise="no cell has a key")
-    return found
-
-
 def _base_cell(settings: Sequence[Settings], digest: str) -> CellConfig:
     """The base model, evaluated on every suite of every task by every judge of the suite."""
     suites: dict[str, SuiteConfig] = {}
@@ -258,8 +187,8 @@ def _base_cell(settings: Sequence[Settings], digest: str) -> CellConfig:
                 f"suite {suite.name!r} has different sizes in different tasks; set suites.*."
                 "images_per_prompt and max_prompts alike, since the base is evaluated once"
             )
-        judges = tuple(dict.fromkeys((*other.evaluators, *suite.evaluators)))
-        suites[suite.name] = dataclasses.replace(suite, evaluators=judges)
+        judges = tuple(dict.fromkeys((*other.judges, *suite.judges)))
+        suites[suite.name] = dataclasses.replace(suite, judges=judges)
     return _cell(settings[0], BASE, 0, digest, suites)
 
 
@@ -270,21 +199,20 @@ def _trained_cell(
     cell = _cell(settings, method, seed, digest, suites)
     if parent is None:
         return cell
-    start = ParentConfig(cell_id=parent.cell_id, step=parent.steps[-1], parent=parent.parent)
-    return dataclasses.replace(cell, parent=start)
+    return dataclasses.replace(cell, parent=parent)
 
 
 def _cell(
     settings: Settings, method: str, seed: int, digest: str, suites: Mapping[str, SuiteConfig]
 ) -> CellConfig:
     is_base = method == BASE
-    uses_reward = isinstance(settings.method, FlowGrpoConfig)
+    uses_reward = settings.method is not None and settings.method.needs_reward
     rewards = reward_weights(settings) if uses_reward else {}
-    judges = {name for suite in suites.values() for name in suite.evaluators}
-    judges |= {NAMED_REWARDS.get(name, name) for name in rewards} & set(settings.evaluators)
+    judges = {name for suite in suites.values() for name in suite.judges}
+    judges |= {NAMED_REWARDS.get(name, name) for name in rewards} & set(settings.judge)
     if not is_base:
         # Rows may come with a score that no judge gives.
-        judges |= set(settings.data.select_by) & set(settings.evaluators)
+        judges |= set(settings.data.select_by) & set(settings.judge)
     return CellConfig(
         grid=settings.grid.name,
         method_name=method,
@@ -292,53 +220,25 @@ def _cell(
         seed=seed,
         method=settings.method,
         optim=settings.optim,
-        lora=settings.lora,
+        lora=None if settings.lora is None else settings.model.adapted(settings.lora),
         ema=settings.ema,
         training=settings.training,
-        data=None if is_base else with_content(settings.data),
+        data=None if is_base else settings.data.with_content(),
         rewards=rewards,
-        suites={name: _with_digest(suite) for name, suite in suites.items()},
+        suites={name: with_digest(suite) for name, suite in suites.items()},
         model=dataclasses.replace(settings.model, adapter=None),
         sampling=settings.sampling,
-        evaluators={name: settings.evaluators[name] for name in sorted(judges)},
+        judges={name: settings.judge[name] for name in sorted(judges)},
         weights_digest=digest,
     )
 
 
-def _with_digest(suite: SuiteConfig) -> SuiteConfig:
+def with_digest(suite: SuiteConfig) -> SuiteConfig:
     """The suite with the content of its prompts file in its address, where it has one."""
-    if suite.prompts is None:
+    if not isinstance(suite, PromptFile) or suite.prompts is None:
         return suite
     path = Path(suite.prompts).expanduser()
     if not path.is_file():
         raise ConfigError(f"suites.{suite.name}.prompts={suite.prompts}: no such file")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return dataclasses.replace(suite, prompts_sha256=digest)
-
-
-def weights_digest(model: ModelConfig) -> str:
-    """What identifies the base's weights, without loading them.
-
-    The laboratory: its manifest. A directory: names and sizes of all files and the content of
-    their ends, since hashing 15 GB before every run would take a minute. A hub id: its revision.
-
-    Raises:
-        UserError: The laboratory was not built, or the directory is no pipeline.
-    """
-    if model.path == LABORATORY:
-        from soarbench.lab.assets import manifest
-
-        # The card lies outside the assets' folders and says nothing that changes a number.
-        return short_digest(
-            repr(sorted(row for row in manifest().items() if "/" in row[0])).encode()
-        )
-    folder = Path(model.path).expanduser()
-    is_local = folder.exists() or folder.is_absolute() or model.path.startswith((".", "~"))
-    if is_local and not (folder / "model_index.json").is_file():
-        raise ConfigError(
-            f"model.path={model.path}: no model_index.json there; give a directory saved by "
-            "StableDiffusion3Pipeline.save_pretrained, a hub id, or 'lab'"
-        )
-    if not is_local:
-        return f"{model.path}@{model.revision}"
-    return files_digest(sorted(path for path in folder.rglob("*") if path.is_file()), folder)

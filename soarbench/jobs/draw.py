@@ -1,112 +1,99 @@
-"""Evaluation images: one PNG a (step, prompt, index), whose noise is a function of the last two."""
+"""The job that draws a suite's images with the weights of a step."""
 
 from __future__ import annotations
 
 import functools
-import textwrap
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
-from PIL import Image, ImageDraw
-
-from soarbench.common.files import write_atomically
-from soarbench.config.settings import CellConfig
-from soarbench.evaluation.protocol import planned_images
-from soarbench.evaluation.suites import PromptItem
-from soarbench.store.cell_folder import CellFolder
-
-Draw = Callable[[Sequence[tuple[PromptItem, int]]], list[Image.Image]]
-"""Draws the images of (prompt, image index) pairs, in order."""
-
-_SHEET_COLUMNS, _SHEET_ROWS, _SHEET_SIDE, _CAPTION_HEIGHT = 6, 4, 160, 36
+from soarbench.common.code import code_of
+from soarbench.config.run import RatesConfig
+from soarbench.config.settings import SuiteConfig
+from soarbench.data.prompts import PromptItem
+from soarbench.evaluation.drawing import draw_missing, image_path
+from soarbench.evaluation.selection import suite_images
+from soarbench.grid import addresses
+from soarbench.grid.addresses import Source
+from soarbench.jobs.base import Context, Job
+from soarbench.store.artefact import Artefact, Extent, Store
 
 
-class Counter(Protocol):
-    """Told how many images there are."""
-
-    def advance(self, count: int = 1) -> None:
-        """More were made."""
-        ...
-
-    def skip(self, count: int = 1) -> None:
-        """More were found, made by an earlier launch."""
-        ...
+def extent_of(suite: SuiteConfig) -> Extent:
+    """The part of a suite that is evaluated."""
+    return Extent(max_prompts=suite.max_prompts, images_per_prompt=suite.images_per_prompt)
 
 
-def sample_step(
-    cell: CellConfig,
-    folder: CellFolder,
-    step: int,
-    draw: Callable[[], Draw],
-    progress: Counter,
-) -> None:
-    """Make the images of one step that do not exist yet, and their sheet.
+@dataclass(frozen=True, kw_only=True)
+class Draw(Job):
+    """Draws the images that are not there yet.
 
-    Args:
-        cell: Whose images.
-        folder: Its files.
-        step: Of training.
-        draw: Loads the step's weights; called only if an image is missing.
-        progress: Counts images.
+    Attributes:
+        step: Of training; 0 is the base model.
+        suite: Whose prompts.
     """
-    loaded = functools.cache(draw)
-    for suite in cell.suites.values():
-        plan = planned_images(suite)
-        paths = [folder.image(step, item.prompt_id, index) for item, index in plan]
-        draw_missing(plan, paths, cell.sampling.batch_size, loaded, progress)
-    if not folder.sheet(step).is_file():
-        sheet = sample_sheet(cell, folder, step)
-        write_atomically(folder.sheet(step), functools.partial(_save_png, sheet))
+
+    kind: ClassVar[str] = "draw"
+    step: int
+    suite: SuiteConfig
+
+    @property
+    def source(self) -> Source:
+        """The images."""
+        return addresses.images(self.cell, self.step, self.suite)
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.cell.label}: draw {self.suite.name} at step {self.step}"
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """The model family's modules."""
+        return code_of(self.cell.model)
+
+    def is_done(self, store: Store) -> bool:
+        """Whether every image of this part of the suite was drawn."""
+        return store.artefact(self.address).covers(extent_of(self.suite))
+
+    def seconds(self, store: Store, rates: RatesConfig) -> float:
+        """Of the images that are left."""
+        if self.is_done(store):
+            return 0.0
+        root = store.artefact(self.address).root
+        pairs = suite_images(self.suite)
+        missing = len(pairs)
+        if root.exists():
+            paths = (image_path(root, item.prompt_id, index) for item, index in pairs)
+            missing = sum(not path.is_file() for path in paths)
+        return missing * rates.seconds_per_image
+
+    def run(self, context: Context) -> None:
+        """Draw what is missing, then note that this part of the suite is whole."""
+        pairs = suite_images(self.suite)
+        with self.begun(context, len(pairs)) as (artefact, stage):
+            # Batches are cut from what no earlier, smaller part of the suite had: which images are
+            # drawn together must not depend on when a run was interrupted.
+            older = self._older(artefact)
+            paths = {key: image_path(artefact.root, *key) for key in map(_key, pairs)}
+            new = [p for p in pairs if _key(p) not in older or not paths[_key(p)].is_file()]
+            stage.skip(len(pairs) - len(new))
+            drawer = functools.partial(context.workbench.drawer, self.cell, self.step)
+            draw_missing(
+                new,
+                [paths[_key(pair)] for pair in new],
+                self.cell.sampling.batch_size,
+                functools.cache(drawer),
+                stage,
+            )
+            artefact.add_extent(extent_of(self.suite))
+
+    def _older(self, artefact: Artefact) -> set[tuple[str, int]]:
+        """The images of the parts of the suite that are whole."""
+        record = artefact.record()
+        assert record is not None
+        parts = (replace(self.suite, **vars(extent)) for extent in record.extents)
+        return {_key(pair) for part in parts for pair in suite_images(part)}
 
 
-def draw_missing(
-    plan: Sequence[tuple[PromptItem, int]],
-    paths: Sequence[Path],
-    batch_size: int,
-    draw: Callable[[], Draw],
-    progress: Counter,
-) -> None:
-    """Draw the planned images that do not exist yet.
-
-    Batches are cut from the whole plan, not from what is missing: a resumed run then repeats the
-    interrupted batch as it was, and matrix products of another batch size, which differ in the
-    last bits, cannot change an image.
-
-    Args:
-        plan: Every (prompt, image index).
-        paths: Where each goes.
-        batch_size: Images at once.
-        draw: Loads the weights; called only if an image is missing.
-        progress: Counts images.
-    """
-    for start in range(0, len(plan), batch_size):
-        part = slice(start, start + batch_size)
-        if all(path.is_file() for path in paths[part]):
-            progress.skip(len(plan[part]))
-            continue
-        for path, image in zip(paths[part], draw()(plan[part]), strict=True):
-            write_atomically(path, functools.partial(_save_png, image))
-        progress.advance(len(plan[part]))
-
-
-def _save_png(image: Image.Image, path: Path) -> None:
-    image.save(path, "PNG")
-
-
-def sample_sheet(cell: CellConfig, folder: CellFolder, step: int) -> Image.Image:
-    """Images of evenly spaced prompts with their prompts; the same ones at every step."""
-    plan = [pair for suite in cell.suites.values() for pair in planned_images(suite)]
-    count = min(_SHEET_COLUMNS * _SHEET_ROWS, len(plan))
-    chosen = [plan[index * len(plan) // count] for index in range(count)]
-    rows = -(-count // _SHEET_COLUMNS)
-    height = _SHEET_SIDE + _CAPTION_HEIGHT
-    sheet = Image.new("RGB", (_SHEET_COLUMNS * _SHEET_SIDE, rows * height), "white")
-    pen = ImageDraw.Draw(sheet)
-    for place, (item, index) in enumerate(chosen):
-        x, y = place % _SHEET_COLUMNS * _SHEET_SIDE, place // _SHEET_COLUMNS * height
-        with Image.open(folder.image(step, item.prompt_id, index)) as image:
-            sheet.paste(image.convert("RGB").resize((_SHEET_SIDE - 4,) * 2), (x + 2, y + 2))
-        caption = "\n".join(textwrap.wrap(item.prompt, 25)[:3])
-        pen.multiline_text((x + 3, y + _SHEET_SIDE), caption, fill="black", spacing=1)
-    return sheet
+def _key(pair: tuple[PromptItem, int]) -> tuple[str, int]:
+    return pair[0].prompt_id, pair[1]

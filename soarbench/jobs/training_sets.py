@@ -10,16 +10,13 @@ from pathlib import Path
 import torch
 
 from evaluators.base import Evaluator, Sample
-from soarbench.common.tensor_store import TensorStore
-from soarbench.config.settings import CellConfig
-from soarbench.data.config import ImageDataConfig, LabDataConfig
-from soarbench.data.curation import Curation, Scorer
-from soarbench.data.rows import EncodedRows, encode_entries, fresh_rows, stored_rows
-from soarbench.evaluation.protocol import planned_suite
-from soarbench.lab.data import lab_rows
-from soarbench.models.config import ModelConfig
+from soarbench.data.config import TrainingSet
+from soarbench.data.curation import Scorer
+from soarbench.data.rows import EncodedRows
+from soarbench.evaluation.selection import suite_prompts
+from soarbench.grid.cell import CellConfig
+from soarbench.models.base import ImageModel, ModelConfig
 from soarbench.models.prompts import PromptStore
-from soarbench.models.sd3.model import SD3Model
 
 
 class TrainingSets:
@@ -41,7 +38,7 @@ class TrainingSets:
         self.cache_dir = cache_dir
         self.evaluator = evaluator
         self._rows: dict[str, EncodedRows] = {}
-        self._curations: dict[str, Curation] = {}
+        self._sets: dict[str, TrainingSet] = {}
         self._prompts: dict[ModelConfig, PromptStore] = {}
 
     def prompt_store(self, config: ModelConfig) -> PromptStore:
@@ -61,14 +58,13 @@ class TrainingSets:
         for cell in cells:
             prompts = wanted.setdefault(cell.model, {"": None})
             for suite in cell.suites.values():
-                prompts |= dict.fromkeys(item.prompt for item in planned_suite(suite).items)
-            if isinstance(cell.data, ImageDataConfig):
-                entries = self.curation(cell, cell.data).entries()
-                prompts |= dict.fromkeys(entry.caption for entry in entries)
+                prompts |= dict.fromkeys(item.prompt for item in suite_prompts(suite).items)
+            if cell.data is not None:
+                prompts |= dict.fromkeys(self.opened(cell).captions())
         for config, prompts in wanted.items():
             self.prompt_store(config).fill(prompts)
 
-    def rows(self, cell: CellConfig, model: SD3Model) -> EncodedRows:
+    def rows(self, cell: CellConfig, model: ImageModel) -> EncodedRows:
         """The rows that a cell trains on.
 
         Args:
@@ -83,53 +79,33 @@ class TrainingSets:
         key = repr((data, cell.model))
         if key in self._rows:
             return self._rows[key]
-        if isinstance(data, LabDataConfig):
-            rows = lab_rows(
-                data,
-                self._scorers(cell),
-                self.cache_dir / cell.weights_digest,
-                encode=model.encode_images,
-                condition=self.prompt_store(cell.model).row,
-            )
-        else:
-            rows = self._image_rows(cell, data, model)
-        self.prompt_store(cell.model).fill(rows.prompts)
+        store = self.prompt_store(cell.model)
+        folder = self.cache_dir / cell.weights_digest
+        rows = self.opened(cell).rows(model.encode_images, store.row, folder)
+        store.fill(rows.prompts)
         # Rows that are encoded when they are asked for hold on to a model.
-        if isinstance(data, LabDataConfig) or data.cache_latents:
+        if data.keeps_latents:
             self._rows[key] = rows
         return rows
 
-    def _image_rows(self, cell: CellConfig, data: ImageDataConfig, model: SD3Model) -> EncodedRows:
-        curation = self.curation(cell, data)
-        condition = self.prompt_store(cell.model).row
-        entries = curation.entries()
-        if not data.cache_latents:
-            return fresh_rows(entries, curation, model.encode_images, condition)
-        store = TensorStore(self.cache_dir / cell.weights_digest / "latents")
-        entries = encode_entries(entries, curation, store, model.encode_images)
-        return stored_rows(entries, store, condition)
-
-    def curation(self, cell: CellConfig, data: ImageDataConfig) -> Curation:
-        """What knows the rows of a set of images.
-
-        Args:
-            cell: Whose judges select.
-            data: Its set.
-        """
-        judges = {n: c for n, c in cell.evaluators.items() if n in data.select_by}
+    def opened(self, cell: CellConfig) -> TrainingSet:
+        """The set that a trained cell's rows come from."""
+        data = cell.data
+        assert data is not None
+        judges = {n: c.identity() for n, c in cell.judges.items() if n in data.select_by}
         key = repr((data, cell.model.resolution, judges))
-        if key not in self._curations:
-            self._curations[key] = Curation(
-                data, cell.model.resolution, self._scorers(cell), judges, self.cache_dir / "sets"
+        if key not in self._sets:
+            self._sets[key] = data.open(
+                cell.model.resolution, self._scorers(cell), judges, self.cache_dir / "sets"
             )
-        return self._curations[key]
+        return self._sets[key]
 
     def _scorers(self, cell: CellConfig) -> dict[str, Scorer]:
         """The judges that select a cell's training data; each is loaded when it is asked."""
         assert cell.data is not None
         return {
             name: functools.partial(self._values, cell, name)
-            for name in cell.evaluators
+            for name in cell.judges
             if name in cell.data.select_by
         }
 

@@ -6,20 +6,16 @@ import dataclasses
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from accelerate.utils import gather
 from PIL import Image
 from rich.console import Console
 
-from baselines.base import Method
-from baselines.config import FlowGrpoConfig, SftConfig, SoarConfig
-from baselines.flow_grpo import FlowGrpo
+from baselines.base import Method, World
 from baselines.loop.arguments import check_device
 from baselines.loop.post_train import post_train
-from baselines.loop.stream import Shapes
 from baselines.loop.weights import load_transformer, prepare_transformer, start_from
 from baselines.rewards.base import (
     LatentReward,
@@ -32,35 +28,37 @@ from baselines.rewards.base import (
 )
 from baselines.rewards.evaluator import EvaluatorReward
 from baselines.rewards.mixture import Mixture
-from baselines.sft import Sft
-from baselines.soar import Soar
-from evaluators.base import Evaluator, EvaluatorError
+from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
 from soarbench.common.errors import UserError
-from soarbench.common.strict import Component
 from soarbench.config.run import LauncherConfig
-from soarbench.config.settings import CellConfig, ParentConfig, post_training
-from soarbench.data.config import ImageDataConfig
+from soarbench.data.prompts import PromptItem
 from soarbench.data.rows import EncodedRows
-from soarbench.evaluation.protocol import planned_suite
+from soarbench.diagnostics.measured import Measured
+from soarbench.diagnostics.probes import make_probes, measure
+from soarbench.diagnostics.settings import NUM_PROBES
+from soarbench.evaluation.drawing import Draw as Drawer
+from soarbench.evaluation.overlap import refuse_overlap
 from soarbench.evaluation.seeds import evaluation_noise
-from soarbench.evaluation.suites import PromptItem, refuse_overlap
-from soarbench.grid.checks import NAMED_REWARDS
+from soarbench.evaluation.selection import suite_prompts
+from soarbench.grid import addresses
+from soarbench.grid.addresses import reward_judge
+from soarbench.grid.cell import CellConfig
+from soarbench.jobs.base import Job, OnStep
 from soarbench.jobs.draw import Draw
+from soarbench.jobs.judge import Judge
+from soarbench.jobs.probe import Paths
+from soarbench.jobs.train import Train
 from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import apply_adapter
-from soarbench.models.config import LABORATORY, ModelConfig
-from soarbench.models.hub import is_directory, require_pipeline
+from soarbench.models.base import ImageModel, ModelConfig
 from soarbench.models.quiet import quiet_libraries
-from soarbench.models.sd3.model import SD3Model
 from soarbench.planning.fit import require_fit
-from soarbench.store.cell_folder import CellFolder, TrainingLog
+from soarbench.store.artefact import Store
+from soarbench.store.training import TrainingFolder, TrainingLog
 
 log = logging.getLogger(__name__)
 
 ONE_PROCESS = LauncherConfig(name="local")
-
-OnStep = Callable[[int, str], None]
-"""Told the optimiser step that was done, and a note for the progress bar."""
 
 
 def torch_device(name: str) -> torch.device:
@@ -80,68 +78,76 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
-class Workbench:
+class ModelWorkbench:
     """Loads what cells need, once, and does their heavy work.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        cache_dir: For encoded prompts and images.
+        store: Where weights and encoded prompts and images are.
         launcher: How many processes train a cell, and how they share it.
     """
 
-    def __init__(
-        self, device: str, cache_dir: Path, launcher: LauncherConfig = ONE_PROCESS
-    ) -> None:
+    def __init__(self, device: str, store: Store, launcher: LauncherConfig = ONE_PROCESS) -> None:
         self.device = torch_device(device)
+        self.store = store
         self.launcher = launcher
-        self.sets = TrainingSets(self.device, cache_dir, self.evaluator)
-        self._evaluators: dict[str, Evaluator] = {}
+        self.sets = TrainingSets(self.device, store.cache_dir, self.evaluator)
+        self._evaluators: dict[JudgeConfig, Evaluator] = {}
         self._scheduler: dict[str, object] = {}
+        self._drawer: tuple[tuple[str, int], Drawer] | None = None
         # Denormal numbers appear in late training and are a hundred times slower on a CPU.
         torch.set_flush_denormal(True)
         quiet_libraries()
 
-    def prepare(self, cells: Sequence[CellConfig]) -> None:
-        """Load and try everything that training depends on, so that faults show before it starts.
+    def prepare(self, jobs: Sequence[Job]) -> None:
+        """Load and try everything that jobs depend on, so that faults show before they start.
+
+        Args:
+            jobs: Those that are left; of what is done nothing is loaded.
 
         Raises:
             UserError: Training does not fit on the GPU; a model, a judge, the data or a reward
                 cannot be used; or training and evaluation prompts overlap.
         """
-        self._check_devices(cells)
-        self._check_models({cell.model: cell for cell in cells})
-        for cell in cells:
-            if isinstance(cell.data, ImageDataConfig):
-                self.sets.curation(cell, cell.data).measure()
+        trained = _cells(job for job in jobs if isinstance(job, Train))
+        drawn = _cells(job for job in jobs if isinstance(job, (Train, Draw, Paths)))
+        self._check_devices(trained)
+        self._check_models({cell.model: cell for cell in drawn})
+        for cell in trained:
+            self.sets.opened(cell).measure()
         try:
-            self._try_all(cells)
+            for job in jobs:
+                if isinstance(job, Judge):
+                    self.evaluator(job.cell, job.judge)
+            self._try_training(trained, drawn)
         except (EvaluatorError, RewardError) as error:
             raise UserError(str(error)) from error
 
-    def _check_devices(self, cells: Sequence[CellConfig]) -> None:
-        for cell in cells:
+    def _check_devices(self, trained: Sequence[CellConfig]) -> None:
+        for cell in trained:
             self._check_device(cell)
         if self.device.type == "cuda":
             gpu = torch.cuda.get_device_properties(self.device)
-            require_fit(cells, self.launcher, name=gpu.name, memory=gpu.total_memory)
+            require_fit(trained, self.launcher, name=gpu.name, memory=gpu.total_memory)
 
-    def _try_all(self, cells: Sequence[CellConfig]) -> None:
-        for cell in cells:
-            for name, component in cell.evaluators.items():
-                self._evaluator(name, component)
-        self.sets.encode_prompts(cells)
-        model = self.load(cells[0])
-        for cell in cells:
-            if cell.data is not None:
-                self._check_rows(cell, cells, model)
+    def _try_training(self, trained: Sequence[CellConfig], drawn: Sequence[CellConfig]) -> None:
+        """Try what training needs, once all prompts are encoded: both never share a GPU."""
+        for cell in trained:
+            for name in cell.judges:
+                self.evaluator(cell, name)
+        if not drawn:
+            return
+        self.sets.encode_prompts(drawn)
+        model = self.load(drawn[0])
+        for cell in trained:
+            self._check_rows(cell, drawn, model)
             if cell.rewards:
                 self._try_reward(cell, model)
 
     def _check_models(self, cells: Mapping[ModelConfig, CellConfig]) -> None:
         """Look for hub ids, and try published weights on their base, before judges are loaded."""
         for config in cells:
-            if config.path != LABORATORY and not is_directory(config.path):
-                require_pipeline(config)
+            config.check_source()
         for config, cell in cells.items():
             if config.adapter is not None:
                 self.load(cell)
@@ -149,63 +155,69 @@ class Workbench:
     def _check_device(self, cell: CellConfig) -> None:
         if cell.training is None or cell.optim is None:
             return
-        loop = post_training(cell.training, cell.optim, cell.lora, cell.ema, cell.seed)
         try:
-            check_device(loop, self.device)
+            check_device(cell.training, cell.optim, self.device)
         except ValueError as error:
             raise UserError(str(error)) from error
 
     def evaluator(self, cell: CellConfig, judge: str) -> Evaluator:
         """A cell's judge by its name."""
-        return self._evaluator(judge, cell.evaluators[judge])
+        return self._evaluator(cell.judges[judge])
 
-    def _evaluator(self, name: str, component: Component) -> Evaluator:
-        key = repr(component)
-        if key not in self._evaluators:
-            made = component.create(f"evaluators.{name}")
-            if not isinstance(made, Evaluator):
-                raise UserError(f"evaluators.{name}: {component.target} makes no Evaluator")
-            made.check_canaries()
-            self._evaluators[key] = made
-        return self._evaluators[key]
+    def _evaluator(self, config: JudgeConfig) -> Evaluator:
+        if config not in self._evaluators:
+            evaluator = config.build()
+            evaluator.check_canaries()
+            self._evaluators[config] = evaluator
+        return self._evaluators[config]
 
-    def load(self, cell: CellConfig) -> SD3Model:
-        """The base pipeline, fresh."""
+    def load(self, cell: CellConfig) -> ImageModel:
+        """The base pipeline, fresh; what was loaded before is let go."""
+        self._drawer = None
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        model = SD3Model.load(cell.model, self.device, self.sets.prompt_store(cell.model))
+        model = cell.model.load(self.device, self.sets.prompt_store(cell.model))
         if cell.model.adapter is not None:
             apply_adapter(model.transformer, cell.model.adapter, base=cell.model.path)
         self._scheduler = {
-            "scheduler": type(model.pipeline.scheduler).__name__,
+            "scheduler": model.scheduler_name,
             "shift": model.training_shift,
         }
         return model
 
-    def load_start(self, cell: CellConfig, folder: CellFolder) -> SD3Model:
+    def load_start(self, cell: CellConfig) -> ImageModel:
         """The pipeline that training starts from: the base's, or with a first stage's weights."""
         model = self.load(cell)
         if cell.parent is not None and cell.lora is None:
             # All weights are trained on in float32, as the first stage left them.
             model.transformer.float()
-        for stage in reversed(_lineage(cell.parent)):
-            start_from(model.transformer, folder.sibling(stage.cell_id).snapshot(stage.step))
+        for stage in cell.lineage:
+            start_from(model.transformer, self.training_folder(stage).snapshot(stage.steps[-1]))
         return model
 
     # Training
 
-    def train(self, cell: CellConfig, folder: CellFolder, on_step: OnStep) -> dict[str, float]:
+    def training_folder(self, cell: CellConfig) -> TrainingFolder:
+        """A trained cell's files."""
+        source = addresses.training(cell)
+        assert source is not None, "the base model is not trained"
+        return TrainingFolder(self.store.artefact(source.address).root)
+
+    def train(self, cell: CellConfig, on_step: OnStep) -> dict[str, float]:
         """Train a cell to its end, from its last checkpoint on; leaves snapshots.
 
         Returns:
             What it cost: optimizer_steps, images_seen, forward_equivalents, reward_calls, seconds.
         """
+        assert cell.method is not None
         assert cell.training is not None
         assert cell.optim is not None
-        model = self.load_start(cell, folder)
+        assert cell.data is not None
+        block = cell.data.rows_per_shape
+        folder, model = self.training_folder(cell), self.load_start(cell)
         rows = self.training_rows(cell, model)
-        if isinstance(cell.method, FlowGrpoConfig):
+        if cell.method.trains_on == "prompts":
             rows = rows.without_latents()
         with TrainingLog(folder) as training_log:
 
@@ -217,64 +229,60 @@ class Workbench:
                 model.transformer,
                 self.method(cell, model),
                 rows,
-                post_training(cell.training, cell.optim, cell.lora, cell.ema, cell.seed),
+                cell.training,
                 folder.root,
+                optim=cell.optim,
+                lora=cell.lora,
+                ema=cell.ema,
+                seed=cell.seed,
                 velocity_of=model.velocity,
                 negative_condition=model.encode_prompts([""]),
                 on_log=on_log,
-                shapes=_shapes(rows, cell),
+                shapes=None if block is None else rows.shapes(block),
                 # The grid's own bars show the progress.
                 console=Console(quiet=True),
                 parallelism=self.launcher.parallelism,
             )
         return {name: float(value) for name, value in dataclasses.asdict(summary).items()}
 
-    def method(self, cell: CellConfig, model: SD3Model) -> Method:
+    def method(self, cell: CellConfig, model: ImageModel) -> Method:
         """A cell's method, with its reward where it has one."""
-        shift = model.training_shift
-        match cell.method:
-            case SftConfig():
-                return Sft(cell.method, shift=shift)
-            case SoarConfig():
-                return Soar(cell.method, shift=shift)
-            case FlowGrpoConfig():
-                return FlowGrpo(
-                    cell.method,
-                    shift=shift,
-                    latent_shape=model.latent_shape,
-                    reward=self._latent_reward(cell, model),
-                    gather=gather,
-                    # As the launcher says: asking accelerate would fix the device too early.
-                    rank=int(os.environ.get("RANK", "0")),
-                )
-            case _:
-                raise AssertionError("the base model is not trained")
+        assert cell.method is not None
+        world = World(
+            shift=model.training_shift,
+            latent_shape=model.latent_shape,
+            reward=self._latent_reward(cell, model) if cell.method.needs_reward else None,
+            gather=gather,
+            # As the launcher says: asking accelerate would fix the device too early.
+            rank=int(os.environ.get("RANK", "0")),
+        )
+        return cell.method.build(world)
 
     def _reward(self, cell: CellConfig) -> RewardFunction:
         parts: dict[str, RewardFunction] = {}
         for name in cell.rewards:
-            judge = NAMED_REWARDS.get(name, name)
-            if judge in cell.evaluators:
-                parts[name] = EvaluatorReward(self.evaluator(cell, judge))
+            judge = reward_judge(name)
+            if judge in cell.judges:
+                parts[name] = EvaluatorReward(self.evaluator(cell, judge), name)
             else:
                 parts[name] = resolve_reward(name)
         if list(cell.rewards.values()) == [1.0]:
             return next(iter(parts.values()))
         return Mixture(parts, cell.rewards)
 
-    def _latent_reward(self, cell: CellConfig, model: SD3Model) -> LatentReward:
+    def _latent_reward(self, cell: CellConfig, model: ImageModel) -> LatentReward:
         return _of_latents(self._reward(cell), model)
 
-    def training_rows(self, cell: CellConfig, model: SD3Model) -> EncodedRows:
+    def training_rows(self, cell: CellConfig, model: ImageModel) -> EncodedRows:
         """The rows that a cell trains on, encoded."""
         return self.sets.rows(cell, model)
 
-    def _check_rows(self, cell: CellConfig, cells: Sequence[CellConfig], model: SD3Model) -> None:
+    def _check_rows(self, cell: CellConfig, cells: Sequence[CellConfig], model: ImageModel) -> None:
         rows = self.training_rows(cell, model)
         suites = [suite for other in cells for suite in other.suites.values()]
-        refuse_overlap(set(rows.prompts), [planned_suite(suite) for suite in suites])
+        refuse_overlap(set(rows.prompts), [suite_prompts(suite) for suite in suites])
 
-    def _try_reward(self, cell: CellConfig, model: SD3Model) -> None:
+    def _try_reward(self, cell: CellConfig, model: ImageModel) -> None:
         """Ask the reward about two training pictures, once it can judge all prompts."""
         rows, reward = self.training_rows(cell, model), self._reward(cell)
         refused = [
@@ -297,21 +305,27 @@ class Workbench:
 
     # Sampling
 
-    def model_at(self, cell: CellConfig, folder: CellFolder, step: int) -> SD3Model:
+    def model_at(self, cell: CellConfig, step: int) -> ImageModel:
         """The pipeline with the weights of a step of training; 0 is what it started from."""
-        model = self.load_start(cell, folder)
+        model = self.load_start(cell)
         if step > 0:
             assert cell.training is not None
-            assert cell.optim is not None
-            loop = post_training(cell.training, cell.optim, cell.lora, cell.ema, cell.seed)
-            model.transformer = prepare_transformer(model.transformer, loop)
-            load_transformer(model.transformer, folder.snapshot(step))
+            model.transformer = prepare_transformer(model.transformer, cell.training, cell.lora)
+            load_transformer(model.transformer, self.training_folder(cell).snapshot(step))
             model.transformer.to(getattr(torch, cell.model.dtype)).requires_grad_(False).eval()
         return model
 
-    def drawer(self, cell: CellConfig, folder: CellFolder, step: int) -> Draw:
-        """Load the weights of a step and return what draws images with them."""
-        model = self.model_at(cell, folder, step)
+    def drawer(self, cell: CellConfig, step: int) -> Drawer:
+        """Load the weights of a step, unless they are, and return what draws images with them."""
+        # All suites of a step follow each other.
+        key = (addresses.cell_id(cell), step)
+        if self._drawer is None or self._drawer[0] != key:
+            self._drawer = None
+            self._drawer = key, self._new_drawer(cell, step)
+        return self._drawer[1]
+
+    def _new_drawer(self, cell: CellConfig, step: int) -> Drawer:
+        model = self.model_at(cell, step)
         negative = model.encode_prompts([""])
 
         def draw(batch: Sequence[tuple[PromptItem, int]]) -> list[Image.Image]:
@@ -327,15 +341,21 @@ class Workbench:
 
         return draw
 
-    def probe(self, cell: CellConfig, source: CellConfig, folder: CellFolder) -> Iterator[int]:
-        """Follow a finished cell's models along held-out images of the data of ``source``.
-
-        Returns:
-            Every step, as soon as it was measured.
-        """
-        from soarbench.diagnostics.probes import probe
-
-        return probe(cell, source, folder, self)
+    def probe(
+        self, cell: CellConfig, source: CellConfig, step: int, *, with_paths: bool
+    ) -> Measured:
+        """Measure a step's weights along held-out images of the data of ``source``."""
+        model = self.model_at(cell, step)
+        data = None if source.data is None else source.data.held_out(NUM_PROBES)
+        rows = self.training_rows(dataclasses.replace(source, data=data), model)
+        return measure(
+            model,
+            make_probes(rows, model),
+            batch_size=cell.sampling.batch_size,
+            num_inference_steps=cell.sampling.num_inference_steps,
+            guidance_scale=cell.sampling.guidance_scale,
+            with_paths=with_paths,
+        )
 
     def scheduler_facts(self, cell: CellConfig) -> dict[str, object]:
         """The sampler's class and shift, for the fingerprint."""
@@ -344,12 +364,12 @@ class Workbench:
         return self._scheduler
 
 
-def _lineage(parent: ParentConfig | None) -> list[ParentConfig]:
-    """The stages before a cell, the last one first."""
-    return [] if parent is None else [parent, *_lineage(parent.parent)]
+def _cells(jobs: Iterable[Job]) -> list[CellConfig]:
+    """The cells of jobs, each once."""
+    return list({addresses.cell_id(job.cell): job.cell for job in jobs}.values())
 
 
-def _of_latents(reward: RewardFunction, model: SD3Model) -> LatentReward:
+def _of_latents(reward: RewardFunction, model: ImageModel) -> LatentReward:
     """A reward of images as one of latents."""
 
     def of_latents(
@@ -358,10 +378,3 @@ def _of_latents(reward: RewardFunction, model: SD3Model) -> LatentReward:
         return score_images(reward, prompts, model.decode(latents), columns)
 
     return of_latents
-
-
-def _shapes(rows: EncodedRows, cell: CellConfig) -> Shapes | None:
-    """Which rows of a cell can go through the model together; null: all."""
-    return (
-        rows.shapes(cell.data.rows_per_bucket) if isinstance(cell.data, ImageDataConfig) else None
-    )

@@ -10,6 +10,8 @@ from pathlib import Path
 from soarbench.common.errors import UserError
 
 ASSETS = Path(__file__).parent / "assets"
+#: Of the aesthetic head.
+HEAD_FILE = "aesthetic_head.safetensors"
 _MANIFEST = "manifest.json"
 
 

@@ -10,13 +10,14 @@ import numpy as np
 from PIL import Image
 
 from evaluators.base import Sample
-from soarbench.common.strict import plain
-from soarbench.common.tensor_store import TensorStore, digest
-from soarbench.data.config import LabDataConfig
+from soarbench.common.files import parts_digest
+from soarbench.common.strict import address_content
+from soarbench.common.tensor_store import TensorStore
 from soarbench.data.curation import Entry, Scorer, read_entries, write_entries
 from soarbench.data.rows import ConditionOf, EncodedRows, EncodeImages, latent_key, stored_rows
 from soarbench.data.select import best_share_of_groups
 from soarbench.lab.assets import weights_hash
+from soarbench.lab.config import LabDataConfig
 from soarbench.lab.world.grammar import demands, training_sample
 from soarbench.lab.world.scenes import render
 
@@ -57,37 +58,41 @@ def _select(
     return found
 
 
-def lab_rows(
-    config: LabDataConfig,
-    scorers: Mapping[str, Scorer],
-    cache_dir: Path,
-    *,
-    encode: EncodeImages,
-    condition: ConditionOf,
-) -> EncodedRows:
-    """The curated rows, from the cache if the same configuration and weights made them before.
+class LabSet:
+    """The curated pictures.
 
     Args:
-        config: How many pictures are drawn and which are kept.
+        config: How many are drawn and which are kept.
         scorers: The learned scores named by ``config.select_by``.
-        cache_dir: Where kept latents are stored, shared by all cells.
-        encode: Pictures to latents.
-        condition: Of a caption.
     """
-    weights = [weights_hash(name) for name in ("base", "clip", "aesthetic")]
-    name = digest(plain(config), weights)
-    folder = cache_dir / f"lab-{name}"
-    store = TensorStore(folder)
-    path = folder / "rows.jsonl"
-    if not path.is_file():
-        kept, images = zip(*_select(config, scorers, name), strict=True)
-        store.add([latent_key(entry) for entry in kept], {"x0": encode(images)})
-        write_entries(path, kept)
-    entries = read_entries(path)
-    for judge in config.select_by:
-        least = min(entry.scores[judge] for entry in entries)
-        log.info("%s of the %d training pictures: at least %.3f", judge, len(entries), least)
-    return stored_rows(entries, store, condition, columns=_columns)
+
+    def __init__(self, config: LabDataConfig, scorers: Mapping[str, Scorer]) -> None:
+        self.config = config
+        self.scorers = scorers
+
+    def measure(self) -> None:
+        """Nothing: pictures are drawn without faults."""
+
+    def captions(self) -> list[str]:
+        """None: pictures are drawn when rows are asked for."""
+        return []
+
+    def rows(self, encode: EncodeImages, condition: ConditionOf, folder: Path) -> EncodedRows:
+        """From the cache, if the same configuration and weights made them before."""
+        weights = [weights_hash(name) for name in ("base", "clip", "aesthetic")]
+        name = parts_digest(address_content(self.config), weights)
+        place = folder / f"lab-{name}"
+        store = TensorStore(place)
+        path = place / "rows.jsonl"
+        if not path.is_file():
+            kept, images = zip(*_select(self.config, self.scorers, name), strict=True)
+            store.add([latent_key(entry) for entry in kept], {"x0": encode(images)})
+            write_entries(path, kept)
+        entries = read_entries(path)
+        for judge in self.config.select_by:
+            least = min(entry.scores[judge] for entry in entries)
+            log.info("%s of the %d training pictures: at least %.3f", judge, len(entries), least)
+        return stored_rows(entries, store, condition, columns=_columns)
 
 
 def _kind(caption: str) -> str:

@@ -1,20 +1,24 @@
-"""The laboratory's evaluators: its analytical detector behind GenEval, and the aesthetic truth."""
+"""The laboratory's judges: exact ones that know the drawn world, and learned ones of its own."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from evaluators.base import Canary, Evaluator, Sample, Score
+from evaluators.base import Canary, Evaluator, JudgeConfig, Sample, Score
+from evaluators.geneval.config import GenEvalFacts
 from evaluators.geneval.detectors import Detection
 from evaluators.geneval.verdict import GenEval
-from soarbench.lab.assets import asset_dir
+from evaluators.preference.aesthetic import AestheticConfig
+from evaluators.preference.base import PreferenceEvaluator, ScorerConfig
+from evaluators.preference.clipscore import ClipScoreConfig
+from soarbench.lab.assets import ASSETS, HEAD_FILE, asset_dir
 from soarbench.lab.world.grammar import Composition, Want, lay_out
-from soarbench.lab.world.oracles import aesthetic_truth, detect
 from soarbench.lab.world.scenes import CLEAN_STYLE, COLORS, SHAPES, Style, render
 
 
@@ -31,6 +35,8 @@ class LabDetector:
         self, images: Sequence[Image.Image], metadatas: Sequence[Mapping[str, object]]
     ) -> list[list[Detection]]:
         """Shapes of each image with their colours; ``metadatas`` is not looked at."""
+        from soarbench.lab.world.oracles import detect
+
         assert len(images) == len(metadatas)
         return [
             [Detection(s.label, s.box, s.score, s.color) for s in detect(np.asarray(image))]
@@ -84,67 +90,121 @@ def clip_canaries() -> tuple[Canary, ...]:
     return (Canary(good=red, bad=with_image_of(red, blue)),)
 
 
-class OracleAesthetic(Evaluator):
+def aesthetic_canaries() -> tuple[Canary, ...]:
+    """A vivid, light picture over a dull, dark one."""
+    dull = Style(lightness=0.2, gradient=-0.2, saturation=0.5, outline=0.0, shadow=0.0, grain=0.04)
+    composition = _colored("circle", "red")
+    vivid = drawn_sample("vivid", composition)
+    return (Canary(good=vivid, bad=drawn_sample("dull", composition, dull)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabGenEvalConfig(GenEvalFacts):
+    """GenEval with the analytical detector: in the laboratory this is the exact truth."""
+
+    kind = "lab_geneval"
+    summary = "the laboratory's exact GenEval"
+    packages = ("scipy",)
+
+    class_names = SHAPES
+    color_names = COLORS
+
+    def build(self) -> GenEval:
+        """Nothing is loaded."""
+        return GenEval(LabDetector(), canaries=geneval_canaries(), config=self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleGenEvalConfig(LabGenEvalConfig):
+    """The same beside a judge that learned the alignment of image and prompt."""
+
+    kind = "oracle_geneval"
+    title = "GenEval (oracle)"
+    is_oracle = True
+    oracle_of = ("clipscore",)
+
+
+class _OfAssets(ScorerConfig):
+    """A scorer whose weights are the laboratory's."""
+
+    def missing(self) -> tuple[str, str]:
+        """The assets, where they were not built."""
+        if all((ASSETS / part).exists() for part in ("manifest.json", "clip", "aesthetic")):
+            return "", ""
+        return "the laboratory's assets", "python -m soarbench lab build"
+
+    def build(self) -> PreferenceEvaluator:
+        """Verifies the assets first."""
+        for key in self.weight_files():
+            path = Path(getattr(self, key))
+            if path.is_relative_to(ASSETS):
+                asset_dir(path.relative_to(ASSETS).parts[0])
+        return super().build()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabClipScoreConfig(_OfAssets, ClipScoreConfig):
+    """CLIPScore on the laboratory's own CLIP."""
+
+    kind = "lab_clipscore"
+    summary = "the laboratory's own CLIP"
+    published = ()
+
+    weights: str = str(ASSETS / "clip")
+
+    def canaries(self) -> Sequence[Canary]:
+        """A drawn picture under its own prompt and one of something else."""
+        return clip_canaries()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabAestheticConfig(_OfAssets, AestheticConfig):
+    """The learned aesthetic score: the laboratory's head on its CLIP."""
+
+    kind = "lab_aesthetic"
+    summary = "the laboratory's own aesthetic head"
+    published = ()
+
+    weights: str = str(ASSETS / "clip")
+    head: str = str(ASSETS / "aesthetic" / HEAD_FILE)
+
+    def canaries(self) -> Sequence[Canary]:
+        """A vivid picture over a dull one."""
+        return aesthetic_canaries()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleAestheticConfig(JudgeConfig):
     """The aesthetic truth of the drawn world, a fixed function of pixels."""
 
-    name: ClassVar[str] = "oracle_aesthetic"
-    version: ClassVar[str] = "1"
-    value_range: ClassVar[tuple[float, float]] = (1.0, 10.0)
-    unit: ClassVar[str] = "points, 1..10"
+    kind = "oracle_aesthetic"
+    title = "Aesthetic (oracle)"
+    summary = "the laboratory's aesthetic truth"
+    unit = "points, 1..10"
+    value_range = (1.0, 10.0)
+    is_oracle = True
+    oracle_of = ("aesthetic",)
+    packages = ("scipy",)
+
+    def build(self) -> OracleAesthetic:
+        """Nothing is loaded."""
+        return OracleAesthetic()
+
+
+class OracleAesthetic(Evaluator):
+    """The aesthetic truth."""
+
+    config = OracleAestheticConfig()
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """One score an image; it cannot fail on an RGB image of 64 x 64 pixels."""
+        from soarbench.lab.world.oracles import aesthetic_truth
+
         return [
             Score(sample_id=s.sample_id, value=aesthetic_truth(np.asarray(s.image)))
             for s in samples
         ]
 
     def canaries(self) -> Sequence[Canary]:
-        """A vivid, light picture over a dull, dark one."""
-        dull = Style(
-            lightness=0.2, gradient=-0.2, saturation=0.5, outline=0.0, shadow=0.0, grain=0.04
-        )
-        composition = _colored("circle", "red")
-        return (
-            Canary(
-                good=drawn_sample("vivid", composition),
-                bad=drawn_sample("dull", composition, dull),
-            ),
-        )
-
-
-def geneval() -> GenEval:
-    """GenEval with the analytical detector: in the laboratory this is the exact truth."""
-    return GenEval(LabDetector(), canaries=geneval_canaries())
-
-
-def oracle_aesthetic() -> OracleAesthetic:
-    """The aesthetic truth."""
-    return OracleAesthetic()
-
-
-def clipscore() -> Evaluator:
-    """CLIPScore on the laboratory's own CLIP."""
-    from evaluators.preference.clipscore import ClipScoreEvaluator
-    from evaluators.preference.config import ClipScoreConfig
-
-    config = ClipScoreConfig(weights=str(asset_dir("clip")))
-    return ClipScoreEvaluator(config, canaries=clip_canaries())
-
-
-def aesthetic() -> Evaluator:
-    """The learned aesthetic score: the laboratory's head on its CLIP."""
-    from evaluators.preference.aesthetic import HEAD_FILE, AestheticEvaluator
-    from evaluators.preference.config import AestheticConfig
-
-    config = AestheticConfig(
-        weights=str(asset_dir("clip")), head=str(asset_dir("aesthetic") / HEAD_FILE)
-    )
-    return AestheticEvaluator(config, canaries=OracleAesthetic().canaries())
-
-
-def ocr() -> Evaluator:
-    """Real PaddleOCR on the enlarged image."""
-    from evaluators.ocr.evaluator import OcrEvaluator
-
-    return OcrEvaluator()
+        """A vivid picture over a dull one."""
+        return aesthetic_canaries()

@@ -26,7 +26,6 @@ _FILES = (
     f"*{_ADAPTER_FILE}", "*adapter_model.safetensors", "transformer/*", "config.json",
     "diffusion_pytorch_model*",
 )  # fmt: skip
-_TRANSFORMER = "SD3Transformer2DModel"
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.\w+)?\.weight")
 
 
@@ -35,15 +34,19 @@ def adapter_name(source: str) -> str:
     return re.sub(r"[^\w.-]", "_", Path(source.partition("@")[0]).expanduser().name) or "adapter"
 
 
-def adapter_digest(source: str) -> str:
+def adapter_digest(source: str, transformer: str) -> str:
     """What identifies the weights: a directory's content, or the hub id with its revision.
+
+    Args:
+        source: Directory or hub id.
+        transformer: Class of the base's transformer.
 
     Raises:
         ConfigError: The directory holds no weights.
     """
     if not is_directory(source):
         return source
-    folder = weights_folder(Path(source).expanduser(), source)
+    folder = weights_folder(Path(source).expanduser(), source, transformer)
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         digest.update(path.name.encode())
@@ -52,19 +55,21 @@ def adapter_digest(source: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def fetch_adapter(source: str) -> Path:
+def fetch_adapter(source: str, transformer: str) -> Path:
     """The local folder with the weights, downloaded if it is a hub id (``owner/name@revision``).
 
     Raises:
         UserError: The hub does not give it, or it holds no weights that can be used.
     """
     if is_directory(source):
-        return weights_folder(Path(source).expanduser(), source)
+        return weights_folder(Path(source).expanduser(), source, transformer)
     repo, _, revision = source.partition("@")
-    return weights_folder(hub_snapshot("model.adapter", repo, revision or None, _FILES), source)
+    return weights_folder(
+        hub_snapshot("model.adapter", repo, revision or None, _FILES), source, transformer
+    )
 
 
-def weights_folder(root: Path, source: str) -> Path:
+def weights_folder(root: Path, source: str, transformer: str) -> Path:
     """Where in a directory the weights lie.
 
     Raises:
@@ -80,11 +85,11 @@ def weights_folder(root: Path, source: str) -> Path:
         return adapters[0]
     for folder in (root / "transformer", root):
         config = folder / "config.json"
-        if config.is_file() and json.loads(config.read_text()).get("_class_name") == _TRANSFORMER:
+        if config.is_file() and json.loads(config.read_text()).get("_class_name") == transformer:
             return folder
     raise ConfigError(
         f"model.adapter={source}: neither a LoRA in peft's format ({_ADAPTER_FILE}) nor a "
-        f"{_TRANSFORMER} of diffusers; give a directory or hub id that holds one"
+        f"{transformer} of diffusers; give a directory or hub id that holds one"
     )
 
 
@@ -171,7 +176,7 @@ def apply_adapter(transformer: nn.Module, source: str, *, base: str) -> None:
     """
     from baselines.loop.weights import start_from
 
-    folder = fetch_adapter(source)
+    folder = fetch_adapter(source, type(transformer).__name__)
     wanted = {name: tuple(value.shape) for name, value in transformer.state_dict().items()}
     check_weights(wanted, folder, source, base=base)
     dtype = next(transformer.parameters()).dtype

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from soarbench.common.errors import UserError
-from soarbench.models.config import ModelConfig
 
 
 def is_directory(path: str) -> bool:
@@ -17,16 +16,22 @@ def is_directory(path: str) -> bool:
     return folder.exists() or folder.is_absolute() or path.startswith((".", "~"))
 
 
-def require_pipeline(config: ModelConfig) -> None:
-    """Ask the hub for the pipeline's index, a kilobyte, before any weight is loaded.
+def hub_file(key: str, repo: str, revision: str | None, name: str) -> Path:
+    """One file of a repository, from the local cache or downloaded.
+
+    Args:
+        key: Of the configuration, for messages.
+        repo: Hub id.
+        revision: Branch, tag or commit; None takes the default branch.
+        name: Of the file.
 
     Raises:
         UserError: The hub id is missing, gated, or out of reach and not in the local cache.
     """
-    with _explained("model.path", config.path, config.revision):
+    with _explained(key, repo, revision):
         from huggingface_hub import hf_hub_download
 
-        hf_hub_download(config.path, "model_index.json", revision=config.revision)
+        return Path(hf_hub_download(repo, name, revision=revision))
 
 
 def hub_snapshot(key: str, repo: str, revision: str | None, files: Sequence[str]) -> Path:

@@ -11,12 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from soarbench.common.files import files_digest
-from soarbench.common.pace import Pace
-from soarbench.common.tensor_store import TensorStore, digest
-from soarbench.models.config import ModelConfig
-from soarbench.models.hub import is_directory
-from soarbench.models.sd3.model import encode_with, load_encoders, pipeline_path
+from soarbench.common.progress import Pace
+from soarbench.common.tensor_store import TensorStore
+from soarbench.models.base import ModelConfig, PromptEncoder
 
 log = logging.getLogger(__name__)
 #: Prompts encoded at once, always: a matrix product may round differently for another batch size,
@@ -24,22 +21,6 @@ log = logging.getLogger(__name__)
 BATCH = 16
 #: Prompts of one file; SD3.5's conditions take 2.7 MB each.
 _PER_FILE = 4 * BATCH
-
-
-def encoder_digest(config: ModelConfig) -> str:
-    """What identifies the text encoders and how they are used.
-
-    Raises:
-        UserError: A local directory that is no pipeline.
-    """
-    source = pipeline_path(config)
-    weights = f"{source}@{config.revision}"
-    if is_directory(source):
-        root = Path(source)
-        folders = (*root.glob("text_encoder*"), *root.glob("tokenizer*"))
-        files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
-        weights = files_digest(sorted(files), root)
-    return digest(weights, config.max_sequence_length, config.load_text_encoder_3, config.dtype)
 
 
 class PromptStore:
@@ -57,7 +38,7 @@ class PromptStore:
     def __init__(self, config: ModelConfig, device: torch.device, folder: Path) -> None:
         self.config = config
         self.device = device
-        self.store = TensorStore(folder / encoder_digest(config))
+        self.store = TensorStore(folder / config.encoder_digest())
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Conditions, batch first; text encoders are loaded only if a prompt is new."""
@@ -79,26 +60,25 @@ class PromptStore:
         keys = self.store.missing(by_key)
         if not keys:
             return
-        pipeline = load_encoders(self.config, self.device)
+        encoders = self.config.load_encoders(self.device)
         pace = Pace("encoded prompts", len(keys), log.info)
         for start in range(0, len(keys), _PER_FILE):
             part = keys[start : start + _PER_FILE]
-            self.store.add(part, self._encoded(pipeline, [by_key[key] for key in part]))
+            self.store.add(part, self._encoded(encoders, [by_key[key] for key in part]))
             pace.advance(len(part))
         pace.finish()
-        del pipeline
+        del encoders
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _encoded(self, pipeline: object, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def _encoded(self, encoders: PromptEncoder, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Conditions in batches of one size, the last one filled up with empty prompts."""
         parts = []
         for start in range(0, len(prompts), BATCH):
             batch = list(prompts[start : start + BATCH])
             filled = batch + [""] * (BATCH - len(batch))
-            length = self.config.max_sequence_length
-            encoded = encode_with(pipeline, filled, length, self.device)
+            encoded = encoders.encode(filled)
             parts.append({name: value[: len(batch)].cpu() for name, value in encoded.items()})
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 

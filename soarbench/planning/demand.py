@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import functools
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
 
-from baselines.config import FlowGrpoConfig
+from baselines.config import MethodConfig, OptimConfig, TrainingConfig
+from evaluators.base import JudgeConfig
 from soarbench.common.errors import ConfigError
-from soarbench.common.strict import Component, build, convert, did_you_mean
-from soarbench.config.compose import apply_where_known, compose_choices, parse_overrides
+from soarbench.common.strict import build, did_you_mean
+from soarbench.config.compose import (
+    Composition,
+    apply,
+    compose_choices,
+    grid_config,
+    parse_overrides,
+)
+from soarbench.config.keys import Options
 from soarbench.config.run import LauncherConfig
-from soarbench.config.settings import Settings, TrainingConfig, post_training
-from soarbench.evaluation.judges import JUDGES
+from soarbench.config.settings import Settings
+from soarbench.config.stages import stages
 from soarbench.grid.checks import NAMED_REWARDS, reward_mixture
 from soarbench.planning.memory_and_time import UTILISATION, Demand, Gpu
 
-METHODS = ("sft", "soar", "flow_grpo")
-_DEFAULT_GPU = "h100-80gb"
-_PUBLISHED = "soarbench.evaluation.judges.published"
+_DEFAULT_GPU, _DEFAULT_GRID = "h100-80gb", "reward_specific"
 _GPUS = Path(__file__).with_name("gpus.yaml")
 
 
@@ -52,106 +56,110 @@ def gpus() -> dict[str, Gpu]:
     return {name: build(Gpu, row, f"gpus.{name}") for name, row in rows.items()}
 
 
-def read_request(words: Sequence[str]) -> Request:
-    """Read the command line.
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(Options):
+    """What ``plan`` takes beside the settings of a run.
+
+    Attributes:
+        gpu: A name of the table.
+        utilisation: Share of the GPU's peak that training reaches.
+    """
+
+    gpu: str = _DEFAULT_GPU
+    utilisation: float = UTILISATION
+
+    def __post_init__(self) -> None:
+        if self.gpu not in gpus():
+            raise ValueError(f"gpu={self.gpu!r} is not known: {did_you_mean(self.gpu, gpus())}")
+        if not 0 < self.utilisation <= 1:
+            raise ValueError(
+                f"utilisation={self.utilisation}: must be a share of the GPU's peak, in (0, 1]"
+            )
+
+
+def read_request(options: PlanOptions, words: Sequence[str]) -> Request:
+    """What is planned.
+
+    Args:
+        options: The machine.
+        words: Settings of a run.
 
     Raises:
-        ConfigError: A word is unknown or its value cannot work.
+        ConfigError: A setting is unknown or its value cannot work.
     """
-    own = {"gpu": _DEFAULT_GPU, "utilisation": str(UTILISATION)}
-    rest = []
-    for word in words:
-        key, sign, value = word.partition("=")
-        if sign and key in own:
-            own[key] = value
-        else:
-            rest.append(word)
-    known = gpus()
-    if own["gpu"] not in known:
-        raise ConfigError(f"gpu={own['gpu']!r} is not known: {did_you_mean(own['gpu'], known)}")
     demands, steps = {}, {}
-    for method, config in _configs(rest):
-        demands[method], steps[method] = _demand(config, method)
+    for method, composition in _compositions(words):
+        demands[method], steps[method] = _demand(composition, method)
     return Request(
-        gpu_name=own["gpu"],
-        gpu=known[own["gpu"]],
-        utilisation=_share(own["utilisation"]),
+        gpu_name=options.gpu,
+        gpu=gpus()[options.gpu],
+        utilisation=options.utilisation,
         demands=demands,
         steps=steps,
     )
 
 
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise ConfigError(f"utilisation={text}: must be a share of the GPU's peak, in (0, 1]")
-    return value
-
-
-def _configs(words: Sequence[str]) -> Iterator[tuple[str, DictConfig]]:
+def _compositions(words: Sequence[str]) -> Iterator[tuple[str, Composition]]:
     """One composition a method; a value goes to those that have its key."""
     overrides = parse_overrides(words)
-    methods = overrides.axes.get("method", METHODS)
-    task = overrides.axes.get("task", ("aesthetic",))
-    choices = [f"grid={overrides.grid or 'reward_specific'}", *overrides.groups, f"task={task[0]}"]
-    found = {name: compose_choices([*choices, f"method={name}"]) for name in methods}
-    apply_where_known(found.values(), overrides.values, otherwise="no method has a key")
-    for name, config in found.items():
-        if OmegaConf.select(config, "training") is None:
-            raise ConfigError(f"method={name} is not trained; choose one of {', '.join(METHODS)}")
-        yield name, config
+    overrides = replace(overrides, grid=overrides.grid or _DEFAULT_GRID)
+    grid = grid_config(overrides)
+    task = overrides.axes.get("task", grid.tasks)[0]
+    choices = [f"grid={overrides.grid}", *overrides.groups, f"task={task}"]
+    # A later stage is configured as that method is anywhere.
+    of_grid = dict.fromkeys(stages(name)[-1] for name in grid.methods)
+    composed = {
+        name: compose_choices([*choices, f"method={name}"], overrides.folders)
+        for name in overrides.axes.get("method", tuple(of_grid))
+    }
+    apply(overrides.values, composed.values())
+    for name, composition in composed.items():
+        if composition.plain("training") is None:
+            raise ConfigError(f"method={name} is not trained; choose one of {', '.join(of_grid)}")
+        # Everything but the data, which may not be named yet, has to be right as in a run.
+        for key in typing.get_type_hints(Settings).keys() - {"data"}:
+            composition.section(key)
+        yield name, composition
 
 
-def _section(config: DictConfig, key: str) -> object:
-    """One part of ``Settings``; the others, data above all, may be incomplete.
-
-    Raises:
-        ConfigError: A value cannot work.
-    """
-    node = OmegaConf.select(config, key)
-    is_group = OmegaConf.is_config(node)
-    value = OmegaConf.to_container(node, resolve=True) if is_group else node
-    return convert(typing.get_type_hints(Settings)[key], value, key)
-
-
-def _demand(config: DictConfig, method: str) -> tuple[Demand, int]:
-    part = functools.partial(_section, config)
-    training, launcher = part("training"), part("launcher")
-    assert isinstance(training, TrainingConfig)
+def _demand(composition: Composition, method: str) -> tuple[Demand, int]:
+    part = composition.section
+    launcher = part("launcher")
     assert isinstance(launcher, LauncherConfig)
-    made: dict[str, typing.Any] = {name: part(name) for name in ("method", "optim", "model")}
+    names = ("method", "optim", "training", "lora", "ema", "model")
+    settings: dict[str, typing.Any] = {name: part(name) for name in names}
+    training: TrainingConfig = settings["training"]
+    optim: OptimConfig = settings["optim"]
     try:
-        loop = post_training(training, made["optim"], part("lora"), part("ema"), 0)  # type: ignore[arg-type]
-        loop.check_processes(launcher.num_processes, launcher.parallelism)
+        training.check_processes(launcher.num_processes)
+        optim.check_parallelism(launcher.parallelism)
     except ValueError as error:
         raise ConfigError(f"method={method}: {error}") from error
+    if settings["lora"] is not None:
+        settings["lora"] = settings["model"].adapted(settings["lora"])
     demand = Demand(
-        **made,
-        loop=loop,
+        **settings,
         num_processes=launcher.num_processes,
         parallelism=launcher.parallelism,
-        judges_gb=_judges_gb(config, made["method"], launcher.num_processes),
+        judges_gb=_judges_gb(composition, settings["method"], launcher.num_processes),
     )
     return demand, training.steps
 
 
-def _judges_gb(config: DictConfig, method: object, num_processes: int) -> float:
+def _judges_gb(composition: Composition, method: MethodConfig, num_processes: int) -> float:
     """Weights of the judges of a composition's suites and reward."""
-    evaluators, suites = _section(config, "evaluators"), _section(config, "suites")
-    reward = _section(config, "reward")
-    assert isinstance(evaluators, dict)
+    judges, suites = composition.section("judge"), composition.section("suites")
+    reward = composition.section("reward")
+    assert isinstance(judges, dict)
     assert isinstance(suites, dict)
     assert reward is None or isinstance(reward, (str, dict))
-    rewards = reward_mixture(reward) if isinstance(method, FlowGrpoConfig) else {}
-    judging = {name for suite in suites.values() for name in suite.evaluators}
-    return judges_gb(evaluators, judging, rewards, num_processes)
+    rewards = reward_mixture(reward) if method.needs_reward else {}
+    judging = {name for suite in suites.values() for name in suite.judges}
+    return judges_gb(judges, judging, rewards, num_processes)
 
 
 def judges_gb(
-    evaluators: Mapping[str, Component],
+    judges: Mapping[str, JudgeConfig],
     judging: Iterable[str],
     rewards: Iterable[str],
     num_processes: int,
@@ -161,7 +169,7 @@ def judges_gb(
     A function of the user's own is not known, and the laboratory's judges are too small to count.
 
     Args:
-        evaluators: How each judge is made.
+        judges: By name.
         judging: Names of the suites' judges.
         rewards: Names of what rewards training.
         num_processes: That train together.
@@ -169,5 +177,5 @@ def judges_gb(
     asked = {NAMED_REWARDS.get(name, name) for name in rewards}
     # One process shares the judge between reward and suites; several have their own beside it.
     loaded = [*judging, *asked] if num_processes > 1 else {*judging, *asked}
-    published = [n for n in loaded if n in evaluators and evaluators[n].target == _PUBLISHED]
-    return sum(weights.memory_gb for name in published for weights in JUDGES[name].weights)
+    known = [judges[name] for name in loaded if name in judges]
+    return sum(weights.memory_gb for judge in known for weights in judge.published)

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import SD3Transformer2DModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -24,11 +23,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
 
+from baselines.config import LoraConfig, TrainingConfig
 from baselines.loop.weights import prepare_transformer
-from baselines.training_config import PostTrainingConfig
-from soarbench.models.config import ModelConfig
-from soarbench.models.sd3.architecture import Architecture
-from soarbench.models.sd3.model import SD3Velocity
+from soarbench.models.base import Architecture, ModelConfig
 
 FloatArray = NDArray[np.float64]
 Measure = Callable[[nn.Module], Sequence[float]]
@@ -99,20 +96,26 @@ class MetaModel:
     Args:
         architecture: Its sizes.
         model: Resolution, text length and the type of frozen weights.
-        loop: Says what is trained and how.
+        training: What saves memory, and the precision.
+        lora: The adapter that is trained; null: all weights are.
     """
 
     def __init__(
-        self, architecture: Architecture, model: ModelConfig, loop: PostTrainingConfig
+        self,
+        architecture: Architecture,
+        model: ModelConfig,
+        training: TrainingConfig,
+        lora: LoraConfig | None = None,
     ) -> None:
         self.architecture = architecture
         self.model = model
         # Compiled layers keep what the plain ones keep, or less.
-        self.loop = replace(loop, compile=False)
+        self.training = replace(training, compile=False)
+        self.lora = lora
 
     def parameters(self) -> Parameters:
         """How many numbers the model holds."""
-        with self._built(self.architecture.transformer) as transformer:
+        with self._built(self.architecture) as transformer:
             sizes = [(p.numel(), p.requires_grad) for p in transformer.parameters()]
             return Parameters(
                 total=sum(size for size, _ in sizes),
@@ -130,35 +133,34 @@ class MetaModel:
         return float(self._over_layers(lambda transformer: self._peaks(transformer, rows)).max())
 
     def _over_layers(self, measure: Measure) -> FloatArray:
-        """Measurements that grow evenly with the layers of each of the two kinds."""
-        config = self.architecture.transformer
-        total = self.architecture.integer("num_layers")
-        listed = config.get("dual_attention_layers", ())
-        assert isinstance(listed, (list, tuple))
-        dual = len(listed)
-        if total < _FEW_LAYERS:
-            return self._measured(config, measure)
+        """Measurements that grow evenly with the layers of each kind."""
+        counts = self.architecture.layers
+        if sum(counts) < _FEW_LAYERS:
+            return self._measured(self.architecture, measure)
         # Two of each kind: the first of a kind that checkpointing recomputes sets a peak of its
-        # own. The last layer is of a third kind, so every small model has it.
-        some = min(dual, 2)
-        first = self._measured(_with_layers(config, 4, dual=some), measure)
-        plain = self._measured(_with_layers(config, 5, dual=some), measure) - first
-        if dual <= some:
-            return first + (total - 4) * plain
-        both = self._measured(_with_layers(config, 5, dual=some + 1), measure) - first
-        return first + (dual - some) * both + (total - 4 - dual + some) * plain
+        # own. The last layer is of a kind alone, so every small model has it.
+        others = [min(count, 2) for count in counts[1:]]
+        few = (4 - sum(others), *others)
+        base = self._measured(self.architecture.with_layers(few), measure)
+        total = base
+        for kind, count in enumerate(counts):
+            if count != few[kind]:
+                more = [number + (index == kind) for index, number in enumerate(few)]
+                added = self._measured(self.architecture.with_layers(more), measure) - base
+                total = total + (count - few[kind]) * added
+        return total
 
-    def _measured(self, config: Mapping[str, object], measure: Measure) -> FloatArray:
-        with self._built(config) as transformer:
+    def _measured(self, architecture: Architecture, measure: Measure) -> FloatArray:
+        with self._built(architecture) as transformer:
             return np.array(measure(transformer), dtype=np.float64)
 
     @contextmanager
-    def _built(self, config: Mapping[str, object]) -> Iterator[nn.Module]:
+    def _built(self, architecture: Architecture) -> Iterator[nn.Module]:
         """The model under a mode in which tensors have shapes and no content."""
         with torch.device("meta"):
             with _default_dtype(getattr(torch, self.model.dtype)):
-                transformer = SD3Transformer2DModel(**config)
-            prepared = prepare_transformer(transformer, self.loop).train()
+                transformer = architecture.transformer()
+            prepared = prepare_transformer(transformer, self.training, self.lora).train()
         # Modules keep small constants as plain tensors, which the mode would otherwise refuse.
         with FakeTensorMode(allow_non_fake_inputs=True):
             _to_fake(prepared)
@@ -167,24 +169,14 @@ class MetaModel:
     def _inputs(self, rows: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Latents, levels and condition of some rows."""
         shape = self.architecture.latent_shape(self.model.resolution)
-        tokens = self.architecture.text_tokens(self.model.max_sequence_length)
-        return (
-            torch.empty(rows, *shape),
-            torch.empty(rows),
-            {
-                "prompt_embeds": torch.empty(
-                    rows, tokens, self.architecture.integer("joint_attention_dim")
-                ),
-                "pooled_prompt_embeds": torch.empty(
-                    rows, self.architecture.integer("pooled_projection_dim")
-                ),
-            },
-        )
+        sizes = self.architecture.condition_shapes(self.model.max_sequence_length)
+        condition = {name: torch.empty(rows, *size) for name, size in sizes.items()}
+        return torch.empty(rows, *shape), torch.empty(rows), condition
 
     def _velocity(self, transformer: nn.Module, rows: int) -> Callable[[], Tensor]:
         latents, sigma, condition = self._inputs(rows)
-        velocity = SD3Velocity(transformer)
-        is_mixed = self.loop.mixed_precision == "bf16"
+        velocity = self.architecture.velocity(transformer)
+        is_mixed = self.training.mixed_precision == "bf16"
 
         def run() -> Tensor:
             with torch.autocast("cpu", torch.bfloat16) if is_mixed else nullcontext():
@@ -240,11 +232,6 @@ def _to_fake(model: nn.Module) -> None:
 def _backward(velocity: Tensor) -> None:
     """Backward of a mean squared velocity."""
     velocity.float().square().mean().backward()
-
-
-def _with_layers(config: Mapping[str, object], count: int, *, dual: int) -> dict[str, object]:
-    """The same model with few layers, the first ``dual`` of which have a second attention."""
-    return {**config, "num_layers": count, "dual_attention_layers": tuple(range(dual))}
 
 
 def _attention_flops(

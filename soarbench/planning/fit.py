@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from soarbench.cli.plan import Planner, refuse
 from soarbench.config.run import LauncherConfig
-from soarbench.config.settings import CellConfig, post_training
-from soarbench.models.sd3.architecture import UnknownArchitecture
+from soarbench.grid.cell import CellConfig
+from soarbench.models.base import UnknownArchitecture
 from soarbench.planning.demand import judges_gb
 from soarbench.planning.memory_and_time import GB, Demand, gigabytes
+from soarbench.planning.planner import Planner, refuse
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +20,17 @@ def demand_of(cell: CellConfig, launcher: LauncherConfig) -> Demand:
     assert cell.method is not None
     assert cell.optim is not None
     assert cell.training is not None
-    judging = {name for suite in cell.suites.values() for name in suite.evaluators}
+    judging = {name for suite in cell.suites.values() for name in suite.judges}
     return Demand(
         model=cell.model,
         method=cell.method,
         optim=cell.optim,
-        loop=post_training(cell.training, cell.optim, cell.lora, cell.ema, 0),
+        training=cell.training,
+        lora=cell.lora,
+        ema=cell.ema,
         num_processes=launcher.num_processes,
         parallelism=launcher.parallelism,
-        judges_gb=judges_gb(cell.evaluators, judging, cell.rewards, launcher.num_processes),
+        judges_gb=judges_gb(cell.judges, judging, cell.rewards, launcher.num_processes),
     )
 
 

@@ -7,11 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from baselines.config import FlowGrpoConfig, LoraConfig, OptimConfig, SftConfig, SoarConfig
-from baselines.training_config import PostTrainingConfig
-from soarbench.config.settings import MethodConfig
-from soarbench.models.config import ModelConfig
-from soarbench.models.sd3.architecture import Architecture
+from baselines.config import EmaConfig, LoraConfig, MethodConfig, OptimConfig, TrainingConfig
+from soarbench.models.base import Architecture, ModelConfig
 
 GB = 10**9
 #: Share of a GPU's peak that training reaches; published SD3-sized runs report 0.3 to 0.5.
@@ -65,7 +62,9 @@ class Demand:
         model: The base.
         method: How it is trained.
         optim: The optimiser.
-        loop: The loop around the method.
+        training: The loop around the method.
+        lora: The adapter, if one is trained.
+        ema: Averaged weights, if there are some.
         num_processes: GPUs.
         parallelism: How they share the weights.
         judges_gb: Weights of the judges that stay loaded, those of the reward included.
@@ -74,46 +73,32 @@ class Demand:
     model: ModelConfig
     method: MethodConfig
     optim: OptimConfig
-    loop: PostTrainingConfig
+    training: TrainingConfig
+    lora: LoraConfig | None = None
+    ema: EmaConfig | None = None
     num_processes: int = 1
     parallelism: str = "ddp"
     judges_gb: float = 0.0
 
     @property
-    def lora(self) -> LoraConfig | None:
-        """The adapter, if one is trained."""
-        return self.loop.lora
-
-    @property
     def rows(self) -> int:
         """Rows of an update on one GPU."""
-        return self.loop.rows_per_process(self.num_processes)
+        return self.training.rows_per_process(self.num_processes)
 
     @property
     def micro_batch_size(self) -> int:
         """Rows that go through the model together."""
-        return self.loop.micro_batch_size or self.rows
+        return self.training.micro_batch_size or self.rows
 
     @property
     def model_rows(self) -> int:
         """Rows that the model itself sees at once while gradients are kept."""
-        match self.method:
-            case SoarConfig(aux_chunk=chunk, num_rollout_paths=paths, num_aux_points=points):
-                return self.micro_batch_size * min(chunk, paths * points)
-            case FlowGrpoConfig(guidance_scale=scale) if scale != 1:
-                return 2 * self.micro_batch_size
-        return self.micro_batch_size
+        return self.method.rows_with_graph(self.micro_batch_size)
 
     @property
-    def trained_forwards(self) -> float:
-        """Forwards of a row that are followed by a backward."""
-        match self.method:
-            case SftConfig():
-                return 1.0
-            case SoarConfig(aux_weight=weight, num_rollout_paths=paths, num_aux_points=points):
-                return 1.0 + (paths * points if weight > 0 else 0)
-            case FlowGrpoConfig(guidance_scale=scale):
-                return self.method.num_trained_steps * (1.0 if scale == 1 else 2.0)
+    def forward_equivalents(self) -> float:
+        """Model evaluations of an update, over all GPUs; a backward counts as two."""
+        return self.training.batch_size * self.method.forward_equivalents()
 
 
 def memory_rows(
@@ -136,7 +121,7 @@ def memory_rows(
         "weights": weights / shards + held * sizes.buffers,
         "gradients": _MASTER_BYTES * trained / shards,
         "optimiser": _OPTIMIZER_BYTES[demand.optim.optimizer] * trained / shards,
-        "averaged weights": _MASTER_BYTES * trained / shards if demand.loop.ema else 0.0,
+        "averaged weights": _MASTER_BYTES * trained / shards if demand.ema else 0.0,
         "reference model": _MASTER_BYTES * sizes.total if _copies_reference(demand) else 0.0,
         "communication": _communicated(demand, weights, _MASTER_BYTES * trained, architecture),
         "autoencoder": _BYTES["float32"] * architecture.vae_parameters,
@@ -153,7 +138,7 @@ def _communicated(
 ) -> float:
     """Bytes of what one GPU gathers from, or sends to, the others at a time."""
     # A layer at work and the one that is fetched meanwhile.
-    share = min(1.0, 2 / architecture.integer("num_layers"))
+    share = min(1.0, 2 / sum(architecture.layers))
     if demand.num_processes == 1:
         return 0.0
     match demand.parallelism:
@@ -168,20 +153,16 @@ def _communicated(
 
 def _copies_reference(demand: Demand) -> bool:
     """Whether a frozen copy of all weights is kept; an adapter is switched off instead."""
-    wants = isinstance(demand.method, FlowGrpoConfig) and demand.method.kl_coeff > 0
-    return wants and demand.lora is None
+    return demand.method.needs_reference and demand.lora is None
 
 
 def _row_bytes(demand: Demand, architecture: Architecture) -> float:
     """Latents and conditions of the rows that a process holds at once, float32."""
     latents = math.prod(architecture.latent_shape(demand.model.resolution))
-    tokens = architecture.text_tokens(demand.model.max_sequence_length)
-    condition = tokens * architecture.integer("joint_attention_dim")
-    method, held, count = demand.method, 4, demand.rows
-    if isinstance(method, FlowGrpoConfig):
-        # The whole path of a rollout, whose updates share one collection.
-        held = 2 * method.num_inference_steps + 4
-        count *= method.updates_per_collection
+    shapes = architecture.condition_shapes(demand.model.max_sequence_length)
+    condition = sum(map(math.prod, shapes.values()))
+    count = demand.rows * demand.method.updates_per_collection
+    held = demand.method.latents_held
     return float(_MASTER_BYTES * count * (held * latents + condition))
 
 
@@ -204,7 +185,6 @@ def time_plan(
     demand: Demand,
     gpu: Gpu,
     *,
-    forward_equivalents: float,
     forward_flops: float,
     utilisation: float,
 ) -> TimePlan:
@@ -213,17 +193,17 @@ def time_plan(
     Args:
         demand: What is planned.
         gpu: Where.
-        forward_equivalents: Of an update, from the method itself.
         forward_flops: Of one row.
         utilisation: Share of the peak, (0, 1].
     """
-    is_recomputed = demand.loop.gradient_checkpointing
-    recomputed = demand.trained_forwards * demand.loop.batch_size if is_recomputed else 0.0
-    tflops = gpu.bf16_tflops if demand.loop.mixed_precision == "bf16" else gpu.float32_tflops
-    operations = (forward_equivalents + recomputed) * forward_flops
+    is_recomputed = demand.training.gradient_checkpointing
+    again = demand.training.batch_size * demand.method.forwards_with_gradient()
+    recomputed = again if is_recomputed else 0.0
+    tflops = gpu.bf16_tflops if demand.training.mixed_precision == "bf16" else gpu.float32_tflops
+    operations = (demand.forward_equivalents + recomputed) * forward_flops
     speed = tflops * 1e12 * utilisation * demand.num_processes
     return TimePlan(
-        forward_equivalents=forward_equivalents,
+        forward_equivalents=demand.forward_equivalents,
         recomputed=recomputed,
         seconds=operations / speed,
     )

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.padding import Padding
 from rich.text import Text
@@ -16,38 +17,40 @@ from rich.text import Text
 from soarbench.common.errors import ConfigError
 from soarbench.common.files import make_writable, write_atomically
 from soarbench.common.strict import did_you_mean
-from soarbench.config.figure_formats import FORMATS
-from soarbench.grid.checkpoint_rule import LAST
+from soarbench.config.run import FORMATS
 from soarbench.report.numbers.budgets import MatchedTable, matched_tables
 from soarbench.report.numbers.curves import CurvePoint, build_curves
-from soarbench.report.numbers.layout import layout_csv, measured_layout
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
 from soarbench.report.numbers.reference import (
     AS_PUBLISHED,
     PUBLISHED_GRIDS,
     SOURCE,
-    PublishedTable,
     published_curves,
     published_table,
 )
 from soarbench.report.numbers.samples import Samples, read_samples
-from soarbench.report.numbers.tables import BASELINE, Panels, TaskTable, build_tables
+from soarbench.report.numbers.tables import MethodRow, Panels, TaskTable, build_tables
 from soarbench.report.numbers.thresholds import Crossing, crossings
-from soarbench.report.numbers.trace import trace_csv
 from soarbench.report.options import ReportOptions
-from soarbench.report.page.page import PageContent, page_html
-from soarbench.report.text.budgets import matched_csv, threshold_csv
+from soarbench.report.page.page import page_html
+from soarbench.report.source import GridCells, stale_notes
+from soarbench.report.text.console import budget_table, score_table
+from soarbench.report.text.frames import (
+    SCORE_COLUMNS,
+    csv_text,
+    curve_numbers,
+    layout_numbers,
+    matched_numbers,
+    measured_texts,
+    score_line,
+    score_numbers,
+    threshold_numbers,
+    trace_numbers,
+)
 from soarbench.report.text.latex import latex
 from soarbench.report.text.markdown import markdown
-from soarbench.report.text.tables import (
-    budget_table,
-    curves_csv,
-    score_table,
-    summary,
-    table_csv,
-)
-from soarbench.store.cells import Cell, PlannedCell, read_cells
+from soarbench.store.cells import Cell, finished_and_holes
 
 if TYPE_CHECKING:
     from soarbench.report.figures.figure_set import FigureSet
@@ -86,8 +89,8 @@ class Report:
     crossings: tuple[Crossing, ...]
     curves: tuple[CurvePoint, ...]
     samples: tuple[Samples, ...]
-    measured: PublishedTable | None
-    published: PublishedTable | None
+    measured: pd.DataFrame | None
+    published: pd.DataFrame | None
     gaps: tuple[str, ...]
     figures: FigureSet
     notes: tuple[str, ...]
@@ -116,30 +119,12 @@ class Report:
         yield Text(f"Report: {self.folder}")
 
 
-def build_report(
-    grid_folder: Path,
-    results_folder: Path,
-    *,
-    grid: str,
-    planned: Sequence[PlannedCell] | None = None,
-    baseline: str = BASELINE,
-    show_published: bool = False,
-    checkpoint_rule: str = LAST,
-    formats: Sequence[str] = FORMATS,
-    options: ReportOptions | None = None,
-) -> Report:
-    """Write a grid's report to ``results_folder / grid``; every file whole or not at all.
+def build_report(source: GridCells, options: ReportOptions | None = None) -> Report:
+    """Write a grid's report to ``results_dir/GRID``; every file whole or not at all.
 
     Args:
-        grid_folder: ``runs/<grid>``.
-        results_folder: ``results``; published values lie in its ``reference`` folder, that of a
-            folder above, or that of the checkout.
-        grid: Name of the grid.
-        planned: The launch's cells; None reports all that the folder holds.
-        baseline: Method that differences are taken to.
-        show_published: Also draw the paper's curves. Only where the protocol is the paper's.
-        checkpoint_rule: Which step of each method the figures mark.
-        formats: What figures are written as.
+        source: The cells and where the report goes. Published values lie in the ``reference``
+            folder of the results, that of a folder above, or that of the checkout.
         options: Axes of the curves and thresholds; None takes the usual ones.
 
     Returns:
@@ -150,21 +135,30 @@ def build_report(
         UserError: The folder cannot be written to.
     """
     options = options or ReportOptions()
-    cells, holes = read_cells(grid_folder, planned)
+    grid, formats = source.grid, source.formats
+    cells, holes = finished_and_holes(source.cells, str(source.folder))
     refuse_unlike(cells)
     panels, more_holes = build_panels(cells)
-    tables = build_tables(cells, panels, [*holes, *more_holes], baseline=baseline)
+    tables = build_tables(cells, panels, [*holes, *more_holes], baseline=source.baseline)
     _refuse_unknown(options.thresholds, tables)
     curves = build_curves(cells, panels, tables)
     from soarbench.report.figures.figure_set import write_figures
 
-    reference = reference_folder(results_folder)
+    reference = reference_folder(source.results_dir)
     published = published_table(reference, grid)
-    folder = results_folder / grid
+    folder = source.results_dir / grid
     make_writable(folder, "results_dir")
-    _write_curves(curves, folder, reference if show_published else None, options.axes, formats)
+    _write_curves(
+        curves, tables, folder, reference if source.show_published else None, options.axes, formats
+    )
     figures = write_figures(
-        cells, panels, tables, curves, folder, checkpoint_rule=checkpoint_rule, formats=formats
+        cells,
+        panels,
+        tables,
+        curves,
+        folder,
+        checkpoint_rule=source.checkpoint_rule,
+        formats=formats,
     )
     report = Report(
         grid=grid,
@@ -175,14 +169,17 @@ def build_report(
         crossings=tuple(crossings(tables, panels, curves, options.thresholds)),
         curves=tuple(curves),
         samples=tuple(_samples(cells, panels, tables)),
-        measured=None if published is None else measured_layout(published, tables, cells),
+        measured=None if published is None else measured_texts(published, tables, cells),
         published=published,
         gaps=tuple(dict.fromkeys(gap for table in tables for gap in table.gaps())),
         figures=figures,
-        notes=(*figures.notes, *_missing_published(grid, published, reference)),
+        notes=(
+            *stale_notes(cells),
+            *figures.notes,
+            *_missing_published(grid, published, reference),
+        ),
     )
     _write_tables(report)
-    _write_page(report)
     return report
 
 
@@ -194,7 +191,7 @@ def _refuse_unknown(thresholds: Mapping[str, float], tables: Sequence[TaskTable]
             raise ConfigError(f"threshold={metric}: no task is decided by that metric; {hint}")
 
 
-def _missing_published(grid: str, published: PublishedTable | None, folder: Path) -> list[str]:
+def _missing_published(grid: str, published: pd.DataFrame | None, folder: Path) -> list[str]:
     if published is not None or grid not in PUBLISHED_GRIDS:
         return []
     return [f"Published rows: left out, {folder} has none (results/reference of the source does)"]
@@ -214,47 +211,26 @@ def _samples(cells: Sequence[Cell], panels: Panels, tables: Sequence[TaskTable])
 
 
 def _write_tables(report: Report) -> None:
-    texts = {
-        "table.md": markdown(
-            report.grid,
-            report.tables,
-            report.published,
-            report.gaps,
-            matched=report.matched,
-            crossings=report.crossings,
-            measured=report.measured,
-        ),
-        "table.csv": table_csv(report.tables),
-        "table.tex": latex(
-            report.grid, report.tables, report.measured, report.published, report.gaps
-        ),
-        "matched.csv": matched_csv(report.matched),
-        "thresholds.csv": threshold_csv(report.crossings),
-        "trace.csv": trace_csv(report.cells),
-        "curves.csv": curves_csv(report.curves),
-        "summary.json": json.dumps(_summary(report), indent=1, allow_nan=False) + "\n",
+    frames = {
+        "table": score_numbers(report.tables),
+        "matched": matched_numbers(report.matched),
+        "thresholds": threshold_numbers(report.crossings),
+        "trace": trace_numbers(report.cells),
+        "curves": curve_numbers(report.curves),
     }
     if report.measured is not None and report.published is not None:
-        texts["published_layout.csv"] = layout_csv(report.measured, report.published)
+        frames["published_layout"] = layout_numbers(report.measured, report.published)
+    texts = {
+        **{f"{name}.csv": csv_text(frame) for name, frame in frames.items()},
+        "table.md": markdown(report),
+        "table.tex": latex(report),
+        "summary.json": json.dumps(_summary(report), indent=1, allow_nan=False) + "\n",
+    }
     for name, text in texts.items():
         write_atomically(report.folder / name, partial(_write_text, text=text))
-
-
-def _write_page(report: Report) -> None:
-    """Write ``index.html``; after all other files, since it holds the figures and their data."""
-    content = PageContent(
-        grid=report.grid,
-        gaps=report.gaps,
-        cells=report.cells,
-        tables=report.tables,
-        matched=report.matched,
-        crossings=report.crossings,
-        samples=report.samples,
-        measured=report.measured,
-        published=report.published,
-    )
-    text = page_html(content, report.folder)
-    write_atomically(report.folder / "index.html", partial(_write_text, text=text))
+    # After all other files: the page holds the figures and their data.
+    page = page_html(report, report.folder)
+    write_atomically(report.folder / "index.html", partial(_write_text, text=page))
 
 
 def _write_text(path: Path, *, text: str) -> None:
@@ -264,21 +240,48 @@ def _write_text(path: Path, *, text: str) -> None:
 def _summary(report: Report) -> dict[str, object]:
     published = None
     if report.published is not None:
-        rows = [
-            dict(zip(report.published.columns, row, strict=True)) for row in report.published.rows
-        ]
+        rows = report.published.to_dict("records")
         published = {"label": AS_PUBLISHED, "source": SOURCE, "rows": rows}
     return {
         "grid": report.grid,
         "partial": report.is_partial,
         "gaps": list(report.gaps),
-        "tasks": [summary(table) for table in report.tables],
+        "tasks": [_task_summary(table) for table in report.tables],
         "published": published,
+    }
+
+
+def _task_summary(table: TaskTable) -> dict[str, object]:
+    return {
+        "task": table.task,
+        "final_metric": table.final_metric,
+        "baseline": table.baseline,
+        "suites": dict(table.suites),
+        "fingerprints": dict(table.fingerprints),
+        "methods": {row.method: _method_summary(table, row) for row in table.rows},
+        "findings": table.findings(),
+        "notes": table.notes(),
+        "gaps": table.gaps(),
+    }
+
+
+def _method_summary(table: TaskTable, row: MethodRow) -> dict[str, object]:
+    kept = SCORE_COLUMNS[SCORE_COLUMNS.index("value") : SCORE_COLUMNS.index("optimizer_steps")]
+    lines = {name: score_line(table, row, name) for name in table.metrics}
+    return {
+        "metrics": {
+            name: {key: line[key] for key in kept if key in line} for name, line in lines.items()
+        },
+        "budget": dict(row.budget),
+        "cell_ids": list(row.cell_ids),
+        "mlflow_run_ids": list(row.mlflow_run_ids),
+        "missing": [hole.describe() for hole in row.holes],
     }
 
 
 def _write_curves(
     curves: Sequence[CurvePoint],
+    tables: Sequence[TaskTable],
     folder: Path,
     reference: Path | None,
     axes: Sequence[str],
@@ -290,11 +293,12 @@ def _write_curves(
     for path in folder.glob("curves*"):
         if path.suffix.removeprefix(".") in FORMATS:
             path.unlink()
+    facts = {name: about for table in tables for name, about in table.facts.items()}
     points = published_curves(reference) if reference is not None else ()
     for axis in axes if curves else ():
         if axis != "step" and not any(axis in point.spent for point in curves):
             continue
-        figure = draw_curves(curves, x=axis, published=points)
+        figure = draw_curves(curves, facts, x=axis, published=points)
         name = "curves" if axis == "step" else f"curves_{axis}"
         for suffix in formats:
             write_atomically(folder / f"{name}.{suffix}", partial(save, figure, file_format=suffix))

@@ -2,70 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar, Literal, get_args
 
-from soarbench.common.errors import ConfigError
-from soarbench.common.strict import did_you_mean
+from soarbench.config.keys import Options
 
-AXES = ("step", "images_seen", "forward_equivalents", "reward_calls", "seconds")
-DEFAULT_AXES = ("step", "forward_equivalents")
+Axis = Literal["step", "images_seen", "forward_equivalents", "reward_calls", "seconds"]
+AXES: tuple[Axis, ...] = get_args(Axis)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportOptions:
+class ReportOptions(Options):
     """How a report is drawn.
 
     Attributes:
-        axes: What the curves are drawn over, a figure each.
+        x: What the curves are drawn over beside steps, a figure each.
         thresholds: Value to be reached, by metric; the baseline's last one where there is none.
     """
 
-    axes: tuple[str, ...] = DEFAULT_AXES
+    renamed: ClassVar[Mapping[str, str]] = {"threshold": "thresholds.METRIC"}
+    x: tuple[Axis, ...] = ("forward_equivalents",)
     thresholds: Mapping[str, float] = field(default_factory=dict)
 
-
-def read_options(words: Sequence[str]) -> tuple[ReportOptions, list[str]]:
-    """Take ``x=`` and ``threshold=`` out of a command line.
-
-    Args:
-        words: ``x=seconds,images_seen``, ``threshold=aesthetic:6.8,clipscore:0.45`` and settings.
-
-    Returns:
-        The options, and the words that are left.
-
-    Raises:
-        ConfigError: An axis does not exist, or a threshold is no number.
-    """
-    axes: tuple[str, ...] = DEFAULT_AXES
-    thresholds: dict[str, float] = {}
-    left = []
-    for word in words:
-        key, sign, value = word.partition("=")
-        if sign and key == "x":
-            axes = tuple(dict.fromkeys(("step", *(_axis(name) for name in _names(value)))))
-        elif sign and key == "threshold":
-            thresholds = dict(_threshold(part) for part in _names(value))
-        else:
-            left.append(word)
-    return ReportOptions(axes=axes, thresholds=thresholds), left
-
-
-def _names(value: str) -> list[str]:
-    return [name.strip() for name in value.strip("[]{} ").split(",")]
-
-
-def _axis(name: str) -> str:
-    if name not in AXES:
-        raise ConfigError(f"x={name!r}: {did_you_mean(name, AXES)}")
-    return name
-
-
-def _threshold(part: str) -> tuple[str, float]:
-    metric, _, value = part.partition(":")
-    try:
-        return metric.strip(), float(value)
-    except ValueError:
-        raise ConfigError(
-            f"threshold={part!r}: write METRIC:VALUE, e.g. threshold=aesthetic:6.8"
-        ) from None
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Steps first, each once."""
+        return tuple(dict.fromkeys(("step", *self.x)))

@@ -1,52 +1,34 @@
-"""Reads the cells of a grid's run folder, and nothing else of the machinery that wrote it."""
+"""The one reader of cells: reports ask a ``Cell``, and open no file of it themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Protocol
+from dataclasses import dataclass, field, fields
 
-from soarbench.common.errors import UserError
-from soarbench.common.files import read_json
-from soarbench.common.provenance import STORE_VERSION, UNKNOWN
-from soarbench.report.numbers.metrics import BASE
-from soarbench.store.diagnostics import data_key
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from soarbench.common.errors import StoreError
+from soarbench.common.provenance import UNKNOWN
+from soarbench.config.stages import BASE
+from soarbench.stats.clusters import FloatArray, IntArray
+from soarbench.store.artefact import Store
+from soarbench.store.cell_record import CellRecord, Status
+from soarbench.store.scores import Prompt, ScoreSet, logged_values, prompts_of, score_sets, tags_of
+from soarbench.store.tables import CellTables, Facts, StoredTables
+from soarbench.store.training import TrainingFolder
 
 FINISHED = "finished"
 
 
-class StoreError(UserError):
-    """Stored results that cannot be reported as they are."""
-
-
-class PlannedCell(Protocol):
-    """What a launch intended; ``soarbench.config.settings.CellConfig`` is one."""
-
-    @property
-    def cell_id(self) -> str:
-        """Address of the cell; name of its folder."""
-
-    @property
-    def task_name(self) -> str:
-        """Name of the task; ``base`` for the base model."""
-
-    @property
-    def method_name(self) -> str:
-        """Name of the method; ``base`` for the base model."""
-
-    @property
-    def seed(self) -> int:
-        """Training seed."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """A process that worked on a cell.
+    """A process that worked on a cell's artefacts.
 
     Attributes:
         command: As it can be typed again.
-        git_commit: Of its code.
+        git_commit: Of its code; ``-dirty`` after it where that was changed since.
         soarbench: Version.
         python: Version.
         platform: Operating system and machine.
@@ -61,46 +43,144 @@ class Launch:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One cell, as its ``config.json`` and ``status.json`` describe it.
+    """One cell: its names and state, and what there is of it.
 
     Attributes:
-        folder: Where it lies.
-        cell_id: Its address.
-        task: Name; ``base`` for the base model.
-        method: Name.
-        seed: Of training.
-        steps: At which images were to be evaluated, ascending.
-        final_metric: Evaluator that decides; None for the base model.
-        metrics: All evaluators.
+        tables: Its numbers and images, wherever they lie.
+        description: As plain JSON (``soarbench.grid.description``).
         state: ``finished``, ``failed``, ``running`` or ``not started``.
         reason: Why it failed.
         mlflow_run_id: Its MLflow run.
         budget: What training spent, by name.
-        data_key: Name of the data it trained on; None for the base model.
         created_at: Unix time of the first touch.
-        launches: What worked on it, the first one first; empty where that was not recorded.
+        launches: What worked on its artefacts, the first one first.
+        code: Digest of each module that determined them, when they were begun.
     """
 
-    folder: Path
-    cell_id: str
-    task: str
-    method: str
-    seed: int
-    steps: tuple[int, ...]
-    final_metric: str | None
-    metrics: tuple[str, ...]
+    tables: CellTables
+    description: Mapping[str, object]
     state: str
-    reason: str | None
-    mlflow_run_id: str | None
-    budget: Mapping[str, float]
-    data_key: str | None = None
+    reason: str | None = None
+    mlflow_run_id: str | None = None
+    budget: Mapping[str, float] = field(default_factory=dict)
     created_at: float = 0.0
     launches: tuple[Launch, ...] = ()
+    code: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def cell_id(self) -> str:
+        """Method, task, seed and the digest of the weights."""
+        return str(self.description["cell_id"])
+
+    @property
+    def task(self) -> str:
+        """Name; ``base`` for the base model."""
+        return str(self.description["task"])
+
+    @property
+    def method(self) -> str:
+        """Name; ``base`` for the base model."""
+        return str(self.description["method"])
+
+    @property
+    def seed(self) -> int:
+        """Of training."""
+        return int(str(self.description["seed"]))
+
+    @property
+    def label(self) -> str:
+        """For people: method, task and seed."""
+        return BASE if self.is_base else f"{self.method} {self.task} seed {self.seed}"
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """At which images are evaluated, ascending."""
+        return tuple(int(step) for step in _list(self.description["steps"]))
+
+    @property
+    def final_metric(self) -> str | None:
+        """Judge that decides; None for the base model."""
+        name = self.description["final_metric"]
+        return None if name is None else str(name)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All judges."""
+        return tuple(_list(self.description["metrics"]))
+
+    @property
+    def data_key(self) -> str | None:
+        """Name of the data it trained on; None for the base model."""
+        key = self.description["data_key"]
+        return None if key is None else str(key)
+
+    @property
+    def config(self) -> Facts:
+        """Its whole configuration, as plain JSON values."""
+        config = self.description["config"]
+        return config if isinstance(config, Mapping) else {}
 
     @property
     def is_base(self) -> bool:
         """Whether it is the untouched model, which all tasks share."""
         return self.task == BASE
+
+    def scores(self, pool: dict[bytes, np.ndarray] | None = None) -> list[ScoreSet]:
+        """All scores; see ``score_sets``."""
+        return score_sets(self.tables.scores(), self.cell_id, pool)
+
+    def tags(self, judge: str) -> dict[str, str]:
+        """The ``tag`` that a judge's scores name, by prompt."""
+        return tags_of(self.tables.scores(), judge)
+
+    def prompts(self) -> list[Prompt]:
+        """Every prompt that was judged, by id."""
+        return prompts_of(self.tables.scores())
+
+    def training(self) -> dict[str, tuple[IntArray, FloatArray]]:
+        """What training logged: key to (steps, values); empty without a log."""
+        return logged_values(self.tables.training())
+
+    def protocols(self) -> dict[tuple[str, str], Facts]:
+        """The protocols by (suite, judge); empty where they were not kept."""
+        return self.tables.protocols()
+
+    def has_diagnostics(self, key: str) -> bool:
+        """Whether its images and, on the data of that ``data_key``, its velocity were measured."""
+        return self.statistics() is not None and self.norms(key) is not None
+
+    def statistics(self) -> pa.Table | None:
+        """Statistics of every image, with step and suite; None without diagnostics."""
+        return self.tables.probe("images")
+
+    def norms(self, key: str) -> pa.Table | None:
+        """RMS of the velocity along the data of that key; None where it was not measured."""
+        return self.tables.probe("norms", key)
+
+    def deviations(self, key: str) -> pa.Table | None:
+        """Distance to the training path; None as ``norms``."""
+        return self.tables.probe("deviations", key)
+
+    def image(self, step: int, prompt_id: str, image_index: int) -> Image.Image | None:
+        """An image as it was drawn; None where it is not stored."""
+        path = self.tables.image_file(step, prompt_id, image_index)
+        if path is None:
+            return None
+        with Image.open(path) as image:
+            image.load()
+            return image
+
+    def has_image(self, step: int, prompt_id: str, image_index: int) -> bool:
+        """Whether an image is stored as it was drawn."""
+        return self.tables.image_file(step, prompt_id, image_index) is not None
+
+    def strip(self, task: str, step: int) -> Image.Image | None:
+        """The samples of a task beside each other, as ``export`` leaves them; None without."""
+        return self.tables.strip(task, step)
+
+    def strip_prompts(self, task: str) -> dict[str, str]:
+        """Texts of a strip's prompts by id, in its order; empty without one."""
+        return self.tables.strip_prompts(task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,15 +209,69 @@ class Hole:
         return f"{self.cell_id}{part}: {self.reason}"
 
 
-def read_cells(
-    grid_folder: Path, planned: Sequence[PlannedCell] | None = None
-) -> tuple[list[Cell], list[Hole]]:
-    """Read what cells there are.
+def stored_cell(store: Store, description: Mapping[str, object], record: CellRecord) -> Cell:
+    """A cell whose artefacts are in a store.
 
     Args:
-        grid_folder: ``runs/<grid>``.
-        planned: The cells of a launch: others in the folder, which older configurations left, are
-            passed over, and those without a folder are holes. None takes all there are.
+        store: Where.
+        description: What it is about.
+        record: What its grid keeps of it.
+    """
+    status = record.status()
+    known = status or Status()
+    origin = description["training"]
+    folder = None if origin is None else TrainingFolder(store.artefact(str(origin)).root)
+    launches, code = _made_by(store, description)
+    return Cell(
+        tables=StoredTables(store=store, description=description),
+        description=description,
+        state="not started" if status is None else status.state,
+        reason=known.reason,
+        mlflow_run_id=known.mlflow_run_id,
+        budget={} if folder is None else folder.cost(),
+        created_at=known.created_at,
+        launches=launches,
+        code=code,
+    )
+
+
+def _made_by(
+    store: Store, description: Mapping[str, object]
+) -> tuple[tuple[Launch, ...], dict[str, str]]:
+    """The launches that worked on a cell's training, images and scores, and their code."""
+    launches: dict[Launch, None] = {}
+    code: dict[str, str] = {}
+    for address in addresses_of(description):
+        stored = store.artefact(address).record()
+        if stored is not None:
+            launches |= dict.fromkeys(launch_of(launch) for launch in stored.launches)
+            code |= stored.code
+    return tuple(launches), code
+
+
+def addresses_of(description: Mapping[str, object]) -> list[str]:
+    """The artefacts that a cell's numbers come from, each once."""
+    addresses = [description["training"]] if description["training"] else []
+    suites = description["suites"]
+    assert isinstance(suites, Mapping)
+    for facts in suites.values():
+        addresses += facts["images"].values()
+        addresses += [address for steps in facts["scores"].values() for address in steps.values()]
+    return list(dict.fromkeys(str(address) for address in addresses))
+
+
+def launch_of(values: Mapping[str, object]) -> Launch:
+    """A launch from its record; what that does not say is unknown."""
+    names = [entry.name for entry in fields(Launch)]
+    return Launch(**{name: str(values.get(name, UNKNOWN)) for name in names})
+
+
+def finished_and_holes(cells: Sequence[Cell], where: str) -> tuple[list[Cell], list[Hole]]:
+    """Sort cells into those that can be reported and the holes that the others leave.
+
+    Args:
+        cells: Of one grid.
+        where: They come from, for messages.
 
     Returns:
         Finished cells, and a hole for each that is not; both by cell id.
@@ -145,35 +279,17 @@ def read_cells(
     Raises:
         StoreError: No cell is finished, or two are the same method, task and seed.
     """
-    root = grid_folder / "cells"
-    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    if planned is not None:
-        wanted = {cell.cell_id for cell in planned}
-        folders = [folder for folder in folders if folder.name in wanted]
-    cells = [read_cell(folder) for folder in folders if (folder / "config.json").is_file()]
+    cells = sorted(cells, key=lambda cell: cell.cell_id)
     holes = [_hole(cell) for cell in cells if cell.state != FINISHED]
-    if planned is not None:
-        present = {cell.cell_id for cell in cells}
-        holes += [
-            Hole(
-                cell_id=cell.cell_id,
-                task=cell.task_name,
-                method=cell.method_name,
-                seed=cell.seed,
-                reason="not started",
-            )
-            for cell in planned
-            if cell.cell_id not in present
-        ]
     finished = [cell for cell in cells if cell.state == FINISHED]
     if not finished:
-        told = "; ".join(hole.describe() for hole in holes[:3])
+        reasons = "; ".join(hole.describe() for hole in holes[:3])
         raise StoreError(
-            f"{root} holds no finished cell" + (f" ({told})" if told else "") + "; run "
-            f"`python -m soarbench run grid={grid_folder.name}` first, or name its output_dir="
+            f"{where} holds no finished cell" + (f" ({reasons})" if reasons else "") + "; run the "
+            "grid first, or name its output_dir="
         )
     _refuse_twins(finished)
-    return finished, sorted(holes, key=lambda hole: hole.cell_id)
+    return finished, holes
 
 
 def _hole(cell: Cell) -> Hole:
@@ -185,87 +301,17 @@ def _hole(cell: Cell) -> Hole:
 
 
 def _refuse_twins(cells: Sequence[Cell]) -> None:
-    found: dict[tuple[str, str, int], Cell] = {}
+    owners: dict[tuple[str, str, int], Cell] = {}
     for cell in cells:
-        other = found.setdefault((cell.task, cell.method, cell.seed), cell)
+        other = owners.setdefault((cell.task, cell.method, cell.seed), cell)
         if other is not cell:
             raise StoreError(
                 f"{cell.cell_id} and {other.cell_id} are the same method, task and seed with "
-                "different configurations; report with the overrides of the one you mean, or "
-                f"remove the other from {cell.folder.parent}"
+                "different configurations; report with the overrides of the one you mean"
             )
 
 
-def read_cell(folder: Path) -> Cell:
-    """Read one cell's configuration and status.
-
-    Raises:
-        StoreError: Another version wrote them.
-    """
-    config = read_json(folder / "config.json")
-    _refuse_newer(folder, config.get("version", 1))
-    status_path = folder / "status.json"
-    status = read_json(status_path) if status_path.is_file() else {"state": "not started"}
-    try:
-        final_metric, reason = config["final_metric"], status.get("reason")
-        run_id, budget = status.get("mlflow_run_id"), status.get("budget") or {}
-        return Cell(
-            folder=folder,
-            cell_id=str(config["cell_id"]),
-            task=str(config["task"]),
-            method=str(config["method"]),
-            seed=int(str(config["seed"])),
-            steps=tuple(int(step) for step in _items(config["steps"])),
-            final_metric=None if final_metric is None else str(final_metric),
-            metrics=_items(config["metrics"]),
-            state=str(status["state"]),
-            reason=None if reason is None else str(reason),
-            mlflow_run_id=None if run_id is None else str(run_id),
-            budget=_numbers(budget),
-            data_key=_data_key(config),
-            created_at=float(str(status.get("created_at", 0.0))),
-            launches=_launches(folder / "launches.json"),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(
-            f"{folder}: config.json or status.json was written by another version ({error!r}); "
-            "delete the folder and run the grid again"
-        ) from error
-
-
-def _data_key(config: Mapping[str, object]) -> str | None:
-    whole = config["config"]
-    data = whole.get("data") if isinstance(whole, Mapping) else None
-    return None if data is None else data_key(str(config["task"]), data)
-
-
-def _refuse_newer(folder: Path, version: object) -> None:
-    if version not in range(1, STORE_VERSION + 1):
-        raise StoreError(
-            f"{folder} is of store version {version}, and this soarbench reads 1 to "
-            f"{STORE_VERSION}; install the soarbench that wrote it"
-        )
-
-
-def _launches(path: Path) -> tuple[Launch, ...]:
-    if not path.is_file():
-        return ()
-    stored = read_json(path)["launches"]
-    if not isinstance(stored, list):
-        raise TypeError(f"{path}: launches is no list")
-    names = [entry.name for entry in fields(Launch)]
-    return tuple(
-        Launch(**{name: str(launch.get(name, UNKNOWN)) for name in names}) for launch in stored
-    )
-
-
-def _items(value: object) -> tuple[str, ...]:
+def _list(value: object) -> list[str]:
     if not isinstance(value, list):
-        raise TypeError(f"{value!r} is no list")
-    return tuple(str(item) for item in value)
-
-
-def _numbers(value: object) -> dict[str, float]:
-    if not isinstance(value, dict):
-        raise TypeError(f"{value!r} is no mapping")
-    return {str(name): float(number) for name, number in value.items()}
+        raise StoreError(f"{value!r} is no list: the description of a cell is damaged")
+    return value

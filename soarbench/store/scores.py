@@ -1,17 +1,17 @@
-"""Reads what a cell measured: scores of images, and what training logged."""
+"""Tables of scores and of training as arrays that statistics take."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from soarbench.common.errors import StoreError
 from soarbench.stats.clusters import FloatArray, IntArray
-from soarbench.store.cells import Cell, StoreError
 
 SCORE_COLUMNS = (
     "step",
@@ -50,19 +50,21 @@ class ScoreSet:
     reasons: Mapping[str, int]
 
 
-def read_scores(cell: Cell, pool: dict[bytes, np.ndarray] | None = None) -> list[ScoreSet]:
-    """Read a cell's ``scores.parquet``.
+def score_sets(
+    table: pa.Table, where: str, pool: dict[bytes, np.ndarray] | None = None
+) -> list[ScoreSet]:
+    """Sort a table of scores by judge, suite and step.
 
     Args:
-        cell: A finished one.
+        table: Columns ``SCORE_COLUMNS``, at least.
+        where: It comes from, for messages.
         pool: Label arrays seen so far. Cells judged on the same images then share them, which keeps
             a thousand cells in memory.
 
     Raises:
-        StoreError: It is missing, damaged, of another version, or holds an image twice.
+        StoreError: It lacks a column, or holds an image twice.
     """
-    path = cell.folder / "scores.parquet"
-    table = _read_table(path, SCORE_COLUMNS)
+    _require(table, SCORE_COLUMNS, where)
     codes, labels = _group_codes(table, ("evaluator", "suite", "step", "fingerprint"))
     prompt_codes, prompt_labels = _encoded(table.column("prompt_id"))
     # Sorted labels make the order of codes the order of prompts.
@@ -74,11 +76,11 @@ def read_scores(cell: Cell, pool: dict[bytes, np.ndarray] | None = None) -> list
     order = np.lexsort((images, prompt_codes, codes))
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
     pool = {} if pool is None else pool
-    found = []
+    sets = []
     for rows in np.split(order, starts[1:]):
         evaluator, suite, step, fingerprint = labels[codes[rows[0]]]
         failed = rows[np.isnan(values[rows])]
-        found.append(
+        sets.append(
             ScoreSet(
                 evaluator=evaluator,
                 suite=suite,
@@ -90,9 +92,9 @@ def read_scores(cell: Cell, pool: dict[bytes, np.ndarray] | None = None) -> list
                 reasons=_counted(reasons.take(pa.array(failed))) if failed.size else {},
             )
         )
-    for scores in found:
-        _refuse_repeats(scores, path)
-    return sorted(found, key=lambda one: (one.evaluator, one.suite, one.step))
+    for scores in sets:
+        _refuse_repeats(scores, where)
+    return sorted(sets, key=lambda one: (one.evaluator, one.suite, one.step))
 
 
 def _shared(array: np.ndarray, pool: dict[bytes, np.ndarray]) -> np.ndarray:
@@ -100,22 +102,13 @@ def _shared(array: np.ndarray, pool: dict[bytes, np.ndarray]) -> np.ndarray:
     return pool.setdefault(array.tobytes(), array)
 
 
-def _read_table(path: Path, columns: Sequence[str]) -> pa.Table:
-    if not path.is_file():
-        raise StoreError(f"{path} is missing; delete {path.parent} and run the grid again")
-    try:
-        file = pq.ParquetFile(path)
-        lacking = [name for name in columns if name not in file.schema_arrow.names]
-        if lacking:
-            raise StoreError(
-                f"{path} has no column {', '.join(lacking)}: another version wrote it; delete "
-                f"{path.parent} and run the grid again"
-            )
-        return file.read(columns=list(columns))
-    except (pa.ArrowInvalid, OSError) as error:
+def _require(table: pa.Table, columns: Sequence[str], where: str) -> None:
+    lacking = [name for name in columns if name not in table.column_names]
+    if lacking:
         raise StoreError(
-            f"{path} is damaged ({error}); delete {path.parent} and run the grid again"
-        ) from error
+            f"{where} has no column {', '.join(lacking)}: another version wrote it; run the grid "
+            "again"
+        )
 
 
 def _encoded(column: pa.ChunkedArray) -> tuple[IntArray, np.ndarray]:
@@ -135,10 +128,10 @@ def _group_codes(
     parts = [_encoded(table.column(name)) for name in columns]
     for part, labels in parts:
         codes = codes * max(labels.size, 1) + part
-    found, first = np.unique(codes, return_index=True)
+    used, first = np.unique(codes, return_index=True)
     return codes, {
         int(code): tuple(str(labels[part[row]]) for part, labels in parts)
-        for code, row in zip(found, first, strict=True)
+        for code, row in zip(used, first, strict=True)
     }
 
 
@@ -150,48 +143,68 @@ def _counted(reasons: pa.ChunkedArray) -> dict[str, int]:
     return counts
 
 
-def _refuse_repeats(scores: ScoreSet, path: Path) -> None:
+def _refuse_repeats(scores: ScoreSet, where: str) -> None:
     repeated = (scores.prompts[1:] == scores.prompts[:-1]) & (np.diff(scores.images) == 0)
     if repeated.any():
         row = int(np.flatnonzero(repeated)[0])
         raise StoreError(
-            f"{path}: {scores.evaluator} scored image {scores.images[row]} of prompt "
-            f"{scores.prompts[row]!r} more than once at step {scores.step}; delete "
-            f"{path.parent} and run the grid again"
+            f"{where}: {scores.evaluator} scored image {scores.images[row]} of prompt "
+            f"{scores.prompts[row]!r} more than once at step {scores.step}; delete its scores and "
+            "run the grid again"
         )
 
 
-def read_details(cell: Cell, evaluator: str) -> Iterator[tuple[str, str]]:
-    """The prompt and the details (JSON) of an evaluator's rows.
-
-    Raises:
-        StoreError: As ``read_scores``.
-    """
-    columns = ("evaluator", "prompt_id", "details")
-    table = _read_table(cell.folder / "scores.parquet", columns)
+def tags_of(table: pa.Table, evaluator: str) -> dict[str, str]:
+    """The ``tag`` in the details of a judge's rows, by prompt, where they have one."""
     codes, labels = _encoded(table.column("evaluator"))
     rows = np.flatnonzero(labels[codes] == evaluator)
     taken = table.take(pa.array(rows))
     prompts, details = taken.column("prompt_id").to_pylist(), taken.column("details").to_pylist()
-    return zip(prompts, details, strict=True)
+    tags: dict[str, str] = {}
+    for prompt, text in zip(prompts, details, strict=True):
+        # All images of a prompt share its tag, so most of the JSON need not be parsed.
+        if prompt not in tags and "tag" in (known := json.loads(text)):
+            tags[prompt] = str(known["tag"])
+    return tags
 
 
-def read_training(cell: Cell) -> dict[str, tuple[IntArray, FloatArray]]:
-    """What training logged: key to (steps, values), by rising step; empty without a log.
+class Prompt(NamedTuple):
+    """A prompt that was judged.
 
-    Raises:
-        StoreError: The file is damaged or of another version.
+    Attributes:
+        prompt_id: Of its suite.
+        text: What was asked for; the id where an old store did not keep it.
+        image_index: The first of its images.
     """
-    path = cell.folder / "training.parquet"
-    if not path.is_file():
+
+    prompt_id: str
+    text: str
+    image_index: int
+
+
+def prompts_of(table: pa.Table) -> list[Prompt]:
+    """Every prompt of a table of scores, by id."""
+    # Old exports did not keep the words.
+    text = "prompt" if "prompt" in table.column_names else "prompt_id"
+    ids, texts = (table.column(name).to_pylist() for name in ("prompt_id", text))
+    prompts: dict[str, Prompt] = {}
+    for prompt_id, words, index in zip(ids, texts, table["image_index"].to_pylist(), strict=True):
+        first = prompts.get(prompt_id)
+        if first is None or index < first.image_index:
+            prompts[prompt_id] = Prompt(prompt_id, words, index)
+    return sorted(prompts.values())
+
+
+def logged_values(table: pa.Table | None) -> dict[str, tuple[IntArray, FloatArray]]:
+    """What training logged: key to (steps, values), by rising step; empty without a log."""
+    if table is None:
         return {}
-    table = _read_table(path, ("step", "key", "value"))
     codes, labels = _encoded(table.column("key"))
     steps = table.column("step").to_numpy().astype(np.intp)
     values = table.column("value").to_numpy().astype(np.float64)
     order = np.lexsort((steps, codes))
-    found = {}
+    logged = {}
     for code, label in enumerate(labels):
         rows = order[codes[order] == code]
-        found[str(label)] = (steps[rows], values[rows])
-    return found
+        logged[str(label)] = (steps[rows], values[rows])
+    return logged

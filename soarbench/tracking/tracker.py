@@ -1,4 +1,4 @@
-"""The only file that knows MLflow: it logs finished cells from their files.
+"""Logs finished cells from their files; it and tracking_store alone know MLflow.
 
 Nothing is logged while a cell works. Logging reads what the cell stored and is idempotent: the
 cell's run is found again by its tags, metrics carry time stamps that do not change, and MLflow
@@ -8,25 +8,28 @@ keeps equal points once. A cell killed while logging is therefore simply logged 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import math
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
 import mlflow
 import pyarrow.parquet as pq
+from alembic.util import CommandError
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from soarbench.common.errors import UserError
 from soarbench.common.provenance import UNKNOWN, git_commit
 from soarbench.config.run import TrackingConfig
-from soarbench.config.settings import CellConfig
-from soarbench.store.cell_folder import CellFolder, Status
+from soarbench.store.cells import Cell
+from soarbench.tracking.sheet import sample_sheet
+from soarbench.tracking.store import opening, sqlite_file
 from soarbench.tracking.views import (
     Value,
     cell_note,
@@ -53,15 +56,15 @@ class Tracker(Protocol):
         """Begin a parent run."""
         ...
 
-    def log_cell(self, cell: CellConfig, folder: CellFolder) -> str | None:
+    def log_cell(self, cell: Cell) -> str | None:
         """Log a finished cell from its files; its run id."""
         ...
 
-    def mark_failed(self, cell: CellConfig, folder: CellFolder, reason: str) -> str | None:
+    def mark_failed(self, cell: Cell, reason: str) -> str | None:
         """Record that a cell failed, and why; its run id."""
         ...
 
-    def log_diagnostics(self, cell: CellConfig, folder: CellFolder) -> None:
+    def log_diagnostics(self, cell: Cell) -> None:
         """Log what was measured of a finished cell besides its scores."""
         ...
 
@@ -80,13 +83,13 @@ class NoTracker:
     def start_launch(self, name: str, tags: Mapping[str, str]) -> None:
         """Nothing."""
 
-    def log_cell(self, cell: CellConfig, folder: CellFolder) -> None:
+    def log_cell(self, cell: Cell) -> None:
         """Nothing."""
 
-    def mark_failed(self, cell: CellConfig, folder: CellFolder, reason: str) -> None:
+    def mark_failed(self, cell: Cell, reason: str) -> None:
         """Nothing."""
 
-    def log_diagnostics(self, cell: CellConfig, folder: CellFolder) -> None:
+    def log_diagnostics(self, cell: Cell) -> None:
         """Nothing."""
 
     def end_launch(self, state: RunState) -> None:
@@ -146,27 +149,40 @@ def ui_views(config: TrackingConfig, output_dir: Path, port: int) -> dict[str, s
 def logged_commits(
     config: TrackingConfig, output_dir: Path, run_ids: Sequence[str]
 ) -> dict[str, str]:
-    """Commits that runs were tagged with, by run id; without the runs that are not there."""
+    """Commits that runs were tagged with, by run id; without the runs that are not there.
+
+    Raises:
+        UserError: The store cannot be opened.
+    """
     if not config.enabled or (config.uri is None and not (output_dir / "mlruns.db").is_file()):
         return {}
-    client = MlflowClient(tracking_uri=store_uri(config, output_dir))
+    uri = store_uri(config, output_dir)
     found = {}
-    for run_id in run_ids:
-        with contextlib.suppress(MlflowException):
-            found[run_id] = client.get_run(run_id).data.tags.get("git_commit", UNKNOWN)
+    with _named(uri):
+        client = MlflowClient(tracking_uri=uri)
+        for run_id in run_ids:
+            with contextlib.suppress(MlflowException):
+                found[run_id] = client.get_run(run_id).data.tags.get("git_commit", UNKNOWN)
     return found
 
 
 @contextlib.contextmanager
 def _named(uri: str) -> Iterator[None]:
-    """Turn MLflow's errors about the store into one line."""
+    """Turn MLflow's errors about the store, and those of the libraries below it, into one line."""
     try:
         yield
-    except MlflowException as error:
-        raise UserError(
-            f"tracking.uri={uri} cannot be used ({str(error).splitlines()[0]}); check the address "
-            "or set tracking=none"
-        ) from error
+    except (MlflowException, SQLAlchemyError, CommandError) as error:
+        reason = str(error).splitlines()[0]
+        file = sqlite_file(uri)
+        if file is None:
+            text = f"tracking.uri={uri} cannot be used ({reason}); check the address"
+        else:
+            text = (
+                f"{file}: cannot be used for tracking ({reason}); unless another process holds it "
+                "it is broken: move it away, and the next run makes a new one (results lie in the "
+                "cells' folders)"
+            )
+        raise UserError(f"{text}, or set tracking=none") from error
 
 
 class MlflowTracker:
@@ -181,11 +197,12 @@ class MlflowTracker:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         self._uri = store_uri(config, output_dir)
-        with _named(self._uri):
+        root = artifact_root(config, output_dir)
+        with _named(self._uri), opening(self._uri, root):
             self._client = MlflowClient(tracking_uri=self._uri)
             found = self._client.get_experiment_by_name(experiment)
             self._experiment = (
-                self._client.create_experiment(experiment, artifact_root(config, output_dir))
+                self._client.create_experiment(experiment, root)
                 if found is None
                 else found.experiment_id
             )
@@ -218,55 +235,65 @@ class MlflowTracker:
         if self._parent is not None:
             self._client.set_terminated(self._parent, state)
 
-    def log_cell(self, cell: CellConfig, folder: CellFolder) -> str:
+    def log_cell(self, cell: Cell) -> str:
         """Log everything that a cell stored and return its run id.
 
         Raises:
             UserError: The store refuses.
         """
         with _named(self._uri):
-            return self._log_cell(cell, folder)
+            return self._log_cell(cell)
 
-    def _log_cell(self, cell: CellConfig, folder: CellFolder) -> str:
-        run_id = self._cell_run(cell, folder)
-        scores = list(score_values(cell, folder))
-        self._log_values(run_id, folder, [*_training_values(folder), *scores])
+    def _log_cell(self, cell: Cell) -> str:
+        run_id = self._cell_run(cell)
+        scores = list(score_values(cell))
+        self._log_values(run_id, cell, [*_training_values(cell), *scores])
         params = [Param(key, value) for key, value in short_params(cell).items()]
         for start in range(0, len(params), _PARAMS_PER_BATCH):
             self._client.log_batch(run_id, params=params[start : start + _PARAMS_PER_BATCH])
-        fingerprints = sorted(set(pq.read_table(folder.scores_table)["fingerprint"].to_pylist()))
+        fingerprints = sorted({part.fingerprint for part in cell.scores()})
         self._client.set_tag(run_id, "fingerprint", ",".join(fingerprints)[:_LONGEST_TAG])
-        self._client.set_tag(run_id, "mlflow.note.content", cell_note(cell, folder))
+        self._client.set_tag(run_id, "mlflow.note.content", cell_note(cell))
         if "reason" in self._client.get_run(run_id).data.tags:
             self._client.delete_tag(run_id, "reason")
         self._client.log_text(run_id, summary_csv(scores), _SUMMARY)
-        for path in _artifacts(cell, folder):
-            where = str(path.parent.relative_to(folder.root))
-            self._client.log_artifact(run_id, str(path), None if where == "." else where)
+        self._log_artifacts(run_id, cell)
         self._client.set_terminated(run_id, "FINISHED")
         return run_id
 
-    def _log_values(self, run_id: str, folder: CellFolder, values: Sequence[Value]) -> None:
-        stamp = _created_ms(folder)
+    def _log_artifacts(self, run_id: str, cell: Cell) -> None:
+        """The description, all scores and what training logged, and a sheet of images a step."""
+        self._client.log_dict(run_id, dict(cell.description), "cell.json")
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            tables = {"scores": cell.tables.scores(), "training": cell.tables.training()}
+            for stem, table in tables.items():
+                if table is not None:
+                    pq.write_table(table, folder / f"{stem}.parquet")
+                    self._client.log_artifact(run_id, str(folder / f"{stem}.parquet"))
+        for step in cell.steps:
+            self._client.log_image(run_id, sample_sheet(cell, step), f"sheets/step-{step:06d}.png")
+
+    def _log_values(self, run_id: str, cell: Cell, values: Sequence[Value]) -> None:
+        stamp = _created_ms(cell)
         metrics = [Metric(v.key, v.value, stamp + v.step, v.step) for v in values]
         for start in range(0, len(metrics), _METRICS_PER_BATCH):
             part = metrics[start : start + _METRICS_PER_BATCH]
             self._client.log_batch(run_id, metrics=part)
 
-    def log_diagnostics(self, cell: CellConfig, folder: CellFolder) -> None:
+    def log_diagnostics(self, cell: Cell) -> None:
         """Add to a finished cell's run what was measured of it; nothing where it has no run.
 
         Raises:
             UserError: The store refuses.
         """
-        run_id = (folder.status() or Status()).mlflow_run_id
-        if run_id is None:
+        if cell.mlflow_run_id is None:
             return
-        found = list(diagnostic_values(cell, folder))
+        values = list(diagnostic_values(cell))
         with _named(self._uri):
-            self._log_values(run_id, folder, found)
-            table = summary_csv([*score_values(cell, folder), *found])
-            self._client.log_text(run_id, table, _SUMMARY)
+            self._log_values(cell.mlflow_run_id, cell, values)
+            table = summary_csv([*score_values(cell), *values])
+            self._client.log_text(cell.mlflow_run_id, table, _SUMMARY)
 
     def log_report(self, folder: Path) -> None:
         """Keep a report's tables and pictures with this launch; nothing where none was started.
@@ -281,16 +308,16 @@ class MlflowTracker:
                 if path.suffix in _SHOWN:
                     self._client.log_artifact(self._parent, str(path), "report")
 
-    def mark_failed(self, cell: CellConfig, folder: CellFolder, reason: str) -> str:
+    def mark_failed(self, cell: Cell, reason: str) -> str:
         """Record that a cell failed, and why, and return its run id.
 
         Raises:
             UserError: The store refuses.
         """
         with _named(self._uri):
-            run_id = self._cell_run(cell, folder)
+            run_id = self._cell_run(cell)
             self._client.set_tag(run_id, "reason", reason[:_LONGEST_TAG])
-            self._client.log_artifact(run_id, str(folder.config_path))
+            self._client.log_dict(run_id, dict(cell.description), "cell.json")
             self._client.set_terminated(run_id, "FAILED")
         return run_id
 
@@ -300,14 +327,14 @@ class MlflowTracker:
         found: Sequence[Run] = self._client.search_runs([self._experiment], filter_string=text)
         return found
 
-    def _cell_run(self, cell: CellConfig, folder: CellFolder) -> str:
+    def _cell_run(self, cell: Cell) -> str:
         """The cell's run, found or made, as a child of this launch."""
         assert self._parent is not None, "a launch must be started first"
         tags = {
             **self._common,
             "kind": "cell",
-            "method": cell.method_name,
-            "task": cell.task_name,
+            "method": cell.method,
+            "task": cell.task,
             "seed": str(cell.seed),
             "cell_id": cell.cell_id,
             "mlflow.parentRunId": self._parent,
@@ -322,7 +349,7 @@ class MlflowTracker:
             return run_id
         run = self._client.create_run(
             self._experiment,
-            start_time=_created_ms(folder),
+            start_time=_created_ms(cell),
             tags=_tags(tags),
             run_name=cell.label,
         )
@@ -339,41 +366,32 @@ def _tags(tags: Mapping[str, str]) -> dict[str, str]:
     return {key: value[:_LONGEST_TAG] for key, value in tags.items()}
 
 
-def short_params(cell: CellConfig) -> dict[str, str]:
+def short_params(cell: Cell) -> dict[str, str]:
     """The settings worth a column, each short; the whole configuration is an artifact."""
-    found: dict[str, str] = {}
+    params: dict[str, str] = {}
 
-    def add(prefix: str, values: Mapping[str, object]) -> None:
-        for key, value in values.items():
-            if isinstance(value, dict):
-                add(f"{prefix}{key}.", value)
-            elif value is not None:
-                found[f"{prefix}{key}"] = str(value)[:_LONGEST_PARAM]
+    def add(prefix: str, values: object) -> None:
+        if isinstance(values, Mapping):
+            for key, value in values.items():
+                add(f"{prefix}.{key}", value)
+        elif values is not None:
+            params[prefix] = str(values)[:_LONGEST_PARAM]
 
     for name in ("method", "optim", "lora", "ema", "training", "data", "sampling", "model"):
-        group = getattr(cell, name)
-        if group is not None:
-            add(f"{name}.", dataclasses.asdict(group))
-    add("reward.", cell.rewards)
-    return found
+        add(name, cell.config.get(name))
+    add("reward", cell.config.get("rewards"))
+    return params
 
 
-def _created_ms(folder: CellFolder) -> int:
+def _created_ms(cell: Cell) -> int:
     """When the cell was first touched: the same however often it is logged."""
-    return int(1000 * (folder.status() or Status()).created_at)
+    return int(1000 * cell.created_at)
 
 
-def _training_values(folder: CellFolder) -> Iterator[Value]:
+def _training_values(cell: Cell) -> Iterator[Value]:
     """Curves of training; what has no name space is a cost and gets ``budget/``."""
-    if not folder.training_table.is_file():
-        return
-    for row in pq.read_table(folder.training_table).to_pylist():
+    table = cell.tables.training()
+    for row in [] if table is None else table.to_pylist():
         key = row["key"] if "/" in row["key"] else f"budget/{row['key']}"
         if math.isfinite(row["value"]):
             yield Value(key, row["step"], row["value"])
-
-
-def _artifacts(cell: CellConfig, folder: CellFolder) -> list[Path]:
-    paths = [folder.config_path, folder.scores_table, folder.training_table]
-    paths += [folder.sheet(step) for step in cell.steps]
-    return [path for path in paths if path.is_file()]

@@ -9,11 +9,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from soarbench.common.files import read_json
-from soarbench.config.settings import CellConfig
-from soarbench.evaluation.protocol import parts
-from soarbench.store.cell_folder import CellFolder, Status
-from soarbench.store.diagnostics import deviations_path, images_path, norms_path, source_key
+from soarbench.store.cells import Cell
+from soarbench.store.facts import metric_facts
+from soarbench.store.tables import StoredTables
 
 _ORACLE = "oracle_"
 _VIEW_TAG = "mlflow.sharedViewState."
@@ -100,21 +98,21 @@ def source_tags(command: str, git_commit: str) -> dict[str, str]:
     }
 
 
-def cell_note(cell: CellConfig, folder: CellFolder) -> str:
+def cell_note(cell: Cell) -> str:
     """A cell in words, its numbers at the last step first, since the page folds the rest."""
-    if cell.task is None:
+    task = cell.config.get("task")
+    if not isinstance(task, Mapping):
         text = "The base model, untouched: what every method starts from."
     else:
         text = (
-            f"**{cell.method_name}** on task **{cell.task_name}** ({cell.task.description}), "
-            f"training seed {cell.seed}, decided by `{cell.task.final_metric}`."
+            f"**{cell.method}** on task **{cell.task}** ({task['description']}), training seed "
+            f"{cell.seed}, decided by `{cell.final_metric}`."
         )
-    last = [value for value in score_values(cell, folder) if value.step == cell.steps[-1]]
+    last = [value for value in score_values(cell) if value.step == cell.steps[-1]]
     numbers = [
         f"`{value.key}` {value.value:.4f}" for value in last if not value.key.endswith("/unscored")
     ]
-    budget = (folder.status() or Status()).budget
-    spent = [f"{value:,.0f} {key.replace('_', ' ')}" for key, value in budget.items()]
+    spent = [f"{value:,.0f} {key.replace('_', ' ')}" for key, value in cell.budget.items()]
     lines = [
         text,
         f"At step {cell.steps[-1]}: {', '.join(numbers)}.",
@@ -143,38 +141,36 @@ def _rank(key: str) -> tuple[int, str]:
     return (spaces.index(space) if space in spaces else len(spaces), key)
 
 
-def score_values(cell: CellConfig, folder: CellFolder) -> Iterator[Value]:
+def score_values(cell: Cell) -> Iterator[Value]:
     """``eval/<evaluator>/<key>`` and ``oracle/<evaluator>/<key>`` at every evaluated step."""
-    for step, suite, judge in parts(cell):
-        is_oracle = judge.startswith(_ORACLE)
+    assert isinstance(cell.tables, StoredTables), "an export is not logged"
+    protocols = {judge: facts for (_, judge), facts in cell.protocols().items()}
+    for judge, step, numbers in cell.tables.summaries():
+        is_oracle = metric_facts(judge, protocols[judge], cell.cell_id).is_oracle
         prefix = f"oracle/{judge.removeprefix(_ORACLE)}" if is_oracle else f"eval/{judge}"
-        numbers = read_json(folder.summary(step, suite.name, judge))["aggregate"]
-        assert isinstance(numbers, dict)
         for key, value in numbers.items():
             if math.isfinite(value):
                 yield Value(f"{prefix}/{key}", step, float(value))
 
 
-def diagnostic_values(cell: CellConfig, folder: CellFolder) -> Iterator[Value]:
+def diagnostic_values(cell: Cell) -> Iterator[Value]:
     """``diagnostics/...``: means over images, and of a trained cell over followed images."""
-    import pyarrow.parquet as pq
-
-    if images_path(folder.root).is_file():
-        table = pq.read_table(images_path(folder.root), columns=["step", *_STATISTICS])
-        yield from _means(table, _STATISTICS)
-    key = source_key(cell)
-    if norms_path(folder.root, key).is_file():
-        norms = pq.read_table(norms_path(folder.root, key)).rename_columns(
-            ["step", "row", "velocity_norm"]
-        )
-        yield from _means(norms, ("velocity_norm",))
-        deviations = pq.read_table(deviations_path(folder.root, key)).to_pylist()
-        for start in sorted({row["start"] for row in deviations}):
-            mine = [row for row in deviations if row["start"] == start]
-            last = max(row["index"] for row in mine)
-            ends = [row["deviation"] for row in mine if row["index"] == last]
-            key = f"diagnostics/path_deviation_from_{start:.2f}"
-            yield Value(key, mine[0]["step"], sum(ends) / len(ends))
+    statistics, key = cell.statistics(), cell.data_key
+    if statistics is not None:
+        yield from _means(statistics, _STATISTICS)
+    norms = None if key is None else cell.norms(key)
+    if key is None or norms is None:
+        return
+    columns = ["velocity_norm" if name == "norm" else name for name in norms.column_names]
+    yield from _means(norms.rename_columns(columns), ("velocity_norm",))
+    deviations = cell.deviations(key)
+    rows = [] if deviations is None else deviations.to_pylist()
+    for start in sorted({row["start"] for row in rows}):
+        own = [row for row in rows if row["start"] == start]
+        last = max(row["index"] for row in own)
+        ends = [row["deviation"] for row in own if row["index"] == last]
+        name = f"diagnostics/path_deviation_from_{start:.2f}"
+        yield Value(name, own[0]["step"], sum(ends) / len(ends))
 
 
 def _means(table: object, columns: Sequence[str]) -> Iterator[Value]:

@@ -3,14 +3,10 @@ import sys
 
 import pytest
 
-from baselines.config import (
-    EmaConfig,
-    FlowGrpoConfig,
-    LoraConfig,
-    OptimConfig,
-    SftConfig,
-    SoarConfig,
-)
+from baselines.config import EmaConfig, LoraConfig, OptimConfig
+from baselines.flow_grpo_config import FlowGrpoConfig
+from baselines.sft_config import SftConfig
+from baselines.soar_config import SoarConfig
 
 
 def test_defaults_are_the_published_values():
@@ -24,7 +20,7 @@ def test_defaults_are_the_published_values():
     optim = OptimConfig()
     assert (optim.learning_rate, optim.weight_decay, optim.max_grad_norm) == (2e-5, 1e-2, 1.0)
     lora = LoraConfig()
-    assert (lora.rank, lora.alpha, len(lora.target_modules)) == (32, 64, 8)
+    assert (lora.rank, lora.alpha, lora.target_modules) == (32, 64, None)
     assert (EmaConfig().decay, EmaConfig().every) == (0.9, 8)
 
 
@@ -93,7 +89,9 @@ def test_an_unused_window_range_is_not_checked():
 
 def test_settings_and_rewards_import_no_framework():
     code = (
-        "import sys, baselines.config, baselines.rewards.base, baselines.rewards.mixture;"
+        "import sys, baselines.config, baselines.sft_config, "
+        "baselines.soar_config, baselines.flow_grpo_config, baselines.rewards.base, "
+        "baselines.rewards.mixture;"
         "assert not {'torch', 'transformers', 'diffusers', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,7 +4,6 @@ from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
 from baselines.base import Batch
-from baselines.config import FlowGrpoConfig
 from baselines.flow import euler_sample, guided_velocity, sampling_sigmas
 from baselines.flow_grpo import (
     FlowGrpo,
@@ -14,6 +13,7 @@ from baselines.flow_grpo import (
     sde_transition,
     transition_log_prob,
 )
+from baselines.flow_grpo_config import FlowGrpoConfig
 from baselines.groups import group_spread, prompt_ids
 from baselines.loop.velocity import InChunks
 from baselines.rewards.base import RewardError

@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from baselines.config import FlowGrpoConfig, OptimConfig, SftConfig, SoarConfig
+from baselines.config import OptimConfig
 from baselines.flow import euler_sample, sampling_sigmas
 from baselines.flow_grpo import FlowGrpo
+from baselines.flow_grpo_config import FlowGrpoConfig
 from baselines.sft import Sft
+from baselines.sft_config import SftConfig
 from baselines.soar import Soar
+from baselines.soar_config import SoarConfig
 from tests.baselines.toys import (
     LABELS,
     NEGATIVE,

@@ -15,7 +15,7 @@ from baselines.rewards.base import (
 )
 from baselines.rewards.evaluator import EvaluatorReward
 from baselines.rewards.mixture import Mixture
-from evaluators.base import Canary, Evaluator, EvaluatorError, Sample, Score
+from evaluators.base import Canary, Evaluator, EvaluatorError, JudgeConfig, Sample, Score
 
 IMAGES = [Image.new("RGB", (4, 4), (level, 0, 0)) for level in (0, 100, 200)]
 PROMPTS = ["a", "b", "c"]
@@ -142,11 +142,23 @@ def test_an_empty_mixture_is_refused():
 # --- evaluators -----------------------------------------------------------------------------------
 
 
-class Redness(Evaluator):
-    name = "redness"
-    version = "1"
+class RednessConfig(JudgeConfig):
+    kind = "redness"
+    title = "Redness"
+    summary = "share of red"
     value_range = (0.0, 1.0)
     unit = "share"
+
+    def build(self):
+        return Redness()
+
+
+class PalenessConfig(RednessConfig):
+    higher_is_better = False
+
+
+class Redness(Evaluator):
+    config = RednessConfig()
     canary_levels = (255, 0)
 
     def __init__(self):
@@ -175,7 +187,7 @@ class Redness(Evaluator):
 
 
 class Paleness(Redness):
-    higher_is_better = False
+    config = PalenessConfig()
     canary_levels = (0, 255)
 
 

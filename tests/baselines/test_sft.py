@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from baselines.config import SftConfig
 from baselines.flow import training_sigmas
 from baselines.sft import Sft
+from baselines.sft_config import SftConfig
 from tests.baselines.method_toys import (
     ConvModel,
     PathModel,

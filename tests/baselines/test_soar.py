@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from baselines.base import Batch
-from baselines.config import SftConfig, SoarConfig
 from baselines.flow import add_noise, training_grid
 from baselines.sft import Sft
+from baselines.sft_config import SftConfig
 from baselines.soar import Soar, correction_velocity, renoise, sample_renoise_sigmas
+from baselines.soar_config import SoarConfig
 from soarbench.benchmarks.naive_soar import naive_soar_loss
 from tests.baselines.method_toys import (
     ConvModel,

@@ -11,14 +11,16 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from baselines.base import Condition, Method
-from baselines.config import FlowGrpoConfig, LoraConfig, OptimConfig, SftConfig, SoarConfig
+from baselines.config import LoraConfig, OptimConfig, TrainingConfig
 from baselines.flow_grpo import FlowGrpo
+from baselines.flow_grpo_config import FlowGrpoConfig
 from baselines.loop.post_train import post_train
 from baselines.loop.sharding import DDP, whole
 from baselines.loop.trainer import TrainingSummary
 from baselines.sft import Sft
+from baselines.sft_config import SftConfig
 from baselines.soar import Soar
-from baselines.training_config import PostTrainingConfig
+from baselines.soar_config import SoarConfig
 
 LABELS = 2
 NEGATIVE = {"label": torch.zeros(1, LABELS)}
@@ -117,16 +119,12 @@ def flow_grpo(
 METHODS = {"sft": sft, "soar": soar, "flow_grpo": flow_grpo}
 
 
-def run_config(**changes) -> PostTrainingConfig:
-    defaults = {
-        "steps": 8,
-        "batch_size": 8,
-        "optim": OptimConfig(learning_rate=1e-2),
-        "save_steps": 4,
-        "logging_steps": 2,
-        "seed": 3,
-    }
-    return PostTrainingConfig(**{**defaults, **changes})
+def run_config(**changes) -> dict[str, object]:
+    """What ``post_train`` is configured by; most runs here keep no weights for evaluation."""
+    run = {"optim": OptimConfig(learning_rate=1e-2), "lora": None, "ema": None, "seed": 3}
+    loop = {"steps": 8, "batch_size": 8, "save_steps": 4, "logging_steps": 2, "num_snapshots": 0}
+    of_run = {name: changes.pop(name) for name in run if name in changes}
+    return {**run, **of_run, "training": TrainingConfig(**{**loop, **changes})}
 
 
 class Logs:
@@ -151,7 +149,7 @@ class Logs:
 def run(
     folder: Path,
     method: Method,
-    config: PostTrainingConfig,
+    config: Mapping[str, object],
     *,
     model: nn.Module | None = None,
     logs: Logs | None = None,
@@ -165,8 +163,8 @@ def run(
         model,
         method,
         PlaneRows(with_x0=not isinstance(method, FlowGrpo)) if rows is None else rows,
-        config,
-        folder,
+        folder=folder,
+        **config,
         velocity_of=PlaneVelocity,
         negative_condition=NEGATIVE,
         on_log=logs,

@@ -18,8 +18,7 @@ from soarbench.benchmarks.full_size import (
 )
 from soarbench.cli.app import main
 from soarbench.common.errors import UserError
-from soarbench.models.sd3.architecture import architecture_of
-from soarbench.planning.demand import read_request
+from soarbench.planning.demand import PlanOptions, read_request
 
 LAB = ["model=lab", "model.resolution=64"]
 
@@ -37,16 +36,16 @@ def test_an_update_is_taken_and_its_memory_is_near_the_plan() -> None:
 
 
 def test_the_default_is_soar_with_an_adapter_of_the_published_model() -> None:
-    (demand,) = read_request(DEFAULTS).demands.values()
+    (demand,) = read_request(PlanOptions(), DEFAULTS).demands.values()
     assert type(demand.method).__name__ == "SoarConfig"
     assert demand.model.path == "stabilityai/stable-diffusion-3.5-medium"
     assert demand.lora is not None
-    assert (demand.loop.batch_size, demand.model.dtype) == (1, "float32")
+    assert (demand.training.batch_size, demand.model.dtype) == (1, "float32")
 
 
 def test_rows_have_the_shapes_of_the_model() -> None:
-    (demand,) = read_request(DEFAULTS).demands.values()
-    architecture = architecture_of(demand.model)
+    (demand,) = read_request(PlanOptions(), DEFAULTS).demands.values()
+    architecture = demand.model.architecture()
     row = RandomRows(demand, architecture)[0]
     assert row["x0"].shape == (16, 16, 16)
     assert row["condition"]["prompt_embeds"].shape == (77, 4096)
@@ -54,7 +53,8 @@ def test_rows_have_the_shapes_of_the_model() -> None:
 
 
 def test_random_weights_are_seeded_and_of_the_asked_type() -> None:
-    architecture = architecture_of(read_request(["model=lab", "method=sft"]).demands["sft"].model)
+    (demand,) = read_request(PlanOptions(), ["model=lab", "method=sft"]).demands.values()
+    architecture = demand.model.architecture()
     first, second = (random_transformer(architecture, torch.bfloat16) for _ in range(2))
     assert {parameter.dtype for parameter in first.parameters()} == {torch.bfloat16}
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_built() -> None:
 
 @pytest.mark.slow
 def test_full_precision_of_the_published_model_takes_ten_gigabytes() -> None:
-    (demand,) = read_request(DEFAULTS).demands.values()
+    (demand,) = read_request(PlanOptions(), DEFAULTS).demands.values()
     # Measured once with this command: 10.27 GB.
     assert planned_bytes(demand) == pytest.approx(10.27e9, rel=0.15)
 

@@ -71,7 +71,7 @@ def test_the_naive_form_gives_the_same_verdicts(kind: str, tmp_path: Path) -> No
 def test_the_bench_prints_both_speeds_their_ratio_and_the_verdicts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["bench", "judges", "images=2"]) == 0
+    assert main(["bench", "judges", "num_images=2"]) == 0
     text = capsys.readouterr().out
     assert "tiny random models" in text
     assert text.count("2 of 2") == 2
@@ -80,7 +80,9 @@ def test_the_bench_prints_both_speeds_their_ratio_and_the_verdicts(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["images=0"], "images='0' must be a whole number from 1"),
+        (["num_images=0"], "num_images=0: must be at least 1"),
+        (["images=2"], "this is called num_images=... now"),
+        (["budget=quick"], "there is no key 'budget' here; did you mean"),
         (["judge.ocr.min_side=64"], "measures judge.geneval alone"),
         (["judge.geneval.dtype=bfloat16"], "the naive form is float32"),
         (["judge.geneval.color_model=/nowhere"], "color_model=/nowhere: no such file or directory"),

@@ -9,20 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from soarbench.store.grids import MANIFEST
 
 from soarbench.cli.app import main
-from soarbench.cli.compare import compare
+from soarbench.cli.compare import CompareOptions, compare
+from soarbench.cli.words import read
 from soarbench.common.errors import UserError
 from soarbench.report.build import build_report
-from soarbench.report.numbers.metrics import BASE
-from soarbench.store.grids import MANIFEST
-from tests.report.folders import TAGS, Folder, base, write_cell, write_grid
+from soarbench.report.numbers.names import BASE
+from tests.report.folders import FACTS, TAGS, Folder, base, stored_facts, write_cell, write_grid
 
 
 def go(first: str, second: str, *words: str, as_json: bool = False) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=80)
-    assert compare(first, second, words, as_json=as_json, console=console) == 0
+    request = read(CompareOptions, words)
+    assert compare(first, second, *request, as_json=as_json, console=console) == 0
     return stream.getvalue()
 
 
@@ -125,6 +127,7 @@ def write_scores(folder: Path, judge: str, values: np.ndarray, **protocol: objec
     """Files as ``score`` writes them: a row an image, and the summary."""
     folder.mkdir(parents=True, exist_ok=True)
     facts = {"prompts": "abc", "evaluator_version": "1", **protocol}
+    stated = {**stored_facts(FACTS[judge]), **facts}
     rows = []
     for index, value in enumerate(values):
         prompt = f"{index // 2:05d}"
@@ -137,7 +140,7 @@ def write_scores(folder: Path, judge: str, values: np.ndarray, **protocol: objec
             }
         )  # fmt: skip
     (folder / f"{judge}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    summary = {"evaluator": judge, "suite": "geneval", "protocol": facts}
+    summary = {"evaluator": judge, "suite": "geneval", "protocol": stated}
     (folder / f"{judge}.summary.json").write_text(json.dumps(summary))
     return folder
 
@@ -198,10 +201,9 @@ def test_unlike_fingerprints_of_methods_name_the_field(tmp_path: Path) -> None:
     grid = write_grid(tmp_path / "reward_specific", members)
     publish(grid, members)
     for folder in grid.glob("cells/*-aesthetic-*"):
-        part = folder / "scores" / "step-000050" / "drawbench.aesthetic.json"
-        part.parent.mkdir(parents=True)
         shift = 3.0 if folder.name.startswith("soar") else 1.0
-        part.write_text(json.dumps({"protocol": {"shift": shift}}))
+        protocols = {"drawbench.aesthetic": {"shift": shift}}
+        (folder / "protocols.json").write_text(json.dumps(protocols))
     with pytest.raises(UserError, match=r"shift: (1\.0 against 3\.0|3\.0 against 1\.0)"):
         go("soar", "sft", "task=aesthetic", f"output_dir={tmp_path}")
 
@@ -220,7 +222,7 @@ def test_what_cannot_be_compared_is_one_line_with_a_remedy(store: Path, tmp_path
         ("soar", "sfft", [here], "did you mean 'sft'"),
         ("soar", "sft", [here, "task=aesthetic", "metric=ocr"], "metric='ocr' was not measured"),
         ("soar", "sft", [here, "task=aesthetic", "step=7"], "was evaluated at 50, 100, 150"),
-        ("soar", "sft", [here, "step=x"], "must be a whole number"),
+        ("soar", "sft", [here, "step=x"], "must be an integer"),
         (cell_id, "sft", [here], "is a cell and the other is not"),
         (str(scored), "sft", [here], "is a folder of scores and the other is not"),
         (str(scored), str(aesthetic), [], "have no measurement in common"),

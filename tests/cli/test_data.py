@@ -18,9 +18,9 @@ from soarbench.common.errors import UserError
 from soarbench.data import score_set as scoring
 from soarbench.data.check import SetCheck, look, pixel_digest
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig, WebDatasetConfig
-from soarbench.data.content import with_content
-from soarbench.data.score_set import filter_set, score_set
-from soarbench.evaluation.suites import PromptItem, PromptSuite
+from soarbench.data.filter_set import filter_set
+from soarbench.data.prompts import PromptItem, PromptSuite
+from soarbench.jobs.score_set import score_set
 from tests.fakes import Brightness
 from tests.sets import picture, write_set, write_shards
 
@@ -52,7 +52,7 @@ class Backwards(Brightness):
 
 
 def known(config: ImageDataConfig) -> ImageDataConfig:
-    found = with_content(config)
+    found = config.with_content()
     assert isinstance(found, ImageDataConfig)
     return found
 
@@ -219,10 +219,12 @@ def test_looks_and_digests_by_hand() -> None:
         (["score", "data.path={set}", "output=x"], "judge= is missing"),
         (["score", "data.path={set}", "judge=beauty", "output=x"], "judge='beauty' does not exist"),
         (["score", "data.path=/no.jsonl", "judge=ocr", "output=x"], "/no.jsonl: no such file"),
-        (["filter", "input={set}", "output=x"], "name a score and its least value"),
-        (["filter", "input={set}", "beauty=1"], "output= is missing"),
-        (["filter", "input=/no", "output=x", "beauty=1"], "input=/no: no such file"),
-        (["filter", "input={set}", "output=x", "beauty=high"], "'beauty=high' is not understood"),
+        (["filter", "input={set}", "output=x"], "thresholds= is missing, e.g. data filter input="),
+        (["filter", "input={set}", "thresholds.beauty=1"], "output= is missing"),
+        (["filter", "input=/no", "output=x", "thresholds.beauty=1"], "input=/no: no such file"),
+        (["filter", "input={set}", "output=x", "thresholds.b=high"], "must be a number"),
+        (["filter", "input={set}", "output=x", "beauty=1"], "there is no key 'beauty' here"),
+        (["clean"], "say what data is to do: data score, filter, check"),
         (["check", "data.path={set}", "near=maybe"], "near='maybe' must be true or false"),
         (["check", "data.pth={set}"], "did you mean 'data.path'"),
     ],

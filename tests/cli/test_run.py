@@ -14,32 +14,48 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from soarbench.cli.run import dry_table, report, run, run_plan
+from soarbench.cli.report import report
+from soarbench.cli.run import dry_table, run, run_whole
 from soarbench.common.errors import UserError
 from soarbench.common.files import locked, make_writable, read_json, write_atomically
+from soarbench.grid import addresses
+from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import expand
-from soarbench.store.cell_folder import CellFolder
-from soarbench.store.diagnostics import images_path, norms_path, source_key
-from tests.fakes import FakeBench, numbers
+from soarbench.jobs.graph import grid_jobs
+from soarbench.store.cell_record import CellRecord
+from soarbench.store.probes import ProbeFolder
+from tests.fakes import FakeWorkbench, numbers
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import sys
 from rich.console import Console
 from soarbench.grid.expand import expand
-from soarbench.cli.run import run_plan
-from tests.fakes import FakeBench
+from soarbench.cli.run import run_whole
+from tests.fakes import FakeWorkbench
 delay, *arguments = sys.argv[1:]
-bench = FakeBench(delay=float(delay))
-sys.exit(run_plan(expand(arguments), console=Console(), make_bench=lambda plan: bench))
+bench = FakeWorkbench(delay=float(delay))
+make = lambda grid: bench.at(grid.store)
+sys.exit(run_whole(expand(arguments), console=Console(), make_workbench=make))
 """
 
 
-def go(arguments: list[str], bench: FakeBench) -> tuple[int, str]:
+def go(arguments: list[str], bench: FakeWorkbench) -> tuple[int, str]:
     stream = io.StringIO()
     console = Console(file=stream, width=160)
-    code = run_plan(expand(arguments), console=console, make_bench=lambda _: bench)
+    grid = expand(arguments)
+    code = run_whole(grid, console=console, make_workbench=lambda grid: bench.at(grid.store))
     return code, stream.getvalue()
+
+
+def records(arguments: list[str]) -> dict[str, CellRecord]:
+    grid = expand(arguments)
+    return {cell.label: cell_record(grid.store, describe(cell, grid.cells)) for cell in grid.cells}
+
+
+def state(record: CellRecord) -> str | None:
+    status = record.status()
+    return None if status is None else status.state
 
 
 @pytest.fixture
@@ -48,31 +64,31 @@ def arguments(overrides: list[str]) -> list[str]:
 
 
 def test_a_grid_runs_once_and_prints_the_same_table_again(arguments: list[str]) -> None:
-    bench = FakeBench()
+    bench = FakeWorkbench()
     code, first = go(arguments, bench)
     assert code == 0
     assert bench.calls[0] == "prepare 4"
     assert sum(call.startswith("train ") for call in bench.calls) == 3
     for title in ("SFT", "SOAR", "Flow-GRPO", "Base"):
         assert title in first
-    plan = expand(arguments)
-    results = Path(plan.settings.results_dir) / "reward_specific"
+    grid = expand(arguments)
+    results = Path(grid.settings.results_dir) / "reward_specific"
     for name in ("table.md", "table.csv", "curves.png", "bars.png", "summary.json"):
         assert (results / name).stat().st_size > 0
 
-    def never(_plan: object) -> FakeBench:
+    def never(_grid: object) -> FakeWorkbench:
         raise AssertionError("nothing is left to do")
 
     stream = io.StringIO()
-    again = run_plan(plan, console=Console(file=stream, width=160), make_bench=never)
+    again = run_whole(grid, console=Console(file=stream, width=160), make_workbench=never)
     assert again == 0
     table = stream.getvalue()
     assert table in first
 
 
 def test_a_changed_value_runs_the_changed_cells_alone(arguments: list[str]) -> None:
-    go(arguments, FakeBench())
-    bench = FakeBench()
+    go(arguments, FakeWorkbench())
+    bench = FakeWorkbench()
     assert go([*arguments, "method.aux_weight=0.5"], bench)[0] == 0
     assert [call for call in bench.calls if call.startswith("train")] == [
         "train soar aesthetic seed 0"
@@ -80,30 +96,31 @@ def test_a_changed_value_runs_the_changed_cells_alone(arguments: list[str]) -> N
 
 
 def test_a_failing_cell_leaves_a_hole_and_the_others_go_on(arguments: list[str]) -> None:
-    code, text = go(arguments, FakeBench(broken="soar aesthetic seed 0"))
+    code, text = go(arguments, FakeWorkbench(broken="soar aesthetic seed 0"))
     assert code == 1
-    plan = expand(arguments)
-    folders = {cell.label: CellFolder(plan.cell_folder(cell)) for cell in plan.cells}
-    assert folders["flow_grpo aesthetic seed 0"].is_finished()
-    failed = folders["soar aesthetic seed 0"]
+    assert state(records(arguments)["flow_grpo aesthetic seed 0"]) == "finished"
+    failed = records(arguments)["soar aesthetic seed 0"]
     status = failed.status()
     assert status is not None
     assert status.state == "failed"
-    assert status.reason == "RuntimeError: reward 'x' returned 3 values for 4 images"
-    assert "Traceback" in (failed.root / "error.txt").read_text()
+    assert status.reason is not None
+    assert "RuntimeError: reward 'x' returned 3 values for 4 images" in status.reason
+    assert "Traceback" in failed.error_path.read_text()
     assert "FAILED soar-aesthetic-seed0" in text
     assert "returned 3 values for 4 images" in text
-    summary = read_json(Path(plan.settings.results_dir) / "reward_specific" / "summary.json")
+    summary = read_json(
+        Path(expand(arguments).settings.results_dir) / "reward_specific" / "summary.json"
+    )
     assert summary["partial"] is True
 
-    code, text = go(arguments, FakeBench())
+    code, text = go(arguments, FakeWorkbench())
     assert code == 0
     assert "FAILED" not in text
 
 
 def test_when_every_cell_fails_the_reasons_are_printed(arguments: list[str]) -> None:
     only = [*arguments, "method=soar"]
-    bench = FakeBench(broken="soar aesthetic seed 0")
+    bench = FakeWorkbench(broken="soar aesthetic seed 0")
     bench.judge.score = None  # type: ignore[assignment, method-assign]
     code, text = go(only, bench)
     assert code == 1
@@ -111,7 +128,7 @@ def test_when_every_cell_fails_the_reasons_are_printed(arguments: list[str]) -> 
 
 
 def test_finished_cells_are_measured_once_and_in_the_same_command(arguments: list[str]) -> None:
-    bench = FakeBench()
+    bench = FakeWorkbench()
     go(arguments, bench)
     probed = [call for call in bench.calls if call.startswith("probe")]
     assert probed == [
@@ -121,40 +138,42 @@ def test_finished_cells_are_measured_once_and_in_the_same_command(arguments: lis
         "probe flow_grpo aesthetic seed 0 on aesthetic",
     ]
     assert bench.calls.index(probed[0]) > bench.calls.index("train flow_grpo aesthetic seed 0")
-    plan = expand(arguments)
-    for cell in plan.cells:
-        assert images_path(plan.cell_folder(cell)).is_file()
-    norms = norms_path(plan.cell_folder(plan.cells[1]), source_key(plan.cells[1]))
-    norms.unlink()
-    again = FakeBench()
+    grid = expand(arguments)
+    jobs = grid_jobs(grid.cells, diagnostics=True)
+    assert all(job.is_done(grid.store) for job in jobs)
+    (paths,) = [
+        job for job in jobs if job.kind == "paths" and job.cell.label == "sft aesthetic seed 0"
+    ]
+    ProbeFolder(grid.store.artefact(paths.address).root).path("norms").unlink()
+    again = FakeWorkbench()
     assert go(arguments, again)[0] == 0
     assert again.calls == ["probe sft aesthetic seed 0 on aesthetic"]
 
 
 def test_diagnostics_can_be_left_out_and_change_no_address(arguments: list[str]) -> None:
-    bench = FakeBench()
+    bench = FakeWorkbench()
     assert go([*arguments, "diagnostics=false"], bench)[0] == 0
     assert not any(call.startswith("probe") for call in bench.calls)
-    plan = expand([*arguments, "diagnostics=false"])
-    assert not any(images_path(plan.cell_folder(cell)).exists() for cell in plan.cells)
-    assert [c.cell_id for c in plan.cells] == [c.cell_id for c in expand(arguments).cells]
+    grid = expand([*arguments, "diagnostics=false"])
+    assert not (grid.store.root / "probes").exists()
+    ids = [addresses.cell_id(cell) for cell in grid.cells]
+    assert ids == [addresses.cell_id(cell) for cell in expand(arguments).cells]
 
 
 def test_what_cannot_be_measured_is_said_after_the_report(arguments: list[str]) -> None:
-    code, text = go(arguments, FakeBench(unprobed="soar aesthetic seed 0"))
+    code, text = go(arguments, FakeWorkbench(unprobed="soar aesthetic seed 0"))
     assert code == 1
     assert "NOT MEASURED soar-aesthetic-seed0" in text
     assert "RuntimeError: out of memory" in text
-    plan = expand(arguments)
-    assert all(CellFolder(plan.cell_folder(cell)).is_finished() for cell in plan.cells)
-    assert (Path(plan.settings.results_dir) / "reward_specific" / "table.md").is_file()
-    again = FakeBench()
+    assert {state(record) for record in records(arguments).values()} == {"finished"}
+    assert (Path(expand(arguments).settings.results_dir) / "reward_specific" / "table.md").is_file()
+    again = FakeWorkbench()
     assert go(arguments, again)[0] == 0
     assert again.calls == ["probe soar aesthetic seed 0 on aesthetic"]
 
 
 def test_what_cannot_be_prepared_stops_the_run_before_training(arguments: list[str]) -> None:
-    bench = FakeBench(refuse="training prompt 'a' is also in the evaluation suite")
+    bench = FakeWorkbench(refuse="training prompt 'a' is also in the evaluation suite")
     with pytest.raises(UserError, match="is also in the evaluation suite"):
         go(arguments, bench)
     assert bench.calls == ["prepare 4"]
@@ -164,33 +183,34 @@ def test_what_cannot_be_prepared_stops_the_run_before_training(arguments: list[s
 def test_kill_9_at_any_moment_then_the_same_command_gives_the_same_numbers(
     arguments: list[str], tmp_path: Path
 ) -> None:
-    go(arguments, FakeBench())
-    expected = numbers(expand(arguments).folder)
+    go(arguments, FakeWorkbench())
+    expected = numbers(expand(arguments).store.root)
     killed = [*arguments, f"output_dir={tmp_path / 'killed'}"]
-    folder = expand(killed).folder
+    root = expand(killed).store.root
     for seconds in (0.3, 0.9, 1.5):
         process = start(killed, delay=0.05)
-        wait_for(folder / "cells", process)
+        wait_for(root / "grids", process)
         time.sleep(seconds)
         process.kill()
         process.wait()
     assert process.returncode == -signal.SIGKILL
     process = start(killed, delay=0.0)
     assert process.wait(timeout=120) == 0
-    assert numbers(folder) == expected
+    assert numbers(root) == expected
 
 
 @pytest.mark.slow
 def test_two_processes_cannot_share_a_run_directory(arguments: list[str]) -> None:
     process = start(arguments, delay=0.5)
     folder = expand(arguments).folder
-    wait_for(folder / "cells", process)
+    wait_for(folder / ".lock", process)
+    wait_for(folder.parents[1] / "images", process)
     with pytest.raises(UserError, match=f"is in use by process {process.pid}; wait for it"):
-        go(arguments, FakeBench())
+        go(arguments, FakeWorkbench())
     process.kill()
     process.wait()
     assert (folder / ".lock").read_text() == str(process.pid)
-    assert go(arguments, FakeBench())[0] == 0
+    assert go(arguments, FakeWorkbench())[0] == 0
 
 
 def start(arguments: list[str], delay: float) -> subprocess.Popen[bytes]:
@@ -210,7 +230,7 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
 def test_an_interruption_closes_the_launch_and_goes_through(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = FakeBench()
+    bench = FakeWorkbench()
 
     def interrupted(*_args: object) -> dict[str, float]:
         raise KeyboardInterrupt
@@ -218,27 +238,24 @@ def test_an_interruption_closes_the_launch_and_goes_through(
     monkeypatch.setattr(bench, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         go(arguments, bench)
-    states = [
-        read_json(path)["state"]
-        for path in (expand(arguments).folder / "cells").glob("*/status.json")
-    ]
-    assert sorted(map(str, states)) == ["finished", "running"]
+    states = [state(record) for record in records(arguments).values()]
+    assert states == ["finished", "running", "running", "running"]
 
 
 def test_dry_run_touches_nothing_and_tells_what_is_left(arguments: list[str]) -> None:
     stream = io.StringIO()
     console = Console(file=stream, width=160)
-    assert run(arguments, is_dry=True, console=console) == 0
+    assert run(arguments, is_dry=True, as_json=False, console=console) == 0
     text = stream.getvalue()
-    plan = expand(arguments)
-    assert not plan.folder.exists()
-    for cell in plan.cells:
-        assert cell.cell_id in text
+    grid = expand(arguments)
+    assert not grid.store.root.exists()
+    for cell in grid.cells:
+        assert addresses.cell_id(cell) in text
     assert text.count("to do") == 4
     assert "estimates from rates measured on" in text
-    go(arguments, FakeBench())
+    go(arguments, FakeWorkbench())
     stream.truncate(0)
-    console.print(dry_table(plan))
+    console.print(dry_table(grid))
     assert stream.getvalue().count("finished") == 4
     assert stream.getvalue().count("0:00:00") == 7
 
@@ -247,7 +264,7 @@ def test_report_needs_a_finished_cell_and_says_whether_all_are(arguments: list[s
     console = Console(file=io.StringIO(), width=160)
     with pytest.raises(UserError, match="holds no finished cell"):
         report(arguments, console=console)
-    go([*arguments, "method=sft"], FakeBench())
+    go([*arguments, "method=sft"], FakeWorkbench())
     assert report([*arguments, "method=sft"], console=console) == 0
     assert report(arguments, console=console) == 1
 
@@ -257,7 +274,7 @@ def test_an_unwritable_output_directory_is_named(arguments: list[str], tmp_path:
     blocker.touch()
     for key in ("output_dir", "results_dir"):
         with pytest.raises(UserError, match=f"{key}=.* cannot be written to .*choose another"):
-            go([*arguments, f"{key}={blocker / 'below'}"], FakeBench())
+            go([*arguments, f"{key}={blocker / 'below'}"], FakeWorkbench())
 
 
 def test_a_lock_is_free_again_when_its_holder_is_done(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from soarbench.common.progress import GridProgress
+from soarbench.common.progress import GridProgress, Pace
 
 KEY, OTHER = ("a", "train"), ("b", "train")
 
@@ -71,3 +71,19 @@ def test_a_terminal_gets_bars() -> None:
         stage.reach(2, "loss 0.5")
     assert "whole grid" in stream.getvalue()
     assert "soar: train" in stream.getvalue()
+
+
+def test_long_work_is_told_now_and_then_and_at_the_end() -> None:
+    clock, lines = Clock(), []
+    pace = Pace("scored images", 100, lines.append, clock=clock)
+    pace.skip(40)
+    for _ in range(4):
+        clock.now += 5.0
+        pace.advance(10)
+    assert lines == ["scored images: 70 of 100, 2.0 a second, 15 s to go"]
+    pace.finish()
+    assert lines[1] == "scored images: 80 of 100, 2.0 a second, 10 s to go"
+    short = Pace("rows", None, lines.append, clock=clock)
+    short.advance(5)
+    short.finish()
+    assert len(lines) == 2

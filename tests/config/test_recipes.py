@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
-from omegaconf import OmegaConf
 
-from baselines.config import FlowGrpoConfig, SoarConfig
+from baselines.flow_grpo_config import FlowGrpoConfig
+from baselines.soar_config import SoarConfig
 from soarbench.common.errors import UserError
 from soarbench.config.compose import CONF, compose_choices
-from soarbench.config.settings import CellConfig
-from soarbench.evaluation.suites import load_suite, num_available
+from soarbench.config.registries import suite_named
+from soarbench.evaluation.suites import PromptFile, num_available
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
 
 TABLE = Path(__file__).parents[2] / "results" / "reference" / "hyperparameters.csv"
@@ -60,7 +62,7 @@ def test_the_main_table_takes_twice_the_steps_and_every_judge() -> None:
         training = found[name].training
         assert training is not None
         assert training.steps == 10000
-    judges = {name for suite in found["base"].suites.values() for name in suite.evaluators}
+    judges = {name for suite in found["base"].suites.values() for name in suite.judges}
     assert judges == {
         *("geneval", "ocr", "pickscore", "clipscore", "hpsv21", "aesthetic", "imagereward")
     }
@@ -105,8 +107,7 @@ def test_the_table_beside_the_sources_is_what_the_recipes_say(method: str) -> No
     config = compose_choices(choices)
     table = published_values(method)
     for key, value in table.items():
-        found = OmegaConf.select(config, key)
-        found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+        found = config.plain(key)
         assert found == (float(value) if isinstance(found, float) else value), key
     recipe = yaml.safe_load((CONF / f"recipe/sd35_medium/{method}.yaml").read_text())
     assert leaves({k: v for k, v in recipe.items() if k != "defaults"}) <= table.keys()
@@ -122,22 +123,25 @@ def test_one_word_makes_it_small_or_large() -> None:
 
 
 def test_geneval_has_the_official_prompts_without_a_file() -> None:
-    suite = load_suite("geneval")
-    assert len(suite.items) == num_available("geneval", None) == 553
-    assert suite.items[0].prompt_id == "geneval/00000"
-    assert suite.items[0].metadata["tag"] == "single_object"
+    suite = suite_named("geneval")
+    items = suite.items()
+    assert len(items) == num_available(suite) == 553
+    assert items[0].prompt_id == "geneval/00000"
+    assert items[0].metadata["tag"] == "single_object"
 
 
 def test_a_suite_of_a_file_counts_a_repeated_prompt_once(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("a cat\na dog\na cat\n")
-    suite = load_suite("drawbench", str(path))
-    assert [item.prompt for item in suite.items] == ["a cat", "a dog"]
-    assert [item.prompt_id for item in suite.items] == ["drawbench/00000", "drawbench/00001"]
-    assert num_available("drawbench", str(path)) == 2
-    assert num_available("drawbench", None) == 200
+    suite = suite_named("drawbench")
+    assert isinstance(suite, PromptFile)
+    assert num_available(suite) == 200
     with pytest.raises(UserError, match=r"give suites\.drawbench\.prompts=FILE"):
-        load_suite("drawbench")
+        suite.items()
+    suite = dataclasses.replace(suite, prompts=str(path))
+    assert [item.prompt for item in suite.items()] == ["a cat", "a dog"]
+    assert [item.prompt_id for item in suite.items()] == ["drawbench/00000", "drawbench/00001"]
+    assert num_available(suite) == 2
 
 
 def test_the_prompts_of_a_file_are_part_of_the_address(tmp_path: Path) -> None:
@@ -150,4 +154,4 @@ def test_the_prompts_of_a_file_are_part_of_the_address(tmp_path: Path) -> None:
     assert expand(arguments).without_prompts == ()
     path.write_text("a dog\n")
     assert not before & {cell.cell_id for cell in expand(arguments).cells}
-    assert expand(arguments[:-1]).without_prompts == ("drawbench",)
+    assert [s.name for s in expand(arguments[:-1]).without_prompts] == ["drawbench"]

@@ -58,9 +58,9 @@ def test_an_image_that_would_be_enlarged_is_smaller() -> None:
 @pytest.mark.parametrize(
     ("step", "unit", "longest", "message"),
     [
-        (40, 16, 99, r"bucket_step=40: must be a multiple of 16, .*; use 48"),
-        (48, 16, 99, r"bucket_step=48: must divide model\.resolution=512, .*; use 16"),
-        (64, 16, 39, r"max_aspect_ratio=2: gives images of 640 pixels.* positions for 624"),
+        (40, 16, 1584, r"bucket_step=40: must be a multiple of 16, .*; use 48"),
+        (48, 16, 1584, r"bucket_step=48: must divide model\.resolution=512, .*; use 16"),
+        (64, 16, 624, r"max_aspect_ratio=2: gives images of 640 pixels.* positions for 624"),
     ],
 )
 def test_buckets_that_a_model_cannot_take_are_refused(

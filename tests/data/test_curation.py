@@ -10,13 +10,12 @@ import pytest
 
 from soarbench.common.errors import UserError
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig, WebDatasetConfig
-from soarbench.data.content import with_content
 from soarbench.data.curation import Curation
 from tests.sets import CountingJudge, picture, write_set, write_shards
 
 
 def curation(folder: Path, config: ImageDataConfig, judge: CountingJudge | None = None) -> Curation:
-    known = with_content(config)
+    known = config.with_content()
     assert isinstance(known, ImageDataConfig)
     scorers = {} if judge is None else {"brightness": judge}
     return Curation(known, 64, scorers, "judge of brightness", folder / "cache")

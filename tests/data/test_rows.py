@@ -16,7 +16,6 @@ from soarbench.common.errors import UserError
 from soarbench.common.tensor_store import TensorStore
 from soarbench.data.buckets import fit
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig, WebDatasetConfig
-from soarbench.data.content import with_content
 from soarbench.data.curation import Curation
 from soarbench.data.rows import EncodedRows, encode_entries, fresh_rows, stored_rows
 from tests.sets import picture, write_set, write_shards
@@ -37,7 +36,7 @@ def condition(prompt: str) -> dict[str, Tensor]:
 
 
 def curation(folder: Path, config: ImageDataConfig) -> Curation:
-    known = with_content(config)
+    known = config.with_content()
     assert isinstance(known, ImageDataConfig)
     return Curation(known, 64, {}, None, folder / "cache")
 

@@ -21,14 +21,13 @@ from soarbench.data.config import (
     JsonlDataConfig,
     WebDatasetConfig,
 )
-from soarbench.data.content import with_content
 from soarbench.data.records import Record, caption_fault
 from soarbench.data.sources.source import records_of
 from tests.sets import picture, write_set, write_shards
 
 
 def records(config: ImageDataConfig) -> list[Record]:
-    known = with_content(config)
+    known = config.with_content()
     assert isinstance(known, ImageDataConfig)
     return list(records_of(known))
 
@@ -153,7 +152,7 @@ def test_scores_of_a_file_choose_rows_and_add_to_theirs(tmp_path: Path) -> None:
 
 def test_the_address_follows_the_content(tmp_path: Path) -> None:
     def content(config: ImageDataConfig) -> str:
-        known = with_content(config)
+        known = config.with_content()
         assert isinstance(known, ImageDataConfig)
         assert known.content is not None
         return known.content

@@ -12,8 +12,9 @@ from PIL import Image
 from evaluators.geneval.prompts import official_metadata
 from evaluators.samples import CoverageError
 from soarbench.common.errors import UserError
-from soarbench.evaluation.image_folders import find_images, read_prompts
-from soarbench.evaluation.suites import PromptItem
+from soarbench.data.prompts import PromptItem, PromptSuite
+from soarbench.evaluation.image_folders import find_images
+from soarbench.evaluation.prompt_files import read_prompts
 
 ENTRIES: list[dict[str, object]] = [
     {
@@ -27,6 +28,13 @@ ENTRIES: list[dict[str, object]] = [
         "prompt": "a photo of a red cup",
     },
 ]
+
+#: Without prompts of its own: those of the images are taken.
+ANY = PromptSuite("s", ())
+
+
+def suite(items: Sequence[PromptItem]) -> PromptSuite:
+    return PromptSuite("geneval", tuple(items))
 
 
 def write_folder(
@@ -51,11 +59,11 @@ def write_lines(root: Path, lines: Sequence[Mapping[str, object]]) -> Path:
 
 
 def test_official_layout(tmp_path: Path) -> None:
-    files = find_images(write_folder(tmp_path), None, None)
+    files = find_images(write_folder(tmp_path), ANY, None)
     assert [file.sample_id for file in files] == [
         "00000/0000", "00000/0001", "00001/0000", "00001/0001",
     ]  # fmt: skip
-    assert [file.prompt_id for file in files] == ["00000", "00000", "00001", "00001"]
+    assert [file.prompt_id for file in files] == ["s/00000", "s/00000", "s/00001", "s/00001"]
     assert files[2].prompt == "a photo of a red cup"
     assert files[2].metadata == ENTRIES[1]
 
@@ -65,17 +73,17 @@ def test_other_files_beside_the_official_layout_are_ignored(tmp_path: Path) -> N
     Image.new("RGB", (9, 9)).save(tmp_path / "00000" / "grid.png")
     (tmp_path / "00000" / "samples" / ".DS_Store").write_text("")
     (tmp_path / "notes").mkdir()
-    assert len(find_images(tmp_path, None, None)) == 4
+    assert len(find_images(tmp_path, ANY, None)) == 4
 
 
 def test_a_prompt_without_its_images_is_named(tmp_path: Path) -> None:
     write_folder(tmp_path)
     (tmp_path / "00001" / "samples" / "0001.png").unlink()
-    with pytest.raises(CoverageError, match="1 of 2 prompts do not have 2 images: 00001 has 1"):
-        find_images(tmp_path, None, None)
+    with pytest.raises(CoverageError, match="1 of 2 prompts do not have 2 images: s/00001 has 1"):
+        find_images(tmp_path, ANY, None)
     (tmp_path / "00001" / "samples" / "0000.png").unlink()
     with pytest.raises(CoverageError, match="has no image of 'a photo of a red cup'"):
-        find_images(tmp_path, None, None)
+        find_images(tmp_path, ANY, None)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +101,7 @@ def test_bad_metadata_names_file_and_value(tmp_path: Path, content: bytes, messa
     write_folder(tmp_path)
     (tmp_path / "00001" / "metadata.jsonl").write_bytes(content)
     with pytest.raises(UserError, match=rf"00001/metadata\.jsonl.*{message}") as caught:
-        find_images(tmp_path, None, None)
+        find_images(tmp_path, ANY, None)
     assert "\n" not in str(caught.value)
 
 
@@ -101,7 +109,7 @@ def test_missing_metadata(tmp_path: Path) -> None:
     write_folder(tmp_path)
     (tmp_path / "00000" / "metadata.jsonl").unlink()
     with pytest.raises(UserError, match=r"no .*metadata\.jsonl: it must hold the prompt"):
-        find_images(tmp_path, None, None)
+        find_images(tmp_path, ANY, None)
 
 
 def test_json_lines_with_metadata_inside_or_beside(tmp_path: Path) -> None:
@@ -111,8 +119,8 @@ def test_json_lines_with_metadata_inside_or_beside(tmp_path: Path) -> None:
         {"image": "c.png", "metadata": ENTRIES[0]},
         {"image": "d.png", **ENTRIES[1]},
     ]
-    files = find_images(write_lines(tmp_path, lines), None, None)
-    assert [file.prompt_id for file in files] == ["00000", "00001", "00000", "00001"]
+    files = find_images(write_lines(tmp_path, lines), ANY, None)
+    assert [file.prompt_id for file in files] == ["s/00000", "s/00001", "s/00000", "s/00001"]
     assert [dict(file.metadata) for file in files] == [ENTRIES[i] for i in (0, 1, 0, 1)]
     assert [file.sample_id for file in files] == ["a.png", "b.png", "c.png", "d.png"]
 
@@ -122,7 +130,7 @@ def test_json_lines_with_metadata_inside_or_beside(tmp_path: Path) -> None:
     [
         ({**ENTRIES[0]}, UserError, "line 2: image is None"),
         ({"image": "a.png", **ENTRIES[0]}, CoverageError, "more than once: a.png"),
-        ({"image": "b.png", **ENTRIES[1]}, CoverageError, "00001 has 1"),
+        ({"image": "b.png", **ENTRIES[1]}, CoverageError, "s/00001 has 1"),
         ({"image": "b.png", "metadata": 3}, UserError, "metadata is 3"),
         ({"image": "b.png", "prompt": ""}, UserError, "prompt is ''"),
         (
@@ -138,48 +146,57 @@ def test_bad_lines(
     first = {"image": "a.png", **ENTRIES[0]}
     lines = [first, line, {"image": "c.png", **ENTRIES[0]}]
     with pytest.raises(error, match=message):
-        find_images(write_lines(tmp_path, lines), None, None)
+        find_images(write_lines(tmp_path, lines), ANY, None)
 
 
 def test_listed_images_must_exist(tmp_path: Path) -> None:
     path = tmp_path / "images.jsonl"
     path.write_text(json.dumps({"image": "a.png", **ENTRIES[0]}))
     with pytest.raises(UserError, match=r"line 1: image 'a\.png' is no file"):
-        find_images(path, None, None)
+        find_images(path, ANY, None)
     path.write_text("\n")
     with pytest.raises(UserError, match="it has no lines"):
-        find_images(path, None, None)
+        find_images(path, ANY, None)
     with pytest.raises(UserError, match="no such folder"):
-        find_images(tmp_path / "other.jsonl", None, None)
+        find_images(tmp_path / "other.jsonl", ANY, None)
 
 
 def test_the_prompts_of_the_suite_are_covered_exactly(tmp_path: Path) -> None:
     official = [
-        PromptItem(f"{index:05d}", str(entry["prompt"]), entry)
+        PromptItem(f"geneval/{index:05d}", str(entry["prompt"]), entry)
         for index, entry in enumerate(official_metadata())
     ]
     write_folder(tmp_path, official_metadata()[:6], images=1)
-    assert len(find_images(tmp_path, official[:6], 1)) == 6
+    assert len(find_images(tmp_path, suite(official[:6]), 1)) == 6
     with pytest.raises(
         CoverageError, match=r"547 missing \(a photo of .* and 542 more\), 0 too many"
     ):
-        find_images(tmp_path, official, 1)
+        find_images(tmp_path, suite(official), 1)
     with pytest.raises(CoverageError, match=r"0 missing \(none\), 2 too many"):
-        find_images(tmp_path, official[:4], 1)
+        find_images(tmp_path, suite(official[:4]), 1)
+    there = find_images(
+        write_folder(tmp_path / "part", official_metadata()[2:6], images=1),
+        suite(official[:4]),
+        1,
+        is_exact=False,
+    )
+    # Of the suite's own prompts those ids, so that scores of part of a suite can be paired.
+    numbers = [file.prompt_id.removeprefix("geneval/") for file in there]
+    assert numbers == ["00002", "00003", "00004", "00005"]
     changed = {**official_metadata()[0], "tag": "counting"}
     (tmp_path / "00000/metadata.jsonl").write_text(json.dumps(changed))
     with pytest.raises(CoverageError, match="is not the suite's"):
-        find_images(tmp_path, official[:6], 1)
+        find_images(tmp_path, suite(official[:6]), 1)
 
 
 def test_prompts_files(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("a cat\n\n a sign “ÅÄÖ” \na cat\n", encoding="utf-8")
-    items = read_prompts(path)
+    items = read_prompts(path, "s")
     assert [(item.prompt_id, item.prompt) for item in items] == [
-        ("00000", "a cat"), ("00001", "a sign “ÅÄÖ”"), ("00000", "a cat"),
+        ("s/00000", "a cat"), ("s/00001", "a sign “ÅÄÖ”"), ("s/00000", "a cat"),
     ]  # fmt: skip
     for content, message in ((b"", "is empty"), (b"caf\xe9", "is not UTF-8 text")):
         path.write_bytes(content)
         with pytest.raises(UserError, match=message):
-            read_prompts(path)
+            read_prompts(path, "s")

@@ -34,10 +34,10 @@ def scored(images: Path, output: Path, *more: str) -> int:
 
 def test_scores_every_image_and_sums_up(drawn: Path, tmp_path: Path) -> None:
     assert scored(drawn, tmp_path / "out") == 0
-    rows = [json.loads(x) for x in (tmp_path / "out/lab_geneval.jsonl").read_text().splitlines()]
+    rows = [json.loads(x) for x in (tmp_path / "out/geneval.jsonl").read_text().splitlines()]
     assert len(rows) == 50
     assert {"correct", "strict_correct", "strict_score", "reason", "fingerprint"} <= rows[0].keys()
-    summary = json.loads((tmp_path / "out/summary.json").read_text())["judges"]["lab_geneval"]
+    summary = json.loads((tmp_path / "out/summary.json").read_text())["judges"]["geneval"]
     share = sum(row["correct"] for row in rows) / 50
     assert summary["numbers"]["images_correct"] == pytest.approx(share)
     assert 0.6 < share < 1.0
@@ -57,12 +57,12 @@ def test_an_interrupted_scoring_goes_on_and_ends_equal(
 
     monkeypatch.setattr(GenEval, "score", stops)
     assert scored(drawn, tmp_path / "parts") == 130
-    partial = tmp_path / "parts/lab_geneval.partial.jsonl"
+    partial = tmp_path / "parts/geneval.partial.jsonl"
     assert len(partial.read_text().splitlines()) == 32
     partial.write_text(partial.read_text() + '{"sample_id": "torn')
     monkeypatch.setattr(GenEval, "score", score)
     assert scored(drawn, tmp_path / "parts") == 0
-    name = "lab_geneval.jsonl"
+    name = "geneval.jsonl"
     assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
@@ -77,7 +77,7 @@ def test_the_readme_works_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for command in commands:
         assert main(command.removeprefix(start).split()) == 0
     for folder, count in (("scores/lab_geneval/drawn", 100), ("evaluations/lab_geneval/lab", 50)):
-        lines = (tmp_path / "runs" / folder / "lab_geneval.jsonl").read_text().splitlines()
+        lines = (tmp_path / "runs" / folder / "geneval.jsonl").read_text().splitlines()
         assert len(lines) == count
 
 
@@ -118,14 +118,16 @@ def test_plain_folder_follows_a_prompts_file(
     for number in (0, 1, 10):
         Image.new("RGB", (64, 64), "red").save(folder / f"{number}.png")
     words = ["suite=drawbench", f"images={folder}", f"output={tmp_path / 'out'}"]
-    words.append("judges=oracle_aesthetic")
+    words.append("suites.drawbench.judges=oracle_aesthetic")
     assert main(["score", *words]) == 2
-    assert "add prompts=FILE" in capsys.readouterr().err
-    assert main(["score", *words, f"prompts={prompts}"]) == 0
+    assert "add suites.NAME.prompts=FILE" in capsys.readouterr().err
+    assert main(["score", *words, f"suites.drawbench.prompts={prompts}"]) == 0
     lines = (tmp_path / "out/oracle_aesthetic.jsonl").read_text().splitlines()
-    assert [json.loads(line)["prompt_id"] for line in lines] == ["00000", "00001", "00000"]
+    assert [json.loads(line)["prompt_id"] for line in lines] == [
+        f"drawbench/{i:05d}" for i in (0, 1, 0)
+    ]
     (folder / "1.png").unlink()
-    assert main(["score", *words, f"prompts={prompts}"]) == 2
+    assert main(["score", *words, f"suites.drawbench.prompts={prompts}"]) == 2
     assert "numbers missing: 1" in capsys.readouterr().err
 
 

@@ -28,7 +28,8 @@ def plain_folder(root: Path, *names: str) -> Path:
 def scored(folder: Path, *more: str, judge: str = "oracle_aesthetic", prompt: str = "a cat") -> int:
     prompts = folder.parent / "prompts.txt"
     prompts.write_text(f"{prompt}\n")
-    words = ["suite=drawbench", f"judges={judge}", f"images={folder}", f"prompts={prompts}"]
+    words = ["suite=drawbench", f"images={folder}", f"suites.drawbench.judges={judge}"]
+    words.append(f"suites.drawbench.prompts={prompts}")
     return main(["score", *words, f"output={folder.parent / 'out'}", *more])
 
 
@@ -125,7 +126,10 @@ def test_a_folder_without_images_is_one_line(
 def test_images_and_prompts_of_different_counts_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert scored(plain_folder(tmp_path, "0.png", "2.png"), "images_per_prompt=3") == 2
+    assert (
+        scored(plain_folder(tmp_path, "0.png", "2.png"), "suites.drawbench.images_per_prompt=3")
+        == 2
+    )
     text = complaint(capsys)
     assert "has 2 images, but 1 prompts with 3 images each need 3; numbers missing: 1" in text
     assert not (tmp_path / "out").exists()

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from soarbench.common.errors import ConfigError
-from soarbench.common.strict import build
-from soarbench.config.settings import CellConfig, SuiteConfig
-from soarbench.grid.expand import expand, weights_digest
-from soarbench.models.config import ModelConfig
+from soarbench.grid.cell import CellConfig
+from soarbench.grid.expand import expand
+from soarbench.models.sd3.config import Sd3Config
 
 
 def cells_of(arguments: list[str]) -> list[CellConfig]:
@@ -40,7 +39,7 @@ def test_reward_specific_crosses_methods_tasks_and_seeds(overrides: list[str]) -
 def test_main_table_has_base_sft_and_soar(overrides: list[str]) -> None:
     found = cells_of(["grid=main_table", *overrides[1:]])
     assert [cell.label for cell in found] == ["base", "sft general seed 0", "soar general seed 0"]
-    judges = {name for suite in found[0].suites.values() for name in suite.evaluators}
+    judges = {name for suite in found[0].suites.values() for name in suite.judges}
     assert {"geneval", "ocr", "clipscore", "aesthetic"} <= judges
 
 
@@ -91,15 +90,15 @@ def test_other_weights_are_other_cells(overrides: list[str], tmp_path: Path) -> 
 
 
 def test_a_hub_id_is_its_own_digest() -> None:
-    model = ModelConfig(name="x", path="org/name", resolution=64, revision="abc")
-    assert weights_digest(model) == "org/name@abc"
+    model = Sd3Config(name="x", path="org/name", resolution=64, revision="abc")
+    assert model.weights_digest() == "org/name@abc"
 
 
 def test_rewards_become_a_mixture_of_the_reward_method_alone(overrides: list[str]) -> None:
     arguments = [*overrides, "task=aesthetic", "reward={aesthetic:0.7,alignment:0.3}"]
     found = {cell.method_name: cell for cell in cells_of(arguments)}
     assert found["flow_grpo"].rewards == {"aesthetic": 0.7, "alignment": 0.3}
-    assert {"aesthetic", "clipscore"} <= set(found["flow_grpo"].evaluators)
+    assert {"aesthetic", "clipscore"} <= set(found["flow_grpo"].judges)
     assert found["sft"].rewards == {}
 
 
@@ -116,7 +115,7 @@ def test_a_judge_has_one_suite_in_a_task_and_a_suite_one_place(overrides: list[s
     with pytest.raises(ConfigError, match="another suite has that name"):
         expand([*arguments, "suites.ocr.name=lab_geneval"])
     with pytest.raises(ConfigError, match="'geneval' also judges suites"):
-        expand([*arguments, "suites.ocr.evaluators=[ocr,geneval]"])
+        expand([*arguments, "suites.ocr.judges=[ocr,geneval]"])
 
 
 def test_cell_configurations_survive_json(overrides: list[str]) -> None:

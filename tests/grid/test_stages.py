@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from soarbench.store.cell_folder import CellFolder
 
 from soarbench.cli.run import run_plan
 from soarbench.common.errors import ConfigError
 from soarbench.common.files import read_json
-from soarbench.config.settings import CellConfig, first_stage, stages
+from soarbench.config.stages import first_stage, stages
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
 from soarbench.report.figures.style_and_curves import draw_curves
 from soarbench.report.numbers.curves import CurvePoint
-from soarbench.report.numbers.metrics import method_title, ordered_methods
-from soarbench.store.cell_folder import CellFolder
+from soarbench.report.numbers.names import method_title, ordered_methods
 from tests.fakes import FakeBench
+from tests.report.folders import FACTS
 
 TWO_STAGES = ("sft", "soar", "sft_then_flow_grpo", "soar_then_flow_grpo")
 
@@ -57,7 +59,6 @@ def test_a_second_stage_names_the_cell_and_the_step_it_starts_from(arguments: li
     assert (second.parent.cell_id, second.parent.step) == (first.cell_id, 6)
     assert second.rewards == {"aesthetic": 1.0}
     assert found["sft"].parent is None
-    assert "parent" not in found["sft"].content()
 
 
 def test_the_address_of_a_second_stage_follows_its_first(arguments: list[str]) -> None:
@@ -135,7 +136,7 @@ def test_the_curve_of_a_second_stage_goes_on_where_its_first_ended(
         *(point("base", 0, 1.0), point("soar", 3, 2.0), point("soar", 6, 3.0)),
         *(point("soar_then_flow_grpo", 3, 4.0), point("soar_then_flow_grpo", 6, 5.0)),
     ]
-    (axes,) = draw_curves(points, x=x).axes
+    (axes,) = draw_curves(points, FACTS, x=x).axes
     lines = {line.get_label(): line for line in axes.get_lines()}
     second = lines["SOAR → Flow-GRPO"]
     assert list(second.get_xdata()) == expected

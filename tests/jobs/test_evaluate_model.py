@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from soarbench.jobs.evaluate_model import model_words, read_evaluation
 
 from evaluators.base import Score
 from soarbench.cli.app import main
-from soarbench.evaluation.judges import make_judge
-from soarbench.evaluation.protocol import fingerprint, planned_images, protocol
-from soarbench.evaluation.suites import load_suite
-from soarbench.jobs.evaluate_model import model_words, read_evaluation
-from soarbench.lab.judges import OracleAesthetic
+from soarbench.cli.words import read
+from soarbench.evaluation.request import EvaluateOptions
+from soarbench.lab.judges import LabGenEvalConfig, OracleAesthetic
 from tests.models.test_adapter import published_lora
 from tests.tiny import build_tiny_pipeline
 
@@ -27,7 +26,8 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(pipeline: Path, output: Path, *more: str) -> list[str]:
-    suite = ["suite=lab_geneval", "max_prompts=5", "images_per_prompt=2"]
+    key = "suites.lab_geneval"
+    suite = ["suite=lab_geneval", f"{key}.max_prompts=5", f"{key}.images_per_prompt=2"]
     return [*suite, f"model={pipeline}", f"output={output}", *QUICK, *more]
 
 
@@ -35,7 +35,7 @@ def evaluated(pipeline: Path, output: Path, *more: str) -> int:
     return main(["evaluate", *words(pipeline, output, *more)])
 
 
-def rows(output: Path, judge: str = "lab_geneval") -> list[dict[str, object]]:
+def rows(output: Path, judge: str = "geneval") -> list[dict[str, object]]:
     return [json.loads(line) for line in (output / f"{judge}.jsonl").read_text().splitlines()]
 
 
@@ -48,25 +48,26 @@ def test_draws_and_scores_under_the_fingerprint_of_a_run(pipeline: Path, tmp_pat
     assert evaluated(pipeline, tmp_path / "out") == 0
     found = rows(tmp_path / "out")
     assert [row["sample_id"] for row in found[:3]] == ["00000/0000", "00000/0001", "00001/0000"]
-    request = read_evaluation(words(pipeline, tmp_path / "out"))
+    request = read_evaluation(*read(EvaluateOptions, words(pipeline, tmp_path / "out")))
     plan = planned_images(request.suite)
     assert [row["prompt"] for row in found] == [item.prompt for item, _ in plan]
     scheduler = {"scheduler": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
-    judge = make_judge("lab_geneval", None)
+    judge = LabGenEvalConfig().build()
     facts = protocol(request.cell, request.suite, judge, scheduler)
     assert {row["fingerprint"] for row in found} == {fingerprint(facts)}
-    summary = json.loads((tmp_path / "out/summary.json").read_text())["judges"]["lab_geneval"]
+    summary = json.loads((tmp_path / "out/summary.json").read_text())["judges"]["geneval"]
     assert summary["num_images"] == 10
     assert summary["num_prompts"] == 5
     assert len(set(images(tmp_path / "out").values())) == 10
 
 
 def test_images_are_those_that_a_run_draws(pipeline: Path, tmp_path: Path) -> None:
-    from soarbench.jobs.workbench import Workbench
     from soarbench.store.cell_folder import CellFolder
 
+    from soarbench.jobs.workbench import Workbench
+
     assert evaluated(pipeline, tmp_path / "out") == 0
-    request = read_evaluation(words(pipeline, tmp_path / "out"))
+    request = read_evaluation(*read(EvaluateOptions, words(pipeline, tmp_path / "out")))
     plan = planned_images(request.suite)[:2]
     drawn = Workbench("cpu", tmp_path).drawer(request.cell, CellFolder(tmp_path), 0)(plan)
     for index, image in enumerate(drawn):
@@ -101,7 +102,7 @@ def test_interrupted_drawing_goes_on_and_ends_equal(
     monkeypatch.setattr(sampling, "_save_png", stops)
     assert evaluated(pipeline, tmp_path / "parts") == 130
     assert len(images(tmp_path / "parts")) == 3
-    assert not (tmp_path / "parts/lab_geneval.jsonl").exists()
+    assert not (tmp_path / "parts/geneval.jsonl").exists()
     monkeypatch.setattr(sampling, "_save_png", lambda *args: saved.append(args) or save(*args))
     saved.clear()
     assert evaluated(pipeline, tmp_path / "parts") == 0
@@ -121,7 +122,7 @@ def test_a_second_launch_loads_no_model_and_other_judges_take_the_same_images(
     assert evaluated(pipeline, tmp_path / "out") == 0
     monkeypatch.setattr(SD3Model, "load", lambda *_: pytest.fail("loaded again"))
     assert evaluated(pipeline, tmp_path / "out") == 0
-    assert evaluated(pipeline, tmp_path / "out", "judges=oracle_aesthetic") == 0
+    assert evaluated(pipeline, tmp_path / "out", "suites.lab_geneval.judges=oracle_aesthetic") == 0
     assert len(rows(tmp_path / "out", "oracle_aesthetic")) == 10
 
 
@@ -149,7 +150,7 @@ def test_an_image_without_a_score_is_exit_code_3(
         ]
 
     monkeypatch.setattr(OracleAesthetic, "score", fails_once)
-    assert evaluated(pipeline, tmp_path / "out", "judges=oracle_aesthetic") == 3
+    assert evaluated(pipeline, tmp_path / "out", "suites.lab_geneval.judges=oracle_aesthetic") == 3
     row = rows(tmp_path / "out", "oracle_aesthetic")[5]
     assert (row["value"], row["failure"]) == (None, "too dark")
 
@@ -157,8 +158,9 @@ def test_an_image_without_a_score_is_exit_code_3(
 def test_prompts_of_a_file_each_with_its_images(pipeline: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat\n\na dog\na cat\n")
-    command = [f"prompts={prompts}", "suite=drawbench", "images_per_prompt=2"]
-    command += ["judges=oracle_aesthetic", f"model={pipeline}", f"output={tmp_path / 'out'}"]
+    command = [f"suites.drawbench.prompts={prompts}", "suite=drawbench"]
+    command += ["suites.drawbench.images_per_prompt=2", "suites.drawbench.judges=oracle_aesthetic"]
+    command += [f"model={pipeline}", f"output={tmp_path / 'out'}"]
     assert main(["evaluate", *command, *QUICK]) == 0
     found = rows(tmp_path / "out", "oracle_aesthetic")
     assert [row["prompt"] for row in found] == ["a cat", "a cat", "a dog", "a dog"]
@@ -172,7 +174,7 @@ def test_other_weights_and_settings_are_refused_and_nothing_is_written_over(
     capsys.readouterr()
     for more, message in (
         ("sampling.guidance_scale=2", "unlike in sampling"),
-        ("max_prompts=4", "unlike in suites"),
+        ("suites.lab_geneval.max_prompts=4", "unlike in suites"),
     ):
         assert evaluated(pipeline, tmp_path / "out", more) == 2
         text = capsys.readouterr().err
@@ -184,21 +186,23 @@ def test_other_weights_and_settings_are_refused_and_nothing_is_written_over(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["suite="], "suite= is missing"),
-        (["suite=genevl"], "did you mean 'geneval'"),
-        (["suite=ocr"], "add prompts=FILE"),
-        (["suite=ocr", "prompts=/nowhere.txt"], "prompts=/nowhere.txt: no such file"),
-        (["prompts=/nowhere.txt"], "has prompts of its own"),
-        (["max_prompts=0"], "max_prompts='0' must be a whole number from 1"),
-        (["images=x"], "'images=x' is not understood here"),
-        (["judges=genevl"], "did you mean"),
+        (["suite="], "suite= is empty"),
+        (["suite=genevl"], "suites.lab_geneval: the suite is suite=genevl"),
+        (["suite=ocr"], "suites.lab_geneval: the suite is suite=ocr"),
+        (["prompts=x.txt"], "prompts=x.txt: this is called suites.NAME.prompts=... now"),
+        (["suites.lab_geneval.prompts=/nowhere.txt"], "has prompts of its own"),
+        (["suites.lab_geneval.max_prompts=0"], "max_prompts=0 must be a whole number from 1"),
+        (["images=x"], "there is no key 'images' here; did you mean"),
+        (["sampling.guidance=1"], "did you mean 'sampling.guidance_scale'"),
+        (["judges.ocr=x"], "did you mean 'judge', 'judge.NAME'"),
+        (["suites.lab_geneval.judges=genevl"], "did you mean"),
         (["judge.ocr.min_side=64"], "judge.ocr is configured, but not among"),
         (["model=sd3"], "neither one of lab, sd35_large, sd35_medium, nor a directory"),
-        (["model=/nowhere"], "no transformer/config.json there"),
+        (["model=/nowhere"], "no model_index.json there"),
         (["model.resolution=512"], "draws at most 128 pixels"),
         (["model.resolutoin=64"], "did you mean 'model.resolution'"),
         (["sampling.num_inference_steps=0"], "must be at least 1"),
-        (["judges=ocr"], "no text in double quotes"),
+        (["suites.lab_geneval.judges=ocr"], "no text in double quotes"),
     ],
 )
 def test_misuse_is_one_line_and_writes_nothing(
@@ -232,7 +236,7 @@ def test_a_model_that_is_nowhere_is_one_line(
 def test_judges_are_tried_before_the_model_draws(
     pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ["judges=clipscore", f"judge.clipscore.weights={tmp_path}"]
+    more = ["suites.lab_geneval.judges=clipscore", f"judge.clipscore.weights={tmp_path}"]
     assert evaluated(pipeline, tmp_path / "out", *more) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "out/images").exists()
@@ -247,11 +251,3 @@ def test_models_by_name_directory_and_hub_id(tmp_path: Path) -> None:
         'model.revision="v2"',
     ]
     assert model_words(str(tmp_path))[1] == f'model.path="{tmp_path}"'
-
-
-def test_suites_of_scoring_are_those_that_can_be_drawn() -> None:
-    from soarbench.evaluation.image_folders import SUITES
-    from soarbench.evaluation.suites import FROM_FILE
-
-    for name in SUITES:
-        assert name in FROM_FILE or load_suite(name).items

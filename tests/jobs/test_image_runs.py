@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from soarbench.launchers.processes import ParallelWorkbench
+from soarbench.store.cell_folder import CellFolder, read_training_log
 
 from soarbench.cli.app import main
 from soarbench.common.errors import ConfigError, UserError
-from soarbench.config.settings import CellConfig
+from soarbench.config.registries import suite_named
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig
-from soarbench.evaluation.suites import load_suite
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Plan, expand
 from soarbench.jobs.workbench import Workbench
 from soarbench.lab.world.oracles import aesthetic_truth
-from soarbench.launchers.processes import ParallelWorkbench
-from soarbench.models import prompts
+from soarbench.models.sd3.config import Sd3Config
 from soarbench.models.sd3.model import SD3Model
-from soarbench.store.cell_folder import CellFolder, read_training_log
 from tests.fakes import SMALL
 from tests.jobs.test_workbench import Interrupted, go, rows_of
 from tests.sets import picture, write_set
@@ -55,7 +55,7 @@ def arguments(pipeline: Path, tmp_path: Path) -> list[str]:
         "method.group_size=2",
         "training.batch_size=4",
         "lora.rank=2",
-        "suites.drawbench.evaluators=[oracle_aesthetic]",
+        "suites.drawbench.judges=[oracle_aesthetic]",
         "task.final_metric=oracle_aesthetic",
         "reward=tests.rewards.brightness",
     ]
@@ -69,9 +69,9 @@ def test_a_grid_on_images_of_several_shapes_resumed_equals_one_straight_through(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = []
-    load_encoders = prompts.load_encoders
+    load_encoders = Sd3Config.load_encoders
     monkeypatch.setattr(
-        prompts, "load_encoders", lambda *words: (loaded.append(1), load_encoders(*words))[1]
+        Sd3Config, "load_encoders", lambda *words: (loaded.append(1), load_encoders(*words))[1]
     )
     shaped = [*arguments, *BUCKETS]
     assert go(shaped) == 0
@@ -159,7 +159,7 @@ def test_a_bad_row_is_refused_before_weights_are_loaded(
         raise AssertionError("weights were loaded")
 
     monkeypatch.setattr(Workbench, "load", refuse)
-    monkeypatch.setattr(prompts, "load_encoders", refuse)
+    monkeypatch.setattr(Sd3Config, "load_encoders", refuse)
     write_set(tmp_path / "set", count=12, changes={7: change})
     with pytest.raises(UserError) as caught:
         go(arguments)
@@ -169,7 +169,7 @@ def test_a_bad_row_is_refused_before_weights_are_loaded(
 
 @pytest.mark.slow
 def test_training_on_an_evaluation_prompt_is_refused(arguments: list[str], tmp_path: Path) -> None:
-    caption = load_suite("lab_drawbench").items[0].prompt
+    caption = suite_named("lab_drawbench").items()[0].prompt
     write_set(tmp_path / "set", count=12, changes={7: {"caption": caption}})
     with pytest.raises(UserError, match="is also in the evaluation suite 'lab_drawbench'"):
         go(arguments)

@@ -12,15 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 from safetensors.torch import load_file
+from soarbench.store.cell_folder import CellFolder
 
 from soarbench.cli.run import run_plan
 from soarbench.common.errors import UserError
-from soarbench.config.settings import CellConfig
+from soarbench.config.registries import suite_named
 from soarbench.data.rows import EncodedRows
-from soarbench.evaluation.suites import load_suite
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
 from soarbench.jobs.workbench import Workbench
-from soarbench.store.cell_folder import CellFolder
 from tests.fakes import SMALL
 from tests.tiny import build_tiny_pipeline
 
@@ -50,7 +50,7 @@ def arguments(pipeline: Path, tmp_path: Path) -> list[str]:
         "lora.rank=2",
         "data.num_candidates=12",
         "data.select_by=[oracle_aesthetic]",
-        "suites.drawbench.evaluators=[oracle_aesthetic]",
+        "suites.drawbench.judges=[oracle_aesthetic]",
         "task.final_metric=oracle_aesthetic",
         "reward=tests.rewards.brightness",
     ]
@@ -191,7 +191,7 @@ def test_a_reward_that_cannot_judge_the_prompts_is_refused(arguments: list[str])
 def test_training_on_an_evaluation_prompt_is_refused(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prompt = load_suite("lab_drawbench").items[0].prompt.upper()
+    prompt = suite_named("lab_drawbench").items()[0].prompt.upper()
     bench = Workbench("cpu", tmp_path)
     rows = EncodedRows([prompt], None, lambda _: {}, [(64, 64)])
     monkeypatch.setattr(bench, "training_rows", lambda *_: rows)

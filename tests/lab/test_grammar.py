@@ -5,13 +5,16 @@ import pytest
 
 from evaluators.geneval.verdict import judge
 from soarbench.common.errors import UserError
-from soarbench.evaluation.suites import load_suite, refuse_overlap, suite_names
+from soarbench.config.registries import suite_named
+from soarbench.evaluation.overlap import refuse_overlap
+from soarbench.evaluation.suites import load_suite
 from soarbench.lab.judges import LabDetector, drawn_sample
 from soarbench.lab.world import grammar, scenes
+from soarbench.lab.world.draw import SUITES
 
 
 def test_no_training_caption_is_an_evaluation_prompt():
-    suites = [load_suite(name) for name in ("lab_geneval", "lab_ocr", "lab_drawbench")]
+    suites = [load_suite(suite_named(name)) for name in SUITES]
     pools = grammar.split().training.values()
     captions = [p + c.phrase for pool in pools for c in pool for p in grammar.TRAINING_PREFIXES]
     refuse_overlap(captions, suites)
@@ -28,12 +31,10 @@ def test_held_out_compositions_are_not_trained_on_under_any_prefix():
 
 
 def test_suites_do_not_overlap_and_cover_the_six_tasks():
-    items = [
-        item for name in suite_names() if name.startswith("lab_") for item in load_suite(name).items
-    ]
+    items = [item for name in SUITES for item in suite_named(name).items()]
     assert len({item.prompt for item in items}) == len(items)
     assert len({item.prompt_id for item in items}) == len(items)
-    tags = {item.metadata["tag"] for item in load_suite("lab_geneval").items}
+    tags = {item.metadata["tag"] for item in suite_named("lab_geneval").items()}
     assert tags == set(grammar.TASKS)
 
 
@@ -74,4 +75,4 @@ def test_wrong_captions_come_in_the_share_asked_for():
 
 def test_unknown_suite_is_named_with_those_that_exist():
     with pytest.raises(UserError, match=r"lab_genevil.*lab_geneval"):
-        load_suite("lab_genevil")
+        suite_named("lab_genevil")

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from soarbench.data.config import KINDS, LabDataConfig
 from soarbench.data.select import best_share, best_share_of_groups, smallest_rank
 from soarbench.lab import data as lab
-from soarbench.lab.data import draw_candidates, lab_rows
+from soarbench.lab.config import KINDS, LabDataConfig
+from soarbench.lab.data import LabSet, draw_candidates
 from soarbench.lab.world.grammar import demands
-from soarbench.models.config import ModelConfig
+from soarbench.models.sd3.config import Sd3Config
 from soarbench.models.sd3.model import SD3Model
 from tests.tiny import build_tiny_pipeline
 
@@ -20,7 +20,7 @@ from tests.tiny import build_tiny_pipeline
 def model(tmp_path_factory):
     directory = build_tiny_pipeline(tmp_path_factory.mktemp("pipeline"))
     return SD3Model.load(
-        ModelConfig(
+        Sd3Config(
             name="tiny",
             path=str(directory),
             resolution=64,
@@ -40,7 +40,7 @@ def _rows(model, scorer, folder):
         return {name: value[0] for name, value in model.encode_prompts([prompt]).items()}
 
     scorers = {"brightness": scorer}
-    return lab_rows(CONFIG, scorers, folder, encode=model.encode_images, condition=condition)
+    return LabSet(CONFIG, scorers).rows(model.encode_images, condition, folder)
 
 
 def _brightness(samples):
@@ -130,12 +130,8 @@ def test_every_kind_keeps_its_share_of_rows(model, tmp_path):
         def condition(prompt):
             return {name: value[0] for name, value in model.encode_prompts([prompt]).items()}
 
-        rows = lab_rows(
-            config,
-            {"favours_text": favours_text},
-            tmp_path,
-            encode=model.encode_images,
-            condition=condition,
+        rows = LabSet(config, {"favours_text": favours_text}).rows(
+            model.encode_images, condition, tmp_path
         )
         return np.mean(['"' in caption for caption in rows.prompts])
 

@@ -8,20 +8,22 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from scipy.stats import spearmanr
 
+from evaluators.ocr.evaluator import OcrConfig
 from soarbench.lab import judges
 from soarbench.lab.assets import ASSETS, asset_dir, manifest
-from soarbench.lab.build.card import base_samples, lab_model_config, pair_accuracy
+from soarbench.lab.build.card import base_samples, pair_accuracy
+from soarbench.lab.config import LabModelConfig
 from soarbench.models.sd3.model import SD3Model
 
 
 @pytest.fixture(scope="module")
 def model():
-    return SD3Model.load(lab_model_config())
+    return SD3Model.load(LabModelConfig())
 
 
 @pytest.fixture(scope="module")
 def drawn(model):
-    return base_samples(model, "lab_geneval", 4)
+    return base_samples(model, "geneval", 4)
 
 
 def _values(evaluator, samples):
@@ -47,7 +49,7 @@ def test_diffusers_itself_loads_the_directory(model):
 
 
 def test_the_base_has_room_for_post_training(drawn):
-    geneval = judges.geneval()
+    geneval = judges.LabGenEvalConfig().build()
     overall = geneval.aggregate(drawn, geneval.score(drawn))["overall"]
     assert 0.45 <= overall <= 0.75
     card = json.loads((ASSETS / "card.json").read_text())
@@ -55,15 +57,15 @@ def test_the_base_has_room_for_post_training(drawn):
 
 
 def test_the_base_writes_some_words(model):
-    texts = base_samples(model, "lab_ocr", 2)
-    assert 0.2 <= np.mean(_values(judges.ocr(), texts)) <= 0.7
+    texts = base_samples(model, "ocr", 2)
+    assert 0.2 <= np.mean(_values(OcrConfig().build(), texts)) <= 0.7
 
 
 def test_the_alignment_reward_prefers_the_matching_caption():
-    assert pair_accuracy(judges.clipscore(), 300) >= 0.95
+    assert pair_accuracy(judges.LabClipScoreConfig().build(), 300) >= 0.95
 
 
 def test_the_aesthetic_reward_is_good_but_imperfect(drawn):
-    truth = _values(judges.oracle_aesthetic(), drawn)
-    rated = _values(judges.aesthetic(), drawn)
+    truth = _values(judges.OracleAesthetic(), drawn)
+    rated = _values(judges.LabAestheticConfig().build(), drawn)
     assert 0.6 <= spearmanr(truth, rated).statistic <= 0.95

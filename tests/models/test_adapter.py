@@ -13,6 +13,7 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
 from safetensors.torch import save_file
+from soarbench.store.cell_folder import CellFolder
 
 from baselines.config import EmaConfig
 from baselines.config import LoraConfig as LoraSettings
@@ -23,8 +24,8 @@ from soarbench.common.files import read_json
 from soarbench.grid.expand import Plan, expand
 from soarbench.jobs.workbench import Workbench
 from soarbench.models.adapters import adapter_name, apply_adapter, weights_folder
+from soarbench.models.sd3.config import Sd3Config
 from soarbench.models.sd3.model import SD3Velocity
-from soarbench.store.cell_folder import CellFolder
 from tests.baselines.loop.test_trainer_sd3 import run as train_tiny
 from tests.fakes import SMALL, FakeBench
 from tests.tiny import build_tiny_pipeline, tiny_transformer
@@ -139,13 +140,16 @@ WITHOUT_T5 = dict.fromkeys(("text_encoder_3", "tokenizer_3", "image_encoder", "f
 
 @pytest.mark.parametrize(
     "changes",
-    [{"ema": EmaConfig(decay=0.5, every=1)}, {"lora": LoraSettings(rank=2, alpha=4.0)}],
+    [
+        {"ema": EmaConfig(decay=0.5, every=1)},
+        {"lora": LoraSettings(rank=2, alpha=4.0, target_modules=Sd3Config.lora_targets)},
+    ],
     ids=["full", "lora"],
 )
 def test_every_checkpoint_and_snapshot_is_read_by_the_evaluator_and_by_the_libraries(
     tmp_path: Path, changes: dict[str, object]
 ) -> None:
-    weights = train_tiny(tmp_path / "run", snapshots=(2, 4), **changes)
+    weights = train_tiny(tmp_path / "run", num_snapshots=2, **changes)
     pipeline = build_tiny_pipeline(tmp_path / "model")
     snapshot = snapshot_path(tmp_path / "run", 4)
     for source in (snapshot, checkpoint_path(tmp_path / "run", 4)):
@@ -153,7 +157,7 @@ def test_every_checkpoint_and_snapshot_is_read_by_the_evaluator_and_by_the_libra
         apply_adapter(model, str(source), base="tiny")
         found = velocity(model)
         loaded = StableDiffusion3Pipeline.from_pretrained(pipeline, **WITHOUT_T5)
-        folder = weights_folder(source, str(source))
+        folder = weights_folder(source, str(source), "SD3Transformer2DModel")
         if "lora" in changes:
             loaded.transformer = PeftModel.from_pretrained(loaded.transformer, folder)
         else:
@@ -224,7 +228,7 @@ def test_an_adapter_is_evaluated_for_real(tmp_path: Path) -> None:
         *("grid=reward_specific", "grid.tasks=[aesthetic]", f"model.path={pipeline}", *SMALL),
         *(f"output_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"),
         *("tracking=none", "device=cpu", f"model.adapter={tmp_path / 'mine'}"),
-        *("sampling.num_inference_steps=2", "suites.drawbench.evaluators=[oracle_aesthetic]"),
+        *("sampling.num_inference_steps=2", "suites.drawbench.judges=[oracle_aesthetic]"),
         *("task.final_metric=oracle_aesthetic", "data.select_by=[oracle_aesthetic]"),
     ]
     plan = expand(arguments)

@@ -9,10 +9,10 @@ import pytest
 from huggingface_hub import constants, errors
 
 from soarbench.common.errors import UserError
-from soarbench.models.config import ModelConfig
-from soarbench.models.hub import hub_snapshot, is_directory, require_pipeline
+from soarbench.models.hub import hub_snapshot, is_directory
+from soarbench.models.sd3.config import Sd3Config
 
-MODEL = ModelConfig(name="x", path="org/name", resolution=64, revision="abc")
+MODEL = Sd3Config(name="x", path="org/name", resolution=64, revision="abc")
 
 
 def raising(error: Exception) -> Callable[..., str]:
@@ -42,7 +42,7 @@ def test_a_refusal_is_one_line(
 ) -> None:
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", raising(bare(kind)))
     with pytest.raises(UserError) as caught:
-        require_pipeline(MODEL)
+        MODEL.check_source()
     assert f"model.path=org/name (revision abc): {message}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -54,9 +54,9 @@ def test_offline_and_not_cached_says_so(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_what_is_no_hub_id_is_named() -> None:
-    model = ModelConfig(name="x", path="a b/c", resolution=64)
+    model = Sd3Config(name="x", path="a b/c", resolution=64)
     with pytest.raises(UserError, match="neither a directory nor a hub id"):
-        require_pipeline(model)
+        model.check_source()
 
 
 def test_directories_are_told_from_hub_ids() -> None:

@@ -10,9 +10,8 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from soarbench.models import prompts as module
-from soarbench.models.config import ModelConfig
-from soarbench.models.prompts import PromptStore, encoder_digest
+from soarbench.models.prompts import PromptStore
+from soarbench.models.sd3.config import Sd3Config
 from soarbench.models.sd3.model import SD3Model
 from tests.tiny import build_tiny_pipeline
 
@@ -21,9 +20,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
+def config(tmp_path_factory: pytest.TempPathFactory) -> Sd3Config:
     directory = build_tiny_pipeline(tmp_path_factory.mktemp("pipeline"))
-    return ModelConfig(
+    return Sd3Config(
         name="tiny",
         path=str(directory),
         resolution=64,
@@ -37,7 +36,7 @@ def refuse(*_: object) -> None:
 
 
 def test_conditions_are_the_encoders_own_and_encoders_are_loaded_once(
-    config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Sd3Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = SD3Model.load(config, prompts=PromptStore(config, CPU, tmp_path))
     assert model.pipeline.text_encoder is model.pipeline.tokenizer is None
@@ -47,7 +46,7 @@ def test_conditions_are_the_encoders_own_and_encoders_are_loaded_once(
     for name, value in expected.items():
         assert found[name].dtype == value.dtype
         assert torch.allclose(found[name], value, atol=1e-5)
-    monkeypatch.setattr(module, "load_encoders", refuse)
+    monkeypatch.setattr(Sd3Config, "load_encoders", refuse)
     again = PromptStore(config, CPU, tmp_path)
     assert len(again.store) == 3
     assert torch.equal(again.encode(PROMPTS)["prompt_embeds"], found["prompt_embeds"])
@@ -56,7 +55,7 @@ def test_conditions_are_the_encoders_own_and_encoders_are_loaded_once(
         again.encode(["new"])
 
 
-def test_company_does_not_change_a_condition(config: ModelConfig, tmp_path: Path) -> None:
+def test_company_does_not_change_a_condition(config: Sd3Config, tmp_path: Path) -> None:
     alone = PromptStore(config, CPU, tmp_path / "alone").encode(["two stars"])
     crowd = [f"{number} hearts" for number in range(40)]
     found = PromptStore(config, CPU, tmp_path / "crowd").encode([*crowd, "two stars"])
@@ -64,7 +63,7 @@ def test_company_does_not_change_a_condition(config: ModelConfig, tmp_path: Path
         assert torch.equal(found[name][-1], value[0])
 
 
-def test_other_encoders_have_another_place(config: ModelConfig, tmp_path: Path) -> None:
+def test_other_encoders_have_another_place(config: Sd3Config, tmp_path: Path) -> None:
     other = build_tiny_pipeline(tmp_path / "other", seed=1)
     changes = (
         {"path": str(other)},
@@ -74,12 +73,12 @@ def test_other_encoders_have_another_place(config: ModelConfig, tmp_path: Path) 
         {"path": "org/name", "revision": "a"},
         {"path": "org/name", "revision": "b"},
     )
-    digests = {encoder_digest(dataclasses.replace(config, **change)) for change in changes}
-    assert len(digests | {encoder_digest(config)}) == len(changes) + 1
+    digests = {dataclasses.replace(config, **change).encoder_digest() for change in changes}
+    assert len(digests | {config.encoder_digest()}) == len(changes) + 1
 
 
 @pytest.fixture(scope="module")
-def with_t5(config: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
+def with_t5(config: Sd3Config, tmp_path_factory: pytest.TempPathFactory) -> Sd3Config:
     """The same pipeline with a third text encoder."""
     absent = dict.fromkeys(("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor"))
     pipeline = StableDiffusion3Pipeline.from_pretrained(config.path, **absent)
@@ -97,7 +96,7 @@ def with_t5(config: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Mo
 
 
 def test_the_third_encoder_has_a_length_of_its_own_and_can_be_left_out(
-    with_t5: ModelConfig, tmp_path: Path
+    with_t5: Sd3Config, tmp_path: Path
 ) -> None:
     found = {}
     for length, has_t5 in ((12, True), (7, True), (12, False)):

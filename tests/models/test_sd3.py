@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from PIL import Image
 
 from soarbench.common.errors import UserError
 from soarbench.evaluation.seeds import evaluation_noise
-from soarbench.models.config import ModelConfig
-from soarbench.models.sd3.model import SD3Model, pipeline_path
+from soarbench.models.sd3.config import Sd3Config
+from soarbench.models.sd3.model import SD3Model
 from tests.tiny import build_tiny_pipeline
 
 PROMPTS = ["a photo of a red circle", "a photo of two stars", "a photo of a heart"]
@@ -20,7 +21,7 @@ PROMPTS = ["a photo of a red circle", "a photo of two stars", "a photo of a hear
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     directory = build_tiny_pipeline(tmp_path_factory.mktemp("pipeline"))
-    return ModelConfig(
+    return Sd3Config(
         name="tiny",
         path=str(directory),
         resolution=64,
@@ -63,7 +64,7 @@ def test_samples_equal_the_pipelines_own_call_bit_for_bit(model, guidance_scale)
 def t5_model(tmp_path_factory):
     directory = build_tiny_pipeline(tmp_path_factory.mktemp("pipeline_t5"), has_t5=True)
     return SD3Model.load(
-        ModelConfig(name="tiny", path=str(directory), resolution=64, max_sequence_length=12)
+        Sd3Config(name="tiny", path=str(directory), resolution=64, max_sequence_length=12)
     )
 
 
@@ -110,6 +111,41 @@ def test_decoded_images_equal_the_pipelines_own(model):
         assert np.array_equal(np.asarray(a), np.asarray(b))
 
 
+class CountingVae:
+    """Draws black images and keeps how many rows each call had."""
+
+    dtype = torch.float32
+    config = SimpleNamespace(scaling_factor=1.5305, shift_factor=0.0609)
+
+    def __init__(self):
+        self.rows = []
+
+    def decode(self, latents, return_dict):
+        assert not return_dict
+        self.rows.append(len(latents))
+        return (torch.zeros(len(latents), 3, 8, 8),)
+
+
+@pytest.mark.parametrize(
+    ("side", "count", "rows"),
+    [(64, 65, [64, 1]), (512, 10, [4, 4, 2]), (1024, 3, [1, 1, 1]), (2048, 1, [1]), (512, 0, [0])],
+)
+def test_images_are_decoded_a_bounded_number_of_pixels_at_once(side, count, rows):
+    def postprocess(drawn, output_type):
+        return [output_type] * len(drawn)
+
+    pipeline = SimpleNamespace(
+        vae=CountingVae(),
+        vae_scale_factor=8,
+        transformer=None,
+        image_processor=SimpleNamespace(postprocess=postprocess),
+    )
+    model = SD3Model(pipeline, ModelConfig(name="x", path="y", resolution=side))
+    latents = torch.zeros(1, 1, 1, 1).expand(count, 16, side // 8, side // 8)
+    assert len(model.decode(latents)) == count
+    assert pipeline.vae.rows == rows
+
+
 def test_batch_size_and_order_do_not_change_an_image(model):
     plan = [(f"p/{i}", 0) for i in range(3)]
     together = _sample(model, PROMPTS, evaluation_noise(plan, model.latent_shape))
@@ -145,9 +181,9 @@ def test_encoding_takes_the_mode_and_applies_scale_and_shift(model):
 
 
 def test_a_directory_that_is_no_pipeline_is_refused(tmp_path):
-    config = ModelConfig(name="x", path=str(tmp_path), resolution=64)
+    config = Sd3Config(name="x", path=str(tmp_path), resolution=64)
     with pytest.raises(UserError, match=r"no model_index\.json"):
-        pipeline_path(config)
+        config.source()
 
 
 @pytest.mark.parametrize(
@@ -161,7 +197,7 @@ def test_a_directory_that_is_no_pipeline_is_refused(tmp_path):
 def test_a_directory_of_something_else_is_refused(tmp_path, index, message):
     (tmp_path / "model_index.json").write_text(index)
     with pytest.raises(UserError, match=message):
-        pipeline_path(ModelConfig(name="x", path=str(tmp_path), resolution=64))
+        Sd3Config(name="x", path=str(tmp_path), resolution=64).source()
 
 
 def test_a_pipeline_with_a_missing_part_is_refused(tmp_path, config):
@@ -176,4 +212,4 @@ def test_a_pipeline_with_a_missing_part_is_refused(tmp_path, config):
 )
 def test_impossible_values_are_named(field, value):
     with pytest.raises(ValueError, match=field):
-        ModelConfig(**{"name": "x", "path": "y", "resolution": 64, field: value})
+        Sd3Config(**{"name": "x", "path": "y", "resolution": 64, field: value})

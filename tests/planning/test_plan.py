@@ -14,17 +14,19 @@ import pytest
 import torch
 from rich.console import Console
 
-from baselines.config import EmaConfig, LoraConfig, OptimConfig, SoarConfig
-from baselines.training_config import PostTrainingConfig
+from baselines.config import EmaConfig, LoraConfig, OptimConfig, TrainingConfig
+from baselines.soar_config import SoarConfig
 from soarbench.cli.app import main
-from soarbench.cli.plan import Planner, alternatives, plan, plan_table
+from soarbench.cli.plan import plan, plan_table
+from soarbench.cli.words import read
 from soarbench.common.errors import UserError
-from soarbench.models.config import ModelConfig
-from soarbench.models.sd3.architecture import Architecture, architecture_of, num_stored
-from soarbench.planning.demand import gpus, read_request
+from soarbench.lab.config import LabModelConfig
+from soarbench.models.sd3.architecture import num_stored
+from soarbench.models.sd3.config import Sd3Config
+from soarbench.planning.demand import PlanOptions, gpus, read_request
 from soarbench.planning.fake_transformer import LiveBytes, MetaModel, Parameters
 from soarbench.planning.memory_and_time import GB, Demand, gigabytes, memory_rows, time_plan
-from soarbench.planning.method import forward_equivalents
+from soarbench.planning.planner import Planner, alternatives
 from tests.peaks import CASES, MODEL, ROWS, SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -53,26 +55,25 @@ def measured() -> dict[str, float]:
 def test_activations_are_within_15_percent_of_measured_peaks(
     case: str, measured: dict[str, float]
 ) -> None:
-    estimate = MetaModel(SMALL, MODEL, CASES[case]).activation_bytes(ROWS)
+    estimate = MetaModel(SMALL, MODEL, *CASES[case]).activation_bytes(ROWS)
     assert estimate == pytest.approx(measured[case], rel=0.15)
 
 
 @pytest.mark.slow
 def test_few_layers_tell_of_many() -> None:
-    changed = {"num_layers": 7, "dual_attention_layers": [0, 1, 2]}
-    larger = dataclasses.replace(SMALL, transformer={**SMALL.transformer, **changed})
-    meta = MetaModel(larger, MODEL, CASES["adapter checkpointed"])
-    whole = meta._measured(larger.transformer, lambda model: meta._peaks(model, ROWS))
+    larger = SMALL.with_layers((4, 3))
+    meta = MetaModel(larger, MODEL, *CASES["adapter checkpointed"])
+    whole = meta._measured(larger, lambda model: meta._peaks(model, ROWS))
     assert meta.activation_bytes(ROWS) == pytest.approx(whole.max(), rel=0.01)
-    flops = meta._measured(larger.transformer, meta._flops)[0]
+    flops = meta._measured(larger, meta._flops)[0]
     assert meta.forward_flops() == pytest.approx(flops, rel=1e-6)
 
 
 @pytest.mark.slow
 def test_sd35_medium_has_its_published_size() -> None:
-    model = read_request([*MEDIUM, "method=sft"]).demands["sft"].model
-    loop = PostTrainingConfig(steps=1, batch_size=1, optim=OptimConfig())
-    sizes = MetaModel(architecture_of(model), model, loop).parameters()
+    model = read_request(PlanOptions(), [*MEDIUM, "method=sft"]).demands["sft"].model
+    loop = TrainingConfig(steps=1, batch_size=1)
+    sizes = MetaModel(model.architecture(), model, loop).parameters()
     assert sizes.trained == sizes.total
     assert 2.2e9 < sizes.total < 2.6e9
     # The published bf16 file of 4.94 GB holds the position embedding too.
@@ -94,11 +95,9 @@ def test_live_bytes_rise_and_fall() -> None:
 
 def demand(**changes: object) -> Demand:
     """SOAR of all weights, 32 rows on one GPU."""
-    loop = PostTrainingConfig(
-        steps=1, batch_size=32, micro_batch_size=4, optim=OptimConfig(), mixed_precision="bf16"
-    )
+    loop = TrainingConfig(steps=1, batch_size=32, micro_batch_size=4, mixed_precision="bf16")
     model = dataclasses.replace(MODEL, dtype="bfloat16")
-    made = Demand(model=model, method=SoarConfig(), optim=OptimConfig(), loop=loop)
+    made = Demand(model=model, method=SoarConfig(), optim=OptimConfig(), training=loop)
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 
 
@@ -117,18 +116,18 @@ def test_a_full_fine_tune_holds_16_bytes_a_parameter() -> None:
 
 
 def test_an_adapter_keeps_the_rest_in_the_types_of_the_model() -> None:
-    loop = dataclasses.replace(demand().loop, lora=LoraConfig())
     sizes = Parameters(total=1010, trained=10, buffers=100)
-    rows = memory_rows(demand(loop=loop), SMALL, sizes, 7.0)
+    rows = memory_rows(demand(lora=LoraConfig()), SMALL, sizes, 7.0)
     assert rows["weights"] == 2 * 1000 + 4 * 10 + 2 * 100
     assert (rows["gradients"], rows["optimiser"], rows["activations"]) == (40, 80, 7.0)
 
 
 def test_shards_divide_what_is_held_and_gather_what_is_used() -> None:
     sizes = Parameters(total=1200, trained=1200, buffers=100)
-    ema = dataclasses.replace(demand().loop, ema=EmaConfig())
     rows = {
-        word: memory_rows(demand(num_processes=4, parallelism=word, loop=ema), SMALL, sizes, 0.0)
+        word: memory_rows(
+            demand(num_processes=4, parallelism=word, ema=EmaConfig()), SMALL, sizes, 0.0
+        )
         for word in ("ddp", "fsdp2", "zero2")
     }
     for word, held in (("ddp", 1200), ("fsdp2", 300), ("zero2", 300)):
@@ -151,24 +150,23 @@ def test_several_gpus_are_offered_shards() -> None:
 
 
 def test_an_update_costs_what_the_methods_say() -> None:
-    demands = read_request(MEDIUM).demands
-    architecture = architecture_of(demands["sft"].model)
-    found = {name: forward_equivalents(one, architecture) for name, one in demands.items()}
-    assert found == {"sft": 96.0, "soar": 704.0, "flow_grpo": 576 * 2 * (10 + 4 * 9)}
+    demands = read_request(PlanOptions(), MEDIUM).demands
+    costs = {name: one.forward_equivalents for name, one in demands.items()}
+    assert costs == {"sft": 96.0, "soar": 704.0, "flow_grpo": 576 * 2 * (10 + 4 * 9)}
     assert [one.model_rows for one in demands.values()] == [4, 4, 18]
-    assert [one.trained_forwards for one in demands.values()] == [1, 7, 18]
+    assert [one.method.forwards_with_gradient() for one in demands.values()] == [1, 7, 18]
 
 
 def test_time_is_operations_over_the_share_of_the_peak() -> None:
     gpu = gpus()["h100-80gb"]
-    numbers = {"forward_equivalents": 100.0, "forward_flops": 1e12, "utilisation": 0.5}
-    assert time_plan(demand(), gpu, **numbers).seconds == pytest.approx(100 / (989 * 0.5))
+    numbers = {"forward_flops": 1e12, "utilisation": 0.5}
+    assert time_plan(demand(), gpu, **numbers).seconds == pytest.approx(704 / (989 * 0.5))
     both = time_plan(demand(num_processes=2), gpu, **numbers)
-    assert both.seconds == pytest.approx(50 / (989 * 0.5))
-    loop = dataclasses.replace(demand().loop, gradient_checkpointing=True, mixed_precision="no")
-    slow = time_plan(demand(loop=loop), gpu, **numbers)
+    assert both.seconds == pytest.approx(352 / (989 * 0.5))
+    loop = dataclasses.replace(demand().training, gradient_checkpointing=True, mixed_precision="no")
+    slow = time_plan(demand(training=loop), gpu, **numbers)
     assert slow.recomputed == 32 * 7
-    assert slow.seconds == pytest.approx((100 + 224) / (67 * 0.5))
+    assert slow.seconds == pytest.approx((704 + 224) / (67 * 0.5))
 
 
 def test_alternatives_change_one_thing_or_say_all_that_they_change() -> None:
@@ -182,24 +180,24 @@ def test_alternatives_change_one_thing_or_say_all_that_they_change() -> None:
         "lora={rank:32,alpha:64} training.gradient_checkpointing=true",
     ]
     for text, changed in alternatives(demand()):
-        wanted = read_request([*PLAIN, *text.split()]).demands["sft"]
+        wanted = read_request(PlanOptions(), [*PLAIN, *text.split()]).demands["sft"]
         assert (wanted.lora is None) == (changed.lora is None)
         assert wanted.optim.optimizer == changed.optim.optimizer
-        assert wanted.loop.gradient_checkpointing == changed.loop.gradient_checkpointing
+        assert wanted.training.gradient_checkpointing == changed.training.gradient_checkpointing
 
 
 class Counted(Planner):
     """Without a model: 10 GB of activations a row, and a quarter with checkpointing."""
 
     def memory(self, demand: Demand) -> dict[str, float]:
-        share = 0.25 if demand.loop.gradient_checkpointing else 1.0
-        architecture = architecture_of(demand.model)
+        share = 0.25 if demand.training.gradient_checkpointing else 1.0
+        architecture = demand.model.architecture()
         sizes = Parameters(total=10**9, trained=10**9, buffers=0)
         return memory_rows(demand, architecture, sizes, 10 * GB * demand.model_rows * share)
 
 
 def test_what_does_not_fit_is_told_with_what_would() -> None:
-    request = read_request([*PLAIN, "gpu=a100-80gb"])
+    request = read_request(PlanOptions(gpu="a100-80gb"), PLAIN)
     found = Counted().remedies(request.demands["sft"], 80.0)
     assert found == [
         "training.gradient_checkpointing=true (33 GB)",
@@ -214,7 +212,7 @@ def test_the_command_prints_a_table_and_refuses_what_cannot_fit(
 ) -> None:
     stream = io.StringIO()
     console = Console(file=stream, width=160)
-    assert plan(["method=sft", "budget=quick", "gpu=l4-24gb"], console=console) == 0
+    assert plan(PlanOptions(gpu="l4-24gb"), ["method=sft", "budget=quick"], console=console) == 0
     for text in ("peak, GB", "forward equivalents an update", "60 updates", "lab at 64 px"):
         assert text in stream.getvalue()
     big = ["method=sft", "training.batch_size=640000", "training.micro_batch_size=640000"]
@@ -229,10 +227,10 @@ def test_the_command_prints_a_table_and_refuses_what_cannot_fit(
     ("words", "message"),
     [
         (["gpu=h100"], "gpu='h100' is not known: did you mean 'h100-80gb'"),
-        (["utilisation=2"], "utilisation=2: must be a share"),
-        (["utilisation=fast"], "utilisation=fast: must be a share"),
+        (["utilisation=2"], "utilisation=2.0: must be a share"),
+        (["utilisation=fast"], "utilisation='fast' must be a number"),
         (["method=base"], "method=base is not trained; choose one of sft, soar, flow_grpo"),
-        (["training.batchsize=1"], "no method has a key 'training.batchsize'"),
+        (["training.batchsize=1"], "did you mean 'training.batch_size'"),
         (["launcher.num_processes=5", "method=sft"], "must be a multiple of 5"),
         (["launcher.num_processes=0"], "launcher.num_processes=0: must be at least 1"),
         (["launcher.parallelism=fsdp2"], "one process has nobody to share with; set launcher.num"),
@@ -246,29 +244,28 @@ def test_the_command_prints_a_table_and_refuses_what_cannot_fit(
 )
 def test_bad_requests_are_one_line(words: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        read_request(words)
+        read_request(*read(PlanOptions, words))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_hub_id_and_a_directory_without_a_transformer_are_named(tmp_path: Path) -> None:
-    unknown = ModelConfig(name="x", path="org/name", resolution=64)
+    unknown = Sd3Config(name="x", path="org/name", resolution=64)
     with pytest.raises(UserError, match=r"model\.path=org/name: its sizes are not known"):
-        architecture_of(unknown)
-    with pytest.raises(UserError, match=r"no transformer/config\.json there"):
-        architecture_of(dataclasses.replace(unknown, path=str(tmp_path)))
+        unknown.architecture()
+    with pytest.raises(UserError, match=r"no model_index\.json there"):
+        dataclasses.replace(unknown, path=str(tmp_path)).architecture()
 
 
 def test_the_laboratory_is_read_from_its_files() -> None:
-    lab = architecture_of(ModelConfig(name="lab", path="lab", resolution=64))
+    lab = LabModelConfig().architecture()
     assert lab.latent_shape(64)[1:] == (64 // lab.vae_scale_factor,) * 2
     assert lab.vae_parameters > 0
     assert num_stored(Path("nowhere")) == 0
 
 
 def test_the_table_has_a_column_a_method() -> None:
-    request = read_request([*MEDIUM, "launcher.num_processes=8"])
+    request = read_request(PlanOptions(), [*MEDIUM, "launcher.num_processes=8"])
     table = plan_table(request, {})
     assert table.title == "sd35_medium at 512 px on 8 x h100-80gb"
-    assert isinstance(architecture_of(request.demands["sft"].model), Architecture)
     assert gigabytes({"a": 5e8, "b": 5e8}) == 1.0

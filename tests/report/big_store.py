@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.report.folders import TAGS
+from tests.report.folders import FACTS, TAGS, stored_facts
 
 METHODS = ("sft", "soar", "flow_grpo")
 TASKS = ("general", "colours", "counting")
@@ -83,6 +83,8 @@ def _write(
     values = verdicts.astype(float).ravel()
     table = {"step": pa.array(np.full(values.size, step)), "value": pa.array(values), **fixed}
     pq.write_table(pa.table(table), folder / "scores.parquet")
+    protocols = {"geneval.geneval": stored_facts(FACTS["geneval"])}
+    (folder / "protocols.json").write_text(json.dumps(protocols))
     if task != "base":
         keys = list(budget)[1:]
         log = {"step": [100] * len(keys), "key": keys, "value": [budget[key] for key in keys]}

@@ -11,6 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from soarbench.store.cells import PROTOCOLS_FILE
+from soarbench.store.facts import JUDGE, MetricFacts
+
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 SCHEMA = pa.schema(
     [
@@ -32,6 +35,27 @@ SCALES = {
     "geneval": (0.60, 0.0, "geneval"),
     "ocr": (0.50, 0.2, "ocr"),
 }
+
+FACTS = {
+    name: MetricFacts(
+        name=name, title=title, unit="points", decimals=decimals, value_range=(0.0, 10.0),
+        higher_is_better=True, is_macro_mean="geneval" in name, is_oracle=bool(oracle_of),
+        oracle_of=oracle_of,
+    )
+    for name, title, decimals, oracle_of in (
+        ("geneval", "GenEval", 3, ()),
+        ("ocr", "OCR", 3, ()),
+        ("clipscore", "CLIPScore", 4, ()),
+        ("aesthetic", "Aesthetic", 3, ()),
+        ("oracle_geneval", "GenEval (oracle)", 3, ("clipscore",)),
+        ("oracle_aesthetic", "Aesthetic (oracle)", 3, ("aesthetic",)),
+    )
+}  # fmt: skip
+
+
+def stored_facts(facts: MetricFacts) -> dict[str, object]:
+    """A protocol with nothing but the facts about the judge's number."""
+    return {JUDGE: {key: value for key, value in vars(facts).items() if key != "name"}}
 
 
 @dataclass(frozen=True)
@@ -55,6 +79,7 @@ class Folder:
     fingerprint: str = "f00d"
     suffix: str = ""
     unscored: Mapping[str, int] = field(default_factory=dict)
+    facts: Mapping[str, MetricFacts] = field(default_factory=lambda: FACTS)
 
     @property
     def cell_id(self) -> str:
@@ -81,7 +106,7 @@ def write_cell(grid_folder: Path, cell: Folder) -> Path:
             "method": cell.method, "seed": cell.seed, "steps": list(cell.steps),
             "final_metric": cell.final_metric, "metrics": sorted(cell.metrics),
             "oracle_metrics": [name for name in cell.metrics if name.startswith("oracle_")],
-            "config": {"data": None if cell.task == "base" else DATA},
+            "config": {"data": None if cell.task == "base" else DATA, "suites": _suites(cell)},
         },
     )  # fmt: skip
     trained = cell.task != "base" and cell.state == "finished"
@@ -98,6 +123,10 @@ def write_cell(grid_folder: Path, cell: Folder) -> Path:
             row for step in cell.steps for name in cell.metrics for row in _rows(cell, step, name)
         ]
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / "scores.parquet")
+        _write_json(
+            folder / PROTOCOLS_FILE,
+            {f"{SCALES[name][2]}.{name}": stored_facts(cell.facts[name]) for name in cell.metrics},
+        )
         if trained:
             _write_training(folder / "training.parquet", cell)
     return folder
@@ -147,6 +176,14 @@ def main_table(seeds: Sequence[int] = (0,), **changes: object) -> list[Folder]:
                 )
             )  # fmt: skip
     return cells
+
+
+def _suites(cell: Folder) -> dict[str, dict[str, list[str]]]:
+    """What judges what, in the order of the cell's metrics."""
+    suites: dict[str, dict[str, list[str]]] = {}
+    for name in cell.metrics:
+        suites.setdefault(SCALES[name][2], {"evaluators": []})["evaluators"].append(name)
+    return suites
 
 
 def _rows(cell: Folder, step: int, evaluator: str) -> list[dict[str, object]]:

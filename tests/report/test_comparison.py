@@ -5,6 +5,7 @@ from scipy import stats as scipy_stats
 from soarbench.report.numbers.estimates import compare, corrected, estimate, labelled_rng
 from soarbench.report.numbers.panels import Panel, Run
 from soarbench.stats import Verdict
+from tests.report.folders import FACTS
 
 NAN = float("nan")
 PROMPTS = np.repeat([f"p{i:02d}" for i in range(30)], 2)
@@ -12,8 +13,8 @@ PROMPTS = np.repeat([f"p{i:02d}" for i in range(30)], 2)
 
 def panel(values, evaluator="clipscore", strata=None):
     return Panel(
-        task="alignment", evaluator=evaluator, suite="s", fingerprint="f", prompts=PROMPTS,
-        images=np.tile([0, 1], 30), strata=strata,
+        task="alignment", evaluator=evaluator, facts=FACTS[evaluator], suite="s",
+        fingerprint="f", prompts=PROMPTS, images=np.tile([0, 1], 30), strata=strata,
         values={Run(*run): np.asarray(scores, dtype=float) for run, scores in values.items()},
         reasons={Run(*run): {"broken": 1} for run in values},
     )  # fmt: skip

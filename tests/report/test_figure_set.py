@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from soarbench.store.cell_folder import CellFolder
 
 from soarbench.report.build import build_report
 from soarbench.report.figures.bars import Bar, draw_bars
@@ -20,7 +21,7 @@ from soarbench.report.numbers.gaming import GamingPoint
 from soarbench.report.numbers.trained_on import trained_on
 from soarbench.store.cells import read_cells
 from tests.report.diagnosed import color_of, write_diagnostics, write_images
-from tests.report.folders import Folder, base, write_grid
+from tests.report.folders import FACTS, Folder, base, write_grid
 
 SMALL = {"num_prompts": 9, "steps": (50, 100, 150, 200)}
 FORMATS = ("png", "pdf", "svg")
@@ -136,7 +137,7 @@ def test_a_missing_image_is_a_marked_square(store, tmp_path):
     grid = tmp_path / "grid"
     shutil.copytree(store, grid)
     tile = plan_sheet(read_cells(grid)[0], "aesthetic")[1]
-    tile.path.unlink()
+    CellFolder(tile.cell.folder).image(tile.step, tile.prompt_id, tile.image_index).unlink()
     report = build_report(grid, tmp_path / "results", grid="grid", formats=("png",))
     assert report.figures.notes == ("task aesthetic: 1 of the sheet's 56 images are gone",)
     rows = rows_of(tmp_path / "results" / "grid" / "samples_aesthetic.csv")
@@ -165,11 +166,14 @@ def test_a_sheet_shows_the_same_prompts_and_seed_everywhere(store):
 
 
 def test_nothing_to_draw_is_refused():
-    for draw in (draw_gaming, draw_deviation, draw_bars, draw_sheet):
+    for draw in (draw_deviation, draw_sheet):
         with pytest.raises(ValueError, match="n"):
             draw([])
+    for draw in (draw_gaming, draw_bars):
+        with pytest.raises(ValueError, match="n"):
+            draw([], FACTS)
     with pytest.raises(ValueError, match="no point to draw"):
-        draw_overoptimisation([], {}, {}, "last")
+        draw_overoptimisation([], {}, {}, {}, "last")
 
 
 def curve(method, step, metric="aesthetic"):
@@ -186,7 +190,11 @@ def test_the_marked_checkpoint_is_filled_also_of_a_second_stage():
         for step in ((0,) if method == "base" else (50, 100))
     ]
     figure = draw_overoptimisation(
-        points, {"aesthetic": "Trained on"}, {"sft": 50, "sft_then_flow_grpo": 50}, "best:ocr"
+        points,
+        FACTS,
+        {"aesthetic": "Trained on"},
+        {"sft": 50, "sft_then_flow_grpo": 50},
+        "best:ocr",
     )
     (ax,) = figure.axes
     assert ax.get_title(loc="left") == "Trained on"
@@ -199,7 +207,7 @@ def test_the_marked_checkpoint_is_filled_also_of_a_second_stage():
     assert filled == {(50,), (150,)}
     alone = [point for point in points if point.method == "sft_then_flow_grpo"]
     (ax,) = draw_overoptimisation(
-        alone, {"aesthetic": "Held out"}, {alone[0].method: 50}, "last"
+        alone, FACTS, {"aesthetic": "Held out"}, {alone[0].method: 50}, "last"
     ).axes
     assert [line.get_xdata() for line in ax.lines if len(line.get_xdata()) == 1] == [[50]]
     assert "checkpoint by rule 'best:ocr'" in figure.legends[0].get_title().get_text()
@@ -221,7 +229,7 @@ def test_a_second_stage_gains_on_from_where_its_first_ended():
         gaming("sft", 20, 0.5, 0.5),
         gaming("sft_then_flow_grpo", 10, 0.9, 0.6),
     ]
-    plane, gap = draw_gaming(points).axes
+    plane, gap = draw_gaming(points, FACTS).axes
     label = "SFT → Flow-GRPO"
     assert lines(plane)[label].get_xdata().tolist() == [0.5, 0.9]
     assert lines(plane)[label].get_ydata().tolist() == [0.5, 0.6]
@@ -229,12 +237,12 @@ def test_a_second_stage_gains_on_from_where_its_first_ended():
     assert lines(gap)[label].get_xdata().tolist() == [20, 30]
     np.testing.assert_allclose(lines(gap)[label].get_ydata(), [0.0, 0.3])
     # Where it started is not known without the first stage.
-    _, gap = draw_gaming(points[2:]).axes
+    _, gap = draw_gaming(points[2:], FACTS).axes
     assert lines(gap)[label].get_xdata().tolist() == [10]
 
 
 def test_gains_start_at_the_base_and_the_plane_is_square():
-    figure = draw_gaming([gaming("soar", 20, 0.8, 0.6), gaming("soar", 10, 0.5, 0.5)])
+    figure = draw_gaming([gaming("soar", 20, 0.8, 0.6), gaming("soar", 10, 0.5, 0.5)], FACTS)
     plane, gap = figure.axes
     assert lines(plane)["SOAR"].get_xdata().tolist() == [0.0, 0.5, 0.8]
     assert lines(plane)["SOAR"].get_ydata().tolist() == [0.0, 0.5, 0.6]
@@ -268,9 +276,9 @@ def test_bars_stand_on_the_base_and_differ_without_colour():
         for method, change in (("sft", 0.2), ("soar", -0.1), ("flow_grpo", 0.3))
     ]  # fmt: skip
     stages = ("sft_then_flow_grpo", "soar_then_flow_grpo")
-    more = draw_bars([*bars, *(replace(bars[0], method=method) for method in stages)])
+    more = draw_bars([*bars, *(replace(bars[0], method=method) for method in stages)], FACTS)
     assert len({patch.get_hatch() for patch in more.axes[0].patches}) == 5
-    figure = draw_bars(bars)
+    figure = draw_bars(bars, FACTS)
     (ax,) = figure.axes
     assert [patch.get_height() for patch in ax.patches] == [0.2, -0.1, 0.3]
     assert [patch.get_y() for patch in ax.patches] == [0, 0, 0]
@@ -289,7 +297,7 @@ def test_no_text_of_a_settled_figure_overlaps_another_or_leaves_the_page():
         for step in ((0,) if method == "base" else (1000, 5000))
     ]
     roles = {"aesthetic": "Trained on", "oracle_aesthetic": "Oracle"}
-    figure = settle(draw_overoptimisation(points, roles, {"sft": 5000}, "last"))
+    figure = settle(draw_overoptimisation(points, FACTS, roles, {"sft": 5000}, "last"))
     page = figure.bbox
     boxes = []
     for ax in figure.axes:
@@ -305,17 +313,16 @@ def test_no_text_of_a_settled_figure_overlaps_another_or_leaves_the_page():
 def test_what_was_trained_on_comes_from_the_cells(tmp_path):
     cells = [Folder(method=method, task="aesthetic", **SMALL) for method in ("sft", "flow_grpo")]
     grid = write_grid(tmp_path / "grid", cells)
-    found = read_cells(grid)[0]
-    assert trained_on(found) == set()
-    for cell, config in zip(
-        sorted(found, key=lambda cell: cell.method),
-        ({"rewards": {"alignment": 1.0, "pkg.mine": 0.5}, "data": None},
-         {"rewards": {}, "data": {"select_by": ["aesthetic"]}}),
-        strict=True,
-    ):  # fmt: skip
-        path = cell.folder / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"config": config}))
-    assert trained_on(found) == {"clipscore", "pkg.mine", "aesthetic"}
+    stored = read_cells(grid)[0]
+    assert trained_on(stored) == set()
+    configs = (
+        {"rewards": {"alignment": 1.0, "pkg.mine": 0.5}, "data": None},
+        {"rewards": {}, "data": {"select_by": ["aesthetic"]}},
+    )
+    configured = [
+        replace(cell, config=config) for cell, config in zip(stored, configs, strict=True)
+    ]
+    assert trained_on(configured) == {"clipscore", "pkg.mine", "aesthetic"}
 
 
 def test_sheets_are_rgb_pictures(reported):

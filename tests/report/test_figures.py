@@ -15,6 +15,7 @@ from soarbench.report.figures.style_and_curves import (
 )
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.reference import PublishedPoint
+from tests.report.folders import FACTS
 
 
 def point(method, step, value, task="aesthetic", metric="aesthetic", **spent):
@@ -36,7 +37,7 @@ def lines(ax):
 
 
 def test_every_method_starts_from_the_shared_base():
-    (ax,) = draw_curves(POINTS).axes
+    (ax,) = draw_curves(POINTS, FACTS).axes
     assert lines(ax)["SFT"].get_xdata().tolist() == [0, 50, 100]
     np.testing.assert_allclose(lines(ax)["SOAR"].get_ydata(), [5.0, 5.1, 5.2])
     assert lines(ax)["Base"].get_ydata()[0] == 5.0
@@ -44,7 +45,7 @@ def test_every_method_starts_from_the_shared_base():
 
 
 def test_bands_are_the_intervals():
-    (ax,) = draw_curves(POINTS).axes
+    (ax,) = draw_curves(POINTS, FACTS).axes
     path = ax.collections[0].get_paths()[0].vertices
     assert path[:, 1].min() == pytest.approx(4.9)
     assert path[:, 1].max() == pytest.approx(5.2)
@@ -52,14 +53,14 @@ def test_bands_are_the_intervals():
 
 def test_a_panel_a_task_and_no_more_axes_than_panels():
     more = [point("base", 0, 0.28, "alignment", "clipscore")]
-    figure = draw_curves([*POINTS, *more])
+    figure = draw_curves([*POINTS, *more], FACTS)
     assert [ax.get_title(loc="left") for ax in figure.axes] == [
         "Task: aesthetic",
         "Task: alignment",
     ]
     assert [ax.get_ylabel() for ax in figure.axes] == ["Aesthetic", "CLIPScore"]
-    metrics = [point("base", 0, 0.5, "general", name) for name in ("geneval", "ocr", "a", "b", "c")]
-    assert len(draw_curves(metrics).axes) == 5
+    metrics = [point("base", 0, 0.5, "general", name) for name in FACTS]
+    assert len(draw_curves(metrics, FACTS).axes) == 6
 
 
 def test_lines_differ_without_colour_and_in_grey():
@@ -75,25 +76,25 @@ def test_lines_differ_without_colour_and_in_grey():
 def test_published_curves_only_when_passed_and_labelled_so():
     published = [
         PublishedPoint(
-            task="aesthetic", metric="aesthetic", method="soar", step=step, value=5.4,
+            task="aesthetic", metric="aesthetic", method="soar", step=step, text="5.4",
             read_from="figure",
         )
         for step in (0, 1000)
     ]  # fmt: skip
-    assert set(lines(draw_curves(POINTS).axes[0])) == {"SFT", "SOAR", "Base"}
-    (ax,) = draw_curves(POINTS, published=published).axes
+    assert set(lines(draw_curves(POINTS, FACTS).axes[0])) == {"SFT", "SOAR", "Base"}
+    (ax,) = draw_curves(POINTS, FACTS, published=published).axes
     assert "SOAR, as published" in lines(ax)
     assert lines(ax)["SOAR, as published"].get_linewidth() < lines(ax)["SOAR"].get_linewidth()
 
 
 def test_any_counter_can_be_the_axis():
-    (ax,) = draw_curves(POINTS, x="seconds").axes
+    (ax,) = draw_curves(POINTS, FACTS, x="seconds").axes
     assert lines(ax)["SOAR"].get_xdata().tolist() == [0, 450, 900]
     assert ax.get_xlabel() == "Seconds"
 
 
 def test_the_legend_says_what_the_bands_are():
-    (legend,) = draw_curves(POINTS).legends
+    (legend,) = draw_curves(POINTS, FACTS).legends
     assert legend.get_title().get_text() == BAND_TITLE
     assert [text.get_text() for text in legend.get_texts()] == ["SFT", "SOAR", "Base"]
 
@@ -101,7 +102,7 @@ def test_the_legend_says_what_the_bands_are():
 def test_the_legend_of_one_panel_stays_on_the_page():
     methods = ("sft", "soar", "flow_grpo", "sft_then_flow_grpo", "soar_then_flow_grpo")
     more = [point(method, step, 5.0) for method in methods for step in (50, 100)]
-    figure = settle(draw_curves([*POINTS[:1], *more]))
+    figure = settle(draw_curves([*POINTS[:1], *more], FACTS))
     page, box = figure.bbox, figure.legends[0].get_window_extent()
     assert page.x0 <= box.x0 < box.x1 <= page.x1
     assert box.y1 <= figure.axes[0].xaxis.label.get_window_extent().y0
@@ -114,7 +115,7 @@ def test_large_counts_are_short_enough_for_three_panels():
         point(method, step, 0.5, metric=name, forward_equivalents=cost)
         for name in names for method, step, cost in spent
     ]  # fmt: skip
-    figure = settle(draw_curves(found, x="forward_equivalents"))
+    figure = settle(draw_curves(found, FACTS, x="forward_equivalents"))
     labels = [label for label in figure.axes[0].get_xticklabels() if label.get_text()]
     assert "60k" in [label.get_text() for label in labels]
     boxes = [label.get_window_extent() for label in labels]
@@ -123,9 +124,9 @@ def test_large_counts_are_short_enough_for_three_panels():
 
 def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(ValueError, match="x='epochs'"):
-        draw_curves(POINTS, x="epochs")
+        draw_curves(POINTS, FACTS, x="epochs")
     with pytest.raises(ValueError, match="no point to draw"):
-        draw_curves([])
+        draw_curves([], FACTS)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_what_cannot_be_drawn_is_refused():
 def test_the_same_points_give_the_same_bytes(file_format, magic, tmp_path):
     written = []
     for name in ("first", "second"):
-        save(draw_curves(POINTS), tmp_path / name, file_format)
+        save(draw_curves(POINTS, FACTS), tmp_path / name, file_format)
         written.append((tmp_path / name).read_bytes())
     assert written[0].startswith(magic)
     assert written[0] == written[1]
@@ -144,9 +145,9 @@ def test_the_users_matplotlib_settings_change_nothing(monkeypatch):
     import matplotlib as mpl
 
     plain, changed = io.BytesIO(), io.BytesIO()
-    save(draw_curves(POINTS), plain, "png")
+    save(draw_curves(POINTS, FACTS), plain, "png")
     monkeypatch.setitem(mpl.rcParams, "lines.linewidth", 9)
     monkeypatch.setitem(mpl.rcParams, "savefig.dpi", 40)
-    save(draw_curves(POINTS), changed, "png")
+    save(draw_curves(POINTS, FACTS), changed, "png")
     assert plain.getvalue() == changed.getvalue()
     assert mpl.rcParams["lines.linewidth"] == 9

@@ -5,6 +5,7 @@ import pytest
 
 from soarbench.report.numbers.gaming import gaming_points
 from soarbench.report.numbers.panels import Panel, Run
+from tests.report.folders import FACTS
 
 PROMPTS = np.repeat([f"p{i}" for i in range(6)], 2)
 IMAGES = np.tile([0, 1], 6)
@@ -13,8 +14,9 @@ BASE = np.tile([-1.0, 1.0], 6)  # mean 0, standard deviation 1
 
 def panel(evaluator, values, **changes):
     made = Panel(
-        task="aesthetic", evaluator=evaluator, suite="drawbench", fingerprint="f", prompts=PROMPTS,
-        images=IMAGES, strata=None, values=values, reasons={run: {} for run in values},
+        task="aesthetic", evaluator=evaluator, facts=FACTS[evaluator], suite="drawbench",
+        fingerprint="f", prompts=PROMPTS, images=IMAGES, strata=None,
+        values=values, reasons={run: {} for run in values},
     )  # fmt: skip
     return dataclasses.replace(made, **changes)
 

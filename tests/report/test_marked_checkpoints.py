@@ -40,7 +40,7 @@ def test_a_rule_is_checked_before_anything_is_loaded_and_changes_no_address(over
         expand([*overrides, "grid.checkpoint_rule=best:aesthetic"])
     wanted = [
         *overrides, "task=aesthetic", "grid.tasks=[aesthetic]",
-        "suites.drawbench.evaluators=[aesthetic,oracle_aesthetic,clipscore]",
+        "suites.drawbench.judges=[aesthetic,oracle_aesthetic,clipscore]",
     ]  # fmt: skip
     chosen = expand([*wanted, "grid.checkpoint_rule=best:clipscore"])
     assert chosen.settings.grid.checkpoint_rule == "best:clipscore"

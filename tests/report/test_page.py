@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from soarbench.store.cell_folder import step_name
 
 from soarbench.common.files import read_json
 from soarbench.report.build import build_report
 from soarbench.report.numbers.panels import build_panels
-from soarbench.report.numbers.samples import folder_of_step, read_samples
+from soarbench.report.numbers.samples import read_samples
 from soarbench.report.page.figures import figures
 from soarbench.store.cells import read_cells
 from tests.report.folders import Folder, base, reward_specific, write_grid
@@ -50,7 +51,7 @@ def draw_images(grid_folder, prompts=("drawbench-00000", "geneval-00000")):
     for index, folder in enumerate(sorted((grid_folder / "cells").iterdir())):
         for step in json.loads((folder / "config.json").read_text())["steps"]:
             for prompt in prompts:
-                path = folder / "images" / folder_of_step(step) / prompt / "0000.png"
+                path = folder / "images" / step_name(step) / prompt / "0000.png"
                 path.parent.mkdir(parents=True)
                 Image.new("RGB", (32, 32), (20 * index, step % 256, 90)).save(path)
 
@@ -132,6 +133,12 @@ def test_samples_of_a_second_stage_say_in_which_stage_a_step_counts(tmp_path):
     last = max(cells[0].steps)
     assert {f"SFT, step {last}", f"SFT → Flow-GRPO, stage 2, step {last}"} <= titles
     assert "Step of the last stage " in page.texts["label"]
+
+
+def test_a_dash_at_equal_cost_has_its_reason_below_the_table(page):
+    texts = [text for text in page.texts["p"] if "a dash, since this cost lies" in text]
+    assert texts
+    assert all(text.startswith("SOAR and Flow-GRPO: ") for text in texts[:1])
 
 
 def test_numbers_can_be_traced(page, report):

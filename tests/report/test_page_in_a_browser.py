@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from soarbench.report.build import build_report
-from soarbench.report.numbers.metrics import method_title
+from soarbench.report.numbers.names import method_title
 from tests.report.folders import reward_specific, write_grid
 from tests.report.test_page import draw_images
 

@@ -1,21 +1,15 @@
 """Older and newer stores, and what made a cell."""
 
-import csv
-import io
 import json
+import shutil
 
 import pytest
 
 from soarbench.common.provenance import STORE_VERSION
 from soarbench.report.build import build_report
-from soarbench.report.numbers.protocols import (
-    cell_protocols,
-    differing,
-    packed_protocols,
-    refuse_unlike,
-)
-from soarbench.report.numbers.trace import trace_csv
-from soarbench.store.cells import StoreError, read_cells
+from soarbench.report.numbers.protocols import differing, refuse_unlike
+from soarbench.report.text.frames import trace_numbers
+from soarbench.store.cells import StoreError, packed_protocols, read_cell, read_cells
 from tests.report.folders import Folder, base, write_cell, write_grid
 
 PROTOCOL = {"num_inference_steps": 20, "guidance_scale": 3.0, "libraries": {"torch": "2.6"}}
@@ -29,10 +23,13 @@ def change_json(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def write_protocol(folder, protocol, suite="drawbench", evaluator="aesthetic", step=10):
-    path = folder / "scores" / f"step-{step:06d}" / f"{suite}.{evaluator}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"aggregate": {}, "protocol": protocol}))
+def write_protocol(folder, protocol, suite="drawbench", evaluator="aesthetic"):
+    """Add to what a cell's protocol says; the facts about the judge stay."""
+    path = folder / "protocols.json"
+    packed = json.loads(path.read_text())
+    stated = packed.get(f"{suite}.{evaluator}", {}).get("judge", {})
+    packed[f"{suite}.{evaluator}"] = {"judge": stated, **protocol}
+    path.write_text(json.dumps(packed))
 
 
 def test_a_store_of_a_newer_version_is_one_clear_line(tmp_path):
@@ -50,7 +47,7 @@ def test_cells_without_a_version_are_of_the_first_and_are_read(tmp_path):
     assert "version" not in json.loads((folder / "config.json").read_text())
     (cell,), _ = read_cells(tmp_path)
     assert cell.launches == ()
-    (line,) = csv.DictReader(io.StringIO(trace_csv([cell])))
+    (line,) = trace_numbers([cell]).to_dict("records")
     assert line["command"] == line["git_commit"] == "unknown"
     assert line["mlflow_run_id"] == f"run-{cell.cell_id}"
 
@@ -62,7 +59,7 @@ def test_every_command_that_worked_on_a_cell_has_a_line(tmp_path):
     ]
     (folder / "launches.json").write_text(json.dumps({"launches": launches}))
     (cell,), _ = read_cells(tmp_path)
-    lines = list(csv.DictReader(io.StringIO(trace_csv([cell]))))
+    lines = trace_numbers([cell]).to_dict("records")
     assert [line["command"] for line in lines] == [one["command"] for one in launches]
     assert [line["git_commit"] for line in lines] == ["abc0", "abc1"]
     assert lines[0]["python"] == "unknown"
@@ -77,14 +74,17 @@ def test_damaged_launches_are_named(tmp_path):
 
 def test_protocols_are_the_same_from_parts_and_packed(tmp_path):
     folder = write_cell(tmp_path, small())
-    write_protocol(folder, PROTOCOL)
-    found = cell_protocols(folder)
-    assert found == {("drawbench", "aesthetic"): PROTOCOL}
-    other = tmp_path / "packed"
-    other.mkdir()
-    (other / "protocols.json").write_text(json.dumps(packed_protocols(found)))
-    assert cell_protocols(other) == found
-    assert cell_protocols(tmp_path / "nowhere") == {}
+    (folder / "protocols.json").unlink()
+    part = folder / "scores" / "step-000010" / "drawbench.aesthetic.json"
+    part.parent.mkdir(parents=True)
+    part.write_text(json.dumps({"aggregate": {}, "protocol": PROTOCOL}))
+    stored = read_cell(folder).protocols()
+    assert stored == {("drawbench", "aesthetic"): PROTOCOL}
+    (folder / "protocols.json").write_text(json.dumps(packed_protocols(stored)))
+    shutil.rmtree(folder / "scores")
+    assert read_cell(folder).protocols() == stored
+    (folder / "protocols.json").unlink()
+    assert read_cell(folder).protocols() == {}
 
 
 def test_differences_name_nested_fields_and_both_values():
@@ -102,19 +102,19 @@ def test_a_report_of_unlike_protocols_names_the_field(tmp_path):
     cells = {cell.method: cell.folder for cell in read_cells(grid)[0]}
     write_protocol(cells["sft"], PROTOCOL)
     write_protocol(cells["soar"], PROTOCOL)
-    write_protocol(cells["base"], PROTOCOL, step=0)
+    write_protocol(cells["base"], PROTOCOL)
     refuse_unlike(read_cells(grid)[0])
     write_protocol(cells["soar"], {**PROTOCOL, "guidance_scale": 4.5})
     with pytest.raises(StoreError, match=r"guidance_scale: 3\.0 against 4\.5") as caught:
         build_report(grid, tmp_path / "results", grid="grid")
     assert "\n" not in str(caught.value)
     write_protocol(cells["soar"], PROTOCOL)
-    write_protocol(cells["base"], {**PROTOCOL, "shift": 3.0}, step=0)
+    write_protocol(cells["base"], {**PROTOCOL, "shift": 3.0})
     with pytest.raises(StoreError, match="base-seed0"):
         refuse_unlike(read_cells(grid)[0])
     # The base judges suites that a task does not have; those concern nobody.
-    write_protocol(cells["base"], PROTOCOL, step=0)
-    write_protocol(cells["base"], {**PROTOCOL, "shift": 3.0}, suite="geneval", step=0)
+    write_protocol(cells["base"], PROTOCOL)
+    write_protocol(cells["base"], {**PROTOCOL, "shift": 3.0}, suite="geneval")
     refuse_unlike(read_cells(grid)[0])
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from soarbench.jobs.cell import run_cell
+from soarbench.store.cell_folder import CellFolder
+from soarbench.store.diagnostics import source_key
 
 from soarbench.common.errors import UserError
 from soarbench.common.progress import GridProgress
 from soarbench.config.run import TrackingConfig
-from soarbench.config.settings import CellConfig
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
-from soarbench.jobs.cell import run_cell
-from soarbench.store.cell_folder import CellFolder
-from soarbench.store.diagnostics import source_key
 from soarbench.tracking.tracker import (
     MlflowTracker,
     NoTracker,

@@ -6,12 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from soarbench.common.errors import UserError
-from soarbench.data.config import (
-    DatasetsDataConfig,
-    ImageDataConfig,
-    JsonlDataConfig,
-    WebDatasetConfig,
-)
+from soarbench.data.config import ImageDataConfig
 from soarbench.data.content import scores_path
 from soarbench.data.records import Record, checked_scores
 
@@ -25,7 +20,7 @@ def records_of(config: ImageDataConfig) -> Iterator[Record]:
     Raises:
         UserError: The set cannot be read, or a row is malformed.
     """
-    return _own_records(config) if config.scores is None else _scored_records(config)
+    return config.own_records() if config.scores is None else _scored_records(config)
 
 
 def _scored_records(config: ImageDataConfig) -> Iterator[Record]:
@@ -38,24 +33,6 @@ def _scored_records(config: ImageDataConfig) -> Iterator[Record]:
         if not isinstance(row.get(KEY), str):
             raise UserError(f"{place}: no {KEY!r}; data.scores takes what `data score` wrote")
         scores[row[KEY]] = checked_scores(row.get("scores"), place)
-    for record in _own_records(config):
+    for record in config.own_records():
         if record.key in scores:
             yield dataclasses.replace(record, scores={**record.scores, **scores[record.key]})
-
-
-def _own_records(config: ImageDataConfig) -> Iterator[Record]:
-    match config:
-        case JsonlDataConfig():
-            from soarbench.data.sources.jsonl import jsonl_records
-
-            return jsonl_records(config)
-        case DatasetsDataConfig():
-            from soarbench.data.sources.tables import dataset_records
-
-            return dataset_records(config)
-        case WebDatasetConfig():
-            from soarbench.data.sources.tables import shard_records
-
-            return shard_records(config)
-        case _:
-            raise AssertionError(type(config))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.strict import did_you_mean
 from soarbench.data.config import DatasetsDataConfig, WebDatasetConfig
-from soarbench.data.content import own_content, shard_paths
+from soarbench.data.content import shard_paths
 from soarbench.data.records import Record, caption_text, checked_scores, checked_size
 from soarbench.models.hub import is_directory
 
@@ -48,7 +48,7 @@ def dataset_records(config: DatasetsDataConfig) -> Iterator[Record]:
         place = f"{config.path} row {number}"
         own = {name: row[column] for name, column in config.score_columns.items()}
         yield Record(
-            key=f"{own_content(config)} {config.subset} {config.split} {number}",
+            key=f"{config.own_content()} {config.subset} {config.split} {number}",
             place=place,
             caption=caption_text(row[config.caption_column]),
             open=image,
@@ -116,7 +116,7 @@ def shard_records(config: WebDatasetConfig) -> Iterator[Record]:
         facts = row.get("json") or {}
         image = next((row[column] for column in columns if row[column]), None)
         yield Record(
-            key=f"{own_content(config)} {url} {name}",
+            key=f"{config.own_content()} {url} {name}",
             place=place,
             caption=caption_text(row.get("txt") or facts.get(config.caption_key)),
             open=functools.partial(_opened, image),

@@ -13,13 +13,19 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from evaluators.base import Evaluator, Sample
+from evaluators.ocr.evaluator import OcrConfig
 from soarbench.evaluation.seeds import evaluation_noise
-from soarbench.evaluation.suites import load_suite
-from soarbench.lab.judges import aesthetic, clipscore, geneval, ocr, oracle_aesthetic
+from soarbench.lab.config import LabModelConfig
+from soarbench.lab.judges import (
+    LabAestheticConfig,
+    LabClipScoreConfig,
+    LabGenEvalConfig,
+    OracleAesthetic,
+)
+from soarbench.lab.suites import LabSuite, Part
 from soarbench.lab.world.grammar import TASKS, all_compositions, lay_out, split, training_sample
 from soarbench.lab.world.oracles import detect
 from soarbench.lab.world.scenes import CLEAN_STYLE, Pixels, Scene, render
-from soarbench.models.config import LABORATORY, ModelConfig
 from soarbench.models.sd3.model import SD3Model
 
 STEPS, GUIDANCE_SCALE, IMAGES_PER_PROMPT = 20, 3.0, 4
@@ -89,20 +95,21 @@ def pair_accuracy(clipscore: Evaluator, count: int) -> float:
     return float(np.mean([a.value > b.value for a, b in zip(right, wrong, strict=True)]))
 
 
-def base_samples(model: SD3Model, suite_name: str, images_per_prompt: int) -> list[Sample]:
+def base_samples(model: SD3Model, part: Part, images_per_prompt: int) -> list[Sample]:
     """Images of a suite by the base model, with the evaluation seeds."""
-    plan = [(item, i) for item in load_suite(suite_name).items for i in range(images_per_prompt)]
-    found: list[Sample] = []
+    suite = LabSuite(name=f"lab_{part}", part=part, judges=())
+    plan = [(item, i) for item in suite.items() for i in range(images_per_prompt)]
+    samples: list[Sample] = []
     for start in range(0, len(plan), 64):
-        part = plan[start : start + 64]
-        noise = evaluation_noise([(item.prompt_id, i) for item, i in part], model.latent_shape)
-        negative = model.encode_prompts([""] * len(part))
-        condition = model.encode_prompts([item.prompt for item, _ in part])
+        batch = plan[start : start + 64]
+        noise = evaluation_noise([(item.prompt_id, i) for item, i in batch], model.latent_shape)
+        negative = model.encode_prompts([""] * len(batch))
+        condition = model.encode_prompts([item.prompt for item, _ in batch])
         latents = model.sample(
             condition, negative, noise, num_inference_steps=STEPS, guidance_scale=GUIDANCE_SCALE
         )
-        for (item, i), image in zip(part, model.decode(latents), strict=True):
-            found.append(
+        for (item, i), image in zip(batch, model.decode(latents), strict=True):
+            samples.append(
                 Sample(
                     sample_id=f"{item.prompt_id}/{i}",
                     prompt_id=item.prompt_id,
@@ -111,7 +118,7 @@ def base_samples(model: SD3Model, suite_name: str, images_per_prompt: int) -> li
                     metadata=item.metadata,
                 )
             )
-    return found
+    return samples
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -125,17 +132,18 @@ def _values(evaluator: Evaluator, samples: Sequence[Sample]) -> list[float]:
 
 def measure() -> dict[str, object]:
     """Every number of the card."""
-    model = SD3Model.load(lab_model_config())
-    drawn = base_samples(model, "lab_geneval", IMAGES_PER_PROMPT)
-    truth, rated = _values(oracle_aesthetic(), drawn), _values(aesthetic(), drawn)
-    judge = geneval()
+    model = SD3Model.load(LabModelConfig())
+    drawn = base_samples(model, "geneval", IMAGES_PER_PROMPT)
+    truth = _values(OracleAesthetic(), drawn)
+    rated = _values(LabAestheticConfig().build(), drawn)
+    judge, clipscore = LabGenEvalConfig().build(), LabClipScoreConfig().build()
     return {
         "detector_accuracy": detector_accuracy(300),
         "autoencoder": reconstruction(model, 400),
         "geneval": judge.aggregate(drawn, judge.score(drawn)),
-        "ocr": _mean(_values(ocr(), base_samples(model, "lab_ocr", 2))),
-        "clip_pair_accuracy": pair_accuracy(clipscore(), 1000),
-        "clipscore_of_base": _mean(_values(clipscore(), drawn)),
+        "ocr": _mean(_values(OcrConfig().build(), base_samples(model, "ocr", 2))),
+        "clip_pair_accuracy": pair_accuracy(clipscore, 1000),
+        "clipscore_of_base": _mean(_values(clipscore, drawn)),
         "aesthetic_spearman": float(spearmanr(truth, rated).statistic),
         "aesthetic_of_base": _mean(rated),
         "oracle_aesthetic_of_base": _mean(truth),
@@ -145,17 +153,6 @@ def measure() -> dict[str, object]:
             if isinstance(part, torch.nn.Module)
         },
     }
-
-
-def lab_model_config() -> ModelConfig:
-    """The laboratory's model, as ``conf/model/lab.yaml`` describes it."""
-    return ModelConfig(
-        name=LABORATORY,
-        path=LABORATORY,
-        resolution=64,
-        max_sequence_length=0,
-        load_text_encoder_3=False,
-    )
 
 
 def write_card(work_dir: Path, assets: Path) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from evaluators.clip.open_clip_models import load_open_clip, save_open_clip
-from evaluators.preference.aesthetic import HEAD_FILE, AestheticHead, save_head
+from evaluators.preference.rating_head import AestheticHead, save_head
+from soarbench.lab.assets import HEAD_FILE
 from soarbench.lab.build.base import MAX_TOKENS
 from soarbench.lab.build.data import DrawnData
 from soarbench.lab.build.training import IndexedDataset, StageRecipe, train_stage

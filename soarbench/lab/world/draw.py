@@ -40,12 +40,8 @@ def draw_suite(
             f"images_per_prompt={images_per_prompt} wrong={wrong}: must be at least 1, and in 0..1"
         )
     if path.exists():
-        raise UserError(f"path={path} exists; nothing was written over, choose another path")
-    compositions = {
-        "lab_geneval": split().geneval,
-        "lab_ocr": split().ocr,
-        "lab_drawbench": split().drawbench,
-    }[suite]
+        raise UserError(f"output={path} exists; nothing was written over, choose another")
+    compositions = getattr(split(), suite.removeprefix("lab_"))
     partial = path.with_name(f"{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for number, composition in enumerate(compositions):

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
 
 from soarbench.common.errors import ConfigError
-from soarbench.models.config import LABORATORY, ModelConfig
+from soarbench.models.base import Architecture, UnknownArchitecture
 from soarbench.models.hub import is_directory
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from baselines.base import VelocityModel
 
 FACTS = Path(__file__).parent / "facts"
 #: Hub ids whose configuration is written down in ``facts``.
@@ -20,75 +28,107 @@ KNOWN = {
 }
 
 
-class UnknownArchitecture(ConfigError):
-    """A hub id whose sizes are not written down here."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class Architecture:
+class Sd3Architecture(Architecture):
     """Sizes of a pipeline.
 
     Attributes:
-        transformer: Configuration of the transformer, as diffusers takes it.
+        config: Configuration of the transformer, as diffusers takes it.
         clip_tokens: Tokens that the CLIP encoders give a prompt.
         vae_scale_factor: Pixels of an image along one latent.
         vae_parameters: Of the autoencoder.
     """
 
-    transformer: Mapping[str, object]
+    config: Mapping[str, object]
     clip_tokens: int
     vae_scale_factor: int
     vae_parameters: int
 
     def integer(self, key: str) -> int:
         """A whole number of the transformer's configuration."""
-        return int(str(self.transformer[key]))
+        return int(str(self.config[key]))
 
+    @property
+    @override
+    def unit(self) -> int:
+        return self.integer("patch_size") * self.vae_scale_factor
+
+    @property
+    @override
+    def largest_image(self) -> int:
+        return self.integer("pos_embed_max_size") * self.unit
+
+    @property
+    @override
+    def layers(self) -> tuple[int, ...]:
+        """Layers with one attention, and with two (SD3.5-M's first 13)."""
+        listed = self.config.get("dual_attention_layers", ())
+        assert isinstance(listed, (list, tuple))
+        return self.integer("num_layers") - len(listed), len(listed)
+
+    @override
+    def with_layers(self, layers: Sequence[int]) -> Sd3Architecture:
+        plain, dual = layers
+        changed = {"num_layers": plain + dual, "dual_attention_layers": tuple(range(dual))}
+        return replace(self, config={**self.config, **changed})
+
+    @override
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """(C, H, W) of an image's latents.
-
-        Raises:
-            ConfigError: The model knows no positions that far out.
-        """
-        side = resolution // self.vae_scale_factor
-        unit = self.integer("patch_size") * self.vae_scale_factor
-        largest = self.integer("pos_embed_max_size") * unit
-        if resolution > largest or resolution < unit:
+        if not self.unit <= resolution <= self.largest_image:
             raise ConfigError(
-                f"model.resolution={resolution}: this model makes {unit} to {largest} pixels"
+                f"model.resolution={resolution}: this model makes {self.unit} to "
+                f"{self.largest_image} pixels"
             )
+        side = resolution // self.vae_scale_factor
         return self.integer("in_channels"), side, side
 
-    def text_tokens(self, max_sequence_length: int) -> int:
-        """Length of a prompt's condition: CLIP's tokens and T5's behind each other."""
-        return self.clip_tokens + max_sequence_length
+    @override
+    def condition_shapes(self, max_sequence_length: int) -> dict[str, tuple[int, ...]]:
+        # CLIP's tokens and T5's behind each other.
+        tokens = self.clip_tokens + max_sequence_length
+        return {
+            "prompt_embeds": (tokens, self.integer("joint_attention_dim")),
+            "pooled_prompt_embeds": (self.integer("pooled_projection_dim"),),
+        }
+
+    @override
+    def transformer(self) -> nn.Module:
+        from diffusers import SD3Transformer2DModel
+
+        transformer: nn.Module = SD3Transformer2DModel(**self.config)
+        return transformer
+
+    @override
+    def velocity(self, transformer: nn.Module) -> VelocityModel:
+        from soarbench.models.sd3.model import SD3Velocity
+
+        return SD3Velocity(transformer)
 
 
-def architecture_of(model: ModelConfig) -> Architecture:
-    """The sizes of a configured pipeline.
+def architecture_of(path: str) -> Sd3Architecture:
+    """The sizes of a pipeline.
+
+    Args:
+        path: Directory or hub id.
 
     Raises:
         UnknownArchitecture: A hub id that is not written down here.
         ConfigError: A directory without a transformer's configuration.
     """
-    if model.path == LABORATORY:
-        from soarbench.lab.assets import asset_dir
-
-        return _of_directory(asset_dir("base"))
-    if is_directory(model.path):
-        return _of_directory(Path(model.path).expanduser())
-    if model.path not in KNOWN:
+    if is_directory(path):
+        return _of_directory(Path(path).expanduser())
+    if path not in KNOWN:
         known = ", ".join(KNOWN)
         raise UnknownArchitecture(
-            f"model.path={model.path}: its sizes are not known without a download; give a local "
+            f"model.path={path}: its sizes are not known without a download; give a local "
             f"directory, or one of {known}"
         )
-    facts = json.loads((FACTS / f"{KNOWN[model.path]}.json").read_text())
+    facts = json.loads((FACTS / f"{KNOWN[path]}.json").read_text())
     facts.pop("source")
-    return Architecture(**facts)
+    return Sd3Architecture(**facts)
 
 
-def _of_directory(folder: Path) -> Architecture:
+def _of_directory(folder: Path) -> Sd3Architecture:
     """Sizes from the configuration files and the weights' headers of a saved pipeline."""
     config = folder / "transformer" / "config.json"
     if not config.is_file():
@@ -96,8 +136,8 @@ def _of_directory(folder: Path) -> Architecture:
     transformer = json.loads(config.read_text())
     vae = json.loads((folder / "vae" / "config.json").read_text())
     tokenizer = json.loads((folder / "tokenizer" / "tokenizer_config.json").read_text())
-    return Architecture(
-        transformer={k: v for k, v in transformer.items() if not k.startswith("_")},
+    return Sd3Architecture(
+        config={k: v for k, v in transformer.items() if not k.startswith("_")},
         clip_tokens=int(tokenizer["model_max_length"]),
         vae_scale_factor=_scale_factor(vae),
         vae_parameters=num_stored(folder / "vae"),

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Protocol
 
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
@@ -15,57 +12,17 @@ from torch import Tensor, nn
 from baselines.base import Condition, VelocityModel
 from baselines.flow import euler_sample
 from soarbench.common.errors import UserError
-from soarbench.models.config import LABORATORY, ModelConfig
+from soarbench.models.base import PromptEncoder
 from soarbench.models.quiet import quiet_libraries
+from soarbench.models.sd3.config import Sd3Config
 
 _BATCH = 64
-#: Pixels that the VAE encodes at once: 64 images of 64 px, 4 of 512 px.
-_ENCODED_PIXELS = 2**20
+#: Pixels that the VAE encodes or decodes at once: 64 images of 64 px, 4 of 512 px; to decode one
+#: of 512 px SD3's takes 0.8 GB.
+_VAE_PIXELS = 2**20
 _ENCODERS = tuple(
     f"{kind}{number}" for kind in ("text_encoder", "tokenizer") for number in ("", "_2", "_3")
 )
-
-
-class PromptSource(Protocol):
-    """Where conditions of prompts come from, other than text encoders that are loaded."""
-
-    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Conditions on the model's device, batch first."""
-        ...
-
-
-def pipeline_path(config: ModelConfig) -> str:
-    """Directory or hub id of the pipeline; the laboratory's assets are verified first.
-
-    Raises:
-        UserError: A local directory that is missing or is no pipeline.
-    """
-    if config.path == LABORATORY:
-        from soarbench.lab.assets import asset_dir
-
-        return str(asset_dir("base"))
-    path = Path(config.path).expanduser()
-    looks_local = path.exists() or path.is_absolute() or config.path.startswith((".", "~"))
-    if looks_local and not (path / "model_index.json").is_file():
-        raise UserError(
-            f"model.path={config.path}: no model_index.json there; give a directory saved by "
-            "StableDiffusion3Pipeline.save_pretrained, a hub id, or 'lab'"
-        )
-    if looks_local:
-        _check_index(config, path / "model_index.json")
-    return str(path) if looks_local else config.path
-
-
-def _check_index(config: ModelConfig, index: Path) -> None:
-    try:
-        name = json.loads(index.read_text()).get("_class_name")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"model.path={config.path}: {index} is no JSON object") from error
-    if name != StableDiffusion3Pipeline.__name__:
-        raise UserError(
-            f"model.path={config.path}: holds a {name}; only {StableDiffusion3Pipeline.__name__} "
-            "is supported"
-        )
 
 
 class SD3Velocity:
@@ -87,7 +44,7 @@ class SD3Velocity:
         return velocity
 
 
-def _load_pipeline(config: ModelConfig, options: Mapping[str, object]) -> StableDiffusion3Pipeline:
+def _load_pipeline(config: Sd3Config, options: Mapping[str, object]) -> StableDiffusion3Pipeline:
     """Load a pipeline, the VAE in float32; ``options`` replaces parts of it.
 
     Raises:
@@ -96,7 +53,7 @@ def _load_pipeline(config: ModelConfig, options: Mapping[str, object]) -> Stable
     absent: dict[str, object] = {"image_encoder": None, "feature_extractor": None}
     if not config.load_text_encoder_3:
         absent |= {"text_encoder_3": None, "tokenizer_3": None}
-    source = pipeline_path(config)
+    source = config.source()
     quiet_libraries()
     try:
         pipeline = StableDiffusion3Pipeline.from_pretrained(
@@ -118,13 +75,13 @@ def _load_pipeline(config: ModelConfig, options: Mapping[str, object]) -> Stable
     return pipeline
 
 
-def load_encoders(config: ModelConfig, device: torch.device) -> StableDiffusion3Pipeline:
+def load_encoders(config: Sd3Config, device: torch.device) -> TextEncoders:
     """Load the text encoders alone; the transformer has its sizes, but no weights.
 
     Raises:
         UserError: The directory or hub id cannot be loaded.
     """
-    source = pipeline_path(config)
+    source = config.source()
     try:
         sizes = SD3Transformer2DModel.load_config(
             source, subfolder="transformer", revision=config.revision
@@ -142,7 +99,7 @@ def load_encoders(config: ModelConfig, device: torch.device) -> StableDiffusion3
         part = getattr(pipeline, name)
         if isinstance(part, nn.Module):
             part.to(device)
-    return pipeline
+    return TextEncoders(pipeline, config.max_sequence_length, device)
 
 
 @torch.no_grad()
@@ -168,6 +125,26 @@ def encode_with(
     return {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled_prompt_embeds}
 
 
+class TextEncoders:
+    """A pipeline's text encoders, without the rest of it."""
+
+    def __init__(
+        self, pipeline: StableDiffusion3Pipeline, max_sequence_length: int, device: torch.device
+    ) -> None:
+        self.pipeline = pipeline
+        self.max_sequence_length = max_sequence_length
+        self.device = device
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Conditions, batch first."""
+        return encode_with(self.pipeline, prompts, self.max_sequence_length, self.device)
+
+
+def _vae_batch(pixels: int) -> int:
+    """How many images of so many pixels go through the VAE at once."""
+    return min(_BATCH, max(1, _VAE_PIXELS // pixels))
+
+
 class SD3Model:
     """A loaded pipeline: its transformer, and encoding, sampling and decoding around it.
 
@@ -180,8 +157,8 @@ class SD3Model:
     def __init__(
         self,
         pipeline: StableDiffusion3Pipeline,
-        config: ModelConfig,
-        prompts: PromptSource | None = None,
+        config: Sd3Config,
+        prompts: PromptEncoder | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.config = config
@@ -191,9 +168,9 @@ class SD3Model:
     @classmethod
     def load(
         cls,
-        config: ModelConfig,
+        config: Sd3Config,
         device: torch.device | str = "cpu",
-        prompts: PromptSource | None = None,
+        prompts: PromptEncoder | None = None,
     ) -> SD3Model:
         """Load a pipeline; the VAE always in float32, text encoders only without ``prompts``.
 
@@ -218,6 +195,11 @@ class SD3Model:
     def training_shift(self) -> float:
         """The scheduler's ``shift``; SD3.5-M: 3.0."""
         return float(self.pipeline.scheduler.config.shift)
+
+    @property
+    def scheduler_name(self) -> str:
+        """The sampler's class in diffusers."""
+        return type(self.pipeline.scheduler).__name__
 
     def sampling_sigmas(self, num_inference_steps: int) -> Tensor:
         """The pipeline's own schedule, from 1 (noise) to 0. -> (num_inference_steps + 1,)."""
@@ -249,7 +231,7 @@ class SD3Model:
         vae = self.pipeline.vae
         found = []
         width, height = images[0].size
-        batch = min(_BATCH, max(1, _ENCODED_PIXELS // (width * height)))
+        batch = _vae_batch(width * height)
         for start in range(0, len(images), batch):
             # Without a size it takes the images' own.
             pixels = self.pipeline.image_processor.preprocess(list(images[start : start + batch]))
@@ -264,7 +246,9 @@ class SD3Model:
         """Images of scaled latents (B, C, H, W), as the pipeline itself decodes them."""
         vae = self.pipeline.vae
         images: list[Image.Image] = []
-        for part in latents.split(_BATCH):
+        height, width = latents.shape[-2:]
+        batch = _vae_batch(height * width * self.pipeline.vae_scale_factor**2)
+        for part in latents.split(batch):
             raw = part.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
             drawn = vae.decode(raw, return_dict=False)[0]
             images += self.pipeline.image_processor.postprocess(drawn, output_type="pil")

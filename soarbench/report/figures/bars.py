@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 
 from soarbench.report.figures.style_and_curves import add_legend, method_styles, panel_grid, style
 from soarbench.report.numbers.estimates import labelled_rng
-from soarbench.report.numbers.metrics import BASE, method_title, metric_of
+from soarbench.report.numbers.names import BASE, method_title
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.stats import mean_interval
+from soarbench.store.facts import MetricFacts
 
 #: By marker, so that every method has its own.
 _HATCHES = {"o": "", "s": "///", "^": "...", "D": "xx", "v": "\\\\\\", "P": "++", "X": "**"}
@@ -84,8 +85,12 @@ def _bar(panel: Panel, method: str) -> Bar | None:
     )
 
 
-def draw_bars(bars: Sequence[Bar]) -> Figure:
+def draw_bars(bars: Sequence[Bar], facts: Mapping[str, MetricFacts]) -> Figure:
     """Draw a panel a metric; zero is the base, whose value the panel names.
+
+    Args:
+        bars: From ``build_bars``.
+        facts: About each metric.
 
     Raises:
         ValueError: There is nothing to draw.
@@ -98,10 +103,9 @@ def draw_bars(bars: Sequence[Bar]) -> Figure:
         figure, axes = panel_grid(len(groups), 2 if len(groups) in (2, 4) else None)
         for ax, (task, metric) in zip(axes, groups, strict=True):
             own = [bar for bar in bars if (bar.task, bar.metric) == (task, metric)]
-            facts = metric_of(metric)
             where = f"{task}: " if has_tasks else ""
-            ax.set_title(f"{where}{facts.title}", fontsize=8)
-            ax.set_ylabel(f"Change from base ({own[0].base:.{facts.decimals}f})")
+            ax.set_title(f"{where}{facts[metric].title}", fontsize=8)
+            ax.set_ylabel(f"Change from base ({own[0].base:.{facts[metric].decimals}f})")
             _draw_group(ax, own)
         add_legend(figure, axes, "Lines: 95 % intervals, paired with the base by image")
     return figure

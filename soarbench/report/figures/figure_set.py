@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from soarbench.common.files import read_json, write_atomically
-from soarbench.config.figure_formats import FORMATS
+from soarbench.config.run import FORMATS
 from soarbench.grid.checkpoint_rule import LAST
 from soarbench.report.figures.bars import Bar, build_bars, draw_bars
 from soarbench.report.figures.gaming import draw_deviation, draw_gaming, draw_overoptimisation
@@ -28,7 +28,6 @@ from soarbench.report.numbers.diagnostics import (
     unmeasured,
 )
 from soarbench.report.numbers.gaming import GamingPoint, gaming_points
-from soarbench.report.numbers.metrics import metric_of
 from soarbench.report.numbers.tables import Panels, TaskTable
 from soarbench.report.numbers.trained_on import trained_on
 from soarbench.store.cells import Cell
@@ -104,10 +103,11 @@ def write_figures(
     writer = _Writer(folder, formats)
     if curves:
         writer.list_curves()
+    facts = {name: about for table in tables for name, about in table.facts.items()}
     bars = build_bars(panels, tables)
-    writer.figure("bars", _BARS, bars, lambda: draw_bars(bars))
+    writer.figure("bars", _BARS, bars, lambda: draw_bars(bars, facts))
     gaming = gaming_points(panels)
-    writer.figure("gaming", _GAMING, gaming, lambda: draw_gaming(gaming))
+    writer.figure("gaming", _GAMING, gaming, lambda: draw_gaming(gaming, facts))
     for table in tables:
         if table.metrics:
             _write_task(table, cells, panels, curves, checkpoint_rule, writer)
@@ -138,7 +138,7 @@ def _write_task(
         f"overoptimisation_{task}",
         _OVEROPTIMISATION.of(task),
         points,
-        lambda: draw_overoptimisation(points, roles, marked, rule),
+        lambda: draw_overoptimisation(points, table.facts, roles, marked, rule),
         marked=marked,
     )
     drift = deviation_points(cells, task)
@@ -156,7 +156,7 @@ def _roles(table: TaskTable, cells: Sequence[Cell]) -> dict[str, str]:
     trained = trained_on([cell for cell in cells if cell.task == table.task])
     roles = {}
     for name in table.metrics:
-        if metric_of(name).is_oracle:
+        if table.facts[name].is_oracle:
             roles[name] = "Oracle"
         elif name in (trained or {table.final_metric}):
             roles[name] = "Trained on"
@@ -307,8 +307,8 @@ def _csv(rows: Sequence[Row], marked: Mapping[str, int] | None) -> str:
     """Dataclasses as CSV, a column a field; ``is_marked`` says which step a rule chose."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    # Counters are in the curves' own table; folders are of the machine that drew.
-    names = [f.name for f in dataclasses.fields(rows[0]) if f.name not in ("spent", "path")]
+    # Counters are in the curves' own table; where a cell lies is of the machine that drew.
+    names = [f.name for f in dataclasses.fields(rows[0]) if f.name not in ("spent", "cell")]
     writer.writerow(names if marked is None else [*names, "is_marked"])
     for row in rows:
         values = [getattr(row, name) for name in names]

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from soarbench.config.settings import first_stage
+from soarbench.config.stages import first_stage
 from soarbench.report.figures.style_and_curves import (
     AXIS_TITLES,
     BAND_TITLE,
@@ -23,13 +23,15 @@ from soarbench.report.figures.style_and_curves import (
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.diagnostics import QUANTITIES, ROLES, DeviationPoint
 from soarbench.report.numbers.gaming import GamingPoint
-from soarbench.report.numbers.metrics import BASE, method_title, metric_of, ordered_methods
+from soarbench.report.numbers.names import BASE, method_title, ordered_methods
+from soarbench.store.facts import MetricFacts
 
 _COLUMNS = 3
 
 
 def draw_overoptimisation(
     points: Sequence[CurvePoint],
+    facts: Mapping[str, MetricFacts],
     roles: Mapping[str, str],
     marked: Mapping[str, int],
     rule: str,
@@ -38,6 +40,7 @@ def draw_overoptimisation(
 
     Args:
         points: Of one task; a panel for each of their metrics, in the order of appearance.
+        facts: About each metric that a judge measured.
         roles: Title of each metric's panel, e.g. what was trained on.
         marked: Checkpoint of each method that ``rule`` chose.
         rule: As configured.
@@ -52,18 +55,22 @@ def draw_overoptimisation(
         figure, axes = panel_grid(len(names), min(_COLUMNS, len(names)))
         for ax, name in zip(axes, names, strict=True):
             ax.set_title(roles.get(name) or ROLES[name])
-            ax.set_ylabel(QUANTITIES.get(name) or metric_of(name).title)
+            ax.set_ylabel(QUANTITIES.get(name) or facts[name].title)
             ax.set_xlabel(AXIS_TITLES["step"])
             draw_panel(ax, [point for point in points if point.metric == name], marked=marked)
         add_legend(figure, axes, f"{BAND_TITLE}; filled markers: checkpoint by rule {rule!r}")
     return figure
 
 
-def draw_gaming(points: Sequence[GamingPoint]) -> Figure:
+def draw_gaming(points: Sequence[GamingPoint], facts: Mapping[str, MetricFacts]) -> Figure:
     """Draw what was gained on a learned score against what was gained on its oracle.
 
     A row a learned score: the course of training in the plane of both gains, where below the
     diagonal the score gained more than the truth, and the gap over steps.
+
+    Args:
+        points: From ``gaming_points``.
+        facts: About each metric.
 
     Raises:
         ValueError: There is nothing to draw.
@@ -77,8 +84,8 @@ def draw_gaming(points: Sequence[GamingPoint]) -> Figure:
             own = [p for p in points if (p.task, p.proxy) == (task, proxy)]
             plane, gap = axes[2 * row : 2 * row + 2]
             plane.set_title(f"Task: {task}")
-            plane.set_xlabel(f"Gain in {metric_of(proxy).title} (SD of base)")
-            plane.set_ylabel(f"Gain in {metric_of(oracle).title}")
+            plane.set_xlabel(f"Gain in {facts[proxy].title} (SD of base)")
+            plane.set_ylabel(f"Gain in {facts[oracle].title}")
             _draw_plane(plane, own)
             gap.set_title("Gain on the score alone")
             gap.set_xlabel(AXIS_TITLES["step"])

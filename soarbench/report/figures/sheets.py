@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import matplotlib as mpl
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-from soarbench.report.numbers.metrics import BASE, method_title, ordered_methods, step_title
-from soarbench.store.cell_folder import CellFolder
+from soarbench.report.numbers.names import BASE, method_title, ordered_methods, step_title
 from soarbench.store.cells import Cell
 
 T = TypeVar("T")
@@ -33,7 +31,7 @@ class Tile:
         method: Name.
         seed: Of training.
         step: Optimiser steps, of the method's last stage.
-        path: Of the stored image.
+        cell: Which stores it.
         is_stored: Whether it is there.
     """
 
@@ -44,7 +42,7 @@ class Tile:
     method: str
     seed: int
     step: int
-    path: Path
+    cell: Cell
     is_stored: bool
 
 
@@ -72,7 +70,7 @@ def plan_sheet(cells: Sequence[Cell], task: str) -> list[Tile]:
     ]
     return [
         _tile(task, prompt_id, prompt, index, cell, step)
-        for prompt_id, prompt, index in _spread(_prompts(trained[0]), _MOST_PROMPTS)
+        for prompt_id, prompt, index in _spread(trained[0].prompts(), _MOST_PROMPTS)
         for cell, step in columns
     ]
 
@@ -84,18 +82,7 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
     return [items[i * (len(items) - 1) // (count - 1)] for i in range(count)]
 
 
-def _prompts(cell: Cell) -> list[tuple[str, str, int]]:
-    """Id and text of every prompt with the lowest image index, by id."""
-    table = pq.read_table(
-        cell.folder / "scores.parquet", columns=["prompt_id", "prompt", "image_index"]
-    )
-    first = table.group_by(["prompt_id", "prompt"]).aggregate([("image_index", "min")])
-    rows = first.to_pylist()
-    return sorted((row["prompt_id"], row["prompt"], row["image_index_min"]) for row in rows)
-
-
 def _tile(task: str, prompt_id: str, prompt: str, index: int, cell: Cell, step: int) -> Tile:
-    path = CellFolder(cell.folder).image(step, prompt_id, index)
     return Tile(
         task=task,
         prompt_id=prompt_id,
@@ -104,8 +91,8 @@ def _tile(task: str, prompt_id: str, prompt: str, index: int, cell: Cell, step: 
         method=cell.method,
         seed=cell.seed,
         step=step,
-        path=path,
-        is_stored=path.is_file(),
+        cell=cell,
+        is_stored=cell.has_image(step, prompt_id, index),
     )
 
 
@@ -130,8 +117,9 @@ def draw_sheet(tiles: Sequence[Tile]) -> Image.Image:
     for tile in tiles:
         top = _HEAD_HEIGHT + prompts.index(tile.prompt_id) * (_SIDE + _GAP)
         left = lefts[columns.index((tile.method, tile.step))]
-        if tile.is_stored:
-            sheet.paste(_scaled(tile.path), (left, top))
+        image = tile.cell.image(tile.step, tile.prompt_id, tile.image_index)
+        if image is not None:
+            sheet.paste(_scaled(image), (left, top))
         else:
             _draw_missing(pen, left, top)
     for row, prompt_id in enumerate(prompts):
@@ -163,12 +151,11 @@ def _draw_heads(
         pen.text((left, 22), text, font=_font(size), fill="#404040")
 
 
-def _scaled(path: Path) -> Image.Image:
+def _scaled(image: Image.Image) -> Image.Image:
     """A square image of the sheet's size; whole pixels where the image is smaller."""
-    with Image.open(path) as image:
-        is_small = max(image.size) < _SIDE
-        way = Image.Resampling.BICUBIC if is_small else Image.Resampling.LANCZOS
-        return image.convert("RGB").resize((_SIDE, _SIDE), way)
+    is_small = max(image.size) < _SIDE
+    way = Image.Resampling.BICUBIC if is_small else Image.Resampling.LANCZOS
+    return image.convert("RGB").resize((_SIDE, _SIDE), way)
 
 
 def _draw_missing(pen: ImageDraw.ImageDraw, left: int, top: int) -> None:

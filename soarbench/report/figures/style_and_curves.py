@@ -15,10 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from soarbench.config.settings import first_stage
+from soarbench.config.stages import first_stage
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
-from soarbench.report.numbers.metrics import BASE, method_title, metric_of, ordered_methods
+from soarbench.report.numbers.names import BASE, method_title, ordered_methods
 from soarbench.report.numbers.reference import AS_PUBLISHED, PublishedPoint
+from soarbench.store.facts import MetricFacts
 
 STYLE_FILE = Path(__file__).with_name("soarbench.mplstyle")
 AXIS_TITLES = {
@@ -76,6 +77,7 @@ def method_styles(methods: Sequence[str]) -> dict[str, LineStyle]:
 
 def draw_curves(
     points: Sequence[CurvePoint],
+    facts: Mapping[str, MetricFacts],
     *,
     x: str = "step",
     published: Sequence[PublishedPoint] = (),
@@ -86,6 +88,7 @@ def draw_curves(
 
     Args:
         points: From ``build_curves``.
+        facts: About each metric.
         x: ``step``, or a counter of training.
         published: Drawn as thin lines, over steps only; pass them where the protocol compares.
 
@@ -101,7 +104,7 @@ def draw_curves(
         figure, axes = panel_grid(len(panels))
         for ax, (task, metric) in zip(axes, panels, strict=True):
             ax.set_title(f"Task: {task}" if task != panels[0][0] or task != panels[-1][0] else "")
-            ax.set_ylabel(metric_of(metric).title)
+            ax.set_ylabel(facts[metric].title)
             ax.set_xlabel(AXIS_TITLES[x])
             if x == "step":
                 _draw_published(ax, [o for o in published if (o.task, o.metric) == (task, metric)])

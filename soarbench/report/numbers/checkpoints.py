@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from soarbench.grid.checkpoint_rule import LAST, judge_of
 from soarbench.report.numbers.estimates import estimate
-from soarbench.report.numbers.metrics import metric_of
 from soarbench.report.numbers.panels import Panel
 
 
@@ -39,9 +38,8 @@ def marked_steps(rule: str, panels: Mapping[tuple[str, str], Panel], task: str) 
 
 
 def _best_step(panel: Panel, method: str) -> int:
-    sign = 1 if metric_of(panel.evaluator).higher_is_better else -1
     means = {}
     for step in panel.steps(method):
         interval = estimate(panel, method, step).interval
-        means[step] = float("-inf") if interval is None else sign * interval.estimate
+        means[step] = float("-inf") if interval is None else panel.facts.sign * interval.estimate
     return max(means, key=lambda step: (means[step], -step))

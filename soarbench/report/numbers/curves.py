@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from soarbench.report.numbers.estimates import estimate
-from soarbench.report.numbers.metrics import BASE, metric_of
+from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.tables import Panels, TaskTable
 from soarbench.store.cells import Cell
-from soarbench.store.scores import read_training
 
 #: Cumulative counters of training, any of which can be the figure's x axis.
 COUNTERS = ("images_seen", "forward_equivalents", "reward_calls", "seconds")
@@ -53,7 +52,7 @@ def curve_metrics(table: TaskTable, num_tasks: int) -> list[str]:
     """Which metrics are drawn: the deciding one; all learned ones when there is but one task."""
     if num_tasks > 1:
         return [table.final_metric]
-    return [name for name in table.metrics if not metric_of(name).is_oracle]
+    return [name for name in table.metrics if not table.facts[name].is_oracle]
 
 
 def build_curves(
@@ -107,7 +106,7 @@ def _curve(panel: Panel, method: str, logs: Sequence[Counters]) -> list[CurvePoi
 
 def _counters(cell: Cell) -> Counters:
     """The counters that training logged: name to (steps, values)."""
-    training = read_training(cell)
+    training = cell.training()
     return {name: training[name] for name in COUNTERS if name in training}
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from soarbench.common.errors import StoreError
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.estimates import labelled_rng
-from soarbench.report.numbers.metrics import BASE, ordered_methods
+from soarbench.report.numbers.names import BASE, ordered_methods
 from soarbench.stats import Interval, cluster, mean_interval
 from soarbench.stats.clusters import FloatArray, IntArray
-from soarbench.store.cells import Cell, StoreError
-from soarbench.store.diagnostics import deviations_path, images_path, norms_path
+from soarbench.store.cells import Cell
 
 #: Quantities by name, with what the axis says.
 QUANTITIES = {
@@ -100,8 +98,7 @@ def unmeasured(cells: Sequence[Cell], task: str) -> list[str]:
     return [
         cell.cell_id
         for cell in cells
-        if (cell.task == task or cell.is_base)
-        and not (images_path(cell.folder).is_file() and norms_path(cell.folder, key).is_file())
+        if (cell.task == task or cell.is_base) and not cell.has_diagnostics(key)
     ]
 
 
@@ -145,20 +142,9 @@ def diagnostic_points(cells: Sequence[Cell], task: str, prompts: np.ndarray) -> 
     return [point for name, rows in by_quantity.items() for point in _points(task, name, rows)]
 
 
-def _read(path: Path) -> pa.Table | None:
-    if not path.is_file():
-        return None
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(
-            f"{path} is damaged ({error}); delete it and run python -m soarbench diagnose again"
-        ) from error
-
-
 def _statistics(cell: Cell, known: np.ndarray) -> dict[str, Rows]:
     """Mean of every statistic by step and prompt, without prompts that are not ``known``."""
-    table = _read(images_path(cell.folder))
+    table = cell.statistics()
     if table is None:
         return {}
     means = table.group_by(["step", "prompt_id"]).aggregate([(n, "mean") for n in _STATISTICS])
@@ -183,7 +169,7 @@ def _norm_ratios(members: Sequence[Cell], key: str) -> dict[Who, Rows]:
     """Velocity norm over the base's on the same image."""
     norms: dict[Who, Rows] = {}
     for cell in members:
-        table = _read(norms_path(cell.folder, key))
+        table = cell.norms(key)
         if table is not None:
             values = table["norm"].to_numpy().astype(np.float64)
             rows = Rows(_integers(table["step"]), _integers(table["row"]), values)
@@ -235,7 +221,7 @@ def deviation_points(cells: Sequence[Cell], task: str) -> list[DeviationPoint]:
     key = _task_key(cells, task)
     for cell in cells:
         if cell.task == task or cell.is_base:
-            table = _read(deviations_path(cell.folder, key))
+            table = cell.deviations(key)
             if table is not None:
                 tables[cell.method, cell.seed] = _by_place(table)
     _refuse_unlike(tables, task)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from soarbench.report.numbers.metrics import metric_of
 from soarbench.report.numbers.panels import Panel
 from soarbench.stats import (
     ClusteredScores,
@@ -25,6 +24,7 @@ from soarbench.stats import (
     variance_components,
     verdict,
 )
+from soarbench.store.facts import MetricFacts
 
 _SEED = 2604
 Key = tuple[str, str]
@@ -56,6 +56,7 @@ class Comparison:
     Attributes:
         method: Compared.
         baseline: Compared with.
+        facts: About the metric; they say which way is better.
         difference: Method - baseline, with its interval.
         seeds: Training seeds that both have.
         p_value: Paired permutation test.
@@ -69,6 +70,7 @@ class Comparison:
 
     method: str
     baseline: str
+    facts: MetricFacts
     difference: Interval
     seeds: tuple[int, ...]
     p_value: float
@@ -119,7 +121,7 @@ def compare(panel: Panel, method: tuple[str, int], baseline: tuple[str, int]) ->
         scores,
         labelled_rng(panel.task, panel.evaluator, *method, *baseline),
         names=(method[0], baseline[0]),
-        evaluator=panel.evaluator,
+        facts=panel.facts,
         seeds=tuple(seeds),
     )
 
@@ -129,7 +131,7 @@ def compare_scores(
     rng: Generator,
     *,
     names: tuple[str, str],
-    evaluator: str,
+    facts: MetricFacts,
     seeds: tuple[int, ...],
 ) -> Comparison:
     """Compare by paired differences, as if it were the only comparison.
@@ -138,20 +140,20 @@ def compare_scores(
         scores: Differences, first - second.
         rng: Source of randomness.
         names: Of the first and the second.
-        evaluator: Whose scores; says which way is better.
+        facts: About the metric; they say which way is better.
         seeds: Training seeds in them.
     """
     difference = mean_interval(scores, rng)
     p_value = paired_permutation_test(scores, rng)
-    higher = metric_of(evaluator).higher_is_better
     comparison = Comparison(
         method=names[0],
         baseline=names[1],
+        facts=facts,
         difference=difference,
         seeds=seeds,
         p_value=p_value,
         adjusted_p_value=p_value,
-        verdict=verdict(difference, p_value, higher_is_better=higher),
+        verdict=verdict(difference, p_value, higher_is_better=facts.higher_is_better),
         detectable=None,
         required_prompts=None,
         required_seeds=None,
@@ -179,12 +181,11 @@ def corrected(family: Mapping[Key, Comparison]) -> dict[Key, Comparison]:
         The same with adjusted p-values and the verdicts that follow from these.
     """
     adjusted = holm([comparison.p_value for comparison in family.values()])
-    found = {}
-    for (key, comparison), p_value in zip(family.items(), adjusted.tolist(), strict=True):
-        higher = metric_of(key[1]).higher_is_better
-        found[key] = dataclasses.replace(
-            comparison,
+    return {
+        key: dataclasses.replace(
+            one,
             adjusted_p_value=p_value,
-            verdict=verdict(comparison.difference, p_value, higher_is_better=higher),
+            verdict=verdict(one.difference, p_value, higher_is_better=one.facts.higher_is_better),
         )
-    return found
+        for (key, one), p_value in zip(family.items(), adjusted.tolist(), strict=True)
+    }

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from soarbench.report.numbers.estimates import labelled_rng
-from soarbench.report.numbers.metrics import BASE
+from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import Panel, Run
 from soarbench.stats import Interval, cluster, mean_interval
 from soarbench.stats.clusters import FloatArray
-
-#: The exact measurement of what a learned score stands for.
-ORACLE_OF = {"aesthetic": "oracle_aesthetic", "clipscore": "oracle_geneval"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +24,8 @@ class GamingPoint:
         oracle: Evaluator that knows.
         method: Name.
         step: Optimiser steps.
-        proxy_gain: Mean gain over the base, in standard deviations of the base's scores.
+        proxy_gain: Mean gain over the base, in standard deviations of the base's scores; better is
+            more, also where a lower score is better.
         proxy_low: Lower end of its 95 % interval, paired by image.
         proxy_high: Upper end.
         oracle_gain: The same of the oracle.
@@ -60,12 +58,13 @@ class GamingPoint:
 
 def gaming_points(panels: Mapping[tuple[str, str], Panel]) -> list[GamingPoint]:
     """Measure every learned score whose oracle judged the same images, at every step."""
-    found: list[GamingPoint] = []
-    for (task, evaluator), proxy in panels.items():
-        oracle = panels.get((task, ORACLE_OF.get(evaluator, "")))
-        if oracle is not None and _same_images(proxy, oracle):
-            found += _points(proxy, oracle)
-    return found
+    return [
+        point
+        for (task, evaluator), proxy in panels.items()
+        for (of, _), oracle in panels.items()
+        if of == task and evaluator in oracle.facts.oracle_of and _same_images(proxy, oracle)
+        for point in _points(proxy, oracle)
+    ]
 
 
 def _same_images(proxy: Panel, oracle: Panel) -> bool:
@@ -105,10 +104,11 @@ def _base_spread(panel: Panel) -> float:
 
 
 def _gains(panel: Panel, method: str, step: int) -> dict[int, FloatArray]:
-    """Method - base on every image, by training seed; (N,) each."""
+    """How much better than the base on every image, by training seed; (N,) each."""
     base = next(values for run, values in panel.values.items() if run.method == BASE)
     return {
-        seed: panel.values[Run(method, seed, step)] - base for seed in panel.seeds(method, step)
+        seed: panel.facts.sign * (panel.values[Run(method, seed, step)] - base)
+        for seed in panel.seeds(method, step)
     }
 
 

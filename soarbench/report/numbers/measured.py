@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from soarbench.common.errors import UserError
 from soarbench.common.files import read_json
-from soarbench.report.numbers.metrics import metric_of
-from soarbench.report.numbers.protocols import Protocol, cell_protocols
+from soarbench.evaluation.rows import read_table
 from soarbench.stats.clusters import FloatArray
 from soarbench.store.cells import Cell
-from soarbench.store.scores import ScoreSet, read_details, read_scores
+from soarbench.store.facts import MetricFacts, metric_facts
+from soarbench.store.judged import ScoresFolder
+from soarbench.store.scores import ScoreSet, score_sets, tags_of
+from soarbench.store.tables import Facts
 
 Key = tuple[str, str]
 
@@ -27,6 +29,7 @@ class Measured:
     Attributes:
         source: Where they lie, for messages.
         evaluator: The metric's name.
+        facts: About the metric.
         suite: The prompts' name.
         prompts: Prompt of each image; (N,), sorted, then by image.
         images: Name of each image; (N,).
@@ -38,13 +41,14 @@ class Measured:
 
     source: str
     evaluator: str
+    facts: MetricFacts
     suite: str
     prompts: np.ndarray
     images: np.ndarray
     values: FloatArray
     strata: np.ndarray | None
     fingerprint: str
-    protocol: Protocol
+    protocol: Facts
 
 
 def of_cell(cell: Cell, step: int | None) -> dict[Key, Measured]:
@@ -55,39 +59,37 @@ def of_cell(cell: Cell, step: int | None) -> dict[Key, Measured]:
         step: Of training; None takes the last one.
 
     Raises:
-        UserError: There is no such step, or as ``read_scores``.
+        UserError: There is no such step, or as ``Cell.scores``.
     """
     step = cell.steps[-1] if step is None else step
     if step not in cell.steps:
         steps = ", ".join(str(one) for one in cell.steps)
         raise UserError(f"step={step}: {cell.cell_id} was evaluated at {steps}")
-    protocols = cell_protocols(cell.folder)
+    protocols = cell.protocols()
     return {
-        (one.suite, one.evaluator): Measured(
-            source=cell.cell_id,
-            evaluator=one.evaluator,
-            suite=one.suite,
-            prompts=one.prompts,
-            images=one.images,
-            values=one.values,
-            strata=_cell_strata(cell, one),
-            fingerprint=one.fingerprint,
-            protocol=protocols.get((one.suite, one.evaluator), {}),
+        (one.suite, one.evaluator): _of_set(
+            cell, one, protocols.get((one.suite, one.evaluator), {})
         )
-        for one in read_scores(cell)
+        for one in sorted(cell.scores(), key=lambda one: cell.metrics.index(one.evaluator))
         if one.step == step
     }
 
 
-def _cell_strata(cell: Cell, scores: ScoreSet) -> np.ndarray | None:
-    if not metric_of(scores.evaluator).is_macro_mean:
-        return None
-    tags: dict[str, str] = {}
-    for prompt, details in read_details(cell, scores.evaluator):
-        known = json.loads(details)
-        if "tag" in known:
-            tags[prompt] = str(known["tag"])
-    return _strata(scores.prompts, tags, cell.cell_id)
+def _of_set(cell: Cell, scores: ScoreSet, protocol: Facts) -> Measured:
+    facts = metric_facts(scores.evaluator, protocol, cell.cell_id)
+    tags = cell.tags(scores.evaluator) if facts.is_macro_mean else {}
+    return Measured(
+        source=cell.cell_id,
+        evaluator=scores.evaluator,
+        facts=facts,
+        suite=scores.suite,
+        prompts=scores.prompts,
+        images=scores.images,
+        values=scores.values,
+        strata=_strata(scores.prompts, tags, cell.cell_id) if facts.is_macro_mean else None,
+        fingerprint=scores.fingerprint,
+        protocol=protocol,
+    )
 
 
 def _strata(prompts: np.ndarray, tags: Mapping[str, str], source: str) -> np.ndarray:
@@ -99,50 +101,48 @@ def _strata(prompts: np.ndarray, tags: Mapping[str, str], source: str) -> np.nda
 
 
 def of_scored(path: Path) -> dict[Key, Measured]:
-    """Scores that ``score`` wrote, by (suite, evaluator).
+    """Scores that ``score`` or ``evaluate`` wrote, by (suite, evaluator).
 
     Args:
-        path: Its output folder, or one judge's ``.jsonl`` file in it.
+        path: Its output folder.
 
     Raises:
         UserError: There are no whole scores, or they are damaged.
     """
-    files = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
-    files = [file for file in files if not file.name.endswith(".partial.jsonl")]
-    if not files:
+    if not (path / "summary.json").is_file():
         raise UserError(
-            f"{path} holds no finished scores (JUDGE.jsonl); make them with "
+            f"{path} holds no finished scores (summary.json); make them with "
             "`python -m soarbench score suite=NAME images=DIR`"
         )
-    found = [_of_file(file) for file in files]
-    return {(one.suite, one.evaluator): one for one in found}
+    judges = read_json(path / "summary.json")["judges"]
+    assert isinstance(judges, Mapping)
+    measured = (_of_judge(path, name, summary) for name, summary in judges.items())
+    return {(one.suite, one.evaluator): one for one in measured}
 
 
-def _of_file(path: Path) -> Measured:
-    summary_path = path.with_name(f"{path.stem}.summary.json")
-    summary = read_json(summary_path) if summary_path.is_file() else {}
-    protocol = summary.get("protocol")
-    evaluator = str(summary.get("evaluator", path.stem))
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line]
-        rows = sorted(lines, key=lambda row: (str(row["prompt_id"]), str(row["sample_id"])))
-        prompts = np.array([str(row["prompt_id"]) for row in rows])
-        values = [np.nan if row["value"] is None else float(row["value"]) for row in rows]
-        prints = {str(row["fingerprint"]) for row in rows}
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged or no file of scores ({error!r})") from error
-    if len(prints) != 1:
-        raise UserError(f"{path} holds {len(prints)} fingerprints; score the images again")
-    tags = {str(row["prompt_id"]): str(row["tag"]) for row in rows if "tag" in row}
-    is_macro = metric_of(evaluator).is_macro_mean
+def _of_judge(path: Path, name: str, summary: Mapping[str, object]) -> Measured:
+    folder = ScoresFolder(path / str(summary["scores"]))
+    rows = read_table(folder.rows.path)
+    names = {"step": pa.scalar(0, pa.int64()), "evaluator": name, "suite": str(summary["suite"])}
+    for column, value in names.items():
+        rows = rows.append_column(column, pa.repeat(value, rows.num_rows))
+    sets = score_sets(rows, str(folder.root))
+    if len(sets) != 1:
+        raise UserError(f"{folder.root} holds {len(sets)} fingerprints; score the images again")
+    (scores,) = sets
+    protocol = folder.protocol()
+    facts = metric_facts(name, protocol, str(folder.root))
     return Measured(
         source=str(path),
-        evaluator=evaluator,
-        suite=str(summary.get("suite", "")),
-        prompts=prompts,
-        images=np.array([str(row["sample_id"]) for row in rows]),
-        values=np.array(values, dtype=np.float64),
-        strata=_strata(prompts, tags, str(path)) if is_macro else None,
-        fingerprint=prints.pop(),
-        protocol=protocol if isinstance(protocol, dict) else {},
+        evaluator=name,
+        facts=facts,
+        suite=scores.suite,
+        prompts=scores.prompts,
+        images=scores.images,
+        values=scores.values,
+        strata=_strata(scores.prompts, tags_of(rows, name), str(path))
+        if facts.is_macro_mean
+        else None,
+        fingerprint=scores.fingerprint,
+        protocol=protocol,
     )

@@ -10,7 +10,6 @@ import numpy as np
 from soarbench.common.errors import UserError
 from soarbench.report.numbers.estimates import Comparison, compare_scores, corrected, labelled_rng
 from soarbench.report.numbers.measured import Key, Measured
-from soarbench.report.numbers.metrics import metric_of
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.protocols import differing, unlike_text
 from soarbench.stats import (
@@ -21,6 +20,7 @@ from soarbench.stats import (
     probability_of_improvement,
 )
 from soarbench.stats.clusters import FloatArray
+from soarbench.store.facts import MetricFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class Pair:
     Attributes:
         names: Of the first and the second.
         evaluator: The metric.
+        facts: About it.
         suite: Name of the prompts.
         first: Scores; (S, N) for S training seeds.
         second: The same of the other.
@@ -41,6 +42,7 @@ class Pair:
 
     names: tuple[str, str]
     evaluator: str
+    facts: MetricFacts
     suite: str
     first: FloatArray
     second: FloatArray
@@ -56,6 +58,7 @@ class Answer:
 
     Attributes:
         evaluator: The metric.
+        facts: About it.
         suite: Name of the prompts.
         values: Mean of the first and the second, over the images that both have a score of.
         comparison: The paired difference, its tests and what would decide it.
@@ -66,6 +69,7 @@ class Answer:
     """
 
     evaluator: str
+    facts: MetricFacts
     suite: str
     values: tuple[float, float]
     comparison: Comparison
@@ -81,15 +85,16 @@ def panel_pair(panel: Panel, first: tuple[str, int], second: tuple[str, int]) ->
     Raises:
         UserError: They share no training seed.
     """
-    left, right, seeds = panel.pairs(first, second)
+    one, other, seeds = panel.pairs(first, second)
     if not seeds:
         raise UserError(f"{first[0]} and {second[0]} share no finished training seed")
     return Pair(
         names=(first[0], second[0]),
         evaluator=panel.evaluator,
+        facts=panel.facts,
         suite=panel.suite,
-        first=left,
-        second=right,
+        first=one,
+        second=other,
         prompts=panel.prompts,
         strata=panel.strata,
         seeds=tuple(seeds),
@@ -97,29 +102,72 @@ def panel_pair(panel: Panel, first: tuple[str, int], second: tuple[str, int]) ->
     )
 
 
+BySeed = Mapping[int | None, Measured]
+"""Scores by training seed; of a thing that was measured once, the one of seed None."""
+
+
 def measured_pairs(
-    names: tuple[str, str], first: Mapping[Key, Measured], second: Mapping[Key, Measured]
+    names: tuple[str, str], first: Mapping[Key, BySeed], second: Mapping[Key, BySeed]
 ) -> list[Pair]:
-    """What two cells or folders both measured.
+    """What two things (methods, cells, folders) both measured.
 
     Raises:
         UserError: Nothing, or under different protocols, or on other images.
     """
     shared = [key for key in first if key in second]
     if not shared:
-        told = [", ".join(f"{judge} on {suite}" for suite, judge in one) for one in (first, second)]
+        lists = [", ".join(f"{judge} on {suite}" for suite, judge in s) for s in (first, second)]
         raise UserError(
-            f"{names[0]} ({told[0]}) and {names[1]} ({told[1]}) have no measurement in common"
+            f"{names[0]} ({lists[0]}) and {names[1]} ({lists[1]}) have no measurement in common"
         )
     return [_measured_pair(names, first[key], second[key]) for key in shared]
 
 
-def _measured_pair(names: tuple[str, str], first: Measured, second: Measured) -> Pair:
-    if first.fingerprint != second.fingerprint:
-        told = differing(first.protocol, second.protocol) or [
-            f"fingerprint: {first.fingerprint} against {second.fingerprint}"
-        ]
-        raise UserError(unlike_text(first.evaluator, first.source, second.source, told))
+def _measured_pair(names: tuple[str, str], first: BySeed, second: BySeed) -> Pair:
+    seeds = {seed for side in (first, second) for seed in side}
+    # What was measured once stands beside every seed of the other.
+    shared = [
+        seed for seed in seeds if all(seed in side or None in side for side in (first, second))
+    ]
+    if len(shared) > 1:
+        shared = sorted(seed for seed in shared if seed is not None)
+    if not shared:
+        raise UserError(f"{names[0]} and {names[1]} share no finished training seed")
+    rows = [
+        [side[seed] if seed in side else side[None] for seed in shared] for side in (first, second)
+    ]
+    for one, other in zip(*rows, strict=True):
+        _refuse_unlike(one, other)
+    one = rows[0][0]
+    return Pair(
+        names=names,
+        evaluator=one.evaluator,
+        facts=one.facts,
+        suite=one.suite,
+        first=np.stack([row.values for row in rows[0]]),
+        second=np.stack([row.values for row in rows[1]]),
+        prompts=one.prompts,
+        strata=one.strata,
+        seeds=tuple(seed or 0 for seed in shared),
+        label=(one.suite, one.evaluator),
+    )
+
+
+def _refuse_unlike(first: Measured, second: Measured) -> None:
+    """Refuse what was judged otherwise, or on other images.
+
+    How a folder's images were made is nobody's to say; then the judge and the prompts must agree.
+    """
+    a, b = first.protocol, second.protocol
+    if "seed_rule" not in a or "seed_rule" not in b:
+        keys = (a.keys() & b.keys()) | {key for key in (*a, *b) if key.startswith("evaluator")}
+        a, b = ({key: p[key] for key in keys if key in p} for p in (a, b))
+    fields = differing(a, b)
+    if not fields and not (first.protocol and second.protocol):
+        prints = (first.fingerprint, second.fingerprint)
+        fields = [f"fingerprint: {prints[0]} against {prints[1]}"] if len(set(prints)) > 1 else []
+    if fields:
+        raise UserError(unlike_text(first.evaluator, first.source, second.source, fields))
     if not np.array_equal(first.images, second.images) or not np.array_equal(
         first.prompts, second.prompts
     ):
@@ -128,17 +176,6 @@ def _measured_pair(names: tuple[str, str], first: Measured, second: Measured) ->
             f"{second.values.size} in {second.source}, not of the same prompts and indices; score "
             "the same ones"
         )
-    return Pair(
-        names=names,
-        evaluator=first.evaluator,
-        suite=first.suite,
-        first=first.values[None],
-        second=second.values[None],
-        prompts=first.prompts,
-        strata=first.strata,
-        seeds=(0,),
-        label=(first.suite, first.evaluator),
-    )
 
 
 def answers(pairs: Sequence[Pair]) -> list[Answer]:
@@ -147,23 +184,22 @@ def answers(pairs: Sequence[Pair]) -> list[Answer]:
     Raises:
         UserError: A pair has no image that both scored.
     """
-    found = [_answer(pair) for pair in pairs]
-    family = corrected({(one.suite, one.evaluator): one.comparison for one in found})
-    return [replace(one, comparison=family[one.suite, one.evaluator]) for one in found]
+    alone = [_answer(pair) for pair in pairs]
+    family = corrected({(one.suite, one.evaluator): one.comparison for one in alone})
+    return [replace(one, comparison=family[one.suite, one.evaluator]) for one in alone]
 
 
 def _answer(pair: Pair) -> Answer:
-    left, right = pair.first.ravel(), pair.second.ravel()
+    first, second = pair.first.ravel(), pair.second.ravel()
     prompts = np.tile(pair.prompts, len(pair.seeds))
     seeds = np.repeat(pair.seeds, pair.prompts.size)
     strata = None if pair.strata is None else np.tile(pair.strata, len(pair.seeds))
-    both = ~np.isnan(left - right)
-    sign = 1.0 if metric_of(pair.evaluator).higher_is_better else -1.0
+    both, sign = ~np.isnan(first - second), pair.facts.sign
     rng = labelled_rng("improvement", *pair.label)
     try:
-        scores = cluster_pairs(left, right, prompts, seeds=seeds, strata=strata)
+        scores = cluster_pairs(first, second, prompts, seeds=seeds, strata=strata)
         improvement = probability_of_improvement(
-            sign * left, sign * right, prompts, rng, seeds=seeds
+            sign * first, sign * second, prompts, rng, seeds=seeds
         )
     except ValueError as error:
         raise UserError(f"{pair.evaluator} of {' and '.join(pair.names)}: {error}") from error
@@ -171,29 +207,30 @@ def _answer(pair: Pair) -> Answer:
         scores,
         labelled_rng(*pair.label),
         names=pair.names,
-        evaluator=pair.evaluator,
+        facts=pair.facts,
         seeds=pair.seeds,
     )
     means = [
         cluster_pairs(
             np.where(both, side, np.nan), np.zeros_like(side), prompts, seeds=seeds, strata=strata
         ).mean()
-        for side in (left, right)
+        for side in (first, second)
     ]
     return Answer(
         evaluator=pair.evaluator,
+        facts=pair.facts,
         suite=pair.suite,
         values=(means[0], means[1]),
         comparison=comparison,
         improvement=improvement,
-        mcnemar=_mcnemar(left[both], right[both]),
+        mcnemar=_mcnemar(first[both], second[both], correct=max(sign, 0.0)),
         num_images=scores.num_values / scores.num_prompts / scores.num_seeds,
         num_unscored=int((~both).sum()),
     )
 
 
-def _mcnemar(left: FloatArray, right: FloatArray) -> McNemar | None:
+def _mcnemar(first: FloatArray, second: FloatArray, *, correct: float) -> McNemar | None:
     """The test of two sets of verdicts; None where scores are not 0 or 1."""
-    if not np.isin(np.concatenate([left, right]), (0.0, 1.0)).all():
+    if not np.isin(np.concatenate([first, second]), (0.0, 1.0)).all():
         return None
-    return mcnemar(left == 1.0, right == 1.0)
+    return mcnemar(first == correct, second == correct)

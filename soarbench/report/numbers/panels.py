@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from soarbench.report.numbers.metrics import BASE, metric_of, ordered_methods
+from soarbench.common.errors import StoreError
+from soarbench.report.numbers.names import BASE, ordered_methods
 from soarbench.stats import ClusteredScores, cluster, cluster_pairs
 from soarbench.stats.clusters import FloatArray, IntArray
-from soarbench.store.cells import Cell, Hole, StoreError
-from soarbench.store.scores import ScoreSet, read_details, read_scores
+from soarbench.store.cells import Cell, Hole
+from soarbench.store.facts import JUDGE, MetricFacts, metric_facts
+from soarbench.store.scores import ScoreSet
 
 
 class Run(NamedTuple):
@@ -31,6 +32,7 @@ class Panel:
     Attributes:
         task: Name of the task.
         evaluator: Name of the evaluator.
+        facts: About its number.
         suite: Prompt suite that it judged.
         fingerprint: Of the protocol, the same for all.
         prompts: Prompt of each image; (N,).
@@ -42,6 +44,7 @@ class Panel:
 
     task: str
     evaluator: str
+    facts: MetricFacts
     suite: str
     fingerprint: str
     prompts: np.ndarray
@@ -125,12 +128,12 @@ class Panel:
         Raises:
             ValueError: They share no seed, or as ``cluster``.
         """
-        left, right, seeds = self.pairs(first, second)
+        one, other, seeds = self.pairs(first, second)
         if not seeds:
             raise ValueError(f"{first[0]} and {second[0]} share no finished training seed")
         return cluster_pairs(
-            left.ravel(),
-            right.ravel(),
+            one.ravel(),
+            other.ravel(),
             np.tile(self.prompts, len(seeds)),
             seeds=np.repeat(seeds, self.prompts.size),
             strata=None if self.strata is None else np.tile(self.strata, len(seeds)),
@@ -151,19 +154,18 @@ def build_panels(
 
     Raises:
         StoreError: Scores of unlike fingerprints or suites would stand side by side, or as
-            ``read_scores``.
+            ``Cell.scores``.
     """
     trained = [cell for cell in cells if not cell.is_base]
     tasks = {cell.task: cell.metrics for cell in trained}
     base = [cell for cell in cells if cell.is_base]
     pool: dict[bytes, np.ndarray] = {}
-    stored = {cell.cell_id: read_scores(cell, pool) for cell in cells}
+    stored = {cell.cell_id: cell.scores(pool) for cell in cells}
     panels, holes = {}, []
     for task, evaluators in tasks.items():
         members = [cell for cell in trained if cell.task == task]
         for evaluator in evaluators:
-            found = _select([*members, *base], stored, evaluator)
-            panel, missing = _panel(task, evaluator, found)
+            panel, missing = _panel(task, evaluator, _select([*members, *base], stored, evaluator))
             holes += missing
             if panel is not None:
                 panels[task, evaluator] = panel
@@ -177,7 +179,7 @@ def _select(
     cells: Sequence[Cell], stored: Mapping[str, Sequence[ScoreSet]], evaluator: str
 ) -> Selection:
     """Each cell's scores of one evaluator; of the base only those on the suite of the others."""
-    found: Selection = []
+    selection: Selection = []
     suites: set[str] = set()
     for cell in cells:
         sets = [one for one in stored[cell.cell_id] if one.evaluator == evaluator]
@@ -185,23 +187,24 @@ def _select(
             sets = [one for one in sets if one.suite in suites]
         else:
             suites |= {one.suite for one in sets}
-        found.append((cell, sets))
+        selection.append((cell, sets))
     if len(suites) > 1:
         raise StoreError(
             f"{evaluator} judged different suites in task {cells[0].task!r}: "
             f"{', '.join(sorted(suites))}; a table needs one"
         )
-    return found
+    return selection
 
 
-def _panel(task: str, evaluator: str, found: Selection) -> tuple[Panel | None, list[Hole]]:
-    scored = [(cell, one) for cell, sets in found for one in sets]
+def _panel(task: str, evaluator: str, selection: Selection) -> tuple[Panel | None, list[Hole]]:
+    scored = [(cell, one) for cell, sets in selection for one in sets]
     if not scored:
-        return None, [_evaluator_hole(cell, evaluator, "no scores") for cell, _ in found]
+        return None, [_evaluator_hole(cell, evaluator, "no scores") for cell, _ in selection]
     _refuse_unlike(task, evaluator, scored)
     planned = max((one for _, one in scored), key=lambda one: one.values.size)
+    facts = _facts(evaluator, planned.suite, [cell for cell, _ in scored])
     values, reasons, holes = {}, {}, []
-    for cell, sets in found:
+    for cell, sets in selection:
         gap = _gap(cell, sets, planned)
         if gap is not None:
             holes.append(_evaluator_hole(cell, evaluator, gap))
@@ -212,15 +215,27 @@ def _panel(task: str, evaluator: str, found: Selection) -> tuple[Panel | None, l
     panel = Panel(
         task=task,
         evaluator=evaluator,
+        facts=facts,
         suite=planned.suite,
         fingerprint=planned.fingerprint,
         prompts=planned.prompts,
         images=planned.images,
-        strata=_strata(evaluator, planned, scored),
+        strata=_strata(evaluator, planned, scored) if facts.is_macro_mean else None,
         values=values,
         reasons=reasons,
     )
     return panel, holes
+
+
+def _facts(evaluator: str, suite: str, cells: Sequence[Cell]) -> MetricFacts:
+    """What the first cell that kept its protocol says; the same fingerprint means the same judge.
+
+    Raises:
+        StoreError: None did.
+    """
+    protocols = (cell.protocols().get((suite, evaluator), {}) for cell in cells)
+    stated = next((protocol for protocol in protocols if JUDGE in protocol), {})
+    return metric_facts(evaluator, stated, cells[0].cell_id)
 
 
 def _evaluator_hole(cell: Cell, evaluator: str, reason: str) -> Hole:
@@ -239,10 +254,10 @@ def _refuse_unlike(task: str, evaluator: str, scored: Sequence[tuple[Cell, Score
     for cell, one in scored:
         owners.setdefault(one.fingerprint, cell.cell_id)
     if len(owners) > 1:
-        told = "; ".join(f"{fingerprint} in {cell_id}" for fingerprint, cell_id in owners.items())
+        places = "; ".join(f"{digest} in {cell_id}" for digest, cell_id in owners.items())
         raise StoreError(
             f"{evaluator} of task {task!r} was measured under {len(owners)} protocols, whose "
-            f"numbers do not compare (fingerprints: {told}); delete the older cells and run the "
+            f"numbers do not compare (fingerprints: {places}); delete the older cells and run the "
             "grid again"
         )
 
@@ -262,19 +277,15 @@ def _gap(cell: Cell, sets: Sequence[ScoreSet], planned: ScoreSet) -> str | None:
 
 def _strata(
     evaluator: str, planned: ScoreSet, scored: Sequence[tuple[Cell, ScoreSet]]
-) -> np.ndarray | None:
-    """The ``tag`` of each image's prompt; (N,), None where the metric is a plain mean."""
-    if not metric_of(evaluator).is_macro_mean:
-        return None
-    wanted = {str(name) for _, one in scored for name in one.prompts[~np.isnan(one.values)]}
+) -> np.ndarray:
+    """The ``tag`` of each image's prompt; (N,)."""
+    scored_prompts = {str(name) for _, one in scored for name in one.prompts[~np.isnan(one.values)]}
     tags: dict[str, str] = {}
     for cell in {cell.cell_id: cell for cell, _ in scored}.values():
-        if wanted <= tags.keys():
+        if scored_prompts <= tags.keys():
             break
-        for prompt, details in read_details(cell, evaluator):
-            if prompt not in tags and "tag" in (known := json.loads(details)):
-                tags[prompt] = str(known["tag"])
-    lacking = wanted - tags.keys()
+        tags = cell.tags(evaluator) | tags
+    lacking = scored_prompts - tags.keys()
     if lacking:
         raise StoreError(
             f"{evaluator}: the details of {len(lacking)} prompts, {min(lacking)!r} among them, "

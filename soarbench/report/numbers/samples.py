@@ -5,13 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import pyarrow.parquet as pq
 from PIL import Image
 
-from soarbench.common.files import read_json
-from soarbench.report.numbers.metrics import BASE, ordered_methods
+from soarbench.report.numbers.names import BASE, ordered_methods
 from soarbench.report.numbers.panels import Panel
 from soarbench.store.cells import Cell
 
@@ -64,21 +61,6 @@ class Samples:
         return sorted({s.step for s in self.samples.values() if s.method != BASE})
 
 
-def folder_of_step(step: int) -> str:
-    """Name of a step's folder or file."""
-    return f"step-{step:06d}"
-
-
-def strip_path(cell_folder: Path, task: str, step: int) -> Path:
-    """Where ``export`` leaves the samples of a task beside each other, in one image."""
-    return cell_folder / "samples" / task / f"{folder_of_step(step)}.jpg"
-
-
-def prompts_path(cell_folder: Path, task: str) -> Path:
-    """Prompt texts by id, in the order of the strip's images."""
-    return cell_folder / "samples" / task / "prompts.json"
-
-
 def shown_cells(cells: Sequence[Cell], task: str) -> list[Cell]:
     """The base and, of every method of a task, the cell of the lowest seed."""
     found: dict[str, Cell] = {}
@@ -99,8 +81,8 @@ def read_samples(cells: Sequence[Cell], panel: Panel) -> Samples:
         What is stored, maybe nothing.
     """
     shown = shown_cells(cells, panel.task)
-    prompts = next((found for cell in shown if (found := _strip_prompts(cell, panel.task))), None)
-    prompts = prompts or _chosen_prompts(shown, panel)
+    stored = (cell.strip_prompts(panel.task) for cell in shown)
+    prompts = next(filter(None, stored), None) or _chosen_prompts(shown, panel)
     samples = {
         (one.method, one.step, one.prompt_id): one
         for cell in shown
@@ -115,19 +97,8 @@ def _chosen_prompts(cells: Sequence[Cell], panel: Panel) -> dict[str, str]:
     every = list(dict.fromkeys(panel.prompts.tolist()))
     count = min(NUM_PROMPTS, len(every))
     ids = [str(every[index * len(every) // count]) for index in range(count)]
-    path = cells[-1].folder / "scores.parquet"
-    if "prompt" not in pq.read_schema(path).names:
-        return {prompt_id: prompt_id for prompt_id in ids}
-    table = pq.read_table(path, columns=["prompt_id", "prompt"], filters=[("prompt_id", "in", ids)])
-    texts = dict(zip(*(table[name].to_pylist() for name in ("prompt_id", "prompt")), strict=True))
-    return {prompt_id: str(texts.get(prompt_id, prompt_id)) for prompt_id in ids}
-
-
-def _strip_prompts(cell: Cell, task: str) -> dict[str, str] | None:
-    path = prompts_path(cell.folder, task)
-    if not path.is_file():
-        return None
-    return {prompt_id: str(text) for prompt_id, text in read_json(path).items()}
+    texts = {prompt.prompt_id: prompt.text for prompt in cells[-1].prompts()}
+    return {prompt_id: texts.get(prompt_id, prompt_id) for prompt_id in ids}
 
 
 def _of_step(cell: Cell, task: str, step: int, prompt_ids: Sequence[str]) -> Iterator[Sample]:
@@ -141,18 +112,13 @@ def _images(
     cell: Cell, task: str, step: int, prompt_ids: Sequence[str]
 ) -> Iterator[tuple[str, Image.Image]]:
     """The first image of every prompt, from the images or from an exported strip."""
-    strip = strip_path(cell.folder, task, step)
-    if strip.is_file():
-        with Image.open(strip) as image:
-            side = image.height
-            for index, prompt_id in enumerate(prompt_ids):
-                yield prompt_id, image.crop((index * side, 0, (index + 1) * side, side))
-        return
-    for prompt_id in prompt_ids:
-        path = cell.folder / "images" / folder_of_step(step) / prompt_id / "0000.png"
-        if path.is_file():
-            with Image.open(path) as image:
-                yield prompt_id, small(image)
+    strip = cell.strip(task, step)
+    for index, prompt_id in enumerate(prompt_ids):
+        if strip is not None:
+            side = strip.height
+            yield prompt_id, strip.crop((index * side, 0, (index + 1) * side, side))
+        elif (image := cell.image(step, prompt_id, 0)) is not None:
+            yield prompt_id, small(image)
 
 
 def small(image: Image.Image) -> Image.Image:

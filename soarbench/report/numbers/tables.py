@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from soarbench.config.settings import first_stage
+from soarbench.config.stages import first_stage
 from soarbench.report.numbers.estimates import Comparison, Estimate, compare, corrected, estimate
-from soarbench.report.numbers.metrics import (
+from soarbench.report.numbers.names import (
     BASE,
     method_title,
-    metric_of,
     ordered_methods,
     ordered_metrics,
 )
 from soarbench.report.numbers.panels import Panel
 from soarbench.stats import Interval, Verdict
 from soarbench.store.cells import Cell, Hole
+from soarbench.store.facts import MetricFacts
 
 BASELINE = "sft"
 #: Names in ``status.json`` and the columns' heads.
@@ -63,6 +63,7 @@ class TaskTable:
         task: Name.
         final_metric: Evaluator that decides; empty where no cell is finished that says so.
         metrics: Evaluators in the order of columns: final, other learned ones, oracles.
+        facts: About each of them.
         rows: Methods, the base first.
         suites: Prompt suite by evaluator.
         fingerprints: Of the protocol, by evaluator.
@@ -72,6 +73,7 @@ class TaskTable:
     task: str
     final_metric: str
     metrics: tuple[str, ...]
+    facts: Mapping[str, MetricFacts]
     rows: tuple[MethodRow, ...]
     suites: Mapping[str, str]
     fingerprints: Mapping[str, str]
@@ -128,7 +130,7 @@ class TaskTable:
         gaps = [hole.describe() for row in self.rows for hole in row.holes]
         for row in self.rows:
             for evaluator, found in row.estimates.items():
-                where = f"{method_title(row.method)}, {metric_of(evaluator).title}"
+                where = f"{method_title(row.method)}, {self.facts[evaluator].title}"
                 if found.num_unscored:
                     reasons = "; ".join(found.reasons)
                     gaps.append(f"{where}: {found.num_unscored} images unscored ({reasons})")
@@ -139,7 +141,7 @@ class TaskTable:
     def findings(self) -> list[str]:
         """The deciding metric's comparisons in words."""
         return [
-            finding(row.comparisons[self.final_metric], self.final_metric)
+            finding(row.comparisons[self.final_metric])
             for row in self.rows
             if row.method != BASE and self.final_metric in row.comparisons
         ]
@@ -155,13 +157,12 @@ def p_text(p_value: float) -> str:
     return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
 
 
-def finding(comparison: Comparison, evaluator: str) -> str:
+def finding(comparison: Comparison) -> str:
     """A comparison in one sentence, with what would decide it where it is open."""
-    metric = metric_of(evaluator)
-    digits, difference = metric.decimals, comparison.difference
+    digits, difference = comparison.facts.decimals, comparison.difference
     text = (
         f"{method_title(comparison.method)} against {method_title(comparison.baseline)}, "
-        f"{metric.title}: {comparison.verdict}, {difference.estimate:+.{digits}f} "
+        f"{comparison.facts.title}: {comparison.verdict}, {difference.estimate:+.{digits}f} "
         f"[{difference.low:+.{digits}f}, {difference.high:+.{digits}f}], "
         f"p {p_text(comparison.adjusted_p_value)}"
     )
@@ -201,7 +202,8 @@ def _task_table(
     missing = [hole for hole in holes if hole.task == task or hole.method == BASE]
     own = {evaluator: panel for (of, evaluator), panel in panels.items() if of == task}
     final_metric = next((cell.final_metric for cell in members if cell.final_metric), "")
-    metrics = tuple(ordered_metrics(list(own), final_metric))
+    facts = {evaluator: panel.facts for evaluator, panel in own.items()}
+    metrics = tuple(ordered_metrics(facts, final_metric))
     methods = ordered_methods({cell.method for cell in members} | {hole.method for hole in missing})
     comparisons = _comparisons(methods, own, baseline)
     rows = [
@@ -219,6 +221,7 @@ def _task_table(
         task=task,
         final_metric=final_metric,
         metrics=metrics,
+        facts=facts,
         rows=tuple(rows),
         suites={evaluator: own[evaluator].suite for evaluator in metrics},
         fingerprints={evaluator: own[evaluator].fingerprint for evaluator in metrics},

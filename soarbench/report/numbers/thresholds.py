@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from soarbench.report.numbers.budgets import Stop, trained_rows, way
+from soarbench.report.numbers.budgets import Stop, lies_early, trained_rows, way
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
 from soarbench.report.numbers.estimates import labelled_rng
-from soarbench.report.numbers.metrics import method_title, metric_of
+from soarbench.report.numbers.names import method_title
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.tables import Panels, TaskTable
 from soarbench.stats import first_crossing
 from soarbench.stats.bootstrap import prompt_weights
 from soarbench.stats.clusters import FloatArray
+from soarbench.store.facts import MetricFacts
 
 NUM_RESAMPLES = 1000
 AXES = ("step", *COUNTERS)
@@ -28,30 +29,36 @@ class Crossing:
     Attributes:
         task: Name.
         metric: The deciding one.
+        facts: About it.
         threshold: The value to reach.
         source: Where the threshold comes from, in words.
         method: Name.
-        needed: Steps and counters at the crossing, linear between evaluations; empty where the
-            threshold is not reached.
-        low: Steps at the lower end of the 95 % interval over prompts; inf where not even there.
+        is_reached: Whether it is, by the scores as they are.
+        needed: Steps and counters at the crossing, linear between snapshots; empty where the
+            threshold is not reached, or is crossed between the base and the first snapshot.
+        low: Steps at the lower end of the 95 % interval over prompts; inf where not even there,
+            None when prompts could not be resampled or it lies before the first snapshot.
         high: The upper end; inf where the threshold may not be reached at all.
         share: Of the resamples in which it is reached; None when prompts could not be resampled.
     """
 
     task: str
     metric: str
+    facts: MetricFacts
     threshold: float
     source: str
     method: str
+    is_reached: bool
     needed: Mapping[str, float]
     low: float | None
     high: float | None
     share: float | None
 
     @property
-    def is_reached(self) -> bool:
-        """Whether it is, by the scores as they are."""
-        return bool(self.needed)
+    def is_early(self) -> bool:
+        """Whether it or an end of its interval lies between the base and the first snapshot."""
+        ends = () if self.share is None else (self.low, self.high)
+        return None in ends or (self.is_reached and not self.needed)
 
 
 def crossings(
@@ -97,35 +104,44 @@ def _crossing(
     source: str,
     spread: FloatArray | None,
 ) -> Crossing:
-    higher = metric_of(panel.evaluator).higher_is_better
+    higher = panel.facts.higher_is_better
     values = np.array([[stop.value for stop in stops]])
     place = float(first_crossing(values, np.array([threshold]), higher_is_better=higher)[0])
-    steps = None if spread is None else _at(stops, "step", spread)
-    quantiles = None if steps is None else np.quantile(steps, (0.025, 0.975), method="nearest")
+    ends: list[float | None] = [None, None]
+    if spread is not None:
+        quantiles = np.quantile(spread, (0.025, 0.975), method="nearest")
+        ends = [_at(stops, "step", float(end)) for end in quantiles]
     return Crossing(
         task=panel.task,
         metric=panel.evaluator,
+        facts=panel.facts,
         threshold=threshold,
         source=source,
         method=method,
+        is_reached=not np.isinf(place),
         needed={} if np.isinf(place) else _needed(stops, place),
-        low=None if quantiles is None else float(quantiles[0]),
-        high=None if quantiles is None else float(quantiles[1]),
-        share=None if steps is None else float(np.isfinite(steps).mean()),
+        low=ends[0],
+        high=ends[1],
+        share=None if spread is None else float(np.isfinite(spread).mean()),
     )
 
 
 def _needed(stops: Sequence[Stop], place: float) -> dict[str, float]:
-    """Steps and counters at a fractional index of the stops."""
+    """Steps and counters at a fractional index of the stops; empty before the first snapshot."""
     logged = [axis for axis in AXES if all(axis in stop.spent for stop in stops)]
-    return {axis: float(_at(stops, axis, np.array([place]))[0]) for axis in logged}
+    amounts = {axis: _at(stops, axis, place) for axis in logged}
+    return {axis: amount for axis, amount in amounts.items() if amount is not None}
 
 
-def _at(stops: Sequence[Stop], axis: str, places: FloatArray) -> FloatArray:
-    """An axis at fractional indices (R,) of the stops; inf stays. -> (R,)."""
-    amounts = np.array([stop.spent[axis] for stop in stops])
-    inside = np.interp(np.where(np.isinf(places), 0, places), np.arange(len(stops)), amounts)
-    return np.where(np.isinf(places), np.inf, inside)
+def _at(stops: Sequence[Stop], axis: str, place: float) -> float | None:
+    """An axis at a fractional index of the stops; inf stays, None before the first snapshot."""
+    if np.isinf(place):
+        return float(place)
+    before = int(place)
+    if lies_early(stops[before], place - before):
+        return None
+    amounts = [stop.spent[axis] for stop in stops]
+    return float(np.interp(place, np.arange(len(stops)), amounts))
 
 
 def _spread(
@@ -143,5 +159,5 @@ def _spread(
     means = np.stack([one.seed_means(weights).mean(axis=1) for one in scores], axis=1)
     curves = means[:, : len(stops)]
     threshold = means[:, -1] if given is None else np.full(NUM_RESAMPLES, given)
-    higher = metric_of(panel.evaluator).higher_is_better
+    higher = panel.facts.higher_is_better
     return first_crossing(curves, threshold, higher_is_better=higher)

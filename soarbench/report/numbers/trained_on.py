@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from soarbench.common.files import read_json
 from soarbench.grid.checks import NAMED_REWARDS
 from soarbench.store.cells import Cell
 
@@ -15,14 +14,11 @@ def trained_on(cells: Sequence[Cell]) -> set[str]:
     Args:
         cells: Of one task.
     """
-    found: set[str] = set()
+    evaluators: set[str] = set()
     for cell in cells:
-        config = read_json(cell.folder / "config.json").get("config")
-        if not isinstance(config, Mapping):
-            continue
-        data, rewards = config.get("data"), config.get("rewards")
+        data, rewards = cell.config.get("data"), cell.config.get("rewards")
         if isinstance(data, Mapping):
-            found |= set(data.get("select_by", ()))
+            evaluators |= set(data.get("select_by", ()))
         if isinstance(rewards, Mapping):
-            found |= {NAMED_REWARDS.get(str(name), str(name)) for name in rewards}
-    return found
+            evaluators |= {NAMED_REWARDS.get(str(name), str(name)) for name in rewards}
+    return evaluators

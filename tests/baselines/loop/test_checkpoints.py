@@ -83,7 +83,7 @@ def test_counters_survive_a_round_trip(tmp_path):
 
 def test_needs_no_framework():
     code = (
-        "import sys, baselines.loop.checkpoints, baselines.training_config, baselines.loop.ledger; "
+        "import sys, baselines.loop.checkpoints, baselines.config, baselines.loop.ledger; "
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,19 +7,19 @@ import pytest
 import torch
 from peft import PeftModel
 
-import baselines.training_config
-from baselines.config import LoraConfig, OptimConfig
+import baselines.config
+from baselines.config import LoraConfig, OptimConfig, TrainingConfig
 from baselines.loop.arguments import check_device, training_arguments
 from baselines.loop.weights import prepare_transformer, save_transformer, start_from
-from baselines.training_config import PostTrainingConfig
+from soarbench.models.sd3.config import Sd3Config
 from soarbench.models.sd3.model import SD3Velocity
 from tests.tiny import tiny_transformer
 
-ADAPTER = LoraConfig(rank=2, alpha=4.0)
+ADAPTER = LoraConfig(rank=2, alpha=4.0, target_modules=Sd3Config.lora_targets)
 
 
 def config(**changes):
-    return PostTrainingConfig(**{"steps": 1, "batch_size": 2, "optim": OptimConfig()} | changes)
+    return TrainingConfig(steps=1, batch_size=2, **changes)
 
 
 def inputs():
@@ -37,9 +37,9 @@ def gradients(model):
 
 @pytest.mark.parametrize("lora", [None, ADAPTER])
 def test_checkpointing_leaves_every_gradient_as_it_is(lora):
-    plain = gradients(prepare_transformer(tiny_transformer(), config(lora=lora)))
+    plain = gradients(prepare_transformer(tiny_transformer(), config(), lora))
     spare = gradients(
-        prepare_transformer(tiny_transformer(), config(lora=lora, gradient_checkpointing=True))
+        prepare_transformer(tiny_transformer(), config(gradient_checkpointing=True), lora)
     )
     assert plain.keys() == spare.keys()
     assert len(plain) > 10
@@ -49,8 +49,8 @@ def test_checkpointing_leaves_every_gradient_as_it_is(lora):
 
 @pytest.mark.parametrize("lora", [None, ADAPTER])
 def test_compiling_keeps_names_values_and_copies(lora):
-    plain = prepare_transformer(tiny_transformer(), config(lora=lora))
-    compiled = prepare_transformer(tiny_transformer(), config(lora=lora, compile=True))
+    plain = prepare_transformer(tiny_transformer(), config(), lora)
+    compiled = prepare_transformer(tiny_transformer(), config(compile=True), lora)
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     layers = [m for m in compiled.modules() if m._compiled_call_impl is not None]
     assert [type(layer).__name__ for layer in layers] == ["JointTransformerBlock"] * 2
@@ -62,7 +62,7 @@ def test_compiling_keeps_names_values_and_copies(lora):
 
 @pytest.mark.parametrize("lora", [None, ADAPTER])
 def test_trained_weights_of_a_bf16_model_are_float32_masters(lora):
-    model = prepare_transformer(tiny_transformer().bfloat16(), config(lora=lora))
+    model = prepare_transformer(tiny_transformer().bfloat16(), config(), lora)
     trained = {p.dtype for p in model.parameters() if p.requires_grad}
     assert trained == {torch.float32}
     frozen = {p.dtype for p in model.parameters() if not p.requires_grad}
@@ -74,7 +74,7 @@ def test_trained_weights_of_a_bf16_model_are_float32_masters(lora):
 def test_a_run_starts_from_the_weights_and_the_adapter_of_another(tmp_path):
     expected = []
     for lora in (None, ADAPTER):
-        model = prepare_transformer(tiny_transformer(seed=1), config(lora=lora))
+        model = prepare_transformer(tiny_transformer(seed=1), config(), lora)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:
@@ -94,16 +94,16 @@ def test_a_run_starts_from_the_weights_and_the_adapter_of_another(tmp_path):
 
 
 def test_8_bit_adam_wants_its_package_and_a_gpu(monkeypatch, tmp_path):
-    eight_bit = config(optim=OptimConfig(optimizer="adamw_8bit"))
-    monkeypatch.setattr(baselines.training_config, "find_spec", lambda _: None)
+    eight_bit = OptimConfig(optimizer="adamw_8bit")
+    monkeypatch.setattr(baselines.config, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"adamw_8bit needs the package bitsandbytes.*pip install"):
         eight_bit.check_packages()
     with pytest.raises(ValueError, match=r"runs on CUDA devices, not on cpu; use adamw"):
-        training_arguments(eight_bit, tmp_path, torch.device("cpu"))
+        training_arguments(config(), eight_bit, tmp_path, torch.device("cpu"), seed=0)
     spec = machinery.ModuleSpec("bitsandbytes", None)
-    monkeypatch.setattr(baselines.training_config, "find_spec", lambda _: spec)
+    monkeypatch.setattr(baselines.config, "find_spec", lambda _: spec)
     eight_bit.check_packages()
-    config().check_packages()
+    OptimConfig().check_packages()
 
 
 def test_a_precision_that_the_gpu_lacks_is_named(monkeypatch):
@@ -111,8 +111,8 @@ def test_a_precision_that_the_gpu_lacks_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
     with pytest.raises(ValueError, match=r"mixed_precision=bf16: Tesla T4 has no bf16.*=no"):
-        check_device(config(mixed_precision="bf16"), cuda)
-    check_device(config(), cuda)
+        check_device(config(mixed_precision="bf16"), OptimConfig(), cuda)
+    check_device(config(), OptimConfig(), cuda)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
-    check_device(config(mixed_precision="bf16"), cuda)
-    check_device(config(mixed_precision="bf16"), torch.device("cpu"))
+    check_device(config(mixed_precision="bf16"), OptimConfig(), cuda)
+    check_device(config(mixed_precision="bf16"), OptimConfig(), torch.device("cpu"))

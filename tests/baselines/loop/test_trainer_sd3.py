@@ -5,11 +5,13 @@ import torch
 from diffusers import SD3Transformer2DModel
 from peft import PeftModel
 
-from baselines.config import EmaConfig, LoraConfig, OptimConfig, SoarConfig
+from baselines.config import EmaConfig, LoraConfig, OptimConfig
 from baselines.loop.checkpoints import snapshot_path
 from baselines.loop.post_train import post_train
 from baselines.loop.sharding import DDP, whole
 from baselines.soar import Soar
+from baselines.soar_config import SoarConfig
+from soarbench.models.sd3.config import Sd3Config
 from soarbench.models.sd3.model import SD3Velocity
 from tests.baselines.toys import Logs, run_config
 from tests.tiny import tiny_transformer
@@ -33,6 +35,9 @@ class TinyRows:
         return {"x0": self.x0[index], "condition": condition, "prompt": str(index)}
 
 
+LORA = LoraConfig(rank=2, alpha=4.0, target_modules=Sd3Config.lora_targets)
+
+
 def run(folder, *, logs=None, parallelism=DDP, dtype=torch.float32, **changes):
     model = tiny_transformer().to(dtype).requires_grad_(False).eval()
     config = run_config(
@@ -49,8 +54,8 @@ def run(folder, *, logs=None, parallelism=DDP, dtype=torch.float32, **changes):
         model,
         Soar(SoarConfig(num_aux_points=2), shift=3.0),
         TinyRows(),
-        config,
-        folder,
+        folder=folder,
+        **config,
         velocity_of=SD3Velocity,
         negative_condition={
             "prompt_embeds": torch.zeros(1, 3, 32),
@@ -64,11 +69,14 @@ def run(folder, *, logs=None, parallelism=DDP, dtype=torch.float32, **changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"ema": EmaConfig(decay=0.9, every=1)}, {"lora": LoraConfig(rank=2, alpha=4.0)}],
+    [
+        {"ema": EmaConfig(decay=0.9, every=1)},
+        {"lora": LORA},
+    ],
     ids=["full-ema", "lora"],
 )
 def test_resume_is_bit_equal_and_snapshots_load(tmp_path, changes):
-    changes = {**changes, "snapshots": (4,)}
+    changes = {**changes, "num_snapshots": 1}
     straight = run(tmp_path / "straight", **changes)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", logs=Logs(stop_at=3), **changes)

@@ -21,6 +21,7 @@ from accelerate.utils import gather
 from baselines.base import Method
 from baselines.config import EmaConfig, LoraConfig, OptimConfig
 from baselines.loop.sharding import end_process, local
+from soarbench.models.sd3.config import Sd3Config
 from tests.baselines.loop.test_trainer_sd3 import run as train_sd3
 from tests.baselines.toys import (
     LORA,
@@ -46,26 +47,30 @@ def one_group_in_three(prompts, latents, _columns) -> list[float]:
 
 #: Name -> (method, changes of the configuration).
 CASES: dict[str, tuple[Callable[..., Method], dict[str, object]]] = {
-    "sft": (sft, {"ema": EMA, "snapshots": (5,)}),
+    "sft": (sft, {"ema": EMA, "num_snapshots": 1}),
     "soar": (soar, {"micro_batch_size": 2}),
     "flow_grpo": (flow_grpo, {"steps": 6}),
     # One group over both processes, with a reference that is the adapter switched off.
     "flow_grpo_spread": (
         partial(flow_grpo, group_size=8, updates_per_collection=1),
-        {"lora": LORA, "ema": EMA, "snapshots": (5,)},
+        {"lora": LORA, "ema": EMA, "num_snapshots": 1},
     ),
     # Chunks without a loss, at different places in the two processes.
     "flow_grpo_silent": (
         partial(flow_grpo, group_size=2, reward=one_group_in_three),
         {"steps": 6, "micro_batch_size": 2},
     ),
-    "resumed": (soar, {"ema": EMA, "snapshots": (5,)}),
+    "resumed": (soar, {"ema": EMA, "num_snapshots": 1}),
 }
 #: On SD3's own class: name -> changes of the configuration.
 SD3_CASES: dict[str, dict[str, object]] = {
-    "sd3": {"ema": EMA, "gradient_checkpointing": True, "snapshots": (4,)},
+    "sd3": {"ema": EMA, "gradient_checkpointing": True, "num_snapshots": 1},
     "sd3_lora": {
-        **{"lora": LoraConfig(rank=2, alpha=4.0), "snapshots": (4,), "micro_batch_size": 1},
+        **{
+            "lora": LoraConfig(rank=2, alpha=4.0, target_modules=Sd3Config.lora_targets),
+            "num_snapshots": 1,
+            "micro_batch_size": 1,
+        },
         **{"dtype": torch.bfloat16, "mixed_precision": "bf16"},
     },
 }
@@ -107,7 +112,7 @@ def train(name: str, folder: Path, *, rank: int = 0, parallelism: str = "ddp", c
 
     if cut:
         # Every process has the rows of three updates when the third begins.
-        rows.last = 3 * config.rows_per_process(2)
+        rows.last = 3 * config["training"].rows_per_process(2)
         with contextlib.suppress(KeyboardInterrupt):
             once()
         rows.last, rows.seen = None, []

@@ -5,14 +5,8 @@ import pytest
 import torch
 
 from evaluators.clip.open_clip_models import load_open_clip
-from evaluators.preference.aesthetic import (
-    HEAD_FILE,
-    AestheticEvaluator,
-    AestheticHead,
-    load_head,
-    save_head,
-)
-from evaluators.preference.config import AestheticConfig
+from evaluators.preference.aesthetic import AestheticConfig
+from evaluators.preference.rating_head import AestheticHead, load_head, save_head
 from evaluators.weights import WeightsError
 
 PUBLISHED_SHAPES = {
@@ -45,7 +39,7 @@ def published_file(head, tmp_path_factory):
 
 def evaluator(folder, head_path, **values):
     config = AestheticConfig(weights=str(folder), head=str(head_path), device="cpu", **values)
-    return AestheticEvaluator(config)
+    return config.build()
 
 
 def test_keys_and_shapes_are_the_published_ones():
@@ -70,12 +64,12 @@ def test_scores_follow_the_formula(open_clip_dir, published_file, samples):
 def test_file_directory_and_safetensors_give_the_same(
     open_clip_dir, published_file, head, samples, tmp_path
 ):
-    save_head(tmp_path / HEAD_FILE, head)
+    save_head(tmp_path / "head.safetensors", head)
     judges = [
         evaluator(open_clip_dir, published_file),
         evaluator(open_clip_dir, published_file.parent),
-        evaluator(open_clip_dir, tmp_path / HEAD_FILE),
-        evaluator(open_clip_dir, tmp_path, head_file=HEAD_FILE),
+        evaluator(open_clip_dir, tmp_path / "head.safetensors"),
+        evaluator(open_clip_dir, tmp_path, head_file="head.safetensors"),
     ]
     values = [[score.value for score in judge.score(samples)] for judge in judges]
     assert values == [values[0]] * 4
@@ -112,7 +106,7 @@ def test_weights_hash_names_both_parts(open_clip_dir, published_file):
 
 
 def test_drawn_canaries_are_a_picture_and_noise():
-    (canary,) = AestheticEvaluator().canaries()
+    (canary,) = AestheticConfig().canaries()
     good, bad = (np.asarray(sample.image.convert("RGB")) for sample in (canary.good, canary.bad))
     assert good.shape == bad.shape == (512, 512, 3)
     assert good.std(axis=(0, 1)).min() > 10

@@ -18,13 +18,13 @@ from evaluators.clip.open_clip_models import (
     image_preprocess,
     load_open_clip,
 )
-from evaluators.preference.clipscore import ClipScoreEvaluator
-from evaluators.preference.config import ClipScoreConfig
+from evaluators.preference.base import PreferenceEvaluator
+from evaluators.preference.clipscore import ClipScoreConfig
 from evaluators.weights import WeightsError
 
 
 def evaluator(folder, **values):
-    return ClipScoreEvaluator(ClipScoreConfig(weights=str(folder), device="cpu", **values))
+    return ClipScoreConfig(weights=str(folder), device="cpu", **values).build()
 
 
 def numbers(scores):
@@ -157,7 +157,7 @@ def copy_with(folder, target, change):
 def test_weights_of_another_shape_are_refused(open_clip_dir, tmp_path, change, message):
     folder = copy_with(open_clip_dir, tmp_path / "changed", change)
     with pytest.raises(WeightsError, match=message) as caught:
-        evaluator(folder).load()
+        evaluator(folder).config.load()
     assert "\n" not in str(caught.value)
 
 
@@ -168,7 +168,7 @@ def test_transformers_weights_that_do_not_fit_are_refused(transformers_clip_dir,
     state.pop("visual_projection.weight")
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(WeightsError, match=r"do not fit.*visual_projection\.weight"):
-        evaluator(folder).load()
+        evaluator(folder).config.load()
 
 
 @pytest.mark.parametrize("missing", ["open_clip_model.safetensors", "tokenizer.json"])
@@ -177,7 +177,7 @@ def test_incomplete_directories_are_refused(open_clip_dir, tmp_path, missing):
     shutil.copytree(open_clip_dir, folder)
     (folder / missing).unlink()
     with pytest.raises(WeightsError, match=str(folder)):
-        evaluator(folder).load()
+        evaluator(folder).config.load()
 
 
 def test_unreadable_files_are_refused(open_clip_dir, tmp_path):
@@ -185,18 +185,18 @@ def test_unreadable_files_are_refused(open_clip_dir, tmp_path):
     shutil.copytree(open_clip_dir, folder)
     (folder / "open_clip_model.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(WeightsError, match="cannot read weights"):
-        evaluator(folder).load()
+        evaluator(folder).config.load()
     (folder / "open_clip_config.json").write_text("{")
     with pytest.raises(WeightsError, match="cannot read"):
-        evaluator(folder).load()
+        evaluator(folder).config.load()
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"width": 3}}))
     with pytest.raises(WeightsError, match="refuses model_cfg"):
-        evaluator(folder).load()
+        evaluator(folder).config.load()
 
 
 def test_an_empty_directory_is_one_line(tmp_path):
     with pytest.raises(WeightsError, match=r"open_clip_config\.json"):
-        evaluator(tmp_path).load()
+        evaluator(tmp_path).config.load()
 
 
 def test_saving_and_loading_keeps_the_model(open_clip_dir, open_clip_config):
@@ -217,13 +217,13 @@ def test_canaries_in_the_wrong_order_refuse_to_score(open_clip_dir, samples, can
     values = numbers(judge.score(samples))
     best, worst = samples[values.argmax()], samples[values.argmin()]
     config = ClipScoreConfig(weights=str(open_clip_dir), device="cpu")
-    ClipScoreEvaluator(config, canaries=[canary_of(best, worst)]).check_canaries()
+    PreferenceEvaluator(config, canaries=[canary_of(best, worst)]).check_canaries()
     with pytest.raises(EvaluatorError, match="clipscore"):
-        ClipScoreEvaluator(config, canaries=[canary_of(worst, best)]).check_canaries()
+        PreferenceEvaluator(config, canaries=[canary_of(worst, best)]).check_canaries()
 
 
 def test_drawn_canaries_differ_in_their_prompts_alone():
-    for canary in ClipScoreEvaluator().canaries():
+    for canary in ClipScoreConfig().canaries():
         assert canary.good.prompt != canary.bad.prompt
         assert canary.good.image.tobytes() == canary.bad.image.tobytes()
 

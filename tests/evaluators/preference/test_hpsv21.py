@@ -7,9 +7,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from evaluators.clip.open_clip_models import load_open_clip
-from evaluators.preference.config import HpsConfig
 from evaluators.preference.hpsv21 import (
-    HpsV21Evaluator,
+    HpsConfig,
     architecture_config,
     padded_square,
 )
@@ -29,7 +28,7 @@ def checkpoint(open_clip_dir, tmp_path_factory):
 
 def evaluator(checkpoint, folder, **values):
     config = HpsConfig(weights=str(checkpoint), architecture=str(folder), device="cpu", **values)
-    return HpsV21Evaluator(config)
+    return config.build()
 
 
 def test_scores_are_cosines_of_padded_squares(checkpoint, open_clip_dir, samples):
@@ -88,4 +87,4 @@ def test_another_models_checkpoint_is_refused(open_clip_dir, tmp_path):
     path = tmp_path / "HPS_v2.1_compressed.pt"
     torch.save({"state_dict": {"visual.proj": torch.zeros(2, 2)}}, path)
     with pytest.raises(WeightsError, match="of another shape"):
-        evaluator(path, open_clip_dir).load()
+        evaluator(path, open_clip_dir).config.load()

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torchvision import transforms
 from transformers import PreTrainedTokenizerFast
 
-from evaluators.preference.config import ImageRewardConfig
-from evaluators.preference.imagereward import ImageRewardEvaluator, load_published
+from evaluators.preference.imagereward import ImageRewardConfig
+from evaluators.preference.imagereward_model import load_published
 from evaluators.weights import WeightsError
 
 SIZE, PATCH, LAYERS = 32, 16, 2
@@ -173,7 +173,7 @@ def evaluator(checkpoint, tokenizer_dir, **values):
     config = ImageRewardConfig(
         weights=str(checkpoint), tokenizer=str(tokenizer_dir), device="cpu", **values
     )
-    return ImageRewardEvaluator(config)
+    return config.build()
 
 
 def prepared(samples, tokenizer_dir):
@@ -261,9 +261,9 @@ def test_incomplete_checkpoints_are_refused(state, tokenizer_dir, tmp_path, chan
     path = tmp_path / "ImageReward.pt"
     torch.save(changed, path)
     with pytest.raises(WeightsError, match=message):
-        evaluator(path, tokenizer_dir).load()
+        evaluator(path, tokenizer_dir).config.load()
 
 
 def test_a_missing_tokenizer_is_refused(checkpoint, tmp_path):
     with pytest.raises(WeightsError, match="BERT"):
-        evaluator(checkpoint, tmp_path).load()
+        evaluator(checkpoint, tmp_path).config.load()

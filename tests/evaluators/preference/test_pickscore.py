@@ -7,8 +7,7 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-from evaluators.preference.config import PickScoreConfig
-from evaluators.preference.pickscore import PickScoreEvaluator
+from evaluators.preference.pickscore import PickScoreConfig
 from evaluators.weights import WeightsError
 
 
@@ -26,7 +25,7 @@ def apart(transformers_clip_dir, tmp_path_factory):
 
 def evaluator(root, **values):
     folders = {"weights": str(root / "weights"), "processor": str(root / "processor")}
-    return PickScoreEvaluator(PickScoreConfig(**{**folders, "device": "cpu", **values}))
+    return PickScoreConfig(**{**folders, "device": "cpu", **values}).build()
 
 
 def test_scores_are_logit_scale_times_cosine(apart, samples):
@@ -50,19 +49,19 @@ def test_scores_are_logit_scale_times_cosine(apart, samples):
 
 
 def test_the_scale_is_printed_with_the_number():
-    assert PickScoreEvaluator.unit == "logit scale x cosine"
-    assert PickScoreEvaluator.value_range == (-100.0, 100.0)
+    assert PickScoreConfig.unit == "logit scale x cosine"
+    assert PickScoreConfig.value_range == (-100.0, 100.0)
 
 
 def test_an_empty_processor_takes_the_files_beside_the_weights(
     apart, transformers_clip_dir, samples
 ):
     config = PickScoreConfig(weights=str(transformers_clip_dir), processor="", device="cpu")
-    assert PickScoreEvaluator(config).score(samples) == evaluator(apart).score(samples)
+    assert config.build().score(samples) == evaluator(apart).score(samples)
 
 
 def test_a_missing_processor_is_refused(apart):
     with pytest.raises(WeightsError, match="processor"):
-        evaluator(apart, processor=str(apart / "nowhere")).load()
+        evaluator(apart, processor=str(apart / "nowhere")).config.load()
     with pytest.raises(WeightsError, match="no CLIP that transformers loads"):
-        evaluator(apart, processor=str(apart / "weights")).load()
+        evaluator(apart, processor=str(apart / "weights")).config.load()

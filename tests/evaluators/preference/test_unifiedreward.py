@@ -13,8 +13,11 @@ import pytest
 from PIL import Image
 
 from evaluators.base import EvaluatorError, Sample
-from evaluators.preference.config import UnifiedRewardConfig
-from evaluators.preference.unifiedreward import UnifiedRewardEvaluator, parse_score
+from evaluators.preference.unifiedreward import (
+    UnifiedRewardConfig,
+    UnifiedRewardEvaluator,
+    parse_score,
+)
 
 
 class Judge(ThreadingHTTPServer):

@@ -1,0 +1,75 @@
+"""Flow matching on images: where on its path a row is trained, and the error there.
+
+What supervised fine-tuning is made of, and other methods' loss contains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from baselines.base import Batch, VelocityModel
+from baselines.flow import (
+    add_noise,
+    draw_noise,
+    draw_uniform,
+    per_row,
+    training_sigmas,
+    velocity_mse,
+)
+
+
+def draw_training_point(
+    batch: Batch, generators: Sequence[torch.Generator], *, shift: float, condition_dropout: float
+) -> Batch:
+    """Draw where on its path each row is trained.
+
+    Args:
+        batch: Rows with ``x0``; (B, ...).
+        generators: One a row.
+        shift: Schedule shift of the training grid.
+        condition_dropout: Probability of replacing a row's condition by the empty prompt's.
+
+    Returns:
+        The rows with ``t0`` ~ sigmoid(N(0, 1)) and its level ``sigma``, (B,), and ``noise``.
+    """
+    x0 = batch["x0"]
+    t0 = draw_noise((), generators, x0.device).sigmoid()
+    noise = draw_noise(x0.shape[1:], generators, x0.device)
+    if condition_dropout > 0:
+        dropped = draw_uniform((), generators, x0.device) < condition_dropout
+        batch = _drop_condition(batch, dropped)
+    return batch.with_tensors(t0=t0, sigma=training_sigmas(t0, shift), noise=noise)
+
+
+def _drop_condition(batch: Batch, dropped: Tensor) -> Batch:
+    """Give the ``dropped`` rows, (B,), the empty prompt's condition."""
+    condition = {
+        name: torch.where(per_row(dropped, value).bool(), batch.negative_condition[name], value)
+        for name, value in batch.condition.items()
+    }
+    return replace(batch, condition=condition)
+
+
+def on_trajectory_term(velocity: VelocityModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Error of the model at (t0, sigma) against the path's velocity ``noise - x0``.
+
+    Args:
+        velocity: The model.
+        batch: Rows of ``draw_training_point``.
+
+    Returns:
+        The error a row, (B,), and the model's velocity, detached.
+    """
+    latents = add_noise(batch["x0"], batch["noise"], batch["sigma"])
+    prediction = velocity(latents, batch["sigma"], batch.condition)
+    error = velocity_mse(prediction, batch["noise"].float() - batch["x0"].float())
+    return error, prediction.detach()
+
+
+def velocity_rms(velocity: Tensor) -> Tensor:
+    """Root mean square over latent elements, which shows a collapsing model. -> (B,)."""
+    return velocity.float().square().flatten(1).mean(1).sqrt()

@@ -1,0 +1,37 @@
+"""Where a judge's model runs and in which precision; imports no framework before it is asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def check_dtype(name: str) -> None:
+    """Refuse a dtype that no judge runs in.
+
+    Raises:
+        ValueError: Names those that there are.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"dtype={name!r}: choose one of {', '.join(DTYPES)}")
+
+
+def torch_device(name: str) -> torch.device:
+    """The device that a config names; ``auto`` is the first GPU, else the CPU."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The dtype that a config names."""
+    import torch
+
+    dtypes = dict(zip(DTYPES, (torch.float32, torch.bfloat16, torch.float16), strict=True))
+    return dtypes[name]

@@ -1,0 +1,339 @@
+"""``evaluate``: a model draws a suite's prompts, and the judges score them, as ``run`` does it.
+
+Images and scores are artefacts of ``output_dir``, shared with runs. ``OUTPUT/images`` holds the
+images in GenEval's folders, which ``score`` and other programs read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gc
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from evaluators.base import EvaluatorError, JudgeConfig
+from evaluators.geneval.metadata import MetadataError
+from evaluators.images import ImageError
+from evaluators.samples import CoverageError
+from soarbench.common.errors import ConfigError, UserError
+from soarbench.common.files import locked, make_writable, read_json, write_atomically
+from soarbench.common.progress import GridProgress
+from soarbench.config.compose import options, run_settings
+from soarbench.config.registries import suite_named
+from soarbench.config.settings import Settings, SuiteConfig
+from soarbench.config.stages import BASE
+from soarbench.data.prompts import PromptItem
+from soarbench.evaluation.drawing import image_path
+from soarbench.evaluation.judges import refuse_unjudgeable
+from soarbench.evaluation.request import EvaluateOptions, ScoreRequest, SuiteChoice
+from soarbench.evaluation.selection import suite_images, suite_prompts
+from soarbench.evaluation.suites import PromptFile
+from soarbench.grid import addresses
+from soarbench.grid.cell import CellConfig
+from soarbench.grid.expand import with_digest
+from soarbench.jobs.base import Context, Job
+from soarbench.jobs.draw import Draw, extent_of
+from soarbench.jobs.judge import Judge
+from soarbench.jobs.score_images import one_line, show_summaries, summary_of
+from soarbench.launchers.local import run_jobs
+from soarbench.models.adapters import adapter_name
+from soarbench.models.base import ModelConfig, UnknownArchitecture
+from soarbench.models.hub import is_directory
+from soarbench.models.sd3.architecture import KNOWN
+from soarbench.store.artefact import Store
+from soarbench.store.judged import ScoresFolder
+
+#: Whose resolution, steps and guidance a directory or hub id takes.
+_LIKE = "sd35_medium"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What the command line asks for.
+
+    Attributes:
+        cell: The model, its sampling and the suite, as ``run`` has them for a base model.
+        store: Where its artefacts are.
+        device: Where the model runs.
+        scoring: The judges, and where everything goes.
+    """
+
+    cell: CellConfig
+    store: Store
+    device: str
+    scoring: ScoreRequest
+
+    @property
+    def suite(self) -> SuiteConfig:
+        """The only suite."""
+        return self.scoring.suite
+
+
+def read_evaluation(options: EvaluateOptions, words: Sequence[str]) -> Evaluation:
+    """What is drawn and judged; loads no model.
+
+    Raises:
+        UserError: What is named cannot be used.
+    """
+    judges = options.judges()
+    suite = _suite(suite_named(options.suite), options.choice)
+    suite = dataclasses.replace(suite, judges=tuple(judges))
+    model = model_words(options.model or suite.judges_of)
+    settings = run_settings([*model, "data=lab_general", *words])
+    _check_resolution(settings.model)
+    cell = _cell(settings, suite, judges)
+    output = options.output or Path("runs/evaluations") / suite.name / _label(settings.model)
+    scoring = ScoreRequest(
+        suite=suite,
+        images=output / "images",
+        output=output,
+        prompts=options.choice.prompts,
+        images_per_prompt=suite.images_per_prompt,
+        coverage="exact",
+        judges=judges,
+        is_chosen=bool(options.choice.judges),
+    )
+    store = Store(Path(settings.output_dir).expanduser())
+    return Evaluation(cell=cell, store=store, device=settings.device, scoring=scoring)
+
+
+def model_words(value: str) -> list[str]:
+    """The overrides that choose a model: a configuration's name, a directory, or a hub id.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    names = options("model")
+    if value in names:
+        return [f"model={value}"]
+    if value in KNOWN:
+        return [f"model={KNOWN[value]}"]
+    repo, _, revision = value.partition("@")
+    is_local = is_directory(value)
+    if not is_local and repo.count("/") != 1:
+        raise ConfigError(
+            f"model={value!r} is neither one of {', '.join(names)}, nor a directory, nor a hub id "
+            "(owner/name)"
+        )
+    path = value if is_local else repo
+    words = [f"model={_LIKE}", f"model.path={_quoted(path)}", f"model.name={_quoted(_last(path))}"]
+    wanted = _quoted(revision) if revision and not is_local else "null"
+    words.append(f"model.revision={wanted}")
+    if is_local and not _has_t5(Path(value).expanduser()):
+        words += ["model.load_text_encoder_3=false", "model.max_sequence_length=0"]
+    return words
+
+
+def _has_t5(folder: Path) -> bool:
+    """Whether a saved pipeline has a third text encoder."""
+    index = folder / "model_index.json"
+    parts = read_json(index) if index.is_file() else {}
+    return parts.get("text_encoder_3") not in (None, [None, None])
+
+
+def _quoted(text: str) -> str:
+    """A text in Hydra's grammar."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _last(path: str) -> str:
+    return adapter_name(str(Path(path).expanduser().resolve()) if is_directory(path) else path)
+
+
+def _label(model: ModelConfig) -> str:
+    """Names the output folder."""
+    return model.name if model.adapter is None else f"{model.name}+{adapter_name(model.adapter)}"
+
+
+def _suite(suite: SuiteConfig, choice: SuiteChoice) -> SuiteConfig:
+    """The suite with the prompts and sizes of the command line.
+
+    Raises:
+        UserError: Its prompts are missing, or have no place in it.
+    """
+    if choice.prompts is not None:
+        if not isinstance(suite, PromptFile):
+            raise ConfigError(
+                f"suites.{suite.name}.prompts={choice.prompts}: the suite has prompts of its own; "
+                "leave it out"
+            )
+        suite = with_digest(dataclasses.replace(suite, prompts=str(choice.prompts.resolve())))
+    suite.items()
+    return dataclasses.replace(
+        suite,
+        images_per_prompt=choice.images_per_prompt or suite.published_images or 1,
+        max_prompts=choice.max_prompts,
+    )
+
+
+def _check_resolution(model: ModelConfig) -> None:
+    """Refuse images larger than the positions that a local transformer knows.
+
+    Raises:
+        ConfigError: Names the largest resolution.
+    """
+    try:
+        largest = model.architecture().largest_image
+    except UnknownArchitecture:
+        return
+    if model.resolution > largest:
+        raise ConfigError(
+            f"model.resolution={model.resolution}: {model.path} draws at most {largest} pixels; "
+            f"say model.resolution={largest}, or the one that it was trained at"
+        )
+
+
+def _cell(settings: Settings, suite: SuiteConfig, judges: Mapping[str, JudgeConfig]) -> CellConfig:
+    model = settings.model
+    return CellConfig(
+        grid="evaluate",
+        method_name=BASE if model.adapter is None else adapter_name(model.adapter),
+        task=None,
+        seed=0,
+        method=None,
+        optim=None,
+        lora=None,
+        ema=None,
+        training=None,
+        data=None,
+        rewards={},
+        suites={suite.name: suite},
+        model=model,
+        sampling=settings.sampling,
+        judges=judges,
+        weights_digest=model.weights_digest(),
+    )
+
+
+def evaluate(options: EvaluateOptions, words: Sequence[str], *, console: Console) -> int:
+    """Draw a suite's images with a model, score them and print the summary.
+
+    Returns:
+        Exit code: 0, or 3 when an image or a judge has no score.
+
+    Raises:
+        UserError: Something in the request, the model or a judge cannot be used.
+    """
+    request = read_evaluation(options, words)
+    try:
+        return _evaluate(request, console)
+    except (EvaluatorError, CoverageError, ImageError, MetadataError) as error:
+        raise UserError(one_line(error)) from error
+
+
+def _evaluate(request: Evaluation, console: Console) -> int:
+    cell, suite, output = request.cell, request.suite, request.scoring.output
+    items = suite_prompts(suite).items
+    wishes = ((item.prompt_id, item.prompt, item.metadata) for item in items)
+    refuse_unjudgeable(request.scoring.judges.values(), wishes)
+    make_writable(output, "output")
+    make_writable(request.store.root, "output_dir")
+    with locked(output):
+        drawing = Draw(cell=cell, step=0, suite=suite)
+        judging = [Judge(cell=cell, step=0, suite=suite, judge=name) for name in suite.judges]
+        skipped = _skipped(request, judging, console)
+        jobs = [drawing, *(job for job in judging if job.judge not in skipped)]
+        _run([job for job in jobs if not job.is_done(request.store)], request, console)
+        _link_images(request, items)
+        summaries = {
+            job.judge: _summary(request, job) for job in judging if job.judge not in skipped
+        }
+        return show_summaries(output, summaries, skipped, console)
+
+
+def _skipped(request: Evaluation, judging: Sequence[Judge], console: Console) -> dict[str, str]:
+    """Load each judge that is left and score its canaries, before anything is drawn.
+
+    Returns:
+        Judges that cannot be used here, and why.
+
+    Raises:
+        EvaluatorError: A judge that the user named cannot be used.
+        UserError: None can.
+    """
+    skipped: dict[str, str] = {}
+    for job in judging:
+        if job.is_done(request.store):
+            continue
+        try:
+            job.config.build().check_canaries()
+        except EvaluatorError as error:
+            if request.scoring.is_chosen or len(judging) == 1:
+                raise
+            skipped[job.judge] = one_line(error)
+            text = f"{job.judge}: will be skipped: {skipped[job.judge]}"
+            console.print(text, highlight=False, markup=False)
+        gc.collect()
+    if len(skipped) == len(judging):
+        raise UserError("no judge could be used; run 'python -m soarbench doctor'")
+    return skipped
+
+
+def _run(jobs: Sequence[Job], request: Evaluation, console: Console) -> None:
+    """Bring jobs to their end; the first failure ends the command."""
+    if not jobs:
+        return
+    model = request.cell.model
+    model.check_source()
+    from soarbench.jobs.workbench import ModelWorkbench
+    from soarbench.tracking.tracker import NoTracker
+
+    progress = GridProgress(console, {job.key: 1.0 for job in jobs})
+    context = Context(
+        store=request.store,
+        workbench=ModelWorkbench(request.device, request.store),
+        tracker=NoTracker(),
+        progress=progress,
+    )
+    with progress.shown():
+        for _, error in run_jobs(jobs, context):
+            if error is not None:
+                raise error
+
+
+def _link_images(request: Evaluation, items: Sequence[PromptItem]) -> None:
+    """Show the images in GenEval's folders, each prompt's entry beside its samples."""
+    source = request.store.artefact(addresses.images(request.cell, 0, request.suite).address).root
+    for number, item in enumerate(items):
+        folder = request.scoring.images / f"{number:05d}"
+        text = json.dumps({**item.metadata, "prompt": item.prompt}) + "\n"
+        write_atomically(folder / "metadata.jsonl", functools.partial(_write_text, text))
+        (folder / "samples").mkdir(exist_ok=True)
+        for index in range(request.suite.images_per_prompt):
+            link = folder / "samples" / f"{index:04d}.png"
+            if not link.exists():
+                _link(image_path(source, item.prompt_id, index), link)
+
+
+def _link(source: Path, target: Path) -> None:
+    # Files of artefacts are replaced, never changed, so a link is as good as a copy.
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        write_atomically(target, lambda partial: shutil.copyfile(source, partial))
+
+
+def _write_text(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _summary(request: Evaluation, job: Judge) -> dict[str, object]:
+    """What a judge came to, with where its rows are, seen from the output folder."""
+    folder = ScoresFolder(request.store.artefact(job.address).root)
+    return summary_of(
+        job.config,
+        suite=request.suite.name,
+        num_prompts=len(suite_prompts(request.suite).items),
+        num_images=len(suite_images(request.suite)),
+        coverage=request.scoring.coverage,
+        numbers=folder.summary(extent_of(request.suite)),
+        scores=os.path.relpath(folder.root.resolve(), request.scoring.output.resolve()),
+    )

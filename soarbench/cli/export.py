@@ -1,0 +1,111 @@
+"""``export``: a grid's finished cells without images or weights, to publish."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from rich.console import Console
+
+from soarbench.common.files import make_writable
+from soarbench.config.keys import Options
+from soarbench.report.numbers.panels import build_panels
+from soarbench.report.numbers.protocols import refuse_unlike
+from soarbench.report.numbers.samples import read_samples, shown_cells, strip_of
+from soarbench.report.source import grid_cells
+from soarbench.store.cells import Cell, finished_and_holes
+from soarbench.store.exports import Export, Manifest, Strip, write_export
+
+#: Settings of the exporter's machine, which no address depends on.
+_OWN_KEYS = ("output_dir", "results_dir", "tracking", "device")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """What ``export`` takes beside the settings of a run.
+
+    Attributes:
+        output: Folder of the copy; the grid becomes a folder in it.
+    """
+
+    example: ClassVar[str] = "export grid=reward_specific output=results/lab/mine"
+    renamed: ClassVar[Mapping[str, str]] = {"path": "output"}
+    output: Path
+
+
+def export(options: ExportOptions, settings: Sequence[str], *, console: Console) -> int:
+    """Write the compact copy and say what it holds.
+
+    Args:
+        options: Where it goes.
+        settings: Of the run, as for ``report``.
+        console: Where the summary goes.
+
+    Returns:
+        0, or 1 when a cell of the grid is not finished.
+
+    Raises:
+        UserError: ``output`` cannot be written to, or nothing is finished.
+    """
+    source = grid_cells(settings)
+    finished, _ = finished_and_holes(source.cells, str(source.folder))
+    refuse_unlike(finished)
+    target = options.output / source.grid
+    make_writable(target, "output")
+    # A study may come from several folders: what was exported into this one before stays.
+    there, new = Export(target), {cell.cell_id for cell in source.cells}
+    older = [cell for cell in there.cells() if cell.cell_id not in new] if there.exists else []
+    cells = sorted([*older, *source.cells], key=lambda cell: cell.cell_id)
+    write_export(
+        target,
+        Manifest(grid=source.grid, baseline=source.baseline),
+        cells,
+        [*_kept_strips(there, older), *_strips(finished)],
+        _clean_commands(cells),
+    )
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    console.print(
+        f"{target}: {len(finished)} of {len(source.cells)} cells finished, {len(older)} were there "
+        f"before, {size / 1e6:.1f} MB in all",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
+    console.print(
+        f"report it with: python -m soarbench report output_dir={shlex.quote(str(target.parent))}",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
+    return 0 if len(finished) == len(source.cells) else 1
+
+
+def _clean_commands(cells: Sequence[Cell]) -> Mapping[str, str]:
+    """Commands without the folders of this machine."""
+    commands = {launch.command for cell in cells for launch in cell.launches}
+    return {
+        command: shlex.join(
+            word for word in shlex.split(command) if word.partition("=")[0] not in _OWN_KEYS
+        )
+        for command in commands
+    }
+
+
+def _kept_strips(folder: Export, older: Sequence[Cell]) -> list[Strip]:
+    """The sample images that an export has of cells."""
+    ids = {cell.cell_id for cell in older}
+    return [strip for strip in folder.strips() if strip.cell_id in ids] if ids else []
+
+
+def _strips(cells: Sequence[Cell]) -> Iterator[Strip]:
+    """Small images of every task, of the lowest seed alone, a strip a step."""
+    panels, _ = build_panels(cells)
+    deciding = {cell.task: cell.final_metric for cell in cells if cell.final_metric}
+    for (task, metric), panel in panels.items():
+        if deciding.get(task) != metric:
+            continue
+        samples = read_samples(cells, panel)
+        for cell in shown_cells(cells, task):
+            for step in cell.steps:
+                image = strip_of(samples, cell.method, step)
+                if image is not None:
+                    yield Strip.of(cell.cell_id, task, step, image, samples.prompts)

@@ -1,0 +1,37 @@
+"""``report``: a grid's tables, figures and page, from what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from soarbench.report.options import ReportOptions
+from soarbench.report.source import GridCells, grid_cells
+
+if TYPE_CHECKING:
+    from soarbench.report.build import Report
+
+
+def report(options: ReportOptions, words: Sequence[str], *, console: Console) -> int:
+    """Make a grid's reports again from what its cells stored.
+
+    Returns:
+        0, or 1 when a cell of the grid is not finished.
+
+    Raises:
+        UserError: The configuration cannot be used, or nothing is finished.
+    """
+    cells = grid_cells(words)
+    built = build(cells, options, console)
+    return 0 if len(built.cells) == len(cells.cells) else 1
+
+
+def build(cells: GridCells, options: ReportOptions | None, console: Console) -> Report:
+    """Write a grid's reports and print the table."""
+    from soarbench.report.build import build_report
+
+    built = build_report(cells, options)
+    console.print(built)
+    return built

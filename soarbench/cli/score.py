@@ -1,0 +1,73 @@
+"""``score``: judges images of any model that lie on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from evaluators.base import EvaluatorError
+from evaluators.geneval.metadata import MetadataError
+from evaluators.images import ImageError
+from evaluators.samples import CoverageError, SampleFile
+from soarbench.common.errors import UserError
+from soarbench.common.files import locked, make_writable
+from soarbench.data.prompts import PromptItem, PromptSuite
+from soarbench.evaluation.image_folders import find_images, prompts_digest
+from soarbench.evaluation.judges import refuse_unjudgeable
+from soarbench.evaluation.prompt_files import read_prompts
+from soarbench.evaluation.request import ScoreOptions, ScoreRequest, score_request
+from soarbench.evaluation.survey import survey
+from soarbench.jobs.score_images import JudgedImages, one_line, score_all
+
+
+def score(options: ScoreOptions, words: Sequence[str], *, console: Console) -> int:
+    """Score images and print the summary.
+
+    Returns:
+        Exit code: 0, or 3 when an image or a judge has no score.
+
+    Raises:
+        UserError: Something in the request or the images cannot be used.
+    """
+    request = score_request(options, words)
+    try:
+        return _score(request, console)
+    except (EvaluatorError, CoverageError, ImageError, MetadataError) as error:
+        raise UserError(one_line(error)) from error
+
+
+def _score(request: ScoreRequest, console: Console) -> int:
+    files = planned_files(request)
+    surveyed = survey(files)
+    if surveyed.note():
+        console.print(surveyed.note(), highlight=False, markup=False, soft_wrap=True)
+    make_writable(request.output, "output")
+    images = JudgedImages(
+        request=request, files=files, largest=surveyed.largest, prompts=prompts_digest(files)
+    )
+    with locked(request.output):
+        return score_all(images, console)
+
+
+def planned_files(request: ScoreRequest) -> list[SampleFile]:
+    """The images of a request, checked in everything but their pixels.
+
+    Raises:
+        UserError: A folder or file cannot be used.
+        ValueError: An image, a prompt or the coverage is wrong; says which.
+    """
+    suite, items = request.suite, list[PromptItem]()
+    is_own = request.prompts is None
+    if request.prompts is not None:
+        items = read_prompts(request.prompts, suite.name)
+    elif not suite.needs_file:
+        items = suite.items()
+    is_exact = request.coverage == "exact" or not is_own
+    count = request.images_per_prompt or (suite.published_images if is_exact and is_own else None)
+    prompts = PromptSuite(suite.name, tuple(items))
+    files = find_images(request.images, prompts, count, is_exact=is_exact)
+    refuse_unjudgeable(
+        request.judges.values(), ((f.sample_id, f.prompt, f.metadata) for f in files)
+    )
+    return files

@@ -1,0 +1,183 @@
+"""Which keys a configuration takes, asked of the dataclasses: YAML may leave any of them out."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from soarbench.common.errors import ConfigError
+from soarbench.common.strict import TARGET, Component, component_class
+
+_KEY = re.compile(r"[^\W\d][\w/-]*(\.[\w-]+)*")
+_NUM_NEAREST = 3
+_LONGEST_SHOWN = 120
+Children = tuple[Mapping[str, tuple[object, object]], object]
+"""Type and value below a key by name, and the type of any other name; None: there is no other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a command takes beside the settings of a run; its fields are the command's own keys.
+
+    Attributes:
+        example: A line that works, for messages.
+        settings: First parts of the settings of a run that it takes too; None takes them all.
+        renamed: What a key is called now, by what it was called.
+    """
+
+    example: ClassVar[str] = ""
+    settings: ClassVar[tuple[str, ...] | None] = None
+    renamed: ClassVar[Mapping[str, str]] = {}
+
+
+@dataclass(frozen=True)
+class Word:
+    """One ``key=value`` of a command line; the value is typed once the key's type is known."""
+
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        return shown(f"{self.key}={self.text}")
+
+
+class UnknownKeyError(ConfigError):
+    """A key that nothing takes; names the nearest of those that exist."""
+
+    def __init__(self, word: Word, known: Iterable[str], note: str = "") -> None:
+        self.word, self.known, self.note = word, frozenset(known), note
+        hint = note or nearest(word.key, self.known)
+        super().__init__(f"{word}: there is no key {word.key!r} here; {hint}")
+
+    def beside(self, known: Iterable[str]) -> UnknownKeyError:
+        """The same, where a command has keys of its own too."""
+        return UnknownKeyError(self.word, self.known | set(known), self.note)
+
+
+def shown(text: str) -> str:
+    """A text as far as a message has room for it."""
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def split(word: str) -> Word:
+    """Part a word at its first equals sign.
+
+    Raises:
+        ConfigError: It is no ``key=value``.
+    """
+    key, sign, text = word.partition("=")
+    if key[:1] in ("+", "~"):
+        key = key.lstrip("+~")
+        raise ConfigError(f"{shown(word)}: keys cannot be added or removed; write {key}=VALUE")
+    if not sign or len(key) > _LONGEST_SHOWN or not _KEY.fullmatch(key):
+        raise ConfigError(
+            f"{shown(word)!r} is not an override: write key=value, e.g. budget=quick or "
+            "seeds=[0,1,2]"
+        )
+    return Word(key, text)
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """A remedy for an unknown key: the few nearest, as a whole and in their last part."""
+
+    def likeness(other: str) -> float:
+        pairs = ((key, other), (key.rpartition(".")[2], other.rpartition(".")[2]))
+        whole, last = (difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+        return 2 * whole + last
+
+    if not known:
+        return "there are none"
+    *others, last = [repr(n) for n in sorted(known, key=likeness, reverse=True)[:_NUM_NEAREST]]
+    return "did you mean " + (f"{', '.join(others)} or {last}?" if others else f"{last}?")
+
+
+def members(hint: object) -> tuple[object, ...]:
+    """A union's types but for None; of any other type itself."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return tuple(member for member in typing.get_args(hint) if member is not type(None))
+    return (hint,)
+
+
+def hint_of(kind: type, values: object, key: str, *, any_name: bool = False) -> object:
+    """The type of what a key holds.
+
+    Args:
+        kind: The dataclass at the root.
+        values: What is set so far: which class a group is made into decides on its keys.
+        key: With dots.
+        any_name: Whether a group of named groups takes names that it does not hold yet.
+
+    Returns:
+        A type hint; None where there is no such key, or where a group on the way is null.
+
+    Raises:
+        ConfigError: A ``_target_`` on the way names no class.
+    """
+    hint: object = kind
+    *groups, last = key.split(".")
+    for name in groups:
+        named, other = children(hint, values, key)
+        if not any_name and any(dataclasses.is_dataclass(member) for member in members(other)):
+            other = None
+        hint, values = named.get(name, (other, {}))
+        if hint is None:
+            return None
+    named, other = children(hint, values, key)
+    return named.get(last, (other, None))[0]
+
+
+def children(hint: object, values: object, key: str) -> Children:
+    """What lies below a key, one level down; ``key`` is for messages alone."""
+    if values is None:
+        return {}, None
+    held = values if isinstance(values, Mapping) else {}
+    if hint is Component:
+        # A published judge has its own configuration's keys, which YAML leaves at their defaults.
+        return {n: (object, v) for n, v in held.items()}, object if "judge" in held else None
+    kind = _class_of(hint, held, key)
+    if kind is not None:
+        hints = typing.get_type_hints(kind)
+        named = {
+            entry.name: (hints[entry.name], held.get(entry.name, _default(entry)))
+            for entry in dataclasses.fields(kind)
+        }
+        return named | ({TARGET: (str, held[TARGET])} if TARGET in held else {}), None
+    for member in members(hint):
+        if typing.get_origin(member) in (dict, Mapping):
+            other = typing.get_args(member)[1]
+            return {str(name): (other, value) for name, value in held.items()}, other
+    return {}, None
+
+
+def _class_of(hint: object, held: Mapping[object, object], key: str) -> type | None:
+    """The dataclass that a group is made into; None where it is none, or does not say which."""
+    kinds = [m for m in members(hint) if isinstance(m, type) and dataclasses.is_dataclass(m)]
+    target = held.get(TARGET)
+    for kind in kinds:
+        if target == f"{kind.__module__}.{kind.__qualname__}":
+            return kind
+    if len(kinds) != 1:
+        return None
+    return kinds[0] if target is None else component_class(kinds[0], target, key)
+
+
+def _default(entry: dataclasses.Field[typing.Any]) -> object:
+    """What stands for a field that nothing sets: groups can be filled in, null cannot."""
+    return None if entry.default is None else {}
+
+
+def known_keys(hint: object, values: object, prefix: str = "") -> Iterator[str]:
+    """Every dotted key, groups included; a name that may be any is ``NAME``."""
+    named, other = children(hint, values, prefix)
+    below = dict(named)
+    if other is not None and not named:
+        below["NAME"] = (other, {})
+    for name, (of_name, held) in below.items():
+        yield f"{prefix}{name}"
+        yield from known_keys(of_name, held, f"{prefix}{name}.")

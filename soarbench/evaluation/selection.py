@@ -1,0 +1,41 @@
+"""Which prompts and images of a suite are evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evaluators.samples import SampleFile
+from soarbench.config.settings import SuiteConfig
+from soarbench.data.prompts import PromptItem, PromptSuite
+from soarbench.evaluation.drawing import image_path
+from soarbench.evaluation.suites import load_suite
+
+
+def suite_prompts(config: SuiteConfig) -> PromptSuite:
+    """The prompts that are evaluated, evenly spaced where only some are."""
+    suite = load_suite(config)
+    available = len(suite.items)
+    count = min(config.max_prompts or available, available)
+    chosen = tuple(suite.items[index * available // count] for index in range(count))
+    return PromptSuite(suite.name, chosen)
+
+
+def suite_images(config: SuiteConfig) -> list[tuple[PromptItem, int]]:
+    """Every (prompt, image index) of a suite, in the order of its rows."""
+    indices = range(config.images_per_prompt)
+    return [(item, index) for item in suite_prompts(config).items for index in indices]
+
+
+def sample_files(config: SuiteConfig, root: Path) -> list[SampleFile]:
+    """The images of a suite that were drawn into a folder, for a judge."""
+    return [
+        SampleFile(
+            sample_id=f"{item.prompt_id}/{index:04d}",
+            prompt_id=item.prompt_id,
+            prompt=item.prompt,
+            path=image_path(root, item.prompt_id, index),
+            metadata=item.metadata,
+            image_index=index,
+        )
+        for item, index in suite_images(config)
+    ]

@@ -1,0 +1,163 @@
+"""Addresses of artefacts: the digest of exactly what determines each, and of nothing else.
+
+A training does not depend on what judges it, images do not depend on how many there are, and
+nothing depends on where a class lives or on what only changes speed or memory
+(``soarbench.common.strict.ADDRESS``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from soarbench.common.strict import address_content
+from soarbench.config.settings import SuiteConfig
+from soarbench.evaluation.protocol import SEED_RULE
+from soarbench.evaluation.suites import load_suite
+from soarbench.grid.cell import CellConfig
+
+Content = Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An artefact's address, and what that is made of.
+
+    Attributes:
+        address: ``KIND/NAME-DIGEST``; the name is for people.
+        content: What the digest is of.
+        inputs: Addresses of the artefacts that it is made from.
+    """
+
+    address: str
+    content: Content
+    inputs: tuple[str, ...] = ()
+
+
+def digest(content: Content) -> str:
+    """The first 16 digits of the sha256 of sorted JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _source(kind: str, name: str, content: Content, *inputs: str) -> Source:
+    return Source(address=f"{kind}/{name}-{digest(content)}", content=content, inputs=inputs)
+
+
+def training(cell: CellConfig) -> Source | None:
+    """A cell's training; None for the base model."""
+    if cell.training is None or cell.method is None:
+        return None
+    parent = None if cell.parent is None else training(cell.parent)
+    content = {
+        "base": _base(cell),
+        "method": address_content(cell.method),
+        "optim": address_content(cell.optim),
+        "lora": address_content(cell.lora),
+        "ema": address_content(cell.ema),
+        "training": address_content(cell.training),
+        "data": address_content(cell.data),
+        # The same rows are another choice when another judge makes it.
+        "selected_by": _selectors(cell),
+        "rewards": {name: [weight, _reward(cell, name)] for name, weight in cell.rewards.items()},
+        "seed": cell.seed,
+        "parent": None if parent is None or cell.parent is None
+        else [parent.address, cell.parent.steps[-1]],
+    }  # fmt: skip
+    inputs = () if parent is None else (parent.address,)
+    return _source("trainings", cell.method.kind, content, *inputs)
+
+
+def _base(cell: CellConfig) -> Content:
+    return {"weights": cell.weights_digest, "model": address_content(cell.model)}
+
+
+def _selectors(cell: CellConfig) -> Content:
+    names = () if cell.data is None else cell.data.select_by
+    return {name: cell.judges[name].identity() for name in names if name in cell.judges}
+
+
+def _reward(cell: CellConfig, name: str) -> object:
+    """The judge behind a reward; None for a function, whose dotted path is its name."""
+    judge = cell.judges.get(reward_judge(name))
+    return None if judge is None else judge.identity()
+
+
+#: The paper's names of the two rewards, and the judge that each is.
+NAMED_REWARDS: Mapping[str, str] = {"aesthetic": "aesthetic", "alignment": "clipscore"}
+
+
+def reward_judge(name: str) -> str:
+    """The judge that a reward asks, if it is one of the cell's."""
+    return NAMED_REWARDS.get(name, name)
+
+
+def images(cell: CellConfig, step: int, suite: SuiteConfig) -> Source:
+    """The images of a suite at a step of a cell's training; 0 is the base model."""
+    origin = training(cell)
+    content = {
+        "base": _base(cell),
+        "training": None if origin is None else [origin.address, step],
+        # All prompts of the suite: which of them are drawn is the artefact's extent.
+        "suite": load_suite(suite).sha256,
+        "sampling": address_content(cell.sampling),
+        "seed_rule": SEED_RULE,
+    }
+    return _source("images", suite.name, content, *(() if origin is None else (origin.address,)))
+
+
+def scores(cell: CellConfig, step: int, suite: SuiteConfig, judge: str) -> Source:
+    """One judge's scores of the images of a suite."""
+    judged, config = images(cell, step, suite).address, cell.judges[judge]
+    content = {"images": judged, "judge": config.identity()}
+    return _source("scores", config.kind, content, judged)
+
+
+def image_statistics(cell: CellConfig, step: int, suite: SuiteConfig) -> Source:
+    """Statistics of the images of a suite; the diversity of a prompt depends on how many it has."""
+    measured = images(cell, step, suite).address
+    content = {
+        "images": measured,
+        "max_prompts": suite.max_prompts,
+        "images_per_prompt": suite.images_per_prompt,
+    }
+    return _source("probes", "images", content, measured)
+
+
+def path_probe(cell: CellConfig, source: CellConfig, settings: Content) -> Source:
+    """Paths of a cell's models along held-out images of the data of ``source``.
+
+    Args:
+        cell: Whose models.
+        source: The trained cell whose data is used: itself, but for the base.
+        settings: Of the probe (``soarbench.diagnostics.probes``).
+    """
+    origin = training(cell)
+    content = {
+        "base": _base(cell),
+        "training": None if origin is None else [origin.address, list(cell.steps)],
+        "followed": data_content(source),
+        "sampling": address_content(cell.sampling),
+        "settings": settings,
+    }
+    return _source("probes", "paths", content, *(() if origin is None else (origin.address,)))
+
+
+def data_content(cell: CellConfig) -> Content:
+    """What a cell's training rows are, whatever is trained on them."""
+    return {"data": address_content(cell.data), "selected_by": _selectors(cell)}
+
+
+def data_key(cell: CellConfig) -> str:
+    """Names a trained cell's data, so that the base can be followed on that of every task."""
+    return f"{cell.task_name}-{digest(data_content(cell))}"
+
+
+def cell_id(cell: CellConfig) -> str:
+    """Method, task and seed in words, and the digest of what the cell's weights are."""
+    origin = training(cell)
+    weights = digest(_base(cell)) if origin is None else origin.address.rpartition("-")[2]
+    name = cell.method_name
+    words = name if cell.task is None else f"{name}-{cell.task_name}"
+    return f"{words}-seed{cell.seed}-{weights[:12]}"

@@ -1,0 +1,83 @@
+"""A cell of a grid: one method in one task with one seed, and what it is measured by.
+
+A cell owns nothing. It names artefacts (a training, images, scores, probes), whose addresses are in
+``soarbench.grid.addresses``; two cells that name the same one share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from baselines.config import EmaConfig, LoraConfig, MethodConfig, OptimConfig, TrainingConfig
+from evaluators.base import JudgeConfig
+from soarbench.common.strict import ADDRESS
+from soarbench.config.settings import SamplingConfig, SuiteConfig, TaskConfig
+from soarbench.config.stages import BASE
+from soarbench.data.config import DataConfig
+from soarbench.models.base import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellConfig:
+    """Everything that a cell's numbers depend on.
+
+    Attributes:
+        grid: Name of the grid.
+        method_name: ``base`` for the untouched model.
+        task: Null for the base model.
+        seed: Of training; evaluation noise does not depend on it.
+        method: Null for the base model, like the next five.
+        optim: The method's optimiser.
+        lora: Adapter; null trains all weights.
+        ema: Averaged weights.
+        training: The loop.
+        data: Training rows.
+        rewards: A reward method's rewards with their weights; empty for other methods.
+        suites: What is evaluated, by name.
+        model: The base.
+        sampling: How evaluation images are made.
+        judges: Those that the suites, the data and the rewards name.
+        weights_digest: Digest of the base's weights (and of an adapter's).
+        parent: The first stage whose last weights this cell starts from; null: the base's.
+    """
+
+    grid: str
+    method_name: str
+    task: TaskConfig | None
+    seed: int
+    method: MethodConfig | None
+    optim: OptimConfig | None
+    lora: LoraConfig | None
+    ema: EmaConfig | None
+    training: TrainingConfig | None
+    data: DataConfig | None
+    rewards: Mapping[str, float]
+    suites: Mapping[str, SuiteConfig]
+    model: ModelConfig
+    sampling: SamplingConfig
+    judges: Mapping[str, JudgeConfig]
+    weights_digest: str
+    parent: CellConfig | None = field(default=None, metadata=ADDRESS)
+
+    @property
+    def task_name(self) -> str:
+        """Name of the task; ``base`` for the base model."""
+        return BASE if self.task is None else self.task.name
+
+    @property
+    def label(self) -> str:
+        """For people: method, task and seed."""
+        if self.task is None:
+            return BASE
+        return f"{self.method_name} {self.task_name} seed {self.seed}"
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Steps whose images are evaluated."""
+        return (0,) if self.training is None else self.training.snapshot_steps
+
+    @property
+    def lineage(self) -> tuple[CellConfig, ...]:
+        """The stages before this one, the first one first."""
+        return () if self.parent is None else (*self.parent.lineage, self.parent)

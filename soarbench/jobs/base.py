@@ -1,0 +1,157 @@
+"""A job makes one artefact, can be interrupted anywhere, and never runs again once it is whole."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from evaluators.base import Evaluator
+from soarbench.common.code import digests
+from soarbench.common.progress import GridProgress, Key, Stage
+from soarbench.config.run import RatesConfig
+from soarbench.diagnostics.measured import Measured
+from soarbench.evaluation.drawing import Draw
+from soarbench.grid.addresses import Source
+from soarbench.grid.cell import CellConfig
+from soarbench.store.artefact import Artefact, Store
+from soarbench.store.training import TrainingFolder
+from soarbench.tracking.tracker import Tracker
+
+
+class Workbench(Protocol):
+    """The heavy half: loaded models, rows and judges of a process (``jobs.workbench``)."""
+
+    def prepare(self, jobs: Sequence[Job]) -> None:
+        """Load and try everything that jobs depend on, so that faults show before they start."""
+        ...
+
+    def train(self, cell: CellConfig, on_step: OnStep) -> Mapping[str, float]:
+        """Train to the end, from the last checkpoint on, and leave snapshots; what it cost."""
+        ...
+
+    def drawer(self, cell: CellConfig, step: int) -> Draw:
+        """What draws images with the weights of a step."""
+        ...
+
+    def evaluator(self, cell: CellConfig, judge: str) -> Evaluator:
+        """A cell's judge by its name."""
+        ...
+
+    def scheduler_facts(self, cell: CellConfig) -> Mapping[str, object]:
+        """The sampler's class and shift, for the fingerprint."""
+        ...
+
+    def probe(
+        self, cell: CellConfig, source: CellConfig, step: int, *, with_paths: bool
+    ) -> Measured:
+        """Measure a step's weights along held-out images of the data of ``source``."""
+        ...
+
+
+class OnStep(Protocol):
+    """Told the optimiser step that was done, and a note for the progress bar."""
+
+    def __call__(self, step: int, note: str, /) -> None:
+        """A step was done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a job works with in the process that runs it.
+
+    Attributes:
+        store: Where artefacts are.
+        workbench: Loads what is needed, when it is first needed.
+        tracker: MLflow, or nothing.
+        progress: Counts.
+    """
+
+    store: Store
+    workbench: Workbench
+    tracker: Tracker
+    progress: GridProgress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(abc.ABC):
+    """One unit of work, as a record that another process could be sent.
+
+    Attributes:
+        cell: Whose artefact it is; cells that share it name it by the same address.
+    """
+
+    kind: ClassVar[str]
+    cell: CellConfig
+
+    @property
+    @abc.abstractmethod
+    def source(self) -> Source:
+        """The artefact that is made, and from what."""
+
+    @property
+    def address(self) -> str:
+        """Of the artefact."""
+        return self.source.address
+
+    @property
+    def key(self) -> Key:
+        """Names the job in progress and in failures."""
+        return self.address, self.kind
+
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """Addresses that must be whole before this can start."""
+        return self.source.inputs
+
+    @property
+    @abc.abstractmethod
+    def title(self) -> str:
+        """What is being done, for people."""
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """Modules that determine the result, beside the settings."""
+        return ()
+
+    @abc.abstractmethod
+    def is_done(self, store: Store) -> bool:
+        """Whether nothing is left to do."""
+
+    @abc.abstractmethod
+    def seconds(self, store: Store, rates: RatesConfig) -> float:
+        """Estimated seconds of what is left."""
+
+    @abc.abstractmethod
+    def run(self, context: Context) -> None:
+        """Bring the artefact from wherever it is to its end."""
+
+    def state(self, store: Store) -> str:
+        """``done``, ``failed``, ``begun`` or ``to do``."""
+        artefact = store.artefact(self.address)
+        if self.is_done(store):
+            return "done"
+        if artefact.error_path.is_file():
+            return "failed"
+        return "begun" if artefact.exists else "to do"
+
+    @contextlib.contextmanager
+    def begun(self, context: Context, total: int) -> Iterator[tuple[Artefact, Stage]]:
+        """Hold the artefact, and show the work on it.
+
+        Args:
+            context: Of the process.
+            total: Parts that progress counts.
+        """
+        artefact = context.store.artefact(self.address)
+        with artefact.held(), context.progress.stage(self.key, self.title, total) as stage:
+            artefact.begin(self.source.content, self.source.inputs, digests(self.code))
+            yield artefact, stage
+        artefact.error_path.unlink(missing_ok=True)
+
+
+def training_folder(store: Store, job: Job) -> TrainingFolder:
+    """A training's files."""
+    return TrainingFolder(store.artefact(job.address).root)

@@ -1,0 +1,127 @@
+"""Cells that several processes of this machine train together, one GPU each."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from soarbench.common.errors import UserError
+from soarbench.grid import addresses
+from soarbench.grid.cell import CellConfig
+from soarbench.grid.expand import Grid
+from soarbench.jobs.base import OnStep
+from soarbench.jobs.workbench import ModelWorkbench
+from soarbench.store.training import TrainingFolder, read_training_log
+
+#: Tells workers whose they are: one whose launch is gone stops.
+LAUNCH_PID = "SOARBENCH_LAUNCH_PID"
+_SECONDS_BETWEEN_LOOKS = 1.0
+_ERROR_LINE = re.compile(r"(?:\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|Diverged|Exception): .*)")
+
+
+class TrainingFailed(RuntimeError):
+    """A process that trained a cell ended badly."""
+
+
+def check_gpus(device: torch.device, name: str, num_processes: int) -> None:
+    """Refuse more processes than there are GPUs, or a single GPU for several.
+
+    Raises:
+        UserError: Names the value and what there is.
+    """
+    if device.type != "cuda":
+        return
+    if name not in ("auto", "cuda"):
+        raise UserError(
+            f"device={name}: one GPU for launcher.num_processes={num_processes}; use device=auto"
+        )
+    count = torch.cuda.device_count()
+    if num_processes > count:
+        raise UserError(
+            f"launcher.num_processes={num_processes}: this machine has {count} CUDA devices; use "
+            f"launcher.num_processes={count}"
+        )
+
+
+class DistributedWorkbench(ModelWorkbench):
+    """A workbench whose training runs in processes of its own; the rest stays in this one.
+
+    Args:
+        grid: Says how many processes, and is what each of them makes again.
+
+    Raises:
+        UserError: There are not as many GPUs.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__(grid.settings.device, grid.store, grid.settings.launcher)
+        self.grid = grid
+        self.num_processes = grid.settings.launcher.num_processes
+        check_gpus(self.device, grid.settings.device, self.num_processes)
+
+    def train(self, cell: CellConfig, on_step: OnStep) -> dict[str, float]:
+        """Train a cell to its end in several processes, from its last checkpoint on.
+
+        Returns:
+            What it cost.
+
+        Raises:
+            TrainingFailed: A process ended badly; says why.
+        """
+        folder = self.training_folder(cell)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        log_path = folder.root / "processes.log"
+        with log_path.open("w") as log:
+            process = subprocess.Popen(
+                self._command(cell),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {LAUNCH_PID: str(os.getpid())},
+            )
+            try:
+                self._follow(process, folder, on_step)
+            finally:
+                if process.poll() is None:
+                    process.terminate()
+                    process.wait()
+        if process.returncode != 0:
+            raise TrainingFailed(last_error(log_path, process.returncode))
+        return folder.cost()
+
+    def _command(self, cell: CellConfig) -> list[str]:
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+        worker = ["-m", "soarbench.jobs.worker", addresses.cell_id(cell), *self.grid.arguments]
+        return [sys.executable, *launch, str(self.num_processes), *worker]
+
+    def _follow(
+        self, process: subprocess.Popen[bytes], folder: TrainingFolder, on_step: OnStep
+    ) -> None:
+        """Pass on the steps that training logs until it ends."""
+        done = 0
+        while True:
+            is_over = process.poll() is not None
+            steps = [step for step, _ in read_training_log(folder)]
+            if steps and max(steps) > done:
+                done = max(steps)
+                on_step(done, "")
+            if is_over:
+                return
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def last_error(log: Path, exit_code: int) -> str:
+    """What the processes said last that is an error."""
+    lines = log.read_text(errors="replace").splitlines()
+    errors = [match.group(1) for match in map(_ERROR_LINE.fullmatch, lines) if match]
+    # The launcher of the processes ends with an error of its own, which says nothing.
+    causes = [line for line in errors if "ChildFailedError" not in line]
+    return f"{causes[0] if causes else f'exit code {exit_code}'} (all of it: {log})"

@@ -1,0 +1,108 @@
+"""Jobs that log a cell to MLflow from stored artefacts, and so bring it to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from soarbench.config.run import RatesConfig
+from soarbench.grid.addresses import Source, digest
+from soarbench.grid.description import cell_record
+from soarbench.jobs.base import Context, Job
+from soarbench.store.artefact import Store
+from soarbench.store.cell_record import State
+from soarbench.store.cells import Cell, stored_cell
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log(Job):
+    """Logs a cell's curves and scores; the cell is finished then.
+
+    Attributes:
+        description: Of the cell (``soarbench.grid.description``).
+        parts: Addresses of what it logs.
+    """
+
+    kind: ClassVar[str] = "log"
+    description: Mapping[str, object]
+    parts: tuple[str, ...]
+
+    @property
+    def source(self) -> Source:
+        """The cell's record."""
+        return Source(
+            address=f"grids/{self.cell.grid}/{self.description['cell_id']}",
+            content=self.description,
+            inputs=self.parts,
+        )
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.cell.label}: {self.kind}"
+
+    @property
+    def digest(self) -> str:
+        """Of what is logged: another judge or image makes it another, other words do not."""
+        names = {key: value for key, value in self.description.items() if key != "config"}
+        return digest({"description": names, "parts": self.parts})
+
+    def described(self, store: Store) -> Cell:
+        """The cell as it is stored."""
+        return stored_cell(store, self.description, cell_record(store, self.description))
+
+    def is_done(self, store: Store) -> bool:
+        """Whether this very description was logged."""
+        status = cell_record(store, self.description).status()
+        return status is not None and status.state == "finished" and status.logged == self.digest
+
+    def state(self, store: Store) -> str:
+        """As of any job; the record knows why a cell failed."""
+        status = cell_record(store, self.description).status()
+        if self.is_done(store):
+            return "done"
+        names: Mapping[State, str] = {"failed": "failed", "running": "begun", "finished": "to do"}
+        return "to do" if status is None else names[status.state]
+
+    def seconds(self, store: Store, rates: RatesConfig) -> float:
+        """The fixed cost of a cell."""
+        return 0.0 if self.is_done(store) else rates.cell_seconds
+
+    def run(self, context: Context) -> None:
+        """Log, and note that it was done."""
+        record = cell_record(context.store, self.description)
+        with context.progress.stage(self.key, self.title, 1):
+            run_id = context.tracker.log_cell(self.described(context.store))
+        record.update_status(
+            state="finished", reason=None, mlflow_run_id=run_id, logged=self.digest
+        )
+        record.error_path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogDiagnostics(Log):
+    """Adds to a finished cell's run what was measured of it besides its scores."""
+
+    kind: ClassVar[str] = "log diagnostics"
+
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """The probes, and the run that they are added to."""
+        return (*self.parts, self.address)
+
+    def is_done(self, store: Store) -> bool:
+        """Whether these probes were logged."""
+        status = cell_record(store, self.description).status()
+        return status is not None and status.diagnosed == self.digest
+
+    def seconds(self, store: Store, rates: RatesConfig) -> float:  # noqa: ARG002 (too short to matter)
+        """Next to nothing."""
+        return 0.0
+
+    def run(self, context: Context) -> None:
+        """Log, and note that it was done."""
+        record = cell_record(context.store, self.description)
+        with context.progress.stage(self.key, self.title, 1):
+            context.tracker.log_diagnostics(self.described(context.store))
+        record.update_status(diagnosed=self.digest)

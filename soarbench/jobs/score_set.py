@@ -1,0 +1,193 @@
+"""``data score``: a judge over a training set, by the same rows and resume as over images."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from rich.console import Console
+
+from evaluators.base import Evaluator, EvaluatorError, JudgeConfig, Sample
+from evaluators.images import ImageError
+from soarbench.common.code import code_of, digests
+from soarbench.common.errors import UserError
+from soarbench.common.files import make_writable, write_atomically
+from soarbench.common.progress import Pace
+from soarbench.data.config import ImageDataConfig, JsonlDataConfig
+from soarbench.data.content import image_folder, jsonl_path
+from soarbench.data.curation import CHUNK, Unusable, sample_of, score_key
+from soarbench.data.records import Record, caption_fault
+from soarbench.data.sources.jsonl import read_lines
+from soarbench.data.sources.source import KEY, records_of
+from soarbench.evaluation.judging import judge_samples
+from soarbench.evaluation.protocol import fingerprint, judge_facts
+from soarbench.store.artefact import Artefact
+from soarbench.store.judged import ScoresFolder
+
+
+class SetScoring:
+    """Scores every row of a set by one judge, and writes the rows with their scores.
+
+    Args:
+        data: The set.
+        judge: Its name in scores.
+        config: The judge.
+        output: JSON Lines that are written; ``OUTPUT.scores`` beside it keeps what was judged.
+        console: Where progress goes.
+    """
+
+    def __init__(
+        self, data: ImageDataConfig, judge: str, config: JudgeConfig, output: Path, console: Console
+    ) -> None:
+        self.data, self.judge, self.config = data, judge, config
+        self.output, self.console = output, console
+        self.folder = ScoresFolder(output.with_name(f"{output.name}.scores"))
+        self.unusable = Unusable(data, output.with_name(f"{output.stem}.unusable.jsonl"))
+
+    def run(self) -> None:
+        """Score what is not scored yet.
+
+        Raises:
+            UserError: The output holds something else, or an image cannot be used.
+            EvaluatorError: The judge cannot be used.
+        """
+        make_writable(self.output.parent, "output")
+        self._claim_output()
+        if self.output.is_file():
+            self._say(f"{self.output} is finished; nothing is left to score")
+            return
+        evaluator = self.config.build()
+        evaluator.check_canaries()
+        facts = {"prompts": self.data.content, **judge_facts(evaluator)}
+        self.folder.write_protocol(facts, self.config.facts())
+        self._judge(evaluator, fingerprint(facts))
+        self.folder.rows.finish([])
+        num_rows = self._write()
+        if not num_rows:
+            self.output.unlink()
+            raise UserError(f"data.path={self.data.path}: holds no rows")
+        self._say(f"wrote {self.output}{self._hint()}")
+
+    def _claim_output(self) -> None:
+        """Make sure that an earlier launch with this output wanted the same."""
+        content = json.loads(
+            json.dumps({"content": self.data.content, "judge": self.config.identity()})
+        )
+        artefact = Artefact(self.folder.root)
+        record = artefact.record()
+        if record is None and self.output.exists():
+            raise UserError(f"output={self.output} exists already; choose another output")
+        if record is not None and record.content != content:
+            raise UserError(
+                f"output={self.output} holds scores of another set or judge; nothing was written "
+                "over, choose another output"
+            )
+        artefact.begin(content, (), digests(code_of(self.config)))
+
+    def _judge(self, evaluator: Evaluator, of_protocol: str) -> None:
+        done = {str(row["sample_id"]) for row in self.folder.rows.read()}
+        progress = Pace(f"{self.judge}: scored images", None, self._say)
+        if done:
+            progress.skip(len(done))
+            self._say(f"{self.judge}: {len(done)} rows were scored before")
+        judge_samples(
+            evaluator,
+            self._chunks(done),
+            self.folder.rows,
+            fingerprint=of_protocol,
+            progress=progress,
+        )
+
+    def _chunks(self, done: set[str]) -> Iterator[list[Sample]]:
+        """The rows that were not judged yet, as the judge sees them."""
+        samples = (self._sample(record) for record in records_of(self.data))
+        usable = (
+            sample for sample in samples if sample is not None and sample.sample_id not in done
+        )
+        while chunk := list(itertools.islice(usable, CHUNK)):
+            self.unusable.check()
+            yield chunk
+        self.unusable.check()
+
+    def _sample(self, record: Record) -> Sample | None:
+        """A record as the judge sees it; None, and listed, if its image cannot be read."""
+        fault = caption_fault(record, self.data)
+        if fault is not None:
+            raise UserError(fault)
+        try:
+            return sample_of(record)
+        except ImageError as error:
+            self.unusable.add(record.place, str(error))
+            return None
+
+    def _write(self) -> int:
+        """Write every row with its score. -> How many."""
+        scores = {str(row["sample_id"]): row for row in self.folder.rows.read()}
+        num_rows = 0
+
+        def write(partial: Path) -> None:
+            nonlocal num_rows
+            with partial.open("w", encoding="utf-8") as stream:
+                for record, row in self._rows():
+                    num_rows += 1
+                    value = self._value(record, scores)
+                    merged = {**row, "scores": dict(record.scores) | {self.judge: value}}
+                    stream.write(json.dumps(merged, ensure_ascii=False) + "\n")
+            self.unusable.check()
+
+        write_atomically(self.output, write)
+        return num_rows
+
+    def _value(self, record: Record, scores: Mapping[str, Mapping[str, object]]) -> float | None:
+        """A record's score; None where there is none, which is listed."""
+        row = scores.get(score_key(record))
+        if row is None:
+            return None
+        value = float(str(row["value"]))
+        if math.isnan(value):
+            self.unusable.add(record.place, f"{record.place}: {row['reason']}")
+            return None
+        return value
+
+    def _rows(self) -> Iterator[tuple[Record, Mapping[str, object]]]:
+        """Every record and the row that is written for it."""
+        if not isinstance(self.data, JsonlDataConfig):
+            for record in records_of(self.data):
+                yield record, {KEY: record.key, "caption": record.caption}
+            return
+        lines = read_lines(jsonl_path(self.data))
+        for record, (_, row) in zip(
+            records_of(dataclasses.replace(self.data, scores=None)), lines, strict=True
+        ):
+            yield record, row | {KEY: record.key}
+
+    def _hint(self) -> str:
+        """How to train on the output."""
+        if not isinstance(self.data, JsonlDataConfig):
+            return f"; train on the same set with data.scores={self.output}"
+        folder = image_folder(self.data)
+        if folder.absolute() == self.output.parent.absolute():
+            return ""
+        return f"; its images lie in data.image_dir={folder}"
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def score_set(
+    data: ImageDataConfig, name: str, config: JudgeConfig, output: Path, console: Console
+) -> int:
+    """Score a set by a judge that proves first that it works.
+
+    Raises:
+        UserError: Something in the request, the set or the output cannot be used.
+    """
+    try:
+        SetScoring(data, name, config, output, console).run()
+    except EvaluatorError as error:
+        raise UserError(" ".join(str(error).split())) from error
+    return 0

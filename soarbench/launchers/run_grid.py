@@ -1,0 +1,142 @@
+"""Brings every artefact of a grid to its end, as one launch, and says what failed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from rich.console import Console
+
+from soarbench import __version__
+from soarbench.common.errors import reason
+from soarbench.common.files import write_atomically
+from soarbench.common.progress import GridProgress, Key
+from soarbench.grid import addresses
+from soarbench.grid.description import cell_record
+from soarbench.grid.expand import Grid
+from soarbench.jobs.base import Context, Job, Workbench
+from soarbench.jobs.log import Log, LogDiagnostics
+from soarbench.launchers.local import Blocked, run_jobs
+from soarbench.store.artefact import Store
+from soarbench.tracking.tracker import Tracker, open_tracker
+
+MakeWorkbench = Callable[[Grid], Workbench]
+START: Key = ("", "start")
+#: Kinds of jobs that only read what is stored, so that no model is loaded for them.
+_LIGHT = ("log", "log diagnostics", "statistics")
+
+
+@dataclass(kw_only=True)
+class Failures:
+    """What did not end well.
+
+    Attributes:
+        cells: What a cell failed with, by its id.
+        unmeasured: What the diagnostics of a finished cell failed with, by its id.
+    """
+
+    cells: dict[str, Exception] = field(default_factory=dict)
+    unmeasured: dict[str, Exception] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.cells or self.unmeasured)
+
+
+def estimates(grid: Grid, jobs: Iterable[Job]) -> dict[Key, float]:
+    """Estimated seconds of every job, and of loading what they need."""
+    rates, processes = grid.settings.budget.rates, grid.settings.launcher.num_processes
+    seconds = {job.key: job.seconds(grid.store, rates) for job in jobs}
+    # Rates are of one process.
+    seconds |= {key: value / processes for key, value in seconds.items() if key[1] == "train"}
+    is_heavy = any(kind not in _LIGHT for _, kind in seconds)
+    return {START: rates.start_seconds if is_heavy else 0.0} | seconds
+
+
+def run_grid(
+    grid: Grid, pending: Sequence[Job], *, console: Console, make_workbench: MakeWorkbench
+) -> tuple[Failures, Tracker]:
+    """Run the jobs of a grid that are left.
+
+    Args:
+        grid: Whose they are.
+        pending: Each after those that it waits for.
+        console: For progress.
+        make_workbench: Makes the heavy half; called only if a job needs it.
+
+    Returns:
+        What failed, and the tracker, to which a report may be added.
+
+    Raises:
+        UserError: Something that the jobs depend on cannot be used; nothing was started.
+    """
+    settings, store = grid.settings, grid.store
+    progress = GridProgress(console, estimates(grid, pending))
+    failures = Failures()
+    with progress.shown():
+        with progress.stage(START, "loading models and judges, curating data", 1):
+            tracker = open_tracker(settings.tracking, store.root, settings.grid.name)
+            workbench = make_workbench(grid)
+            heavy = [job for job in pending if job.kind not in _LIGHT]
+            if heavy:
+                workbench.prepare(heavy)
+        context = Context(store=store, workbench=workbench, tracker=tracker, progress=progress)
+        _begin_cells(pending, store)
+        name = f"{settings.budget.name} {datetime.now().astimezone():%Y-%m-%d %H:%M}"
+        tracker.start_launch(name, _launch_tags(grid))
+        try:
+            for job, error in run_jobs(pending, context):
+                if error is not None:
+                    _note(job, error, context, failures)
+        except KeyboardInterrupt:
+            tracker.end_launch("KILLED")
+            raise
+        tracker.end_launch("FAILED" if failures.cells else "FINISHED")
+    return failures, tracker
+
+
+def _begin_cells(pending: Sequence[Job], store: Store) -> None:
+    for job in pending:
+        if type(job) is Log:
+            record = cell_record(store, job.description)
+            record.describe(job.description)
+            record.update_status(state="running", reason=None)
+
+
+def _note(job: Job, error: Exception, context: Context, failures: Failures) -> None:
+    """Keep a failure with the artefact, and with the cell whose log it stops."""
+    text = "".join(traceback.format_exception(error))
+    if not isinstance(job, Log):
+        if not isinstance(error, Blocked):
+            context.store.artefact(job.address).note_failure(text)
+        return
+    cell_id, cause = addresses.cell_id(job.cell), error.__cause__ or error
+    assert isinstance(cause, Exception)
+    if isinstance(job, LogDiagnostics):
+        if cell_id not in failures.cells:
+            failures.unmeasured[cell_id] = cause
+        return
+    failures.cells[cell_id] = error
+    record = cell_record(context.store, job.description)
+    write_atomically(record.error_path, lambda partial: partial.write_text(text))
+    record.update_status(state="failed", reason=reason(error))
+    run_id = context.tracker.mark_failed(job.described(context.store), reason(error))
+    record.update_status(mlflow_run_id=run_id)
+
+
+def _launch_tags(grid: Grid) -> dict[str, str]:
+    return {
+        "folder": str(grid.folder.resolve()),
+        "command": shlex.join(["python", "-m", "soarbench", "run", *grid.arguments]),
+        "budget": grid.settings.budget.name,
+        # Proof that the rule is older than the numbers that it chooses among.
+        "checkpoint_rule": grid.settings.grid.checkpoint_rule,
+        "soarbench": __version__,
+        "host": platform.node(),
+        "cpus": str(os.cpu_count()),
+    }

@@ -1,0 +1,250 @@
+"""What a family of base models says of itself, and what a loaded model does; imports no framework.
+
+A family is a folder beside this file: a configuration that says where weights lie and loads them,
+sizes that are read without a weight, and the model. Everything else asks these three.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, get_args
+
+from baselines.config import LoraConfig
+from soarbench.common.errors import ConfigError
+from soarbench.common.strict import ADDRESS
+from soarbench.models.adapters import adapter_digest
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor, nn
+
+    from baselines.base import Condition, VelocityModel
+
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class UnknownArchitecture(ConfigError):
+    """A hub id whose sizes are not written down here."""
+
+
+class PromptEncoder(Protocol):
+    """Conditions of prompts: text encoders, or what kept their answers."""
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Conditions, batch first, on the model's device."""
+        ...
+
+
+class ImageModel(Protocol):
+    """A loaded model: its transformer, and encoding, sampling and decoding around it."""
+
+    transformer: nn.Module
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer is."""
+        ...
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of latents at the configured resolution."""
+        ...
+
+    @property
+    def training_shift(self) -> float:
+        """The schedule's shift."""
+        ...
+
+    @property
+    def scheduler_name(self) -> str:
+        """The sampler's class, for fingerprints."""
+        ...
+
+    def sampling_sigmas(self, num_inference_steps: int) -> Tensor:
+        """The sampler's schedule, from 1 (noise) to 0. -> (num_inference_steps + 1,)."""
+        ...
+
+    def velocity(self, transformer: nn.Module | None = None) -> VelocityModel:
+        """The model as methods see it; ``transformer`` replaces its own."""
+        ...
+
+    def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Conditions of prompts, batch first."""
+        ...
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Scaled latents of RGB images of one size. -> (B, C, H, W) float32."""
+        ...
+
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        """Images of scaled latents (B, C, H, W)."""
+        ...
+
+    def sample(
+        self,
+        condition: Condition,
+        negative_condition: Mapping[str, Tensor],
+        noise: Tensor,
+        num_inference_steps: int,
+        guidance_scale: float,
+    ) -> Tensor:
+        """Latents at sigma 0 of noise (B, C, H, W); a guidance of 1.0 is off."""
+        ...
+
+
+class Architecture(abc.ABC):
+    """Sizes of a model, known without its weights; what planning and benchmarks build from."""
+
+    #: Parameters of the autoencoder.
+    vae_parameters: int
+
+    @property
+    @abc.abstractmethod
+    def unit(self) -> int:
+        """Pixels of an image that one token stands for, along a side."""
+
+    @property
+    @abc.abstractmethod
+    def largest_image(self) -> int:
+        """Pixels of the longest side that the transformer knows positions for."""
+
+    @property
+    @abc.abstractmethod
+    def layers(self) -> tuple[int, ...]:
+        """Number of layers of each kind; layers of a kind cost the same."""
+
+    @abc.abstractmethod
+    def with_layers(self, layers: Sequence[int]) -> Architecture:
+        """The same model with other numbers of layers."""
+
+    @abc.abstractmethod
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        """(C, H, W) of an image's latents.
+
+        Raises:
+            ConfigError: The model does not make images of that size.
+        """
+
+    @abc.abstractmethod
+    def condition_shapes(self, max_sequence_length: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of a prompt's condition."""
+
+    @abc.abstractmethod
+    def transformer(self) -> nn.Module:
+        """With initial weights, on torch's default device and of its default type."""
+
+    @abc.abstractmethod
+    def velocity(self, transformer: nn.Module) -> VelocityModel:
+        """A transformer, wrapped or not, as methods see it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(abc.ABC):
+    """Which model is post-trained, and how it is run.
+
+    Attributes:
+        name: Short name, in tables and tags.
+        path: Hub id, or a directory in diffusers' layout.
+        revision: Hub revision; null takes the default branch.
+        resolution: Height and width of images, pixels.
+        max_sequence_length: Tokens a prompt of the encoder that takes long ones; 0 without one.
+        dtype: Of transformer and text encoders. The autoencoder is always float32, as are noise,
+            log-probabilities and losses.
+        adapter: Published weights that are evaluated beside the base: hub id
+            (``owner/name@revision``) or directory of a LoRA in peft's format or of a transformer.
+    """
+
+    #: Of the family, in addresses; stays when the class is moved or renamed.
+    kind: ClassVar[str]
+    #: Linear layers that an adapter sits at unless ``lora.target_modules`` names others.
+    lora_targets: ClassVar[tuple[str, ...]]
+    #: Class of its transformer in diffusers, as its files name it.
+    transformer_class: ClassVar[str]
+
+    name: str = field(metadata=ADDRESS)
+    path: str = field(metadata=ADDRESS)
+    resolution: int
+    revision: str | None = field(default=None, metadata=ADDRESS)
+    max_sequence_length: int = 256
+    dtype: Precision = "float32"
+    # Its weights are in the digest, as the base's are.
+    adapter: str | None = field(default=None, metadata=ADDRESS)
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        if self.dtype not in get_args(Precision):
+            names = ", ".join(get_args(Precision))
+            raise ValueError(f"model.dtype={self.dtype!r}: must be one of {names}")
+        if self.resolution < 8:
+            raise ValueError(f"model.resolution={self.resolution}: must be at least 8 pixels")
+        if not 0 <= self.max_sequence_length <= 512:
+            raise ValueError(
+                f"model.max_sequence_length={self.max_sequence_length}: must be 0..512"
+            )
+
+    @abc.abstractmethod
+    def check_source(self) -> None:
+        """Ask for the index of what is to be loaded, a kilobyte, before any weight is.
+
+        Raises:
+            UserError: It is out of reach, or of another family.
+        """
+
+    @abc.abstractmethod
+    def load(self, device: torch.device | str, prompts: PromptEncoder | None = None) -> ImageModel:
+        """The base model, fresh, on a device; without text encoders where ``prompts`` stands in.
+
+        Raises:
+            UserError: The directory or hub id cannot be loaded.
+        """
+
+    @abc.abstractmethod
+    def load_encoders(self, device: torch.device) -> PromptEncoder:
+        """The text encoders alone.
+
+        Raises:
+            UserError: The directory or hub id cannot be loaded.
+        """
+
+    @abc.abstractmethod
+    def architecture(self) -> Architecture:
+        """Sizes, without a weight or a download.
+
+        Raises:
+            UnknownArchitecture: A hub id whose sizes are not written down.
+            ConfigError: A directory that holds no such model.
+        """
+
+    @abc.abstractmethod
+    def base_digest(self) -> str:
+        """What identifies the base's weights, without loading them.
+
+        Raises:
+            UserError: There are none, or they are another family's.
+        """
+
+    @abc.abstractmethod
+    def encoder_digest(self) -> str:
+        """What identifies the text encoders and how they are used.
+
+        Raises:
+            UserError: There are none.
+        """
+
+    def weights_digest(self) -> str:
+        """The base's digest, with that of the published weights where such are evaluated.
+
+        Raises:
+            UserError: There are none, or they are another family's.
+        """
+        if self.adapter is None:
+            return self.base_digest()
+        return f"{self.base_digest()}+{adapter_digest(self.adapter, self.transformer_class)}"
+
+    def adapted(self, lora: LoraConfig) -> LoraConfig:
+        """An adapter with its layers named: the family's, unless it names others."""
+        return replace(lora, target_modules=lora.target_modules or self.lora_targets)

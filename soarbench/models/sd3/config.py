@@ -1,0 +1,113 @@
+"""Stable Diffusion 3 and 3.5: where a pipeline lies and how it is run; imports no framework."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from typing_extensions import override
+
+from soarbench.common.errors import UserError
+from soarbench.common.files import parts_digest
+from soarbench.models.base import ImageModel, ModelConfig, PromptEncoder
+from soarbench.models.digest import encoder_files_digest, folder_digest
+from soarbench.models.hub import hub_file, is_directory
+from soarbench.models.sd3.architecture import Sd3Architecture, architecture_of
+
+if TYPE_CHECKING:
+    import torch
+
+PIPELINE_CLASS = "StableDiffusion3Pipeline"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sd3Config(ModelConfig):
+    """A pipeline of Stable Diffusion 3's architecture.
+
+    Attributes:
+        load_text_encoder_3: Whether the pipeline's T5 is loaded at all (SD3.5: optional).
+    """
+
+    kind: ClassVar[str] = "sd3"
+    # Where Flow-GRPO adapts it: all of the attention's linear layers.
+    lora_targets: ClassVar[tuple[str, ...]] = (
+        "attn.to_q",
+        "attn.to_k",
+        "attn.to_v",
+        "attn.to_out.0",
+        "attn.add_q_proj",
+        "attn.add_k_proj",
+        "attn.add_v_proj",
+        "attn.to_add_out",
+    )
+    transformer_class: ClassVar[str] = "SD3Transformer2DModel"
+
+    load_text_encoder_3: bool = True
+
+    def source(self) -> str:
+        """Directory or hub id of the pipeline.
+
+        Raises:
+            UserError: A local directory that is missing or holds no such pipeline.
+        """
+        if not is_directory(self.path):
+            return self.path
+        folder = Path(self.path).expanduser()
+        index = folder / "model_index.json"
+        if not index.is_file():
+            raise UserError(
+                f"model.path={self.path}: no model_index.json there; give a directory saved by "
+                f"{PIPELINE_CLASS}.save_pretrained, or a hub id"
+            )
+        self._check_index(index)
+        return str(folder)
+
+    def _check_index(self, index: Path) -> None:
+        try:
+            name = json.loads(index.read_text()).get("_class_name")
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"model.path={self.path}: {index} is no JSON object") from error
+        if name != PIPELINE_CLASS:
+            raise UserError(
+                f"model.path={self.path}: holds a {name}, and this model's family loads "
+                f"{PIPELINE_CLASS}; choose another model=NAME, or other weights"
+            )
+
+    @override
+    def check_source(self) -> None:
+        source = self.source()
+        if not is_directory(source):
+            self._check_index(hub_file("model.path", source, self.revision, "model_index.json"))
+
+    @override
+    def load(self, device: torch.device | str, prompts: PromptEncoder | None = None) -> ImageModel:
+        from soarbench.models.sd3.model import SD3Model
+
+        return SD3Model.load(self, device, prompts)
+
+    @override
+    def load_encoders(self, device: torch.device) -> PromptEncoder:
+        from soarbench.models.sd3.model import load_encoders
+
+        return load_encoders(self, device)
+
+    @override
+    def architecture(self) -> Sd3Architecture:
+        return architecture_of(self.source())
+
+    @override
+    def base_digest(self) -> str:
+        source = self.source()
+        if is_directory(source):
+            return folder_digest(Path(source))
+        return f"{source}@{self.revision}"
+
+    @override
+    def encoder_digest(self) -> str:
+        source = self.source()
+        weights = f"{source}@{self.revision}"
+        if is_directory(source):
+            weights = encoder_files_digest(Path(source))
+        return parts_digest(weights, self.max_sequence_length, self.load_text_encoder_3, self.dtype)

@@ -1,0 +1,165 @@
+"""Which cells a command line means: those of a run, or those of an export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from soarbench.common.code import changed
+from soarbench.common.errors import ConfigError, UserError
+from soarbench.config.compose import Overrides, parse_overrides, run_settings
+from soarbench.config.run import FORMATS
+from soarbench.config.settings import Settings
+from soarbench.grid.checkpoint_rule import LAST
+from soarbench.grid.description import cell_record, describe
+from soarbench.grid.expand import Grid, expand
+from soarbench.report.numbers.reference import PUBLISHED_MODEL
+from soarbench.store.cells import Cell, stored_cell
+from soarbench.store.exports import MANIFEST, Export
+
+#: What a command may say about an export beside method= and task=.
+_KEYS = ("seeds", "output_dir", "results_dir")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridCells:
+    """The cells of one grid, wherever they lie.
+
+    Attributes:
+        grid: Its name.
+        folder: Where they come from, for messages.
+        results_dir: Where reports go.
+        cells: All that there should be, finished or not.
+        baseline: Method that differences are taken to.
+        show_published: Whether the paper's curves were made as these.
+        checkpoint_rule: Which step of every curve the figures mark.
+        formats: What figures are written as.
+    """
+
+    grid: str
+    folder: Path
+    results_dir: Path
+    cells: tuple[Cell, ...]
+    baseline: str
+    show_published: bool = False
+    checkpoint_rule: str = LAST
+    formats: tuple[str, ...] = FORMATS
+
+
+def grid_cells(words: Sequence[str]) -> GridCells:
+    """Find the cells of a command line; loads no model.
+
+    Raises:
+        ConfigError: The command line cannot be understood.
+        UserError: It names no grid, and the folder does not say which.
+    """
+    overrides = parse_overrides(words)
+    settings = own_settings(words)
+    output_dir = Path(settings.output_dir).expanduser()
+    name = overrides.grid or _only_export(output_dir)
+    if name is not None and (export := Export(output_dir / name)).exists:
+        results_dir = Path(settings.results_dir).expanduser()
+        return _exported(export, results_dir, overrides, settings.seeds)
+    _refuse_old(output_dir, name)
+    return cells_of(expand(words))
+
+
+def cells_of(grid: Grid) -> GridCells:
+    """The cells of a run."""
+    settings = grid.settings
+    descriptions = [describe(cell, grid.cells) for cell in grid.cells]
+    return GridCells(
+        grid=settings.grid.name,
+        folder=grid.folder,
+        results_dir=Path(settings.results_dir).expanduser(),
+        cells=tuple(
+            stored_cell(grid.store, description, cell_record(grid.store, description))
+            for description in descriptions
+        ),
+        baseline=settings.grid.baseline,
+        show_published=(settings.model.name, settings.model.resolution) == PUBLISHED_MODEL,
+        checkpoint_rule=settings.grid.checkpoint_rule,
+        formats=settings.figure_formats,
+    )
+
+
+def own_settings(words: Sequence[str]) -> Settings:
+    """The folders, seeds and tracking of a command line, whatever else it says.
+
+    Raises:
+        ConfigError: They cannot be understood.
+    """
+    return run_settings(words, only=(*_KEYS, "tracking"))
+
+
+def _only_export(output_dir: Path) -> str | None:
+    """The grid of the one export in a folder; None where there is none."""
+    names = sorted(path.parent.name for path in output_dir.glob(f"*/{MANIFEST}"))
+    if len(names) > 1:
+        raise UserError(
+            f"output_dir={output_dir} holds {len(names)} grids; choose one: "
+            + ", ".join(f"grid={name}" for name in names)
+        )
+    return names[0] if names else None
+
+
+def _refuse_old(output_dir: Path, grid: str | None) -> None:
+    """Say what to do with a run folder of soarbench 0.1.
+
+    Raises:
+        UserError: It is one, and nothing of today's is beside it.
+    """
+    old = output_dir / (grid or "*") / "cells"
+    if (output_dir / "grids").is_dir() or not list(output_dir.glob(f"{grid or '*'}/cells")):
+        return
+    raise UserError(
+        f"{old} was written by soarbench 0.1, whose cells have other addresses; choose another "
+        "output_dir and run the grid again, or report it with soarbench 0.1"
+    )
+
+
+def _exported(
+    export: Export, results_dir: Path, overrides: Overrides, seeds: Sequence[int]
+) -> GridCells:
+    """The cells of an export, as far as the command line keeps them."""
+    keys = [word.key for word in overrides.values]
+    for key in [*keys, *(group.partition("=")[0] for group in overrides.groups)]:
+        if key not in _KEYS:
+            raise ConfigError(
+                f"{key}=...: {export.root} is an export, whose cells are what they are; only "
+                f"grid, method, task, {', '.join(_KEYS)} can be chosen"
+            )
+    manifest = export.manifest()
+    methods, tasks = overrides.axes.get("method"), overrides.axes.get("task")
+    cells = tuple(
+        cell
+        for cell in export.cells()
+        if cell.is_base
+        or (
+            (methods is None or cell.method in methods)
+            and (tasks is None or cell.task in tasks)
+            and ("seeds" not in keys or cell.seed in seeds)
+        )
+    )
+    return GridCells(
+        grid=manifest.grid,
+        folder=export.root,
+        results_dir=results_dir,
+        cells=cells,
+        baseline=manifest.baseline,
+    )
+
+
+def stale_notes(cells: Sequence[Cell]) -> list[str]:
+    """A line about results that other code than today's made; none where all is as it was."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    for cell in cells:
+        modules = tuple(changed(cell.code))
+        if modules:
+            names.setdefault(modules, []).append(cell.cell_id)
+    return [
+        f"{len(ids)} cells were made by other code of {', '.join(modules)} than today's, e.g. "
+        f"{ids[0]}; stale=rerun makes them again"
+        for modules, ids in names.items()
+    ]

@@ -1,0 +1,205 @@
+"""What everything expensive leaves on disk: a folder under an address of its own, with a record.
+
+An address is the digest of exactly what determines the content (``soarbench.grid.addresses``). The
+record, ``artefact.json``, keeps that content readable, which artefacts it was made from, the
+commands that worked on it, and the digest of the code that did.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from soarbench.common.errors import UserError
+from soarbench.common.files import read_json, write_atomically, write_json
+from soarbench.common.provenance import STORE_VERSION, this_launch
+from soarbench.common.strict import build
+
+#: Kinds of artefacts are folders of the store, in the order in which they are made.
+KINDS = ("trainings", "images", "scores", "probes")
+_RECORD, _ERROR = "artefact.json", "error.txt"
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Extent:
+    """A part of a suite for which an artefact is whole.
+
+    Attributes:
+        max_prompts: Evenly spaced prompts; null: all.
+        images_per_prompt: Images of each.
+    """
+
+    max_prompts: int | None
+    images_per_prompt: int
+
+    def covers(self, other: Extent) -> bool:
+        """Whether every image of the other is one of these."""
+        # Evenly spaced prompts of two numbers are not in each other; all prompts hold any.
+        holds_prompts = self.max_prompts in (None, other.max_prompts)
+        return holds_prompts and self.images_per_prompt >= other.images_per_prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What ``artefact.json`` says.
+
+    Attributes:
+        version: Of the store.
+        address: ``KIND/NAME-DIGEST``.
+        content: What the digest is of.
+        inputs: Addresses of the artefacts that this one was made from.
+        code: Digest of each module that determines the content, when it was begun.
+        launches: Commands that worked on it, with commits and versions; the first one first.
+        extents: Parts of a suite for which it is whole, the smaller first.
+    """
+
+    version: int
+    address: str
+    content: Mapping[str, object]
+    inputs: tuple[str, ...]
+    code: Mapping[str, str]
+    launches: tuple[Mapping[str, object], ...]
+    extents: tuple[Extent, ...] = ()
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """The folder of one artefact."""
+
+    root: Path
+
+    @property
+    def address(self) -> str:
+        """``KIND/NAME-DIGEST``."""
+        return f"{self.root.parent.name}/{self.root.name}"
+
+    @property
+    def error_path(self) -> Path:
+        """The traceback of the last failure; gone once the work succeeds."""
+        return self.root / _ERROR
+
+    @property
+    def exists(self) -> bool:
+        """Whether anybody has begun it."""
+        return (self.root / _RECORD).is_file()
+
+    def record(self) -> Record | None:
+        """The stored record; None before the first touch.
+
+        Raises:
+            UserError: It is damaged, or of another version.
+        """
+        path = self.root / _RECORD
+        if not path.is_file():
+            return None
+        values = read_json(path)
+        if values.get("version") != STORE_VERSION:
+            raise UserError(
+                f"{path} is of store version {values.get('version')}, and this soarbench reads "
+                f"{STORE_VERSION}; choose another output_dir, or install the one that wrote it"
+            )
+        return build(Record, values, str(path))
+
+    def begin(
+        self, content: Mapping[str, object], inputs: Sequence[str], code: Mapping[str, str]
+    ) -> None:
+        """Write the record, or add this process to those that worked on the artefact.
+
+        Args:
+            content: What the address is the digest of.
+            inputs: Addresses of the artefacts that are read.
+            code: Digests of the modules that determine the result.
+        """
+        stored = self.record()
+        if stored is None:
+            launches: tuple[Mapping[str, object], ...] = (this_launch(),)
+            self._write(
+                Record(
+                    version=STORE_VERSION,
+                    address=self.address,
+                    content=content,
+                    inputs=tuple(inputs),
+                    code=code,
+                    launches=launches,
+                )
+            )
+        elif this_launch() not in stored.launches:
+            self._replace(launches=[*stored.launches, this_launch()])
+
+    def add_extent(self, extent: Extent) -> None:
+        """Note that the artefact is whole for one more part of its suite."""
+        stored = self.record()
+        assert stored is not None, f"{self.address} was not begun"
+        self._replace(extents=[vars(part) for part in {*stored.extents, extent}])
+
+    def has(self, extent: Extent) -> bool:
+        """Whether this very part of the suite was noted."""
+        stored = self.record()
+        return stored is not None and extent in stored.extents
+
+    def covers(self, extent: Extent) -> bool:
+        """Whether the artefact is whole for a part of its suite."""
+        stored = self.record()
+        return stored is not None and any(part.covers(extent) for part in stored.extents)
+
+    def _write(self, record: Record) -> None:
+        values = {**vars(record), "extents": [vars(extent) for extent in record.extents]}
+        write_json(self.root / _RECORD, values)
+
+    def _replace(self, **changes: object) -> None:
+        write_json(self.root / _RECORD, {**read_json(self.root / _RECORD), **changes})
+
+    def note_failure(self, text: str) -> None:
+        """Keep the traceback of a failure beside what was done."""
+        write_atomically(self.error_path, lambda partial: partial.write_text(text))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the artefact for this process; waits while another process works on it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        # The kernel drops the lock when its holder dies, so no stale one can remain.
+        with FileLock(self.root / ".lock"):
+            yield
+
+
+@dataclass(frozen=True)
+class Store:
+    """All artefacts of an output directory."""
+
+    root: Path
+
+    def artefact(self, address: str) -> Artefact:
+        """The folder of an address."""
+        return Artefact(self.root / address)
+
+    @property
+    def cache_dir(self) -> Path:
+        """Encoded prompts and images: made again when they are missing."""
+        return self.root / "cache"
+
+    def discard(self, address: str) -> list[str]:
+        """Remove an artefact and everything that was made from it.
+
+        Returns:
+            The addresses that are gone.
+        """
+        gone = [address]
+        for other in self._addresses():
+            stored = self.artefact(other).record()
+            if stored is not None and address in stored.inputs:
+                gone += self.discard(other)
+        if self.artefact(address).root.exists():
+            shutil.rmtree(self.artefact(address).root)
+        return gone
+
+    def _addresses(self) -> list[str]:
+        return [
+            str(path.parent.relative_to(self.root))
+            for kind in KINDS
+            for path in sorted((self.root / kind).glob(f"*/{_RECORD}"))
+        ]

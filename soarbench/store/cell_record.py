@@ -1,0 +1,85 @@
+"""What a grid keeps of a cell: which artefacts it names, how far it is, and its MLflow run."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from soarbench.common.files import read_json, write_json
+from soarbench.common.strict import build
+
+State = Literal["running", "finished", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """How far a cell is.
+
+    Attributes:
+        state: ``running`` from the first touch on, also while no process works on it.
+        reason: Why it failed.
+        created_at: Unix time; also the time stamp of its metrics, so that logging twice is logging
+            once.
+        mlflow_run_id: Its MLflow run.
+        logged: Digest of the description that was logged.
+        diagnosed: Digest of the probes that were logged.
+    """
+
+    state: State = "running"
+    reason: str | None = None
+    created_at: float = field(default_factory=time.time)
+    mlflow_run_id: str | None = None
+    logged: str | None = None
+    diagnosed: str | None = None
+
+
+@dataclass(frozen=True)
+class CellRecord:
+    """The folder of a cell in its grid: names and state, no results."""
+
+    root: Path
+
+    @property
+    def description_path(self) -> Path:
+        """See ``soarbench.grid.description``."""
+        return self.root / "cell.json"
+
+    @property
+    def error_path(self) -> Path:
+        """Traceback of the last failure."""
+        return self.root / "error.txt"
+
+    @property
+    def _status_path(self) -> Path:
+        return self.root / "status.json"
+
+    def describe(self, description: Mapping[str, object]) -> None:
+        """Write the description, and a first status unless there is one."""
+        if not self.description_path.is_file() or read_json(self.description_path) != description:
+            write_json(self.description_path, description)
+        if not self._status_path.is_file():
+            self.write_status(Status())
+
+    def status(self) -> Status | None:
+        """The stored status; None before the first touch.
+
+        Raises:
+            UserError: It is damaged or of another version.
+        """
+        if not self._status_path.is_file():
+            return None
+        return build(Status, read_json(self._status_path), str(self._status_path))
+
+    def write_status(self, status: Status) -> None:
+        """Store a status."""
+        write_json(self._status_path, dataclasses.asdict(status))
+
+    def update_status(self, **changes: object) -> Status:
+        """Change some fields of the stored status."""
+        status = dataclasses.replace(self.status() or Status(), **changes)  # type: ignore[arg-type]
+        self.write_status(status)
+        return status

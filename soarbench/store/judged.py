@@ -1,0 +1,84 @@
+"""The files of one judge's scores: rows, the protocol behind them, and the judge's own summary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from soarbench.common.files import read_json, write_json
+from soarbench.evaluation.protocol import fingerprint
+from soarbench.evaluation.rows import ScoreRows
+from soarbench.store.artefact import Extent
+
+
+@dataclass(frozen=True)
+class ScoresFolder:
+    """Where the scores of one judge lie, in the store or in the output of ``score``."""
+
+    root: Path
+
+    @property
+    def rows(self) -> ScoreRows:
+        """One row an image."""
+        return ScoreRows(self.root)
+
+    @property
+    def _protocol_path(self) -> Path:
+        return self.root / "protocol.json"
+
+    @property
+    def _summary_path(self) -> Path:
+        return self.root / "summary.json"
+
+    def write_protocol(self, facts: Mapping[str, object], judge: Mapping[str, object]) -> None:
+        """Keep what stands behind the fingerprint, and the judge's facts, which are not in it."""
+        # Libraries may be newer than they were for the first rows; then the two do not compare.
+        path = self.root / f"protocol-{fingerprint(facts)}.json"
+        if not path.is_file():
+            write_json(path, {**facts, "judge": dict(judge)})
+
+    def protocol(self) -> dict[str, object]:
+        """What stands behind the rows; empty where nothing was judged.
+
+        Raises:
+            UserError: It is damaged.
+        """
+        paths = sorted(self.root.glob("protocol-*.json"), key=lambda path: path.stat().st_mtime)
+        return read_json(paths[0]) if paths else {}
+
+    def write_summary(
+        self, extent: Extent, numbers: Mapping[str, float], prompt_ids: Sequence[str]
+    ) -> None:
+        """Keep the judge's summary of a part of the suite, and which prompts that part has."""
+        # JSON knows no nan.
+        finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+        others = [part for part in self._summaries() if part["extent"] != vars(extent)]
+        ids = None if extent.max_prompts is None else list(dict.fromkeys(prompt_ids))
+        summary = {"extent": vars(extent), "numbers": finite, "prompt_ids": ids}
+        summaries = [*others, summary]
+        write_json(self._summary_path, {"summaries": summaries})
+
+    def summary(self, extent: Extent) -> dict[str, float]:
+        """The judge's summary of a part of the suite; nan where nothing could be scored."""
+        for part in self._summaries():
+            numbers = part["numbers"]
+            if part["extent"] == vars(extent) and isinstance(numbers, Mapping):
+                return {k: math.nan if v is None else float(v) for k, v in numbers.items()}
+        return {}
+
+    def prompt_ids(self, extent: Extent) -> list[str] | None:
+        """The prompts of a part of the suite; None where it has all of them."""
+        for part in self._summaries():
+            ids = part["prompt_ids"]
+            if part["extent"] == vars(extent) and isinstance(ids, list):
+                return ids
+        return None
+
+    def _summaries(self) -> list[Mapping[str, object]]:
+        if not self._summary_path.is_file():
+            return []
+        summaries = read_json(self._summary_path)["summaries"]
+        assert isinstance(summaries, list)
+        return summaries

@@ -1,0 +1,105 @@
+"""The files of one training: weights of its snapshots, what it logged, what it cost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from baselines.loop.checkpoints import snapshot_path
+from soarbench.common.files import read_json, write_atomically
+from soarbench.store.artefact import Artefact
+
+
+@dataclass(frozen=True)
+class TrainingFolder(Artefact):
+    """Where a training keeps what; checkpoints lie in it until it is over."""
+
+    def snapshot(self, step: int) -> Path:
+        """Weights after ``step`` updates, to be evaluated."""
+        return snapshot_path(self.root, step)
+
+    @property
+    def log_path(self) -> Path:
+        """What training logged, as it comes; one JSON object a line."""
+        return self.root / "training.jsonl"
+
+    @property
+    def table_path(self) -> Path:
+        """The same, complete: exists exactly when training is over."""
+        return self.root / "training.parquet"
+
+    @property
+    def cost_path(self) -> Path:
+        """What training cost: optimizer_steps, images_seen, forward_equivalents, ..."""
+        return self.root / "cost.json"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether training is over."""
+        return self.table_path.is_file()
+
+    def cost(self) -> dict[str, float]:
+        """What training cost, by counter; empty before its end."""
+        if not self.cost_path.is_file():
+            return {}
+        return {name: float(str(value)) for name, value in read_json(self.cost_path).items()}
+
+    def remove_checkpoints(self) -> None:
+        """Drop optimiser states, which nothing needs once training is over."""
+        for checkpoint in self.root.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+
+
+class TrainingLog:
+    """Appends what training logs; a killed process loses at most the line it was writing."""
+
+    def __init__(self, folder: TrainingFolder) -> None:
+        folder.root.mkdir(parents=True, exist_ok=True)
+        self._stream = folder.log_path.open("a")
+        if folder.log_path.stat().st_size > 0:
+            self._stream.write("\n")  # ends a torn line; empty lines are skipped on reading
+
+    def append(self, step: int, values: Mapping[str, float]) -> None:
+        """Store the values of one step."""
+        self._stream.write(json.dumps({"step": step, "values": dict(values)}) + "\n")
+        self._stream.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+
+def read_training_log(folder: TrainingFolder) -> dict[tuple[int, str], float]:
+    """Logged values by (step, key), by step; a step that was trained twice counts once."""
+    values: dict[tuple[int, str], float] = {}
+    lines = folder.log_path.read_text().splitlines() if folder.log_path.is_file() else []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # torn by a kill; the resumed training logged that step again
+        for key, value in row["values"].items():
+            values[row["step"], key] = value
+    return dict(sorted(values.items()))
+
+
+def write_training_table(folder: TrainingFolder) -> None:
+    """Make ``training.parquet`` of the log: columns step, key, value."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = read_training_log(folder)
+    table = pa.table(
+        {
+            "step": pa.array([step for step, _ in rows], pa.int64()),
+            "key": pa.array([key for _, key in rows], pa.string()),
+            "value": pa.array(list(rows.values()), pa.float64()),
+        }
+    )
+    write_atomically(folder.table_path, lambda partial: pq.write_table(table, partial))

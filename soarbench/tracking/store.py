@@ -1,0 +1,91 @@
+"""The SQLite file that MLflow keeps runs in: made whole or not at all, by one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from soarbench.common.errors import UserError
+from soarbench.common.files import write_atomically
+
+#: Seconds to wait for another process; making a store takes 1 to 8, opening one less.
+_PATIENCE = 300
+#: What SQLite keeps beside a file while it is written; it would be replayed into a new one.
+_JOURNALS = ("-journal", "-wal", "-shm")
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file that a store's address names; None for a server, memory, or no address at all."""
+    try:
+        address = make_url(uri)
+    except ArgumentError:
+        return None
+    name = address.database or ":memory:"
+    is_file = address.get_backend_name() == "sqlite" and not name.startswith((":memory:", "file:"))
+    return Path(name) if is_file else None
+
+
+@contextlib.contextmanager
+def opening(uri: str, artifact_root: str | None) -> Iterator[None]:
+    """Hold a SQLite store, made where there is none, against other processes that open it.
+
+    MLflow's migrations are no transaction: killed in their midst, or run by two processes at once,
+    they leave a file that no later run can open. Its default experiments and tags race, too.
+
+    Args:
+        uri: Of the store; one on a server is left to the server.
+        artifact_root: Of a new store's default experiment; None is MLflow's own choice.
+
+    Raises:
+        UserError: Another process does not let go, or the folder cannot be written to.
+    """
+    path = sqlite_file(uri)
+    if path is None:
+        yield
+        return
+    with _locked(path):
+        # Nothing at all is what a version that made the file in place left when killed at once.
+        if not path.is_file() or path.stat().st_size == 0:
+            write_atomically(path, partial(_make, uri=uri, artifact_root=artifact_root))
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = FileLock(path.with_name(f"{path.name}.lock"), timeout=_PATIENCE)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"{path}: another process has held {lock.lock_file} for {_PATIENCE} s; "
+            "end it or set tracking=none"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"{path}: its folder cannot be written to ({error}); change output_dir or "
+            "set tracking=none"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make(path: Path, *, uri: str, artifact_root: str | None) -> None:
+    """Make a store under the name ``path``, over whatever an interrupted try left there."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for name in (path.name, *(path.name + suffix for suffix in _JOURNALS)):
+        path.with_name(name).unlink(missing_ok=True)
+    address = make_url(uri).set(database=str(path)).render_as_string(hide_password=False)
+    store = SqlAlchemyStore(address, artifact_root or DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
+    # No connection may keep the name that the file is about to lose.
+    store.engine.dispose()

@@ -1,0 +1,174 @@
+"""What an address depends on, and above all what it does not depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from soarbench.grid import addresses
+from soarbench.grid.cell import CellConfig
+from soarbench.grid.expand import expand
+
+
+@pytest.fixture
+def arguments(overrides: list[str]) -> list[str]:
+    return [*overrides, "task=aesthetic"]
+
+
+def cell_of(arguments: Sequence[str], method: str = "soar") -> CellConfig:
+    (cell,) = [cell for cell in expand(arguments).cells if cell.method_name == method]
+    return cell
+
+
+def every_address(cell: CellConfig) -> dict[str, str]:
+    """Of the first step and suite; the training's under ``training``."""
+    (suite, *_), step = cell.suites.values(), cell.steps[0]
+    origin = addresses.training(cell)
+    assert origin is not None
+    return {
+        "training": origin.address,
+        "images": addresses.images(cell, step, suite).address,
+        **{
+            f"scores {name}": addresses.scores(cell, step, suite, name).address
+            for name in suite.judges
+        },
+        "paths": addresses.path_probe(cell, cell, {}).address,
+    }
+
+
+NO_NUMBER = [
+    "training.micro_batch_size=1",
+    "training.gradient_checkpointing=true",
+    "training.compile=true",
+    "training.num_workers=3",
+    "training.logging_steps=2",
+    "training.save_steps=6",
+    "sampling.batch_size=5",
+    "task.description=words",
+    "budget.images_per_prompt=7",
+    "budget.max_prompts=2",
+    "method.aux_chunk=3",
+    "device=cpu",
+    "diagnostics=false",
+    "grid.baseline=soar",
+    "suites.drawbench.judges=[aesthetic,oracle_aesthetic,clipscore]",
+]
+
+
+@pytest.mark.parametrize("word", NO_NUMBER)
+def test_what_changes_no_number_changes_no_address(arguments: list[str], word: str) -> None:
+    changed = every_address(cell_of([*arguments, word]))
+    for name, address in every_address(cell_of(arguments)).items():
+        assert changed[name] == address, name
+
+
+TRAINING = [
+    "method.aux_weight=0.5",
+    "optim.learning_rate=0.001",
+    "optim.schedule=cosine",
+    "training.batch_size=8",
+    "budget.steps=8",
+    "budget.num_snapshots=3",
+    "training.mixed_precision=bf16",
+    "data.seed=7",
+    "data.select_by=[clipscore]",
+    "seeds=[3]",
+    "model.resolution=32",
+    "model.dtype=bfloat16",
+]
+
+
+@pytest.mark.parametrize("word", TRAINING)
+def test_what_training_depends_on_changes_every_address(arguments: list[str], word: str) -> None:
+    before, after = (every_address(cell_of(words)) for words in (arguments, [*arguments, word]))
+    assert not set(before.values()) & set(after.values())
+
+
+@pytest.mark.parametrize("word", ["sampling.num_inference_steps=7", "sampling.guidance_scale=2.5"])
+def test_sampling_changes_images_and_scores_and_no_training(
+    arguments: list[str], word: str
+) -> None:
+    before, after = (every_address(cell_of(words)) for words in (arguments, [*arguments, word]))
+    assert before.pop("training") == after.pop("training")
+    assert not set(before.values()) & set(after.values())
+
+
+def test_the_base_is_one_artefact_for_all_grids_and_tasks(overrides: list[str]) -> None:
+    cells = [
+        cell_of([f"grid={name}", *overrides[1:]], "base")
+        for name in ("reward_specific", "soar_then_grpo")
+    ]
+    for name in cells[0].suites:
+        first, second = (addresses.images(cell, 0, cell.suites[name]).address for cell in cells)
+        assert first == second
+    assert addresses.cell_id(cells[0]) == addresses.cell_id(cells[1])
+
+
+def test_a_second_stage_depends_on_its_first(overrides: list[str]) -> None:
+    words = ["grid=soar_then_grpo", *overrides[1:], "task=aesthetic"]
+    before, after = (
+        cell_of([*words, *extra], "soar_then_flow_grpo")
+        for extra in ([], ["method.aux_weight=0.5"])
+    )
+    assert before.parent is not None
+    first = addresses.training(before.parent)
+    second = addresses.training(before)
+    assert first is not None
+    assert second is not None
+    assert second.inputs == (first.address,)
+    assert every_address(before)["training"] != every_address(after)["training"]
+
+
+def moved(instance: object) -> object:
+    """The same value, of a class of another name in another module."""
+    kind = type(instance)
+    module = types.ModuleType("elsewhere")
+    sys.modules["elsewhere"] = module
+    renamed = dataclasses.dataclass(frozen=True, kw_only=True)(
+        type(f"Renamed{kind.__name__}", (kind,), {"__module__": "elsewhere"})
+    )
+    values = {entry.name: getattr(instance, entry.name) for entry in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    made: object = renamed(**values)
+    return made
+
+
+def replaced(cell: CellConfig, name: str) -> CellConfig:
+    value = getattr(cell, name)
+    if isinstance(value, dict):
+        changed: object = {key: moved(item) for key, item in value.items()}
+    else:
+        changed = moved(value)
+    return dataclasses.replace(cell, **{name: changed})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["method", "optim", "training", "data", "model", "sampling", "judges", "suites", "task"],
+)
+def test_moving_or_renaming_a_class_changes_no_address(arguments: list[str], name: str) -> None:
+    cell = cell_of(arguments)
+    assert every_address(replaced(cell, name)) == every_address(cell)
+
+
+def test_no_address_holds_a_class_path_or_a_folder_of_this_machine(
+    arguments: list[str], tmp_path: object
+) -> None:
+    cell = cell_of(arguments)
+    (suite, *_) = cell.suites.values()
+    sources: list[Callable[[], addresses.Source | None]] = [
+        lambda: addresses.training(cell),
+        lambda: addresses.images(cell, cell.steps[0], suite),
+        lambda: addresses.scores(cell, cell.steps[0], suite, suite.judges[0]),
+    ]
+    for source in sources:
+        made = source()
+        assert made is not None
+        text = repr(made.content)
+        assert "soarbench." not in text
+        assert "baselines." not in text
+        assert "evaluators." not in text
+        assert str(tmp_path) not in text

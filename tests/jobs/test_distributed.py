@@ -1,0 +1,114 @@
+"""Cells that two processes train: the same numbers, and failures that say what happened."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from soarbench.launchers.processes import (
+    LAUNCH_PID,
+    ParallelWorkbench,
+    check_gpus,
+    last_error,
+)
+from soarbench.launchers.worker import LaunchGone, stop_without_launch
+from soarbench.store.cell_folder import CellFolder, read_training_log
+
+from soarbench.common.errors import UserError
+from soarbench.grid.cell import CellConfig
+from soarbench.grid.expand import Plan, expand
+from soarbench.jobs.workbench import Workbench
+from tests.fakes import SMALL
+from tests.tiny import build_tiny_pipeline
+
+
+def plan_of(root: Path, *changes: str) -> Plan:
+    pipeline = root / "model"
+    if not pipeline.is_dir():
+        build_tiny_pipeline(pipeline)
+    return expand(
+        [
+            *("grid=reward_specific", "grid.tasks=[aesthetic]", "method=sft", "device=cpu"),
+            *("tracking=none", f"model.path={pipeline}", f"output_dir={root / 'runs'}"),
+            *(*SMALL, "training.batch_size=4", "data.num_candidates=12"),
+            *("data.select_by=[oracle_aesthetic]", "task.final_metric=oracle_aesthetic"),
+            *("suites.drawbench.judges=[oracle_aesthetic]", *changes),
+        ]
+    )
+
+
+def sft(plan: Plan) -> CellConfig:
+    return plan.cells[1]
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_cell_as_one_does(tmp_path: Path) -> None:
+    alone, pair = plan_of(tmp_path), plan_of(tmp_path, "launcher.num_processes=2")
+    shards = plan_of(tmp_path, "launcher.num_processes=2", "launcher.parallelism=fsdp2")
+    assert len({sft(plan).cell_id for plan in (alone, pair, shards)}) == 1
+    logs, steps = [], []
+    for name, plan in (("one", alone), ("two", pair), ("shards", shards)):
+        folder = CellFolder(plan.cell_folder(sft(plan)))
+        folder.root.mkdir(parents=True)
+        bench = Workbench("cpu", plan.folder / "data") if name == "one" else ParallelWorkbench(plan)
+        bench.training_rows(sft(plan), bench.load(sft(plan)))
+        budget = bench.train(sft(plan), folder, lambda step, _: steps.append(step))
+        assert (budget["optimizer_steps"], budget["images_seen"]) == (6, 24)
+        assert folder.snapshot(6).is_dir()
+        logs.append({k: v for k, v in read_training_log(folder).items() if k[1] == "train/loss"})
+        folder.root.rename(tmp_path / name)
+    for log in logs[1:]:
+        assert log.keys() == logs[0].keys()
+        assert list(log.values()) == pytest.approx(list(logs[0].values()), abs=1e-5)
+    assert steps[-1] == 6
+    # What shards were gathered into is evaluated as any other weights are.
+    (tmp_path / "shards").rename(folder.root)
+    weights = Workbench("cpu", tmp_path).model_at(sft(shards), folder, 6).transformer.state_dict()
+    alone_folder = CellFolder(tmp_path / "one")
+    for name, value in load_file(next(alone_folder.snapshot(6).glob("*.safetensors"))).items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-5)
+
+
+def test_a_failing_process_says_why_in_one_line(tmp_path: Path) -> None:
+    log = tmp_path / "processes.log"
+    log.write_text(
+        "Traceback (most recent call last):\n"
+        "[rank1]: soarbench.common.errors.UserError: model.path=x: holds a Kandinsky\n"
+        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n"
+    )
+    expected = (
+        f"soarbench.common.errors.UserError: model.path=x: holds a Kandinsky (all of it: {log})"
+    )
+    assert last_error(log, 1) == expected
+    log.write_text("Killed\n")
+    assert last_error(log, 137) == f"exit code 137 (all of it: {log})"
+
+
+def test_as_many_processes_as_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_gpus(torch.device("cpu"), "auto", 8)
+    check_gpus(torch.device("cuda"), "auto", 2)
+    with pytest.raises(UserError, match=r"num_processes=8: this machine has 2 CUDA devices"):
+        check_gpus(torch.device("cuda"), "auto", 8)
+    with pytest.raises(UserError, match=r"device=cuda:1: one GPU for launcher\.num_processes=2"):
+        check_gpus(torch.device("cuda:1"), "cuda:1", 2)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused_at_once(overrides: list[str]) -> None:
+    with pytest.raises(UserError, match=r"method=sft: training\.batch_size=32: must be a multiple"):
+        expand([*overrides, "launcher.num_processes=5"])
+
+
+def test_a_worker_ends_with_its_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LAUNCH_PID, str(os.getpid()))
+    stop_without_launch(1, "")
+
+    def gone(*_: object) -> None:
+        raise ProcessLookupError
+
+    monkeypatch.setattr(os, "kill", gone)
+    with pytest.raises(LaunchGone, match="the same command goes on from here"):
+        stop_without_launch(1, "")
