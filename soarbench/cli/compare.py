@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from soarbench.common.errors import ConfigError, UserError
-from soarbench.common.files import read_json
 from soarbench.common.strict import did_you_mean
 from soarbench.config.keys import Options
 from soarbench.report.numbers.measured import Key, Measured, of_cell, of_scored
@@ -31,7 +30,7 @@ from soarbench.report.source import GridCells, grid_cells, own_settings
 from soarbench.report.text.frames import number_text
 from soarbench.store.artefact import Store
 from soarbench.store.cell_record import CellRecord
-from soarbench.store.cells import Cell, finished_and_holes, stored_cell
+from soarbench.store.cells import FINISHED, Cell, finished_and_holes, stored_cell
 from soarbench.store.exports import MANIFEST, Export
 
 
@@ -49,7 +48,7 @@ class CompareOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Question:
     """The pairs that a command line means.
 
     Attributes:
@@ -86,20 +85,20 @@ def compare(
     """
     if first == second:
         raise UserError(f"{first} cannot be compared with itself; name two")
-    found = _find(first, second, settings, options.step)
-    pairs = [pair for pair in found.pairs if options.metric in (None, pair.evaluator)]
+    question = _find(first, second, settings, options.step)
+    pairs = [pair for pair in question.pairs if options.metric in (None, pair.evaluator)]
     if not pairs:
-        hint = did_you_mean(str(options.metric), {pair.evaluator for pair in found.pairs})
+        hint = did_you_mean(str(options.metric), {pair.evaluator for pair in question.pairs})
         raise UserError(f"metric={options.metric!r} was not measured of both: {hint}")
     results = answers(pairs)
     if as_json:
-        console.file.write(json.dumps(_plain(found, results), indent=1) + "\n")
+        console.file.write(json.dumps(_plain(question, results), indent=1) + "\n")
     else:
-        _show(found, results, console)
+        _show(question, results, console)
     return 0
 
 
-def _find(first: str, second: str, settings: Sequence[str], step: int | None) -> Found:
+def _find(first: str, second: str, settings: Sequence[str], step: int | None) -> Question:
     """Scores on disk, cells, or methods: what the two names are."""
     names = (first, second)
     sides = [_side(name, settings, step) for name in names]
@@ -114,7 +113,7 @@ def _find(first: str, second: str, settings: Sequence[str], step: int | None) ->
     final_metric = whole[0].final_metric or whole[1].final_metric or ""
     order = ordered_metrics({pair.evaluator: pair.facts for pair in pairs}, final_metric)
     scope = "" if step is None else f"after {step} steps"
-    return Found(pairs=sorted(pairs, key=lambda pair: order.index(pair.evaluator)), scope=scope)
+    return Question(pairs=sorted(pairs, key=lambda pair: order.index(pair.evaluator)), scope=scope)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +131,8 @@ class Side:
 
 def _side(name: str, settings: Sequence[str], step: int | None) -> Side | None:
     """A folder of scores, or a cell (``ID`` or ``ID@STEP``); None where it is neither."""
+    if "/" in name and not Path(name).expanduser().is_dir():
+        raise UserError(f"{name}: there is no such folder")
     if Path(name).expanduser().is_dir():
         scored = of_scored(Path(name).expanduser())
         return Side(measured={key: {None: one} for key, one in scored.items()})
@@ -141,6 +142,8 @@ def _side(name: str, settings: Sequence[str], step: int | None) -> Side | None:
         return None
     if at and not at.isdecimal():
         raise ConfigError(f"{name}: what follows @ must be a number of optimizer steps")
+    if cell.state != FINISHED:
+        raise UserError(f"{cell_id} is {cell.state}; run its grid to the end first")
     measured = of_cell(cell, int(at) if at else step)
     return Side(
         measured={key: {None: one} for key, one in measured.items()},
@@ -152,7 +155,7 @@ def _method_side(name: str, settings: Sequence[str], step: int | None) -> Side:
     """A method of a grid, with all its training seeds."""
     source = grid_cells(settings)
     cells, _ = finished_and_holes(source.cells, str(source.folder))
-    task = _task(cells, name, name, source)
+    task = "" if name == BASE else _task(cells, name, name, source)
     measured: dict[Key, dict[int | None, Measured]] = {}
     for cell in cells:
         if cell.method == name and (cell.task == task or cell.is_base):
@@ -168,7 +171,8 @@ def _cell(name: str, settings: Sequence[str]) -> Cell | None:
         return None
     root = Path(own_settings(settings).output_dir).expanduser()
     for path in sorted(root.glob(f"grids/*/{name}/cell.json")):
-        return stored_cell(Store(root), read_json(path), CellRecord(path.parent))
+        record = CellRecord(path.parent)
+        return stored_cell(Store(root), record.description(), record)
     for export in (Export(path.parent) for path in sorted(root.glob(f"*/{MANIFEST}"))):
         for cell in export.cells():
             if cell.cell_id == name:
@@ -176,7 +180,7 @@ def _cell(name: str, settings: Sequence[str]) -> Cell | None:
     return None
 
 
-def _found_methods(first: str, second: str, settings: Sequence[str], step: int | None) -> Found:
+def _found_methods(first: str, second: str, settings: Sequence[str], step: int | None) -> Question:
     """Two methods of a grid, over all seeds that they share."""
     source = grid_cells(settings)
     cells, _ = finished_and_holes(source.cells, str(source.folder))
@@ -197,10 +201,10 @@ def _found_methods(first: str, second: str, settings: Sequence[str], step: int |
             pairs.append(panel_pair(panel, ends[0], ends[1]))
     if not pairs:
         raise UserError(f"{first} and {second} have no whole scores in task {task}")
-    told = " and ".join(
+    ends_text = " and ".join(
         f"{method_title(name)} ({step_title(name, at)})" for name, at in steps.items()
     )
-    return Found(pairs=pairs, scope=f"task {task}, {told}")
+    return Question(pairs=pairs, scope=f"task {task}, {ends_text}")
 
 
 def _task(cells: Sequence[Cell], first: str, second: str, source: GridCells) -> str:
@@ -216,8 +220,8 @@ def _task(cells: Sequence[Cell], first: str, second: str, source: GridCells) -> 
     of_method = [{cell.task for cell in cells if cell.method == name} for name in trained]
     tasks = sorted(set.intersection(*of_method))
     if len(tasks) != 1:
-        told = ", ".join(f"task={name}" for name in tasks) or "none has both"
-        raise UserError(f"{first} and {second} need one task: {told}")
+        choices = ", ".join(f"task={name}" for name in tasks) or "none has both"
+        raise UserError(f"{first} and {second} need one task: {choices}")
     return tasks[0]
 
 
@@ -226,16 +230,16 @@ def _step_of(panel: Panel, method: str, step: int | None) -> int:
     if step is None or method == BASE:
         return steps[-1]
     if step not in steps:
-        told = ", ".join(str(one) for one in steps)
-        raise UserError(f"step={step}: {method} was evaluated at {told}")
+        choices = ", ".join(str(one) for one in steps)
+        raise UserError(f"step={step}: {method} was evaluated at {choices}")
     return step
 
 
-def _show(found: Found, results: Sequence[Answer], console: Console) -> None:
-    names = [method_title(name) for name in found.pairs[0].names]
+def _show(question: Question, results: Sequence[Answer], console: Console) -> None:
+    names = [method_title(name) for name in question.pairs[0].names]
     console.print(f"A: {names[0]}\nB: {names[1]}", highlight=False, markup=False)
-    if found.scope:
-        console.print(found.scope, highlight=False, markup=False)
+    if question.scope:
+        console.print(question.scope, highlight=False, markup=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("Metric")
     for head in ("A\nB", "A - B [95 %]", "p (Holm)", "P(A better)"):
@@ -294,12 +298,12 @@ def _mcnemar_line(one: Answer) -> str:
     )
 
 
-def _plain(found: Found, results: Sequence[Answer]) -> dict[str, object]:
-    first, second = found.pairs[0].names
+def _plain(question: Question, results: Sequence[Answer]) -> dict[str, object]:
+    first, second = question.pairs[0].names
     return {
         "first": first,
         "second": second,
-        "scope": found.scope,
+        "scope": question.scope,
         "metrics": [_plain_answer(one) for one in results],
     }
 

@@ -338,5 +338,6 @@ def _summary(request: Evaluation, job: Judge) -> dict[str, object]:
         num_images=len(suite_images(request.suite)),
         coverage=request.scoring.coverage,
         numbers=folder.summary(extent_of(request.suite)),
+        extent=extent_of(request.suite),
         scores=os.path.relpath(folder.root.resolve(), request.scoring.output.resolve()),
     )

@@ -57,14 +57,24 @@ def find_images(
     elif any(path.is_dir() and path.name.isdigit() for path in images.iterdir()):
         files = _official(images)
     else:
-        return _plain(images, suite.items, images_per_prompt)
+        return _numbered(_plain(images, suite.items, images_per_prompt))
     if is_exact and suite.items:
         _require_covered(files, suite.items)
     ids = _ids(files, suite)
     named = [dataclasses.replace(file, prompt_id=ids[file.prompt]) for file in files]
     present = list(dict.fromkeys(file.prompt_id for file in named))
     check_counts(named, present, images_per_prompt=images_per_prompt)
-    return named
+    return _numbered(named)
+
+
+def _numbered(files: Sequence[SampleFile]) -> list[SampleFile]:
+    """The files, each with its place among the images of its prompt."""
+    counts: Counter[str] = Counter()
+    numbered = []
+    for file in files:
+        numbered.append(dataclasses.replace(file, image_index=counts[file.prompt_id]))
+        counts[file.prompt_id] += 1
+    return numbered
 
 
 def _ids(files: Sequence[SampleFile], suite: PromptSuite) -> dict[str, str]:

@@ -142,6 +142,7 @@ def score_by(
         coverage=images.request.coverage,
         numbers=numbers,
         scores=name,
+        extent=None,
     )
 
 
@@ -199,6 +200,7 @@ def summary_of(
     coverage: str,
     numbers: Mapping[str, float],
     scores: str,
+    extent: Extent | None,
 ) -> dict[str, object]:
     """A judge's numbers with what describes them, as JSON values.
 
@@ -210,6 +212,7 @@ def summary_of(
         coverage: ``exact`` or ``found``.
         numbers: The judge's own summary.
         scores: Where the rows are, seen from the output folder.
+        extent: Which of these rows; None: all.
     """
     return {
         **config.facts(),
@@ -221,6 +224,7 @@ def summary_of(
         "unscored": int(numbers.get("unscored", 0)),
         "numbers": {k: v if math.isfinite(v) else None for k, v in numbers.items()},
         "scores": scores,
+        "extent": None if extent is None else vars(extent),
     }
 
 
