@@ -110,13 +110,15 @@ def test_a_judge_takes_its_own_keys() -> None:
     )
     assert usual.judges["clipscore"] == ClipScoreConfig()
     assert changed.judges["clipscore"] == ClipScoreConfig(weights="/w")
-    assert usual.cell_id != changed.cell_id
 
 
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("judge.clipscore.wights=/w", "'judge.clipscore.wights': did you mean 'weights'"),
+        (
+            "judge.clipscore.wights=/w",
+            "no key 'judge.clipscore.wights' here; did you mean 'judge.clipscore.weights'",
+        ),
         ("judge.clipscore.batch_size=0", "must be at least 1"),
         ("judge.clipscor.weights=/w", "here; did you mean 'judge.clip"),
     ],
@@ -127,7 +129,7 @@ def test_what_a_judge_does_not_take_is_refused(word: str, message: str) -> None:
 
 
 def test_an_exact_judge_takes_no_weights() -> None:
-    with pytest.raises(ConfigError, match=r"unknown key 'judge\.geneval\.detector'"):
+    with pytest.raises(ConfigError, match=r"there is no key 'judge\.geneval\.detector'"):
         expand(["grid=main_table", "judge.geneval.detector=/w"])
 
 
