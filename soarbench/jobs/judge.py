@@ -74,13 +74,13 @@ class Judge(Job):
         files = sample_files(self.suite, drawn.root)
         with self.begun(context, len(files)) as (artefact, stage):
             evaluator = context.workbench.evaluator(self.cell, self.judge)
-            made = image_facts(
+            of_images = image_facts(
                 self.suite,
                 self.cell.model,
                 self.cell.sampling,
                 context.workbench.scheduler_facts(self.cell),
             )
-            facts = {**made, **judge_facts(evaluator)}
+            facts = {**of_images, **judge_facts(evaluator)}
             scores = ScoresFolder(artefact.root)
             scores.write_protocol(facts, self.config.facts())
             judge_files(
