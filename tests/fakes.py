@@ -22,7 +22,7 @@ from baselines.loop.checkpoints import (
 from evaluators.base import Canary, Evaluator, JudgeConfig, Sample, Score
 from soarbench.common.errors import UserError
 from soarbench.data.prompts import PromptItem
-from soarbench.diagnostics.probes import Measured
+from soarbench.diagnostics.measured import Measured
 from soarbench.evaluation.drawing import Draw
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig

@@ -21,7 +21,6 @@ from baselines.base import World
 from baselines.loop.post_train import post_train
 from baselines.loop.stream import Row
 from soarbench.benchmarks.worker import PeakMemory
-from soarbench.cli.plan import Planner
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.config.compose import parse_overrides
 from soarbench.config.keys import split
@@ -29,6 +28,7 @@ from soarbench.jobs.workbench import torch_device
 from soarbench.models.base import Architecture
 from soarbench.planning.demand import PlanOptions, read_request
 from soarbench.planning.memory_and_time import GB, Demand
+from soarbench.planning.planner import Planner
 
 #: SOAR with an adapter on few tokens in float32, as a machine without a GPU can run it; every
 #: value can be set on the command line, since the last of two wins.

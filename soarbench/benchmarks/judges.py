@@ -29,7 +29,7 @@ from soarbench.common.errors import ConfigError, UserError
 from soarbench.config.keys import Options
 from soarbench.config.registries import judges_of
 from soarbench.config.suites import SuiteConfig
-from soarbench.evaluation.score_folder import one_line
+from soarbench.jobs.score_images import one_line
 
 _NUM_IMAGES, _NUM_ROUNDS = 16, 2
 _SIZE = 512
@@ -124,8 +124,9 @@ def _races(config: GenEvalConfig, folder: Path, num_images: int, console: Consol
 
     from evaluators.devices import torch_device
     from evaluators.geneval.mask2former import load_geneval
+    from evaluators.scoring import checked_scores
     from soarbench.benchmarks.naive_geneval import NaiveGenEval
-    from soarbench.evaluation.judging import scored
+    from soarbench.evaluation.judging import decoded
 
     # Four workers on two cores are slow, and that is what is measured.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
@@ -138,8 +139,8 @@ def _races(config: GenEvalConfig, folder: Path, num_images: int, console: Consol
     )
 
     def ours(files: Sequence[SampleFile]) -> list[Verdict]:
-        pairs = scored(evaluator, files)
-        return [_verdict(score.details) for _, scores in pairs for score in scores]
+        chunks = (checked_scores(evaluator, samples) for samples in decoded(files))
+        return [_verdict(score.details) for scores in chunks for score in scores]
 
     def obvious(files: Sequence[SampleFile]) -> list[Verdict]:
         return [_verdict(vars(naive.verdict(file.path, file.metadata))) for file in files]

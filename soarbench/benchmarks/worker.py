@@ -28,12 +28,11 @@ from baselines.loop.stream import Row, row_generator
 from baselines.soar import Soar
 from evaluators.base import Sample
 from soarbench.benchmarks.naive_soar import naive_soar_loss
-from soarbench.evaluation.protocol import planned_images
+from soarbench.evaluation.selection import suite_images
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
-from soarbench.jobs.workbench import Workbench
+from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.models.base import ImageModel
-from soarbench.store.cell_folder import CellFolder
 
 #: Updates that are timed, after those that warm up.
 TIMED_UPDATES = 3
@@ -84,7 +83,7 @@ def _reset_peak() -> bool:
 def random_rows(cell: CellConfig, model: ImageModel) -> list[Row]:
     """An update's rows: real prompts, random latents; their content does not change the speed."""
     assert cell.training is not None
-    plan = [item for suite in cell.suites.values() for item, _ in planned_images(suite)]
+    plan = [item for suite in cell.suites.values() for item, _ in suite_images(suite)]
     prompts = [plan[i % len(plan)].prompt for i in range(cell.training.batch_size)]
     condition = model.encode_prompts(prompts)
     generator = torch.Generator().manual_seed(0)
@@ -100,7 +99,7 @@ def random_rows(cell: CellConfig, model: ImageModel) -> list[Row]:
     ]
 
 
-def measure_training(cell: CellConfig, bench: Workbench) -> Result:
+def measure_training(cell: CellConfig, workbench: ModelWorkbench) -> Result:
     """Seconds an update (the fastest counts) and peak memory of a method in the real loop."""
     assert cell.method is not None
     assert cell.training is not None
@@ -111,12 +110,12 @@ def measure_training(cell: CellConfig, bench: Workbench) -> Result:
     training = replace(
         cell.training, steps=updates, save_steps=updates, num_snapshots=0, logging_steps=1
     )
-    model = bench.load(cell)
+    model = workbench.load(cell)
     rows, negative = random_rows(cell, model), model.encode_prompts([""])
-    prepared = bench.method(cell, model)
+    prepared = workbench.method(cell, model)
     stamps: list[float] = []
     peaks: list[float] = []
-    memory = PeakMemory(bench.device)
+    memory = PeakMemory(workbench.device)
 
     def on_log(_step: int, _values: Mapping[str, float]) -> None:
         stamps.append(time.perf_counter())
@@ -151,14 +150,14 @@ def measure_training(cell: CellConfig, bench: Workbench) -> Result:
 class SoarSteps:
     """One SOAR update without the loop around it: ours, and written the obvious way."""
 
-    def __init__(self, cell: CellConfig, bench: Workbench) -> None:
+    def __init__(self, cell: CellConfig, workbench: ModelWorkbench) -> None:
         assert cell.optim is not None
-        self.model = bench.load(cell)
+        self.model = workbench.load(cell)
         self.transformer = self.model.transformer.requires_grad_(True).train()
-        self.method = cast(Soar, bench.method(cell, self.model))
-        self.batch = _collected(cell, self.model, self.method, bench.device)
+        self.method = cast(Soar, workbench.method(cell, self.model))
+        self.batch = _collected(cell, self.model, self.method, workbench.device)
         self.velocity = self.model.velocity()
-        self.device = bench.device
+        self.device = workbench.device
         self.max_grad_norm = cell.optim.max_grad_norm
         # The weights stay as they are, so that every step computes the same.
         self.optimizer = torch.optim.AdamW(self.transformer.parameters(), lr=0.0)
@@ -197,22 +196,22 @@ class SoarSteps:
         return loss, gradient
 
 
-def measure_step(cell: CellConfig, bench: Workbench, *, is_naive: bool) -> Result:
+def measure_step(cell: CellConfig, workbench: ModelWorkbench, *, is_naive: bool) -> Result:
     """Peak memory of SOAR's update, ours or the naive one, alone in this process."""
-    steps = SoarSteps(cell, bench)
-    memory = PeakMemory(bench.device)
+    steps = SoarSteps(cell, workbench)
+    memory = PeakMemory(workbench.device)
     for _ in range(2):
         steps.update(is_naive=is_naive)
     return {"peak_mib": memory.above_idle()}
 
 
-def measure_race(cell: CellConfig, bench: Workbench) -> Result:
+def measure_race(cell: CellConfig, workbench: ModelWorkbench) -> Result:
     """Seconds of both updates, and how far their losses and gradients are apart.
 
     Times are taken in turns, so that a busy machine slows both alike, and the fastest of each
     counts.
     """
-    steps = SoarSteps(cell, bench)
+    steps = SoarSteps(cell, workbench)
     naive, ours = [], []
     for _ in range(1 + TIMED_UPDATES):
         naive.append(steps.update(is_naive=True))
@@ -243,12 +242,12 @@ def _collected(cell: CellConfig, model: ImageModel, method: Soar, device: torch.
     return method.collect(model.velocity(), batch, generators).batch
 
 
-def measure_judging(cell: CellConfig, bench: Workbench) -> Result:
+def measure_judging(cell: CellConfig, workbench: ModelWorkbench) -> Result:
     """Images a second of sampling and of every evaluator; ``cell`` is the base model's."""
-    plan = [pair for suite in cell.suites.values() for pair in planned_images(suite)]
+    plan = [pair for suite in cell.suites.values() for pair in suite_images(suite)]
     size = cell.sampling.batch_size
     batch = [plan[i * len(plan) // size] for i in range(size)]
-    draw = bench.drawer(cell, CellFolder(Path()), 0)
+    draw = workbench.drawer(cell, 0)
     draw(batch)
     start = time.perf_counter()
     images = draw(batch)
@@ -264,7 +263,7 @@ def measure_judging(cell: CellConfig, bench: Workbench) -> Result:
         for place, ((item, _), image) in enumerate(zip(batch, images, strict=True))
     ]
     for name in cell.judges:
-        evaluator = bench.evaluator(cell, name)
+        evaluator = workbench.evaluator(cell, name)
         asked = [sample for sample in samples if _can_judge(cell, name, sample)]
         start = time.perf_counter()
         evaluator.score(asked)
@@ -281,17 +280,17 @@ def _can_judge(cell: CellConfig, judge: str, sample: Sample) -> bool:
 def main(arguments: Sequence[str]) -> int:
     """Measure one thing and print it as JSON."""
     kind, *overrides = arguments
-    plan = expand(overrides)
-    bench = Workbench(plan.settings.device, plan.cache_dir)
-    cells = {cell.method_name: cell for cell in reversed(plan.cells)}
+    grid = expand(overrides)
+    workbench = ModelWorkbench(grid.settings.device, grid.store)
+    cells = {cell.method_name: cell for cell in reversed(grid.cells)}
     if kind == "judging":
-        result = measure_judging(cells["base"], bench)
+        result = measure_judging(cells["base"], workbench)
     elif kind == "race":
-        result = measure_race(cells["soar"], bench)
+        result = measure_race(cells["soar"], workbench)
     elif kind in ("step", "naive"):
-        result = measure_step(cells["soar"], bench, is_naive=kind == "naive")
+        result = measure_step(cells["soar"], workbench, is_naive=kind == "naive")
     else:
-        result = measure_training(cells[kind], bench)
+        result = measure_training(cells[kind], workbench)
     sys.stdout.write(json.dumps(result) + "\n")
     return 0
 

@@ -13,6 +13,7 @@ from soarbench.common.errors import UserError
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+_LONGEST_LINE = 1000
 _SETTINGS = "settings of a run, e.g. budget=standard seeds=[0,1,2] task=aesthetic conf_dir=DIR"
 #: Flags, and the arguments that they become.
 _FLAGS = {"--dry-run": "is_dry", "--json": "as_json"}
@@ -187,7 +188,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _say(error: str, code: int) -> int:
-    sys.stderr.write(f"soarbench: error: {error.replace(chr(10), ' ')}\n")
+    """One line, without the middle of a value that is pages long: the remedy stands at the end."""
+    line = " ".join(error.splitlines())
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 4 :]}"
+    sys.stderr.write(f"soarbench: error: {line}\n")
     return code
 
 

@@ -28,7 +28,7 @@ from soarbench.report.numbers.panels import Panel, build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
 from soarbench.report.numbers.tables import finding, p_text
 from soarbench.report.source import GridCells, grid_cells, own_settings
-from soarbench.report.text.tables import number_text
+from soarbench.report.text.frames import number_text
 from soarbench.store.artefact import Store
 from soarbench.store.cell_record import CellRecord
 from soarbench.store.cells import Cell, finished_and_holes, stored_cell

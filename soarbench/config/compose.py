@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from soarbench.common.errors import ConfigError
 from soarbench.common.plugins import OWN, ConfFolder, conf_folders
-from soarbench.common.strict import build, convert, did_you_mean
+from soarbench.common.strict import TARGET, build, convert, did_you_mean
 from soarbench.config.keys import UnknownKeyError, Word, hint_of, known_keys, members, split
 from soarbench.config.settings import GridConfig, Settings
 from soarbench.config.stages import stages
@@ -232,6 +232,12 @@ class Composition:
         Raises:
             ConfigError: The value cannot be read.
         """
+        if word.key == f"method.{TARGET}":
+            # Results carry the method's name, and must not be another method's.
+            raise ConfigError(
+                f"{word}: a method's class goes by its name: method=NAME, or a YAML file of your "
+                f"own in conf_dir=DIR/method"
+            )
         hint = self.hint(word.key)
         if hint is None:
             return False

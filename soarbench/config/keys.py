@@ -53,7 +53,7 @@ class UnknownKeyError(ConfigError):
     def __init__(self, word: Word, known: Iterable[str], note: str = "") -> None:
         self.word, self.known, self.note = word, frozenset(known), note
         hint = note or nearest(word.key, self.known)
-        super().__init__(f"{word}: there is no key {shown(word.key)!r} here; {hint}")
+        super().__init__(f"{word}: there is no key {word.key!r} here; {hint}")
 
     def beside(self, known: Iterable[str]) -> UnknownKeyError:
         """The same, where a command has keys of its own too."""
@@ -75,7 +75,7 @@ def split(word: str) -> Word:
     if key[:1] in ("+", "~"):
         key = key.lstrip("+~")
         raise ConfigError(f"{shown(word)}: keys cannot be added or removed; write {key}=VALUE")
-    if not sign or not _KEY.fullmatch(key):
+    if not sign or len(key) > _LONGEST_SHOWN or not _KEY.fullmatch(key):
         raise ConfigError(
             f"{shown(word)!r} is not an override: write key=value, e.g. budget=quick or "
             "seeds=[0,1,2]"
@@ -85,7 +85,6 @@ def split(word: str) -> Word:
 
 def nearest(key: str, known: Iterable[str]) -> str:
     """A remedy for an unknown key: the few nearest, as a whole and in their last part."""
-    key = key[:_LONGEST_SHOWN]
 
     def likeness(other: str) -> float:
         pairs = ((key, other), (key.rpartition(".")[2], other.rpartition(".")[2]))

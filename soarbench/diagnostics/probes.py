@@ -10,23 +10,10 @@ from torch import Tensor
 
 from baselines.flow import draw_noise
 from baselines.loop.stream import RowSource
+from soarbench.diagnostics.measured import Measured
 from soarbench.diagnostics.settings import NOISE_SEED, NORM_LEVELS, NUM_PROBES, STARTS
 from soarbench.diagnostics.trajectories import path_deviation, velocity_norm
 from soarbench.models.base import ImageModel
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What was measured of a model.
-
-    Attributes:
-        norms: RMS of the velocity; row, norm.
-        paths: Deviation from the training path; row, start, index, sigma, deviation. Empty where it
-            was not asked for.
-    """
-
-    norms: Sequence[Mapping[str, float]]
-    paths: Sequence[Mapping[str, float]]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from evaluators.base import Evaluator
 from soarbench.common.code import digests
 from soarbench.common.progress import GridProgress, Key, Stage
 from soarbench.config.run import RatesConfig
+from soarbench.diagnostics.measured import Measured
 from soarbench.evaluation.drawing import Draw
 from soarbench.grid.addresses import Source
 from soarbench.grid.cell import CellConfig
@@ -23,8 +24,8 @@ from soarbench.tracking.tracker import Tracker
 class Workbench(Protocol):
     """The heavy half: loaded models, rows and judges of a process (``jobs.workbench``)."""
 
-    def prepare(self, cells: Sequence[CellConfig]) -> None:
-        """Load and try everything that cells depend on, so that faults show before they start."""
+    def prepare(self, jobs: Sequence[Job]) -> None:
+        """Load and try everything that jobs depend on, so that faults show before they start."""
         ...
 
     def train(self, cell: CellConfig, on_step: OnStep) -> Mapping[str, float]:
@@ -43,8 +44,10 @@ class Workbench(Protocol):
         """The sampler's class and shift, for the fingerprint."""
         ...
 
-    def probe(self, cell: CellConfig, source: CellConfig) -> Iterator[Mapping[str, object]]:
-        """Follow a cell's models along the images of ``source``; tables by name, a step each."""
+    def probe(
+        self, cell: CellConfig, source: CellConfig, step: int, *, with_paths: bool
+    ) -> Measured:
+        """Measure a step's weights along held-out images of the data of ``source``."""
         ...
 
 

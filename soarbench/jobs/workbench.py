@@ -33,7 +33,8 @@ from soarbench.common.errors import UserError
 from soarbench.config.run import LauncherConfig
 from soarbench.data.prompts import PromptItem
 from soarbench.data.rows import EncodedRows
-from soarbench.diagnostics.probes import Measured, make_probes, measure
+from soarbench.diagnostics.measured import Measured
+from soarbench.diagnostics.probes import make_probes, measure
 from soarbench.diagnostics.settings import NUM_PROBES
 from soarbench.evaluation.drawing import Draw as Drawer
 from soarbench.evaluation.overlap import refuse_overlap

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -13,15 +13,21 @@ from baselines.config import MethodConfig, OptimConfig, TrainingConfig
 from evaluators.base import JudgeConfig
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import build, did_you_mean
-from soarbench.config.compose import Composition, apply, compose_choices, parse_overrides
+from soarbench.config.compose import (
+    Composition,
+    apply,
+    compose_choices,
+    grid_config,
+    parse_overrides,
+)
 from soarbench.config.keys import Options
 from soarbench.config.run import LauncherConfig
-from soarbench.config.settings import GridConfig
+from soarbench.config.settings import Settings
 from soarbench.config.stages import stages
 from soarbench.grid.checks import NAMED_REWARDS, reward_mixture
 from soarbench.planning.memory_and_time import UTILISATION, Demand, Gpu
 
-_DEFAULT_GPU = "h100-80gb"
+_DEFAULT_GPU, _DEFAULT_GRID = "h100-80gb", "reward_specific"
 _GPUS = Path(__file__).with_name("gpus.yaml")
 
 
@@ -96,11 +102,11 @@ def read_request(options: PlanOptions, words: Sequence[str]) -> Request:
 def _compositions(words: Sequence[str]) -> Iterator[tuple[str, Composition]]:
     """One composition a method; a value goes to those that have its key."""
     overrides = parse_overrides(words)
-    task = overrides.axes.get("task", ("aesthetic",))
-    choices = [f"grid={overrides.grid or 'reward_specific'}", *overrides.groups, f"task={task[0]}"]
+    overrides = replace(overrides, grid=overrides.grid or _DEFAULT_GRID)
+    grid = grid_config(overrides)
+    task = overrides.axes.get("task", grid.tasks)[0]
+    choices = [f"grid={overrides.grid}", *overrides.groups, f"task={task}"]
     # A later stage is configured as that method is anywhere.
-    grid = compose_choices(choices, overrides.folders).section("grid")
-    assert isinstance(grid, GridConfig)
     of_grid = dict.fromkeys(stages(name)[-1] for name in grid.methods)
     composed = {
         name: compose_choices([*choices, f"method={name}"], overrides.folders)
@@ -110,6 +116,9 @@ def _compositions(words: Sequence[str]) -> Iterator[tuple[str, Composition]]:
     for name, composition in composed.items():
         if composition.plain("training") is None:
             raise ConfigError(f"method={name} is not trained; choose one of {', '.join(of_grid)}")
+        # Everything but the data, which may not be named yet, has to be right as in a run.
+        for key in typing.get_type_hints(Settings).keys() - {"data"}:
+            composition.section(key)
         yield name, composition
 
 

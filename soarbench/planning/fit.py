@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from soarbench.cli.plan import Planner, refuse
 from soarbench.config.run import LauncherConfig
 from soarbench.grid.cell import CellConfig
 from soarbench.models.base import UnknownArchitecture
 from soarbench.planning.demand import judges_gb
 from soarbench.planning.memory_and_time import GB, Demand, gigabytes
+from soarbench.planning.planner import Planner, refuse
 
 log = logging.getLogger(__name__)
 

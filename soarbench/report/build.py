@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.padding import Padding
 from rich.text import Text
@@ -19,34 +20,36 @@ from soarbench.common.strict import did_you_mean
 from soarbench.config.run import FORMATS
 from soarbench.report.numbers.budgets import MatchedTable, matched_tables
 from soarbench.report.numbers.curves import CurvePoint, build_curves
-from soarbench.report.numbers.layout import layout_csv, measured_layout
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
 from soarbench.report.numbers.reference import (
     AS_PUBLISHED,
     PUBLISHED_GRIDS,
     SOURCE,
-    PublishedTable,
     published_curves,
     published_table,
 )
 from soarbench.report.numbers.samples import Samples, read_samples
-from soarbench.report.numbers.tables import Panels, TaskTable, build_tables
+from soarbench.report.numbers.tables import MethodRow, Panels, TaskTable, build_tables
 from soarbench.report.numbers.thresholds import Crossing, crossings
-from soarbench.report.numbers.trace import trace_csv
 from soarbench.report.options import ReportOptions
-from soarbench.report.page.page import PageContent, page_html
+from soarbench.report.page.page import page_html
 from soarbench.report.source import GridCells, stale_notes
-from soarbench.report.text.budgets import matched_csv, threshold_csv
+from soarbench.report.text.console import budget_table, score_table
+from soarbench.report.text.frames import (
+    SCORE_COLUMNS,
+    csv_text,
+    curve_numbers,
+    layout_numbers,
+    matched_numbers,
+    measured_texts,
+    score_line,
+    score_numbers,
+    threshold_numbers,
+    trace_numbers,
+)
 from soarbench.report.text.latex import latex
 from soarbench.report.text.markdown import markdown
-from soarbench.report.text.tables import (
-    budget_table,
-    curves_csv,
-    score_table,
-    summary,
-    table_csv,
-)
 from soarbench.store.cells import Cell, finished_and_holes
 
 if TYPE_CHECKING:
@@ -86,8 +89,8 @@ class Report:
     crossings: tuple[Crossing, ...]
     curves: tuple[CurvePoint, ...]
     samples: tuple[Samples, ...]
-    measured: PublishedTable | None
-    published: PublishedTable | None
+    measured: pd.DataFrame | None
+    published: pd.DataFrame | None
     gaps: tuple[str, ...]
     figures: FigureSet
     notes: tuple[str, ...]
@@ -166,7 +169,7 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
         crossings=tuple(crossings(tables, panels, curves, options.thresholds)),
         curves=tuple(curves),
         samples=tuple(_samples(cells, panels, tables)),
-        measured=None if published is None else measured_layout(published, tables, cells),
+        measured=None if published is None else measured_texts(published, tables, cells),
         published=published,
         gaps=tuple(dict.fromkeys(gap for table in tables for gap in table.gaps())),
         figures=figures,
@@ -177,7 +180,6 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
         ),
     )
     _write_tables(report)
-    _write_page(report)
     return report
 
 
@@ -189,7 +191,7 @@ def _refuse_unknown(thresholds: Mapping[str, float], tables: Sequence[TaskTable]
             raise ConfigError(f"threshold={metric}: no task is decided by that metric; {hint}")
 
 
-def _missing_published(grid: str, published: PublishedTable | None, folder: Path) -> list[str]:
+def _missing_published(grid: str, published: pd.DataFrame | None, folder: Path) -> list[str]:
     if published is not None or grid not in PUBLISHED_GRIDS:
         return []
     return [f"Published rows: left out, {folder} has none (results/reference of the source does)"]
@@ -209,47 +211,26 @@ def _samples(cells: Sequence[Cell], panels: Panels, tables: Sequence[TaskTable])
 
 
 def _write_tables(report: Report) -> None:
-    texts = {
-        "table.md": markdown(
-            report.grid,
-            report.tables,
-            report.published,
-            report.gaps,
-            matched=report.matched,
-            crossings=report.crossings,
-            measured=report.measured,
-        ),
-        "table.csv": table_csv(report.tables),
-        "table.tex": latex(
-            report.grid, report.tables, report.measured, report.published, report.gaps
-        ),
-        "matched.csv": matched_csv(report.matched),
-        "thresholds.csv": threshold_csv(report.crossings),
-        "trace.csv": trace_csv(report.cells),
-        "curves.csv": curves_csv(report.curves),
-        "summary.json": json.dumps(_summary(report), indent=1, allow_nan=False) + "\n",
+    frames = {
+        "table": score_numbers(report.tables),
+        "matched": matched_numbers(report.matched),
+        "thresholds": threshold_numbers(report.crossings),
+        "trace": trace_numbers(report.cells),
+        "curves": curve_numbers(report.curves),
     }
     if report.measured is not None and report.published is not None:
-        texts["published_layout.csv"] = layout_csv(report.measured, report.published)
+        frames["published_layout"] = layout_numbers(report.measured, report.published)
+    texts = {
+        **{f"{name}.csv": csv_text(frame) for name, frame in frames.items()},
+        "table.md": markdown(report),
+        "table.tex": latex(report),
+        "summary.json": json.dumps(_summary(report), indent=1, allow_nan=False) + "\n",
+    }
     for name, text in texts.items():
         write_atomically(report.folder / name, partial(_write_text, text=text))
-
-
-def _write_page(report: Report) -> None:
-    """Write ``index.html``; after all other files, since it holds the figures and their data."""
-    content = PageContent(
-        grid=report.grid,
-        gaps=report.gaps,
-        cells=report.cells,
-        tables=report.tables,
-        matched=report.matched,
-        crossings=report.crossings,
-        samples=report.samples,
-        measured=report.measured,
-        published=report.published,
-    )
-    text = page_html(content, report.folder)
-    write_atomically(report.folder / "index.html", partial(_write_text, text=text))
+    # After all other files: the page holds the figures and their data.
+    page = page_html(report, report.folder)
+    write_atomically(report.folder / "index.html", partial(_write_text, text=page))
 
 
 def _write_text(path: Path, *, text: str) -> None:
@@ -259,16 +240,42 @@ def _write_text(path: Path, *, text: str) -> None:
 def _summary(report: Report) -> dict[str, object]:
     published = None
     if report.published is not None:
-        rows = [
-            dict(zip(report.published.columns, row, strict=True)) for row in report.published.rows
-        ]
+        rows = report.published.to_dict("records")
         published = {"label": AS_PUBLISHED, "source": SOURCE, "rows": rows}
     return {
         "grid": report.grid,
         "partial": report.is_partial,
         "gaps": list(report.gaps),
-        "tasks": [summary(table) for table in report.tables],
+        "tasks": [_task_summary(table) for table in report.tables],
         "published": published,
+    }
+
+
+def _task_summary(table: TaskTable) -> dict[str, object]:
+    return {
+        "task": table.task,
+        "final_metric": table.final_metric,
+        "baseline": table.baseline,
+        "suites": dict(table.suites),
+        "fingerprints": dict(table.fingerprints),
+        "methods": {row.method: _method_summary(table, row) for row in table.rows},
+        "findings": table.findings(),
+        "notes": table.notes(),
+        "gaps": table.gaps(),
+    }
+
+
+def _method_summary(table: TaskTable, row: MethodRow) -> dict[str, object]:
+    kept = SCORE_COLUMNS[SCORE_COLUMNS.index("value") : SCORE_COLUMNS.index("optimizer_steps")]
+    lines = {name: score_line(table, row, name) for name in table.metrics}
+    return {
+        "metrics": {
+            name: {key: line[key] for key in kept if key in line} for name, line in lines.items()
+        },
+        "budget": dict(row.budget),
+        "cell_ids": list(row.cell_ids),
+        "mlflow_run_ids": list(row.mlflow_run_ids),
+        "missing": [hole.describe() for hole in row.holes],
     }
 
 

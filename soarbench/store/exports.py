@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -196,7 +197,7 @@ class ExportedTables:
         samples = self._samples(task)
         return dict(json.loads(samples[0]["prompts"])) if samples else {}
 
-    def _samples(self, task: str) -> list[dict[str, object]]:
+    def _samples(self, task: str) -> list[dict[str, Any]]:
         rows = self.export.rows("samples", self._cell_id)
         return [] if rows is None else [row for row in rows.to_pylist() if row["task"] == task]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -140,7 +140,7 @@ class StoredTables:
             max_prompts=facts["max_prompts"], images_per_prompt=facts["images_per_prompt"]
         )
 
-    def _suites(self) -> Mapping[str, Mapping[str, Mapping[str, str]]]:
+    def _suites(self) -> Mapping[str, Mapping[str, Any]]:
         suites = self.description["suites"]
         assert isinstance(suites, Mapping)
         return suites

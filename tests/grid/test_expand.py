@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -118,6 +119,20 @@ def test_a_judge_has_one_suite_in_a_task_and_a_suite_one_place(overrides: list[s
 
 
 def test_cell_configurations_survive_json(overrides: list[str]) -> None:
-    for cell in cells_of(overrides):
-        assert cell.content()["seed"] == cell.seed
-        assert dataclasses.replace(cell, seed=cell.seed).cell_id == cell.cell_id
+    changes = ["seeds=[5]", "method.guidance_scale=2.5", "sampling.num_inference_steps=7"]
+    cells = cells_of([*overrides, *changes])
+    assert {cell.seed for cell in cells if cell.task} == {5}
+    for cell in cells:
+        stored = json.loads(json.dumps(cell.content()))
+        parts = {entry.name: getattr(cell, entry.name) for entry in dataclasses.fields(cell)}
+        for name, part in parts.items():
+            if dataclasses.is_dataclass(part):
+                assert build(type(part), stored[name], name) == part
+            elif name not in ("suites", "evaluators", "parent"):
+                assert stored[name] == part
+        suites = {name: build(SuiteConfig, stored["suites"][name], name) for name in cell.suites}
+        assert suites == cell.suites
+        assert stored["sampling"]["num_inference_steps"] == 7
+        assert {name: entry["target"] for name, entry in stored["evaluators"].items()} == {
+            name: judge.target for name, judge in cell.evaluators.items()
+        }

@@ -11,7 +11,6 @@ from soarbench.jobs.evaluate_model import model_words, read_evaluation
 from evaluators.base import Score
 from soarbench.cli.app import main
 from soarbench.cli.words import read
-from soarbench.evaluation.protocol import fingerprint, planned_images, protocol
 from soarbench.evaluation.request import EvaluateOptions
 from soarbench.lab.judges import LabGenEvalConfig, OracleAesthetic
 from tests.models.test_adapter import published_lora

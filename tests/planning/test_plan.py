@@ -17,7 +17,7 @@ from rich.console import Console
 from baselines.config import EmaConfig, LoraConfig, OptimConfig, TrainingConfig
 from baselines.soar_config import SoarConfig
 from soarbench.cli.app import main
-from soarbench.cli.plan import Planner, alternatives, plan, plan_table
+from soarbench.cli.plan import plan, plan_table
 from soarbench.cli.words import read
 from soarbench.common.errors import UserError
 from soarbench.lab.config import LabModelConfig
@@ -26,6 +26,7 @@ from soarbench.models.sd3.config import Sd3Config
 from soarbench.planning.demand import PlanOptions, gpus, read_request
 from soarbench.planning.fake_transformer import LiveBytes, MetaModel, Parameters
 from soarbench.planning.memory_and_time import GB, Demand, gigabytes, memory_rows, time_plan
+from soarbench.planning.planner import Planner, alternatives
 from tests.peaks import CASES, MODEL, ROWS, SMALL
 
 ROOT = Path(__file__).parents[2]

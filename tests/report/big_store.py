@@ -1,4 +1,4 @@
-"""Writes stores of many cells quickly; run as a script it measures a report of one.
+"""Writes stores of many cells quickly; run as a script it measures a report of one, as JSON.
 
 ``python -m tests.report.big_store FOLDER [CELLS]``
 """
@@ -91,26 +91,38 @@ def _write(
         pq.write_table(pa.table(log), folder / "training.parquet")
 
 
-def peak_bytes() -> int:
-    """The most memory that this process held at once."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def measured(grid_folder: Path, results: Path) -> dict[str, float]:
+    """What a report of a store takes, for a process that has done nothing else before.
+
+    -> seconds, seconds of the processor, the most MiB that importing and reporting held, and how
+    much of it the report added; cells and bytes of the page.
+    """
+    from soarbench.report.build import build_report
+
+    imported, start, before = _peak_mib(), time.monotonic(), time.process_time()
+    report = build_report(grid_folder, results, grid=grid_folder.name)
+    return {
+        "cells": len(report.cells),
+        "is_partial": report.is_partial,
+        "seconds": time.monotonic() - start,
+        "processor_seconds": time.process_time() - before,
+        "peak_mib": _peak_mib(),
+        "report_mib": _peak_mib() - imported,
+        "page_bytes": (report.folder / "index.html").stat().st_size,
+    }
+
+
+def _peak_mib() -> float:
+    """The most memory that this process held at once; it never falls."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
-    """Write a store where there is none, report it, and say what that took."""
-    from soarbench.report.build import build_report
-
+    """Write a store where there is none, report it, and say what that took, as JSON."""
     folder = Path(sys.argv[1])
     if not (folder / "runs").is_dir():
         write_big_store(folder / "runs" / "big", num_cells=int((*sys.argv[2:], "1000")[0]))
-    start, before = time.monotonic(), time.process_time()
-    report = build_report(folder / "runs" / "big", folder / "results", grid="big")
-    size = (report.folder / "index.html").stat().st_size
-    sys.stdout.write(
-        f"{len(report.cells)} cells: {time.monotonic() - start:.1f} s, of the processor "
-        f"{time.process_time() - before:.1f} s, {peak_bytes() / 2**20:.0f} MiB at most, page "
-        f"{size / 1e6:.2f} MB\n"
-    )
+    sys.stdout.write(json.dumps(measured(folder / "runs" / "big", folder / "results")) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,14 +10,9 @@ from soarbench.report.numbers.curves import CurvePoint, build_curves
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.tables import build_tables
 from soarbench.report.numbers.thresholds import crossings
-from soarbench.report.text.budgets import (
-    matched_csv,
-    matched_markdown,
-    threshold_csv,
-    threshold_markdown,
-)
-from soarbench.store.cells import read_cells
-from tests.report.folders import Folder, base, reward_specific, write_grid
+from soarbench.report.text.frames import csv_text, matched_numbers, threshold_numbers
+from soarbench.report.text.markdown import matched_markdown, threshold_markdown
+from tests.report.folders import Folder, base, read_cells, reward_specific, write_grid
 
 
 def point(method, step, value, **spent):
@@ -157,7 +152,7 @@ def test_between_the_base_and_the_first_snapshot_there_is_a_dash_and_a_reason(gr
     assert "| SOAR | 2 | - | - | - | - | - | - |" in text
     assert "never spent as much, or spent it before its first snapshot." in text
     assert "SOAR and Flow-GRPO: a dash, since this cost lies between the base and the first" in text
-    lines = csv.DictReader(io.StringIO(matched_csv(found[:1])))
+    lines = csv.DictReader(io.StringIO(csv_text(matched_numbers(found[:1]))))
     assert {line["value"] for line in lines if line["method"] != "sft"} == {""}
 
 
@@ -179,7 +174,7 @@ def test_beyond_the_baseline_the_comparison_is_with_who_spent_it_all(grid):
     assert "first stage" not in text
     assert "43,200 forward equivalents: all that SOAR spent" in text
     assert "| SFT | 2 | - | - | - |" in text
-    lines = list(csv.DictReader(io.StringIO(matched_csv(found))))
+    lines = list(csv.DictReader(io.StringIO(csv_text(matched_numbers(found)))))
     assert {line["level"] for line in lines} == {"4800.0", "43200.0"}
     assert len(lines) == 2 * 3 * 2
 
@@ -254,7 +249,7 @@ def test_a_crossing_before_the_first_snapshot_is_a_dash_with_a_reason(grid):
     text = threshold_markdown([replace(soar, low=None, high=None)])
     assert "| SOAR | - | - | - | - | - | 100 % |" in text
     assert "A dash for steps lies between the base and the first snapshot." in text
-    (line,) = csv.DictReader(io.StringIO(threshold_csv([soar])))
+    (line,) = csv.DictReader(io.StringIO(csv_text(threshold_numbers([soar]))))
     assert (line["reached"], line["step"], line["steps_low"]) == ("True", "", "0.0")
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from soarbench.common.errors import StoreError
 from soarbench.report import build
-from soarbench.report.build import build_report
 from soarbench.report.numbers.reference import published_curves, published_table
-from soarbench.store.cells import StoreError
-from tests.report.folders import Folder, base, main_table, reward_specific, write_grid
+from tests.report.folders import Folder, base, build_report, main_table, reward_specific, write_grid
 
 FILES = {
     "table.md", "table.csv", "table.tex", "matched.csv", "thresholds.csv", "trace.csv",
@@ -151,12 +150,12 @@ def test_the_console_shows_whole_numbers(reported, width):
     assert "…" not in text
 
 
-def test_main_table_has_a_block_a_metric_in_the_published_order(tmp_path):
+def test_main_table_has_a_block_a_metric_in_the_configured_order(tmp_path):
     grid = write_grid(tmp_path / "runs" / "main_table", main_table(num_prompts=24))
     shutil.copytree(REFERENCE, tmp_path / "results" / "reference")
     report = build_report(grid, tmp_path / "results", grid="main_table")
     (table,) = report.tables
-    assert table.metrics == ("geneval", "ocr", "clipscore", "aesthetic", "oracle_aesthetic")
+    assert table.metrics == ("geneval", "clipscore", "ocr", "aesthetic", "oracle_aesthetic")
     text = (tmp_path / "results" / "main_table" / "table.md").read_text()
     assert "SD3.5-M + SOAR | 10000 | 0.78 | 0.67 | 22.86" in text
     assert "with one training seed they leave out what another seed would change" in text
@@ -242,8 +241,8 @@ def test_published_values_are_read_as_they_are_stored():
     assert len(points) == 36
     assert {point.read_from for point in points} == {"figure", "text"}
     table = published_table(REFERENCE, "reward_specific")
-    assert table.rows[0] == ("Base", "0", "5.36", "0.285")
-    assert len(published_table(REFERENCE, "main_table").rows) == 6
+    assert table.iloc[0].tolist() == ["Base", "0", "5.36", "0.285"]
+    assert len(published_table(REFERENCE, "main_table")) == 6
     assert published_table(REFERENCE, "soar_then_grpo") is None
 
 
@@ -276,7 +275,7 @@ def test_a_report_far_from_the_checkout_has_the_published_rows(tmp_path):
     report = build_report(
         write_grid(tmp_path / "grid", small_grid()), tmp_path, grid="reward_specific"
     )
-    assert report.published == published_table(REFERENCE, "reward_specific")
+    assert report.published.equals(published_table(REFERENCE, "reward_specific"))
     assert report.notes == report.figures.notes
 
 

@@ -10,12 +10,10 @@ from PIL import Image
 from soarbench.store.cell_folder import step_name
 
 from soarbench.common.files import read_json
-from soarbench.report.build import build_report
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.samples import read_samples
 from soarbench.report.page.figures import figures
-from soarbench.store.cells import read_cells
-from tests.report.folders import Folder, base, reward_specific, write_grid
+from tests.report.folders import Folder, base, build_report, read_cells, reward_specific, write_grid
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 VOID = {"meta", "link", "img", "br", "input"}

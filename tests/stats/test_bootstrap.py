@@ -1,4 +1,5 @@
-import time
+import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -195,9 +196,42 @@ def test_probability_of_improvement_counts_ties_half_and_drops_failures():
     assert found.num_prompts == 3
 
 
-def test_a_thousand_resamples_of_geneval_take_well_under_a_second():
+def geneval_interval(num_resamples):
     rng = np.random.default_rng(9)
     values, prompts, _ = simulated(rng, prompts=553, images=4, prompt_sd=0.3, noise_sd=0.3)
-    start = time.process_time()
-    mean_interval(cluster(values, prompts, strata=prompts % 6), rng, num_resamples=1000)
-    assert time.process_time() - start < 0.5
+    scores = cluster(values, prompts, strata=prompts % 6)
+    return lambda: mean_interval(scores, rng, num_resamples=num_resamples)
+
+
+def calls_of(function):
+    """How many functions, of Python or C, are called meanwhile."""
+    calls = 0
+
+    def count(_frame, event, _argument):
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_resamples_are_rows_of_arrays_not_turns_of_a_loop():
+    # Counted, not timed: a thousand take 0.02 s, but a busy machine can make that anything.
+    geneval_interval(10)()
+    assert calls_of(geneval_interval(1000)) == calls_of(geneval_interval(10))
+
+
+def test_resamples_need_arrays_of_prompts_not_of_images():
+    a_number_a_prompt = 8 * 1000 * 553
+    interval = geneval_interval(1000)
+    tracemalloc.start()
+    try:
+        interval()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 1 < peak / a_number_a_prompt < 3

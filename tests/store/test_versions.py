@@ -1,18 +1,15 @@
 """Older and newer stores, and what made a cell."""
 
-import csv
-import io
 import json
 import shutil
 
 import pytest
 
+from soarbench.common.errors import StoreError, packed_protocols, read_cell
 from soarbench.common.provenance import STORE_VERSION
-from soarbench.report.build import build_report
 from soarbench.report.numbers.protocols import differing, refuse_unlike
-from soarbench.report.numbers.trace import trace_csv
-from soarbench.store.cells import StoreError, packed_protocols, read_cell, read_cells
-from tests.report.folders import Folder, base, write_cell, write_grid
+from soarbench.report.text.frames import trace_numbers
+from tests.report.folders import Folder, base, build_report, read_cells, write_cell, write_grid
 
 PROTOCOL = {"num_inference_steps": 20, "guidance_scale": 3.0, "libraries": {"torch": "2.6"}}
 
@@ -49,7 +46,7 @@ def test_cells_without_a_version_are_of_the_first_and_are_read(tmp_path):
     assert "version" not in json.loads((folder / "config.json").read_text())
     (cell,), _ = read_cells(tmp_path)
     assert cell.launches == ()
-    (line,) = csv.DictReader(io.StringIO(trace_csv([cell])))
+    (line,) = trace_numbers([cell]).to_dict("records")
     assert line["command"] == line["git_commit"] == "unknown"
     assert line["mlflow_run_id"] == f"run-{cell.cell_id}"
 
@@ -61,7 +58,7 @@ def test_every_command_that_worked_on_a_cell_has_a_line(tmp_path):
     ]
     (folder / "launches.json").write_text(json.dumps({"launches": launches}))
     (cell,), _ = read_cells(tmp_path)
-    lines = list(csv.DictReader(io.StringIO(trace_csv([cell]))))
+    lines = trace_numbers([cell]).to_dict("records")
     assert [line["command"] for line in lines] == [one["command"] for one in launches]
     assert [line["git_commit"] for line in lines] == ["abc0", "abc1"]
     assert lines[0]["python"] == "unknown"

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from soarbench.common.errors import StoreError
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.estimates import labelled_rng
 from soarbench.report.numbers.names import BASE, ordered_methods
 from soarbench.stats import Interval, cluster, mean_interval
 from soarbench.stats.clusters import FloatArray, IntArray
-from soarbench.store.cells import Cell, StoreError
+from soarbench.store.cells import Cell
 
 #: Quantities by name, with what the axis says.
 QUANTITIES = {

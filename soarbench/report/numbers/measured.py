@@ -13,10 +13,11 @@ from soarbench.common.errors import UserError
 from soarbench.common.files import read_json
 from soarbench.evaluation.rows import read_table
 from soarbench.stats.clusters import FloatArray
-from soarbench.store.cells import Cell, Facts
+from soarbench.store.cells import Cell
 from soarbench.store.facts import MetricFacts, metric_facts
 from soarbench.store.judged import ScoresFolder
 from soarbench.store.scores import ScoreSet, score_sets, tags_of
+from soarbench.store.tables import Facts
 
 Key = tuple[str, str]
 

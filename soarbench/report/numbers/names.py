@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from soarbench.config.settings import BASE as BASE
-from soarbench.config.settings import stages
+from soarbench.config.stages import BASE as BASE
+from soarbench.config.stages import stages
 from soarbench.store.facts import MetricFacts
 
 METHOD_TITLES = {BASE: "Base", "sft": "SFT", "soar": "SOAR", "flow_grpo": "Flow-GRPO"}

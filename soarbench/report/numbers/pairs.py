@@ -124,13 +124,13 @@ def measured_pairs(
 
 
 def _measured_pair(names: tuple[str, str], first: BySeed, second: BySeed) -> Pair:
-    seeds = [set(side) - {None} for side in (first, second)]
+    seeds = {seed for side in (first, second) for seed in side}
     # What was measured once stands beside every seed of the other.
-    shared = sorted(
-        seed
-        for seed in seeds[0] | seeds[1]
-        if all(seed in side or None in side for side in (first, second)) and seed is not None
-    ) or ([None] if None in first and None in second else [])
+    shared = [
+        seed for seed in seeds if all(seed in side or None in side for side in (first, second))
+    ]
+    if len(shared) > 1:
+        shared = sorted(seed for seed in shared if seed is not None)
     if not shared:
         raise UserError(f"{names[0]} and {names[1]} share no finished training seed")
     rows = [

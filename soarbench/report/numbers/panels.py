@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from soarbench.common.errors import StoreError
 from soarbench.report.numbers.names import BASE, ordered_methods
 from soarbench.stats import ClusteredScores, cluster, cluster_pairs
 from soarbench.stats.clusters import FloatArray, IntArray
-from soarbench.store.cells import Cell, Hole, StoreError
+from soarbench.store.cells import Cell, Hole
 from soarbench.store.facts import JUDGE, MetricFacts, metric_facts
 from soarbench.store.scores import ScoreSet
 

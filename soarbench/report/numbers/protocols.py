@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from soarbench.store.cells import Cell, Facts, StoreError
+from soarbench.common.errors import StoreError
+from soarbench.store.cells import Cell
 from soarbench.store.facts import JUDGE
+from soarbench.store.tables import Facts
 
 
 def task_protocols(cells: Sequence[Cell]) -> dict[tuple[str, str, str], Facts]:

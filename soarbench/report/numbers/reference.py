@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from soarbench.report.numbers.names import method_title
-from soarbench.store.cells import StoreError
+from soarbench.common.errors import StoreError
+from soarbench.report.numbers.names import BASE, method_title
 
 AS_PUBLISHED = "as published"
 #: Model and resolution of the published numbers; ours of others are not to be read beside them.
@@ -23,7 +23,7 @@ _HEADS = {
     "geneval": "GenEval", "ocr": "OCR", "pickscore": "PickScore", "clipscore": "CLIPScore",
     "hpsv21": "HPSv2.1", "aesthetic": "Aesthetic", "imagereward": "ImageReward",
 }  # fmt: skip
-_NAMES = {method_title(method): method for method in ("sft", "soar", "flow_grpo")}
+_METHODS = ("sft", "soar", "flow_grpo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +52,10 @@ class PublishedPoint:
         return float(self.text)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PublishedTable:
-    """Published rows in the order and with the columns of their source, as text.
-
-    Attributes:
-        columns: Heads.
-        rows: As many texts each.
-    """
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+def published_head(metric: str, task: str | None = None) -> str:
+    """The published heading of a metric; with its task where several have a column."""
+    head = _HEADS.get(metric, metric)
+    return head if task is None else f"{head} (task {task})"
 
 
 def published_curves(folder: Path) -> list[PublishedPoint]:
@@ -71,63 +64,53 @@ def published_curves(folder: Path) -> list[PublishedPoint]:
     Raises:
         StoreError: It does not have the columns that its README names.
     """
+    columns = ["task", "metric", "method", "step", "value", "read_from"]
+    frame = _read(folder / "paper_curves.csv", columns)
     return [
         PublishedPoint(
-            task=row["task"],
-            metric=row["metric"],
-            method=row["method"],
-            step=int(row["step"]),
-            text=row["value"],
-            read_from=row["read_from"],
+            task=task, metric=metric, method=method, step=int(step), text=value, read_from=read_from
         )
-        for row in _rows(folder / "paper_curves.csv", ("task", "metric", "method", "step", "value"))
+        for task, metric, method, step, value, read_from in frame[columns].to_numpy().tolist()
     ]
 
 
-def published_table(folder: Path, grid: str) -> PublishedTable | None:
-    """The published rows of a grid; None for a grid that the paper does not have.
+def published_table(folder: Path, grid: str) -> pd.DataFrame | None:
+    """The published rows of a grid, as text with the columns of their source in their order.
+
+    None for a grid that the paper does not have.
 
     Raises:
         StoreError: As ``published_curves``.
     """
     if grid == "main_table":
-        return _main_table(folder)
+        frame = _read(folder / "paper_table.csv", ["model", "iterations", "resolution"])
+        return None if frame.empty else frame.rename(columns=_HEADS)
     if grid == "reward_specific":
         return _last_values(published_curves(folder))
     return None
 
 
-def _main_table(folder: Path) -> PublishedTable | None:
-    rows = _rows(folder / "paper_table.csv", ("model", "iterations", "resolution"))
-    if not rows:
-        return None
-    names = list(rows[0])
-    columns = tuple(_HEADS.get(name, name) for name in names)
-    return PublishedTable(
-        columns=columns, rows=tuple(tuple(row[name] for name in names) for row in rows)
-    )
-
-
-def _last_values(points: Sequence[PublishedPoint]) -> PublishedTable | None:
+def _last_values(points: Sequence[PublishedPoint]) -> pd.DataFrame | None:
+    """The base and the ends of the curves, whose table the paper does not print."""
     if not points:
         return None
     last = max(point.step for point in points)
     panels = list(dict.fromkeys((point.task, point.metric) for point in points))
-    value = {(point.method, point.task, point.step): point.text for point in points}
-    methods = [method for method in _NAMES.values() if (method, panels[0][0], last) in value]
+    text = {(point.method, point.task, point.step): point.text for point in points}
+    methods = [method for method in _METHODS if (method, panels[0][0], last) in text]
+    rows = [(method_title(BASE), "0", *(text[methods[0], task, 0] for task, _ in panels))]
+    rows += [
+        (method_title(method), str(last), *(text[method, task, last] for task, _ in panels))
+        for method in methods
+    ]
+    heads = [published_head(metric, task) for task, metric in panels]
+    return pd.DataFrame(rows, columns=["Method", "Steps", *heads], dtype=object)
 
-    def texts(method: str, step: int) -> list[str]:
-        return [value[method, task, step] for task, _ in panels]
 
-    rows = [("Base", "0", *texts(methods[0], 0))]
-    rows += [(method_title(method), str(last), *texts(method, last)) for method in methods]
-    heads = [f"{_HEADS.get(metric, metric)} (task {task})" for task, metric in panels]
-    return PublishedTable(columns=("Method", "Steps", *heads), rows=tuple(rows))
-
-
-def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A file of published values as texts; empty where there is none."""
     if not path.is_file():
-        return []
+        return pd.DataFrame(columns=list(columns))
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     lacking = set(columns) - set(frame.columns)
     if lacking:
@@ -135,4 +118,4 @@ def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             f"{path} has no column {', '.join(sorted(lacking))}; restore it with "
             f"`git checkout {path}`"
         )
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+    return frame

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import base64
-import csv
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from soarbench.common.files import read_json
 from soarbench.report.figures.figure_set import INDEX
-from soarbench.report.page.tables import DataTable, plain_table
-from soarbench.report.text.budgets import COUNTER_TITLES
+from soarbench.report.page.tables import DataTable, data_table
+from soarbench.report.text.words import COUNTER_TITLES
 
 #: Of one figure and of all of them, in bytes of their files.
 MOST_FIGURE_BYTES, MOST_FIGURES_BYTES = 1_500_000, 6_000_000
@@ -25,21 +25,21 @@ def figures(folder: Path) -> list[dict[str, object]]:
     Args:
         folder: A report's; figures are ``NAME.svg`` or ``NAME.png``, their data ``NAME.csv``.
     """
-    told = _index(folder)
+    listed = _index(folder)
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix in _TYPES:
             files.setdefault(path.stem, []).append(path)
-    found: list[dict[str, object]] = []
+    entries: list[dict[str, object]] = []
     total = 0
-    order = list(told)
+    order = list(listed)
     for name in sorted(files, key=lambda name: _place(name, order)):
         path = min(files[name], key=lambda path: path.stat().st_size)
         size = path.stat().st_size
         fits = size <= MOST_FIGURE_BYTES and total + size <= MOST_FIGURES_BYTES
         total += size if fits else 0
-        title, caption = told.get(name, (figure_title(name), ""))
-        found.append(
+        title, caption = listed.get(name, (figure_title(name), ""))
+        entries.append(
             {
                 "name": path.name,
                 "title": title,
@@ -49,7 +49,7 @@ def figures(folder: Path) -> list[dict[str, object]]:
                 "data": _data(folder / f"{_data_name(name)}.csv", title),
             }
         )
-    return found
+    return entries
 
 
 def _index(folder: Path) -> dict[str, tuple[str, str]]:
@@ -101,20 +101,12 @@ def _data(path: Path, title: str) -> DataTable | None:
     """The first rows of a figure's CSV; None where it has none."""
     if not path.is_file():
         return None
-    with path.open(newline="", encoding="utf-8") as stream:
-        lines = list(itertools.islice(csv.reader(stream), MOST_DATA_ROWS + 2))
-    heads, rows = lines[0], [[_short(text) for text in line] for line in lines[1:]]
-    more = f", the first {MOST_DATA_ROWS} rows" if len(rows) > MOST_DATA_ROWS else ""
-    return plain_table(
-        f"{title}{more} ({path.name})", heads, rows[:MOST_DATA_ROWS], texts=_texts(rows)
-    )
-
-
-def _texts(rows: Sequence[Sequence[str]]) -> int:
-    """How many columns, from the left, hold texts."""
-    columns = list(zip(*rows, strict=True))
-    numeric = [all(_is_number(text) for text in column) for column in columns]
-    return next((index for index, yes in enumerate(numeric) if yes), len(columns))
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False, nrows=MOST_DATA_ROWS + 1)
+    more = f", the first {MOST_DATA_ROWS} rows" if len(frame) > MOST_DATA_ROWS else ""
+    numeric = [frame[name].map(_is_number).all() for name in frame]
+    texts = numeric.index(True) if True in numeric else len(numeric)
+    caption = f"{title}{more} ({path.name})"
+    return data_table(caption, frame.head(MOST_DATA_ROWS).map(_short), texts=texts)
 
 
 def _is_number(text: str) -> bool:
@@ -127,6 +119,4 @@ def _is_number(text: str) -> bool:
 
 def _short(text: str) -> str:
     """Numbers to six digits."""
-    if not _is_number(text) or not text:
-        return text
-    return f"{float(text):.6g}" if "." in text else text
+    return f"{float(text):.6g}" if "." in text and _is_number(text) else text

@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from soarbench import __version__
 from soarbench.config.stages import first_stage
-from soarbench.report.numbers.budgets import MatchedTable, trained_rows
+from soarbench.report.numbers.budgets import MatchedTable
 from soarbench.report.numbers.names import BASE, method_title, step_title
-from soarbench.report.numbers.reference import AS_PUBLISHED, SOURCE, PublishedTable
+from soarbench.report.numbers.reference import AS_PUBLISHED, SOURCE
 from soarbench.report.numbers.samples import Sample, Samples
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.numbers.thresholds import Crossing
 from soarbench.report.page.figures import figures
 from soarbench.report.page.sources import configurations, environment, protocols
-from soarbench.report.page.tables import (
-    DataTable,
-    methods_table,
-    others_table,
-    plain_table,
-    threshold_table,
-    trace_table,
-)
-from soarbench.report.text.budgets import (
-    COUNTER_TITLES,
+from soarbench.report.page.tables import DataTable, data_table, methods_table, others_table
+from soarbench.report.text.frames import threshold_texts, trace_numbers
+from soarbench.report.text.words import (
+    amount_text,
     early_note,
     level_text,
     matched_findings,
     matched_note,
     threshold_note,
+    threshold_title,
 )
 from soarbench.store.cells import Cell
+
+if TYPE_CHECKING:
+    from soarbench.report.build import Report
 
 TEMPLATES = Path(__file__).with_name("templates")
 #: Of all samples of a page, before base64 makes them a third larger.
@@ -47,69 +46,42 @@ PUBLISHED_NOTE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class PageContent:
-    """What a page shows; see ``build.Report`` for the fields.
-
-    Attributes:
-        grid: Name of the grid.
-        gaps: What is missing, a line each.
-        cells: Finished ones.
-        tables: At the last steps.
-        matched: At equal cost.
-        crossings: What a value costs.
-        samples: Stored images, by task.
-        measured: Measured rows under the published columns.
-        published: Published rows.
-    """
-
-    grid: str
-    gaps: Sequence[str]
-    cells: Sequence[Cell]
-    tables: Sequence[TaskTable]
-    matched: Sequence[MatchedTable]
-    crossings: Sequence[Crossing]
-    samples: Sequence[Samples]
-    measured: PublishedTable | None
-    published: PublishedTable | None
-
-
-def page_html(content: PageContent, folder: Path) -> str:
+def page_html(report: Report, folder: Path) -> str:
     """Render the page.
 
     Args:
-        content: What it shows.
-        folder: The report's; its figures and their CSV files go into the page.
+        report: What it shows.
+        folder: Its own; the figures in it and their CSV files go into the page.
     """
     loader = FileSystemLoader(TEMPLATES)
     jinja = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
-    return jinja.get_template("index.html.j2").render(page=_values(content, folder))
+    return jinja.get_template("index.html.j2").render(page=_values(report, folder))
 
 
-def _values(content: PageContent, folder: Path) -> dict[str, object]:
-    sampled, sample_note = _samples(content.samples)
+def _values(report: Report, folder: Path) -> dict[str, object]:
+    sampled, sample_note = _samples(report.samples)
     return {
-        "grid": content.grid,
+        "grid": report.grid,
         "version": __version__,
-        "gaps": content.gaps,
-        "summaries": [_summary(table, content.matched) for table in content.tables],
-        "results": [_results(table) for table in content.tables],
-        "matched": _matched(content.matched),
-        "matched_note": matched_note(content.matched),
-        "thresholds": _thresholds(content.crossings),
-        "threshold_note": threshold_note(content.crossings),
+        "gaps": report.gaps,
+        "summaries": [_summary(table, report.matched) for table in report.tables],
+        "results": [_results(table) for table in report.tables],
+        "matched": _matched(report.matched),
+        "matched_note": matched_note(report.matched),
+        "thresholds": _thresholds(report.crossings),
+        "threshold_note": threshold_note(report.crossings),
         "figures": figures(folder),
         "samples": sampled,
         "samples_note": sample_note,
-        "measured": _published("Measured here", content.measured),
-        "published": _published(f"{AS_PUBLISHED.capitalize()}: {SOURCE}", content.published),
+        "measured": _published("Measured here", report.measured),
+        "published": _published(f"{AS_PUBLISHED.capitalize()}: {SOURCE}", report.published),
         "published_note": PUBLISHED_NOTE,
-        "trace": trace_table(content.cells),
-        "configs": configurations(content.cells),
-        "protocols": protocols(content.cells, content.tables),
-        "environment": environment(content.cells),
+        "trace": _trace(report.cells),
+        "configs": configurations(report.cells),
+        "protocols": protocols(report.cells, report.tables),
+        "environment": environment(report.cells),
     }
 
 
@@ -119,8 +91,8 @@ def _summary(table: TaskTable, matched: Sequence[MatchedTable]) -> dict[str, obj
     own = (one for one in matched if one.table.task == table.task)
     first = next((one for one in own if matched_findings(one)), None)
     if first is not None:
-        amount = f"{first.level:,.0f} {COUNTER_TITLES[first.counter]}"
-        groups.append({"title": f"At equal cost, {amount}:", "findings": matched_findings(first)})
+        title = f"At equal cost, {amount_text(first)}:"
+        groups.append({"title": title, "findings": matched_findings(first)})
     return {
         "title": f"Task: {table.task}",
         "groups": [group for group in groups if group["findings"]],
@@ -131,7 +103,7 @@ def _results(table: TaskTable) -> dict[str, object]:
     caption = f"Task {table.task}: every method at its last step"
     return {
         "title": f"Task: {table.task}",
-        "table": methods_table(table, table.rows, caption),
+        "table": methods_table(table, caption),
         "others": others_table(table, f"Task {table.task}: the metrics that do not decide"),
         "notes": table.notes(),
     }
@@ -151,17 +123,31 @@ def _matched(matched: Sequence[MatchedTable]) -> list[dict[str, object]]:
 
 def _level(one: MatchedTable) -> dict[str, object]:
     caption = f"Task {one.table.task}, {level_text(one)}"
-    table = methods_table(one.table, trained_rows(one.table), caption)
+    table = methods_table(one.table, caption)
     return {"table": table, "note": early_note(one), "findings": matched_findings(one)}
 
 
 def _thresholds(crossings: Sequence[Crossing]) -> list[DataTable]:
-    tasks = dict.fromkeys(one.task for one in crossings)
-    return [threshold_table([one for one in crossings if one.task == task]) for task in tasks]
+    tables = []
+    for task in dict.fromkeys(one.task for one in crossings):
+        own = [one for one in crossings if one.task == task]
+        caption = f"Task {task}: {threshold_title(own[0])}"
+        tables.append(data_table(caption, threshold_texts(own), texts=1))
+    return tables
 
 
-def _published(caption: str, table: PublishedTable | None) -> DataTable | None:
-    return None if table is None else plain_table(caption, table.columns, table.rows, texts=1)
+def _published(caption: str, frame: pd.DataFrame | None) -> DataTable | None:
+    return None if frame is None else data_table(caption, frame, texts=1)
+
+
+def _trace(cells: Sequence[Cell]) -> DataTable:
+    heads = {
+        "cell_id": "Cell", "mlflow_run_id": "MLflow run", "command": "Command",
+        "git_commit": "Commit", "soarbench": "soarbench", "created_at": "Begun at",
+    }  # fmt: skip
+    frame = trace_numbers(cells)[list(heads)].rename(columns=heads)
+    caption = "Cells, their MLflow runs, commands and commits"
+    return data_table(caption, frame, texts=len(heads))
 
 
 def _samples(samples: Sequence[Samples]) -> tuple[list[dict[str, object]], str]:
@@ -203,12 +189,11 @@ def _gallery(samples: Samples) -> dict[str, object]:
 
 
 def _images(samples: Samples, method: str, prompt_id: str) -> list[Mapping[str, object]]:
-    found = [
-        one
+    return [
+        _image(one, samples.prompts[prompt_id])
         for (of, _, prompt), one in sorted(samples.samples.items())
         if (of, prompt) == (method, prompt_id)
     ]
-    return [_image(one, samples.prompts[prompt_id]) for one in found]
 
 
 def _image(sample: Sample, prompt: str) -> Mapping[str, object]:

@@ -6,12 +6,14 @@ import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 
+import pandas as pd
+
 from soarbench import __version__
 from soarbench.common.provenance import UNKNOWN
 from soarbench.report.numbers.names import method_title
 from soarbench.report.numbers.protocols import differing, task_protocols
 from soarbench.report.numbers.tables import TaskTable
-from soarbench.report.page.tables import DataTable, plain_table
+from soarbench.report.page.tables import DataTable, data_table
 from soarbench.store.cells import Cell
 
 
@@ -43,14 +45,14 @@ def _configuration(task: str, method: str, cells: Sequence[Cell]) -> dict[str, s
 def protocols(cells: Sequence[Cell], tables: Sequence[TaskTable]) -> list[dict[str, str]]:
     """The protocol behind the fingerprint of every number of the tables."""
     stored = task_protocols(cells)
-    found = []
+    entries = []
     for table in tables:
         for name in table.metrics:
             facts = stored.get((table.task, table.suites[name], name))
             text = "not kept" if facts is None else json.dumps(facts, indent=1, ensure_ascii=False)
             title = f"{table.facts[name].title}, task {table.task}, suite {table.suites[name]}"
-            found.append({"title": f"{title}: {table.fingerprints[name]}", "text": text})
-    return found
+            entries.append({"title": f"{title}: {table.fingerprints[name]}", "text": text})
+    return entries
 
 
 def environment(cells: Sequence[Cell]) -> DataTable:
@@ -68,7 +70,8 @@ def environment(cells: Sequence[Cell]) -> DataTable:
         "Page made by soarbench": __version__,
         "Page made with Python": platform.python_version(),
     }
-    return plain_table("Software", ("What", "Version"), list(facts.items()), texts=2)
+    frame = pd.DataFrame(facts.items(), columns=["What", "Version"], dtype=object)
+    return data_table("Software", frame, texts=2)
 
 
 def _several(values: Iterable[str]) -> str:
@@ -76,5 +79,5 @@ def _several(values: Iterable[str]) -> str:
 
 
 def _libraries(cells: Sequence[Cell]) -> list[Mapping[str, object]]:
-    found = [protocol.get("libraries") for protocol in task_protocols(cells).values()]
-    return [libraries for libraries in found if isinstance(libraries, dict)]
+    stored = [protocol.get("libraries") for protocol in task_protocols(cells).values()]
+    return [libraries for libraries in stored if isinstance(libraries, dict)]

@@ -1,22 +1,17 @@
-"""Tables of the page: texts for people, numbers to sort by."""
+"""Tables of the page: the texts of a frame, what each is sorted by, and marks of verdicts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from soarbench.report.numbers.estimates import Comparison
-from soarbench.report.numbers.names import method_title
-from soarbench.report.numbers.tables import BUDGET_COLUMNS, MethodRow, TaskTable
-from soarbench.report.numbers.thresholds import Crossing
-from soarbench.report.numbers.trace import TRACE_COLUMNS, trace_lines
-from soarbench.report.text.budgets import THRESHOLD_HEADS, threshold_rows, threshold_title
-from soarbench.report.text.tables import NOTHING, difference_text, seeds_text, value_text
-from soarbench.stats import Verdict
-from soarbench.store.cells import Cell
-from soarbench.store.facts import MetricFacts
+import pandas as pd
 
-_MARKS = {Verdict.BETTER: "better", Verdict.WORSE: "worse", Verdict.NOT_DISTINGUISHABLE: "open"}
+from soarbench.report.numbers.names import method_title
+from soarbench.report.numbers.tables import TaskTable
+from soarbench.report.text.frames import NOTHING, cost_texts, score_texts
+from soarbench.stats import Verdict
+
+_MARKS = {"better": "better", "worse": "worse", str(Verdict.NOT_DISTINGUISHABLE): "open"}
 
 
 @dataclass(frozen=True)
@@ -47,12 +42,22 @@ class DataTable:
     words: tuple[int, ...] = ()
 
 
-def plain_table(
-    caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int
-) -> DataTable:
-    """A table of texts; numbers are recognised when it is sorted."""
-    cells = [tuple(DataCell(text or NOTHING, _leading(text)) for text in row) for row in rows]
-    return DataTable(caption=caption, heads=tuple(heads), rows=tuple(cells), texts=texts)
+def data_table(caption: str, frame: pd.DataFrame, *, texts: int) -> DataTable:
+    """A table of texts, whose first ``texts`` columns are no numbers, nor is a ``Verdict``."""
+    heads = tuple(str(head) for head in frame)
+    words = (heads.index("Verdict"),) if "Verdict" in heads else ()
+    rows = tuple(
+        tuple(
+            DataCell(
+                text or NOTHING,
+                _leading(text) if index >= texts else None,
+                _MARKS.get(text, "") if index in words else "",
+            )
+            for index, text in enumerate(row)
+        )
+        for row in frame.to_numpy().tolist()
+    )
+    return DataTable(caption=caption, heads=heads, rows=rows, texts=texts, words=words)
 
 
 def _leading(text: str) -> float | None:
@@ -63,85 +68,29 @@ def _leading(text: str) -> float | None:
         return None
 
 
-def methods_table(table: TaskTable, rows: Sequence[MethodRow], caption: str) -> DataTable:
+def methods_table(table: TaskTable, caption: str) -> DataTable:
     """Methods as rows: the deciding metric with its difference and verdict, then the costs."""
-    name = table.final_metric
-    title = table.facts[name].title if name else ""
-    versus = f"vs {method_title(table.baseline)} [95 %]"
-    heads = ("Method", f"{title} [95 %]", versus, "Verdict", "Seeds")
-    cells = [
-        (
-            DataCell(method_title(row.method)),
-            *(_metric_cells(row, table.facts[name]) if name else [DataCell(NOTHING)] * 3),
-            DataCell(seeds_text(row)),
-            *(_budget_cell(row.budget.get(counter)) for counter in BUDGET_COLUMNS),
-        )
-        for row in rows
-    ]
-    return DataTable(
-        caption=caption,
-        heads=(*heads, *BUDGET_COLUMNS.values()),
-        rows=tuple(cells),
-        texts=1,
-        words=(heads.index("Verdict"),),
-    )
+    texts, costs = score_texts(table), cost_texts(table)
+    title = table.facts[table.final_metric].title if table.final_metric else ""
+    scores = _headed(table, texts[texts["metric"] == table.final_metric], f"{title} [95 %]")
+    scores = scores.drop(columns=["Method", "Metric"]).reset_index(drop=True)
+    frame = pd.concat([costs[["Method"]], scores, costs.drop(columns="Method")], axis=1)
+    # Where no cell that trained is finished, nothing says what decides.
+    return data_table(caption, frame.fillna(NOTHING), texts=1)
 
 
 def others_table(table: TaskTable, caption: str) -> DataTable | None:
     """A row a metric and method, for the metrics that do not decide; None without any."""
+    texts = score_texts(table)
+    frame = _headed(table, texts[texts["metric"] != table.final_metric], "Value [95 %]")
+    return None if frame.empty else data_table(caption, frame, texts=2)
+
+
+def _headed(table: TaskTable, scores: pd.DataFrame, value: str) -> pd.DataFrame:
+    """The columns of ``score_texts`` that people read, under heads for them."""
     versus = f"vs {method_title(table.baseline)} [95 %]"
-    heads = ("Method", "Metric", "Value [95 %]", versus, "Verdict")
-    rows = [
-        (
-            DataCell(method_title(row.method)),
-            DataCell(table.facts[name].title),
-            *_metric_cells(row, table.facts[name]),
-        )
-        for name in table.metrics
-        if name != table.final_metric
-        for row in table.rows
-    ]
-    if not rows:
-        return None
-    words = (heads.index("Verdict"),)
-    return DataTable(caption=caption, heads=heads, rows=tuple(rows), texts=2, words=words)
-
-
-def _metric_cells(row: MethodRow, facts: MetricFacts) -> tuple[DataCell, DataCell, DataCell]:
-    estimate, comparison = row.estimates.get(facts.name), row.comparisons.get(facts.name)
-    interval = None if estimate is None else estimate.interval
-    value = DataCell(value_text(estimate, facts), None if interval is None else interval.estimate)
-    return value, *_comparison_cells(comparison)
-
-
-def _comparison_cells(comparison: Comparison | None) -> tuple[DataCell, DataCell]:
-    if comparison is None:
-        return DataCell(NOTHING), DataCell(NOTHING)
-    difference = DataCell(difference_text(comparison), comparison.difference.estimate)
-    return difference, DataCell(str(comparison.verdict), None, _MARKS[comparison.verdict])
-
-
-def _budget_cell(spent: float | None) -> DataCell:
-    return DataCell(NOTHING) if spent is None else DataCell(f"{spent:,.0f}", spent)
-
-
-def threshold_table(crossings: Sequence[Crossing]) -> DataTable:
-    """What each method needs to reach one task's threshold."""
-    caption = f"Task {crossings[0].task}: {threshold_title(crossings[0])}"
-    return plain_table(caption, THRESHOLD_HEADS, threshold_rows(crossings), texts=1)
-
-
-def trace_table(cells: Sequence[Cell]) -> DataTable:
-    """Every cell with what made it."""
     heads = {
-        "cell_id": "Cell", "mlflow_run_id": "MLflow run", "command": "Command",
-        "git_commit": "Commit", "soarbench": "soarbench", "created_at": "Begun at",
+        "name": "Method", "title": "Metric", "value": value, "difference": versus,
+        "verdict": "Verdict",
     }  # fmt: skip
-    assert set(heads) <= set(TRACE_COLUMNS)
-    rows = [[str(line[name]) for name in heads] for line in trace_lines(cells)]
-    return DataTable(
-        caption="Cells, their MLflow runs, commands and commits",
-        heads=tuple(heads.values()),
-        rows=tuple(tuple(DataCell(text) for text in row) for row in rows),
-        texts=len(heads),
-    )
+    return scores[list(heads)].rename(columns=heads)

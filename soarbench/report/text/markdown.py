@@ -3,58 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from soarbench.report.numbers.budgets import MatchedTable
-from soarbench.report.numbers.reference import AS_PUBLISHED, SOURCE, PublishedTable
+from soarbench.report.numbers.names import method_title
+from soarbench.report.numbers.reference import AS_PUBLISHED, SOURCE
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.numbers.thresholds import Crossing
-from soarbench.report.text.budgets import matched_markdown, threshold_markdown
-from soarbench.report.text.tables import markdown_table, task_markdown
+from soarbench.report.text.frames import NOTHING, score_texts, threshold_texts, wide
+from soarbench.report.text.words import (
+    COUNTER_TITLES,
+    early_note,
+    level_text,
+    matched_findings,
+    matched_note,
+    threshold_note,
+    threshold_title,
+)
+
+if TYPE_CHECKING:
+    from soarbench.report.build import Report
 
 
-def markdown(
-    grid: str,
-    tables: Sequence[TaskTable],
-    published: PublishedTable | None,
-    gaps: Sequence[str],
-    *,
-    matched: Sequence[MatchedTable] = (),
-    crossings: Sequence[Crossing] = (),
-    measured: PublishedTable | None = None,
-) -> str:
-    """The whole report as Markdown; says at the top what is missing, if anything is.
-
-    Args:
-        grid: Name of the grid.
-        tables: At the last steps.
-        published: Rows of the paper; a section of their own.
-        gaps: What is missing, a line each.
-        matched: At equal cost.
-        crossings: What a value costs.
-        measured: Measured rows under the published columns.
-    """
-    parts = [f"# {grid}"]
-    if gaps:
-        missing = "\n".join(f"- {gap}" for gap in gaps)
-        parts.append(f"**Partial report.** Missing:\n\n{missing}")
-    for table in tables:
-        parts += [f"## Task: {table.task}", task_markdown(table)]
-        findings = "\n".join(f"- {text}" for text in table.findings())
-        notes = "\n".join(f"- {text}" for text in table.notes())
-        equal = matched_markdown([one for one in matched if one.table.task == table.task])
-        needed = threshold_markdown([one for one in crossings if one.task == table.task])
-        parts += [text for text in (findings, notes, equal, needed) if text]
-    if measured is not None:
+def markdown(report: Report) -> str:
+    """The whole report as Markdown; says at the top what is missing, if anything is."""
+    parts = [f"# {report.grid}"]
+    if report.gaps:
+        parts.append(f"**Partial report.** Missing:\n\n{_items(report.gaps)}")
+    for table in report.tables:
         parts += [
-            "## Measured, under the columns of the published table",
-            markdown_table(measured.columns, measured.rows, texts=1),
+            f"## Task: {table.task}",
+            task_markdown(table),
+            _items(table.findings()),
+            _items(table.notes()),
+            matched_markdown([one for one in report.matched if one.table.task == table.task]),
+            threshold_markdown([one for one in report.crossings if one.task == table.task]),
         ]
-    if published is not None:
+    if report.measured is not None:
+        parts.append("## Measured, under the columns of the published table")
+        parts.append(markdown_table(report.measured))
+    if report.published is not None:
         parts += [
             f"## {AS_PUBLISHED.capitalize()}",
             f"{SOURCE}. Another model, other prompts, no intervals, one seed: context for the "
             "tables above, not rows of them.",
-            markdown_table(published.columns, published.rows, texts=1),
+            markdown_table(report.published),
         ]
     parts.append("`trace.csv` names the cells, MLflow runs, commands and commits of every row.")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _items(texts: Sequence[str]) -> str:
+    return "\n".join(f"- {text}" for text in texts)
+
+
+def markdown_table(frame: pd.DataFrame) -> str:
+    """A Markdown table; all columns but the first are numbers, to the right."""
+    rules = ["---", *["---:"] * (len(frame.columns) - 1)]
+    lines = [list(frame.columns), rules, *frame.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(cell or NOTHING for cell in line) + " |" for line in lines)
+
+
+def task_markdown(table: TaskTable) -> str:
+    """Methods as rows; every metric with its difference to the baseline below it."""
+    texts = score_texts(table)
+    titles = [f"{table.facts[name].title} [95 %]" for name in table.metrics]
+    if titles:
+        titles[0] += f"<br>vs {method_title(table.baseline)}: verdict"
+    below = "<br>" + texts["difference"] + ": " + texts["verdict"]
+    scores = texts["value"] + below.where(texts["verdict"] != "", "")
+    return markdown_table(wide(table, scores, titles))
+
+
+def matched_markdown(matched: Sequence[MatchedTable]) -> str:
+    """The tables at equal cost of one task; empty where there is none."""
+    if not matched:
+        return ""
+    parts = [f"### At equal {COUNTER_TITLES[matched[0].counter]}", matched_note(matched)]
+    for one in matched:
+        parts += [f"{level_text(one)}:", task_markdown(one.table)]
+        parts += [early_note(one), _items(matched_findings(one))]
+    return "\n\n".join(part for part in parts if part)
+
+
+def threshold_markdown(crossings: Sequence[Crossing]) -> str:
+    """What each method needs to reach one task's threshold; empty where there is none."""
+    if not crossings:
+        return ""
+    title, table = threshold_title(crossings[0]), markdown_table(threshold_texts(crossings))
+    return f"### {title}\n\n{table}\n\n{threshold_note(crossings)}"

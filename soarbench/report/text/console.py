@@ -1,0 +1,49 @@
+"""A task's tables for the console."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from soarbench.report.numbers.names import BASE, method_title
+from soarbench.report.numbers.tables import TaskTable
+from soarbench.report.text.frames import NOTHING, cost_texts, score_texts
+
+_VERDICT_STYLES = {"better": "green", "worse": "red"}
+
+
+def score_table(table: TaskTable) -> Table:
+    """A section a metric, so that it fits any number of metrics."""
+    rendered = Table(
+        title=f"Task: {table.task}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    rendered.add_column("Method")
+    rendered.add_column("Value [95 %]", justify="right")
+    rendered.add_column(f"vs {method_title(table.baseline)} [95 %]", justify="right")
+    rendered.add_column("Verdict")
+    for metric, rows in score_texts(table).groupby("metric", sort=False):
+        rendered.add_row(Text(rows["title"].iloc[0], style="bold"))
+        for row in rows.itertuples():
+            nothing = "" if row.method == table.baseline else NOTHING
+            is_claim = metric == table.final_metric and row.method != BASE
+            rendered.add_row(
+                f" {row.name}",
+                row.value,
+                row.difference or nothing,
+                row.verdict,
+                style=_VERDICT_STYLES.get(row.verdict) if is_claim else None,
+                end_section=row.method == table.rows[-1].method,
+            )
+    return rendered
+
+
+def budget_table(table: TaskTable) -> Table:
+    """What each method spent."""
+    rendered = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    costs = cost_texts(table)
+    for head in costs:
+        rendered.add_column(head, justify="left" if head == "Method" else "right")
+    for row in costs.to_numpy().tolist():
+        rendered.add_row(*row)
+    return rendered

@@ -1,0 +1,60 @@
+"""YAML of other packages and of the user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from soarbench.cli.app import main
+from soarbench.common import plugins
+from soarbench.common.errors import ConfigError
+from soarbench.common.plugins import ConfFolder, conf_folders
+from soarbench.config.compose import options, run_settings
+from soarbench.grid.expand import expand
+
+GRID = (
+    "name: mine\ndescription: one task\nmethods: [gentle]\ntasks: [aesthetic]\nbaseline: gentle\n"
+)
+METHOD = "# @package _global_\ndefaults:\n  - sft\n  - _self_\n\noptim:\n  learning_rate: 1.0e-6\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "my conf, with = signs"
+    for name, text in (("grid/mine", GRID), ("method/gentle", METHOD)):
+        path = root / f"{name}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    return root
+
+
+def test_a_folder_of_the_user_brings_a_method_and_a_grid(folder: Path) -> None:
+    plan = expand(["grid=mine", f"conf_dir={folder}", "budget=quick"])
+    (cell,) = [cell for cell in plan.cells if cell.method_name == "gentle"]
+    assert cell.optim is not None
+    assert cell.optim.learning_rate == 1e-6
+    assert f"conf_dir={folder}" in plan.arguments
+    with pytest.raises(ConfigError, match="grid='mine' does not exist: choose one of main_table"):
+        expand(["grid=mine"])
+
+
+def test_what_does_not_exist_says_whose_the_others_are(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"name a grid.*grid=mine: one task \(of conf_dir=.*\)"):
+        expand([f"conf_dir={folder}"])
+    with pytest.raises(ConfigError, match=r"method='dpo' does not.*; gentle is of conf_dir=/"):
+        run_settings([f"conf_dir={folder}", "method=dpo"])
+
+
+def test_another_package_brings_yaml_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "_of_packages", lambda: (ConfFolder(folder, "my_package.conf"),))
+    assert "gentle" in options("method")
+    assert expand(["grid=mine", "budget=quick"]).cells[-1].method_name == "gentle"
+    with pytest.raises(ConfigError, match=r"gentle is of my_package\.conf"):
+        run_settings(["method=dpo"])
+
+
+def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "grid=main_table", "conf_dir=/nowhere"]) == 2
+    assert "conf_dir=/nowhere: no such folder" in capsys.readouterr().err
+    assert conf_folders()[0].source == ""
