@@ -15,6 +15,7 @@ from soarbench.common.errors import UserError
 from soarbench.config.compose import CONF, compose_choices
 from soarbench.config.registries import suite_named
 from soarbench.evaluation.suites import PromptFile, num_available
+from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
 
@@ -150,8 +151,14 @@ def test_the_prompts_of_a_file_are_part_of_the_address(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"suites\.drawbench\.prompts=.*: no such file"):
         expand(arguments)
     path.write_text("a cat\n")
-    before = {cell.cell_id for cell in expand(arguments).cells}
+
+    def drawn() -> set[str]:
+        cells = expand(arguments).cells
+        suites = [(cell, suite) for cell in cells for suite in cell.suites.values()]
+        return {addresses.images(cell, cell.steps[-1], suite).address for cell, suite in suites}
+
+    before = drawn()
     assert expand(arguments).without_prompts == ()
     path.write_text("a dog\n")
-    assert not before & {cell.cell_id for cell in expand(arguments).cells}
+    assert not before & drawn()
     assert [s.name for s in expand(arguments[:-1]).without_prompts] == ["drawbench"]
