@@ -126,7 +126,10 @@ def test_a_judge_takes_its_own_keys() -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("judge.clipscore.wights=/w", "'judge.clipscore.wights': did you mean 'weights'"),
+        (
+            "judge.clipscore.wights=/w",
+            "no key 'judge.clipscore.wights' here; did you mean 'judge.clipscore.weights'",
+        ),
         ("judge.clipscore.batch_size=0", "must be at least 1"),
         ("judge.clipscor.weights=/w", "here; did you mean 'judge.clip"),
     ],
