@@ -29,7 +29,7 @@ from soarbench.common.errors import ConfigError, UserError
 from soarbench.config.keys import Options
 from soarbench.config.registries import judges_of
 from soarbench.config.suites import SuiteConfig
-from soarbench.evaluation.score_folder import one_line
+from soarbench.jobs.score_images import one_line
 
 _NUM_IMAGES, _NUM_ROUNDS = 16, 2
 _SIZE = 512
