@@ -136,6 +136,7 @@ class OcrConfig(JudgeConfig):
     units: ClassVar[Mapping[str, str]] = {"exact": "share of images, 0..1"}
     value_range = (0.0, 1.0)
     packages = ("paddleocr", "onnxruntime", "rapidocr")
+    code = ("evaluators.ocr.engine",)
 
     engine: Literal["onnxruntime", "paddle"] = "onnxruntime"
     detection_model: str = "PP-OCRv6_small_det"

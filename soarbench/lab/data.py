@@ -12,7 +12,6 @@ from PIL import Image
 from evaluators.base import Sample
 from soarbench.common.files import parts_digest
 from soarbench.common.strict import address_content
-from soarbench.common.tensor_store import TensorStore
 from soarbench.data.curation import Entry, Scorer, read_entries, write_entries
 from soarbench.data.rows import ConditionOf, EncodedRows, EncodeImages, latent_key, stored_rows
 from soarbench.data.select import best_share_of_groups
@@ -20,6 +19,7 @@ from soarbench.lab.assets import weights_hash
 from soarbench.lab.config import LabDataConfig
 from soarbench.lab.world.grammar import demands, training_sample
 from soarbench.lab.world.scenes import render
+from soarbench.models.tensor_store import TensorStore
 
 log = logging.getLogger(__name__)
 

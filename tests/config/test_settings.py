@@ -127,7 +127,7 @@ def test_what_a_judge_does_not_take_is_refused(word: str, message: str) -> None:
 
 
 def test_an_exact_judge_takes_no_weights() -> None:
-    with pytest.raises(ConfigError, match=r"unknown key 'judge\.geneval\.detector'"):
+    with pytest.raises(ConfigError, match=r"there is no key 'judge\.geneval\.detector'"):
         expand(["grid=main_table", "judge.geneval.detector=/w"])
 
 
