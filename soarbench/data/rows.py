@@ -13,12 +13,12 @@ from baselines.loop.stream import Row, Shapes
 from evaluators.images import ImageError
 from soarbench.common.errors import UserError
 from soarbench.common.progress import Pace
-from soarbench.common.tensor_store import TensorStore
 from soarbench.data.buckets import Size, fit
 from soarbench.data.config import ImageDataConfig
 from soarbench.data.curation import Curation, Entry, Scorer, write_entries
 from soarbench.data.records import Record
 from soarbench.data.sources.source import records_of
+from soarbench.models.tensor_store import TensorStore
 
 log = logging.getLogger(__name__)
 #: Images of one file of latents.
