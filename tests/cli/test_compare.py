@@ -15,9 +15,17 @@ from soarbench.cli.app import main
 from soarbench.cli.compare import CompareOptions, compare
 from soarbench.cli.words import read
 from soarbench.common.errors import UserError
-from soarbench.report.build import build_report
 from soarbench.report.numbers.names import BASE
-from tests.report.folders import FACTS, TAGS, Folder, base, stored_facts, write_cell, write_grid
+from tests.report.folders import (
+    FACTS,
+    TAGS,
+    Folder,
+    base,
+    build_report,
+    stored_facts,
+    write_cell,
+    write_grid,
+)
 
 
 def go(first: str, second: str, *words: str, as_json: bool = False) -> str:

@@ -10,9 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from soarbench.store.cell_folder import CellFolder
-from soarbench.store.diagnostics import data_key, deviations_path, images_path, norms_path
-from tests.report.folders import DATA, SCALES, Folder
+from tests.report.folders import SCALES, Folder, data_key, table_file
 
 NUM_IMAGES = 8
 STARTS = {1.0: 4, 0.5: 2}
@@ -32,8 +30,8 @@ def write_diagnostics(grid_folder: Path, cell: Folder, tasks: tuple[str, ...]) -
     steps is i (1 + r / 10) (0.1 + strength / 100).
     """
     root = grid_folder / "cells" / cell.cell_id
-    images_path(root).parent.mkdir()
-    pq.write_table(pa.Table.from_pylist(_image_rows(cell)), images_path(root))
+    table_file(root, "images").parent.mkdir()
+    pq.write_table(pa.Table.from_pylist(_image_rows(cell)), table_file(root, "images"))
     for task in tasks:
         norms = [
             {
@@ -42,7 +40,7 @@ def write_diagnostics(grid_folder: Path, cell: Folder, tasks: tuple[str, ...]) -
             }
             for step in cell.steps for row in range(NUM_IMAGES)
         ]  # fmt: skip
-        pq.write_table(pa.Table.from_pylist(norms), norms_path(root, data_key(task, DATA)))
+        pq.write_table(pa.Table.from_pylist(norms), table_file(root, "norms", data_key(task)))
         last = cell.steps[-1]
         deviations = [
             {
@@ -54,7 +52,7 @@ def write_diagnostics(grid_folder: Path, cell: Folder, tasks: tuple[str, ...]) -
             for start, count in STARTS.items() for index in range(count + 1)
         ]  # fmt: skip
         pq.write_table(
-            pa.Table.from_pylist(deviations), deviations_path(root, data_key(task, DATA))
+            pa.Table.from_pylist(deviations), table_file(root, "deviations", data_key(task))
         )
 
 

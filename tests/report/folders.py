@@ -1,4 +1,4 @@
-"""Writes run folders of simulated scores, in the files and columns that real cells have."""
+"""Writes cells of simulated scores, in the tables and columns that real ones have."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from soarbench.store.cells import PROTOCOLS_FILE
+from soarbench.common.files import read_json
+from soarbench.config.run import FORMATS
+from soarbench.grid.checkpoint_rule import LAST
+from soarbench.report import build
+from soarbench.report.options import ReportOptions
+from soarbench.report.source import GridCells
+from soarbench.store.cells import Cell, Hole, finished_and_holes, launch_of
 from soarbench.store.facts import JUDGE, MetricFacts
+from soarbench.store.probes import Table
+from soarbench.store.tables import Facts
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 SCHEMA = pa.schema(
@@ -26,6 +34,13 @@ SCHEMA = pa.schema(
 )  # fmt: skip
 #: What trained cells trained on.
 DATA = {"seed": 1000}
+
+
+def data_key(task: str) -> str:
+    """Name of the data of a task."""
+    return f"{task}-data"
+
+
 #: Where each evaluator's scores lie for the base, between images, and which suite it judges.
 SCALES = {
     "aesthetic": (5.36, 0.4, "drawbench"),
@@ -104,7 +119,8 @@ def write_cell(grid_folder: Path, cell: Folder) -> Path:
         {
             "cell_id": cell.cell_id, "grid": grid_folder.name, "task": cell.task,
             "method": cell.method, "seed": cell.seed, "steps": list(cell.steps),
-            "final_metric": cell.final_metric, "metrics": sorted(cell.metrics),
+            "final_metric": cell.final_metric, "metrics": list(cell.metrics), "paths": {},
+            "data_key": None if cell.task == "base" else data_key(cell.task),
             "oracle_metrics": [name for name in cell.metrics if name.startswith("oracle_")],
             "config": {"data": None if cell.task == "base" else DATA, "suites": _suites(cell)},
         },
@@ -124,7 +140,7 @@ def write_cell(grid_folder: Path, cell: Folder) -> Path:
         ]
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / "scores.parquet")
         _write_json(
-            folder / PROTOCOLS_FILE,
+            folder / "protocols.json",
             {f"{SCALES[name][2]}.{name}": stored_facts(cell.facts[name]) for name in cell.metrics},
         )
         if trained:
@@ -239,3 +255,93 @@ def _write_training(path: Path, cell: Folder) -> None:
 
 def _write_json(path: Path, values: Mapping[str, object]) -> None:
     path.write_text(json.dumps(values))
+
+
+def table_file(root: Path, name: Table, key: str = "") -> Path:
+    """Where a table of diagnostics lies in a cell's folder."""
+    return root / "diagnostics" / f"{name}{key and '.'}{key}.parquet"
+
+
+def image_file(root: Path, step: int, prompt_id: str, image_index: int) -> Path:
+    """Where an image lies in a cell's folder."""
+    return root / "images" / f"{step}" / prompt_id / f"{image_index:04d}.png"
+
+
+@dataclass(frozen=True)
+class FolderTables:
+    """Tables of one simulated cell; see ``soarbench.store.tables.CellTables``."""
+
+    root: Path
+
+    def scores(self) -> pa.Table:
+        return pq.read_table(self.root / "scores.parquet")
+
+    def training(self) -> pa.Table | None:
+        path = self.root / "training.parquet"
+        return pq.read_table(path) if path.is_file() else None
+
+    def probe(self, name: Table, key: str = "") -> pa.Table | None:
+        path = table_file(self.root, name, key)
+        return pq.read_table(path) if path.is_file() else None
+
+    def protocols(self) -> dict[tuple[str, str], Facts]:
+        path = self.root / "protocols.json"
+        stored = read_json(path) if path.is_file() else {}
+        return {tuple(name.split(".")): facts for name, facts in stored.items()}  # type: ignore[misc]
+
+    def image_file(self, step: int, prompt_id: str, image_index: int) -> Path | None:
+        path = image_file(self.root, step, prompt_id, image_index)
+        return path if path.is_file() else None
+
+    def strip(self, task: str, step: int) -> None:
+        return
+
+    def strip_prompts(self, task: str) -> dict[str, str]:
+        return {}
+
+
+def cells_of(grid_folder: Path) -> list[Cell]:
+    """The cells that ``write_grid`` wrote."""
+    return [_cell(path) for path in sorted((grid_folder / "cells").iterdir())]
+
+
+def _cell(root: Path) -> Cell:
+    status, launches = read_json(root / "status.json"), root / "launches.json"
+    stored = read_json(launches)["launches"] if launches.is_file() else []
+    assert isinstance(stored, list)
+    return Cell(
+        tables=FolderTables(root),
+        description=read_json(root / "config.json"),
+        launches=tuple(launch_of(launch) for launch in stored),
+        **status,  # type: ignore[arg-type]
+    )
+
+
+def read_cells(grid_folder: Path) -> tuple[list[Cell], list[Hole]]:
+    """Finished cells, and what the others leave open."""
+    return finished_and_holes(cells_of(grid_folder), str(grid_folder))
+
+
+def build_report(
+    grid_folder: Path,
+    results: Path,
+    *,
+    grid: str,
+    baseline: str = "sft",
+    show_published: bool = False,
+    checkpoint_rule: str = LAST,
+    formats: Sequence[str] = FORMATS,
+    options: ReportOptions | None = None,
+) -> build.Report:
+    """A report of the cells that ``write_grid`` wrote."""
+    source = GridCells(
+        grid=grid,
+        folder=grid_folder,
+        results_dir=results,
+        cells=tuple(cells_of(grid_folder)),
+        baseline=baseline,
+        show_published=show_published,
+        checkpoint_rule=checkpoint_rule,
+        formats=tuple(formats),
+    )
+    return build.build_report(source, options)

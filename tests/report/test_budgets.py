@@ -12,8 +12,7 @@ from soarbench.report.numbers.tables import build_tables
 from soarbench.report.numbers.thresholds import crossings
 from soarbench.report.text.frames import csv_text, matched_numbers, threshold_numbers
 from soarbench.report.text.markdown import matched_markdown, threshold_markdown
-from soarbench.store.cells import read_cells
-from tests.report.folders import Folder, base, reward_specific, write_grid
+from tests.report.folders import Folder, base, read_cells, reward_specific, write_grid
 
 
 def point(method, step, value, **spent):

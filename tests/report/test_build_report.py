@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from soarbench.common.errors import StoreError
 from soarbench.report import build
-from soarbench.report.build import build_report
 from soarbench.report.numbers.reference import published_curves, published_table
-from soarbench.store.cells import StoreError
-from tests.report.folders import Folder, base, main_table, reward_specific, write_grid
+from tests.report.folders import Folder, base, build_report, main_table, reward_specific, write_grid
 
 FILES = {
     "table.md", "table.csv", "table.tex", "matched.csv", "thresholds.csv", "trace.csv",

@@ -3,17 +3,17 @@ import dataclasses
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from soarbench.store.diagnostics import data_key, deviations_path, images_path, norms_path
 
+from soarbench.common.errors import StoreError
 from soarbench.report.numbers.diagnostics import (
     QUANTITIES,
     deviation_points,
     diagnostic_points,
     unmeasured,
 )
-from soarbench.store.cells import StoreError, read_cells
-from soarbench.store.diagnostics import data_key, deviations_path, images_path, norms_path
 from tests.report.diagnosed import NUM_IMAGES, STARTS, write_diagnostics
-from tests.report.folders import DATA, Folder, base, write_grid
+from tests.report.folders import DATA, Folder, base, read_cells, write_grid
 
 SMALL = {"num_prompts": 10, "steps": (50, 100)}
 KEY = data_key("aesthetic", DATA)

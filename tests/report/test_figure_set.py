@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 from soarbench.store.cell_folder import CellFolder
 
-from soarbench.report.build import build_report
 from soarbench.report.figures.bars import Bar, draw_bars
 from soarbench.report.figures.gaming import draw_deviation, draw_gaming, draw_overoptimisation
 from soarbench.report.figures.sheets import draw_sheet, plan_sheet
@@ -19,9 +18,8 @@ from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.diagnostics import DeviationPoint
 from soarbench.report.numbers.gaming import GamingPoint
 from soarbench.report.numbers.trained_on import trained_on
-from soarbench.store.cells import read_cells
 from tests.report.diagnosed import color_of, write_diagnostics, write_images
-from tests.report.folders import FACTS, Folder, base, write_grid
+from tests.report.folders import FACTS, Folder, base, build_report, read_cells, write_grid
 
 SMALL = {"num_prompts": 9, "steps": (50, 100, 150, 200)}
 FORMATS = ("png", "pdf", "svg")
@@ -64,8 +62,8 @@ def test_every_figure_has_its_formats_its_data_and_a_line_in_the_index(reported)
     index = json.loads((folder / "figures.json").read_text())
     names = [entry["name"] for entry in index["figures"]]
     assert names == [
-        "curves", "bars", "gaming", "overoptimisation_aesthetic", "deviation_aesthetic",
-        "samples_aesthetic",
+        "curves", "curves_forward_equivalents", "bars", "gaming", "overoptimisation_aesthetic",
+        "deviation_aesthetic", "samples_aesthetic",
     ]  # fmt: skip
     assert [entry.name for entry in report.figures.entries] == names
     for entry in index["figures"]:

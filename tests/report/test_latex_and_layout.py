@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from soarbench.report.build import build_report
 from soarbench.report.text.latex import escaped
-from tests.report.folders import Folder, main_table, reward_specific, write_grid
+from tests.report.folders import Folder, build_report, main_table, reward_specific, write_grid
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 

@@ -11,7 +11,6 @@ from rich.console import Console
 from soarbench.store.grids import MANIFEST
 
 from soarbench.cli.compare import compare
-from soarbench.report.build import build_report
 from soarbench.report.numbers.budgets import matched_tables
 from soarbench.report.numbers.checkpoints import marked_steps
 from soarbench.report.numbers.curves import build_curves
@@ -19,8 +18,15 @@ from soarbench.report.numbers.gaming import gaming_points
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.tables import build_tables
 from soarbench.report.numbers.thresholds import crossings
-from soarbench.store.cells import read_cells
-from tests.report.folders import FACTS, Folder, base, stored_facts, write_grid
+from tests.report.folders import (
+    FACTS,
+    Folder,
+    base,
+    build_report,
+    read_cells,
+    stored_facts,
+    write_grid,
+)
 
 #: The names are only names: here the judge counts artefacts, and its oracle does.
 LOWER = FACTS | {

@@ -5,8 +5,7 @@ from soarbench.grid.checkpoint_rule import problem_with
 from soarbench.grid.expand import expand
 from soarbench.report.numbers.checkpoints import marked_steps
 from soarbench.report.numbers.panels import build_panels
-from soarbench.store.cells import read_cells
-from tests.report.folders import Folder, base, write_grid
+from tests.report.folders import Folder, base, read_cells, write_grid
 
 JUDGED = {"aesthetic": {"aesthetic", "clipscore", "oracle_aesthetic"}}
 TRAINED = {"aesthetic": {"aesthetic"}}

@@ -8,9 +8,8 @@ import subprocess
 
 import pytest
 
-from soarbench.report.build import build_report
 from soarbench.report.numbers.names import method_title
-from tests.report.folders import reward_specific, write_grid
+from tests.report.folders import build_report, reward_specific, write_grid
 from tests.report.test_page import draw_images
 
 BROWSER = (

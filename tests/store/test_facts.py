@@ -5,9 +5,8 @@ import pytest
 from soarbench.common.errors import ConfigError, StoreError
 from soarbench.report.numbers.names import ordered_metrics
 from soarbench.report.numbers.panels import build_panels
-from soarbench.store.cells import read_cells
 from soarbench.store.facts import metric_facts
-from tests.report.folders import FACTS, Folder, stored_facts, write_cell
+from tests.report.folders import FACTS, Folder, read_cells, stored_facts, write_cell
 
 
 def test_facts_survive_storing_and_more_facts_are_passed_over():

@@ -6,10 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from soarbench.common.errors import UserError
+from soarbench.common.errors import StoreError, UserError
 from soarbench.report.numbers.panels import build_panels
-from soarbench.store.cells import StoreError, read_cells
-from tests.report.folders import Folder, base, main_table, write_cell, write_grid
+from tests.report.folders import Folder, base, main_table, read_cells, write_cell, write_grid
 
 
 @dataclass(frozen=True)

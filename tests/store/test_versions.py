@@ -5,12 +5,11 @@ import shutil
 
 import pytest
 
+from soarbench.common.errors import StoreError, packed_protocols, read_cell
 from soarbench.common.provenance import STORE_VERSION
-from soarbench.report.build import build_report
 from soarbench.report.numbers.protocols import differing, refuse_unlike
 from soarbench.report.text.frames import trace_numbers
-from soarbench.store.cells import StoreError, packed_protocols, read_cell, read_cells
-from tests.report.folders import Folder, base, write_cell, write_grid
+from tests.report.folders import Folder, base, build_report, read_cells, write_cell, write_grid
 
 PROTOCOL = {"num_inference_steps": 20, "guidance_scale": 3.0, "libraries": {"torch": "2.6"}}
 

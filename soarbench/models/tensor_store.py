@@ -1,0 +1,100 @@
+"""Tensors that are computed once: on disk by key, and memory-mapped when they are read.
+
+Every file is a whole safetensors file of some entries, written aside and renamed, so an interrupted
+computation keeps what it has, and several processes can read and write the same folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from soarbench.common.errors import UserError
+from soarbench.common.files import parts_digest
+
+_KEYS = "keys"
+
+
+class TensorStore:
+    """Entries of named tensors in a folder.
+
+    Args:
+        folder: One for everything that is computed alike; made when something is added.
+
+    Raises:
+        UserError: A file in it is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._places: dict[str, tuple[Path, int]] = {}
+        self._open: dict[Path, Any] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            self._register(path)
+
+    def __len__(self) -> int:
+        """Number of entries."""
+        return len(self._places)
+
+    def __contains__(self, key: str) -> bool:
+        """Whether there is an entry."""
+        return key in self._places
+
+    def __getitem__(self, key: str) -> dict[str, Tensor]:
+        """An entry's tensors, without a batch axis, on the CPU."""
+        path, index = self._places[key]
+        opened = self._opened(path)
+        return {name: opened.get_slice(name)[index : index + 1][0] for name in opened.keys()}  # noqa: SIM118 (no mapping)
+
+    def __getstate__(self) -> dict[str, object]:
+        """What goes to another process: not the open files."""
+        return self.__dict__ | {"_open": {}}
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """The keys without an entry, each once, in order."""
+        return [key for key in dict.fromkeys(keys) if key not in self._places]
+
+    def add(self, keys: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
+        """Write entries of equal shapes into one file.
+
+        Args:
+            keys: Of the entries.
+            tensors: Named; the first axis is the entries'.
+        """
+        name = parts_digest(*keys)
+        path = self.folder / f"{name}.safetensors"
+        stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        metadata = {_KEYS: json.dumps(list(keys))}
+        # Another process may be writing the same entries.
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_file(stored, partial, metadata)
+        partial.replace(path)
+        self._open.pop(path, None)
+        self._register(path)
+
+    def stacked(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """Entries of equal shapes, stacked; the first axis is the entries'."""
+        rows = [self[key] for key in keys]
+        return {name: torch.stack([entry[name] for entry in rows]) for name in rows[0]}
+
+    def _register(self, path: Path) -> None:
+        metadata = self._opened(path).metadata() or {}
+        for index, key in enumerate(json.loads(metadata.get(_KEYS, "[]"))):
+            self._places[key] = (path, index)
+
+    def _opened(self, path: Path) -> Any:  # noqa: ANN401 (safetensors has no types)
+        if path not in self._open:
+            try:
+                self._open[path] = safe_open(path, framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"{path} is damaged ({error}); delete it") from error
+        return self._open[path]

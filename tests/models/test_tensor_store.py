@@ -1,0 +1,49 @@
+"""Tensors on disk by key."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from soarbench.common.errors import UserError
+from soarbench.models.tensor_store import TensorStore
+
+
+def test_entries_come_back_bit_for_bit_in_another_process(tmp_path: Path) -> None:
+    store = TensorStore(tmp_path)
+    value = torch.randn(3, 2, 5).to(torch.bfloat16)
+    store.add(["a", "b", "c"], {"x": value, "y": value[:, 0]})
+    store.add(["d"], {"x": torch.ones(1, 7)})
+    for found in (store, TensorStore(tmp_path), pickle.loads(pickle.dumps(store))):  # noqa: S301
+        assert len(found) == 4
+        assert found["b"]["x"].dtype is torch.bfloat16
+        assert torch.equal(found["b"]["x"], value[1])
+        assert torch.equal(found["c"]["y"], value[2, 0])
+        assert found["d"]["x"].shape == (7,)
+        assert torch.equal(found.stacked(["c", "a"])["x"], value[[2, 0]])
+
+
+def test_what_is_missing_is_told_once_and_in_order(tmp_path: Path) -> None:
+    store = TensorStore(tmp_path / "not there yet")
+    assert store.missing(["b", "a", "b"]) == ["b", "a"]
+    store.add(["a"], {"x": torch.zeros(1)})
+    assert store.missing(["b", "a", "b"]) == ["b"]
+    assert "a" in store
+    assert "b" not in store
+
+
+def test_a_write_that_was_cut_short_is_no_entry(tmp_path: Path) -> None:
+    store = TensorStore(tmp_path)
+    store.add(["a"], {"x": torch.zeros(1)})
+    (path,) = tmp_path.glob("*.safetensors")
+    path.rename(path.with_name(f"{path.name}.partial"))
+    assert len(TensorStore(tmp_path)) == 0
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"\x05")
+    with pytest.raises(UserError, match=r"x\.safetensors is damaged .*; delete it"):
+        TensorStore(tmp_path)
