@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from baselines import flow, flow_grpo, groups, sft, soar
-from baselines.config import FlowGrpoConfig, SftConfig, SoarConfig
+from baselines.flow_grpo_config import FlowGrpoConfig
+from baselines.sft_config import SftConfig
+from baselines.soar_config import SoarConfig
 from tests.baselines.method_toys import ConvModel, generators, toy_batch
 
 SHAPE = (4, 3, 16, 16)
