@@ -13,7 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -65,21 +65,24 @@ class JudgeBenchOptions(Options):
 
     Attributes:
         num_images: Judged by each form.
-        judge: Values of ``judge.geneval``; without any, tiny random models are raced.
     """
 
-    settings: ClassVar[tuple[str, ...] | None] = ()
+    settings: ClassVar[tuple[str, ...] | None] = ("judge",)
     renamed: ClassVar[Mapping[str, str]] = {"images": "num_images"}
     num_images: int = _NUM_IMAGES
-    judge: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.num_images < 1:
             raise ValueError(f"num_images={self.num_images}: must be at least 1")
 
 
-def bench_judges(options: JudgeBenchOptions, _words: Sequence[str], *, console: Console) -> int:
+def bench_judges(options: JudgeBenchOptions, words: Sequence[str], *, console: Console) -> int:
     """Race both forms and print the result.
+
+    Args:
+        options: How many images.
+        words: Values of ``judge.geneval``; without any, tiny random models are raced.
+        console: For the result.
 
     Returns:
         0, or 1 when a verdict differs.
@@ -87,14 +90,14 @@ def bench_judges(options: JudgeBenchOptions, _words: Sequence[str], *, console: 
     Raises:
         UserError: A word is unknown, weights cannot be used, or the naive form is not there.
     """
-    for name in options.judge:
-        if name != "geneval":
-            raise ConfigError(f"judge.{name}: this bench measures judge.geneval alone")
-    config = judges_of(SuiteConfig.judges_of, options.judge)["geneval"]
+    for word in words:
+        if not word.startswith("judge.geneval."):
+            raise ConfigError(f"{word}: this bench measures judge.geneval alone")
+    config = judges_of(SuiteConfig.judges_of, words)["geneval"]
     assert isinstance(config, GenEvalConfig)
     if config.dtype != "float32":
         raise ConfigError("judge.geneval.dtype: the naive form is float32; leave it out")
-    num_images, is_tiny = options.num_images, not options.judge
+    num_images, is_tiny = options.num_images, not words
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()

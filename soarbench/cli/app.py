@@ -15,6 +15,7 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 _LONGEST_LINE = 1000
 _SETTINGS = "settings of a run, e.g. budget=standard seeds=[0,1,2] task=aesthetic conf_dir=DIR"
+_ANY_NUMBER = "NAME ..."
 #: Flags, and the arguments that they become.
 _FLAGS = {"--dry-run": "is_dry", "--json": "as_json"}
 
@@ -28,7 +29,7 @@ class Command:
         function: ``module:function``; takes its names, its options and words, and a console.
         usage: Its words.
         options: Class of its own options in that module; without one it gets the words alone.
-        names: What comes first and is no ``key=value``.
+        names: What comes first and is no ``key=value``; ``_ANY_NUMBER`` becomes a list.
         flags: That it knows.
     """
 
@@ -124,10 +125,16 @@ COMMANDS: Mapping[str, Command] = {
     "doctor": Command(
         "which judges are ready, and how to get the rest",
         "soarbench.cli.doctor:doctor",
-        "[JUDGE ...], e.g. geneval",
+        "names of judges, e.g. geneval; none: all; [conf_dir=DIR]",
+        options="JudgeOptions",
+        names=(_ANY_NUMBER,),
     ),
     "fetch": Command(
-        "download a judge's published weights", "soarbench.cli.fetch:fetch", "JUDGE ..."
+        "download a judge's published weights",
+        "soarbench.cli.fetch:fetch",
+        "names of judges, e.g. geneval; [conf_dir=DIR]",
+        options="JudgeOptions",
+        names=(_ANY_NUMBER,),
     ),
     "lab build": Command(
         "build the laboratory's assets", "soarbench.cli.lab:build", "[stage=NAME]", "BuildOptions"
@@ -244,6 +251,13 @@ def _help(name: str) -> str:
     )
 
 
+def _parted(texts: Sequence[str], names: Sequence[str]) -> tuple[list[object], list[str]]:
+    """What comes before the words, and the words."""
+    if names == (_ANY_NUMBER,):
+        return [[t for t in texts if "=" not in t]], [t for t in texts if "=" in t]
+    return [*texts[: len(names)]], [*texts[len(names) :]]
+
+
 def _run(name: str, command: Command, arguments: list[str]) -> int:
     """Sort what follows a command into names, words and flags, and call it."""
     flags = [text for text in arguments if text.startswith("-")]
@@ -253,8 +267,8 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
                 f"unrecognized arguments: {flag}; see 'python -m soarbench {name} --help'"
             )
     texts = [text for text in arguments if not text.startswith("-")]
-    count = len(command.names)
-    if len(texts) < count:
+    names, words = _parted(texts, command.names)
+    if len(names) < len(command.names):
         raise UserError(f"name {' and '.join(command.names)}: {name} {' '.join(command.names)}")
     from rich.console import Console
 
@@ -264,8 +278,7 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
     module_name, _, function = command.function.partition(":")
     module = importlib.import_module(module_name)
     kind = getattr(module, command.options) if command.options else Options
-    given: list[object] = [*texts[:count]]
-    given += read(kind, texts[count:]) if command.options else [texts[count:]]
+    given = [*names, *(read(kind, words) if command.options else [words])]
     choices = {
         argument: flag in flags for flag, argument in _FLAGS.items() if flag in command.flags
     }

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import ClassVar
 
 from rich.console import Console
 from rich.table import Column, Table
 
 from evaluators.base import JudgeConfig
 from evaluators.weights import PublishedWeights
+from soarbench.config.compose import search_path
+from soarbench.config.keys import Options
 from soarbench.config.registries import every_judge, require_judges
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
@@ -75,13 +78,22 @@ def _is_installed(package: str) -> bool:
     return True
 
 
-def doctor(names: Sequence[str], *, console: Console) -> int:
+@dataclass(frozen=True, kw_only=True)
+class JudgeOptions(Options):
+    """What ``doctor`` and ``fetch`` take beside names of judges: where their YAML is."""
+
+    settings: ClassVar[tuple[str, ...] | None] = ("conf_dir",)
+
+
+def doctor(
+    names: Sequence[str], _options: JudgeOptions, words: Sequence[str], *, console: Console
+) -> int:
     """Print the state of some judges, or of all.
 
     Raises:
         ConfigError: There is no such judge.
     """
-    judges = every_judge()
+    judges = every_judge(search_path(words))
     require_judges(names, judges)
     table = Table("judge", Column("state", overflow="fold"), "disk GB", "memory GB", "measures")
     findings = [examine(name, judges[name]) for name in names or judges]

@@ -25,7 +25,8 @@ from evaluators.samples import CoverageError
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.files import locked, make_writable, read_json, write_atomically
 from soarbench.common.progress import GridProgress
-from soarbench.config.compose import options, run_settings
+from soarbench.config.compose import Folders, options, run_settings, search_path
+from soarbench.config.keys import split
 from soarbench.config.registries import suite_named
 from soarbench.config.settings import Settings, SuiteConfig
 from soarbench.config.stages import BASE
@@ -82,11 +83,13 @@ def read_evaluation(options: EvaluateOptions, words: Sequence[str]) -> Evaluatio
     Raises:
         UserError: What is named cannot be used.
     """
-    judges = options.judges()
-    suite = _suite(suite_named(options.suite), options.choice)
+    judges, folders = options.judges(words), search_path(words)
+    suite = _suite(suite_named(options.suite, folders), options.choice)
     suite = dataclasses.replace(suite, judges=tuple(judges))
-    model = model_words(options.model or suite.judges_of)
-    settings = run_settings([*model, "data=lab_general", *words])
+    model = model_words(options.model or suite.judges_of, folders)
+    # The suite's judges are those of the model that they judge best, not of this one.
+    of_model = [word for word in words if not split(word).key.startswith("judge.")]
+    settings = run_settings([*model, "data=lab_general", *of_model])
     _check_resolution(settings.model)
     cell = _cell(settings, suite, judges)
     output = options.output or Path("runs/evaluations") / suite.name / _label(settings.model)
@@ -104,13 +107,13 @@ def read_evaluation(options: EvaluateOptions, words: Sequence[str]) -> Evaluatio
     return Evaluation(cell=cell, store=store, device=settings.device, scoring=scoring)
 
 
-def model_words(value: str) -> list[str]:
+def model_words(value: str, folders: Folders | None = None) -> list[str]:
     """The overrides that choose a model: a configuration's name, a directory, or a hub id.
 
     Raises:
         ConfigError: It is none of these.
     """
-    names = options("model")
+    names = options("model", folders)
     if value in names:
         return [f"model={value}"]
     if value in KNOWN:

@@ -11,20 +11,23 @@ from pathlib import Path
 from rich.console import Console
 
 from evaluators.weights import PublishedWeights
-from soarbench.cli.doctor import cached_snapshot
+from soarbench.cli.doctor import JudgeOptions, cached_snapshot
 from soarbench.common.errors import UserError
+from soarbench.config.compose import search_path
 from soarbench.config.registries import every_judge, require_judges
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def fetch(names: Sequence[str], *, console: Console) -> int:
+def fetch(
+    names: Sequence[str], _options: JudgeOptions, words: Sequence[str], *, console: Console
+) -> int:
     """Fetch the weights of some judges.
 
     Raises:
         UserError: A name is unknown, the hub does not give the weights, or a file is damaged.
     """
-    judges = every_judge()
+    judges = every_judge(search_path(words))
     if not names:
         known = ", ".join(name for name, judge in judges.items() if judge.published)
         raise UserError(f"name what to fetch: {known}")

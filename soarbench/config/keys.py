@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from soarbench.common.errors import ConfigError
-from soarbench.common.strict import TARGET, Component, component_class
+from soarbench.common.strict import TARGET, component_class
 
 _KEY = re.compile(r"[^\W\d][\w/-]*(\.[\w-]+)*")
 _NUM_NEAREST = 3
@@ -137,9 +137,6 @@ def children(hint: object, values: object, key: str) -> Children:
     if values is None:
         return {}, None
     held = values if isinstance(values, Mapping) else {}
-    if hint is Component:
-        # A published judge has its own configuration's keys, which YAML leaves at their defaults.
-        return {n: (object, v) for n, v in held.items()}, object if "judge" in held else None
     kind = _class_of(hint, held, key)
     if kind is not None:
         hints = typing.get_type_hints(kind)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Collection, Iterable, Sequence
 
 from evaluators.base import JudgeConfig
 from soarbench.common.errors import ConfigError
 from soarbench.common.plugins import conf_folders
 from soarbench.common.strict import convert, did_you_mean
-from soarbench.config.compose import compose_choices, options, registered
+from soarbench.config.compose import (
+    Folders,
+    apply,
+    compose_choices,
+    options,
+    parse_overrides,
+    registered,
+    require_option,
+)
 from soarbench.config.suites import SuiteConfig
 
 Judges = dict[str, JudgeConfig]
 
 
-def every_judge() -> Judges:
+def every_judge(folders: Folders | None = None) -> Judges:
     """Every judge there is, as its YAML says."""
-    return _judges(registered("judge", conf_folders()))
+    return _judges(registered("judge", folders or conf_folders()))
 
 
 def require_judges(names: Iterable[str], judges: Collection[str]) -> None:
@@ -31,23 +38,20 @@ def require_judges(names: Iterable[str], judges: Collection[str]) -> None:
             raise ConfigError(f"there is no judge {name!r}: {did_you_mean(name, judges)}")
 
 
-def judges_of(
-    model: str, changes: Mapping[str, Mapping[str, object]] = MappingProxyType({})
-) -> Judges:
+def judges_of(model: str, words: Sequence[str] = ()) -> Judges:
     """Every judge by the name that it has where a model is judged.
 
     Args:
         model: Name of its configuration, which replaces some judges by its own.
-        changes: Values that are changed, by judge and key.
+        words: ``judge.NAME.KEY=VALUE``, and ``conf_dir=DIR``; others are passed over.
 
     Raises:
         ConfigError: A judge or key is unknown, or a value cannot work.
     """
-    config = compose_choices([_any_grid(), f"model={model}"])
-    values = config.plain("judge")
-    assert isinstance(values, dict)
-    require_judges(changes, values)
-    return _judges({name: {**entry, **changes.get(name, {})} for name, entry in values.items()})
+    overrides = parse_overrides(words)
+    composition = compose_choices([_any_grid(), f"model={model}"], overrides.folders)
+    apply([word for word in overrides.values if word.key.startswith("judge.")], [composition])
+    return _judges(composition.plain("judge"))
 
 
 def _judges(values: object) -> Judges:
@@ -56,17 +60,15 @@ def _judges(values: object) -> Judges:
     return judges
 
 
-def suite_named(name: str) -> SuiteConfig:
+def suite_named(name: str, folders: Folders | None = None) -> SuiteConfig:
     """A suite.
 
     Raises:
         ConfigError: There is none of that name.
     """
-    known = options("suite")
-    if name not in known:
-        raise ConfigError(f"suite={name!r} does not exist: {did_you_mean(name, known)}")
+    require_option("suite", name, folders or conf_folders())
     # Under a name of its own: the grid's task has suites too.
-    config = compose_choices([_any_grid(), f"+suite@asked={name}"])
+    config = compose_choices([_any_grid(), f"+suite@asked={name}"], folders)
     suite = convert(SuiteConfig, config.plain("asked"), f"suite.{name}")
     assert isinstance(suite, SuiteConfig)
     return suite

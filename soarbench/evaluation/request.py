@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 
 from evaluators.base import JudgeConfig
 from soarbench.common.errors import ConfigError
-from soarbench.config.keys import Options
+from soarbench.config.compose import search_path
+from soarbench.config.keys import Options, split
 from soarbench.config.registries import judges_of, require_judges, suite_named
 from soarbench.config.suites import SuiteConfig
 
@@ -45,7 +46,6 @@ class SuiteOptions(Options):
         suite: Name of the suite.
         output: Folder of the results.
         suites: What is changed of it.
-        judge: What is changed of judges, by name and key.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -55,7 +55,6 @@ class SuiteOptions(Options):
     suite: str
     output: Path | None = None
     suites: Mapping[str, SuiteChoice] = field(default_factory=dict)
-    judge: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in self.suites:
@@ -67,17 +66,22 @@ class SuiteOptions(Options):
         """What is said of the suite."""
         return self.suites.get(self.suite, SuiteChoice())
 
-    def judges(self) -> dict[str, JudgeConfig]:
+    def judges(self, words: Sequence[str]) -> dict[str, JudgeConfig]:
         """The judges by name.
+
+        Args:
+            words: Settings of judges, as in ``run``.
 
         Raises:
             ConfigError: There is none of that name, or it is configured and not used.
         """
-        suite = suite_named(self.suite)
-        names, judges = self.choice.judges or suite.judges, judges_of(suite.judges_of, self.judge)
+        suite = suite_named(self.suite, search_path(words))
+        names, judges = self.choice.judges or suite.judges, judges_of(suite.judges_of, words)
         require_judges(names, judges)
-        for name in self.judge:
-            if name not in names:
+        for word in words:
+            group, _, rest = split(word).key.partition(".")
+            name = rest.partition(".")[0]
+            if group == "judge" and name not in names:
                 raise ConfigError(
                     f"judge.{name} is configured, but not among suites.{self.suite}.judges="
                     f"{list(names)}"
@@ -95,7 +99,7 @@ class ScoreOptions(SuiteOptions):
     """
 
     example: ClassVar[str] = "score suite=geneval images=DIR"
-    settings: ClassVar[tuple[str, ...] | None] = ("conf_dir",)
+    settings: ClassVar[tuple[str, ...] | None] = ("judge", "conf_dir")
     images: Path
     coverage: Literal["exact", "found"] = "exact"
 
@@ -110,7 +114,7 @@ class EvaluateOptions(SuiteOptions):
 
     example: ClassVar[str] = "evaluate model=lab suite=lab_geneval"
     settings: ClassVar[tuple[str, ...] | None] = (
-        *("model", "sampling", "device", "output_dir", "conf_dir"),
+        *("model", "sampling", "judge", "device", "output_dir", "conf_dir"),
     )
     model: str | None = None
 
@@ -140,8 +144,12 @@ class ScoreRequest:
     is_chosen: bool
 
 
-def score_request(options: ScoreOptions, _words: Sequence[str]) -> ScoreRequest:
+def score_request(options: ScoreOptions, words: Sequence[str]) -> ScoreRequest:
     """What ``score`` does.
+
+    Args:
+        options: Its own.
+        words: Settings of judges.
 
     Raises:
         ConfigError: The suite or a judge does not exist, or a value cannot work.
@@ -154,12 +162,12 @@ def score_request(options: ScoreOptions, _words: Sequence[str]) -> ScoreRequest:
         )
     folder = Path("runs/scores") / options.suite / options.images.resolve().stem
     return ScoreRequest(
-        suite=suite_named(options.suite),
+        suite=suite_named(options.suite, search_path(words)),
         images=options.images,
         output=options.output or folder,
         prompts=choice.prompts,
         images_per_prompt=choice.images_per_prompt,
         coverage=options.coverage,
-        judges=options.judges(),
+        judges=options.judges(words),
         is_chosen=bool(choice.judges),
     )

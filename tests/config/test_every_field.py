@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from soarbench.common.errors import ConfigError
-from soarbench.common.strict import Component
 from soarbench.config.compose import Composition, compose_pairs, parse_overrides
 from soarbench.config.keys import split
 from soarbench.config.settings import Settings
@@ -27,7 +26,7 @@ def composed(model: str, method: str, *words: str) -> Composition:
 
 def fields(value: object, key: str = "") -> Iterator[tuple[str, object]]:
     """Every field below a configuration, groups included, with its value."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, Component):
+    if dataclasses.is_dataclass(value):
         items = [(entry.name, getattr(value, entry.name)) for entry in dataclasses.fields(value)]
     elif isinstance(value, Mapping) and any(map(dataclasses.is_dataclass, value.values())):
         items = list(value.items())

@@ -9,7 +9,7 @@ from typing import get_args, get_type_hints
 import pytest
 from omegaconf import OmegaConf
 
-from soarbench.config.compose import CONF, compose_choices, options, to_settings
+from soarbench.config.compose import CONF, compose_choices, options
 from soarbench.config.settings import Settings
 from soarbench.grid.expand import expand
 
@@ -84,7 +84,7 @@ def test_there_are_yamls() -> None:
 @pytest.mark.parametrize("name", YAMLS)
 def test_settings_hold_what_a_yaml_says_in_their_class(name: str) -> None:
     group, _, option = name.partition("/")
-    settings = to_settings(compose_choices(choices_of(group, option)))
+    settings = compose_choices(choices_of(group, option)).settings()
     path = CONF / f"{name}.yaml"
     written = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(written, dict)
@@ -104,7 +104,7 @@ def test_settings_hold_what_a_yaml_says_in_their_class(name: str) -> None:
     [("sft", "SftConfig"), ("soar", "SoarConfig"), ("flow_grpo", "FlowGrpoConfig")],
 )
 def test_a_method_is_the_one_it_is_called(method: str, kind: str) -> None:
-    settings = to_settings(compose_choices(choices_of("method", method)))
+    settings = compose_choices(choices_of("method", method)).settings()
     assert type(settings.method).__name__ == kind
 
 

@@ -96,6 +96,7 @@ def _strata(prompts: np.ndarray, tags: Mapping[str, str], source: str) -> np.nda
     """The tag of each image's prompt; a prompt that failed everywhere has no weight in any."""
     if not tags:
         raise UserError(f"{source}: no score names its 'tag', so there are no task means")
+    # It is nan everywhere, so that any stratum will do.
     anywhere = next(iter(tags.values()))
     return np.array([tags.get(str(prompt), anywhere) for prompt in prompts])
 

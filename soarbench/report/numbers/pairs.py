@@ -168,6 +168,7 @@ def _refuse_unlike(first: Measured, second: Measured) -> None:
         fields = [f"fingerprint: {prints[0]} against {prints[1]}"] if len(set(prints)) > 1 else []
     if fields:
         raise UserError(unlike_text(first.evaluator, first.source, second.source, fields))
+    # Pairs are taken by position: both must have judged the same images in the same order.
     if not np.array_equal(first.images, second.images) or not np.array_equal(
         first.prompts, second.prompts
     ):
@@ -194,6 +195,7 @@ def _answer(pair: Pair) -> Answer:
     prompts = np.tile(pair.prompts, len(pair.seeds))
     seeds = np.repeat(pair.seeds, pair.prompts.size)
     strata = None if pair.strata is None else np.tile(pair.strata, len(pair.seeds))
+    # Turned so that above is better, since improvement counts who is above.
     both, sign = ~np.isnan(first - second), pair.facts.sign
     rng = labelled_rng("improvement", *pair.label)
     try:
@@ -210,6 +212,7 @@ def _answer(pair: Pair) -> Answer:
         facts=pair.facts,
         seeds=pair.seeds,
     )
+    # Over the images that both have a score of, so that the values differ by the difference.
     means = [
         cluster_pairs(
             np.where(both, side, np.nan), np.zeros_like(side), prompts, seeds=seeds, strata=strata

@@ -20,5 +20,6 @@ def trained_on(cells: Sequence[Cell]) -> set[str]:
         if isinstance(data, Mapping):
             evaluators |= set(data.get("select_by", ()))
         if isinstance(rewards, Mapping):
+            # Rewards go by the paper's names, panels by those of evaluators.
             evaluators |= {NAMED_REWARDS.get(str(name), str(name)) for name in rewards}
     return evaluators
