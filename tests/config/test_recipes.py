@@ -145,20 +145,20 @@ def test_a_suite_of_a_file_counts_a_repeated_prompt_once(tmp_path: Path) -> None
     assert num_available(suite) == 2
 
 
+def drawn(arguments: list[str]) -> set[str]:
+    """Addresses of the images of the suite that takes a file."""
+    cells = expand(arguments).cells
+    return {addresses.images(cell, 0, cell.suites["drawbench"]).address for cell in cells}
+
+
 def test_the_prompts_of_a_file_are_part_of_the_address(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     arguments = ["grid=reward_specific", *REAL, f"suites.drawbench.prompts={path}"]
     with pytest.raises(UserError, match=r"suites\.drawbench\.prompts=.*: no such file"):
         expand(arguments)
     path.write_text("a cat\n")
-
-    def drawn() -> set[str]:
-        cells = expand(arguments).cells
-        suites = [(cell, suite) for cell in cells for suite in cell.suites.values()]
-        return {addresses.images(cell, cell.steps[-1], suite).address for cell, suite in suites}
-
-    before = drawn()
+    before = drawn(arguments)
     assert expand(arguments).without_prompts == ()
     path.write_text("a dog\n")
-    assert not before & drawn()
+    assert not before & drawn(arguments)
     assert [s.name for s in expand(arguments[:-1]).without_prompts] == ["drawbench"]

@@ -106,9 +106,11 @@ def test_a_directory_without_a_pipeline_is_named(overrides: list[str], tmp_path:
 
 
 def test_a_judge_takes_its_own_keys() -> None:
-    words = ["grid=reward_specific", "model=sd35_medium", ANY_DATA, "task=alignment"]
+    # Data that another judge curates: what a judge selects by, it determines.
+    data = [ANY_DATA, "data.select_by=[aesthetic]"]
+    words = ["grid=reward_specific", "model=sd35_medium", *data, "task=aesthetic"]
     usual, changed = (
-        expand([*words, *more]).cells[-1] for more in ([], ["judge.clipscore.weights=/w"])
+        expand([*words, *more, "method=sft"]).cells[-1] for more in ([], ["judge.clipscore.weights=/w"])
     )
     assert usual.judges["clipscore"] == ClipScoreConfig()
     assert changed.judges["clipscore"] == ClipScoreConfig(weights="/w")
@@ -126,7 +128,10 @@ def test_a_judge_takes_its_own_keys() -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("judge.clipscore.wights=/w", "here; did you mean 'judge.clipscore.weights'"),
+        (
+            "judge.clipscore.wights=/w",
+            "no key 'judge.clipscore.wights' here; did you mean 'judge.clipscore.weights'",
+        ),
         ("judge.clipscore.batch_size=0", "must be at least 1"),
         ("judge.clipscor.weights=/w", "here; did you mean 'judge.clip"),
     ],

@@ -126,11 +126,11 @@ def measured_pairs(
 def _measured_pair(names: tuple[str, str], first: BySeed, second: BySeed) -> Pair:
     seeds = {seed for side in (first, second) for seed in side}
     # What was measured once stands beside every seed of the other.
-    shared = [
+    shared: list[int | None] = [
         seed for seed in seeds if all(seed in side or None in side for side in (first, second))
     ]
     if len(shared) > 1:
-        shared = sorted(seed for seed in shared if seed is not None)
+        shared = list(sorted(seed for seed in shared if seed is not None))
     if not shared:
         raise UserError(f"{names[0]} and {names[1]} share no finished training seed")
     rows = [
