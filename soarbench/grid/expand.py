@@ -155,7 +155,13 @@ def _check_rule(grid: GridConfig, settings: Mapping[str, Settings]) -> None:
         judged[task] = {name for suite in setting.suites.values() for name in suite.judges}
         rewards = {NAMED_REWARDS.get(name, name) for name in reward_weights(setting)}
         trained[task] = rewards | set(setting.data.select_by)
-    problem = problem_with(grid.checkpoint_rule, judged, trained)
+    oracles = {
+        name
+        for setting in settings.values()
+        for name, judge in setting.judge.items()
+        if judge.is_oracle
+    }
+    problem = problem_with(grid.checkpoint_rule, judged, trained, oracles)
     if problem is not None:
         raise ConfigError(problem)
 
