@@ -99,11 +99,11 @@ def probe(
         probes = make_probes(bench.training_rows(held_out_data(source), model), model)
         velocity = model.velocity()
         batches = list(probes.batches(cell.sampling.batch_size))
-        found = torch.cat(
+        values = torch.cat(
             [velocity_norm(velocity, p.x0, p.noise, NORM_LEVELS, p.condition) for p in batches]
         )
         norms += [
-            {"step": step, "row": row, "norm": norm} for row, norm in enumerate(found.tolist())
+            {"step": step, "row": row, "norm": norm} for row, norm in enumerate(values.tolist())
         ]
         if step == cell.steps[-1]:
             table = pa.Table.from_pylist(list(_deviations(cell, model, batches, step)))
@@ -119,7 +119,7 @@ def _deviations(
     grid = model.sampling_sigmas(cell.sampling.num_inference_steps)
     for start in STARTS:
         sigmas = grid[int((grid - start).abs().argmin()) :]
-        found = torch.cat(
+        deviations = torch.cat(
             [
                 path_deviation(
                     model.velocity(),
@@ -133,7 +133,7 @@ def _deviations(
                 for probes in batches
             ]
         )
-        for row, values in enumerate(found.tolist()):
+        for row, values in enumerate(deviations.tolist()):
             for index, (sigma, value) in enumerate(zip(sigmas.tolist(), values, strict=True)):
                 where = {"step": step, "row": row, "start": start, "index": index}
                 yield where | {"sigma": sigma, "deviation": value}
