@@ -10,14 +10,16 @@ from typing import NamedTuple
 import pytest
 
 from evaluators.base import Evaluator
-from soarbench.config.settings import CellConfig, SuiteConfig
+from soarbench.config.registries import suite_named
+from soarbench.config.settings import SuiteConfig
 from soarbench.evaluation import protocol as module
-from soarbench.evaluation.protocol import fingerprint, image_facts, judge_facts, protocol
+from soarbench.evaluation.protocol import fingerprint, image_facts, judge_facts
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
 from tests.fakes import Brightness
 
 OF_IMAGES = {
-    "prompts", "images_per_prompt", "seed_rule", "resolution", "num_inference_steps",
+    "prompts", "seed_rule", "resolution", "num_inference_steps",
     "guidance_scale", "scheduler", "shift", "dtype",
 }  # fmt: skip
 OF_JUDGES = {
@@ -30,9 +32,15 @@ class Judge(Brightness):
 
     def __init__(self, *, name: str = "j", version: str = "1", limit: int = 1, weights: str = "w"):
         super().__init__()
-        self.name = name
-        self.version = version
-        self._limit, self._weights = limit, weights
+        self._name, self._version, self._limit, self._weights = name, version, limit, weights
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def version(self) -> str:
+        return self._version
 
     @property
     def settings(self) -> Mapping[str, object]:
@@ -51,8 +59,11 @@ class Given(NamedTuple):
     judge: Evaluator
     scheduler: Mapping[str, object]
 
+    def of_images(self) -> dict[str, object]:
+        return image_facts(self.suite, self.cell.model, self.cell.sampling, self.scheduler)
+
     def facts(self) -> dict[str, object]:
-        return protocol(*self)
+        return {**self.of_images(), **judge_facts(self.judge)}
 
 
 @pytest.fixture
@@ -93,10 +104,15 @@ def with_scheduler(**changes: object) -> Callable[[Given], Given]:
     return lambda given: given._replace(scheduler={**given.scheduler, **changes})
 
 
+def with_other_prompts(given: Given) -> Given:
+    other = suite_named("lab_geneval")
+    assert other.name != given.suite.name
+    return given._replace(suite=other)
+
+
 #: A change of each fact but the two that no configuration sets.
 CHANGES = {
-    "prompts": with_suite(max_prompts=2),
-    "images_per_prompt": with_suite(images_per_prompt=7),
+    "prompts": with_other_prompts,
     "resolution": with_model(resolution=128),
     "dtype": with_model(dtype="bfloat16"),
     "num_inference_steps": with_sampling(num_inference_steps=3),
@@ -112,7 +128,7 @@ CHANGES = {
 
 def test_a_protocol_holds_exactly_these_facts(given: Given) -> None:
     assert set(given.facts()) == OF_IMAGES | OF_JUDGES
-    assert set(image_facts(given.cell, given.suite, given.scheduler)) == OF_IMAGES
+    assert set(given.of_images()) == OF_IMAGES
     assert set(judge_facts(given.judge)) == OF_JUDGES
     assert set(CHANGES) | {"seed_rule", "libraries"} == OF_IMAGES | OF_JUDGES
 
@@ -127,6 +143,9 @@ def test_a_change_of_what_is_measured_changes_its_fact_and_the_fingerprint(
 
 
 def test_what_changes_no_number_is_no_fact(given: Given) -> None:
+    # An image's noise is its own, and an artefact's rows are those of any part of the suite.
+    parts = [with_suite(max_prompts=2), with_suite(images_per_prompt=7)]
+    assert all(change(given).facts() == given.facts() for change in parts)
     others = [
         with_sampling(batch_size=given.cell.sampling.batch_size + 1)(given),
         given._replace(cell=replace(given.cell, seed=given.cell.seed + 1, grid="another")),
