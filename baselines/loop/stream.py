@@ -275,7 +275,7 @@ def stack_rows(items: Sequence[StreamItem]) -> Rows:
         stacked["tensors"]["x0"] = torch.stack(latents)
     else:
         stacked["x0_by_shape"] = [
-            (found, torch.stack([latents[place] for place in found])) for found in places.values()
+            (group, torch.stack([latents[place] for place in group])) for group in places.values()
         ]
     return stacked
 
@@ -288,9 +288,9 @@ def select_rows(rows: Rows, places: Sequence[int]) -> Rows:
         return {name: value[index.to(value.device)] for name, value in values.items()}
 
     tensors = pick(rows["tensors"])
-    for found, x0 in rows.get("x0_by_shape", []):
-        if places[0] in found:
-            tensors["x0"] = x0[[found.index(place) for place in places]]
+    for rows_of_shape, x0 in rows.get("x0_by_shape", []):
+        if places[0] in rows_of_shape:
+            tensors["x0"] = x0[[rows_of_shape.index(place) for place in places]]
     return {
         "positions": [rows["positions"][place] for place in places],
         "prompts": [rows["prompts"][place] for place in places],

@@ -182,12 +182,14 @@ class PostTrainer(Trainer):
     ) -> list[Batch]:
         """Collect rows of several shapes micro-batch by micro-batch; each has one shape."""
         assert self.method.updates_per_collection == 1, "rollouts have one shape"
-        found = []
+        microbatches = []
         for part in parts:
             own = select_rows(rows, part)
             generators = [row_generator(self.args.seed, p) for p in own["positions"]]
-            found.append(self.method.collect(velocity, self._as_batch(own), generators).batch)
-        return found
+            microbatches.append(
+                self.method.collect(velocity, self._as_batch(own), generators).batch
+            )
+        return microbatches
 
     # --- one update -------------------------------------------------------------------------------
 

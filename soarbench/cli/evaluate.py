@@ -127,8 +127,8 @@ def model_words(value: str, folders: Folders | None = None) -> list[str]:
         )
     path = value if is_local else repo
     words = [f"model={_LIKE}", f"model.path={_quoted(path)}", f"model.name={_quoted(_last(path))}"]
-    wanted = _quoted(revision) if revision and not is_local else "null"
-    words.append(f"model.revision={wanted}")
+    quoted = _quoted(revision) if revision and not is_local else "null"
+    words.append(f"model.revision={quoted}")
     if is_local and not _has_t5(Path(value).expanduser()):
         words += ["model.load_text_encoder_3=false", "model.max_sequence_length=0"]
     return words

@@ -50,8 +50,8 @@ class Component:
         factory = imported(self.target, f"{key}.{TARGET}")
         if not callable(factory):
             raise ConfigError(f"{key}.{TARGET}={self.target!r} cannot be called")
-        made: object = factory(**self.options)
-        return made
+        component: object = factory(**self.options)
+        return component
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -129,9 +129,9 @@ def convert(hint: object, value: object, key: str) -> object:
 
 
 def _scalar(hint: object, value: object, key: str) -> object:
-    accepted, wanted = _SCALARS[hint]
+    accepted, kind = _SCALARS[hint]
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{key}={value!r} must be {wanted}")
+        raise ConfigError(f"{key}={value!r} must be {kind}")
     if hint is Path:
         # Unlike Path's own, it leaves a user that does not exist as it is.
         return Path(os.path.expanduser(str(value)))

@@ -211,13 +211,13 @@ def _plain(
     ]
 
 
-def _gaps(paths: Sequence[Path], wanted: int) -> str:
+def _gaps(paths: Sequence[Path], count: int) -> str:
     """Which numbers are missing, where the names are numbers."""
     if not all(path.stem.isdigit() for path in paths):
         return ""
     numbers = {int(path.stem) for path in paths}
     first = min(*numbers, 1)
-    absent = [str(n) for n in range(first, first + wanted) if n not in numbers]
+    absent = [str(n) for n in range(first, first + count) if n not in numbers]
     return f"; numbers missing: {_shown(absent)}" if absent else ""
 
 

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -23,7 +24,9 @@ from soarbench.jobs.base import Context, Job, Workbench
 from soarbench.jobs.log import Log, LogDiagnostics
 from soarbench.launchers.local import Blocked, run_jobs
 from soarbench.store.artefact import Store
-from soarbench.tracking.tracker import Tracker, open_tracker
+
+if TYPE_CHECKING:
+    from soarbench.tracking.tracker import Tracker
 
 MakeWorkbench = Callable[[Grid], Workbench]
 START: Key = ("", "start")
@@ -80,6 +83,8 @@ def run_grid(
     failures = Failures()
     with progress.shown():
         with progress.stage(START, "loading models and judges, curating data", 1):
+            from soarbench.tracking.tracker import open_tracker
+
             tracker = open_tracker(settings.tracking, store.root, settings.grid.name)
             workbench = make_workbench(grid)
             heavy = [job for job in pending if job.kind not in _LIGHT]
