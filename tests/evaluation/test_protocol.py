@@ -44,6 +44,9 @@ class Given(NamedTuple):
     judge: Judge
     scheduler: Mapping[str, object]
 
+    def of_images(self) -> dict[str, object]:
+        return image_facts(self.suite, self.cell.model, self.cell.sampling, self.scheduler)
+
     def facts(self) -> dict[str, object]:
         made = image_facts(self.suite, self.model, self.sampling, self.scheduler)
         return {**made, **judge_facts(self.judge)}
@@ -62,6 +65,12 @@ def with_(part: str, **changes: object) -> Callable[[Given], Given]:
 
 def with_scheduler(**changes: object) -> Callable[[Given], Given]:
     return lambda given: given._replace(scheduler={**given.scheduler, **changes})
+
+
+def with_other_prompts(given: Given) -> Given:
+    other = suite_named("lab_geneval")
+    assert other.name != given.suite.name
+    return given._replace(suite=other)
 
 
 #: A change of each fact but the two that no configuration sets.
