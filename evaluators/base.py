@@ -45,6 +45,7 @@ class JudgeConfig(abc.ABC):
         is_oracle: Whether it knows the truth, as only a drawn world can.
         oracle_of: Names of the learned judges whose truth it knows.
         packages: Names of the packages that it imports, as pip has them.
+        code: Further modules that its numbers come from; a change there makes scores stale.
         published: What its default settings download.
     """
 
@@ -61,6 +62,7 @@ class JudgeConfig(abc.ABC):
     is_oracle: ClassVar[bool] = False
     oracle_of: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...]] = ()
+    code: ClassVar[tuple[str, ...]] = ()
     published: ClassVar[tuple[PublishedWeights, ...]] = ()
 
     @abc.abstractmethod

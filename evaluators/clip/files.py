@@ -1,9 +1,11 @@
-"""Files of a CLIP and of tokenizers on the hub; imports no framework."""
+"""Files of a CLIP and of tokenizers on the hub, and of the code here; imports no framework."""
 
 from __future__ import annotations
 
 from evaluators.weights import PublishedWeights
 
+#: The modules that a CLIP's numbers come from.
+CLIP_CODE = ("evaluators.clip.encoders", "evaluators.clip.open_clip_models")
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt",
     "special_tokens_map.json",

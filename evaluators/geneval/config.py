@@ -49,6 +49,7 @@ class GenEvalFacts(JudgeConfig):
     value_range = (0.0, 1.0)
     is_macro_mean = True
 
+    code: ClassVar[tuple[str, ...]] = ("evaluators.geneval.metadata", "evaluators.geneval.verdict")
     class_names: ClassVar[Sequence[str]] = CLASS_NAMES
     color_names: ClassVar[Sequence[str]] = COLORS
 
@@ -77,6 +78,13 @@ class GenEvalConfig(GenEvalFacts):
     """
 
     packages = ("torch", "transformers", "open_clip_torch")
+    code = (
+        *GenEvalFacts.code,
+        "evaluators.clip.open_clip_models",
+        "evaluators.geneval.colors",
+        "evaluators.geneval.detectors",
+        "evaluators.geneval.mask2former",
+    )
     published = (_DETECTOR, _COLORS)
 
     detector: str = _DETECTOR.repo

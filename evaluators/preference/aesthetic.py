@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from evaluators.base import ADDRESS, Canary, Sample
-from evaluators.clip.files import CLIP_FILES, CLIP_L
+from evaluators.clip.files import CLIP_CODE, CLIP_FILES, CLIP_L
 from evaluators.devices import torch_device, torch_dtype
 from evaluators.preference.base import LoadedScorer, ScorerConfig
 from evaluators.weights import PublishedWeights, combined_hash, resolve_file
@@ -46,6 +46,7 @@ class AestheticConfig(ScorerConfig):
     unit = "rating, 1..10"
     value_range = (1.0, 10.0)
     packages = ("torch", "transformers", "open_clip_torch")
+    code: ClassVar[tuple[str, ...]] = (*CLIP_CODE, "evaluators.preference.rating_head")
     published: ClassVar[tuple[PublishedWeights, ...]] = (CLIP_L, _HEAD)
 
     weights: str = CLIP_L.repo

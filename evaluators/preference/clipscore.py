@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from evaluators.clip.files import CLIP_FILES, CLIP_L
+from evaluators.clip.files import CLIP_CODE, CLIP_FILES, CLIP_L
 from evaluators.devices import torch_device, torch_dtype
 from evaluators.preference.base import LoadedScorer, ScorerConfig
 from evaluators.weights import PublishedWeights
@@ -27,6 +27,7 @@ class ClipScoreConfig(ScorerConfig):
     decimals = 4
     value_range = (-1.0, 1.0)
     packages = ("torch", "transformers", "open_clip_torch")
+    code: ClassVar[tuple[str, ...]] = CLIP_CODE
     published: ClassVar[tuple[PublishedWeights, ...]] = (CLIP_L,)
 
     weights: str = CLIP_L.repo

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from PIL import Image
 
 from evaluators.base import ADDRESS
+from evaluators.clip.files import CLIP_CODE
 from evaluators.devices import torch_device, torch_dtype
 from evaluators.preference.base import LoadedScorer, ScorerConfig
 from evaluators.weights import PublishedWeights, WeightsError, combined_hash, resolve_file
@@ -45,6 +46,7 @@ class HpsConfig(ScorerConfig):
     decimals = 4
     value_range = (-1.0, 1.0)
     packages = ("torch", "transformers", "open_clip_torch")
+    code = CLIP_CODE
     published = (_MODEL,)
 
     weights: str = _MODEL.repo

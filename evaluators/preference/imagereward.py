@@ -52,6 +52,7 @@ class ImageRewardConfig(ScorerConfig):
     unit = "standard deviations of the reward, (raw - 0.1672) / 1.0333"
     value_range = (-4.0, 4.0)
     packages = ("torch", "transformers", "open_clip_torch")
+    code = ("evaluators.preference.imagereward_model", "evaluators.preference.rating_head")
     published = (_MODEL, _TOKENIZER)
 
     weights: str = _MODEL.repo

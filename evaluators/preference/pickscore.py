@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from evaluators.clip.files import CLIP_FILES, PROCESSOR_FILES
+from evaluators.clip.files import CLIP_CODE, CLIP_FILES, PROCESSOR_FILES
 from evaluators.devices import torch_device, torch_dtype
 from evaluators.preference.base import LoadedScorer, ScorerConfig
 from evaluators.weights import PublishedWeights, resolve_directory
@@ -43,6 +43,7 @@ class PickScoreConfig(ScorerConfig):
     unit = "logit scale x cosine"
     value_range = (-100.0, 100.0)
     packages = ("torch", "transformers", "open_clip_torch")
+    code = CLIP_CODE
     published = (_MODEL, _PROCESSOR)
 
     weights: str = _MODEL.repo

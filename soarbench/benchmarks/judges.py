@@ -242,12 +242,12 @@ def _show(races: Sequence[Race], weights: str, console: Console) -> None:
     table = Table(title=f"GenEval with {weights} on {where}")
     for heading in ("prompts", "ours, images/s", "naive, images/s", "ratio", "equal verdicts"):
         table.add_column(heading, justify="left" if heading == "prompts" else "right")
-    for found in races:
+    for race in races:
         table.add_row(
-            found.name,
-            f"{found.num_images / found.ours:.2f}",
-            f"{found.num_images / found.naive:.2f}",
-            f"{found.naive / found.ours:.2f}",
-            f"{found.num_equal} of {found.num_images}",
+            race.name,
+            f"{race.num_images / race.ours:.2f}",
+            f"{race.num_images / race.naive:.2f}",
+            f"{race.naive / race.ours:.2f}",
+            f"{race.num_equal} of {race.num_images}",
         )
     console.print(table)

@@ -49,7 +49,7 @@ class CompareOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Question:
     """The pairs that a command line means.
 
     Attributes:
@@ -86,20 +86,20 @@ def compare(
     """
     if first == second:
         raise UserError(f"{first} cannot be compared with itself; name two")
-    found = _find(first, second, settings, options.step)
-    pairs = [pair for pair in found.pairs if options.metric in (None, pair.evaluator)]
+    question = _find(first, second, settings, options.step)
+    pairs = [pair for pair in question.pairs if options.metric in (None, pair.evaluator)]
     if not pairs:
-        hint = did_you_mean(str(options.metric), {pair.evaluator for pair in found.pairs})
+        hint = did_you_mean(str(options.metric), {pair.evaluator for pair in question.pairs})
         raise UserError(f"metric={options.metric!r} was not measured of both: {hint}")
     results = answers(pairs)
     if as_json:
-        console.file.write(json.dumps(_plain(found, results), indent=1) + "\n")
+        console.file.write(json.dumps(_plain(question, results), indent=1) + "\n")
     else:
-        _show(found, results, console)
+        _show(question, results, console)
     return 0
 
 
-def _find(first: str, second: str, settings: Sequence[str], step: int | None) -> Found:
+def _find(first: str, second: str, settings: Sequence[str], step: int | None) -> Question:
     """Scores on disk, cells, or methods: what the two names are."""
     names = (first, second)
     sides = [_side(name, settings, step) for name in names]
@@ -114,7 +114,7 @@ def _find(first: str, second: str, settings: Sequence[str], step: int | None) ->
     final_metric = whole[0].final_metric or whole[1].final_metric or ""
     order = ordered_metrics({pair.evaluator: pair.facts for pair in pairs}, final_metric)
     scope = "" if step is None else f"after {step} steps"
-    return Found(pairs=sorted(pairs, key=lambda pair: order.index(pair.evaluator)), scope=scope)
+    return Question(pairs=sorted(pairs, key=lambda pair: order.index(pair.evaluator)), scope=scope)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +135,9 @@ def _side(name: str, settings: Sequence[str], step: int | None) -> Side | None:
     if Path(name).expanduser().is_dir():
         scored = of_scored(Path(name).expanduser())
         return Side(measured={key: {None: one} for key, one in scored.items()})
+    # Neither a cell nor a method has a slash, so a folder is meant.
+    if "/" in name:
+        raise UserError(f"{name}: no such folder; name one that score or evaluate wrote")
     cell_id, _, at = name.partition("@")
     cell = _cell(cell_id, settings)
     if cell is None:
@@ -164,7 +167,7 @@ def _method_side(name: str, settings: Sequence[str], step: int | None) -> Side:
 
 def _cell(name: str, settings: Sequence[str]) -> Cell | None:
     """The cell of that id under ``output_dir``; None where there is none."""
-    if "/" in name or name in ("", ".", ".."):
+    if name in ("", ".", ".."):
         return None
     root = Path(own_settings(settings).output_dir).expanduser()
     for path in sorted(root.glob(f"grids/*/{name}/cell.json")):
@@ -176,7 +179,7 @@ def _cell(name: str, settings: Sequence[str]) -> Cell | None:
     return None
 
 
-def _found_methods(first: str, second: str, settings: Sequence[str], step: int | None) -> Found:
+def _found_methods(first: str, second: str, settings: Sequence[str], step: int | None) -> Question:
     """Two methods of a grid, over all seeds that they share."""
     source = grid_cells(settings)
     cells, _ = finished_and_holes(source.cells, str(source.folder))
@@ -197,10 +200,10 @@ def _found_methods(first: str, second: str, settings: Sequence[str], step: int |
             pairs.append(panel_pair(panel, ends[0], ends[1]))
     if not pairs:
         raise UserError(f"{first} and {second} have no whole scores in task {task}")
-    told = " and ".join(
+    when = " and ".join(
         f"{method_title(name)} ({step_title(name, at)})" for name, at in steps.items()
     )
-    return Found(pairs=pairs, scope=f"task {task}, {told}")
+    return Question(pairs=pairs, scope=f"task {task}, {when}")
 
 
 def _task(cells: Sequence[Cell], first: str, second: str, source: GridCells) -> str:
@@ -216,8 +219,8 @@ def _task(cells: Sequence[Cell], first: str, second: str, source: GridCells) -> 
     of_method = [{cell.task for cell in cells if cell.method == name} for name in trained]
     tasks = sorted(set.intersection(*of_method))
     if len(tasks) != 1:
-        told = ", ".join(f"task={name}" for name in tasks) or "none has both"
-        raise UserError(f"{first} and {second} need one task: {told}")
+        choices = ", ".join(f"task={name}" for name in tasks) or "none has both"
+        raise UserError(f"{first} and {second} need one task: {choices}")
     return tasks[0]
 
 
@@ -226,16 +229,16 @@ def _step_of(panel: Panel, method: str, step: int | None) -> int:
     if step is None or method == BASE:
         return steps[-1]
     if step not in steps:
-        told = ", ".join(str(one) for one in steps)
-        raise UserError(f"step={step}: {method} was evaluated at {told}")
+        choices = ", ".join(str(one) for one in steps)
+        raise UserError(f"step={step}: {method} was evaluated at {choices}")
     return step
 
 
-def _show(found: Found, results: Sequence[Answer], console: Console) -> None:
-    names = [method_title(name) for name in found.pairs[0].names]
+def _show(question: Question, results: Sequence[Answer], console: Console) -> None:
+    names = [method_title(name) for name in question.pairs[0].names]
     console.print(f"A: {names[0]}\nB: {names[1]}", highlight=False, markup=False)
-    if found.scope:
-        console.print(found.scope, highlight=False, markup=False)
+    if question.scope:
+        console.print(question.scope, highlight=False, markup=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("Metric")
     for head in ("A\nB", "A - B [95 %]", "p (Holm)", "P(A better)"):
@@ -294,12 +297,12 @@ def _mcnemar_line(one: Answer) -> str:
     )
 
 
-def _plain(found: Found, results: Sequence[Answer]) -> dict[str, object]:
-    first, second = found.pairs[0].names
+def _plain(question: Question, results: Sequence[Answer]) -> dict[str, object]:
+    first, second = question.pairs[0].names
     return {
         "first": first,
         "second": second,
-        "scope": found.scope,
+        "scope": question.scope,
         "metrics": [_plain_answer(one) for one in results],
     }
 

@@ -42,8 +42,9 @@ def decoded(files: Sequence[SampleFile], at_a_time: int = CHUNK) -> Iterator[lis
         ImageError: At the first image that cannot be used.
     """
     samples = iter_samples(files, workers=_DECODERS, ahead=at_a_time)
-    while chunk := list(itertools.islice(samples, at_a_time)):
-        yield chunk
+    # No name holds the images that were judged while the next ones are waited for.
+    for _ in range(0, len(files), at_a_time):
+        yield list(itertools.islice(samples, at_a_time))
 
 
 def judge_samples(
@@ -77,6 +78,8 @@ def judge_samples(
             ]
         )
         progress.advance(len(chunk))
+        # Before the next ones come: a chunk is most of the memory.
+        del chunk
 
 
 def judge_files(

@@ -105,6 +105,7 @@ class LabGenEvalConfig(GenEvalFacts):
     kind = "lab_geneval"
     summary = "the laboratory's exact GenEval"
     packages = ("scipy",)
+    code = (*GenEvalFacts.code, "soarbench.lab.world.oracles")
 
     class_names = SHAPES
     color_names = COLORS
@@ -185,6 +186,7 @@ class OracleAestheticConfig(JudgeConfig):
     is_oracle = True
     oracle_of = ("aesthetic",)
     packages = ("scipy",)
+    code = ("soarbench.lab.world.oracles",)
 
     def build(self) -> OracleAesthetic:
         """Nothing is loaded."""

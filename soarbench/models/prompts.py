@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from soarbench.common.progress import Pace
-from soarbench.common.tensor_store import TensorStore
 from soarbench.models.base import ModelConfig, PromptEncoder
+from soarbench.models.tensor_store import TensorStore
 
 log = logging.getLogger(__name__)
 #: Prompts encoded at once, always: a matrix product may round differently for another batch size,

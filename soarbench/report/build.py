@@ -17,7 +17,6 @@ from rich.text import Text
 from soarbench.common.errors import ConfigError
 from soarbench.common.files import make_writable, write_atomically
 from soarbench.common.strict import did_you_mean
-from soarbench.config.run import FORMATS
 from soarbench.report.numbers.budgets import MatchedTable, matched_tables
 from soarbench.report.numbers.curves import CurvePoint, build_curves
 from soarbench.report.numbers.panels import build_panels
@@ -34,12 +33,11 @@ from soarbench.report.numbers.tables import MethodRow, Panels, TaskTable, build_
 from soarbench.report.numbers.thresholds import Crossing, crossings
 from soarbench.report.options import ReportOptions
 from soarbench.report.page.page import page_html
-from soarbench.report.source import GridCells, stale_notes
+from soarbench.report.source import GridCells, stale_lines
 from soarbench.report.text.console import budget_table, score_table
 from soarbench.report.text.frames import (
     SCORE_COLUMNS,
     csv_text,
-    curve_numbers,
     layout_numbers,
     matched_numbers,
     measured_texts,
@@ -55,7 +53,8 @@ from soarbench.store.cells import Cell, finished_and_holes
 if TYPE_CHECKING:
     from soarbench.report.figures.figure_set import FigureSet
 
-#: The counter at which methods are compared beside their last steps.
+#: The counter at which methods are compared beside their last steps. A step of one method costs
+#: many times a step of another, and seconds depend on the machine.
 MATCHED_COUNTER = "forward_equivalents"
 #: Published values of the checkout that the program runs from; an installed wheel has none.
 CHECKOUT_REFERENCE = Path(__file__).parents[2] / "results" / "reference"
@@ -77,6 +76,7 @@ class Report:
         measured: Measured rows under the columns of the paper's table, None where it has none.
         published: Rows of the paper, None where it has none for this grid.
         gaps: What is missing, a line each.
+        stale: What other code than today's made, a line each.
         figures: The other figures, and what could not be drawn.
         notes: What was left out, a line each.
     """
@@ -92,6 +92,7 @@ class Report:
     measured: pd.DataFrame | None
     published: pd.DataFrame | None
     gaps: tuple[str, ...]
+    stale: tuple[str, ...]
     figures: FigureSet
     notes: tuple[str, ...]
 
@@ -114,6 +115,8 @@ class Report:
             yield Text("Partial report. Missing:", style="bold yellow")
             for gap in self.gaps:
                 yield Padding(Text(gap, style="yellow"), (0, 2))
+        for line in self.stale:
+            yield Text(line, style="yellow")
         for note in self.notes:
             yield Padding(Text(note, style="dim"), (0, 1))
         yield Text(f"Report: {self.folder}")
@@ -142,21 +145,21 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
     tables = build_tables(cells, panels, [*holes, *more_holes], baseline=source.baseline)
     _refuse_unknown(options.thresholds, tables)
     curves = build_curves(cells, panels, tables)
+    # Importing matplotlib is slow, and who is refused need not wait for it.
     from soarbench.report.figures.figure_set import write_figures
 
     reference = reference_folder(source.results_dir)
     published = published_table(reference, grid)
     folder = source.results_dir / grid
     make_writable(folder, "results_dir")
-    _write_curves(
-        curves, tables, folder, reference if source.show_published else None, options.axes, formats
-    )
     figures = write_figures(
         cells,
         panels,
         tables,
         curves,
         folder,
+        axes=options.axes,
+        published=published_curves(reference) if source.show_published else (),
         checkpoint_rule=source.checkpoint_rule,
         formats=formats,
     )
@@ -171,13 +174,11 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
         samples=tuple(_samples(cells, panels, tables)),
         measured=None if published is None else measured_texts(published, tables, cells),
         published=published,
+        # The base is in every task's table, and so are its gaps.
         gaps=tuple(dict.fromkeys(gap for table in tables for gap in table.gaps())),
         figures=figures,
-        notes=(
-            *stale_notes(cells),
-            *figures.notes,
-            *_missing_published(grid, published, reference),
-        ),
+        stale=tuple(stale_lines(cells)),
+        notes=(*figures.notes, *_missing_published(grid, published, reference)),
     )
     _write_tables(report)
     return report
@@ -192,6 +193,7 @@ def _refuse_unknown(thresholds: Mapping[str, float], tables: Sequence[TaskTable]
 
 
 def _missing_published(grid: str, published: pd.DataFrame | None, folder: Path) -> list[str]:
+    # Wheels have no results/; a reader of one should know that rows are missing.
     if published is not None or grid not in PUBLISHED_GRIDS:
         return []
     return [f"Published rows: left out, {folder} has none (results/reference of the source does)"]
@@ -201,8 +203,8 @@ def reference_folder(results_folder: Path) -> Path:
     """Where published values lie: beside the results, beside a folder above them, or our own."""
     around = (results_folder, *results_folder.resolve().parents)
     places = [*(folder / "reference" for folder in around), CHECKOUT_REFERENCE]
-    found = (place for place in places if (place / "paper_table.csv").is_file())
-    return next(found, places[0])
+    full = (place for place in places if (place / "paper_table.csv").is_file())
+    return next(full, places[0])
 
 
 def _samples(cells: Sequence[Cell], panels: Panels, tables: Sequence[TaskTable]) -> list[Samples]:
@@ -216,7 +218,6 @@ def _write_tables(report: Report) -> None:
         "matched": matched_numbers(report.matched),
         "thresholds": threshold_numbers(report.crossings),
         "trace": trace_numbers(report.cells),
-        "curves": curve_numbers(report.curves),
     }
     if report.measured is not None and report.published is not None:
         frames["published_layout"] = layout_numbers(report.measured, report.published)
@@ -224,12 +225,13 @@ def _write_tables(report: Report) -> None:
         **{f"{name}.csv": csv_text(frame) for name, frame in frames.items()},
         "table.md": markdown(report),
         "table.tex": latex(report),
+        # Strict: a nan would be no JSON, and other languages could not read the file.
         "summary.json": json.dumps(_summary(report), indent=1, allow_nan=False) + "\n",
     }
     for name, text in texts.items():
         write_atomically(report.folder / name, partial(_write_text, text=text))
     # After all other files: the page holds the figures and their data.
-    page = page_html(report, report.folder)
+    page = page_html(report)
     write_atomically(report.folder / "index.html", partial(_write_text, text=page))
 
 
@@ -277,28 +279,3 @@ def _method_summary(table: TaskTable, row: MethodRow) -> dict[str, object]:
         "mlflow_run_ids": list(row.mlflow_run_ids),
         "missing": [hole.describe() for hole in row.holes],
     }
-
-
-def _write_curves(
-    curves: Sequence[CurvePoint],
-    tables: Sequence[TaskTable],
-    folder: Path,
-    reference: Path | None,
-    axes: Sequence[str],
-    formats: Sequence[str],
-) -> None:
-    """Draw the curves over every axis; without any point there is none, not even an older one."""
-    from soarbench.report.figures.style_and_curves import draw_curves, save
-
-    for path in folder.glob("curves*"):
-        if path.suffix.removeprefix(".") in FORMATS:
-            path.unlink()
-    facts = {name: about for table in tables for name, about in table.facts.items()}
-    points = published_curves(reference) if reference is not None else ()
-    for axis in axes if curves else ():
-        if axis != "step" and not any(axis in point.spent for point in curves):
-            continue
-        figure = draw_curves(curves, facts, x=axis, published=points)
-        name = "curves" if axis == "step" else f"curves_{axis}"
-        for suffix in formats:
-            write_atomically(folder / f"{name}.{suffix}", partial(save, figure, file_format=suffix))

@@ -60,6 +60,7 @@ def prompt_weights(strata: IntArray, num_resamples: int, rng: Generator) -> Floa
     for stratum in range(int(strata.max()) + 1):
         members = np.flatnonzero(strata == stratum)
         size = members.size
+        # One prompt shows no spread; drawing none of it would lose the stratum.
         if size < 2:
             continue
         drawn = rng.integers(size, size=(num_resamples, size - 1))
@@ -116,11 +117,13 @@ def mean_interval(
     observed = scores.seed_means()[0]
     weights = prompt_weights(scores.strata, num_resamples, rng)
     resampled = scores.seed_means(weights)
+    # Failed measurements can leave a resample without any scored prompt of a stratum.
     resampled = resampled[np.isfinite(resampled).all(axis=1)]
     draws = resampled.mean(axis=1)
     if scores.num_seeds > 1:
         standard_error = np.sqrt(seed_variance(observed, resampled) / scores.num_seeds)
         draws = draws + standard_error * rng.standard_t(scores.num_seeds - 1, size=draws.size)
+    # A stratum's mean is estimated from its own prompts and costs a degree of freedom.
     freedom = max(scores.num_prompts - scores.num_strata, 1)
     tail = special.ndtr(special.stdtrit(freedom, (1 - level) / 2))
     low, high = np.quantile(draws, [tail, 1 - tail])
@@ -159,6 +162,7 @@ def probability_of_improvement(
     Source: Agarwal et al. 2021 (rliable), arXiv:2108.13264, section 4.3, with pairs in place of all
     combinations, since our images come in pairs.
     """
-    left, right = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    wins = np.where(np.isnan(left - right), np.nan, (np.sign(left - right) + 1) / 2)
+    gain = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    # sign() gives 0 for a tie, which becomes a half.
+    wins = np.where(np.isnan(gain), np.nan, (np.sign(gain) + 1) / 2)
     return mean_interval(cluster(wins, prompts, seeds=seeds), rng, level=level)

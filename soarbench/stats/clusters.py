@@ -70,6 +70,7 @@ class ClusteredScores:
         total = np.zeros((weights.shape[0], self.num_seeds))
         for members in self.members():
             part = weights[:, members]
+            # 0 / 0 is nan, as the docstring says, and no accident.
             with np.errstate(invalid="ignore"):
                 total += (part @ self.sums[:, members].T) / (part @ self.counts[:, members].T)
         means: FloatArray = total / self.num_strata
@@ -160,10 +161,11 @@ def cluster_pairs(
     Raises:
         ValueError: As ``cluster``.
     """
-    left, right = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if left.shape != right.shape:
-        raise ValueError(f"pairs: {left.shape} against {right.shape} scores; must be as many")
-    return cluster(left - right, prompts, seeds=seeds, strata=strata)
+    ones, others = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if ones.shape != others.shape:
+        raise ValueError(f"pairs: {ones.shape} against {others.shape} scores; must be as many")
+    # A nan on either side makes the difference nan, which leaves the pair out.
+    return cluster(ones - others, prompts, seeds=seeds, strata=strata)
 
 
 def _codes(labels: ArrayLike | None, name: str, shape: tuple[int, ...]) -> tuple[IntArray, int]:
@@ -178,5 +180,5 @@ def _codes(labels: ArrayLike | None, name: str, shape: tuple[int, ...]) -> tuple
         texts = array.tolist()
         rank = {text: code for code, text in enumerate(sorted(set(texts)))}
         return np.fromiter(map(rank.__getitem__, texts), np.intp, len(texts)), len(rank)
-    found, codes = np.unique(array, return_inverse=True)
-    return codes.astype(np.intp), found.size
+    labels_in_order, codes = np.unique(array, return_inverse=True)
+    return codes.astype(np.intp), labels_in_order.size

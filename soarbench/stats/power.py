@@ -65,6 +65,7 @@ def variance_components(scores: ClusteredScores) -> VarianceComponents:
     seed = None
     if scores.num_seeds > 1:
         spread = float(scores.seed_means()[0].var(ddof=1))
+        # Seeds' means differ by images' noise too; what is more than that is the seeds' own.
         seed = max(spread - residual / num_prompts, 0.0)
     return VarianceComponents(prompt=prompt, seed=seed, residual=residual)
 
@@ -172,6 +173,7 @@ def required_seeds(
 
 def _smallest(detectable: Callable[[int], float], difference: float) -> int | None:
     """Smallest count from 2 on whose detectable difference is no more than ``difference``."""
+    # More prompts or seeds never see less, so that halving finds the smallest number.
     low, high = 2, MOST
     if difference <= 0 or detectable(high) > difference:
         return None

@@ -71,11 +71,13 @@ def paired_permutation_test(
         codes = np.arange(2**shares.size)
         swaps = (codes[:, None] >> np.arange(shares.size)) & 1
         return float(np.mean(_at_least(swaps, shares, bound)))
+    # In chunks: ten thousand swaps of a thousand prompts at once would take 80 MB.
     hits = 0
     for start in range(0, num_permutations, _CHUNK):
         rows = min(_CHUNK, num_permutations - start)
         swaps = rng.integers(2, size=(rows, shares.size), dtype=np.int8)
         hits += int(_at_least(swaps, shares, bound).sum())
+    # The swap that was observed is one of those that could have been drawn: never zero.
     return (hits + 1) / (num_permutations + 1)
 
 
@@ -99,13 +101,13 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
 
     Source: McNemar 1947; exact form: the discordant pairs are Binomial(n, 1/2).
     """
-    left, right = np.asarray(first), np.asarray(second)
-    if left.shape != right.shape or left.dtype != np.bool_ or right.dtype != np.bool_:
+    ones, others = np.asarray(first), np.asarray(second)
+    if ones.shape != others.shape or ones.dtype != np.bool_ or others.dtype != np.bool_:
         raise ValueError(
-            f"verdicts: {left.dtype} {left.shape} and {right.dtype} {right.shape}; both must be "
+            f"verdicts: {ones.dtype} {ones.shape} and {others.dtype} {others.shape}; both must be "
             "booleans of one shape"
         )
-    only_first, only_second = int((left & ~right).sum()), int((right & ~left).sum())
+    only_first, only_second = int((ones & ~others).sum()), int((others & ~ones).sum())
     discordant = only_first + only_second
     tail = special.bdtr(min(only_first, only_second), discordant, 0.5) if discordant else 1.0
     return McNemar(
@@ -131,6 +133,7 @@ def holm(p_values: ArrayLike) -> FloatArray:
     if raw.ndim != 1 or not ((raw >= 0) & (raw <= 1)).all():
         raise ValueError(f"p-values: shape {raw.shape}; must be (K,), each in 0..1")
     order = np.argsort(raw, kind="stable")
+    # An adjusted p-value is never below that of a smaller raw one.
     stepped = np.maximum.accumulate(raw[order] * np.arange(raw.size, 0, -1))
     adjusted = np.empty_like(raw)
     adjusted[order] = np.minimum(stepped, 1.0)

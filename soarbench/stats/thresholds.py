@@ -26,6 +26,7 @@ def first_crossing(
     index = reached.argmax(axis=1)
     rows = np.arange(len(values))
     before, after = gap[rows, np.maximum(index - 1, 0)], gap[rows, index]
+    # A curve that begins beyond the threshold has no rise to divide by.
     rise = np.where(after > before, after - before, 1.0)
     position = np.where(index > 0, index - after / rise, 0.0)
     return np.where(reached.any(axis=1), position, np.inf)

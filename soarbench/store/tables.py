@@ -72,7 +72,7 @@ class StoredTables:
         """See ``CellTables``."""
         tables = []
         for suite, judge, step, folder in self._judged():
-            rows = _part(folder, self.extent(suite))
+            rows = part_of(folder, self.extent(suite))
             names = {"step": pa.scalar(step, pa.int64()), "evaluator": judge, "suite": suite}
             for name, value in names.items():
                 rows = rows.append_column(name, pa.repeat(value, rows.num_rows))
@@ -156,8 +156,12 @@ class StoredTables:
         return _read(ProbeFolder(self.store.artefact(address).root).path(name))
 
 
-def _part(folder: ScoresFolder, extent: Extent) -> pa.Table:
-    """The rows of a part of a suite: more may have been judged for another grid."""
+def part_of(folder: ScoresFolder, extent: Extent) -> pa.Table:
+    """The rows of a part of a suite: more may have been judged for another request.
+
+    Raises:
+        StoreError: They are missing or damaged.
+    """
     if not folder.rows.path.is_file():
         raise StoreError(f"{folder.rows.path} is missing; give the command of the run again")
     rows = read_table(folder.rows.path)

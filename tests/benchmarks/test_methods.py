@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from soarbench.benchmarks.methods import (
@@ -46,7 +49,7 @@ def test_tables_hold_a_row_a_measurement() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["flow_grpo", "judging", "step", "race"])
+@pytest.mark.parametrize("kind", ["sft", "flow_grpo", "judging", "step", "race"])
 def test_a_worker_measures_a_tiny_pipeline(
     kind: str,
     tmp_path_factory: pytest.TempPathFactory,
@@ -69,14 +72,72 @@ def test_a_worker_measures_a_tiny_pipeline(
         *("grid=reward_specific", "grid.tasks=[aesthetic]", f"model.path={pipeline}"),
         *(f"output_dir={tmp_path}", *SMALL, *small),
     ]
+    start = time.perf_counter()
     assert main([kind, *arguments]) == 0
+    passed = time.perf_counter() - start
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     if kind == "race":
+        assert result.keys() == {"naive", "step", "loss_difference", "gradient_difference"}
         assert result["loss_difference"] < 1e-5
         assert result["gradient_difference"] < 1e-5
+        # Three timed updates of each, of which the fastest counts.
+        assert min(result["naive"], result["step"]) > 0
+        assert 3 * (result["naive"] + result["step"]) < passed
     elif kind == "judging":
-        assert set(result) == {"sampling", "oracle_aesthetic"}
-    elif kind == "flow_grpo":
-        assert result["seconds"] > 0
+        assert result.keys() == {"sampling", "oracle_aesthetic"}
+        # Two images: each rate is of less time than the whole took.
+        assert all(2 / passed < rate < math.inf for rate in result.values())
+    elif kind == "step":
+        assert result.keys() == {"peak_mib"}
+    else:
+        assert result.keys() == {"seconds", "peak_mib", "forward_equivalents", "rows"}
+        assert 0 < result["seconds"] < passed
         assert result["rows"] == 4
-    assert all(value >= 0 for value in result.values())
+        # SFT: 4 rows, forward and backward. Flow-GRPO: 4 sampler steps a row, of which 2 are
+        # trained with the reference's forward.
+        assert result["forward_equivalents"] == {"sft": 4 * 3, "flow_grpo": 4 * (4 + 2 * 4)}[kind]
+
+
+MIB = 2**20
+CPU = torch.device("cpu")
+
+
+def hold(mib: int) -> None:
+    torch.ones(mib * MIB // 4)
+
+
+def test_peak_memory_is_what_was_held_since_the_measurement_began() -> None:
+    from soarbench.benchmarks.worker import PeakMemory
+
+    hold(200)
+    memory = PeakMemory(CPU)
+    assert memory.above_idle() < 50
+    hold(100)
+    assert 95 < memory.above_idle() < 150
+
+
+@pytest.mark.parametrize(("kind", "mib"), [("naive", 120), ("step", 60)])
+def test_a_steps_memory_is_that_of_the_update_that_was_asked_for(
+    kind: str,
+    mib: int,
+    overrides: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from soarbench.benchmarks import worker
+
+    updates: list[bool] = []
+
+    class Steps:
+        def __init__(self, *_: object) -> None:
+            hold(200)
+
+        def update(self, *, is_naive: bool) -> None:
+            updates.append(is_naive)
+            hold(120 if is_naive else 60)
+
+    monkeypatch.setattr(worker, "SoarSteps", Steps)
+    assert worker.main([kind, *overrides, "device=cpu"]) == 0
+    assert set(updates) == {kind == "naive"}
+    result = json.loads(capsys.readouterr().out)
+    assert result == {"peak_mib": pytest.approx(mib, abs=20)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import pkgutil
 import shutil
@@ -42,6 +43,7 @@ def test_every_yaml_is_a_judge_and_states_its_facts() -> None:
         assert isinstance(judge, JudgeConfig), name
         assert judge.title, name
         assert judge.summary, name
+        assert all(importlib.util.find_spec(module) for module in judge.code), name
         low, high = judge.value_range
         assert low < high, name
     assert len({judge.kind for judge in JUDGES.values()}) == len(JUDGES)

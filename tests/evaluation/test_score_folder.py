@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 from evaluators import images
+from evaluators.base import Evaluator
 from evaluators.geneval.verdict import GenEval
 from evaluators.samples import SampleFile
 from soarbench.cli.app import main
-from soarbench.evaluation.judging import CHUNK, images_at_a_time
-from soarbench.evaluation.judging import scored as score_all
+from soarbench.evaluation.judging import CHUNK, PIXELS_AT_A_TIME, images_at_a_time, judge_files
+from soarbench.evaluation.rows import ScoreRows
 from soarbench.lab.judges import OracleAesthetic
 from soarbench.lab.world.draw import draw_suite
 
@@ -32,15 +33,23 @@ def scored(images: Path, output: Path, *more: str) -> int:
     return main(["score", "suite=lab_geneval", f"images={images}", f"output={output}", *more])
 
 
+def rows_of(folder: Path) -> list[dict[str, object]]:
+    return ScoreRows(folder).read()
+
+
 def test_scores_every_image_and_sums_up(drawn: Path, tmp_path: Path) -> None:
     assert scored(drawn, tmp_path / "out") == 0
-    rows = [json.loads(x) for x in (tmp_path / "out/geneval.jsonl").read_text().splitlines()]
-    assert len(rows) == 50
-    assert {"correct", "strict_correct", "strict_score", "reason", "fingerprint"} <= rows[0].keys()
+    rows = rows_of(tmp_path / "out/geneval")
+    assert [row["prompt_id"] for row in rows] == [f"lab_geneval/{i:05d}" for i in range(50)]
+    assert len({row["fingerprint"] for row in rows}) == 1
+    verdicts = [json.loads(str(row["details"])) for row in rows]
+    assert {"correct", "strict_correct", "strict_score", "reason"} <= verdicts[0].keys()
     summary = json.loads((tmp_path / "out/summary.json").read_text())["judges"]["geneval"]
-    share = sum(row["correct"] for row in rows) / 50
+    share = sum(verdict["correct"] for verdict in verdicts) / 50
     assert summary["numbers"]["images_correct"] == pytest.approx(share)
     assert 0.6 < share < 1.0
+    assert summary["title"] == "GenEval"
+    assert summary["is_macro_mean"] is True
 
 
 def test_an_interrupted_scoring_goes_on_and_ends_equal(
@@ -57,13 +66,12 @@ def test_an_interrupted_scoring_goes_on_and_ends_equal(
 
     monkeypatch.setattr(GenEval, "score", stops)
     assert scored(drawn, tmp_path / "parts") == 130
-    partial = tmp_path / "parts/geneval.partial.jsonl"
-    assert len(partial.read_text().splitlines()) == 32
-    partial.write_text(partial.read_text() + '{"sample_id": "torn')
+    assert len(rows_of(tmp_path / "parts/geneval")) == 32
+    partial = ScoreRows(tmp_path / "parts/geneval").partial_path
+    partial.write_text(partial.read_text() + '[{"sample_id": "torn')
     monkeypatch.setattr(GenEval, "score", score)
     assert scored(drawn, tmp_path / "parts") == 0
-    name = "geneval.jsonl"
-    assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert rows_of(tmp_path / "parts/geneval") == rows_of(tmp_path / "whole/geneval")
 
 
 @pytest.mark.slow
@@ -77,8 +85,9 @@ def test_the_readme_works_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for command in commands:
         assert main(command.removeprefix(start).split()) == 0
     for folder, count in (("scores/lab_geneval/drawn", 100), ("evaluations/lab_geneval/lab", 50)):
-        lines = (tmp_path / "runs" / folder / "geneval.jsonl").read_text().splitlines()
-        assert len(lines) == count
+        output = tmp_path / "runs" / folder
+        scores = json.loads((output / "summary.json").read_text())["judges"]["geneval"]["scores"]
+        assert len(rows_of(output / scores)) == count
 
 
 def test_coverage_bad_images_and_other_requests_are_one_line(
@@ -86,13 +95,20 @@ def test_coverage_bad_images_and_other_requests_are_one_line(
 ) -> None:
     output = tmp_path / "out"
     assert scored(drawn, output) == 0
-    before = {path.name: path.read_bytes() for path in output.iterdir()}
     other = tmp_path / "other"
     shutil.copytree(drawn, other)
+    # The same images, wherever they lie.
+    assert scored(other, output) == 0
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    capsys.readouterr()
     image = other / "00003/samples/0000.png"
     cases = []
+    assert scored(other, output, "coverage=found") == 2
+    cases.append(("holds scores of another request (unlike in coverage)", capsys.readouterr().err))
+    other_image = Image.new("RGB", (64, 64), "red")
+    other_image.save(image)
     assert scored(other, output) == 2
-    cases.append(("holds scores of another request", capsys.readouterr().err))
+    cases.append(("is not the one that was scored", capsys.readouterr().err))
     image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
     assert scored(other, tmp_path / "new") == 2
     cases.append(("cut short", capsys.readouterr().err))
@@ -105,7 +121,7 @@ def test_coverage_bad_images_and_other_requests_are_one_line(
         assert message in text
         assert text.count("\n") == 1
     assert not (tmp_path / "new").exists()
-    assert before == {path.name: path.read_bytes() for path in output.iterdir()}
+    assert before == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     assert scored(other, tmp_path / "found", "coverage=found") == 0
 
 
@@ -122,8 +138,7 @@ def test_plain_folder_follows_a_prompts_file(
     assert main(["score", *words]) == 2
     assert "add suites.NAME.prompts=FILE" in capsys.readouterr().err
     assert main(["score", *words, f"suites.drawbench.prompts={prompts}"]) == 0
-    lines = (tmp_path / "out/oracle_aesthetic.jsonl").read_text().splitlines()
-    assert [json.loads(line)["prompt_id"] for line in lines] == [
+    assert [row["prompt_id"] for row in rows_of(tmp_path / "out/oracle_aesthetic")] == [
         f"drawbench/{i:05d}" for i in (0, 1, 0)
     ]
     (folder / "1.png").unlink()
@@ -173,13 +188,25 @@ def many(tmp_path: Path, count: int) -> list:
     ]
 
 
+class Uncounted:
+    def advance(self, count: int) -> None: ...
+
+    def skip(self, count: int) -> None: ...
+
+
+def judged(judge: Evaluator, files: list, folder: Path, at_a_time: int) -> list[dict[str, object]]:
+    rows, largest = ScoreRows(folder), PIXELS_AT_A_TIME // at_a_time
+    judge_files(judge, files, rows, fingerprint="f", largest=largest, progress=Uncounted())
+    return rows.read()
+
+
 @pytest.mark.parametrize("at_a_time", [4, 32])
 def test_memory_does_not_grow_with_the_number_of_images(
     at_a_time: int, tmp_path: Path, watched: Watched
 ) -> None:
     files = many(tmp_path, 300)
-    scores = [s for _, found in score_all(OracleAesthetic(), files, at_a_time) for s in found]
-    assert [score.sample_id for score in scores] == [file.sample_id for file in files]
+    rows = judged(OracleAesthetic(), files, tmp_path / "rows", at_a_time)
+    assert [row["sample_id"] for row in rows] == [file.sample_id for file in files]
     assert watched.decoded == 300
     assert watched.most <= 2 * at_a_time + 1
 
@@ -202,5 +229,5 @@ def test_the_next_images_are_decoded_while_a_judge_works(tmp_path: Path, watched
             ahead.append(watched.decoded - judged)
             return super().score(samples)
 
-    list(score_all(Slow(), many(tmp_path, 24), 8))
+    judged(Slow(), many(tmp_path, 24), tmp_path / "rows", 8)
     assert ahead == [7, 7, 0]

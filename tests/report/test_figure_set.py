@@ -62,8 +62,8 @@ def test_every_figure_has_its_formats_its_data_and_a_line_in_the_index(reported)
     index = json.loads((folder / "figures.json").read_text())
     names = [entry["name"] for entry in index["figures"]]
     assert names == [
-        "curves", "bars", "gaming", "overoptimisation_aesthetic", "deviation_aesthetic",
-        "samples_aesthetic",
+        "curves", "curves_forward_equivalents", "bars", "gaming", "overoptimisation_aesthetic",
+        "deviation_aesthetic", "samples_aesthetic",
     ]  # fmt: skip
     assert [entry.name for entry in report.figures.entries] == names
     for entry in index["figures"]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from soarbench.store.cell_folder import step_name
 
 from soarbench.common.files import read_json
+from soarbench.report.figures.figure_set import FigureEntry
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.samples import read_samples
 from soarbench.report.page.figures import figures
@@ -177,30 +177,25 @@ def test_a_store_without_images_says_so(tmp_path):
     assert "holds no images" in (report.folder / "index.html").read_text()
 
 
-def test_figures_are_found_whatever_made_them(report, tmp_path):
-    shutil.copytree(report.folder, tmp_path / "copy")
-    (tmp_path / "copy" / "drift_by_step.svg").write_text(
-        "<svg xmlns='http://www.w3.org/2000/svg'/>"
-    )
-    (tmp_path / "copy" / "drift_by_step.csv").write_text("method,step,drift\nsft,1,0.123456789\n")
-    found = {one["name"]: one for one in figures(tmp_path / "copy")}
-    stems = [name.partition(".")[0] for name in found]
+def test_figures_stand_in_the_order_of_the_index_with_their_data(report):
+    shown = figures(report.figures.entries, report.folder)
+    stems = [one["name"].partition(".")[0] for one in shown]
     assert stems[:2] == ["curves", "curves_forward_equivalents"]
-    assert stems[-1] == "drift_by_step"
     listed = read_json(report.folder / "figures.json")["figures"]
-    assert [one["caption"] for one in found.values() if one["caption"]] == [
-        entry["caption"] for entry in listed
-    ]
-    drift = found["drift_by_step.svg"]
-    assert drift["title"] == "Drift by step"
-    assert drift["source"].startswith("data:image/svg+xml;base64,")
-    assert [cell.text for cell in drift["data"].rows[0]] == ["sft", "1", "0.123457"]
-    assert drift["data"].texts == 1
+    assert [one["caption"] for one in shown] == [entry["caption"] for entry in listed]
+    assert all(one["source"].startswith("data:image/") for one in shown)
+    data = shown[0]["data"]
+    assert data.heads[:3] == ("task", "metric", "method")
+    assert data.texts == 3
+    assert [cell.text for cell in data.rows[0]][3] == "0"
+    assert all(len(cell.text) < 12 for cell in data.rows[0])
 
 
-def test_a_figure_that_is_too_large_is_named_and_not_embedded(tmp_path):
+def test_a_figure_that_is_too_large_is_named_and_not_embedded(report, tmp_path):
     (tmp_path / "huge.png").write_bytes(b"0" * 1_600_000)
-    (one,) = figures(tmp_path)
+    shutil.copy(report.folder / "bars.csv", tmp_path / "huge.csv")
+    entry = FigureEntry(name="huge", title="Huge", caption="", files=("huge.png",), data="huge.csv")
+    (one,) = figures([entry], tmp_path)
     assert one["source"] == ""
     assert one["name"] == "huge.png"
 

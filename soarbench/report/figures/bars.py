@@ -51,14 +51,15 @@ class Bar:
 
 def build_bars(panels: Mapping[tuple[str, str], Panel], tables: Sequence[TaskTable]) -> list[Bar]:
     """All metrics of all tasks at the last steps; empty without the base."""
-    found = []
+    # Without the base there is nothing that a bar could stand on.
+    bars: list[Bar] = []
     for table in tables:
         for metric in table.metrics:
             panel = panels[table.task, metric]
             if BASE in panel.methods:
-                bars = [_bar(panel, method) for method in panel.methods if method != BASE]
-                found += [bar for bar in bars if bar is not None]
-    return found
+                changes = [_bar(panel, method) for method in panel.methods if method != BASE]
+                bars += [bar for bar in changes if bar is not None]
+    return bars
 
 
 def _bar(panel: Panel, method: str) -> Bar | None:
@@ -69,6 +70,7 @@ def _bar(panel: Panel, method: str) -> Bar | None:
         base = panel.scores(BASE, base_step).mean()
     except ValueError:
         return None
+    # The label of the table's own comparison with the base: both show the same interval.
     rng = labelled_rng(panel.task, panel.evaluator, method, step, BASE, base_step)
     change = mean_interval(differences, rng)
     return Bar(
@@ -114,6 +116,7 @@ def draw_bars(bars: Sequence[Bar], facts: Mapping[str, MetricFacts]) -> Figure:
 def _draw_group(ax: Axes, bars: Sequence[Bar]) -> None:
     styles = method_styles([bar.method for bar in bars])
     for place, bar in enumerate(bars):
+        # Hatches tell methods apart in grey, as dashes do in the curves.
         look = styles[bar.method]
         ax.bar(
             place,
@@ -134,5 +137,6 @@ def _draw_group(ax: Axes, bars: Sequence[Bar]) -> None:
             capsize=3,
         )
     ax.axhline(0, color="black", linewidth=0.7)
+    # The legend names the methods; their names would not fit below the bars.
     ax.set_xticks([])
     ax.set_xlim(-0.6, len(bars) - 0.4)

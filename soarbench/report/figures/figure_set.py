@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from soarbench.common.files import read_json, write_atomically
 from soarbench.config.run import FORMATS
 from soarbench.grid.checkpoint_rule import LAST
 from soarbench.report.figures.bars import Bar, build_bars, draw_bars
 from soarbench.report.figures.gaming import draw_deviation, draw_gaming, draw_overoptimisation
 from soarbench.report.figures.sheets import Tile, draw_sheet, plan_sheet
-from soarbench.report.figures.style_and_curves import save, settle
+from soarbench.report.figures.style_and_curves import AXIS_TITLES, draw_curves, save, settle
 from soarbench.report.numbers.checkpoints import marked_steps
 from soarbench.report.numbers.curves import CurvePoint, panel_points
 from soarbench.report.numbers.diagnostics import (
@@ -28,8 +28,10 @@ from soarbench.report.numbers.diagnostics import (
     unmeasured,
 )
 from soarbench.report.numbers.gaming import GamingPoint, gaming_points
+from soarbench.report.numbers.reference import PublishedPoint
 from soarbench.report.numbers.tables import Panels, TaskTable
 from soarbench.report.numbers.trained_on import trained_on
+from soarbench.report.text.frames import csv_text, curve_numbers
 from soarbench.store.cells import Cell
 
 if TYPE_CHECKING:
@@ -81,6 +83,8 @@ def write_figures(
     curves: Sequence[CurvePoint],
     folder: Path,
     *,
+    axes: Sequence[str] = ("step",),
+    published: Sequence[PublishedPoint] = (),
     checkpoint_rule: str = LAST,
     formats: Sequence[str] = FORMATS,
 ) -> FigureSet:
@@ -92,8 +96,10 @@ def write_figures(
         cells: Finished ones.
         panels: Their scores, by (task, evaluator).
         tables: One a task.
-        curves: What the curves figure shows, whose numbers are not estimated again.
-        folder: Of the report; ``curves`` lies there already.
+        curves: What the curves show, whose numbers are not estimated again.
+        folder: Of the report.
+        axes: What the curves are drawn over, a figure each.
+        published: The paper's curves, where the protocol is the paper's.
         checkpoint_rule: Which step of each method is marked.
         formats: What figures are written as; sheets are PNG.
 
@@ -101,9 +107,14 @@ def write_figures(
         StoreError: Stored diagnostics are damaged or do not compare.
     """
     writer = _Writer(folder, formats)
-    if curves:
-        writer.list_curves()
     facts = {name: about for table in tables for name, about in table.facts.items()}
+    for axis in axes:
+        if axis == "step" or any(axis in point.spent for point in curves):
+            name = "curves" if axis == "step" else f"curves_{axis}"
+            draw = partial(draw_curves, curves, facts, x=axis, published=published)
+            # All curves share one table, which has every axis as a column.
+            numbers = ("curves", curve_numbers(curves))
+            writer.figure(name, _curves_text(axis), curves, draw, data=numbers)
     bars = build_bars(panels, tables)
     writer.figure("bars", _BARS, bars, lambda: draw_bars(bars, facts))
     gaming = gaming_points(panels)
@@ -147,6 +158,7 @@ def _write_task(
     absent = sum(not tile.is_stored for tile in tiles)
     if absent:
         writer.notes.append(f"task {task}: {absent} of the sheet's {len(tiles)} images are gone")
+    # A sheet of nothing but hatched squares says no more than the note.
     shown = tiles if absent < len(tiles) else []
     writer.sheet(f"samples_{task}", _SAMPLES.of(task), shown, lambda: draw_sheet(shown))
 
@@ -154,6 +166,7 @@ def _write_task(
 def _roles(table: TaskTable, cells: Sequence[Cell]) -> dict[str, str]:
     """What each metric of a task was to its training, which titles its panel."""
     trained = trained_on([cell for cell in cells if cell.task == table.task])
+    # What decides a task counts as trained on where the cells do not say: old stores.
     roles = {}
     for name in table.metrics:
         if table.facts[name].is_oracle:
@@ -189,11 +202,14 @@ class _Text:
         return _Text(f"{self.title}, task {task}", self.caption)
 
 
-_CURVES = _Text(
-    "Metric over training",
-    "Each method's deciding metric over optimizer steps, from the base that all start from; bands "
-    "are 95 % intervals over prompts and training seeds.",
-)
+def _curves_text(axis: str) -> _Text:
+    return _Text(
+        f"Metric over {AXIS_TITLES[axis].lower()}",
+        f"Each method's deciding metric over {AXIS_TITLES[axis].lower()}, from the base that all "
+        "start from; bands are 95 % intervals over prompts and training seeds.",
+    )
+
+
 _BARS = _Text(
     "Change from the base",
     "What each method changed by its last step against the base on the same prompts and noise; "
@@ -235,10 +251,6 @@ class _Writer:
         self.entries: list[FigureEntry] = []
         self.notes: list[str] = []
 
-    def list_curves(self) -> None:
-        """Put the curves, which are written elsewhere, into the index."""
-        self._list("curves", _CURVES, self.formats)
-
     def figure(
         self,
         name: str,
@@ -247,16 +259,17 @@ class _Writer:
         draw: Callable[[], Figure],
         *,
         marked: Mapping[str, int] | None = None,
+        data: tuple[str, pd.DataFrame] | None = None,
     ) -> None:
-        """Write a figure in all formats and its rows; without rows nothing."""
+        """Write a figure in all formats and its rows, or the named data; without rows nothing."""
         if not rows:
             return
+        # Laid out once, so that all formats look alike.
         figure = settle(draw())
         for suffix in self.formats:
             path = self.folder / f"{name}.{suffix}"
             write_atomically(path, partial(save, figure, file_format=suffix))
-        self._data(name, rows, marked)
-        self._list(name, text, self.formats)
+        self._list(name, text, self.formats, data or (name, _numbers(rows, marked)))
 
     def sheet(
         self, name: str, text: _Text, rows: Sequence[Tile], draw: Callable[[], Image]
@@ -266,34 +279,28 @@ class _Writer:
             return
         picture = draw()
         write_atomically(self.folder / f"{name}.png", partial(picture.save, format="PNG"))
-        self._data(name, rows, None)
-        self._list(name, text, ("png",))
+        self._list(name, text, ("png",), (name, _numbers(rows, None)))
 
-    def _list(self, name: str, text: _Text, suffixes: Sequence[str]) -> None:
+    def _list(
+        self, name: str, text: _Text, suffixes: Sequence[str], data: tuple[str, pd.DataFrame]
+    ) -> None:
+        file = f"{data[0]}.csv"
+        write_atomically(self.folder / file, partial(_write, text=csv_text(data[1])))
+        files = tuple(f"{name}.{suffix}" for suffix in suffixes)
         self.entries.append(
-            FigureEntry(
-                name=name,
-                title=text.title,
-                caption=text.caption,
-                files=tuple(f"{name}.{suffix}" for suffix in suffixes),
-                data=f"{name}.csv",
-            )
+            FigureEntry(name=name, title=text.title, caption=text.caption, files=files, data=file)
         )
-
-    def _data(self, name: str, rows: Sequence[Row], marked: Mapping[str, int] | None) -> None:
-        text = _csv(rows, marked)
-        write_atomically(self.folder / f"{name}.csv", partial(_write, text=text))
 
     def finish(self) -> None:
         """Write the index, and remove what an earlier one names and this one does not."""
         index = self.folder / INDEX
         kept = {name for entry in self.entries for name in (*entry.files, entry.data)}
-        if index.is_file():
-            earlier = read_json(index)["figures"]
-            assert isinstance(earlier, list)
-            for entry in earlier:
-                for name in {*entry["files"], entry["data"]} - kept:
-                    (self.folder / name).unlink(missing_ok=True)
+        earlier = read_json(index)["figures"] if index.is_file() else []
+        assert isinstance(earlier, list)
+        # A figure that there is no data for any more would be a lie beside the new table.
+        for entry in earlier:
+            for name in {*entry["files"], entry["data"]} - kept:
+                (self.folder / name).unlink(missing_ok=True)
         content = {"figures": [dataclasses.asdict(entry) for entry in self.entries]}
         text = json.dumps({**content, "notes": self.notes}, indent=1) + "\n"
         write_atomically(index, partial(_write, text=text))
@@ -303,16 +310,11 @@ def _write(path: Path, *, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _csv(rows: Sequence[Row], marked: Mapping[str, int] | None) -> str:
-    """Dataclasses as CSV, a column a field; ``is_marked`` says which step a rule chose."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
+def _numbers(rows: Sequence[Row], marked: Mapping[str, int] | None) -> pd.DataFrame:
+    """Dataclasses as a frame, a column a field; ``is_marked`` says which step a rule chose."""
     # Counters are in the curves' own table; where a cell lies is of the machine that drew.
     names = [f.name for f in dataclasses.fields(rows[0]) if f.name not in ("spent", "cell")]
-    writer.writerow(names if marked is None else [*names, "is_marked"])
-    for row in rows:
-        values = [getattr(row, name) for name in names]
-        if marked is not None:
-            values.append(isinstance(row, CurvePoint) and marked.get(row.method) == row.step)
-        writer.writerow(values)
-    return stream.getvalue()
+    frame = pd.DataFrame([[getattr(row, name) for name in names] for row in rows], columns=names)
+    if marked is not None:
+        frame["is_marked"] = frame["method"].map(marked) == frame["step"]
+    return frame

@@ -13,8 +13,8 @@ from soarbench.config.stages import first_stage
 from soarbench.report.figures.style_and_curves import (
     AXIS_TITLES,
     BAND_TITLE,
-    LineStyle,
     add_legend,
+    draw_band,
     draw_panel,
     method_styles,
     panel_grid,
@@ -124,6 +124,7 @@ def _draw_plane(ax: Axes, points: Sequence[GamingPoint]) -> None:
             capsize=2,
         )
     ax.plot([0], [0], color="black", marker="D", linestyle="none", label=method_title(BASE))
+    # On the diagonal all that the score gained is true.
     ax.axline((0, 0), slope=1, color="0.45", linewidth=0.8, zorder=1)
     _make_square(ax, [0.0, *(g for p in points for g in (p.proxy_gain, p.oracle_gain))])
     ax.annotate(
@@ -178,45 +179,16 @@ def _draw_gap(ax: Axes, points: Sequence[GamingPoint]) -> None:
     styles = method_styles(methods)
     for method in methods:
         line = _course(points, method)
-        _draw_band(
+        draw_band(
             ax,
             [p.step for p in line],
-            [p.gap for p in line],
-            [p.gap_low for p in line],
-            [p.gap_high for p in line],
+            [(p.gap, p.gap_low, p.gap_high) for p in line],
             styles[method],
             label=method_title(method),
             markevery=_own(line, method),
         )
     ax.axhline(0, color="black", linewidth=0.9, linestyle=":", zorder=1)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-
-
-def _draw_band(
-    ax: Axes,
-    across: Sequence[float],
-    values: Sequence[float],
-    low: Sequence[float],
-    high: Sequence[float],
-    look: LineStyle,
-    *,
-    label: str,
-    markevery: Sequence[int],
-) -> None:
-    """A line with its interval, whose edges tell overlapping bands apart."""
-    ax.fill_between(across, low, high, color=look.color, alpha=0.13, linewidth=0)
-    for edge in (low, high):
-        ax.plot(across, edge, color=look.color, linestyle=look.dashes, linewidth=0.5, alpha=0.7)
-    ax.plot(
-        across,
-        values,
-        color=look.color,
-        linestyle=look.dashes,
-        marker=look.marker,
-        markerfacecolor="white",
-        markevery=list(markevery),
-        label=label,
-    )
 
 
 def draw_deviation(points: Sequence[DeviationPoint]) -> Figure:
@@ -251,17 +223,22 @@ def _draw_drift(ax: Axes, points: Sequence[DeviationPoint], *, is_difference: bo
     methods = ordered_methods({point.method for point in points})
     styles = method_styles(methods)
     for method in methods:
+        # The base's difference to itself is the zero line.
         if is_difference and method == BASE:
             continue
         line = sorted((p for p in points if p.method == method), key=lambda p: p.index)
+        # Markers of methods alternate: on top of each other they would hide one another.
         every = max(len(line) // 5, 1)
         offset = methods.index(method) * every // max(len(methods), 1)
-        _draw_band(
+        draw_band(
             ax,
             [p.index for p in line],
-            [p.difference if is_difference else p.deviation for p in line],
-            [p.difference_low if is_difference else p.low for p in line],
-            [p.difference_high if is_difference else p.high for p in line],
+            [
+                (p.difference, p.difference_low, p.difference_high)
+                if is_difference
+                else (p.deviation, p.low, p.high)
+                for p in line
+            ],
             styles[method],
             label=method_title(method),
             markevery=range(offset, len(line), every),

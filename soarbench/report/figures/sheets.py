@@ -11,7 +11,8 @@ from typing import TypeVar
 import matplotlib as mpl
 from PIL import Image, ImageDraw, ImageFont
 
-from soarbench.report.numbers.names import BASE, method_title, ordered_methods, step_title
+from soarbench.report.numbers.names import method_title, step_title
+from soarbench.report.numbers.samples import shown_cells
 from soarbench.store.cells import Cell
 
 T = TypeVar("T")
@@ -56,18 +57,12 @@ def plan_sheet(cells: Sequence[Cell], task: str) -> list[Tile]:
         cells: Finished ones, of any task.
         task: Name.
     """
-    chosen: dict[str, Cell] = {}
-    for cell in sorted(cells, key=lambda cell: cell.seed):
-        if cell.task == task or cell.is_base:
-            chosen.setdefault(cell.method, cell)
-    trained = [cell for method, cell in chosen.items() if method != BASE]
+    chosen = shown_cells(cells, task)
+    trained = [cell for cell in chosen if not cell.is_base]
+    # The base alone shows nothing that training changed.
     if not trained:
         return []
-    columns = [
-        (cell, step)
-        for cell in (chosen[method] for method in ordered_methods(set(chosen)))
-        for step in _spread(cell.steps, _MOST_STEPS)
-    ]
+    columns = [(cell, step) for cell in chosen for step in _spread(cell.steps, _MOST_STEPS)]
     return [
         _tile(task, prompt_id, prompt, index, cell, step)
         for prompt_id, prompt, index in _spread(trained[0].prompts(), _MOST_PROMPTS)
@@ -109,46 +104,48 @@ def draw_sheet(tiles: Sequence[Tile]) -> Image.Image:
         raise ValueError("sample sheet: no image to show")
     prompts = list(dict.fromkeys(tile.prompt_id for tile in tiles))
     columns = list(dict.fromkeys((tile.method, tile.step) for tile in tiles))
-    lefts = list(_lefts([method for method, _ in columns]))
-    size = (lefts[-1] + _SIDE + _GAP, _HEAD_HEIGHT + len(prompts) * (_SIDE + _GAP))
+    columns_x = list(_columns_x([method for method, _ in columns]))
+    size = (columns_x[-1] + _SIDE + _GAP, _HEAD_HEIGHT + len(prompts) * (_SIDE + _GAP))
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
-    _draw_heads(pen, columns, lefts)
+    _draw_heads(pen, columns, columns_x)
     for tile in tiles:
-        top = _HEAD_HEIGHT + prompts.index(tile.prompt_id) * (_SIDE + _GAP)
-        left = lefts[columns.index((tile.method, tile.step))]
+        y = _HEAD_HEIGHT + prompts.index(tile.prompt_id) * (_SIDE + _GAP)
+        x = columns_x[columns.index((tile.method, tile.step))]
         image = tile.cell.image(tile.step, tile.prompt_id, tile.image_index)
         if image is not None:
-            sheet.paste(_scaled(image), (left, top))
+            sheet.paste(_scaled(image), (x, y))
         else:
-            _draw_missing(pen, left, top)
+            _draw_missing(pen, x, y)
     for row, prompt_id in enumerate(prompts):
         text = next(tile.prompt for tile in tiles if tile.prompt_id == prompt_id)
+        # Six lines are as high as an image.
         wrapped = "\n".join(textwrap.wrap(text, 21)[:6])
         middle = _HEAD_HEIGHT + row * (_SIDE + _GAP) + _SIDE // 2
         pen.multiline_text((_GAP, middle), wrapped, font=_font(), fill="black", anchor="lm")
     return sheet
 
 
-def _lefts(methods: Sequence[str]) -> Iterator[int]:
+def _columns_x(methods: Sequence[str]) -> Iterator[int]:
     """Where each column begins: methods stand apart."""
-    left = _TEXT_WIDTH
+    x = _TEXT_WIDTH
     for index, method in enumerate(methods):
         if index:
-            left += _SIDE + (_GAP if method == methods[index - 1] else _WIDE_GAP)
-        yield left
+            x += _SIDE + (_GAP if method == methods[index - 1] else _WIDE_GAP)
+        yield x
 
 
 def _draw_heads(
-    pen: ImageDraw.ImageDraw, columns: Sequence[tuple[str, int]], lefts: Sequence[int]
+    pen: ImageDraw.ImageDraw, columns: Sequence[tuple[str, int]], columns_x: Sequence[int]
 ) -> None:
-    for index, ((method, step), left) in enumerate(zip(columns, lefts, strict=True)):
+    for index, ((method, step), x) in enumerate(zip(columns, columns_x, strict=True)):
         if index == 0 or columns[index - 1][0] != method:
             title = method_title(method)
-            pen.text((left, 2), title, font=_font(is_bold=True), fill="black")
+            pen.text((x, 2), title, font=_font(is_bold=True), fill="black")
         text = step_title(method, step)
+        # The words of a second stage are wider than its image.
         size = _FONT_SIZE * min(1.0, _SIDE / pen.textlength(text, _font()))
-        pen.text((left, 22), text, font=_font(size), fill="#404040")
+        pen.text((x, 22), text, font=_font(size), fill="#404040")
 
 
 def _scaled(image: Image.Image) -> Image.Image:
@@ -158,11 +155,11 @@ def _scaled(image: Image.Image) -> Image.Image:
     return image.convert("RGB").resize((_SIDE, _SIDE), way)
 
 
-def _draw_missing(pen: ImageDraw.ImageDraw, left: int, top: int) -> None:
-    box = (left, top, left + _SIDE - 1, top + _SIDE - 1)
+def _draw_missing(pen: ImageDraw.ImageDraw, x: int, y: int) -> None:
+    box = (x, y, x + _SIDE - 1, y + _SIDE - 1)
     pen.rectangle(box, outline="#808080", fill="#F4F4F4")
     pen.line((box[0], box[3], box[2], box[1]), fill="#B0B0B0")
-    middle = (left + _SIDE // 2, top + _SIDE // 2)
+    middle = (x + _SIDE // 2, y + _SIDE // 2)
     pen.text(middle, "not stored", font=_font(), fill="#404040", anchor="mm")
 
 

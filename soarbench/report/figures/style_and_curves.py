@@ -63,6 +63,7 @@ _OTHER_STYLES = (
 def style() -> Iterator[None]:
     """Apply the style file, over matplotlib's own defaults and not the user's settings."""
     with mpl.rc_context():
+        # A user's matplotlibrc must not change a report.
         mpl.rcdefaults()
         mpl.rcParams.update(mpl.rc_params_from_file(STYLE_FILE, use_default_template=False))
         yield
@@ -106,6 +107,7 @@ def draw_curves(
             ax.set_title(f"Task: {task}" if task != panels[0][0] or task != panels[-1][0] else "")
             ax.set_ylabel(facts[metric].title)
             ax.set_xlabel(AXIS_TITLES[x])
+            # The paper gives steps alone, no cost.
             if x == "step":
                 _draw_published(ax, [o for o in published if (o.task, o.metric) == (task, metric)])
             draw_panel(ax, [p for p in points if (p.task, p.metric) == (task, metric)], x=x)
@@ -123,6 +125,7 @@ def panel_grid(count: int, columns: int | None = None) -> tuple[Figure, list[Axe
         figsize=(width, height * rows + _LEGEND_HEIGHT),
         layout="constrained",
     )
+    # Without pyplot, which keeps every figure alive and may open windows.
     FigureCanvasAgg(figure)
     return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
 
@@ -171,6 +174,7 @@ def draw_panel(
     if start:
         _draw_base(ax, start[0], styles[BASE])
     steps = sorted({point.step for line in (start, *lines.values()) for point in line})
+    # Few evaluations have a tick each, so that a reader sees where something was measured.
     if x == "step" and len(steps) <= _MOST_TICKS:
         ax.set_xticks(steps)
     else:
@@ -211,18 +215,34 @@ def _draw_line(
 ) -> None:
     """One method: a band, and a line with a marker at every point that is its own."""
     across = [_position(point, x) for point in line]
-    low, high = [point.low for point in line], [point.high for point in line]
+    bands = [(point.value, point.low, point.high) for point in line]
+    own = [i for i, point in enumerate(line) if point.method != BASE]
+    draw_band(ax, across, bands, look, label=label, markevery=own)
+
+
+def draw_band(
+    ax: Axes,
+    across: Sequence[float],
+    bands: Sequence[tuple[float, float, float]],
+    look: LineStyle,
+    *,
+    label: str,
+    markevery: Sequence[int],
+) -> None:
+    """A line of (value, low, high) with its interval, and markers at some of its points."""
+    values, low, high = zip(*bands, strict=True)
     ax.fill_between(across, low, high, color=look.color, alpha=0.13, linewidth=0)
-    for edge in (low, high):  # tells overlapping bands apart, also in grey
+    # Edges tell overlapping bands apart, also in grey.
+    for edge in (low, high):
         ax.plot(across, edge, color=look.color, linestyle=look.dashes, linewidth=0.5, alpha=0.7)
     ax.plot(
         across,
-        [point.value for point in line],
+        values,
         color=look.color,
         linestyle=look.dashes,
         marker=look.marker,
         markerfacecolor="white",
-        markevery=[i for i, point in enumerate(line) if point.method != BASE],
+        markevery=list(markevery),
         label=label,
     )
 
@@ -283,6 +303,7 @@ def save(figure: Figure, path: Path, file_format: str) -> None:
         path: Of the file, whatever its suffix.
         file_format: ``png``, ``pdf`` or ``svg``.
     """
+    # Dates and versions would make two files of the same figure.
     undated = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
     with style():
         figure.savefig(path, format=file_format, metadata=undated[file_format])

@@ -13,12 +13,12 @@ from soarbench.report.numbers.curves import COUNTERS, CurvePoint
 from soarbench.report.numbers.estimates import compare, corrected, estimate
 from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import Panel, Run
-from soarbench.report.numbers.tables import MethodRow, Panels, TaskTable
+from soarbench.report.numbers.tables import Panels, TaskTable
 from soarbench.stats.clusters import FloatArray
 
-#: Of a synthetic evaluation between two real ones.
+#: Step of a synthetic evaluation between two real ones; no training has it.
 BETWEEN = -1
-#: Shares of a level that count as having spent it all.
+#: Shares of a level that count as having spent it all: counters are means over seeds, and floats.
 _NEARLY = 1 - 1e-9
 
 
@@ -56,6 +56,7 @@ def way(points: Sequence[CurvePoint], method: str) -> list[Stop]:
     ]
     if method == BASE or not stops:
         return stops
+    # A second stage has paid for its first one too.
     earlier = way(points, first_stage(method) or BASE)
     if not earlier:
         return stops
@@ -107,6 +108,7 @@ class Place:
 def place_at(stops: Sequence[Stop], counter: str, level: float) -> Place | None:
     """Where a way has spent ``level`` of a counter; None beyond its ends."""
     spent = [stop.spent.get(counter) for stop in stops]
+    # Training that did not log a counter has no place on its axis.
     if not stops or any(amount is None for amount in spent):
         return None
     reached = np.array([float(amount or 0.0) for amount in spent])
@@ -156,7 +158,7 @@ def matched_tables(
     Returns:
         By task, then level; only levels that two trained methods reached.
     """
-    found = []
+    matched = []
     for table in tables:
         own = [one for one in points if (one.task, one.metric) == (table.task, table.final_metric)]
         ways = {row.method: way(own, row.method) for row in table.rows}
@@ -174,8 +176,9 @@ def matched_tables(
             measured = {name: place for name, place in reached.items() if not place.is_early}
             # Beyond the baseline's own cost, who spent it all is what there is to compare with.
             baseline = table.baseline if table.baseline in measured else methods[0]
+            # One method alone at a level is compared with nobody.
             if len(reached) > 1:
-                found.append(
+                matched.append(
                     MatchedTable(
                         counter=counter,
                         level=level,
@@ -190,7 +193,7 @@ def matched_tables(
                         ),
                     )
                 )
-    return found
+    return matched
 
 
 def _matched(
@@ -202,6 +205,7 @@ def _matched(
         for name in table.metrics
         if (table.task, name) in panels
     }
+    # Holm's correction is over this table, as that at the last steps is over its own.
     family = {}
     for name, panel in moved.items():
         for method in places:
@@ -230,8 +234,8 @@ def _matched(
 def _spent(place: Place) -> dict[str, float]:
     """All counters at a place, under the names of the budget's columns."""
     names = {"optimizer_steps": "step"} | {name: name for name in COUNTERS}
-    found = {name: place.spent(counter) for name, counter in names.items()}
-    return {name: amount for name, amount in found.items() if amount is not None}
+    spent = {name: place.spent(counter) for name, counter in names.items()}
+    return {name: amount for name, amount in spent.items() if amount is not None}
 
 
 def _moved(panel: Panel, places: Mapping[str, Place]) -> Panel:
@@ -246,12 +250,12 @@ def _moved(panel: Panel, places: Mapping[str, Place]) -> Panel:
 
 def _between(panel: Panel, place: Place) -> dict[int, FloatArray]:
     """Every image's score at a place, by training seed; (N,) each."""
-    found = {}
+    scores = {}
     for seed in panel.seeds(place.after.method, place.after.step):
         ends = [_scores(panel, stop, seed) for stop in (place.before, place.after)]
         if ends[0] is not None and ends[1] is not None:
-            found[seed] = (1 - place.share) * ends[0] + place.share * ends[1]
-    return found
+            scores[seed] = (1 - place.share) * ends[0] + place.share * ends[1]
+    return scores
 
 
 def _scores(panel: Panel, stop: Stop, seed: int) -> FloatArray | None:
@@ -259,8 +263,3 @@ def _scores(panel: Panel, stop: Stop, seed: int) -> FloatArray | None:
     if stop.method == BASE:
         seed = next(iter(panel.seeds(BASE, stop.step)), seed)
     return panel.values.get(Run(stop.method, seed, stop.step))
-
-
-def trained_rows(table: TaskTable) -> list[MethodRow]:
-    """The rows of methods that were trained."""
-    return [row for row in table.rows if row.method != BASE]

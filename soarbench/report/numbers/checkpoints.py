@@ -42,4 +42,5 @@ def _best_step(panel: Panel, method: str) -> int:
     for step in panel.steps(method):
         interval = estimate(panel, method, step).interval
         means[step] = float("-inf") if interval is None else panel.facts.sign * interval.estimate
+    # Of two alike the earlier one, which cost less.
     return max(means, key=lambda step: (means[step], -step))

@@ -59,6 +59,7 @@ def build_curves(
     cells: Sequence[Cell], panels: Panels, tables: Sequence[TaskTable]
 ) -> list[CurvePoint]:
     """Estimate every metric that is drawn at every step that was judged."""
+    # Each log is read once, though every metric asks for it.
     logs = {cell.cell_id: _counters(cell) for cell in cells}
     points: list[CurvePoint] = []
     for table in tables:
@@ -112,14 +113,16 @@ def _counters(cell: Cell) -> Counters:
 
 def _spent(logs: Sequence[Counters], step: int) -> dict[str, float]:
     """Each counter's last value up to a step, mean over cells; without those that one lacks."""
-    found = {}
+    spent = {}
     for name in COUNTERS:
         values = []
         for log in logs:
             steps, counted = log.get(name, (np.empty(0), np.empty(0)))
+            # Counters are logged every few steps: the last value up to here is what was spent.
             position = int(np.searchsorted(steps, step, side="right"))
             if position > 0:
                 values.append(float(counted[position - 1]))
+        # A mean over some of the seeds would pass for one over all.
         if values and len(values) == len(logs):
-            found[name] = sum(values) / len(values)
-    return found
+            spent[name] = sum(values) / len(values)
+    return spent

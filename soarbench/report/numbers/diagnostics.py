@@ -147,18 +147,20 @@ def _statistics(cell: Cell, known: np.ndarray) -> dict[str, Rows]:
     table = cell.statistics()
     if table is None:
         return {}
+    # Images of one prompt resemble each other: prompts are what is resampled later.
     means = table.group_by(["step", "prompt_id"]).aggregate([(n, "mean") for n in _STATISTICS])
     prompts = np.asarray(means["prompt_id"].to_pylist(), dtype=np.str_)
+    # The base drew the prompts of all tasks; those of others would shift its mean.
     is_known = np.isin(prompts, known)
     steps, labels = _integers(means["step"]), np.searchsorted(known, prompts)
-    found = {}
+    statistics = {}
     for name in _STATISTICS:
         # A prompt with one image has no diversity: null, which becomes nan.
         values = means[f"{name}_mean"].to_numpy().astype(np.float64)
         kept = is_known & ~np.isnan(values)
         if kept.any():
-            found[name] = Rows(steps[kept], labels[kept].astype(np.intp), values[kept])
-    return found
+            statistics[name] = Rows(steps[kept], labels[kept].astype(np.intp), values[kept])
+    return statistics
 
 
 def _integers(column: pa.ChunkedArray) -> IntArray:
@@ -181,32 +183,34 @@ def _norm_ratios(members: Sequence[Cell], key: str) -> dict[Who, Rows]:
     ratios = {}
     for who, rows in norms.items():
         units = np.array([of_base.get(label, np.nan) for label in rows.labels.tolist()])
+        # An image that was not followed in the base has no ratio.
         kept = units > 0
         ratios[who] = Rows(rows.steps[kept], rows.labels[kept], (rows.values / units)[kept])
     return ratios
 
 
-def _points(task: str, quantity: str, found_by: Mapping[Who, Rows]) -> Iterator[CurvePoint]:
-    for method in ordered_methods({method for method, _ in found_by}):
-        mine = {seed: rows for (of, seed), rows in found_by.items() if of == method}
+def _points(task: str, quantity: str, rows_of: Mapping[Who, Rows]) -> Iterator[CurvePoint]:
+    for method in ordered_methods({method for method, _ in rows_of}):
+        mine = {seed: rows for (of, seed), rows in rows_of.items() if of == method}
         steps = np.concatenate([rows.steps for rows in mine.values()])
         labels = np.concatenate([rows.labels for rows in mine.values()])
         values = np.concatenate([rows.values for rows in mine.values()])
         seeds = np.repeat(list(mine), [rows.steps.size for rows in mine.values()])
+        # Every step on its own, so that another snapshot does not move the numbers of this one.
         for step in np.unique(steps).tolist():
             at = steps == step
             table = cluster(values[at], labels[at], seeds=seeds[at])
-            found = mean_interval(table, labelled_rng("diagnostics", task, quantity, method, step))
+            mean = mean_interval(table, labelled_rng("diagnostics", task, quantity, method, step))
             yield CurvePoint(
                 task=task,
                 metric=quantity,
                 method=method,
                 step=step,
-                value=found.estimate,
-                low=found.low,
-                high=found.high,
-                num_prompts=found.num_prompts,
-                num_seeds=found.num_seeds,
+                value=mean.estimate,
+                low=mean.low,
+                high=mean.high,
+                num_prompts=mean.num_prompts,
+                num_seeds=mean.num_seeds,
                 spent={},
             )
 
@@ -225,19 +229,19 @@ def deviation_points(cells: Sequence[Cell], task: str) -> list[DeviationPoint]:
             if table is not None:
                 tables[cell.method, cell.seed] = _by_place(table)
     _refuse_unlike(tables, task)
-    base = next((found for (method, _), found in tables.items() if method == BASE), {})
+    base = next((paths for (method, _), paths in tables.items() if method == BASE), {})
     points: list[DeviationPoint] = []
     for method in ordered_methods({method for method, _ in tables}):
-        mine = {seed: found for (of, seed), found in tables.items() if of == method}
+        mine = {seed: paths for (of, seed), paths in tables.items() if of == method}
         for place in next(iter(mine.values())):
-            values = {seed: found[place] for seed, found in mine.items() if place in found}
+            values = {seed: paths[place] for seed, paths in mine.items() if place in paths}
             points.append(_deviation(task, method, place, values, base.get(place)))
     return points
 
 
 def _refuse_unlike(tables: Mapping[Who, Mapping[Place, FloatArray]], task: str) -> None:
     """Paths of other images, or along other levels, cannot be compared."""
-    shapes = {tuple((place, v.size) for place, v in found.items()) for found in tables.values()}
+    shapes = {tuple((place, v.size) for place, v in paths.items()) for paths in tables.values()}
     if len(shapes) > 1:
         raise StoreError(
             f"cells of task {task!r} were diagnosed by different versions or settings; delete "
@@ -249,12 +253,13 @@ def _by_place(table: pa.Table) -> dict[Place, FloatArray]:
     """Deviations of the images in their order, by place; (N,) each."""
     names = ("start", "index", "sigma", "row", "deviation")
     start, index, sigma, row, deviation = (table[name].to_numpy() for name in names)
+    # Images in one order in every table: differences are taken by position.
     order = np.lexsort((row, index, start))
     places = list(zip(start.tolist(), index.tolist(), sigma.tolist(), strict=True))
-    found: dict[Place, list[float]] = {}
+    deviations: dict[Place, list[float]] = {}
     for at in order.tolist():
-        found.setdefault(places[at], []).append(float(deviation[at]))
-    return {place: np.array(values) for place, values in found.items()}
+        deviations.setdefault(places[at], []).append(float(deviation[at]))
+    return {place: np.array(values) for place, values in deviations.items()}
 
 
 def _deviation(
@@ -278,8 +283,9 @@ def _deviation(
         nothing = float("nan")
         differences = (nothing, nothing, nothing)
     else:
-        found = interval("difference", lambda values: values - base)
-        differences = (found.estimate, found.low, found.high)
+        # On the same images, so that what no model can know cancels.
+        paired = interval("difference", lambda values: values - base)
+        differences = (paired.estimate, paired.low, paired.high)
     return DeviationPoint(
         task=task,
         start=start,

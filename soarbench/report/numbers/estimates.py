@@ -26,6 +26,7 @@ from soarbench.stats import (
 )
 from soarbench.store.facts import MetricFacts
 
+#: Any number would do; it is fixed, so that the same scores give the same report.
 _SEED = 2604
 Key = tuple[str, str]
 
@@ -83,6 +84,7 @@ class Comparison:
 
 def labelled_rng(*labels: object) -> Generator:
     """A generator for one number of a report, whatever else is in the report."""
+    # Not ``hash``, which differs from process to process.
     return np.random.default_rng([_SEED, zlib.crc32("/".join(map(str, labels)).encode())])
 
 
@@ -161,7 +163,7 @@ def compare_scores(
     try:
         components = variance_components(scores)
     except ValueError:
-        return comparison
+        return comparison  # with a prompt a stratum there is a difference, and no power to speak of
     prompts, count, size = scores.num_prompts, scores.num_seeds, difference.estimate
     return dataclasses.replace(
         comparison,
@@ -180,6 +182,7 @@ def corrected(family: Mapping[Key, Comparison]) -> dict[Key, Comparison]:
     Returns:
         The same with adjusted p-values and the verdicts that follow from these.
     """
+    # The verdict follows the corrected p-value: with many comparisons one is small by chance.
     adjusted = holm([comparison.p_value for comparison in family.values()])
     return {
         key: dataclasses.replace(

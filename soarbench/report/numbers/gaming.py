@@ -77,6 +77,7 @@ def _same_images(proxy: Panel, oracle: Panel) -> bool:
 
 
 def _points(proxy: Panel, oracle: Panel) -> Iterator[GamingPoint]:
+    # In the base's spread both gains have one unit, whatever the scales of score and oracle.
     spreads = [_base_spread(panel) for panel in (proxy, oracle)]
     if not all(spreads):
         return
@@ -85,6 +86,7 @@ def _points(proxy: Panel, oracle: Panel) -> Iterator[GamingPoint]:
             if method == BASE or step not in oracle.steps(method):
                 continue
             gains = [_gains(panel, method, step) for panel in (proxy, oracle)]
+            # A gap needs both judges on the same images of the same training.
             seeds = sorted(set(gains[0]) & set(gains[1]))
             if not seeds:
                 continue
@@ -97,6 +99,7 @@ def _points(proxy: Panel, oracle: Panel) -> Iterator[GamingPoint]:
 
 def _base_spread(panel: Panel) -> float:
     """Standard deviation of the base's scores; 0 without a base, or where all are alike."""
+    # The base is not trained and has one evaluation, whatever its seed is called.
     runs = [run for run in panel.values if run.method == BASE]
     if not runs or np.isnan(panel.values[runs[0]]).all():
         return 0.0

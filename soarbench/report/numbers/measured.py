@@ -11,13 +11,15 @@ import pyarrow as pa
 
 from soarbench.common.errors import UserError
 from soarbench.common.files import read_json
+from soarbench.common.strict import build
 from soarbench.evaluation.rows import read_table
 from soarbench.stats.clusters import FloatArray
+from soarbench.store.artefact import Extent
 from soarbench.store.cells import Cell
 from soarbench.store.facts import MetricFacts, metric_facts
 from soarbench.store.judged import ScoresFolder
 from soarbench.store.scores import ScoreSet, score_sets, tags_of
-from soarbench.store.tables import Facts
+from soarbench.store.tables import Facts, part_of
 
 Key = tuple[str, str]
 
@@ -96,6 +98,7 @@ def _strata(prompts: np.ndarray, tags: Mapping[str, str], source: str) -> np.nda
     """The tag of each image's prompt; a prompt that failed everywhere has no weight in any."""
     if not tags:
         raise UserError(f"{source}: no score names its 'tag', so there are no task means")
+    # It is nan everywhere, so that any stratum will do.
     anywhere = next(iter(tags.values()))
     return np.array([tags.get(str(prompt), anywhere) for prompt in prompts])
 
@@ -122,7 +125,11 @@ def of_scored(path: Path) -> dict[Key, Measured]:
 
 def _of_judge(path: Path, name: str, summary: Mapping[str, object]) -> Measured:
     folder = ScoresFolder(path / str(summary["scores"]))
-    rows = read_table(folder.rows.path)
+    extent = summary["extent"]
+    if isinstance(extent, Mapping):
+        rows = part_of(folder, build(Extent, extent, str(path)))
+    else:
+        rows = read_table(folder.rows.path)
     names = {"step": pa.scalar(0, pa.int64()), "evaluator": name, "suite": str(summary["suite"])}
     for column, value in names.items():
         rows = rows.append_column(column, pa.repeat(value, rows.num_rows))

@@ -8,6 +8,7 @@ from soarbench.config.stages import BASE as BASE
 from soarbench.config.stages import stages
 from soarbench.store.facts import MetricFacts
 
+#: In the order of tables and legends; a method that is not here goes by its own name.
 METHOD_TITLES = {BASE: "Base", "sft": "SFT", "soar": "SOAR", "flow_grpo": "Flow-GRPO"}
 
 
@@ -32,4 +33,5 @@ def ordered_methods(methods: Collection[str]) -> list[str]:
 
 def ordered_metrics(facts: Mapping[str, MetricFacts], final_metric: str) -> list[str]:
     """The deciding metric first, then learned ones as they were configured, then oracles."""
+    # Sorting is stable: within a group the configured order stays.
     return sorted(facts, key=lambda name: (name != final_metric, facts[name].is_oracle))

@@ -126,11 +126,11 @@ def measured_pairs(
 def _measured_pair(names: tuple[str, str], first: BySeed, second: BySeed) -> Pair:
     seeds = {seed for side in (first, second) for seed in side}
     # What was measured once stands beside every seed of the other.
-    shared = [
+    shared: list[int | None] = [
         seed for seed in seeds if all(seed in side or None in side for side in (first, second))
     ]
     if len(shared) > 1:
-        shared = sorted(seed for seed in shared if seed is not None)
+        shared = list(sorted(seed for seed in shared if seed is not None))
     if not shared:
         raise UserError(f"{names[0]} and {names[1]} share no finished training seed")
     rows = [
@@ -168,6 +168,7 @@ def _refuse_unlike(first: Measured, second: Measured) -> None:
         fields = [f"fingerprint: {prints[0]} against {prints[1]}"] if len(set(prints)) > 1 else []
     if fields:
         raise UserError(unlike_text(first.evaluator, first.source, second.source, fields))
+    # Pairs are taken by position: both must have judged the same images in the same order.
     if not np.array_equal(first.images, second.images) or not np.array_equal(
         first.prompts, second.prompts
     ):
@@ -194,6 +195,7 @@ def _answer(pair: Pair) -> Answer:
     prompts = np.tile(pair.prompts, len(pair.seeds))
     seeds = np.repeat(pair.seeds, pair.prompts.size)
     strata = None if pair.strata is None else np.tile(pair.strata, len(pair.seeds))
+    # Turned so that above is better, since improvement counts who is above.
     both, sign = ~np.isnan(first - second), pair.facts.sign
     rng = labelled_rng("improvement", *pair.label)
     try:
@@ -210,6 +212,7 @@ def _answer(pair: Pair) -> Answer:
         facts=pair.facts,
         seeds=pair.seeds,
     )
+    # Over the images that both have a score of, so that the values differ by the difference.
     means = [
         cluster_pairs(
             np.where(both, side, np.nan), np.zeros_like(side), prompts, seeds=seeds, strata=strata

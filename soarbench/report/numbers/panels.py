@@ -105,6 +105,7 @@ class Panel:
         Returns:
             Both methods' scores, (S, N) each, and the S seeds that they share; S may be 0.
         """
+        # Only seeds that both finished: the same seed means the same data order and noise.
         seeds = [self.seeds(method, step) for method, step in (first, second)]
         if first[0] == BASE != second[0]:
             seeds[0] = seeds[0] and seeds[1]
@@ -159,6 +160,7 @@ def build_panels(
     trained = [cell for cell in cells if not cell.is_base]
     tasks = {cell.task: cell.metrics for cell in trained}
     base = [cell for cell in cells if cell.is_base]
+    # Cells judged on the same images share their labels: a thousand cells fit in memory.
     pool: dict[bytes, np.ndarray] = {}
     stored = {cell.cell_id: cell.scores(pool) for cell in cells}
     panels, holes = {}, []
@@ -184,6 +186,7 @@ def _select(
     for cell in cells:
         sets = [one for one in stored[cell.cell_id] if one.evaluator == evaluator]
         if cell.is_base:
+            # The base is judged on the suites of all tasks, a task's methods on their own.
             sets = [one for one in sets if one.suite in suites]
         else:
             suites |= {one.suite for one in sets}
@@ -201,11 +204,13 @@ def _panel(task: str, evaluator: str, selection: Selection) -> tuple[Panel | Non
     if not scored:
         return None, [_evaluator_hole(cell, evaluator, "no scores") for cell, _ in selection]
     _refuse_unlike(task, evaluator, scored)
+    # A set that lost images is the smaller one; the largest shows what was planned.
     planned = max((one for _, one in scored), key=lambda one: one.values.size)
     facts = _facts(evaluator, planned.suite, [cell for cell, _ in scored])
     values, reasons, holes = {}, {}, []
     for cell, sets in selection:
         gap = _gap(cell, sets, planned)
+        # Incomplete scores are left out whole: a mean over other images is another number.
         if gap is not None:
             holes.append(_evaluator_hole(cell, evaluator, gap))
             continue
@@ -281,6 +286,7 @@ def _strata(
     """The ``tag`` of each image's prompt; (N,)."""
     scored_prompts = {str(name) for _, one in scored for name in one.prompts[~np.isnan(one.values)]}
     tags: dict[str, str] = {}
+    # All cells know the tags of all prompts, but for those that failed in them: few are read.
     for cell in {cell.cell_id: cell for cell, _ in scored}.values():
         if scored_prompts <= tags.keys():
             break

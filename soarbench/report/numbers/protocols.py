@@ -16,6 +16,7 @@ def task_protocols(cells: Sequence[Cell]) -> dict[tuple[str, str, str], Facts]:
     protocols: dict[tuple[str, str, str], Facts] = {}
     seen: set[tuple[str, str]] = set()
     for cell in cells:
+        # Seeds of a method are judged alike, or were refused; a thousand files need not be read.
         if (cell.task, cell.method) in seen:
             continue
         seen.add((cell.task, cell.method))
@@ -55,6 +56,7 @@ def refuse_unlike(cells: Sequence[Cell]) -> None:
         for (suite, evaluator), protocol in protocols.items():
             other = first.setdefault((cell.task, suite, evaluator), (cell, protocol))
             _refuse_pair(evaluator, other, (cell, protocol))
+    # Last, when all tasks are known: the base also judges suites that a task does not have.
     for cell, of_base in base:
         for (_, suite, evaluator), other in first.items():
             if (suite, evaluator) in of_base:

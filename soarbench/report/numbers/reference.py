@@ -111,6 +111,7 @@ def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """A file of published values as texts; empty where there is none."""
     if not path.is_file():
         return pd.DataFrame(columns=list(columns))
+    # As texts: 0.300 and 0.3 claim different precision.
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     lacking = set(columns) - set(frame.columns)
     if lacking:

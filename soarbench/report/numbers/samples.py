@@ -63,11 +63,12 @@ class Samples:
 
 def shown_cells(cells: Sequence[Cell], task: str) -> list[Cell]:
     """The base and, of every method of a task, the cell of the lowest seed."""
-    found: dict[str, Cell] = {}
+    shown: dict[str, Cell] = {}
+    # The lowest seed, a choice that nobody made after looking at images.
     for cell in sorted(cells, key=lambda one: one.seed):
         if cell.task == task or cell.is_base:
-            found.setdefault(cell.method, cell)
-    return [found[method] for method in ordered_methods(found)]
+            shown.setdefault(cell.method, cell)
+    return [shown[method] for method in ordered_methods(shown)]
 
 
 def read_samples(cells: Sequence[Cell], panel: Panel) -> Samples:
@@ -81,6 +82,7 @@ def read_samples(cells: Sequence[Cell], panel: Panel) -> Samples:
         What is stored, maybe nothing.
     """
     shown = shown_cells(cells, panel.task)
+    # A strip shows the prompts that it was exported with, whatever would be chosen today.
     stored = (cell.strip_prompts(panel.task) for cell in shown)
     prompts = next(filter(None, stored), None) or _chosen_prompts(shown, panel)
     samples = {
@@ -115,7 +117,7 @@ def _images(
     strip = cell.strip(task, step)
     for index, prompt_id in enumerate(prompt_ids):
         if strip is not None:
-            side = strip.height
+            side = strip.height  # of the square images beside each other
             yield prompt_id, strip.crop((index * side, 0, (index + 1) * side, side))
         elif (image := cell.image(step, prompt_id, 0)) is not None:
             yield prompt_id, small(image)
@@ -136,9 +138,10 @@ def _jpeg(image: Image.Image) -> bytes:
 
 def strip_of(samples: Samples, method: str, step: int) -> Image.Image | None:
     """The images of a method at a step beside each other; None where one is missing."""
-    found = [samples.samples.get((method, step, prompt_id)) for prompt_id in samples.prompts]
-    images = [Image.open(io.BytesIO(one.jpeg)) for one in found if one is not None]
-    if not images or len(images) < len(found):
+    stored = [samples.samples.get((method, step, prompt_id)) for prompt_id in samples.prompts]
+    images = [Image.open(io.BytesIO(one.jpeg)) for one in stored if one is not None]
+    # A strip is read by position: with an image missing, all after it would change places.
+    if not images or len(images) < len(stored):
         return None
     side = max(max(image.size) for image in images)
     strip = Image.new("RGB", (side * len(images), side), "white")

@@ -83,15 +83,16 @@ class TaskTable:
         """What a reader must know to read the numbers right."""
         notes = []
         intervals = [
-            found.interval
+            estimate.interval
             for row in self.rows
             if row.method != BASE
-            for found in row.estimates.values()
-            if found.interval is not None
+            for estimate in row.estimates.values()
+            if estimate.interval is not None
         ]
         if intervals:
             notes.append(self._about_intervals(intervals))
         steps = {row.budget.get("optimizer_steps") for row in self.rows if row.budget}
+        # At unlike steps the last rows compare budgets as much as methods.
         if len(steps) > 1:
             notes.append("The methods took different numbers of optimizer steps.")
         trained = {row.method for row in self.rows if row.cell_ids}
@@ -100,13 +101,14 @@ class TaskTable:
             for method in ordered_methods(trained)
             if first_stage(method) and first_stage(method) not in trained
         ]
-        if any(found.num_unscored for row in self.rows for found in row.estimates.values()):
+        if any(one.num_unscored for row in self.rows for one in row.estimates.values()):
             notes.append("* leaves out images that could not be scored.")
         return notes
 
     def _about_intervals(self, intervals: Sequence[Interval]) -> str:
         prompts = _span([interval.num_prompts for interval in intervals])
         seeds = _span([interval.num_seeds for interval in intervals])
+        # The intervals of one seed hold less than they seem to; a reader must know which do.
         counts = {interval.num_seeds for interval in intervals}
         if max(counts) > 1:
             covered = f"{prompts} prompts and {seeds} training seeds"
@@ -129,13 +131,13 @@ class TaskTable:
         """What is missing, a line each; empty when the table is whole."""
         gaps = [hole.describe() for row in self.rows for hole in row.holes]
         for row in self.rows:
-            for evaluator, found in row.estimates.items():
+            for evaluator, one in row.estimates.items():
                 where = f"{method_title(row.method)}, {self.facts[evaluator].title}"
-                if found.num_unscored:
-                    reasons = "; ".join(found.reasons)
-                    gaps.append(f"{where}: {found.num_unscored} images unscored ({reasons})")
-                if found.problem is not None:
-                    gaps.append(f"{where}: {found.problem}")
+                if one.num_unscored:
+                    reasons = "; ".join(one.reasons)
+                    gaps.append(f"{where}: {one.num_unscored} images unscored ({reasons})")
+                if one.problem is not None:
+                    gaps.append(f"{where}: {one.problem}")
         return gaps
 
     def findings(self) -> list[str]:
@@ -166,6 +168,7 @@ def finding(comparison: Comparison) -> str:
         f"[{difference.low:+.{digits}f}, {difference.high:+.{digits}f}], "
         f"p {p_text(comparison.adjusted_p_value)}"
     )
+    # Only an open question needs to be told what would close it.
     if comparison.verdict is not Verdict.NOT_DISTINGUISHABLE or comparison.detectable is None:
         return f"{text}."
     ways = []
@@ -198,6 +201,7 @@ def build_tables(
 def _task_table(
     task: str, cells: Sequence[Cell], panels: Panels, holes: Sequence[Hole], baseline: str
 ) -> TaskTable:
+    # Every task starts from the base, whose cell belongs to none.
     members = [cell for cell in cells if cell.task == task or cell.is_base]
     missing = [hole for hole in holes if hole.task == task or hole.method == BASE]
     own = {evaluator: panel for (of, evaluator), panel in panels.items() if of == task}
@@ -256,6 +260,7 @@ def _comparisons(
     """Every method's last step against the baseline's, on every metric; corrected together."""
     family = {}
     for evaluator, panel in panels.items():
+        # A metric that the baseline lacks is shown, and compared with nothing.
         if not panel.steps(baseline):
             continue
         for method in methods:
@@ -281,8 +286,10 @@ def _mean_budget(method: str, cells: Sequence[Cell]) -> dict[str, float]:
     own = [cell for cell in cells if cell.method == method]
     if not own or method == BASE:
         return {}
+    # A mean over some of the seeds would pass for one over all.
     names = [name for name in BUDGET_COLUMNS if all(name in cell.budget for cell in own)]
     budget = {name: sum(cell.budget[name] for cell in own) / len(own) for name in names}
+    # Who goes on from a first stage has paid for it.
     before = _mean_budget(first_stage(method), cells)
     if not before:
         return budget

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from soarbench.report.numbers.budgets import Stop, lies_early, trained_rows, way
+from soarbench.report.numbers.budgets import Stop, lies_early, way
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
 from soarbench.report.numbers.estimates import labelled_rng
-from soarbench.report.numbers.names import method_title
+from soarbench.report.numbers.names import BASE, method_title
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.tables import Panels, TaskTable
 from soarbench.stats import first_crossing
@@ -78,11 +78,11 @@ def crossings(
     Returns:
         By task and method; none for a task without a threshold.
     """
-    found: list[Crossing] = []
+    reached: list[Crossing] = []
     for table in tables:
         panel = panels.get((table.task, table.final_metric))
         own = [one for one in points if (one.task, one.metric) == (table.task, table.final_metric)]
-        ways = {row.method: way(own, row.method) for row in trained_rows(table)}
+        ways = {row.method: way(own, row.method) for row in table.rows if row.method != BASE}
         given = thresholds.get(table.final_metric)
         goal = ways.get(table.baseline, [])[-1:]
         if panel is None or (given is None and not goal):
@@ -92,8 +92,8 @@ def crossings(
         for method, stops in ways.items():
             if stops:
                 spread = _spread(panel, stops, given, goal)
-                found.append(_crossing(panel, method, stops, threshold, source, spread))
-    return found
+                reached.append(_crossing(panel, method, stops, threshold, source, spread))
+    return reached
 
 
 def _crossing(
@@ -109,6 +109,7 @@ def _crossing(
     place = float(first_crossing(values, np.array([threshold]), higher_is_better=higher)[0])
     ends: list[float | None] = [None, None]
     if spread is not None:
+        # Nearest: between a step and 'never' (inf) there is no number.
         quantiles = np.quantile(spread, (0.025, 0.975), method="nearest")
         ends = [_at(stops, "step", float(end)) for end in quantiles]
     return Crossing(
@@ -151,13 +152,15 @@ def _spread(
     try:
         scores = [panel.scores(stop.method, stop.step) for stop in (*stops, *goal)]
     except ValueError:
-        return None
+        return None  # an evaluation without a scored image
     if len({one.num_prompts for one in scores}) > 1:
         return None  # failed measurements took whole prompts out of some evaluations
+    # One label for all methods: the same resamples, so that their crossings compare.
     rng = labelled_rng(panel.task, panel.evaluator, "threshold")
     weights = prompt_weights(scores[0].strata, NUM_RESAMPLES, rng)
     means = np.stack([one.seed_means(weights).mean(axis=1) for one in scores], axis=1)
     curves = means[:, : len(stops)]
+    # Where the baseline ends is measured too, and resampled with the curves.
     threshold = means[:, -1] if given is None else np.full(NUM_RESAMPLES, given)
     higher = panel.facts.higher_is_better
     return first_crossing(curves, threshold, higher_is_better=higher)

@@ -26,7 +26,6 @@ from soarbench.report.text.words import (
     amount_text,
     early_note,
     level_text,
-    matched_findings,
     matched_note,
     threshold_note,
     threshold_title,
@@ -46,33 +45,30 @@ PUBLISHED_NOTE = (
 )
 
 
-def page_html(report: Report, folder: Path) -> str:
-    """Render the page.
-
-    Args:
-        report: What it shows.
-        folder: Its own; the figures in it and their CSV files go into the page.
-    """
+def page_html(report: Report) -> str:
+    """Render the page; the figures of the report's folder and their CSV files go into it."""
     loader = FileSystemLoader(TEMPLATES)
+    # Escaped: prompts and failure reasons come from outside and must not become HTML.
     jinja = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
-    return jinja.get_template("index.html.j2").render(page=_values(report, folder))
+    return jinja.get_template("index.html.j2").render(page=_values(report))
 
 
-def _values(report: Report, folder: Path) -> dict[str, object]:
+def _values(report: Report) -> dict[str, object]:
     sampled, sample_note = _samples(report.samples)
     return {
         "grid": report.grid,
         "version": __version__,
         "gaps": report.gaps,
+        "stale": report.stale,
         "summaries": [_summary(table, report.matched) for table in report.tables],
         "results": [_results(table) for table in report.tables],
         "matched": _matched(report.matched),
         "matched_note": matched_note(report.matched),
         "thresholds": _thresholds(report.crossings),
         "threshold_note": threshold_note(report.crossings),
-        "figures": figures(folder),
+        "figures": figures(report.figures.entries, report.folder),
         "samples": sampled,
         "samples_note": sample_note,
         "measured": _published("Measured here", report.measured),
@@ -88,11 +84,12 @@ def _values(report: Report, folder: Path) -> dict[str, object]:
 def _summary(table: TaskTable, matched: Sequence[MatchedTable]) -> dict[str, object]:
     """A task in words: at the last steps, and at the least cost at which methods compare."""
     groups = [{"title": "At the last step:", "findings": table.findings()}]
+    # The least cost: further up fewer methods ever got there.
     own = (one for one in matched if one.table.task == table.task)
-    first = next((one for one in own if matched_findings(one)), None)
+    first = next((one for one in own if one.table.findings()), None)
     if first is not None:
         title = f"At equal cost, {amount_text(first)}:"
-        groups.append({"title": title, "findings": matched_findings(first)})
+        groups.append({"title": title, "findings": first.table.findings()})
     return {
         "title": f"Task: {table.task}",
         "groups": [group for group in groups if group["findings"]],
@@ -124,7 +121,7 @@ def _matched(matched: Sequence[MatchedTable]) -> list[dict[str, object]]:
 def _level(one: MatchedTable) -> dict[str, object]:
     caption = f"Task {one.table.task}, {level_text(one)}"
     table = methods_table(one.table, caption)
-    return {"table": table, "note": early_note(one), "findings": matched_findings(one)}
+    return {"table": table, "note": early_note(one), "findings": one.table.findings()}
 
 
 def _thresholds(crossings: Sequence[Crossing]) -> list[DataTable]:
@@ -153,6 +150,7 @@ def _trace(cells: Sequence[Cell]) -> DataTable:
 def _samples(samples: Sequence[Samples]) -> tuple[list[dict[str, object]], str]:
     """Galleries of the tasks that have images; only the last step where all would be too much."""
     size = sum(len(one.jpeg) for part in samples for one in part.samples.values())
+    # The page is one file that is mailed around and opened from disk.
     is_whole = size <= MOST_SAMPLE_BYTES
     shown = [part if is_whole else _last_step(part) for part in samples]
     note = "" if is_whole else "The page holds the last step alone, to stay small."
@@ -202,5 +200,6 @@ def _image(sample: Sample, prompt: str) -> Mapping[str, object]:
         "source": f"data:image/jpeg;base64,{base64.b64encode(sample.jpeg).decode()}",
         "alt": f"{title}: {prompt}",
         "step": sample.step,
+        # The base has one step, and stays beside whichever is chosen.
         "always": "yes" if sample.method == BASE else "no",
     }

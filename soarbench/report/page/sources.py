@@ -26,6 +26,7 @@ def configurations(cells: Sequence[Cell]) -> list[dict[str, str]]:
 
 
 def _configuration(task: str, method: str, cells: Sequence[Cell]) -> dict[str, str]:
+    # Seeds differ in a field or two: one configuration and the names of these say it all.
     first, *others = [cell.config for cell in cells]
     fields = sorted(
         {line.partition(":")[0] for other in others for line in differing(first, other)}
@@ -57,6 +58,7 @@ def protocols(cells: Sequence[Cell], tables: Sequence[TaskTable]) -> list[dict[s
 
 def environment(cells: Sequence[Cell]) -> DataTable:
     """What made the cells and what made the page."""
+    # A grid may be finished by several versions and machines; all of them are named.
     launches = [launch for cell in cells for launch in cell.launches]
     facts = {
         "Cells made by soarbench": _several(launch.soarbench for launch in launches),

@@ -50,6 +50,7 @@ def data_table(caption: str, frame: pd.DataFrame, *, texts: int) -> DataTable:
         tuple(
             DataCell(
                 text or NOTHING,
+                # Sorted by what is shown: 9,600 before 19,200, and 6.85 [...] by its value.
                 _leading(text) if index >= texts else None,
                 _MARKS.get(text, "") if index in words else "",
             )

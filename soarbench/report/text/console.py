@@ -25,7 +25,9 @@ def score_table(table: TaskTable) -> Table:
     for metric, rows in score_texts(table).groupby("metric", sort=False):
         rendered.add_row(Text(rows["title"].iloc[0], style="bold"))
         for row in rows.itertuples():
+            # A baseline has no difference to itself; a dash would say that one is missing.
             nothing = "" if row.method == table.baseline else NOTHING
+            # Colour is for the comparisons that the task is decided by.
             is_claim = metric == table.final_metric and row.method != BASE
             rendered.add_row(
                 f" {row.name}",

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from soarbench.common.provenance import UNKNOWN
-from soarbench.report.numbers.budgets import MatchedTable, trained_rows
+from soarbench.report.numbers.budgets import MatchedTable
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
 from soarbench.report.numbers.estimates import Comparison, Estimate
 from soarbench.report.numbers.names import BASE, method_title
@@ -123,7 +123,7 @@ def matched_numbers(matched: Sequence[MatchedTable]) -> pd.DataFrame:
         (
             {"counter": one.counter, "level": one.level, **score_line(one.table, row, name)}
             for one in matched
-            for row in trained_rows(one.table)
+            for row in one.table.rows
             for name in one.table.metrics
         ),
     )

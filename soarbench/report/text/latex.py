@@ -60,6 +60,7 @@ def _task_float(grid: str, table: TaskTable, partial: str) -> str:
         table.rows, values.to_numpy().tolist(), below.to_numpy().tolist(), strict=True
     ):
         lines.append(cells)
+        # The baseline has no line of differences below it.
         if row.comparisons:
             lines.append(["", "", *more, *("" for _ in BUDGET_COLUMNS)])
     baseline = method_title(table.baseline)
@@ -89,6 +90,7 @@ def _tabular(
 
 
 def _line(texts: Sequence[str]) -> str:
+    # A hyphen is narrower than a plus sign, and columns of numbers would not line up.
     return " & ".join(_MINUS.sub("$-$", escaped(text)) for text in texts) + r" \\"
 
 
@@ -100,6 +102,7 @@ def _float(caption: str, label: str, tabular: str) -> str:
             rf"\caption{{{escaped(caption)}}}",
             rf"\label{{tab:{label}}}",
             r"\smallskip",
+            # Any number of metrics fits the line.
             r"\resizebox{\linewidth}{!}{%",
             tabular + "}",
             r"\end{table}",

@@ -17,7 +17,6 @@ from soarbench.report.text.words import (
     COUNTER_TITLES,
     early_note,
     level_text,
-    matched_findings,
     matched_note,
     threshold_note,
     threshold_title,
@@ -32,6 +31,7 @@ def markdown(report: Report) -> str:
     parts = [f"# {report.grid}"]
     if report.gaps:
         parts.append(f"**Partial report.** Missing:\n\n{_items(report.gaps)}")
+    parts.append(_items(report.stale))
     for table in report.tables:
         parts += [
             f"## Task: {table.task}",
@@ -72,6 +72,7 @@ def task_markdown(table: TaskTable) -> str:
     titles = [f"{table.facts[name].title} [95 %]" for name in table.metrics]
     if titles:
         titles[0] += f"<br>vs {method_title(table.baseline)}: verdict"
+    # Markdown tables have no second line in a cell but this.
     below = "<br>" + texts["difference"] + ": " + texts["verdict"]
     scores = texts["value"] + below.where(texts["verdict"] != "", "")
     return markdown_table(wide(table, scores, titles))
@@ -84,7 +85,7 @@ def matched_markdown(matched: Sequence[MatchedTable]) -> str:
     parts = [f"### At equal {COUNTER_TITLES[matched[0].counter]}", matched_note(matched)]
     for one in matched:
         parts += [f"{level_text(one)}:", task_markdown(one.table)]
-        parts += [early_note(one), _items(matched_findings(one))]
+        parts += [early_note(one), _items(one.table.findings())]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from soarbench.config.stages import first_stage
-from soarbench.report.numbers.budgets import MatchedTable, trained_rows
+from soarbench.report.numbers.budgets import MatchedTable
 from soarbench.report.numbers.curves import COUNTERS
 from soarbench.report.numbers.names import method_title
-from soarbench.report.numbers.tables import finding
 from soarbench.report.numbers.thresholds import Crossing
 
 COUNTER_TITLES = {name: name.replace("_", " ") for name in COUNTERS}
@@ -51,13 +50,6 @@ def early_note(matched: MatchedTable) -> str:
     """Why methods have a dash though they spent as much; empty where none has."""
     names = " and ".join(method_title(method) for method in matched.early)
     return f"{names}: a dash, since this cost {_NOT_MEASURED}" if names else ""
-
-
-def matched_findings(matched: MatchedTable) -> list[str]:
-    """The deciding metric's comparisons in words."""
-    name = matched.table.final_metric
-    rows = trained_rows(matched.table)
-    return [finding(row.comparisons[name]) for row in rows if name in row.comparisons]
 
 
 def threshold_note(crossings: Sequence[Crossing]) -> str:

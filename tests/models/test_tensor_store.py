@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from soarbench.common.errors import UserError
-from soarbench.common.tensor_store import TensorStore
+from soarbench.models.tensor_store import TensorStore
 
 
 def test_entries_come_back_bit_for_bit_in_another_process(tmp_path: Path) -> None:
