@@ -77,11 +77,11 @@ def check_counts(
         CoverageError: Lists the prompts that have more or fewer.
     """
     counts = Counter(file.prompt_id for file in files)
-    wanted = counts[prompt_ids[0]] if images_per_prompt is None else images_per_prompt
-    wrong = [f"{name} has {counts[name]}" for name in prompt_ids if counts[name] != wanted]
+    expected = counts[prompt_ids[0]] if images_per_prompt is None else images_per_prompt
+    wrong = [f"{name} has {counts[name]}" for name in prompt_ids if counts[name] != expected]
     if wrong:
         raise CoverageError(
-            f"{len(wrong)} of {len(prompt_ids)} prompts do not have {wanted} images: "
+            f"{len(wrong)} of {len(prompt_ids)} prompts do not have {expected} images: "
             f"{_shown(wrong)}"
         )
 

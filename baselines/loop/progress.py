@@ -130,9 +130,9 @@ class ProgressCallback(TrainerCallback):
         """``training: 120/500 updates, loss 0.1234, 0:03:10 left``."""
         done = state.global_step - self._first_step
         per_update = (now - self._started) / max(done, 1)
-        left = timedelta(seconds=round(per_update * (state.max_steps - state.global_step)))
+        time = timedelta(seconds=round(per_update * (state.max_steps - state.global_step)))
         count = f"{state.global_step}/{state.max_steps} updates"
-        return f"{self.description}: {count}, loss {_number(self._loss)}, {left} left"
+        return f"{self.description}: {count}, loss {_number(self._loss)}, {time} left"
 
 
 def _number(value: float) -> str:

@@ -140,7 +140,7 @@ def resolve_reward(path: str) -> RewardFunction:
     if not module_path or not attribute:
         raise RewardError(f"reward {path!r} is no dotted path: write package.module.function")
     try:
-        found: object = getattr(importlib.import_module(module_path), attribute)
+        named: object = getattr(importlib.import_module(module_path), attribute)
     except ImportError as err:
         raise RewardError(
             f"reward {path!r}: cannot import {module_path!r} ({err}); install it, or run from the "
@@ -150,18 +150,18 @@ def resolve_reward(path: str) -> RewardFunction:
         raise RewardError(
             f"reward {path!r}: module {module_path!r} has no {attribute!r}; check the spelling"
         ) from err
-    if inspect.isclass(found) and issubclass(found, Evaluator):
-        found = _made(path, found)
-    if isinstance(found, Evaluator):
+    if inspect.isclass(named) and issubclass(named, Evaluator):
+        named = _made(path, named)
+    if isinstance(named, Evaluator):
         from baselines.rewards.evaluator import EvaluatorReward
 
-        return EvaluatorReward(found)
-    if inspect.isclass(found) or not callable(found):
+        return EvaluatorReward(named)
+    if inspect.isclass(named) or not callable(named):
         raise RewardError(
-            f"reward {path!r} is a {type(found).__name__}: name a function "
+            f"reward {path!r} is a {type(named).__name__}: name a function "
             "reward(prompts, images, **columns), or an instance that can be called like one"
         )
-    reward: RewardFunction = found
+    reward: RewardFunction = named
     return reward
 
 

@@ -223,13 +223,13 @@ def load_strictly(model: torch.nn.Module, state: Mapping[str, Tensor], source: P
     Raises:
         WeightsError: A key is missing, unknown or of another shape; the first is named.
     """
-    wanted = model.state_dict()
-    faults = [f"{key} is missing" for key in wanted.keys() - state.keys()]
-    faults += [f"{key} is unknown" for key in state.keys() - wanted.keys()]
+    expected = model.state_dict()
+    faults = [f"{key} is missing" for key in expected.keys() - state.keys()]
+    faults += [f"{key} is unknown" for key in state.keys() - expected.keys()]
     faults += [
-        f"{key} is {tuple(state[key].shape)}, not {tuple(wanted[key].shape)}"
-        for key in wanted.keys() & state.keys()
-        if state[key].shape != wanted[key].shape
+        f"{key} is {tuple(state[key].shape)}, not {tuple(expected[key].shape)}"
+        for key in expected.keys() & state.keys()
+        if state[key].shape != expected[key].shape
     ]
     if faults:
         raise WeightsError(

@@ -136,22 +136,22 @@ class Mask2FormerDetector:
             Detections above the task's confidence threshold, a list an image, in order.
         """
         requests = [parse_request(metadata) for metadata in metadatas]
-        found: list[list[Detection]] = [[] for _ in images]
+        detections: list[list[Detection]] = [[] for _ in images]
         places: list[tuple[int, int]] = []
         crops: list[Image.Image] = []
         for rows in self._batches(images):
             thresholds = [confidence_threshold(requests[row].tag) for row in rows]
             batch = self._instances([images[row] for row in rows], thresholds)
             for row, instances in zip(rows, batch, strict=True):
-                found[row] = [self._detection(instance) for instance in instances]
-                for i in indices_to_color(found[row], requests[row]):
+                detections[row] = [self._detection(instance) for instance in instances]
+                for i in indices_to_color(detections[row], requests[row]):
                     places.append((row, i))
                     crops.append(object_crop(images[row], instances[i].mask, instances[i].box))
-        labels = [found[row][i].label for row, i in places]
+        labels = [detections[row][i].label for row, i in places]
         colors = self._colors.classify(crops, labels)
         for (row, i), color in zip(places, colors, strict=True):
-            found[row][i] = dataclasses.replace(found[row][i], color=color)
-        return found
+            detections[row][i] = dataclasses.replace(detections[row][i], color=color)
+        return detections
 
     def _batches(self, images: Sequence[Image.Image]) -> Iterator[list[int]]:
         """Indices of images of equal padded size, at most ``batch_size`` together."""

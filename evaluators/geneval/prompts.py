@@ -129,10 +129,10 @@ def _draw_suite() -> Iterator[Metadata]:
 
 
 def _verified(content: bytes, sha256: str, name: str) -> bytes:
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
         raise EvaluatorError(
-            f"GenEval's {name} came out with sha256 {found}, not {sha256}: this NumPy "
+            f"GenEval's {name} came out with sha256 {digest}, not {sha256}: this NumPy "
             f"({np.__version__}) draws other random numbers; install one of the supported range"
         )
     return content

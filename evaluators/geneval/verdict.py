@@ -71,10 +71,10 @@ def judge(
     Source: GenEval, ``evaluate_images.py``; Flow-GRPO's reward server, ``gen_eval.py``.
     """
     request = parse_request(metadata)
-    found = [as_detection(item) for item in detections]
+    all_objects = [as_detection(item) for item in detections]
     objects = {
-        label: [found[i] for i in rows]
-        for label, rows in confident_indices(found, request.tag).items()
+        label: [all_objects[i] for i in rows]
+        for label, rows in confident_indices(all_objects, request.tag).items()
     }
     _, problems = _walk(objects, request, exact=False)
     parts, strict_problems = _walk(objects, request, exact=True)
@@ -130,29 +130,29 @@ def _walk(
     problems: list[str] = []
     groups: Groups = []
     for clause in request.include:
-        found = objects.get(clause.label, ())
+        detections = objects.get(clause.label, ())
         if not exact:
-            found = found[: clause.count]
-        more, problem = _check_clause(clause, found, groups, exact=exact)
+            detections = detections[: clause.count]
+        more, problem = _check_clause(clause, detections, groups, exact=exact)
         parts += more
-        groups.append(None if problem else found)
+        groups.append(None if problem else detections)
         if problem:
             problems.append(problem)
     return parts, problems
 
 
 def _check_clause(
-    clause: Clause, found: Sequence[Detection], groups: Groups, *, exact: bool
+    clause: Clause, objects: Sequence[Detection], groups: Groups, *, exact: bool
 ) -> tuple[list[float], str]:
     """Partial credits of one clause and what is wrong with it (empty if nothing)."""
-    parts = [1 - abs(clause.count - len(found)) / clause.count]
-    if len(found) != clause.count:
+    parts = [1 - abs(clause.count - len(objects)) / clause.count]
+    if len(objects) != clause.count:
         if clause.color is not None or clause.relation is not None:
             parts.append(0.0)
         how_many = "exactly" if exact else "at least"
-        return parts, f'expected {how_many} {clause.count} "{clause.label}", found {len(found)}'
+        return parts, f'expected {how_many} {clause.count} "{clause.label}", found {len(objects)}'
     if clause.color is not None:
-        colors = [_color(detection) for detection in found]
+        colors = [_color(detection) for detection in objects]
         hits = colors.count(clause.color)
         parts.append(1 - abs(clause.count - hits) / clause.count)
         if hits != clause.count:
@@ -165,7 +165,7 @@ def _check_clause(
     targets = groups[clause.target]
     if targets is None:
         return [*parts, 0.0], f'no target for "{clause.label}" to be {clause.relation}'
-    problem = _position_problem(clause, found, targets)
+    problem = _position_problem(clause, objects, targets)
     # A wrong position earns both a 0 and a 1 in the published reward; the scores depend on it.
     return [*parts, 0.0, 1.0] if problem else [*parts, 1.0], problem
 
@@ -184,10 +184,10 @@ def _color_counts(colors: Sequence[str]) -> str:
 
 
 def _position_problem(
-    clause: Clause, found: Sequence[Detection], targets: Sequence[Detection]
+    clause: Clause, objects: Sequence[Detection], targets: Sequence[Detection]
 ) -> str:
     """The first pair that stands otherwise than wanted, in words; empty if none does."""
-    for detection in found:
+    for detection in objects:
         for target in targets:
             relations = relative_position(detection.box, target.box)
             if clause.relation not in relations:
@@ -276,10 +276,10 @@ class GenEval(Evaluator):
             except MetadataError as error:
                 raise MetadataError(f"sample {sample.sample_id}: {error}") from error
         images = [sample.image for sample in samples]
-        found = self._detector.detect(images, [sample.metadata for sample in samples])
+        per_image = self._detector.detect(images, [sample.metadata for sample in samples])
         return [
             self._score_one(sample, detections)
-            for sample, detections in zip(samples, found, strict=True)
+            for sample, detections in zip(samples, per_image, strict=True)
         ]
 
     def check(self, prompt: str, metadata: Mapping[str, object]) -> None:  # noqa: ARG002

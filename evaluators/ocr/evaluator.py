@@ -76,12 +76,12 @@ def text_reward(recognised: str, target: str) -> float:
 
     Source: Flow-GRPO, arXiv:2505.05470, visual text rendering reward.
     """
-    wanted, read = _plain(target), _plain(recognised)
-    if not wanted:
+    expected, read = _plain(target), _plain(recognised)
+    if not expected:
         raise ValueError(f"target text {target!r} is blank; quote the wanted text in the prompt")
-    if wanted in read:
+    if expected in read:
         return 1.0
-    return 1 - min(edit_distance(read, wanted), len(wanted)) / len(wanted)
+    return 1 - min(edit_distance(read, expected), len(expected)) / len(expected)
 
 
 def target_text(prompt: str) -> str:
@@ -243,8 +243,8 @@ class OcrEvaluator(Evaluator):
         scores: list[Score] = []
         for start in range(0, len(samples), self.config.batch_size):
             batch = samples[start : start + self.config.batch_size]
-            wanted = targets[start : start + self.config.batch_size]
-            scores += map(self._judged, batch, wanted, self._read(batch))
+            chunk = targets[start : start + self.config.batch_size]
+            scores += map(self._judged, batch, chunk, self._read(batch))
         return scores
 
     def _read(self, batch: Sequence[Sample]) -> list[list[ocr_engine.Line]]:

@@ -29,7 +29,7 @@ from soarbench.common.errors import ConfigError, UserError
 from soarbench.config.keys import Options
 from soarbench.config.registries import judges_of
 from soarbench.config.suites import SuiteConfig
-from soarbench.evaluation.score_folder import one_line
+from soarbench.jobs.score_images import one_line
 
 _NUM_IMAGES, _NUM_ROUNDS = 16, 2
 _SIZE = 512
@@ -242,12 +242,12 @@ def _show(races: Sequence[Race], weights: str, console: Console) -> None:
     table = Table(title=f"GenEval with {weights} on {where}")
     for heading in ("prompts", "ours, images/s", "naive, images/s", "ratio", "equal verdicts"):
         table.add_column(heading, justify="left" if heading == "prompts" else "right")
-    for found in races:
+    for race in races:
         table.add_row(
-            found.name,
-            f"{found.num_images / found.ours:.2f}",
-            f"{found.num_images / found.naive:.2f}",
-            f"{found.naive / found.ours:.2f}",
-            f"{found.num_equal} of {found.num_images}",
+            race.name,
+            f"{race.num_images / race.ours:.2f}",
+            f"{race.num_images / race.naive:.2f}",
+            f"{race.naive / race.ours:.2f}",
+            f"{race.num_equal} of {race.num_images}",
         )
     console.print(table)

@@ -72,13 +72,13 @@ def training_table(results: Results, title: str) -> Table:
     table.add_column("method")
     for column in ("rows", "seconds", "forward equivalents", "peak above the idle model, MiB"):
         table.add_column(column, justify="right")
-    for kind, found in results.items():
+    for kind, result in results.items():
         table.add_row(
             kind,
-            f"{found['rows']:.0f}",
-            f"{found['seconds']:.3f}",
-            f"{found['forward_equivalents']:.0f}",
-            f"{found['peak_mib']:.0f}",
+            f"{result['rows']:.0f}",
+            f"{result['seconds']:.3f}",
+            f"{result['forward_equivalents']:.0f}",
+            f"{result['peak_mib']:.0f}",
         )
     return table
 

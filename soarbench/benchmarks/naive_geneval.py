@@ -39,10 +39,10 @@ class Crops(Dataset[Tensor]):
     def __init__(
         self,
         image: Image.Image,
-        found: Sequence[tuple[Detection, np.ndarray]],
+        detections: Sequence[tuple[Detection, np.ndarray]],
         preprocess: Preprocess,
     ) -> None:
-        self.image, self.found, self.preprocess = image, found, preprocess
+        self.image, self.found, self.preprocess = image, detections, preprocess
 
     def __len__(self) -> int:
         return len(self.found)
@@ -79,7 +79,7 @@ class NaiveGenEval:
     def verdict(self, path: Path, metadata: Mapping[str, object]) -> Verdict:
         """The verdict on one image by its prompt's metadata."""
         image = Image.open(path).convert("RGB")
-        found = self.detect(image)
+        objects = self.detect(image)
         threshold = 0.9 if metadata["tag"] == "counting" else 0.3
         colors: dict[int, str] = {}
         clauses = metadata.get("include", [])
@@ -89,18 +89,18 @@ class NaiveGenEval:
                 continue
             rows = [
                 i
-                for i in range(len(found))
-                if found[i][0].label == clause["class"] and found[i][0].score > threshold
+                for i in range(len(objects))
+                if objects[i][0].label == clause["class"] and objects[i][0].score > threshold
             ]
-            rows.sort(key=lambda i: (found[i][0].score, i), reverse=True)
+            rows.sort(key=lambda i: (objects[i][0].score, i), reverse=True)
             if len(rows) < clause["count"]:
                 continue
             rows = rows[: clause["count"]]
-            named = self.colors(image, [found[i] for i in rows], clause["class"])
+            named = self.colors(image, [objects[i] for i in rows], clause["class"])
             colors |= dict(zip(rows, named, strict=True))
         detections = [
             Detection(one.label, one.box, one.score, colors.get(i))
-            for i, (one, _) in enumerate(found)
+            for i, (one, _) in enumerate(objects)
         ]
         return judge(detections, metadata)
 
@@ -117,7 +117,7 @@ class NaiveGenEval:
         )[0]
         chances = output.class_queries_logits[0].softmax(-1)[:, :-1]
         best, order = chances.flatten().sort(descending=True, stable=True)
-        found = []
+        detections = []
         for chance, place in zip(best[:NUM_PAIRS], order[:NUM_PAIRS].tolist(), strict=True):
             query, label = divmod(place, chances.shape[1])
             logits = masks[query]
@@ -128,15 +128,15 @@ class NaiveGenEval:
             ys, xs = np.nonzero(mask.cpu().numpy())
             box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
             one = Detection(CLASS_NAMES[label], box, score.item())
-            found.append((one, mask.cpu().numpy()))
-        return sorted(found, key=lambda pair: -pair[0].score)
+            detections.append((one, mask.cpu().numpy()))
+        return sorted(detections, key=lambda pair: -pair[0].score)
 
     def colors(
-        self, image: Image.Image, found: Sequence[tuple[Detection, np.ndarray]], name: str
+        self, image: Image.Image, detections: Sequence[tuple[Detection, np.ndarray]], name: str
     ) -> list[str]:
         """Colours of one image's objects of one class, through a loader of their own."""
         loader = DataLoader(
-            Crops(image, found, self.preprocess),
+            Crops(image, detections, self.preprocess),
             batch_size=CROPS_A_BATCH,
             num_workers=NUM_WORKERS,
             multiprocessing_context="fork",

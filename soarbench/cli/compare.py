@@ -131,11 +131,12 @@ class Side:
 
 def _side(name: str, settings: Sequence[str], step: int | None) -> Side | None:
     """A folder of scores, or a cell (``ID`` or ``ID@STEP``); None where it is neither."""
-    if "/" in name and not Path(name).expanduser().is_dir():
-        raise UserError(f"{name}: there is no such folder")
     if Path(name).expanduser().is_dir():
         scored = of_scored(Path(name).expanduser())
         return Side(measured={key: {None: one} for key, one in scored.items()})
+    # Neither a cell nor a method has a slash, so a folder is meant.
+    if "/" in name:
+        raise UserError(f"{name}: no such folder; name one that score or evaluate wrote")
     cell_id, _, at = name.partition("@")
     cell = _cell(cell_id, settings)
     if cell is None:
@@ -167,7 +168,7 @@ def _method_side(name: str, settings: Sequence[str], step: int | None) -> Side:
 
 def _cell(name: str, settings: Sequence[str]) -> Cell | None:
     """The cell of that id under ``output_dir``; None where there is none."""
-    if "/" in name or name in ("", ".", ".."):
+    if name in ("", ".", ".."):
         return None
     root = Path(own_settings(settings).output_dir).expanduser()
     for path in sorted(root.glob(f"grids/*/{name}/cell.json")):
@@ -201,10 +202,10 @@ def _found_methods(first: str, second: str, settings: Sequence[str], step: int |
             pairs.append(panel_pair(panel, ends[0], ends[1]))
     if not pairs:
         raise UserError(f"{first} and {second} have no whole scores in task {task}")
-    ends_text = " and ".join(
+    when = " and ".join(
         f"{method_title(name)} ({step_title(name, at)})" for name, at in steps.items()
     )
-    return Question(pairs=pairs, scope=f"task {task}, {ends_text}")
+    return Question(pairs=pairs, scope=f"task {task}, {when}")
 
 
 def _task(cells: Sequence[Cell], first: str, second: str, source: GridCells) -> str:

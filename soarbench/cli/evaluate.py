@@ -48,7 +48,7 @@ from soarbench.models.adapters import adapter_name
 from soarbench.models.base import ModelConfig, UnknownArchitecture
 from soarbench.models.hub import is_directory
 from soarbench.models.sd3.architecture import KNOWN
-from soarbench.store.artefact import Store
+from soarbench.store.artefact import Artefact, Store
 from soarbench.store.judged import ScoresFolder
 
 #: Whose resolution, steps and guidance a directory or hub id takes.
@@ -127,8 +127,8 @@ def model_words(value: str, folders: Folders | None = None) -> list[str]:
         )
     path = value if is_local else repo
     words = [f"model={_LIKE}", f"model.path={_quoted(path)}", f"model.name={_quoted(_last(path))}"]
-    wanted = _quoted(revision) if revision and not is_local else "null"
-    words.append(f"model.revision={wanted}")
+    quoted = _quoted(revision) if revision and not is_local else "null"
+    words.append(f"model.revision={quoted}")
     if is_local and not _has_t5(Path(value).expanduser()):
         words += ["model.load_text_encoder_3=false", "model.max_sequence_length=0"]
     return words
@@ -243,6 +243,7 @@ def _evaluate(request: Evaluation, console: Console) -> int:
         drawing = Draw(cell=cell, step=0, suite=suite)
         judging = [Judge(cell=cell, step=0, suite=suite, judge=name) for name in suite.judges]
         skipped = _skipped(request, judging, console)
+        _claim_images(request, drawing)
         jobs = [drawing, *(job for job in judging if job.judge not in skipped)]
         _run([job for job in jobs if not job.is_done(request.store)], request, console)
         _link_images(request, items)
@@ -250,6 +251,17 @@ def _evaluate(request: Evaluation, console: Console) -> int:
             job.judge: _summary(request, job) for job in judging if job.judge not in skipped
         }
         return show_summaries(output, summaries, skipped, console)
+
+
+def _claim_images(request: Evaluation, drawing: Draw) -> None:
+    """Make sure that an earlier launch with this output showed the same images.
+
+    Raises:
+        UserError: It did not; says in what.
+    """
+    shown = Artefact(request.scoring.images)
+    content = {**drawing.source.content, **vars(extent_of(request.suite))}
+    shown.begin(shown.refuse_other(content, "images"), (drawing.address,), {})
 
 
 def _skipped(request: Evaluation, judging: Sequence[Judge], console: Console) -> dict[str, str]:

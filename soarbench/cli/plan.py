@@ -29,9 +29,9 @@ def plan(options: PlanOptions, words: Sequence[str], *, console: Console) -> int
         with console.status(f"counting {method}"):
             plans[method] = planner.plan(demand, request.gpu, request.utilisation)
     console.print(plan_table(request, plans))
-    for method, found in plans.items():
-        if found.peak_gb > request.gpu.memory_gb:
-            larger = [n for n, gpu in gpus().items() if gpu.memory_gb >= found.peak_gb]
+    for method, plan in plans.items():
+        if plan.peak_gb > request.gpu.memory_gb:
+            larger = [n for n, gpu in gpus().items() if gpu.memory_gb >= plan.peak_gb]
             refuse(
                 planner, method, request.demands[method],
                 name=request.gpu_name,

@@ -38,34 +38,51 @@ def score(options: ScoreOptions, words: Sequence[str], *, console: Console) -> i
 
 
 def _score(request: ScoreRequest, console: Console) -> int:
-    files = planned_files(request)
+    prompts = suite_of(request)
+    files = planned_files(request, prompts)
     surveyed = survey(files)
     if surveyed.note():
         console.print(surveyed.note(), highlight=False, markup=False, soft_wrap=True)
     make_writable(request.output, "output")
     images = JudgedImages(
-        request=request, files=files, largest=surveyed.largest, prompts=prompts_digest(files)
+        request=request,
+        files=files,
+        largest=surveyed.largest,
+        prompts=prompts_digest(files, prompts),
     )
     with locked(request.output):
         return score_all(images, console)
 
 
-def planned_files(request: ScoreRequest) -> list[SampleFile]:
+def suite_of(request: ScoreRequest) -> PromptSuite:
+    """The prompts that are known before the images are looked at; maybe none.
+
+    Raises:
+        UserError: The file of prompts cannot be used.
+    """
+    suite, items = request.suite, list[PromptItem]()
+    if request.prompts is not None:
+        items = read_prompts(request.prompts, suite.name)
+    elif not suite.needs_file:
+        items = suite.items()
+    return PromptSuite(suite.name, tuple(items))
+
+
+def planned_files(request: ScoreRequest, prompts: PromptSuite) -> list[SampleFile]:
     """The images of a request, checked in everything but their pixels.
+
+    Args:
+        request: What is asked for.
+        prompts: Those of the suite.
 
     Raises:
         UserError: A folder or file cannot be used.
         ValueError: An image, a prompt or the coverage is wrong; says which.
     """
-    suite, items = request.suite, list[PromptItem]()
     is_own = request.prompts is None
-    if request.prompts is not None:
-        items = read_prompts(request.prompts, suite.name)
-    elif not suite.needs_file:
-        items = suite.items()
     is_exact = request.coverage == "exact" or not is_own
-    count = request.images_per_prompt or (suite.published_images if is_exact and is_own else None)
-    prompts = PromptSuite(suite.name, tuple(items))
+    published = request.suite.published_images if is_exact and is_own else None
+    count = request.images_per_prompt or published
     files = find_images(request.images, prompts, count, is_exact=is_exact)
     refuse_unjudgeable(
         request.judges.values(), ((f.sample_id, f.prompt, f.metadata) for f in files)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 def digests(modules: Iterable[str]) -> dict[str, str]:
     """Digest of each module's code, by its name; modules without a source file are left out."""
-    found = {name: _digest(path) for name in modules if (path := _source_file(name)) is not None}
-    return dict(sorted(found.items()))
+    digests = {name: _digest(path) for name in modules if (path := _source_file(name)) is not None}
+    return dict(sorted(digests.items()))
 
 
 def _source_file(module: str) -> Path | None:

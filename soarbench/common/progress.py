@@ -66,10 +66,10 @@ class GridProgress:
 
     def remaining(self) -> float:
         """Seconds that are left for the whole grid."""
-        left = sum(self._left.values())
-        if self._done <= _TRUSTED_SHARE * (left + self._done):
-            return left
-        return left * (self.clock() - self._begun) / self._done
+        remaining = sum(self._left.values())
+        if self._done <= _TRUSTED_SHARE * (remaining + self._done):
+            return remaining
+        return remaining * (self.clock() - self._begun) / self._done
 
     @contextmanager
     def stage(self, key: Key, description: str, total: int) -> Iterator[Stage]:
@@ -100,18 +100,18 @@ class GridProgress:
         self._show(text)
 
     def _show(self, text: str, *, force: bool = False) -> None:
-        left = str(timedelta(seconds=round(self.remaining())))
+        time = str(timedelta(seconds=round(self.remaining())))
         total = self._done + sum(self._left.values())
         if self._bars is not None:
             self._bars.update(
-                self._grid_bar, total=total, completed=self._done, note=f"{left} left"
+                self._grid_bar, total=total, completed=self._done, note=f"{time} left"
             )
             return
         now = self.clock()
         if force or now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             share = 100 * self._done / total if total else 100.0
-            line = f"[{share:3.0f}%, {left} left] {self._description} {text}"
+            line = f"[{share:3.0f}%, {time} left] {self._description} {text}"
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

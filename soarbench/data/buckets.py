@@ -27,14 +27,14 @@ def bucket_sizes(resolution: int, step: int, max_aspect_ratio: float) -> list[Si
         step: Pixels.
         max_aspect_ratio: At least 1.
     """
-    found = []
+    shapes = []
     longest = math.floor(resolution * math.sqrt(max_aspect_ratio))
     for width in range(step, longest + 1, step):
         height = resolution**2 // width // step * step
         if height and max(width, height) <= max_aspect_ratio * min(width, height):
-            found.append((width, height))
+            shapes.append((width, height))
     # Each shape lying as well as standing: rounding may have found only one of the two.
-    return sorted({*found, *((height, width) for width, height in found)})
+    return sorted({*shapes, *((height, width) for width, height in shapes)})
 
 
 def sizes_of(data: ImageDataConfig, resolution: int) -> list[Size]:

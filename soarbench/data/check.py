@@ -98,8 +98,8 @@ class SetCheck:
         except ImageError as error:
             yield Finding(kind="image", place=place, detail=str(error))
             return
-        if record.md5 is not None and record.md5 != (found := file_md5(record)):
-            yield Finding(kind="image", place=place, detail=f"its md5 is {found}")
+        if record.md5 is not None and record.md5 != (digest := file_md5(record)):
+            yield Finding(kind="image", place=place, detail=f"its md5 is {digest}")
         sizes = sizes_of(self.data, self.resolution)
         bucket = sizes[nearest_bucket(size, sizes)]
         if is_smaller(size, bucket):
@@ -116,14 +116,14 @@ class SetCheck:
     def _near(self, bits: int, place: str) -> str | None:
         """An earlier image that looks alike; two that differ in few bits agree in some band."""
         width = -(-64 // _BANDS)
-        found = None
+        twin = None
         for band, known in enumerate(self._looks):
             part = bits >> (band * width) & ((1 << width) - 1)
             for other, where in known.setdefault(part, []):
-                if found is None and (bits ^ other).bit_count() <= NEAR_BITS:
-                    found = where
+                if twin is None and (bits ^ other).bit_count() <= NEAR_BITS:
+                    twin = where
             known[part].append((bits, place))
-        return found
+        return twin
 
 
 def pixel_digest(image: Image.Image) -> bytes:

@@ -83,13 +83,13 @@ def shard_paths(data: WebDatasetConfig) -> list[Path]:
     assert data.path is not None
     path = Path(data.path).expanduser()
     pattern = str(path / "*.tar") if path.is_dir() else str(path)
-    found = sorted(Path(name).absolute() for name in glob.glob(pattern) if Path(name).is_file())
-    if not found:
+    paths = sorted(Path(name).absolute() for name in glob.glob(pattern) if Path(name).is_file())
+    if not paths:
         raise ConfigError(
             f"data.path={data.path}: no tar files there; give a folder of shards or a pattern, "
             "e.g. 'data.path=/data/part-*.tar'"
         )
-    return found
+    return paths
 
 
 def scores_path(data: ImageDataConfig) -> Path:

@@ -103,13 +103,13 @@ class ScoreBook:
             rows = map(json.loads, whole.splitlines())
             self.values = {row["key"]: row["value"] for row in rows}
 
-    def add(self, found: Mapping[str, float]) -> None:
+    def add(self, scores: Mapping[str, float]) -> None:
         """Append scores."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as stream:
-            for key, value in found.items():
+            for key, value in scores.items():
                 stream.write(json.dumps({"key": key, "value": value}) + "\n")
-        self.values |= found
+        self.values |= scores
 
 
 class Curation:
@@ -170,25 +170,25 @@ class Curation:
         if self.path.is_file():
             return read_entries(self.path)
         self.measure()
-        found: list[Entry] = []
+        kept: list[Entry] = []
         usable = iter(self._usable() if self._measured is None else self._measured)
         while chunk := list(itertools.islice(usable, CHUNK)):
-            found += self._judged(chunk)
+            kept += self._judged(chunk)
             self.unusable.check()
-            if self.config.max_rows is not None and len(found) >= self.config.max_rows:
-                found = found[: self.config.max_rows]
+            if self.config.max_rows is not None and len(kept) >= self.config.max_rows:
+                kept = kept[: self.config.max_rows]
                 break
         self._measured = None
-        if not found:
+        if not kept:
             raise UserError(self._nothing())
         if self.config.rank_by:
-            scores = {name: [row.scores[name] for row in found] for name in self.config.rank_by}
-            found = [found[i] for i in best_share(scores, self.config.keep_fraction)]
-        write_entries(self.path, found)
-        log.info("%d of %d rows of %s are kept", len(found), self._count, self.config.path)
+            scores = {name: [row.scores[name] for row in kept] for name in self.config.rank_by}
+            kept = [kept[i] for i in best_share(scores, self.config.keep_fraction)]
+        write_entries(self.path, kept)
+        log.info("%d of %d rows of %s are kept", len(kept), self._count, self.config.path)
         if self.unusable.reasons:
             log.warning("%d are left out: see %s", len(self.unusable.reasons), self.unusable.path)
-        return found
+        return kept
 
     def _usable(self) -> Iterator[tuple[Record, Size]]:
         """Records above the thresholds, as far as their scores are known, and their buckets."""
@@ -269,21 +269,21 @@ class Curation:
         if samples:
             values = self.scorers[name](samples)
             book.add({sample.sample_id: v for sample, v in zip(samples, values, strict=True)})
-        found = book.values | dict.fromkeys(damaged, math.nan)
+        scores = book.values | dict.fromkeys(damaged, math.nan)
         for record in records:
             key = score_key(record)
-            if math.isnan(found[key]):
+            if math.isnan(scores[key]):
                 reason = damaged.get(key, f"{record.place}: {name} gave it no score")
                 self.unusable.add(record.place, reason)
-        return found
+        return scores
 
     def _nothing(self) -> str:
         least = self.config.thresholds
         below = ", ".join(f"{n} are below {name}>={least[name]}" for name, n in self._below.items())
-        told = below or f"{len(self.unusable.reasons)} cannot be used"
+        causes = below or f"{len(self.unusable.reasons)} cannot be used"
         return (
-            f"data.path={self.config.path}: 0 of {self._count} rows are usable ({told}); check the "
-            "set, and lower data.thresholds where they leave nothing"
+            f"data.path={self.config.path}: 0 of {self._count} rows are usable ({causes}); check "
+            "the set, and lower data.thresholds where they leave nothing"
         )
 
 
@@ -310,9 +310,9 @@ def write_entries(path: Path, entries: Iterable[Entry]) -> None:
 
 def read_entries(path: Path) -> list[Entry]:
     """Rows that ``write_entries`` wrote."""
-    found = []
+    entries = []
     with path.open() as stream:
         for line in stream:
             row = json.loads(line)
-            found.append(Entry(**(row | {"bucket": tuple(row["bucket"])})))
-    return found
+            entries.append(Entry(**(row | {"bucket": tuple(row["bucket"])})))
+    return entries

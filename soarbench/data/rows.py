@@ -13,12 +13,12 @@ from baselines.loop.stream import Row, Shapes
 from evaluators.images import ImageError
 from soarbench.common.errors import UserError
 from soarbench.common.progress import Pace
-from soarbench.common.tensor_store import TensorStore
 from soarbench.data.buckets import Size, fit
 from soarbench.data.config import ImageDataConfig
 from soarbench.data.curation import Curation, Entry, Scorer, write_entries
 from soarbench.data.records import Record
 from soarbench.data.sources.source import records_of
+from soarbench.models.tensor_store import TensorStore
 
 log = logging.getLogger(__name__)
 #: Images of one file of latents.
@@ -147,14 +147,14 @@ def encode_entries(
     Raises:
         UserError: More images are damaged than the configuration allows, or one has changed.
     """
-    wanted = {entry.key: entry for entry in entries if latent_key(entry) not in store}
-    if not wanted:
+    missing = {entry.key: entry for entry in entries if latent_key(entry) not in store}
+    if not missing:
         return list(entries)
-    pace = Pace("encoded images", len(wanted), log.info)
+    pace = Pace("encoded images", len(missing), log.info)
     damaged: set[str] = set()
     waiting: dict[Size, dict[str, Image.Image]] = {}
     for record in records_of(curation.config):
-        entry = wanted.pop(record.key, None)
+        entry = missing.pop(record.key, None)
         if entry is None:
             continue
         try:
@@ -172,8 +172,8 @@ def encode_entries(
     for batch in waiting.values():
         _flush(batch, store, encode)
     pace.finish()
-    if wanted:
-        raise UserError(_changed(next(iter(wanted.values())), curation))
+    if missing:
+        raise UserError(_changed(next(iter(missing.values())), curation))
     return _without(damaged, entries, curation)
 
 
@@ -192,12 +192,12 @@ def _flush(batch: dict[str, Image.Image], store: TensorStore, encode: EncodeImag
 
 
 def _without(damaged: set[str], entries: Sequence[Entry], curation: Curation) -> list[Entry]:
-    left = [entry for entry in entries if entry.key not in damaged]
-    if not left:
+    kept = [entry for entry in entries if entry.key not in damaged]
+    if not kept:
         raise UserError(f"data.path={curation.config.path}: every image is damaged")
     if damaged:
-        write_entries(curation.path, left)
-    return left
+        write_entries(curation.path, kept)
+    return kept
 
 
 def stored_rows(

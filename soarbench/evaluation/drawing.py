@@ -33,6 +33,11 @@ def image_path(root: Path, prompt_id: str, image_index: int) -> Path:
     return root / "images" / prompt_id / f"{image_index:04d}.png"
 
 
+def sampler_path(root: Path) -> Path:
+    """Where the sampler's class and shift lie, so that judging needs no model for its protocol."""
+    return root / "sampler.json"
+
+
 def draw_missing(
     pairs: Sequence[tuple[PromptItem, int]],
     paths: Sequence[Path],

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from evaluators.images import SUFFIXES
@@ -23,9 +24,12 @@ from soarbench.evaluation.prompt_files import read_entry, read_object
 _NUM_SHOWN = 5
 
 
-def prompts_digest(files: Iterable[SampleFile]) -> str:
-    """The sha256 of the prompts and demands, whatever their images."""
+def prompts_digest(files: Iterable[SampleFile], suite: PromptSuite) -> str:
+    """The suite's digest, as a run has it, where all prompts are the suite's; else one of them."""
     rows = {(file.prompt_id, file.prompt, _demands(file.metadata)) for file in files}
+    if rows <= {(item.prompt_id, item.prompt, _demands(item.metadata)) for item in suite.items}:
+        items = {item.prompt: item for item in suite.items}
+        return PromptSuite(suite.name, tuple(items.values())).sha256
     return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
 
 
@@ -67,14 +71,10 @@ def find_images(
     return _numbered(named)
 
 
-def _numbered(files: Sequence[SampleFile]) -> list[SampleFile]:
-    """The files, each with its place among the images of its prompt."""
-    counts: Counter[str] = Counter()
-    numbered = []
-    for file in files:
-        numbered.append(dataclasses.replace(file, image_index=counts[file.prompt_id]))
-        counts[file.prompt_id] += 1
-    return numbered
+def _numbered(files: Iterable[SampleFile]) -> list[SampleFile]:
+    """The same, each with its place among the images of its prompt."""
+    counts: dict[str, Iterator[int]] = defaultdict(itertools.count)
+    return [dataclasses.replace(file, image_index=next(counts[file.prompt_id])) for file in files]
 
 
 def _ids(files: Sequence[SampleFile], suite: PromptSuite) -> dict[str, str]:
@@ -211,13 +211,13 @@ def _plain(
     ]
 
 
-def _gaps(paths: Sequence[Path], wanted: int) -> str:
+def _gaps(paths: Sequence[Path], count: int) -> str:
     """Which numbers are missing, where the names are numbers."""
     if not all(path.stem.isdigit() for path in paths):
         return ""
     numbers = {int(path.stem) for path in paths}
     first = min(*numbers, 1)
-    absent = [str(n) for n in range(first, first + wanted) if n not in numbers]
+    absent = [str(n) for n in range(first, first + count) if n not in numbers]
     return f"; numbers missing: {_shown(absent)}" if absent else ""
 
 

@@ -126,7 +126,7 @@ class ScoreRows:
             order: Sample ids; rows of others, of a part that was judged before, follow.
         """
         rows = {str(row["sample_id"]): row for row in self.read()}
-        ids = [*order, *(name for name in rows if name not in set(order))]
+        ids = dict.fromkeys([*order, *rows])
         table = pa.Table.from_pylist([rows[name] for name in ids], SCHEMA)
         write_atomically(self.path, lambda partial: pq.write_table(table, partial))
         self.partial_path.unlink(missing_ok=True)

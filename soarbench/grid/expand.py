@@ -15,7 +15,7 @@ from soarbench.config.stages import BASE, THEN, first_stage, stages
 from soarbench.evaluation.suites import PromptFile
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.checkpoint_rule import LAST, problem_with
-from soarbench.grid.checks import NAMED_REWARDS, check, reward_weights
+from soarbench.grid.checks import check, reward_judge, reward_weights
 from soarbench.models.adapters import adapter_name
 from soarbench.store.artefact import Store
 
@@ -85,13 +85,13 @@ def expand(arguments: Sequence[str]) -> Grid:
     cells = [_base_cell([settings[BASE, task] for task in grid.tasks], digest)]
     for task in tasks:
         for seed in run.seeds:
-            found: dict[str, CellConfig] = {}
+            by_method: dict[str, CellConfig] = {}
             for method in methods:
                 if method != BASE:
                     of_stage = settings[stages(method)[-1], task]
-                    parent = found.get(first_stage(method))
-                    found[method] = _trained_cell(of_stage, method, seed, digest, parent)
-            cells += found.values()
+                    parent = by_method.get(first_stage(method))
+                    by_method[method] = _trained_cell(of_stage, method, seed, digest, parent)
+            cells += by_method.values()
     return Grid(run, tuple(cells), tuple(arguments))
 
 
@@ -108,8 +108,8 @@ def _anchors(grid: GridConfig, overrides: Overrides, arguments: Sequence[str]) -
     pairs = [(BASE, task) for task in grid.tasks]
     composed = compose_pairs(pairs, overrides)
     settings = {task: composition.settings() for (_, task), composition in composed.items()}
-    for found in settings.values():
-        check(found, BASE)
+    for setting in settings.values():
+        check(setting, BASE)
     run = settings[grid.tasks[0]]
     digest = dataclasses.replace(run.model, adapter=None).weights_digest()
     cells = [_base_cell(list(settings.values()), digest)]
@@ -135,11 +135,11 @@ def _anchor_cell(settings: Settings, digest: str) -> CellConfig:
 
 def _with_first_stages(methods: Sequence[str]) -> tuple[str, ...]:
     """The methods, each after the one whose weights it starts from."""
-    found: dict[str, None] = {}
+    chains: dict[str, None] = {}
     for method in methods:
         parts = stages(method)
-        found |= dict.fromkeys(THEN.join(parts[:count]) for count in range(1, len(parts) + 1))
-    return tuple(found)
+        chains |= dict.fromkeys(THEN.join(parts[:count]) for count in range(1, len(parts) + 1))
+    return tuple(chains)
 
 
 def _check_rule(grid: GridConfig, settings: Mapping[str, Settings]) -> None:
@@ -151,11 +151,17 @@ def _check_rule(grid: GridConfig, settings: Mapping[str, Settings]) -> None:
     if grid.checkpoint_rule == LAST:
         return
     judged, trained = {}, {}
-    for task, found in settings.items():
-        judged[task] = {name for suite in found.suites.values() for name in suite.judges}
-        rewards = {NAMED_REWARDS.get(name, name) for name in reward_weights(found)}
-        trained[task] = rewards | set(found.data.select_by)
-    problem = problem_with(grid.checkpoint_rule, judged, trained)
+    for task, setting in settings.items():
+        judged[task] = {name for suite in setting.suites.values() for name in suite.judges}
+        rewards = {reward_judge(name) for name in reward_weights(setting)}
+        trained[task] = rewards | set(setting.data.select_by)
+    oracles = {
+        name
+        for setting in settings.values()
+        for name, judge in setting.judge.items()
+        if judge.is_oracle
+    }
+    problem = problem_with(grid.checkpoint_rule, judged, trained, oracles)
     if problem is not None:
         raise ConfigError(problem)
 
@@ -164,20 +170,20 @@ def _selected(
     axis: str, overrides: Overrides, available: Sequence[str], grid: GridConfig
 ) -> tuple[str, ...]:
     """The grid's methods or tasks that the command line keeps, in the grid's order."""
-    wanted = overrides.axes.get(axis, tuple(available))
-    for name in wanted:
+    chosen = overrides.axes.get(axis, tuple(available))
+    for name in chosen:
         if name not in available:
             raise ConfigError(
                 f"{axis}={name!r} is not part of grid {grid.name!r}: choose among "
                 f"{', '.join(available)}, or add it with grid.{axis}s=[...]"
             )
-    return tuple(name for name in available if name in wanted)
+    return tuple(name for name in available if name in chosen)
 
 
 def _base_cell(settings: Sequence[Settings], digest: str) -> CellConfig:
     """The base model, evaluated on every suite of every task by every judge of the suite."""
     suites: dict[str, SuiteConfig] = {}
-    for suite in (suite for found in settings for suite in found.suites.values()):
+    for suite in (suite for setting in settings for suite in setting.suites.values()):
         other = suites.get(suite.name, suite)
         if (other.images_per_prompt, other.max_prompts) != (
             suite.images_per_prompt,
@@ -209,7 +215,7 @@ def _cell(
     uses_reward = settings.method is not None and settings.method.needs_reward
     rewards = reward_weights(settings) if uses_reward else {}
     judges = {name for suite in suites.values() for name in suite.judges}
-    judges |= {NAMED_REWARDS.get(name, name) for name in rewards} & set(settings.judge)
+    judges |= {reward_judge(name) for name in rewards} & set(settings.judge)
     if not is_base:
         # Rows may come with a score that no judge gives.
         judges |= set(settings.data.select_by) & set(settings.judge)

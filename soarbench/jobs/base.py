@@ -6,7 +6,7 @@ import abc
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from evaluators.base import Evaluator
 from soarbench.common.code import digests
@@ -18,7 +18,9 @@ from soarbench.grid.addresses import Source
 from soarbench.grid.cell import CellConfig
 from soarbench.store.artefact import Artefact, Store
 from soarbench.store.training import TrainingFolder
-from soarbench.tracking.tracker import Tracker
+
+if TYPE_CHECKING:
+    from soarbench.tracking.tracker import Tracker
 
 
 class Workbench(Protocol):

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from soarbench.common.code import code_of
+from soarbench.common.files import write_json
 from soarbench.config.run import RatesConfig
 from soarbench.config.settings import SuiteConfig
 from soarbench.data.prompts import PromptItem
-from soarbench.evaluation.drawing import draw_missing, image_path
+from soarbench.evaluation.drawing import draw_missing, image_path, sampler_path
 from soarbench.evaluation.selection import suite_images
 from soarbench.grid import addresses
 from soarbench.grid.addresses import Source
@@ -85,6 +86,9 @@ class Draw(Job):
                 functools.cache(drawer),
                 stage,
             )
+            if not sampler_path(artefact.root).is_file():
+                facts = context.workbench.scheduler_facts(self.cell)
+                write_json(sampler_path(artefact.root), facts)
             artefact.add_extent(extent_of(self.suite))
 
     def _older(self, artefact: Artefact) -> set[tuple[str, int]]:

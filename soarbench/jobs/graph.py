@@ -72,8 +72,8 @@ def _once(jobs: Iterable[Job]) -> Iterator[Job]:
 
 def waiting_on(job: Job, jobs: Sequence[Job]) -> list[str]:
     """Addresses that a job waits for and that a job of the list makes."""
-    made = {other.address for other in jobs if other is not job}
-    return [address for address in job.waits_for if address in made]
+    planned = {other.address for other in jobs if other is not job}
+    return [address for address in job.waits_for if address in planned]
 
 
 def cell_of(job: Job) -> str:

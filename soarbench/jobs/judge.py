@@ -7,8 +7,10 @@ from typing import ClassVar
 
 from evaluators.base import JudgeConfig
 from soarbench.common.code import code_of
+from soarbench.common.files import read_json
 from soarbench.config.run import RatesConfig
 from soarbench.config.settings import SuiteConfig
+from soarbench.evaluation.drawing import sampler_path
 from soarbench.evaluation.judging import aggregated, judge_files
 from soarbench.evaluation.protocol import fingerprint, image_facts, judge_facts
 from soarbench.evaluation.rows import ScoreRows
@@ -74,13 +76,9 @@ class Judge(Job):
         files = sample_files(self.suite, drawn.root)
         with self.begun(context, len(files)) as (artefact, stage):
             evaluator = context.workbench.evaluator(self.cell, self.judge)
-            made = image_facts(
-                self.suite,
-                self.cell.model,
-                self.cell.sampling,
-                context.workbench.scheduler_facts(self.cell),
-            )
-            facts = {**made, **judge_facts(evaluator)}
+            sampler = read_json(sampler_path(drawn.root))
+            drawing = image_facts(self.suite, self.cell.model, self.cell.sampling, sampler)
+            facts = {**drawing, **judge_facts(evaluator)}
             scores = ScoresFolder(artefact.root)
             scores.write_protocol(facts, self.config.facts())
             judge_files(

@@ -115,11 +115,13 @@ def score_by(
         EvaluatorError: The judge cannot be used here.
     """
     folder = ScoresFolder(images.request.output / name)
+    artefact = Artefact(folder.root)
+    content = artefact.refuse_other(_content(config, images), "scores")
     sha256 = {file.sample_id: _sha256(file.path) for file in images.files}
-    _claim(folder, config, images)
     _refuse_changed(folder, images.files, sha256)
     evaluator = config.build()
     evaluator.check_canaries()
+    artefact.begin(content, (), digests(code_of(config)))
     facts = {"prompts": images.prompts, **judge_facts(evaluator)}
     folder.write_protocol(facts, config.facts())
     progress = console_pace(console, name, len(images.files))
@@ -150,32 +152,16 @@ def score_by(
 _WHOLE = Extent(max_prompts=None, images_per_prompt=0)
 
 
-def _claim(folder: ScoresFolder, config: JudgeConfig, images: JudgedImages) -> None:
-    """Make sure that an earlier launch with this output wanted the same.
-
-    Raises:
-        UserError: It did not; says in what.
-    """
+def _content(config: JudgeConfig, images: JudgedImages) -> dict[str, object]:
+    """What another launch with this output must want, too."""
     names = [(file.sample_id, file.prompt_id, file.prompt) for file in images.files]
-    content: dict[str, object] = {
+    return {
         "suite": images.request.suite.name,
         "coverage": images.request.coverage,
         "prompts": images.prompts,
         "images": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
         "judge": config.identity(),
     }
-    artefact = Artefact(folder.root)
-    record = artefact.record()
-    if record is None and folder.root.exists() and any(folder.root.iterdir()):
-        raise UserError(f"{folder.root} holds other files; choose another output")
-    plain = json.loads(json.dumps(content))
-    unlike = [] if record is None else [k for k in plain if record.content.get(k) != plain[k]]
-    if unlike:
-        raise UserError(
-            f"{folder.root} holds scores of another request (unlike in {', '.join(unlike)}); "
-            "nothing was written over, choose another output"
-        )
-    artefact.begin(plain, (), digests(code_of(config)))
 
 
 def _refuse_changed(
@@ -200,7 +186,7 @@ def summary_of(
     coverage: str,
     numbers: Mapping[str, float],
     scores: str,
-    extent: Extent | None,
+    extent: Extent | None = None,
 ) -> dict[str, object]:
     """A judge's numbers with what describes them, as JSON values.
 
@@ -212,7 +198,7 @@ def summary_of(
         coverage: ``exact`` or ``found``.
         numbers: The judge's own summary.
         scores: Where the rows are, seen from the output folder.
-        extent: Which of these rows; None: all.
+        extent: The part of the suite, where there may be more rows than its own.
     """
     return {
         **config.facts(),

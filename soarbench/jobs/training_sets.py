@@ -54,14 +54,14 @@ class TrainingSets:
         Raises:
             UserError: The text encoders cannot be loaded, or a set cannot be used.
         """
-        wanted: dict[ModelConfig, dict[str, None]] = {}
+        prompts_of: dict[ModelConfig, dict[str, None]] = {}
         for cell in cells:
-            prompts = wanted.setdefault(cell.model, {"": None})
+            prompts = prompts_of.setdefault(cell.model, {"": None})
             for suite in cell.suites.values():
                 prompts |= dict.fromkeys(item.prompt for item in suite_prompts(suite).items)
             if cell.data is not None:
                 prompts |= dict.fromkeys(self.opened(cell).captions())
-        for config, prompts in wanted.items():
+        for config, prompts in prompts_of.items():
             self.prompt_store(config).fill(prompts)
 
     def rows(self, cell: CellConfig, model: ImageModel) -> EncodedRows:

@@ -186,6 +186,7 @@ class OracleAestheticConfig(JudgeConfig):
     is_oracle = True
     oracle_of = ("aesthetic",)
     packages = ("scipy",)
+    code = ("soarbench.lab.world.oracles",)
 
     def build(self) -> OracleAesthetic:
         """Nothing is loaded."""

@@ -60,7 +60,7 @@ def _explained(key: str, repo: str, revision: str | None) -> Iterator[None]:
     where = f"{key}={repo}" + (f" (revision {revision})" if revision else "")
     client = logging.getLogger("huggingface_hub")
     level = client.level
-    # Its retries are told line by line; what came of them is told below.
+    # Its retries are lines line by line; what came of them is lines below.
     client.setLevel(logging.ERROR)
     try:
         yield
@@ -91,7 +91,9 @@ def _explained(key: str, repo: str, revision: str | None) -> Iterator[None]:
             f"where there is a network (`hf download {repo}`), or give a directory"
         ) from error
     except OSError as error:
-        told = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{where}: the hub did not give it ({told[0]}); try again later") from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"{where}: the hub did not give it ({lines[0]}); try again later"
+        ) from error
     finally:
         client.setLevel(level)

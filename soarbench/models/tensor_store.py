@@ -83,8 +83,8 @@ class TensorStore:
 
     def stacked(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """Entries of equal shapes, stacked; the first axis is the entries'."""
-        found = [self[key] for key in keys]
-        return {name: torch.stack([entry[name] for entry in found]) for name in found[0]}
+        rows = [self[key] for key in keys]
+        return {name: torch.stack([entry[name] for entry in rows]) for name in rows[0]}
 
     def _register(self, path: Path) -> None:
         metadata = self._opened(path).metadata() or {}

@@ -70,11 +70,11 @@ class LiveBytes(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> object:
         """Run an operation and count what it made."""
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
+        output = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor):
                 self._count(tensor)
-        return made
+        return output
 
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()

@@ -144,11 +144,8 @@ def stale_lines(cells: Sequence[Cell]) -> list[str]:
         modules = tuple(changed(cell.code))
         if modules:
             names.setdefault(modules, []).append(cell.cell_id)
-    lines = []
-    for modules, ids in names.items():
-        count = "1 cell was" if len(ids) == 1 else f"{len(ids)} cells were"
-        lines.append(
-            f"{count} made by other code of {', '.join(modules)} than today's, e.g. {ids[0]}; "
-            "stale=rerun makes them again"
-        )
-    return lines
+    return [
+        f"{len(ids)} {'cells were' if len(ids) > 1 else 'cell was'} made by other code of "
+        f"{', '.join(modules)} than today's, e.g. {ids[0]}; stale=rerun makes them again"
+        for modules, ids in names.items()
+    ]

@@ -7,6 +7,7 @@ commands that worked on it, and the digest of the code that did.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -126,6 +127,32 @@ class Artefact:
             )
         elif this_launch() not in stored.launches:
             self._replace(launches=[*stored.launches, this_launch()])
+
+    def refuse_other(self, content: Mapping[str, object], what: str) -> dict[str, object]:
+        """Make sure that a folder of the user's holds nothing, or the same content.
+
+        Args:
+            content: What is asked for now.
+            what: It holds, for messages.
+
+        Returns:
+            The content as JSON gives it back, for ``begin``.
+
+        Raises:
+            UserError: It holds something else; says in what.
+        """
+        plain: dict[str, object] = json.loads(json.dumps(content))
+        record = self.record()
+        if record is None and self.root.exists() and any(self.root.iterdir()):
+            raise UserError(f"{self.root} holds other files; choose another output")
+        stored = plain if record is None else record.content
+        unlike = [key for key in plain if stored.get(key) != plain[key]]
+        if unlike:
+            raise UserError(
+                f"{self.root} holds {what} of another request (unlike in {', '.join(unlike)}); "
+                "nothing was written over, choose another output"
+            )
+        return plain
 
     def add_extent(self, extent: Extent) -> None:
         """Note that the artefact is whole for one more part of its suite."""

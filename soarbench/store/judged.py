@@ -29,10 +29,6 @@ class ScoresFolder:
         return ScoreRows(self.root)
 
     @property
-    def _protocol_path(self) -> Path:
-        return self.root / "protocol.json"
-
-    @property
     def _summary_path(self) -> Path:
         return self.root / "summary.json"
 

@@ -157,13 +157,13 @@ def logged_commits(
     if not config.enabled or (config.uri is None and not (output_dir / "mlruns.db").is_file()):
         return {}
     uri = store_uri(config, output_dir)
-    found = {}
+    commits = {}
     with _named(uri):
         client = MlflowClient(tracking_uri=uri)
         for run_id in run_ids:
             with contextlib.suppress(MlflowException):
-                found[run_id] = client.get_run(run_id).data.tags.get("git_commit", UNKNOWN)
-    return found
+                commits[run_id] = client.get_run(run_id).data.tags.get("git_commit", UNKNOWN)
+    return commits
 
 
 @contextlib.contextmanager
@@ -200,11 +200,11 @@ class MlflowTracker:
         root = artifact_root(config, output_dir)
         with _named(self._uri), opening(self._uri, root):
             self._client = MlflowClient(tracking_uri=self._uri)
-            found = self._client.get_experiment_by_name(experiment)
+            stored = self._client.get_experiment_by_name(experiment)
             self._experiment = (
                 self._client.create_experiment(experiment, root)
-                if found is None
-                else found.experiment_id
+                if stored is None
+                else stored.experiment_id
             )
             for key, value in experiment_tags(experiment, self._experiment).items():
                 self._client.set_experiment_tag(self._experiment, key, value)
@@ -324,8 +324,8 @@ class MlflowTracker:
     def _find(self, tags: Mapping[str, str]) -> Sequence[Run]:
         quoted = {key: value.replace("'", "''") for key, value in tags.items()}
         text = " and ".join(f"tags.{key} = '{value}'" for key, value in quoted.items())
-        found: Sequence[Run] = self._client.search_runs([self._experiment], filter_string=text)
-        return found
+        runs: Sequence[Run] = self._client.search_runs([self._experiment], filter_string=text)
+        return runs
 
     def _cell_run(self, cell: Cell) -> str:
         """The cell's run, found or made, as a child of this launch."""
@@ -342,9 +342,9 @@ class MlflowTracker:
             # without a click.
             "mlflow.runType": "evaluation",
         }
-        found = self._find({"cell_id": cell.cell_id, "folder": self._common["folder"]})
-        if found:
-            run_id: str = found[0].info.run_id
+        runs = self._find({"cell_id": cell.cell_id, "folder": self._common["folder"]})
+        if runs:
+            run_id: str = runs[0].info.run_id
             self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in _tags(tags).items()])
             return run_id
         run = self._client.create_run(
@@ -353,8 +353,8 @@ class MlflowTracker:
             tags=_tags(tags),
             run_name=cell.label,
         )
-        made: str = run.info.run_id
-        return made
+        name: str = run.info.run_id
+        return name
 
 
 def open_tracker(config: TrackingConfig, output_dir: Path, experiment: str) -> Tracker:

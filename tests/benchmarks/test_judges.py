@@ -9,7 +9,7 @@ import pytest
 from evaluators.geneval.prompts import CLASS_NAMES, COLORS
 from soarbench.benchmarks.judges import draw_scenes, race
 from soarbench.cli.app import main
-from soarbench.evaluation.judging import scored
+from soarbench.evaluation.judging import decoded
 
 
 def test_scenes_ask_for_colours_as_often_as_wanted(tmp_path: Path) -> None:
@@ -58,7 +58,8 @@ def test_the_naive_form_gives_the_same_verdicts(kind: str, tmp_path: Path) -> No
     files = draw_scenes(tmp_path / "scenes", 6, 0.7)
     config = GenEvalConfig(detector=detector, color_model=clip, device="cpu", batch_size=4)
     naive = NaiveGenEval(Path(detector), Path(clip), torch.device("cpu"))
-    ours = [score for _, scores in scored(load_geneval(config), files) for score in scores]
+    evaluator = load_geneval(config)
+    ours = [score for chunk in decoded(files) for score in evaluator.score(chunk)]
     for file, score in zip(files, ours, strict=True):
         verdict = naive.verdict(file.path, file.metadata)
         assert verdict.correct == score.details["correct"]

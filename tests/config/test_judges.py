@@ -65,7 +65,7 @@ def test_every_field_is_set_from_the_command_line(name: str) -> None:
     words = [f"judge.{name}.{key}={value}" for key, value in values.items()]
     judge = run_settings(["model=sd35_medium", "data=lab_general", *words]).judge[name]
     assert dataclasses.asdict(judge) == values
-    assert judges_of("sd35_medium", {name: values})[name] == judge
+    assert judges_of("sd35_medium", words)[name] == judge
 
 
 @pytest.mark.parametrize("name", JUDGES)
@@ -135,10 +135,14 @@ def test_facts_survive_json_and_say_which_way_is_up() -> None:
 
 
 def test_a_key_that_a_judge_lacks_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"'judge\.geneval\.detectr': did you mean 'detector'"):
-        judges_of("sd35_medium", {"geneval": {"detectr": "x"}})
-    with pytest.raises(ConfigError, match="there is no judge 'genevl': did you mean 'geneval'"):
-        judges_of("sd35_medium", {"genevl": {}})
+    with pytest.raises(
+        ConfigError, match=r"'judge\.geneval\.detectr' here; did you mean 'judge\.genev"
+    ):
+        judges_of("sd35_medium", ["judge.geneval.detectr=x"])
+    with pytest.raises(
+        ConfigError, match=r"no key 'judge\.genevl\.dtype' here; did you mean 'judge\.gene"
+    ):
+        judges_of("sd35_medium", ["judge.genevl.dtype=x"])
 
 
 def test_judges_and_their_configurations_import_no_framework() -> None:

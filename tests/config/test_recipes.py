@@ -15,6 +15,7 @@ from soarbench.common.errors import UserError
 from soarbench.config.compose import CONF, compose_choices
 from soarbench.config.registries import suite_named
 from soarbench.evaluation.suites import PromptFile, num_available
+from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
 
@@ -144,14 +145,20 @@ def test_a_suite_of_a_file_counts_a_repeated_prompt_once(tmp_path: Path) -> None
     assert num_available(suite) == 2
 
 
+def drawn(arguments: list[str]) -> set[str]:
+    """Addresses of the images of the suite that takes a file."""
+    cells = expand(arguments).cells
+    return {addresses.images(cell, 0, cell.suites["drawbench"]).address for cell in cells}
+
+
 def test_the_prompts_of_a_file_are_part_of_the_address(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     arguments = ["grid=reward_specific", *REAL, f"suites.drawbench.prompts={path}"]
     with pytest.raises(UserError, match=r"suites\.drawbench\.prompts=.*: no such file"):
         expand(arguments)
     path.write_text("a cat\n")
-    before = {cell.cell_id for cell in expand(arguments).cells}
+    before = drawn(arguments)
     assert expand(arguments).without_prompts == ()
     path.write_text("a dog\n")
-    assert not before & {cell.cell_id for cell in expand(arguments).cells}
+    assert not before & drawn(arguments)
     assert [s.name for s in expand(arguments[:-1]).without_prompts] == ["drawbench"]

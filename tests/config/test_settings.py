@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from soarbench.common.errors import ConfigError, UserError
 from soarbench.config.compose import parse_overrides
 from soarbench.config.settings import SamplingConfig
 from soarbench.evaluation.suites import OfficialGenEval
+from soarbench.grid import addresses
 from soarbench.grid.expand import expand
 
 #: Stands for a training set that lies on no test machine's disk.
@@ -104,19 +106,33 @@ def test_a_directory_without_a_pipeline_is_named(overrides: list[str], tmp_path:
 
 
 def test_a_judge_takes_its_own_keys() -> None:
-    words = ["grid=reward_specific", "model=sd35_medium", ANY_DATA, "task=alignment"]
+    # Data that another judge curates: what a judge selects by, it determines.
+    data = [ANY_DATA, "data.select_by=[aesthetic]"]
+    words = ["grid=reward_specific", "model=sd35_medium", *data, "task=aesthetic"]
     usual, changed = (
-        expand([*words, *more]).cells[-1] for more in ([], ["judge.clipscore.weights=/w"])
+        expand([*words, *more, "method=sft"]).cells[-1]
+        for more in ([], ["judge.clipscore.weights=/w"])
     )
     assert usual.judges["clipscore"] == ClipScoreConfig()
     assert changed.judges["clipscore"] == ClipScoreConfig(weights="/w")
-    assert usual.cell_id != changed.cell_id
+    # Another judge judges the same images: only its own scores are others.
+    suites = [cell.suites["drawbench"] for cell in (usual, changed)]
+    assert addresses.training(usual) == addresses.training(changed)
+    for judge, is_same in (("aesthetic", True), ("clipscore", False)):
+        first, second = (
+            addresses.scores(cell, cell.steps[-1], replace(suite, prompts=__file__), judge).address
+            for cell, suite in zip((usual, changed), suites, strict=True)
+        )
+        assert (first == second) is is_same
 
 
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("judge.clipscore.wights=/w", "'judge.clipscore.wights': did you mean 'weights'"),
+        (
+            "judge.clipscore.wights=/w",
+            "no key 'judge.clipscore.wights' here; did you mean 'judge.clipscore.weights'",
+        ),
         ("judge.clipscore.batch_size=0", "must be at least 1"),
         ("judge.clipscor.weights=/w", "here; did you mean 'judge.clip"),
     ],

@@ -140,7 +140,7 @@ def test_images_are_decoded_a_bounded_number_of_pixels_at_once(side, count, rows
         transformer=None,
         image_processor=SimpleNamespace(postprocess=postprocess),
     )
-    model = SD3Model(pipeline, ModelConfig(name="x", path="y", resolution=side))
+    model = SD3Model(pipeline, Sd3Config(name="x", path="y", resolution=side))
     latents = torch.zeros(1, 1, 1, 1).expand(count, 16, side // 8, side // 8)
     assert len(model.decode(latents)) == count
     assert pipeline.vae.rows == rows

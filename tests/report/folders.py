@@ -331,7 +331,6 @@ def write_scored(
     values: np.ndarray,
     *,
     facts: Mapping[str, MetricFacts] = FACTS,
-    prompt: str = "a photo",
     **protocol: object,
 ) -> Path:
     """What ``score`` leaves of one judge's scores of two images a prompt; the output folder."""
@@ -341,7 +340,7 @@ def write_scored(
     scored.rows.append(
         [
             {
-                "prompt_id": f"{suite}-{index // 2:05d}", "prompt": prompt,
+                "prompt_id": f"{suite}-{index // 2:05d}", "prompt": "a photo",
                 "image_index": index % 2, "sample_id": f"{index // 2:05d}/{index % 2:04d}",
                 "image_sha256": "0", "value": float(value),
                 "reason": "dark" if np.isnan(value) else None,

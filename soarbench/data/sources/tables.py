@@ -37,13 +37,13 @@ def dataset_records(config: DatasetsDataConfig) -> Iterator[Record]:
     """
     rows = _loaded(config)
     known = list(rows.column_names)
-    wanted = (config.image_column, config.caption_column, *config.score_columns.values())
-    for name in wanted:
+    columns = (config.image_column, config.caption_column, *config.score_columns.values())
+    for name in columns:
         if name not in known:
             raise ConfigError(
                 f"data.path={config.path}: there is no column {name!r}, {did_you_mean(name, known)}"
             )
-    facts = [name for name in (*wanted[1:], *_FACTS) if name in known]
+    facts = [name for name in (*columns[1:], *_FACTS) if name in known]
     for number, (row, image) in enumerate(_rows(rows, facts, config)):
         place = f"{config.path} row {number}"
         own = {name: row[column] for name, column in config.score_columns.items()}
@@ -160,8 +160,8 @@ def _explained(path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, tarfile.TarError, DatasetsError) as error:
-        told = str(error).strip().splitlines() or [type(error).__name__]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"data.path={path}: `datasets` cannot read it ({told[0]}); check the path, data.split "
+            f"data.path={path}: `datasets` cannot read it ({lines[0]}); check the path, data.split "
             "and the files"
         ) from error

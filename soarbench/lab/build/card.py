@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 
 def shapes_found(pixels: Pixels, scene: Scene) -> bool:
     """Whether the detector finds exactly the drawn shapes in their colours."""
-    wanted = sorted((placed.shape, placed.color) for placed in scene.objects)
-    return wanted == sorted((s.label, s.color) for s in detect(pixels) if s.score > 0.3)
+    pairs = sorted((placed.shape, placed.color) for placed in scene.objects)
+    return pairs == sorted((s.label, s.color) for s in detect(pixels) if s.score > 0.3)
 
 
 def detector_accuracy(renders_per_task: int, seed: int = 0) -> dict[str, float]:

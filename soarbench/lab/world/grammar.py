@@ -94,13 +94,13 @@ def _two_object() -> list[Composition]:
 
 
 def _counting() -> list[Composition]:
-    found = []
+    clauses = []
     for shape, (count, word) in itertools.product(SHAPES, COUNT_WORDS.items()):
-        found.append(Composition("counting", f"{word} {shape}s", (Want(shape, count),)))
+        clauses.append(Composition("counting", f"{word} {shape}s", (Want(shape, count),)))
         for color in COLORS:
             phrase = f"{word} {color} {shape}s"
-            found.append(Composition("counting", phrase, (Want(shape, count, color),)))
-    return found
+            clauses.append(Composition("counting", phrase, (Want(shape, count, color),)))
+    return clauses
 
 
 def _colors() -> list[Composition]:
@@ -111,21 +111,21 @@ def _colors() -> list[Composition]:
 
 
 def _position() -> list[Composition]:
-    found = []
+    clauses = []
     for (a, b), relation in itertools.product(itertools.permutations(SHAPES, 2), RELATIONS):
         wants = (Want(b), Want(a, relation=relation))
-        found.append(Composition("position", f"a {a} {relation} a {b}", wants))
-    return found
+        clauses.append(Composition("position", f"a {a} {relation} a {b}", wants))
+    return clauses
 
 
 def _color_attr() -> list[Composition]:
-    found = []
+    clauses = []
     for a, b in itertools.permutations(SHAPES, 2):
         for color_a, color_b in itertools.permutations(COLORS, 2):
             wants = (Want(a, color=color_a), Want(b, color=color_b))
             phrase = f"a {color_a} {a} and a {color_b} {b}"
-            found.append(Composition("color_attr", phrase, wants))
-    return found
+            clauses.append(Composition("color_attr", phrase, wants))
+    return clauses
 
 
 def _text() -> list[Composition]:
@@ -188,8 +188,8 @@ def demands(caption: str) -> dict[str, object]:
     for prefix in sorted(TRAINING_PREFIXES, key=len, reverse=True):
         composition = _by_phrase().get(caption.removeprefix(prefix))
         if composition is not None:
-            found = {**composition.metadata(), "prompt": caption}
-            return found if composition.wants else {}
+            metadata = {**composition.metadata(), "prompt": caption}
+            return metadata if composition.wants else {}
     raise ValueError(f"{caption!r} is no caption of the drawn world")
 
 
@@ -245,9 +245,9 @@ def lay_out(composition: Composition, style: Style, rng: np.random.Generator) ->
         radius, shift = 0.0, 2.0
     shapes = [want for want in composition.wants for _ in range(want.count)]
     common = {want.shape: COLORS[rng.integers(len(COLORS))] for want in composition.wants}
-    wanted = [(want.shape, want.color or common[want.shape]) for want in shapes] or [("", "")]
+    pairs = [(want.shape, want.color or common[want.shape]) for want in shapes] or [("", "")]
     objects = []
-    for (shape, color), (x, y) in zip(wanted, spots, strict=True):
+    for (shape, color), (x, y) in zip(pairs, spots, strict=True):
         x, y = x + rng.uniform(-shift, shift), y + rng.uniform(-shift, shift)
         objects.append(PlacedObject(shape, color, x, y, radius * rng.uniform(0.92, 1.08)))
     return Scene(

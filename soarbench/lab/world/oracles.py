@@ -112,14 +112,14 @@ def detect(pixels: Pixels) -> list[DetectedShape]:
     scale = pixels.shape[1] / IMAGE_SIZE
     foreground, colors = _foreground(np.asarray(picture))
     labels, count = ndimage.label(foreground)
-    found = []
+    scores = []
     for index in range(1, count + 1):
         mask = labels == index
         if mask.sum() >= MIN_AREA:
             shape = _component(mask, colors)
             x1, y1, x2, y2 = (scale * edge for edge in shape.box)
-            found.append(replace(shape, box=(x1, y1, x2, y2)))
-    return sorted(found, key=lambda shape: -shape.score)
+            scores.append(replace(shape, box=(x1, y1, x2, y2)))
+    return sorted(scores, key=lambda shape: -shape.score)
 
 
 def _border(values: NDArray[np.float64]) -> NDArray[np.float64]:
