@@ -120,7 +120,8 @@ def write_cell(grid_folder: Path, cell: Folder) -> Path:
         {
             "cell_id": cell.cell_id, "grid": grid_folder.name, "task": cell.task,
             "method": cell.method, "seed": cell.seed, "steps": list(cell.steps),
-            "final_metric": cell.final_metric, "metrics": list(cell.metrics), "paths": {},
+            "final_metric": cell.final_metric, "paths": {},
+            "metrics": [name for suite in _suites(cell).values() for name in suite["judges"]],
             "data_key": None if cell.task == "base" else data_key(cell.task),
             "oracle_metrics": [name for name in cell.metrics if name.startswith("oracle_")],
             "config": {"data": None if cell.task == "base" else DATA, "suites": _suites(cell)},
@@ -199,7 +200,7 @@ def _suites(cell: Folder) -> dict[str, dict[str, list[str]]]:
     """What judges what, in the order of the cell's metrics."""
     suites: dict[str, dict[str, list[str]]] = {}
     for name in cell.metrics:
-        suites.setdefault(SCALES[name][2], {"evaluators": []})["evaluators"].append(name)
+        suites.setdefault(SCALES[name][2], {"judges": []})["judges"].append(name)
     return suites
 
 
