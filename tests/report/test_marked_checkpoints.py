@@ -1,8 +1,8 @@
 import pytest
 
 from soarbench.common.errors import ConfigError
-from soarbench.grid.checkpoint_rule import problem_with
 from soarbench.grid import addresses
+from soarbench.grid.checkpoint_rule import problem_with
 from soarbench.grid.expand import expand
 from soarbench.report.numbers.checkpoints import marked_steps
 from soarbench.report.numbers.panels import build_panels
