@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.report.folders import FACTS, TAGS, stored_facts
+from tests.report.folders import FACTS, TAGS, build_report, stored_facts
 
 METHODS = ("sft", "soar", "flow_grpo")
 TASKS = ("general", "colours", "counting")
@@ -97,8 +97,6 @@ def measured(grid_folder: Path, results: Path) -> dict[str, float]:
     -> seconds, seconds of the processor, the most MiB that importing and reporting held, and how
     much of it the report added; cells and bytes of the page.
     """
-    from soarbench.report.build import build_report
-
     imported, start, before = _peak_mib(), time.monotonic(), time.process_time()
     report = build_report(grid_folder, results, grid=grid_folder.name)
     return {
