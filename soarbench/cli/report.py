@@ -11,7 +11,7 @@ from soarbench.report.options import ReportOptions
 from soarbench.report.source import GridCells, grid_cells
 
 if TYPE_CHECKING:
-    from soarbench.report.build import Report
+    from soarbench.report.report import Report
 
 
 def report(options: ReportOptions, words: Sequence[str], *, console: Console) -> int:
