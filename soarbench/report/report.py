@@ -4,28 +4,52 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.padding import Padding
-from rich.text import Text
 
 from soarbench.report.numbers.budgets import MatchedTable
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.samples import Samples
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.numbers.thresholds import Crossing
-from soarbench.report.text.console import budget_table, score_table
 from soarbench.store.cells import Cell
 
-if TYPE_CHECKING:
-    from soarbench.report.figures.figure_set import FigureSet
+
+@dataclass(frozen=True, kw_only=True)
+class FigureEntry:
+    """One figure in the index.
+
+    Attributes:
+        name: Of its files, without the suffix.
+        title: For a heading.
+        caption: What it shows and how to read it; one paragraph.
+        files: Pictures.
+        data: The CSV behind it.
+    """
+
+    name: str
+    title: str
+    caption: str
+    files: tuple[str, ...]
+    data: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureSet:
+    """All figures of a report.
+
+    Attributes:
+        entries: In the order of a reader's questions.
+        notes: What could not be drawn, a line each.
+    """
+
+    entries: tuple[FigureEntry, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A finished report; print it on a ``rich`` console.
+    """A finished report.
 
     Attributes:
         grid: Name of the grid.
@@ -63,23 +87,3 @@ class Report:
     def is_partial(self) -> bool:
         """Whether a cell or a measurement is missing."""
         return bool(self.gaps)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Tables, findings, notes, what is missing, and where the files are."""
-        for table in self.tables:
-            yield score_table(table)
-            yield budget_table(table)
-            for text in table.findings():
-                yield Padding(Text(text, style="bold"), (0, 1))
-            for text in table.notes():
-                yield Padding(Text(text, style="dim"), (0, 1))
-            yield ""
-        if self.is_partial:
-            yield Text("Partial report. Missing:", style="bold yellow")
-            for gap in self.gaps:
-                yield Padding(Text(gap, style="yellow"), (0, 2))
-        for line in self.stale:
-            yield Text(line, style="yellow")
-        for note in self.notes:
-            yield Padding(Text(note, style="dim"), (0, 1))
-        yield Text(f"Report: {self.folder}")
