@@ -110,7 +110,8 @@ def test_a_judge_takes_its_own_keys() -> None:
     data = [ANY_DATA, "data.select_by=[aesthetic]"]
     words = ["grid=reward_specific", "model=sd35_medium", *data, "task=aesthetic"]
     usual, changed = (
-        expand([*words, *more, "method=sft"]).cells[-1] for more in ([], ["judge.clipscore.weights=/w"])
+        expand([*words, *more, "method=sft"]).cells[-1]
+        for more in ([], ["judge.clipscore.weights=/w"])
     )
     assert usual.judges["clipscore"] == ClipScoreConfig()
     assert changed.judges["clipscore"] == ClipScoreConfig(weights="/w")
