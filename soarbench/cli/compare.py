@@ -135,6 +135,9 @@ def _side(name: str, settings: Sequence[str], step: int | None) -> Side | None:
     if Path(name).expanduser().is_dir():
         scored = of_scored(Path(name).expanduser())
         return Side(measured={key: {None: one} for key, one in scored.items()})
+    # Neither a cell nor a method has a slash, so a folder is meant.
+    if "/" in name:
+        raise UserError(f"{name}: no such folder; name one that score or evaluate wrote")
     cell_id, _, at = name.partition("@")
     cell = _cell(cell_id, settings)
     if cell is None:
@@ -164,7 +167,7 @@ def _method_side(name: str, settings: Sequence[str], step: int | None) -> Side:
 
 def _cell(name: str, settings: Sequence[str]) -> Cell | None:
     """The cell of that id under ``output_dir``; None where there is none."""
-    if "/" in name or name in ("", ".", ".."):
+    if name in ("", ".", ".."):
         return None
     root = Path(own_settings(settings).output_dir).expanduser()
     for path in sorted(root.glob(f"grids/*/{name}/cell.json")):

@@ -129,9 +129,9 @@ def convert(hint: object, value: object, key: str) -> object:
 
 
 def _scalar(hint: object, value: object, key: str) -> object:
-    accepted, kind = _SCALARS[hint]
+    accepted, expected = _SCALARS[hint]
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{key}={value!r} must be {kind}")
+        raise ConfigError(f"{key}={value!r} must be {expected}")
     if hint is Path:
         # Unlike Path's own, it leaves a user that does not exist as it is.
         return Path(os.path.expanduser(str(value)))

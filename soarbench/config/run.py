@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 #: What figures can be written as: PNG for pages, PDF for papers, SVG for everything that scales.
 FigureFormat = Literal["png", "pdf", "svg"]
@@ -77,11 +78,10 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LauncherConfig:
-    """Who runs the cells.
+class ProcessesConfig:
+    """How a cell's training is shared out.
 
     Attributes:
-        name: ``local``: one after the other, on this machine.
         num_processes: That train a cell together, each with a GPU of its own (on a CPU: a share of
             its cores). Changes no result: every row has its own noise, whoever trains on it.
         parallelism: How processes share the work. ``ddp``: each has everything. ``fsdp2``: each has
@@ -90,7 +90,6 @@ class LauncherConfig:
             faster and larger than ``fsdp2``, and done by torch's FSDP2 as well. Changes no result.
     """
 
-    name: Literal["local"]
     num_processes: int = 1
     parallelism: Literal["ddp", "fsdp2", "zero2"] = "ddp"
 
@@ -102,3 +101,15 @@ class LauncherConfig:
                 f"launcher.parallelism={self.parallelism}: one process has nobody to share with; "
                 "set launcher.num_processes=N"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LauncherConfig(ProcessesConfig, abc.ABC):
+    """Who runs the jobs of a grid, and in which order."""
+
+    #: Name for people.
+    kind: ClassVar[str]
+
+    @abc.abstractmethod
+    def build(self) -> object:
+        """The launcher (``soarbench.launchers.base.Launcher``); imports it."""

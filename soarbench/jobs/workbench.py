@@ -30,7 +30,7 @@ from baselines.rewards.evaluator import EvaluatorReward
 from baselines.rewards.mixture import Mixture
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
 from soarbench.common.errors import UserError
-from soarbench.config.run import LauncherConfig
+from soarbench.config.run import ProcessesConfig
 from soarbench.data.prompts import PromptItem
 from soarbench.data.rows import EncodedRows
 from soarbench.diagnostics.measured import Measured
@@ -41,8 +41,8 @@ from soarbench.evaluation.overlap import refuse_overlap
 from soarbench.evaluation.seeds import evaluation_noise
 from soarbench.evaluation.selection import suite_prompts
 from soarbench.grid import addresses
-from soarbench.grid.addresses import reward_judge
 from soarbench.grid.cell import CellConfig
+from soarbench.grid.checks import reward_judge
 from soarbench.jobs.base import Job, OnStep
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.judge import Judge
@@ -58,7 +58,7 @@ from soarbench.store.training import TrainingFolder, TrainingLog
 
 log = logging.getLogger(__name__)
 
-ONE_PROCESS = LauncherConfig(name="local")
+ONE_PROCESS = ProcessesConfig()
 
 
 def torch_device(name: str) -> torch.device:
@@ -84,13 +84,13 @@ class ModelWorkbench:
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         store: Where weights and encoded prompts and images are.
-        launcher: How many processes train a cell, and how they share it.
+        processes: How many train a cell, and how they share it.
     """
 
-    def __init__(self, device: str, store: Store, launcher: LauncherConfig = ONE_PROCESS) -> None:
+    def __init__(self, device: str, store: Store, processes: ProcessesConfig = ONE_PROCESS) -> None:
         self.device = torch_device(device)
         self.store = store
-        self.launcher = launcher
+        self.processes = processes
         self.sets = TrainingSets(self.device, store.cache_dir, self.evaluator)
         self._evaluators: dict[JudgeConfig, Evaluator] = {}
         self._scheduler: dict[str, object] = {}
@@ -128,7 +128,7 @@ class ModelWorkbench:
             self._check_device(cell)
         if self.device.type == "cuda":
             gpu = torch.cuda.get_device_properties(self.device)
-            require_fit(trained, self.launcher, name=gpu.name, memory=gpu.total_memory)
+            require_fit(trained, self.processes, name=gpu.name, memory=gpu.total_memory)
 
     def _try_training(self, trained: Sequence[CellConfig], drawn: Sequence[CellConfig]) -> None:
         """Try what training needs, once all prompts are encoded: both never share a GPU."""
@@ -241,7 +241,7 @@ class ModelWorkbench:
                 shapes=None if block is None else rows.shapes(block),
                 # The grid's own bars show the progress.
                 console=Console(quiet=True),
-                parallelism=self.launcher.parallelism,
+                parallelism=self.processes.parallelism,
             )
         return {name: float(value) for name, value in dataclasses.asdict(summary).items()}
 

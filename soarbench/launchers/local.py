@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from typing_extensions import override
 
 from soarbench.common.errors import reason
+from soarbench.config.run import LauncherConfig
 from soarbench.jobs.base import Context, Job
+from soarbench.launchers.base import Launcher, Outcome
 
 
 class Blocked(RuntimeError):
     """A job whose input could not be made; its cause is what that failed with."""
 
 
-Outcome = tuple[Job, Exception | None]
-"""A job that ended, and what it failed with."""
+@dataclass(frozen=True, kw_only=True)
+class LocalConfig(LauncherConfig):
+    """This process, in the order of the table."""
+
+    kind: ClassVar[str] = "local"
+
+    @override
+    def build(self) -> Launcher:
+        return Local()
+
+
+class Local(Launcher):
+    """One job after the other."""
+
+    @override
+    def run(self, jobs: Sequence[Job], context: Context) -> Iterator[Outcome]:
+        return run_jobs(jobs, context)
 
 
 def run_jobs(jobs: Sequence[Job], context: Context) -> Iterator[Outcome]:

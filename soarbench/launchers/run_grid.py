@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from soarbench import __version__
-from soarbench.common.errors import reason
+from soarbench.common.errors import UserError, reason
 from soarbench.common.files import write_atomically
 from soarbench.common.progress import GridProgress, Key
 from soarbench.grid import addresses
@@ -22,7 +22,8 @@ from soarbench.grid.description import cell_record
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Context, Job, Workbench
 from soarbench.jobs.log import Log, LogDiagnostics
-from soarbench.launchers.local import Blocked, run_jobs
+from soarbench.launchers.base import Launcher
+from soarbench.launchers.local import Blocked
 from soarbench.store.artefact import Store
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ def run_grid(
         UserError: Something that the jobs depend on cannot be used; nothing was started.
     """
     settings, store = grid.settings, grid.store
+    launcher = settings.launcher.build()
+    if not isinstance(launcher, Launcher):
+        raise UserError(
+            f"launcher {settings.launcher.kind!r}: builds no Launcher, but {launcher!r}"
+        )
     progress = GridProgress(console, estimates(grid, pending))
     failures = Failures()
     with progress.shown():
@@ -95,7 +101,7 @@ def run_grid(
         name = f"{settings.budget.name} {datetime.now().astimezone():%Y-%m-%d %H:%M}"
         tracker.start_launch(name, _launch_tags(grid))
         try:
-            for job, error in run_jobs(pending, context):
+            for job, error in launcher.run(pending, context):
                 if error is not None:
                     _note(job, error, context, failures)
         except KeyboardInterrupt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from soarbench.config.run import LauncherConfig
+from soarbench.config.run import ProcessesConfig
 from soarbench.grid.cell import CellConfig
 from soarbench.models.base import UnknownArchitecture
 from soarbench.planning.demand import judges_gb
@@ -15,7 +15,7 @@ from soarbench.planning.planner import Planner, refuse
 log = logging.getLogger(__name__)
 
 
-def demand_of(cell: CellConfig, launcher: LauncherConfig) -> Demand:
+def demand_of(cell: CellConfig, processes: ProcessesConfig) -> Demand:
     """What training a cell asks of each GPU."""
     assert cell.method is not None
     assert cell.optim is not None
@@ -28,14 +28,14 @@ def demand_of(cell: CellConfig, launcher: LauncherConfig) -> Demand:
         training=cell.training,
         lora=cell.lora,
         ema=cell.ema,
-        num_processes=launcher.num_processes,
-        parallelism=launcher.parallelism,
-        judges_gb=judges_gb(cell.judges, judging, cell.rewards, launcher.num_processes),
+        num_processes=processes.num_processes,
+        parallelism=processes.parallelism,
+        judges_gb=judges_gb(cell.judges, judging, cell.rewards, processes.num_processes),
     )
 
 
 def require_fit(
-    cells: Sequence[CellConfig], launcher: LauncherConfig, *, name: str, memory: float
+    cells: Sequence[CellConfig], processes: ProcessesConfig, *, name: str, memory: float
 ) -> None:
     """Say what training needs of each GPU, and refuse what cannot fit.
 
@@ -43,7 +43,7 @@ def require_fit(
 
     Args:
         cells: Of the run; those that train nothing need nothing.
-        launcher: How many processes share the work, and how.
+        processes: How many share the work, and how.
         name: Of the GPU.
         memory: Of the GPU, bytes.
 
@@ -54,7 +54,7 @@ def require_fit(
     demands: dict[str, tuple[str, Demand]] = {}
     for cell in cells:
         if cell.training is not None:
-            demand = demand_of(cell, launcher)
+            demand = demand_of(cell, processes)
             demands.setdefault(repr(demand), (cell.method_name, demand))
     for method, demand in demands.values():
         try:

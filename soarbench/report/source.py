@@ -151,7 +151,7 @@ def _exported(
     )
 
 
-def stale_notes(cells: Sequence[Cell]) -> list[str]:
+def stale_lines(cells: Sequence[Cell]) -> list[str]:
     """A line about results that other code than today's made; none where all is as it was."""
     names: dict[tuple[str, ...], list[str]] = {}
     for cell in cells:
@@ -159,7 +159,7 @@ def stale_notes(cells: Sequence[Cell]) -> list[str]:
         if modules:
             names.setdefault(modules, []).append(cell.cell_id)
     return [
-        f"{len(ids)} cells were made by other code of {', '.join(modules)} than today's, e.g. "
-        f"{ids[0]}; stale=rerun makes them again"
+        f"{len(ids)} {'cells were' if len(ids) > 1 else 'cell was'} made by other code of "
+        f"{', '.join(modules)} than today's, e.g. {ids[0]}; stale=rerun makes them again"
         for modules, ids in names.items()
     ]

@@ -145,7 +145,8 @@ class Artefact:
         Raises:
             UserError: It holds something else; says in what.
         """
-        record, plain = self.record(), json.loads(json.dumps(content))
+        plain: dict[str, object] = json.loads(json.dumps(content))
+        record = self.record()
         if record is None and self.root.exists() and any(self.root.iterdir()):
             raise UserError(f"{self.root} holds other files; choose another output")
         stored = plain if record is None else record.content

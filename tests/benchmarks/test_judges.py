@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from evaluators.geneval.prompts import CLASS_NAMES, COLORS
-from evaluators.scoring import checked_scores
 from soarbench.benchmarks.judges import draw_scenes, race
 from soarbench.cli.app import main
 from soarbench.evaluation.judging import decoded

@@ -14,12 +14,12 @@ from soarbench.config.compose import compose_choices, options
 from soarbench.config.settings import Settings
 from soarbench.grid.expand import expand
 
-FILES = {
+#: By name, in our own folder and in those of plug-ins.
+YAMLS = {
     str(path.relative_to(folder.path).with_suffix("")): path
-    for folder in conf_folders()
-    for path in folder.path.rglob("*.yaml")
+    for folder in reversed(conf_folders())
+    for path in sorted(folder.path.rglob("*.yaml"))
 }
-YAMLS = sorted(FILES)
 #: Where the settings hold several options of one group, by names of their own.
 SEVERAL = {"suite": "suites", "judge": "judge"}
 #: A model without recipes, so that nothing overrules a method's own values.
@@ -91,7 +91,7 @@ def test_there_are_yamls() -> None:
 def test_settings_hold_what_a_yaml_says_in_their_class(name: str) -> None:
     group, _, option = name.partition("/")
     settings = compose_choices(choices_of(group, option)).settings()
-    path = FILES[name]
+    path = YAMLS[name]
     written = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(written, dict)
     written.pop("defaults", None)

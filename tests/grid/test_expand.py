@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from soarbench.common.errors import ConfigError
+from soarbench.common.strict import build
 from soarbench.grid.cell import CellConfig
+from soarbench.grid.description import describe
 from soarbench.grid.expand import expand
 from soarbench.models.sd3.config import Sd3Config
 
@@ -123,16 +125,15 @@ def test_cell_configurations_survive_json(overrides: list[str]) -> None:
     cells = cells_of([*overrides, *changes])
     assert {cell.seed for cell in cells if cell.task} == {5}
     for cell in cells:
-        stored = json.loads(json.dumps(cell.content()))
+        stored = json.loads(json.dumps(describe(cell, cells)))["config"]
         parts = {entry.name: getattr(cell, entry.name) for entry in dataclasses.fields(cell)}
         for name, part in parts.items():
             if dataclasses.is_dataclass(part):
                 assert build(type(part), stored[name], name) == part
-            elif name not in ("suites", "evaluators", "parent"):
+            elif name not in ("suites", "judges", "parent"):
                 assert stored[name] == part
-        suites = {name: build(SuiteConfig, stored["suites"][name], name) for name in cell.suites}
-        assert suites == cell.suites
+        for name, many in (("suites", cell.suites), ("judges", cell.judges)):
+            assert {
+                key: build(type(one), stored[name][key], key) for key, one in many.items()
+            } == many
         assert stored["sampling"]["num_inference_steps"] == 7
-        assert {name: entry["target"] for name, entry in stored["evaluators"].items()} == {
-            name: judge.target for name, judge in cell.evaluators.items()
-        }

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from soarbench.common.errors import UserError
-from soarbench.config.run import LauncherConfig
+from soarbench.config.run import ProcessesConfig
 from soarbench.grid.expand import expand
 from soarbench.jobs.graph import grid_jobs
 from soarbench.jobs.workbench import ModelWorkbench
@@ -19,7 +19,7 @@ from soarbench.planning.fake_transformer import MetaModel
 from soarbench.planning.fit import demand_of, require_fit
 from soarbench.store.artefact import Store
 
-ONE = LauncherConfig(name="local")
+ONE = ProcessesConfig()
 SFT = ["grid=reward_specific", "task=aesthetic", "method=sft"]
 
 
@@ -27,9 +27,9 @@ def test_a_cell_asks_for_what_plan_plans() -> None:
     words = ["model=sd35_medium", "data=lab_general", "launcher.num_processes=8"]
     words += ["launcher.parallelism=fsdp2"]
     planned = read_request(PlanOptions(), words).demands
-    launcher = LauncherConfig(name="local", num_processes=8, parallelism="fsdp2")
+    processes = ProcessesConfig(num_processes=8, parallelism="fsdp2")
     for cell in expand(["grid=reward_specific", "task=aesthetic", *words]).cells[1:]:
-        assert demand_of(cell, launcher) == planned[cell.method_name]
+        assert demand_of(cell, processes) == planned[cell.method_name]
 
 
 @pytest.fixture

@@ -126,10 +126,10 @@ def of_scored(path: Path) -> dict[Key, Measured]:
 def _of_judge(path: Path, name: str, summary: Mapping[str, object]) -> Measured:
     folder = ScoresFolder(path / str(summary["scores"]))
     extent = summary["extent"]
-    if extent is None:
-        rows = read_table(folder.rows.path)
-    else:
+    if isinstance(extent, Mapping):
         rows = part_of(folder, build(Extent, extent, str(path)))
+    else:
+        rows = read_table(folder.rows.path)
     names = {"step": pa.scalar(0, pa.int64()), "evaluator": name, "suite": str(summary["suite"])}
     for column, value in names.items():
         rows = rows.append_column(column, pa.repeat(value, rows.num_rows))

@@ -1,0 +1,24 @@
+"""What a launcher is: it brings jobs to their end, and holds no state that the store does not."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Sequence
+
+from soarbench.jobs.base import Context, Job
+
+Outcome = tuple[Job, Exception | None]
+"""A job that ended, and what it failed with."""
+
+
+class Launcher(abc.ABC):
+    """Runs jobs; no result depends on which one does."""
+
+    @abc.abstractmethod
+    def run(self, jobs: Sequence[Job], context: Context) -> Iterator[Outcome]:
+        """Run jobs, and yield each when it has ended, well or not.
+
+        Args:
+            jobs: In an order in which each comes after those that it waits for.
+            context: Of this process.
+        """

@@ -1,0 +1,1 @@
+"""What another package adds to soarbench: one small component of every kind."""

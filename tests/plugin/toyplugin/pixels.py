@@ -1,0 +1,133 @@
+"""The model itself: latents are the pixels, and a condition is the colour that a prompt names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from PIL import Image
+from torch import Tensor, nn
+
+from baselines.base import Condition, VelocityModel
+from baselines.flow import euler_sample
+from soarbench.models.base import PromptEncoder
+from toyplugin.palette import COLORS
+from toyplugin.pixels_config import PixelsConfig
+
+
+class PixelsTransformer(ModelMixin, ConfigMixin):
+    """Sees every pixel by itself. Of diffusers, so that its weights are saved as others are.
+
+    Args:
+        width: Of the hidden layer.
+    """
+
+    @register_to_config
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.inward = nn.Linear(7, width)
+        self.outward = nn.Linear(width, 3)
+
+    def forward(self, pixels: Tensor, sigma: Tensor, color: Tensor) -> Tensor:
+        """Velocity of pixels (B, 3, H, W) at levels (B,), under colours (B, 3)."""
+        size = pixels.shape[-2:]
+        context = torch.cat([sigma[:, None], color], dim=1)[..., None, None].expand(-1, -1, *size)
+        inputs = torch.cat([pixels, context], dim=1).movedim(1, -1)
+        return self.outward(nn.functional.silu(self.inward(inputs))).movedim(-1, 1)
+
+
+class PixelsVelocity:
+    """A transformer as a ``VelocityModel``."""
+
+    def __init__(self, transformer: nn.Module) -> None:
+        self.transformer = transformer
+
+    def __call__(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """Velocity of ``latents`` (B, 3, H, W) at ``sigma`` (B,)."""
+        dtype = next(self.transformer.parameters()).dtype
+        inputs = (latents, sigma, condition["color"])
+        velocity: Tensor = self.transformer(*(value.to(dtype) for value in inputs))
+        return velocity
+
+
+class ColorEncoder:
+    """The colour words of a prompt; grey where there are none."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.device = device
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Colours in -1..1, batch first."""
+        named = [[COLORS[word] for word in text.split() if word in COLORS] for text in prompts]
+        colors = [np.mean(rgbs or [(127.5,) * 3], axis=0) for rgbs in named]
+        return {"color": torch.tensor(np.array(colors) / 127.5 - 1).float().to(self.device)}
+
+
+class PixelsModel:
+    """See ``soarbench.models.base.ImageModel``.
+
+    Args:
+        config: Size and seed.
+        device: Where to.
+        prompts: Kept conditions; null: the encoder itself.
+    """
+
+    training_shift = 1.0
+    scheduler_name = "linear"
+
+    def __init__(
+        self, config: PixelsConfig, device: torch.device | str, prompts: PromptEncoder | None
+    ) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            transformer = PixelsTransformer(config.width)
+        transformer.to(device, getattr(torch, config.dtype)).requires_grad_(False).eval()
+        self.transformer: nn.Module = transformer
+        self.latent_shape = (3, config.resolution, config.resolution)
+        self.prompts = prompts or ColorEncoder(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer is."""
+        return next(self.transformer.parameters()).device
+
+    def sampling_sigmas(self, num_inference_steps: int) -> Tensor:
+        """Evenly from 1 to 0."""
+        return torch.linspace(1, 0, num_inference_steps + 1, device=self.device)
+
+    def velocity(self, transformer: nn.Module | None = None) -> VelocityModel:
+        """The model as methods see it."""
+        return PixelsVelocity(self.transformer if transformer is None else transformer)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Conditions, batch first."""
+        return self.prompts.encode(prompts)
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Pixels in -1..1. -> (B, 3, H, W) float32."""
+        pixels = np.stack([np.asarray(image, dtype=np.float32) for image in images])
+        return torch.from_numpy(pixels / 127.5 - 1).movedim(-1, 1).to(self.device)
+
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        """Pictures of latents (B, 3, H, W)."""
+        pixels = ((latents.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return [Image.fromarray(one.numpy()) for one in pixels.movedim(1, -1).cpu()]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Condition,
+        negative_condition: Mapping[str, Tensor],
+        noise: Tensor,
+        num_inference_steps: int,
+        guidance_scale: float,
+    ) -> Tensor:
+        """Latents at sigma 0, by Euler's steps."""
+        sigmas = self.sampling_sigmas(num_inference_steps)
+        start = noise.to(self.device)
+        return euler_sample(
+            self.velocity(), start, sigmas, condition, negative_condition, guidance_scale
+        )
