@@ -32,6 +32,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/flake8 --isolated $(DOCSTRINGS) $(PACKAGES)
+	$(BIN)/python -m pytest -q tests/config/test_every_yaml.py tests/config/test_every_field.py
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -38,6 +38,7 @@ class Batch:
         negative_condition: The empty prompt's condition, already expanded to the batch.
         prompts: The prompts as text.
         columns: Other columns of the data set, a list each (a reward may want them).
+        positions: Of the rows in the stream.
     """
 
     tensors: Mapping[str, Tensor]
@@ -45,6 +46,7 @@ class Batch:
     negative_condition: Condition
     prompts: Sequence[str]
     columns: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    positions: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -55,22 +57,36 @@ class Batch:
     def select(self, rows: Sequence[int]) -> Batch:
         """The given rows, in the given order."""
         index = torch.as_tensor(rows, dtype=torch.long)
+        selected = self._each_tensor(lambda value: value[index.to(value.device)])
+        return replace(
+            selected,
+            prompts=[self.prompts[i] for i in rows],
+            columns={name: [column[i] for i in rows] for name, column in self.columns.items()},
+            positions=[self.positions[i] for i in rows] if self.positions else (),
+        )
 
-        def pick(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {name: value[index.to(value.device)] for name, value in tensors.items()}
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
+        """The same rows on a device; accelerate asks for it."""
+        return self._each_tensor(lambda value: value.to(device, non_blocking=non_blocking))
 
-        return Batch(
-            pick(self.tensors),
-            pick(self.condition),
-            pick(self.negative_condition),
-            [self.prompts[i] for i in rows],
-            {name: [column[i] for i in rows] for name, column in self.columns.items()},
+    def pin_memory(self) -> Batch:
+        """The same rows where a GPU fetches them from; the loader asks for it."""
+        return self._each_tensor(lambda value: value.pin_memory())
+
+    def _each_tensor(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        def changed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: change(value) for name, value in tensors.items()}
+
+        return replace(
+            self,
+            tensors=changed(self.tensors),
+            condition=changed(self.condition),
+            negative_condition=changed(self.negative_condition),
         )
 
     def with_tensors(self, **tensors: Tensor) -> Batch:
         """The same rows with more (or replaced) tensors."""
-        merged = {**self.tensors, **tensors}
-        return Batch(merged, self.condition, self.negative_condition, self.prompts, self.columns)
+        return replace(self, tensors={**self.tensors, **tensors})
 
 
 @dataclass(frozen=True)

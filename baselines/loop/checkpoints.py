@@ -69,8 +69,8 @@ def snapshot_path(folder: Path, step: int) -> Path:
 
 def finished_snapshots(folder: Path) -> dict[int, Path]:
     """Snapshots by step, ascending. They appear by a rename, so each one found is whole."""
-    snapshots = _numbered(folder / "snapshots", _SNAPSHOT)
-    return dict(sorted(snapshots.items()))
+    by_step = _numbered(folder / "snapshots", _SNAPSHOT)
+    return dict(sorted(by_step.items()))
 
 
 def mark_complete(checkpoint: Path, *, keep: int | None = 1) -> None:
@@ -97,14 +97,14 @@ def mark_complete(checkpoint: Path, *, keep: int | None = 1) -> None:
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest finished checkpoint; half-written ones (a killed process) are removed."""
-    folders: dict[int, Path] = {}
+    checkpoints: dict[int, Path] = {}
     for step, path in _numbered(folder, _CHECKPOINT).items():
         if (path / COMPLETE).exists():
-            folders[step] = path
+            checkpoints[step] = path
         else:
             log.warning("removing the unfinished checkpoint %s", path)
             shutil.rmtree(path)
-    return folders[max(folders)] if folders else None
+    return checkpoints[max(checkpoints)] if checkpoints else None
 
 
 @contextlib.contextmanager

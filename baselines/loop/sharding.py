@@ -115,9 +115,9 @@ def plain_copy(model: nn.Module) -> nn.Module:
     kind = plain_class(model)
     state = {name: whole(value) for name, value in model.state_dict().items()}
     with torch.device("meta"):
-        empty: nn.Module = kind.from_config(model.config)  # type: ignore[attr-defined]
-    empty.load_state_dict(state, assign=True)
-    return empty
+        copy: nn.Module = kind.from_config(model.config)  # type: ignore[attr-defined]
+    copy.load_state_dict(state, assign=True)
+    return copy
 
 
 def end_process() -> NoReturn:

@@ -18,6 +18,8 @@ from torch.utils.data import Dataset, Sampler
 from trl.trainer.utils import RepeatSampler
 from typing_extensions import override
 
+from baselines.base import Batch
+
 # Keeps apart the generators of epochs, of rows and of shapes, which share the seed.
 _EPOCH_STREAM, _ROW_STREAM, _SHAPE_STREAM = 0, 1, 2
 
@@ -51,21 +53,6 @@ class StreamItem(TypedDict):
 
     position: int
     row: Row
-
-
-class Rows(TypedDict, total=False):
-    """Stacked rows; empty for an update that trains on rows collected earlier.
-
-    Rows of several shapes come stacked shape by shape in ``x0_by_shape`` instead of ``tensors``:
-    each with the places that its rows have in the other lists.
-    """
-
-    positions: list[int]
-    prompts: list[str]
-    tensors: dict[str, Tensor]
-    x0_by_shape: list[tuple[list[int], Tensor]]
-    condition: dict[str, Tensor]
-    columns: dict[str, list[object]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,56 +234,30 @@ def micro_batches(num_rows: int, num_updates: int, micro_batch_size: int) -> lis
     return [[rows[i : i + size] for i in range(0, len(rows), size)] for rows in updates]
 
 
-def stack_rows(items: Sequence[StreamItem]) -> Rows:
-    """Collate rows; a list of none gives an empty mapping."""
-    if not items:
-        return {}
+def stack_rows(items: Sequence[StreamItem]) -> Batch:
+    """Rows of one shape as a batch; the empty prompt's condition is the trainer's to add."""
     rows = [item["row"] for item in items]
     first = rows[0]
-    stacked: Rows = {
-        "positions": [item["position"] for item in items],
-        "prompts": [row["prompt"] for row in rows],
-        "tensors": {},
-        "condition": {
+    tensors = {"x0": torch.stack([row["x0"] for row in rows])} if "x0" in first else {}
+    return Batch(
+        tensors,
+        {
             name: torch.stack([row["condition"][name] for row in rows])
             for name in first["condition"]
         },
-        "columns": {
-            name: [row["columns"][name] for row in rows] for name in first.get("columns", {})
-        },
-    }
-    if "x0" not in first:
-        return stacked
-    latents = [row["x0"] for row in rows]
-    places: dict[torch.Size, list[int]] = {}
-    for place, x0 in enumerate(latents):
-        places.setdefault(x0.shape, []).append(place)
-    if len(places) == 1:
-        stacked["tensors"]["x0"] = torch.stack(latents)
-    else:
-        stacked["x0_by_shape"] = [
-            (group, torch.stack([latents[place] for place in group])) for group in places.values()
-        ]
-    return stacked
+        {},
+        [row["prompt"] for row in rows],
+        {name: [row["columns"][name] for row in rows] for name in first.get("columns", {})},
+        [item["position"] for item in items],
+    )
 
 
-def select_rows(rows: Rows, places: Sequence[int]) -> Rows:
-    """Some of the collated rows, in the given order; all of one shape."""
-    index = torch.as_tensor(places)
+def collate(items: Sequence[StreamItem], size: int | None = None) -> list[Batch]:
+    """The rows of a collection on one process, together where their shapes allow it.
 
-    def pick(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value[index.to(value.device)] for name, value in values.items()}
-
-    tensors = pick(rows["tensors"])
-    for rows_of_shape, x0 in rows.get("x0_by_shape", []):
-        if places[0] in rows_of_shape:
-            tensors["x0"] = x0[[rows_of_shape.index(place) for place in places]]
-    return {
-        "positions": [rows["positions"][place] for place in places],
-        "prompts": [rows["prompts"][place] for place in places],
-        "tensors": tensors,
-        "condition": pick(rows["condition"]),
-        "columns": {
-            name: [values[place] for place in places] for name, values in rows["columns"].items()
-        },
-    }
+    Args:
+        items: The rows; none for an update that trains on rows collected earlier.
+        size: Rows of a micro-batch, each of one shape; null: all rows have the same.
+    """
+    step = size or len(items)
+    return [stack_rows(items[i : i + step]) for i in range(0, len(items), step or 1)]

@@ -6,7 +6,8 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer import SCHEDULER_NAME
 from typing_extensions import override
 
-from baselines.base import Batch, Condition, Method, VelocityModel
+from baselines.base import Batch, Collected, Condition, Method, VelocityModel
 from baselines.config import TrainingConfig
 from baselines.loop import sharding
 from baselines.loop.checkpoints import (
@@ -29,13 +30,11 @@ from baselines.loop.checkpoints import (
 from baselines.loop.ledger import LOSS, Ledger, Share
 from baselines.loop.stream import (
     CollectionSampler,
-    Rows,
     StreamItem,
     TrainingStream,
+    collate,
     micro_batches,
     row_generator,
-    select_rows,
-    stack_rows,
 )
 from baselines.loop.velocity import InAutocast, InChunks, Reference, VelocityOf
 from baselines.loop.weights import load_transformer, save_transformer
@@ -143,53 +142,49 @@ class PostTrainer(Trainer):
         loader = DataLoader(
             self.stream,
             batch_sampler=sampler,
-            collate_fn=stack_rows,
+            collate_fn=partial(collate, size=self._size_of_shape()),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
         )
         prepared: DataLoader[StreamItem] = self.accelerator.prepare(loader)
         return prepared
 
-    def _as_batch(self, rows: Rows) -> Batch:
-        """Stacked rows as methods see them."""
-        count = len(rows["positions"])
-        negative = {
-            name: value.to(self.args.device).expand(count, *value.shape[1:])
-            for name, value in self.negative_condition.items()
-        }
-        return Batch(rows["tensors"], rows["condition"], negative, rows["prompts"], rows["columns"])
+    def _size_of_shape(self) -> int | None:
+        """Rows of a micro-batch where rows differ in shape; null: any go together."""
+        if self.stream.shapes is None:
+            return None
+        rows = self.training.rows_per_process(self.args.world_size)
+        return self.training.micro_batch_size or rows
 
-    def _collect(self, velocity: VelocityModel, rows: Rows) -> None:
+    def _collect(self, velocity: VelocityModel, batches: Sequence[Batch]) -> None:
         """Run a collection phase and queue its updates, each as a list of micro-batches."""
-        count = len(rows["positions"])
-        layout = micro_batches(
-            count, self.method.updates_per_collection, self.training.micro_batch_size or count
-        )
-        generators = [row_generator(self.args.seed, p) for p in rows["positions"]]
-        if "x0_by_shape" in rows:
-            self._updates.append(self._collect_by_shape(velocity, rows, layout[0]))
+        if self.stream.shapes is not None:
+            assert self.method.updates_per_collection == 1, "rollouts have one shape"
+            self._updates.append([self._collected(velocity, batch).batch for batch in batches])
             return
-        with torch.no_grad():
-            chunked = InChunks(velocity, [part for update in layout for part in update])
-            collected = self.method.collect(chunked, self._as_batch(rows), generators)
-        assert len(collected.batch) == count, "a collection keeps its rows and their order"
+        (batch,) = batches
+        layout = micro_batches(
+            len(batch),
+            self.method.updates_per_collection,
+            self.training.micro_batch_size or len(batch),
+        )
+        chunked = InChunks(velocity, [part for update in layout for part in update])
+        collected = self._collected(chunked, batch)
         self._rollout, self._reward_calls = collected.metrics, collected.reward_calls
         self._updates.extend([collected.batch.select(part) for part in update] for update in layout)
 
     @torch.no_grad()
-    def _collect_by_shape(
-        self, velocity: VelocityModel, rows: Rows, parts: Sequence[Sequence[int]]
-    ) -> list[Batch]:
-        """Collect rows of several shapes micro-batch by micro-batch; each has one shape."""
-        assert self.method.updates_per_collection == 1, "rollouts have one shape"
-        microbatches = []
-        for part in parts:
-            own = select_rows(rows, part)
-            generators = [row_generator(self.args.seed, p) for p in own["positions"]]
-            microbatches.append(
-                self.method.collect(velocity, self._as_batch(own), generators).batch
-            )
-        return microbatches
+    def _collected(self, velocity: VelocityModel, batch: Batch) -> Collected:
+        """Rows as the method prepares them, each with its own generator."""
+        negative = {
+            name: value.to(self.args.device).expand(len(batch), *value.shape[1:])
+            for name, value in self.negative_condition.items()
+        }
+        generators = [row_generator(self.args.seed, position) for position in batch.positions]
+        rows = replace(batch, negative_condition=negative)
+        collected = self.method.collect(velocity, rows, generators)
+        assert len(collected.batch) == len(batch), "a collection keeps its rows and their order"
+        return collected
 
     # --- one update -------------------------------------------------------------------------------
 
@@ -217,7 +212,7 @@ class PostTrainer(Trainer):
         model.train()
         velocity = self._velocity(model)
         if not self._updates:
-            self._collect(velocity, cast(Rows, inputs))
+            self._collect(velocity, cast(list[Batch], inputs))
         micro_batches = self._updates.popleft()
         weight, useful = self._weigh(micro_batches)
         with nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model):

@@ -103,6 +103,6 @@ class Reference:
             # afterwards: the shards, not what a forward gathered of them.
             reshard(self.adapted)
             with self.adapted.disable_adapter():
-                velocity = self.velocity(latents, sigma, condition)
+                output = self.velocity(latents, sigma, condition)
                 reshard(self.adapted)
-            return velocity
+            return output

@@ -91,8 +91,8 @@ def full_size(words: Sequence[str], *, console: Console) -> int:
     planned = planned_bytes(demand)
     require_memory(planned, device)
     with console.status("building the model and taking one update"):
-        measured = measure(demand, demand.model.architecture(), device)
-    console.print(result_table(demand, planned, measured, device))
+        result = measure(demand, demand.model.architecture(), device)
+    console.print(result_table(demand, planned, result, device))
     return 0
 
 
@@ -213,7 +213,7 @@ def random_transformer(architecture: Architecture, dtype: torch.dtype) -> nn.Mod
     return transformer.requires_grad_(False).eval()
 
 
-def result_table(demand: Demand, planned: float, measured: FullSize, device: torch.device) -> Table:
+def result_table(demand: Demand, planned: float, result: FullSize, device: torch.device) -> Table:
     """What was measured, and what the plan expected."""
     side, tokens = demand.model.resolution, demand.model.max_sequence_length
     kind = "all weights" if demand.lora is None else f"LoRA of rank {demand.lora.rank}"
@@ -223,12 +223,12 @@ def result_table(demand: Demand, planned: float, measured: FullSize, device: tor
     table.add_column("what")
     table.add_column("measured", justify="right")
     rows = {
-        "parameters, million": f"{measured.parameters / 1e6:,.1f}",
-        "seconds to build": f"{measured.build_seconds:.1f}",
-        "seconds of the update": f"{measured.update_seconds:.1f}",
-        "forward equivalents": f"{measured.forward_equivalents:.0f}",
-        "loss": f"{measured.loss:.4f}",
-        "peak memory, GB": f"{measured.peak_bytes / GB:.2f}",
+        "parameters, million": f"{result.parameters / 1e6:,.1f}",
+        "seconds to build": f"{result.build_seconds:.1f}",
+        "seconds of the update": f"{result.update_seconds:.1f}",
+        "forward equivalents": f"{result.forward_equivalents:.0f}",
+        "loss": f"{result.loss:.4f}",
+        "peak memory, GB": f"{result.peak_bytes / GB:.2f}",
         "expected by plan, GB": f"{planned / GB:.2f}",
     }
     for name, value in rows.items():

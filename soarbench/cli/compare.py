@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from soarbench.common.errors import ConfigError, UserError
-from soarbench.common.files import read_json
 from soarbench.common.strict import did_you_mean
 from soarbench.config.keys import Options
 from soarbench.report.numbers.measured import Key, Measured, of_cell, of_scored
@@ -34,7 +33,7 @@ from soarbench.report.source import GridCells, grid_cells, own_settings
 from soarbench.report.text.frames import number_text
 from soarbench.store.artefact import Store
 from soarbench.store.cell_record import CellRecord
-from soarbench.store.cells import Cell, finished_and_holes, stored_cell
+from soarbench.store.cells import FINISHED, Cell, finished_and_holes, stored_cell
 from soarbench.store.exports import MANIFEST, Export
 
 
@@ -143,15 +142,22 @@ class Side:
 
 def _side(name: str, settings: Sequence[str], step: int | None) -> Side | None:
     """A folder of scores, or a cell (``ID`` or ``ID@STEP``); None where it is neither."""
+    if "/" in name and not Path(name).expanduser().is_dir():
+        raise UserError(f"{name}: there is no such folder")
     if Path(name).expanduser().is_dir():
         scored = of_scored(Path(name).expanduser())
         return Side(measured={key: {None: one} for key, one in scored.items()})
+    # Neither a cell nor a method has a slash, so a folder is meant.
+    if "/" in name:
+        raise UserError(f"{name}: no such folder; name one that score or evaluate wrote")
     cell_id, _, at = name.partition("@")
     cell = _cell(cell_id, settings)
     if cell is None:
         return None
     if at and not at.isdecimal():
         raise ConfigError(f"{name}: what follows @ must be a number of optimizer steps")
+    if cell.state != FINISHED:
+        raise UserError(f"{cell_id} is {cell.state}; run its grid to the end first")
     measured = of_cell(cell, int(at) if at else step)
     return Side(
         measured={key: {None: one} for key, one in measured.items()},
@@ -163,7 +169,7 @@ def _method_side(name: str, settings: Sequence[str], step: int | None) -> Side:
     """A method of a grid, with all its training seeds."""
     source = grid_cells(settings)
     cells, _ = finished_and_holes(source.cells, str(source.folder))
-    task = _task(cells, name, name, source)
+    task = "" if name == BASE else _task(cells, name, name, source)
     measured: dict[Key, dict[int | None, Measured]] = {}
     for cell in cells:
         if cell.method == name and (cell.task == task or cell.is_base):
@@ -175,11 +181,12 @@ def _method_side(name: str, settings: Sequence[str], step: int | None) -> Side:
 
 def _cell(name: str, settings: Sequence[str]) -> Cell | None:
     """The cell of that id under ``output_dir``; None where there is none."""
-    if "/" in name or name in ("", ".", ".."):
+    if name in ("", ".", ".."):
         return None
     root = Path(own_settings(settings).output_dir).expanduser()
     for path in sorted(root.glob(f"grids/*/{name}/cell.json")):
-        return stored_cell(Store(root), read_json(path), CellRecord(path.parent))
+        record = CellRecord(path.parent)
+        return stored_cell(Store(root), record.description(), record)
     for export in (Export(path.parent) for path in sorted(root.glob(f"*/{MANIFEST}"))):
         for cell in export.cells():
             if cell.cell_id == name:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -56,14 +56,16 @@ def export(options: ExportOptions, settings: Sequence[str], *, console: Console)
     target = options.output / source.grid
     make_writable(target, "output")
     # A study may come from several folders: what was exported into this one before stays.
-    there, new = Export(target), {cell.cell_id for cell in source.cells}
-    older = [cell for cell in there.cells() if cell.cell_id not in new] if there.exists else []
-    cells = sorted([*older, *source.cells], key=lambda cell: cell.cell_id)
+    there = Export(target)
+    stored = {cell.cell_id: cell for cell in there.cells()} if there.exists else {}
+    new = [_with_paths(cell, stored.pop(cell.cell_id, None)) for cell in source.cells]
+    older = list(stored.values())
+    cells = sorted([*older, *new], key=lambda cell: cell.cell_id)
     write_export(
         target,
         Manifest(grid=source.grid, baseline=source.baseline),
         cells,
-        [*_kept_strips(there, older), *_strips(finished)],
+        {strip.key: strip for strip in [*there.strips(), *_strips(finished)]}.values(),
         _clean_commands(cells),
     )
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
@@ -79,6 +81,19 @@ def export(options: ExportOptions, settings: Sequence[str], *, console: Console)
     return 0 if len(finished) == len(source.cells) else 1
 
 
+def _with_paths(cell: Cell, older: Cell | None) -> Cell:
+    """A cell that names what was exported of it before on other data, too.
+
+    The base is followed on the data of every task, and its tasks may be exported one by one.
+    """
+    if older is None:
+        return cell
+    before, now = older.description["paths"], cell.description["paths"]
+    assert isinstance(before, Mapping)
+    assert isinstance(now, Mapping)
+    return replace(cell, description={**cell.description, "paths": {**before, **now}})
+
+
 def _clean_commands(cells: Sequence[Cell]) -> Mapping[str, str]:
     """Commands without the folders of this machine."""
     commands = {launch.command for cell in cells for launch in cell.launches}
@@ -88,12 +103,6 @@ def _clean_commands(cells: Sequence[Cell]) -> Mapping[str, str]:
         )
         for command in commands
     }
-
-
-def _kept_strips(folder: Export, older: Sequence[Cell]) -> list[Strip]:
-    """The sample images that an export has of cells."""
-    ids = {cell.cell_id for cell in older}
-    return [strip for strip in folder.strips() if strip.cell_id in ids] if ids else []
 
 
 def _strips(cells: Sequence[Cell]) -> Iterator[Strip]:

@@ -20,6 +20,7 @@ from soarbench.jobs.base import Job, Workbench
 from soarbench.jobs.graph import grid_jobs, waiting_on
 from soarbench.jobs.stale import settle
 from soarbench.launchers.run_grid import START, Failures, MakeWorkbench, estimates, run_grid
+from soarbench.store.artefact import refuse_old
 
 _MISSING_DATA = (
     "there is nothing to train on: give data.path=FILE (data=jsonl), or data=datasets or "
@@ -45,6 +46,7 @@ def run(arguments: Sequence[str], *, is_dry: bool, as_json: bool, console: Conso
         UserError: The configuration or something it names cannot be used.
     """
     grid = expand(arguments)
+    refuse_old(grid.store.root, grid.settings.grid.name)
     if as_json:
         if not is_dry:
             raise UserError("--json lists jobs: add --dry-run")
@@ -132,6 +134,7 @@ def diagnose(
         UserError: The configuration cannot be used, or no cell is finished.
     """
     grid = expand(arguments)
+    refuse_old(grid.store.root, grid.settings.grid.name)
     jobs = grid_jobs(grid.cells, diagnostics=True)
     finished = {
         addresses.cell_id(job.cell) for job in jobs if job.kind == "log" and job.is_done(grid.store)

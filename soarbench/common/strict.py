@@ -16,7 +16,6 @@ import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from baselines.config import ADDRESS as ADDRESS
@@ -32,26 +31,6 @@ _SCALARS: dict[object, tuple[tuple[type, ...], str]] = {
     str: ((str,), "text"),
     Path: ((str,), "a path"),
 }
-
-
-@dataclass(frozen=True)
-class Component:
-    """A class or function by dotted path, with its arguments; imported when it is first needed."""
-
-    target: str
-    options: Mapping[str, object] = field(default_factory=dict)
-
-    def create(self, key: str) -> object:
-        """Import and call the target; ``key`` names it in messages.
-
-        Raises:
-            ConfigError: It cannot be imported, or does not take the arguments.
-        """
-        factory = imported(self.target, f"{key}.{TARGET}")
-        if not callable(factory):
-            raise ConfigError(f"{key}.{TARGET}={self.target!r} cannot be called")
-        component: object = factory(**self.options)
-        return component
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -109,8 +88,6 @@ def convert(hint: object, value: object, key: str) -> object:
         return value
     if hint in _SCALARS:
         return _scalar(hint, value, key)
-    if hint is Component:
-        return _component(value, key)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _nested(hint, value, key)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -129,9 +106,9 @@ def convert(hint: object, value: object, key: str) -> object:
 
 
 def _scalar(hint: object, value: object, key: str) -> object:
-    accepted, kind = _SCALARS[hint]
+    accepted, expected = _SCALARS[hint]
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{key}={value!r} must be {kind}")
+        raise ConfigError(f"{key}={value!r} must be {expected}")
     if hint is Path:
         # Unlike Path's own, it leaves a user that does not exist as it is.
         return Path(os.path.expanduser(str(value)))
@@ -193,13 +170,6 @@ def _concrete(base: type[T]) -> Iterator[type[T]]:
         yield base
     for kind in base.__subclasses__():
         yield from _concrete(kind)
-
-
-def _component(value: object, key: str) -> Component:
-    if not isinstance(value, Mapping) or not isinstance(value.get(TARGET), str):
-        raise ConfigError(f"{key}={value!r} must be a group of keys with a dotted path in {TARGET}")
-    options = {str(name): entry for name, entry in value.items() if name != TARGET}
-    return Component(value[TARGET], options)
 
 
 def _union(members: Sequence[object], value: object, key: str) -> object:

@@ -170,25 +170,25 @@ class Curation:
         if self.path.is_file():
             return read_entries(self.path)
         self.measure()
-        entries: list[Entry] = []
+        kept: list[Entry] = []
         usable = iter(self._usable() if self._measured is None else self._measured)
         while chunk := list(itertools.islice(usable, CHUNK)):
-            entries += self._judged(chunk)
+            kept += self._judged(chunk)
             self.unusable.check()
-            if self.config.max_rows is not None and len(entries) >= self.config.max_rows:
-                entries = entries[: self.config.max_rows]
+            if self.config.max_rows is not None and len(kept) >= self.config.max_rows:
+                kept = kept[: self.config.max_rows]
                 break
         self._measured = None
-        if not entries:
+        if not kept:
             raise UserError(self._nothing())
         if self.config.rank_by:
-            scores = {name: [row.scores[name] for row in entries] for name in self.config.rank_by}
-            entries = [entries[i] for i in best_share(scores, self.config.keep_fraction)]
-        write_entries(self.path, entries)
-        log.info("%d of %d rows of %s are kept", len(entries), self._count, self.config.path)
+            scores = {name: [row.scores[name] for row in kept] for name in self.config.rank_by}
+            kept = [kept[i] for i in best_share(scores, self.config.keep_fraction)]
+        write_entries(self.path, kept)
+        log.info("%d of %d rows of %s are kept", len(kept), self._count, self.config.path)
         if self.unusable.reasons:
             log.warning("%d are left out: see %s", len(self.unusable.reasons), self.unusable.path)
-        return entries
+        return kept
 
     def _usable(self) -> Iterator[tuple[Record, Size]]:
         """Records above the thresholds, as far as their scores are known, and their buckets."""
@@ -280,10 +280,10 @@ class Curation:
     def _nothing(self) -> str:
         least = self.config.thresholds
         below = ", ".join(f"{n} are below {name}>={least[name]}" for name, n in self._below.items())
-        why = below or f"{len(self.unusable.reasons)} cannot be used"
+        causes = below or f"{len(self.unusable.reasons)} cannot be used"
         return (
-            f"data.path={self.config.path}: 0 of {self._count} rows are usable ({why}); check the "
-            "set, and lower data.thresholds where they leave nothing"
+            f"data.path={self.config.path}: 0 of {self._count} rows are usable ({causes}); check "
+            "the set, and lower data.thresholds where they leave nothing"
         )
 
 

@@ -101,15 +101,15 @@ def checked_scores(scores: object, place: str) -> dict[str, float]:
         return {}
     if not isinstance(scores, Mapping):
         raise UserError(f"{place}: scores={scores!r} must be an object of names and numbers")
-    numbers = {}
+    by_name = {}
     for name, value in scores.items():
         if value is None:
             continue
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or math.isnan(value):
             raise UserError(f"{place}: score {name}={value!r} must be a number")
-        numbers[str(name)] = float(value)
-    return numbers
+        by_name[str(name)] = float(value)
+    return by_name
 
 
 def checked_size(width: object, height: object, place: str) -> tuple[int, int] | None:

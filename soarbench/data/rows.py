@@ -192,12 +192,12 @@ def _flush(batch: dict[str, Image.Image], store: TensorStore, encode: EncodeImag
 
 
 def _without(damaged: set[str], entries: Sequence[Entry], curation: Curation) -> list[Entry]:
-    readable = [entry for entry in entries if entry.key not in damaged]
-    if not readable:
+    kept = [entry for entry in entries if entry.key not in damaged]
+    if not kept:
         raise UserError(f"data.path={curation.config.path}: every image is damaged")
     if damaged:
-        write_entries(curation.path, readable)
-    return readable
+        write_entries(curation.path, kept)
+    return kept
 
 
 def stored_rows(

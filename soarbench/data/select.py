@@ -39,12 +39,12 @@ def best_share_of_groups(
         groups: One name a candidate.
         keep_fraction: Share of each group that is kept, (0, 1]; at least one candidate of each.
     """
-    chosen = []
+    kept = []
     for group in set(groups):
         places = [place for place, name in enumerate(groups) if name == group]
         part = {name: [values[place] for place in places] for name, values in scores.items()}
-        chosen += [places[place] for place in best_share(part, keep_fraction)]
-    return sorted(chosen)
+        kept += [places[place] for place in best_share(part, keep_fraction)]
+    return sorted(kept)
 
 
 def first_below(scores: Mapping[str, float], thresholds: Mapping[str, float]) -> str | None:

@@ -45,12 +45,12 @@ def path_deviation(
     """
     levels = sigmas.to(x0.device).expand(len(x0), -1)
     state = add_noise(x0, noise, levels[:, 0])
-    distances = [torch.zeros(len(x0), device=x0.device)]
+    deviations = [torch.zeros(len(x0), device=x0.device)]
     for sigma, sigma_next in itertools.pairwise(levels.unbind(1)):
         v = guided_velocity(velocity, state, sigma, condition, negative_condition, guidance_scale)
         state = euler_step(state, v, sigma, sigma_next)
-        distances.append(_rms(state - add_noise(x0, noise, sigma_next)))
-    return torch.stack(distances, dim=1)
+        deviations.append(_rms(state - add_noise(x0, noise, sigma_next)))
+    return torch.stack(deviations, dim=1)
 
 
 @torch.no_grad()

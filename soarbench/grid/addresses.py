@@ -17,6 +17,7 @@ from soarbench.config.settings import SuiteConfig
 from soarbench.evaluation.protocol import SEED_RULE
 from soarbench.evaluation.suites import load_suite
 from soarbench.grid.cell import CellConfig
+from soarbench.grid.checks import reward_judge
 
 Content = Mapping[str, object]
 
@@ -82,15 +83,6 @@ def _reward(cell: CellConfig, name: str) -> object:
     """The judge behind a reward; None for a function, whose dotted path is its name."""
     judge = cell.judges.get(reward_judge(name))
     return None if judge is None else judge.identity()
-
-
-#: The paper's names of the two rewards, and the judge that each is.
-NAMED_REWARDS: Mapping[str, str] = {"aesthetic": "aesthetic", "alignment": "clipscore"}
-
-
-def reward_judge(name: str) -> str:
-    """The judge that a reward asks, if it is one of the cell's."""
-    return NAMED_REWARDS.get(name, name)
 
 
 def images(cell: CellConfig, step: int, suite: SuiteConfig) -> Source:

@@ -14,7 +14,10 @@ def judge_of(rule: str) -> str:
 
 
 def problem_with(
-    rule: str, judged: Mapping[str, Collection[str]], trained: Mapping[str, Collection[str]]
+    rule: str,
+    judged: Mapping[str, Collection[str]],
+    trained: Mapping[str, Collection[str]],
+    oracles: Collection[str],
 ) -> str | None:
     """Why a rule cannot be used, in one line that ends with a remedy; None when it can.
 
@@ -22,6 +25,7 @@ def problem_with(
         rule: As configured.
         judged: Evaluators of each task.
         trained: Evaluators that a task's training data or reward were chosen by.
+        oracles: Evaluators that know the truth.
     """
     key = f"grid.checkpoint_rule={rule}"
     judge = judge_of(rule)
@@ -29,7 +33,7 @@ def problem_with(
         return None
     if not judge:
         return f"{key}: must be {LAST}, or {_BEST}NAME with the name of an evaluator"
-    if judge.startswith("oracle_"):
+    if judge in oracles:
         return f"{key}: outside the laboratory nobody has an oracle to choose by; use {LAST}"
     for task, judges in judged.items():
         if judge in trained[task]:

@@ -14,6 +14,11 @@ from soarbench.models.base import UnknownArchitecture
 NAMED_REWARDS = {"aesthetic": "aesthetic", "alignment": "clipscore"}
 
 
+def reward_judge(name: str) -> str:
+    """The judge that a reward asks; a function's name stays as it is."""
+    return NAMED_REWARDS.get(name, name)
+
+
 def reward_weights(settings: Settings) -> dict[str, float]:
     """The configured reward as a mixture."""
     return reward_mixture(settings.reward)
@@ -130,7 +135,7 @@ def _check_rewards(settings: Settings, method: str) -> None:
         )
     known = {*NAMED_REWARDS, *settings.judge}
     for name in rewards:
-        if NAMED_REWARDS.get(name, name) in settings.judge:
+        if reward_judge(name) in settings.judge:
             continue
         module, _, function = name.replace(":", ".").rpartition(".")
         if not module or not function:

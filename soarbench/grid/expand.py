@@ -15,7 +15,7 @@ from soarbench.config.stages import BASE, THEN, first_stage, stages
 from soarbench.evaluation.suites import PromptFile
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.checkpoint_rule import LAST, problem_with
-from soarbench.grid.checks import NAMED_REWARDS, check, reward_weights
+from soarbench.grid.checks import check, reward_judge, reward_weights
 from soarbench.models.adapters import adapter_name
 from soarbench.store.artefact import Store
 
@@ -164,9 +164,15 @@ def _check_rule(grid: GridConfig, settings: Mapping[str, Settings]) -> None:
     judged, trained = {}, {}
     for task, setting in settings.items():
         judged[task] = {name for suite in setting.suites.values() for name in suite.judges}
-        rewards = {NAMED_REWARDS.get(name, name) for name in reward_weights(setting)}
+        rewards = {reward_judge(name) for name in reward_weights(setting)}
         trained[task] = rewards | set(setting.data.select_by)
-    problem = problem_with(grid.checkpoint_rule, judged, trained)
+    oracles = {
+        name
+        for setting in settings.values()
+        for name, judge in setting.judge.items()
+        if judge.is_oracle
+    }
+    problem = problem_with(grid.checkpoint_rule, judged, trained, oracles)
     if problem is not None:
         raise ConfigError(problem)
 
@@ -220,7 +226,7 @@ def _cell(
     uses_reward = settings.method is not None and settings.method.needs_reward
     rewards = reward_weights(settings) if uses_reward else {}
     judges = {name for suite in suites.values() for name in suite.judges}
-    judges |= {NAMED_REWARDS.get(name, name) for name in rewards} & set(settings.judge)
+    judges |= {reward_judge(name) for name in rewards} & set(settings.judge)
     if not is_base:
         # Rows may come with a score that no judge gives.
         judges |= set(settings.data.select_by) & set(settings.judge)

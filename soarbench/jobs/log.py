@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from soarbench.config.run import RatesConfig
 from soarbench.grid.addresses import Source, digest
@@ -12,7 +12,9 @@ from soarbench.grid.description import cell_record
 from soarbench.jobs.base import Context, Job
 from soarbench.store.artefact import Store
 from soarbench.store.cell_record import State
-from soarbench.store.cells import Cell, stored_cell
+
+if TYPE_CHECKING:
+    from soarbench.store.cells import Cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,9 @@ class Log(Job):
 
     def described(self, store: Store) -> Cell:
         """The cell as it is stored."""
+        # A dry run lists this job, and needs no statistics.
+        from soarbench.store.cells import stored_cell
+
         return stored_cell(store, self.description, cell_record(store, self.description))
 
     def is_done(self, store: Store) -> bool:

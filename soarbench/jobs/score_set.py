@@ -56,12 +56,14 @@ class SetScoring:
             EvaluatorError: The judge cannot be used.
         """
         make_writable(self.output.parent, "output")
-        self._claim_output()
+        content = self._content()
+        self._refuse_other(content)
         if self.output.is_file():
             self._say(f"{self.output} is finished; nothing is left to score")
             return
         evaluator = self.config.build()
         evaluator.check_canaries()
+        Artefact(self.folder.root).begin(content, (), digests(code_of(self.config)))
         facts = {"prompts": self.data.content, **judge_facts(evaluator)}
         self.folder.write_protocol(facts, self.config.facts())
         self._judge(evaluator, fingerprint(facts))
@@ -72,13 +74,15 @@ class SetScoring:
             raise UserError(f"data.path={self.data.path}: holds no rows")
         self._say(f"wrote {self.output}{self._hint()}")
 
-    def _claim_output(self) -> None:
+    def _content(self) -> dict[str, object]:
+        """What another launch with this output must want, too."""
+        content = {"content": self.data.content, "judge": self.config.identity()}
+        plain: dict[str, object] = json.loads(json.dumps(content))
+        return plain
+
+    def _refuse_other(self, content: Mapping[str, object]) -> None:
         """Make sure that an earlier launch with this output wanted the same."""
-        content = json.loads(
-            json.dumps({"content": self.data.content, "judge": self.config.identity()})
-        )
-        artefact = Artefact(self.folder.root)
-        record = artefact.record()
+        record = Artefact(self.folder.root).record()
         if record is None and self.output.exists():
             raise UserError(f"output={self.output} exists already; choose another output")
         if record is not None and record.content != content:
@@ -86,7 +90,6 @@ class SetScoring:
                 f"output={self.output} holds scores of another set or judge; nothing was written "
                 "over, choose another output"
             )
-        artefact.begin(content, (), digests(code_of(self.config)))
 
     def _judge(self, evaluator: Evaluator, of_protocol: str) -> None:
         done = {str(row["sample_id"]) for row in self.folder.rows.read()}

@@ -41,8 +41,8 @@ from soarbench.evaluation.overlap import refuse_overlap
 from soarbench.evaluation.seeds import evaluation_noise
 from soarbench.evaluation.selection import suite_prompts
 from soarbench.grid import addresses
-from soarbench.grid.addresses import reward_judge
 from soarbench.grid.cell import CellConfig
+from soarbench.grid.checks import reward_judge
 from soarbench.jobs.base import Job, OnStep
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.judge import Judge

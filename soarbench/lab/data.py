@@ -26,15 +26,15 @@ log = logging.getLogger(__name__)
 
 def draw_candidates(config: LabDataConfig) -> list[Sample]:
     """Draw the candidates; ``sample_id`` is the row number, ``prompt`` the caption."""
-    entries = []
+    candidates = []
     for index in range(config.num_candidates):
         rng = np.random.default_rng((config.seed, index))
         sample = training_sample(rng, config.wrong_captions, config.kinds)
         image = Image.fromarray(render(sample.scene))
-        entries.append(
+        candidates.append(
             Sample(sample_id=str(index), prompt_id=str(index), prompt=sample.caption, image=image)
         )
-    return entries
+    return candidates
 
 
 def _select(
@@ -43,7 +43,7 @@ def _select(
     """The kept candidates; ``name`` starts their keys."""
     candidates = draw_candidates(config)
     scores = {judge: list(scorers[judge](candidates)) for judge in config.select_by}
-    entries = []
+    kept = []
     groups = [_kind(c.prompt) if config.within_kinds else "" for c in candidates]
     for place in best_share_of_groups(scores, groups, config.keep_fraction):
         sample = candidates[place]
@@ -54,8 +54,8 @@ def _select(
             bucket=sample.image.size,
             scores={judge: values[place] for judge, values in scores.items()},
         )
-        entries.append((entry, sample.image))
-    return entries
+        kept.append((entry, sample.image))
+    return kept
 
 
 class LabSet:

@@ -79,8 +79,8 @@ def weights_folder(root: Path, source: str, transformer: str) -> Path:
         return root
     adapters = sorted(path.parent for path in root.rglob(_ADAPTER_FILE)) if root.is_dir() else []
     if len(adapters) > 1:
-        places = ", ".join(str(path.relative_to(root)) for path in adapters[:4])
-        raise ConfigError(f"model.adapter={source}: holds several adapters ({places}); name one")
+        names = ", ".join(str(path.relative_to(root)) for path in adapters[:4])
+        raise ConfigError(f"model.adapter={source}: holds several adapters ({names}); name one")
     if adapters:
         return adapters[0]
     for folder in (root / "transformer", root):
@@ -115,11 +115,11 @@ def stored_shapes(folder: Path, source: str) -> dict[str, Shape]:
     return shapes
 
 
-def check_weights(expected: Mapping[str, Shape], folder: Path, source: str, *, base: str) -> None:
+def check_weights(own: Mapping[str, Shape], folder: Path, source: str, *, base: str) -> None:
     """Refuse weights that are not for a transformer, before they are loaded.
 
     Args:
-        expected: Names and shapes of the transformer's own weights.
+        own: Names and shapes of the transformer's own weights.
         folder: Of the others.
         source: As configured.
         base: What the transformer is, for messages.
@@ -129,21 +129,21 @@ def check_weights(expected: Mapping[str, Shape], folder: Path, source: str, *, b
     """
     stored = stored_shapes(folder, source)
     is_adapter = (folder / _ADAPTER_FILE).is_file()
-    wrong = _misplaced(expected, stored) if is_adapter else _different(expected, stored)
+    wrong = _misplaced(own, stored) if is_adapter else _different(own, stored)
     first = next(iter(wrong), None)
     if first is not None:
         kind = "a LoRA" if is_adapter else "weights"
         raise UserError(f"model.adapter={source}: {kind} for another model than {base} ({first})")
 
 
-def _misplaced(expected: Mapping[str, Shape], stored: Mapping[str, Shape]) -> Iterable[str]:
+def _misplaced(own: Mapping[str, Shape], stored: Mapping[str, Shape]) -> Iterable[str]:
     """What of an adapter finds no place in a transformer."""
     for name, shape in stored.items():
         match = _FACTOR.fullmatch(name.removeprefix(_PREFIX))
         if match is None:
             yield f"{name} is no factor of a LoRA"
             continue
-        weight = expected.get(f"{match['module']}.weight")
+        weight = own.get(f"{match['module']}.weight")
         if weight is None:
             yield f"it has no {match['module']}"
         elif match["side"] == "A" and shape[1:] != weight[1:]:
@@ -152,13 +152,13 @@ def _misplaced(expected: Mapping[str, Shape], stored: Mapping[str, Shape]) -> It
             yield f"{match['module']} gives {weight[0]} outputs, the LoRA's {shape[0]}"
 
 
-def _different(expected: Mapping[str, Shape], stored: Mapping[str, Shape]) -> Iterable[str]:
+def _different(own: Mapping[str, Shape], stored: Mapping[str, Shape]) -> Iterable[str]:
     """How a whole transformer's weights differ from another's."""
-    for name in sorted(expected.keys() ^ stored.keys()):
+    for name in sorted(own.keys() ^ stored.keys()):
         yield f"{name} is in one of them alone"
-    for name in sorted(expected.keys() & stored.keys()):
-        if expected[name] != stored[name]:
-            yield f"{name} is {expected[name]} there and {stored[name]} here"
+    for name in sorted(own.keys() & stored.keys()):
+        if own[name] != stored[name]:
+            yield f"{name} is {own[name]} there and {stored[name]} here"
 
 
 def apply_adapter(transformer: nn.Module, source: str, *, base: str) -> None:
@@ -177,8 +177,8 @@ def apply_adapter(transformer: nn.Module, source: str, *, base: str) -> None:
     from baselines.loop.weights import start_from
 
     folder = fetch_adapter(source, type(transformer).__name__)
-    expected = {name: tuple(value.shape) for name, value in transformer.state_dict().items()}
-    check_weights(expected, folder, source, base=base)
+    own = {name: tuple(value.shape) for name, value in transformer.state_dict().items()}
+    check_weights(own, folder, source, base=base)
     dtype = next(transformer.parameters()).dtype
     start_from(transformer.float(), folder)
     transformer.to(dtype).requires_grad_(False).eval()

@@ -60,7 +60,7 @@ def _explained(key: str, repo: str, revision: str | None) -> Iterator[None]:
     where = f"{key}={repo}" + (f" (revision {revision})" if revision else "")
     client = logging.getLogger("huggingface_hub")
     level = client.level
-    # Its retries are told line by line; what came of them is told below.
+    # Its retries are lines line by line; what came of them is lines below.
     client.setLevel(logging.ERROR)
     try:
         yield

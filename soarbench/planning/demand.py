@@ -24,7 +24,7 @@ from soarbench.config.keys import Options
 from soarbench.config.run import LauncherConfig
 from soarbench.config.settings import Settings
 from soarbench.config.stages import stages
-from soarbench.grid.checks import NAMED_REWARDS, reward_mixture
+from soarbench.grid.checks import reward_judge, reward_mixture
 from soarbench.planning.memory_and_time import UTILISATION, Demand, Gpu
 
 _DEFAULT_GPU, _DEFAULT_GRID = "h100-80gb", "reward_specific"
@@ -174,7 +174,7 @@ def judges_gb(
         rewards: Names of what rewards training.
         num_processes: That train together.
     """
-    asked = {NAMED_REWARDS.get(name, name) for name in rewards}
+    asked = {reward_judge(name) for name in rewards}
     # One process shares the judge between reward and suites; several have their own beside it.
     loaded = [*judging, *asked] if num_processes > 1 else {*judging, *asked}
     known = [judges[name] for name in loaded if name in judges]

@@ -89,14 +89,14 @@ class Planner:
 
     def remedies(self, demand: Demand, memory_gb: float) -> list[str]:
         """The first few settings that would make a demand fit, with the memory each needs."""
-        remedies: list[str] = []
+        fitting: list[str] = []
         for words, changed in alternatives(demand):
             peak = gigabytes(self.memory(changed))
             if peak <= memory_gb:
-                remedies.append(f"{words} ({peak:.0f} GB)")
-            if len(remedies) == _MOST_REMEDIES:
+                fitting.append(f"{words} ({peak:.0f} GB)")
+            if len(fitting) == _MOST_REMEDIES:
                 break
-        return remedies
+        return fitting
 
 
 def alternatives(demand: Demand) -> Iterator[tuple[str, Demand]]:
@@ -151,8 +151,8 @@ def refuse(
     Raises:
         UserError: Always.
     """
-    remedies = [*planner.remedies(demand, memory_gb), *others]
-    remedy = ", ".join(remedies) if remedies else "a larger GPU, a smaller model or resolution"
+    ways_out = [*planner.remedies(demand, memory_gb), *others]
+    remedy = ", ".join(ways_out) if ways_out else "a larger GPU, a smaller model or resolution"
     raise UserError(
         f"method={method} needs {gigabytes(planner.memory(demand)):.0f} GB on each GPU and {name} "
         f"has {memory_gb:.0f}: what would fit: {remedy}"

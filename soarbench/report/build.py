@@ -33,7 +33,7 @@ from soarbench.report.numbers.tables import MethodRow, Panels, TaskTable, build_
 from soarbench.report.numbers.thresholds import Crossing, crossings
 from soarbench.report.options import ReportOptions
 from soarbench.report.page.page import page_html
-from soarbench.report.source import GridCells, stale_notes
+from soarbench.report.source import GridCells, stale_lines
 from soarbench.report.text.console import budget_table, score_table
 from soarbench.report.text.frames import (
     SCORE_COLUMNS,
@@ -76,6 +76,7 @@ class Report:
         measured: Measured rows under the columns of the paper's table, None where it has none.
         published: Rows of the paper, None where it has none for this grid.
         gaps: What is missing, a line each.
+        stale: What other code than today's made, a line each.
         figures: The other figures, and what could not be drawn.
         notes: What was left out, a line each.
     """
@@ -91,6 +92,7 @@ class Report:
     measured: pd.DataFrame | None
     published: pd.DataFrame | None
     gaps: tuple[str, ...]
+    stale: tuple[str, ...]
     figures: FigureSet
     notes: tuple[str, ...]
 
@@ -113,6 +115,8 @@ class Report:
             yield Text("Partial report. Missing:", style="bold yellow")
             for gap in self.gaps:
                 yield Padding(Text(gap, style="yellow"), (0, 2))
+        for line in self.stale:
+            yield Text(line, style="yellow")
         for note in self.notes:
             yield Padding(Text(note, style="dim"), (0, 1))
         yield Text(f"Report: {self.folder}")
@@ -173,11 +177,8 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
         # The base is in every task's table, and so are its gaps.
         gaps=tuple(dict.fromkeys(gap for table in tables for gap in table.gaps())),
         figures=figures,
-        notes=(
-            *stale_notes(cells),
-            *figures.notes,
-            *_missing_published(grid, published, reference),
-        ),
+        stale=tuple(stale_lines(cells)),
+        notes=(*figures.notes, *_missing_published(grid, published, reference)),
     )
     _write_tables(report)
     return report

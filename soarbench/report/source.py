@@ -15,6 +15,7 @@ from soarbench.grid.checkpoint_rule import LAST
 from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import Grid, expand
 from soarbench.report.numbers.reference import PUBLISHED_MODEL
+from soarbench.store.artefact import refuse_old
 from soarbench.store.cells import Cell, stored_cell
 from soarbench.store.exports import MANIFEST, Export
 
@@ -61,7 +62,7 @@ def grid_cells(words: Sequence[str]) -> GridCells:
     if name is not None and (export := Export(output_dir / name)).exists:
         results_dir = Path(settings.results_dir).expanduser()
         return _exported(export, results_dir, overrides, settings.seeds)
-    _refuse_old(output_dir, name)
+    refuse_old(output_dir, name)
     return cells_of(expand(words))
 
 
@@ -104,21 +105,6 @@ def _only_export(output_dir: Path) -> str | None:
     return names[0] if names else None
 
 
-def _refuse_old(output_dir: Path, grid: str | None) -> None:
-    """Say what to do with a run folder of soarbench 0.1.
-
-    Raises:
-        UserError: It is one, and nothing of today's is beside it.
-    """
-    old = output_dir / (grid or "*") / "cells"
-    if (output_dir / "grids").is_dir() or not list(output_dir.glob(f"{grid or '*'}/cells")):
-        return
-    raise UserError(
-        f"{old} was written by soarbench 0.1, whose cells have other addresses; choose another "
-        "output_dir and run the grid again, or report it with soarbench 0.1"
-    )
-
-
 def _exported(
     export: Export, results_dir: Path, overrides: Overrides, seeds: Sequence[int]
 ) -> GridCells:
@@ -151,7 +137,7 @@ def _exported(
     )
 
 
-def stale_notes(cells: Sequence[Cell]) -> list[str]:
+def stale_lines(cells: Sequence[Cell]) -> list[str]:
     """A line about results that other code than today's made; none where all is as it was."""
     names: dict[tuple[str, ...], list[str]] = {}
     for cell in cells:
@@ -159,7 +145,7 @@ def stale_notes(cells: Sequence[Cell]) -> list[str]:
         if modules:
             names.setdefault(modules, []).append(cell.cell_id)
     return [
-        f"{len(ids)} cells were made by other code of {', '.join(modules)} than today's, e.g. "
-        f"{ids[0]}; stale=rerun makes them again"
+        f"{len(ids)} {'cells were' if len(ids) > 1 else 'cell was'} made by other code of "
+        f"{', '.join(modules)} than today's, e.g. {ids[0]}; stale=rerun makes them again"
         for modules, ids in names.items()
     ]

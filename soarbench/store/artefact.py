@@ -99,11 +99,7 @@ class Artefact:
         if not path.is_file():
             return None
         values = read_json(path)
-        if values.get("version") != STORE_VERSION:
-            raise UserError(
-                f"{path} is of store version {values.get('version')}, and this soarbench reads "
-                f"{STORE_VERSION}; choose another output_dir, or install the one that wrote it"
-            )
+        refuse_other_version(path, values)
         return build(Record, values, str(path))
 
     def begin(
@@ -145,7 +141,8 @@ class Artefact:
         Raises:
             UserError: It holds something else; says in what.
         """
-        record, plain = self.record(), json.loads(json.dumps(content))
+        plain: dict[str, object] = json.loads(json.dumps(content))
+        record = self.record()
         if record is None and self.root.exists() and any(self.root.iterdir()):
             raise UserError(f"{self.root} holds other files; choose another output")
         stored = plain if record is None else record.content
@@ -229,3 +226,34 @@ class Store:
             for kind in KINDS
             for path in sorted((self.root / kind).glob(f"*/{_RECORD}"))
         ]
+
+
+def refuse_other_version(path: Path, values: Mapping[str, object]) -> None:
+    """Refuse a file that another version wrote.
+
+    Raises:
+        UserError: It is one.
+    """
+    if values.get("version") != STORE_VERSION:
+        raise UserError(
+            f"{path} is of store version {values.get('version')}, and this soarbench reads "
+            f"{STORE_VERSION}; choose another output_dir, or install the one that wrote it"
+        )
+
+
+def refuse_old(output_dir: Path, grid: str | None) -> None:
+    """Say what to do with a run folder of soarbench 0.1, which kept cells and no artefacts.
+
+    Args:
+        output_dir: That a command reads or writes.
+        grid: Its grid; None: any.
+
+    Raises:
+        UserError: It is one, and nothing of today's is beside it.
+    """
+    old = [] if (output_dir / "grids").is_dir() else sorted(output_dir.glob(f"{grid or '*'}/cells"))
+    if old:
+        raise UserError(
+            f"{old[0]} was written by soarbench 0.1, whose cells have other addresses; choose "
+            "another output_dir and run the grid again, or report it with soarbench 0.1"
+        )

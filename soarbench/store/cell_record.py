@@ -11,6 +11,7 @@ from typing import Literal
 
 from soarbench.common.files import read_json, write_json
 from soarbench.common.strict import build
+from soarbench.store.artefact import refuse_other_version
 
 State = Literal["running", "finished", "failed"]
 
@@ -56,6 +57,16 @@ class CellRecord:
     @property
     def _status_path(self) -> Path:
         return self.root / "status.json"
+
+    def description(self) -> dict[str, object]:
+        """The description that was written.
+
+        Raises:
+            UserError: It is damaged or of another version.
+        """
+        values = read_json(self.description_path)
+        refuse_other_version(self.description_path, values)
+        return values
 
     def describe(self, description: Mapping[str, object]) -> None:
         """Write the description, and a first status unless there is one."""

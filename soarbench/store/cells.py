@@ -222,12 +222,15 @@ def stored_cell(store: Store, description: Mapping[str, object], record: CellRec
         store: Where.
         description: What it is about.
         record: What its grid keeps of it.
+
+    Raises:
+        StoreError: It is finished, and one of its artefacts is gone.
     """
     status = record.status()
     known = status or Status()
     origin = description["training"]
     folder = None if origin is None else TrainingFolder(store.artefact(str(origin)).root)
-    launches, code = _made_by(store, description)
+    launches, code = _made_by(store, description, is_whole=known.state == FINISHED)
     return Cell(
         tables=StoredTables(store=store, description=description),
         description=description,
@@ -242,13 +245,19 @@ def stored_cell(store: Store, description: Mapping[str, object], record: CellRec
 
 
 def _made_by(
-    store: Store, description: Mapping[str, object]
+    store: Store, description: Mapping[str, object], *, is_whole: bool
 ) -> tuple[tuple[Launch, ...], dict[str, str]]:
     """The launches that worked on a cell's training, images and scores, and their code."""
     launches: dict[Launch, None] = {}
     code: dict[str, str] = {}
     for address in addresses_of(description):
-        stored = store.artefact(address).record()
+        artefact = store.artefact(address)
+        stored = artefact.record()
+        if stored is None and is_whole:
+            raise StoreError(
+                f"{artefact.root / 'artefact.json'} is missing; delete {artefact.root} and give "
+                "the command of the run again"
+            )
         if stored is not None:
             launches |= dict.fromkeys(launch_of(launch) for launch in stored.launches)
             code |= stored.code

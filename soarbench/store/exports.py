@@ -78,7 +78,7 @@ class Export:
         self.manifest()
         table = self.table("cells")
         if table is None:
-            raise StoreError(f"{self.root} has no cells.parquet; export the grid again")
+            raise StoreError(f"{self.root / 'cells.parquet'} is missing; export the grid again")
         return [self._cell(json.loads(text)) for text in table["cell"].to_pylist()]
 
     def _cell(self, values: Mapping[str, object]) -> Cell:
@@ -103,17 +103,37 @@ class Export:
 
     def table(self, name: str) -> pa.Table | None:
         """A table of all cells; None where the export has none."""
-        return _table(self.root / f"{name}.parquet")
+        path = self.root / f"{name}.parquet"
+        return _table(path, _stamp(path))
 
     def rows(self, name: str, cell_id: str) -> pa.Table | None:
         """A cell's rows of a table; None where it has none."""
-        by_cell = _by_cell(self.root / f"{name}.parquet")
-        return by_cell.get(cell_id)
+        path = self.root / f"{name}.parquet"
+        return _by_cell(path, _stamp(path)).get(cell_id)
+
+    def needed(self, name: str, cell_id: str) -> pa.Table:
+        """The same of a table in which every finished cell has rows.
+
+        Raises:
+            StoreError: It has none.
+        """
+        rows = self.rows(name, cell_id)
+        if rows is None:
+            raise StoreError(
+                f"{self.root / name}.parquet is missing or has no rows of {cell_id}; export the "
+                "grid again"
+            )
+        return rows
+
+
+def _stamp(path: Path) -> int | None:
+    """When a table was written; None where there is none."""
+    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 @functools.lru_cache(maxsize=64)
-def _table(path: Path) -> pa.Table | None:
-    if not path.is_file():
+def _table(path: Path, stamp: int | None) -> pa.Table | None:
+    if stamp is None:
         return None
     try:
         return pq.read_table(path)
@@ -122,9 +142,9 @@ def _table(path: Path) -> pa.Table | None:
 
 
 @functools.lru_cache(maxsize=64)
-def _by_cell(path: Path) -> Mapping[str, pa.Table]:
+def _by_cell(path: Path, stamp: int | None) -> Mapping[str, pa.Table]:
     """The rows of each cell, which follow each other."""
-    table = _table(path)
+    table = _table(path, stamp)
     if table is None:
         return {}
     ids = table[_ID].cast(pa.string()).to_pylist()
@@ -149,21 +169,23 @@ class ExportedTables:
     values: Mapping[str, object]
 
     @property
-    def _cell_id(self) -> str:
+    def _description(self) -> Mapping[str, object]:
         description = self.values["description"]
         assert isinstance(description, Mapping)
-        return str(description[_ID])
+        return description
+
+    @property
+    def _cell_id(self) -> str:
+        return str(self._description[_ID])
 
     def scores(self) -> pa.Table:
         """See ``CellTables``."""
-        rows = self.export.rows("scores", self._cell_id)
-        if rows is None:
-            raise StoreError(f"{self.export.root} has no scores of {self._cell_id}")
-        return rows
+        return self.export.needed("scores", self._cell_id)
 
     def training(self) -> pa.Table | None:
         """See ``CellTables``."""
-        return self.export.rows("training", self._cell_id)
+        is_base = self._description["data_key"] is None
+        return None if is_base else self.export.needed("training", self._cell_id)
 
     def probe(self, name: Table, key: str = "") -> pa.Table | None:
         """See ``CellTables``."""
@@ -220,6 +242,11 @@ class Strip:
     prompts: Mapping[str, str]
     jpeg: bytes
 
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Cell, task and step."""
+        return self.cell_id, self.task, self.step
+
     @classmethod
     def of(
         cls, cell_id: str, task: str, step: int, image: Image.Image, prompts: Mapping[str, str]
@@ -242,11 +269,14 @@ def write_export(
     Args:
         root: Folder of the grid's export.
         manifest: Its names.
-        cells: Finished ones and others; of the others there are no tables.
+        cells: Finished ones and others; of the others there are no tables. What they name and do
+            not have, such as the base on the data of another task, is taken from what was there.
         strips: Sample images.
         clean: Commands of launches, as they are to be published.
     """
     finished = [cell for cell in cells if cell.state == "finished"]
+    before = Export(root)
+    older = {cell.cell_id: cell for cell in before.cells()} if before.exists else {}
     texts = [json.dumps(_values(cell, clean), sort_keys=True) for cell in cells]
     _write(root, "cells", pa.table({_ID: [cell.cell_id for cell in cells], "cell": texts}))
     _write(root, "scores", _joined((cell.cell_id, cell.tables.scores()) for cell in finished))
@@ -254,7 +284,9 @@ def write_export(
     _write(root, "training", _joined(training))
     _write(root, "images", _joined((cell.cell_id, cell.statistics()) for cell in finished))
     for name in ("norms", "deviations"):
-        _write(root, name, _joined(_keyed(cell, name) for cell in finished))
+        _write(
+            root, name, _joined(_keyed(cell, name, older.get(cell.cell_id)) for cell in finished)
+        )
     _write(root, "samples", _strip_table(strips))
     for cached in (_table, _by_cell):
         cached.cache_clear()
@@ -286,16 +318,20 @@ def _values(cell: Cell, clean: Mapping[str, str]) -> dict[str, object]:
     }
 
 
-def _keyed(cell: Cell, name: Table) -> tuple[str, pa.Table | None]:
-    """A probe's rows on the data of every key."""
+def _keyed(cell: Cell, name: Table, older: Cell | None) -> tuple[str, pa.Table | None]:
+    """A probe's rows on the data of every key, some maybe only in an older export."""
     paths = cell.description["paths"]
     assert isinstance(paths, Mapping)
     tables = []
     for key in paths:
         rows = cell.tables.probe(name, key)
+        if rows is None and older is not None:
+            rows = older.tables.probe(name, key)
         if rows is not None:
             tables.append(rows.append_column("key", pa.repeat(key, rows.num_rows)))
-    return cell.cell_id, pa.concat_tables(tables) if tables else None
+    # Single numbers of an older export beside doubles of a store.
+    joined = pa.concat_tables(tables, promote_options="permissive") if tables else None
+    return cell.cell_id, joined
 
 
 def _joined(parts: Iterable[tuple[str, pa.Table | None]]) -> pa.Table | None:
@@ -310,7 +346,7 @@ def _joined(parts: Iterable[tuple[str, pa.Table | None]]) -> pa.Table | None:
 def _strip_table(strips: Iterable[Strip]) -> pa.Table | None:
     rows = [
         {**vars(strip), "prompts": json.dumps(list(strip.prompts.items()))}
-        for strip in sorted(strips, key=lambda strip: (strip.cell_id, strip.task, strip.step))
+        for strip in sorted(strips, key=lambda strip: strip.key)
     ]
     return pa.Table.from_pylist(rows) if rows else None
 

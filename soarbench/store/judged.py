@@ -7,9 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from soarbench.common.errors import StoreError
 from soarbench.common.files import read_json, write_json
 from soarbench.evaluation.protocol import fingerprint
-from soarbench.evaluation.rows import ScoreRows
+from soarbench.evaluation.rows import ScoreRows, read_table
 from soarbench.store.artefact import Extent
 
 
@@ -71,6 +75,32 @@ class ScoresFolder:
             if part["extent"] == vars(extent) and isinstance(ids, list):
                 return ids
         return None
+
+    def part(self, extent: Extent | None) -> pa.Table:
+        """The rows of a part of the suite, since more may have been judged; None: of all.
+
+        Raises:
+            StoreError: They are missing, or nobody knows which they are.
+            UserError: They are damaged.
+        """
+        if not self.rows.path.is_file():
+            raise StoreError(
+                f"{self.rows.path} is missing; delete {self.root} and give the command that scored "
+                "it again"
+            )
+        rows = read_table(self.rows.path)
+        if extent is None:
+            return rows
+        kept = pc.less(rows["image_index"], extent.images_per_prompt)
+        prompt_ids = self.prompt_ids(extent)
+        if extent.max_prompts is not None:
+            if prompt_ids is None:
+                raise StoreError(
+                    f"{self._summary_path} does not say which {extent.max_prompts} prompts were "
+                    f"judged; delete {self.root} and give the command that scored it again"
+                )
+            kept = pc.and_(kept, pc.is_in(rows["prompt_id"], pa.array(prompt_ids)))
+        return rows.filter(kept)
 
     def _summaries(self) -> list[Mapping[str, object]]:
         if not self._summary_path.is_file():

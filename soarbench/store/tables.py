@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
 from soarbench.common.errors import StoreError
 from soarbench.evaluation.drawing import image_path
-from soarbench.evaluation.rows import read_table
 from soarbench.store.artefact import Extent, Store
 from soarbench.store.judged import ScoresFolder
 from soarbench.store.probes import ProbeFolder, Table
@@ -72,7 +70,7 @@ class StoredTables:
         """See ``CellTables``."""
         tables = []
         for suite, judge, step, folder in self._judged():
-            rows = part_of(folder, self.extent(suite))
+            rows = folder.part(self.extent(suite))
             names = {"step": pa.scalar(step, pa.int64()), "evaluator": judge, "suite": suite}
             for name, value in names.items():
                 rows = rows.append_column(name, pa.repeat(value, rows.num_rows))
@@ -84,7 +82,12 @@ class StoredTables:
         address = self.description["training"]
         if address is None:
             return None
-        return _read(TrainingFolder(self.store.artefact(str(address)).root).table_path)
+        path = TrainingFolder(self.store.artefact(str(address)).root).table_path
+        if not path.is_file():
+            raise StoreError(
+                f"{path} is missing; delete {path.parent} and give the command of the run again"
+            )
+        return _read(path)
 
     def probe(self, name: Table, key: str = "") -> pa.Table | None:
         """See ``CellTables``."""
@@ -154,22 +157,6 @@ class StoredTables:
 
     def _table(self, address: str, name: Table) -> pa.Table | None:
         return _read(ProbeFolder(self.store.artefact(address).root).path(name))
-
-
-def part_of(folder: ScoresFolder, extent: Extent) -> pa.Table:
-    """The rows of a part of a suite: more may have been judged for another request.
-
-    Raises:
-        StoreError: They are missing or damaged.
-    """
-    if not folder.rows.path.is_file():
-        raise StoreError(f"{folder.rows.path} is missing; give the command of the run again")
-    rows = read_table(folder.rows.path)
-    kept = pc.less(rows["image_index"], extent.images_per_prompt)
-    prompt_ids = folder.prompt_ids(extent)
-    if prompt_ids is not None:
-        kept = pc.and_(kept, pc.is_in(rows["prompt_id"], pa.array(prompt_ids)))
-    return rows.filter(kept)
 
 
 def _read(path: Path) -> pa.Table | None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from baselines import flow, flow_grpo, groups, sft, soar
+from baselines import flow, flow_grpo, flow_matching, groups, sft, soar
 from baselines.flow_grpo_config import FlowGrpoConfig
 from baselines.sft_config import SftConfig
 from baselines.soar_config import SoarConfig
@@ -137,7 +137,9 @@ FORMULAS = {
     "sde": Formula(stochastic("sde"), sde, "x v sigma lower noise"),
     "simple": Formula(stochastic("simple"), simple, "x v sigma lower noise"),
     "velocity_rms": Formula(
-        sft.velocity_rms, lambda v: v.flatten(1).norm(dim=1) / math.sqrt(v[0].numel()), "v"
+        flow_matching.velocity_rms,
+        lambda v: v.flatten(1).norm(dim=1) / math.sqrt(v[0].numel()),
+        "v",
     ),
     "renoise": Formula(
         soar.renoise,

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from soarbench.store.grids import MANIFEST
 
 from soarbench.cli.app import main
 from soarbench.cli.compare import CompareOptions, compare
@@ -17,14 +16,13 @@ from soarbench.cli.words import read
 from soarbench.common.errors import UserError
 from soarbench.report.numbers.names import BASE
 from tests.report.folders import (
-    FACTS,
-    TAGS,
     Folder,
     base,
     build_report,
-    stored_facts,
-    write_cell,
+    publish,
+    read_cells,
     write_grid,
+    write_scored,
 )
 
 
@@ -37,33 +35,40 @@ def go(first: str, second: str, *words: str, as_json: bool = False) -> str:
 
 
 def cells(seeds: tuple[int, ...] = (0, 1), **changes: object) -> list[Folder]:
-    found = [base(num_prompts=24)]
+    members = [base(num_prompts=24)]
     for seed in seeds:
         for method, gain in (("sft", 0.5), ("soar", 1.0)):
             for task, metrics in (("aesthetic", ("aesthetic",)), ("general", ("geneval", "ocr"))):
-                found.append(
+                members.append(
                     Folder(
                         method=method, task=task, seed=seed, metrics=metrics, num_prompts=24,
                         final_metric=metrics[0], gains=dict.fromkeys(metrics, gain), **changes,
                     )
                 )  # fmt: skip
-    return found
+    return members
 
 
-def publish(grid: Path, members: list[Folder]) -> None:
-    """List the cells as an exported copy does, so that no configuration must be composed."""
-    listed = [
-        {"cell_id": one.cell_id, "task": one.task, "method": one.method, "seed": one.seed}
-        for one in members
-    ]
-    manifest = {"version": 2, "grid": grid.name, "baseline": "sft", "cells": listed}
-    (grid / MANIFEST).write_text(json.dumps(manifest))
+#: What stands behind scores, as a run keeps it and, without how images were made, ``score``.
+JUDGED = {"evaluator_version": "1"}
+DRAWN = {**JUDGED, "prompts": "of the whole suite", "seed_rule": "by prompt", "shift": 3.0}
+
+
+def judged_alike(grid: Path) -> None:
+    """Give the cells of a grid protocols that say who judged and how images were made."""
+    for path in grid.glob("cells/*/protocols.json"):
+        stored = json.loads(path.read_text())
+        for key, facts in stored.items():
+            facts |= {**DRAWN, "evaluator": key.partition(".")[2]}
+        path.write_text(json.dumps(stored))
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export; ``cells`` beside it holds what it was made from."""
     root = tmp_path_factory.mktemp("store")
-    publish(write_grid(root / "reward_specific", cells()), cells())
+    grid = write_grid(root / "cells", cells())
+    judged_alike(grid)
+    publish(grid, root)
     return root
 
 
@@ -80,7 +85,7 @@ def test_numbers_are_those_of_the_report(store: Path, tmp_path: Path) -> None:
     answer = json.loads(
         go("soar", "sft", "task=aesthetic", f"output_dir={store}", as_json=True)
     )["metrics"][0]  # fmt: skip
-    report = build_report(store / "reward_specific", tmp_path, grid="reward_specific")
+    report = build_report(store / "cells", tmp_path, grid="reward_specific")
     row = next(row for row in report.tables[0].rows if row.method == "soar")
     assert answer["difference"] == vars(row.comparisons["aesthetic"].difference)
     assert answer["first"] == pytest.approx(row.estimates["aesthetic"].interval.estimate)
@@ -131,26 +136,66 @@ def test_two_cells_say_what_one_seed_leaves_out(store: Path) -> None:
     assert "GenEval: " in flat
 
 
-def write_scores(folder: Path, judge: str, values: np.ndarray, **protocol: object) -> Path:
-    """Files as ``score`` writes them: a row an image, and the summary."""
-    folder.mkdir(parents=True, exist_ok=True)
-    facts = {"prompts": "abc", "evaluator_version": "1", **protocol}
-    stated = {**stored_facts(FACTS[judge]), **facts}
-    rows = []
-    for index, value in enumerate(values):
-        prompt = f"{index // 2:05d}"
-        rows.append(
-            {
-                "sample_id": f"{prompt}/{index % 2:04d}", "prompt_id": prompt, "prompt": "a cat",
-                "image": "x.png", "image_sha256": "0", "fingerprint": json.dumps(facts),
-                "value": None if np.isnan(value) else float(value),
-                "failure": "dark" if np.isnan(value) else None, "tag": TAGS[index // 2 % 6],
-            }
-        )  # fmt: skip
-    (folder / f"{judge}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    summary = {"evaluator": judge, "suite": "geneval", "protocol": stated}
-    (folder / f"{judge}.summary.json").write_text(json.dumps(summary))
-    return folder
+def test_a_cell_at_a_step(store: Path) -> None:
+    one, other = (Folder(method=name, task="general").cell_id for name in ("soar", "sft"))
+    last = json.loads(go(one, other, f"output_dir={store}", as_json=True))["metrics"]
+    early = json.loads(go(f"{one}@50", f"{other}@50", f"output_dir={store}", as_json=True))
+    also = json.loads(go(one, other, "step=50", f"output_dir={store}", as_json=True))
+    assert early["metrics"] == also["metrics"]
+    assert early["metrics"][0]["difference"] != last[0]["difference"]
+
+
+def test_a_method_stands_beside_a_folder_with_all_its_seeds(store: Path, tmp_path: Path) -> None:
+    """SOAR's OCR against images of anybody's whose score is 0.1 on every one of them."""
+    scored = write_scored(tmp_path / "scored", "ocr", np.full(48, 0.1))
+    words = (f"output_dir={store}", "task=general")
+    answer = json.loads(go("soar", str(scored), *words, as_json=True))["metrics"]
+    assert [one["metric"] for one in answer] == ["ocr"]
+    assert answer[0]["seeds"] == [0, 1]
+    values = [
+        next(
+            one for one in cell.scores() if (one.evaluator, one.step) == ("ocr", 150)
+        ).values.mean()
+        for cell in read_cells(store / "cells")[0]
+        if (cell.method, cell.task) == ("soar", "general")
+    ]
+    assert answer[0]["first"] == pytest.approx(np.mean(values))
+    assert answer[0]["second"] == pytest.approx(0.1)
+    back = json.loads(go(str(scored), "soar", *words, as_json=True))["metrics"][0]
+    assert back["difference"]["estimate"] == pytest.approx(-answer[0]["difference"]["estimate"])
+    assert "2 training seeds" in go("soar", str(scored), *words)
+
+
+def test_any_mixture_can_be_compared(store: Path, tmp_path: Path) -> None:
+    scored = str(write_scored(tmp_path / "scored", "ocr", np.full(48, 0.1)))
+    cell_id = Folder(method="sft", task="general", seed=1).cell_id
+    words = (f"output_dir={store}", "task=general")
+    for first, second, seeds in (
+        (cell_id, scored, [0]),
+        (f"{cell_id}@100", scored, [0]),
+        ("soar", cell_id, [0, 1]),
+        (cell_id, "soar", [0, 1]),
+        (BASE, scored, [0]),
+        (BASE, cell_id, [0]),
+    ):
+        answer = json.loads(go(first, second, *words, as_json=True))
+        assert (answer["first"], answer["second"]) == (first, second)
+        (ocr,) = [one for one in answer["metrics"] if one["metric"] == "ocr"]
+        assert ocr["seeds"] == seeds, (first, second)
+        assert ocr["first"] != ocr["second"]
+
+
+def test_of_a_folder_only_judge_and_prompts_must_agree(store: Path, tmp_path: Path) -> None:
+    """How its images were made is nobody's to say; what was asked for and who judged is."""
+    words = (f"output_dir={store}", "task=general")
+    values = np.full(48, 0.1)
+    other = write_scored(tmp_path / "other", "ocr", values, evaluator_version="2")
+    with pytest.raises(UserError, match=r'evaluator_version: "1" against "2"') as caught:
+        go("soar", str(other), *words)
+    assert "\n" not in str(caught.value)
+    texts = write_scored(tmp_path / "texts", "ocr", values, prompt="a painting")
+    with pytest.raises(UserError, match="prompt ocr-00000: 'a photo' against 'a painting'"):
+        go("soar", str(texts), *words)
 
 
 def test_folders_of_scores_by_hand(tmp_path: Path) -> None:
@@ -159,7 +204,7 @@ def test_folders_of_scores_by_hand(tmp_path: Path) -> None:
     more = right.copy()
     more[1:24:2] = 1.0
     one, other = (
-        write_scores(tmp_path / name, "geneval", values)
+        write_scored(tmp_path / name, "geneval", values)
         for name, values in (("one", more), ("other", right))
     )
     answer = json.loads(go(str(one), str(other), as_json=True))["metrics"][0]
@@ -170,16 +215,14 @@ def test_folders_of_scores_by_hand(tmp_path: Path) -> None:
     assert answer["mcnemar"]["p_value"] == pytest.approx(2 / 2**12)
     assert answer["probability_of_improvement"]["estimate"] == pytest.approx(0.5 + 12 / 48 / 2)
     assert answer["verdict"] == "better"
-    file = go(str(one / "geneval.jsonl"), str(other / "geneval.jsonl"))
-    assert "better" in file
 
 
 def test_images_without_a_score_are_left_out_of_both(tmp_path: Path) -> None:
     values = np.arange(48) / 48
     lost = values + 0.1
     lost[:2] = np.nan
-    one = write_scores(tmp_path / "one", "clipscore", lost)
-    other = write_scores(tmp_path / "other", "clipscore", values)
+    one = write_scored(tmp_path / "one", "clipscore", lost)
+    other = write_scored(tmp_path / "other", "clipscore", values)
     answer = json.loads(go(str(one), str(other), as_json=True))["metrics"][0]
     assert answer["num_unscored"] == 2
     assert answer["first"] - answer["second"] == pytest.approx(0.1)
@@ -191,8 +234,8 @@ def test_unlike_protocols_are_refused_in_one_line_that_names_the_field(
     command_line: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = np.arange(48) / 48
-    one = write_scores(tmp_path / "one", "clipscore", values)
-    other = write_scores(tmp_path / "other", "clipscore", values, evaluator_version="2")
+    one = write_scored(tmp_path / "one", "clipscore", values)
+    other = write_scored(tmp_path / "other", "clipscore", values, evaluator_version="2")
     if command_line:
         assert main(["compare", str(one), str(other)]) == 2
         text = capsys.readouterr().err
@@ -204,24 +247,37 @@ def test_unlike_protocols_are_refused_in_one_line_that_names_the_field(
     assert 'evaluator_version: "1" against "2"' in text
 
 
-def test_unlike_fingerprints_of_methods_name_the_field(tmp_path: Path) -> None:
-    members = cells((0,))
-    grid = write_grid(tmp_path / "reward_specific", members)
-    publish(grid, members)
-    for folder in grid.glob("cells/*-aesthetic-*"):
-        shift = 3.0 if folder.name.startswith("soar") else 1.0
-        protocols = {"drawbench.aesthetic": {"shift": shift}}
-        (folder / "protocols.json").write_text(json.dumps(protocols))
+def test_folders_of_unlike_prompts_are_refused(tmp_path: Path) -> None:
+    values = np.arange(48) / 48
+    one = write_scored(tmp_path / "one", "clipscore", values)
+    other = write_scored(tmp_path / "other", "clipscore", values, prompts="def")
+    with pytest.raises(UserError, match='prompts: "abc" against "def"'):
+        go(str(one), str(other))
+
+
+def test_unlike_protocols_of_methods_name_the_field(tmp_path: Path) -> None:
+    grid = write_grid(tmp_path / "grid", cells((0,)))
+    judged_alike(grid)
+    for folder in grid.glob("cells/soar-aesthetic-*"):
+        text = (folder / "protocols.json").read_text()
+        assert '"shift": 3.0' in text
+        (folder / "protocols.json").write_text(text.replace('"shift": 3.0', '"shift": 1.0'))
+    publish(grid, tmp_path / "out")
     with pytest.raises(UserError, match=r"shift: (1\.0 against 3\.0|3\.0 against 1\.0)"):
-        go("soar", "sft", "task=aesthetic", f"output_dir={tmp_path}")
+        go("soar", "sft", "task=aesthetic", f"output_dir={tmp_path / 'out'}")
+    with pytest.raises(UserError, match=r"shift: 1\.0 against 3\.0"):
+        go(
+            *(Folder(method=name, task="aesthetic").cell_id for name in ("soar", "sft")),
+            f"output_dir={tmp_path / 'out'}",
+        )
 
 
 def test_what_cannot_be_compared_is_one_line_with_a_remedy(store: Path, tmp_path: Path) -> None:
     here = f"output_dir={store}"
     values = np.arange(48) / 48
-    scored = write_scores(tmp_path / "one", "clipscore", values)
-    fewer = write_scores(tmp_path / "fewer", "clipscore", values[:40])
-    aesthetic = write_scores(tmp_path / "aesthetic", "aesthetic", values)
+    scored = write_scored(tmp_path / "one", "clipscore", values)
+    fewer = write_scored(tmp_path / "fewer", "clipscore", values[:40])
+    aesthetic = write_scored(tmp_path / "aesthetic", "aesthetic", values)
     (tmp_path / "empty").mkdir()
     cell_id = Folder(method="sft", task="general").cell_id
     for first, second, words, message in (
@@ -231,23 +287,55 @@ def test_what_cannot_be_compared_is_one_line_with_a_remedy(store: Path, tmp_path
         ("soar", "sft", [here, "task=aesthetic", "metric=ocr"], "metric='ocr' was not measured"),
         ("soar", "sft", [here, "task=aesthetic", "step=7"], "was evaluated at 50, 100, 150"),
         ("soar", "sft", [here, "step=x"], "must be an integer"),
-        (cell_id, "sft", [here], "is a cell and the other is not"),
-        (str(scored), "sft", [here], "is a folder of scores and the other is not"),
+        (f"{cell_id}@7", "sft", [here, "task=general"], "was evaluated at 50, 100, 150"),
+        (f"{cell_id}@last", "sft", [here, "task=general"], "must be a number of optimizer steps"),
+        (cell_id, "sft", [here], "need one task: task=aesthetic, task=general"),
+        (str(scored), "sft", [here, "task=general"], "have no measurement in common"),
         (str(scored), str(aesthetic), [], "have no measurement in common"),
         (str(scored), str(fewer), [], "48 images in .* and 40 in"),
         (str(scored), str(tmp_path / "empty"), [], "holds no finished scores"),
-        (str(scored), str(fewer), [here], "take metric= alone"),
+        (str(scored), str(tmp_path / "absent"), [], "absent: there is no such folder"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             go(first, second, *words)
         assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_file_of_scores_is_named(tmp_path: Path) -> None:
-    one = write_scores(tmp_path / "one", "clipscore", np.arange(8) / 8)
-    (tmp_path / "other.jsonl").write_text('{"value": 1}\n')
-    with pytest.raises(UserError, match=r"other\.jsonl is damaged"):
-        go(str(one), str(tmp_path / "other.jsonl"))
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("clipscore/rows.parquet", b"PAR1 no", r"rows\.parquet is damaged .* delete "),
+        ("clipscore/rows.parquet", None, r"rows\.parquet is missing; delete "),
+        ("summary.json", b'{"judges": ', r"summary\.json is damaged"),
+        ("summary.json", b'{"evaluator": "clipscore"}', "names no judges: another version"),
+    ],
+)
+def test_damaged_and_missing_scores_are_named(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    one, other = (
+        write_scored(tmp_path / folder, "clipscore", np.arange(8) / 8) for folder in ("a", "b")
+    )
+    if content is None:
+        (other / name).unlink()
+    else:
+        (other / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        go(str(one), str(other))
+    assert "\n" not in str(caught.value)
+
+
+def test_of_a_folder_the_part_that_was_asked_for_is_compared(tmp_path: Path) -> None:
+    """What ``evaluate`` points at may hold more images than it drew: others asked for more."""
+    values = np.tile([0.5, 0.1], 12)
+    one, other = (write_scored(tmp_path / name, "clipscore", values) for name in ("a", "b"))
+    path = one / "summary.json"
+    stored = json.loads(path.read_text())
+    extent = {"max_prompts": None, "images_per_prompt": 1}
+    stored["judges"]["clipscore"]["extent"] = extent
+    path.write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=r"12 images in .* and 24 in"):
+        go(str(one), str(other))
 
 
 def test_a_tie_says_what_would_decide_it(tmp_path: Path) -> None:
@@ -256,10 +344,7 @@ def test_a_tie_says_what_would_decide_it(tmp_path: Path) -> None:
         for name in ("sft", "soar")
         for seed in (0, 1, 2)
     ]
-    grid = tmp_path / "reward_specific"
-    for one in members:
-        write_cell(grid, one)
-    publish(grid, members)
+    publish(write_grid(tmp_path / "cells", members), tmp_path)
     text = " ".join(go("soar", "sft", f"output_dir={tmp_path}").split())
     assert "not distinguishable" in text
     assert "this design sees" in text

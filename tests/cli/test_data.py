@@ -12,16 +12,17 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from evaluators.base import Canary, Evaluator, Sample, Score
+from evaluators.base import Canary, Sample, Score
 from soarbench.cli.app import main
 from soarbench.common.errors import UserError
-from soarbench.data import score_set as scoring
 from soarbench.data.check import SetCheck, look, pixel_digest
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig, WebDatasetConfig
 from soarbench.data.filter_set import filter_set
 from soarbench.data.prompts import PromptItem, PromptSuite
+from soarbench.evaluation.rows import ScoreRows
+from soarbench.jobs import score_set as scoring
 from soarbench.jobs.score_set import score_set
-from tests.fakes import Brightness
+from tests.fakes import Brightness, BrightnessConfig
 from tests.sets import picture, write_set, write_shards
 
 CONSOLE = Console(file=io.StringIO(), width=200)
@@ -61,8 +62,17 @@ def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def score(config: ImageDataConfig, output: Path, judge: Evaluator | None = None) -> None:
-    score_set(known(config), "brightness", judge or Brightness(), output, CONSOLE)
+def score(config: ImageDataConfig, output: Path, judge: Brightness | None = None) -> None:
+    class Config(BrightnessConfig):
+        def build(self) -> Brightness:
+            return judge or Brightness()
+
+    score_set(known(config), "brightness", Config(), output, CONSOLE)
+
+
+def kept(output: Path) -> ScoreRows:
+    """What was judged so far."""
+    return ScoreRows(output.with_name(f"{output.name}.scores"))
 
 
 def test_rows_get_the_judges_score_beside_their_own(tmp_path: Path) -> None:
@@ -85,12 +95,14 @@ def test_interrupted_scoring_goes_on_and_ends_alike(
     with pytest.raises(KeyboardInterrupt):
         score(config, output, Interrupted(after=4))
     assert not output.exists()
-    partial = tmp_path / "cut.jsonl.partial"
-    partial.write_bytes(partial.read_bytes() + b'{"torn')
+    partial = kept(output).partial_path
+    assert kept(output).count() == 4
+    partial.write_bytes(partial.read_bytes() + b'[{"torn')
     judge = Brightness()
     score(config, output, judge)
     assert judge.num_scored == 2
     assert output.read_text() == (tmp_path / "straight.jsonl").read_text()
+    assert kept(output).read() == kept(tmp_path / "straight.jsonl").read()
     score(config, output, judge)
     assert judge.num_scored == 2
 
@@ -138,7 +150,9 @@ def test_a_judge_that_fails_its_canary_scores_nothing(tmp_path: Path) -> None:
     path = str(write_set(tmp_path))
     with pytest.raises(UserError, match="does not work here"):
         score(JsonlDataConfig(path=path), tmp_path / "scored.jsonl", Backwards())
-    assert not (tmp_path / "scored.jsonl.partial").exists()
+    assert kept(tmp_path / "scored.jsonl").count() == 0
+    # Nothing is claimed: a judge that works, whatever its settings, takes the output.
+    score(JsonlDataConfig(path=path), tmp_path / "scored.jsonl")
 
 
 def test_filter_keeps_the_rows_at_and_above(tmp_path: Path) -> None:

@@ -45,9 +45,9 @@ def test_parts_that_were_done_before_count_neither_as_left_nor_as_speed() -> Non
         assert progress.remaining() == pytest.approx(30.0)
 
 
-def test_a_failed_cell_is_no_longer_left() -> None:
+def test_a_failed_job_is_no_longer_left() -> None:
     progress, _, _ = progress_with({KEY: 100.0, OTHER: 300.0})
-    progress.forget_cell("b")
+    progress.forget(OTHER)
     assert progress.remaining() == 100.0
 
 

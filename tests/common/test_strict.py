@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
@@ -11,7 +12,6 @@ import pytest
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import (
     ADDRESS,
-    Component,
     address_content,
     build,
     convert,
@@ -44,7 +44,7 @@ class Outer:
     pair: tuple[float, float] = (0.0, 1.0)
     words: tuple[str, ...] = ()
     weights: dict[str, float] | str | None = None
-    judge: Component | None = None
+    folder: Path | None = None
 
 
 HERE = __name__
@@ -60,7 +60,7 @@ def test_builds_nested_values_and_turns_integers_into_floats() -> None:
             "pair": [1, 2],
             "words": ["a"],
             "weights": {"a": 1},
-            "judge": {"_target_": "math.sqrt", "x": 4},
+            "folder": "~/x",
         },
         "",
     )
@@ -71,7 +71,7 @@ def test_builds_nested_values_and_turns_integers_into_floats() -> None:
         pair=(1.0, 2.0),
         words=("a",),
         weights={"a": 1.0},
-        judge=Component("math.sqrt", {"x": 4}),
+        folder=Path.home() / "x",
     )
     assert isinstance(made.share, float)
     assert build(Outer, {"name": "x", "weights": "a"}, "").weights == "a"
@@ -94,7 +94,7 @@ def test_builds_nested_values_and_turns_integers_into_floats() -> None:
         ({"name": "x", "words": [1]}, "top.words[0]=1 must be text"),
         ({"name": "x", "weights": 3}, "top.weights=3 is of the wrong type"),
         ({"name": "x", "weights": {"a": "b"}}, "top.weights.a='b' must be a number"),
-        ({"name": "x", "judge": "math.sqrt"}, "must be a group of keys with a dotted path"),
+        ({"name": "x", "folder": 3}, "top.folder=3 must be a path"),
     ],
 )
 def test_errors_name_key_value_and_remedy(values: dict[str, object], message: str) -> None:
@@ -104,17 +104,10 @@ def test_errors_name_key_value_and_remedy(values: dict[str, object], message: st
     assert "\n" not in str(caught.value)
 
 
-def test_component_is_imported_when_created() -> None:
-    assert Component("fractions.Fraction", {"numerator": 1, "denominator": 2}).create("k") == 0.5
-    with pytest.raises(ConfigError, match="cannot be imported"):
-        Component("fractions.Nothing").create("k")
-    with pytest.raises(ConfigError, match="cannot be called"):
-        Component("math.pi").create("k")
-
-
 def test_did_you_mean_falls_back_to_all_choices() -> None:
     assert did_you_mean("aesthetc", ["aesthetic", "ocr"]) == "did you mean 'aesthetic'?"
     assert did_you_mean("zzz", ["b", "a"]) == "choose one of a, b"
+    assert did_you_mean("zzz", [f"key{n}" for n in range(150)]).count("'") == 2 * 3
 
 
 class Shape(abc.ABC):

@@ -47,7 +47,8 @@ def test_what_does_not_exist_says_whose_the_others_are(folder: Path) -> None:
 
 
 def test_another_package_brings_yaml_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "_of_packages", lambda: (ConfFolder(folder, "my_package.conf"),))
+    folders = (*plugins._of_packages(), ConfFolder(folder, "my_package.conf"))
+    monkeypatch.setattr(plugins, "_of_packages", lambda: folders)
     assert "gentle" in options("method")
     assert expand(["grid=mine", "budget=quick"]).cells[-1].method_name == "gentle"
     with pytest.raises(ConfigError, match=r"gentle is of my_package\.conf"):

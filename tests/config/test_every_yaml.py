@@ -9,11 +9,17 @@ from typing import get_args, get_type_hints
 import pytest
 from omegaconf import OmegaConf
 
-from soarbench.config.compose import CONF, compose_choices, options
+from soarbench.common.plugins import conf_folders
+from soarbench.config.compose import compose_choices, options
 from soarbench.config.settings import Settings
 from soarbench.grid.expand import expand
 
-YAMLS = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.rglob("*.yaml"))
+#: By name, in our own folder and in those of plug-ins.
+YAMLS = {
+    str(path.relative_to(folder.path).with_suffix("")): path
+    for folder in reversed(conf_folders())
+    for path in sorted(folder.path.rglob("*.yaml"))
+}
 #: Where the settings hold several options of one group, by names of their own.
 SEVERAL = {"suite": "suites", "judge": "judge"}
 #: A model without recipes, so that nothing overrules a method's own values.
@@ -85,7 +91,7 @@ def test_there_are_yamls() -> None:
 def test_settings_hold_what_a_yaml_says_in_their_class(name: str) -> None:
     group, _, option = name.partition("/")
     settings = compose_choices(choices_of(group, option)).settings()
-    path = CONF / f"{name}.yaml"
+    path = YAMLS[name]
     written = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(written, dict)
     written.pop("defaults", None)

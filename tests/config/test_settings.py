@@ -106,9 +106,12 @@ def test_a_directory_without_a_pipeline_is_named(overrides: list[str], tmp_path:
 
 
 def test_a_judge_takes_its_own_keys() -> None:
-    words = ["grid=reward_specific", "model=sd35_medium", ANY_DATA, "task=alignment"]
+    # Data that another judge curates: what a judge selects by, it determines.
+    data = [ANY_DATA, "data.select_by=[aesthetic]"]
+    words = ["grid=reward_specific", "model=sd35_medium", *data, "task=aesthetic"]
     usual, changed = (
-        expand([*words, *more]).cells[-1] for more in ([], ["judge.clipscore.weights=/w"])
+        expand([*words, *more, "method=sft"]).cells[-1]
+        for more in ([], ["judge.clipscore.weights=/w"])
     )
     assert usual.judges["clipscore"] == ClipScoreConfig()
     assert changed.judges["clipscore"] == ClipScoreConfig(weights="/w")

@@ -13,7 +13,7 @@ from evaluators.geneval.prompts import official_metadata
 from evaluators.samples import CoverageError
 from soarbench.common.errors import UserError
 from soarbench.data.prompts import PromptItem, PromptSuite
-from soarbench.evaluation.image_folders import find_images
+from soarbench.evaluation.image_folders import find_images, prompts_digest
 from soarbench.evaluation.prompt_files import read_prompts
 
 ENTRIES: list[dict[str, object]] = [
@@ -64,6 +64,7 @@ def test_official_layout(tmp_path: Path) -> None:
         "00000/0000", "00000/0001", "00001/0000", "00001/0001",
     ]  # fmt: skip
     assert [file.prompt_id for file in files] == ["s/00000", "s/00000", "s/00001", "s/00001"]
+    assert [file.image_index for file in files] == [0, 1, 0, 1]
     assert files[2].prompt == "a photo of a red cup"
     assert files[2].metadata == ENTRIES[1]
 
@@ -123,6 +124,7 @@ def test_json_lines_with_metadata_inside_or_beside(tmp_path: Path) -> None:
     assert [file.prompt_id for file in files] == ["s/00000", "s/00001", "s/00000", "s/00001"]
     assert [dict(file.metadata) for file in files] == [ENTRIES[i] for i in (0, 1, 0, 1)]
     assert [file.sample_id for file in files] == ["a.png", "b.png", "c.png", "d.png"]
+    assert [file.image_index for file in files] == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +189,20 @@ def test_the_prompts_of_the_suite_are_covered_exactly(tmp_path: Path) -> None:
     (tmp_path / "00000/metadata.jsonl").write_text(json.dumps(changed))
     with pytest.raises(CoverageError, match="is not the suite's"):
         find_images(tmp_path, suite(official[:6]), 1)
+
+
+def test_the_digest_of_prompts_is_the_suites_where_all_are_its_own(tmp_path: Path) -> None:
+    items = [PromptItem(f"geneval/{i:05d}", str(e["prompt"]), e) for i, e in enumerate(ENTRIES)]
+    files = find_images(write_folder(tmp_path), suite(items), None)
+    assert prompts_digest(files, suite(items)) == suite(items).sha256
+    # Part of them is judged as a run judges part of a suite.
+    assert prompts_digest(files[:2], suite(items)) == suite(items).sha256
+    # A file that names each prompt once an image is the same suite.
+    assert prompts_digest(files, suite([*items, *items])) == suite(items).sha256
+    others = {prompts_digest(files, ANY), prompts_digest(files[:2], ANY), suite(items).sha256}
+    assert len(others) == 3
+    changed = PromptItem(items[0].prompt_id, items[0].prompt, {**ENTRIES[0], "tag": "counting"})
+    assert prompts_digest(files, suite([changed, items[1]])) == prompts_digest(files, ANY)
 
 
 def test_prompts_files(tmp_path: Path) -> None:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import pytest
 
-from evaluators.base import Evaluator
-from soarbench.config.settings import CellConfig, SuiteConfig
+from soarbench.config.registries import suite_named
+from soarbench.config.settings import SamplingConfig, SuiteConfig
 from soarbench.evaluation import protocol as module
-from soarbench.evaluation.protocol import fingerprint, image_facts, judge_facts, protocol
+from soarbench.evaluation.protocol import fingerprint, image_facts, judge_facts
 from soarbench.grid.expand import expand
-from tests.fakes import Brightness
+from soarbench.models.base import ModelConfig
 
 OF_IMAGES = {
-    "prompts", "images_per_prompt", "seed_rule", "resolution", "num_inference_steps",
+    "prompts", "seed_rule", "resolution", "num_inference_steps",
     "guidance_scale", "scheduler", "shift", "dtype",
 }  # fmt: skip
 OF_JUDGES = {
@@ -25,94 +25,73 @@ OF_JUDGES = {
 }  # fmt: skip
 
 
-class Judge(Brightness):
-    """A judge of which everything can be chosen."""
+@dataclass(frozen=True)
+class Judge:
+    """What a protocol asks an evaluator for."""
 
-    def __init__(self, *, name: str = "j", version: str = "1", limit: int = 1, weights: str = "w"):
-        super().__init__()
-        self.name = name
-        self.version = version
-        self._limit, self._weights = limit, weights
-
-    @property
-    def settings(self) -> Mapping[str, object]:
-        return {"limit": self._limit}
-
-    @property
-    def weights_hash(self) -> str:
-        return self._weights
+    name: str = "judge"
+    version: str = "1"
+    settings: Mapping[str, object] = field(default_factory=lambda: {"limit": 1})
+    weights_hash: str = "abc"
 
 
 class Given(NamedTuple):
     """What a protocol is made from."""
 
-    cell: CellConfig
     suite: SuiteConfig
-    judge: Evaluator
+    model: ModelConfig
+    sampling: SamplingConfig
+    judge: Judge
     scheduler: Mapping[str, object]
 
+    def of_images(self) -> dict[str, object]:
+        return image_facts(self.suite, self.cell.model, self.cell.sampling, self.scheduler)
+
     def facts(self) -> dict[str, object]:
-        return protocol(*self)
+        made = image_facts(self.suite, self.model, self.sampling, self.scheduler)
+        return {**made, **judge_facts(self.judge)}
 
 
 @pytest.fixture
 def given(overrides: list[str]) -> Given:
     (cell, *_) = [cell for cell in expand(overrides).cells if cell.task is not None]
     (suite,) = cell.suites.values()
-    return Given(cell, suite, Judge(), {"scheduler": "Euler", "shift": 3.0})
+    return Given(suite, cell.model, cell.sampling, Judge(), {"scheduler": "Euler", "shift": 3.0})
 
 
-def with_model(**changes: object) -> Callable[[Given], Given]:
-    def change(given: Given) -> Given:
-        model = replace(given.cell.model, **changes)
-        return given._replace(cell=replace(given.cell, model=model))
-
-    return change
-
-
-def with_sampling(**changes: object) -> Callable[[Given], Given]:
-    def change(given: Given) -> Given:
-        sampling = replace(given.cell.sampling, **changes)
-        return given._replace(cell=replace(given.cell, sampling=sampling))
-
-    return change
-
-
-def with_suite(**changes: object) -> Callable[[Given], Given]:
-    def change(given: Given) -> Given:
-        return given._replace(suite=replace(given.suite, **changes))
-
-    return change
-
-
-def with_judge(**changes: str | int) -> Callable[[Given], Given]:
-    return lambda given: given._replace(judge=Judge(**changes))
+def with_(part: str, **changes: object) -> Callable[[Given], Given]:
+    return lambda given: given._replace(**{part: replace(getattr(given, part), **changes)})
 
 
 def with_scheduler(**changes: object) -> Callable[[Given], Given]:
     return lambda given: given._replace(scheduler={**given.scheduler, **changes})
 
 
+def with_other_prompts(given: Given) -> Given:
+    other = suite_named("lab_geneval")
+    assert other.name != given.suite.name
+    return given._replace(suite=other)
+
+
 #: A change of each fact but the two that no configuration sets.
 CHANGES = {
-    "prompts": with_suite(max_prompts=2),
-    "images_per_prompt": with_suite(images_per_prompt=7),
-    "resolution": with_model(resolution=128),
-    "dtype": with_model(dtype="bfloat16"),
-    "num_inference_steps": with_sampling(num_inference_steps=3),
-    "guidance_scale": with_sampling(guidance_scale=9.5),
+    "prompts": lambda given: given._replace(suite=suite_named("lab_ocr")),
+    "resolution": with_("model", resolution=128),
+    "dtype": with_("model", dtype="bfloat16"),
+    "num_inference_steps": with_("sampling", num_inference_steps=3),
+    "guidance_scale": with_("sampling", guidance_scale=9.5),
     "scheduler": with_scheduler(scheduler="Heun"),
     "shift": with_scheduler(shift=1.0),
-    "evaluator": with_judge(name="other"),
-    "evaluator_version": with_judge(version="2"),
-    "evaluator_settings": with_judge(limit=2),
-    "evaluator_weights": with_judge(weights="other"),
+    "evaluator": with_("judge", name="other"),
+    "evaluator_version": with_("judge", version="2"),
+    "evaluator_settings": with_("judge", settings={"limit": 2}),
+    "evaluator_weights": with_("judge", weights_hash="other"),
 }
 
 
 def test_a_protocol_holds_exactly_these_facts(given: Given) -> None:
     assert set(given.facts()) == OF_IMAGES | OF_JUDGES
-    assert set(image_facts(given.cell, given.suite, given.scheduler)) == OF_IMAGES
+    assert set(image_facts(given.suite, given.model, given.sampling, given.scheduler)) == OF_IMAGES
     assert set(judge_facts(given.judge)) == OF_JUDGES
     assert set(CHANGES) | {"seed_rule", "libraries"} == OF_IMAGES | OF_JUDGES
 
@@ -126,13 +105,18 @@ def test_a_change_of_what_is_measured_changes_its_fact_and_the_fingerprint(
     assert fingerprint(before) != fingerprint(after)
 
 
-def test_what_changes_no_number_is_no_fact(given: Given) -> None:
-    others = [
-        with_sampling(batch_size=given.cell.sampling.batch_size + 1)(given),
-        given._replace(cell=replace(given.cell, seed=given.cell.seed + 1, grid="another")),
-    ]
-    assert all(other.cell != given.cell for other in others)
-    assert all(other.facts() == given.facts() for other in others)
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_("sampling", batch_size=99),
+        with_("suite", images_per_prompt=7),
+        with_("suite", max_prompts=2),
+    ],
+    ids=["batch", "images", "prompts"],
+)
+def test_what_changes_no_number_is_no_fact(given: Given, change: Callable[[Given], Given]) -> None:
+    assert change(given) != given
+    assert change(given).facts() == given.facts()
 
 
 def test_the_versions_of_libraries_are_facts(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,24 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from soarbench.launchers.processes import (
-    LAUNCH_PID,
-    ParallelWorkbench,
-    check_gpus,
-    last_error,
-)
-from soarbench.launchers.worker import LaunchGone, stop_without_launch
-from soarbench.store.cell_folder import CellFolder, read_training_log
 
 from soarbench.common.errors import UserError
+from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
-from soarbench.grid.expand import Plan, expand
-from soarbench.jobs.workbench import Workbench
+from soarbench.grid.expand import Grid, expand
+from soarbench.jobs.distributed import LAUNCH_PID, DistributedWorkbench, check_gpus, last_error
+from soarbench.jobs.workbench import ModelWorkbench
+from soarbench.jobs.worker import LaunchGone, stop_without_launch
+from soarbench.store.training import TrainingFolder, read_training_log
 from tests.fakes import SMALL
 from tests.tiny import build_tiny_pipeline
 
 
-def plan_of(root: Path, *changes: str) -> Plan:
+def grid_of(root: Path, *changes: str) -> Grid:
     pipeline = root / "model"
     if not pipeline.is_dir():
         build_tiny_pipeline(pipeline)
@@ -40,23 +36,24 @@ def plan_of(root: Path, *changes: str) -> Plan:
     )
 
 
-def sft(plan: Plan) -> CellConfig:
-    return plan.cells[1]
+def sft(grid: Grid) -> CellConfig:
+    return grid.cells[1]
 
 
 @pytest.mark.slow
 def test_two_processes_train_a_cell_as_one_does(tmp_path: Path) -> None:
-    alone, pair = plan_of(tmp_path), plan_of(tmp_path, "launcher.num_processes=2")
-    shards = plan_of(tmp_path, "launcher.num_processes=2", "launcher.parallelism=fsdp2")
-    assert len({sft(plan).cell_id for plan in (alone, pair, shards)}) == 1
+    alone, pair = grid_of(tmp_path), grid_of(tmp_path, "launcher.num_processes=2")
+    shards = grid_of(tmp_path, "launcher.num_processes=2", "launcher.parallelism=fsdp2")
+    assert len({addresses.cell_id(sft(grid)) for grid in (alone, pair, shards)}) == 1
     logs, steps = [], []
-    for name, plan in (("one", alone), ("two", pair), ("shards", shards)):
-        folder = CellFolder(plan.cell_folder(sft(plan)))
+    for name, grid in (("one", alone), ("two", pair), ("shards", shards)):
+        one = ModelWorkbench("cpu", grid.store)
+        bench = one if name == "one" else DistributedWorkbench(grid)
+        folder = bench.training_folder(sft(grid))
         folder.root.mkdir(parents=True)
-        bench = Workbench("cpu", plan.folder / "data") if name == "one" else ParallelWorkbench(plan)
-        bench.training_rows(sft(plan), bench.load(sft(plan)))
-        budget = bench.train(sft(plan), folder, lambda step, _: steps.append(step))
-        assert (budget["optimizer_steps"], budget["images_seen"]) == (6, 24)
+        bench.training_rows(sft(grid), bench.load(sft(grid)))
+        cost = bench.train(sft(grid), lambda step, _: steps.append(step))
+        assert (cost["optimizer_steps"], cost["images_seen"]) == (6, 24)
         assert folder.snapshot(6).is_dir()
         logs.append({k: v for k, v in read_training_log(folder).items() if k[1] == "train/loss"})
         folder.root.rename(tmp_path / name)
@@ -66,9 +63,10 @@ def test_two_processes_train_a_cell_as_one_does(tmp_path: Path) -> None:
     assert steps[-1] == 6
     # What shards were gathered into is evaluated as any other weights are.
     (tmp_path / "shards").rename(folder.root)
-    weights = Workbench("cpu", tmp_path).model_at(sft(shards), folder, 6).transformer.state_dict()
-    alone_folder = CellFolder(tmp_path / "one")
-    for name, value in load_file(next(alone_folder.snapshot(6).glob("*.safetensors"))).items():
+    bench = ModelWorkbench("cpu", shards.store)
+    weights = bench.model_at(sft(shards), 6).transformer.state_dict()
+    snapshot = TrainingFolder(tmp_path / "one").snapshot(6)
+    for name, value in load_file(next(snapshot.glob("*.safetensors"))).items():
         torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-5)
 
 

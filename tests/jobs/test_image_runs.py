@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from soarbench.launchers.processes import ParallelWorkbench
-from soarbench.store.cell_folder import CellFolder, read_training_log
 
 from soarbench.cli.app import main
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.config.registries import suite_named
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig
 from soarbench.grid.cell import CellConfig
-from soarbench.grid.expand import Plan, expand
-from soarbench.jobs.workbench import Workbench
+from soarbench.grid.expand import Grid, expand
+from soarbench.jobs.distributed import DistributedWorkbench
+from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.lab.world.oracles import aesthetic_truth
 from soarbench.models.sd3.config import Sd3Config
 from soarbench.models.sd3.model import SD3Model
+from soarbench.store.training import read_training_log
 from tests.fakes import SMALL
 from tests.jobs.test_workbench import Interrupted, go, rows_of
 from tests.sets import picture, write_set
@@ -76,8 +76,8 @@ def test_a_grid_on_images_of_several_shapes_resumed_equals_one_straight_through(
     shaped = [*arguments, *BUCKETS]
     assert go(shaped) == 0
     assert len(loaded) == 1
-    found = {cell.method_name for cell in expand(shaped).cells}
-    assert found == {"base", "sft", "soar", "flow_grpo"}
+    methods = {cell.method_name for cell in expand(shaped).cells}
+    assert methods == {"base", "sft", "soar", "flow_grpo"}
     resumed = [*shaped, f"output_dir={tmp_path / 'resumed'}"]
     with pytest.raises(KeyboardInterrupt):
         go(resumed, Interrupted)
@@ -85,8 +85,8 @@ def test_a_grid_on_images_of_several_shapes_resumed_equals_one_straight_through(
     assert rows_of(resumed) == rows_of(shaped)
 
 
-def sft(plan: Plan) -> CellConfig:
-    return next(cell for cell in plan.cells if cell.method_name == "sft")
+def sft(grid: Grid) -> CellConfig:
+    return next(cell for cell in grid.cells if cell.method_name == "sft")
 
 
 @pytest.mark.slow
@@ -95,11 +95,11 @@ def sft(plan: Plan) -> CellConfig:
     [(), BUCKETS, ("data.cache_latents=false",), ("data.thresholds={oracle_aesthetic:2.5}",)],
 )
 def test_training_rows_are_the_set(arguments: list[str], extra: tuple[str, ...]) -> None:
-    plan = expand([*arguments, *extra])
-    bench = Workbench("cpu", plan.folder / "data")
-    model = bench.load(sft(plan))
+    cell = sft(grid := expand([*arguments, *extra]))
+    bench = ModelWorkbench("cpu", grid.store)
+    model = bench.load(cell)
     assert model.pipeline.text_encoder is None
-    rows = bench.training_rows(sft(plan), model)
+    rows = bench.training_rows(cell, model)
     if "oracle_aesthetic" in str(extra):
         truths = [aesthetic_truth(np.asarray(picture(number))) for number in range(12)]
         kept = [number for number, truth in enumerate(truths) if truth >= 2.5]
@@ -107,7 +107,7 @@ def test_training_rows_are_the_set(arguments: list[str], extra: tuple[str, ...])
         assert rows.prompts == [f"a drawing number {number}" for number in kept]
         return
     assert rows.prompts == [f"a drawing number {number}" for number in range(2, 12)]
-    whole = SD3Model.load(sft(plan).model)
+    whole = SD3Model.load(cell.model)
     expected = whole.encode_prompts([rows.prompts[3]])
     for name, value in rows[3]["condition"].items():
         assert torch.allclose(value, expected[name][0], atol=1e-5)
@@ -123,12 +123,12 @@ def test_two_processes_train_on_shapes_as_one_does(arguments: list[str], tmp_pat
     shaped = [*own, *BUCKETS, "method=sft"]
     logs = []
     for extra in ((), ("launcher.num_processes=2",)):
-        plan = expand([*shaped, *extra, f"output_dir={tmp_path / str(len(extra))}"])
-        folder = CellFolder(plan.cell_folder(sft(plan)))
+        grid = expand([*shaped, *extra, f"output_dir={tmp_path / str(len(extra))}"])
+        bench = DistributedWorkbench(grid) if extra else ModelWorkbench("cpu", grid.store)
+        folder = bench.training_folder(sft(grid))
         folder.root.mkdir(parents=True)
-        bench = ParallelWorkbench(plan) if extra else Workbench("cpu", plan.folder / "data")
-        bench.training_rows(sft(plan), bench.load(sft(plan)))
-        bench.train(sft(plan), folder, lambda *_: None)
+        bench.training_rows(sft(grid), bench.load(sft(grid)))
+        bench.train(sft(grid), lambda *_: None)
         weights = load_file(folder.snapshot(6) / "diffusion_pytorch_model.safetensors")
         log = read_training_log(folder)
         logs.append(([log[step, "train/loss"] for step in range(1, 7)], weights))
@@ -158,7 +158,7 @@ def test_a_bad_row_is_refused_before_weights_are_loaded(
     def refuse(*_: object) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr(Workbench, "load", refuse)
+    monkeypatch.setattr(ModelWorkbench, "load", refuse)
     monkeypatch.setattr(Sd3Config, "load_encoders", refuse)
     write_set(tmp_path / "set", count=12, changes={7: change})
     with pytest.raises(UserError) as caught:
@@ -177,13 +177,13 @@ def test_training_on_an_evaluation_prompt_is_refused(arguments: list[str], tmp_p
 
 def test_the_published_set_is_one_word_away(tmp_path: Path) -> None:
     path = write_set(tmp_path)
-    plan = expand([*SD35, f"data.path={path}"])
+    grid = expand([*SD35, f"data.path={path}"])
     data = {
-        cell.task_name: cell.data for cell in plan.cells if isinstance(cell.data, ImageDataConfig)
+        cell.task_name: cell.data for cell in grid.cells if isinstance(cell.data, ImageDataConfig)
     }
     assert data["aesthetic"].thresholds == {"aesthetic": 6.8}
     assert data["alignment"].rank_by == ("clipscore",)
-    assert not plan.without_data
+    assert not grid.without_data
     changed = expand([*SD35, f"data.path={path}", "data.thresholds={aesthetic:5}"])
     assert isinstance(changed.cells[1].data, JsonlDataConfig)
     assert changed.cells[1].data.thresholds == {"aesthetic": 5.0}

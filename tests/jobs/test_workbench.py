@@ -5,23 +5,26 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 from safetensors.torch import load_file
-from soarbench.store.cell_folder import CellFolder
 
-from soarbench.cli.run import run_plan
+from soarbench.cli.run import run_whole
 from soarbench.common.errors import UserError
 from soarbench.config.registries import suite_named
 from soarbench.data.rows import EncodedRows
 from soarbench.grid.cell import CellConfig
-from soarbench.grid.expand import expand
-from soarbench.jobs.workbench import Workbench
-from tests.fakes import SMALL
+from soarbench.grid.description import cell_record, describe
+from soarbench.grid.expand import Grid, expand
+from soarbench.jobs.base import OnStep
+from soarbench.jobs.graph import grid_jobs
+from soarbench.jobs.workbench import ModelWorkbench
+from soarbench.store.artefact import Store
+from soarbench.store.cells import Cell, stored_cell
+from tests.fakes import SMALL, numbers
 from tests.tiny import build_tiny_pipeline
 
 pytestmark = pytest.mark.slow
@@ -56,52 +59,57 @@ def arguments(pipeline: Path, tmp_path: Path) -> list[str]:
     ]
 
 
-class Interrupted(Workbench):
+class Interrupted(ModelWorkbench):
     """Stops like Ctrl-C in the middle of one cell's training."""
 
-    def train(
-        self, cell: CellConfig, folder: CellFolder, on_step: Callable[[int, str], None]
-    ) -> dict[str, float]:
+    def train(self, cell: CellConfig, on_step: OnStep) -> dict[str, float]:
         def stopping(step: int, note: str) -> None:
             on_step(step, note)
             if cell.method_name == "soar" and step == 5:
                 raise KeyboardInterrupt
 
-        return super().train(cell, folder, stopping)
+        return super().train(cell, stopping)
 
 
-def go(arguments: list[str], kind: type[Workbench] = Workbench) -> int:
-    plan = expand(arguments)
+def go(arguments: list[str], kind: type[ModelWorkbench] = ModelWorkbench) -> int:
     console = Console(file=io.StringIO(), width=160)
-    bench = kind(plan.settings.device, plan.folder / "data")
-    return run_plan(plan, console=console, make_bench=lambda _: bench)
+    return run_whole(
+        expand(arguments),
+        console=console,
+        make_workbench=lambda grid: kind(grid.settings.device, grid.store),
+    )
 
 
-def rows_of(arguments: list[str]) -> str:
-    """Scores and training curves, without wall-clock time."""
-    rows: list[object] = []
-    folder = expand(arguments).folder
-    for path in sorted((folder / "cells").glob("*/*.parquet")):
-        rows += [row for row in pq.read_table(path).to_pylist() if row.get("key") != "seconds"]
-    return json.dumps(rows)
+def rows_of(arguments: list[str]) -> dict[str, list[dict[str, object]]]:
+    """Scores and training curves by file, without wall-clock time."""
+    tables = json.loads(numbers(expand(arguments).store.root))
+    assert tables
+    return {
+        name: [row for row in rows if row.get("key") != "seconds"] for name, rows in tables.items()
+    }
+
+
+def stored(cell: CellConfig, grid: Grid) -> Cell:
+    description = describe(cell, grid.cells)
+    return stored_cell(grid.store, description, cell_record(grid.store, description))
 
 
 def test_a_grid_of_real_cells_resumed_in_the_middle_equals_one_straight_through(
     arguments: list[str], tmp_path: Path
 ) -> None:
     assert go(arguments) == 0
-    plan = expand(arguments)
+    grid = expand(arguments)
     values = {}
-    for cell in plan.cells:
-        folder = CellFolder(plan.cell_folder(cell))
-        table = pq.read_table(folder.scores_table).to_pylist()
+    for cell in grid.cells:
+        table = stored(cell, grid).tables.scores().to_pylist()
         values[cell.method_name] = [row["value"] for row in table if row["step"] in (0, 6)]
         assert len({row["fingerprint"] for row in table}) == 1
-    assert len({tuple(found) for found in values.values()}) == 4
-    status = CellFolder(plan.cell_folder(plan.cells[3])).status()
-    assert status is not None
-    assert status.budget["optimizer_steps"] == 6
-    assert status.budget["reward_calls"] == 24
+    assert len({tuple(scores) for scores in values.values()}) == 4
+    last = stored(grid.cells[3], grid)
+    assert last.state == "finished"
+    assert last.budget["optimizer_steps"] == 6
+    assert last.budget["reward_calls"] == 24
+    assert last.has_diagnostics(str(last.data_key))
 
     resumed = [*arguments, f"output_dir={tmp_path / 'resumed'}"]
     with pytest.raises(KeyboardInterrupt):
@@ -113,17 +121,16 @@ def test_a_grid_of_real_cells_resumed_in_the_middle_equals_one_straight_through(
 def test_a_second_stage_starts_from_the_weights_of_its_first(arguments: list[str]) -> None:
     staged = ["grid=soar_then_grpo", *arguments[1:], "method=soar_then_flow_grpo"]
     assert go(staged) == 0
-    plan = expand(staged)
-    bench = Workbench("cpu", plan.folder / "data")
-    found = {cell.method_name: cell for cell in plan.cells}
-    first, second = found["soar"], found["soar_then_flow_grpo"]
-    trained = load_file(
-        CellFolder(plan.cell_folder(first)).snapshot(6) / "diffusion_pytorch_model.safetensors"
-    )
-    start = bench.model_at(second, CellFolder(plan.cell_folder(second)), 0).transformer
+    grid = expand(staged)
+    bench = ModelWorkbench("cpu", grid.store)
+    cells = {cell.method_name: cell for cell in grid.cells}
+    first, second = cells["soar"], cells["soar_then_flow_grpo"]
+    snapshot = bench.training_folder(first).snapshot(6)
+    trained = load_file(snapshot / "diffusion_pytorch_model.safetensors")
+    start = bench.model_at(second, 0).transformer
     for name, value in start.state_dict().items():
         assert value.equal(trained[name]), name
-    after = bench.model_at(second, CellFolder(plan.cell_folder(second)), 6).transformer
+    after = bench.model_at(second, 6).transformer
     base = after.get_base_model().state_dict()
     for name, value in trained.items():
         kept = base.get(name, base.get(base_layer_name(name)))
@@ -153,7 +160,7 @@ def test_a_bad_reward_is_refused_before_training(
         go(bad)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not list(expand(bad).folder.rglob("training.jsonl"))
+    assert not list(expand(bad).store.root.rglob("training.jsonl"))
 
 
 @pytest.mark.parametrize(
@@ -171,9 +178,9 @@ def test_every_judge_and_a_users_own_is_a_reward(
     more = [f"reward={reward}", f"data.kinds={kinds}", "method=flow_grpo", "training.steps=2"]
     more += ["training.num_snapshots=1", "training.save_steps=2", "data.keep_fraction=0.9"]
     assert go([*arguments, *more]) == 0
-    plan = expand([*arguments, *more])
-    folder = CellFolder(plan.cell_folder(plan.cells[-1]))
-    logged = pq.read_table(folder.training_table).to_pylist()
+    grid = expand([*arguments, *more])
+    folder = ModelWorkbench("cpu", grid.store).training_folder(grid.cells[-1])
+    logged = pq.read_table(folder.table_path).to_pylist()
     means = [row["value"] for row in logged if row["key"] == "rollout/reward_mean"]
     assert means
     assert all(math.isfinite(mean) for mean in means)
@@ -192,14 +199,14 @@ def test_training_on_an_evaluation_prompt_is_refused(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt = suite_named("lab_drawbench").items()[0].prompt.upper()
-    bench = Workbench("cpu", tmp_path)
+    bench = ModelWorkbench("cpu", Store(tmp_path))
     rows = EncodedRows([prompt], None, lambda _: {}, [(64, 64)])
     monkeypatch.setattr(bench, "training_rows", lambda *_: rows)
-    plan = expand(arguments)
+    jobs = grid_jobs(expand(arguments).cells, diagnostics=False)
     with pytest.raises(UserError, match="is also in the evaluation suite 'lab_drawbench'"):
-        bench.prepare(plan.cells)
+        bench.prepare(jobs)
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(UserError, match="device=cuda:99: this machine has"):
-        Workbench("cuda:99", Path())
+        ModelWorkbench("cuda:99", Store(Path()))

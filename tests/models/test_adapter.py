@@ -6,28 +6,28 @@ import io
 import json
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
 from safetensors.torch import save_file
-from soarbench.store.cell_folder import CellFolder
 
 from baselines.config import EmaConfig
 from baselines.config import LoraConfig as LoraSettings
 from baselines.loop.checkpoints import checkpoint_path, snapshot_path
-from soarbench.cli.run import run_plan
+from soarbench.cli.run import run_whole
 from soarbench.common.errors import UserError
 from soarbench.common.files import read_json
-from soarbench.grid.expand import Plan, expand
-from soarbench.jobs.workbench import Workbench
+from soarbench.evaluation.rows import ScoreRows
+from soarbench.grid import addresses
+from soarbench.grid.expand import Grid, expand
+from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.models.adapters import adapter_name, apply_adapter, weights_folder
 from soarbench.models.sd3.config import Sd3Config
 from soarbench.models.sd3.model import SD3Velocity
 from tests.baselines.loop.test_trainer_sd3 import run as train_tiny
-from tests.fakes import SMALL, FakeBench
+from tests.fakes import SMALL, FakeWorkbench
 from tests.tiny import build_tiny_pipeline, tiny_transformer
 
 MODULES = ["attn.to_q", "attn.to_out.0", "attn.add_k_proj"]
@@ -155,15 +155,15 @@ def test_every_checkpoint_and_snapshot_is_read_by_the_evaluator_and_by_the_libra
     for source in (snapshot, checkpoint_path(tmp_path / "run", 4)):
         model = tiny_transformer()
         apply_adapter(model, str(source), base="tiny")
-        found = velocity(model)
+        adapted = velocity(model)
         loaded = StableDiffusion3Pipeline.from_pretrained(pipeline, **WITHOUT_T5)
         folder = weights_folder(source, str(source), "SD3Transformer2DModel")
         if "lora" in changes:
             loaded.transformer = PeftModel.from_pretrained(loaded.transformer, folder)
         else:
             loaded.transformer = SD3Transformer2DModel.from_pretrained(folder)
-        torch.testing.assert_close(velocity(loaded.transformer), found, rtol=1e-5, atol=1e-5)
-        assert not found.allclose(velocity(tiny_transformer()), atol=1e-5)
+        torch.testing.assert_close(velocity(loaded.transformer), adapted, rtol=1e-5, atol=1e-5)
+        assert not adapted.allclose(velocity(tiny_transformer()), atol=1e-5)
         images = loaded(
             "a cat", height=64, width=64, num_inference_steps=1, output_type="np"
         ).images
@@ -172,13 +172,13 @@ def test_every_checkpoint_and_snapshot_is_read_by_the_evaluator_and_by_the_libra
         # The snapshot holds the average, the checkpoint the weights that training goes on from.
         averaged = SD3Transformer2DModel.from_pretrained(snapshot).state_dict()
         assert all(averaged[name].equal(value) for name, value in weights.items())
-        assert not found.equal(velocity(SD3Transformer2DModel.from_pretrained(snapshot)))
+        assert not adapted.equal(velocity(SD3Transformer2DModel.from_pretrained(snapshot)))
 
 
 # --- in a grid ------------------------------------------------------------------------------------
 
 
-def anchored(overrides: list[str], source: Path | str, *changes: str) -> Plan:
+def anchored(overrides: list[str], source: Path | str, *changes: str) -> Grid:
     return expand([*overrides, "tracking=none", f"model.adapter={source}", *changes])
 
 
@@ -186,37 +186,39 @@ def test_an_adapter_becomes_a_row_of_every_task_and_nothing_is_trained(
     overrides: list[str], tmp_path: Path
 ) -> None:
     published_lora(tmp_path / "mine")
-    plan = anchored(overrides, tmp_path / "mine")
-    assert [cell.label for cell in plan.cells] == [
+    grid = anchored(overrides, tmp_path / "mine")
+    assert [cell.label for cell in grid.cells] == [
         *("base", "mine aesthetic seed 0", "mine alignment seed 0")
     ]
-    base, anchor, _ = plan.cells
-    assert base.cell_id == expand(overrides).cells[0].cell_id
+    base, anchor, _ = grid.cells
+    assert addresses.cell_id(base) == addresses.cell_id(expand(overrides).cells[0])
     assert base.model.adapter is None
     assert anchor.model.adapter == str(tmp_path / "mine")
     assert (anchor.training, anchor.method, anchor.data, anchor.steps) == (None, None, None, (0,))
     with pytest.raises(UserError, match=r"trains nothing: leave method=\.\.\. out"):
         anchored(overrides, tmp_path / "mine", "method=sft")
     published_lora(tmp_path / "mine", ["attn.to_v"])
-    assert anchored(overrides, tmp_path / "mine").cells[1].cell_id != anchor.cell_id
+    changed = anchored(overrides, tmp_path / "mine").cells[1]
+    assert addresses.cell_id(changed) != addresses.cell_id(anchor)
 
 
 def test_a_hub_id_is_expanded_without_a_download() -> None:
     source = "jieliu/SD3.5M-FlowGRPO-GenEval"
-    plan = expand(["grid=main_table", "model=sd35_medium", f"model.adapter={source}"])
-    assert [cell.method_name for cell in plan.cells] == ["base", "SD3.5M-FlowGRPO-GenEval"]
-    assert plan.cells[1].weights_digest.endswith(f"+{source}")
+    grid = expand(["grid=main_table", "model=sd35_medium", f"model.adapter={source}"])
+    assert [cell.method_name for cell in grid.cells] == ["base", "SD3.5M-FlowGRPO-GenEval"]
+    assert grid.cells[1].weights_digest.endswith(f"+{source}")
 
 
 def test_anchors_are_reported_beside_the_base(overrides: list[str], tmp_path: Path) -> None:
     published_lora(tmp_path / "mine")
-    plan = anchored(overrides, tmp_path / "mine", "task=aesthetic")
+    grid = anchored(overrides, tmp_path / "mine", "task=aesthetic")
     stream = io.StringIO()
     console = Console(file=stream, width=160)
-    assert run_plan(plan, console=console, make_bench=lambda _: FakeBench()) == 0
+    bench = FakeWorkbench().at(grid.store)
+    assert run_whole(grid, console=console, make_workbench=lambda _: bench) == 0
     assert "mine" in stream.getvalue()
     assert "vs Base" in stream.getvalue()
-    summary = read_json(Path(plan.settings.results_dir) / "reward_specific" / "summary.json")
+    summary = read_json(Path(grid.settings.results_dir) / "reward_specific" / "summary.json")
     assert summary["partial"] is False
 
 
@@ -231,16 +233,16 @@ def test_an_adapter_is_evaluated_for_real(tmp_path: Path) -> None:
         *("sampling.num_inference_steps=2", "suites.drawbench.judges=[oracle_aesthetic]"),
         *("task.final_metric=oracle_aesthetic", "data.select_by=[oracle_aesthetic]"),
     ]
-    plan = expand(arguments)
-    bench = Workbench("cpu", plan.folder / "data")
+    grid = expand(arguments)
+    bench = ModelWorkbench("cpu", grid.store)
     console = Console(file=io.StringIO(), width=160)
-    assert run_plan(plan, console=console, make_bench=lambda _: bench) == 0
+    assert run_whole(grid, console=console, make_workbench=lambda _: bench) == 0
     values = [
-        tuple(pq.read_table(CellFolder(plan.cell_folder(cell)).scores_table)["value"].to_pylist())
-        for cell in plan.cells
+        tuple(row["value"] for row in rows.read())
+        for rows in (ScoreRows(path.parent) for path in grid.store.root.rglob("rows.parquet"))
     ]
-    assert len(set(values)) == 2
-    drawn = bench.load(plan.cells[1]).transformer
+    assert len(values) == len(set(values)) == 2
+    drawn = bench.load(grid.cells[1]).transformer
     torch.testing.assert_close(
         drawn.transformer_blocks[0].attn.to_q.weight,
         adapted_weight(tmp_path / "mine"),
@@ -254,7 +256,7 @@ def test_an_adapter_is_evaluated_for_real(tmp_path: Path) -> None:
     )
     wrong = expand([*arguments, f"model.adapter={tmp_path / 'other'}"])
     with pytest.raises(UserError, match="a LoRA for another model than"):
-        run_plan(wrong, console=console, make_bench=lambda _: bench)
+        run_whole(wrong, console=console, make_workbench=lambda _: bench)
 
 
 def adapted_weight(folder: Path) -> torch.Tensor:

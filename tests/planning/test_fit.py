@@ -12,10 +12,12 @@ import torch
 from soarbench.common.errors import UserError
 from soarbench.config.run import ProcessesConfig
 from soarbench.grid.expand import expand
-from soarbench.jobs.workbench import Workbench
+from soarbench.jobs.graph import grid_jobs
+from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.planning.demand import PlanOptions, read_request
 from soarbench.planning.fake_transformer import MetaModel
 from soarbench.planning.fit import demand_of, require_fit
+from soarbench.store.artefact import Store
 
 ONE = ProcessesConfig()
 SFT = ["grid=reward_specific", "task=aesthetic", "method=sft"]
@@ -65,10 +67,10 @@ def test_an_unknown_hub_id_is_let_through_with_a_word(caplog: pytest.LogCaptureF
 
 @pytest.mark.usefixtures("_a_gigabyte_a_row")
 def test_a_run_asks_before_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Workbench("cpu", tmp_path)
+    bench = ModelWorkbench("cpu", Store(tmp_path))
     bench.device = torch.device("cuda:0")
     gpu = SimpleNamespace(name="Tiny GPU", total_memory=1e6)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
     monkeypatch.setattr(bench, "load", lambda _: pytest.fail("loaded"))
     with pytest.raises(UserError, match=r"method=sft needs \d+ GB on each GPU and Tiny GPU has 0"):
-        bench.prepare(expand(SFT).cells)
+        bench.prepare(grid_jobs(expand(SFT).cells, diagnostics=False))

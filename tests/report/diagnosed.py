@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from tests.report.folders import SCALES, Folder, data_key, table_file
+from tests.report.folders import SCALES, Folder, data_key, image_file, table_file
 
 NUM_IMAGES = 8
 STARTS = {1.0: 4, 0.5: 2}
@@ -73,11 +73,11 @@ def _image_rows(cell: Folder) -> list[dict[str, object]]:
 
 def write_images(grid_folder: Path, cell: Folder) -> None:
     """Write an 8 x 8 image of one colour for every prompt's first image."""
-    folder = CellFolder(grid_folder / "cells" / cell.cell_id)
+    root = grid_folder / "cells" / cell.cell_id
     for step in cell.steps:
         for suite in sorted({SCALES[name][2] for name in cell.metrics}):
             for prompt in range(cell.num_prompts):
-                path = folder.image(step, f"{suite}-{prompt:05d}", 0)
+                path = image_file(root, step, f"{suite}-{prompt:05d}", 0)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.new("RGB", (8, 8), color_of(cell.method, step, prompt)).save(path)
 

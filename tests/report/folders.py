@@ -13,23 +13,24 @@ import pyarrow.parquet as pq
 
 from soarbench.common.files import read_json
 from soarbench.config.run import FORMATS
+from soarbench.evaluation.protocol import fingerprint
+from soarbench.evaluation.rows import SCHEMA as ROW_SCHEMA
 from soarbench.grid.checkpoint_rule import LAST
 from soarbench.report import build
 from soarbench.report.options import ReportOptions
 from soarbench.report.source import GridCells
 from soarbench.store.cells import Cell, Hole, finished_and_holes, launch_of
+from soarbench.store.exports import Manifest, write_export
 from soarbench.store.facts import JUDGE, MetricFacts
+from soarbench.store.judged import ScoresFolder
 from soarbench.store.probes import Table
 from soarbench.store.tables import Facts
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 SCHEMA = pa.schema(
     [
-        ("cell_id", pa.string()), ("task", pa.string()), ("method", pa.string()),
-        ("seed", pa.int64()), ("step", pa.int64()), ("evaluator", pa.string()),
-        ("suite", pa.string()), ("prompt_id", pa.string()), ("prompt", pa.string()),
-        ("image_index", pa.int64()), ("sample_id", pa.string()), ("value", pa.float64()),
-        ("reason", pa.string()), ("details", pa.string()), ("fingerprint", pa.string()),
+        *ROW_SCHEMA, pa.field("step", pa.int64()), pa.field("evaluator", pa.string()),
+        pa.field("suite", pa.string()),
     ]
 )  # fmt: skip
 #: What trained cells trained on.
@@ -220,8 +221,7 @@ def _rows(cell: Folder, step: int, evaluator: str) -> list[dict[str, object]]:
             tag = {"tag": TAGS[prompt % len(TAGS)]} if suite == "geneval" and not failed else {}
             rows.append(
                 {
-                    "cell_id": cell.cell_id, "task": cell.task, "method": cell.method,
-                    "seed": cell.seed, "step": step, "evaluator": evaluator, "suite": suite,
+                    "step": step, "evaluator": evaluator, "suite": suite,
                     "prompt_id": f"{suite}-{prompt:05d}", "prompt": "a photo", "image_index": index,
                     "sample_id": f"{suite}-{prompt:05d}/{index:04d}",
                     "value": float("nan") if failed else float(values[prompt, index]),
@@ -293,10 +293,10 @@ class FolderTables:
         path = image_file(self.root, step, prompt_id, image_index)
         return path if path.is_file() else None
 
-    def strip(self, task: str, step: int) -> None:
+    def strip(self, task: str, step: int) -> None:  # noqa: ARG002
         return
 
-    def strip_prompts(self, task: str) -> dict[str, str]:
+    def strip_prompts(self, task: str) -> dict[str, str]:  # noqa: ARG002
         return {}
 
 
@@ -315,6 +315,46 @@ def _cell(root: Path) -> Cell:
         launches=tuple(launch_of(launch) for launch in stored),
         **status,  # type: ignore[arg-type]
     )
+
+
+def publish(grid_folder: Path, output_dir: Path, grid: str = "reward_specific") -> Path:
+    """Export the cells that ``write_grid`` wrote, so that commands find them; the new folder."""
+    write_export(
+        output_dir / grid, Manifest(grid=grid, baseline="sft"), cells_of(grid_folder), [], {}
+    )
+    return output_dir / grid
+
+
+def write_scored(
+    folder: Path,
+    judge: str,
+    values: np.ndarray,
+    *,
+    facts: Mapping[str, MetricFacts] = FACTS,
+    prompt: str = "a photo",
+    **protocol: object,
+) -> Path:
+    """What ``score`` leaves of one judge's scores of two images a prompt; the output folder."""
+    suite, scored = SCALES[judge][2], ScoresFolder(folder / judge)
+    judged = {"prompts": "abc", "evaluator": judge, "evaluator_version": "1", **protocol}
+    scored.write_protocol(judged, vars(facts[judge]))
+    scored.rows.append(
+        [
+            {
+                "prompt_id": f"{suite}-{index // 2:05d}", "prompt": prompt,
+                "image_index": index % 2, "sample_id": f"{index // 2:05d}/{index % 2:04d}",
+                "image_sha256": "0", "value": float(value),
+                "reason": "dark" if np.isnan(value) else None,
+                "details": json.dumps({"tag": TAGS[index // 2 % 6]}),
+                "fingerprint": fingerprint(judged),
+            }
+            for index, value in enumerate(values)
+        ]
+    )  # fmt: skip
+    scored.rows.finish([])
+    summary = {"suite": suite, "scores": judge, "extent": None}
+    _write_json(folder / "summary.json", {"judges": {judge: summary}, "skipped": {}})
+    return folder
 
 
 def read_cells(grid_folder: Path) -> tuple[list[Cell], list[Hole]]:

@@ -14,7 +14,7 @@ def test_a_hundred_cells_take_seconds_and_little_memory(tmp_path):
 
     In a process of its own: a process's peak never falls, so here it would be some other test's.
     """
-    write_big_store(tmp_path / "runs" / "big", num_cells=100)
+    write_big_store(tmp_path / "runs", num_cells=100)
     command = [sys.executable, "-m", "tests.report.big_store", str(tmp_path)]
     done = subprocess.run(
         command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True

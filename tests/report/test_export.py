@@ -4,144 +4,187 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from rich.console import Console
-from soarbench.report.export import ExportOptions, export
-from soarbench.store.grids import MANIFEST, stored_grid
 
-from soarbench.cli.run import report, run_plan
+from soarbench.cli.export import ExportOptions, export
+from soarbench.cli.report import report
+from soarbench.cli.run import run_whole
 from soarbench.cli.words import read
 from soarbench.common.errors import ConfigError, UserError
+from soarbench.common.files import read_json
+from soarbench.common.provenance import STORE_VERSION
+from soarbench.grid import addresses
 from soarbench.grid.expand import expand
 from soarbench.report.options import ReportOptions
-from tests.fakes import FakeBench
+from soarbench.report.source import grid_cells
+from soarbench.store.cells import Cell
+from soarbench.store.exports import MANIFEST, Export
+from tests.fakes import SMALL, FakeWorkbench
 
 TABLES = ("table.csv", "table.md", "matched.csv", "thresholds.csv", "trace.csv", "curves.csv")
+Damage = Callable[[Path], object]
+DAMAGES: dict[str, Damage] = {
+    "is missing": Path.unlink,
+    "is damaged": lambda path: path.write_bytes(path.read_bytes()[:40]),
+}
 
 
 def quiet() -> Console:
     return Console(file=io.StringIO(), width=200)
 
 
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A grid that has run: its model, its store and its report."""
+    root = tmp_path_factory.mktemp("study")
+    (root / "model").mkdir()
+    (root / "model" / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
+    grid = expand(words_of(root))
+    bench = FakeWorkbench()
+    run_whole(grid, console=quiet(), make_workbench=lambda grid: bench.at(grid.store))
+    return root
+
+
+def words_of(root: Path) -> list[str]:
+    places = [f"model.path={root / 'model'}", f"output_dir={root / 'runs'}"]
+    places.append(f"results_dir={root / 'results'}")
+    return ["grid=reward_specific", *places, *SMALL, "tracking=none", "task=aesthetic"]
+
+
 @pytest.fixture
-def finished(overrides: list[str]) -> list[str]:
-    """The arguments of a grid that has run."""
-    arguments = [*overrides, "tracking=none", "task=aesthetic"]
-    assert run_plan(expand(arguments), console=quiet(), make_bench=lambda _: FakeBench()) == 0
-    return arguments
+def finished(study: Path, tmp_path: Path) -> list[str]:
+    """The arguments of a copy of it, which a test may damage."""
+    shutil.copytree(study, tmp_path / "study")
+    return words_of(tmp_path / "study")
 
 
 def folder_of(arguments: list[str], key: str) -> Path:
     return Path(next(word.partition("=")[2] for word in arguments if word.startswith(f"{key}=")))
 
 
+def exported(arguments: list[str], output: Path) -> Export:
+    assert export(ExportOptions(output=output), arguments, console=quiet()) == 0
+    return Export(output / "reward_specific")
+
+
+def reported(output: Path, results: Path) -> Path:
+    words = [f"output_dir={output}", f"results_dir={results}"]
+    assert report(ReportOptions(), words, console=quiet()) == 0
+    return results / "reward_specific"
+
+
+def by_method(folder: Export) -> dict[str, Cell]:
+    return {cell.method: cell for cell in folder.cells()}
+
+
 def test_a_copy_reports_the_same_numbers(finished: list[str], tmp_path: Path) -> None:
-    copy, results = tmp_path / "copy", tmp_path / "again"
-    assert export(ExportOptions(output=copy), finished, console=quiet()) == 0
-    assert (
-        report(ReportOptions(), [f"output_dir={copy}", f"results_dir={results}"], console=quiet())
-        == 0
-    )
+    exported(finished, tmp_path / "copy")
+    after = reported(tmp_path / "copy", tmp_path / "again")
     before = folder_of(finished, "results_dir") / "reward_specific"
     for name in TABLES:
-        assert (results / "reward_specific" / name).read_text() == (before / name).read_text(), name
+        assert (after / name).read_text() == (before / name).read_text(), name
 
 
 def test_a_copy_holds_no_images_weights_or_checkpoints(finished: list[str], tmp_path: Path) -> None:
-    export(ExportOptions(output=tmp_path / "copy"), finished, console=quiet())
+    folder = exported(finished, tmp_path / "copy")
     files = [path for path in (tmp_path / "copy").rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".json", ".parquet", ".jpg"}
-    assert not [path for path in files if {"images", "snapshots"} & set(path.parts)]
-    strips = [path for path in files if path.suffix == ".jpg"]
-    with Image.open(strips[0]) as strip:
-        prompts = json.loads((strips[0].parent / "prompts.json").read_text())
-        assert strip.width == len(prompts) * strip.height
+    assert {path.name for path in files} == {
+        "export.json", "cells.parquet", "scores.parquet", "training.parquet", "images.parquet",
+        "norms.parquet", "deviations.parquet", "samples.parquet",
+    }  # fmt: skip
+    strips = folder.strips()
+    assert {(strip.task, strip.step) for strip in strips} == {
+        ("aesthetic", step) for step in (0, 3, 6)
+    }
+    with Image.open(io.BytesIO(strips[0].jpeg)) as strip:
+        assert strip.width == len(strips[0].prompts) * strip.height
 
 
 def test_the_page_of_a_copy_shows_the_samples(finished: list[str], tmp_path: Path) -> None:
-    export(ExportOptions(output=tmp_path / "copy"), finished, console=quiet())
-    report(
-        ReportOptions(),
-        [f"output_dir={tmp_path / 'copy'}", f"results_dir={tmp_path}"],
-        console=quiet(),
-    )
-    text = (tmp_path / "reward_specific" / "index.html").read_text()
+    folder = exported(finished, tmp_path / "copy")
+    text = (reported(tmp_path / "copy", tmp_path) / "index.html").read_text()
     assert "data-step" in text
     assert "holds no images" not in text
-    for path in (tmp_path / "copy").rglob("*.jpg"):
-        path.unlink()
-    report(
-        ReportOptions(),
-        [f"output_dir={tmp_path / 'copy'}", f"results_dir={tmp_path}"],
-        console=quiet(),
-    )
-    assert "holds no images" in (tmp_path / "reward_specific" / "index.html").read_text()
+    (folder.root / "samples.parquet").unlink()
+    text = (reported(tmp_path / "copy", tmp_path) / "index.html").read_text()
+    assert "holds no images" in text
 
 
 def test_exporting_again_adds_what_is_new_and_leaves_the_rest(
     finished: list[str], tmp_path: Path
 ) -> None:
-    copy = tmp_path / "copy"
+    """As of a study that was run in several places: each exports its own."""
     sft = [*finished, "method=sft"]
-    export(ExportOptions(output=copy), sft, console=quiet())
-    path = next((copy / "reward_specific" / "cells").glob("sft-*/status.json"))
-    changed = path.stat().st_mtime_ns
-    # As if the base had been followed on this data since.
-    later = next((copy / "reward_specific" / "cells").glob("base-*/diagnostics/norms.*"))
-    later.unlink()
-    export(ExportOptions(output=copy), finished, console=quiet())
-    listed = json.loads((copy / "reward_specific" / MANIFEST).read_text())["cells"]
-    assert sorted(cell["method"] for cell in listed) == ["base", "flow_grpo", "sft", "soar"]
-    assert path.stat().st_mtime_ns == changed
-    assert later.is_file()
+    before = by_method(exported(sft, tmp_path / "copy"))
+    assert before.keys() == {"base", "sft"}
+    folder = exported([*finished, "method=soar"], tmp_path / "copy")
+    after = by_method(folder)
+    assert after.keys() == {"base", "sft", "soar"}
+    assert after["sft"].description == before["sft"].description
+    assert after["sft"].tables.scores().equals(before["sft"].tables.scores())
+    assert after["sft"].strip("aesthetic", 6) is not None
+    assert exported(finished, tmp_path / "copy").cells() != []
+    assert by_method(folder).keys() == {"base", "sft", "soar", "flow_grpo"}
+    assert len(list(folder.root.iterdir())) == 8
 
 
-def test_cells_of_unknown_origin_get_a_command_that_makes_them(
+def test_what_the_base_was_measured_on_for_another_task_stays(
     finished: list[str], tmp_path: Path
 ) -> None:
-    for path in folder_of(finished, "output_dir").rglob("launches.json"):
-        path.unlink()
-    export(ExportOptions(output=tmp_path / "copy"), finished, console=quiet())
-    launches = json.loads(next((tmp_path / "copy").rglob("launches.json")).read_text())["launches"]
-    assert launches[0]["command"].startswith("python -m soarbench run grid=reward_specific")
-    assert "output_dir" not in launches[0]["command"]
-    assert launches[0]["git_commit"] == "unknown"
+    """Each task follows the base on its own data, and all share its cell."""
+    folder = exported(finished, tmp_path / "copy")
+    (key,) = by_method(folder)["base"].description["paths"]  # type: ignore[misc]
+    norms = by_method(folder)["base"].norms(key)
+    assert norms is not None
+    other = [word for word in finished if not word.startswith("task=")] + ["task=alignment"]
+    bench = FakeWorkbench()
+    run_whole(expand(other), console=quiet(), make_workbench=lambda grid: bench.at(grid.store))
+    base = next(cell for cell in exported(other, tmp_path / "copy").cells() if cell.is_base)
+    assert len(base.description["paths"]) == 2  # type: ignore[arg-type]
+    kept = base.norms(key)
+    assert kept is not None
+    assert kept.equals(norms)
 
 
 def test_commands_of_a_copy_name_no_folder_of_this_machine(
     finished: list[str], tmp_path: Path
 ) -> None:
-    for path in folder_of(finished, "output_dir").rglob("launches.json"):
+    for path in folder_of(finished, "output_dir").rglob("artefact.json"):
         stored = json.loads(path.read_text())
         stored["launches"][0]["command"] = (
             "python -m soarbench run 'seeds=[0,1]' output_dir=/home/me device=cpu"
         )
         path.write_text(json.dumps(stored))
-    export(ExportOptions(output=tmp_path / "copy"), finished, console=quiet())
-    paths = list((tmp_path / "copy").rglob("launches.json"))
-    assert len(paths) == 4
-    for path in paths:
-        (launch,) = json.loads(path.read_text())["launches"]
-        assert launch["command"] == "python -m soarbench run 'seeds=[0,1]'"
-        assert launch["git_commit"]
+    cells = exported(finished, tmp_path / "copy").cells()
+    assert len(cells) == 4
+    for cell in cells:
+        (launch,) = cell.launches
+        assert launch.command == "python -m soarbench run 'seeds=[0,1]'"
+        assert launch.git_commit
 
 
 def test_a_run_records_its_command_and_commit(finished: list[str]) -> None:
-    paths = list(folder_of(finished, "output_dir").rglob("launches.json"))
-    assert len(paths) == 4
-    (launch,) = json.loads(paths[0].read_text())["launches"]
-    assert launch["command"]
-    assert launch["git_commit"]
-    assert launch["python"].startswith("3.")
+    cells = grid_cells(finished).cells
+    assert len(cells) == 4
+    for cell in cells:
+        (launch,) = cell.launches
+        assert launch.command
+        assert launch.git_commit
+        assert launch.python.startswith("3.")
 
 
 def test_an_unfinished_cell_stays_a_hole_with_its_reason(
     finished: list[str], tmp_path: Path
 ) -> None:
-    status = next(folder_of(finished, "output_dir").rglob("soar-*/status.json"))
+    grids = folder_of(finished, "output_dir") / "grids"
+    status = next(grids.rglob("soar-*/status.json"))
     status.write_text(json.dumps({"state": "failed", "reason": "out of memory"}))
     assert export(ExportOptions(output=tmp_path / "copy"), finished, console=quiet()) == 1
     words = [f"output_dir={tmp_path / 'copy'}", f"results_dir={tmp_path}"]
@@ -151,26 +194,64 @@ def test_an_unfinished_cell_stays_a_hole_with_its_reason(
 
 def test_a_copy_can_be_narrowed_and_nothing_else(finished: list[str], tmp_path: Path) -> None:
     copy = f"output_dir={tmp_path / 'copy'}"
-    export(ExportOptions(output=tmp_path / "copy"), finished, console=quiet())
-    cells = stored_grid([copy, "method=sft,soar"]).cells
-    assert {cell.method_name for cell in cells} == {"base", "sft", "soar"}
-    assert {cell.method_name for cell in stored_grid([copy, "seeds=[7]"]).cells} == {"base"}
-    with pytest.raises(ConfigError, match="is a published copy"):
-        stored_grid([copy, "method.aux_weight=2"])
-    with pytest.raises(ConfigError, match=r"budget=.*is a published copy"):
-        stored_grid([copy, "budget=quick"])
+    exported(finished, tmp_path / "copy")
+    cells = grid_cells([copy, "method=sft,soar"]).cells
+    assert {cell.method for cell in cells} == {"base", "sft", "soar"}
+    assert {cell.method for cell in grid_cells([copy, "seeds=[7]"]).cells} == {"base"}
+    with pytest.raises(ConfigError, match="is an export"):
+        grid_cells([copy, "method.aux_weight=2"])
+    with pytest.raises(ConfigError, match=r"budget=.*is an export"):
+        grid_cells([copy, "budget=quick"])
 
 
 def test_two_grids_in_one_folder_must_be_told_apart(tmp_path: Path) -> None:
     for grid in ("main_table", "reward_specific"):
         (tmp_path / grid).mkdir()
-        manifest = {"version": 2, "grid": grid, "baseline": "sft", "cells": []}
+        manifest = {"version": STORE_VERSION, "grid": grid, "baseline": "sft"}
         (tmp_path / grid / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="choose one: grid=main_table, grid=reward_specific"):
-        stored_grid([f"output_dir={tmp_path}"])
-    (tmp_path / "main_table" / MANIFEST).write_text('{"version": 99, "baseline": "sft"}')
-    with pytest.raises(UserError, match="store version 99"):
-        stored_grid([f"output_dir={tmp_path}", "grid=main_table"])
+        grid_cells([f"output_dir={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"version": 99, "grid": "reward_specific", "baseline": "sft"}', "store version 99, and"),
+        ('{"grid": "reward_specific", "baseline": "sft", "cells": []}', "store version None, and"),
+        ('{"version": ', "is damaged"),
+    ],
+)
+def test_an_export_of_another_version_is_refused(
+    finished: list[str], tmp_path: Path, content: str, message: str
+) -> None:
+    folder = exported(finished, tmp_path / "copy")
+    (folder.root / MANIFEST).write_text(content)
+    with pytest.raises(UserError, match=rf"{MANIFEST} .*{message}") as caught:
+        reported(tmp_path / "copy", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["cells", "scores", "training"])
+def test_a_table_that_is_missing_or_damaged_is_named(
+    finished: list[str], tmp_path: Path, name: str, damage: str
+) -> None:
+    folder = exported(finished, tmp_path / "copy")
+    DAMAGES[damage](folder.root / f"{name}.parquet")
+    with pytest.raises(UserError, match=rf"{name}\.parquet {damage}.*export the grid") as caught:
+        reported(tmp_path / "copy", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_without_the_rows_of_a_cell_is_named(finished: list[str], tmp_path: Path) -> None:
+    folder = exported(finished, tmp_path / "copy")
+    path = folder.root / "scores.parquet"
+    table = pq.read_table(path)
+    pq.write_table(
+        table.filter([not x.startswith("soar") for x in table["cell_id"].to_pylist()]), path
+    )
+    with pytest.raises(UserError, match=r"scores\.parquet .*no rows of soar-aesthetic-seed0"):
+        reported(tmp_path / "copy", tmp_path)
 
 
 def test_misuse_is_named(finished: list[str], tmp_path: Path) -> None:
@@ -205,6 +286,13 @@ def test_curves_are_drawn_over_what_is_asked_for(finished: list[str]) -> None:
 
 def test_a_method_with_another_value_is_found_like_any_other(overrides: list[str]) -> None:
     arguments = [*overrides, "tracking=none", "task=aesthetic", "method.aux_weight=0.5"]
-    assert {cell.cell_id for cell in stored_grid(arguments).cells} == {
-        cell.cell_id for cell in expand(arguments).cells
+    assert {cell.cell_id for cell in grid_cells(arguments).cells} == {
+        addresses.cell_id(cell) for cell in expand(arguments).cells
     }
+
+
+def test_files_of_an_export_name_its_version_and_grid(finished: list[str], tmp_path: Path) -> None:
+    folder = exported(finished, tmp_path / "copy")
+    assert read_json(folder.root / MANIFEST) == {
+        "version": STORE_VERSION, "grid": "reward_specific", "baseline": "sft",
+    }  # fmt: skip

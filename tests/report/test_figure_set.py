@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from soarbench.store.cell_folder import CellFolder
 
 from soarbench.report.figures.bars import Bar, draw_bars
 from soarbench.report.figures.gaming import draw_deviation, draw_gaming, draw_overoptimisation
@@ -135,7 +134,9 @@ def test_a_missing_image_is_a_marked_square(store, tmp_path):
     grid = tmp_path / "grid"
     shutil.copytree(store, grid)
     tile = plan_sheet(read_cells(grid)[0], "aesthetic")[1]
-    CellFolder(tile.cell.folder).image(tile.step, tile.prompt_id, tile.image_index).unlink()
+    path = tile.cell.tables.image_file(tile.step, tile.prompt_id, tile.image_index)
+    assert path is not None
+    path.unlink()
     report = build_report(grid, tmp_path / "results", grid="grid", formats=("png",))
     assert report.figures.notes == ("task aesthetic: 1 of the sheet's 56 images are gone",)
     rows = rows_of(tmp_path / "results" / "grid" / "samples_aesthetic.csv")

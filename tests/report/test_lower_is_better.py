@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rich.console import Console
-from soarbench.store.grids import MANIFEST
 
-from soarbench.cli.compare import compare
+from soarbench.cli.compare import CompareOptions, compare
+from soarbench.cli.words import read
 from soarbench.report.numbers.budgets import matched_tables
 from soarbench.report.numbers.checkpoints import marked_steps
 from soarbench.report.numbers.curves import build_curves
@@ -23,9 +23,10 @@ from tests.report.folders import (
     Folder,
     base,
     build_report,
+    publish,
     read_cells,
-    stored_facts,
     write_grid,
+    write_scored,
 )
 
 #: The names are only names: here the judge counts artefacts, and its oracle does.
@@ -58,18 +59,12 @@ def store(tmp_path_factory):
     """The same scores under both directions, as published copies."""
     root = tmp_path_factory.mktemp("store")
     for name, facts in (("lower", LOWER), ("higher", FACTS)):
-        grid = write_grid(root / name / "grid", cells(facts))
-        listed = [
-            {"cell_id": one.cell_id, "task": one.task, "method": one.method, "seed": one.seed}
-            for one in cells(facts)
-        ]
-        manifest = {"version": 2, "grid": "grid", "baseline": "sft", "cells": listed}
-        (grid / MANIFEST).write_text(json.dumps(manifest))
+        publish(write_grid(root / name / "cells", cells(facts)), root / name, grid="grid")
     return root
 
 
 def numbers(store, name):
-    stored, holes = read_cells(store / name / "grid")
+    stored, holes = read_cells(store / name / "cells")
     panels, more = build_panels(stored)
     tables = build_tables(stored, panels, [*holes, *more])
     return panels, tables, build_curves(stored, panels, tables)
@@ -79,7 +74,7 @@ def numbers(store, name):
     ("name", "soar", "base"), [("lower", "better", "worse"), ("higher", "worse", "better")]
 )
 def test_a_report_says_better_of_less(store, tmp_path, name, soar, base):
-    report = build_report(store / name / "grid", tmp_path, grid="grid", formats=("png",))
+    report = build_report(store / name / "cells", tmp_path, grid="grid", formats=("png",))
     lines = csv.DictReader(io.StringIO((tmp_path / "grid" / "table.csv").read_text()))
     verdicts = {(row["method"], row["metric"]): row["verdict"] for row in lines}
     assert verdicts["soar", "aesthetic"] == soar
@@ -126,7 +121,8 @@ def test_gains_on_score_and_oracle_count_towards_the_better(store):
 
 def answer(*words):
     stream = io.StringIO()
-    assert compare(*words[:2], words[2:], as_json=True, console=Console(file=stream)) == 0
+    request = read(CompareOptions, words[2:])
+    assert compare(*words[:2], *request, as_json=True, console=Console(file=stream)) == 0
     return json.loads(stream.getvalue())["metrics"][0]
 
 
@@ -147,20 +143,7 @@ def test_compare_of_folders_takes_zero_as_right(tmp_path):
     fewer = wrong.copy()
     fewer[:24:2] = 0.0
     for name, values in (("one", fewer), ("other", wrong)):
-        folder = tmp_path / name
-        folder.mkdir()
-        rows = [
-            {
-                "prompt_id": f"{i // 2:02d}", "sample_id": f"{i:03d}", "value": value,
-                "fingerprint": "f", "tag": "counting",
-            }
-            for i, value in enumerate(values.tolist())
-        ]  # fmt: skip
-        (folder / "geneval.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-        summary = {
-            "evaluator": "geneval", "suite": "s", "protocol": stored_facts(LOWER["geneval"]),
-        }  # fmt: skip
-        (folder / "geneval.summary.json").write_text(json.dumps(summary))
+        write_scored(tmp_path / name, "geneval", values, facts=LOWER)
     stated = answer(str(tmp_path / "one"), str(tmp_path / "other"))
     assert stated["verdict"] == "better"
     assert stated["probability_of_improvement"]["estimate"] == pytest.approx(0.5 + 12 / 48 / 2)

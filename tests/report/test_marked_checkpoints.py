@@ -24,7 +24,7 @@ TRAINED = {"aesthetic": {"aesthetic"}}
     ],
 )
 def test_rules_that_choose_what_was_gamed_are_refused(rule, told):
-    problem = problem_with(rule, JUDGED, TRAINED)
+    problem = problem_with(rule, JUDGED, TRAINED, {"oracle_aesthetic"})
     if told is None:
         assert problem is None
     else:

@@ -13,7 +13,15 @@ from soarbench.report.figures.figure_set import FigureEntry
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.samples import read_samples
 from soarbench.report.page.figures import figures
-from tests.report.folders import Folder, base, build_report, read_cells, reward_specific, write_grid
+from tests.report.folders import (
+    Folder,
+    base,
+    build_report,
+    image_file,
+    read_cells,
+    reward_specific,
+    write_grid,
+)
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 VOID = {"meta", "link", "img", "br", "input"}
@@ -49,7 +57,7 @@ def draw_images(grid_folder, prompts=("drawbench-00000", "geneval-00000")):
     for index, folder in enumerate(sorted((grid_folder / "cells").iterdir())):
         for step in json.loads((folder / "config.json").read_text())["steps"]:
             for prompt in prompts:
-                path = folder / "images" / step_name(step) / prompt / "0000.png"
+                path = image_file(folder, step, prompt, 0)
                 path.parent.mkdir(parents=True)
                 Image.new("RGB", (32, 32), (20 * index, step % 256, 90)).save(path)
 

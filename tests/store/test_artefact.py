@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from soarbench.common.errors import UserError
-from soarbench.store.artefact import Extent, Store
+from soarbench.store.artefact import Artefact, Extent, Store
 
 
 def begun(store: Store, address: str, *inputs: str) -> None:
@@ -80,3 +80,17 @@ def test_a_record_of_another_version_is_refused_with_a_remedy(tmp_path: Path) ->
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 99}))
     with pytest.raises(UserError, match=r"artefact\.json is of store version 99.*output_dir"):
         store.artefact("images/a-1").record()
+
+
+def test_a_folder_of_the_users_with_something_else_is_refused(tmp_path: Path) -> None:
+    mine = Artefact(tmp_path / "out")
+    content = mine.refuse_other({"suite": ("a", "b"), "seed": 1}, "scores")
+    assert content == {"suite": ["a", "b"], "seed": 1}
+    mine.begin(content, (), {})
+    assert mine.refuse_other({"suite": ["a", "b"], "seed": 1}, "scores") == content
+    with pytest.raises(UserError, match=r"out holds scores of another request \(unlike in seed\)"):
+        mine.refuse_other({"suite": ["a", "b"], "seed": 2}, "scores")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/me.png").touch()
+    with pytest.raises(UserError, match="photos holds other files; choose another output"):
+        Artefact(tmp_path / "photos").refuse_other({}, "scores")

@@ -1,26 +1,20 @@
-import json
-from dataclasses import dataclass
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from soarbench.common.errors import StoreError, UserError
+from soarbench.common.errors import StoreError
 from soarbench.report.numbers.panels import build_panels
-from tests.report.folders import Folder, base, main_table, read_cells, write_cell, write_grid
-
-
-@dataclass(frozen=True)
-class Planned:
-    cell_id: str
-    task_name: str
-    method_name: str
-    seed: int
-
-
-def planned(cell):
-    return Planned(cell.cell_id, cell.task, cell.method, cell.seed)
+from soarbench.store.cells import finished_and_holes
+from tests.report.folders import (
+    Folder,
+    base,
+    cells_of,
+    main_table,
+    read_cells,
+    write_cell,
+    write_grid,
+)
 
 
 def small(method="sft", **changes):
@@ -75,15 +69,7 @@ def test_unfinished_cells_are_holes_with_their_reason(tmp_path):
     }
 
 
-def test_a_plan_passes_over_other_configurations_and_names_what_is_missing(tmp_path):
-    mine, old, absent = small(), small(suffix="old"), small("soar")
-    write_grid(tmp_path, [mine, old])
-    found, holes = read_cells(tmp_path, [planned(mine), planned(absent)])
-    assert [cell.cell_id for cell in found] == [mine.cell_id]
-    assert [hole.describe() for hole in holes] == [f"{absent.cell_id}: not started"]
-
-
-def test_two_configurations_of_one_cell_are_refused_without_a_plan(tmp_path):
+def test_two_configurations_of_one_cell_are_refused(tmp_path):
     write_grid(tmp_path, [small(), small(suffix="old")])
     with pytest.raises(StoreError, match="different configurations"):
         read_cells(tmp_path)
@@ -93,55 +79,31 @@ def test_two_configurations_of_one_cell_are_refused_without_a_plan(tmp_path):
 def test_nothing_finished_is_one_clear_line(tmp_path, exists):
     if exists:
         write_cell(tmp_path, small(state="failed", reason="out of memory"))
-    with pytest.raises(UserError, match="holds no finished cell") as caught:
-        read_cells(tmp_path)
+    stored = cells_of(tmp_path) if exists else []
+    with pytest.raises(StoreError, match="holds no finished cell") as caught:
+        finished_and_holes(stored, str(tmp_path))
     assert ("out of memory" in str(caught.value)) == exists
+    assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert "python -m soarbench run grid=" in str(caught.value)
-
-
-def test_a_folder_without_a_configuration_is_no_cell_yet(tmp_path):
-    write_cell(tmp_path, small())
-    (tmp_path / "cells" / "soar-interrupted").mkdir()
-    found, holes = read_cells(tmp_path)
-    assert len(found) == 1
-    assert not holes
-
-
-def test_a_configuration_of_another_version_is_refused(tmp_path):
-    folder = write_cell(tmp_path, small())
-    config = json.loads((folder / "config.json").read_text())
-    del config["steps"]
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(StoreError, match="another version"):
-        read_cells(tmp_path)
+    assert "run the grid first" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.unlink(), "is missing"),
-        (lambda path: path.write_bytes(path.read_bytes()[:200]), "is damaged"),
-        (
-            lambda path: pq.write_table(pq.read_table(path).drop_columns("fingerprint"), path),
-            "no column fingerprint",
-        ),
-        (
-            lambda path: pq.write_table(
-                pa.concat_tables([pq.read_table(path), pq.read_table(path).slice(0, 1)]), path
-            ),
-            "more than once",
-        ),
+        (lambda table: table.drop_columns("fingerprint"), "no column fingerprint"),
+        (lambda table: pa.concat_tables([table, table.slice(0, 1)]), "more than once"),
     ],
-    ids=["missing", "truncated", "old", "repeated"],
+    ids=["old", "repeated"],
 )
-def test_scores_that_cannot_be_read_are_named(tmp_path, damage, message):
+def test_scores_that_mean_nothing_are_named(tmp_path, damage, message):
     folder = write_cell(tmp_path, small())
-    damage(folder / "scores.parquet")
+    edit_scores(folder, damage)
     (cell,), _ = read_cells(tmp_path)
     with pytest.raises(StoreError, match=message) as caught:
         cell.scores()
-    assert str(folder) in str(caught.value)
+    assert cell.cell_id in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_training_log_is_empty(tmp_path):

@@ -229,7 +229,7 @@ class SD3Model:
         The posterior's mode is taken, not a sample of it, so that latents can be cached.
         """
         vae = self.pipeline.vae
-        batches = []
+        parts = []
         width, height = images[0].size
         batch = _vae_batch(width * height)
         for start in range(0, len(images), batch):
@@ -237,8 +237,8 @@ class SD3Model:
             pixels = self.pipeline.image_processor.preprocess(list(images[start : start + batch]))
             encoded = vae.encode(pixels.to(vae.device, vae.dtype))
             is_gaussian = hasattr(encoded, "latent_dist")
-            batches.append(encoded.latent_dist.mode() if is_gaussian else encoded.latent)
-        latents: Tensor = (torch.cat(batches) - vae.config.shift_factor) * vae.config.scaling_factor
+            parts.append(encoded.latent_dist.mode() if is_gaussian else encoded.latent)
+        latents: Tensor = (torch.cat(parts) - vae.config.shift_factor) * vae.config.scaling_factor
         return latents
 
     @torch.no_grad()

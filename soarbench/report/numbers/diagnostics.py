@@ -244,8 +244,8 @@ def _refuse_unlike(tables: Mapping[Who, Mapping[Place, FloatArray]], task: str) 
     shapes = {tuple((place, v.size) for place, v in paths.items()) for paths in tables.values()}
     if len(shapes) > 1:
         raise StoreError(
-            f"cells of task {task!r} were diagnosed by different versions or settings; delete "
-            "their diagnostics folders and run python -m soarbench diagnose again"
+            f"cells of task {task!r} were diagnosed by different versions or settings; delete the "
+            "folder probes of their output_dir and run python -m soarbench diagnose again"
         )
 
 

@@ -12,14 +12,13 @@ import pyarrow as pa
 from soarbench.common.errors import UserError
 from soarbench.common.files import read_json
 from soarbench.common.strict import build
-from soarbench.evaluation.rows import read_table
 from soarbench.stats.clusters import FloatArray
 from soarbench.store.artefact import Extent
 from soarbench.store.cells import Cell
 from soarbench.store.facts import MetricFacts, metric_facts
 from soarbench.store.judged import ScoresFolder
-from soarbench.store.scores import ScoreSet, score_sets, tags_of
-from soarbench.store.tables import Facts, part_of
+from soarbench.store.scores import ScoreSet, prompts_of, score_sets, tags_of
+from soarbench.store.tables import Facts
 
 Key = tuple[str, str]
 
@@ -39,6 +38,7 @@ class Measured:
         strata: Stratum of each image's prompt where the metric is a macro mean; (N,), else None.
         fingerprint: Of the protocol.
         protocol: What stands behind it; empty where it was not kept.
+        texts: Of the prompts, by id.
     """
 
     source: str
@@ -51,6 +51,7 @@ class Measured:
     strata: np.ndarray | None
     fingerprint: str
     protocol: Facts
+    texts: Mapping[str, str]
 
 
 def of_cell(cell: Cell, step: int | None) -> dict[Key, Measured]:
@@ -67,30 +68,32 @@ def of_cell(cell: Cell, step: int | None) -> dict[Key, Measured]:
     if step not in cell.steps:
         steps = ", ".join(str(one) for one in cell.steps)
         raise UserError(f"step={step}: {cell.cell_id} was evaluated at {steps}")
-    protocols = cell.protocols()
+    table, protocols = cell.tables.scores(), cell.protocols()
+    sets = [one for one in score_sets(table, cell.cell_id) if one.step == step]
     return {
-        (one.suite, one.evaluator): _of_set(
-            cell, one, protocols.get((one.suite, one.evaluator), {})
+        (one.suite, one.evaluator): _measured(
+            one, table, protocols.get((one.suite, one.evaluator), {}), cell.cell_id
         )
-        for one in sorted(cell.scores(), key=lambda one: cell.metrics.index(one.evaluator))
-        if one.step == step
+        for one in sorted(sets, key=lambda one: cell.metrics.index(one.evaluator))
     }
 
 
-def _of_set(cell: Cell, scores: ScoreSet, protocol: Facts) -> Measured:
-    facts = metric_facts(scores.evaluator, protocol, cell.cell_id)
-    tags = cell.tags(scores.evaluator) if facts.is_macro_mean else {}
+def _measured(scores: ScoreSet, table: pa.Table, protocol: Facts, source: str) -> Measured:
+    """Scores, with what the table that they are from says of their prompts."""
+    facts = metric_facts(scores.evaluator, protocol, source)
+    tags = tags_of(table, scores.evaluator) if facts.is_macro_mean else {}
     return Measured(
-        source=cell.cell_id,
+        source=source,
         evaluator=scores.evaluator,
         facts=facts,
         suite=scores.suite,
         prompts=scores.prompts,
         images=scores.images,
         values=scores.values,
-        strata=_strata(scores.prompts, tags, cell.cell_id) if facts.is_macro_mean else None,
+        strata=_strata(scores.prompts, tags, source) if facts.is_macro_mean else None,
         fingerprint=scores.fingerprint,
         protocol=protocol,
+        texts={prompt.prompt_id: prompt.text for prompt in prompts_of(table)},
     )
 
 
@@ -117,39 +120,25 @@ def of_scored(path: Path) -> dict[Key, Measured]:
             f"{path} holds no finished scores (summary.json); make them with "
             "`python -m soarbench score suite=NAME images=DIR`"
         )
-    judges = read_json(path / "summary.json")["judges"]
-    assert isinstance(judges, Mapping)
-    measured = (_of_judge(path, name, summary) for name, summary in judges.items())
-    return {(one.suite, one.evaluator): one for one in measured}
+    judges = read_json(path / "summary.json").get("judges")
+    if not isinstance(judges, Mapping):
+        raise UserError(
+            f"{path / 'summary.json'} names no judges: another version wrote it; score the images "
+            "again into another output"
+        )
+    scored = (_of_judge(path, name, summary) for name, summary in judges.items())
+    return {(one.suite, one.evaluator): one for one in scored}
 
 
 def _of_judge(path: Path, name: str, summary: Mapping[str, object]) -> Measured:
     folder = ScoresFolder(path / str(summary["scores"]))
-    extent = summary["extent"]
-    if extent is None:
-        rows = read_table(folder.rows.path)
-    else:
-        rows = part_of(folder, build(Extent, extent, str(path)))
+    extent = summary.get("extent")
+    part = build(Extent, extent, str(path)) if isinstance(extent, Mapping) else None
+    rows = folder.part(part)
     names = {"step": pa.scalar(0, pa.int64()), "evaluator": name, "suite": str(summary["suite"])}
     for column, value in names.items():
         rows = rows.append_column(column, pa.repeat(value, rows.num_rows))
     sets = score_sets(rows, str(folder.root))
     if len(sets) != 1:
         raise UserError(f"{folder.root} holds {len(sets)} fingerprints; score the images again")
-    (scores,) = sets
-    protocol = folder.protocol()
-    facts = metric_facts(name, protocol, str(folder.root))
-    return Measured(
-        source=str(path),
-        evaluator=name,
-        facts=facts,
-        suite=scores.suite,
-        prompts=scores.prompts,
-        images=scores.images,
-        values=scores.values,
-        strata=_strata(scores.prompts, tags_of(rows, name), str(path))
-        if facts.is_macro_mean
-        else None,
-        fingerprint=scores.fingerprint,
-        protocol=protocol,
-    )
+    return _measured(sets[0], rows, folder.protocol(), str(path))

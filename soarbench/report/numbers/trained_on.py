@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from soarbench.grid.checks import NAMED_REWARDS
+from soarbench.grid.checks import reward_judge
 from soarbench.store.cells import Cell
 
 
@@ -21,5 +21,5 @@ def trained_on(cells: Sequence[Cell]) -> set[str]:
             evaluators |= set(data.get("select_by", ()))
         if isinstance(rewards, Mapping):
             # Rewards go by the paper's names, panels by those of evaluators.
-            evaluators |= {NAMED_REWARDS.get(str(name), str(name)) for name in rewards}
+            evaluators |= {reward_judge(str(name)) for name in rewards}
     return evaluators

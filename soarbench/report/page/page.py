@@ -62,6 +62,7 @@ def _values(report: Report) -> dict[str, object]:
         "grid": report.grid,
         "version": __version__,
         "gaps": report.gaps,
+        "stale": report.stale,
         "summaries": [_summary(table, report.matched) for table in report.tables],
         "results": [_results(table) for table in report.tables],
         "matched": _matched(report.matched),

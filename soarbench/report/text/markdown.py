@@ -30,6 +30,7 @@ def markdown(report: Report) -> str:
     parts = [f"# {report.grid}"]
     if report.gaps:
         parts.append(f"**Partial report.** Missing:\n\n{_items(report.gaps)}")
+    parts.append(_items(report.stale))
     for table in report.tables:
         parts += [
             f"## Task: {table.task}",

@@ -16,9 +16,8 @@ from baselines.loop.stream import (
     Shapes,
     TrainingStream,
     block_order,
+    collate,
     micro_batches,
-    select_rows,
-    stack_rows,
 )
 from tests.baselines.toys import Logs, run_config, sft, soar
 
@@ -140,16 +139,16 @@ def test_micro_batches_of_every_rank_have_one_shape_and_share_no_position(world_
     )  # fmt: skip
     positions = []
     for batch in sampler:
-        rows = stack_rows([stream[p] for p in batch])
+        parts = collate([stream[p] for p in batch], micro)
         (update,) = micro_batches(len(batch), 1, micro)
-        for part in update:
-            own = select_rows(rows, part)
-            positions += own["positions"]
-            for i, position in enumerate(own["positions"]):
+        assert [part.positions for part in parts] == [[batch[i] for i in rows] for rows in update]
+        for part in parts:
+            positions += part.positions
+            for i, position in enumerate(part.positions):
                 row = stream.rows[stream.row_index(position)]
-                assert torch.equal(own["tensors"]["x0"][i], row["x0"])
-                assert torch.equal(own["condition"]["label"][i], row["condition"]["label"])
-                assert own["prompts"][i] == row["prompt"]
+                assert torch.equal(part["x0"][i], row["x0"])
+                assert torch.equal(part.condition["label"][i], row["condition"]["label"])
+                assert part.prompts[i] == row["prompt"]
     assert sorted(positions) == list(range(160))
 
 

@@ -6,6 +6,7 @@ import torch
 from baselines.loop.stream import (
     CollectionSampler,
     TrainingStream,
+    collate,
     micro_batches,
     row_generator,
     stack_rows,
@@ -88,14 +89,20 @@ def test_micro_batches_by_hand():
 def test_stacked_rows_keep_their_order():
     source = stream()
     rows = stack_rows([source[p] for p in range(3)])
-    assert rows["positions"] == [0, 1, 2]
+    assert rows.positions == [0, 1, 2]
     for i in range(3):
         expected = source.rows[source.row_index(i)]
-        assert torch.equal(rows["tensors"]["x0"][i], expected["x0"])
-        assert torch.equal(rows["condition"]["label"][i], expected["condition"]["label"])
-        assert rows["prompts"][i] == expected["prompt"]
-        assert rows["columns"]["label"][i] == expected["columns"]["label"]
+        assert torch.equal(rows["x0"][i], expected["x0"])
+        assert torch.equal(rows.condition["label"][i], expected["condition"]["label"])
+        assert rows.prompts[i] == expected["prompt"]
+        assert rows.columns["label"][i] == expected["columns"]["label"]
+    part = rows.select([2, 0])
+    assert part.positions == [2, 0]
+    assert torch.equal(part["x0"], rows["x0"][[2, 0]])
+    # What accelerate and the loader ask of a batch.
+    assert "labels" not in [rows]
+    assert torch.equal(rows.to(torch.device("cpu"), non_blocking=True)["x0"], rows["x0"])
 
 
-def test_no_rows_stack_to_nothing():
-    assert stack_rows([]) == {}
+def test_no_rows_collate_to_nothing():
+    assert collate([]) == []
