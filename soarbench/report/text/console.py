@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from soarbench.report.numbers.names import BASE, method_title
+from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.report import Report
 from soarbench.report.text.frames import NOTHING, cost_texts, score_texts
@@ -46,7 +46,7 @@ def score_table(table: TaskTable) -> Table:
     )
     rendered.add_column("Method")
     rendered.add_column("Value [95 %]", justify="right")
-    rendered.add_column(f"vs {method_title(table.baseline)} [95 %]", justify="right")
+    rendered.add_column(f"vs {table.title(table.baseline)} [95 %]", justify="right")
     rendered.add_column("Verdict")
     for metric, rows in score_texts(table).groupby("metric", sort=False):
         rendered.add_row(Text(rows["title"].iloc[0], style="bold"))
