@@ -73,7 +73,7 @@ def refused(words: list[str]) -> str:
 def test_other_configurations_are_passed_over_and_what_is_missing_is_named(
     words: list[str],
 ) -> None:
-    assert go([*words, "training.learning_rate=0.5"]) == 0
+    assert go([*words, "optim.learning_rate=0.5"]) == 0
     cells = grid_cells([*words, "method=sft,soar"]).cells
     states = {cell.label: cell.state for cell in cells}
     assert states == {
