@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich import box
@@ -18,9 +18,12 @@ from soarbench.config.keys import Options
 from soarbench.report.numbers.measured import Key, Measured, of_cell, of_scored
 from soarbench.report.numbers.names import (
     BASE,
+    METHOD_TITLES,
+    Titles,
     method_title,
     ordered_metrics,
     step_title,
+    titles_of,
 )
 from soarbench.report.numbers.pairs import Answer, Pair, answers, measured_pairs, panel_pair
 from soarbench.report.numbers.panels import Panel, build_panels
@@ -54,10 +57,12 @@ class Question:
     Attributes:
         pairs: One a metric, the deciding one first.
         scope: Task and steps, in words.
+        titles: Of the methods.
     """
 
     pairs: Sequence[Pair]
     scope: str
+    titles: Titles = field(default_factory=METHOD_TITLES.copy)
 
 
 def compare(
@@ -113,7 +118,11 @@ def _find(first: str, second: str, settings: Sequence[str], step: int | None) ->
     final_metric = whole[0].final_metric or whole[1].final_metric or ""
     order = ordered_metrics({pair.evaluator: pair.facts for pair in pairs}, final_metric)
     scope = "" if step is None else f"after {step} steps"
-    return Question(pairs=sorted(pairs, key=lambda pair: order.index(pair.evaluator)), scope=scope)
+    return Question(
+        pairs=sorted(pairs, key=lambda pair: order.index(pair.evaluator)),
+        scope=scope,
+        titles={**whole[0].titles, **whole[1].titles},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +132,12 @@ class Side:
     Attributes:
         measured: By (suite, judge), one a training seed; a single thing has one of seed None.
         final_metric: That decides its task; None where it has none.
+        titles: Of methods.
     """
 
     measured: Mapping[Key, Mapping[int | None, Measured]]
     final_metric: str | None = None
+    titles: Titles = field(default_factory=dict)
 
 
 def _side(name: str, settings: Sequence[str], step: int | None) -> Side | None:
@@ -163,7 +174,7 @@ def _method_side(name: str, settings: Sequence[str], step: int | None) -> Side:
             for key, one in of_cell(cell, step).items():
                 measured.setdefault(key, {})[None if cell.is_base else cell.seed] = one
     final_metric = next((c.final_metric for c in cells if c.task == task), None)
-    return Side(measured=measured, final_metric=final_metric)
+    return Side(measured=measured, final_metric=final_metric, titles=titles_of(cells))
 
 
 def _cell(name: str, settings: Sequence[str]) -> Cell | None:
@@ -202,10 +213,11 @@ def _found_methods(first: str, second: str, settings: Sequence[str], step: int |
             pairs.append(panel_pair(panel, ends[0], ends[1]))
     if not pairs:
         raise UserError(f"{first} and {second} have no whole scores in task {task}")
+    titles = titles_of(chosen)
     when = " and ".join(
-        f"{method_title(name)} ({step_title(name, at)})" for name, at in steps.items()
+        f"{method_title(name, titles)} ({step_title(name, at)})" for name, at in steps.items()
     )
-    return Question(pairs=pairs, scope=f"task {task}, {when}")
+    return Question(pairs=pairs, scope=f"task {task}, {when}", titles=titles)
 
 
 def _task(cells: Sequence[Cell], first: str, second: str, source: GridCells) -> str:
@@ -237,7 +249,7 @@ def _step_of(panel: Panel, method: str, step: int | None) -> int:
 
 
 def _show(question: Question, results: Sequence[Answer], console: Console) -> None:
-    names = [method_title(name) for name in question.pairs[0].names]
+    names = [method_title(name, question.titles) for name in question.pairs[0].names]
     console.print(f"A: {names[0]}\nB: {names[1]}", highlight=False, markup=False)
     if question.scope:
         console.print(question.scope, highlight=False, markup=False)
@@ -256,15 +268,15 @@ def _show(question: Question, results: Sequence[Answer], console: Console) -> No
             f"{chance}\n{escape(ends)}",
         )
     console.print(table)
-    for line in _lines(results):
+    for line in _lines(results, question.titles):
         console.print(line, highlight=False, markup=False)
 
 
-def _lines(results: Sequence[Answer]) -> list[str]:
+def _lines(results: Sequence[Answer], titles: Titles) -> list[str]:
     """The first metric's answer in words, and how to read the numbers."""
     first = results[0]
     comparison = first.comparison
-    lines = [finding(comparison)]
+    lines = [finding(comparison, titles)]
     if comparison.verdict.is_decided and comparison.detectable is not None:
         digits = first.facts.decimals
         lines.append(f"This design sees {comparison.detectable:.{digits}f} or more.")

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from evaluators.images import SUFFIXES
@@ -71,10 +70,14 @@ def find_images(
     return _numbered(named)
 
 
-def _numbered(files: Iterable[SampleFile]) -> list[SampleFile]:
-    """The same, each with its place among the images of its prompt."""
-    counts: dict[str, Iterator[int]] = defaultdict(itertools.count)
-    return [dataclasses.replace(file, image_index=next(counts[file.prompt_id])) for file in files]
+def _numbered(files: Sequence[SampleFile]) -> list[SampleFile]:
+    """The files, each with its place among the images of its prompt."""
+    counts: Counter[str] = Counter()
+    numbered = []
+    for file in files:
+        numbered.append(dataclasses.replace(file, image_index=counts[file.prompt_id]))
+        counts[file.prompt_id] += 1
+    return numbered
 
 
 def _ids(files: Sequence[SampleFile], suite: PromptSuite) -> dict[str, str]:

@@ -73,6 +73,12 @@ class CellConfig:
         return f"{self.method_name} {self.task_name} seed {self.seed}"
 
     @property
+    def title(self) -> str | None:
+        """What the method, stage by stage, calls itself; None where nothing is trained."""
+        titles = [one.method.title for one in (*self.lineage, self) if one.method is not None]
+        return " → ".join(titles) or None
+
+    @property
     def steps(self) -> tuple[int, ...]:
         """Steps whose images are evaluated."""
         return (0,) if self.training is None else self.training.snapshot_steps

@@ -29,6 +29,7 @@ def describe(cell: CellConfig, cells: Sequence[CellConfig]) -> dict[str, object]
         "grid": cell.grid,
         "task": cell.task_name,
         "method": cell.method_name,
+        "title": cell.title,
         "seed": cell.seed,
         "steps": list(cell.steps),
         "final_metric": None if task is None else task.final_metric,

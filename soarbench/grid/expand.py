@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def expand(arguments: Sequence[str]) -> Grid:
     for (method, _), of_pair in settings.items():
         check(of_pair, method)
     _check_rule(grid, {task: settings[BASE, task] for task in grid.tasks})
-    run = settings[pairs[0]]
+    run = with_rates(settings[pairs[0]], settings.values())
     digest = dataclasses.replace(run.model, adapter=None).weights_digest()
     cells = [_base_cell([settings[BASE, task] for task in grid.tasks], digest)]
     for task in tasks:
@@ -93,6 +93,17 @@ def expand(arguments: Sequence[str]) -> Grid:
                     by_method[method] = _trained_cell(of_stage, method, seed, digest, parent)
             cells += by_method.values()
     return Grid(run, tuple(cells), tuple(arguments))
+
+
+def with_rates(run: Settings, others: Iterable[Settings]) -> Settings:
+    """Settings that know the speed of every method: a method's own YAML may state it."""
+    rates = run.budget.rates
+    known = [other.budget.rates.seconds_per_step for other in others]
+    steps = {name: seconds for one in known for name, seconds in one.items()}
+    budget = dataclasses.replace(
+        run.budget, rates=dataclasses.replace(rates, seconds_per_step=steps)
+    )
+    return dataclasses.replace(run, budget=budget)
 
 
 def _anchors(grid: GridConfig, overrides: Overrides, arguments: Sequence[str]) -> Grid:

@@ -12,7 +12,6 @@ from soarbench.common.code import code_of
 from soarbench.common.files import write_atomically
 from soarbench.config.run import RatesConfig
 from soarbench.config.settings import SuiteConfig
-from soarbench.diagnostics.image_statistics import STATISTICS, diversity, pixels_of
 from soarbench.diagnostics.settings import PROBE_SETTINGS
 from soarbench.evaluation.drawing import image_path
 from soarbench.evaluation.selection import suite_images
@@ -92,6 +91,9 @@ def _image_rows(
     drawn: Artefact, prompt_id: str, indices: Sequence[int]
 ) -> Iterator[Mapping[str, object]]:
     """Columns of ``ProbeFolder``'s ``images``, of one prompt."""
+    # Imports scipy, which a dry run needs not.
+    from soarbench.diagnostics.image_statistics import STATISTICS, diversity, pixels_of
+
     pictures = []
     for index in indices:
         with Image.open(image_path(drawn.root, prompt_id, index)) as file:

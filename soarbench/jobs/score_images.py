@@ -186,7 +186,7 @@ def summary_of(
     coverage: str,
     numbers: Mapping[str, float],
     scores: str,
-    extent: Extent | None = None,
+    extent: Extent | None,
 ) -> dict[str, object]:
     """A judge's numbers with what describes them, as JSON values.
 
@@ -198,7 +198,7 @@ def summary_of(
         coverage: ``exact`` or ``found``.
         numbers: The judge's own summary.
         scores: Where the rows are, seen from the output folder.
-        extent: The part of the suite, where there may be more rows than its own.
+        extent: Which of these rows; None: all.
     """
     return {
         **config.facts(),

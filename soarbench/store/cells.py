@@ -83,6 +83,12 @@ class Cell:
         return str(self.description["method"])
 
     @property
+    def title(self) -> str | None:
+        """Of the method, for people; None in older exports, which do not say it."""
+        title = self.description.get("title")
+        return None if title is None else str(title)
+
+    @property
     def seed(self) -> int:
         """Of training."""
         return int(str(self.description["seed"]))

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from soarbench.report.figures.style_and_curves import add_legend, method_styles, panel_grid, style
 from soarbench.report.numbers.estimates import labelled_rng
-from soarbench.report.numbers.names import BASE, method_title
+from soarbench.report.numbers.names import BASE, METHOD_TITLES, Titles, method_title
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.stats import mean_interval
@@ -87,12 +87,15 @@ def _bar(panel: Panel, method: str) -> Bar | None:
     )
 
 
-def draw_bars(bars: Sequence[Bar], facts: Mapping[str, MetricFacts]) -> Figure:
+def draw_bars(
+    bars: Sequence[Bar], facts: Mapping[str, MetricFacts], titles: Titles = METHOD_TITLES
+) -> Figure:
     """Draw a panel a metric; zero is the base, whose value the panel names.
 
     Args:
         bars: From ``build_bars``.
         facts: About each metric.
+        titles: Of the methods.
 
     Raises:
         ValueError: There is nothing to draw.
@@ -108,12 +111,12 @@ def draw_bars(bars: Sequence[Bar], facts: Mapping[str, MetricFacts]) -> Figure:
             where = f"{task}: " if has_tasks else ""
             ax.set_title(f"{where}{facts[metric].title}", fontsize=8)
             ax.set_ylabel(f"Change from base ({own[0].base:.{facts[metric].decimals}f})")
-            _draw_group(ax, own)
+            _draw_group(ax, own, titles)
         add_legend(figure, axes, "Lines: 95 % intervals, paired with the base by image")
     return figure
 
 
-def _draw_group(ax: Axes, bars: Sequence[Bar]) -> None:
+def _draw_group(ax: Axes, bars: Sequence[Bar], titles: Titles) -> None:
     styles = method_styles([bar.method for bar in bars])
     for place, bar in enumerate(bars):
         # Hatches tell methods apart in grey, as dashes do in the curves.
@@ -126,7 +129,7 @@ def _draw_group(ax: Axes, bars: Sequence[Bar]) -> None:
             edgecolor="white",
             hatch=_HATCHES[look.marker],
             linewidth=0,
-            label=method_title(bar.method),
+            label=method_title(bar.method, titles),
         )
         ax.errorbar(
             place,

@@ -28,9 +28,11 @@ from soarbench.report.numbers.diagnostics import (
     unmeasured,
 )
 from soarbench.report.numbers.gaming import GamingPoint, gaming_points
+from soarbench.report.numbers.names import titles_of
 from soarbench.report.numbers.reference import PublishedPoint
 from soarbench.report.numbers.tables import Panels, TaskTable
 from soarbench.report.numbers.trained_on import trained_on
+from soarbench.report.report import FigureEntry, FigureSet
 from soarbench.report.text.frames import csv_text, curve_numbers
 from soarbench.store.cells import Cell
 
@@ -39,38 +41,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 INDEX = "figures.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FigureEntry:
-    """One figure in the index.
-
-    Attributes:
-        name: Of its files, without the suffix.
-        title: For a heading.
-        caption: What it shows and how to read it; one paragraph.
-        files: Pictures.
-        data: The CSV behind it.
-    """
-
-    name: str
-    title: str
-    caption: str
-    files: tuple[str, ...]
-    data: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class FigureSet:
-    """All figures of a report.
-
-    Attributes:
-        entries: In the order of a reader's questions.
-        notes: What could not be drawn, a line each.
-    """
-
-    entries: tuple[FigureEntry, ...]
-    notes: tuple[str, ...]
 
 
 Row = CurvePoint | Bar | GamingPoint | DeviationPoint | Tile
@@ -108,17 +78,18 @@ def write_figures(
     """
     writer = _Writer(folder, formats)
     facts = {name: about for table in tables for name, about in table.facts.items()}
+    titles = titles_of(cells)
     for axis in axes:
         if axis == "step" or any(axis in point.spent for point in curves):
             name = "curves" if axis == "step" else f"curves_{axis}"
-            draw = partial(draw_curves, curves, facts, x=axis, published=published)
+            draw = partial(draw_curves, curves, facts, x=axis, published=published, titles=titles)
             # All curves share one table, which has every axis as a column.
             numbers = ("curves", curve_numbers(curves))
             writer.figure(name, _curves_text(axis), curves, draw, data=numbers)
     bars = build_bars(panels, tables)
-    writer.figure("bars", _BARS, bars, lambda: draw_bars(bars, facts))
+    writer.figure("bars", _BARS, bars, lambda: draw_bars(bars, facts, titles))
     gaming = gaming_points(panels)
-    writer.figure("gaming", _GAMING, gaming, lambda: draw_gaming(gaming, facts))
+    writer.figure("gaming", _GAMING, gaming, lambda: draw_gaming(gaming, facts, titles))
     for table in tables:
         if table.metrics:
             _write_task(table, cells, panels, curves, checkpoint_rule, writer)
@@ -149,11 +120,18 @@ def _write_task(
         f"overoptimisation_{task}",
         _OVEROPTIMISATION.of(task),
         points,
-        lambda: draw_overoptimisation(points, table.facts, roles, marked, rule),
+        lambda: draw_overoptimisation(
+            points, table.facts, roles, marked, rule, titles=table.titles
+        ),
         marked=marked,
     )
     drift = deviation_points(cells, task)
-    writer.figure(f"deviation_{task}", _DEVIATION.of(task), drift, lambda: draw_deviation(drift))
+    writer.figure(
+        f"deviation_{task}",
+        _DEVIATION.of(task),
+        drift,
+        lambda: draw_deviation(drift, table.titles),
+    )
     tiles = plan_sheet(cells, task)
     absent = sum(not tile.is_stored for tile in tiles)
     if absent:

@@ -23,7 +23,13 @@ from soarbench.report.figures.style_and_curves import (
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.diagnostics import QUANTITIES, ROLES, DeviationPoint
 from soarbench.report.numbers.gaming import GamingPoint
-from soarbench.report.numbers.names import BASE, method_title, ordered_methods
+from soarbench.report.numbers.names import (
+    BASE,
+    METHOD_TITLES,
+    Titles,
+    method_title,
+    ordered_methods,
+)
 from soarbench.store.facts import MetricFacts
 
 _COLUMNS = 3
@@ -35,6 +41,8 @@ def draw_overoptimisation(
     roles: Mapping[str, str],
     marked: Mapping[str, int],
     rule: str,
+    *,
+    titles: Titles = METHOD_TITLES,
 ) -> Figure:
     """Draw everything that moves while one number is optimised, a panel a quantity.
 
@@ -44,6 +52,7 @@ def draw_overoptimisation(
         roles: Title of each metric's panel, e.g. what was trained on.
         marked: Checkpoint of each method that ``rule`` chose.
         rule: As configured.
+        titles: Of the methods.
 
     Raises:
         ValueError: There is nothing to draw.
@@ -57,12 +66,17 @@ def draw_overoptimisation(
             ax.set_title(roles.get(name) or ROLES[name])
             ax.set_ylabel(QUANTITIES.get(name) or facts[name].title)
             ax.set_xlabel(AXIS_TITLES["step"])
-            draw_panel(ax, [point for point in points if point.metric == name], marked=marked)
+            own = [point for point in points if point.metric == name]
+            draw_panel(ax, own, marked=marked, titles=titles)
         add_legend(figure, axes, f"{BAND_TITLE}; filled markers: checkpoint by rule {rule!r}")
     return figure
 
 
-def draw_gaming(points: Sequence[GamingPoint], facts: Mapping[str, MetricFacts]) -> Figure:
+def draw_gaming(
+    points: Sequence[GamingPoint],
+    facts: Mapping[str, MetricFacts],
+    titles: Titles = METHOD_TITLES,
+) -> Figure:
     """Draw what was gained on a learned score against what was gained on its oracle.
 
     A row a learned score: the course of training in the plane of both gains, where below the
@@ -71,6 +85,7 @@ def draw_gaming(points: Sequence[GamingPoint], facts: Mapping[str, MetricFacts])
     Args:
         points: From ``gaming_points``.
         facts: About each metric.
+        titles: Of the methods.
 
     Raises:
         ValueError: There is nothing to draw.
@@ -86,16 +101,16 @@ def draw_gaming(points: Sequence[GamingPoint], facts: Mapping[str, MetricFacts])
             plane.set_title(f"Task: {task}")
             plane.set_xlabel(f"Gain in {facts[proxy].title} (SD of base)")
             plane.set_ylabel(f"Gain in {facts[oracle].title}")
-            _draw_plane(plane, own)
+            _draw_plane(plane, own, titles)
             gap.set_title("Gain on the score alone")
             gap.set_xlabel(AXIS_TITLES["step"])
             gap.set_ylabel("Score gain - oracle gain (SD)")
-            _draw_gap(gap, own)
+            _draw_gap(gap, own, titles)
         add_legend(figure, axes, "Bars and bands: 95 % intervals, paired with the base by image")
     return figure
 
 
-def _draw_plane(ax: Axes, points: Sequence[GamingPoint]) -> None:
+def _draw_plane(ax: Axes, points: Sequence[GamingPoint], titles: Titles) -> None:
     """Both gains from the base, at the origin, to the last step, whose interval is drawn."""
     methods = ordered_methods({point.method for point in points})
     styles = method_styles(methods)
@@ -111,7 +126,7 @@ def _draw_plane(ax: Axes, points: Sequence[GamingPoint]) -> None:
             marker=look.marker,
             markerfacecolor="white",
             markevery=_own(line, method),
-            label=method_title(method),
+            label=method_title(method, titles),
         )
         ax.errorbar(
             end.proxy_gain,
@@ -174,7 +189,7 @@ def _make_square(ax: Axes, gains: Sequence[float]) -> None:
         axis.set_major_locator(MaxNLocator(nbins=5))
 
 
-def _draw_gap(ax: Axes, points: Sequence[GamingPoint]) -> None:
+def _draw_gap(ax: Axes, points: Sequence[GamingPoint], titles: Titles) -> None:
     methods = ordered_methods({point.method for point in points})
     styles = method_styles(methods)
     for method in methods:
@@ -184,18 +199,22 @@ def _draw_gap(ax: Axes, points: Sequence[GamingPoint]) -> None:
             [p.step for p in line],
             [(p.gap, p.gap_low, p.gap_high) for p in line],
             styles[method],
-            label=method_title(method),
+            label=method_title(method, titles),
             markevery=_own(line, method),
         )
     ax.axhline(0, color="black", linewidth=0.9, linestyle=":", zorder=1)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
-def draw_deviation(points: Sequence[DeviationPoint]) -> Figure:
+def draw_deviation(points: Sequence[DeviationPoint], titles: Titles = METHOD_TITLES) -> Figure:
     """Draw how far inference leaves the training path, of one task.
 
     A column a level at which the path is left; above the distance itself, below the paired
     difference to the base, in which what no model can know cancels.
+
+    Args:
+        points: Of the task.
+        titles: Of the methods.
 
     Raises:
         ValueError: There is nothing to draw.
@@ -210,7 +229,7 @@ def draw_deviation(points: Sequence[DeviationPoint]) -> Figure:
             above, below = axes[column], axes[len(starts) + column]
             above.set_title(f"Left the path at $\\sigma$ = {start:g}")
             for ax, is_difference in ((above, False), (below, True)):
-                _draw_drift(ax, own, is_difference=is_difference)
+                _draw_drift(ax, own, titles, is_difference=is_difference)
                 ax.set_xlabel("Sampler step")
             below.axhline(0, color="black", linewidth=0.9, linestyle=":", zorder=1)
         axes[0].set_ylabel("Distance to the path")
@@ -219,7 +238,9 @@ def draw_deviation(points: Sequence[DeviationPoint]) -> Figure:
     return figure
 
 
-def _draw_drift(ax: Axes, points: Sequence[DeviationPoint], *, is_difference: bool) -> None:
+def _draw_drift(
+    ax: Axes, points: Sequence[DeviationPoint], titles: Titles, *, is_difference: bool
+) -> None:
     methods = ordered_methods({point.method for point in points})
     styles = method_styles(methods)
     for method in methods:
@@ -240,7 +261,7 @@ def _draw_drift(ax: Axes, points: Sequence[DeviationPoint], *, is_difference: bo
                 for p in line
             ],
             styles[method],
-            label=method_title(method),
+            label=method_title(method, titles),
             markevery=range(offset, len(line), every),
         )
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

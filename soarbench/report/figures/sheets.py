@@ -11,7 +11,7 @@ from typing import TypeVar
 import matplotlib as mpl
 from PIL import Image, ImageDraw, ImageFont
 
-from soarbench.report.numbers.names import method_title, step_title
+from soarbench.report.numbers.names import Titles, method_title, step_title, titles_of
 from soarbench.report.numbers.samples import shown_cells
 from soarbench.store.cells import Cell
 
@@ -108,7 +108,7 @@ def draw_sheet(tiles: Sequence[Tile]) -> Image.Image:
     size = (columns_x[-1] + _SIDE + _GAP, _HEAD_HEIGHT + len(prompts) * (_SIDE + _GAP))
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
-    _draw_heads(pen, columns, columns_x)
+    _draw_heads(pen, columns, columns_x, titles_of(tile.cell for tile in tiles))
     for tile in tiles:
         y = _HEAD_HEIGHT + prompts.index(tile.prompt_id) * (_SIDE + _GAP)
         x = columns_x[columns.index((tile.method, tile.step))]
@@ -136,11 +136,14 @@ def _columns_x(methods: Sequence[str]) -> Iterator[int]:
 
 
 def _draw_heads(
-    pen: ImageDraw.ImageDraw, columns: Sequence[tuple[str, int]], columns_x: Sequence[int]
+    pen: ImageDraw.ImageDraw,
+    columns: Sequence[tuple[str, int]],
+    columns_x: Sequence[int],
+    titles: Titles,
 ) -> None:
     for index, ((method, step), x) in enumerate(zip(columns, columns_x, strict=True)):
         if index == 0 or columns[index - 1][0] != method:
-            title = method_title(method)
+            title = method_title(method, titles)
             pen.text((x, 2), title, font=_font(is_bold=True), fill="black")
         text = step_title(method, step)
         # The words of a second stage are wider than its image.

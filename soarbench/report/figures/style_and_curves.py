@@ -17,7 +17,13 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from soarbench.config.stages import first_stage
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
-from soarbench.report.numbers.names import BASE, method_title, ordered_methods
+from soarbench.report.numbers.names import (
+    BASE,
+    METHOD_TITLES,
+    Titles,
+    method_title,
+    ordered_methods,
+)
 from soarbench.report.numbers.reference import AS_PUBLISHED, PublishedPoint
 from soarbench.store.facts import MetricFacts
 
@@ -82,6 +88,7 @@ def draw_curves(
     *,
     x: str = "step",
     published: Sequence[PublishedPoint] = (),
+    titles: Titles = METHOD_TITLES,
 ) -> Figure:
     """Draw metric over steps, one panel a task and metric, with 95 % bands.
 
@@ -92,6 +99,7 @@ def draw_curves(
         facts: About each metric.
         x: ``step``, or a counter of training.
         published: Drawn as thin lines, over steps only; pass them where the protocol compares.
+        titles: Of the methods.
 
     Raises:
         ValueError: ``x`` is neither, or there is nothing to draw.
@@ -110,7 +118,8 @@ def draw_curves(
             # The paper gives steps alone, no cost.
             if x == "step":
                 _draw_published(ax, [o for o in published if (o.task, o.metric) == (task, metric)])
-            draw_panel(ax, [p for p in points if (p.task, p.metric) == (task, metric)], x=x)
+            own = [p for p in points if (p.task, p.metric) == (task, metric)]
+            draw_panel(ax, own, x=x, titles=titles)
         add_legend(figure, axes, BAND_TITLE)
     return figure
 
@@ -150,6 +159,7 @@ def draw_panel(
     *,
     x: str = "step",
     marked: Mapping[str, int] | None = None,
+    titles: Titles = METHOD_TITLES,
 ) -> None:
     """Draw all methods' curves of one quantity.
 
@@ -158,6 +168,7 @@ def draw_panel(
         points: Of one task and quantity.
         x: ``step``, or a counter of training.
         marked: Step of each method whose marker is filled.
+        titles: Of the methods.
     """
     methods = ordered_methods({point.method for point in points})
     styles = method_styles(methods)
@@ -166,7 +177,7 @@ def draw_panel(
     for method, line in lines.items():
         placed = [point for point in line if x == "step" or x in point.spent]
         if placed:
-            _draw_line(ax, placed, styles[method], x=x, label=method_title(method))
+            _draw_line(ax, placed, styles[method], x=x, label=method_title(method, titles))
             last = max((p.step for p in line if p.method != method), default=0)
             chosen = last + (marked or {}).get(method, -1)
             own = [p for p in placed if p.method == method and p.step == chosen]

@@ -130,7 +130,8 @@ def of_scored(path: Path) -> dict[Key, Measured]:
 def _of_judge(path: Path, name: str, summary: Mapping[str, object]) -> Measured:
     folder = ScoresFolder(path / str(summary["scores"]))
     extent = summary.get("extent")
-    rows = folder.part(None if extent is None else build(Extent, extent, str(path)))
+    part = build(Extent, extent, str(path)) if isinstance(extent, Mapping) else None
+    rows = folder.part(part)
     names = {"step": pa.scalar(0, pa.int64()), "evaluator": name, "suite": str(summary["suite"])}
     for column, value in names.items():
         rows = rows.append_column(column, pa.repeat(value, rows.num_rows))

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+from baselines.flow_grpo_config import FlowGrpoConfig
+from baselines.sft_config import SftConfig
+from baselines.soar_config import SoarConfig
 from soarbench.config.stages import BASE as BASE
 from soarbench.config.stages import stages
+from soarbench.store.cells import Cell
 from soarbench.store.facts import MetricFacts
 
-#: In the order of tables and legends; a method that is not here goes by its own name.
-METHOD_TITLES = {BASE: "Base", "sft": "SFT", "soar": "SOAR", "flow_grpo": "Flow-GRPO"}
+#: Titles of methods by name, as their cells have them.
+Titles = Mapping[str, str]
+#: In the order of tables and legends; cells of older exports do not say their titles.
+METHOD_TITLES = {
+    BASE: "Base",
+    **{kind.kind: kind.title for kind in (SftConfig, SoarConfig, FlowGrpoConfig)},
+}
 
 
-def method_title(method: str) -> str:
+def titles_of(cells: Iterable[Cell]) -> dict[str, str]:
+    """What the methods of cells are called, as far as their cells say so."""
+    return {cell.method: cell.title for cell in cells if cell.title}
+
+
+def method_title(method: str, titles: Titles = METHOD_TITLES) -> str:
     """A method's name for people; the stages of one that goes on from another in their order."""
+    if method in titles:
+        return titles[method]
     return " → ".join(METHOD_TITLES.get(stage, stage) for stage in stages(method))
 
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from PIL import Image
 
-from soarbench.report.numbers.names import BASE, ordered_methods
+from soarbench.report.numbers.names import (
+    BASE,
+    METHOD_TITLES,
+    Titles,
+    ordered_methods,
+    titles_of,
+)
 from soarbench.report.numbers.panels import Panel
 from soarbench.store.cells import Cell
 
@@ -44,11 +50,13 @@ class Samples:
         task: Name.
         prompts: Text of each prompt, by its id, in order.
         samples: By (method, step, prompt id).
+        titles: Of the methods.
     """
 
     task: str
     prompts: Mapping[str, str]
     samples: Mapping[tuple[str, int, str], Sample]
+    titles: Titles = field(default_factory=METHOD_TITLES.copy)
 
     @property
     def methods(self) -> list[str]:
@@ -91,7 +99,7 @@ def read_samples(cells: Sequence[Cell], panel: Panel) -> Samples:
         for step in cell.steps
         for one in _of_step(cell, panel.task, step, list(prompts))
     }
-    return Samples(task=panel.task, prompts=prompts, samples=samples)
+    return Samples(task=panel.task, prompts=prompts, samples=samples, titles=titles_of(shown))
 
 
 def _chosen_prompts(cells: Sequence[Cell], panel: Panel) -> dict[str, str]:

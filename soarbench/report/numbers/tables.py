@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from soarbench.config.stages import first_stage
 from soarbench.report.numbers.estimates import Comparison, Estimate, compare, corrected, estimate
 from soarbench.report.numbers.names import (
     BASE,
+    METHOD_TITLES,
+    Titles,
     method_title,
     ordered_methods,
     ordered_metrics,
+    titles_of,
 )
 from soarbench.report.numbers.panels import Panel
 from soarbench.stats import Interval, Verdict
@@ -68,6 +71,7 @@ class TaskTable:
         suites: Prompt suite by evaluator.
         fingerprints: Of the protocol, by evaluator.
         baseline: Method that differences are taken to.
+        titles: Of the methods.
     """
 
     task: str
@@ -78,6 +82,11 @@ class TaskTable:
     suites: Mapping[str, str]
     fingerprints: Mapping[str, str]
     baseline: str
+    titles: Titles = field(default_factory=METHOD_TITLES.copy)
+
+    def title(self, method: str) -> str:
+        """A method's name for people."""
+        return method_title(method, self.titles)
 
     def notes(self) -> list[str]:
         """What a reader must know to read the numbers right."""
@@ -97,7 +106,7 @@ class TaskTable:
             notes.append("The methods took different numbers of optimizer steps.")
         trained = {row.method for row in self.rows if row.cell_ids}
         notes += [
-            f"The cost of {method_title(method)} leaves out its first stage, which is not here."
+            f"The cost of {self.title(method)} leaves out its first stage, which is not here."
             for method in ordered_methods(trained)
             if first_stage(method) and first_stage(method) not in trained
         ]
@@ -121,7 +130,7 @@ class TaskTable:
             )
         count = sum(len(row.comparisons) for row in self.rows)
         return (
-            f"95 % intervals over {covered}. Differences to {method_title(self.baseline)} are "
+            f"95 % intervals over {covered}. Differences to {self.title(self.baseline)} are "
             "paired by prompt, image and seed; better or worse means that the interval excludes 0 "
             "and that a permutation test over prompts gives p < 0.05, Holm-corrected for the "
             f"{count} comparisons of this table."
@@ -132,7 +141,7 @@ class TaskTable:
         gaps = [hole.describe() for row in self.rows for hole in row.holes]
         for row in self.rows:
             for evaluator, one in row.estimates.items():
-                where = f"{method_title(row.method)}, {self.facts[evaluator].title}"
+                where = f"{self.title(row.method)}, {self.facts[evaluator].title}"
                 if one.num_unscored:
                     reasons = "; ".join(one.reasons)
                     gaps.append(f"{where}: {one.num_unscored} images unscored ({reasons})")
@@ -143,7 +152,7 @@ class TaskTable:
     def findings(self) -> list[str]:
         """The deciding metric's comparisons in words."""
         return [
-            finding(row.comparisons[self.final_metric])
+            finding(row.comparisons[self.final_metric], self.titles)
             for row in self.rows
             if row.method != BASE and self.final_metric in row.comparisons
         ]
@@ -159,11 +168,12 @@ def p_text(p_value: float) -> str:
     return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
 
 
-def finding(comparison: Comparison) -> str:
+def finding(comparison: Comparison, titles: Titles = METHOD_TITLES) -> str:
     """A comparison in one sentence, with what would decide it where it is open."""
     digits, difference = comparison.facts.decimals, comparison.difference
+    names = [method_title(name, titles) for name in (comparison.method, comparison.baseline)]
     text = (
-        f"{method_title(comparison.method)} against {method_title(comparison.baseline)}, "
+        f"{' against '.join(names)}, "
         f"{comparison.facts.title}: {comparison.verdict}, {difference.estimate:+.{digits}f} "
         f"[{difference.low:+.{digits}f}, {difference.high:+.{digits}f}], "
         f"p {p_text(comparison.adjusted_p_value)}"
@@ -230,6 +240,7 @@ def _task_table(
         suites={evaluator: own[evaluator].suite for evaluator in metrics},
         fingerprints={evaluator: own[evaluator].fingerprint for evaluator in metrics},
         baseline=baseline,
+        titles=titles_of(members),
     )
 
 

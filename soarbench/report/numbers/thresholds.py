@@ -10,7 +10,7 @@ import numpy as np
 from soarbench.report.numbers.budgets import Stop, lies_early, way
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
 from soarbench.report.numbers.estimates import labelled_rng
-from soarbench.report.numbers.names import BASE, method_title
+from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.tables import Panels, TaskTable
 from soarbench.stats import first_crossing
@@ -33,6 +33,7 @@ class Crossing:
         threshold: The value to reach.
         source: Where the threshold comes from, in words.
         method: Name.
+        title: Of the method.
         is_reached: Whether it is, by the scores as they are.
         needed: Steps and counters at the crossing, linear between snapshots; empty where the
             threshold is not reached, or is crossed between the base and the first snapshot.
@@ -48,6 +49,7 @@ class Crossing:
     threshold: float
     source: str
     method: str
+    title: str
     is_reached: bool
     needed: Mapping[str, float]
     low: float | None
@@ -87,18 +89,19 @@ def crossings(
         goal = ways.get(table.baseline, [])[-1:]
         if panel is None or (given is None and not goal):
             continue
-        source = "chosen" if given is not None else f"where {method_title(table.baseline)} ends"
+        source = "chosen" if given is not None else f"where {table.title(table.baseline)} ends"
         threshold = goal[0].value if given is None else given
         for method, stops in ways.items():
             if stops:
                 spread = _spread(panel, stops, given, goal)
-                reached.append(_crossing(panel, method, stops, threshold, source, spread))
+                name = (method, table.title(method))
+                reached.append(_crossing(panel, name, stops, threshold, source, spread))
     return reached
 
 
 def _crossing(
     panel: Panel,
-    method: str,
+    name: tuple[str, str],
     stops: Sequence[Stop],
     threshold: float,
     source: str,
@@ -118,7 +121,8 @@ def _crossing(
         facts=panel.facts,
         threshold=threshold,
         source=source,
-        method=method,
+        method=name[0],
+        title=name[1],
         is_reached=not np.isinf(place),
         needed={} if np.isinf(place) else _needed(stops, place),
         low=ends[0],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ from soarbench.report.text.words import (
 from soarbench.store.cells import Cell
 
 if TYPE_CHECKING:
-    from soarbench.report.build import Report
+    from soarbench.report.report import Report
 
 TEMPLATES = Path(__file__).with_name("templates")
 #: Of all samples of a page, before base64 makes them a third larger.
@@ -160,13 +161,15 @@ def _samples(samples: Sequence[Samples]) -> tuple[list[dict[str, object]], str]:
 def _last_step(samples: Samples) -> Samples:
     last = samples.steps[-1:]
     kept = {k: v for k, v in samples.samples.items() if v.method == BASE or v.step in last}
-    return Samples(task=samples.task, prompts=samples.prompts, samples=kept)
+    return dataclasses.replace(samples, samples=kept)
 
 
 def _gallery(samples: Samples) -> dict[str, object]:
     seeds = sorted({one.seed for one in samples.samples.values() if one.method != BASE})
     seed = f", training seed {seeds[0]}" if seeds else ""
-    methods = [{"name": name, "title": method_title(name)} for name in samples.methods]
+    methods = [
+        {"name": name, "title": method_title(name, samples.titles)} for name in samples.methods
+    ]
     is_staged = any(map(first_stage, samples.methods))
     return {
         "title": f"Task: {samples.task}{seed}",
@@ -188,14 +191,14 @@ def _gallery(samples: Samples) -> dict[str, object]:
 
 def _images(samples: Samples, method: str, prompt_id: str) -> list[Mapping[str, object]]:
     return [
-        _image(one, samples.prompts[prompt_id])
+        _image(one, samples.prompts[prompt_id], method_title(method, samples.titles))
         for (of, _, prompt), one in sorted(samples.samples.items())
         if (of, prompt) == (method, prompt_id)
     ]
 
 
-def _image(sample: Sample, prompt: str) -> Mapping[str, object]:
-    title = f"{method_title(sample.method)}, {step_title(sample.method, sample.step)}"
+def _image(sample: Sample, prompt: str, method: str) -> Mapping[str, object]:
+    title = f"{method}, {step_title(sample.method, sample.step)}"
     return {
         "source": f"data:image/jpeg;base64,{base64.b64encode(sample.jpeg).decode()}",
         "alt": f"{title}: {prompt}",

@@ -10,7 +10,7 @@ import pandas as pd
 
 from soarbench import __version__
 from soarbench.common.provenance import UNKNOWN
-from soarbench.report.numbers.names import method_title
+from soarbench.report.numbers.names import method_title, titles_of
 from soarbench.report.numbers.protocols import differing, task_protocols
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.page.tables import DataTable, data_table
@@ -37,7 +37,7 @@ def _configuration(task: str, method: str, cells: Sequence[Cell]) -> dict[str, s
         note += f" Seeds {seeds} have the same configuration but for {', '.join(fields)}."
     of_task = "" if cells[0].is_base else f", task {task}"
     return {
-        "title": f"{method_title(method)}{of_task}",
+        "title": f"{method_title(method, titles_of(cells))}{of_task}",
         "note": note,
         "text": json.dumps(first, indent=1, ensure_ascii=False),
     }

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from soarbench.report.numbers.names import method_title
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.text.frames import NOTHING, cost_texts, score_texts
 from soarbench.stats import Verdict
@@ -89,7 +88,7 @@ def others_table(table: TaskTable, caption: str) -> DataTable | None:
 
 def _headed(table: TaskTable, scores: pd.DataFrame, value: str) -> pd.DataFrame:
     """The columns of ``score_texts`` that people read, under heads for them."""
-    versus = f"vs {method_title(table.baseline)} [95 %]"
+    versus = f"vs {table.title(table.baseline)} [95 %]"
     heads = {
         "name": "Method", "title": "Metric", "value": value, "difference": versus,
         "verdict": "Verdict",

@@ -12,7 +12,7 @@ from soarbench.common.provenance import UNKNOWN
 from soarbench.report.numbers.budgets import MatchedTable
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
 from soarbench.report.numbers.estimates import Comparison, Estimate
-from soarbench.report.numbers.names import BASE, method_title
+from soarbench.report.numbers.names import BASE, method_title, titles_of
 from soarbench.report.numbers.reference import AS_PUBLISHED, published_head
 from soarbench.report.numbers.tables import BUDGET_COLUMNS, MethodRow, TaskTable
 from soarbench.report.numbers.thresholds import AXES, Crossing
@@ -204,7 +204,7 @@ def score_texts(table: TaskTable) -> pd.DataFrame:
                 difference = number_text(one.difference, facts.decimals, sign="+")
                 verdict = str(one.verdict)
             value = value_text(row.estimates.get(metric), facts)
-            names = (metric, facts.title, row.method, method_title(row.method))
+            names = (metric, facts.title, row.method, table.title(row.method))
             lines.append((*names, value, difference, verdict))
     return pd.DataFrame(lines, columns=list(columns), dtype=object)
 
@@ -214,7 +214,7 @@ def cost_texts(table: TaskTable) -> pd.DataFrame:
     return pd.DataFrame(
         [
             (
-                method_title(row.method),
+                table.title(row.method),
                 _seeds_text(row),
                 *(_amount(row.budget, name) for name in BUDGET_COLUMNS),
             )
@@ -260,7 +260,7 @@ def threshold_texts(crossings: Sequence[Crossing]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             (
-                method_title(one.method),
+                one.title,
                 _steps_text(one),
                 *(_amount(one.needed, name) for name in counters),
                 NOTHING if one.share is None else f"{100 * one.share:.0f} %",
@@ -296,10 +296,13 @@ def measured_texts(
         cells: Whose configurations name the model and the resolution.
     """
     models = {cell.method: cell.config.get("model") for cell in cells}
+    titles = titles_of(cells)
     rows = []
     for method in dict.fromkeys(row.method for table in tables for row in table.rows):
         model = models.get(method)
-        texts = {"Method": method_title(method), **_model_texts(model, method), "Steps": "0"}
+        title = method_title(method, titles)
+        model_title = None if method == BASE else title
+        texts = {"Method": title, **_model_texts(model, model_title), "Steps": "0"}
         for table in tables:
             for row in table.rows:
                 if row.method == method:
@@ -308,10 +311,10 @@ def measured_texts(
     return pd.DataFrame(rows, columns=published.columns, dtype=object)
 
 
-def _model_texts(model: object, method: str) -> dict[str, str]:
+def _model_texts(model: object, method: str | None) -> dict[str, str]:
     facts = model if isinstance(model, Mapping) else {}
     name = str(facts.get("name", "")) or "model"
-    title = name if method == BASE else f"{name} + {method_title(method)}"
+    title = name if method is None else f"{name} + {method}"
     return {"Model": title, "Resolution": str(facts.get("resolution", ""))}
 
 

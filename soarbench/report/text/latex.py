@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from soarbench.report.numbers.names import method_title
 from soarbench.report.numbers.reference import AS_PUBLISHED, SOURCE
 from soarbench.report.numbers.tables import BUDGET_COLUMNS, TaskTable
 from soarbench.report.text.frames import NOTHING, score_texts, wide
 from soarbench.stats import Verdict
 
 if TYPE_CHECKING:
-    from soarbench.report.build import Report
+    from soarbench.report.report import Report
 
 _ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -63,7 +62,7 @@ def _task_float(grid: str, table: TaskTable, partial: str) -> str:
         # The baseline has no line of differences below it.
         if row.comparisons:
             lines.append(["", "", *more, *("" for _ in BUDGET_COLUMNS)])
-    baseline = method_title(table.baseline)
+    baseline = table.title(table.baseline)
     caption = (
         f"{grid}, task {table.task}. Brackets are 95 % intervals. Below a value is the difference "
         f"to {baseline}, paired; arrows mark what is better or worse after Holm's correction."

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from soarbench.report.numbers.budgets import MatchedTable
-from soarbench.report.numbers.names import method_title
 from soarbench.report.numbers.reference import AS_PUBLISHED, SOURCE
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.numbers.thresholds import Crossing
@@ -23,7 +22,7 @@ from soarbench.report.text.words import (
 )
 
 if TYPE_CHECKING:
-    from soarbench.report.build import Report
+    from soarbench.report.report import Report
 
 
 def markdown(report: Report) -> str:
@@ -71,7 +70,7 @@ def task_markdown(table: TaskTable) -> str:
     texts = score_texts(table)
     titles = [f"{table.facts[name].title} [95 %]" for name in table.metrics]
     if titles:
-        titles[0] += f"<br>vs {method_title(table.baseline)}: verdict"
+        titles[0] += f"<br>vs {table.title(table.baseline)}: verdict"
     # Markdown tables have no second line in a cell but this.
     below = "<br>" + texts["difference"] + ": " + texts["verdict"]
     scores = texts["value"] + below.where(texts["verdict"] != "", "")

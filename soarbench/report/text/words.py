@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from soarbench.config.stages import first_stage
 from soarbench.report.numbers.budgets import MatchedTable
 from soarbench.report.numbers.curves import COUNTERS
-from soarbench.report.numbers.names import method_title
 from soarbench.report.numbers.thresholds import Crossing
 
 COUNTER_TITLES = {name: name.replace("_", " ") for name in COUNTERS}
@@ -29,7 +28,7 @@ def amount_text(matched: MatchedTable) -> str:
 
 def level_text(matched: MatchedTable) -> str:
     """What is equal, and whose whole training that is."""
-    spenders = " and ".join(method_title(method) for method in matched.methods)
+    spenders = " and ".join(matched.table.title(method) for method in matched.methods)
     return f"{amount_text(matched)}: all that {spenders} spent"
 
 
@@ -48,7 +47,7 @@ def matched_note(matched: Sequence[MatchedTable]) -> str:
 
 def early_note(matched: MatchedTable) -> str:
     """Why methods have a dash though they spent as much; empty where none has."""
-    names = " and ".join(method_title(method) for method in matched.early)
+    names = " and ".join(matched.table.title(method) for method in matched.early)
     return f"{names}: a dash, since this cost {_NOT_MEASURED}" if names else ""
 
 
