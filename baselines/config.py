@@ -70,7 +70,7 @@ class MethodConfig(abc.ABC):
 
     @abc.abstractmethod
     def build(self, world: World) -> Method:
-        """The method; imports it."""
+        """The method, imported by its name, as YAML names a class: it imports this."""
 
     @abc.abstractmethod
     def forward_equivalents(self) -> float:

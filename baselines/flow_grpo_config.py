@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from typing_extensions import override
@@ -123,10 +124,8 @@ class FlowGrpoConfig(MethodConfig):
 
     @override
     def build(self, world: World) -> Method:
-        from baselines.flow_grpo import FlowGrpo
-
         assert world.reward is not None
-        return FlowGrpo(
+        method: Method = resolve_name("baselines.flow_grpo:FlowGrpo")(
             self,
             shift=world.shift,
             latent_shape=world.latent_shape,
@@ -134,6 +133,7 @@ class FlowGrpoConfig(MethodConfig):
             gather=world.gather,
             rank=world.rank,
         )
+        return method
 
     @override
     def forward_equivalents(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
@@ -34,9 +35,8 @@ class SftConfig(MethodConfig):
 
     @override
     def build(self, world: World) -> Method:
-        from baselines.sft import Sft
-
-        return Sft(self, shift=world.shift)
+        method: Method = resolve_name("baselines.sft:Sft")(self, shift=world.shift)
+        return method
 
     @override
     def forward_equivalents(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
@@ -85,9 +86,8 @@ class SoarConfig(MethodConfig):
 
     @override
     def build(self, world: World) -> Method:
-        from baselines.soar import Soar
-
-        return Soar(self, shift=world.shift)
+        method: Method = resolve_name("baselines.soar:Soar")(self, shift=world.shift)
+        return method
 
     @override
     def forward_equivalents(self) -> float:

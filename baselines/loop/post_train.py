@@ -75,16 +75,7 @@ def post_train(
         ValueError: The configuration does not fit the method, the data or the processes.
         TrainingDiverged: The loss or the gradient is not finite.
     """
-    training.check_method(
-        updates_per_collection=method.updates_per_collection, group_size=method.group_size
-    )
-    stream = TrainingStream(
-        rows,
-        length=training.steps * training.batch_size,
-        group_size=method.group_size,
-        seed=seed,
-        shapes=shapes,
-    )
+    stream = _stream(rows, shapes, method, training, seed)
     device = next(transformer.parameters()).device
     arguments = training_arguments(
         training, optim, folder, device, seed=seed, parallelism=parallelism
@@ -97,6 +88,8 @@ def post_train(
         checkpoint = last_complete_checkpoint(folder)
     model = prepare_transformer(transformer, training, lora, seed)
     averaging = _averaging(model, ema, checkpoint)
+    save = partial(_save_snapshot, model, averaging, arguments)
+    snapshots = Snapshots(training.snapshot_steps, save)
     progress = ProgressCallback(console, description=description)
     trainer = PostTrainer(
         model,
@@ -109,9 +102,7 @@ def post_train(
         on_log=on_log,
         callbacks=[
             *([averaging] if averaging else []),
-            Snapshots(
-                training.snapshot_steps, partial(_save_snapshot, model, averaging, arguments)
-            ),
+            snapshots,
             LogBeforeSave(),
             MarkComplete(),
             progress,
@@ -126,6 +117,22 @@ def post_train(
     if averaging is not None:
         averaging.ema.copy_to(averaging.parameters)
     return trainer.summary()
+
+
+def _stream(
+    rows: RowSource, shapes: Shapes | None, method: Method, training: TrainingConfig, seed: int
+) -> TrainingStream:
+    """The rows in the order of a run, whose lengths fit the method."""
+    training.check_method(
+        updates_per_collection=method.updates_per_collection, group_size=method.group_size
+    )
+    return TrainingStream(
+        rows,
+        length=training.steps * training.batch_size,
+        group_size=method.group_size,
+        seed=seed,
+        shapes=shapes,
+    )
 
 
 def _averaging(

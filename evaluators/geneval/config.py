@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from pkgutil import resolve_name
+from typing import ClassVar
 
-from evaluators.base import ADDRESS, JudgeConfig
+from evaluators.base import ADDRESS, Evaluator, JudgeConfig
 from evaluators.devices import check_dtype
 from evaluators.geneval.metadata import check_vocabulary, parse_request
 from evaluators.geneval.prompts import CLASS_NAMES, COLORS
 from evaluators.weights import PublishedWeights
-
-if TYPE_CHECKING:
-    from evaluators.geneval.verdict import GenEval
 
 DETECTOR_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
 COLOR_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
@@ -109,8 +107,8 @@ class GenEvalConfig(GenEvalFacts):
         """Both models'."""
         return {"detector": DETECTOR_FILES, "color_model": COLOR_FILES}
 
-    def build(self) -> GenEval:
+    def build(self) -> Evaluator:
         """GenEval on its published models; loads the weights."""
-        from evaluators.geneval.mask2former import load_geneval
-
-        return load_geneval(self)
+        # By name, as YAML names a class: what judges imports its configuration.
+        geneval: Evaluator = resolve_name("evaluators.geneval.mask2former:load_geneval")(self)
+        return geneval

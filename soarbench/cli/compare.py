@@ -142,8 +142,6 @@ class Side:
 
 def _side(name: str, settings: Sequence[str], step: int | None) -> Side | None:
     """A folder of scores, or a cell (``ID`` or ``ID@STEP``); None where it is neither."""
-    if "/" in name and not Path(name).expanduser().is_dir():
-        raise UserError(f"{name}: there is no such folder")
     if Path(name).expanduser().is_dir():
         scored = of_scored(Path(name).expanduser())
         return Side(measured={key: {None: one} for key, one in scored.items()})

@@ -43,7 +43,6 @@ from soarbench.jobs.base import Context, Job
 from soarbench.jobs.draw import Draw, extent_of
 from soarbench.jobs.judge import Judge
 from soarbench.jobs.score_images import one_line, show_summaries, summary_of
-from soarbench.launchers.local import run_jobs
 from soarbench.models.adapters import adapter_name
 from soarbench.models.base import ModelConfig, UnknownArchitecture
 from soarbench.models.hub import is_directory
@@ -301,17 +300,16 @@ def _run(jobs: Sequence[Job], request: Evaluation, console: Console) -> None:
     from soarbench.jobs.workbench import ModelWorkbench
     from soarbench.tracking.tracker import NoTracker
 
-    progress = GridProgress(console, {job.key: 1.0 for job in jobs})
-    context = Context(
-        store=request.store,
-        workbench=ModelWorkbench(request.device, request.store),
-        tracker=NoTracker(),
-        progress=progress,
-    )
+    store, progress = request.store, GridProgress(console, {job.key: 1.0 for job in jobs})
     with progress.shown():
-        for _, error in run_jobs(jobs, context):
-            if error is not None:
-                raise error
+        for job in jobs:
+            # The text encoders, the model and each judge are loaded one after the other.
+            bench = ModelWorkbench(request.device, store)
+            if isinstance(job, Draw):
+                bench.sets.encode_prompts([request.cell])
+            job.run(Context(store=store, workbench=bench, tracker=NoTracker(), progress=progress))
+            del bench
+            gc.collect()
 
 
 def _link_images(request: Evaluation, items: Sequence[PromptItem]) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
 
 from soarbench.report.options import ReportOptions
 from soarbench.report.source import GridCells, grid_cells
 
 if TYPE_CHECKING:
-    from soarbench.report.build import Report
+    from soarbench.report.report import Report
 
 
 def report(options: ReportOptions, words: Sequence[str], *, console: Console) -> int:
@@ -31,7 +31,8 @@ def report(options: ReportOptions, words: Sequence[str], *, console: Console) ->
 def build(cells: GridCells, options: ReportOptions | None, console: Console) -> Report:
     """Write a grid's reports and print the table."""
     from soarbench.report.build import build_report
+    from soarbench.report.text.console import report_parts
 
     built = build_report(cells, options)
-    console.print(built)
+    console.print(Group(*report_parts(built)))
     return built

@@ -20,7 +20,7 @@ from soarbench.jobs.base import Job, Workbench
 from soarbench.jobs.graph import grid_jobs, waiting_on
 from soarbench.jobs.stale import settle
 from soarbench.launchers.run_grid import START, Failures, MakeWorkbench, estimates, run_grid
-from soarbench.store.artefact import refuse_old
+from soarbench.store.artefact import Store, refuse_old
 
 _MISSING_DATA = (
     "there is nothing to train on: give data.path=FILE (data=jsonl), or data=datasets or "
@@ -100,7 +100,7 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
         jobs = all_jobs(grid)
         for line in settle(jobs, grid.store, grid.settings.stale):
             console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
-        pending = [job for job in jobs if not job.is_done(grid.store)]
+        pending = _pending(jobs, grid.store)
         if pending:
             failures, tracker = run_grid(
                 grid, pending, console=console, make_workbench=make_workbench
@@ -115,6 +115,18 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
                 tracker.log_report(results_dir / grid.settings.grid.name)
     say_failures(grid, failures, console)
     return 1 if failures else 0
+
+
+def _pending(jobs: Sequence[Job], store: Store) -> list[Job]:
+    """Jobs that are left, and the logs of what was logged and is now gone."""
+    addresses_left = {job.address for job in jobs if not job.is_done(store)}
+    # What fails is told of a cell whose log it stops.
+    return [
+        job
+        for job in jobs
+        if not job.is_done(store)
+        or (job.kind == "log" and addresses_left.intersection(job.waits_for))
+    ]
 
 
 def diagnose(

@@ -6,9 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from soarbench.common.errors import ConfigError
-from soarbench.data.config import ImageDataConfig
-
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -37,13 +34,6 @@ def bucket_sizes(resolution: int, step: int, max_aspect_ratio: float) -> list[Si
     return sorted({*shapes, *((height, width) for width, height in shapes)})
 
 
-def sizes_of(data: ImageDataConfig, resolution: int) -> list[Size]:
-    """The buckets of a configuration; one square without bucketing."""
-    if data.bucket_step is None:
-        return [(resolution, resolution)]
-    return bucket_sizes(resolution, data.bucket_step, data.max_aspect_ratio)
-
-
 def nearest_bucket(size: Size, buckets: Sequence[Size]) -> int:
     """Index of the bucket whose aspect ratio is closest, as a factor; the first of equals."""
     ratio = math.log(size[0] / size[1])
@@ -63,36 +53,3 @@ def fit(image: Image.Image, bucket: Size) -> Image.Image:
     if image.size == bucket:
         return image
     return ImageOps.fit(image, bucket, Image.Resampling.LANCZOS)
-
-
-def check_step(data: ImageDataConfig, resolution: int, unit: int, longest: int) -> None:
-    """Refuse buckets that a model cannot take.
-
-    Args:
-        data: Says the step and the longest aspect ratio.
-        resolution: Side of the square, pixels.
-        unit: Pixels of an image that one token of the transformer stands for, along a side.
-        longest: Side that it has positions for, pixels.
-
-    Raises:
-        ConfigError: Names the value and what would do.
-    """
-    step = data.bucket_step
-    if step is None:
-        return
-    if step % unit:
-        raise ConfigError(
-            f"data.bucket_step={step}: must be a multiple of {unit}, the pixels of one token "
-            f"(autoencoder and patches); use {-(-step // unit) * unit}"
-        )
-    if resolution % step:
-        raise ConfigError(
-            f"data.bucket_step={step}: must divide model.resolution={resolution}, so that the "
-            f"square is one of the buckets; use {math.gcd(step, resolution)}"
-        )
-    side = max(max(size) for size in sizes_of(data, resolution))
-    if side > longest:
-        raise ConfigError(
-            f"data.max_aspect_ratio={data.max_aspect_ratio:g}: gives images of {side} pixels, "
-            f"but this model has positions for {longest}; lower it"
-        )

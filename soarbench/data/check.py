@@ -18,7 +18,7 @@ from evaluators.images import ImageError
 from soarbench.common.errors import UserError
 from soarbench.common.files import write_atomically
 from soarbench.common.progress import Pace
-from soarbench.data.buckets import is_smaller, nearest_bucket, sizes_of
+from soarbench.data.buckets import is_smaller, nearest_bucket
 from soarbench.data.config import ImageDataConfig
 from soarbench.data.prompts import PromptSuite, normalised
 from soarbench.data.records import Record, caption_fault
@@ -80,7 +80,7 @@ class SetCheck:
         for record in records_of(self.data):
             self.num_rows += 1
             place = record.place
-            fault = caption_fault(record, self.data)
+            fault = caption_fault(record, self.data.max_caption_length)
             if fault is not None:
                 yield Finding(kind="caption", place=place, detail=fault)
             suite = held_out.get(normalised(record.caption))
@@ -100,7 +100,7 @@ class SetCheck:
             return
         if record.md5 is not None and record.md5 != (digest := file_md5(record)):
             yield Finding(kind="image", place=place, detail=f"its md5 is {digest}")
-        sizes = sizes_of(self.data, self.resolution)
+        sizes = self.data.sizes(self.resolution)
         bucket = sizes[nearest_bucket(size, sizes)]
         if is_smaller(size, bucket):
             detail = f"{size[0]} x {size[1]}, trained at {bucket[0]} x {bucket[1]}"

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import abc
+import glob
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 from typing_extensions import override
 
+from soarbench.common.errors import ConfigError
 from soarbench.common.strict import ADDRESS
+from soarbench.data.buckets import Size, bucket_sizes
+from soarbench.data.content import ends_digest, whole_digest
+from soarbench.models.hub import is_directory
 
 if TYPE_CHECKING:
-    from soarbench.data.curation import Scorer
-    from soarbench.data.records import Record
-    from soarbench.data.rows import ConditionOf, EncodedRows, EncodeImages
+    from soarbench.data.encoded_rows import ConditionOf, EncodedRows, EncodeImages
+    from soarbench.data.records import Record, Scorer
+
+#: Readers of the forms of data, named as YAML names classes: they import their configurations.
+_SOURCES = "soarbench.data.sources"
 
 
 def require_share(key: str, value: float) -> None:
@@ -252,28 +261,61 @@ class ImageDataConfig(CurationConfig, DataConfig):
 
     @override
     def with_content(self) -> Self:
-        from soarbench.data.content import scores_digest
-
         if self.path is None:
             return self
         content = self.own_content()
         if self.scores is not None:
-            content = f"{content}+{scores_digest(self)}"
+            content = f"{content}+{whole_digest(self.scores_file())}"
         return replace(self, content=content)
 
     @override
     def check_sizes(self, resolution: int, unit: int, largest_image: int) -> None:
-        from soarbench.data.buckets import check_step
+        step = self.bucket_step
+        if step is None:
+            return
+        if step % unit:
+            raise ConfigError(
+                f"data.bucket_step={step}: must be a multiple of {unit}, the pixels of one token "
+                f"(autoencoder and patches); use {-(-step // unit) * unit}"
+            )
+        if resolution % step:
+            raise ConfigError(
+                f"data.bucket_step={step}: must divide model.resolution={resolution}, so that the "
+                f"square is one of the buckets; use {math.gcd(step, resolution)}"
+            )
+        side = max(max(size) for size in self.sizes(resolution))
+        if side > largest_image:
+            raise ConfigError(
+                f"data.max_aspect_ratio={self.max_aspect_ratio:g}: gives images of {side} pixels, "
+                f"but this model has positions for {largest_image}; lower it"
+            )
 
-        check_step(self, resolution, unit, largest_image)
+    def sizes(self, resolution: int) -> list[Size]:
+        """The buckets; one square without bucketing."""
+        if self.bucket_step is None:
+            return [(resolution, resolution)]
+        return bucket_sizes(resolution, self.bucket_step, self.max_aspect_ratio)
+
+    def scores_file(self) -> Path:
+        """The file of scores.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        assert self.scores is not None
+        path = Path(self.scores).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"data.scores={self.scores}: no such file; make it with `data score`")
+        return path
 
     @override
     def open(
         self, resolution: int, scorers: Mapping[str, Scorer], judges: object, folder: Path
     ) -> TrainingSet:
-        from soarbench.data.rows import ImageSet
-
-        return ImageSet(self, resolution, scorers, judges, folder)
+        # By name, as YAML names a class: what reads a set imports its configuration.
+        image_set = resolve_name("soarbench.data.rows:ImageSet")
+        opened: TrainingSet = image_set(self, resolution, scorers, judges, folder)
+        return opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,16 +333,40 @@ class JsonlDataConfig(ImageDataConfig):
 
     @override
     def own_content(self) -> str:
-        from soarbench.data.content import image_folder, jsonl_path, whole_digest
+        self.image_folder()
+        return whole_digest(self.file())
 
-        image_folder(self)
-        return whole_digest(jsonl_path(self))
+    def file(self) -> Path:
+        """The file.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        assert self.path is not None
+        path = Path(self.path).expanduser()
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "no such file"
+            raise ConfigError(
+                f"data.path={self.path}: {what}; give a JSON Lines file, or say data=datasets or "
+                "data=webdataset"
+            )
+        return path
+
+    def image_folder(self) -> Path:
+        """The folder that its images lie in.
+
+        Raises:
+            ConfigError: It does not exist.
+        """
+        folder = self.file().parent if self.image_dir is None else Path(self.image_dir)
+        if not folder.expanduser().is_dir():
+            raise ConfigError(f"data.image_dir={self.image_dir}: no such folder")
+        return folder.expanduser()
 
     @override
     def own_records(self) -> Iterator[Record]:
-        from soarbench.data.sources.jsonl import jsonl_records
-
-        return jsonl_records(self)
+        records: Iterator[Record] = resolve_name(f"{_SOURCES}.jsonl:jsonl_records")(self)
+        return records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,15 +401,18 @@ class DatasetsDataConfig(ImageDataConfig):
 
     @override
     def own_content(self) -> str:
-        from soarbench.data.content import dataset_digest
-
-        return dataset_digest(self)
+        assert self.path is not None
+        if not is_directory(self.path):
+            return f"{self.path}@{self.revision}"
+        root = Path(self.path).expanduser()
+        if not root.is_dir():
+            raise ConfigError(f"data.path={self.path}: no such folder; give one, or a hub id")
+        return ends_digest(sorted(p for p in root.rglob("*") if p.is_file()), root.absolute())
 
     @override
     def own_records(self) -> Iterator[Record]:
-        from soarbench.data.sources.tables import dataset_records
-
-        return dataset_records(self)
+        records: Iterator[Record] = resolve_name(f"{_SOURCES}.tables:dataset_records")(self)
+        return records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,12 +437,26 @@ class WebDatasetConfig(ImageDataConfig):
 
     @override
     def own_content(self) -> str:
-        from soarbench.data.content import ends_digest, shard_paths
+        return ends_digest(self.shards(), Path("/"))
 
-        return ends_digest(shard_paths(self), Path("/"))
+    def shards(self) -> list[Path]:
+        """The tar files, sorted.
+
+        Raises:
+            ConfigError: There are none.
+        """
+        assert self.path is not None
+        path = Path(self.path).expanduser()
+        pattern = str(path / "*.tar") if path.is_dir() else str(path)
+        paths = sorted(Path(name).absolute() for name in glob.glob(pattern) if Path(name).is_file())
+        if not paths:
+            raise ConfigError(
+                f"data.path={self.path}: no tar files there; give a folder of shards or a pattern, "
+                "e.g. 'data.path=/data/part-*.tar'"
+            )
+        return paths
 
     @override
     def own_records(self) -> Iterator[Record]:
-        from soarbench.data.sources.tables import shard_records
-
-        return shard_records(self)
+        records: Iterator[Record] = resolve_name(f"{_SOURCES}.tables:shard_records")(self)
+        return records

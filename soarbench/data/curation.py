@@ -8,7 +8,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +16,13 @@ from evaluators.base import Sample
 from evaluators.images import ImageError
 from soarbench.common.errors import UserError
 from soarbench.common.files import parts_digest, write_atomically
-from soarbench.data.buckets import Size, is_smaller, nearest_bucket, sizes_of
+from soarbench.data.buckets import Size, is_smaller, nearest_bucket
 from soarbench.data.config import ImageDataConfig
-from soarbench.data.records import Record, caption_fault
+from soarbench.data.records import Record, Scorer, caption_fault
 from soarbench.data.select import best_share, first_below
 from soarbench.data.sources.source import records_of
 
 log = logging.getLogger(__name__)
-Scorer = Callable[[Sequence[Sample]], Sequence[float]]
-"""Gives every sample a score; nan for one that cannot be scored."""
 #: Images decoded and judged at a time.
 CHUNK = 32
 
@@ -135,7 +133,7 @@ class Curation:
     ) -> None:
         self.config = config
         self.scorers = scorers
-        self.sizes = sizes_of(config, resolution)
+        self.sizes = config.sizes(resolution)
         name = parts_digest(dataclasses.asdict(config), config.kind, resolution, judges)
         self.path = folder / f"rows-{name}.jsonl"
         self.unusable = Unusable(config, folder / f"unusable-{name}.jsonl")
@@ -198,7 +196,7 @@ class Curation:
             if low is not None:
                 self._below[low] += 1
                 continue
-            fault = caption_fault(record, self.config)
+            fault = caption_fault(record, self.config.max_caption_length)
             if fault is not None:
                 raise UserError(fault)
             self._require_scores(record)

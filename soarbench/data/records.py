@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
 from soarbench.common.errors import UserError
-from soarbench.data.config import ImageDataConfig
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from evaluators.base import Sample
+
+Scorer = Callable[["Sequence[Sample]"], "Sequence[float]"]
+"""Gives every sample a score; nan for one that cannot be scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +82,14 @@ def caption_text(caption: object) -> str:
     return caption if isinstance(caption, str) else ""
 
 
-def caption_fault(record: Record, config: ImageDataConfig) -> str | None:
+def caption_fault(record: Record, max_length: int) -> str | None:
     """Why a caption cannot be trained on, and what to do about it."""
     if not record.caption.strip():
         return f"{record.place}: the caption is empty; write one or remove the row"
-    if len(record.caption) > config.max_caption_length:
+    if len(record.caption) > max_length:
         return (
             f"{record.place}: the caption has {len(record.caption)} characters, more than "
-            f"data.max_caption_length={config.max_caption_length}; encoders would cut it, shorten "
+            f"data.max_caption_length={max_length}; encoders would cut it, shorten "
             "it or raise the limit"
         )
     return None

@@ -3,87 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
-from baselines.loop.stream import Row, Shapes
 from evaluators.images import ImageError
 from soarbench.common.errors import UserError
 from soarbench.common.progress import Pace
 from soarbench.data.buckets import Size, fit
 from soarbench.data.config import ImageDataConfig
-from soarbench.data.curation import Curation, Entry, Scorer, write_entries
-from soarbench.data.records import Record
+from soarbench.data.curation import Curation, Entry, write_entries
+from soarbench.data.encoded_rows import (
+    ColumnsOf,
+    ConditionOf,
+    EncodedRows,
+    EncodeImages,
+    no_columns,
+)
+from soarbench.data.records import Record, Scorer
 from soarbench.data.sources.source import records_of
 from soarbench.models.tensor_store import TensorStore
 
 log = logging.getLogger(__name__)
 #: Images of one file of latents.
 _PER_FILE = 64
-EncodeImages = Callable[[Sequence[Image.Image]], Tensor]
-ConditionOf = Callable[[str], Mapping[str, Tensor]]
-ColumnsOf = Callable[[str], Mapping[str, object]]
-
-
-def no_columns(_prompt: str) -> Mapping[str, object]:
-    """Rewards are told nothing but the prompt."""
-    return {}
-
-
-class EncodedRows:
-    """Rows of training data, read one by one.
-
-    Args:
-        prompts: One a row.
-        latents: Gives a row's scaled clean latents, float32 on the CPU; null: rows have none.
-        condition: Gives a prompt's condition, on the CPU.
-        sizes: Of the rows' images.
-        columns: Gives what rewards are told of a prompt.
-    """
-
-    def __init__(
-        self,
-        prompts: Sequence[str],
-        latents: Callable[[int], Tensor] | None,
-        condition: ConditionOf,
-        sizes: Sequence[Size],
-        columns: ColumnsOf = no_columns,
-    ) -> None:
-        self.prompts = prompts
-        self.latents = latents
-        self.condition = condition
-        self.sizes = sizes
-        self.columns = columns
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.prompts)
-
-    def __getitem__(self, index: int) -> Row:
-        """A row."""
-        prompt = self.prompts[index]
-        row: Row = {
-            "condition": self.condition(prompt),
-            "prompt": prompt,
-            "columns": self.columns(prompt),
-        }
-        if self.latents is not None:
-            row["x0"] = self.latents(index)
-        return row
-
-    def without_latents(self) -> EncodedRows:
-        """The same prompts, for a method that makes its own images."""
-        return EncodedRows(self.prompts, None, self.condition, self.sizes, self.columns)
-
-    def shapes(self, block: int) -> Shapes | None:
-        """Which rows can go through a model together; null: all."""
-        if self.latents is None:
-            return None
-        numbers = {size: number for number, size in enumerate(sorted(set(self.sizes)))}
-        return Shapes(of_row=[numbers[size] for size in self.sizes], block=block)
 
 
 class ImageSet:

@@ -56,14 +56,14 @@ class PromptFile(SuiteConfig):
 
 
 def load_suite(config: SuiteConfig) -> PromptSuite:
-    """All prompts of a suite.
+    """All prompts of a suite; where its file is not named yet, as many without a word.
+
+    These are enough for a dry run, and nothing else starts without the file.
 
     Raises:
-        UserError: They are missing or cannot be read.
+        UserError: They cannot be read.
     """
+    if config.needs_file:
+        blanks = config.numbered({"prompt": ""} for _ in range(config.num_published))
+        return PromptSuite(config.name, tuple(blanks))
     return PromptSuite(config.name, tuple(config.items()))
-
-
-def num_available(config: SuiteConfig) -> int:
-    """Prompts of a suite; the published number where its file is not named yet."""
-    return config.num_published if config.needs_file else len(config.items())

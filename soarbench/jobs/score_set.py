@@ -18,7 +18,6 @@ from soarbench.common.errors import UserError
 from soarbench.common.files import make_writable, write_atomically
 from soarbench.common.progress import Pace
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig
-from soarbench.data.content import image_folder, jsonl_path
 from soarbench.data.curation import CHUNK, Unusable, sample_of, score_key
 from soarbench.data.records import Record, caption_fault
 from soarbench.data.sources.jsonl import read_lines
@@ -118,7 +117,7 @@ class SetScoring:
 
     def _sample(self, record: Record) -> Sample | None:
         """A record as the judge sees it; None, and listed, if its image cannot be read."""
-        fault = caption_fault(record, self.data)
+        fault = caption_fault(record, self.data.max_caption_length)
         if fault is not None:
             raise UserError(fault)
         try:
@@ -162,7 +161,7 @@ class SetScoring:
             for record in records_of(self.data):
                 yield record, {KEY: record.key, "caption": record.caption}
             return
-        lines = read_lines(jsonl_path(self.data))
+        lines = read_lines(self.data.file())
         for record, (_, row) in zip(
             records_of(dataclasses.replace(self.data, scores=None)), lines, strict=True
         ):
@@ -172,7 +171,7 @@ class SetScoring:
         """How to train on the output."""
         if not isinstance(self.data, JsonlDataConfig):
             return f"; train on the same set with data.scores={self.output}"
-        folder = image_folder(self.data)
+        folder = self.data.image_folder()
         if folder.absolute() == self.output.parent.absolute():
             return ""
         return f"; its images lie in data.image_dir={folder}"

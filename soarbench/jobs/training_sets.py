@@ -11,8 +11,8 @@ import torch
 
 from evaluators.base import Evaluator, Sample
 from soarbench.data.config import TrainingSet
-from soarbench.data.curation import Scorer
-from soarbench.data.rows import EncodedRows
+from soarbench.data.encoded_rows import EncodedRows
+from soarbench.data.records import Scorer
 from soarbench.evaluation.selection import suite_prompts
 from soarbench.grid.cell import CellConfig
 from soarbench.models.base import ImageModel, ModelConfig

@@ -22,17 +22,17 @@ from baselines.rewards.base import (
     RewardError,
     RewardFunction,
     refusal,
-    resolve_reward,
     reward_name,
     score_images,
 )
 from baselines.rewards.evaluator import EvaluatorReward
 from baselines.rewards.mixture import Mixture
+from baselines.rewards.resolve import resolve_reward
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
 from soarbench.common.errors import UserError
 from soarbench.config.run import ProcessesConfig
+from soarbench.data.encoded_rows import EncodedRows
 from soarbench.data.prompts import PromptItem
-from soarbench.data.rows import EncodedRows
 from soarbench.diagnostics.measured import Measured
 from soarbench.diagnostics.probes import make_probes, measure
 from soarbench.diagnostics.settings import NUM_PROBES

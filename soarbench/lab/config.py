@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
@@ -17,7 +18,7 @@ from soarbench.lab.assets import asset_dir, manifest
 from soarbench.models.sd3.config import Sd3Config
 
 if TYPE_CHECKING:
-    from soarbench.data.curation import Scorer
+    from soarbench.data.records import Scorer
 
 #: What pictures show.
 KINDS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "text")
@@ -107,7 +108,6 @@ class LabDataConfig(DataConfig):
     def open(
         self, resolution: int, scorers: Mapping[str, Scorer], judges: object, folder: Path
     ) -> TrainingSet:
-        from soarbench.lab.data import LabSet
-
         del resolution, judges, folder
-        return LabSet(self, scorers)
+        opened: TrainingSet = resolve_name("soarbench.lab.data:LabSet")(self, scorers)
+        return opened

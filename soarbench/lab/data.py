@@ -12,8 +12,10 @@ from PIL import Image
 from evaluators.base import Sample
 from soarbench.common.files import parts_digest
 from soarbench.common.strict import address_content
-from soarbench.data.curation import Entry, Scorer, read_entries, write_entries
-from soarbench.data.rows import ConditionOf, EncodedRows, EncodeImages, latent_key, stored_rows
+from soarbench.data.curation import Entry, read_entries, write_entries
+from soarbench.data.encoded_rows import ConditionOf, EncodedRows, EncodeImages
+from soarbench.data.records import Scorer
+from soarbench.data.rows import latent_key, stored_rows
 from soarbench.data.select import best_share_of_groups
 from soarbench.lab.assets import weights_hash
 from soarbench.lab.config import LabDataConfig

@@ -9,12 +9,12 @@ from baselines.rewards.base import (
     RewardError,
     checked_rewards,
     refusal,
-    resolve_reward,
     reward_name,
     score_images,
 )
 from baselines.rewards.evaluator import EvaluatorReward
 from baselines.rewards.mixture import Mixture
+from baselines.rewards.resolve import resolve_reward
 from evaluators.base import Canary, Evaluator, EvaluatorError, JudgeConfig, Sample, Score
 
 IMAGES = [Image.new("RGB", (4, 4), (level, 0, 0)) for level in (0, 100, 200)]

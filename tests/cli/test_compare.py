@@ -48,9 +48,8 @@ def cells(seeds: tuple[int, ...] = (0, 1), **changes: object) -> list[Folder]:
     return members
 
 
-#: What stands behind scores, as a run keeps it and, without how images were made, ``score``.
-JUDGED = {"evaluator_version": "1"}
-DRAWN = {**JUDGED, "prompts": "of the whole suite", "seed_rule": "by prompt", "shift": 3.0}
+#: What stands behind scores, as a run keeps it; ``score`` does not know how images were made.
+DRAWN = {"evaluator_version": "1", "prompts": "abc", "seed_rule": "by prompt", "shift": 3.0}
 
 
 def judged_alike(grid: Path) -> None:
@@ -193,8 +192,8 @@ def test_of_a_folder_only_judge_and_prompts_must_agree(store: Path, tmp_path: Pa
     with pytest.raises(UserError, match=r'evaluator_version: "1" against "2"') as caught:
         go("soar", str(other), *words)
     assert "\n" not in str(caught.value)
-    texts = write_scored(tmp_path / "texts", "ocr", values, prompt="a painting")
-    with pytest.raises(UserError, match="prompt ocr-00000: 'a photo' against 'a painting'"):
+    texts = write_scored(tmp_path / "texts", "ocr", values, prompts="def")
+    with pytest.raises(UserError, match='prompts: "abc" against "def"'):
         go("soar", str(texts), *words)
 
 
@@ -294,7 +293,7 @@ def test_what_cannot_be_compared_is_one_line_with_a_remedy(store: Path, tmp_path
         (str(scored), str(aesthetic), [], "have no measurement in common"),
         (str(scored), str(fewer), [], "48 images in .* and 40 in"),
         (str(scored), str(tmp_path / "empty"), [], "holds no finished scores"),
-        (str(scored), str(tmp_path / "absent"), [], "absent: there is no such folder"),
+        (str(scored), str(tmp_path / "absent"), [], "absent: no such folder"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             go(first, second, *words)

@@ -24,6 +24,7 @@ from soarbench.grid import addresses
 from soarbench.grid.expand import expand
 from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.lab.judges import LabGenEvalConfig, OracleAesthetic
+from soarbench.models.sd3.config import Sd3Config
 from soarbench.models.sd3.model import SD3Model
 from soarbench.store.artefact import Store
 from tests.models.test_adapter import published_lora
@@ -168,6 +169,19 @@ def test_a_second_launch_loads_no_model_and_other_judges_take_the_same_images(
     store = f"output_dir={tmp_path / 'out.store'}"
     assert evaluated(pipeline, tmp_path / "other", store) == 0
     assert images(tmp_path / "other/images") == images(tmp_path / "out/images")
+
+
+def test_text_encoders_are_gone_before_the_model_is_loaded(
+    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    load, load_encoders = Sd3Config.load, Sd3Config.load_encoders
+    monkeypatch.setattr(Sd3Config, "load", lambda *words: (loaded.append("model"), load(*words))[1])
+    monkeypatch.setattr(
+        Sd3Config, "load_encoders", lambda *words: (loaded.append("text"), load_encoders(*words))[1]
+    )
+    assert evaluated(pipeline, tmp_path / "out", "suites.lab_geneval.max_prompts=1") == 0
+    assert loaded == ["text", "model"]
 
 
 def test_part_of_a_suite_is_compared_as_that_part(pipeline: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from baselines.soar_config import SoarConfig
 from soarbench.common.errors import UserError
 from soarbench.config.compose import CONF, compose_choices
 from soarbench.config.registries import suite_named
-from soarbench.evaluation.suites import PromptFile, num_available
+from soarbench.evaluation.suites import PromptFile, load_suite
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
@@ -126,7 +126,7 @@ def test_one_word_makes_it_small_or_large() -> None:
 def test_geneval_has_the_official_prompts_without_a_file() -> None:
     suite = suite_named("geneval")
     items = suite.items()
-    assert len(items) == num_available(suite) == 553
+    assert len(items) == len(load_suite(suite).items) == 553
     assert items[0].prompt_id == "geneval/00000"
     assert items[0].metadata["tag"] == "single_object"
 
@@ -136,13 +136,13 @@ def test_a_suite_of_a_file_counts_a_repeated_prompt_once(tmp_path: Path) -> None
     path.write_text("a cat\na dog\na cat\n")
     suite = suite_named("drawbench")
     assert isinstance(suite, PromptFile)
-    assert num_available(suite) == 200
+    assert len(load_suite(suite).items) == 200
     with pytest.raises(UserError, match=r"give suites\.drawbench\.prompts=FILE"):
         suite.items()
     suite = dataclasses.replace(suite, prompts=str(path))
     assert [item.prompt for item in suite.items()] == ["a cat", "a dog"]
     assert [item.prompt_id for item in suite.items()] == ["drawbench/00000", "drawbench/00001"]
-    assert num_available(suite) == 2
+    assert len(load_suite(suite).items) == 2
 
 
 def drawn(arguments: list[str]) -> set[str]:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from soarbench.common.errors import ConfigError
-from soarbench.data.buckets import bucket_sizes, check_step, fit, is_smaller, nearest_bucket
+from soarbench.data.buckets import bucket_sizes, fit, is_smaller, nearest_bucket
 from soarbench.data.config import JsonlDataConfig
 
 
@@ -67,8 +67,8 @@ def test_buckets_that_a_model_cannot_take_are_refused(
     step: int, unit: int, longest: int, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_step(JsonlDataConfig(bucket_step=step), 512, unit, longest)
+        JsonlDataConfig(bucket_step=step).check_sizes(512, unit, longest)
 
 
 def test_no_step_is_no_bucketing() -> None:
-    check_step(JsonlDataConfig(), 512, 16, 8)
+    JsonlDataConfig().check_sizes(512, 16, 8)

@@ -247,7 +247,7 @@ def test_an_image_of_another_size_than_the_set_says_is_named(tmp_path: Path) -> 
 )
 def test_captions_that_cannot_be_trained_on(caption: str, fault: str | None) -> None:
     record = Record(key="k", place="row 1", caption=caption, open=io.BytesIO)
-    found = caption_fault(record, JsonlDataConfig())
+    found = caption_fault(record, JsonlDataConfig().max_caption_length)
     assert (found is None) == (fault is None)
     assert found is None or (fault is not None and fault in found)
 

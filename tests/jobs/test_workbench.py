@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from soarbench.cli.run import run_whole
 from soarbench.common.errors import UserError
 from soarbench.config.registries import suite_named
-from soarbench.data.rows import EncodedRows
+from soarbench.data.encoded_rows import EncodedRows
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import Grid, expand

@@ -120,7 +120,8 @@ def write_cell(grid_folder: Path, cell: Folder) -> Path:
         {
             "cell_id": cell.cell_id, "grid": grid_folder.name, "task": cell.task,
             "method": cell.method, "seed": cell.seed, "steps": list(cell.steps),
-            "final_metric": cell.final_metric, "metrics": list(cell.metrics), "paths": {},
+            "final_metric": cell.final_metric, "paths": {},
+            "metrics": [name for suite in _suites(cell).values() for name in suite["judges"]],
             "data_key": None if cell.task == "base" else data_key(cell.task),
             "oracle_metrics": [name for name in cell.metrics if name.startswith("oracle_")],
             "config": {"data": None if cell.task == "base" else DATA, "suites": _suites(cell)},
@@ -199,7 +200,7 @@ def _suites(cell: Folder) -> dict[str, dict[str, list[str]]]:
     """What judges what, in the order of the cell's metrics."""
     suites: dict[str, dict[str, list[str]]] = {}
     for name in cell.metrics:
-        suites.setdefault(SCALES[name][2], {"evaluators": []})["evaluators"].append(name)
+        suites.setdefault(SCALES[name][2], {"judges": []})["judges"].append(name)
     return suites
 
 
@@ -331,7 +332,6 @@ def write_scored(
     values: np.ndarray,
     *,
     facts: Mapping[str, MetricFacts] = FACTS,
-    prompt: str = "a photo",
     **protocol: object,
 ) -> Path:
     """What ``score`` leaves of one judge's scores of two images a prompt; the output folder."""
@@ -341,7 +341,7 @@ def write_scored(
     scored.rows.append(
         [
             {
-                "prompt_id": f"{suite}-{index // 2:05d}", "prompt": prompt,
+                "prompt_id": f"{suite}-{index // 2:05d}", "prompt": "a photo",
                 "image_index": index % 2, "sample_id": f"{index // 2:05d}/{index % 2:04d}",
                 "image_sha256": "0", "value": float(value),
                 "reason": "dark" if np.isnan(value) else None,

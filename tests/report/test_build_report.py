@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 
 from soarbench.common.errors import StoreError
 from soarbench.report import build
 from soarbench.report.numbers.reference import published_curves, published_table
+from soarbench.report.text.console import report_parts
 from tests.report.folders import Folder, base, build_report, main_table, reward_specific, write_grid
 
 FILES = {
@@ -142,7 +143,7 @@ def test_markdown_keeps_published_rows_apart(reported):
 def test_the_console_shows_whole_numbers(reported, width):
     report, _, _ = reported
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(report)
+    console.print(Group(*report_parts(report)))
     text = console.export_text()
     assert max(len(line) for line in text.splitlines()) <= width
     for word in ("Task: aesthetic", "Aesthetic (oracle)", "Flow-GRPO", "Forward", "better"):
@@ -287,7 +288,7 @@ def test_published_rows_that_are_nowhere_are_a_note(tmp_path, monkeypatch):
     expected = f"Published rows: left out, {tmp_path / 'reference'} has none"
     assert report.notes[-1].startswith(expected)
     console = Console(width=400, record=True, file=io.StringIO())
-    console.print(report)
+    console.print(Group(*report_parts(report)))
     assert expected in console.export_text()
 
 

@@ -319,7 +319,8 @@ def test_what_was_trained_on_comes_from_the_cells(tmp_path):
         {"rewards": {}, "data": {"select_by": ["aesthetic"]}},
     )
     configured = [
-        replace(cell, config=config) for cell, config in zip(stored, configs, strict=True)
+        replace(cell, description={**cell.description, "config": config})
+        for cell, config in zip(stored, configs, strict=True)
     ]
     assert trained_on(configured) == {"clipscore", "pkg.mine", "aesthetic"}
 

@@ -1,6 +1,7 @@
 import pytest
 
 from soarbench.common.errors import ConfigError
+from soarbench.grid import addresses
 from soarbench.grid.checkpoint_rule import problem_with
 from soarbench.grid.expand import expand
 from soarbench.report.numbers.checkpoints import marked_steps
@@ -37,13 +38,14 @@ def test_rules_that_choose_what_was_gamed_are_refused(rule, told):
 def test_a_rule_is_checked_before_anything_is_loaded_and_changes_no_address(overrides):
     with pytest.raises(ConfigError, match="trains on 'aesthetic'"):
         expand([*overrides, "grid.checkpoint_rule=best:aesthetic"])
-    wanted = [
+    words = [
         *overrides, "task=aesthetic", "grid.tasks=[aesthetic]",
         "suites.drawbench.judges=[aesthetic,oracle_aesthetic,clipscore]",
     ]  # fmt: skip
-    chosen = expand([*wanted, "grid.checkpoint_rule=best:clipscore"])
+    chosen = expand([*words, "grid.checkpoint_rule=best:clipscore"])
     assert chosen.settings.grid.checkpoint_rule == "best:clipscore"
-    assert [c.cell_id for c in chosen.cells] == [c.cell_id for c in expand(wanted).cells]
+    ids = [[addresses.cell_id(cell) for cell in grid.cells] for grid in (chosen, expand(words))]
+    assert ids[0] == ids[1]
 
 
 @pytest.fixture(scope="module")

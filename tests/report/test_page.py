@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from soarbench.common.files import read_json
-from soarbench.report.figures.figure_set import FigureEntry
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.samples import read_samples
 from soarbench.report.page.figures import figures
+from soarbench.report.report import FigureEntry
 from tests.report.folders import (
     Folder,
     base,

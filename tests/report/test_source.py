@@ -73,7 +73,7 @@ def refused(words: list[str]) -> str:
 def test_other_configurations_are_passed_over_and_what_is_missing_is_named(
     words: list[str],
 ) -> None:
-    assert go([*words, "training.learning_rate=0.5"]) == 0
+    assert go([*words, "optim.learning_rate=0.5"]) == 0
     cells = grid_cells([*words, "method=sft,soar"]).cells
     states = {cell.label: cell.state for cell in cells}
     assert states == {
@@ -125,6 +125,20 @@ def test_a_damaged_file_is_named_and_its_remedy_is_one(words: list[str], name: s
     shutil.rmtree(path.parent)
     assert go(words) == 0
     assert report(ReportOptions(), words, console=quiet()) == 0
+
+
+def test_what_is_gone_and_fails_this_time_makes_its_cell_a_failed_one(words: list[str]) -> None:
+    shutil.rmtree(stored(words, FILES["training"]).parent)
+    bench, stream = FakeWorkbench(broken="sft aesthetic seed 0"), io.StringIO()
+    code = run_whole(
+        expand(words),
+        console=Console(file=stream, width=160),
+        make_workbench=lambda grid: bench.at(grid.store),
+    )
+    assert code == 1
+    assert "FAILED sft-aesthetic-seed0" in stream.getvalue()
+    assert "returned 3 values for 4 images" in stream.getvalue()
+    assert go(words) == 0
 
 
 def test_an_artefact_of_another_version_is_refused(words: list[str]) -> None:

@@ -11,7 +11,6 @@ from typing import BinaryIO
 
 from soarbench.common.errors import UserError
 from soarbench.data.config import JsonlDataConfig
-from soarbench.data.content import image_folder, jsonl_path
 from soarbench.data.records import Record, caption_text, checked_scores, checked_size
 
 _SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -49,7 +48,7 @@ def jsonl_records(config: JsonlDataConfig) -> Iterator[Record]:
     Raises:
         UserError: A line is malformed: names it.
     """
-    path, folder = jsonl_path(config), image_folder(config)
+    path, folder = config.file(), config.image_folder()
     for place, row in read_lines(path):
         image = image_path(row, place, folder)
         yield Record(

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from soarbench.common.errors import UserError
 from soarbench.data.config import ImageDataConfig
-from soarbench.data.content import scores_path
 from soarbench.data.records import Record, checked_scores
 
 #: Of a row in a file of scores: its record's key.
@@ -27,7 +26,7 @@ def _scored_records(config: ImageDataConfig) -> Iterator[Record]:
     """The rows that a file of scores holds."""
     from soarbench.data.sources.jsonl import read_lines
 
-    path = scores_path(config)
+    path = config.scores_file()
     scores = {}
     for place, row in read_lines(path):
         if not isinstance(row.get(KEY), str):

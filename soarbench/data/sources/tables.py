@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.strict import did_you_mean
 from soarbench.data.config import DatasetsDataConfig, WebDatasetConfig
-from soarbench.data.content import shard_paths
 from soarbench.data.records import Record, caption_text, checked_scores, checked_size
 from soarbench.models.hub import is_directory
 
@@ -102,7 +101,7 @@ def shard_records(config: WebDatasetConfig) -> Iterator[Record]:
     """
     from datasets import Image, load_dataset
 
-    files = [str(path) for path in shard_paths(config)]
+    files = [str(path) for path in config.shards()]
     with _explained(str(config.path)):
         rows = load_dataset("webdataset", data_files=files, split="train", streaming=True)
     columns = [name for name, kind in rows.features.items() if isinstance(kind, Image)]

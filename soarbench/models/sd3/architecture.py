@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
@@ -100,9 +101,9 @@ class Sd3Architecture(Architecture):
 
     @override
     def velocity(self, transformer: nn.Module) -> VelocityModel:
-        from soarbench.models.sd3.model import SD3Velocity
-
-        return SD3Velocity(transformer)
+        # By name: the model imports the architecture.
+        model: VelocityModel = resolve_name("soarbench.models.sd3.model:SD3Velocity")(transformer)
+        return model
 
 
 def architecture_of(path: str) -> Sd3Architecture:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 PIPELINE_CLASS = "StableDiffusion3Pipeline"
+#: By name, as YAML names a class: the model imports its configuration.
+_MODEL = "soarbench.models.sd3.model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +86,13 @@ class Sd3Config(ModelConfig):
 
     @override
     def load(self, device: torch.device | str, prompts: PromptEncoder | None = None) -> ImageModel:
-        from soarbench.models.sd3.model import SD3Model
-
-        return SD3Model.load(self, device, prompts)
+        model: ImageModel = resolve_name(f"{_MODEL}:SD3Model").load(self, device, prompts)
+        return model
 
     @override
     def load_encoders(self, device: torch.device) -> PromptEncoder:
-        from soarbench.models.sd3.model import load_encoders
-
-        return load_encoders(self, device)
+        encoders: PromptEncoder = resolve_name(f"{_MODEL}:load_encoders")(self, device)
+        return encoders
 
     @override
     def architecture(self) -> Sd3Architecture:

@@ -32,6 +32,7 @@ from soarbench.report.numbers.names import titles_of
 from soarbench.report.numbers.reference import PublishedPoint
 from soarbench.report.numbers.tables import Panels, TaskTable
 from soarbench.report.numbers.trained_on import trained_on
+from soarbench.report.report import FigureEntry, FigureSet
 from soarbench.report.text.frames import csv_text, curve_numbers
 from soarbench.store.cells import Cell
 
@@ -40,38 +41,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 INDEX = "figures.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FigureEntry:
-    """One figure in the index.
-
-    Attributes:
-        name: Of its files, without the suffix.
-        title: For a heading.
-        caption: What it shows and how to read it; one paragraph.
-        files: Pictures.
-        data: The CSV behind it.
-    """
-
-    name: str
-    title: str
-    caption: str
-    files: tuple[str, ...]
-    data: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class FigureSet:
-    """All figures of a report.
-
-    Attributes:
-        entries: In the order of a reader's questions.
-        notes: What could not be drawn, a line each.
-    """
-
-    entries: tuple[FigureEntry, ...]
-    notes: tuple[str, ...]
 
 
 Row = CurvePoint | Bar | GamingPoint | DeviationPoint | Tile

@@ -17,7 +17,7 @@ from soarbench.store.artefact import Extent
 from soarbench.store.cells import Cell
 from soarbench.store.facts import MetricFacts, metric_facts
 from soarbench.store.judged import ScoresFolder
-from soarbench.store.scores import ScoreSet, prompts_of, score_sets, tags_of
+from soarbench.store.scores import ScoreSet, score_sets, tags_of
 from soarbench.store.tables import Facts
 
 Key = tuple[str, str]
@@ -38,7 +38,6 @@ class Measured:
         strata: Stratum of each image's prompt where the metric is a macro mean; (N,), else None.
         fingerprint: Of the protocol.
         protocol: What stands behind it; empty where it was not kept.
-        texts: Of the prompts, by id.
     """
 
     source: str
@@ -51,7 +50,6 @@ class Measured:
     strata: np.ndarray | None
     fingerprint: str
     protocol: Facts
-    texts: Mapping[str, str]
 
 
 def of_cell(cell: Cell, step: int | None) -> dict[Key, Measured]:
@@ -93,7 +91,6 @@ def _measured(scores: ScoreSet, table: pa.Table, protocol: Facts, source: str) -
         strata=_strata(scores.prompts, tags, source) if facts.is_macro_mean else None,
         fingerprint=scores.fingerprint,
         protocol=protocol,
-        texts={prompt.prompt_id: prompt.text for prompt in prompts_of(table)},
     )
 
 

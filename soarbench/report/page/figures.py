@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from soarbench.report.figures.figure_set import FigureEntry
 from soarbench.report.page.tables import DataTable, data_table
+from soarbench.report.report import FigureEntry
 
 #: Of one figure and of all of them, in bytes of their files.
 MOST_FIGURE_BYTES, MOST_FIGURES_BYTES = 1_500_000, 6_000_000

@@ -34,7 +34,7 @@ from soarbench.report.text.words import (
 from soarbench.store.cells import Cell
 
 if TYPE_CHECKING:
-    from soarbench.report.build import Report
+    from soarbench.report.report import Report
 
 TEMPLATES = Path(__file__).with_name("templates")
 #: Of all samples of a page, before base64 makes them a third larger.

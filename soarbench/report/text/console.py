@@ -1,16 +1,42 @@
-"""A task's tables for the console."""
+"""A report for the console: tables, findings, and what is missing."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich import box
+from rich.console import RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.tables import TaskTable
+from soarbench.report.report import Report
 from soarbench.report.text.frames import NOTHING, cost_texts, score_texts
 
 _VERDICT_STYLES = {"better": "green", "worse": "red"}
+
+
+def report_parts(report: Report) -> Iterator[RenderableType]:
+    """Tables, findings, notes, what is missing, and where the files are."""
+    for table in report.tables:
+        yield score_table(table)
+        yield budget_table(table)
+        for text in table.findings():
+            yield Padding(Text(text, style="bold"), (0, 1))
+        for text in table.notes():
+            yield Padding(Text(text, style="dim"), (0, 1))
+        yield ""
+    if report.is_partial:
+        yield Text("Partial report. Missing:", style="bold yellow")
+        for gap in report.gaps:
+            yield Padding(Text(gap, style="yellow"), (0, 2))
+    for line in report.stale:
+        yield Text(line, style="yellow")
+    for note in report.notes:
+        yield Padding(Text(note, style="dim"), (0, 1))
+    yield Text(f"Report: {report.folder}")
 
 
 def score_table(table: TaskTable) -> Table:

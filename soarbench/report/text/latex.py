@@ -14,7 +14,7 @@ from soarbench.report.text.frames import NOTHING, score_texts, wide
 from soarbench.stats import Verdict
 
 if TYPE_CHECKING:
-    from soarbench.report.build import Report
+    from soarbench.report.report import Report
 
 _ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",

@@ -22,7 +22,7 @@ from soarbench.report.text.words import (
 )
 
 if TYPE_CHECKING:
-    from soarbench.report.build import Report
+    from soarbench.report.report import Report
 
 
 def markdown(report: Report) -> str:
