@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -19,7 +21,6 @@ from soarbench.cli.app import main
 from soarbench.grid.description import describe
 from soarbench.grid.expand import expand
 from soarbench.jobs.graph import grid_jobs, waiting_on
-from tests.fakes import numbers
 
 PACKAGES = Path(__file__).parent
 ROOT = PACKAGES.parents[1]
@@ -79,6 +80,12 @@ def finished(folder: Path) -> list[str]:
     return arguments
 
 
+def scores(store: Path) -> dict[str, object]:
+    """Every row of every judge, by address."""
+    paths = sorted(store.glob("scores/*/rows.parquet"))
+    return {path.parent.name: pq.read_table(path).to_pylist() for path in paths}
+
+
 def results(folder: Path, name: str) -> str:
     return (folder / "results/palette" / name).read_text()
 
@@ -134,7 +141,7 @@ def test_images_of_anybody_are_scored_and_compared(
     output = folder / "scored"
     scored = ["suite=palette", f"images={folder / 'drawn'}", f"output={output}", WITH_CONF]
     assert call("score", *scored) == 0
-    assert "Colour error" in capsys.readouterr().out
+    assert "color_error: 8 images, 8 prompts" in capsys.readouterr().out
     assert call("compare", str(output), "sft", *finished, "--json") == 0
     (metric,) = json.loads(capsys.readouterr().out)["metrics"]
     assert metric["first"] == 0
@@ -156,9 +163,7 @@ def test_the_model_is_evaluated_as_the_run_did(
     assert metric["first"] == metric["second"]
 
 
-def test_memory_and_time_are_planned(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_memory_and_time_are_planned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("plan", "method=huber,sft", *words(folder), WITH_CONF) == 0
     text = capsys.readouterr().out
     assert "pixels at 8 px" in text
@@ -194,7 +199,7 @@ def test_any_order_of_jobs_gives_the_same_numbers(folder: Path, finished: list[s
         assert not waiting_on(job, order[index:])
     assert call("run", *arguments, "launcher=shuffled", "launcher.seed=3") == 0
     assert finished
-    assert numbers(folder / "shuffled") == numbers(folder / "runs")
+    assert scores(folder / "shuffled") == scores(folder / "runs")
 
 
 def test_a_builtin_method_is_rewarded_by_the_judge_through_an_adapter(folder: Path) -> None:
@@ -222,10 +227,13 @@ def test_a_set_of_the_plugins_form_is_checked(
 ) -> None:
     checked = ["data=named_pictures", f"data.path={folder / 'pictures'}", "model=pixels"]
     output = f"output={folder / 'check.jsonl'}"
-    assert call("data", "check", *checked, output, WITH_CONF) == 0, capsys.readouterr().err
+    # Captions repeat: four pictures of each colour.
+    assert call("data", "check", *checked, output, WITH_CONF) == 1
+    assert "24 │ captions that another row has too" in capsys.readouterr().out
     # A task that a model has no protocol of does not stand in the way of others.
     checked[-1] = "model.resolution=8"
-    assert call("data", "check", *checked, output, WITH_CONF) == 0, capsys.readouterr().err
+    assert call("data", "check", *checked, output, WITH_CONF) == 1
+    assert "suite 'drawbench'" in capsys.readouterr().out
 
 
 def test_an_installed_package_needs_no_folder(folder: Path) -> None:
@@ -244,6 +252,18 @@ def test_an_installed_package_needs_no_folder(folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "huber-palette-seed0" in done.stdout
+
+
+def test_the_page_shows_the_files_that_are_tested() -> None:
+    page = (ROOT / "docs/add_your_own.md").read_text()
+    shown = dict(re.findall(r"^`(toyplugin/\S+)`\n\n```\w+\n(.*?)```$", page, re.M | re.S))
+    files = [path for path in CONF.parent.rglob("*") if path.suffix in (".py", ".yaml")]
+    written = {str(path.relative_to(PACKAGES)): path.read_text() for path in files}
+    del written["toyplugin/__init__.py"]
+    assert shown.keys() == written.keys()
+    for name, text in written.items():
+        assert shown[name] == text, f"docs/add_your_own.md shows another {name}"
+    assert "docs/add_your_own.md" in (ROOT / "README.md").read_text()
 
 
 def test_without_either_its_names_are_unknown(
