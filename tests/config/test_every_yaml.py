@@ -34,6 +34,8 @@ def choices_of(group: str, option: str) -> list[str]:
         return ["grid=reward_specific"]
     if group == "recipe":
         return ["grid=reward_specific", ANY_DATA, f"model={first}", f"method={second}"]
+    if group == "protocol" and not second:
+        return ["grid=reward_specific", f"protocol={option}"]
     if group == "protocol":
         return ["grid=reward_specific", f"model={first}", f"task={second}"]
     # The laboratory's protocols leave a task as it is written.
