@@ -76,12 +76,13 @@ def filter_rows(request: FilterOptions, _words: Sequence[str], *, console: Conso
 
 def _grid(words: Sequence[str], action: str) -> tuple[Grid, ImageDataConfig]:
     """The settings that say which set, which judges and which suites; nothing is trained."""
-    tasks = ",".join(options("task", search_path(words)))
-    defaults = ["grid=main_table", f"grid.tasks=[{tasks}]", "method=base"]
-    chosen = {split(word).key for word in words}
-    defaults += [
-        f"{g}={c}" for g, c in (("model", "sd35_medium"), ("data", "jsonl")) if g not in chosen
-    ]
+    chosen = {"model": "sd35_medium", "data": "jsonl"}
+    chosen |= {word.key: word.text for word in map(split, words) if word.key in chosen}
+    protocols = options("protocol", search_path(words))
+    # The suites of every task that the model is judged in.
+    tasks = [name.partition("/")[2] for name in protocols if name.startswith(chosen["model"] + "/")]
+    defaults = ["grid=main_table", f"grid.tasks=[{','.join(tasks)}]", "method=base"]
+    defaults += [f"{group}={name}" for group, name in chosen.items()]
     grid = expand([*defaults, *words])
     config = grid.settings.data.with_content()
     if not isinstance(config, ImageDataConfig) or config.path is None:

@@ -88,7 +88,7 @@ def read_evaluation(options: EvaluateOptions, words: Sequence[str]) -> Evaluatio
     model = model_words(options.model or suite.judges_of, folders)
     # The suite's judges are those of the model that they judge best, not of this one.
     of_model = [word for word in words if not split(word).key.startswith("judge.")]
-    settings = run_settings([*model, "data=lab_general", *of_model])
+    settings = run_settings([*model, *of_model])
     _check_resolution(settings.model)
     cell = _cell(settings, suite, judges)
     output = options.output or Path("runs/evaluations") / suite.name / _label(settings.model)

@@ -307,7 +307,8 @@ def _composed(choices: tuple[str, ...], folders: Folders) -> Mapping[str, object
     """What Hydra makes of group choices, unresolved; the YAML is read once a process."""
     with _initialised(folders) as search_path_override:
         try:
-            config = compose("config", overrides=[*choices, search_path_override])
+            protocol = _protocol(choices, folders)
+            config = compose("config", overrides=[*choices, *protocol, search_path_override])
         except HydraException as error:
             raise ConfigError(_first_line(error)) from error
     values = OmegaConf.to_container(config)
@@ -315,6 +316,18 @@ def _composed(choices: tuple[str, ...], folders: Folders) -> Mapping[str, object
     # A model replaces some judges by its own; a suite may name any other.
     values["judge"] = {**registered("judge", folders), **(values.get("judge") or {})}
     return {str(key): value for key, value in values.items()}
+
+
+def _protocol(choices: Iterable[str], folders: Folders) -> list[str]:
+    """What stands in for the protocol that a model does not have of a task."""
+    config = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    assert isinstance(config, dict)
+    chosen: dict[str, str] = {}
+    for entry in config["defaults"]:
+        chosen |= entry if isinstance(entry, dict) else {}
+    chosen |= dict(choice.split("=", 1) for choice in choices)
+    has_own = f"{chosen['model']}/{chosen['task']}" in sources("protocol", folders)
+    return [] if has_own else ["protocol=none"]
 
 
 @functools.cache
@@ -355,6 +368,12 @@ def compose_pairs(
         for method, task in pairs
     }
     apply(overrides.values, composed.values())
+    for (_, task), composition in composed.items():
+        if not composition.plain("suites"):
+            raise ConfigError(
+                f"task={task}: nothing says what it is trained on and judged by with "
+                f"model={composition.plain('model.name')}; write protocol/MODEL/{task}.yaml"
+            )
     return composed
 
 

@@ -113,9 +113,6 @@ def _anchors(grid: GridConfig, overrides: Overrides, arguments: Sequence[str]) -
             "model.adapter evaluates published weights and trains nothing: leave method=... out"
         )
     tasks = _selected("task", overrides, grid.tasks, grid)
-    if not any(group.startswith("data=") for group in overrides.groups):
-        # Nothing is trained on: any set stands in for the one that a run would have to name.
-        overrides = dataclasses.replace(overrides, groups=(*overrides.groups, "data=lab_general"))
     pairs = [(BASE, task) for task in grid.tasks]
     composed = compose_pairs(pairs, overrides)
     settings = {task: composition.settings() for (_, task), composition in composed.items()}

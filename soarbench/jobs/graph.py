@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.description import describe, followed
 from soarbench.jobs.base import Job
@@ -74,8 +73,3 @@ def waiting_on(job: Job, jobs: Sequence[Job]) -> list[str]:
     """Addresses that a job waits for and that a job of the list makes."""
     planned = {other.address for other in jobs if other is not job}
     return [address for address in job.waits_for if address in planned]
-
-
-def cell_of(job: Job) -> str:
-    """The id of the cell that a job was made for."""
-    return addresses.cell_id(job.cell)

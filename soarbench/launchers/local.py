@@ -67,7 +67,9 @@ def run_jobs(jobs: Sequence[Job], context: Context) -> Iterator[Outcome]:
 
 
 def _blocked(address: str, error: Exception) -> Blocked:
-    root = error.__cause__ if isinstance(error, Blocked) and error.__cause__ else error
-    blocked = Blocked(f"{address} could not be made: {reason(root)}")
-    blocked.__cause__ = root
+    # Whatever waits, directly or not, names the artefact that broke.
+    if isinstance(error, Blocked):
+        return error
+    blocked = Blocked(f"{address} could not be made: {reason(error)}")
+    blocked.__cause__ = error
     return blocked

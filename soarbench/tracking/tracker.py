@@ -25,7 +25,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from soarbench.common.errors import UserError
-from soarbench.common.provenance import UNKNOWN, git_commit
+from soarbench.common.provenance import git_commit
 from soarbench.config.run import TrackingConfig
 from soarbench.store.cells import Cell
 from soarbench.tracking.sheet import sample_sheet
@@ -146,26 +146,6 @@ def ui_views(config: TrackingConfig, output_dir: Path, port: int) -> dict[str, s
     }
 
 
-def logged_commits(
-    config: TrackingConfig, output_dir: Path, run_ids: Sequence[str]
-) -> dict[str, str]:
-    """Commits that runs were tagged with, by run id; without the runs that are not there.
-
-    Raises:
-        UserError: The store cannot be opened.
-    """
-    if not config.enabled or (config.uri is None and not (output_dir / "mlruns.db").is_file()):
-        return {}
-    uri = store_uri(config, output_dir)
-    commits = {}
-    with _named(uri):
-        client = MlflowClient(tracking_uri=uri)
-        for run_id in run_ids:
-            with contextlib.suppress(MlflowException):
-                commits[run_id] = client.get_run(run_id).data.tags.get("git_commit", UNKNOWN)
-    return commits
-
-
 @contextlib.contextmanager
 def _named(uri: str) -> Iterator[None]:
     """Turn MLflow's errors about the store, and those of the libraries below it, into one line."""
@@ -179,8 +159,7 @@ def _named(uri: str) -> Iterator[None]:
         else:
             text = (
                 f"{file}: cannot be used for tracking ({reason}); unless another process holds it "
-                "it is broken: move it away, and the next run makes a new one (results lie in the "
-                "cells' folders)"
+                "it is broken: move it away, and the next run makes a new one (no result is lost)"
             )
         raise UserError(f"{text}, or set tracking=none") from error
 

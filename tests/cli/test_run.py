@@ -16,12 +16,14 @@ from rich.console import Console
 
 from soarbench.cli.report import report
 from soarbench.cli.run import dry_table, run, run_whole
+from soarbench.cli.words import read
 from soarbench.common.errors import UserError
 from soarbench.common.files import locked, make_writable, read_json, write_atomically
 from soarbench.grid import addresses
 from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import expand
 from soarbench.jobs.graph import grid_jobs
+from soarbench.report.options import ReportOptions
 from soarbench.store.cell_record import CellRecord
 from soarbench.store.probes import ProbeFolder
 from tests.fakes import FakeWorkbench, numbers
@@ -147,7 +149,7 @@ def test_finished_cells_are_measured_once_and_in_the_same_command(arguments: lis
     ProbeFolder(grid.store.artefact(paths.address).root).path("norms").unlink()
     again = FakeWorkbench()
     assert go(arguments, again)[0] == 0
-    assert again.calls == ["probe sft aesthetic seed 0 on aesthetic"]
+    assert again.calls == ["prepare 1", "probe sft aesthetic seed 0 on aesthetic"]
 
 
 def test_diagnostics_can_be_left_out_and_change_no_address(arguments: list[str]) -> None:
@@ -169,7 +171,7 @@ def test_what_cannot_be_measured_is_said_after_the_report(arguments: list[str]) 
     assert (Path(expand(arguments).settings.results_dir) / "reward_specific" / "table.md").is_file()
     again = FakeWorkbench()
     assert go(arguments, again)[0] == 0
-    assert again.calls == ["probe soar aesthetic seed 0 on aesthetic"]
+    assert again.calls == ["prepare 1", "probe soar aesthetic seed 0 on aesthetic"]
 
 
 def test_what_cannot_be_prepared_stops_the_run_before_training(arguments: list[str]) -> None:
@@ -263,10 +265,11 @@ def test_dry_run_touches_nothing_and_tells_what_is_left(arguments: list[str]) ->
 def test_report_needs_a_finished_cell_and_says_whether_all_are(arguments: list[str]) -> None:
     console = Console(file=io.StringIO(), width=160)
     with pytest.raises(UserError, match="holds no finished cell"):
-        report(arguments, console=console)
+        report(*read(ReportOptions, arguments), console=console)
     go([*arguments, "method=sft"], FakeWorkbench())
-    assert report([*arguments, "method=sft"], console=console) == 0
-    assert report(arguments, console=console) == 1
+    sft = [*arguments, "method=sft"]
+    assert report(*read(ReportOptions, sft), console=console) == 0
+    assert report(*read(ReportOptions, arguments), console=console) == 1
 
 
 def test_an_unwritable_output_directory_is_named(arguments: list[str], tmp_path: Path) -> None:

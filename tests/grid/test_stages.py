@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from soarbench.store.cell_folder import CellFolder
 
-from soarbench.cli.run import run_plan
+from soarbench.cli.run import run_whole
 from soarbench.common.errors import ConfigError
 from soarbench.common.files import read_json
 from soarbench.config.stages import first_stage, stages
+from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
+from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import expand
 from soarbench.report.figures.style_and_curves import draw_curves
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.names import method_title, ordered_methods
-from tests.fakes import FakeBench
+from tests.fakes import FakeWorkbench
 from tests.report.folders import FACTS
 
 TWO_STAGES = ("sft", "soar", "sft_then_flow_grpo", "soar_then_flow_grpo")
@@ -33,10 +34,11 @@ def cells_of(arguments: list[str]) -> dict[str, CellConfig]:
     return {cell.method_name: cell for cell in expand(arguments).cells}
 
 
-def go(arguments: list[str], bench: FakeBench) -> tuple[int, str]:
+def go(arguments: list[str], bench: FakeWorkbench) -> tuple[int, str]:
     stream = io.StringIO()
     console = Console(file=stream, width=160)
-    code = run_plan(expand(arguments), console=console, make_bench=lambda _: bench)
+    grid = expand(arguments)
+    code = run_whole(grid, console=console, make_workbench=lambda grid: bench.at(grid.store))
     return code, stream.getvalue()
 
 
@@ -52,68 +54,72 @@ def test_names_of_methods_say_their_stages() -> None:
 
 
 def test_a_second_stage_names_the_cell_and_the_step_it_starts_from(arguments: list[str]) -> None:
-    found = cells_of(arguments)
-    assert tuple(found) == ("base", *TWO_STAGES)
-    second, first = found["soar_then_flow_grpo"], found["soar"]
-    assert second.parent is not None
-    assert (second.parent.cell_id, second.parent.step) == (first.cell_id, 6)
+    cells = cells_of(arguments)
+    assert tuple(cells) == ("base", *TWO_STAGES)
+    second, first = cells["soar_then_flow_grpo"], cells["soar"]
+    origin, training = addresses.training(first), addresses.training(second)
+    assert origin is not None
+    assert training is not None
+    assert training.inputs == (origin.address,)
     assert second.rewards == {"aesthetic": 1.0}
-    assert found["sft"].parent is None
+    assert cells["sft"].parent is None
 
 
 def test_the_address_of_a_second_stage_follows_its_first(arguments: list[str]) -> None:
     before, after = cells_of(arguments), cells_of([*arguments, "method.aux_weight=0.5"])
-    changed = {name for name in before if before[name].cell_id != after[name].cell_id}
+    changed = {
+        name for name in before if addresses.cell_id(before[name]) != addresses.cell_id(after[name])
+    }
     assert changed == {"soar", "soar_then_flow_grpo"}
 
 
 def test_a_second_stage_alone_brings_its_first(arguments: list[str]) -> None:
-    found = cells_of([*arguments, "method=soar_then_flow_grpo"])
-    assert tuple(found) == ("base", "soar", "soar_then_flow_grpo")
+    cells = cells_of([*arguments, "method=soar_then_flow_grpo"])
+    assert tuple(cells) == ("base", "soar", "soar_then_flow_grpo")
     three = cells_of([*arguments, "grid.methods=[sft_then_soar_then_flow_grpo]"])
     assert tuple(three) == ("base", "sft", "sft_then_soar", "sft_then_soar_then_flow_grpo")
     last = three["sft_then_soar_then_flow_grpo"].parent
     assert last is not None
-    assert last.parent is not None
-    assert last.parent.cell_id == three["sft"].cell_id
+    assert last.parent == three["sft"]
     with pytest.raises(ConfigError, match="'sft_then_dpo' does not exist"):
         expand([*arguments, "grid.methods=[sft_then_dpo]"])
 
 
 def test_stages_run_in_order_and_the_report_shows_both(arguments: list[str]) -> None:
-    bench = FakeBench()
+    bench = FakeWorkbench()
     code, text = go(arguments, bench)
     assert code == 0
     trained = [call for call in bench.calls if call.startswith("train")]
     assert trained == [f"train {method} aesthetic seed 0" for method in TWO_STAGES]
-    plan = expand(arguments)
-    found = {cell.method_name: CellFolder(plan.cell_folder(cell)) for cell in plan.cells}
-    weights = {name: (found[name].snapshot(6) / "weights").read_text() for name in TWO_STAGES}
+    grid, cells = expand(arguments), cells_of(arguments)
+    weights = {
+        name: (bench.folder(cells[name]).snapshot(6) / "weights").read_text() for name in TWO_STAGES
+    }
     assert len(set(weights.values())) == 4
     for title in ("SFT → Flow-GRPO", "SOAR → Flow-GRPO"):
         assert title in text
-    summary = read_json(Path(plan.settings.results_dir) / "soar_then_grpo" / "summary.json")
+    summary = read_json(Path(grid.settings.results_dir) / "soar_then_grpo" / "summary.json")
     assert summary["partial"] is False
 
 
 def test_a_failed_first_stage_fails_its_second_with_the_reason(arguments: list[str]) -> None:
-    code, text = go(arguments, FakeBench(broken="soar aesthetic seed 0"))
+    code, text = go(arguments, FakeWorkbench(broken="soar aesthetic seed 0"))
     assert code == 1
-    plan = expand(arguments)
+    grid = expand(arguments)
     states = {}
-    for cell in plan.cells:
-        status = CellFolder(plan.cell_folder(cell)).status()
+    for cell in grid.cells:
+        status = cell_record(grid.store, describe(cell, grid.cells)).status()
         assert status is not None
         states[cell.method_name] = (status.state, status.reason)
     assert states["sft_then_flow_grpo"] == ("finished", None)
     state, reason = states["soar_then_flow_grpo"]
     assert state == "failed"
     assert reason is not None
-    assert "its first stage soar-aesthetic-seed0-" in reason
+    assert "trainings/soar-" in reason
     assert "returned 3 values for 4 images" in reason
     assert text.count("FAILED") == 2
 
-    bench = FakeBench()
+    bench = FakeWorkbench()
     assert go(arguments, bench)[0] == 0
     assert [call for call in bench.calls if call.startswith("train")] == [
         "train soar aesthetic seed 0",

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Engine
 from soarbench.common.errors import UserError
 from soarbench.config.run import TrackingConfig
 from soarbench.tracking.store import sqlite_file
-from soarbench.tracking.tracker import MlflowTracker, logged_commits, store_uri
+from soarbench.tracking.tracker import MlflowTracker, store_uri, ui_views
 
 CONFIG = TrackingConfig(enabled=True)
 #: One server imports MLflow once, and each child is its fork: a kill reaches the store alone.
@@ -123,7 +123,7 @@ def _refused(folder: Path, file: Path) -> None:
         opened(folder)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="move it away"):
-        logged_commits(CONFIG, folder, ["run"])
+        ui_views(CONFIG, folder, 5000)
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
-from soarbench.jobs.cell import run_cell
-from soarbench.store.cell_folder import CellFolder
-from soarbench.store.diagnostics import source_key
 
+from soarbench.cli.run import run_whole
 from soarbench.common.errors import UserError
-from soarbench.common.progress import GridProgress
 from soarbench.config.run import TrackingConfig
-from soarbench.grid.cell import CellConfig
+from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import expand
+from soarbench.store.cells import Cell, stored_cell
 from soarbench.tracking.tracker import (
     MlflowTracker,
-    NoTracker,
     short_params,
     store_uri,
     ui_command,
     ui_views,
 )
-from tests.fakes import FakeBench, write_probes
+from tests.fakes import FakeWorkbench
 
 CONFIG = TrackingConfig(enabled=True)
 
@@ -38,30 +36,46 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def cell(overrides: list[str]) -> CellConfig:
-    found = {cell.label: cell for cell in expand(overrides).cells}
-    return found["soar aesthetic seed 0"]
+@dataclass(frozen=True)
+class Finished:
+    """A finished cell, and what it is called."""
+
+    label: str
+    cell: Cell
 
 
-def finished(cell: CellConfig, root: Path) -> CellFolder:
-    folder = CellFolder(root / cell.cell_id)
-    progress = GridProgress(Console(file=io.StringIO()), {})
-    run_cell(cell, folder, bench=FakeBench(), tracker=NoTracker(), progress=progress)
-    return folder
+def finished(overrides: list[str], root: Path, *, diagnostics: bool = False) -> Finished:
+    """SOAR's cell of a grid that was run without MLflow."""
+    words = [
+        *overrides, "task=aesthetic", "method=soar", "tracking=none", f"output_dir={root}",
+        f"diagnostics={str(diagnostics).lower()}",
+    ]  # fmt: skip
+    grid = expand(words)
+    bench = FakeWorkbench()
+    code = run_whole(
+        grid,
+        console=Console(file=io.StringIO()),
+        make_workbench=lambda grid: bench.at(grid.store),
+    )
+    assert code == 0
+    (cell,) = [cell for cell in grid.cells if cell.method_name == "soar"]
+    description = describe(cell, grid.cells)
+    record = cell_record(grid.store, description)
+    return Finished(cell.label, stored_cell(grid.store, description, record))
 
 
 @pytest.mark.slow
 def test_a_cell_is_a_child_run_with_curves_tags_params_and_artifacts(
-    cell: CellConfig, store: Path, tmp_path: Path
+    overrides: list[str], store: Path, tmp_path: Path
 ) -> None:
     from mlflow import MlflowClient
 
-    folder = finished(cell, tmp_path)
+    done = finished(overrides, tmp_path / "run")
+    cell = done.cell
     tracker = MlflowTracker(CONFIG, store, "layout")
     command = "python -m soarbench run grid=layout"
     tracker.start_launch("quick", {"folder": str(tmp_path), "command": command})
-    run_id = tracker.log_cell(cell, folder)
+    run_id = tracker.log_cell(cell)
     tracker.end_launch("FINISHED")
 
     client = MlflowClient(tracking_uri=store_uri(CONFIG, store))
@@ -79,7 +93,7 @@ def test_a_cell_is_a_child_run_with_curves_tags_params_and_artifacts(
     assert child.data.tags["fingerprint"]
     assert child.data.tags["mlflow.source.name"] == "python -m soarbench run grid=layout"
     assert "**soar** on task **aesthetic**" in child.data.tags["mlflow.note.content"]
-    assert child.info.start_time == int(1000 * folder.status().created_at)  # type: ignore[union-attr]
+    assert child.info.start_time == int(1000 * cell.created_at)
     assert child.data.params["method.aux_weight"] == "1.0"
     assert all(len(value) <= 500 for value in child.data.params.values())
     loss = client.get_metric_history(run_id, "train/loss")
@@ -89,7 +103,7 @@ def test_a_cell_is_a_child_run_with_curves_tags_params_and_artifacts(
     assert len(client.get_metric_history(run_id, "oracle/aesthetic/mean")) == 2
     assert client.get_metric_history(run_id, "budget/images_seen")
     names = {item.path for item in client.list_artifacts(run_id)}
-    assert {"config.json", "scores.parquet", "training.parquet", "sheets", "summary.csv"} <= names
+    assert {"cell.json", "scores.parquet", "training.parquet", "sheets", "summary.csv"} <= names
     assert Path(store / "mlartifacts").is_dir()
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     assert "`layout`" in experiment.tags["mlflow.note.content"]
@@ -105,19 +119,19 @@ def test_a_cell_is_a_child_run_with_curves_tags_params_and_artifacts(
 
 @pytest.mark.slow
 def test_diagnostics_and_the_report_are_added_to_runs_that_exist(
-    cell: CellConfig, store: Path, tmp_path: Path
+    overrides: list[str], store: Path, tmp_path: Path
 ) -> None:
     from mlflow import MlflowClient
 
-    folder = finished(cell, tmp_path)
+    done = finished(overrides, tmp_path / "run", diagnostics=True)
+    cell = done.cell
     tracker = MlflowTracker(CONFIG, store, "added")
-    tracker.log_diagnostics(cell, folder)  # no run yet, so nothing to add to
+    tracker.log_diagnostics(cell)  # no run yet, so nothing to add to
     tracker.start_launch("quick", {"folder": str(tmp_path)})
-    run_id = tracker.log_cell(cell, folder)
-    folder.update_status(state="finished", mlflow_run_id=run_id)
-    write_probes(cell, folder.root, source_key(cell))
+    run_id = tracker.log_cell(cell)
+    cell = replace(cell, mlflow_run_id=run_id)
     for _ in range(2):
-        tracker.log_diagnostics(cell, folder)
+        tracker.log_diagnostics(cell)
     report = tmp_path / "report"
     report.mkdir()
     for name in ("table.md", "curves.png", "curves.pdf"):
@@ -143,21 +157,22 @@ def test_diagnostics_and_the_report_are_added_to_runs_that_exist(
 
 @pytest.mark.slow
 def test_logging_again_duplicates_nothing_and_a_failure_is_overwritten(
-    cell: CellConfig, store: Path, tmp_path: Path
+    overrides: list[str], store: Path, tmp_path: Path
 ) -> None:
     from mlflow import MlflowClient
 
-    folder = finished(cell, tmp_path)
+    done = finished(overrides, tmp_path / "run")
+    cell = done.cell
     first = MlflowTracker(CONFIG, store, "again")
     first.start_launch("killed while logging", {"folder": str(tmp_path)})
-    failed = first.mark_failed(cell, folder, "out of memory")
+    failed = first.mark_failed(cell, "out of memory")
     client = MlflowClient(tracking_uri=store_uri(CONFIG, store))
     run = client.get_run(failed)
     assert (run.info.status, run.data.tags["reason"]) == ("FAILED", "out of memory")
 
     second = MlflowTracker(CONFIG, store, "again")
     second.start_launch("quick", {"folder": str(tmp_path)})
-    assert second.log_cell(cell, folder) == second.log_cell(cell, folder) == failed
+    assert second.log_cell(cell) == second.log_cell(cell) == failed
     second.end_launch("FINISHED")
     assert len(client.get_metric_history(failed, "train/loss")) == 6
     assert len(client.get_metric_history(failed, "eval/aesthetic/mean")) == 2
@@ -172,20 +187,20 @@ def test_logging_again_duplicates_nothing_and_a_failure_is_overwritten(
     assert states == {
         "killed while logging": "KILLED",
         "quick": "FINISHED",
-        cell.label: "FINISHED",
+        done.label: "FINISHED",
     }
 
 
 @pytest.mark.slow
 def test_the_same_cell_of_another_folder_is_another_run(
-    cell: CellConfig, store: Path, tmp_path: Path
+    overrides: list[str], store: Path, tmp_path: Path
 ) -> None:
     run_ids = set()
     for name in ("one", "two"):
-        folder = finished(cell, tmp_path / name)
+        cell = finished(overrides, tmp_path / name).cell
         tracker = MlflowTracker(CONFIG, store, "folders")
         tracker.start_launch(name, {"folder": str(tmp_path / name)})
-        run_ids.add(tracker.log_cell(cell, folder))
+        run_ids.add(tracker.log_cell(cell))
         tracker.end_launch("FINISHED")
     assert len(run_ids) == 2
 
@@ -198,8 +213,8 @@ def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_params_are_short_text(cell: CellConfig) -> None:
-    params = short_params(cell)
+def test_params_are_short_text(overrides: list[str], tmp_path: Path) -> None:
+    params = short_params(finished(overrides, tmp_path).cell)
     assert params["optim.learning_rate"] == "0.0003"
     assert params["model.name"] == "lab"
     assert "lora.rank" not in params

@@ -11,8 +11,7 @@ from PIL import Image
 from typing_extensions import override
 
 from evaluators.base import Canary, Evaluator, JudgeConfig, Sample, Score
-
-RED = (255, 0, 0)
+from toyplugin.palette import COLORS, colors_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +30,7 @@ class ColorErrorConfig(JudgeConfig):
     value_range: ClassVar[tuple[float, float]] = (0.0, 255.0)
     higher_is_better: ClassVar[bool] = False
     packages: ClassVar[tuple[str, ...]] = ("numpy",)
+    code: ClassVar[tuple[str, ...]] = ("toyplugin.palette",)
 
     border: int = 0
 
@@ -40,8 +40,8 @@ class ColorErrorConfig(JudgeConfig):
 
     @override
     def check_prompt(self, prompt: str, metadata: Mapping[str, object]) -> None:
-        if not isinstance(metadata.get("rgb"), (list, tuple)):
-            raise ValueError(f"{prompt!r}: the prompt's metadata has no 'rgb'")
+        if len(colors_of(prompt)) != 1:
+            raise ValueError(f"{prompt!r} does not name one colour of {', '.join(COLORS)}")
 
 
 class ColorError(Evaluator):
@@ -62,7 +62,7 @@ class ColorError(Evaluator):
         border = self.config.border
         height, width = sample.image.height - border, sample.image.width - border
         pixels = np.asarray(sample.image, dtype=np.float64)[border:height, border:width]
-        return float(np.abs(pixels - np.asarray(sample.metadata["rgb"])).mean())
+        return float(np.abs(pixels - np.array(colors_of(sample.prompt)[0])).mean())
 
     @override
     def canaries(self) -> Sequence[Canary]:
@@ -73,7 +73,6 @@ class ColorError(Evaluator):
                 prompt_id="canary",
                 prompt="red",
                 image=Image.new("RGB", (8, 8), name),
-                metadata={"rgb": RED},
             )
             for name in ("red", "blue")
         )

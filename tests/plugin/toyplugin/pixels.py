@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from baselines.base import Condition, VelocityModel
 from baselines.flow import euler_sample
 from soarbench.models.base import PromptEncoder
-from toyplugin.palette import COLORS
+from toyplugin.palette import colors_of
 from toyplugin.pixels_config import PixelsConfig
 
 
@@ -61,8 +61,7 @@ class ColorEncoder:
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Colours in -1..1, batch first."""
-        named = [[COLORS[word] for word in text.split() if word in COLORS] for text in prompts]
-        colors = [np.mean(rgbs or [(127.5,) * 3], axis=0) for rgbs in named]
+        colors = [np.mean(colors_of(text) or [(127.5,) * 3], axis=0) for text in prompts]
         return {"color": torch.tensor(np.array(colors) / 127.5 - 1).float().to(self.device)}
 
 
