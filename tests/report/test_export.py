@@ -140,7 +140,9 @@ def test_what_the_base_was_measured_on_for_another_task_stays(
 ) -> None:
     """Each task follows the base on its own data, and all share its cell."""
     folder = exported(finished, tmp_path / "copy")
-    (key,) = by_method(folder)["base"].description["paths"]  # type: ignore[misc]
+    paths = by_method(folder)["base"].description["paths"]
+    assert isinstance(paths, dict)
+    (key,) = paths
     norms = by_method(folder)["base"].norms(key)
     assert norms is not None
     other = [word for word in finished if not word.startswith("task=")] + ["task=alignment"]

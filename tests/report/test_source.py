@@ -112,6 +112,14 @@ def test_a_missing_file_is_named_and_its_remedy_is_one(words: list[str], name: s
     assert report(ReportOptions(), words, console=quiet()) == 0
 
 
+def test_which_prompts_were_judged_is_never_guessed(words: list[str]) -> None:
+    path = stored(words, "scores/*/summary.json")
+    path.unlink()
+    assert f"{path} does not say which 3 prompts were judged; delete {path.parent}" in refused(
+        words
+    )
+
+
 @pytest.mark.parametrize(
     "name", [*FILES, "norms", "summary"], ids=lambda name: name.replace(" ", "_")
 )
