@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+
+from evaluators.base import ADDRESS as ADDRESS
 
 if TYPE_CHECKING:
     from baselines.base import Method, World
@@ -22,8 +23,6 @@ Schedule = Literal["constant", "linear", "cosine"]
 Optimizer = Literal["adamw", "adamw_8bit"]
 Precision = Literal["no", "bf16"]
 
-#: Metadata of a field that no address holds: it changes speed, memory or words, and no number.
-ADDRESS: Mapping[str, bool] = {"address": False}
 #: Levels of the training grid of Stable Diffusion 3's scheduler.
 NUM_TRAIN_TIMESTEPS = 1000
 

@@ -18,7 +18,7 @@ from PIL import Image
 from evaluators.errors import EvaluatorError as EvaluatorError
 from evaluators.weights import PublishedWeights, content_digest
 
-#: Metadata of a field that no address holds: it changes speed or memory, and no number.
+#: Metadata of a field that no address holds: it changes speed, memory or words, and no number.
 ADDRESS: Mapping[str, bool] = {"address": False}
 
 

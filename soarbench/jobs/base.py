@@ -17,7 +17,6 @@ from soarbench.evaluation.drawing import Draw
 from soarbench.grid.addresses import Source
 from soarbench.grid.cell import CellConfig
 from soarbench.store.artefact import Artefact, Store
-from soarbench.store.training import TrainingFolder
 
 if TYPE_CHECKING:
     from soarbench.tracking.tracker import Tracker
@@ -152,8 +151,3 @@ class Job(abc.ABC):
             artefact.begin(self.source.content, self.source.inputs, digests(self.code))
             yield artefact, stage
         artefact.error_path.unlink(missing_ok=True)
-
-
-def training_folder(store: Store, job: Job) -> TrainingFolder:
-    """A training's files."""
-    return TrainingFolder(store.artefact(job.address).root)
