@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import itertools
 import json
@@ -51,6 +52,9 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
             self.idle = float(torch.cuda.memory_allocated(device))
             return
+        # What glibc has freed but keeps would count as in use, and the update could live in it.
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)
         self.idle = _status_bytes("VmRSS")
         # Loading may have peaked higher than it left; Linux lets a process forget its peak.
         self._is_reset = _reset_peak()
