@@ -1,0 +1,144 @@
+"""Sampling, both halves of the autoencoder and the text encoders on a pretended GPU.
+
+``python -m tests.pretended.inference RESOLUTION [RESOLUTION ...]`` prints JSON, a line each.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusion3Pipeline
+from diffusers.image_processor import VaeImageProcessor
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+from soarbench.benchmarks.full_size import random_transformer
+from soarbench.models.sd3.config import Sd3Config
+from soarbench.models.sd3.model import SD3Model
+from soarbench.planning.demand import PlanOptions, read_request
+from tests.pretended.device import Pretended, pretended
+from tests.tiny import build_tiny_pipeline
+
+# Sizes of stabilityai/stable-diffusion-3.5-medium's other parts, from their config.json.
+_VAE = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 16,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "scaling_factor": 1.5305,
+    "shift_factor": 0.0609,
+}
+_CLIP_L = CLIPTextConfig(
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    projection_dim=768,
+)
+_CLIP_G = CLIPTextConfig(
+    hidden_size=1280,
+    intermediate_size=5120,
+    num_hidden_layers=32,
+    num_attention_heads=20,
+    projection_dim=1280,
+    hidden_act="gelu",
+)
+_T5_XXL = T5Config(
+    d_model=4096,
+    d_kv=64,
+    d_ff=10240,
+    num_layers=24,
+    num_heads=64,
+    feed_forward_proj="gated-gelu",
+)
+_PROMPTS = 80
+
+
+def full_pipeline(
+    tiny: StableDiffusion3Pipeline, dtype: torch.dtype
+) -> StableDiffusion3Pipeline:
+    """SD3.5-Medium's modules on the current device, with a tiny one's tokenizers and schedule."""
+    (demand,) = read_request(PlanOptions(), ["model=sd35_medium", "method=sft"]).demands.values()
+    encoders = {
+        "text_encoder": CLIPTextModelWithProjection(_CLIP_L).to(dtype),
+        "text_encoder_2": CLIPTextModelWithProjection(_CLIP_G).to(dtype),
+        "text_encoder_3": T5EncoderModel(_T5_XXL).to(dtype),
+    }
+    return StableDiffusion3Pipeline(
+        transformer=random_transformer(demand.model.architecture(), dtype),
+        scheduler=tiny.scheduler,
+        vae=AutoencoderKL(**_VAE).requires_grad_(False).eval(),
+        tokenizer=tiny.tokenizer,
+        tokenizer_2=tiny.tokenizer,
+        tokenizer_3=tiny.tokenizer,
+        **{name: part.requires_grad_(False).eval() for name, part in encoders.items()},
+    )
+
+
+def peak_of(seen: Pretended, run: Callable[[], object]) -> tuple[float, object]:
+    """GB that a call needs beside what is there, and what it gives."""
+    before = seen.peak = seen.now
+    given = run()
+    return (seen.peak - before) / 1e9, given
+
+
+def images_of(_: VaeImageProcessor, pixels: torch.Tensor, output_type: str) -> list[Image.Image]:
+    """Pictures without content, of the right number and size."""
+    assert output_type == "pil"
+    assert pixels.device.type == "cuda"
+    assert pixels.dtype == torch.float32
+    return [Image.new("RGB", (pixels.shape[-1], pixels.shape[-2]))] * len(pixels)
+
+
+def stages(resolution: int, rows: int = 16) -> dict[str, object]:
+    """Encode prompts, sample, decode and encode images at a resolution."""
+    device = torch.device("cuda", 0)
+    peaks: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = build_tiny_pipeline(Path(folder), has_t5=True)
+        tiny = StableDiffusion3Pipeline.from_pretrained(path)
+        with (
+            pretended() as seen,
+            mock.patch.object(VaeImageProcessor, "postprocess", images_of),
+        ):
+            with device:
+                pipeline = full_pipeline(tiny, torch.bfloat16)
+            config = Sd3Config(
+                name="pretended", path=str(path), resolution=resolution, max_sequence_length=256
+            )
+            model = SD3Model(pipeline, config)
+            peaks["weights"] = seen.now / 1e9
+            peaks["encode_prompts"], condition = peak_of(
+                seen, lambda: model.encode_prompts([f"a photo of a {i}" for i in range(_PROMPTS)])
+            )
+            condition = {name: value[:rows] for name, value in condition.items()}
+            noise = torch.randn(rows, *model.latent_shape)
+            peaks["sample"], latents = peak_of(
+                seen, lambda: model.sample(condition, condition, noise, 2, 4.5)
+            )
+            peaks["decode"], images = peak_of(seen, lambda: model.decode(latents.repeat(4, 1, 1, 1)))
+            assert [image.size for image in images] == [(resolution, resolution)] * 4 * rows
+            peaks["encode_images"], encoded = peak_of(seen, lambda: model.encode_images(images))
+            assert encoded.shape == (4 * rows, *model.latent_shape)
+            assert {t.device for t in (latents, encoded, *condition.values())} == {device}
+    return {
+        "resolution": resolution,
+        "peaks": peaks,
+        "waits": dict(seen.waits),
+        "latents": str(latents.dtype),
+        "encoded": str(encoded.dtype),
+    }
+
+
+if __name__ == "__main__":
+    for resolution in sys.argv[1:]:
+        print(json.dumps(stages(int(resolution))), flush=True)
