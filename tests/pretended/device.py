@@ -20,6 +20,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+RUNTIME = "libpretended.so"
 _PACKAGES = ("soarbench", "baselines", "evaluators")
 
 
@@ -27,8 +28,8 @@ class Unavailable(RuntimeError):
     """A pretended device cannot be had here; says why."""
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """Build the pretended runtime. -> environment of a process that has the device.
+def build(folder: Path) -> None:
+    """Build the pretended runtime and driver.
 
     Raises:
         Unavailable: torch is not built for CUDA 13, or there is no C compiler.
@@ -40,40 +41,28 @@ def environment(folder: Path) -> dict[str, str]:
     import nvidia.cu13
 
     headers = Path(next(iter(nvidia.cu13.__path__))) / "include"
-    runtime, driver = folder / "libpretended.so", folder / "libcuda.so.1"
     # -w: functions that only say yes take no notice of what they are given.
     command = ["cc", "-w", "-shared", "-fPIC", "-O1", f"-I{HERE / 'include'}", f"-I{headers}"]
-    for source, target in (("cudart.c", runtime), ("cuda.c", driver)):
-        name = f"-Wl,-soname,{target.name}"
+    for source, target in (("cudart.c", RUNTIME), ("cuda.c", "libcuda.so.1")):
+        name = f"-Wl,-soname,{target}"
         try:
-            subprocess.run([*command, name, "-o", target, HERE / source], check=True)
+            subprocess.run([*command, name, "-o", folder / target, HERE / source], check=True)
         except FileNotFoundError as error:
             raise Unavailable("there is no C compiler (cc)") from error
+
+
+def run(folder: Path, module: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a module with the device that ``build`` put into a folder."""
     kept = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
-    return kept | {
-        "LD_PRELOAD": str(runtime),
-        "LD_LIBRARY_PATH": str(folder),
-        "OMP_NUM_THREADS": "1",
-    }
-
-
-def in_process(folder: Path, module: str, *words: str) -> str:
-    """Standard output of a module that ran with the device.
-
-    Raises:
-        Unavailable: As ``environment``.
-        AssertionError: It failed; says what it printed.
-    """
-    result = subprocess.run(
+    shown = {"LD_PRELOAD": str(folder / RUNTIME), "LD_LIBRARY_PATH": str(folder)}
+    return subprocess.run(
         [sys.executable, "-m", module, *words],
-        env=environment(folder),
+        env=kept | shown | {"OMP_NUM_THREADS": "1"},
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert result.returncode == 0, result.stderr[-6000:]
-    return result.stdout
 
 
 class Pretended:
@@ -110,6 +99,8 @@ def _place() -> str:
     frames = traceback.extract_stack()[:-2]
     for frame in reversed(frames):
         path = Path(frame.filename)
+        if frame.name.startswith("<"):  # comprehensions, which newer Pythons inline
+            continue
         if path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in _PACKAGES:
             return f"{path.relative_to(ROOT)}:{frame.name}"
     return f"{Path(frames[-1].filename).name}:{frames[-1].name}"
@@ -125,6 +116,9 @@ def pretended() -> Iterator[Pretended]:
     from torch.utils._pytree import tree_leaves
 
     seen = Pretended()
+    aten = torch.ops.aten
+    # Operations whose kernels refuse mixed types; without content torch looks at shapes alone.
+    same_type = {aten.mm.default, aten.addmm.default, aten.index_add.default}
 
     def is_on_gpu(value: object) -> bool:
         return isinstance(value, torch.Tensor) and value.device.type == "cuda"
@@ -137,17 +131,21 @@ def pretended() -> Iterator[Pretended]:
             args: Sequence[Any] = (),
             kwargs: Mapping[str, Any] | None = None,
         ) -> object:
-            if func is torch.ops.aten._pin_memory.default:
+            if func in same_type:
+                kinds = {
+                    t.dtype for t in tree_leaves(args) if is_on_gpu(t) and t.is_floating_point()
+                }
+                if len(kinds) > 1:
+                    raise RuntimeError(f"{func} of {sorted(map(str, kinds))}")
+            if func is aten._pin_memory.default:
                 return args[0]
-            if func is torch.ops.aten._local_scalar_dense.default and isinstance(
-                args[0], FakeTensor
-            ):
+            if func is aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
                 if is_on_gpu(args[0]):
                     seen.waits[_place()] += 1
                 # There is no content to read: a number that every branch on it goes on with.
                 kind = args[0].dtype
                 return True if kind == torch.bool else 0.5 if kind.is_floating_point else 1
-            if func is torch.ops.aten.equal.default:
+            if func is aten.equal.default:
                 seen.waits[_place()] += any(map(is_on_gpu, args))
                 return True
             output = func(*args, **(kwargs or {}))

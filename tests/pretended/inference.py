@@ -63,9 +63,7 @@ _T5_XXL = T5Config(
 _PROMPTS = 80
 
 
-def full_pipeline(
-    tiny: StableDiffusion3Pipeline, dtype: torch.dtype
-) -> StableDiffusion3Pipeline:
+def full_pipeline(tiny: StableDiffusion3Pipeline, dtype: torch.dtype) -> StableDiffusion3Pipeline:
     """SD3.5-Medium's modules on the current device, with a tiny one's tokenizers and schedule."""
     (demand,) = read_request(PlanOptions(), ["model=sd35_medium", "method=sft"]).demands.values()
     encoders = {
@@ -125,7 +123,9 @@ def stages(resolution: int, rows: int = 16) -> dict[str, object]:
             peaks["sample"], latents = peak_of(
                 seen, lambda: model.sample(condition, condition, noise, 2, 4.5)
             )
-            peaks["decode"], images = peak_of(seen, lambda: model.decode(latents.repeat(4, 1, 1, 1)))
+            peaks["decode"], images = peak_of(
+                seen, lambda: model.decode(latents.repeat(4, 1, 1, 1))
+            )
             assert [image.size for image in images] == [(resolution, resolution)] * 4 * rows
             peaks["encode_images"], encoded = peak_of(seen, lambda: model.encode_images(images))
             assert encoded.shape == (4 * rows, *model.latent_shape)

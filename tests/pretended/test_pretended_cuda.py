@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.pretended.device import Unavailable, environment, in_process
+from tests.pretended import device
 
 METHODS = {
     "sft": [],
@@ -26,49 +28,102 @@ METHODS = {
     ],
 }
 ADAPTERS = {"full": "null", "lora": "{rank:32,alpha:64}"}
-CHECKPOINTING = (True, False)
-CASES = list(itertools.product(METHODS, ADAPTERS, CHECKPOINTING))
-#: One update, two rows: (a) the sums of loss and metrics, (b) the gradient's norm, and (c) what the
-#: Trainer logs. Between its forwards SOAR looks at how many auxiliary points there are, Flow-GRPO at
+CASES = list(itertools.product(METHODS, ADAPTERS, (True, False)))
+PLANNED = ("lora", True)
+FAULTS = ("device", "type", "wait")
+#: Of an update of two rows: the sums of loss and metrics, the gradient's norm, what the Trainer
+#: logs. Before its forwards SOAR looks at how many auxiliary points there are, and Flow-GRPO at
 #: which groups have spread.
+END = {"baselines/loop/trainer.py:_get_grad_norm": 1, "baselines/loop/post_train.py:post_train": 1}
 WAITS = {
-    "sft": {"trainer.py:<dictcomp>": 3, "trainer.py:_get_grad_norm": 1, "post_train": 1},
+    "sft": END | {"baselines/loop/trainer.py:_account": 3},
+    "soar": END | {"baselines/loop/trainer.py:_account": 4, "baselines/soar.py:_num_aux": 4},
+    "flow_grpo": END
+    | {
+        "baselines/loop/trainer.py:_account": 7,
+        "baselines/flow_grpo.py:weight": 1,
+        "baselines/flow_grpo.py:forward_equivalents": 1,
+    },
 }
-Result = dict[str, object]
+Finished = subprocess.CompletedProcess[str]
 
 
-def _words(method: str, adapter: str, is_checkpointed: bool) -> list[str]:
-    return [
-        *("model=sd35_medium", "training.batch_size=2", "training.micro_batch_size=2"),
-        *(f"method={method}", f"lora={ADAPTERS[adapter]}", *METHODS[method]),
-        f"training.gradient_checkpointing={str(is_checkpointed).lower()}",
-    ]
+def _words(method: str, adapter: str, is_checkpointed: bool, *more: str) -> str:
+    return ";".join(
+        [
+            *("model=sd35_medium", "training.batch_size=2", "training.micro_batch_size=2"),
+            *(f"method={method}", f"lora={ADAPTERS[adapter]}", *METHODS[method], *more),
+            f"training.gradient_checkpointing={str(is_checkpointed).lower()}",
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("pretended")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Finished]:
+    """What each process printed; two at a time, since together they take minutes."""
+    folder = tmp_path_factory.mktemp("pretended")
     try:
-        environment(path)
-    except Unavailable as error:
+        device.build(folder)
+    except device.Unavailable as error:
         pytest.skip(f"no CUDA device can be pretended: {error}")
-    return path
-
-
-@pytest.fixture(scope="module")
-def results(folder: Path) -> dict[tuple[str, str, bool], Result]:
-    """What every case printed; two processes share the cases, since they take their minute."""
-    halves = [CASES[::2], CASES[1::2]]
-
-    def run(cases: list[tuple[str, str, bool]]) -> list[Result]:
-        words = [";".join(_words(*case)) for case in cases]
-        printed = in_process(folder, "tests.pretended.training", *words)
-        return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
-
-    with ThreadPoolExecutor(2) as pool:
-        parts = list(pool.map(run, halves))
-    return {
-        case: result
-        for cases, part in zip(halves, parts, strict=True)
-        for case, result in zip(cases, part, strict=True)
+    # The plan counts models of its own, so it is asked once a method.
+    cases = [_words(*case, *(["planned"] if case[1:] == PLANNED else [])) for case in CASES]
+    training, inference = "tests.pretended.training", "tests.pretended.inference"
+    words: dict[str, Sequence[str]] = {
+        "even": (training, *cases[::2]),
+        "odd": (training, *cases[1::2]),
+        "inference": (inference, "512", "1024"),
+        **{fault: (training, _words("sft", "lora", True, f"fault={fault}")) for fault in FAULTS},
     }
+    with ThreadPoolExecutor(2) as pool:
+        finished = pool.map(lambda arguments: device.run(folder, *arguments), words.values())
+        return dict(zip(words, finished, strict=True))
+
+
+def _results(process: Finished) -> list[dict[str, object]]:
+    assert process.returncode == 0, process.stderr[-4000:]
+    return [json.loads(line) for line in process.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(("method", "adapter", "is_checkpointed"), CASES)
+def test_an_update_runs_at_the_published_size(
+    processes: Mapping[str, Finished], method: str, adapter: str, is_checkpointed: bool
+) -> None:
+    place, half = divmod(CASES.index((method, adapter, is_checkpointed)), 2)
+    result = _results(processes["odd" if half else "even"])[place]
+    assert result["waits"] == WAITS[method]
+    if (adapter, is_checkpointed) == PLANNED:
+        assert result["peak"] == pytest.approx(result["planned"], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("device", "FakeTensorDeviceMismatchError: Expected all tensors to be on the same device"),
+        ("type", "RuntimeError: aten.mm.default of ['torch.float16', 'torch.float32']"),
+    ],
+)
+def test_a_planted_fault_is_found(
+    processes: Mapping[str, Finished], fault: str, message: str
+) -> None:
+    assert processes[fault].returncode == 1
+    assert message in processes[fault].stderr
+
+
+def test_a_planted_wait_is_found(processes: Mapping[str, Finished]) -> None:
+    (result,) = _results(processes["wait"])
+    planted = {"baselines/flow_matching.py:on_trajectory_term": 1}
+    assert result["waits"] == WAITS["sft"] | planted
+
+
+def test_images_and_prompts_go_through_the_model_in_bounded_memory(
+    processes: Mapping[str, Finished],
+) -> None:
+    small, large = _results(processes["inference"])
+    for result in (small, large):
+        assert (result["latents"], result["encoded"]) == ("torch.bfloat16", "torch.float32")
+        assert result["waits"] == {}
+        # 64 images: four of 512 px at a time take what one of 1024 px takes.
+        assert result["peaks"]["decode"] == pytest.approx(3.25, abs=0.1)
+        assert result["peaks"]["encode_images"] == pytest.approx(2.8, abs=0.1)
+        assert result["peaks"]["encode_prompts"] < 2

@@ -1,7 +1,8 @@
 """One update of the real loop on a pretended GPU; prints what happened as JSON, a line a case.
 
 ``python -m tests.pretended.training CASE [CASE ...]``, a case being settings of ``plan`` separated
-by semicolons, ``method=soar;lora=null``; ``fault=NAME`` among them plants one of ``FAULTS``.
+by semicolons, ``method=soar;lora=null``; ``fault=NAME`` among them plants one of ``FAULTS``,
+and ``planned`` also asks the plan.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import contextlib
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +26,8 @@ from baselines.flow import draw_noise
 from baselines.flow_grpo import FlowGrpo
 from baselines.loop.post_train import post_train
 from baselines.loop.trainer import PostTrainer
-from soarbench.benchmarks.full_size import RandomRows, _world, random_transformer
+from soarbench.benchmarks.full_size import RandomRows, _world, planned_bytes, random_transformer
 from soarbench.planning.demand import PlanOptions, read_request
-from soarbench.planning.planner import Planner
 from tests.pretended.device import pretended
 
 
@@ -36,7 +35,9 @@ class _Finished(Exception):
     """All updates are taken; a checkpoint of tensors without content cannot be written."""
 
 
-def noise_on_the_cpu(shape: tuple[int, ...], generators: list[torch.Generator], _: object) -> Tensor:
+def noise_on_the_cpu(
+    shape: tuple[int, ...], generators: list[torch.Generator], _: object
+) -> Tensor:
     """As a draw that nobody sends to the device."""
     return draw_noise(shape, generators, torch.device("cpu"))
 
@@ -62,9 +63,9 @@ FAULTS: dict[str, tuple[str, Callable[..., Tensor]]] = {
 
 def update(words: list[str], steps: int = 1) -> dict[str, object]:
     """Take updates of the one method that the words name."""
+    is_planned = "planned" in words
     fault = [word.removeprefix("fault=") for word in words if word.startswith("fault=")]
-    words = [word for word in words if not word.startswith("fault=")]
-    start = time.perf_counter()
+    words = [word for word in words if "=" in word and not word.startswith("fault=")]
     (demand,) = read_request(PlanOptions(), words).demands.values()
     architecture = demand.model.architecture()
     device = torch.device("cuda", 0)
@@ -110,16 +111,8 @@ def update(words: list[str], steps: int = 1) -> dict[str, object]:
                 on_log=lambda _step, _values: None,
                 console=Console(quiet=True),
             )
-    seconds = time.perf_counter() - start
-    absent = ("autoencoder", "judges", "set aside")
-    planned = Planner().memory(demand)
-    return {
-        "words": words,
-        "seconds": seconds,
-        "peak": seen.peak,
-        "planned": sum(size for name, size in planned.items() if name not in absent),
-        "waits": dict(seen.waits),
-    }
+    result = {"peak": seen.peak, "waits": dict(seen.waits)}
+    return result | ({"planned": planned_bytes(demand)} if is_planned else {})
 
 
 if __name__ == "__main__":
