@@ -17,6 +17,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -34,8 +41,6 @@ def build(folder: Path) -> None:
     Raises:
         Unavailable: torch is not built for CUDA 13, or there is no C compiler.
     """
-    import torch
-
     if (torch.version.cuda or "").partition(".")[0] != "13":
         raise Unavailable(f"torch {torch.__version__} is not built for CUDA 13")
     import nvidia.cu13
@@ -65,8 +70,8 @@ def run(folder: Path, module: str, *words: str) -> subprocess.CompletedProcess[s
     )
 
 
-class Pretended:
-    """What happened on the device inside ``pretended``.
+class Pretended(TorchDispatchMode):
+    """Watches every operation on the device.
 
     Attributes:
         waits: Places of our code at which the CPU waited for the device, and how often.
@@ -75,13 +80,36 @@ class Pretended:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.waits: Counter[str] = Counter()
         self.now = 0
         self.peak = 0
         self._seen: set[int] = set()
 
-    def count(self, storage: Any) -> None:
-        """Count a storage until it is freed."""
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        """Run an operation, and note where it waits and what it makes."""
+        if func in _CONTENT and any(isinstance(value, FakeTensor) for value in args):
+            self.waits.update([_place()] * any(map(_is_on_gpu, args)))
+            return _CONTENT[func](args[0])
+        if func in _SAME_TYPE:
+            kinds = {t.dtype for t in tree_leaves(args) if _is_on_gpu(t) and t.is_floating_point()}
+            if len(kinds) > 1:
+                raise RuntimeError(f"{func} of {sorted(map(str, kinds))}")
+        output = func(*args, **(kwargs or {}))
+        tensors = [value for value in tree_leaves(output) if isinstance(value, Tensor)]
+        if any(map(_is_on_gpu, args)) and not all(map(_is_on_gpu, tensors)):
+            self.waits[_place()] += 1
+        for tensor in filter(_is_on_gpu, tensors):
+            self._count(tensor.untyped_storage())
+        return output
+
+    def _count(self, storage: Any) -> None:
         key, size = storage._cdata, storage.nbytes()
         if key not in self._seen:
             self._seen.add(key)
@@ -92,6 +120,28 @@ class Pretended:
     def _forget(self, key: int, size: int) -> None:
         self._seen.discard(key)
         self.now -= size
+
+
+def _number(tensor: Tensor) -> bool | int | float:
+    """What stands for content: a number that every branch on it goes on with."""
+    if tensor.dtype == torch.bool:
+        return True
+    return 0.5 if tensor.is_floating_point() else 1
+
+
+_ATEN = torch.ops.aten
+#: Operations that read content, or move it to where it can be read, and what they give instead.
+_CONTENT: Mapping[object, Callable[[Tensor], object]] = {
+    _ATEN._local_scalar_dense.default: _number,
+    _ATEN.equal.default: lambda _: True,
+    _ATEN._pin_memory.default: lambda tensor: tensor,
+}
+#: Operations whose kernels refuse mixed types; without content torch looks at shapes alone.
+_SAME_TYPE = {_ATEN.mm.default, _ATEN.addmm.default, _ATEN.index_add.default}
+
+
+def _is_on_gpu(value: object) -> bool:
+    return isinstance(value, Tensor) and value.device.type == "cuda"
 
 
 def _place() -> str:
@@ -106,76 +156,28 @@ def _place() -> str:
     return f"{Path(frames[-1].filename).name}:{frames[-1].name}"
 
 
+def _apply(module: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """As ``nn.Module._apply``, which swaps tensors in place; a fake tensor refuses that."""
+    for child in module.children() if recurse else ():
+        _apply(child, fn)
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            changed = fn(parameter.detach())
+            if (changed.dtype, changed.device) != (parameter.dtype, parameter.device):
+                kept = nn.Parameter(changed, requires_grad=parameter.requires_grad)
+                module._parameters[name] = kept
+    for name, buffer in module._buffers.items():
+        if buffer is not None:
+            module._buffers[name] = fn(buffer)
+    return module
+
+
 @contextlib.contextmanager
 def pretended() -> Iterator[Pretended]:
     """Inside the block tensors have no content, and the device is watched."""
-    import torch
-    from torch import nn
-    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
-
-    seen = Pretended()
-    aten = torch.ops.aten
-    # Operations whose kernels refuse mixed types; without content torch looks at shapes alone.
-    same_type = {aten.mm.default, aten.addmm.default, aten.index_add.default}
-
-    def is_on_gpu(value: object) -> bool:
-        return isinstance(value, torch.Tensor) and value.device.type == "cuda"
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(
-            self,
-            func: Callable[..., object],
-            types: object,
-            args: Sequence[Any] = (),
-            kwargs: Mapping[str, Any] | None = None,
-        ) -> object:
-            if func in same_type:
-                kinds = {
-                    t.dtype for t in tree_leaves(args) if is_on_gpu(t) and t.is_floating_point()
-                }
-                if len(kinds) > 1:
-                    raise RuntimeError(f"{func} of {sorted(map(str, kinds))}")
-            if func is aten._pin_memory.default:
-                return args[0]
-            if func is aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
-                if is_on_gpu(args[0]):
-                    seen.waits[_place()] += 1
-                # There is no content to read: a number that every branch on it goes on with.
-                kind = args[0].dtype
-                return True if kind == torch.bool else 0.5 if kind.is_floating_point else 1
-            if func is aten.equal.default:
-                seen.waits[_place()] += any(map(is_on_gpu, args))
-                return True
-            output = func(*args, **(kwargs or {}))
-            outputs = [t for t in tree_leaves(output) if isinstance(t, torch.Tensor)]
-            if is_on_gpu(args[0] if args else None) and any(not is_on_gpu(t) for t in outputs):
-                seen.waits[_place()] += 1
-            for tensor in filter(is_on_gpu, outputs):
-                seen.count(tensor.untyped_storage())
-            return output
-
-    def apply(module: nn.Module, fn: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
-        """As torch's, which swaps the tensors in place; a fake tensor refuses that."""
-        for child in module.children():
-            apply(child, fn)
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                changed = fn(parameter.detach())
-                if changed.dtype != parameter.dtype or changed.device != parameter.device:
-                    module._parameters[name] = nn.Parameter(
-                        changed, requires_grad=parameter.requires_grad
-                    )
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = fn(buffer)
-        return module
-
-    torch_apply = nn.Module._apply
-    nn.Module._apply = lambda module, fn, recurse=True: apply(module, fn)  # type: ignore[method-assign, assignment]
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True), Watch():
-            yield seen
-    finally:
-        nn.Module._apply = torch_apply  # type: ignore[method-assign]
+    with (
+        mock.patch.object(nn.Module, "_apply", _apply),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        Pretended() as watch,
+    ):
+        yield watch

@@ -141,4 +141,4 @@ def stages(resolution: int, rows: int = 16) -> dict[str, object]:
 
 if __name__ == "__main__":
     for resolution in sys.argv[1:]:
-        print(json.dumps(stages(int(resolution))), flush=True)
+        sys.stdout.write(json.dumps(stages(int(resolution))) + "\n")

@@ -71,7 +71,7 @@ def update(words: list[str], steps: int = 1) -> dict[str, object]:
     device = torch.device("cuda", 0)
     judge = FlowGrpo._judge
 
-    def judged(self: FlowGrpo, rewards: torch.Tensor, groups: torch.Tensor) -> object:
+    def judged(self: FlowGrpo, rewards: torch.Tensor, _: torch.Tensor) -> object:
         """Groups depend on content, so their statistics are those of real numbers."""
         with unset_fake_temporarily():
             rows = len(rewards)
@@ -117,4 +117,4 @@ def update(words: list[str], steps: int = 1) -> dict[str, object]:
 
 if __name__ == "__main__":
     for case in sys.argv[1:]:
-        print(json.dumps(update(case.split(";"))), flush=True)
+        sys.stdout.write(json.dumps(update(case.split(";"))) + "\n")
