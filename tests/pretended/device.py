@@ -14,7 +14,7 @@ import sys
 import traceback
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,6 +22,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -89,11 +90,13 @@ class Pretended(TorchDispatchMode):
     def __torch_dispatch__(
         self,
         func: Callable[..., object],
-        types: object,
+        types: Collection[type],
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> object:
         """Run an operation, and note where it waits and what it makes."""
+        if DTensor in types:
+            return NotImplemented  # its parts come back here
         if func in _CONTENT and any(isinstance(value, FakeTensor) for value in args):
             self.waits.update([_place()] * any(map(_is_on_gpu, args)))
             return _CONTENT[func](args[0])

@@ -29,6 +29,8 @@ METHODS = {
 ADAPTERS = {"full": "null", "lora": "{rank:32,alpha:64}"}
 CASES = list(itertools.product(METHODS, ADAPTERS, (True, False)))
 PLANNED = ("lora", True)
+EIGHT_GPUS = ("launcher.num_processes=8", "launcher.parallelism=fsdp2", "training.batch_size=16")
+SHARDED = [("sft", "full", True), ("soar", "lora", True)]
 FAULTS = ("device", "type", "wait")
 #: Of an update of two rows: the sums of loss and metrics, the gradient's norm, what the Trainer
 #: logs. Before its forwards SOAR looks at how many auxiliary points there are, and Flow-GRPO at
@@ -72,6 +74,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Finished
         "even": (training, *cases[::2]),
         "odd": (training, *cases[1::2]),
         "inference": (inference, "512", "1024"),
+        "shards": (training, *(_words(*case, *EIGHT_GPUS) for case in SHARDED)),
         **{fault: (training, _words("sft", "lora", True, f"fault={fault}")) for fault in FAULTS},
     }
     with ThreadPoolExecutor(2) as pool:
@@ -93,6 +96,16 @@ def test_an_update_runs_at_the_published_size(
     assert result["waits"] == WAITS[method]
     if (adapter, is_checkpointed) == PLANNED:
         assert result["peak"] == pytest.approx(result["planned"], rel=0.1)
+
+
+@pytest.mark.parametrize("case", SHARDED)
+def test_an_update_runs_in_shards(
+    processes: Mapping[str, Finished], case: tuple[str, str, bool]
+) -> None:
+    result = _results(processes["shards"])[SHARDED.index(case)]
+    # The Trainer also waits for the other processes before it logs.
+    logged = {"baselines/loop/post_train.py:post_train": 2}
+    assert result["waits"] == WAITS[case[0]] | logged
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -20,8 +21,12 @@ import torch
 from rich.console import Console
 from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp._fully_shard import _fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from baselines import flow_matching
+from baselines.loop import trainer
 from baselines.flow import draw_noise
 from baselines.flow_grpo import FlowGrpo
 from baselines.loop.post_train import post_train
@@ -61,6 +66,29 @@ FAULTS: dict[str, tuple[str, Callable[..., Tensor]]] = {
 }
 
 
+@contextlib.contextmanager
+def processes(count: int) -> Iterator[None]:
+    """As the first of several processes, of which the others do not exist.
+
+    Their part of every collective is a tensor of the right shape; of objects, copies of ours.
+    """
+    if count == 1:
+        yield
+        return
+    rank = {"RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": str(count)}
+    address = {"WORLD_SIZE": str(count), "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    torch.distributed.init_process_group("fake", rank=0, world_size=count, store=FakeStore())
+    # Made before tensors lose their content, which says who is where in it.
+    mesh = init_device_mesh("cuda", (count,))
+    with (
+        mock.patch.dict(os.environ, rank | address),
+        mock.patch.object(_fully_shard, "_init_default_mesh", lambda **_: mesh),
+        mock.patch.object(trainer, "gather_object", lambda objects: objects * count),
+    ):
+        yield
+    torch.distributed.destroy_process_group()
+
+
 def update(words: list[str], steps: int = 1) -> dict[str, object]:
     """Take updates of the one method that the words name."""
     is_planned = "planned" in words
@@ -90,6 +118,7 @@ def update(words: list[str], steps: int = 1) -> dict[str, object]:
         for name in fault:
             stack.enter_context(mock.patch.object(flow_matching, *FAULTS[name]))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
+        stack.enter_context(processes(demand.num_processes))
         seen = stack.enter_context(pretended())
         with device:
             transformer = random_transformer(architecture, getattr(torch, demand.model.dtype))
@@ -109,6 +138,7 @@ def update(words: list[str], steps: int = 1) -> dict[str, object]:
                 velocity_of=architecture.velocity,
                 negative_condition={name: value[None] for name, value in empty.items()},
                 on_log=lambda _step, _values: None,
+                parallelism=demand.parallelism,
                 console=Console(quiet=True),
             )
     result = {"peak": seen.peak, "waits": dict(seen.waits)}
