@@ -26,9 +26,9 @@ from torch.distributed.fsdp._fully_shard import _fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from baselines import flow_matching
-from baselines.loop import trainer
 from baselines.flow import draw_noise
 from baselines.flow_grpo import FlowGrpo
+from baselines.loop import trainer
 from baselines.loop.post_train import post_train
 from baselines.loop.trainer import PostTrainer
 from soarbench.benchmarks.full_size import RandomRows, _world, planned_bytes, random_transformer
@@ -82,7 +82,7 @@ def processes(count: int) -> Iterator[None]:
     mesh = init_device_mesh("cuda", (count,))
     with (
         mock.patch.dict(os.environ, rank | address),
-        mock.patch.object(_fully_shard, "_init_default_mesh", lambda **_: mesh),
+        mock.patch.object(_fully_shard, "_init_default_mesh", return_value=mesh),
         mock.patch.object(trainer, "gather_object", lambda objects: objects * count),
     ):
         yield
