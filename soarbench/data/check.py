@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +15,12 @@ from rich.table import Table
 
 from evaluators.images import ImageError
 from soarbench.common.errors import UserError
-from soarbench.common.files import write_atomically
 from soarbench.common.progress import Pace
 from soarbench.data.buckets import is_smaller, nearest_bucket
 from soarbench.data.config import ImageDataConfig
 from soarbench.data.prompts import PromptSuite, normalised
 from soarbench.data.records import Record, caption_fault
+from soarbench.data.sources.jsonl import write_lines
 from soarbench.data.sources.source import records_of
 
 #: Kinds of findings, in the order of the table, and what each means.
@@ -36,6 +35,8 @@ KINDS = {
 }
 #: Bits of 64 in which two images that look alike may differ.
 NEAR_BITS = 4
+#: One more, so that some band has no differing bit: only images that agree in one are compared, and
+#: not every pair of a set.
 _BANDS = NEAR_BITS + 1
 
 
@@ -71,11 +72,7 @@ class SetCheck:
     )
 
     def findings(self) -> Iterator[Finding]:
-        """All there is to say.
-
-        Raises:
-            UserError: The set cannot be read at all.
-        """
+        """All there is to say; ``UserError`` where the set cannot be read at all."""
         held_out = {normalised(item.prompt): s.name for s in self.suites for item in s.items}
         for record in records_of(self.data):
             self.num_rows += 1
@@ -98,6 +95,7 @@ class SetCheck:
         except ImageError as error:
             yield Finding(kind="image", place=place, detail=str(error))
             return
+        # A run believes it: four rows of one md5 were all trained on the first one's image.
         if record.md5 is not None and record.md5 != (digest := file_md5(record)):
             yield Finding(kind="image", place=place, detail=f"its md5 is {digest}")
         sizes = self.data.sizes(self.resolution)
@@ -114,7 +112,7 @@ class SetCheck:
                 yield Finding(kind="near", place=place, detail=f"like {twin}")
 
     def _near(self, bits: int, place: str) -> str | None:
-        """An earlier image that looks alike; two that differ in few bits agree in some band."""
+        """The place of an earlier image that looks alike."""
         width = -(-64 // _BANDS)
         twin = None
         for band, known in enumerate(self._looks):
@@ -138,13 +136,10 @@ def file_md5(record: Record) -> str:
 
 
 def look(image: Image.Image) -> int:
-    """64 bits that stay nearly the same when an image is scaled, recoded or slightly recoloured.
-
-    Source: the difference hash: whether each of 8 x 8 areas is brighter than its right neighbour.
-    """
-    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
-    bits = (grey[:, :-1] > grey[:, 1:]).ravel()
-    return int("".join("1" if bit else "0" for bit in bits), 2)
+    """64 bits that stay nearly the same when an image is scaled, recoded or slightly recoloured."""
+    # The difference hash: whether each of 8 x 8 areas is brighter than its right neighbour.
+    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX))
+    return int.from_bytes(np.packbits(grey[:, :-1] > grey[:, 1:]).tobytes(), "big")
 
 
 def check_set(check: SetCheck, output: Path, skipped: Iterable[str], console: Console) -> int:
@@ -175,8 +170,7 @@ def check_set(check: SetCheck, output: Path, skipped: Iterable[str], console: Co
         before = check.num_rows
     if check.num_rows == 0:
         raise UserError(f"data.path={check.data.path}: holds no rows")
-    text = "".join(f"{json.dumps(vars(finding))}\n" for finding in findings)
-    write_atomically(output, lambda partial: partial.write_text(text))
+    write_lines(output, map(vars, findings))
     console.print(_table(check.num_rows, Counter(finding.kind for finding in findings), check))
     for suite in skipped:
         say(f"not compared with suite {suite!r}: give suites.{suite}.prompts=FILE")

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from soarbench.data.encoded_rows import ConditionOf, EncodedRows, EncodeImages
     from soarbench.data.records import Record, Scorer
 
-#: Readers of the forms of data, named as YAML names classes: they import their configurations.
-_SOURCES = "soarbench.data.sources"
-
 
 def require_share(key: str, value: float) -> None:
     """Refuse what is no share of something, (0, 1]."""
@@ -34,36 +31,16 @@ def require_share(key: str, value: float) -> None:
 
 
 class TrainingSet(Protocol):
-    """An opened set: what is trained on, found once and kept on disk."""
+    """An opened set, kept on disk; all of it raises ``UserError`` for what cannot be used."""
 
     def measure(self) -> None:
-        """Look for faults that can be seen before anything is loaded.
-
-        Raises:
-            UserError: Something in the set cannot be used.
-        """
-        ...
+        """Look for faults that can be seen before anything is loaded."""
 
     def captions(self) -> Sequence[str]:
-        """Captions that are known before a model is loaded; the others come with ``rows``.
-
-        Raises:
-            UserError: Something in the set cannot be used.
-        """
-        ...
+        """Captions that are known before a model is loaded; the others come with ``rows``."""
 
     def rows(self, encode: EncodeImages, condition: ConditionOf, folder: Path) -> EncodedRows:
-        """The rows.
-
-        Args:
-            encode: Images to latents.
-            condition: Of a caption.
-            folder: For what depends on the model's weights.
-
-        Raises:
-            UserError: Something in the set cannot be used.
-        """
-        ...
+        """The rows; ``folder`` keeps what depends on the model's weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,38 +72,25 @@ class DataConfig(abc.ABC):
 
     @property
     def rows_per_shape(self) -> int | None:
-        """Consecutive rows of training of one size; null where all images are of one.
-
-        Micro-batches divide it.
-        """
+        """Rows in a row that share a size, which micro-batches divide; null: all images do."""
         return None
 
     def with_content(self) -> Self:
-        """The configuration with the set's content in it, so that an address depends on it.
-
-        Raises:
-            ConfigError: The set is not there, or has another form.
-        """
+        """With the set's content in it, for addresses; ``ConfigError`` where there is no set."""
         return self
 
     def held_out(self, count: int) -> DataConfig:
-        """At least ``count`` rows that training does not see, where such can be had; else itself.
-
-        Of most sets nothing is left out.
-        """
+        """At least ``count`` rows that training does not see, where there are such; else itself."""
         del count
         return self
 
     def check_sizes(self, resolution: int, unit: int, largest_image: int) -> None:
-        """Refuse images of sizes that a model cannot take.
+        """Refuse, by ``ConfigError``, images of sizes that a model cannot take.
 
         Args:
             resolution: Side of the square, pixels.
             unit: Pixels of an image that one token of the transformer stands for, along a side.
             largest_image: Pixels of the longest side that it has positions for.
-
-        Raises:
-            ConfigError: Names the value and what would do.
         """
         del resolution, unit, largest_image
 
@@ -163,6 +127,7 @@ class CurationConfig:
 
     def __post_init__(self) -> None:
         require_share("keep_fraction", self.keep_fraction)
+        # Either alone would change nothing, and somebody meant it to.
         if bool(self.rank_by) != (self.keep_fraction < 1):
             raise ValueError(
                 f"keep_fraction={self.keep_fraction} with rank_by={list(self.rank_by)}: name the "
@@ -198,12 +163,14 @@ class ImageDataConfig(CurationConfig, DataConfig):
         content: Digest of the set; filled in when a grid is expanded.
     """
 
+    # Not in addresses: where a set lies. Its content is, so a moved set trains nothing again.
     path: str | None = field(default=None, metadata=ADDRESS)
     max_unreadable: int = 0
     max_caption_length: int = 2000
     bucket_step: int | None = None
     max_aspect_ratio: float = 2.0
     rows_per_bucket: int = 4
+    # Nor how latents come about: kept and fresh ones are the same numbers, which tests compare.
     cache_latents: bool = field(default=True, metadata=ADDRESS)
     scores: str | None = field(default=None, metadata=ADDRESS)
     max_rows: int | None = None
@@ -230,19 +197,11 @@ class ImageDataConfig(CurationConfig, DataConfig):
 
     @abc.abstractmethod
     def own_content(self) -> str:
-        """Digest of the set without its file of scores.
-
-        Raises:
-            ConfigError: There is nothing at ``data.path``, or it has another form.
-        """
+        """Digest of the set without its file of scores; ``ConfigError`` where there is no set."""
 
     @abc.abstractmethod
     def own_records(self) -> Iterator[Record]:
-        """Its rows, with the scores that they come with.
-
-        Raises:
-            UserError: The set cannot be read, or a row is malformed.
-        """
+        """Its rows, with the scores that they come with; ``UserError`` where one is malformed."""
 
     @property
     @override
@@ -297,11 +256,7 @@ class ImageDataConfig(CurationConfig, DataConfig):
         return bucket_sizes(resolution, self.bucket_step, self.max_aspect_ratio)
 
     def scores_file(self) -> Path:
-        """The file of scores.
-
-        Raises:
-            ConfigError: There is none.
-        """
+        """The file of scores; ``ConfigError`` where there is none."""
         assert self.scores is not None
         path = Path(self.scores).expanduser()
         if not path.is_file():
@@ -316,6 +271,15 @@ class ImageDataConfig(CurationConfig, DataConfig):
         image_set = resolve_name("soarbench.data.rows:ImageSet")
         opened: TrainingSet = image_set(self, resolution, scorers, judges, folder)
         return opened
+
+    def _location(self) -> Path:
+        assert self.path is not None
+        return Path(self.path).expanduser()
+
+    def _read_by(self, reader: str) -> Iterator[Record]:
+        # By name, again. The reader's libraries also take seconds to import, which a plan need not.
+        records: Iterator[Record] = resolve_name(f"soarbench.data.sources.{reader}")(self)
+        return records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,17 +297,13 @@ class JsonlDataConfig(ImageDataConfig):
 
     @override
     def own_content(self) -> str:
+        # A folder that is not there shows here, before a run, and not with the first image.
         self.image_folder()
         return whole_digest(self.file())
 
     def file(self) -> Path:
-        """The file.
-
-        Raises:
-            ConfigError: There is none.
-        """
-        assert self.path is not None
-        path = Path(self.path).expanduser()
+        """The file; ``ConfigError`` where there is none."""
+        path = self._location()
         if not path.is_file():
             what = "a folder" if path.is_dir() else "no such file"
             raise ConfigError(
@@ -353,11 +313,7 @@ class JsonlDataConfig(ImageDataConfig):
         return path
 
     def image_folder(self) -> Path:
-        """The folder that its images lie in.
-
-        Raises:
-            ConfigError: It does not exist.
-        """
+        """The folder that its images lie in; ``ConfigError`` where there is none."""
         folder = self.file().parent if self.image_dir is None else Path(self.image_dir)
         if not folder.expanduser().is_dir():
             raise ConfigError(f"data.image_dir={self.image_dir}: no such folder")
@@ -365,8 +321,7 @@ class JsonlDataConfig(ImageDataConfig):
 
     @override
     def own_records(self) -> Iterator[Record]:
-        records: Iterator[Record] = resolve_name(f"{_SOURCES}.jsonl:jsonl_records")(self)
-        return records
+        return self._read_by("jsonl:jsonl_records")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -404,15 +359,14 @@ class DatasetsDataConfig(ImageDataConfig):
         assert self.path is not None
         if not is_directory(self.path):
             return f"{self.path}@{self.revision}"
-        root = Path(self.path).expanduser()
+        root = self._location()
         if not root.is_dir():
             raise ConfigError(f"data.path={self.path}: no such folder; give one, or a hub id")
         return ends_digest(sorted(p for p in root.rglob("*") if p.is_file()), root.absolute())
 
     @override
     def own_records(self) -> Iterator[Record]:
-        records: Iterator[Record] = resolve_name(f"{_SOURCES}.tables:dataset_records")(self)
-        return records
+        return self._read_by("tables:dataset_records")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -440,13 +394,8 @@ class WebDatasetConfig(ImageDataConfig):
         return ends_digest(self.shards(), Path("/"))
 
     def shards(self) -> list[Path]:
-        """The tar files, sorted.
-
-        Raises:
-            ConfigError: There are none.
-        """
-        assert self.path is not None
-        path = Path(self.path).expanduser()
+        """The tar files, sorted; ``ConfigError`` where there are none."""
+        path = self._location()
         pattern = str(path / "*.tar") if path.is_dir() else str(path)
         paths = sorted(Path(name).absolute() for name in glob.glob(pattern) if Path(name).is_file())
         if not paths:
@@ -458,5 +407,4 @@ class WebDatasetConfig(ImageDataConfig):
 
     @override
     def own_records(self) -> Iterator[Record]:
-        records: Iterator[Record] = resolve_name(f"{_SOURCES}.tables:shard_records")(self)
-        return records
+        return self._read_by("tables:shard_records")

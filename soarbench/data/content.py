@@ -8,32 +8,34 @@ from pathlib import Path
 
 from soarbench.common.files import files_digest
 
+Facts = tuple[Path, int, int]
 #: Read at either end of a file of images, whose name and size say most.
 _END = 2**20
 
 
+def file_facts(path: Path) -> Facts:
+    """Place, size and time of change, which together make a changed file another one."""
+    stat = path.stat()
+    return path.absolute(), stat.st_size, stat.st_mtime_ns
+
+
 def ends_digest(paths: list[Path], root: Path) -> str:
     """Digest of large files: of their names and sizes, and of the content of their ends."""
-    return _ends_digest(_facts(paths), root)
+    return _ends_digest(tuple(map(file_facts, paths)), root)
 
 
 def whole_digest(path: Path) -> str:
     """Digest of all of a file."""
-    return _whole_digest(*_facts([path]))
+    return _whole_digest(file_facts(path))
 
 
-def _facts(paths: list[Path]) -> tuple[tuple[str, int, int], ...]:
-    stats = ((path.absolute(), path.stat()) for path in paths)
-    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+# Every cell of a grid asks for its set's content: files are read once, and if they change.
+@functools.cache
+def _ends_digest(facts: tuple[Facts, ...], root: Path) -> str:
+    return files_digest([path for path, _, _ in facts], root, _END)
 
 
 @functools.cache
-def _ends_digest(facts: tuple[tuple[str, int, int], ...], root: Path) -> str:
-    # The facts make a changed file another question.
-    return files_digest([Path(name) for name, _, _ in facts], root, _END)
-
-
-@functools.cache
-def _whole_digest(facts: tuple[str, int, int]) -> str:
-    with Path(facts[0]).open("rb") as stream:
+def _whole_digest(facts: Facts) -> str:
+    with facts[0].open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
+from PIL import Image
+
+from evaluators.base import Sample
+from evaluators.images import ImageError, decode_image, image_size
 from soarbench.common.errors import UserError
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from evaluators.base import Sample
-
-Scorer = Callable[["Sequence[Sample]"], "Sequence[float]"]
+Scorer = Callable[[Sequence[Sample]], Sequence[float]]
 """Gives every sample a score; nan for one that cannot be scored."""
 
 
@@ -41,24 +40,12 @@ class Record:
     md5: str | None = None
 
     def image(self) -> Image.Image:
-        """The image: upright, 8-bit RGB.
-
-        Raises:
-            ImageError: It is missing or damaged.
-        """
-        from evaluators.images import decode_image
-
+        """The image, upright, 8-bit RGB; ``ImageError`` where it is missing or damaged."""
         with self._opened() as stream:
             return decode_image(stream, self.place)
 
     def measured(self) -> tuple[int, int]:
-        """Width and height, from the image's header.
-
-        Raises:
-            ImageError: The image is missing, no image, or not of the size that the set says.
-        """
-        from evaluators.images import ImageError, image_size
-
+        """Width and height by the header; ``ImageError`` for no image or not what the set says."""
         with self._opened() as stream:
             size = image_size(stream, self.place)
         if self.size is not None and size != self.size:
@@ -69,8 +56,6 @@ class Record:
         return size
 
     def _opened(self) -> BinaryIO:
-        from evaluators.images import ImageError
-
         try:
             return self.open()
         except OSError as error:
@@ -96,17 +81,14 @@ def caption_fault(record: Record, max_length: int) -> str | None:
 
 
 def checked_scores(scores: object, place: str) -> dict[str, float]:
-    """Scores that a row comes with; one that is null was not measured.
-
-    Raises:
-        UserError: They are no mapping of names to numbers.
-    """
+    """Scores that a row comes with; ``UserError`` where they are not names and numbers."""
     if scores is None:
         return {}
     if not isinstance(scores, Mapping):
         raise UserError(f"{place}: scores={scores!r} must be an object of names and numbers")
     by_name = {}
     for name, value in scores.items():
+        # ``data score`` writes null for what a judge could not measure.
         if value is None:
             continue
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -117,11 +99,7 @@ def checked_scores(scores: object, place: str) -> dict[str, float]:
 
 
 def checked_size(width: object, height: object, place: str) -> tuple[int, int] | None:
-    """Width and height of a row that says both.
-
-    Raises:
-        UserError: They are no positive whole numbers.
-    """
+    """Width and height of a row that says both; ``UserError`` where they cannot be."""
     if width is None or height is None:
         return None
     if not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 def smallest_rank(scores: Mapping[str, Sequence[float]]) -> NDArray[np.float64]:
     """Each candidate's worst rank over the scores, 0 (worst) .. 1 (best). -> (N,)."""
+    # Ranks, since scores of different judges have no common scale; the worst of them, so that no
+    # score can buy itself free with another. Sorted stably: of equals the first row stays.
     ranks = []
     for values in scores.values():
         order = np.argsort(np.argsort(values, kind="stable"), kind="stable")
@@ -32,13 +34,7 @@ def best_share(scores: Mapping[str, Sequence[float]], keep_fraction: float) -> l
 def best_share_of_groups(
     scores: Mapping[str, Sequence[float]], groups: Sequence[str], keep_fraction: float
 ) -> list[int]:
-    """``best_share`` of each group by itself: places in the whole, ascending.
-
-    Args:
-        scores: By name, one number a candidate.
-        groups: One name a candidate.
-        keep_fraction: Share of each group that is kept, (0, 1]; at least one candidate of each.
-    """
+    """``best_share`` of each group by itself, ``groups`` naming each candidate's. Places in all."""
     kept = []
     for group in set(groups):
         places = [place for place, name in enumerate(groups) if name == group]

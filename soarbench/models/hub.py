@@ -16,6 +16,11 @@ def is_directory(path: str) -> bool:
     return folder.exists() or folder.is_absolute() or path.startswith((".", "~"))
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def hub_file(key: str, repo: str, revision: str | None, name: str) -> Path:
     """One file of a repository, from the local cache or downloaded.
 
@@ -35,17 +40,7 @@ def hub_file(key: str, repo: str, revision: str | None, name: str) -> Path:
 
 
 def hub_snapshot(key: str, repo: str, revision: str | None, files: Sequence[str]) -> Path:
-    """The local folder with some files of a repository.
-
-    Args:
-        key: Of the configuration, for messages.
-        repo: Hub id.
-        revision: Branch, tag or commit; None takes the default branch.
-        files: Patterns of file names.
-
-    Raises:
-        UserError: The hub id is missing, gated, or out of reach and not in the local cache.
-    """
+    """The local folder with files of a repository that match patterns; else as ``hub_file``."""
     with _explained(key, repo, revision):
         from huggingface_hub import snapshot_download
 
@@ -55,45 +50,38 @@ def hub_snapshot(key: str, repo: str, revision: str | None, files: Sequence[str]
 @contextlib.contextmanager
 def _explained(key: str, repo: str, revision: str | None) -> Iterator[None]:
     """Turn what the hub's client raises into one line."""
-    from huggingface_hub import constants, errors
+    from huggingface_hub import errors
 
-    where = f"{key}={repo}" + (f" (revision {revision})" if revision else "")
     client = logging.getLogger("huggingface_hub")
     level = client.level
     # Its retries are lines line by line; what came of them is lines below.
     client.setLevel(logging.ERROR)
     try:
         yield
-    except errors.HFValidationError as error:
-        raise UserError(
-            f"{where}: neither a directory nor a hub id (owner/name); check the spelling"
-        ) from error
-    except errors.GatedRepoError as error:
-        raise UserError(
-            f"{where}: the hub gates it; accept its licence at https://huggingface.co/{repo}, then "
-            "log in with `hf auth login`"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise UserError(
-            f"{where}: the hub has none of that name, or it is private; check the spelling, or log "
-            "in with `hf auth login`"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise UserError(
-            f"{where}: the hub has no such revision; leave it out or name one"
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        reason = (
-            "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub is out of reach"
-        )
-        raise UserError(
-            f"{where}: not in the local hub cache ({constants.HF_HUB_CACHE}) and {reason}; get it "
-            f"where there is a network (`hf download {repo}`), or give a directory"
-        ) from error
-    except OSError as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(
-            f"{where}: the hub did not give it ({lines[0]}); try again later"
-        ) from error
+    except (OSError, errors.HFValidationError) as error:
+        where = f"{key}={repo}" + (f" (revision {revision})" if revision else "")
+        raise UserError(f"{where}: {_refusal(error, repo)}") from error
     finally:
         client.setLevel(level)
+
+
+def _refusal(error: Exception, repo: str) -> str:
+    """What the hub refuses, and what to do about it."""
+    from huggingface_hub import constants, errors
+
+    offline = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub is out of reach"
+    # The first that fits: a gated repository's error is one of a repository that is not found.
+    refusals = {
+        errors.HFValidationError: "neither a directory nor a hub id (owner/name); check the "
+        "spelling",
+        errors.GatedRepoError: f"the hub gates it; accept its licence at https://huggingface.co/"
+        f"{repo}, then log in with `hf auth login`",
+        errors.RepositoryNotFoundError: "the hub has none of that name, or it is private; check "
+        "the spelling, or log in with `hf auth login`",
+        errors.RevisionNotFoundError: "the hub has no such revision; leave it out or name one",
+        errors.LocalEntryNotFoundError: f"not in the local hub cache ({constants.HF_HUB_CACHE}) "
+        f"and {offline}; get it where there is a network (`hf download {repo}`), or give a "
+        "directory",
+    }
+    other = f"the hub did not give it ({first_line(error)}); try again later"
+    return next((text for kind, text in refusals.items() if isinstance(error, kind)), other)
