@@ -36,53 +36,52 @@ class PromptEncoder(Protocol):
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Conditions, batch first, on the model's device."""
-        ...
 
 
-class ImageModel(Protocol):
+class ImageModel(abc.ABC):
     """A loaded model: its transformer, and encoding, sampling and decoding around it."""
 
     transformer: nn.Module
 
     @property
-    def device(self) -> torch.device:
-        """Where the transformer is."""
-        ...
-
-    @property
+    @abc.abstractmethod
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of latents at the configured resolution."""
-        ...
 
     @property
+    @abc.abstractmethod
     def training_shift(self) -> float:
         """The schedule's shift."""
-        ...
 
     @property
+    @abc.abstractmethod
     def scheduler_name(self) -> str:
         """The sampler's class, for fingerprints."""
-        ...
 
+    @abc.abstractmethod
     def sampling_sigmas(self, num_inference_steps: int) -> Tensor:
         """The sampler's schedule, from 1 (noise) to 0. -> (num_inference_steps + 1,)."""
-        ...
 
+    @abc.abstractmethod
     def velocity(self, transformer: nn.Module | None = None) -> VelocityModel:
         """The model as methods see it; ``transformer`` replaces its own."""
-        ...
 
+    @abc.abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Conditions of prompts, batch first."""
-        ...
 
+    @abc.abstractmethod
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Scaled latents of RGB images of one size. -> (B, C, H, W) float32."""
-        ...
 
+    @abc.abstractmethod
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Images of scaled latents (B, C, H, W)."""
-        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer is."""
+        return next(self.transformer.parameters()).device
 
     def sample(
         self,
@@ -92,8 +91,26 @@ class ImageModel(Protocol):
         num_inference_steps: int,
         guidance_scale: float,
     ) -> Tensor:
-        """Latents at sigma 0 of noise (B, C, H, W); a guidance of 1.0 is off."""
-        ...
+        """Euler sampling with the model's schedule and classifier-free guidance.
+
+        Args:
+            condition: Of the prompts, batch B.
+            negative_condition: Of the empty prompt, batch B.
+            noise: (B, C, H, W) float32.
+            num_inference_steps: Solver steps.
+            guidance_scale: 1.0 is off.
+
+        Returns:
+            Scaled latents at sigma 0; (B, C, H, W), in the transformer's dtype.
+        """
+        from baselines.flow import euler_sample
+
+        sigmas = self.sampling_sigmas(num_inference_steps)
+        # Rounded first, as diffusers' pipelines do: the same noise then gives the same bits.
+        noise = noise.to(self.device, next(self.transformer.parameters()).dtype)
+        return euler_sample(
+            self.velocity(), noise, sigmas, condition, negative_condition, guidance_scale
+        )
 
 
 class Architecture(abc.ABC):
@@ -123,11 +140,7 @@ class Architecture(abc.ABC):
 
     @abc.abstractmethod
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """(C, H, W) of an image's latents.
-
-        Raises:
-            ConfigError: The model does not make images of that size.
-        """
+        """(C, H, W) of an image's latents; ``ConfigError`` for sizes that the model cannot make."""
 
     @abc.abstractmethod
     def condition_shapes(self, max_sequence_length: int) -> dict[str, tuple[int, ...]]:
@@ -186,17 +199,14 @@ class ModelConfig(abc.ABC):
                 f"model.max_sequence_length={self.max_sequence_length}: must be 0..512"
             )
 
+    # By the index of what is to be loaded, a kilobyte, before a first run downloads 15 GB.
     @abc.abstractmethod
     def check_source(self) -> None:
-        """Ask for the index of what is to be loaded, a kilobyte, before any weight is.
-
-        Raises:
-            UserError: It is out of reach, or of another family.
-        """
+        """Refuse what is out of reach or of another family, by ``UserError``."""
 
     @abc.abstractmethod
     def load(self, device: torch.device | str, prompts: PromptEncoder | None = None) -> ImageModel:
-        """The base model, fresh, on a device; without text encoders where ``prompts`` stands in.
+        """The base model, fresh, without text encoders where ``prompts`` stands in.
 
         Raises:
             UserError: The directory or hub id cannot be loaded.
@@ -204,11 +214,7 @@ class ModelConfig(abc.ABC):
 
     @abc.abstractmethod
     def load_encoders(self, device: torch.device) -> PromptEncoder:
-        """The text encoders alone.
-
-        Raises:
-            UserError: The directory or hub id cannot be loaded.
-        """
+        """The text encoders alone; ``UserError`` as ``load``."""
 
     @abc.abstractmethod
     def architecture(self) -> Architecture:
@@ -221,26 +227,14 @@ class ModelConfig(abc.ABC):
 
     @abc.abstractmethod
     def base_digest(self) -> str:
-        """What identifies the base's weights, without loading them.
-
-        Raises:
-            UserError: There are none, or they are another family's.
-        """
+        """What identifies the base's weights, without loading them; ``UserError`` without any."""
 
     @abc.abstractmethod
     def encoder_digest(self) -> str:
-        """What identifies the text encoders and how they are used.
-
-        Raises:
-            UserError: There are none.
-        """
+        """What identifies the text encoders and how they are used; ``UserError`` without any."""
 
     def weights_digest(self) -> str:
-        """The base's digest, with that of the published weights where such are evaluated.
-
-        Raises:
-            UserError: There are none, or they are another family's.
-        """
+        """The base's digest, with that of the published weights where such are evaluated."""
         if self.adapter is None:
             return self.base_digest()
         return f"{self.base_digest()}+{adapter_digest(self.adapter, self.transformer_class)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,14 @@ def is_directory(path: str) -> bool:
     """Whether a path in a configuration means a directory and not a hub id."""
     folder = Path(path).expanduser()
     return folder.exists() or folder.is_absolute() or path.startswith((".", "~"))
+
+
+def class_name(config: Path, setting: str) -> object:
+    """The class that a file of diffusers names; ``UserError`` where it is no JSON object."""
+    try:
+        return json.loads(config.read_text()).get("_class_name")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{setting}: {config} is no JSON object") from error
 
 
 def first_line(error: Exception) -> str:

@@ -1,8 +1,4 @@
-"""Tensors that are computed once: on disk by key, and memory-mapped when they are read.
-
-Every file is a whole safetensors file of some entries, written aside and renamed, so an interrupted
-computation keeps what it has, and several processes can read and write the same folder.
-"""
+"""Tensors that are computed once: on disk by key, and memory-mapped when they are read."""
 
 from __future__ import annotations
 
@@ -24,14 +20,14 @@ _KEYS = "keys"
 
 
 class TensorStore:
-    """Entries of named tensors in a folder.
-
-    Args:
-        folder: One for everything that is computed alike; made when something is added.
+    """Entries of named tensors in a folder, one for everything that is computed alike.
 
     Raises:
         UserError: A file in it is damaged.
     """
+
+    # A file is a whole safetensors file of some entries, written aside and renamed: an interrupted
+    # computation keeps what it has, and several processes can read and write the same folder.
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,14 +59,8 @@ class TensorStore:
         return [key for key in dict.fromkeys(keys) if key not in self._places]
 
     def add(self, keys: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
-        """Write entries of equal shapes into one file.
-
-        Args:
-            keys: Of the entries.
-            tensors: Named; the first axis is the entries'.
-        """
-        name = parts_digest(*keys)
-        path = self.folder / f"{name}.safetensors"
+        """Write entries of equal shapes into one file; the tensors' first axis is the entries'."""
+        path = self.folder / f"{parts_digest(*keys)}.safetensors"
         stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         metadata = {_KEYS: json.dumps(list(keys))}
         # Another process may be writing the same entries.

@@ -33,21 +33,17 @@ _GPUS = Path(__file__).with_name("gpus.yaml")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the command line asks for.
-
-    Attributes:
-        gpu_name: Of the GPU.
-        gpu: Its facts.
-        utilisation: Share of its peak that training reaches.
-        demands: By method.
-        steps: Updates of a run, by method.
-    """
+    """What the command line asks for; demands by method."""
 
     gpu_name: str
     gpu: Gpu
     utilisation: float
     demands: Mapping[str, Demand]
-    steps: Mapping[str, int]
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """Updates of a run, by method."""
+        return {method: demand.training.steps for method, demand in self.demands.items()}
 
 
 def gpus() -> dict[str, Gpu]:
@@ -78,24 +74,12 @@ class PlanOptions(Options):
 
 
 def read_request(options: PlanOptions, words: Sequence[str]) -> Request:
-    """What is planned.
-
-    Args:
-        options: The machine.
-        words: Settings of a run.
-
-    Raises:
-        ConfigError: A setting is unknown or its value cannot work.
-    """
-    demands, steps = {}, {}
-    for method, composition in _compositions(words):
-        demands[method], steps[method] = _demand(composition, method)
+    """What is planned with settings of a run; ``ConfigError`` where one of them cannot work."""
     return Request(
         gpu_name=options.gpu,
         gpu=gpus()[options.gpu],
         utilisation=options.utilisation,
-        demands=demands,
-        steps=steps,
+        demands={method: _demand(found, method) for method, found in _compositions(words)},
     )
 
 
@@ -122,7 +106,7 @@ def _compositions(words: Sequence[str]) -> Iterator[tuple[str, Composition]]:
         yield name, composition
 
 
-def _demand(composition: Composition, method: str) -> tuple[Demand, int]:
+def _demand(composition: Composition, method: str) -> Demand:
     part = composition.section
     launcher = part("launcher")
     assert isinstance(launcher, LauncherConfig)
@@ -137,13 +121,12 @@ def _demand(composition: Composition, method: str) -> tuple[Demand, int]:
         raise ConfigError(f"method={method}: {error}") from error
     if settings["lora"] is not None:
         settings["lora"] = settings["model"].adapted(settings["lora"])
-    demand = Demand(
+    return Demand(
         **settings,
         num_processes=launcher.num_processes,
         parallelism=launcher.parallelism,
         judges_gb=_judges_gb(composition, settings["method"], launcher.num_processes),
     )
-    return demand, training.steps
 
 
 def _judges_gb(composition: Composition, method: MethodConfig, num_processes: int) -> float:
@@ -166,8 +149,6 @@ def judges_gb(
 ) -> float:
     """Weights of judges on the first GPU: the suites', and the reward's in the process that trains.
 
-    A function of the user's own is not known, and the laboratory's judges are too small to count.
-
     Args:
         judges: By name.
         judging: Names of the suites' judges.
@@ -177,5 +158,6 @@ def judges_gb(
     asked = {reward_judge(name) for name in rewards}
     # One process shares the judge between reward and suites; several have their own beside it.
     loaded = [*judging, *asked] if num_processes > 1 else {*judging, *asked}
+    # What a reward function of the user's own holds, nobody knows.
     known = [judges[name] for name in loaded if name in judges]
     return sum(weights.memory_gb for judge in known for weights in judge.published)

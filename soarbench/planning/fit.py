@@ -37,15 +37,7 @@ def demand_of(cell: CellConfig, processes: ProcessesConfig) -> Demand:
 def require_fit(
     cells: Sequence[CellConfig], processes: ProcessesConfig, *, name: str, memory: float
 ) -> None:
-    """Say what training needs of each GPU, and refuse what cannot fit.
-
-    Models whose sizes are not known without a download are let through with a word.
-
-    Args:
-        cells: Of the run; those that train nothing need nothing.
-        processes: How many share the work, and how.
-        name: Of the GPU.
-        memory: Of the GPU, bytes.
+    """Say what training needs of each GPU, of ``memory`` bytes, and refuse what cannot fit.
 
     Raises:
         UserError: Names the method, the memory and the options that would make it fit.
@@ -55,10 +47,12 @@ def require_fit(
     for cell in cells:
         if cell.training is not None:
             demand = demand_of(cell, processes)
+            # Seeds and tasks differ in nothing that takes memory, and counting takes seconds.
             demands.setdefault(repr(demand), (cell.method_name, demand))
     for method, demand in demands.values():
         try:
             needed = gigabytes(planner.memory(demand))
+        # Whoever brings another model may know that it fits, where a download is needed to tell.
         except UnknownArchitecture as error:
             log.info("whether training fits is not checked: %s", error)
             return

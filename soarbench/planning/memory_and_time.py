@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from baselines.config import EmaConfig, LoraConfig, MethodConfig, OptimConfig, TrainingConfig
 from soarbench.models.base import Architecture, ModelConfig
@@ -23,20 +22,19 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _OPTIMIZER_BYTES = {"adamw": 8.0, "adamw_8bit": 2 + 2 * 4 / 256}
 
 
-class Sizes(Protocol):
-    """Counted sizes of a transformer; ``plan_model.Parameters`` are some."""
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """Numbers that a transformer holds.
 
-    @property
-    def total(self) -> int:
-        """All weights, an adapter's included."""
+    Attributes:
+        total: All weights, an adapter's included.
+        trained: Those that training changes.
+        buffers: Fixed ones (the position embedding).
+    """
 
-    @property
-    def trained(self) -> int:
-        """Weights that training changes."""
-
-    @property
-    def buffers(self) -> int:
-        """Fixed numbers beside the weights."""
+    total: int
+    trained: int
+    buffers: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +56,7 @@ class Gpu:
 class Demand:
     """What is planned.
 
-    Attributes:
-        model: The base.
-        method: How it is trained.
-        optim: The optimiser.
-        training: The loop around the method.
-        lora: The adapter, if one is trained.
-        ema: Averaged weights, if there are some.
-        num_processes: GPUs.
-        parallelism: How they share the weights.
-        judges_gb: Weights of the judges that stay loaded, those of the reward included.
+    ``judges_gb`` are weights of the judges that stay loaded, those of the reward included.
     """
 
     model: ModelConfig
@@ -102,7 +91,7 @@ class Demand:
 
 
 def memory_rows(
-    demand: Demand, architecture: Architecture, sizes: Sizes, activations: float
+    demand: Demand, architecture: Architecture, sizes: Parameters, activations: float
 ) -> dict[str, float]:
     """Bytes on each GPU, by what they are.
 
@@ -112,17 +101,21 @@ def memory_rows(
         sizes: Of the transformer.
         activations: Bytes that a forward and backward of ``demand.model_rows`` keeps.
     """
+    # What is trained is float32, whatever the model's type: steps of 2e-5 vanish in bfloat16.
     frozen = _BYTES[demand.model.dtype]
     trained = sizes.trained
     weights = _MASTER_BYTES * trained + frozen * (sizes.total - trained)
     held = _MASTER_BYTES if demand.lora is None else frozen
+    # Buffers are in every process: FSDP2 shards parameters alone.
     shards = 1 if demand.parallelism == "ddp" else demand.num_processes
+    # An adapter is switched off instead of copying what it is on.
+    copies_reference = demand.method.needs_reference and demand.lora is None
     rows = {
         "weights": weights / shards + held * sizes.buffers,
         "gradients": _MASTER_BYTES * trained / shards,
         "optimiser": _OPTIMIZER_BYTES[demand.optim.optimizer] * trained / shards,
         "averaged weights": _MASTER_BYTES * trained / shards if demand.ema else 0.0,
-        "reference model": _MASTER_BYTES * sizes.total if _copies_reference(demand) else 0.0,
+        "reference model": _MASTER_BYTES * sizes.total if copies_reference else 0.0,
         "communication": _communicated(demand, weights, _MASTER_BYTES * trained, architecture),
         "autoencoder": _BYTES["float32"] * architecture.vae_parameters,
         "judges": demand.judges_gb * GB,
@@ -148,12 +141,8 @@ def _communicated(
         case "fsdp2":
             return share * (weights + gradients)
         case _:
+            # ZeRO 2 keeps the gathered weights until the update is done.
             return weights + share * gradients
-
-
-def _copies_reference(demand: Demand) -> bool:
-    """Whether a frozen copy of all weights is kept; an adapter is switched off instead."""
-    return demand.method.needs_reference and demand.lora is None
 
 
 def _row_bytes(demand: Demand, architecture: Architecture) -> float:
@@ -181,24 +170,10 @@ class TimePlan:
     seconds: float
 
 
-def time_plan(
-    demand: Demand,
-    gpu: Gpu,
-    *,
-    forward_flops: float,
-    utilisation: float,
-) -> TimePlan:
-    """Seconds of an update at a share of the GPUs' peak.
-
-    Args:
-        demand: What is planned.
-        gpu: Where.
-        forward_flops: Of one row.
-        utilisation: Share of the peak, (0, 1].
-    """
-    is_recomputed = demand.training.gradient_checkpointing
+def time_plan(demand: Demand, gpu: Gpu, *, forward_flops: float, utilisation: float) -> TimePlan:
+    """Seconds of an update, at ``forward_flops`` a row and a share (0, 1] of the GPUs' peak."""
     again = demand.training.batch_size * demand.method.forwards_with_gradient()
-    recomputed = again if is_recomputed else 0.0
+    recomputed = again if demand.training.gradient_checkpointing else 0.0
     tflops = gpu.bf16_tflops if demand.training.mixed_precision == "bf16" else gpu.float32_tflops
     operations = (demand.forward_equivalents + recomputed) * forward_flops
     speed = tflops * 1e12 * utilisation * demand.num_processes

@@ -26,14 +26,7 @@ _MOST_REMEDIES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class MethodPlan:
-    """What one method needs.
-
-    Attributes:
-        memory: Bytes on each GPU, by what they are.
-        time: Of an update.
-        total: Weights, an adapter's included.
-        trained: Weights that training changes.
-    """
+    """What one method needs: bytes on each GPU by what they are, and numbers of weights."""
 
     memory: Mapping[str, float]
     time: TimePlan
@@ -62,12 +55,7 @@ class Planner:
         sizes = meta.parameters()
         return MethodPlan(
             memory=self.memory(demand),
-            time=time_plan(
-                demand,
-                gpu,
-                forward_flops=self._flops[key],
-                utilisation=utilisation,
-            ),
+            time=time_plan(demand, gpu, forward_flops=self._flops[key], utilisation=utilisation),
             total=sizes.total,
             trained=sizes.trained,
         )
@@ -138,19 +126,7 @@ def refuse(
     memory_gb: float,
     others: Sequence[str] = (),
 ) -> typing.NoReturn:
-    """Say that a method does not fit, and what would.
-
-    Args:
-        planner: That counted it.
-        method: Its name.
-        demand: What it is.
-        name: Of the GPU.
-        memory_gb: Of the GPU.
-        others: Further ways out.
-
-    Raises:
-        UserError: Always.
-    """
+    """Say by ``UserError`` that a method does not fit on a GPU, and what would or which others."""
     ways_out = [*planner.remedies(demand, memory_gb), *others]
     remedy = ", ".join(ways_out) if ways_out else "a larger GPU, a smaller model or resolution"
     raise UserError(

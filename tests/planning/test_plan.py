@@ -24,8 +24,15 @@ from soarbench.lab.config import LabModelConfig
 from soarbench.models.sd3.architecture import num_stored
 from soarbench.models.sd3.config import Sd3Config
 from soarbench.planning.demand import PlanOptions, gpus, read_request
-from soarbench.planning.fake_transformer import LiveBytes, MetaModel, Parameters
-from soarbench.planning.memory_and_time import GB, Demand, gigabytes, memory_rows, time_plan
+from soarbench.planning.fake_transformer import LiveBytes, MetaModel
+from soarbench.planning.memory_and_time import (
+    GB,
+    Demand,
+    Parameters,
+    gigabytes,
+    memory_rows,
+    time_plan,
+)
 from soarbench.planning.planner import Planner, alternatives
 from tests.peaks import CASES, MODEL, ROWS, SMALL
 

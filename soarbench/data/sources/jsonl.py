@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from soarbench.common.errors import UserError
 from soarbench.common.files import write_atomically
@@ -54,7 +55,7 @@ def jsonl_records(config: JsonlDataConfig) -> Iterator[Record]:
             key=_key(image, row),
             place=f"{place} ({image})",
             caption=caption_text(row.get("caption")),
-            open=functools.partial(image.open, "rb"),
+            open=functools.partial(_opened, image),
             size=checked_size(row.get("width"), row.get("height"), place),
             scores=checked_scores(row.get("scores"), place),
             md5=md5 if isinstance(md5 := row.get("md5"), str) else None,
@@ -73,6 +74,10 @@ def image_path(row: Mapping[str, object], place: str, folder: Path) -> Path:
             if (parent / f"{md5}{suffix}").is_file():
                 return parent / f"{md5}{suffix}"
     return folder / md5
+
+
+def _opened(path: Path) -> BinaryIO:
+    return path.open("rb")
 
 
 def _key(path: Path, row: Mapping[str, object]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from soarbench.common.errors import ConfigError
+from soarbench.models.adapters import header_shapes
 from soarbench.models.base import Architecture, UnknownArchitecture
 from soarbench.models.hub import is_directory
 
@@ -107,13 +108,10 @@ class Sd3Architecture(Architecture):
 
 
 def architecture_of(path: str) -> Sd3Architecture:
-    """The sizes of a pipeline.
-
-    Args:
-        path: Directory or hub id.
+    """The sizes of a pipeline in a directory, or of a hub id that is written down here.
 
     Raises:
-        UnknownArchitecture: A hub id that is not written down here.
+        UnknownArchitecture: It is not.
         ConfigError: A directory without a transformer's configuration.
     """
     if is_directory(path):
@@ -140,24 +138,13 @@ def _of_directory(folder: Path) -> Sd3Architecture:
     return Sd3Architecture(
         config={k: v for k, v in transformer.items() if not k.startswith("_")},
         clip_tokens=int(tokenizer["model_max_length"]),
-        vae_scale_factor=_scale_factor(vae),
+        # As the pipeline takes it: every block but the last halves the image.
+        vae_scale_factor=2 ** (len(vae["block_out_channels"]) - 1),
         vae_parameters=num_stored(folder / "vae"),
     )
 
 
-def _scale_factor(vae: Mapping[str, object]) -> int:
-    """As the pipeline takes it: every block but the last halves the image."""
-    blocks = vae["block_out_channels"]
-    assert isinstance(blocks, list)
-    return int(2 ** (len(blocks) - 1))
-
-
 def num_stored(folder: Path) -> int:
     """Numbers in a folder's safetensors files, from their headers alone; 0 without any."""
-    count = 0
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        header.pop("__metadata__", None)
-        count += sum(math.prod(entry["shape"]) for entry in header.values())
-    return count
+    shapes = (header_shapes(path) for path in folder.glob("*.safetensors"))
+    return sum(math.prod(shape) for stored in shapes for shape in stored.values())
