@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,11 +53,8 @@ class Finding:
 class SetCheck:
     """Looks at rows one after the other and remembers what it needs to know of earlier ones.
 
-    Attributes:
-        data: The set.
-        resolution: Of the model, pixels.
-        suites: Whose prompts must not be trained on.
-        with_near: Whether images that merely look alike are found too.
+    ``suites`` are those whose prompts must not be trained on; ``with_near`` looks for images that
+    merely look alike, too.
     """
 
     data: ImageDataConfig
@@ -67,8 +64,8 @@ class SetCheck:
     num_rows: int = 0
     _pixels: dict[bytes, str] = field(default_factory=dict)
     _captions: dict[str, str] = field(default_factory=dict)
-    _looks: list[dict[int, list[tuple[int, str]]]] = field(
-        default_factory=lambda: [{} for _ in range(_BANDS)]
+    _looks: dict[tuple[int, int], list[tuple[int, str]]] = field(
+        default_factory=lambda: defaultdict(list)
     )
 
     def findings(self) -> Iterator[Finding]:
@@ -76,52 +73,48 @@ class SetCheck:
         held_out = {normalised(item.prompt): s.name for s in self.suites for item in s.items}
         for record in records_of(self.data):
             self.num_rows += 1
-            place = record.place
-            fault = caption_fault(record, self.data.max_caption_length)
-            if fault is not None:
-                yield Finding(kind="caption", place=place, detail=fault)
             suite = held_out.get(normalised(record.caption))
-            if suite is not None:
-                yield Finding(kind="overlap", place=place, detail=f"a prompt of suite {suite!r}")
-            first = self._captions.setdefault(record.caption, place)
-            if first != place:
-                yield Finding(kind="same_caption", place=place, detail=f"as {first}")
-            yield from self._of_image(record)
+            for kind, detail in (*self._of_caption(record, suite), *self._of_image(record)):
+                yield Finding(kind=kind, place=record.place, detail=detail)
 
-    def _of_image(self, record: Record) -> Iterator[Finding]:
-        place = record.place
+    def _of_caption(self, record: Record, suite: str | None) -> Iterator[tuple[str, str]]:
+        fault = caption_fault(record, self.data.max_caption_length)
+        if fault is not None:
+            yield "caption", fault
+        if suite is not None:
+            yield "overlap", f"a prompt of suite {suite!r}"
+        first = self._captions.setdefault(record.caption, record.place)
+        if first != record.place:
+            yield "same_caption", f"as {first}"
+
+    def _of_image(self, record: Record) -> Iterator[tuple[str, str]]:
         try:
             size, image = record.measured(), record.image()
         except ImageError as error:
-            yield Finding(kind="image", place=place, detail=str(error))
+            yield "image", str(error)
             return
         # A run believes it: four rows of one md5 were all trained on the first one's image.
         if record.md5 is not None and record.md5 != (digest := file_md5(record)):
-            yield Finding(kind="image", place=place, detail=f"its md5 is {digest}")
+            yield "image", f"its md5 is {digest}"
         sizes = self.data.sizes(self.resolution)
         bucket = sizes[nearest_bucket(size, sizes)]
         if is_smaller(size, bucket):
-            detail = f"{size[0]} x {size[1]}, trained at {bucket[0]} x {bucket[1]}"
-            yield Finding(kind="small", place=place, detail=detail)
-        first = self._pixels.setdefault(pixel_digest(image), place)
-        if first != place:
-            yield Finding(kind="same_pixels", place=place, detail=f"as {first}")
-        elif self.with_near:
-            twin = self._near(look(image), place)
-            if twin is not None:
-                yield Finding(kind="near", place=place, detail=f"like {twin}")
+            yield "small", f"{size[0]} x {size[1]}, trained at {bucket[0]} x {bucket[1]}"
+        first = self._pixels.setdefault(pixel_digest(image), record.place)
+        if first != record.place:
+            yield "same_pixels", f"as {first}"
+        elif self.with_near and (twin := self._near(look(image), record.place)) is not None:
+            yield "near", f"like {twin}"
 
     def _near(self, bits: int, place: str) -> str | None:
         """The place of an earlier image that looks alike."""
         width = -(-64 // _BANDS)
-        twin = None
-        for band, known in enumerate(self._looks):
-            part = bits >> (band * width) & ((1 << width) - 1)
-            for other, where in known.setdefault(part, []):
-                if twin is None and (bits ^ other).bit_count() <= NEAR_BITS:
-                    twin = where
-            known[part].append((bits, place))
-        return twin
+        twins = []
+        for band in range(_BANDS):
+            known = self._looks[band, bits >> (band * width) & ((1 << width) - 1)]
+            twins += [where for other, where in known if (bits ^ other).bit_count() <= NEAR_BITS]
+            known.append((bits, place))
+        return twins[0] if twins else None
 
 
 def pixel_digest(image: Image.Image) -> bytes:
@@ -143,19 +136,9 @@ def look(image: Image.Image) -> int:
 
 
 def check_set(check: SetCheck, output: Path, skipped: Iterable[str], console: Console) -> int:
-    """Write all findings into a file and their numbers on the console.
+    """Write findings as JSON Lines and a table. -> 0, or 1 when there are some.
 
-    Args:
-        check: What is looked at.
-        output: JSON Lines, one finding each.
-        skipped: Suites whose prompts are not known.
-        console: For the table.
-
-    Returns:
-        0, or 1 when there are findings.
-
-    Raises:
-        UserError: The set cannot be read, or has no rows.
+    ``skipped`` are suites whose prompts are not known; ``UserError`` where the set has no rows.
     """
 
     def say(text: str) -> None:
@@ -164,6 +147,7 @@ def check_set(check: SetCheck, output: Path, skipped: Iterable[str], console: Co
     pace = Pace("checked images", None, say)
     findings = []
     before = 0
+    # Not a bar of known length: how many rows a set has is known when it is read.
     for finding in check.findings():
         findings.append(finding)
         pace.advance(check.num_rows - before)
@@ -171,18 +155,18 @@ def check_set(check: SetCheck, output: Path, skipped: Iterable[str], console: Co
     if check.num_rows == 0:
         raise UserError(f"data.path={check.data.path}: holds no rows")
     write_lines(output, map(vars, findings))
-    console.print(_table(check.num_rows, Counter(finding.kind for finding in findings), check))
+    console.print(_table(check, Counter(finding.kind for finding in findings)))
     for suite in skipped:
         say(f"not compared with suite {suite!r}: give suites.{suite}.prompts=FILE")
     say(f"wrote {output}" if findings else "nothing is wrong with it")
     return 1 if findings else 0
 
 
-def _table(num_rows: int, counts: Mapping[str, int], check: SetCheck) -> Table:
-    table = Table(title=f"{num_rows} rows of {check.data.path}")
+def _table(check: SetCheck, counts: Counter[str]) -> Table:
+    table = Table(title=f"{check.num_rows} rows of {check.data.path}")
     table.add_column("rows", justify="right")
     table.add_column("finding")
     for kind, meaning in KINDS.items():
         if kind != "near" or check.with_near:
-            table.add_row(str(counts.get(kind, 0)), meaning)
+            table.add_row(str(counts[kind]), meaning)
     return table

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+import functools
 import glob
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,20 +16,52 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 from typing_extensions import override
 
 from soarbench.common.errors import ConfigError
+from soarbench.common.files import files_digest
 from soarbench.common.strict import ADDRESS
 from soarbench.data.buckets import Size, bucket_sizes
-from soarbench.data.content import ends_digest, whole_digest
 from soarbench.models.hub import is_directory
 
 if TYPE_CHECKING:
     from soarbench.data.encoded_rows import ConditionOf, EncodedRows, EncodeImages
     from soarbench.data.records import Record, Scorer
 
+Facts = tuple[Path, int, int]
+#: Read at either end of a file of images, whose name and size say most.
+_END = 2**20
+
 
 def require_share(key: str, value: float) -> None:
     """Refuse what is no share of something, (0, 1]."""
     if not 0 < value <= 1:
         raise ValueError(f"{key}={value}: must be in (0, 1]")
+
+
+def file_facts(path: Path) -> Facts:
+    """Place, size and time of change, which together make a changed file another one."""
+    stat = path.stat()
+    return path.absolute(), stat.st_size, stat.st_mtime_ns
+
+
+def ends_digest(paths: list[Path], root: Path) -> str:
+    """Digest of large files: of their names and sizes, and of the content of their ends."""
+    return _ends_digest(tuple(map(file_facts, paths)), root)
+
+
+def whole_digest(path: Path) -> str:
+    """Digest of all of a file."""
+    return _whole_digest(file_facts(path))
+
+
+# Every cell of a grid asks for its set's content: files are read once, and if they change.
+@functools.cache
+def _ends_digest(facts: tuple[Facts, ...], root: Path) -> str:
+    return files_digest([path for path, _, _ in facts], root, _END)
+
+
+@functools.cache
+def _whole_digest(facts: Facts) -> str:
+    with facts[0].open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
 class TrainingSet(Protocol):

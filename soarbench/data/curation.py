@@ -9,7 +9,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from evaluators.base import Sample
@@ -39,18 +39,13 @@ class Entry:
     scores: Mapping[str, float]
 
 
+@dataclass
 class Unusable:
-    """Images that cannot be trained on, listed in a file; a stated number of them is left out.
+    """Images that cannot be trained on, listed in a file; a stated number of them is left out."""
 
-    Args:
-        config: Says how many.
-        path: Of the list.
-    """
-
-    def __init__(self, config: ImageDataConfig, path: Path) -> None:
-        self.config = config
-        self.path = path
-        self.reasons: dict[str, str] = {}
+    config: ImageDataConfig
+    path: Path
+    reasons: dict[str, str] = field(default_factory=dict)
 
     def add(self, place: str, reason: str) -> None:
         """List one."""
@@ -60,15 +55,14 @@ class Unusable:
         """Write the list; ``UserError`` where it is longer than is allowed."""
         if not self.reasons:
             return
-        rows = ({"image": place, "reason": reason} for place, reason in self.reasons.items())
-        write_lines(self.path, rows)
-        if len(self.reasons) <= self.config.max_unreadable:
-            return
-        raise UserError(
-            f"data.path={self.config.path}: {len(self.reasons)} images cannot be used, more than "
-            f"data.max_unreadable={self.config.max_unreadable}; the first: "
-            f"{next(iter(self.reasons.values()))} (all are listed in {self.path})"
-        )
+        reasons, allowed = list(self.reasons.values()), self.config.max_unreadable
+        write_lines(self.path, ({"image": p, "reason": why} for p, why in self.reasons.items()))
+        if len(reasons) > allowed:
+            raise UserError(
+                f"data.path={self.config.path}: {len(reasons)} images cannot be used, more than "
+                f"data.max_unreadable={allowed}; the first: {reasons[0]} (all are listed in "
+                f"{self.path})"
+            )
 
 
 class ScoreBook:
@@ -98,12 +92,7 @@ class ScoreBook:
 class Curation:
     """Finds the rows of a set that are trained on, once, and remembers them.
 
-    Args:
-        config: Of the set; its ``content`` is known.
-        resolution: Of the model, pixels.
-        scorers: Judges by name, for scores that rows do not come with.
-        judges: What identifies the judges.
-        folder: Where results go.
+    Arguments are those of ``DataConfig.open``; the ``content`` of ``config`` is known.
     """
 
     def __init__(

@@ -40,11 +40,9 @@ class EncodedRows:
     columns: ColumnsOf = no_columns
 
     def __len__(self) -> int:
-        """Number of rows."""
         return len(self.prompts)
 
     def __getitem__(self, index: int) -> Row:
-        """A row."""
         prompt = self.prompts[index]
         row: Row = {
             "condition": self.condition(prompt),

@@ -26,9 +26,9 @@ class Record:
         place: Where it comes from, for messages.
         caption: What it shows.
         open: Gives the image file's bytes; raises OSError if it cannot be read.
-        size: Width and height if the set says so, pixels.
-        scores: That the set comes with.
-        md5: Of the image's file, if the set says so.
+        size: Width and height, pixels, where the set says so, as with ``scores`` and ``md5``.
+        scores: By name.
+        md5: Of the image's file.
     """
 
     key: str

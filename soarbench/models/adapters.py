@@ -32,10 +32,7 @@ def adapter_name(source: str) -> str:
 
 
 def adapter_digest(source: str, transformer: str) -> str:
-    """What identifies weights: a directory's content, or the hub id with its revision.
-
-    ``transformer`` is the class of the base's; ``UserError`` where a directory holds no weights.
-    """
+    """What identifies weights: a directory's content, or the hub id with its revision."""
     if not is_directory(source):
         return source
     folder = weights_folder(Path(source).expanduser(), source, transformer)
@@ -137,12 +134,7 @@ def _different(own: Mapping[str, Shape], stored: Mapping[str, Shape]) -> Iterabl
 
 
 def apply_adapter(transformer: nn.Module, source: str, *, base: str) -> None:
-    """Give a loaded transformer the weights of others, in place.
-
-    Args:
-        transformer: Of the base.
-        source: Directory or hub id.
-        base: What the base is, for messages.
+    """Give the transformer of a ``base`` the weights of a directory or hub id, in place.
 
     Raises:
         UserError: They cannot be had, or are for another model.

@@ -1,7 +1,6 @@
 """What a family of base models says of itself, and what a loaded model does; imports no framework.
 
-A family is a folder beside this file: a configuration that says where weights lie and loads them,
-sizes that are read without a weight, and the model. Everything else asks these three.
+A family is a folder beside this file; everything else asks these three classes of it.
 """
 
 from __future__ import annotations
@@ -91,17 +90,9 @@ class ImageModel(abc.ABC):
         num_inference_steps: int,
         guidance_scale: float,
     ) -> Tensor:
-        """Euler sampling with the model's schedule and classifier-free guidance.
+        """Scaled latents at sigma 0, in the transformer's dtype, by Euler's method from ``noise``.
 
-        Args:
-            condition: Of the prompts, batch B.
-            negative_condition: Of the empty prompt, batch B.
-            noise: (B, C, H, W) float32.
-            num_inference_steps: Solver steps.
-            guidance_scale: 1.0 is off.
-
-        Returns:
-            Scaled latents at sigma 0; (B, C, H, W), in the transformer's dtype.
+        Noise is (B, C, H, W), float32; conditions have batch B; a guidance of 1.0 is off.
         """
         from baselines.flow import euler_sample
 
@@ -178,17 +169,16 @@ class ModelConfig(abc.ABC):
     #: Class of its transformer in diffusers, as its files name it.
     transformer_class: ClassVar[str]
 
+    # Weights enter addresses by their digest: where they lie and what they are called do not.
     name: str = field(metadata=ADDRESS)
     path: str = field(metadata=ADDRESS)
     resolution: int
     revision: str | None = field(default=None, metadata=ADDRESS)
     max_sequence_length: int = 256
     dtype: Precision = "float32"
-    # Its weights are in the digest, as the base's are.
     adapter: str | None = field(default=None, metadata=ADDRESS)
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
         if self.dtype not in get_args(Precision):
             names = ", ".join(get_args(Precision))
             raise ValueError(f"model.dtype={self.dtype!r}: must be one of {names}")

@@ -1,4 +1,4 @@
-"""What the hub gives, or in one line why not and what to do about it."""
+"""Files of models: what identifies those on disk, and what the hub gives or why it does not."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from soarbench.common.errors import UserError
+from soarbench.common.files import files_digest
 
 
 def is_directory(path: str) -> bool:
     """Whether a path in a configuration means a directory and not a hub id."""
     folder = Path(path).expanduser()
     return folder.exists() or folder.is_absolute() or path.startswith((".", "~"))
+
+
+def folder_digest(folder: Path, *parts: str) -> str:
+    """Of names, sizes and ends of a folder's files, or of those in subfolders that match a part."""
+    # Hashing all of 15 GB before every run would take a minute.
+    folders = [found for part in parts for found in folder.glob(part)] if parts else [folder]
+    files = (path for found in folders for path in found.rglob("*") if path.is_file())
+    return files_digest(sorted(files), folder)
 
 
 def class_name(config: Path, setting: str) -> object:
@@ -31,13 +40,7 @@ def first_line(error: Exception) -> str:
 
 
 def hub_file(key: str, repo: str, revision: str | None, name: str) -> Path:
-    """One file of a repository, from the local cache or downloaded.
-
-    Args:
-        key: Of the configuration, for messages.
-        repo: Hub id.
-        revision: Branch, tag or commit; None takes the default branch.
-        name: Of the file.
+    """One file of a repository, from the local cache or downloaded; ``key`` is its setting's.
 
     Raises:
         UserError: The hub id is missing, gated, or out of reach and not in the local cache.

@@ -24,13 +24,7 @@ _PER_FILE = 4 * BATCH
 
 
 class PromptStore:
-    """Conditions of prompts, on disk and memory-mapped.
-
-    Args:
-        config: Whose text encoders.
-        device: Where they run, and where ``encode`` puts conditions.
-        folder: Of all stores; each kind of encoder has a folder of its own in it.
-    """
+    """Conditions of prompts, on disk and memory-mapped; each kind of encoder has its own folder."""
 
     def __init__(self, config: ModelConfig, device: torch.device, folder: Path) -> None:
         self.config = config

@@ -20,14 +20,10 @@ _KEYS = "keys"
 
 
 class TensorStore:
-    """Entries of named tensors in a folder, one for everything that is computed alike.
+    """Entries of named tensors in a folder; ``UserError`` where a file in it is damaged."""
 
-    Raises:
-        UserError: A file in it is damaged.
-    """
-
-    # A file is a whole safetensors file of some entries, written aside and renamed: an interrupted
-    # computation keeps what it has, and several processes can read and write the same folder.
+    # A file of some entries each, never one of all: an interrupted computation keeps what it has,
+    # and several processes can read and write the same folder.
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -37,11 +33,9 @@ class TensorStore:
             self._register(path)
 
     def __len__(self) -> int:
-        """Number of entries."""
         return len(self._places)
 
     def __contains__(self, key: str) -> bool:
-        """Whether there is an entry."""
         return key in self._places
 
     def __getitem__(self, key: str) -> dict[str, Tensor]:
@@ -51,7 +45,7 @@ class TensorStore:
         return {name: opened.get_slice(name)[index : index + 1][0] for name in opened.keys()}  # noqa: SIM118 (no mapping)
 
     def __getstate__(self) -> dict[str, object]:
-        """What goes to another process: not the open files."""
+        # What goes to another process: not the open files.
         return self.__dict__ | {"_open": {}}
 
     def missing(self, keys: Iterable[str]) -> list[str]:
@@ -63,7 +57,7 @@ class TensorStore:
         path = self.folder / f"{parts_digest(*keys)}.safetensors"
         stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         metadata = {_KEYS: json.dumps(list(keys))}
-        # Another process may be writing the same entries.
+        # Aside, by process: another one may be writing the same entries, and one may be killed.
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         self.folder.mkdir(parents=True, exist_ok=True)
         save_file(stored, partial, metadata)

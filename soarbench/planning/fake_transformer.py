@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,8 @@ _FEW_LAYERS = 6
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of tensors that are alive, but for those that are ``known`` before."""
 
-    # By storage and not by module, as torch's MemTracker counts: that agrees to the last digit, but
-    # takes ten times as long and fails with adapters.
+    # torch's own MemTracker agrees to the last digit, but takes ten times as long and fails with
+    # adapters, to whose frozen weights it cannot add a hook.
 
     def __init__(self, known: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -49,7 +49,6 @@ class LiveBytes(TorchDispatchMode):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> object:
-        """Run an operation and count what it made."""
         output = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor):
@@ -70,24 +69,17 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
+@dataclass(frozen=True)
 class MetaModel:
     """The transformer of a run without its numbers; without ``lora`` all weights are trained."""
 
     # The real modules run, so that shapes, autocast, adapters and gradient checkpointing are those
     # of training: peaks come out within 15 % of measured ones.
 
-    def __init__(
-        self,
-        architecture: Architecture,
-        model: ModelConfig,
-        training: TrainingConfig,
-        lora: LoraConfig | None = None,
-    ) -> None:
-        self.architecture = architecture
-        self.model = model
-        # Compiled layers keep what the plain ones keep, or less.
-        self.training = replace(training, compile=False)
-        self.lora = lora
+    architecture: Architecture
+    model: ModelConfig
+    training: TrainingConfig
+    lora: LoraConfig | None = None
 
     def parameters(self) -> Parameters:
         """How many numbers the model holds."""
@@ -134,10 +126,18 @@ class MetaModel:
     @contextmanager
     def _built(self, architecture: Architecture) -> Iterator[nn.Module]:
         """The model under a mode in which tensors have shapes and no content."""
-        with torch.device("meta"):
-            with _default_dtype(getattr(torch, self.model.dtype)):
+        before = torch.get_default_dtype()
+        # New weights are of a type from the start: diffusers warns of converting them later.
+        torch.set_default_dtype(getattr(torch, self.model.dtype))
+        try:
+            with torch.device("meta"):
                 transformer = architecture.transformer()
-            prepared = prepare_transformer(transformer, self.training, self.lora).train()
+        finally:
+            torch.set_default_dtype(before)
+        # Compiled layers keep what the plain ones keep, or less.
+        training = replace(self.training, compile=False)
+        with torch.device("meta"):
+            prepared = prepare_transformer(transformer, training, self.lora).train()
         # Modules keep small constants as plain tensors, which the mode would otherwise refuse.
         with FakeTensorMode(allow_non_fake_inputs=True):
             _to_fake(prepared)
@@ -179,20 +179,9 @@ class MetaModel:
         return float(forward), float(live.peak)
 
 
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Inside the block new weights are of a type."""
-    # Not converted afterwards, as diffusers warns of that.
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 def _to_fake(model: nn.Module) -> None:
-    """Replace every meta tensor by a fake one that says it is on the CPU, where autocast works."""
+    """Replace every meta tensor by a fake one."""
+    # A fake one says that it is on the CPU, where autocast works.
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             fake = torch.empty(parameter.shape, dtype=parameter.dtype)
@@ -202,7 +191,6 @@ def _to_fake(model: nn.Module) -> None:
 
 
 def _backward(velocity: Tensor) -> None:
-    """Backward of a mean squared velocity."""
     velocity.float().square().mean().backward()
 
 

@@ -24,28 +24,18 @@ _OPTIMIZER_BYTES = {"adamw": 8.0, "adamw_8bit": 2 + 2 * 4 / 256}
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """Numbers that a transformer holds.
+    """Numbers that a transformer holds."""
 
-    Attributes:
-        total: All weights, an adapter's included.
-        trained: Those that training changes.
-        buffers: Fixed ones (the position embedding).
-    """
-
+    #: All weights, an adapter's included.
     total: int
     trained: int
+    #: Fixed ones beside the weights: SD3's position embedding, a tenth as many.
     buffers: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One kind of GPU, from its maker's data sheet.
-
-    Attributes:
-        memory_gb: 10^9 bytes.
-        bf16_tflops: Dense peak, bf16 with float32 accumulation.
-        float32_tflops: Peak in plain float32.
-    """
+    """One kind of GPU, from its maker's data sheet: 10^9 bytes, and dense peaks of 10^12/s."""
 
     memory_gb: float
     bf16_tflops: float
@@ -54,10 +44,7 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What is planned.
-
-    ``judges_gb`` are weights of the judges that stay loaded, those of the reward included.
-    """
+    """What is planned; ``judges_gb`` are weights of all judges that stay loaded."""
 
     model: ModelConfig
     method: MethodConfig
@@ -93,14 +80,7 @@ class Demand:
 def memory_rows(
     demand: Demand, architecture: Architecture, sizes: Parameters, activations: float
 ) -> dict[str, float]:
-    """Bytes on each GPU, by what they are.
-
-    Args:
-        demand: What is planned.
-        architecture: The pipeline around the transformer.
-        sizes: Of the transformer.
-        activations: Bytes that a forward and backward of ``demand.model_rows`` keeps.
-    """
+    """Bytes on each GPU, by what they are; ``activations`` are those of ``demand.model_rows``."""
     # What is trained is float32, whatever the model's type: steps of 2e-5 vanish in bfloat16.
     frozen = _BYTES[demand.model.dtype]
     trained = sizes.trained
@@ -157,15 +137,11 @@ def _row_bytes(demand: Demand, architecture: Architecture) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class TimePlan:
-    """What an update takes.
+    """What an update takes."""
 
-    Attributes:
-        forward_equivalents: Model evaluations of a row, over all GPUs; a backward counts as two.
-        recomputed: Further ones that gradient checkpointing repeats.
-        seconds: Of one update.
-    """
-
+    #: Model evaluations, over all GPUs; a backward counts as two.
     forward_equivalents: float
+    #: Further ones that gradient checkpointing repeats.
     recomputed: float
     seconds: float
 

@@ -11,8 +11,7 @@ from typing import BinaryIO
 
 from soarbench.common.errors import UserError
 from soarbench.common.files import write_atomically
-from soarbench.data.config import JsonlDataConfig
-from soarbench.data.content import file_facts
+from soarbench.data.config import JsonlDataConfig, file_facts
 from soarbench.data.records import Record, caption_text, checked_scores, checked_size
 
 _SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")

@@ -32,17 +32,11 @@ KNOWN = {
 
 @dataclass(frozen=True, kw_only=True)
 class Sd3Architecture(Architecture):
-    """Sizes of a pipeline.
-
-    Attributes:
-        config: Configuration of the transformer, as diffusers takes it.
-        clip_tokens: Tokens that the CLIP encoders give a prompt.
-        vae_scale_factor: Pixels of an image along one latent.
-        vae_parameters: Of the autoencoder.
-    """
+    """Sizes of a pipeline; ``config`` is the transformer's, as diffusers takes it."""
 
     config: Mapping[str, object]
     clip_tokens: int
+    #: Pixels of an image along one latent.
     vae_scale_factor: int
     vae_parameters: int
 
@@ -76,6 +70,7 @@ class Sd3Architecture(Architecture):
 
     @override
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        # 63 px failed in the middle of a run, and 100,000 px took all memory of the machine.
         if not self.unit <= resolution <= self.largest_image:
             raise ConfigError(
                 f"model.resolution={resolution}: this model makes {self.unit} to "
@@ -86,7 +81,7 @@ class Sd3Architecture(Architecture):
 
     @override
     def condition_shapes(self, max_sequence_length: int) -> dict[str, tuple[int, ...]]:
-        # CLIP's tokens and T5's behind each other.
+        # CLIP's tokens and T5's behind each other; the pipeline pads both to their full length.
         tokens = self.clip_tokens + max_sequence_length
         return {
             "prompt_embeds": (tokens, self.integer("joint_attention_dim")),
@@ -108,19 +103,13 @@ class Sd3Architecture(Architecture):
 
 
 def architecture_of(path: str) -> Sd3Architecture:
-    """The sizes of a pipeline in a directory, or of a hub id that is written down here.
-
-    Raises:
-        UnknownArchitecture: It is not.
-        ConfigError: A directory without a transformer's configuration.
-    """
+    """The sizes of a pipeline in a directory, or of a hub id; ``ConfigError`` where unknown."""
     if is_directory(path):
         return _of_directory(Path(path).expanduser())
     if path not in KNOWN:
-        known = ", ".join(KNOWN)
         raise UnknownArchitecture(
             f"model.path={path}: its sizes are not known without a download; give a local "
-            f"directory, or one of {known}"
+            f"directory, or one of {', '.join(KNOWN)}"
         )
     facts = json.loads((FACTS / f"{KNOWN[path]}.json").read_text())
     facts.pop("source")
@@ -128,7 +117,6 @@ def architecture_of(path: str) -> Sd3Architecture:
 
 
 def _of_directory(folder: Path) -> Sd3Architecture:
-    """Sizes from the configuration files and the weights' headers of a saved pipeline."""
     config = folder / "transformer" / "config.json"
     if not config.is_file():
         raise ConfigError(f"model.path={folder}: no transformer/config.json there")

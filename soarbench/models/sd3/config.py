@@ -12,8 +12,7 @@ from typing_extensions import override
 from soarbench.common.errors import UserError
 from soarbench.common.files import parts_digest
 from soarbench.models.base import ImageModel, ModelConfig, PromptEncoder
-from soarbench.models.digest import folder_digest
-from soarbench.models.hub import class_name, hub_file, is_directory
+from soarbench.models.hub import class_name, folder_digest, hub_file, is_directory
 from soarbench.models.sd3.architecture import Sd3Architecture, architecture_of
 
 if TYPE_CHECKING:

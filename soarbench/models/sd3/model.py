@@ -133,13 +133,7 @@ def _vae_batch(pixels: int) -> int:
 
 
 class SD3Model(ImageModel):
-    """A loaded pipeline: its transformer, and encoding, sampling and decoding around it.
-
-    Args:
-        pipeline: With its text encoders, unless ``prompts`` takes their place.
-        config: What it was loaded from.
-        prompts: Where conditions come from; null: the pipeline's own encoders.
-    """
+    """A loaded pipeline, without its text encoders where ``prompts`` takes their place."""
 
     def __init__(
         self,
@@ -159,11 +153,7 @@ class SD3Model(ImageModel):
         device: torch.device | str = "cpu",
         prompts: PromptEncoder | None = None,
     ) -> SD3Model:
-        """Load a pipeline, text encoders only without ``prompts``.
-
-        Raises:
-            UserError: The directory or hub id cannot be loaded.
-        """
+        """Load a pipeline; ``UserError`` where a directory or hub id cannot be loaded."""
         absent = {} if prompts is None else dict.fromkeys(_ENCODERS)
         return cls(_load_pipeline(config, absent).to(device), config, prompts)
 
