@@ -81,6 +81,7 @@ class SetCheck:
         fault = caption_fault(record, self.data.max_caption_length)
         if fault is not None:
             yield "caption", fault
+        # Public code trained on prompts that it was judged by (flow_grpo#4).
         if suite is not None:
             yield "overlap", f"a prompt of suite {suite!r}"
         first = self._captions.setdefault(record.caption, record.place)

@@ -52,7 +52,7 @@ def whole_digest(path: Path) -> str:
     return _whole_digest(file_facts(path))
 
 
-# Every cell of a grid asks for its set's content: files are read once, and if they change.
+# Every cell of a grid asks for its set's content: files are read once, and again when they change.
 @functools.cache
 def _ends_digest(facts: tuple[Facts, ...], root: Path) -> str:
     return files_digest([path for path, _, _ in facts], root, _END)
@@ -150,8 +150,7 @@ class CurationConfig:
 
     Attributes:
         thresholds: Least value of each score. Published: aesthetic 6.8.
-        rank_by: Scores that must be high compared with the rest of the set: every one is turned
-            into a rank in 0..1, and the rows of highest smallest rank are kept.
+        rank_by: Scores that are turned into ranks; rows of highest smallest rank are kept.
         keep_fraction: Share of the rows above the thresholds that ``rank_by`` keeps, (0, 1].
     """
 
@@ -180,17 +179,15 @@ class ImageDataConfig(CurationConfig, DataConfig):
 
     Attributes:
         path: Where the set is; null until one is named.
-        max_unreadable: Images that may be missing, damaged or smaller than they are trained at.
-            They are listed and left out; one more ends the run before it starts.
+        max_unreadable: Missing, damaged or too small images that are listed and left out; one more
+            ends the run before it starts.
         max_caption_length: Characters; a longer caption is refused, since encoders would cut it.
-        bucket_step: Sides of images are multiples of it, pixels, at the area of
-            ``model.resolution`` squared, as close to their own aspect ratio as possible. Null crops
-            every image to the square.
+        bucket_step: Sides of images are multiples of it, pixels, at about the square's area and as
+            close to their own aspect ratio as possible. Null crops every image to the square.
         max_aspect_ratio: Of the longest bucket.
         rows_per_bucket: Consecutive rows of training that share a bucket;
             ``training.micro_batch_size`` divides it. Published: 4 rows a GPU.
-        cache_latents: Whether images are encoded once and kept on disk (0.26 MB each at 512 px), or
-            anew every time they are trained on.
+        cache_latents: Whether images are encoded once (0.26 MB each at 512 px), or every time.
         scores: JSON Lines of ``data score`` or ``data filter``: the rows that are in it, with the
             scores that it has for them. Null takes the set's own.
         max_rows: Stop reading after this many usable rows above the thresholds; null reads all.
@@ -257,6 +254,7 @@ class ImageDataConfig(CurationConfig, DataConfig):
         if self.path is None:
             return self
         content = self.own_content()
+        # Other scores are other rows, and other rows another training.
         if self.scores is not None:
             content = f"{content}+{whole_digest(self.scores_file())}"
         return replace(self, content=content)
@@ -302,8 +300,9 @@ class ImageDataConfig(CurationConfig, DataConfig):
         self, resolution: int, scorers: Mapping[str, Scorer], judges: object, folder: Path
     ) -> TrainingSet:
         # By name, as YAML names a class: what reads a set imports its configuration.
-        image_set = resolve_name("soarbench.data.rows:ImageSet")
-        opened: TrainingSet = image_set(self, resolution, scorers, judges, folder)
+        opened: TrainingSet = resolve_name("soarbench.data.rows:ImageSet")(
+            self, resolution, scorers, judges, folder
+        )
         return opened
 
     def _location(self) -> Path:
@@ -366,8 +365,7 @@ class DatasetsDataConfig(ImageDataConfig):
         revision: Of a hub id; null takes the default branch.
         subset: Name of the hub set's configuration.
         split: Of the set.
-        streaming: Whether the set is read front to back and never stored, for sets larger than a
-            disk.
+        streaming: Whether it is read front to back and never stored; for more than a disk holds.
         image_column: Holds the images.
         caption_column: Holds the captions.
         score_columns: Score to the column that holds it.
@@ -391,6 +389,7 @@ class DatasetsDataConfig(ImageDataConfig):
     @override
     def own_content(self) -> str:
         assert self.path is not None
+        # Of a hub id nothing may be there yet, and expanding a grid must not download it.
         if not is_directory(self.path):
             return f"{self.path}@{self.revision}"
         root = self._location()
@@ -425,12 +424,14 @@ class WebDatasetConfig(ImageDataConfig):
 
     @override
     def own_content(self) -> str:
+        # Shards of a pattern need have no folder that their names could be relative to.
         return ends_digest(self.shards(), Path("/"))
 
     def shards(self) -> list[Path]:
         """The tar files, sorted; ``ConfigError`` where there are none."""
         path = self._location()
         pattern = str(path / "*.tar") if path.is_dir() else str(path)
+        # Sorted, since a file system's own order would make another content of a copied set.
         paths = sorted(Path(name).absolute() for name in glob.glob(pattern) if Path(name).is_file())
         if not paths:
             raise ConfigError(

@@ -24,7 +24,7 @@ from soarbench.data.sources.jsonl import write_lines
 from soarbench.data.sources.source import records_of
 
 log = logging.getLogger(__name__)
-#: Images decoded and judged at a time.
+#: Images decoded and judged at a time: what a killed process has to judge again at most.
 CHUNK = 32
 
 
@@ -137,6 +137,7 @@ class Curation:
             kept += self._judged(chunk)
             # The run ends at the first image too many, not after hours of judging.
             self.unusable.check()
+            # Here and not after the last row: a streamed set may have terabytes left.
             if self.config.max_rows is not None and len(kept) >= self.config.max_rows:
                 kept = kept[: self.config.max_rows]
                 break
@@ -162,6 +163,7 @@ class Curation:
             fault = caption_fault(record, self.config.max_caption_length)
             if fault is not None:
                 raise UserError(fault)
+            # Before its image is opened: a misspelt threshold must not cost a pass over the set.
             self._require_scores(record)
             try:
                 yield record, self._bucket(record)
@@ -195,14 +197,14 @@ class Curation:
 
     def _judged(self, chunk: Sequence[tuple[Record, Size]]) -> Iterator[Entry]:
         """Those of a chunk whose scores, given by judges where need be, reach the thresholds."""
-        # By record and not by key: a row may be there twice, with scores of its own.
-        scores = {id(record): dict(record.scores) for record, _ in chunk}
+        # Not by key: a row may be there twice, with scores of its own.
+        scores = [dict(record.scores) for record, _ in chunk]
         for name in self.config.select_by:
-            lacking = [record for record, _ in chunk if name not in record.scores]
-            for record, score in zip(lacking, self._scored(name, lacking), strict=True):
-                scores[id(record)][name] = score
-        for record, bucket in chunk:
-            own = scores[id(record)]
+            lacking = [i for i, own in enumerate(scores) if name not in own]
+            values = self._scored(name, [chunk[i][0] for i in lacking])
+            for i, value in zip(lacking, values, strict=True):
+                scores[i][name] = value
+        for (record, bucket), own in zip(chunk, scores, strict=True):
             # No comparison with nan is true, so a threshold would let it through.
             if any(math.isnan(own[name]) for name in self.config.select_by):
                 continue
@@ -245,7 +247,8 @@ class Curation:
 
 
 def score_key(record: Record) -> str:
-    """Key of a score: a judge may look at image and caption."""
+    """Key of a score."""
+    # Not the image alone: CLIPScore and its like judge it together with the caption.
     return parts_digest(record.key, record.caption)
 
 

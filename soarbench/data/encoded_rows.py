@@ -25,12 +25,8 @@ def no_columns(_prompt: str) -> Mapping[str, object]:
 class EncodedRows:
     """Rows of training data, read one by one.
 
-    Attributes:
-        prompts: One a row.
-        latents: Gives a row's scaled clean latents, float32 on the CPU; null: rows have none.
-        condition: Gives a prompt's condition, on the CPU.
-        sizes: Of the rows' images.
-        columns: Gives what rewards are told of a prompt.
+    ``latents`` gives a row's scaled clean latents, float32; null: rows have none. They and
+    conditions are on the CPU. ``columns`` gives what rewards are told of a prompt.
     """
 
     prompts: Sequence[str]

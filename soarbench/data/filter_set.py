@@ -43,7 +43,6 @@ def filter_set(
 
 
 def _reaches(row: Mapping[str, object], thresholds: Mapping[str, float], place: str) -> bool:
-    """Whether a row is kept."""
     stored = row.get("scores")
     missing = [n for n in thresholds if not isinstance(stored, Mapping) or n not in stored]
     if missing:

@@ -91,6 +91,7 @@ def checked_scores(scores: object, place: str) -> dict[str, float]:
         # ``data score`` writes null for what a judge could not measure.
         if value is None:
             continue
+        # To Python True is an int; as a score it is a mistake.
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or math.isnan(value):
             raise UserError(f"{place}: score {name}={value!r} must be a number")

@@ -26,7 +26,7 @@ from soarbench.data.sources.source import records_of
 from soarbench.models.tensor_store import TensorStore
 
 log = logging.getLogger(__name__)
-#: Images of one file of latents.
+#: Images of one file of latents: 17 MB at 512 px, and SOAR's 286,119 pairs are 4,500 files.
 _PER_FILE = 64
 
 
@@ -47,18 +47,15 @@ class ImageSet(Curation):
 
 
 def latent_key(entry: Entry) -> str:
-    """Key of an image's latents at the size it is trained at."""
+    """Key of an image's latents."""
+    # With the size that it is trained at: other buckets leave the latents of the first ones valid.
     return f"{entry.key} {entry.bucket[0]}x{entry.bucket[1]}"
 
 
 def encode_entries(
     entries: Sequence[Entry], curation: Curation, store: TensorStore, encode: EncodeImages
 ) -> list[Entry]:
-    """Encode the images of rows that are not in the store. -> The rows whose images are sound.
-
-    Raises:
-        UserError: More images are damaged than the configuration allows, or one has changed.
-    """
+    """Encode what is not in the store; ``UserError`` where too much is damaged. -> Sound rows."""
     missing = {entry.key: entry for entry in entries if latent_key(entry) not in store}
     if not missing:
         return list(entries)

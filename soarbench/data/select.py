@@ -20,12 +20,7 @@ def smallest_rank(scores: Mapping[str, Sequence[float]]) -> NDArray[np.float64]:
 
 
 def best_share(scores: Mapping[str, Sequence[float]], keep_fraction: float) -> list[int]:
-    """Places of the candidates of highest smallest rank, ascending; at least one.
-
-    Args:
-        scores: By name, one number a candidate.
-        keep_fraction: Share that is kept, (0, 1].
-    """
+    """Places of the share (0, 1] of highest smallest rank, ascending; at least one."""
     ranks = smallest_rank(scores)
     count = max(1, round(len(ranks) * keep_fraction))
     return sorted(int(place) for place in np.argsort(-ranks, kind="stable")[:count])

@@ -44,16 +44,6 @@ def adapter_digest(source: str, transformer: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def fetch_adapter(source: str, transformer: str) -> Path:
-    """The local folder with the weights, downloaded if it is a hub id (``owner/name@revision``)."""
-    repo, _, revision = source.partition("@")
-    if is_directory(source):
-        root = Path(source).expanduser()
-    else:
-        root = hub_snapshot("model.adapter", repo, revision or None, _FILES)
-    return weights_folder(root, source, transformer)
-
-
 def weights_folder(root: Path, source: str, transformer: str) -> Path:
     """Where in a directory the weights lie; ``UserError`` where none do, or several adapters."""
     if (root / _ADAPTER_FILE).is_file():
@@ -109,7 +99,6 @@ def _check_weights(own: Mapping[str, Shape], folder: Path, source: str, *, base:
 
 
 def _misplaced(own: Mapping[str, Shape], stored: Mapping[str, Shape]) -> Iterable[str]:
-    """What of an adapter finds no place in a transformer."""
     for name, shape in stored.items():
         match = _FACTOR.fullmatch(name.removeprefix(_PREFIX))
         if match is None:
@@ -125,7 +114,6 @@ def _misplaced(own: Mapping[str, Shape], stored: Mapping[str, Shape]) -> Iterabl
 
 
 def _different(own: Mapping[str, Shape], stored: Mapping[str, Shape]) -> Iterable[str]:
-    """How a whole transformer's weights differ from another's."""
     for name in sorted(own.keys() ^ stored.keys()):
         yield f"{name} is in one of them alone"
     for name in sorted(own.keys() & stored.keys()):
@@ -139,9 +127,14 @@ def apply_adapter(transformer: nn.Module, source: str, *, base: str) -> None:
     Raises:
         UserError: They cannot be had, or are for another model.
     """
+    # Configurations import this file, and peft takes seconds.
     from baselines.loop.weights import start_from
 
-    folder = fetch_adapter(source, type(transformer).__name__)
+    root = Path(source).expanduser()
+    if not is_directory(source):
+        repo, _, revision = source.partition("@")
+        root = hub_snapshot("model.adapter", repo, revision or None, _FILES)
+    folder = weights_folder(root, source, type(transformer).__name__)
     own = {name: tuple(value.shape) for name, value in transformer.state_dict().items()}
     _check_weights(own, folder, source, base=base)
     # Merged in float32, so that the sum of base and LoRA is rounded once.

@@ -196,10 +196,9 @@ class ModelConfig(abc.ABC):
 
     @abc.abstractmethod
     def load(self, device: torch.device | str, prompts: PromptEncoder | None = None) -> ImageModel:
-        """The base model, fresh, without text encoders where ``prompts`` stands in.
+        """The base model, fresh, without text encoders where ``prompts`` stands in for them.
 
-        Raises:
-            UserError: The directory or hub id cannot be loaded.
+        ``UserError`` where the directory or hub id cannot be loaded.
         """
 
     @abc.abstractmethod
@@ -210,9 +209,8 @@ class ModelConfig(abc.ABC):
     def architecture(self) -> Architecture:
         """Sizes, without a weight or a download.
 
-        Raises:
-            UnknownArchitecture: A hub id whose sizes are not written down.
-            ConfigError: A directory that holds no such model.
+        ``UnknownArchitecture`` for a hub id whose sizes are not written down, ``ConfigError`` for a
+        directory that holds no such model.
         """
 
     @abc.abstractmethod

@@ -40,11 +40,7 @@ def first_line(error: Exception) -> str:
 
 
 def hub_file(key: str, repo: str, revision: str | None, name: str) -> Path:
-    """One file of a repository, from the local cache or downloaded; ``key`` is its setting's.
-
-    Raises:
-        UserError: The hub id is missing, gated, or out of reach and not in the local cache.
-    """
+    """One file of a repository, cached or downloaded; ``UserError`` names the setting ``key``."""
     with _explained(key, repo, revision):
         from huggingface_hub import hf_hub_download
 
@@ -61,7 +57,6 @@ def hub_snapshot(key: str, repo: str, revision: str | None, files: Sequence[str]
 
 @contextlib.contextmanager
 def _explained(key: str, repo: str, revision: str | None) -> Iterator[None]:
-    """Turn what the hub's client raises into one line."""
     from huggingface_hub import errors
 
     client = logging.getLogger("huggingface_hub")
@@ -78,7 +73,6 @@ def _explained(key: str, repo: str, revision: str | None) -> Iterator[None]:
 
 
 def _refusal(error: Exception, repo: str) -> str:
-    """What the hub refuses, and what to do about it."""
     from huggingface_hub import constants, errors
 
     offline = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub is out of reach"

@@ -34,8 +34,8 @@ class PromptStore:
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Conditions, batch first; text encoders are loaded only if a prompt is new."""
         self.fill(prompts)
-        stacked = self.store.stacked([prompt_key(prompt) for prompt in prompts])
-        return {name: value.to(self.device) for name, value in stacked.items()}
+        rows = [self.row(prompt) for prompt in prompts]
+        return {n: torch.stack([row[n] for row in rows]).to(self.device) for n in rows[0]}
 
     def row(self, prompt: str) -> dict[str, Tensor]:
         """The condition of a prompt that was encoded before, on the CPU."""

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -64,11 +63,6 @@ class TensorStore:
         partial.replace(path)
         self._open.pop(path, None)
         self._register(path)
-
-    def stacked(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        """Entries of equal shapes, stacked; the first axis is the entries'."""
-        rows = [self[key] for key in keys]
-        return {name: torch.stack([entry[name] for entry in rows]) for name in rows[0]}
 
     def _register(self, path: Path) -> None:
         metadata = self._opened(path).metadata() or {}

@@ -180,7 +180,6 @@ class MetaModel:
 
 
 def _to_fake(model: nn.Module) -> None:
-    """Replace every meta tensor by a fake one."""
     # A fake one says that it is on the CPU, where autocast works.
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):

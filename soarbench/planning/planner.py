@@ -143,11 +143,7 @@ def refuse(
 def require_fit(
     cells: Sequence[CellConfig], processes: ProcessesConfig, *, name: str, memory: float
 ) -> None:
-    """Say what training needs of each GPU, of ``memory`` bytes, and refuse what cannot fit.
-
-    Raises:
-        UserError: Names the method, the memory and the options that would make it fit.
-    """
+    """Say what training needs of GPUs of ``memory`` bytes; ``UserError`` where it cannot fit."""
     planner = Planner()
     demands: dict[str, tuple[str, Demand]] = {}
     for cell in cells:

@@ -80,7 +80,6 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _key(path: Path, row: Mapping[str, object]) -> str:
-    """The md5 that the row states, or the file's place, size and time of change."""
     # Believed and not computed, which would read every image; ``data check`` compares them.
     if isinstance(row.get("md5"), str):
         return f"md5:{row['md5']}"

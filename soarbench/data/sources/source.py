@@ -15,11 +15,7 @@ KEY = "key"
 
 
 def records_of(config: ImageDataConfig) -> Iterator[Record]:
-    """Rows of a set, in its order, checked in everything but their captions and images.
-
-    Raises:
-        UserError: The set cannot be read, or a row is malformed.
-    """
+    """Rows of a set, in its order, checked in everything but their captions and images."""
     if config.scores is None:
         yield from config.own_records()
         return

@@ -148,7 +148,6 @@ def _guarded(rows: Iterable[Row], path: str) -> Iterator[Row]:
 
 @contextmanager
 def _explained(path: str) -> Iterator[None]:
-    """Turn what the library raises into one line."""
     from datasets.exceptions import DatasetsError
 
     try:

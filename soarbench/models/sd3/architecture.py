@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from baselines.base import VelocityModel
 
-FACTS = Path(__file__).parent / "facts"
 #: Hub ids whose configuration is written down in ``facts``.
 KNOWN = {
     "stabilityai/stable-diffusion-3.5-medium": "sd35_medium",
@@ -34,33 +33,28 @@ KNOWN = {
 class Sd3Architecture(Architecture):
     """Sizes of a pipeline; ``config`` is the transformer's, as diffusers takes it."""
 
-    config: Mapping[str, object]
+    config: Mapping[str, Any]
     clip_tokens: int
     #: Pixels of an image along one latent.
     vae_scale_factor: int
     vae_parameters: int
 
-    def integer(self, key: str) -> int:
-        """A whole number of the transformer's configuration."""
-        return int(str(self.config[key]))
-
     @property
     @override
     def unit(self) -> int:
-        return self.integer("patch_size") * self.vae_scale_factor
+        return int(self.config["patch_size"]) * self.vae_scale_factor
 
     @property
     @override
     def largest_image(self) -> int:
-        return self.integer("pos_embed_max_size") * self.unit
+        return int(self.config["pos_embed_max_size"]) * self.unit
 
     @property
     @override
     def layers(self) -> tuple[int, ...]:
         """Layers with one attention, and with two (SD3.5-M's first 13)."""
-        listed = self.config.get("dual_attention_layers", ())
-        assert isinstance(listed, (list, tuple))
-        return self.integer("num_layers") - len(listed), len(listed)
+        num_dual = len(self.config.get("dual_attention_layers", ()))
+        return self.config["num_layers"] - num_dual, num_dual
 
     @override
     def with_layers(self, layers: Sequence[int]) -> Sd3Architecture:
@@ -77,15 +71,15 @@ class Sd3Architecture(Architecture):
                 f"{self.largest_image} pixels"
             )
         side = resolution // self.vae_scale_factor
-        return self.integer("in_channels"), side, side
+        return self.config["in_channels"], side, side
 
     @override
     def condition_shapes(self, max_sequence_length: int) -> dict[str, tuple[int, ...]]:
         # CLIP's tokens and T5's behind each other; the pipeline pads both to their full length.
         tokens = self.clip_tokens + max_sequence_length
         return {
-            "prompt_embeds": (tokens, self.integer("joint_attention_dim")),
-            "pooled_prompt_embeds": (self.integer("pooled_projection_dim"),),
+            "prompt_embeds": (tokens, self.config["joint_attention_dim"]),
+            "pooled_prompt_embeds": (self.config["pooled_projection_dim"],),
         }
 
     @override
@@ -111,7 +105,7 @@ def architecture_of(path: str) -> Sd3Architecture:
             f"model.path={path}: its sizes are not known without a download; give a local "
             f"directory, or one of {', '.join(KNOWN)}"
         )
-    facts = json.loads((FACTS / f"{KNOWN[path]}.json").read_text())
+    facts = json.loads((Path(__file__).parent / f"facts/{KNOWN[path]}.json").read_text())
     facts.pop("source")
     return Sd3Architecture(**facts)
 

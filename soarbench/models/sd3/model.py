@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
@@ -49,7 +50,6 @@ class SD3Velocity:
 
 @contextlib.contextmanager
 def _explained(config: Sd3Config, fault: str) -> Iterator[None]:
-    """Turn what diffusers raises into one line."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -100,15 +100,13 @@ def load_encoders(config: Sd3Config, device: torch.device) -> TextEncoders:
     return TextEncoders(pipeline, config.max_sequence_length, device)
 
 
+@dataclass(frozen=True)
 class TextEncoders:
     """A pipeline's text encoders, without the rest of it."""
 
-    def __init__(
-        self, pipeline: StableDiffusion3Pipeline, max_sequence_length: int, device: torch.device
-    ) -> None:
-        self.pipeline = pipeline
-        self.max_sequence_length = max_sequence_length
-        self.device = device
+    pipeline: StableDiffusion3Pipeline
+    max_sequence_length: int
+    device: torch.device
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
@@ -132,19 +130,16 @@ def _vae_batch(pixels: int) -> int:
     return min(_BATCH, max(1, _VAE_PIXELS // pixels))
 
 
+@dataclass(eq=False)
 class SD3Model(ImageModel):
     """A loaded pipeline, without its text encoders where ``prompts`` takes their place."""
 
-    def __init__(
-        self,
-        pipeline: StableDiffusion3Pipeline,
-        config: Sd3Config,
-        prompts: PromptEncoder | None = None,
-    ) -> None:
-        self.pipeline = pipeline
-        self.config = config
-        self.prompts = prompts
-        self.transformer: nn.Module = pipeline.transformer
+    pipeline: StableDiffusion3Pipeline
+    config: Sd3Config
+    prompts: PromptEncoder | None = None
+
+    def __post_init__(self) -> None:
+        self.transformer = self.pipeline.transformer
 
     @classmethod
     def load(
