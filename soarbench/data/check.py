@@ -53,8 +53,7 @@ class Finding:
 class SetCheck:
     """Looks at rows one after the other and remembers what it needs to know of earlier ones.
 
-    ``suites`` are those whose prompts must not be trained on; ``with_near`` looks for images that
-    merely look alike, too.
+    ``suites`` must not be trained on; ``with_near`` compares what merely looks alike, too.
     """
 
     data: ImageDataConfig

@@ -70,15 +70,13 @@ class ScoreBook:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.values: dict[str, float] = {}
-        if path.is_file():
-            content = path.read_bytes()
-            # A killed process leaves a torn last line, onto which the next one would be written.
-            whole = content[: content.rfind(b"\n") + 1]
-            if len(whole) < len(content):
-                path.write_bytes(whole)
-            rows = map(json.loads, whole.splitlines())
-            self.values = {row["key"]: row["value"] for row in rows}
+        content = path.read_bytes() if path.is_file() else b""
+        # A killed process leaves a torn last line, onto which the next one would be written.
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            path.write_bytes(whole)
+        rows = map(json.loads, whole.splitlines())
+        self.values: dict[str, float] = {row["key"]: row["value"] for row in rows}
 
     def add(self, scores: Mapping[str, float]) -> None:
         """Append scores."""

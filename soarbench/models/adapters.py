@@ -122,11 +122,7 @@ def _different(own: Mapping[str, Shape], stored: Mapping[str, Shape]) -> Iterabl
 
 
 def apply_adapter(transformer: nn.Module, source: str, *, base: str) -> None:
-    """Give the transformer of a ``base`` the weights of a directory or hub id, in place.
-
-    Raises:
-        UserError: They cannot be had, or are for another model.
-    """
+    """Give a base's transformer published weights, in place; ``UserError`` for another model's."""
     # Configurations import this file, and peft takes seconds.
     from baselines.loop.weights import start_from
 

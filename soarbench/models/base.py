@@ -148,7 +148,7 @@ class Architecture(abc.ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(abc.ABC):
-    """Which model is post-trained, and how it is run.
+    """Which model is post-trained, and how it is run; ``UserError`` where files cannot be had.
 
     Attributes:
         name: Short name, in tables and tags.
@@ -196,22 +196,15 @@ class ModelConfig(abc.ABC):
 
     @abc.abstractmethod
     def load(self, device: torch.device | str, prompts: PromptEncoder | None = None) -> ImageModel:
-        """The base model, fresh, without text encoders where ``prompts`` stands in for them.
-
-        ``UserError`` where the directory or hub id cannot be loaded.
-        """
+        """The base model, fresh, without text encoders where ``prompts`` stands in for them."""
 
     @abc.abstractmethod
     def load_encoders(self, device: torch.device) -> PromptEncoder:
-        """The text encoders alone; ``UserError`` as ``load``."""
+        """The text encoders alone."""
 
     @abc.abstractmethod
     def architecture(self) -> Architecture:
-        """Sizes, without a weight or a download.
-
-        ``UnknownArchitecture`` for a hub id whose sizes are not written down, ``ConfigError`` for a
-        directory that holds no such model.
-        """
+        """Sizes, without a weight; ``UnknownArchitecture`` where that would take a download."""
 
     @abc.abstractmethod
     def base_digest(self) -> str:

@@ -44,7 +44,7 @@ class PromptStore:
     def fill(self, prompts: Iterable[str]) -> None:
         """Encode the prompts that are new; ``UserError`` where encoders cannot be loaded."""
         by_key = {prompt_key(prompt): prompt for prompt in prompts}
-        keys = self.store.missing(by_key)
+        keys = [key for key in by_key if key not in self.store]
         if not keys:
             return
         encoders = self.config.load_encoders(self.device)

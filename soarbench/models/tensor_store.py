@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,6 @@ class TensorStore:
     def __getstate__(self) -> dict[str, object]:
         # What goes to another process: not the open files.
         return self.__dict__ | {"_open": {}}
-
-    def missing(self, keys: Iterable[str]) -> list[str]:
-        """The keys without an entry, each once, in order."""
-        return [key for key in dict.fromkeys(keys) if key not in self._places]
 
     def add(self, keys: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
         """Write entries of equal shapes into one file; the tensors' first axis is the entries'."""

@@ -141,22 +141,19 @@ class TimePlan:
 
     #: Model evaluations, over all GPUs; a backward counts as two.
     forward_equivalents: float
-    #: Further ones that gradient checkpointing repeats.
-    recomputed: float
     seconds: float
 
 
 def time_plan(demand: Demand, gpu: Gpu, *, forward_flops: float, utilisation: float) -> TimePlan:
     """Seconds of an update, at ``forward_flops`` a row and a share (0, 1] of the GPUs' peak."""
-    again = demand.training.batch_size * demand.method.forwards_with_gradient()
-    recomputed = again if demand.training.gradient_checkpointing else 0.0
+    forwards = demand.forward_equivalents
+    # Gradient checkpointing repeats the forwards that a backward follows.
+    if demand.training.gradient_checkpointing:
+        forwards += demand.training.batch_size * demand.method.forwards_with_gradient()
     tflops = gpu.bf16_tflops if demand.training.mixed_precision == "bf16" else gpu.float32_tflops
-    operations = (demand.forward_equivalents + recomputed) * forward_flops
     speed = tflops * 1e12 * utilisation * demand.num_processes
     return TimePlan(
-        forward_equivalents=demand.forward_equivalents,
-        recomputed=recomputed,
-        seconds=operations / speed,
+        forward_equivalents=demand.forward_equivalents, seconds=forwards * forward_flops / speed
     )
 
 

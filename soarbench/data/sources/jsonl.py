@@ -68,11 +68,9 @@ def image_path(row: Mapping[str, object], place: str, folder: Path) -> Path:
         return folder / image
     if not isinstance(md5, str) or not md5:
         raise UserError(f'{place}: no image; give its path as "image", or its "md5"')
-    for parent in (folder, folder / md5[:2]):
-        for suffix in _SUFFIXES:
-            if (parent / f"{md5}{suffix}").is_file():
-                return parent / f"{md5}{suffix}"
-    return folder / md5
+    names = [f"{md5}{suffix}" for suffix in _SUFFIXES]
+    paths = (parent / name for parent in (folder, folder / md5[:2]) for name in names)
+    return next((path for path in paths if path.is_file()), folder / md5)
 
 
 def _opened(path: Path) -> BinaryIO:
