@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 def smallest_rank(scores: Mapping[str, Sequence[float]]) -> NDArray[np.float64]:
     """Each candidate's worst rank over the scores, 0 (worst) .. 1 (best). -> (N,)."""
     # Ranks, since scores of different judges have no common scale; the worst of them, so that no
-    # score can buy itself free with another. Sorted stably: of equals the first row stays.
+    # score can buy itself free with another. Stably, so that equals rank alike everywhere.
     ranks = []
     for values in scores.values():
         order = np.argsort(np.argsort(values, kind="stable"), kind="stable")

@@ -169,7 +169,7 @@ class ModelConfig(abc.ABC):
     #: Class of its transformer in diffusers, as its files name it.
     transformer_class: ClassVar[str]
 
-    # Weights enter addresses by their digest: where they lie and what they are called do not.
+    # Weights enter addresses by their digest, not by their name or where they lie.
     name: str = field(metadata=ADDRESS)
     path: str = field(metadata=ADDRESS)
     resolution: int

@@ -149,7 +149,7 @@ def require_fit(
     for cell in cells:
         if cell.training is not None:
             demand = demand_of(cell, processes)
-            # Seeds and tasks differ in nothing that takes memory, and counting takes seconds.
+            # Cells of other seeds need the same, and counting takes seconds.
             demands.setdefault(repr(demand), (cell.method_name, demand))
     for method, demand in demands.values():
         try:

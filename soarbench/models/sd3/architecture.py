@@ -64,7 +64,6 @@ class Sd3Architecture(Architecture):
 
     @override
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        # 63 px failed in the middle of a run, and 100,000 px took all memory of the machine.
         if not self.unit <= resolution <= self.largest_image:
             raise ConfigError(
                 f"model.resolution={resolution}: this model makes {self.unit} to "
