@@ -213,7 +213,7 @@ class ImageDataConfig(CurationConfig, DataConfig):
                             ("rows_per_bucket", 1), ("bucket_step", 8),
                             ("max_aspect_ratio", 1)):  # fmt: skip
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is not None and not value >= least:
                 raise ValueError(f"data.{name}={value}: must be at least {least}")
         if not self.cache_latents and self.is_streamed:
             raise ValueError(

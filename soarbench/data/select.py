@@ -41,6 +41,7 @@ def best_share_of_groups(
 def first_below(scores: Mapping[str, float], thresholds: Mapping[str, float]) -> str | None:
     """The first known score that is under its threshold."""
     for name, least in thresholds.items():
-        if name in scores and scores[name] < least:
+        # Not ``<``, by which a threshold of nan would keep everything.
+        if name in scores and not scores[name] >= least:
             return name
     return None
