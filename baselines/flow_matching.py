@@ -1,7 +1,4 @@
-"""Flow matching on images: where on its path a row is trained, and the error there.
-
-What supervised fine-tuning is made of, and other methods' loss contains.
-"""
+"""Flow matching on images: where on its path a row is trained, and the error there."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from baselines.base import Batch, VelocityModel
+from baselines.base import Batch, LossOutput, VelocityModel
 from baselines.flow import (
     add_noise,
     draw_noise,
@@ -40,34 +37,40 @@ def draw_training_point(
     t0 = draw_noise((), generators, x0.device).sigmoid()
     noise = draw_noise(x0.shape[1:], generators, x0.device)
     if condition_dropout > 0:
+        # For each row; the public code draws once for a whole batch (methods.md: a fault).
         dropped = draw_uniform((), generators, x0.device) < condition_dropout
-        batch = _drop_condition(batch, dropped)
+        condition = {
+            name: torch.where(per_row(dropped, value).bool(), batch.negative_condition[name], value)
+            for name, value in batch.condition.items()
+        }
+        batch = replace(batch, condition=condition)
     return batch.with_tensors(t0=t0, sigma=training_sigmas(t0, shift), noise=noise)
 
 
-def _drop_condition(batch: Batch, dropped: Tensor) -> Batch:
-    """Give the ``dropped`` rows, (B,), the empty prompt's condition."""
-    condition = {
-        name: torch.where(per_row(dropped, value).bool(), batch.negative_condition[name], value)
-        for name, value in batch.condition.items()
-    }
-    return replace(batch, condition=condition)
-
-
-def on_trajectory_term(velocity: VelocityModel, batch: Batch) -> tuple[Tensor, Tensor]:
+def on_trajectory_term(
+    velocity: VelocityModel, batch: Batch, metric_scale: float = 1.0
+) -> tuple[LossOutput, Tensor]:
     """Error of the model at (t0, sigma) against the path's velocity ``noise - x0``.
 
     Args:
         velocity: The model.
         batch: Rows of ``draw_training_point``.
+        metric_scale: Of the metrics: the loop divides them by the loss's weight, which need not be
+            their number of rows.
 
     Returns:
-        The error a row, (B,), and the model's velocity, detached.
+        The term, summed over rows, and the model's velocity, detached.
     """
     latents = add_noise(batch["x0"], batch["noise"], batch["sigma"])
     prediction = velocity(latents, batch["sigma"], batch.condition)
-    error = velocity_mse(prediction, batch["noise"].float() - batch["x0"].float())
-    return error, prediction.detach()
+    # Logit-normal sampling of t0 has loss weight 1 in the public code, so none appears here.
+    error_sum = velocity_mse(prediction, batch["noise"].float() - batch["x0"].float()).sum()
+    prediction = prediction.detach()
+    metrics = {
+        "train/main_loss": metric_scale * error_sum.detach(),
+        "train/velocity_rms": metric_scale * velocity_rms(prediction).sum(),
+    }
+    return LossOutput(error_sum, metrics), prediction
 
 
 def velocity_rms(velocity: Tensor) -> Tensor:

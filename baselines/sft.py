@@ -8,17 +8,12 @@ import torch
 from typing_extensions import override
 
 from baselines.base import Batch, Collected, LossOutput, Method, VelocityModel
-from baselines.flow_matching import draw_training_point, on_trajectory_term, velocity_rms
+from baselines.flow_matching import draw_training_point, on_trajectory_term
 from baselines.sft_config import SftConfig
 
 
 class Sft(Method):
-    """``(v(latents(sigma), sigma, c) - (noise - x0))^2``, a mean over elements and rows.
-
-    Args:
-        config: Hyper-parameters.
-        shift: Of the model's training schedule; SD3.5-M: 3.0.
-    """
+    """``(v(latents(sigma), sigma, c) - (noise - x0))^2``, a mean over elements and rows."""
 
     def __init__(self, config: SftConfig, *, shift: float) -> None:
         self.config = config
@@ -41,12 +36,8 @@ class Sft(Method):
     def losses(
         self, velocity: VelocityModel, reference: VelocityModel | None, batch: Batch
     ) -> Iterator[LossOutput]:
-        error, prediction = on_trajectory_term(velocity, batch)
-        metrics = {
-            "train/main_loss": error.detach().sum(),
-            "train/velocity_rms": velocity_rms(prediction).sum(),
-        }
-        yield LossOutput(error.sum(), metrics)
+        term, _ = on_trajectory_term(velocity, batch)
+        yield term
 
     @override
     def forward_equivalents(self, batch: Batch) -> float:
