@@ -15,6 +15,11 @@ from baselines.rewards.base import LatentReward
 Condition = Mapping[str, Tensor]
 """What a prompt becomes for the model: named tensors whose first axis is the batch."""
 
+# Not one generator a batch: neither batch size, accumulation, process count nor an interruption
+# changes what a row draws.
+Generators = Sequence[torch.Generator]
+"""One a row, seeded by (seed, position in the training stream)."""
+
 
 class VelocityModel(Protocol):
     """Predicts d latents / d sigma; sigma = 1 is noise.
@@ -25,7 +30,6 @@ class VelocityModel(Protocol):
 
     def __call__(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Velocity of ``latents``, (B, ...), at ``sigma``, (B,). -> as ``latents``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -146,12 +150,8 @@ class Method(abc.ABC):
     #: Whether ``losses`` compares with the base model (a KL term); full fine-tuning keeps a copy.
     needs_reference: bool = False
 
-    # One generator a row, seeded by (seed, position in the training stream): neither batch size,
-    # accumulation, process count nor an interruption changes what a row draws.
     @abc.abstractmethod
-    def collect(
-        self, velocity: VelocityModel, batch: Batch, generators: Sequence[torch.Generator]
-    ) -> Collected:
+    def collect(self, velocity: VelocityModel, batch: Batch, generators: Generators) -> Collected:
         """Prepare rows for training: draw noise, or roll out and score. Runs under ``no_grad``."""
 
     @abc.abstractmethod

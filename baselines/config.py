@@ -5,7 +5,6 @@ Flow-GRPO = arXiv:2505.05470 and the configurations of yifan123/flow_grpo.
 """
 
 # Imports no framework, so that a wrong value is reported before anything heavy is loaded.
-
 from __future__ import annotations
 
 import abc
@@ -32,6 +31,20 @@ def require(valid: bool, name: str, value: object, remedy: str) -> None:
     """Refuse a value, saying what would be accepted."""
     if not valid:
         raise ValueError(f"{name} = {value!r} is not possible: {remedy}")
+
+
+def require_at_least(config: object, minimum: int, *names: str) -> None:
+    """Refuse values of fields below a minimum, or not finite."""
+    for name in names:
+        value = getattr(config, name)
+        require(minimum <= value < math.inf, name, value, f"use {minimum} or more")
+
+
+def require_positive(config: object, *names: str) -> None:
+    """Refuse values of fields that are not above 0, or not finite."""
+    for name in names:
+        value = getattr(config, name)
+        require(0 < value < math.inf, name, value, "use a positive number")
 
 
 def require_choice(name: str, value: str, choices: object) -> None:
@@ -133,17 +146,12 @@ class OptimConfig:
     optimizer: Optimizer = "adamw"
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
         require_choice("schedule", self.schedule, Schedule)
         require_choice("optimizer", self.optimizer, Optimizer)
-        for name in ("learning_rate", "max_grad_norm"):
-            value = getattr(self, name)
-            require(0 < value < math.inf, name, value, "use a positive number")
-        decay = self.weight_decay
-        require(0 <= decay < math.inf, "weight_decay", decay, "use 0 or more")
+        require_positive(self, "learning_rate", "max_grad_norm")
+        require_at_least(self, 0, "weight_decay", "warmup_steps")
         valid = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         require(valid, "betas", self.betas, "use two numbers in [0, 1)")
-        require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "use 0 or more")
 
     def check_packages(self) -> None:
         """``ValueError`` where the optimiser's package is not installed."""
@@ -178,9 +186,8 @@ class LoraConfig:
     target_modules: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
-        require(self.rank >= 1, "rank", self.rank, "use 1 or more")
-        require(0 < self.alpha < math.inf, "alpha", self.alpha, "use a positive number")
+        require_at_least(self, 1, "rank")
+        require_positive(self, "alpha")
         targets = self.target_modules
         require(targets != (), "target_modules", targets, "name a layer, or use null")
 
@@ -198,9 +205,8 @@ class EmaConfig:
     every: int = 8
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
         require(0 <= self.decay < 1, "decay", self.decay, "use a number in [0, 1)")
-        require(self.every >= 1, "every", self.every, "use 1 or more")
+        require_at_least(self, 1, "every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +239,6 @@ class TrainingConfig:
     num_workers: int = field(default=0, metadata=ADDRESS)
 
     def __post_init__(self) -> None:
-        """Refuse values that no run can have."""
         for name in ("steps", "batch_size", "save_steps", "logging_steps"):
             self._require(getattr(self, name) >= 1, name, "must be at least 1")
         size = self.micro_batch_size
@@ -284,12 +289,7 @@ class TrainingConfig:
         self._require(value % unit == 0, name, remedy)
 
     def check_shapes(self, block: int, world_size: int) -> None:
-        """Refuse micro-batches that would mix images of several shapes.
-
-        Args:
-            block: Consecutive rows of one shape.
-            world_size: Number of processes.
-        """
+        """Refuse micro-batches that would mix shapes, of which ``block`` rows in a row have one."""
         size = self.micro_batch_size or self.rows_per_process(world_size)
         if block % size:
             raise ValueError(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from baselines.base import Condition, VelocityModel
+from baselines.base import Condition, Generators, VelocityModel
 from baselines.config import NUM_TRAIN_TIMESTEPS, StepKind
 
 
@@ -25,9 +25,6 @@ def per_row(value: Tensor | float, like: Tensor) -> Tensor:
     # Steps in bfloat16 would lose the small differences of neighbouring levels.
     rows = torch.as_tensor(value, dtype=torch.float32, device=like.device)
     return rows.reshape(-1, *(1,) * (like.ndim - 1))
-
-
-# --- levels ---------------------------------------------------------------------------------------
 
 
 def training_grid(shift: float, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS) -> Tensor:
@@ -60,17 +57,11 @@ def sampling_sigmas(
     # diffusers spaces the steps evenly between the ends of the *shifted* training grid and shifts
     # them once more, in float64; images are only comparable with its own if that is repeated.
     grid = training_grid(shift, num_train_timesteps)
-    timesteps = np.linspace(
-        grid[0].item() * num_train_timesteps,
-        grid[-1].item() * num_train_timesteps,
-        num_inference_steps,
-    )
+    first, last = (grid[i].item() * num_train_timesteps for i in (0, -1))
+    timesteps = np.linspace(first, last, num_inference_steps)
     level = timesteps / num_train_timesteps
     shifted = shift * level / (1 + (shift - 1) * level)
     return torch.cat([torch.from_numpy(shifted).float(), torch.zeros(1)])
-
-
-# --- the path and its steps -----------------------------------------------------------------------
 
 
 def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
@@ -85,7 +76,7 @@ def velocity_mse(velocity: Tensor, target: Tensor) -> Tensor:
 
 
 def euler_step(latents: Tensor, velocity: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-    """Deterministic step ``latents + (sigma_next - sigma) velocity``. -> as ``latents``, float32."""
+    """Deterministic step ``latents + (sigma_next - sigma) velocity``, in float32."""
     step = per_row(sigma_next, latents) - per_row(sigma, latents)
     return latents.float() + step * velocity.float()
 
@@ -161,7 +152,6 @@ def stochastic_step(
     x0_hat, noise_hat = x - level * v, x + (1 - level) * v
     if kind == "cps":
         exchanged = level_next * math.sin(noise_scale * math.pi / 2)
-        # Rounding takes the square of a full exchange (a = 1) below 0, and its root to nan.
         kept = (level_next**2 - exchanged**2).clamp(min=0).sqrt()
         return (1 - level_next) * x0_hat + kept * noise_hat + exchanged * fresh
     if kind == "sde":
@@ -170,9 +160,6 @@ def stochastic_step(
         dt = level_next - level
         return x + v * dt + noise_scale * dt.abs().sqrt() * fresh
     raise ValueError(f"step kind {kind!r} is unknown: choose flow_sde, cps, sde or simple")
-
-
-# --- guidance and sampling ------------------------------------------------------------------------
 
 
 def classifier_free_guidance(uncond: Tensor, cond: Tensor, guidance_scale: float) -> Tensor:
@@ -227,21 +214,14 @@ def euler_sample(
     return latents
 
 
-# --- draws, one generator a row -------------------------------------------------------------------
-
-
-def draw_noise(
-    shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device
-) -> Tensor:
+def draw_noise(shape: Sequence[int], generators: Generators, device: torch.device) -> Tensor:
     """Standard normal rows of a shape, one a generator. -> (B, ...)."""
     # Drawn where the generators live: a GPU draws other numbers from the same seed than a CPU.
     draws = [torch.randn(tuple(shape), generator=rng, device=rng.device) for rng in generators]
     return torch.stack(draws).to(device)
 
 
-def draw_uniform(
-    shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device
-) -> Tensor:
+def draw_uniform(shape: Sequence[int], generators: Generators, device: torch.device) -> Tensor:
     """Rows uniform in [0, 1), drawn as ``draw_noise`` draws."""
     draws = [torch.rand(tuple(shape), generator=rng, device=rng.device) for rng in generators]
     return torch.stack(draws).to(device)

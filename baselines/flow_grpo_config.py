@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from typing_extensions import override
 
-from baselines.config import MethodConfig, require, require_choice, require_guidance
+from baselines.config import (
+    MethodConfig,
+    require,
+    require_at_least,
+    require_choice,
+    require_guidance,
+    require_positive,
+)
 
 if TYPE_CHECKING:
     from baselines.base import Method, World
@@ -73,16 +80,12 @@ class FlowGrpoConfig(MethodConfig):
         require_guidance(self.guidance_scale)
         require_choice("kl_form", self.kl_form, KlForm)
         require(self.group_size >= 2, "group_size", self.group_size, "a group needs 2 or more")
-        steps = self.num_inference_steps
-        require(steps >= 2, "num_inference_steps", steps, "use 2 or more")
-        for name in ("noise_level", "clip_range", "advantage_clip"):
-            value = getattr(self, name)
-            require(0 < value < math.inf, name, value, "use a positive number")
-        require(0 <= self.kl_coeff < math.inf, "kl_coeff", self.kl_coeff, "use 0 or more")
+        require_at_least(self, 2, "num_inference_steps")
+        require_at_least(self, 1, "updates_per_collection")
+        require_at_least(self, 0, "kl_coeff")
+        require_positive(self, "noise_level", "clip_range", "advantage_clip")
         fraction = self.train_timestep_fraction
         require(0 < fraction <= 1, "train_timestep_fraction", fraction, "use a share in (0, 1]")
-        updates = self.updates_per_collection
-        require(updates >= 1, "updates_per_collection", updates, "use 1 or more")
         self._check_window()
 
     def _check_window(self) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from baselines.base import Batch, LossOutput, VelocityModel
+from baselines.base import Batch, Generators, LossOutput, VelocityModel
 from baselines.flow import (
     add_noise,
     draw_noise,
@@ -20,18 +19,12 @@ from baselines.flow import (
 
 
 def draw_training_point(
-    batch: Batch, generators: Sequence[torch.Generator], *, shift: float, condition_dropout: float
+    batch: Batch, generators: Generators, *, shift: float, condition_dropout: float
 ) -> Batch:
-    """Draw where on its path each row is trained.
+    """Draw where on its path each row, with ``x0``, (B, ...), is trained.
 
-    Args:
-        batch: Rows with ``x0``; (B, ...).
-        generators: One a row.
-        shift: Schedule shift of the training grid.
-        condition_dropout: Probability of replacing a row's condition by the empty prompt's.
-
-    Returns:
-        The rows with ``t0`` ~ sigmoid(N(0, 1)) and its level ``sigma``, (B,), and ``noise``.
+    ``condition_dropout`` is the probability of replacing a row's condition by the empty prompt's.
+    -> the rows with ``t0`` ~ sigmoid(N(0, 1)) and its level ``sigma``, (B,), and ``noise``.
     """
     x0 = batch["x0"]
     t0 = draw_noise((), generators, x0.device).sigmoid()
@@ -52,20 +45,14 @@ def on_trajectory_term(
 ) -> tuple[LossOutput, Tensor]:
     """Error of the model at (t0, sigma) against the path's velocity ``noise - x0``.
 
-    Args:
-        velocity: The model.
-        batch: Rows of ``draw_training_point``.
-        metric_scale: Of the metrics: the loop divides them by the loss's weight, which need not be
-            their number of rows.
-
-    Returns:
-        The term, summed over rows, and the model's velocity, detached.
+    ``batch`` is of ``draw_training_point``. -> the term, and the model's velocity, detached.
     """
     latents = add_noise(batch["x0"], batch["noise"], batch["sigma"])
     prediction = velocity(latents, batch["sigma"], batch.condition)
     # Logit-normal sampling of t0 has loss weight 1 in the public code, so none appears here.
     error_sum = velocity_mse(prediction, batch["noise"].float() - batch["x0"].float()).sum()
     prediction = prediction.detach()
+    # metric_scale: the loop divides metrics by the loss's weight, which need not be their rows.
     metrics = {
         "train/main_loss": metric_scale * error_sum.detach(),
         "train/velocity_rms": metric_scale * velocity_rms(prediction).sum(),

@@ -24,12 +24,9 @@ def group_advantages(
 ) -> Tensor:
     """Centre rewards on their group's mean and divide by (population std + eps). -> (N,), float32.
 
-    Args:
-        rewards: One an image; (N,).
-        group_ids: What images of the same prompt share, e.g. the prompt; (N,). Groups may differ in
-            size; a group of one has advantage 0.
-        global_std: Use the spread of all rewards instead of the group's.
-        eps: Added to the spread, in units of the reward.
+    Images of the same prompt share an entry of ``group_ids``, (N,), e.g. the prompt; groups may
+    differ in size, and a group of one has advantage 0. ``global_std`` takes the spread of all
+    rewards instead of the group's. ``eps`` is in units of the reward.
 
     Source: methods.md, Flow-GRPO; golden ``group_advantages``.
     """

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-import torch
 from typing_extensions import override
 
-from baselines.base import Batch, Collected, LossOutput, Method, VelocityModel
+from baselines.base import Batch, Collected, Generators, LossOutput, Method, VelocityModel
 from baselines.flow_matching import draw_training_point, on_trajectory_term
 from baselines.sft_config import SftConfig
 
@@ -20,9 +19,7 @@ class Sft(Method):
         self.shift = shift
 
     @override
-    def collect(
-        self, velocity: VelocityModel, batch: Batch, generators: Sequence[torch.Generator]
-    ) -> Collected:
+    def collect(self, velocity: VelocityModel, batch: Batch, generators: Generators) -> Collected:
         dropout = self.config.condition_dropout
         return Collected(
             draw_training_point(batch, generators, shift=self.shift, condition_dropout=dropout)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from baselines.base import Batch, Collected, LossOutput, Method, VelocityModel
+from baselines.base import Batch, Collected, Generators, LossOutput, Method, VelocityModel
 from baselines.flow import (
     add_noise,
     classifier_free_guidance,
@@ -28,9 +28,6 @@ from baselines.flow import (
 )
 from baselines.flow_matching import draw_training_point, on_trajectory_term
 from baselines.soar_config import SoarConfig
-
-Slot = tuple[int, int]
-"""An auxiliary point of every row: (rollout path m, point n on it)."""
 
 
 def renoise(x_off: Tensor, noise: Tensor, sigma_from: Tensor, sigma_to: Tensor) -> Tensor:
@@ -84,16 +81,14 @@ class Soar(Method):
         self.sigma_max = training_grid(shift)[1].item()
 
     @override
-    def collect(
-        self, velocity: VelocityModel, batch: Batch, generators: Sequence[torch.Generator]
-    ) -> Collected:
+    def collect(self, velocity: VelocityModel, batch: Batch, generators: Generators) -> Collected:
         dropout = self.config.condition_dropout
         point = draw_training_point(batch, generators, shift=self.shift, condition_dropout=dropout)
         if self.config.aux_weight == 0:
             return Collected(point)  # SFT, bit for bit
         return Collected(self._draw_rollout(point, generators))
 
-    def _draw_rollout(self, batch: Batch, generators: Sequence[torch.Generator]) -> Batch:
+    def _draw_rollout(self, batch: Batch, generators: Generators) -> Batch:
         """Draw everything random of steps 2 and 3.
 
         Adds ``sigma_next``, (B,), ``path_exists``, (B, M), ``sigma_aux``, (B, M, N), and
@@ -161,9 +156,9 @@ class Soar(Method):
         return torch.stack(paths, dim=1)
 
     def _aux_term(
-        self, velocity: VelocityModel, x_off: Tensor, batch: Batch, slots: Sequence[Slot]
+        self, velocity: VelocityModel, x_off: Tensor, batch: Batch, slots: Sequence[tuple[int, int]]
     ) -> LossOutput:
-        """Steps 3 and 4 for some auxiliary points of every row."""
+        """Steps 3 and 4 for some auxiliary points (path m, point n) of every row."""
         x_aux, targets, sigmas = [], [], []
         for path, point in slots:
             sigma_aux = batch["sigma_aux"][:, path, point]

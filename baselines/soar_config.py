@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, ClassVar
@@ -15,6 +14,7 @@ from baselines.config import (
     MethodConfig,
     StepKind,
     require,
+    require_at_least,
     require_choice,
     require_dropout,
     require_guidance,
@@ -43,7 +43,11 @@ class SoarConfig(MethodConfig):
     """
 
     kind: ClassVar[str] = "soar"
-    code: ClassVar[tuple[str, ...]] = ("baselines.flow", "baselines.flow_matching", "baselines.soar")
+    code: ClassVar[tuple[str, ...]] = (
+        "baselines.flow",
+        "baselines.flow_matching",
+        "baselines.soar",
+    )
     title: ClassVar[str] = "SOAR"
 
     condition_dropout: float = 0.0
@@ -62,18 +66,12 @@ class SoarConfig(MethodConfig):
         require_guidance(self.guidance_scale)
         require_choice("step_kind", self.step_kind, StepKind)
         # A finer step would fall into the same level of the training grid.
-        require(
-            1 <= self.num_inference_steps < NUM_TRAIN_TIMESTEPS,
-            "num_inference_steps",
-            self.num_inference_steps,
-            f"use 1 to {NUM_TRAIN_TIMESTEPS - 1}",
-        )
+        steps, most = self.num_inference_steps, NUM_TRAIN_TIMESTEPS - 1
+        require(1 <= steps <= most, "num_inference_steps", steps, f"use 1 to {most}")
         for name in ("num_aux_points", "num_rollout_paths", "aux_chunk"):
             value = getattr(self, name)
             require(value >= 1, name, value, "use 1 or more; aux_weight=0 turns SOAR off")
-        for name in ("aux_weight", "noise_scale"):
-            value = getattr(self, name)
-            require(0 <= value < math.inf, name, value, "use 0 or more")
+        require_at_least(self, 0, "aux_weight", "noise_scale")
 
     @property
     def points(self) -> int:
