@@ -47,19 +47,16 @@ def training_sigmas(
     return training_grid(shift, num_train_timesteps).to(t.device)[index]
 
 
-def sampling_sigmas(
-    num_inference_steps: int, shift: float, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
-) -> Tensor:
+def sampling_sigmas(num_inference_steps: int, shift: float) -> Tensor:
     """Levels that ``FlowMatchEulerDiscreteScheduler`` visits at inference, 1 first and 0 last.
 
     -> (num_inference_steps + 1,), float32, bit-equal to the scheduler's.
     """
     # diffusers spaces the steps evenly between the ends of the *shifted* training grid and shifts
     # them once more, in float64; images are only comparable with its own if that is repeated.
-    grid = training_grid(shift, num_train_timesteps)
-    first, last = (grid[i].item() * num_train_timesteps for i in (0, -1))
-    timesteps = np.linspace(first, last, num_inference_steps)
-    level = timesteps / num_train_timesteps
+    grid = training_grid(shift)
+    first, last = (grid[i].item() * NUM_TRAIN_TIMESTEPS for i in (0, -1))
+    level = np.linspace(first, last, num_inference_steps) / NUM_TRAIN_TIMESTEPS
     shifted = shift * level / (1 + (shift - 1) * level)
     return torch.cat([torch.from_numpy(shifted).float(), torch.zeros(1)])
 

@@ -221,8 +221,6 @@ class FlowGrpo(Method):
     @override
     def forward_equivalents(self, batch: Batch) -> float:
         # A micro-batch without a group of any spread is rolled out and not trained on.
-        is_trained = bool(batch["active"].any())
-        config = self.config
-        return float(
-            len(batch) * (config.forward_equivalents() if is_trained else config.rollout_forwards)
-        )
+        config, is_trained = self.config, bool(batch["active"].any())
+        each = config.forward_equivalents() if is_trained else config.rollout_forwards
+        return float(len(batch) * each)

@@ -21,9 +21,8 @@ class Sft(Method):
     @override
     def collect(self, velocity: VelocityModel, batch: Batch, generators: Generators) -> Collected:
         dropout = self.config.condition_dropout
-        return Collected(
-            draw_training_point(batch, generators, shift=self.shift, condition_dropout=dropout)
-        )
+        point = draw_training_point(batch, generators, shift=self.shift, condition_dropout=dropout)
+        return Collected(point)
 
     @override
     def weight(self, batch: Batch) -> float:

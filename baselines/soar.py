@@ -144,10 +144,8 @@ class Soar(Method):
         # Of the main term, where the public code evaluates the same once more, with a graph.
         v_cfg = velocity_cond
         if config.guidance_scale != 1:
-            velocity_uncond = velocity(latents, sigma, batch.negative_condition)
-            v_cfg = classifier_free_guidance(
-                velocity_uncond.float(), velocity_cond.float(), config.guidance_scale
-            )
+            uncond = velocity(latents, sigma, batch.negative_condition).float()
+            v_cfg = classifier_free_guidance(uncond, velocity_cond.float(), config.guidance_scale)
         step = (latents, v_cfg, sigma, sigma_next)
         paths = [euler_step(*step)]
         for fresh in batch["path_noise"].unbind(1):
@@ -167,18 +165,15 @@ class Soar(Method):
             x_aux.append(x)
             targets.append(correction_velocity(x, batch["x0"], sigma_aux))
             sigmas.append(sigma_aux)
-        condition = {
-            name: torch.cat([value] * len(slots)) for name, value in batch.condition.items()
-        }
+        condition = {name: torch.cat([v] * len(slots)) for name, v in batch.condition.items()}
         prediction = velocity(torch.cat(x_aux), torch.cat(sigmas), condition)
         # Points that do not exist are evaluated and weighted 0: they are rare (t0 below 1 / K), and
         # every rank then runs the same forwards, as sharded training requires.
         exists = torch.cat([batch["path_exists"][:, path] for path, _ in slots])
         error_sum = (velocity_mse(prediction, torch.cat(targets)) * exists).sum()
         scale = self.weight(batch) / self._num_aux(batch)
-        return LossOutput(
-            self.config.aux_weight * error_sum, {"train/aux_loss": scale * error_sum.detach()}
-        )
+        metrics = {"train/aux_loss": scale * error_sum.detach()}
+        return LossOutput(self.config.aux_weight * error_sum, metrics)
 
     @override
     def forward_equivalents(self, batch: Batch) -> float:

@@ -16,16 +16,14 @@ _OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}
 
 def check_device(training: TrainingConfig, optim: OptimConfig, device: torch.device) -> None:
     """``ValueError`` for a precision or an optimiser that a device does not have."""
-    if device.type != "cuda":
-        if optim.optimizer == "adamw_8bit":
-            raise ValueError(
-                f"optim.optimizer=adamw_8bit: runs on CUDA devices, not on {device.type}; use adamw"
-            )
-        return
+    is_cuda = device.type == "cuda"
+    if optim.optimizer == "adamw_8bit" and not is_cuda:
+        raise ValueError(
+            f"optim.optimizer=adamw_8bit: runs on CUDA devices, not on {device.type}; use adamw"
+        )
+    wants_bf16 = is_cuda and training.mixed_precision == "bf16"
     # Emulated bf16 would be slower than float32, and as coarse as bf16.
-    if training.mixed_precision == "bf16" and not torch.cuda.is_bf16_supported(
-        including_emulation=False
-    ):
+    if wants_bf16 and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ValueError(
             f"training.mixed_precision=bf16: {torch.cuda.get_device_name(device)} has no bf16 "
             "arithmetic; use training.mixed_precision=no"

@@ -75,6 +75,9 @@ def post_train(
     if ema is not None:
         averaging = EmaCallback(model, ema.decay, every=ema.every, resume_from=checkpoint)
     progress = ProgressCallback(console)
+    # In this order: snapshots are of the new average, and the mark comes after all files.
+    snapshots = Snapshots(training.snapshot_steps, model, averaging)
+    callbacks = [snapshots, LogBeforeSave(), MarkComplete(), progress]
     trainer = PostTrainer(
         model,
         arguments,
@@ -84,14 +87,7 @@ def post_train(
         velocity_of=velocity_of,
         negative_condition=negative_condition,
         on_log=on_log,
-        # In this order: snapshots are of the new average, and the mark comes after all files.
-        callbacks=[
-            *([averaging] if averaging else []),
-            Snapshots(training.snapshot_steps, model, averaging),
-            LogBeforeSave(),
-            MarkComplete(),
-            progress,
-        ],
+        callbacks=callbacks if averaging is None else [averaging, *callbacks],
     )
     if checkpoint is not None:
         trainer.go_on_from(checkpoint)

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from accelerate.state import AcceleratorState
 
 DDP, FSDP2, ZERO2 = "ddp", "fsdp2", "zero2"
-"""``ddp``: every process has everything. ``fsdp2``: weights, gradients and optimiser are cut into
-shards, and a layer is gathered when it runs. ``zero2``: as ZeRO's second stage, weights that were
-gathered stay until the update is over."""
+"""All on every process; weights, gradients and optimiser in shards, a layer gathered when it runs;
+and, as in ZeRO's second stage, gathered weights that stay until the update is over."""
 
 
 def sharding_arguments(parallelism: str) -> dict[str, Any]:

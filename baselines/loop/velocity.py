@@ -18,27 +18,22 @@ VelocityOf = Callable[[nn.Module], VelocityModel]
 """Makes a module what methods see; also called on the module that accelerate wrapped."""
 
 
-# Bounds the memory of a collection, and since equal batches give equal bits, Flow-GRPO's first
-# ratios are exactly 1.
 @dataclass(frozen=True)
 class InChunks:
-    """A model that sees few rows at a time: those that training will put through it together.
+    """A model that sees few rows at a time: the ``chunks`` that training will put through it."""
 
-    ``chunks`` are the rows of each call; together all rows.
-    """
-
+    # Bounds the memory of a collection, and since equal batches give equal bits, Flow-GRPO's first
+    # ratios are exactly 1.
     velocity: VelocityModel
     chunks: Sequence[Sequence[int]]
 
     def __call__(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Velocity of all rows, as ``latents``."""
         parts = self._parts(len(latents), latents.device)
-        outputs = [
-            self.velocity(
-                latents[rows], sigma[rows], {name: value[rows] for name, value in condition.items()}
-            )
-            for rows in parts
-        ]
+        outputs = []
+        for rows in parts:
+            conditions = {name: value[rows] for name, value in condition.items()}
+            outputs.append(self.velocity(latents[rows], sigma[rows], conditions))
         return torch.cat(outputs)[torch.cat(parts).argsort()]
 
     def _parts(self, count: int, device: torch.device) -> list[Tensor]:

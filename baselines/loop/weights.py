@@ -35,7 +35,7 @@ def prepare_transformer(
     if lora is not None:
         trained: nn.Module = _add_adapter(transformer, lora, seed)
     else:
-        # bf16 keeps 8 bits: most updates of 2e-5 would round to nothing. Autocast does the rest.
+        # bf16 keeps 8 bits of a weight: most updates of 2e-5 would round to nothing.
         trained = transformer.float()
     if training.compile:
         stacks = [child for child in transformer.children() if isinstance(child, nn.ModuleList)]

@@ -63,9 +63,7 @@ def _metadata(columns: Mapping[str, object]) -> dict[str, object]:
     row = dict(columns)
     # GenEval's prompt files keep what is asked for in a column of mappings of that name.
     nested = row.pop("metadata", {})
-    if not isinstance(nested, Mapping):
-        return {**row, "metadata": nested}
-    return {**row, **nested}
+    return row | (dict(nested) if isinstance(nested, Mapping) else {"metadata": nested})
 
 
 def resolve_reward(path: str) -> RewardFunction:
