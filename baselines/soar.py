@@ -58,7 +58,7 @@ def correction_velocity(x_aux: Tensor, x0: Tensor, sigma_aux: Tensor) -> Tensor:
 
     Source: arXiv:2604.12617, correction target v_corr; methods.md, SOAR step 4.
     """
-    # Never a division by 0: the training grid, which sigma_aux lies above, ends at shift / n.
+    # Never a division by 0: the training grid, below sigma_aux, ends at about shift / n.
     return (x_aux.float() - x0.float()) / per_row(sigma_aux, x_aux)
 
 
@@ -160,7 +160,7 @@ class Soar(Method):
         x_aux, targets, sigmas = [], [], []
         for path, point in slots:
             sigma_aux = batch["sigma_aux"][:, path, point]
-            # The pair's own noise: a new one a path takes GenEval from .78 to .76 (its Table 3).
+            # The pair's own noise: a new one a path takes GenEval from .78 to .76 (paper, Table 3).
             x = renoise(x_off[:, path], batch["noise"], batch["sigma_next"], sigma_aux)
             x_aux.append(x)
             targets.append(correction_velocity(x, batch["x0"], sigma_aux))

@@ -68,7 +68,7 @@ def training_arguments(
         logging_nan_inf_filter=False,  # would log the loss before instead of one that is no number
         report_to="none",
         disable_tqdm=True,
-        remove_unused_columns=False,  # would drop what the transformer's forward does not name
+        remove_unused_columns=False,
         use_cpu=device.type == "cpu",
         dataloader_num_workers=training.num_workers,
         dataloader_pin_memory=device.type == "cuda",

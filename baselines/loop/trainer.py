@@ -165,8 +165,8 @@ class PostTrainer(Trainer):
             velocity = in_autocast(velocity, self.accelerator)
         if not self._updates:
             self._collect(velocity, cast(list[Batch], inputs))
-        # Accumulated here and not by the Trainer: the loss is divided by a weight that is summed
-        # over all micro-batches and processes first, which is what num_items_in_batch stands for.
+        # Accumulated here, not by the Trainer, whose num_items_in_batch knows no method's weight:
+        # the loss is divided by that weight, summed over all micro-batches and processes first.
         micro_batches = self._updates.popleft()
         weight, useful = self._weigh(micro_batches)
         with nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model):

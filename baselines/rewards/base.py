@@ -58,7 +58,7 @@ def checked_rewards(name: str, values: object, count: int) -> list[float]:
         )
     for index, value in enumerate(values):
         number = value.item() if hasattr(value, "item") else value
-        # A stand-in for a failed image (-10, nan) would be an opinion about it that nobody chose.
+        # None or nan for a failed image is not replaced here: what it is worth is the reward's say.
         if not isinstance(number, Real) or not math.isfinite(number):
             raise RewardError(
                 f"reward {name!r} returned {value!r} for image {index} of {count}: return a finite "
