@@ -10,16 +10,11 @@ from soarbench.data.prompts import PromptItem
 
 
 def read_prompts(path: Path, suite: str) -> list[PromptItem]:
-    """Prompts of a file: JSON Lines with ``prompt``, or plain text, one a line.
-
-    Equal lines are one prompt, so that a file which repeats each prompt names several images of it.
+    """A prompt a line of a file; ``UserError`` where it is missing, empty or malformed.
 
     Args:
-        path: The file.
-        suite: Name of the suite, with which ids begin.
-
-    Raises:
-        UserError: The file is missing, empty or malformed.
+        path: JSON Lines with ``prompt``, or plain text.
+        suite: Its name, with which ids begin.
     """
     if not path.is_file():
         raise UserError(f"prompts={path}: no such file")
@@ -34,17 +29,14 @@ def read_prompts(path: Path, suite: str) -> list[PromptItem]:
     for position, line in enumerate(lines, start=1):
         entry = read_entry(line, f"{path} line {position}") if path.suffix == ".jsonl" else None
         text = line.strip() if entry is None else str(entry["prompt"])
+        # Equal lines are one prompt: a file that repeats each prompt names several images of it.
         index = numbers.setdefault(text, len(numbers))
         items.append(PromptItem(f"{suite}/{index:05d}", text, entry or {"prompt": text}))
     return items
 
 
 def read_entry(line: str | bytes, where: str) -> dict[str, object]:
-    """A line's object, whose prompt is a text.
-
-    Raises:
-        UserError: It is none, or has no prompt.
-    """
+    """A line's object; ``UserError`` where it is none, or its ``prompt`` is no text."""
     entry = read_object(line, where)
     if not isinstance(entry.get("prompt"), str) or not entry["prompt"]:
         raise UserError(f"{where}: prompt is {entry.get('prompt')!r}; it must be the prompt's text")
@@ -52,11 +44,7 @@ def read_entry(line: str | bytes, where: str) -> dict[str, object]:
 
 
 def read_object(line: str | bytes, where: str) -> dict[str, object]:
-    """A line's object.
-
-    Raises:
-        UserError: It is none.
-    """
+    """A line's object; ``UserError`` where it is none."""
     try:
         entry = json.loads(line)
     except ValueError as error:

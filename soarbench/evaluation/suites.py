@@ -33,15 +33,18 @@ class PromptFile(SuiteConfig):
         prompts_published: How many different prompts the published file holds.
     """
 
+    # The content is what counts, wherever the file lies.
     prompts: str | None = field(default=None, metadata=ADDRESS)
     prompts_sha256: str | None = None
     prompts_published: int = field(metadata=ADDRESS)
 
     def items(self) -> list[PromptItem]:
-        """A prompt that the file repeats is one prompt: how many images it gets is ours to say."""
+        """The different prompts; ``UserError`` without a file."""
         if self.prompts is None:
             raise UserError(missing_prompts(self))
         items = read_prompts(Path(self.prompts).expanduser(), self.name)
+        # DrawBench's public file has each of its 200 prompts five times; how many images a prompt
+        # gets is ours to say.
         return list({item.prompt: item for item in items}.values())
 
     @property
@@ -56,14 +59,10 @@ class PromptFile(SuiteConfig):
 
 
 def load_suite(config: SuiteConfig) -> PromptSuite:
-    """All prompts of a suite; where its file is not named yet, as many without a word.
-
-    These are enough for a dry run, and nothing else starts without the file.
-
-    Raises:
-        UserError: They cannot be read.
-    """
+    """All prompts of a suite; ``UserError`` where they cannot be read."""
     if config.needs_file:
-        blanks = config.numbered({"prompt": ""} for _ in range(config.num_published))
-        return PromptSuite(config.name, tuple(blanks))
-    return PromptSuite(config.name, tuple(config.items()))
+        # Blank ones are enough for a dry run, and nothing else starts without the file.
+        items = config.numbered({"prompt": ""} for _ in range(config.num_published))
+    else:
+        items = config.items()
+    return PromptSuite(config.name, tuple(items))

@@ -1,8 +1,4 @@
-"""A cell of a grid: one method in one task with one seed, and what it is measured by.
-
-A cell owns nothing. It names artefacts (a training, images, scores, probes), whose addresses are in
-``soarbench.grid.addresses``; two cells that name the same one share it.
-"""
+"""A cell of a grid: one method in one task with one seed, and what it is measured by."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ from soarbench.models.base import ModelConfig
 
 @dataclass(frozen=True, kw_only=True)
 class CellConfig:
-    """Everything that a cell's numbers depend on.
+    """Everything that a cell's numbers depend on; artefacts are named by it, and shared.
 
     Attributes:
         grid: Name of the grid.
@@ -58,6 +54,7 @@ class CellConfig:
     sampling: SamplingConfig
     judges: Mapping[str, JudgeConfig]
     weights_digest: str
+    # Its training's address stands for it.
     parent: CellConfig | None = field(default=None, metadata=ADDRESS)
 
     @property

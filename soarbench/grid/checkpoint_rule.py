@@ -36,6 +36,7 @@ def problem_with(
     if judge in oracles:
         return f"{key}: outside the laboratory nobody has an oracle to choose by; use {LAST}"
     for task, judges in judged.items():
+        # Trained on, OCR rises while the background is erased (UniRL PR 407).
         if judge in trained[task]:
             return (
                 f"{key}: task {task!r} trains on {judge!r}, so the best step would be the most "

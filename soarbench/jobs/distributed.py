@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import subprocess
@@ -31,11 +30,7 @@ class TrainingFailed(RuntimeError):
 
 
 def check_gpus(device: torch.device, name: str, num_processes: int) -> None:
-    """Refuse more processes than there are GPUs, or a single GPU for several.
-
-    Raises:
-        UserError: Names the value and what there is.
-    """
+    """Refuse more processes than there are GPUs, or a single GPU for several."""
     if device.type != "cuda":
         return
     if name not in ("auto", "cuda"):
@@ -55,30 +50,21 @@ class DistributedWorkbench(ModelWorkbench):
 
     Args:
         grid: Says how many processes, and is what each of them makes again.
-
-    Raises:
-        UserError: There are not as many GPUs.
     """
 
     def __init__(self, grid: Grid) -> None:
         super().__init__(grid.settings.device, grid.store, grid.settings.launcher)
         self.grid = grid
-        self.num_processes = grid.settings.launcher.num_processes
-        check_gpus(self.device, grid.settings.device, self.num_processes)
+        check_gpus(self.device, grid.settings.device, self.processes.num_processes)
 
     def train(self, cell: CellConfig, on_step: OnStep) -> dict[str, float]:
-        """Train a cell to its end in several processes, from its last checkpoint on.
+        """Train a cell to its end in several processes, from its last checkpoint on; what it cost.
 
-        Returns:
-            What it cost.
-
-        Raises:
-            TrainingFailed: A process ended badly; says why.
+        ``TrainingFailed`` where a process ended badly; says why.
         """
         folder = self.training_folder(cell)
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        # The processes need all of the GPUs, this one's among them.
+        self.let_go()
         log_path = folder.root / "processes.log"
         with log_path.open("w") as log:
             process = subprocess.Popen(
@@ -90,6 +76,7 @@ class DistributedWorkbench(ModelWorkbench):
             try:
                 self._follow(process, folder, on_step)
             finally:
+                # After Ctrl-C they would train on, without anybody who counts their steps.
                 if process.poll() is None:
                     process.terminate()
                     process.wait()
@@ -100,22 +87,22 @@ class DistributedWorkbench(ModelWorkbench):
     def _command(self, cell: CellConfig) -> list[str]:
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
         worker = ["-m", "soarbench.jobs.worker", addresses.cell_id(cell), *self.grid.arguments]
-        return [sys.executable, *launch, str(self.num_processes), *worker]
+        return [sys.executable, *launch, str(self.processes.num_processes), *worker]
 
     def _follow(
         self, process: subprocess.Popen[bytes], folder: TrainingFolder, on_step: OnStep
     ) -> None:
         """Pass on the steps that training logs until it ends."""
-        done = 0
-        while True:
+        done, is_over = 0, False
+        while not is_over:
+            # Asked before the log is read, so that the last steps are passed on as well.
             is_over = process.poll() is not None
-            steps = [step for step, _ in read_training_log(folder)]
-            if steps and max(steps) > done:
-                done = max(steps)
+            newest = max((step for step, _ in read_training_log(folder)), default=0)
+            if newest > done:
+                done = newest
                 on_step(done, "")
-            if is_over:
-                return
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            if not is_over:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 def last_error(log: Path, exit_code: int) -> str:

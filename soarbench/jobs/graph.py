@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.description import describe, followed
@@ -21,52 +22,40 @@ def grid_jobs(cells: Sequence[CellConfig], *, diagnostics: bool) -> list[Job]:
         cells: Of a grid, a first stage before its second.
         diagnostics: Whether cells are probed, too.
     """
-    measured: list[Job] = [job for cell in cells for job in cell_jobs(cell, cells)]
-    probed = [job for cell in cells for job in probe_jobs(cell, cells)] if diagnostics else []
-    return list(_once([*measured, *probed]))
+    jobs = [job for cell in cells for job in cell_jobs(cell, cells)]
+    if diagnostics:
+        jobs += [job for cell in cells for job in _probe_jobs(cell, cells)]
+    # Cells may share what they name; the first one makes it. A part of a suite is a job of its own.
+    once: dict[object, Job] = {}
+    for job in jobs:
+        once.setdefault((job.key, getattr(job, "suite", None)), job)
+    return list(once.values())
 
 
 def cell_jobs(cell: CellConfig, cells: Sequence[CellConfig]) -> list[Job]:
     """From training to the log."""
     training: list[Job] = [] if cell.training is None else [Train(cell=cell)]
-    # All suites of a step are drawn with weights that are loaded once.
-    drawing = [
-        Draw(cell=cell, step=step, suite=suite)
-        for step in cell.steps
-        for suite in cell.suites.values()
-    ]
+    parts = list(itertools.product(cell.steps, cell.suites.values()))
+    # All suites of a step follow each other, and are drawn with weights that are loaded once.
+    drawing = [Draw(cell=cell, step=step, suite=suite) for step, suite in parts]
     judging = [
         Judge(cell=cell, step=step, suite=suite, judge=judge)
-        for step in cell.steps
-        for suite in cell.suites.values()
+        for step, suite in parts
         for judge in suite.judges
     ]
-    parts = tuple(job.address for job in (*training, *judging))
-    log = Log(cell=cell, description=describe(cell, cells), parts=parts)
+    logged = tuple(job.address for job in (*training, *judging))
+    log = Log(cell=cell, description=describe(cell, cells), parts=logged)
     return [*training, *drawing, *judging, log]
 
 
-def probe_jobs(cell: CellConfig, cells: Sequence[CellConfig]) -> list[Job]:
+def _probe_jobs(cell: CellConfig, cells: Sequence[CellConfig]) -> list[Job]:
     """What looks for signs of gaming, and its log."""
-    statistics = [
-        ImageStatistics(cell=cell, step=step, suite=suite)
-        for step in cell.steps
-        for suite in cell.suites.values()
-    ]
+    parts = itertools.product(cell.steps, cell.suites.values())
+    statistics = [ImageStatistics(cell=cell, step=step, suite=suite) for step, suite in parts]
     paths = [Paths(cell=cell, data_of=source) for source in followed(cell, cells)]
-    parts = tuple(job.address for job in (*statistics, *paths))
-    log = LogDiagnostics(cell=cell, description=describe(cell, cells), parts=parts)
+    logged = tuple(job.address for job in (*statistics, *paths))
+    log = LogDiagnostics(cell=cell, description=describe(cell, cells), parts=logged)
     return [*statistics, *paths, log]
-
-
-def _once(jobs: Iterable[Job]) -> Iterator[Job]:
-    """Each job of a kind on an artefact a single time: cells may share what they name."""
-    seen: set[tuple[str, str, object]] = set()
-    for job in jobs:
-        key = (*job.key, getattr(job, "suite", None))
-        if key not in seen:
-            seen.add(key)
-            yield job
 
 
 def waiting_on(job: Job, jobs: Sequence[Job]) -> list[str]:

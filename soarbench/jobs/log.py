@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
 from soarbench.config.run import RatesConfig
 from soarbench.grid.addresses import Source, digest
 from soarbench.grid.description import cell_record
 from soarbench.jobs.base import Context, Job
 from soarbench.store.artefact import Store
-from soarbench.store.cell_record import State
+from soarbench.store.cell_record import State, Status
 
 if TYPE_CHECKING:
     from soarbench.store.cells import Cell
@@ -46,7 +48,8 @@ class Log(Job):
 
     @property
     def digest(self) -> str:
-        """Of what is logged: another judge or image makes it another, other words do not."""
+        """Of what is logged: another judge or image makes it another."""
+        # The whole configuration is left out: other words or a larger batch change no number.
         names = {key: value for key, value in self.description.items() if key != "config"}
         return digest({"description": names, "parts": self.parts})
 
@@ -57,22 +60,27 @@ class Log(Job):
 
         return stored_cell(store, self.description, cell_record(store, self.description))
 
+    def _status(self, store: Store) -> Status:
+        """As stored; before the first touch one that was logged nowhere."""
+        return cell_record(store, self.description).status() or Status()
+
     def is_done(self, store: Store) -> bool:
         """Whether this very description was logged."""
-        status = cell_record(store, self.description).status()
-        return status is not None and status.state == "finished" and status.logged == self.digest
+        status = self._status(store)
+        return status.state == "finished" and status.logged == self.digest
 
     def state(self, store: Store) -> str:
-        """As of any job; the record knows why a cell failed."""
+        """As of any job."""
+        # The record knows why a cell failed; an artefact of its own the log has not.
         status = cell_record(store, self.description).status()
         if self.is_done(store):
             return "done"
         names: Mapping[State, str] = {"failed": "failed", "running": "begun", "finished": "to do"}
         return "to do" if status is None else names[status.state]
 
-    def seconds(self, store: Store, rates: RatesConfig) -> float:
-        """The fixed cost of a cell."""
-        return 0.0 if self.is_done(store) else rates.cell_seconds
+    @override
+    def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
+        return rates.cell_seconds
 
     def run(self, context: Context) -> None:
         """Log, and note that it was done."""
@@ -98,16 +106,15 @@ class LogDiagnostics(Log):
 
     def is_done(self, store: Store) -> bool:
         """Whether these probes were logged."""
-        status = cell_record(store, self.description).status()
-        return status is not None and status.diagnosed == self.digest
+        return self._status(store).diagnosed == self.digest
 
-    def seconds(self, store: Store, rates: RatesConfig) -> float:  # noqa: ARG002 (too short to matter)
-        """Next to nothing."""
+    @override
+    def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
+        # Too short to matter.
         return 0.0
 
     def run(self, context: Context) -> None:
         """Log, and note that it was done."""
-        record = cell_record(context.store, self.description)
         with context.progress.stage(self.key, self.title, 1):
             context.tracker.log_diagnostics(self.described(context.store))
-        record.update_status(diagnosed=self.digest)
+        cell_record(context.store, self.description).update_status(diagnosed=self.digest)

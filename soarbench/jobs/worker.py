@@ -1,8 +1,4 @@
-"""One of the processes that train a cell: ``python -m soarbench.jobs.worker CELL key=value``.
-
-Started by ``distributed.DistributedWorkbench`` through torch's launcher, whose variables say which
-one it is; accelerate and the loop take them from there.
-"""
+"""One of the processes that train a cell: ``python -m soarbench.jobs.worker CELL key=value``."""
 
 from __future__ import annotations
 
@@ -28,6 +24,7 @@ class LaunchGone(RuntimeError):
 def main(words: Sequence[str]) -> None:
     """Train one cell together with the other processes."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # Which process this is, accelerate and the loop take from the variables of torch's launcher.
     cell_id, *arguments = words
     grid = expand(arguments)
     (cell,) = [cell for cell in grid.cells if addresses.cell_id(cell) == cell_id]
@@ -50,11 +47,9 @@ def _device(name: str) -> str:
 
 
 def stop_without_launch(_step: int, _note: str) -> None:
-    """End when the launch is gone: the same command would train the cell a second time.
-
-    Raises:
-        LaunchGone: It is.
-    """
+    """End, with ``LaunchGone``, when the launch is gone."""
+    # The lock of the folder was the launch's, so the same command would train the cell a second
+    # time beside this process.
     try:
         os.kill(int(os.environ[LAUNCH_PID]), 0)
     except ProcessLookupError as error:

@@ -51,7 +51,7 @@ def test_two_processes_train_a_cell_as_one_does(tmp_path: Path) -> None:
         bench = one if name == "one" else DistributedWorkbench(grid)
         folder = bench.training_folder(sft(grid))
         folder.root.mkdir(parents=True)
-        bench.training_rows(sft(grid), bench.load(sft(grid)))
+        bench.sets.rows(sft(grid), bench.load(sft(grid)))
         cost = bench.train(sft(grid), lambda step, _: steps.append(step))
         assert (cost["optimizer_steps"], cost["images_seen"]) == (6, 24)
         assert folder.snapshot(6).is_dir()
