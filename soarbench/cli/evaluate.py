@@ -32,7 +32,7 @@ from soarbench.config.settings import Settings, SuiteConfig
 from soarbench.config.stages import BASE
 from soarbench.data.prompts import PromptItem
 from soarbench.evaluation.drawing import image_path
-from soarbench.evaluation.judges import refuse_unjudgeable
+from soarbench.evaluation.judging import refuse_unjudgeable
 from soarbench.evaluation.request import EvaluateOptions, ScoreRequest, SuiteChoice
 from soarbench.evaluation.selection import suite_images, suite_prompts
 from soarbench.evaluation.suites import PromptFile

@@ -17,8 +17,7 @@ from soarbench.config.suites import missing_prompts
 from soarbench.grid import addresses
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import Job, Workbench
-from soarbench.jobs.graph import grid_jobs, waiting_on
-from soarbench.jobs.stale import settle
+from soarbench.jobs.graph import grid_jobs, settle, waiting_on
 from soarbench.launchers.run_grid import START, Failures, MakeWorkbench, estimates, run_grid
 from soarbench.store.artefact import Store, refuse_old
 

@@ -14,9 +14,9 @@ from soarbench.common.errors import UserError
 from soarbench.common.files import locked, make_writable
 from soarbench.data.prompts import PromptItem, PromptSuite
 from soarbench.evaluation.image_folders import find_images, prompts_digest
-from soarbench.evaluation.judges import refuse_unjudgeable
-from soarbench.evaluation.prompt_files import read_prompts
+from soarbench.evaluation.judging import refuse_unjudgeable
 from soarbench.evaluation.request import ScoreOptions, ScoreRequest, score_request
+from soarbench.evaluation.suites import read_prompts
 from soarbench.evaluation.survey import survey
 from soarbench.jobs.score_images import JudgedImages, one_line, score_all
 

@@ -5,25 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from PIL import Image
 
 from soarbench.common.files import write_atomically
+from soarbench.common.progress import Stage
 from soarbench.data.prompts import PromptItem
 
 Draw = Callable[[Sequence[tuple[PromptItem, int]]], list[Image.Image]]
 """Draws the images of (prompt, image index) pairs, in order."""
-
-
-class Counter(Protocol):
-    """Told how many images there are."""
-
-    def advance(self, count: int = 1) -> None:
-        """More were made."""
-
-    def skip(self, count: int = 1) -> None:
-        """More were there already, made by an earlier launch."""
 
 
 def image_path(root: Path, prompt_id: str, image_index: int) -> Path:
@@ -41,16 +31,11 @@ def draw_missing(
     root: Path,
     batch_size: int,
     draw: Callable[[], Draw],
-    progress: Counter,
+    progress: Stage,
 ) -> None:
-    """Draw the images that do not exist yet; those that do stay as they are.
+    """Draw those images of (prompt, image index) pairs that are not below ``root`` yet.
 
-    Args:
-        pairs: Every (prompt, image index).
-        root: Of the images of the suite.
-        batch_size: Images at once.
-        draw: Loads the weights; called only if an image is missing.
-        progress: Counts images.
+    Weights are loaded, by ``draw``, only if one is missing.
     """
     # Batches are cut from all pairs, not from what is missing: a resumed run then repeats the
     # interrupted batch as it was, and matrix products of another batch size, which differ in the

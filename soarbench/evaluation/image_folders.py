@@ -18,7 +18,7 @@ from evaluators.images import SUFFIXES
 from evaluators.samples import CoverageError, SampleFile, check_counts
 from soarbench.common.errors import UserError
 from soarbench.data.prompts import PromptItem, PromptSuite
-from soarbench.evaluation.prompt_files import read_entry, read_object
+from soarbench.evaluation.suites import read_entry, read_object
 
 _NUM_SHOWN = 5
 
@@ -201,13 +201,7 @@ def _plain(
         )
     repeated = [item for item in items for _ in range(share)]
     return [
-        SampleFile(
-            sample_id=path.name,
-            prompt_id=item.prompt_id,
-            prompt=item.prompt,
-            path=path,
-            metadata=item.metadata,
-        )
+        SampleFile(sample_id=path.name, path=path, **vars(item))
         for path, item in zip(paths, repeated, strict=True)
     ]
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from PIL import Image
 
-from evaluators.base import Evaluator, Sample
+from evaluators.base import Evaluator, JudgeConfig, Sample
 from evaluators.samples import SampleFile, iter_samples
 from evaluators.scoring import checked_scores
-from soarbench.evaluation.drawing import Counter
+from soarbench.common.errors import UserError
+from soarbench.common.progress import Pace, Stage
 from soarbench.evaluation.rows import Row, ScoreRows, score_of, score_row
 
 #: Images decoded and judged at a time, at most; as many again are decoded meanwhile.
@@ -21,6 +22,21 @@ CHUNK = 32
 PIXELS_AT_A_TIME = 64 * 2**20
 #: A PNG of 512 px takes 8 ms, more than a GPU needs to judge it.
 _DECODERS = max(2, min(8, os.cpu_count() or 2))
+
+
+def refuse_unjudgeable(
+    judges: Collection[JudgeConfig], prompts: Iterable[tuple[str, str, Mapping[str, object]]]
+) -> None:
+    """Make sure that judges can judge prompts, each given as its name in messages, text, metadata.
+
+    ``UserError`` names the first that cannot be judged.
+    """
+    for label, prompt, metadata in prompts:
+        for judge in judges:
+            try:
+                judge.check_prompt(prompt, metadata)
+            except ValueError as error:
+                raise UserError(f"{label}: {error}") from error
 
 
 def images_at_a_time(largest: int) -> int:
@@ -45,18 +61,12 @@ def judge_samples(
     rows: ScoreRows,
     *,
     fingerprint: str,
-    progress: Counter,
+    progress: Stage | Pace,
     facts: Mapping[str, Row] = MappingProxyType({}),
 ) -> None:
-    """Score images, and have their rows on disk as soon as they are made.
+    """Score chunks of images that are judged together; their rows are on disk as soon as made.
 
-    Args:
-        evaluator: The judge.
-        chunks: Images that are judged together.
-        rows: Where their rows go.
-        fingerprint: Of the protocol.
-        progress: Counts images.
-        facts: Further columns of a row, by sample id: ``image_index``, ``image_sha256``.
+    ``facts`` are further columns of a row, by sample id: ``image_index``, ``image_sha256``.
     """
     for chunk in chunks:
         scores = checked_scores(evaluator, chunk)
@@ -78,19 +88,12 @@ def judge_files(
     *,
     fingerprint: str,
     largest: int,
-    progress: Counter,
+    progress: Stage | Pace,
     sha256: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, float]:
     """Score the images that have no row yet. -> The judge's summary of all of them.
 
-    Args:
-        evaluator: The judge.
-        files: The images, in the order of their rows.
-        rows: Where they go; rows that are there stay.
-        fingerprint: Of the protocol.
-        largest: Pixels of the largest image.
-        progress: Counts images.
-        sha256: Digest of each image by sample id, where others made them.
+    ``largest`` is in pixels; ``sha256`` is of each image by sample id, where others made them.
     """
     done = {str(row["sample_id"]) for row in rows.read()}
     missing = [file for file in files if file.sample_id not in done]

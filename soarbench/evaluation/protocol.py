@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from evaluators.base import Evaluator
+from soarbench.common.files import short_digest
 from soarbench.config.settings import SamplingConfig, SuiteConfig
 from soarbench.evaluation.suites import load_suite
 from soarbench.models.base import ModelConfig
@@ -53,8 +53,7 @@ def judge_facts(evaluator: Evaluator) -> dict[str, object]:
 
 def fingerprint(facts: Mapping[str, object]) -> str:
     """Digest of a protocol."""
-    text = json.dumps(facts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return short_digest(json.dumps(facts, sort_keys=True).encode())
 
 
 def library_versions() -> dict[str, str]:

@@ -34,11 +34,9 @@ def sample_files(config: SuiteConfig, root: Path) -> list[SampleFile]:
     return [
         SampleFile(
             sample_id=f"{item.prompt_id}/{index:04d}",
-            prompt_id=item.prompt_id,
-            prompt=item.prompt,
             path=image_path(root, item.prompt_id, index),
-            metadata=item.metadata,
             image_index=index,
+            **vars(item),
         )
         for item, index in suite_images(config)
     ]

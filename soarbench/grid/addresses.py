@@ -7,11 +7,11 @@ nothing depends on where a class lives or on what only changes speed or memory
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from soarbench.common.files import short_digest
 from soarbench.common.strict import address_content
 from soarbench.config.settings import SuiteConfig
 from soarbench.evaluation.protocol import SEED_RULE
@@ -39,7 +39,7 @@ class Source:
 
 def digest(content: Content) -> str:
     """The first 16 digits of the sha256 of sorted JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return short_digest(json.dumps(content, sort_keys=True).encode())
 
 
 def _source(kind: str, name: str, content: Content, inputs: tuple[str, ...]) -> Source:
@@ -126,10 +126,7 @@ def image_statistics(cell: CellConfig, step: int, suite: SuiteConfig) -> Source:
 def path_probe(cell: CellConfig, source: CellConfig, settings: Content) -> Source:
     """Paths of a cell's models along held-out images of the data of ``source``.
 
-    Args:
-        cell: Whose models.
-        source: The trained cell whose data is used: itself, but for the base.
-        settings: Of the probe (``soarbench.diagnostics.probes``).
+    That is the cell itself, but for the base; ``settings`` are ``diagnostics.settings``'.
     """
     trained, inputs = _at(cell, list(cell.steps))
     content = {

@@ -122,7 +122,7 @@ def _check_rewards(settings: Settings, method: str) -> None:
     for name in rewards:
         if reward_judge(name) in settings.judge:
             continue
-        # A dotted path; the module is looked for, not imported: a user's may load a framework.
+        # A dotted path. The module is looked for, not imported: a user's may load a framework.
         module, _, function = name.replace(":", ".").rpartition(".")
         if not module or not function:
             raise ConfigError(f"reward={name!r} does not exist: {did_you_mean(name, known)}")

@@ -165,10 +165,7 @@ def _base_cell(settings: Sequence[Settings], digest: str) -> CellConfig:
     suites: dict[str, SuiteConfig] = {}
     for suite in (suite for setting in settings for suite in setting.suites.values()):
         other = suites.get(suite.name, suite)
-        if (other.images_per_prompt, other.max_prompts) != (
-            suite.images_per_prompt,
-            suite.max_prompts,
-        ):
+        if len({(one.images_per_prompt, one.max_prompts) for one in (suite, other)}) > 1:
             raise ConfigError(
                 f"suite {suite.name!r} has different sizes in different tasks; set suites.*."
                 "images_per_prompt and max_prompts alike, since the base is evaluated once"

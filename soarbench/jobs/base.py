@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -16,12 +16,14 @@ from soarbench.config.settings import SuiteConfig
 from soarbench.diagnostics.measured import Measured
 from soarbench.evaluation.drawing import Draw
 from soarbench.grid import addresses
-from soarbench.grid.addresses import Source
 from soarbench.grid.cell import CellConfig
 from soarbench.store.artefact import Artefact, Store
 
 if TYPE_CHECKING:
     from soarbench.tracking.tracker import Tracker
+
+OnStep = Callable[[int, str], None]
+"""Told the optimiser step that was done, and a note for the progress bar."""
 
 
 class Workbench(Protocol):
@@ -50,22 +52,13 @@ class Workbench(Protocol):
         """Measure a step's weights along held-out images of the data of ``source``."""
 
 
-class OnStep(Protocol):
-    """Told the optimiser step that was done, and a note for the progress bar."""
-
-    def __call__(self, step: int, note: str, /) -> None:
-        """A step was done."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What a job works with in the process that runs it.
 
     Attributes:
-        store: Where artefacts are.
         workbench: Loads what is needed, when it is first needed.
         tracker: MLflow, or nothing.
-        progress: Counts.
     """
 
     store: Store
@@ -87,7 +80,7 @@ class Job(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def source(self) -> Source:
+    def source(self) -> addresses.Source:
         """The artefact that is made, and from what."""
 
     @property
@@ -106,9 +99,9 @@ class Job(abc.ABC):
         return self.source.inputs
 
     @property
-    @abc.abstractmethod
     def title(self) -> str:
         """What is being done, for people."""
+        return f"{self.cell.label}: {self.kind}"
 
     @property
     def code(self) -> tuple[str, ...]:
@@ -162,6 +155,11 @@ class SuiteJob(Job):
 
     step: int
     suite: SuiteConfig
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{super().title} {self.suite.name} at step {self.step}"
 
     def images(self, store: Store) -> Artefact:
         """The images themselves."""

@@ -1,22 +1,29 @@
-"""Cells that several processes of this machine train together, one GPU each."""
+"""Cells that several processes of this machine train together, one GPU each.
+
+``python -m soarbench.jobs.distributed CELL key=value`` is one of them, under torch's launcher.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from baselines.loop.sharding import end_process
 from soarbench.common.errors import UserError
+from soarbench.common.files import write_json
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
-from soarbench.grid.expand import Grid
+from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import OnStep
-from soarbench.jobs.workbench import ModelWorkbench
+from soarbench.jobs.workbench import ModelWorkbench, torch_device
 from soarbench.store.training import TrainingFolder, read_training_log
 
 #: Tells workers whose they are: one whose launch is gone stops.
@@ -27,6 +34,10 @@ _ERROR_LINE = re.compile(r"(?:\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|Diverged|Ex
 
 class TrainingFailed(RuntimeError):
     """A process that trained a cell ended badly."""
+
+
+class LaunchGone(RuntimeError):
+    """The launch that wanted this training was killed."""
 
 
 def check_gpus(device: torch.device, name: str, num_processes: int) -> None:
@@ -86,7 +97,7 @@ class DistributedWorkbench(ModelWorkbench):
 
     def _command(self, cell: CellConfig) -> list[str]:
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-        worker = ["-m", "soarbench.jobs.worker", addresses.cell_id(cell), *self.grid.arguments]
+        worker = ["-m", "soarbench.jobs.distributed", addresses.cell_id(cell), *self.grid.arguments]
         return [sys.executable, *launch, str(self.processes.num_processes), *worker]
 
     def _follow(
@@ -112,3 +123,42 @@ def last_error(log: Path, exit_code: int) -> str:
     # The launcher of the processes ends with an error of its own, which says nothing.
     causes = [line for line in errors if "ChildFailedError" not in line]
     return f"{causes[0] if causes else f'exit code {exit_code}'} (all of it: {log})"
+
+
+def main(words: Sequence[str]) -> None:
+    """Train one cell together with the other processes."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # Which process this is, accelerate and the loop take from the variables of torch's launcher.
+    cell_id, *arguments = words
+    grid = expand(arguments)
+    (cell,) = [cell for cell in grid.cells if addresses.cell_id(cell) == cell_id]
+    settings = grid.settings
+    workbench = ModelWorkbench(_device(settings.device), grid.store, settings.launcher)
+    cost = workbench.train(cell, stop_without_launch)
+    if os.environ["RANK"] == "0":
+        write_json(workbench.training_folder(cell).cost_path, cost)
+    end_process()
+
+
+def _device(name: str) -> str:
+    """This process's own GPU, where there are any."""
+    if torch_device(name).type != "cuda":
+        return "cpu"
+    rank = int(os.environ["LOCAL_RANK"])
+    # Judges that a reward asks go to the current device.
+    torch.cuda.set_device(rank)
+    return f"cuda:{rank}"
+
+
+def stop_without_launch(_step: int, _note: str) -> None:
+    """End, with ``LaunchGone``, when the launch is gone."""
+    # The lock of the folder was the launch's, so the same command would train the cell a second
+    # time beside this process.
+    try:
+        os.kill(int(os.environ[LAUNCH_PID]), 0)
+    except ProcessLookupError as error:
+        raise LaunchGone("the launch was killed; the same command goes on from here") from error
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -14,7 +14,6 @@ from soarbench.data.prompts import PromptItem
 from soarbench.evaluation.drawing import draw_missing, image_path, sampler_path
 from soarbench.evaluation.selection import suite_images
 from soarbench.grid import addresses
-from soarbench.grid.addresses import Source
 from soarbench.jobs.base import Context, SuiteJob
 from soarbench.store.artefact import Artefact, Extent, Store
 
@@ -31,14 +30,9 @@ class Draw(SuiteJob):
     kind: ClassVar[str] = "draw"
 
     @property
-    def source(self) -> Source:
+    def source(self) -> addresses.Source:
         """The images."""
         return addresses.images(self.cell, self.step, self.suite)
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"{self.cell.label}: draw {self.suite.name} at step {self.step}"
 
     @property
     def code(self) -> tuple[str, ...]:

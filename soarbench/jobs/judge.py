@@ -15,7 +15,6 @@ from soarbench.evaluation.protocol import fingerprint, image_facts, judge_facts
 from soarbench.evaluation.rows import ScoreRows
 from soarbench.evaluation.selection import sample_files, suite_images
 from soarbench.grid import addresses
-from soarbench.grid.addresses import Source
 from soarbench.jobs.base import Context, SuiteJob
 from soarbench.jobs.draw import extent_of
 from soarbench.store.artefact import Store
@@ -39,14 +38,14 @@ class Judge(SuiteJob):
         return self.cell.judges[self.judge]
 
     @property
-    def source(self) -> Source:
+    def source(self) -> addresses.Source:
         """The scores."""
         return addresses.scores(self.cell, self.step, self.suite, self.judge)
 
     @property
     def title(self) -> str:
         """For people."""
-        return f"{self.cell.label}: judge {self.suite.name} at step {self.step} by {self.judge}"
+        return f"{super().title} by {self.judge}"
 
     @property
     def code(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from soarbench.grid.addresses import Source, digest
 from soarbench.grid.description import cell_record
 from soarbench.jobs.base import Context, Job
 from soarbench.store.artefact import Store
-from soarbench.store.cell_record import State, Status
+from soarbench.store.cell_record import CellRecord
 
 if TYPE_CHECKING:
     from soarbench.store.cells import Cell
@@ -42,41 +42,37 @@ class Log(Job):
         )
 
     @property
-    def title(self) -> str:
-        """For people."""
-        return f"{self.cell.label}: {self.kind}"
-
-    @property
     def digest(self) -> str:
         """Of what is logged: another judge or image makes it another."""
         # The whole configuration is left out: other words or a larger batch change no number.
         names = {key: value for key, value in self.description.items() if key != "config"}
         return digest({"description": names, "parts": self.parts})
 
+    def record(self, store: Store) -> CellRecord:
+        """Where the grid keeps how far the cell is."""
+        return cell_record(store, self.description)
+
     def described(self, store: Store) -> Cell:
         """The cell as it is stored."""
         # A dry run lists this job, and needs no statistics.
         from soarbench.store.cells import stored_cell
 
-        return stored_cell(store, self.description, cell_record(store, self.description))
-
-    def _status(self, store: Store) -> Status:
-        """As stored; before the first touch one that was logged nowhere."""
-        return cell_record(store, self.description).status() or Status()
+        return stored_cell(store, self.description, self.record(store))
 
     def is_done(self, store: Store) -> bool:
         """Whether this very description was logged."""
-        status = self._status(store)
-        return status.state == "finished" and status.logged == self.digest
+        status = self.record(store).status()
+        return status is not None and status.state == "finished" and status.logged == self.digest
 
     def state(self, store: Store) -> str:
         """As of any job."""
-        # The record knows why a cell failed; an artefact of its own the log has not.
-        status = cell_record(store, self.description).status()
         if self.is_done(store):
             return "done"
-        names: Mapping[State, str] = {"failed": "failed", "running": "begun", "finished": "to do"}
-        return "to do" if status is None else names[status.state]
+        # Asked of the record: an artefact of its own the log has not. What was finished by another
+        # description is logged again.
+        status = self.record(store).status()
+        states: dict[str, str] = {"failed": "failed", "running": "begun"}
+        return "to do" if status is None else states.get(status.state, "to do")
 
     @override
     def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
@@ -84,7 +80,7 @@ class Log(Job):
 
     def run(self, context: Context) -> None:
         """Log, and note that it was done."""
-        record = cell_record(context.store, self.description)
+        record = self.record(context.store)
         with context.progress.stage(self.key, self.title, 1):
             run_id = context.tracker.log_cell(self.described(context.store))
         record.update_status(
@@ -106,7 +102,8 @@ class LogDiagnostics(Log):
 
     def is_done(self, store: Store) -> bool:
         """Whether these probes were logged."""
-        return self._status(store).diagnosed == self.digest
+        status = self.record(store).status()
+        return status is not None and status.diagnosed == self.digest
 
     @override
     def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
@@ -117,4 +114,4 @@ class LogDiagnostics(Log):
         """Log, and note that it was done."""
         with context.progress.stage(self.key, self.title, 1):
             context.tracker.log_diagnostics(self.described(context.store))
-        cell_record(context.store, self.description).update_status(diagnosed=self.digest)
+        self.record(context.store).update_status(diagnosed=self.digest)

@@ -18,7 +18,6 @@ from soarbench.diagnostics.settings import PROBE_SETTINGS
 from soarbench.evaluation.drawing import image_path
 from soarbench.evaluation.selection import suite_images
 from soarbench.grid import addresses
-from soarbench.grid.addresses import Source
 from soarbench.grid.cell import CellConfig
 from soarbench.jobs.base import Context, Job, SuiteJob
 from soarbench.store.artefact import Artefact, Store
@@ -45,7 +44,7 @@ class ImageStatistics(SuiteJob):
     kind: ClassVar[str] = "statistics"
 
     @property
-    def source(self) -> Source:
+    def source(self) -> addresses.Source:
         """The statistics."""
         return addresses.image_statistics(self.cell, self.step, self.suite)
 
@@ -112,14 +111,14 @@ class Paths(Job):
     data_of: CellConfig
 
     @property
-    def source(self) -> Source:
+    def source(self) -> addresses.Source:
         """The paths."""
         return addresses.path_probe(self.cell, self.data_of, PROBE_SETTINGS)
 
     @property
     def title(self) -> str:
         """For people."""
-        return f"{self.cell.label}: paths of {self.data_of.task_name} images"
+        return f"{super().title} of {self.data_of.task_name} images"
 
     @property
     def code(self) -> tuple[str, ...]:

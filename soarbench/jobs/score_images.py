@@ -35,8 +35,6 @@ class JudgedImages:
     """Images that others made, to be judged.
 
     Attributes:
-        request: The judges and where the results go.
-        files: The images.
         largest: Pixels of the largest one.
         prompts: Digest of the prompts.
     """
@@ -48,10 +46,7 @@ class JudgedImages:
 
 
 def score_all(images: JudgedImages, console: Console) -> int:
-    """Have every judge score the images, and print and store the summaries.
-
-    Returns:
-        0, or 3 when an image or a judge has no score.
+    """Have every judge score the images. -> 0, or 3 when an image or a judge has no score.
 
     Raises:
         UserError: The output folder holds something else, or no judge could be used.
@@ -82,11 +77,7 @@ def show_summaries(
 ) -> int:
     """Store and print what judges came to. -> 0, or 3 when an image or a judge has no score.
 
-    Args:
-        output: Where ``summary.json`` goes, which ``compare`` reads.
-        summaries: By judge.
-        skipped: Judges that could not be used, and why; ``UserError`` where none could.
-        console: Where the tables go.
+    ``skipped`` says why judges could not be used; ``UserError`` where none could.
     """
     if not summaries:
         raise UserError("no judge could be used; run 'python -m soarbench doctor'")
@@ -108,11 +99,8 @@ def opened(
 ) -> tuple[Evaluator, str]:
     """A judge that has proved that it works, and the fingerprint of its protocol.
 
-    Args:
-        folder: Keeps the protocol, and which request its rows are of.
-        config: The judge; ``EvaluatorError`` where it cannot be used here.
-        content: Of the request, as JSON gives it back.
-        prompts: Digest of what is judged.
+    The folder keeps both, and the ``content`` of the request, as JSON gives it back.
+    ``EvaluatorError`` where the judge cannot be used here.
     """
     evaluator = config.build()
     # Before a row is written: a detector with a wrong configuration gave GenEval 0.03, no error.
@@ -126,12 +114,7 @@ def opened(
 def score_by(
     name: str, config: JudgeConfig, images: JudgedImages, console: Console
 ) -> dict[str, object]:
-    """Have one judge score what it did not score before. -> Its summary.
-
-    Raises:
-        UserError: The output folder holds something else.
-        EvaluatorError: The judge cannot be used here.
-    """
+    """Have one judge score what it did not score before. -> Its summary."""
     request, files = images.request, images.files
     folder = ScoresFolder(request.output / name)
     names = [(file.sample_id, file.prompt_id, file.prompt) for file in files]
@@ -194,17 +177,10 @@ def summary_of(
     scores: str,
     extent: Extent | None,
 ) -> dict[str, object]:
-    """A judge's numbers with what describes them, as JSON values.
+    """A judge's own ``numbers`` with what describes them, as JSON values, for ``compare``.
 
-    Args:
-        config: The judge.
-        suite: Whose prompts.
-        num_prompts: Judged.
-        num_images: Judged.
-        coverage: ``exact`` or ``found``.
-        numbers: The judge's own summary.
-        scores: Where the rows are, seen from the output folder.
-        extent: Which of these rows; None: all.
+    ``scores`` is where the rows are, seen from the output folder; ``extent`` which of them, None
+    for all.
     """
     return {
         **config.facts(),

@@ -29,12 +29,7 @@ from soarbench.store.judged import ScoresFolder
 class SetScoring:
     """Scores every row of a set by one judge, and writes the rows with their scores.
 
-    Args:
-        data: The set.
-        judge: Its name in scores.
-        config: The judge.
-        output: JSON Lines that are written; ``OUTPUT.scores`` beside it keeps what was judged.
-        console: Where progress goes.
+    ``OUTPUT.scores``, beside the JSON Lines that are written, keeps what was judged.
     """
 
     def __init__(
@@ -46,12 +41,7 @@ class SetScoring:
         self.unusable = Unusable(data, output.with_name(f"{output.stem}.unusable.jsonl"))
 
     def run(self) -> None:
-        """Score what is not scored yet.
-
-        Raises:
-            UserError: The output holds something else, or an image cannot be used.
-            EvaluatorError: The judge cannot be used.
-        """
+        """Score what is not scored yet."""
         make_writable(self.output.parent, "output")
         wanted = {"content": self.data.content, "judge": self.config.identity()}
         # As JSON gives it back: tuples are lists there.
@@ -60,11 +50,8 @@ class SetScoring:
         if self.output.is_file():
             self._say(f"{self.output} is finished; nothing is left to score")
             return
-        evaluator, protocol = opened(self.folder, self.config, content, self.data.content)
-        self._judge(evaluator, protocol)
-        if not self._write():
-            self.output.unlink()
-            raise UserError(f"data.path={self.data.path}: holds no rows")
+        self._judge(*opened(self.folder, self.config, content, self.data.content))
+        write_atomically(self.output, self._write)
         self._say(f"wrote {self.output}{self._hint()}")
 
     def _refuse_other(self, content: Mapping[str, object]) -> None:
@@ -110,24 +97,18 @@ class SetScoring:
             self.unusable.add(record.place, str(error))
             return None
 
-    def _write(self) -> int:
-        """Write every row with its score. -> How many."""
+    def _write(self, partial: Path) -> None:
+        """Write every row with its score; the output is there only if the set could be used."""
         scores = {str(row["sample_id"]): row for row in self.folder.rows.read()}
-        num_rows = 0
-
-        def write(partial: Path) -> None:
-            nonlocal num_rows
-            with partial.open("w", encoding="utf-8") as stream:
-                for record, row in self._rows():
-                    num_rows += 1
-                    value = self._value(record, scores)
-                    merged = {**row, "scores": dict(record.scores) | {self.judge: value}}
-                    stream.write(json.dumps(merged, ensure_ascii=False) + "\n")
-            # Within: the output is there only if the set could be used.
-            self.unusable.check()
-
-        write_atomically(self.output, write)
-        return num_rows
+        with partial.open("w", encoding="utf-8") as stream:
+            for record, row in self._rows():
+                value = self._value(record, scores)
+                merged = {**row, "scores": dict(record.scores) | {self.judge: value}}
+                stream.write(json.dumps(merged, ensure_ascii=False) + "\n")
+        if not partial.stat().st_size:
+            partial.unlink()
+            raise UserError(f"data.path={self.data.path}: holds no rows")
+        self.unusable.check()
 
     def _value(self, record: Record, scores: Mapping[str, Mapping[str, object]]) -> float | None:
         """A record's score; None where there is none, which is listed."""

@@ -12,7 +12,6 @@ from soarbench.common.files import write_json
 from soarbench.config.run import RatesConfig
 from soarbench.config.stages import stages
 from soarbench.grid import addresses
-from soarbench.grid.addresses import Source
 from soarbench.jobs.base import Context, Job
 from soarbench.store.artefact import Store
 from soarbench.store.training import TrainingFolder, write_training_table
@@ -25,16 +24,11 @@ class Train(Job):
     kind: ClassVar[str] = "train"
 
     @property
-    def source(self) -> Source:
+    def source(self) -> addresses.Source:
         """The training."""
         source = addresses.training(self.cell)
         assert source is not None, "the base model is not trained"
         return source
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"{self.cell.label}: train"
 
     @property
     def code(self) -> tuple[str, ...]:

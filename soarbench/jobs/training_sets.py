@@ -19,12 +19,9 @@ from soarbench.models.prompts import PromptStore
 
 
 class TrainingSets:
-    """Sets of data and encoded prompts, kept on disk.
+    """Sets of data and encoded prompts, kept below ``cache_dir``.
 
-    Args:
-        device: Where text encoders run.
-        cache_dir: Where everything goes that is computed once.
-        evaluator: Gives a cell's judge by its name.
+    ``evaluator`` gives a cell's judge by its name; ``device`` is where text encoders run.
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,14 +17,7 @@ from baselines.base import Method, World
 from baselines.loop.arguments import check_device
 from baselines.loop.post_train import post_train
 from baselines.loop.weights import load_transformer, prepare_transformer, start_from
-from baselines.rewards.base import (
-    LatentReward,
-    RewardError,
-    RewardFunction,
-    refusal,
-    reward_name,
-    score_images,
-)
+from baselines.rewards.base import RewardError, RewardFunction, refusal, reward_name, score_images
 from baselines.rewards.evaluator import EvaluatorReward
 from baselines.rewards.mixture import Mixture
 from baselines.rewards.resolve import resolve_reward
@@ -47,7 +41,7 @@ from soarbench.jobs.probe import Paths
 from soarbench.jobs.train import Train
 from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import apply_adapter
-from soarbench.models.base import ImageModel, ModelConfig
+from soarbench.models.base import ImageModel
 from soarbench.models.quiet import quiet_libraries
 from soarbench.planning.fit import require_fit
 from soarbench.store.artefact import Store
@@ -70,13 +64,7 @@ def torch_device(name: str) -> torch.device:
 
 
 class ModelWorkbench:
-    """Loads what cells need, once, and does their heavy work.
-
-    Args:
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        store: Where weights and encoded prompts and images are.
-        processes: How many train a cell, and how they share it.
-    """
+    """Loads what cells need, once, and does their heavy work."""
 
     def __init__(self, device: str, store: Store, processes: ProcessesConfig = ONE_PROCESS) -> None:
         self.device = torch_device(device)
@@ -93,18 +81,20 @@ class ModelWorkbench:
     def prepare(self, jobs: Sequence[Job]) -> None:
         """Load and try everything that jobs depend on, so that faults show before they start.
 
-        Args:
-            jobs: Those that are left; of what is done nothing is loaded.
-
-        Raises:
-            UserError: Training does not fit on the GPU; a model, a judge, the data or a reward
-                cannot be used; or training and evaluation prompts overlap.
+        ``UserError`` where training does not fit on the GPU; a model, a judge, the data or a reward
+        cannot be used; or training and evaluation prompts overlap.
         """
         # What is quick to find out comes first: devices, sizes, indices of models, files of data.
         trained = _cells(job for job in jobs if isinstance(job, Train))
         drawn = _cells(job for job in jobs if isinstance(job, (Train, Draw, Paths)))
         self._check_devices(trained)
-        self._check_models({cell.model: cell for cell in drawn})
+        models = {cell.model: cell for cell in drawn}
+        for config in models:
+            config.check_source()
+        for config, cell in models.items():
+            # Published weights are tried on their base, before judges are loaded.
+            if config.adapter is not None:
+                self.load(cell)
         for cell in trained:
             self.sets.opened(cell).measure()
         try:
@@ -143,14 +133,6 @@ class ModelWorkbench:
             refuse_overlap(set(self.sets.rows(cell, model).prompts), suites)
             if cell.rewards:
                 self._try_reward(cell, model)
-
-    def _check_models(self, cells: Mapping[ModelConfig, CellConfig]) -> None:
-        """Look for hub ids, and try published weights on their base, before judges are loaded."""
-        for config in cells:
-            config.check_source()
-        for config, cell in cells.items():
-            if config.adapter is not None:
-                self.load(cell)
 
     def evaluator(self, cell: CellConfig, judge: str) -> Evaluator:
         """A cell's judge by its name, loaded once, when it has proved that it works."""
@@ -200,8 +182,7 @@ class ModelWorkbench:
     def train(self, cell: CellConfig, on_step: OnStep) -> dict[str, float]:
         """Train a cell to its end, from its last checkpoint on, and leave snapshots.
 
-        Returns:
-            What it cost: optimizer_steps, images_seen, forward_equivalents, reward_calls, seconds.
+        -> Its cost: optimizer_steps, images_seen, forward_equivalents, reward_calls, seconds.
         """
         assert cell.method is not None
         assert cell.training is not None
@@ -241,10 +222,11 @@ class ModelWorkbench:
     def method(self, cell: CellConfig, model: ImageModel) -> Method:
         """A cell's method, with its reward where it has one."""
         assert cell.method is not None
+        reward = self._reward(cell) if cell.method.needs_reward else None
         world = World(
             shift=model.training_shift,
             latent_shape=model.latent_shape,
-            reward=self._latent_reward(cell, model) if cell.method.needs_reward else None,
+            reward=None if reward is None else functools.partial(_score_latents, reward, model),
             gather=gather,
             # As the launcher says: asking accelerate would fix the device too early.
             rank=int(os.environ.get("RANK", "0")),
@@ -263,17 +245,6 @@ class ModelWorkbench:
         if list(cell.rewards.values()) == [1.0]:
             return next(iter(parts.values()))
         return Mixture(parts, cell.rewards)
-
-    def _latent_reward(self, cell: CellConfig, model: ImageModel) -> LatentReward:
-        """The reward of images as one of latents."""
-        reward = self._reward(cell)
-
-        def of_latents(
-            prompts: Sequence[str], latents: torch.Tensor, columns: Mapping[str, Sequence[object]]
-        ) -> list[float]:
-            return score_images(reward, prompts, model.decode(latents), columns)
-
-        return of_latents
 
     def _try_reward(self, cell: CellConfig, model: ImageModel) -> None:
         """Ask the reward about two training pictures, once it can judge all prompts."""
@@ -361,3 +332,13 @@ class ModelWorkbench:
 def _cells(jobs: Iterable[Job]) -> list[CellConfig]:
     """The cells of jobs, each once."""
     return list({addresses.cell_id(job.cell): job.cell for job in jobs}.values())
+
+
+def _score_latents(
+    reward: RewardFunction,
+    model: ImageModel,
+    prompts: Sequence[str],
+    latents: torch.Tensor,
+    columns: Mapping[str, Sequence[object]],
+) -> list[float]:
+    return score_images(reward, prompts, model.decode(latents), columns)

@@ -18,7 +18,6 @@ from soarbench.common.errors import UserError, reason
 from soarbench.common.files import write_atomically
 from soarbench.common.progress import GridProgress, Key
 from soarbench.grid import addresses
-from soarbench.grid.description import cell_record
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Context, Job, Workbench
 from soarbench.jobs.log import Log, LogDiagnostics
@@ -36,12 +35,7 @@ _LIGHT = ("log", "log diagnostics", "statistics")
 
 @dataclass(kw_only=True)
 class Failures:
-    """What did not end well.
-
-    Attributes:
-        cells: What a cell failed with, by its id.
-        unmeasured: What the diagnostics of a finished cell failed with, by its id.
-    """
+    """What cells, or the diagnostics of finished ones, failed with, by the cell's id."""
 
     cells: dict[str, Exception] = field(default_factory=dict)
     unmeasured: dict[str, Exception] = field(default_factory=dict)
@@ -65,13 +59,8 @@ def run_grid(
 ) -> tuple[Failures, Tracker]:
     """Run the jobs of a grid that are left. -> What failed, and the tracker, for a report.
 
-    ``UserError`` where something that the jobs depend on cannot be used; nothing was started.
-
-    Args:
-        grid: Whose they are.
-        pending: Each after those that it waits for.
-        console: For progress.
-        make_workbench: Makes the heavy half.
+    ``pending`` has each job after those that it waits for. ``UserError`` where something that they
+    depend on cannot be used; nothing was started.
     """
     settings, store = grid.settings, grid.store
     launcher = settings.launcher.build()
@@ -95,7 +84,7 @@ def run_grid(
         context = Context(store=store, workbench=workbench, tracker=tracker, progress=progress)
         for job in pending:
             if type(job) is Log:
-                record = cell_record(store, job.description)
+                record = job.record(store)
                 record.describe(job.description)
                 record.update_status(state="running", reason=None)
         name = f"{settings.budget.name} {datetime.now().astimezone():%Y-%m-%d %H:%M}"
@@ -127,7 +116,7 @@ def _note(job: Job, error: Exception, context: Context, failures: Failures) -> N
             failures.unmeasured[cell_id] = cause
         return
     failures.cells[cell_id] = error
-    record = cell_record(context.store, job.description)
+    record = job.record(context.store)
     write_atomically(record.error_path, lambda partial: partial.write_text(text))
     # Before the tracker is told: if that fails too, the reason is on disk.
     record.update_status(state="failed", reason=reason(error))

@@ -14,7 +14,7 @@ from evaluators.samples import CoverageError
 from soarbench.common.errors import UserError
 from soarbench.data.prompts import PromptItem, PromptSuite
 from soarbench.evaluation.image_folders import find_images, prompts_digest
-from soarbench.evaluation.prompt_files import read_prompts
+from soarbench.evaluation.suites import read_prompts
 
 ENTRIES: list[dict[str, object]] = [
     {

@@ -13,9 +13,15 @@ from soarbench.common.errors import UserError
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
-from soarbench.jobs.distributed import LAUNCH_PID, DistributedWorkbench, check_gpus, last_error
+from soarbench.jobs.distributed import (
+    LAUNCH_PID,
+    DistributedWorkbench,
+    LaunchGone,
+    check_gpus,
+    last_error,
+    stop_without_launch,
+)
 from soarbench.jobs.workbench import ModelWorkbench
-from soarbench.jobs.worker import LaunchGone, stop_without_launch
 from soarbench.store.training import TrainingFolder, read_training_log
 from tests.fakes import SMALL
 from tests.tiny import build_tiny_pipeline
