@@ -1,8 +1,4 @@
-"""Images of any model, matched with the prompts of a suite; nothing is decoded here.
-
-Three forms are read: GenEval's official folders, one JSON Lines file, and a plain folder whose
-images, in the order of the numbers in their names, follow the lines of a prompts file.
-"""
+"""Images of any model, matched with the prompts of a suite; nothing is decoded here."""
 
 from __future__ import annotations
 
@@ -44,7 +40,8 @@ def find_images(
     """List the images to be scored, each with its prompt's id and what is known of the prompt.
 
     Args:
-        images: A folder, or a ``.jsonl`` file.
+        images: GenEval's official folders, a ``.jsonl`` file, or a plain folder whose images follow
+            the suite's prompts, in the order of the numbers in their names.
         suite: Its prompts must be covered; without any, those that the images come with are taken.
         images_per_prompt: Wanted of each; None: as many as the first prompt has.
         is_exact: False takes what is there of the suite's prompts, and others beside them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -49,8 +49,7 @@ class SuiteOptions(Options):
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
-        key: f"suites.NAME.{key}"
-        for key in ("prompts", "images_per_prompt", "max_prompts", "judges")
+        key.name: f"suites.NAME.{key.name}" for key in fields(SuiteChoice)
     }
     suite: str
     output: Path | None = None

@@ -106,7 +106,8 @@ def read_object(line: str | bytes, where: str) -> dict[str, object]:
     """A line's object; ``UserError`` where it is none."""
     try:
         entry = json.loads(line)
-    except ValueError as error:
+    # Brackets within brackets, 50,000 deep, ended in a traceback.
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON: {error}") from error
     if not isinstance(entry, dict):
         raise UserError(f"{where} is not a JSON object: {entry!r}")

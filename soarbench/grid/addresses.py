@@ -1,9 +1,4 @@
-"""Addresses of artefacts: the digest of exactly what determines each, and of nothing else.
-
-A training does not depend on what judges it, images do not depend on how many there are, and
-nothing depends on where a class lives or on what only changes speed or memory
-(``soarbench.common.strict.ADDRESS``).
-"""
+"""Addresses of artefacts: the digest of exactly what determines each, and of nothing else."""
 
 from __future__ import annotations
 
@@ -51,6 +46,8 @@ def training(cell: CellConfig) -> Source | None:
     if cell.training is None or cell.method is None:
         return None
     parent, inputs = _at(cell.parent, None if cell.parent is None else cell.parent.steps[-1])
+    # Not what judges it: another judge trains nothing again. ``address_content`` leaves out where a
+    # class lives, and what only changes speed or memory.
     content = {
         "base": _base(cell),
         "method": address_content(cell.method),

@@ -118,14 +118,14 @@ def _check_rewards(settings: Settings, method: str) -> None:
             f"task {settings.task.name!r} has no reward, which {method} needs: set reward=NAME or "
             f"leave {method} out with method=..."
         )
-    known = {*NAMED_REWARDS, *settings.judge}
     for name in rewards:
         if reward_judge(name) in settings.judge:
             continue
         # A dotted path. The module is looked for, not imported: a user's may load a framework.
         module, _, function = name.replace(":", ".").rpartition(".")
         if not module or not function:
-            raise ConfigError(f"reward={name!r} does not exist: {did_you_mean(name, known)}")
+            hint = did_you_mean(name, {*NAMED_REWARDS, *settings.judge})
+            raise ConfigError(f"reward={name!r} does not exist: {hint}")
         if not _module_exists(module):
             raise ConfigError(
                 f"reward={name!r}: no module {module!r} can be found; check the dotted path and "

@@ -125,7 +125,6 @@ def _selected(
 def _settings(
     grid: GridConfig, overrides: Overrides, methods: Sequence[str], tasks: Sequence[str]
 ) -> dict[tuple[str, str], Settings]:
-    """The checked settings of every method and task."""
     # The base is evaluated for all tasks of the grid, whichever are selected, so that its cell is
     # the same one.
     pairs = [(BASE, task) for task in grid.tasks]
@@ -140,7 +139,6 @@ def _settings(
 
 
 def _check_rule(grid: GridConfig, settings: Mapping[str, Settings]) -> None:
-    """Refuse a rule for checkpoints that a task of the grid cannot honour."""
     judged, trained, oracles = {}, {}, set[str]()
     for task, setting in settings.items():
         judged[task] = {name for suite in setting.suites.values() for name in suite.judges}
@@ -176,7 +174,6 @@ def _base_cell(settings: Sequence[Settings], digest: str) -> CellConfig:
 
 
 def _published_cell(settings: Settings, digest: str) -> CellConfig:
-    """Published weights in one task."""
     assert settings.model.adapter is not None
     return dataclasses.replace(
         _cell(settings, BASE, digest=digest),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -98,16 +98,6 @@ class Job(abc.ABC):
         """Addresses that must be whole before this can start."""
         return self.source.inputs
 
-    @property
-    def title(self) -> str:
-        """What is being done, for people."""
-        return f"{self.cell.label}: {self.kind}"
-
-    @property
-    def code(self) -> tuple[str, ...]:
-        """Modules that determine the result, beside the settings."""
-        return ()
-
     @abc.abstractmethod
     def is_done(self, store: Store) -> bool:
         """Whether nothing is left to do."""
@@ -134,11 +124,16 @@ class Job(abc.ABC):
         return "begun" if artefact.exists else "to do"
 
     @contextlib.contextmanager
-    def begun(self, context: Context, total: int) -> Iterator[tuple[Artefact, Stage]]:
-        """Hold the artefact, and show the work on its ``total`` parts."""
-        artefact = context.store.artefact(self.address)
-        with artefact.held(), context.progress.stage(self.key, self.title, total) as stage:
-            artefact.begin(self.source.content, self.source.inputs, digests(self.code))
+    def begun(
+        self, context: Context, what: str, total: int, code: Iterable[str]
+    ) -> Iterator[tuple[Artefact, Stage]]:
+        """Hold the artefact, and show the work on its ``total`` parts.
+
+        ``code`` names the modules that determine the result, beside the settings.
+        """
+        artefact, title = context.store.artefact(self.address), f"{self.cell.label}: {what}"
+        with artefact.held(), context.progress.stage(self.key, title, total) as stage:
+            artefact.begin(self.source.content, self.source.inputs, digests(code))
             yield artefact, stage
         # Not before: a kill in between would leave a failed artefact without a reason.
         artefact.error_path.unlink(missing_ok=True)
@@ -155,11 +150,6 @@ class SuiteJob(Job):
 
     step: int
     suite: SuiteConfig
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"{super().title} {self.suite.name} at step {self.step}"
 
     def images(self, store: Store) -> Artefact:
         """The images themselves."""

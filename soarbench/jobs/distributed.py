@@ -57,14 +57,11 @@ def check_gpus(device: torch.device, name: str, num_processes: int) -> None:
 
 
 class DistributedWorkbench(ModelWorkbench):
-    """A workbench whose training runs in processes of its own; the rest stays in this one.
-
-    Args:
-        grid: Says how many processes, and is what each of them makes again.
-    """
+    """A workbench whose training runs in processes of its own; the rest stays in this one."""
 
     def __init__(self, grid: Grid) -> None:
         super().__init__(grid.settings.device, grid.store, grid.settings.launcher)
+        # Each process makes the grid again from its command line.
         self.grid = grid
         check_gpus(self.device, grid.settings.device, self.processes.num_processes)
 
@@ -77,9 +74,11 @@ class DistributedWorkbench(ModelWorkbench):
         # The processes need all of the GPUs, this one's among them.
         self.let_go()
         log_path = folder.root / "processes.log"
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+        worker = ["-m", "soarbench.jobs.distributed", addresses.cell_id(cell), *self.grid.arguments]
         with log_path.open("w") as log:
             process = subprocess.Popen(
-                self._command(cell),
+                [sys.executable, *launch, str(self.processes.num_processes), *worker],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=os.environ | {LAUNCH_PID: str(os.getpid())},
@@ -94,11 +93,6 @@ class DistributedWorkbench(ModelWorkbench):
         if process.returncode != 0:
             raise TrainingFailed(last_error(log_path, process.returncode))
         return folder.cost()
-
-    def _command(self, cell: CellConfig) -> list[str]:
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-        worker = ["-m", "soarbench.jobs.distributed", addresses.cell_id(cell), *self.grid.arguments]
-        return [sys.executable, *launch, str(self.processes.num_processes), *worker]
 
     def _follow(
         self, process: subprocess.Popen[bytes], folder: TrainingFolder, on_step: OnStep
@@ -133,21 +127,17 @@ def main(words: Sequence[str]) -> None:
     grid = expand(arguments)
     (cell,) = [cell for cell in grid.cells if addresses.cell_id(cell) == cell_id]
     settings = grid.settings
-    workbench = ModelWorkbench(_device(settings.device), grid.store, settings.launcher)
+    device = "cpu"
+    if torch_device(settings.device).type == "cuda":
+        rank = int(os.environ["LOCAL_RANK"])
+        # Judges that a reward asks go to the current device.
+        torch.cuda.set_device(rank)
+        device = f"cuda:{rank}"
+    workbench = ModelWorkbench(device, grid.store, settings.launcher)
     cost = workbench.train(cell, stop_without_launch)
     if os.environ["RANK"] == "0":
         write_json(workbench.training_folder(cell).cost_path, cost)
     end_process()
-
-
-def _device(name: str) -> str:
-    """This process's own GPU, where there are any."""
-    if torch_device(name).type != "cuda":
-        return "cpu"
-    rank = int(os.environ["LOCAL_RANK"])
-    # Judges that a reward asks go to the current device.
-    torch.cuda.set_device(rank)
-    return f"cuda:{rank}"
 
 
 def stop_without_launch(_step: int, _note: str) -> None:

@@ -34,11 +34,6 @@ class Draw(SuiteJob):
         """The images."""
         return addresses.images(self.cell, self.step, self.suite)
 
-    @property
-    def code(self) -> tuple[str, ...]:
-        """The model family's modules."""
-        return code_of(self.cell.model)
-
     def is_done(self, store: Store) -> bool:
         """Whether every image of this part of the suite was drawn."""
         return store.artefact(self.address).covers(extent_of(self.suite))
@@ -53,7 +48,8 @@ class Draw(SuiteJob):
     def run(self, context: Context) -> None:
         """Draw what is missing, then note that this part of the suite is whole."""
         pairs, extent = suite_images(self.suite), extent_of(self.suite)
-        with self.begun(context, len(pairs)) as (artefact, stage):
+        what, code = f"draw {self.suite.name} at step {self.step}", code_of(self.cell.model)
+        with self.begun(context, what, len(pairs), code) as (artefact, stage):
             root, older = artefact.root, self._older(artefact)
             # Batches are cut from what no earlier, smaller part of the suite had: which images are
             # drawn together must not depend on when a run was interrupted.

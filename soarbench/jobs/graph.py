@@ -48,7 +48,6 @@ def cell_jobs(cell: CellConfig, cells: Sequence[CellConfig]) -> list[Job]:
 
 
 def _probe_jobs(cell: CellConfig, cells: Sequence[CellConfig]) -> list[Job]:
-    """What looks for signs of gaming, and its log."""
     parts = itertools.product(cell.steps, cell.suites.values())
     statistics = [ImageStatistics(cell=cell, step=step, suite=suite) for step, suite in parts]
     paths = [Paths(cell=cell, data_of=source) for source in followed(cell, cells)]

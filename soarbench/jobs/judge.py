@@ -42,16 +42,6 @@ class Judge(SuiteJob):
         """The scores."""
         return addresses.scores(self.cell, self.step, self.suite, self.judge)
 
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"{super().title} by {self.judge}"
-
-    @property
-    def code(self) -> tuple[str, ...]:
-        """The judge's own modules."""
-        return code_of(self.config)
-
     def is_done(self, store: Store) -> bool:
         """Whether every image of this part of the suite has a row, and the part a summary."""
         # Not whether a larger part covers it: the summary is of this very part.
@@ -66,7 +56,8 @@ class Judge(SuiteJob):
         """Score what is missing, then note that this part of the suite is whole."""
         drawn, extent = self.images(context.store).root, extent_of(self.suite)
         files = sample_files(self.suite, drawn)
-        with self.begun(context, len(files)) as (artefact, stage):
+        what = f"judge {self.suite.name} at step {self.step} by {self.judge}"
+        with self.begun(context, what, len(files), code_of(self.config)) as (artefact, stage):
             evaluator = context.workbench.evaluator(self.cell, self.judge)
             sampler = read_json(sampler_path(drawn))
             drawing = image_facts(self.suite, self.cell.model, self.cell.sampling, sampler)

@@ -81,7 +81,7 @@ class Log(Job):
     def run(self, context: Context) -> None:
         """Log, and note that it was done."""
         record = self.record(context.store)
-        with context.progress.stage(self.key, self.title, 1):
+        with context.progress.stage(self.key, f"{self.cell.label}: {self.kind}", 1):
             run_id = context.tracker.log_cell(self.described(context.store))
         record.update_status(
             state="finished", reason=None, mlflow_run_id=run_id, logged=self.digest
@@ -112,6 +112,6 @@ class LogDiagnostics(Log):
 
     def run(self, context: Context) -> None:
         """Log, and note that it was done."""
-        with context.progress.stage(self.key, self.title, 1):
+        with context.progress.stage(self.key, f"{self.cell.label}: {self.kind}", 1):
             context.tracker.log_diagnostics(self.described(context.store))
         self.record(context.store).update_status(diagnosed=self.digest)

@@ -48,16 +48,6 @@ class ImageStatistics(SuiteJob):
         """The statistics."""
         return addresses.image_statistics(self.cell, self.step, self.suite)
 
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"{self.cell.label}: statistics of {self.suite.name} at step {self.step}"
-
-    @property
-    def code(self) -> tuple[str, ...]:
-        """What measures."""
-        return ("soarbench.diagnostics.image_statistics",)
-
     def is_done(self, store: Store) -> bool:
         """Whether the table is there."""
         return ProbeFolder(store.artefact(self.address).root).path("images").is_file()
@@ -71,7 +61,9 @@ class ImageStatistics(SuiteJob):
         """Measure the images prompt by prompt."""
         root, pairs = self.images(context.store).root, suite_images(self.suite)
         rows: list[Row] = []
-        with self.begun(context, len(pairs)) as (artefact, stage):
+        what = f"statistics of {self.suite.name} at step {self.step}"
+        code = ["soarbench.diagnostics.image_statistics"]
+        with self.begun(context, what, len(pairs), code) as (artefact, stage):
             for prompt_id, group in itertools.groupby(pairs, lambda pair: pair[0].prompt_id):
                 own = [index for _, index in group]
                 rows += _image_rows(root, prompt_id, own)
@@ -115,17 +107,6 @@ class Paths(Job):
         """The paths."""
         return addresses.path_probe(self.cell, self.data_of, PROBE_SETTINGS)
 
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"{super().title} of {self.data_of.task_name} images"
-
-    @property
-    def code(self) -> tuple[str, ...]:
-        """What measures, and the model family."""
-        own = ("soarbench.diagnostics.probes", "soarbench.diagnostics.trajectories")
-        return (*own, *code_of(self.cell.model))
-
     def is_done(self, store: Store) -> bool:
         """Whether both tables are there."""
         # The norms are written last.
@@ -139,9 +120,12 @@ class Paths(Job):
     def run(self, context: Context) -> None:
         """Measure every step's velocities, and the last step's paths."""
         norms: list[Row] = []
-        last = self.cell.steps[-1]
-        with self.begun(context, len(self.cell.steps)) as (artefact, stage):
-            for step in self.cell.steps:
+        steps, last = self.cell.steps, self.cell.steps[-1]
+        what = f"paths of {self.data_of.task_name} images"
+        own = ["soarbench.diagnostics.probes", "soarbench.diagnostics.trajectories"]
+        code = [*own, *code_of(self.cell.model)]
+        with self.begun(context, what, len(steps), code) as (artefact, stage):
+            for step in steps:
                 measured = context.workbench.probe(
                     self.cell, self.data_of, step, with_paths=step == last
                 )

@@ -48,9 +48,8 @@ class JudgedImages:
 def score_all(images: JudgedImages, console: Console) -> int:
     """Have every judge score the images. -> 0, or 3 when an image or a judge has no score.
 
-    Raises:
-        UserError: The output folder holds something else, or no judge could be used.
-        EvaluatorError: A judge that the user named cannot be used.
+    ``UserError`` where the output holds something else or no judge could be used, and
+    ``EvaluatorError`` where one that the user named cannot be.
     """
     request = images.request
     summaries: dict[str, Mapping[str, object]] = {}
@@ -199,11 +198,15 @@ def summary_of(
 
 def _summary_table(name: str, summary: Mapping[str, object]) -> Table:
     """A judge's numbers for people, each with its unit and scale."""
-    units, numbers, scale = summary["units"], summary["numbers"], summary["value_range"]
+    units, numbers, ends = summary["units"], summary["numbers"], summary["value_range"]
     assert isinstance(units, Mapping)
     assert isinstance(numbers, Mapping)
-    assert isinstance(scale, (list, tuple))
-    own = _with_scale(str(summary["unit"]), *(float(end) for end in scale))
+    assert isinstance(ends, (list, tuple))
+    low, high = (float(end) for end in ends)
+    own, scale = str(summary["unit"]), f"{low:g}..{high:g}"
+    # The same PickScore is 22.3 in papers, 0.86 in training code and 0.226 as a cosine.
+    if math.isfinite(high - low) and scale not in own:
+        own = f"{own}, {scale}"
     table = Table(title=f"{name}: {summary['num_images']} images, {summary['num_prompts']} prompts")
     for heading in ("measure", "value", "unit and scale"):
         table.add_column(heading, justify="right" if heading == "value" else "left")
@@ -216,13 +219,6 @@ def _summary_table(name: str, summary: Mapping[str, object]) -> Table:
         factor, digits = (100, 1) if unit.startswith("%") else (1, 4)
         table.add_row(key, "-" if value is None else f"{factor * value:.{digits}f}", unit)
     return table
-
-
-def _with_scale(unit: str, low: float, high: float) -> str:
-    """A unit and its range, unless it says that itself or has none."""
-    # The same PickScore is 22.3 in papers, 0.86 in training code and 0.226 as a cosine.
-    scale = f"{low:g}..{high:g}"
-    return unit if math.isinf(low) or math.isinf(high) or scale in unit else f"{unit}, {scale}"
 
 
 def _sha256(path: Path) -> str:

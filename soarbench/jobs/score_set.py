@@ -55,7 +55,6 @@ class SetScoring:
         self._say(f"wrote {self.output}{self._hint()}")
 
     def _refuse_other(self, content: Mapping[str, object]) -> None:
-        """Make sure that an earlier launch with this output wanted the same."""
         record = Artefact(self.folder.root).record()
         if record is None and self.output.exists():
             raise UserError(f"output={self.output} exists already; choose another output")

@@ -30,11 +30,6 @@ class Train(Job):
         assert source is not None, "the base model is not trained"
         return source
 
-    @property
-    def code(self) -> tuple[str, ...]:
-        """The method's own modules, those of its rewards, and a user's reward function."""
-        return code_of(self.cell.method, *self.cell.judges.values(), *self.cell.rewards)
-
     def is_done(self, store: Store) -> bool:
         """Whether training is over."""
         return TrainingFolder(store.artefact(self.address).root).is_whole
@@ -49,7 +44,9 @@ class Train(Job):
     def run(self, context: Context) -> None:
         """Train, and keep what it logged and cost."""
         assert self.cell.training is not None
-        with self.begun(context, self.cell.training.steps) as (artefact, stage):
+        # The method's own modules, those of its rewards, and a user's reward function.
+        code = code_of(self.cell.method, *self.cell.judges.values(), *self.cell.rewards)
+        with self.begun(context, "train", self.cell.training.steps, code) as (artefact, stage):
             folder = TrainingFolder(artefact.root)
             # Another process may have finished it while this one waited for the lock.
             if folder.is_whole:
