@@ -17,10 +17,15 @@ from baselines.base import Method, World
 from baselines.loop.arguments import check_device
 from baselines.loop.post_train import post_train
 from baselines.loop.weights import load_transformer, prepare_transformer, start_from
-from baselines.rewards.base import RewardError, RewardFunction, refusal, reward_name, score_images
-from baselines.rewards.evaluator import EvaluatorReward
-from baselines.rewards.mixture import Mixture
-from baselines.rewards.resolve import resolve_reward
+from baselines.rewards.base import (
+    Mixture,
+    RewardError,
+    RewardFunction,
+    refusal,
+    reward_name,
+    score_images,
+)
+from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
 from soarbench.common.errors import UserError
 from soarbench.config.run import ProcessesConfig
@@ -43,7 +48,7 @@ from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import apply_adapter
 from soarbench.models.base import ImageModel
 from soarbench.models.quiet import quiet_libraries
-from soarbench.planning.fit import require_fit
+from soarbench.planning.planner import require_fit
 from soarbench.store.artefact import Store
 from soarbench.store.training import TrainingFolder, TrainingLog
 
