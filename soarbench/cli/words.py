@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import build
-from soarbench.config.compose import CONF_DIR, compose_choices, options, value_of
+from soarbench.config.compose import CONF_DIR, compose_choices, value_of
 from soarbench.config.keys import Options, UnknownKeyError, Word, hint_of, known_keys, split
 
 T = typing.TypeVar("T", bound=Options)
@@ -59,8 +59,8 @@ def _takes(kind: type[Options], key: str) -> bool:
 
 
 def _known_settings(kind: type[Options]) -> set[str]:
-    """Settings of a run that a command takes, as the first grid there is has them."""
-    keys = compose_choices([f"grid={options('grid')[0]}"]).known()
+    """Settings of a run that a command takes, as the default grid has them."""
+    keys = compose_choices([]).known()
     return {key for key in keys if _takes(kind, key)}
 
 

@@ -1,11 +1,9 @@
-"""Hydra: the YAML of all ``conf`` folders and the command line become ``Settings``.
-
-Nothing else imports Hydra or OmegaConf.
-"""
+"""Hydra: the YAML of all ``conf`` folders and the command line become ``Settings``."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import math
 import os
@@ -15,10 +13,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.defaults_list import create_defaults_list
+from hydra.core.default_element import GroupDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -43,7 +47,7 @@ def sources(group: str, folders: Folders | None = None) -> dict[str, str]:
     named: dict[str, str] = {}
     for folder in conf_folders() if folders is None else folders:
         root = folder.path / group
-        for path in sorted(root.rglob("*.yaml")):
+        for path in root.rglob("*.yaml"):
             named.setdefault(str(path.relative_to(root).with_suffix("")), folder.source)
     return dict(sorted(named.items()))
 
@@ -54,22 +58,13 @@ def options(group: str, folders: Folders | None = None) -> list[str]:
 
 
 def search_path(words: Iterable[str]) -> Folders:
-    """The folders of YAML that a command line can choose from: ``conf_dir=DIR`` adds one.
-
-    Raises:
-        ConfigError: It names no folder, or a word is no ``key=value``.
-    """
+    """The folders of YAML that a command line can choose from: ``conf_dir=DIR`` adds one."""
     parted = [split(word) for word in words]
-    user_folders = [value_of(word, str) for word in parted if word.key == CONF_DIR]
-    return conf_folders(str(folder) for folder in user_folders)
+    return conf_folders(str(value_of(word, str)) for word in parted if word.key == CONF_DIR)
 
 
 def require_option(group: str, name: str, folders: Folders) -> None:
-    """Refuse what a group has no YAML of.
-
-    Raises:
-        ConfigError: Names the nearest, or all, and which package or folder they come from.
-    """
+    """``ConfigError`` where a group has no such YAML; says which foreign ones there are."""
     known = sources(group, folders)
     if name not in known:
         foreign = "".join(f"; {n} is of {source}" for n, source in known.items() if source)
@@ -100,6 +95,11 @@ class Overrides:
         texts = [word.text for word in self.values if word.key == key]
         return texts[-1] if texts and texts[-1] != "null" else None
 
+    def composed(self, *more: str) -> Composition:
+        """The groups that are chosen, and more; no value is set yet."""
+        grid = [] if self.grid is None else [f"grid={self.grid}"]
+        return compose_choices([*grid, *self.groups, *more], self.folders)
+
 
 def parse_overrides(words: Sequence[str]) -> Overrides:
     """Sort the settings of a command line.
@@ -116,12 +116,12 @@ def parse_overrides(words: Sequence[str]) -> Overrides:
         if word.key in _CHOSEN_BY_YAML or not any((f.path / word.key).is_dir() for f in folders):
             values.append(word)
             continue
-        names = tuple(str(name) for name in _as_list(_in_grammar(word)))
+        names = tuple(str(name) for name in _as_list(_in_grammar(word, takes_several=True)))
         for name in names:
             for part in stages(name) if word.key == "method" else (name,):
                 require_option(word.key, part, folders)
         if len(names) != 1 and word.key not in AXES:
-            raise ConfigError(f"{word}: only method and task take several values")
+            raise _only_axes_take_several(word)
         chosen[word.key] = names
     grid = chosen.pop("grid", (None,))[0]
     axes = {axis: chosen.pop(axis) for axis in AXES if axis in chosen}
@@ -130,39 +130,29 @@ def parse_overrides(words: Sequence[str]) -> Overrides:
 
 
 def value_of(word: Word, hint: object) -> object:
-    """A word's value as plain data, read as its type asks for.
+    """A word's value as plain data, read as its type asks for; ``ConfigError`` where it cannot be.
 
-    Text needs no quotes, whatever is in it, since paths and prompts hold what Hydra's grammar does
-    not: ``~``, commas, equals signs, backslashes, letters beyond ASCII. Quotes are for a text that
-    begins with one, or that says null. Anything else is written in Hydra's grammar, and a list
-    needs no brackets: ``seeds=0,1``.
-
-    Args:
-        word: Of the command line.
-        hint: Type of what the key holds.
-
-    Raises:
-        ConfigError: It cannot be read.
+    Text needs no quotes; they are for a text that begins with one, or that says null. Anything else
+    is written in Hydra's grammar, and a list needs no brackets: ``seeds=0,1``.
     """
     kinds = members(hint)
     if not word.text:
         raise ConfigError(f"{word.key}= is empty: give it a value; '' is an empty text")
     holds_list = any(typing.get_origin(kind) is tuple for kind in kinds)
     is_grouped = word.text[0] in "'\"" or (word.text[0] == "{" and len(kinds) > 1)
+    # Paths and prompts hold what Hydra's grammar does not: ~, commas, equals signs, backslashes,
+    # letters beyond ASCII.
     if not holds_list and not is_grouped and any(map(_is_text, kinds)):
         return None if word.text == "null" else _usable_text(word)
     try:
-        value = _in_grammar(word)
+        value = _in_grammar(word, takes_several=holds_list)
     except ConfigError:
-        if hint is object:
-            return _usable_text(word)
-        raise
-    if holds_list:
-        return None if value is None else _as_list(value)
-    if isinstance(value, ChoiceSweep):
-        if hint is object:
-            return _usable_text(word)
-        raise ConfigError(f"{word}: only method and task take several values")
+        if hint is not object:
+            raise
+        return _usable_text(word)
+    if holds_list and value is not None:
+        return _as_list(value)
+    # Hydra reads it, and no comparison refuses it later: a rate of nan would train to nan.
     if isinstance(value, float) and math.isnan(value):
         raise ConfigError(f"{word}: must be a number")
     return value
@@ -174,16 +164,12 @@ def _is_text(kind: object) -> bool:
 
 
 def _usable_text(word: Word) -> str:
-    """Text that is no path to something that can only be read once, or never to its end.
-
-    Raises:
-        ConfigError: It is one.
-    """
     path = os.path.expanduser(word.text)
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
         mode = stat.S_IFREG
+    # A pipe can be read once alone, where a digest and a reader both want it; /dev/zero never ends.
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise ConfigError(f"{word}: is a pipe or a device; name a file or a folder")
     if path.startswith("~"):
@@ -197,8 +183,8 @@ def _as_list(value: object) -> list[object]:
     return [getattr(i, "text", i) for i in items] if isinstance(items, list) else [items]
 
 
-def _in_grammar(word: Word) -> object:
-    """A value in Hydra's grammar."""
+def _in_grammar(word: Word, *, takes_several: bool) -> object:
+    """A value in Hydra's grammar; ``a,b`` is a ``ChoiceSweep`` where several can be taken."""
     try:
         override = OverridesParser.create().parse_override(f"x={word.text}")
         value: object = override.value()
@@ -207,9 +193,14 @@ def _in_grammar(word: Word) -> object:
             f"{str(word)!r} is not an override: write key=value, e.g. budget=quick or "
             f"seeds=[0,1,2], with quotes around what is no plain word ({_first_line(error)})"
         ) from error
-    if override.is_sweep_override() and not isinstance(value, ChoiceSweep):
-        raise ConfigError(f"{word}: only method and task take several values")
+    is_several = takes_several and isinstance(value, ChoiceSweep)
+    if override.is_sweep_override() and not is_several:
+        raise _only_axes_take_several(word)
     return value
+
+
+def _only_axes_take_several(word: Word) -> ConfigError:
+    return ConfigError(f"{word}: only method and task take several values")
 
 
 class Composition:
@@ -242,11 +233,9 @@ class Composition:
         if hint is None:
             return False
         value = value_of(word, hint)
-        try:
+        with _in_one_line(f"{word}: "):
             self._detach(word.key)
             OmegaConf.update(self._config, word.key, value, merge=False, force_add=True)
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{word}: {_first_line(error)}") from error
         return True
 
     def _detach(self, key: str) -> None:
@@ -260,24 +249,14 @@ class Composition:
             node = node[part]
 
     def section(self, key: str) -> object:
-        """One part of ``Settings``; the others, data above all, may be incomplete.
-
-        Raises:
-            ConfigError: A value cannot work.
-        """
+        """One part of ``Settings``, checked; the others, data above all, may be incomplete."""
         return convert(typing.get_type_hints(Settings)[key], self.plain(key), key)
 
     def plain(self, key: str) -> object:
-        """A value, resolved; None where nothing or null is.
-
-        Raises:
-            ConfigError: It refers to what is not there.
-        """
-        try:
+        """A value, resolved; None where nothing or null is."""
+        with _in_one_line():
             node = OmegaConf.select(self._config, key)
             return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-        except OmegaConfBaseException as error:
-            raise ConfigError(_first_line(error)) from error
 
     def settings(self) -> Settings:
         """Everything, resolved and checked.
@@ -285,46 +264,92 @@ class Composition:
         Raises:
             ConfigError: An unknown or missing key, a wrong type, or an unknown interpolation.
         """
-        try:
+        with _in_one_line():
             values = OmegaConf.to_container(self._config, resolve=True, throw_on_missing=True)
-        except OmegaConfBaseException as error:
-            raise ConfigError(_first_line(error)) from error
         assert isinstance(values, dict)
         return build(Settings, {str(key): value for key, value in values.items()}, "")
 
 
-def compose_choices(choices: Sequence[str], folders: Folders | None = None) -> Composition:
-    """Compose group choices: ``task=aesthetic``.
+@contextlib.contextmanager
+def _in_one_line(where: str = "") -> Iterator[None]:
+    """What Hydra or OmegaConf refuse, as a ``ConfigError``; theirs go on for several lines."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"{where}{_first_line(error)}") from error
 
-    Raises:
-        ConfigError: Hydra refuses.
-    """
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+class _Repository(ConfigRepository):
+    """The YAML of all folders; each file is read once a process."""
+
+    def __init__(self, folders: Folders) -> None:
+        Plugins.instance()  # registers what reads file:// and structured://
+        path = ConfigSearchPathImpl()
+        for folder in folders:
+            path.append(folder.source or "soarbench", f"file://{folder.path}")
+        path.append("schema", "structured://")
+        super().__init__(path)
+        self.loader = ConfigLoaderImpl(path)
+        self._read: dict[str, ConfigResult | None] = {}
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        if config_path not in self._read:
+            self._read[config_path] = super().load_config(config_path)
+        # Hydra writes the choices of a composition into the defaults lists that it is given.
+        return copy.deepcopy(self._read[config_path])
+
+    def __deepcopy__(self, memo: dict[int, object]) -> _Repository:
+        return self  # A composition's own repository copies what it delegates to.
+
+
+_repository = functools.cache(_Repository)
+
+
+def _by_hydra(root: str | None, choices: Sequence[str], folders: Folders) -> dict[str, object]:
+    """What Hydra makes of a root file and group choices, unresolved."""
+    # Not hydra.compose(): it composes Hydra's own settings (logging, launchers, help) beside ours
+    # and reads every file again, 0.12 s a composition instead of 0.03, and a grid has eight.
+    repository = CachingConfigRepository(_repository(folders))
+    with _in_one_line():
+        defaults = create_defaults_list(
+            repository,
+            root,
+            OverridesParser.create().parse_overrides(list(choices)),
+            prepend_hydra=False,
+            skip_missing=False,
+        ).defaults
+        config = _repository(folders).loader._compose_config_from_defaults_list(
+            defaults, repository
+        )
+    values = OmegaConf.to_container(config)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def compose_choices(choices: Sequence[str], folders: Folders | None = None) -> Composition:
+    """Compose group choices (``task=aesthetic``); ``ConfigError`` where Hydra refuses."""
     return Composition(_composed(tuple(choices), conf_folders() if folders is None else folders))
 
 
 @functools.cache
 def _composed(choices: tuple[str, ...], folders: Folders) -> Mapping[str, object]:
-    """What Hydra makes of group choices, unresolved; the YAML is read once a process."""
-    with _initialised(folders) as search_path_override:
-        try:
-            protocol = _protocol(choices, folders)
-            config = compose("config", overrides=[*choices, *protocol, search_path_override])
-        except HydraException as error:
-            raise ConfigError(_first_line(error)) from error
-    values = OmegaConf.to_container(config)
-    assert isinstance(values, dict)
+    values = _by_hydra("config", [*choices, *_protocol(choices, folders)], folders)
     # A model replaces some judges by its own; a suite may name any other.
-    values["judge"] = {**registered("judge", folders), **(values.get("judge") or {})}
-    return {str(key): value for key, value in values.items()}
+    judges = values.get("judge") or {}
+    assert isinstance(judges, dict)
+    return values | {"judge": {**registered("judge", folders), **judges}}
 
 
 def _protocol(choices: Iterable[str], folders: Folders) -> list[str]:
     """What stands in for the protocol that a model does not have of a task."""
-    config = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
-    assert isinstance(config, dict)
-    chosen: dict[str, str] = {}
-    for entry in config["defaults"]:
-        chosen |= entry if isinstance(entry, dict) else {}
+    root = _repository(folders).load_config("config")
+    assert root is not None
+    assert root.defaults_list is not None
+    chosen = {d.group: d.value for d in root.defaults_list if isinstance(d, GroupDefault)}
     chosen |= dict(choice.split("=", 1) for choice in choices)
     has_own = f"{chosen['model']}/{chosen['task']}" in sources("protocol", folders)
     return [] if has_own else ["protocol=none"]
@@ -334,22 +359,9 @@ def _protocol(choices: Iterable[str], folders: Folders) -> list[str]:
 def registered(group: str, folders: Folders) -> Mapping[str, Mapping[str, object]]:
     """Every configuration of a group by its name, unresolved."""
     every = [f"+{group}@{group}.{name}={name}" for name in options(group, folders)]
-    with _initialised(folders) as search_path_override:
-        try:
-            config = OmegaConf.to_container(compose(overrides=[*every, search_path_override]))
-        except HydraException as error:
-            raise ConfigError(_first_line(error)) from error
-    assert isinstance(config, dict)
-    values: Mapping[str, Mapping[str, object]] = config.get(group, {})
-    return values
-
-
-@contextlib.contextmanager
-def _initialised(folders: Folders) -> Iterator[str]:
-    """Hydra with all folders; the override that names those beside the first."""
-    paths = ",".join(f"'file://{folder.path}'" for folder in folders[1:])
-    with initialize_config_dir(str(folders[0].path), version_base="1.3"):
-        yield f"hydra.searchpath=[{paths}]"
+    return typing.cast(
+        Mapping[str, Mapping[str, object]], _by_hydra(None, every, folders).get(group, {})
+    )
 
 
 def compose_pairs(
@@ -360,11 +372,8 @@ def compose_pairs(
     Raises:
         ConfigError: Hydra refuses, or no composition has a key.
     """
-    choices = (f"grid={overrides.grid}", *overrides.groups)
     composed = {
-        (method, task): compose_choices(
-            [*choices, f"method={method}", f"task={task}"], overrides.folders
-        )
+        (method, task): overrides.composed(f"method={method}", f"task={task}")
         for method, task in pairs
     }
     apply(overrides.values, composed.values())
@@ -385,13 +394,12 @@ def apply(values: Iterable[Word], compositions: Collection[Composition]) -> None
         ConfigError: A value cannot be read.
     """
     for word in values:
+        # A list, since every composition is to be set and not the first alone.
         if any([composition.set(word) for composition in compositions]):
             continue
         known = {key for composition in compositions for key in composition.known()}
         group = word.key.rpartition(".")[0]
-        is_null = group in known and all(
-            composition.plain(group) is None for composition in compositions
-        )
+        is_null = group in known and all(one.plain(group) is None for one in compositions)
         note = f"{group} is null, give the group: {group}={{...}}" if is_null else ""
         raise UnknownKeyError(word, known, note)
 
@@ -404,7 +412,7 @@ def grid_config(overrides: Overrides) -> GridConfig:
     """
     if overrides.grid is None:
         raise ConfigError(f"name a grid. {_listed_grids(overrides.folders)}")
-    composition = compose_choices([f"grid={overrides.grid}"], overrides.folders)
+    composition = overrides.composed()
     for word in overrides.values:
         if word.key.startswith("grid."):
             composition.set(word)
@@ -423,12 +431,11 @@ def grid_config(overrides: Overrides) -> GridConfig:
 
 
 def _listed_grids(folders: Folders) -> str:
-    described = []
-    for name, source in sources("grid", folders).items():
-        (path, *_) = [p for f in folders if (p := f.path / f"grid/{name}.yaml").is_file()]
-        text = OmegaConf.select(OmegaConf.load(path), "description")
-        described.append(f"grid={name}: {text}" + (f" (of {source})" if source else ""))
-    return "; ".join(described)
+    return "; ".join(
+        f"grid={name}: {registered('grid', folders)[name].get('description')}"
+        + (f" (of {source})" if source else "")
+        for name, source in sources("grid", folders).items()
+    )
 
 
 def run_settings(words: Sequence[str], only: Collection[str] | None = None) -> Settings:
@@ -445,11 +452,6 @@ def run_settings(words: Sequence[str], only: Collection[str] | None = None) -> S
         kept = {*only, CONF_DIR}
         words = [word for word in words if split(word).key.partition(".")[0] in kept]
     overrides = parse_overrides(words)
-    grid = overrides.grid or options("grid")[0]
-    composition = compose_choices([f"grid={grid}", *overrides.groups], overrides.folders)
+    composition = overrides.composed()
     apply(overrides.values, [composition])
     return composition.settings()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -12,7 +12,6 @@ from soarbench.config.compose import (
     Folders,
     apply,
     compose_choices,
-    options,
     parse_overrides,
     registered,
     require_option,
@@ -49,7 +48,7 @@ def judges_of(model: str, words: Sequence[str] = ()) -> Judges:
         ConfigError: A judge or key is unknown, or a value cannot work.
     """
     overrides = parse_overrides(words)
-    composition = compose_choices([_any_grid(), f"model={model}"], overrides.folders)
+    composition = compose_choices([f"model={model}"], overrides.folders)
     apply([word for word in overrides.values if word.key.startswith("judge.")], [composition])
     return _judges(composition.plain("judge"))
 
@@ -68,12 +67,7 @@ def suite_named(name: str, folders: Folders | None = None) -> SuiteConfig:
     """
     require_option("suite", name, folders or conf_folders())
     # Under a name of its own: the grid's task has suites too.
-    config = compose_choices([_any_grid(), f"+suite@asked={name}"], folders)
+    config = compose_choices([f"+suite@asked={name}"], folders)
     suite = convert(SuiteConfig, config.plain("asked"), f"suite.{name}")
     assert isinstance(suite, SuiteConfig)
     return suite
-
-
-def _any_grid() -> str:
-    """Sizes refer to a budget, which a composition has; which grid it is of does not matter."""
-    return f"grid={options('grid')[0]}"
