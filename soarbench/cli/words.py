@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing
 from collections.abc import Sequence
 
 from soarbench.common.errors import ConfigError
-from soarbench.common.strict import build
+from soarbench.common.strict import build, is_needed, typed_fields
 from soarbench.config.compose import CONF_DIR, compose_choices, value_of
 from soarbench.config.keys import Options, UnknownKeyError, Word, hint_of, known_keys, split
 
@@ -41,10 +40,9 @@ def read(kind: type[T], words: Sequence[str]) -> tuple[T, list[str]]:
             settings.append(text)
         else:
             raise UnknownKeyError(word, own_keys(kind) | _known_settings(kind))
-    for entry in dataclasses.fields(kind):
-        is_needed = entry.default is entry.default_factory is dataclasses.MISSING
-        if is_needed and entry.name not in values:
-            raise ConfigError(f"{entry.name}= is missing, e.g. {kind.example}")
+    for name, (_, entry) in typed_fields(kind).items():
+        if is_needed(entry) and name not in values:
+            raise ConfigError(f"{name}= is missing, e.g. {kind.example}")
     return build(kind, values, ""), settings
 
 

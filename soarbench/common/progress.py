@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
 
 from rich.console import Console
@@ -13,9 +14,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 #: Until this share of the estimate is done, the estimate itself is believed.
 _TRUSTED_SHARE = 0.02
 SECONDS_BETWEEN_LINES = 15.0
-
+#: An address and the kind of job that makes it.
 Key = tuple[str, str]
-"""An address and the kind of job that makes it."""
 
 
 class GridProgress:
@@ -78,7 +78,7 @@ class GridProgress:
         if self._bars is not None:
             self._bars.reset(self._stage_bar, total=total, description=description, note="")
         self._show(f"0/{total}", force=True)
-        running = Stage(self, key, self._left.get(key, 0.0), total)
+        running = Stage(self, key, self._left.get(key, 0.0) / max(total, 1), total)
         yield running
         running.reach(total)
 
@@ -89,6 +89,7 @@ class GridProgress:
     def count(self, key: Key, seconds: float, *, was_done: bool) -> None:
         """Estimated seconds that are no longer left, because they were worked or not needed."""
         self._left[key] = max(self._left.get(key, 0.0) - seconds, 0.0)
+        # What an earlier launch did took no time now, and would make the speed look infinite.
         if was_done:
             self._done += seconds
 
@@ -100,76 +101,69 @@ class GridProgress:
         self._show(text)
 
     def _show(self, text: str, *, force: bool = False) -> None:
-        time = str(timedelta(seconds=round(self.remaining())))
+        left = f"{timedelta(seconds=round(self.remaining()))} left"
         total = self._done + sum(self._left.values())
         if self._bars is not None:
-            self._bars.update(
-                self._grid_bar, total=total, completed=self._done, note=f"{time} left"
-            )
+            self._bars.update(self._grid_bar, total=total, completed=self._done, note=left)
             return
         now = self.clock()
         if force or now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             share = 100 * self._done / total if total else 100.0
-            line = f"[{share:3.0f}%, {time} left] {self._description} {text}"
+            line = f"[{share:3.0f}%, {left}] {self._description} {text}"
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+@dataclass
 class Stage:
-    """A running stage; told how far it is, in parts."""
+    """A running stage of ``total`` equal parts; told how far it is."""
 
-    def __init__(self, grid: GridProgress, key: Key, seconds: float, total: int) -> None:
-        self._grid = grid
-        self._key = key
-        self._seconds_per_part = seconds / max(total, 1)
-        self._total = total
-        self._position = 0
+    grid: GridProgress
+    key: Key
+    seconds_per_part: float
+    total: int
+    position: int = 0
 
     def reach(self, position: int, note: str = "", *, was_done: bool = True) -> None:
         """The first ``position`` parts are over; ``was_done`` is false for those found done."""
-        seconds = self._seconds_per_part * (position - self._position)
-        self._position = position
-        self._grid.count(self._key, seconds, was_done=was_done)
-        self._grid.show(position, self._total, note)
+        seconds = self.seconds_per_part * (position - self.position)
+        self.position = position
+        self.grid.count(self.key, seconds, was_done=was_done)
+        self.grid.show(position, self.total, note)
 
     def advance(self, count: int = 1) -> None:
         """``count`` more parts are done."""
-        self.reach(self._position + count)
+        self.reach(self.position + count)
 
     def skip(self, count: int = 1) -> None:
         """``count`` more parts were done by an earlier launch."""
-        self.reach(self._position + count, was_done=False)
+        self.reach(self.position + count, was_done=False)
 
 
+@dataclass
 class Pace:
-    """Counts what is done of long work, and says it at most every fifteen seconds and at the end.
+    """Counts what is done of long work, and says it now and then and at the end.
 
-    Args:
+    Attributes:
         what: The work and its unit, e.g. ``encoded images``.
         total: Of all of it; None where nobody knows.
         say: Takes a line.
         every: Seconds between two lines.
         clock: Monotonic seconds.
+        done: So far, with what earlier launches did.
     """
 
-    def __init__(
-        self,
-        what: str,
-        total: int | None,
-        say: Callable[[str], object],
-        *,
-        every: float = SECONDS_BETWEEN_LINES,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._what, self._total, self._say, self._every, self._clock = (
-            what,
-            total,
-            say,
-            every,
-            clock,
-        )
-        self.done = self._skipped = 0
-        self._begun = self._last = clock()
+    what: str
+    total: int | None
+    say: Callable[[str], object]
+    _: KW_ONLY
+    every: float = SECONDS_BETWEEN_LINES
+    clock: Callable[[], float] = time.monotonic
+    done: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._skipped = 0
+        self._begun = self._last = self.clock()
 
     def skip(self, count: int = 1) -> None:
         """``count`` more were done by an earlier launch; they count for no speed."""
@@ -179,7 +173,7 @@ class Pace:
     def advance(self, count: int = 1) -> None:
         """``count`` more are done."""
         self.done += count
-        if self._clock() - self._last >= self._every:
+        if self.clock() - self._last >= self.every:
             self._line()
 
     def finish(self) -> None:
@@ -188,15 +182,15 @@ class Pace:
             self._line()
 
     def _line(self) -> None:
-        self._last = self._clock()
+        self._last = self.clock()
         speed = (self.done - self._skipped) / max(self._last - self._begun, 1e-9)
-        text = f"{self._what}: {self.done}"
-        if self._total is not None:
-            text += f" of {self._total}"
+        text = f"{self.what}: {self.done}"
+        if self.total is not None:
+            text += f" of {self.total}"
         text += f", {speed:.1f} a second"
-        if self._total is not None and speed:
-            text += f", {(self._total - self.done) / speed:.0f} s to go"
-        self._say(text)
+        if self.total is not None and speed:
+            text += f", {(self.total - self.done) / speed:.0f} s to go"
+        self.say(text)
 
 
 def console_pace(console: Console, what: str, total: int) -> Pace:

@@ -20,10 +20,7 @@ UNKNOWN = "unknown"
 
 @functools.cache
 def git_commit() -> str:
-    """Commit of the code that runs, ``-dirty`` after it where files were changed since.
-
-    ``unknown`` outside a checkout.
-    """
+    """Commit of the code that runs, ``-dirty`` after changes; ``unknown`` outside a checkout."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return UNKNOWN

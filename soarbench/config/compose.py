@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from soarbench.common.errors import ConfigError
 from soarbench.common.plugins import OWN, ConfFolder, conf_folders
-from soarbench.common.strict import TARGET, build, convert, did_you_mean
+from soarbench.common.strict import TARGET, build, convert, did_you_mean, typed_fields
 from soarbench.config.keys import UnknownKeyError, Word, hint_of, known_keys, members, split
 from soarbench.config.settings import GridConfig, Settings
 from soarbench.config.stages import stages
@@ -250,7 +250,7 @@ class Composition:
 
     def section(self, key: str) -> object:
         """One part of ``Settings``, checked; the others, data above all, may be incomplete."""
-        return convert(typing.get_type_hints(Settings)[key], self.plain(key), key)
+        return convert(typed_fields(Settings)[key][0], self.plain(key), key)
 
     def plain(self, key: str) -> object:
         """A value, resolved; None where nothing or null is."""

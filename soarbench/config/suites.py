@@ -40,11 +40,7 @@ class SuiteConfig(abc.ABC):
 
     @abc.abstractmethod
     def items(self) -> list[PromptItem]:
-        """All its prompts, in order; ``numbered`` makes them.
-
-        Raises:
-            UserError: They are missing or cannot be read.
-        """
+        """All its prompts, in order, made by ``numbered``; ``UserError`` where they are missing."""
 
     @property
     def needs_file(self) -> bool:
@@ -57,11 +53,8 @@ class SuiteConfig(abc.ABC):
         return len(self.items())
 
     def numbered(self, entries: Iterable[Mapping[str, object]]) -> list[PromptItem]:
-        """Prompts with their ids, ``NAME/00000`` and so on.
-
-        Args:
-            entries: Each with its ``prompt`` and what judges want to know of it.
-        """
+        """Prompts with their ids; an entry is a ``prompt`` and what judges want to know of it."""
+        # An id seeds the noise of its images: another form of it would be another evaluation.
         return [
             PromptItem(f"{self.name}/{index:05d}", str(entry["prompt"]), entry)
             for index, entry in enumerate(entries)
