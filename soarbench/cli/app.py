@@ -1,15 +1,19 @@
-"""The command line. Commands import what they need when they run, so that help answers at once."""
+"""The command line."""
 
 from __future__ import annotations
 
 import importlib
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from soarbench import __version__
 from soarbench.common.errors import UserError
+
+if typing.TYPE_CHECKING:
+    from soarbench.config.keys import Options
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -26,17 +30,17 @@ class Command:
 
     Attributes:
         summary: What it does.
-        function: ``module:function``; takes its names, its options and words, and a console.
+        function: ``module:function``; takes its names, its options where it has any, its words, and
+            a console.
         usage: Its words.
-        options: Class of its own options in that module; without one it gets the words alone.
         names: What comes first and is no ``key=value``; ``_ANY_NUMBER`` becomes a list.
         flags: That it knows.
     """
 
     summary: str
+    # By name, so that ``--help`` and an unknown command import no model framework.
     function: str
     usage: str = _SETTINGS
-    options: str = ""
     names: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
 
@@ -53,14 +57,12 @@ COMMANDS: Mapping[str, Command] = {
         "make a grid's reports again from stored scores",
         "soarbench.cli.report:report",
         f"[x=seconds,images_seen] [thresholds.METRIC=VALUE] and {_SETTINGS}",
-        options="ReportOptions",
     ),
     "compare": Command(
         "is A better than B, by how much, how sure",
         "soarbench.cli.compare:compare",
         "A and B are methods, cell ids, or folders of scores; [metric=NAME] [step=N] and "
         f"{_SETTINGS}",
-        options="CompareOptions",
         names=("A", "B"),
         flags=("--json",),
     ),
@@ -68,21 +70,18 @@ COMMANDS: Mapping[str, Command] = {
         "copy finished cells without images, to publish",
         "soarbench.cli.export:export",
         f"output=DIR grid=NAME and {_SETTINGS}",
-        options="ExportOptions",
     ),
     "diagnose": Command("measure finished cells for signs of gaming", "soarbench.cli.run:diagnose"),
     "plan": Command(
         "memory and time of training, before it starts",
         "soarbench.cli.plan:plan",
         f"[model=NAME] [method=NAME,NAME] [gpu=NAME] [utilisation=SHARE] and {_SETTINGS}",
-        options="PlanOptions",
     ),
     "bench": Command("time and memory of every method", "soarbench.benchmarks.methods:bench"),
     "bench judges": Command(
         "GenEval's speed, against the obvious way",
         "soarbench.benchmarks.judges:bench_judges",
         "[num_images=N] [judge.geneval.KEY=VALUE]",
-        options="JudgeBenchOptions",
     ),
     "bench full_size": Command(
         "one update of SD3.5's whole transformer with random weights (12 GB, minutes)",
@@ -92,19 +91,16 @@ COMMANDS: Mapping[str, Command] = {
         "score a training set by a judge",
         "soarbench.cli.data:score",
         f"data.path=FILE judge=aesthetic output=FILE and {_SETTINGS}",
-        options="ScoreSetOptions",
     ),
     "data filter": Command(
         "keep the rows of a scored set at and above a score",
         "soarbench.cli.data:filter_rows",
         "input=FILE output=FILE thresholds.aesthetic=6.8",
-        options="FilterOptions",
     ),
     "data check": Command(
         "look for what is wrong with a training set",
         "soarbench.cli.data:check",
         "data.path=FILE [output=FILE] [near=true] [suites.NAME.prompts=FILE] and " + _SETTINGS,
-        options="CheckOptions",
     ),
     "evaluate": Command(
         "draw a suite with a model and judge it",
@@ -113,52 +109,43 @@ COMMANDS: Mapping[str, Command] = {
         "[suites.NAME.prompts=FILE] [suites.NAME.images_per_prompt=N] [suites.NAME.max_prompts=N] "
         "[suites.NAME.judges=NAME,NAME] [judge.NAME.KEY=VALUE] [model.KEY=VALUE] "
         "[sampling.KEY=VALUE] [device=NAME]",
-        options="EvaluateOptions",
     ),
     "score": Command(
         "judge images of any model",
         "soarbench.cli.score:score",
         "suite=NAME images=DIR [output=DIR] [coverage=exact|found] [suites.NAME.prompts=FILE] "
         "[suites.NAME.images_per_prompt=N] [suites.NAME.judges=NAME,NAME] [judge.NAME.KEY=VALUE]",
-        options="ScoreOptions",
     ),
     "doctor": Command(
         "which judges are ready, and how to get the rest",
         "soarbench.cli.doctor:doctor",
         "names of judges, e.g. geneval; none: all; [conf_dir=DIR]",
-        options="JudgeOptions",
         names=(_ANY_NUMBER,),
     ),
     "fetch": Command(
         "download a judge's published weights",
         "soarbench.cli.fetch:fetch",
         "names of judges, e.g. geneval; [conf_dir=DIR]",
-        options="JudgeOptions",
         names=(_ANY_NUMBER,),
     ),
     "lab build": Command(
-        "build the laboratory's assets", "soarbench.cli.lab:build", "[stage=NAME]", "BuildOptions"
+        "build the laboratory's assets", "soarbench.cli.lab:build", "[stage=NAME]"
     ),
-    "lab card": Command(
-        "print the card of its assets", "soarbench.cli.lab:card", "", "CardOptions"
-    ),
+    "lab card": Command("print the card of its assets", "soarbench.cli.lab:card", ""),
     "lab sheet": Command(
         "draw a sample sheet of its base model",
         "soarbench.cli.lab:sheet",
         "[output=FILE.png]",
-        "SheetOptions",
     ),
     "lab draw": Command(
         "draw a suite's prompts with its renderer",
         "soarbench.cli.lab:draw",
         "output=DIR [suite=lab_geneval] [images_per_prompt=2] [wrong=0.2]",
-        "DrawOptions",
     ),
     "ui": Command(
         "open the MLflow store in a browser",
         "soarbench.cli.ui:ui",
         f"[port=N] and {_SETTINGS}",
-        options="UiOptions",
     ),
 }
 
@@ -220,11 +207,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _command(name: str) -> Command:
-    """A command.
-
-    Raises:
-        UserError: There is none, or it needs a second word.
-    """
+    """A command; ``UserError`` where there is none, or it needs a second word."""
     if name in COMMANDS:
         return COMMANDS[name]
     actions = [key.partition(" ")[2] for key in _family(name)]
@@ -258,6 +241,14 @@ def _parted(texts: Sequence[str], names: Sequence[str]) -> tuple[list[object], l
     return [*texts[: len(names)]], [*texts[len(names) :]]
 
 
+def options_of(function: Callable[..., int]) -> type[Options] | None:
+    """The class of a command's own options: that of its parameter; None where it has none."""
+    from soarbench.config.keys import Options
+
+    hints = typing.get_type_hints(function).values()
+    return next((h for h in hints if isinstance(h, type) and issubclass(h, Options)), None)
+
+
 def _run(name: str, command: Command, arguments: list[str]) -> int:
     """Sort what follows a command into names, words and flags, and call it."""
     flags = [text for text in arguments if text.startswith("-")]
@@ -266,8 +257,7 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
             raise UserError(
                 f"unrecognized arguments: {flag}; see 'python -m soarbench {name} --help'"
             )
-    texts = [text for text in arguments if not text.startswith("-")]
-    names, words = _parted(texts, command.names)
+    names, words = _parted([t for t in arguments if not t.startswith("-")], command.names)
     if len(names) < len(command.names):
         raise UserError(f"name {' and '.join(command.names)}: {name} {' '.join(command.names)}")
     from rich.console import Console
@@ -275,15 +265,15 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
     from soarbench.cli.words import own_keys, read
     from soarbench.config.keys import Options, UnknownKeyError
 
-    module_name, _, function = command.function.partition(":")
-    module = importlib.import_module(module_name)
-    kind = getattr(module, command.options) if command.options else Options
-    given = [*names, *(read(kind, words) if command.options else [words])]
+    module, _, function_name = command.function.partition(":")
+    function: Callable[..., int] = getattr(importlib.import_module(module), function_name)
+    kind = options_of(function)
+    given = [*names, *(read(kind, words) if kind else [words])]
     choices = {
         argument: flag in flags for flag, argument in _FLAGS.items() if flag in command.flags
     }
     try:
-        code: int = getattr(module, function)(*given, console=Console(), **choices)
+        return function(*given, console=Console(), **choices)
     except UnknownKeyError as error:
-        raise error.beside(own_keys(kind)) from error
-    return code
+        # Of the settings of a run alone: the command's own keys may be nearer to what was typed.
+        raise error.beside(own_keys(kind or Options)) from error

@@ -1,7 +1,4 @@
-"""``python -m soarbench doctor``: which judges can run here, and how to get the others.
-
-Looks at files and at the installed packages' names alone, so that it answers at once.
-"""
+"""``python -m soarbench doctor``: which judges can run here, and how to get the others."""
 
 from __future__ import annotations
 
@@ -16,6 +13,7 @@ from rich.table import Column, Table
 
 from evaluators.base import JudgeConfig
 from evaluators.weights import PublishedWeights
+from soarbench.common.progress import print_line
 from soarbench.config.compose import search_path
 from soarbench.config.keys import Options
 from soarbench.config.registries import every_judge, require_judges
@@ -35,10 +33,7 @@ class Finding:
 
 
 def cached_snapshot(weights: PublishedWeights) -> Path | None:
-    """The hub cache's folder with these weights, if it has them whole.
-
-    The hub's client links a file into a snapshot only when all of it is there.
-    """
+    """The hub cache's folder with these weights, if it has them whole."""
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE) / f"models--{weights.repo.replace('/', '--')}"
@@ -46,6 +41,7 @@ def cached_snapshot(weights: PublishedWeights) -> Path | None:
     if not reference.is_file():
         return None
     snapshot = folder / "snapshots" / reference.read_text().strip()
+    # The hub's client links a file into a snapshot only when all of it is there.
     present = {path.name for pattern in weights.files for path in snapshot.glob(pattern)}
     has_weights = any(name.endswith(_WEIGHT_SUFFIXES) for name in weights.files)
     suffixes = _WEIGHT_SUFFIXES if has_weights else ("",)
@@ -55,12 +51,17 @@ def cached_snapshot(weights: PublishedWeights) -> Path | None:
 def examine(name: str, judge: JudgeConfig) -> Finding:
     """What a judge lacks here."""
     missing, command = _lack(name, judge)
-    disk = sum(weights.disk_gb for weights in judge.published)
-    memory = sum(weights.memory_gb for weights in judge.published)
-    return Finding(name, missing, command, disk, memory)
+    return Finding(
+        name,
+        missing,
+        command,
+        disk_gb=sum(weights.disk_gb for weights in judge.published),
+        memory_gb=sum(weights.memory_gb for weights in judge.published),
+    )
 
 
 def _lack(name: str, judge: JudgeConfig) -> tuple[str, str]:
+    # By name, not by import: torch and its like take seconds, and this is to answer at once.
     packages = " ".join(package for package in judge.packages if not _is_installed(package))
     if packages:
         return f"packages {packages}", f"pip install {packages}"
@@ -88,11 +89,7 @@ class JudgeOptions(Options):
 def doctor(
     names: Sequence[str], _options: JudgeOptions, words: Sequence[str], *, console: Console
 ) -> int:
-    """Print the state of some judges, or of all.
-
-    Raises:
-        ConfigError: There is no such judge.
-    """
+    """Print the state of some judges, or of all; ``ConfigError`` where there is no such judge."""
     judges = every_judge(search_path(words))
     require_judges(names, judges)
     table = Table("judge", Column("state", overflow="fold"), "disk GB", "memory GB", "measures")
@@ -104,6 +101,5 @@ def doctor(
     console.print(table)
     for finding in findings:
         if finding.missing:
-            line = f"to get {finding.name}: {finding.command}"
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            print_line(console, f"to get {finding.name}: {finding.command}")
     return 0

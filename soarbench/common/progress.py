@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,12 @@ _TRUSTED_SHARE = 0.02
 SECONDS_BETWEEN_LINES = 15.0
 #: An address and the kind of job that makes it.
 Key = tuple[str, str]
+
+
+def print_line(console: Console, line: str, style: str | None = None) -> None:
+    """Print a line as it is."""
+    # A path in brackets is no markup, and a command that is cut in two cannot be copied.
+    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 class GridProgress:
@@ -111,7 +118,7 @@ class GridProgress:
             self._last_line = now
             share = 100 * self._done / total if total else 100.0
             line = f"[{share:3.0f}%, {left}] {self._description} {text}"
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            print_line(self.console, line)
 
 
 @dataclass
@@ -195,8 +202,5 @@ class Pace:
 
 def console_pace(console: Console, what: str, total: int) -> Pace:
     """A pace that is printed: every second on a terminal, seldom into a log file."""
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    return Pace(what, total, say, every=1.0 if console.is_terminal else SECONDS_BETWEEN_LINES)
+    every = 1.0 if console.is_terminal else SECONDS_BETWEEN_LINES
+    return Pace(what, total, functools.partial(print_line, console), every=every)
