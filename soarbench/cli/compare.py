@@ -39,12 +39,7 @@ from soarbench.store.exports import MANIFEST, Export
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(Options):
-    """What ``compare`` takes beside the settings of a run.
-
-    Attributes:
-        metric: The only one to be compared.
-        step: Optimiser steps after which; None: at the end.
-    """
+    """``compare`` takes one metric (None: all) and the optimiser step (None: the last)."""
 
     metric: str | None = None
     step: int | None = None
@@ -68,19 +63,10 @@ def compare(
     as_json: bool,
     console: Console,
 ) -> int:
-    """Compare and print.
+    """Compare two things, of one kind or not, and print text or JSON.
 
-    Args:
-        first: A method of the grid, a cell (``ID`` or ``ID@STEP``), or a folder that ``score`` or
-            ``evaluate`` wrote.
-        second: Another, of the same kind or not.
-        options: Metric and step.
-        settings: Of the run.
-        as_json: Print JSON instead of text.
-        console: Where it goes.
-
-    Raises:
-        UserError: One is not there, or they cannot be compared; says in which field they differ.
+    Each is a method of the grid, a cell (``ID`` or ``ID@STEP``), or a folder that ``score`` or
+    ``evaluate`` wrote.
     """
     if first == second:
         raise UserError(f"{first} cannot be compared with itself; name two")
@@ -118,14 +104,9 @@ def _find(names: tuple[str, str], settings: Sequence[str], step: int | None) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """What one name of the command line stands for.
+    """What one name of the command line stands for, with the metric that decides its task."""
 
-    Attributes:
-        measured: By (suite, judge), one a training seed; a single thing has one of seed None.
-        final_metric: That decides its task; None where it has none.
-        titles: Of methods.
-    """
-
+    #: By (suite, judge), one a training seed; a single thing has one of seed None.
     measured: Mapping[Key, Mapping[int | None, Measured]]
     final_metric: str | None = None
     titles: Titles = field(default_factory=dict)

@@ -19,12 +19,7 @@ from soarbench.grid.expand import Grid, expand
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSetOptions(Options):
-    """What ``data score`` takes beside the settings of a run.
-
-    Attributes:
-        judge: Name of the judge.
-        output: JSON Lines with the scores.
-    """
+    """``data score`` takes a judge's name, and the JSON Lines file that gets the scores."""
 
     example: ClassVar[str] = "data score data.path=rows.jsonl judge=aesthetic output=scored.jsonl"
     judge: str
@@ -33,12 +28,7 @@ class ScoreSetOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions(Options):
-    """What ``data check`` takes beside the settings of a run.
-
-    Attributes:
-        output: JSON Lines of what is wrong.
-        near: Whether images are looked for that are nearly alike.
-    """
+    """``data check`` takes a file for what is wrong, and whether to look for near duplicates."""
 
     output: Path | None = None
     near: bool = False
@@ -46,13 +36,7 @@ class CheckOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class FilterOptions(Options):
-    """What ``data filter`` takes.
-
-    Attributes:
-        input: A scored set.
-        output: The rows that are kept.
-        thresholds: Least value of each score.
-    """
+    """``data filter`` takes a scored set, a file for what is kept, and each score's least value."""
 
     example: ClassVar[str] = (
         "data filter input=scored.jsonl output=kept.jsonl thresholds.aesthetic=6.8"

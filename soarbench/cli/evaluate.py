@@ -49,24 +49,12 @@ _LIKE = "sd35_medium"
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What the command line asks for.
-
-    Attributes:
-        cell: The model, its sampling and the suite, as ``run`` has them for a base model.
-        store: Where its artefacts are.
-        device: Where the model runs.
-        scoring: The judges, and where everything goes.
-    """
+    """What the command line asks for; the cell is as ``run`` has it for a base model."""
 
     cell: CellConfig
     store: Store
     device: str
     scoring: ScoreRequest
-
-    @property
-    def suite(self) -> SuiteConfig:
-        """The only suite."""
-        return self.scoring.suite
 
 
 def read_evaluation(options: EvaluateOptions, words: Sequence[str]) -> Evaluation:
@@ -192,13 +180,9 @@ def _cell(settings: Settings, suite: SuiteConfig, judges: Mapping[str, JudgeConf
 
 @judges_complain_in_one_line()
 def evaluate(options: EvaluateOptions, words: Sequence[str], *, console: Console) -> int:
-    """Draw a suite, score the images and print the summary. -> 3 when an image or a judge has none.
-
-    Raises:
-        UserError: Something in the request, the model or a judge cannot be used.
-    """
+    """Draw a suite, score it and print the summary. -> 3 when an image or a judge has no score."""
     request = read_evaluation(options, words)
-    cell, suite, output = request.cell, request.suite, request.scoring.output
+    cell, suite, output = request.cell, request.scoring.suite, request.scoring.output
     items = suite_prompts(suite).items
     # Before a model is loaded, which may take minutes.
     wishes = ((item.prompt_id, item.prompt, item.metadata) for item in items)
@@ -210,7 +194,10 @@ def evaluate(options: EvaluateOptions, words: Sequence[str], *, console: Console
         judging = [Judge(cell=cell, step=0, suite=suite, judge=name) for name in suite.judges]
         skipped = _skipped(request, judging, console)
         judging = [job for job in judging if job.judge not in skipped]
-        _claim_images(request, drawing)
+        # An earlier launch with this output must have shown the same images.
+        shown = Artefact(request.scoring.images)
+        content = {**drawing.source.content, **vars(extent_of(suite))}
+        shown.begin(shown.refuse_other(content, "images"), (drawing.address,), {})
         _run(
             [job for job in (drawing, *judging) if not job.is_done(request.store)], request, console
         )
@@ -219,20 +206,8 @@ def evaluate(options: EvaluateOptions, words: Sequence[str], *, console: Console
         return show_summaries(output, summaries, skipped, console)
 
 
-def _claim_images(request: Evaluation, drawing: Draw) -> None:
-    """Make sure that an earlier launch with this output showed the same images."""
-    shown = Artefact(request.scoring.images)
-    content = {**drawing.source.content, **vars(extent_of(request.suite))}
-    shown.begin(shown.refuse_other(content, "images"), (drawing.address,), {})
-
-
 def _skipped(request: Evaluation, judging: Sequence[Judge], console: Console) -> dict[str, str]:
-    """Judges that cannot be used here, and why; tried before anything is drawn.
-
-    Raises:
-        EvaluatorError: A judge that the user named cannot be used.
-        UserError: None can.
-    """
+    """Judges that cannot be used here, and why; tried before anything is drawn."""
     skipped: dict[str, str] = {}
     for job in judging:
         if job.is_done(request.store):
@@ -274,7 +249,8 @@ def _run(jobs: Sequence[Job], request: Evaluation, console: Console) -> None:
 
 def _link_images(request: Evaluation, items: Sequence[PromptItem]) -> None:
     """Show the images in GenEval's folders, which ``score`` and other programs read."""
-    source = request.store.artefact(addresses.images(request.cell, 0, request.suite).address).root
+    suite = request.scoring.suite
+    source = request.store.artefact(addresses.images(request.cell, 0, suite).address).root
     for number, item in enumerate(items):
         folder = request.scoring.images / f"{number:05d}"
         text = json.dumps({**item.metadata, "prompt": item.prompt}) + "\n"
@@ -283,23 +259,21 @@ def _link_images(request: Evaluation, items: Sequence[PromptItem]) -> None:
             lambda path, text=text: path.write_text(text, encoding="utf-8"),
         )
         (folder / "samples").mkdir(exist_ok=True)
-        for index in range(request.suite.images_per_prompt):
+        for index in range(suite.images_per_prompt):
             link = folder / "samples" / f"{index:04d}.png"
-            if not link.exists():
-                _link(image_path(source, item.prompt_id, index), link)
-
-
-def _link(source: Path, target: Path) -> None:
-    # Files of artefacts are replaced, never changed, so a link is as good as a copy.
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without links
-        write_atomically(target, lambda partial: shutil.copyfile(source, partial))
+            image = image_path(source, item.prompt_id, index)
+            if link.exists():
+                continue
+            # Files of artefacts are replaced, never changed, so a link is as good as a copy.
+            try:
+                os.link(image, link)
+            except OSError:  # another disk, or one without links
+                write_atomically(link, lambda path, image=image: shutil.copyfile(image, path))
 
 
 def _summary(request: Evaluation, job: Judge) -> dict[str, object]:
     """What a judge came to, with where its rows are, seen from the output folder."""
-    suite, extent = request.suite, extent_of(request.suite)
+    suite, extent = request.scoring.suite, extent_of(request.scoring.suite)
     folder = ScoresFolder(request.store.artefact(job.address).root)
     return summary_of(
         job.config,

@@ -34,11 +34,7 @@ class ExportOptions(Options):
 
 
 def export(options: ExportOptions, settings: Sequence[str], *, console: Console) -> int:
-    """Write the compact copy and say what it holds. -> 1 when a cell is not finished.
-
-    Raises:
-        UserError: ``output`` cannot be written to, or nothing is finished.
-    """
+    """Write the compact copy and say what it holds. -> 1 when a cell is not finished."""
     source = grid_cells(settings)
     finished, _ = finished_and_holes(source.cells, str(source.folder))
     refuse_unlike(finished)

@@ -23,11 +23,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def fetch(
     names: Sequence[str], _options: JudgeOptions, words: Sequence[str], *, console: Console
 ) -> int:
-    """Fetch the weights of some judges.
-
-    Raises:
-        UserError: A name is unknown, the hub does not give the weights, or a file is damaged.
-    """
+    """Fetch the weights of some judges, and verify them."""
     judges = every_judge(search_path(words))
     if not names:
         known = ", ".join(name for name, judge in judges.items() if judge.published)
@@ -83,11 +79,7 @@ def _check_space(weights: PublishedWeights, cache: Path, *, is_cached: bool) -> 
 
 
 def verify(weights: PublishedWeights, folder: Path) -> int:
-    """Hash every large file of a snapshot again; ``UserError`` where one is another file.
-
-    Returns:
-        How many files have a sha256 to compare with; the others stand under the hub's revision.
-    """
+    """Hash every large file of a snapshot again. -> How many have a sha256 to compare with."""
     known = dict(weights.sha256)
     paths = {path for pattern in weights.files for path in folder.glob(pattern)}
     count = 0
@@ -97,7 +89,7 @@ def verify(weights: PublishedWeights, folder: Path) -> int:
         expected = [known[path.name]] if path.name in known else []
         expected += [blob.name] if _SHA256.fullmatch(blob.name) else []
         if not expected:
-            continue
+            continue  # The small ones, which git keeps: they stand under the hub's revision.
         count += 1
         with blob.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -42,14 +42,7 @@ class SheetOptions(CardOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DrawOptions(CardOptions):
-    """What ``lab draw`` takes.
-
-    Attributes:
-        output: A new folder.
-        suite: Whose prompts are drawn.
-        images_per_prompt: Pictures of each.
-        wrong: Share of pictures of something else, 0..1.
-    """
+    """``lab draw`` takes a new folder, a suite, and the share 0..1 of pictures that are wrong."""
 
     example: ClassVar[str] = "lab draw output=runs/drawn"
     output: Path
@@ -74,11 +67,7 @@ def card(_options: CardOptions, _words: Sequence[str], *, console: Console) -> i
 
 
 def sheet(options: SheetOptions, _words: Sequence[str], *, console: Console) -> int:
-    """Draw the base model's images of GenEval prompts of the laboratory.
-
-    Raises:
-        UserError: The laboratory was not built, or an asset is corrupted.
-    """
+    """Draw the base model's images of GenEval prompts of the laboratory."""
     from soarbench.lab.build.card import base_samples
     from soarbench.lab.config import LabModelConfig
     from soarbench.lab.sheets import contact_sheet

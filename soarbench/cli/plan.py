@@ -14,11 +14,7 @@ from soarbench.planning.planner import MethodPlan, Planner, refuse
 
 
 def plan(options: PlanOptions, words: Sequence[str], *, console: Console) -> int:
-    """Print what every method needs.
-
-    Raises:
-        UserError: The request is wrong, or a method does not fit; says what would.
-    """
+    """Print what every method needs; ``UserError`` where one does not fit, with what would."""
     request = read_request(options, words)
     planner = Planner()
     plans = {}
@@ -57,7 +53,9 @@ def plan_table(request: Request, plans: Mapping[str, MethodPlan]) -> Table:
     row("trained, million", lambda p: f"{p.trained / 1e6:,.1f}")
     table.add_section()
     for name in dict.fromkeys(name for p in plans.values() for name in p.memory):
-        table.add_row(f"{name}, GB", *(_gb(p.memory.get(name)) for p in plans.values()))
+        sizes = [p.memory.get(name) for p in plans.values()]
+        texts = ["-" if size is None else f"{size / GB:.2f}" for size in sizes]
+        table.add_row(f"{name}, GB", *texts)
     row("peak, GB", lambda p: f"{p.peak_gb:.1f}")
     table.add_section()
     row("forward equivalents an update", lambda p: f"{p.time.forward_equivalents:,.0f}")
@@ -70,7 +68,3 @@ def plan_table(request: Request, plans: Mapping[str, MethodPlan]) -> Table:
         "without communication, sampling and rewards (utilisation=SHARE changes that)"
     )
     return table
-
-
-def _gb(size: float | None) -> str:
-    return "-" if size is None else f"{size / GB:.2f}"

@@ -32,11 +32,7 @@ _OF_DIAGNOSTICS = ("statistics", "paths", "log diagnostics")
 
 
 def run(arguments: Sequence[str], *, is_dry: bool, as_json: bool, console: Console) -> int:
-    """Run a grid, or say what would be run. -> 1 when a cell failed or could not be measured.
-
-    Raises:
-        UserError: The configuration or something it names cannot be used.
-    """
+    """Run a grid, or say what would be run. -> 1 when a cell failed or could not be measured."""
     grid = expand(arguments)
     refuse_old(grid.store.root, grid.settings.grid.name)
     if as_json:
@@ -68,13 +64,7 @@ def all_jobs(grid: Grid) -> list[Job]:
 
 
 def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) -> int:
-    """Bring every cell of a grid to its end and report; as ``run``.
-
-    Args:
-        grid: The cells and where they go.
-        console: For progress and the table.
-        make_workbench: Makes the heavy half; called only if something is left to do.
-    """
+    """As ``run``; ``make_workbench`` is called only if something is left to do."""
     for suite in grid.without_prompts:
         raise UserError(missing_prompts(suite))
     if grid.without_data:
@@ -120,14 +110,7 @@ def _pending(jobs: Sequence[Job], store: Store) -> list[Job]:
 def diagnose(
     arguments: Sequence[str], *, console: Console, make_workbench: MakeWorkbench = workbench
 ) -> int:
-    """Measure the finished cells of a grid that were not measured yet: ``run``'s last jobs alone.
-
-    Returns:
-        0; 1 when a cell of the grid is not finished or could not be measured.
-
-    Raises:
-        UserError: The configuration cannot be used, or no cell is finished.
-    """
+    """Measure the finished cells that were not measured yet. -> 1 when not all cells are."""
     grid = expand(arguments)
     refuse_old(grid.store.root, grid.settings.grid.name)
     jobs = grid_jobs(grid.cells, diagnostics=True)
@@ -161,17 +144,12 @@ def diagnose(
 
 def say_failures(grid: Grid, failures: Failures, console: Console) -> None:
     """A line for each cell that failed or could not be measured."""
-    lines = [
-        f"FAILED {cell_id}: {reason(error)} (traceback: {grid.folder / cell_id / 'error.txt'})"
-        for cell_id, error in failures.cells.items()
-    ]
-    lines += [
-        f"NOT MEASURED {cell_id}: {reason(error)}; the same command tries again, "
-        "diagnostics=false runs without"
-        for cell_id, error in failures.unmeasured.items()
-    ]
-    for line in lines:
-        print_line(console, line, "red")
+    for cell_id, error in failures.cells.items():
+        remedy = f"(traceback: {grid.folder / cell_id / 'error.txt'})"
+        print_line(console, f"FAILED {cell_id}: {reason(error)} {remedy}", "red")
+    for cell_id, error in failures.unmeasured.items():
+        remedy = "the same command tries again, diagnostics=false runs without"
+        print_line(console, f"NOT MEASURED {cell_id}: {reason(error)}; {remedy}", "red")
 
 
 def job_list(grid: Grid) -> list[dict[str, object]]:

@@ -34,11 +34,7 @@ def judges_complain_in_one_line() -> Iterator[None]:
 
 @judges_complain_in_one_line()
 def score(options: ScoreOptions, words: Sequence[str], *, console: Console) -> int:
-    """Score images and print the summary. -> 3 when an image or a judge has no score.
-
-    Raises:
-        UserError: Something in the request or the images cannot be used.
-    """
+    """Score images and print the summary. -> 3 when an image or a judge has no score."""
     request = score_request(options, words)
     prompts = _suite_of(request)
     files = _planned_files(request, prompts)

@@ -22,11 +22,7 @@ class UiOptions(Options):
 
 
 def ui(options: UiOptions, words: Sequence[str], *, console: Console) -> int:
-    """Say where the views are, and serve them until interrupted.
-
-    Raises:
-        UserError: Nothing was logged yet, or the store is elsewhere.
-    """
+    """Say where the views are, and serve them until interrupted."""
     from soarbench.tracking.tracker import ui_command, ui_views
 
     settings = run_settings(words)

@@ -29,11 +29,6 @@ class GridProgress:
     """Counts estimated seconds that are done, and scales what is left by the speed so far.
 
     On a terminal it shows two bars; elsewhere (a log file) it prints a line now and then.
-
-    Args:
-        console: Where to.
-        seconds: Estimated seconds of every stage that is to be done.
-        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -42,10 +37,8 @@ class GridProgress:
         seconds: Mapping[Key, float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.console = console
-        self.clock = clock
-        self._left = dict(seconds)
-        self._done = 0.0
+        self.console, self.clock = console, clock
+        self._left, self._done = dict(seconds), 0.0
         self._begun = self._last_line = clock()
         self._bars: Progress | None = None
         self._grid_bar = self._stage_bar = TaskID(0)
@@ -93,18 +86,15 @@ class GridProgress:
         """Nothing more of a job will be done."""
         self._left.pop(key, None)
 
-    def count(self, key: Key, seconds: float, *, was_done: bool) -> None:
-        """Estimated seconds that are no longer left, because they were worked or not needed."""
-        self._left[key] = max(self._left.get(key, 0.0) - seconds, 0.0)
+    def reached(self, stage: Stage, seconds: float, note: str, *, was_done: bool) -> None:
+        """Estimated seconds of a stage are no longer left: they were worked, or not needed."""
+        self._left[stage.key] = max(self._left.get(stage.key, 0.0) - seconds, 0.0)
         # What an earlier launch did took no time now, and would make the speed look infinite.
         if was_done:
             self._done += seconds
-
-    def show(self, position: int, total: int, note: str) -> None:
-        """Say how far the running stage is."""
-        text = f"{position}/{total} {note}".rstrip()
+        text = f"{stage.position}/{stage.total} {note}".rstrip()
         if self._bars is not None:
-            self._bars.update(self._stage_bar, completed=position, note=text)
+            self._bars.update(self._stage_bar, completed=stage.position, note=text)
         self._show(text)
 
     def _show(self, text: str, *, force: bool = False) -> None:
@@ -135,8 +125,7 @@ class Stage:
         """The first ``position`` parts are over; ``was_done`` is false for those found done."""
         seconds = self.seconds_per_part * (position - self.position)
         self.position = position
-        self.grid.count(self.key, seconds, was_done=was_done)
-        self.grid.show(position, self.total, note)
+        self.grid.reached(self, seconds, note, was_done=was_done)
 
     def advance(self, count: int = 1) -> None:
         """``count`` more parts are done."""
@@ -149,19 +138,10 @@ class Stage:
 
 @dataclass
 class Pace:
-    """Counts what is done of long work, and says it now and then and at the end.
+    """Counts what is done of long work, and says it now and then and at the end."""
 
-    Attributes:
-        what: The work and its unit, e.g. ``encoded images``.
-        total: Of all of it; None where nobody knows.
-        say: Takes a line.
-        every: Seconds between two lines.
-        clock: Monotonic seconds.
-        done: So far, with what earlier launches did.
-    """
-
-    what: str
-    total: int | None
+    what: str  # with its unit: encoded images
+    total: int | None  # None where nobody knows
     say: Callable[[str], object]
     _: KW_ONLY
     every: float = SECONDS_BETWEEN_LINES

@@ -1,4 +1,7 @@
-"""Hydra: the YAML of all ``conf`` folders and the command line become ``Settings``."""
+"""Hydra: the YAML of all ``conf`` folders and the command line become ``Settings``.
+
+What cannot be composed is a ``ConfigError``, in one line.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ def options(group: str, folders: Folders | None = None) -> list[str]:
 
 def search_path(words: Iterable[str]) -> Folders:
     """The folders of YAML that a command line can choose from: ``conf_dir=DIR`` adds one."""
-    parted = [split(word) for word in words]
+    parted = map(split, words)
     return conf_folders(str(value_of(word, str)) for word in parted if word.key == CONF_DIR)
 
 
@@ -102,11 +105,7 @@ class Overrides:
 
 
 def parse_overrides(words: Sequence[str]) -> Overrides:
-    """Sort the settings of a command line.
-
-    Raises:
-        ConfigError: One cannot be parsed, or chooses what does not exist.
-    """
+    """Sort the settings of a command line."""
     folders = search_path(words)
     chosen: dict[str, tuple[str, ...]] = {}
     values: list[Word] = []
@@ -130,7 +129,7 @@ def parse_overrides(words: Sequence[str]) -> Overrides:
 
 
 def value_of(word: Word, hint: object) -> object:
-    """A word's value as plain data, read as its type asks for; ``ConfigError`` where it cannot be.
+    """A word's value as plain data, read as its type asks for.
 
     Text needs no quotes; they are for a text that begins with one, or that says null. Anything else
     is written in Hydra's grammar, and a list needs no brackets: ``seeds=0,1``.
@@ -218,11 +217,7 @@ class Composition:
         return list(known_keys(Settings, OmegaConf.to_container(self._config)))
 
     def set(self, word: Word) -> bool:
-        """Set a value; interpolations that use it follow. -> Whether there is such a key.
-
-        Raises:
-            ConfigError: The value cannot be read.
-        """
+        """Set a value; interpolations that use it follow. -> Whether there is such a key."""
         if word.key == f"method.{TARGET}":
             # Results carry the method's name, and must not be another method's.
             raise ConfigError(
@@ -235,6 +230,7 @@ class Composition:
         value = value_of(word, hint)
         with _in_one_line(f"{word}: "):
             self._detach(word.key)
+            # Not merged: a mapping that is given is the whole of it, thresholds={a: 1} say.
             OmegaConf.update(self._config, word.key, value, merge=False, force_add=True)
         return True
 
@@ -259,11 +255,7 @@ class Composition:
             return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
     def settings(self) -> Settings:
-        """Everything, resolved and checked.
-
-        Raises:
-            ConfigError: An unknown or missing key, a wrong type, or an unknown interpolation.
-        """
+        """Everything, resolved and checked."""
         with _in_one_line():
             values = OmegaConf.to_container(self._config, resolve=True, throw_on_missing=True)
         assert isinstance(values, dict)
@@ -331,28 +323,25 @@ def _by_hydra(root: str | None, choices: Sequence[str], folders: Folders) -> dic
 
 
 def compose_choices(choices: Sequence[str], folders: Folders | None = None) -> Composition:
-    """Compose group choices (``task=aesthetic``); ``ConfigError`` where Hydra refuses."""
+    """Compose group choices (``task=aesthetic``)."""
     return Composition(_composed(tuple(choices), conf_folders() if folders is None else folders))
 
 
 @functools.cache
 def _composed(choices: tuple[str, ...], folders: Folders) -> Mapping[str, object]:
-    values = _by_hydra("config", [*choices, *_protocol(choices, folders)], folders)
+    root = _repository(folders).load_config("config")
+    assert root is not None
+    defaults = (entry for entry in root.defaults_list or () if isinstance(entry, GroupDefault))
+    chosen = {entry.group: entry.value for entry in defaults}
+    chosen |= dict(choice.split("=", 1) for choice in choices)
+    # Not every model has a protocol of every task, and what trains nothing needs none.
+    if f"{chosen['model']}/{chosen['task']}" not in sources("protocol", folders):
+        choices = (*choices, "protocol=none")
+    values = _by_hydra("config", choices, folders)
     # A model replaces some judges by its own; a suite may name any other.
     judges = values.get("judge") or {}
     assert isinstance(judges, dict)
     return values | {"judge": {**registered("judge", folders), **judges}}
-
-
-def _protocol(choices: Iterable[str], folders: Folders) -> list[str]:
-    """What stands in for the protocol that a model does not have of a task."""
-    root = _repository(folders).load_config("config")
-    assert root is not None
-    assert root.defaults_list is not None
-    chosen = {d.group: d.value for d in root.defaults_list if isinstance(d, GroupDefault)}
-    chosen |= dict(choice.split("=", 1) for choice in choices)
-    has_own = f"{chosen['model']}/{chosen['task']}" in sources("protocol", folders)
-    return [] if has_own else ["protocol=none"]
 
 
 @functools.cache
@@ -367,11 +356,7 @@ def registered(group: str, folders: Folders) -> Mapping[str, Mapping[str, object
 def compose_pairs(
     pairs: Iterable[tuple[str, str]], overrides: Overrides
 ) -> dict[tuple[str, str], Composition]:
-    """Compose (method, task) pairs; a value applies to all that have its key.
-
-    Raises:
-        ConfigError: Hydra refuses, or no composition has a key.
-    """
+    """Compose (method, task) pairs; a value applies to all that have its key."""
     composed = {
         (method, task): overrides.composed(f"method={method}", f"task={task}")
         for method, task in pairs
@@ -387,12 +372,7 @@ def compose_pairs(
 
 
 def apply(values: Iterable[Word], compositions: Collection[Composition]) -> None:
-    """Set values in all compositions that have their keys.
-
-    Raises:
-        UnknownKeyError: None has one.
-        ConfigError: A value cannot be read.
-    """
+    """Set values in all compositions that have their keys; ``UnknownKeyError`` where none has."""
     for word in values:
         # A list, since every composition is to be set and not the first alone.
         if any([composition.set(word) for composition in compositions]):
@@ -405,13 +385,14 @@ def apply(values: Iterable[Word], compositions: Collection[Composition]) -> None
 
 
 def grid_config(overrides: Overrides) -> GridConfig:
-    """The grid that a command line names, with its own values.
-
-    Raises:
-        ConfigError: None is named, or it names methods or tasks that do not exist.
-    """
+    """The grid that a command line names, with its own values."""
     if overrides.grid is None:
-        raise ConfigError(f"name a grid. {_listed_grids(overrides.folders)}")
+        every = registered("grid", overrides.folders)
+        listed = "; ".join(
+            f"grid={name}: {every[name].get('description')}" + (f" (of {source})" if source else "")
+            for name, source in sources("grid", overrides.folders).items()
+        )
+        raise ConfigError(f"name a grid. {listed}")
     composition = overrides.composed()
     for word in overrides.values:
         if word.key.startswith("grid."):
@@ -430,23 +411,12 @@ def grid_config(overrides: Overrides) -> GridConfig:
     return grid
 
 
-def _listed_grids(folders: Folders) -> str:
-    return "; ".join(
-        f"grid={name}: {registered('grid', folders)[name].get('description')}"
-        + (f" (of {source})" if source else "")
-        for name, source in sources("grid", folders).items()
-    )
-
-
 def run_settings(words: Sequence[str], only: Collection[str] | None = None) -> Settings:
     """Settings of a command that needs no grid: folders, tracking, model, device.
 
     Args:
         words: Of the command line.
         only: First parts of the keys that are looked at; None looks at all.
-
-    Raises:
-        ConfigError: Something in the configuration cannot work.
     """
     if only is not None:
         kept = {*only, CONF_DIR}

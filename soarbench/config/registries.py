@@ -40,9 +40,6 @@ def judges_of(model: str, words: Sequence[str] = ()) -> Judges:
     Args:
         model: Name of its configuration, which replaces some judges by its own.
         words: ``judge.NAME.KEY=VALUE``, and ``conf_dir=DIR``; others are passed over.
-
-    Raises:
-        ConfigError: A judge or key is unknown, or a value cannot work.
     """
     overrides = parse_overrides(words)
     composition = compose_choices([f"model={model}"], overrides.folders)
