@@ -16,6 +16,7 @@ if typing.TYPE_CHECKING:
     from soarbench.config.keys import Options
 
 EXIT_USER_ERROR = 2
+#: As a shell says of what SIGINT ended: 128 + 2.
 EXIT_INTERRUPTED = 130
 _LONGEST_LINE = 1000
 _SETTINGS = "settings of a run, e.g. budget=standard seeds=[0,1,2] task=aesthetic conf_dir=DIR"
@@ -38,7 +39,7 @@ class Command:
     """
 
     summary: str
-    # By name, so that ``--help`` and an unknown command import no model framework.
+    # By name: an import of every command would load torch for ``--help``.
     function: str
     usage: str = _SETTINGS
     names: tuple[str, ...] = ()
@@ -163,6 +164,7 @@ def _usage(commands: Mapping[str, Command] = COMMANDS) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code."""
+    # Of libraries only what is wrong; the package itself says how far long work is.
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("soarbench").setLevel(logging.INFO)
     try:
@@ -260,6 +262,7 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
     names, words = _parted([t for t in arguments if not t.startswith("-")], command.names)
     if len(names) < len(command.names):
         raise UserError(f"name {' and '.join(command.names)}: {name} {' '.join(command.names)}")
+    # Imported now, so that help and a misspelt command answer at once.
     from rich.console import Console
 
     from soarbench.cli.words import own_keys, read

@@ -68,6 +68,7 @@ def compare(
     Each is a method of the grid, a cell (``ID`` or ``ID@STEP``), or a folder that ``score`` or
     ``evaluate`` wrote.
     """
+    # Every difference would be zero, which says nothing of either.
     if first == second:
         raise UserError(f"{first} cannot be compared with itself; name two")
     question = _find((first, second), settings, options.step)
@@ -77,6 +78,7 @@ def compare(
         raise UserError(f"metric={options.metric!r} was not measured of both: {hint}")
     results = answers(pairs)
     if as_json:
+        # Past rich, which would wrap it to the terminal's width.
         console.file.write(json.dumps(_plain(question, results), indent=1) + "\n")
     else:
         _show(question, results, console)
@@ -213,7 +215,7 @@ def _task(cells: Sequence[Cell], names: tuple[str, str], grid: str) -> str:
 def _step_of(panel: Panel, method: str, step: int | None) -> int:
     steps = panel.steps(method)
     if step is None or method == BASE:
-        return steps[-1]
+        return steps[-1]  # The base has the one step 0.
     if step not in steps:
         choices = ", ".join(str(one) for one in steps)
         raise UserError(f"step={step}: {method} was evaluated at {choices}")

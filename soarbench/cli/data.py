@@ -56,6 +56,7 @@ def filter_rows(options: FilterOptions, _words: Sequence[str], *, console: Conso
 
 def _grid(words: Sequence[str], action: str) -> tuple[Grid, ImageDataConfig]:
     """The settings that say which set, which judges and which suites; nothing is trained."""
+    # SD3.5's, whose buckets and judges a set of anybody's is for, until the user says otherwise.
     chosen = {"model": "sd35_medium", "data": "jsonl"}
     chosen |= {word.key: word.text for word in map(split, words) if word.key in chosen}
     protocols = compose.options("protocol", compose.search_path(words))

@@ -23,13 +23,10 @@ _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
 @dataclass(frozen=True)
 class Finding:
-    """The state of one judge; ``missing`` is empty when it is ready, and ``command`` then too."""
+    """What a judge lacks here, and the command that gets it; both are empty when it is ready."""
 
-    name: str
     missing: str
     command: str
-    disk_gb: float
-    memory_gb: float
 
 
 def cached_snapshot(weights: PublishedWeights) -> Path | None:
@@ -50,25 +47,14 @@ def cached_snapshot(weights: PublishedWeights) -> Path | None:
 
 def examine(name: str, judge: JudgeConfig) -> Finding:
     """What a judge lacks here."""
-    missing, command = _lack(name, judge)
-    return Finding(
-        name,
-        missing,
-        command,
-        disk_gb=sum(weights.disk_gb for weights in judge.published),
-        memory_gb=sum(weights.memory_gb for weights in judge.published),
-    )
-
-
-def _lack(name: str, judge: JudgeConfig) -> tuple[str, str]:
     # By name, not by import: torch and its like take seconds, and this is to answer at once.
     packages = " ".join(package for package in judge.packages if not _is_installed(package))
     if packages:
-        return f"packages {packages}", f"pip install {packages}"
+        return Finding(f"packages {packages}", f"pip install {packages}")
     absent = [weights.repo for weights in judge.published if cached_snapshot(weights) is None]
     if absent:
-        return f"weights {', '.join(absent)}", f"python -m soarbench fetch {name}"
-    return judge.missing()
+        return Finding(f"weights {', '.join(absent)}", f"python -m soarbench fetch {name}")
+    return Finding(*judge.missing())
 
 
 def _is_installed(package: str) -> bool:
@@ -93,13 +79,17 @@ def doctor(
     judges = every_judge(search_path(words))
     require_judges(names, judges)
     table = Table("judge", Column("state", overflow="fold"), "disk GB", "memory GB", "measures")
-    findings = [examine(name, judges[name]) for name in names or judges]
-    for finding in findings:
+    findings = {name: examine(name, judges[name]) for name in names or judges}
+    for name, finding in findings.items():
+        judge = judges[name]
         state = f"missing {finding.missing}" if finding.missing else "ready"
-        sizes = [f"{size:.2f}" if size else "-" for size in (finding.disk_gb, finding.memory_gb)]
-        table.add_row(finding.name, state, *sizes, judges[finding.name].summary)
+        disk = sum(weights.disk_gb for weights in judge.published)
+        memory = sum(weights.memory_gb for weights in judge.published)
+        sizes = [f"{size:.2f}" if size else "-" for size in (disk, memory)]
+        table.add_row(name, state, *sizes, judge.summary)
     console.print(table)
-    for finding in findings:
+    # Below the table, whose cells are too narrow for a command that can be copied.
+    for name, finding in findings.items():
         if finding.missing:
-            print_line(console, f"to get {finding.name}: {finding.command}")
+            print_line(console, f"to get {name}: {finding.command}")
     return 0

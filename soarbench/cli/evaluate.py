@@ -88,6 +88,7 @@ def model_words(value: str, folders: Folders | None = None) -> list[str]:
     names = options("model", folders)
     if value in names:
         return [f"model={value}"]
+    # A hub id that a configuration is of has that one's recipe, revision and limits.
     if value in KNOWN:
         return [f"model={KNOWN[value]}"]
     repo, _, revision = value.partition("@")

@@ -20,7 +20,8 @@ from soarbench.report.source import grid_cells
 from soarbench.store.cells import Cell, finished_and_holes
 from soarbench.store.exports import Export, Manifest, Strip, write_export
 
-#: Settings of the exporter's machine, which no address depends on.
+#: Settings of the exporter's machine, which no address depends on; a tracking.uri may hold a
+#: password, and exports are published.
 _OWN_KEYS = ("output_dir", "results_dir", "tracking", "device")
 
 
@@ -77,16 +78,19 @@ def _with_paths(cell: Cell, older: Cell | None) -> Cell:
 def _clean_commands(cells: Sequence[Cell]) -> Mapping[str, str]:
     """Commands without the folders of this machine."""
     commands = {launch.command for cell in cells for launch in cell.launches}
+
+    def is_own(word: str) -> bool:
+        return word.partition("=")[0].partition(".")[0] in _OWN_KEYS
+
     return {
-        command: shlex.join(
-            word for word in shlex.split(command) if word.partition("=")[0] not in _OWN_KEYS
-        )
+        command: shlex.join(word for word in shlex.split(command) if not is_own(word))
         for command in commands
     }
 
 
 def _strips(cells: Sequence[Cell]) -> Iterator[Strip]:
     """Small images of every task, of the lowest seed alone, a strip a step."""
+    # All images would be gigabytes in git; a strip shows what a curve cannot.
     panels, _ = build_panels(cells)
     deciding = {cell.task: cell.final_metric for cell in cells if cell.final_metric}
     for (task, metric), panel in panels.items():

@@ -17,6 +17,7 @@ from soarbench.common.progress import print_line
 from soarbench.config.compose import search_path
 from soarbench.config.registries import every_judge, require_judges
 
+#: Git keeps small files under a sha1 of 40 digits.
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -53,6 +54,7 @@ def _snapshot(weights: PublishedWeights) -> Path:
                 "HF_HUB_OFFLINE is set; unset it where there is a network, and fetch again"
             )
         return snapshot
+    # The hub's client only warns, and fails when the disk is full.
     _check_space(weights, Path(constants.HF_HUB_CACHE), is_cached=snapshot is not None)
     try:
         folder = Path(snapshot_download(weights.repo, allow_patterns=list(weights.files)))

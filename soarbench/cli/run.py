@@ -84,6 +84,7 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
             failures, tracker = run_grid(
                 grid, pending, console=console, make_workbench=make_workbench
             )
+        # Also after a failure: what the other cells came to is worth seeing.
         if len(failures.cells) < len(grid.cells):
             from soarbench.cli.report import build
             from soarbench.report.source import cells_of
@@ -113,6 +114,7 @@ def diagnose(
     """Measure the finished cells that were not measured yet. -> 1 when not all cells are."""
     grid = expand(arguments)
     refuse_old(grid.store.root, grid.settings.grid.name)
+    # Whatever diagnostics= says: who asks for them by name wants them.
     jobs = grid_jobs(grid.cells, diagnostics=True)
     finished = {
         addresses.cell_id(job.cell) for job in jobs if job.kind == "log" and job.is_done(grid.store)
@@ -191,6 +193,7 @@ def dry_table(grid: Grid) -> Table:
     # Several cells may share a measurement, so that it has a line of its own.
     probing = sum(s for (_, kind), s in seconds.items() if kind in _OF_DIAGNOSTICS)
     table.add_section()
+    # Nothing is loaded where nothing is left to do.
     start = seconds[START] if total or probing else 0.0
     table.add_row("loading and curating", "", "", _duration(start))
     table.add_row("diagnostics", "", "", _duration(probing))

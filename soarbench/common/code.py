@@ -20,6 +20,7 @@ def digests(modules: Iterable[str]) -> dict[str, str]:
 
 def _source_file(module: str) -> Path | None:
     """Where a module lies; it is not imported."""
+    # A method's module would load torch, and ``report`` compares digests, too.
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
@@ -34,6 +35,7 @@ def _digest(path: Path) -> str:
     """Of what the code does: comments, docstrings and layout do not count."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
+        # Else a reworded docstring would make hours of training stale.
         body = getattr(node, "body", None)
         match body:
             case [ast.Expr(ast.Constant(str())), *_]:
@@ -43,6 +45,7 @@ def _digest(path: Path) -> str:
 
 def changed(stored: Mapping[str, str]) -> list[str]:
     """Modules whose code is not what it was when an artefact was begun."""
+    # A module that is gone counts as changed: nothing says that its successor does the same.
     now = digests(stored)
     return sorted(name for name, value in stored.items() if now.get(name) != value)
 

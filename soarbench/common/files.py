@@ -60,6 +60,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:
     """Write a mapping as indented JSON, atomically."""
+    # Indented, so that a person can compare two of them line by line.
     text = json.dumps(values, indent=1) + "\n"
     write_atomically(path, lambda partial: partial.write_text(text))
 

@@ -12,7 +12,8 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-#: Until this share of the estimate is done, the estimate itself is believed.
+#: Until this share of the estimate is done, the estimate itself is believed: the first parts are
+#: the slowest, and would be taken for all.
 _TRUSTED_SHARE = 0.02
 SECONDS_BETWEEN_LINES = 15.0
 #: An address and the kind of job that makes it.
@@ -47,6 +48,7 @@ class GridProgress:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Show the bars while the block runs."""
+        # Into a log file rich would draw the bars once, at the end.
         if not self.console.is_terminal:
             yield
             return
@@ -80,6 +82,7 @@ class GridProgress:
         self._show(f"0/{total}", force=True)
         running = Stage(self, key, self._left.get(key, 0.0) / max(total, 1), total)
         yield running
+        # Not where it failed: what is left of it is done by the next launch.
         running.reach(total)
 
     def forget(self, key: Key) -> None:

@@ -34,13 +34,14 @@ def _git(*words: str) -> str | None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
-        return None
+        return None  # There is no git on this machine.
     return done.stdout.strip() if done.returncode == 0 else None
 
 
 def command_line() -> str:
     """The command that this process was started with, as it can be typed again."""
     program, *arguments = sys.argv
+    # ``python -m`` puts the path of __main__.py there, which is of this machine.
     is_module = Path(program).name == "__main__.py"
     return shlex.join([*(("python", "-m", "soarbench") if is_module else (program,)), *arguments])
 

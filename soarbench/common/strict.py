@@ -133,6 +133,7 @@ def _nested(base: type, value: object, key: str) -> object:
     values = _group(value, key)
     target = values.pop(TARGET, None)
     if target is None:
+        # A class of which there are several is never guessed.
         if inspect.isabstract(base):
             raise ConfigError(f"{key}.{TARGET} is missing: it says which class this is")
         return build(base, values, key)
@@ -185,6 +186,7 @@ def _union(members: Sequence[object], value: object, key: str) -> object:
     if value is None and type(None) in members:
         return None
     rest = [member for member in members if member is not type(None)]
+    # Text or a mapping, as a reward is: which of both it is, the value itself says.
     if len(rest) == 1:
         return convert(rest[0], value, key)
     for member in rest:

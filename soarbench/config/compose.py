@@ -51,6 +51,7 @@ def sources(group: str, folders: Folders | None = None) -> dict[str, str]:
     for folder in conf_folders() if folders is None else folders:
         root = folder.path / group
         for path in root.rglob("*.yaml"):
+            # The first folder wins, as in Hydra: nobody changes a published protocol by accident.
             named.setdefault(str(path.relative_to(root).with_suffix("")), folder.source)
     return dict(sorted(named.items()))
 
@@ -112,6 +113,7 @@ def parse_overrides(words: Sequence[str]) -> Overrides:
     for word in map(split, words):
         if word.key == CONF_DIR:
             continue
+        # What is no folder of YAML may still be a key: whether it is one, compositions know.
         if word.key in _CHOSEN_BY_YAML or not any((f.path / word.key).is_dir() for f in folders):
             values.append(word)
             continue
@@ -122,6 +124,7 @@ def parse_overrides(words: Sequence[str]) -> Overrides:
         if len(names) != 1 and word.key not in AXES:
             raise _only_axes_take_several(word)
         chosen[word.key] = names
+    # Of two choices of one group the last one counts, as of two values.
     grid = chosen.pop("grid", (None,))[0]
     axes = {axis: chosen.pop(axis) for axis in AXES if axis in chosen}
     groups = tuple(f"{group}={name}" for group, (name,) in chosen.items())
@@ -135,6 +138,7 @@ def value_of(word: Word, hint: object) -> object:
     is written in Hydra's grammar, and a list needs no brackets: ``seeds=0,1``.
     """
     kinds = members(hint)
+    # An empty output_dir would be the current folder, an empty tracking.uri a store that is lost.
     if not word.text:
         raise ConfigError(f"{word.key}= is empty: give it a value; '' is an empty text")
     holds_list = any(typing.get_origin(kind) is tuple for kind in kinds)
@@ -151,7 +155,8 @@ def value_of(word: Word, hint: object) -> object:
         return _usable_text(word)
     if holds_list and value is not None:
         return _as_list(value)
-    # Hydra reads it, and no comparison refuses it later: a rate of nan would train to nan.
+    # No comparison refuses it later: a threshold of nan kept every row, and images drawn with a
+    # guidance of nan were judged as if they were pictures.
     if isinstance(value, float) and math.isnan(value):
         raise ConfigError(f"{word}: must be a number")
     return value
@@ -168,7 +173,7 @@ def _usable_text(word: Word) -> str:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
         mode = stat.S_IFREG
-    # A pipe can be read once alone, where a digest and a reader both want it; /dev/zero never ends.
+    # A pipe hung the command: digest and reader both want it, and /dev/zero never ends.
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise ConfigError(f"{word}: is a pipe or a device; name a file or a folder")
     if path.startswith("~"):
@@ -406,6 +411,7 @@ def grid_config(overrides: Overrides) -> GridConfig:
             if not set(parts) <= set(known):
                 hint = did_you_mean(name, known)
                 raise ConfigError(f"grid.{axis}s: {name!r} does not exist: {hint}")
+        # Twice the same cell would be a table with two rows of one measurement.
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"grid.{axis}s={list(names)}: name each once, and at least one")
     return grid
@@ -418,6 +424,8 @@ def run_settings(words: Sequence[str], only: Collection[str] | None = None) -> S
         words: Of the command line.
         only: First parts of the keys that are looked at; None looks at all.
     """
+    # ``report`` and ``compare`` look for a folder with this, before they know whether it is a run's
+    # or an export's, which takes other words.
     if only is not None:
         kept = {*only, CONF_DIR}
         words = [word for word in words if split(word).key.partition(".")[0] in kept]

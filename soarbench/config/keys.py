@@ -15,7 +15,9 @@ from soarbench.common.errors import ConfigError
 from soarbench.common.strict import TARGET, component_class, dotted, typed_fields
 
 _KEY = re.compile(r"[^\W\d][\w/-]*(\.[\w-]+)*")
+#: A list of all keys made lines of 1,000 to 3,500 characters.
 _NUM_NEAREST = 3
+#: A word may be of 100 kB, and the remedy has to stay in sight.
 _LONGEST_SHOWN = 120
 #: Type and value below a key by name, and the type of any other name; None: there is no other.
 Children = tuple[Mapping[str, tuple[object, object]], object]
@@ -85,6 +87,7 @@ def nearest(key: str, known: Iterable[str]) -> str:
 
     def unlikeness(other: str) -> tuple[float, str]:
         pairs = ((key, other), (key.rpartition(".")[2], other.rpartition(".")[2]))
+        # The last part alone finds the right key in the wrong group.
         whole, last = (difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
         # By name where they are alike: sets have another order in every process.
         return -2 * whole - last, other
@@ -126,6 +129,7 @@ def hint_of(kind: type, values: object, key: str, *, any_name: bool = False) -> 
 
 def children(hint: object, values: object, key: str) -> Children:
     """What lies below a key, one level down; ``key`` is for messages alone."""
+    # No key of a group that is null: optim.lr=1 beside optim=null would make half an optimiser.
     if values is None:
         return {}, None
     held = values if isinstance(values, Mapping) else {}

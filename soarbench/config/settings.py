@@ -60,6 +60,7 @@ class TaskConfig:
     """
 
     name: str
+    # A reworded description must not make the same training a new one.
     description: str = field(metadata=ADDRESS)
     final_metric: str
     oracle_metrics: tuple[str, ...] = ()

@@ -29,6 +29,7 @@ class SuiteConfig(abc.ABC):
     judges: tuple[str, ...]
     images_per_prompt: int = 1
     max_prompts: int | None = None
+    # Neither changes a number: who judges is in the scores' own address.
     judges_of: str = field(default="sd35_medium", metadata=ADDRESS)
     published_images: int | None = field(default=None, metadata=ADDRESS)
 
