@@ -31,81 +31,76 @@ class Command:
 
     Attributes:
         summary: What it does.
-        function: ``module:function``; takes its names, its options where it has any, its words, and
-            a console.
         usage: Its words.
         names: What comes first and is no ``key=value``; ``_ANY_NUMBER`` becomes a list.
         flags: That it knows.
+        function: ``module:function``; of ``lab build`` it is ``soarbench.cli.lab:build`` unless
+            another is named. Takes the names, the options where it has any, words, and a console.
     """
 
     summary: str
-    # By name: an import of every command would load torch for ``--help``.
-    function: str
     usage: str = _SETTINGS
     names: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    # By name: an import of every command would load torch for ``--help``.
+    function: str = ""
 
 
 COMMANDS: Mapping[str, Command] = {
     "run": Command(
         "train, sample, score and report a grid",
-        "soarbench.cli.run:run",
         f"grid=NAME and {_SETTINGS}; --dry-run prints the cells and their estimated time, with "
         "--json for programs",
         flags=("--dry-run", "--json"),
     ),
     "report": Command(
         "make a grid's reports again from stored scores",
-        "soarbench.cli.report:report",
         f"[x=seconds,images_seen] [thresholds.METRIC=VALUE] and {_SETTINGS}",
     ),
     "compare": Command(
         "is A better than B, by how much, how sure",
-        "soarbench.cli.compare:compare",
         "A and B are methods, cell ids, or folders of scores; [metric=NAME] [step=N] and "
         f"{_SETTINGS}",
         names=("A", "B"),
         flags=("--json",),
     ),
     "export": Command(
-        "copy finished cells without images, to publish",
-        "soarbench.cli.export:export",
-        f"output=DIR grid=NAME and {_SETTINGS}",
+        "copy finished cells without images, to publish", f"output=DIR grid=NAME and {_SETTINGS}"
     ),
-    "diagnose": Command("measure finished cells for signs of gaming", "soarbench.cli.run:diagnose"),
+    "diagnose": Command(
+        "measure finished cells for signs of gaming", function="soarbench.cli.run:diagnose"
+    ),
     "plan": Command(
         "memory and time of training, before it starts",
-        "soarbench.cli.plan:plan",
         f"[model=NAME] [method=NAME,NAME] [gpu=NAME] [utilisation=SHARE] and {_SETTINGS}",
     ),
-    "bench": Command("time and memory of every method", "soarbench.benchmarks.methods:bench"),
+    "bench": Command(
+        "time and memory of every method", function="soarbench.benchmarks.methods:bench"
+    ),
     "bench judges": Command(
         "GenEval's speed, against the obvious way",
-        "soarbench.benchmarks.judges:bench_judges",
         "[num_images=N] [judge.geneval.KEY=VALUE]",
+        function="soarbench.benchmarks.judges:bench_judges",
     ),
     "bench full_size": Command(
         "one update of SD3.5's whole transformer with random weights (12 GB, minutes)",
-        "soarbench.benchmarks.full_size:full_size",
+        function="soarbench.benchmarks.full_size:full_size",
     ),
     "data score": Command(
         "score a training set by a judge",
-        "soarbench.cli.data:score",
         f"data.path=FILE judge=aesthetic output=FILE and {_SETTINGS}",
     ),
     "data filter": Command(
         "keep the rows of a scored set at and above a score",
-        "soarbench.cli.data:filter_rows",
         "input=FILE output=FILE thresholds.aesthetic=6.8",
+        function="soarbench.cli.data:filter_rows",
     ),
     "data check": Command(
         "look for what is wrong with a training set",
-        "soarbench.cli.data:check",
         "data.path=FILE [output=FILE] [near=true] [suites.NAME.prompts=FILE] and " + _SETTINGS,
     ),
     "evaluate": Command(
         "draw a suite with a model and judge it",
-        "soarbench.cli.evaluate:evaluate",
         "suite=NAME [model=NAME|DIR|HUB_ID] [model.adapter=DIR|HUB_ID] [output=DIR] "
         "[suites.NAME.prompts=FILE] [suites.NAME.images_per_prompt=N] [suites.NAME.max_prompts=N] "
         "[suites.NAME.judges=NAME,NAME] [judge.NAME.KEY=VALUE] [model.KEY=VALUE] "
@@ -113,41 +108,27 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "score": Command(
         "judge images of any model",
-        "soarbench.cli.score:score",
         "suite=NAME images=DIR [output=DIR] [coverage=exact|found] [suites.NAME.prompts=FILE] "
         "[suites.NAME.images_per_prompt=N] [suites.NAME.judges=NAME,NAME] [judge.NAME.KEY=VALUE]",
     ),
     "doctor": Command(
         "which judges are ready, and how to get the rest",
-        "soarbench.cli.doctor:doctor",
         "names of judges, e.g. geneval; none: all; [conf_dir=DIR]",
         names=(_ANY_NUMBER,),
     ),
     "fetch": Command(
         "download a judge's published weights",
-        "soarbench.cli.fetch:fetch",
         "names of judges, e.g. geneval; [conf_dir=DIR]",
         names=(_ANY_NUMBER,),
     ),
-    "lab build": Command(
-        "build the laboratory's assets", "soarbench.cli.lab:build", "[stage=NAME]"
-    ),
-    "lab card": Command("print the card of its assets", "soarbench.cli.lab:card", ""),
-    "lab sheet": Command(
-        "draw a sample sheet of its base model",
-        "soarbench.cli.lab:sheet",
-        "[output=FILE.png]",
-    ),
+    "lab build": Command("build the laboratory's assets", "[stage=NAME]"),
+    "lab card": Command("print the card of its assets", ""),
+    "lab sheet": Command("draw a sample sheet of its base model", "[output=FILE.png]"),
     "lab draw": Command(
         "draw a suite's prompts with its renderer",
-        "soarbench.cli.lab:draw",
         "output=DIR [suite=lab_geneval] [images_per_prompt=2] [wrong=0.2]",
     ),
-    "ui": Command(
-        "open the MLflow store in a browser",
-        "soarbench.cli.ui:ui",
-        f"[port=N] and {_SETTINGS}",
-    ),
+    "ui": Command("open the MLflow store in a browser", f"[port=N] and {_SETTINGS}"),
 }
 
 
@@ -243,6 +224,14 @@ def _parted(texts: Sequence[str], names: Sequence[str]) -> tuple[list[object], l
     return [*texts[: len(names)]], [*texts[len(names) :]]
 
 
+def function_of(name: str) -> Callable[..., int]:
+    """What a command calls; its module is imported."""
+    path = COMMANDS[name].function or f"soarbench.cli.{name.split()[0]}:{name.split()[-1]}"
+    module, _, function = path.partition(":")
+    loaded: Callable[..., int] = getattr(importlib.import_module(module), function)
+    return loaded
+
+
 def options_of(function: Callable[..., int]) -> type[Options] | None:
     """The class of a command's own options: that of its parameter; None where it has none."""
     from soarbench.config.keys import Options
@@ -268,8 +257,7 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
     from soarbench.cli.words import own_keys, read
     from soarbench.config.keys import Options, UnknownKeyError
 
-    module, _, function_name = command.function.partition(":")
-    function: Callable[..., int] = getattr(importlib.import_module(module), function_name)
+    function = function_of(name)
     kind = options_of(function)
     given = [*names, *(read(kind, words) if kind else [words])]
     choices = {

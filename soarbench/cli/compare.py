@@ -18,7 +18,6 @@ from soarbench.config.keys import Options
 from soarbench.report.numbers.measured import Key, Measured, of_cell, of_scored
 from soarbench.report.numbers.names import (
     BASE,
-    METHOD_TITLES,
     Titles,
     method_title,
     ordered_metrics,
@@ -51,7 +50,7 @@ class Question:
 
     pairs: Sequence[Pair]
     scope: str
-    titles: Titles = field(default_factory=METHOD_TITLES.copy)
+    titles: Titles
 
 
 def compare(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import json
 import os
@@ -255,10 +256,8 @@ def _link_images(request: Evaluation, items: Sequence[PromptItem]) -> None:
     for number, item in enumerate(items):
         folder = request.scoring.images / f"{number:05d}"
         text = json.dumps({**item.metadata, "prompt": item.prompt}) + "\n"
-        write_atomically(
-            folder / "metadata.jsonl",
-            lambda path, text=text: path.write_text(text, encoding="utf-8"),
-        )
+        write = functools.partial(Path.write_text, data=text, encoding="utf-8")
+        write_atomically(folder / "metadata.jsonl", write)
         (folder / "samples").mkdir(exist_ok=True)
         for index in range(suite.images_per_prompt):
             link = folder / "samples" / f"{index:04d}.png"
@@ -269,7 +268,7 @@ def _link_images(request: Evaluation, items: Sequence[PromptItem]) -> None:
             try:
                 os.link(image, link)
             except OSError:  # another disk, or one without links
-                write_atomically(link, lambda path, image=image: shutil.copyfile(image, path))
+                write_atomically(link, functools.partial(shutil.copyfile, image))
 
 
 def _summary(request: Evaluation, job: Judge) -> dict[str, object]:

@@ -43,7 +43,7 @@ def read(kind: type[T], words: Sequence[str]) -> tuple[T, list[str]]:
             # As the default grid has them: here is no other.
             known = {key for key in compose_choices([]).known() if _takes(kind, key)}
             raise UnknownKeyError(word, own_keys(kind) | known)
-    for name, (_, entry) in typed_fields(kind).items():
+    for name, (_, entry) in typed_fields(typing.cast(type, kind)).items():
         if is_needed(entry) and name not in values:
             raise ConfigError(f"{name}= is missing, e.g. {kind.example}")
     return build(kind, values, ""), settings

@@ -69,7 +69,7 @@ def build(kind: type[T], values: Mapping[str, object], where: str) -> T:
     Raises:
         ConfigError: An unknown or missing key, a wrong type, or a value that the class refuses.
     """
-    fields = typed_fields(kind)
+    fields = typed_fields(typing.cast(type, kind))
     prefix = f"{where}." if where else ""
     for key in values:
         if key not in fields:

@@ -337,7 +337,7 @@ def _composed(choices: tuple[str, ...], folders: Folders) -> Mapping[str, object
     root = _repository(folders).load_config("config")
     assert root is not None
     defaults = (entry for entry in root.defaults_list or () if isinstance(entry, GroupDefault))
-    chosen = {entry.group: entry.value for entry in defaults}
+    chosen: dict[str, object] = {str(entry.group): entry.value for entry in defaults}
     chosen |= dict(choice.split("=", 1) for choice in choices)
     # Not every model has a protocol of every task, and what trains nothing needs none.
     if f"{chosen['model']}/{chosen['task']}" not in sources("protocol", folders):
