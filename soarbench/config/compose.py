@@ -30,13 +30,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from soarbench.common.errors import ConfigError
-from soarbench.common.plugins import OWN, ConfFolder, conf_folders
+from soarbench.common.plugins import ConfFolder, conf_folders
 from soarbench.common.strict import TARGET, build, convert, did_you_mean, typed_fields
 from soarbench.config.keys import UnknownKeyError, Word, hint_of, known_keys, members, split
 from soarbench.config.settings import GridConfig, Settings
 from soarbench.config.stages import stages
 
-CONF = OWN
 #: Groups that span the grid; everything else is the same for all cells that have the key.
 AXES = ("method", "task")
 #: A task chooses its suites and a model its judges, by names of their own: ``suites.NAME.KEY``.
