@@ -69,7 +69,10 @@ def read_evaluation(options: EvaluateOptions, words: Sequence[str]) -> Evaluatio
     settings = run_settings([*model, *of_model])
     _check_resolution(settings.model)
     cell = _cell(settings, suite, judges)
-    output = options.output or Path("runs/evaluations") / suite.name / _label(settings.model)
+    label = settings.model.name
+    if settings.model.adapter is not None:
+        label += f"+{adapter_name(settings.model.adapter)}"
+    output = options.output or Path("runs/evaluations") / suite.name / label
     scoring = ScoreRequest(
         suite=suite,
         images=output / "images",
@@ -100,7 +103,8 @@ def model_words(value: str, folders: Folders | None = None) -> list[str]:
             "(owner/name)"
         )
     path = value if is_local else repo
-    words = [f"model={_LIKE}", f"model.path={_quoted(path)}", f"model.name={_quoted(_last(path))}"]
+    name = adapter_name(str(Path(value).expanduser().resolve()) if is_local else repo)
+    words = [f"model={_LIKE}", f"model.path={_quoted(path)}", f"model.name={_quoted(name)}"]
     # Not that of the model whose settings are taken: it is a commit of another repository.
     quoted = _quoted(revision) if revision and not is_local else "null"
     words.append(f"model.revision={quoted}")
@@ -117,15 +121,6 @@ def _quoted(text: str) -> str:
     """A text in Hydra's grammar."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
-
-
-def _last(path: str) -> str:
-    return adapter_name(str(Path(path).expanduser().resolve()) if is_directory(path) else path)
-
-
-def _label(model: ModelConfig) -> str:
-    """Names the output folder."""
-    return model.name if model.adapter is None else f"{model.name}+{adapter_name(model.adapter)}"
 
 
 def _suite(suite: SuiteConfig, choice: SuiteChoice) -> SuiteConfig:

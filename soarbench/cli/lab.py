@@ -15,7 +15,6 @@ from soarbench.config.keys import Options
 from soarbench.lab.assets import ASSETS, manifest
 
 _WORK_DIR = Path("runs/lab_build")
-_IMAGES_PER_PROMPT = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,7 @@ def sheet(options: SheetOptions, _words: Sequence[str], *, console: Console) -> 
     from soarbench.lab.sheets import contact_sheet
     from soarbench.models.sd3.model import SD3Model
 
-    count = _IMAGES_PER_PROMPT
+    count = 4
     samples = base_samples(SD3Model.load(LabModelConfig()), "geneval", count)
     rows = [samples[i : i + count] for i in range(0, len(samples), count)]
     # Every fourth prompt: all of them make a picture too long to look at.

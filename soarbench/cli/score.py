@@ -36,7 +36,12 @@ def judges_complain_in_one_line() -> Iterator[None]:
 def score(options: ScoreOptions, words: Sequence[str], *, console: Console) -> int:
     """Score images and print the summary. -> 3 when an image or a judge has no score."""
     request = score_request(options, words)
-    prompts = _suite_of(request)
+    items: list[PromptItem] = []
+    if request.prompts is not None:
+        items = read_prompts(request.prompts, request.suite.name)
+    elif not request.suite.needs_file:
+        items = request.suite.items()
+    prompts = PromptSuite(request.suite.name, tuple(items))
     files = _planned_files(request, prompts)
     surveyed = survey(files)
     if surveyed.note():
@@ -50,16 +55,6 @@ def score(options: ScoreOptions, words: Sequence[str], *, console: Console) -> i
     )
     with locked(request.output):
         return score_all(images, console)
-
-
-def _suite_of(request: ScoreRequest) -> PromptSuite:
-    """The prompts that are known before the images are looked at; maybe none."""
-    suite, items = request.suite, list[PromptItem]()
-    if request.prompts is not None:
-        items = read_prompts(request.prompts, suite.name)
-    elif not suite.needs_file:
-        items = suite.items()
-    return PromptSuite(suite.name, tuple(items))
 
 
 def _planned_files(request: ScoreRequest, prompts: PromptSuite) -> list[SampleFile]:
