@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
@@ -283,7 +284,8 @@ class _Repository(ConfigRepository):
     """The YAML of all folders; each file is read once a process."""
 
     def __init__(self, folders: Folders) -> None:
-        Plugins.instance()  # registers what reads file:// and structured://
+        version.setbase("1.3")  # Else defaults lists are read as Hydra 1.1 did.
+        Plugins.instance()  # Registers what reads file:// and structured://.
         path = ConfigSearchPathImpl()
         for folder in folders:
             path.append(folder.source or "soarbench", f"file://{folder.path}")
