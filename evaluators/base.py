@@ -136,13 +136,10 @@ def check_settings(
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """An image to be judged.
+    """An RGB image to be judged, with GenEval's metadata or what else the evaluator needs.
 
-    Attributes:
-        sample_id: Unique in a set, e.g. ``"00012/0003"``.
-        prompt_id: Images of the same prompt share it; statistics cluster by it.
-        image: RGB.
-        metadata: GenEval's metadata, or what else the evaluator needs.
+    ``sample_id`` is unique in a set, e.g. ``"00012/0003"``; ``prompt_id`` is shared by the images
+    of a prompt, by which statistics cluster.
     """
 
     sample_id: str
@@ -228,7 +225,7 @@ class Evaluator(abc.ABC):
 
     def aggregate(
         self,
-        samples: Sequence[Sample],  # noqa: ARG002 (GenEval needs the tasks)
+        samples: Sequence[Sample],  # noqa: ARG002 (GenEval needs the prompts)
         scores: Sequence[Score],
     ) -> dict[str, float]:
         """Summary numbers; the first is the headline. Unscored images are left out and counted."""

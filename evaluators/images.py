@@ -33,11 +33,7 @@ class ImageError(ValueError):
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """Read one file as RGB, upright by its EXIF orientation; of an animation the first frame.
-
-    Raises:
-        ImageError: It is missing, no image, damaged, or its pixels have no defined range.
-    """
+    """One file as RGB, upright by EXIF, of an animation the first frame; else ``ImageError``."""
     if not Path(path).is_file():
         raise ImageError(f"no image file {path}")
     with Path(path).open("rb") as stream:
@@ -103,11 +99,7 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
 def load_images(
     paths: Iterable[str | Path], *, workers: int = 2, ahead: int = 16
 ) -> Iterator[Image.Image]:
-    """Decode images in order, at most ``ahead`` of them (at least 1) before they are asked for.
-
-    Raises:
-        ImageError: At the first image that cannot be used, when its turn comes.
-    """
+    """Decode in order, at most ``ahead`` (from 1) early; an ``ImageError`` waits for its turn."""
     # Threads are enough to decode beside a model: Pillow lets the interpreter's lock go.
     executor = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="decode")
     waiting: collections.deque[concurrent.futures.Future[Image.Image]] = collections.deque()

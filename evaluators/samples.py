@@ -53,11 +53,7 @@ def iter_samples(
 def check_counts(
     files: Sequence[SampleFile], prompt_ids: Sequence[str], *, images_per_prompt: int | None = None
 ) -> None:
-    """Make sure that all of ``prompt_ids`` have as many images, by default as the first has.
-
-    Raises:
-        CoverageError: Lists the prompts that have more or fewer.
-    """
+    """Refuse (``CoverageError``) other numbers of images a prompt, by default than the first's."""
     # Elsewhere 544 of 553 prompts were evaluated, and padded duplicates averaged in.
     counts = Counter(file.prompt_id for file in files)
     expected = counts[prompt_ids[0]] if images_per_prompt is None else images_per_prompt

@@ -25,14 +25,10 @@ class WeightsError(EvaluatorError):
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedWeights:
-    """What ``doctor`` and ``fetch`` need to know of an evaluator's published weights.
+    """What ``doctor`` and ``fetch`` need to know of weights on the hub; sizes in 1e9 bytes.
 
-    Attributes:
-        repo: Hub id.
-        files: Those needed, as the hub's ``allow_patterns``.
-        disk_gb: Size on disk, 1e9 bytes.
-        memory_gb: What the evaluator holds in float32, 1e9 bytes.
-        sha256: Known (file, sha256); other files are verified by the hub's own.
+    ``files`` are the hub's ``allow_patterns``; ``memory_gb`` is for float32; ``sha256`` has known
+    (file, sum), other files are verified by the hub's own.
     """
 
     repo: str
@@ -62,8 +58,7 @@ def content_digest(weights: str, files: Sequence[str] = ("*",)) -> str:
 
 def cache_dir() -> Path:
     """The folder for prepared files: ``$SOARBENCH_CACHE``, or ``soarbench`` in the user's cache."""
-    override = os.environ.get("SOARBENCH_CACHE")
-    if override:
+    if override := os.environ.get("SOARBENCH_CACHE"):
         return Path(override).expanduser()
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "soarbench"
@@ -72,15 +67,10 @@ def cache_dir() -> Path:
 
 
 def resolve_directory(weights: str | Path, files: Sequence[str], *, key: str = "weights") -> Path:
-    """The directory that ``weights`` names, or the hub's snapshot of it in the local cache.
+    """A local directory, or the snapshot of a hub id (``owner/name``, ``owner/name@revision``).
 
-    Args:
-        weights: A local directory, or a hub id ``owner/name``, ``owner/name@revision``.
-        files: Patterns of the files that are needed from the hub.
-        key: Name of the setting, for errors.
-
-    Raises:
-        WeightsError: It is neither; the line says how to get it.
+    Of the hub, what matches the patterns ``files`` is fetched; where it is neither, a
+    ``WeightsError`` names the setting ``key`` and says how to get it.
     """
     path = Path(weights).expanduser()
     if path.is_dir():
@@ -100,11 +90,7 @@ def resolve_directory(weights: str | Path, files: Sequence[str], *, key: str = "
 
 
 def resolve_file(weights: str | Path, filename: str, *, key: str = "weights") -> Path:
-    """One file of weights: the file itself, or ``filename`` in a directory or a hub's repository.
-
-    Raises:
-        WeightsError: There is none; the line names the setting ``key`` and says how to get it.
-    """
+    """One file of weights, itself or in a directory or hub id; ``WeightsError`` as above."""
     path = Path(weights).expanduser()
     if path.is_file():
         return path
@@ -117,40 +103,32 @@ def resolve_file(weights: str | Path, filename: str, *, key: str = "weights") ->
     return _from_hub(weights, key, hf_hub_download, filename=filename)
 
 
-def _from_hub(
-    weights: str | Path, key: str, download: Callable[..., str], **wanted: object
-) -> Path:
+def _from_hub(weights: str | Path, key: str, fetch: Callable[..., str], **wanted: object) -> Path:
     """What the local cache has or, when the hub may be asked, the hub."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
+    from huggingface_hub import constants, errors
 
     setting = f"{key}={weights}"
     match = _HUB_ID.fullmatch(str(weights))
     if match is None:
         raise WeightsError(f"{setting}: no such file or directory, and not a hub id (owner/name)")
-    fetch = functools.partial(download, match["repo"], revision=match["revision"], **wanted)
+    fetch = functools.partial(fetch, match["repo"], revision=match["revision"], **wanted)
     # The cache first: a run is the same without a network, and asks nothing for what is here.
     try:
         return Path(fetch(local_files_only=True))
-    except LocalEntryNotFoundError as missing:
+    except errors.LocalEntryNotFoundError as missing:
         if constants.is_offline_mode():
             raise WeightsError(
                 f"{setting}: no such path, and not in the local hub cache "
                 f"({constants.HF_HUB_CACHE}) while HF_HUB_OFFLINE is set; run "
                 f"`hf download {match['repo']}` with a network, or give a local path"
             ) from missing
-    except HFValidationError as err:
+    except errors.HFValidationError as err:
         raise WeightsError(f"{setting}: not a hub id ({first_line(err)})") from err
     _check_reachable(setting, constants.ENDPOINT)
+    refusals = (errors.EntryNotFoundError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled)
     try:
         return Path(fetch(local_files_only=False))
-    except (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as err:
+    except (*refusals, OSError) as err:
         raise WeightsError(
             f"{setting}: no such path, and the hub did not give it "
             f"({type(err).__name__}: {first_line(err)}); check the name and the network, "

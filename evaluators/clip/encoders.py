@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from evaluators.clip.files import CLIP_FILES
+from evaluators.clip import CLIP_FILES
 from evaluators.clip.open_clip_models import WEIGHT_FILES, OpenClipParts, load_open_clip
 from evaluators.weights import WeightsError, combined_hash, first_line
 
@@ -19,14 +19,7 @@ from evaluators.weights import WeightsError, combined_hash, first_line
 class TransformersClipEncoder:
     """A directory in transformers' layout, as OpenAI's CLIP is published; loaded strictly.
 
-    Args:
-        directory: Model and, unless given apart, image processor and tokenizer.
-        dtype: Of the weights and the arithmetic.
-        device: Where the model goes.
-        processor: Directory of the image processor and tokenizer.
-
-    Raises:
-        WeightsError: Something is missing or does not fit.
+    ``processor`` holds image processor and tokenizer where they are not beside the model.
     """
 
     def __init__(

@@ -1,8 +1,7 @@
-"""open_clip models as local directories, in open_clip's own ``local-dir:`` layout.
+"""open_clip models as local directories in open_clip's own ``local-dir:`` layout.
 
-A directory holds ``open_clip_config.json`` (``model_cfg``, ``preprocess_cfg``), the weights as
-``open_clip_model.safetensors`` and, where ``text_cfg.hf_tokenizer_name`` is set, the tokenizer's
-files. Unlike open_clip's loader, nothing is interpolated, skipped or left at random values.
+A directory holds ``open_clip_config.json`` (``model_cfg``, ``preprocess_cfg``), the weights and,
+where ``text_cfg.hf_tokenizer_name`` is set, the tokenizer's files.
 """
 
 from __future__ import annotations
@@ -33,10 +32,7 @@ Preprocess = Callable[[Image.Image], Tensor]
 
 
 class OpenClipParts(NamedTuple):
-    """A model ready to run, its image transform (PIL -> (3, H, W)) and its tokenizer.
-
-    The tokenizer turns texts into ids (B, context_length).
-    """
+    """A model ready to run, its transform (PIL -> (3, H, W)) and tokenizer (-> (B, length))."""
 
     model: open_clip.CLIP
     preprocess: Preprocess
@@ -62,14 +58,7 @@ class OpenClipParts(NamedTuple):
 
 
 def build_open_clip(config: Mapping[str, object]) -> open_clip.CLIP:
-    """A model of random weights in float32 on the CPU, in training mode.
-
-    Args:
-        config: Content of ``open_clip_config.json``: ``model_cfg`` is needed.
-
-    Raises:
-        WeightsError: ``model_cfg`` is missing or open_clip does not accept it.
-    """
+    """A config's model of random weights, on the CPU; ``WeightsError`` where open_clip refuses."""
     model_cfg = copy.deepcopy(config.get("model_cfg"))
     if not isinstance(model_cfg, dict):
         raise WeightsError(f"{CONFIG_FILE} has no model_cfg; it must be open_clip's")
@@ -79,9 +68,8 @@ def build_open_clip(config: Mapping[str, object]) -> open_clip.CLIP:
         model = open_clip.CLIP(**model_cfg)
     except (TypeError, ValueError, KeyError) as err:
         raise WeightsError(f"{CONFIG_FILE}: open_clip refuses model_cfg ({err})") from err
-    transform = asdict(_preprocess_cfg(config))
     # open_clip's own code finds the transform here.
-    model.visual.preprocess_cfg = transform
+    model.visual.preprocess_cfg = asdict(_preprocess_cfg(config))
     return model
 
 
@@ -108,14 +96,7 @@ def save_open_clip(
     config: Mapping[str, object],
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> None:
-    """Write a directory that ``load_open_clip`` and open_clip's ``local-dir:`` read.
-
-    Args:
-        directory: Made if missing.
-        model: Of ``build_open_clip(config)``'s shape.
-        config: ``model_cfg`` and, optionally, ``preprocess_cfg``.
-        tokenizer: Needed where ``text_cfg.hf_tokenizer_name`` is set.
-    """
+    """Write a directory; a tokenizer is needed where ``text_cfg.hf_tokenizer_name`` is set."""
     directory.mkdir(parents=True, exist_ok=True)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(directory))
@@ -153,18 +134,8 @@ def load_parts(
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> OpenClipParts:
-    """The model of a config with a file's weights, in evaluation mode and frozen.
-
-    Args:
-        config: Content of ``open_clip_config.json``.
-        weights: Of exactly the model's keys and shapes.
-        directory: Holds the tokenizer's files, if the config asks for any.
-        dtype: Of the weights and the arithmetic.
-        device: Where the model goes.
-
-    Raises:
-        WeightsError: Config, weights or tokenizer are missing or do not fit each other.
-    """
+    """A config's model and tokenizer with a file's weights; ``WeightsError`` if they do not fit."""
+    # open_clip's own loader interpolates, skips or leaves at random values what does not fit.
     model = build_open_clip(config)
     load_strictly(model, load_tensors(weights), weights)
     model.eval().requires_grad_(False)
@@ -181,11 +152,7 @@ def weight_file(directory: Path) -> Path:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Entries, on the CPU, of safetensors or of a pickled state dict, bare or in ``state_dict``.
-
-    Raises:
-        WeightsError: It is unreadable, or more than tensors.
-    """
+    """Read safetensors or a pickled state dict; ``WeightsError`` if it is unreadable or more."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -203,11 +170,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_strictly(model: torch.nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
-    """Load a state dict of exactly the model's keys and shapes.
-
-    Raises:
-        WeightsError: An entry of ``source`` is missing, unknown or of another shape; one is named.
-    """
+    """Load exactly the model's keys and shapes; ``WeightsError`` names one that does not fit."""
     expected = model.state_dict()
     faults = [f"{key} is missing" for key in expected.keys() - state.keys()]
     faults += [f"{key} is unknown" for key in state.keys() - expected.keys()]

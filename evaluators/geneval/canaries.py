@@ -34,20 +34,15 @@ def draw_street(*, signs: bool) -> Image.Image:
     pen = ImageDraw.Draw(image)
     pen.rectangle((0, 360, _SIZE, _SIZE), fill=_GRASS)
     pen.polygon([(0, _SIZE), (220, 360), (292, 360), (_SIZE, _SIZE)], fill=_ROAD)
-    if signs:
-        for x, y, radius in _SIGNS:
-            _draw_sign(pen, x, y, radius)
+    for x, y, radius in _SIGNS if signs else ():
+        width, stroke = max(2, radius // 8), max(1, radius // 40)
+        pen.rectangle((x - width / 2, y, x + width / 2, min(_SIZE, y + 3.2 * radius)), fill=_POLE)
+        for reach, fill in ((radius, _WHITE), (0.92 * radius, _RED)):
+            # Turned by a sixteenth, so that an edge and no corner is on top.
+            pen.regular_polygon((x, y, reach), 8, rotation=22.5, fill=fill)
+        font = ImageFont.load_default(size=0.62 * radius)
+        pen.text((x, y), "STOP", font=font, fill=_WHITE, anchor="mm", stroke_width=stroke)
     return image
-
-
-def _draw_sign(pen: ImageDraw.ImageDraw, x: int, y: int, radius: int) -> None:
-    width = max(2, radius // 8)
-    pen.rectangle((x - width / 2, y, x + width / 2, min(_SIZE, y + 3.2 * radius)), fill=_POLE)
-    for reach, fill in ((radius, _WHITE), (0.92 * radius, _RED)):
-        # Turned by a sixteenth, so that an edge and no corner is on top.
-        pen.regular_polygon((x, y, reach), 8, rotation=22.5, fill=fill)
-    font = ImageFont.load_default(size=0.62 * radius)
-    pen.text((x, y), "STOP", font=font, fill=_WHITE, anchor="mm", stroke_width=max(1, radius // 40))
 
 
 def _sample(name: str, image: Image.Image, tag: str, **demand: str) -> Sample:

@@ -42,20 +42,8 @@ class ColorClassifier:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         batch_size: int = 64,
-        color_names: Sequence[str] = COLORS,
     ) -> None:
-        """Load the model.
-
-        Args:
-            weights: Hub id or local folder of OpenAI's CLIP in open_clip's layout.
-            device: Where it runs.
-            dtype: Of weights and activations; similarities are computed in float32.
-            batch_size: Crops a forward.
-            color_names: The colours to choose from.
-
-        Raises:
-            WeightsError: The weights are missing or do not fit.
-        """
+        """Load OpenAI's CLIP in open_clip's layout; ``WeightsError`` where it cannot be."""
         directory = resolve_directory(weights, COLOR_FILES, key="color_model")
         config, path = read_config(directory), weight_file(directory)
         # OpenAI's models need QuickGELU whatever the folder says, and nothing but worse answers
@@ -65,7 +53,6 @@ class ColorClassifier:
         self._clip = load_parts(config, path, directory, dtype=dtype, device=device)
         self.weights_hash = combined_hash([directory / CONFIG_FILE, path])
         self._batch_size = batch_size
-        self.color_names = tuple(color_names)
         self._texts: dict[str, Tensor] = {}
 
     @torch.inference_mode()
@@ -79,13 +66,13 @@ class ColorClassifier:
             images = self._clip.images(crops[batch])
             texts = torch.stack([self._text_features(name) for name in class_names[batch]])
             best = torch.einsum("bd,bcd->bc", images, texts).argmax(1)
-            colors += [self.color_names[i] for i in best.tolist()]
+            colors += [COLORS[i] for i in best.tolist()]
         return colors
 
     def _text_features(self, name: str) -> Tensor:
         """Mean text vector of every colour of a class: (colours, D) float32, unit length."""
         if name not in self._texts:
-            texts = [t.format(color=c, name=name) for c in self.color_names for t in TEMPLATES]
-            by_color = self._clip.texts(texts).view(len(self.color_names), len(TEMPLATES), -1)
+            texts = [t.format(color=c, name=name) for c in COLORS for t in TEMPLATES]
+            by_color = self._clip.texts(texts).view(len(COLORS), len(TEMPLATES), -1)
             self._texts[name] = normalize(by_color.mean(1), dim=-1)
         return self._texts[name]

@@ -30,12 +30,7 @@ _COLORS = PublishedWeights(
 
 
 class GenEvalFacts(JudgeConfig):
-    """What GenEval's number is, whichever detector finds the objects.
-
-    Attributes:
-        class_names: What can be asked for.
-        color_names: In which colours.
-    """
+    """What GenEval's number is, whichever detector finds the objects, and what can be asked for."""
 
     kind = "geneval"
     title = "GenEval"
@@ -91,7 +86,6 @@ class GenEvalConfig(GenEvalFacts):
     device: str = field(default="auto", metadata=ADDRESS)
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
         models, counts = ("detector", "color_model"), ("batch_size", "crop_batch_size")
         check_settings(self, texts=models, counts=counts)
         check_dtype(self.dtype)

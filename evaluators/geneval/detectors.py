@@ -21,13 +21,9 @@ _QUERY_CHUNK = 16
 
 @dataclass(frozen=True)
 class Detection:
-    """One detected object.
+    """One detected object: its class, edges x1, y1, x2, y2 in pixels of the image, and confidence.
 
-    Attributes:
-        label: Class name.
-        box: Edges x1, y1, x2, y2 in pixels of the image.
-        score: Confidence, 0..1; not finite when the detector failed on this image.
-        color: None where nobody asked for it.
+    The score, 0..1, is not finite where the detector failed; the colour None where nobody asked.
     """
 
     label: str
@@ -37,14 +33,10 @@ class Detection:
 
 
 class Detector(Protocol):
-    """Finds objects in images.
+    """Finds objects in images; gives no other labels and colours than it names.
 
-    Attributes:
-        name: Short, for the fingerprint.
-        version: Changes whenever results may change with the same weights.
-        weights_hash: What identifies the weights; empty where there are none.
-        class_names: Every label that it can give.
-        color_names: Every colour that it can give.
+    ``version`` changes whenever results may change with the same weights, which ``weights_hash``
+    identifies (empty where there are none).
     """
 
     name: str
@@ -56,12 +48,7 @@ class Detector(Protocol):
     def detect(
         self, images: Sequence[Image.Image], metadatas: Sequence[Mapping[str, object]]
     ) -> list[list[Detection]]:
-        """The objects of each RGB image.
-
-        By what an image was asked to show, in GenEval's form, colours may be left unclassified
-        where a verdict does not need them.
-        """
-        ...
+        """The objects of each RGB image; colours at least where the metadata asks for one."""
 
 
 def as_detection(item: Detection | Mapping[str, object]) -> Detection:
@@ -81,13 +68,9 @@ def as_detection(item: Detection | Mapping[str, object]) -> Detection:
 
 @dataclass(frozen=True)
 class Instance:
-    """One (query, class) pair of a mask classification model.
+    """One (query, class) pair of a mask classification model; the mask is (H, W) bool.
 
-    Attributes:
-        label: Class index.
-        score: Class probability x mean mask probability, 0..1.
-        box: Tight bounds x1, y1, x2, y2 of the mask in pixels, the upper edges exclusive.
-        mask: (H, W) bool, at the original size.
+    The box is the mask's tight bounds x1, y1, x2, y2 in pixels, the upper edges exclusive.
     """
 
     label: int

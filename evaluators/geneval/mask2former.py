@@ -1,7 +1,6 @@
-"""GenEval's detector on transformers: Mask2Former (Swin-S, COCO instances), without mmcv or mmdet.
+"""GenEval's detector on transformers: Mask2Former, pre- and post-processed as in mmdet 2.27."""
 
-Pre- and post-processing are mmdet 2.27's, with which the benchmark was published.
-"""
+# mmdet itself needs mmcv 1 and Python 3.8, and a compiler (djghosh13/geneval#1, #8, #12).
 
 from __future__ import annotations
 
@@ -92,23 +91,10 @@ class Mask2FormerDetector:
         batch_size: int = 8,
         image_scale: Size = IMAGE_SCALE,
     ) -> None:
-        """Load the model.
-
-        Args:
-            weights: Hub id or local folder in transformers' format.
-            color_classifier: Names the colours.
-            device: Where it runs.
-            dtype: Of weights and activations; post-processing is float32.
-            batch_size: Images a forward; only images of equal padded size share one.
-            image_scale: Longest and shortest edge that images are resized to fit, in pixels.
-
-        Raises:
-            WeightsError: The weights are missing, incomplete or not for COCO's 80 classes.
-        """
+        """Load transformers' layout; ``WeightsError`` unless it is whole and for COCO's classes."""
         directory = resolve_directory(weights, DETECTOR_FILES, key="detector")
         model = _load_model(directory)
         self._colors = color_classifier
-        self.color_names = color_classifier.color_names
         # Of two files with the same weights, transformers reads the first.
         config, *files = (path for name in DETECTOR_FILES if (path := directory / name).is_file())
         own, other = combined_hash([config, *files[:1]]), color_classifier.weights_hash
@@ -169,13 +155,16 @@ class Mask2FormerDetector:
         logits = (output.class_queries_logits, output.masks_queries_logits)
         return [
             instances_from_logits(
-                *image_logits,
+                class_logits,
+                mask_logits,
                 padded_size=inputs[0].shape[-2:],
                 resized_size=self._resized_size(image),
                 original_size=(image.height, image.width),
-                min_score=threshold,
+                min_score=limit,
             )
-            for *image_logits, image, threshold in zip(*logits, images, thresholds, strict=True)
+            for class_logits, mask_logits, image, limit in zip(
+                *logits, images, thresholds, strict=True
+            )
         ]
 
 

@@ -15,13 +15,9 @@ class MetadataError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Clause:
-    """One demand on the objects of a class.
+    """One demand: so many objects of a class, all of a colour and in relation to a target.
 
-    Attributes:
-        count: Objects wanted (``include``), or too many (``exclude``); at least 1.
-        color: That all of them must have.
-        relation: Of ``RELATIONS``: where they must be to the target.
-        target: Index of the earlier clause of ``include`` whose objects are the target.
+    An ``exclude`` counts what is too many; ``target`` is an index of an earlier ``include``.
     """
 
     label: str
@@ -41,13 +37,10 @@ class Request:
 
 
 def parse_request(metadata: Mapping[str, object]) -> Request:
-    """Read a prompt's metadata: ``tag`` (the task), ``include`` and ``exclude``.
+    """Read a prompt's metadata; ``MetadataError`` where a part is missing or impossible.
 
-    The latter are lists of ``{"class", "count", "color"?, "position"?: [relation, index]}``, where
-    None counts as absent.
-
-    Raises:
-        MetadataError: A part is missing or has an impossible value.
+    Its ``tag`` is the task, ``include`` and ``exclude`` are lists of ``{"class", "count", "color"?,
+    "position"?: [relation, index]}``, where None counts as absent.
     """
     tag = metadata.get("tag")
     if not isinstance(tag, str) or not tag:

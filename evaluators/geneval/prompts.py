@@ -130,11 +130,7 @@ def _draw_suite() -> Iterator[Metadata]:
 
 @functools.cache
 def official_metadata_jsonl() -> bytes:
-    """The official ``evaluation_metadata.jsonl``.
-
-    Raises:
-        EvaluatorError: The installed NumPy's generator does not reproduce the official file.
-    """
+    """The official ``evaluation_metadata.jsonl``; ``EvaluatorError`` where NumPy draws another."""
     # 27 of the 580 draws repeat an earlier one, of which the benchmark keeps the first.
     lines = dict.fromkeys(json.dumps(entry) for entry in _draw_suite())
     content = "".join(f"{line}\n" for line in lines).encode()

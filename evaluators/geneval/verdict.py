@@ -30,20 +30,13 @@ MAX_OBJECTS_PER_CLASS = 16
 #: Part of two objects' summed size by which their centres must differ to count as a position.
 POSITION_MARGIN = 0.1
 
-Groups = list[Sequence[Detection] | None]
-
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an image was judged to be.
+    """What an image was judged to be, and why it is not correct, in words (empty where it is).
 
-    Attributes:
-        correct: The official verdict.
-        strict_correct: All counts are exact, and colours and positions hold.
-        strict_score: Mean of the strict verdict's partial credits; at most 1, and below 0 where
-            more than twice as many objects are found as wanted.
-        reason: Why ``correct`` is false, in words; empty when it is true.
-        strict_reason: The same for ``strict_correct``.
+    ``strict_score`` is the mean of the strict verdict's partial credits; at most 1, and below 0
+    where more than twice as many objects are found as wanted.
     """
 
     correct: bool
@@ -58,22 +51,18 @@ def judge(
 ) -> Verdict:
     """Judge one image by its detections.
 
-    Args:
-        detections: In any order and of any confidence; with a colour where one is asked for.
-        metadata: GenEval's ``tag``, ``include`` and ``exclude``.
+    They come in any order and of any confidence, with a colour where one is asked for.
 
     Raises:
-        MetadataError: The metadata cannot be judged.
+        MetadataError: The metadata (``tag``, ``include``, ``exclude``) cannot be judged.
         ValueError: A detection is malformed, or lacks a colour that matters.
 
     Source: GenEval, ``evaluate_images.py``; Flow-GRPO's reward server, ``gen_eval.py``.
     """
     request = parse_request(metadata)
     all_objects = [as_detection(item) for item in detections]
-    objects = {
-        label: [all_objects[i] for i in rows]
-        for label, rows in confident_indices(all_objects, request.tag).items()
-    }
+    rows = confident_indices(all_objects, request.tag)
+    objects = {label: [all_objects[i] for i in found] for label, found in rows.items()}
     _, problems = _walk(objects, request, exact=False)
     parts, strict_problems = _walk(objects, request, exact=True)
     # The strict verdict has no use for it: an exact count is never one too many.
@@ -84,7 +73,7 @@ def judge(
     return Verdict(
         correct=not problems,
         strict_correct=not strict_problems,
-        strict_score=math.fsum(parts) / len(parts) if parts else 0.0,
+        strict_score=mean_of(parts) if parts else 0.0,
         reason="; ".join(problems),
         strict_reason="; ".join(strict_problems),
     )
@@ -127,7 +116,7 @@ def _walk(
     """Check all ``include`` clauses. -> partial credits and what is wrong, in words."""
     parts: list[float] = []
     problems: list[str] = []
-    groups: Groups = []
+    groups: list[Sequence[Detection] | None] = []
     for clause in request.include:
         # Cut to what is wanted, "at least" is "exactly": both verdicts share their checks.
         detections = objects.get(clause.label, ())[: None if exact else clause.count]
@@ -140,7 +129,11 @@ def _walk(
 
 
 def _check_clause(
-    clause: Clause, objects: Sequence[Detection], groups: Groups, *, exact: bool
+    clause: Clause,
+    objects: Sequence[Detection],
+    groups: Sequence[Sequence[Detection] | None],
+    *,
+    exact: bool,
 ) -> tuple[list[float], str]:
     """Partial credits of one clause and what is wrong with it (empty if nothing)."""
     # Negative when more than twice as many are found, as in the published reward.
@@ -151,7 +144,12 @@ def _check_clause(
         how_many = "exactly" if exact else "at least"
         return parts, f'expected {how_many} {clause.count} "{clause.label}", found {len(objects)}'
     if clause.color is not None:
-        colors = [_color(detection) for detection in objects]
+        colors = [detection.color for detection in objects]
+        if None in colors:
+            raise ValueError(
+                f"detection of {clause.label!r} has no colour, but the prompt asks for one: the "
+                "detector must classify the colours that indices_to_color names"
+            )
         hits = colors.count(clause.color)
         parts.append(1 - abs(clause.count - hits) / clause.count)
         if hits != clause.count:
@@ -166,15 +164,6 @@ def _check_clause(
     problem = _position_problem(clause, objects, targets)
     # A wrong position earns both a 0 and a 1 in the published reward; the scores depend on it.
     return [*parts, 0.0, 1.0] if problem else [*parts, 1.0], problem
-
-
-def _color(detection: Detection) -> str:
-    if detection.color is None:
-        raise ValueError(
-            f"detection of {detection.label!r} has no colour, but the prompt asks for one: the "
-            "detector must classify the colours that indices_to_color names"
-        )
-    return detection.color
 
 
 def _position_problem(
@@ -227,13 +216,7 @@ class GenEval(Evaluator):
         canaries: Sequence[Canary],
         config: JudgeConfig = GenEvalConfig(),  # noqa: B008 (frozen)
     ) -> None:
-        """Bind a detector, whose class and colour names are the vocabulary of prompts.
-
-        Args:
-            detector: Finds the objects.
-            canaries: At least one pair that it must tell apart before it is trusted.
-            config: What its number is.
-        """
+        """Bind a detector, whose class and colour names are the vocabulary of prompts."""
         if not canaries:
             raise ValueError("GenEval needs at least one canary: a wrong detector looks like 0.03")
         self.config = config
@@ -251,23 +234,16 @@ class GenEval(Evaluator):
         return self._canaries
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
-        """Judge images; details hold both verdicts, their reasons, the task and object counts.
-
-        Raises:
-            MetadataError: A sample's metadata cannot be judged.
-        """
+        """Judge images; details hold both verdicts, their reasons, the task and object counts."""
         # All before the first is detected: an hour of detecting is not lost to the last prompt.
         for sample in samples:
             try:
                 self.check(sample.prompt, sample.metadata)
             except MetadataError as error:
                 raise MetadataError(f"sample {sample.sample_id}: {error}") from error
-        images = [sample.image for sample in samples]
-        per_image = self._detector.detect(images, [sample.metadata for sample in samples])
-        return [
-            self._score_one(sample, detections)
-            for sample, detections in zip(samples, per_image, strict=True)
-        ]
+        metadatas = [sample.metadata for sample in samples]
+        per_image = self._detector.detect([sample.image for sample in samples], metadatas)
+        return [self._score_one(*pair) for pair in zip(samples, per_image, strict=True)]
 
     def check(self, prompt: str, metadata: Mapping[str, object]) -> None:  # noqa: ARG002
         """Refuse (``MetadataError``) what cannot be read, or what the detector does not know."""
@@ -299,18 +275,16 @@ class GenEval(Evaluator):
         """
         scored = [score for score in scores if score.reason is None]
         tasks = _task_means(scored, "correct")
-        prompts: dict[str, bool] = {}
+        prompts: dict[str, float] = {}
         for sample, score in zip(samples, scores, strict=True):
             if score.reason is None:
-                prompts[sample.prompt_id] = bool(
-                    score.details["correct"] or prompts.get(sample.prompt_id)
-                )
+                prompts[sample.prompt_id] = max(score.value, prompts.get(sample.prompt_id, 0.0))
         return {
             "overall": mean_of(tasks.values()),
             **tasks,
             "strict_overall": mean_of(_task_means(scored, "strict_correct").values()),
             "strict_score": mean_of(_task_means(scored, "strict_score").values()),
-            "images_correct": mean_of([float(bool(score.details["correct"])) for score in scored]),
+            "images_correct": mean_of([score.value for score in scored]),
             "prompts_correct": mean_of(prompts.values()),
             "unscored": float(len(scores) - len(scored)),
         }

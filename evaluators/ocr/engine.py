@@ -58,20 +58,8 @@ class Line:
     confidence: float
 
 
-@dataclass(frozen=True)
-class PaddleReader:
-    """PaddleOCR's ``predict_iter``, and the model files behind it."""
-
-    predict: Callable[[list[Pixels]], Iterator[Mapping[str, Sequence[object]]]]
-    files: tuple[Path, ...]
-
-    def read(self, images: Sequence[Pixels]) -> Iterator[list[Line]]:
-        """Read RGB images (H, W, 3), top to bottom and left to right."""
-        # PaddleOCR takes arrays as OpenCV has them: blue first. The published codes give it RGB.
-        blue_first = [np.ascontiguousarray(image[..., ::-1]) for image in images]
-        for page in self.predict(blue_first):
-            pairs = zip(page["rec_texts"], page["rec_scores"], strict=True)
-            yield [Line(str(text), float(str(score))) for text, score in pairs]
+#: RGB images (H, W, 3) to their lines, top to bottom and left to right.
+TextReader = Callable[[Sequence[Pixels]], Iterator[list[Line]]]
 
 
 def load(
@@ -81,18 +69,10 @@ def load(
     recognition: tuple[str, str | None],
     num_threads: int | None,
     device: str,
-) -> PaddleReader:
-    """Start PaddleOCR, with detection and recognition alone and without a network.
+) -> tuple[TextReader, tuple[Path, ...]]:
+    """PaddleOCR on two models (name, directory), as ``OcrConfig`` has it, and their files.
 
-    Args:
-        engine: ``onnxruntime`` or ``paddle``.
-        detection: Name and directory of the detection model.
-        recognition: Name and directory of the recognition model.
-        num_threads: Threads of the engine; None: ``OMP_NUM_THREADS`` or all cores.
-        device: PaddleOCR's device.
-
-    Raises:
-        EvaluatorError: A package or a model is missing, or the engine does not start.
+    Nothing is asked of a network: what is missing, or does not start, is an ``EvaluatorError``.
     """
     threads = num_threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     options: dict[str, object] = {"engine": engine, "device": device, "cpu_threads": threads}
@@ -126,7 +106,14 @@ def load(
         ) from err
     folders = [Path(path) for _, path in (detection, recognition) if path]
     files = [path for folder in folders for path in folder.iterdir() if path.is_file()]
-    return PaddleReader(pipeline.predict_iter, tuple(sorted(files)))
+
+    def read(images: Sequence[Pixels]) -> Iterator[list[Line]]:
+        # PaddleOCR takes arrays as OpenCV has them: blue first. The published codes give it RGB.
+        for page in pipeline.predict_iter([np.ascontiguousarray(i[..., ::-1]) for i in images]):
+            pairs = zip(page["rec_texts"], page["rec_scores"], strict=True)
+            yield [Line(text, score) for text, score in pairs]
+
+    return read, tuple(sorted(files))
 
 
 def _import_paddleocr(*, own_cache: bool) -> ModuleType:
@@ -159,19 +146,16 @@ def _onnx_dir(name: str, path: str | None) -> Path:
             f"ocr: model {name!r} is not in the rapidocr wheel ({', '.join(WHEEL_MODELS)}); "
             "give its directory (inference.onnx, inference.yml)"
         )
-    return _prepared(name, _wheel_file(WHEEL_MODELS[name]))
-
-
-def _wheel_file(filename: str) -> Path:
     spec = importlib.util.find_spec("rapidocr")
     if spec is None or spec.origin is None:
         raise EvaluatorError("ocr: its models come with rapidocr: run `pip install rapidocr`")
-    path = Path(spec.origin).parent / "models" / filename
-    if not path.is_file():
+    source = Path(spec.origin).parent / "models" / WHEEL_MODELS[name]
+    if not source.is_file():
         raise EvaluatorError(
-            f"ocr: the installed rapidocr has no {filename}: run `pip install 'rapidocr>=3.10,<4'`"
+            f"ocr: the installed rapidocr has no {source.name}: "
+            "run `pip install 'rapidocr>=3.10,<4'`"
         )
-    return path
+    return _prepared(name, source)
 
 
 @functools.cache

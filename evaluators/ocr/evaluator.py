@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -13,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from evaluators.base import ADDRESS, Canary, Evaluator, JudgeConfig, Sample, Score, mean_of
 from evaluators.ocr import engine as ocr_engine
-from evaluators.ocr.engine import Line, Pixels
+from evaluators.ocr.engine import Line, TextReader
 from evaluators.weights import EvaluatorError, combined_hash
 
 #: Opening and closing marks that make a pair of double quotes.
@@ -26,13 +27,11 @@ _PAIRS = re.compile("|".join(f"{opening}([^{closing}]*)[{closing}]" for opening,
 _MIXED = re.compile('["“”„‟\uff02]([^"“”„‟\uff02]*)["“”‟\uff02]')
 #: Longest side an upscaled image may get, pixels: very flat images stay readable in memory.
 _MAX_SIDE = 4096
-
-TextReader = Callable[[Sequence[Pixels]], Iterator[list[Line]]]
+_CANARIES = (("OPEN", "QUIZ", "black", "white"), ("Coffee", "Bread", "white", "darkblue"))
 
 
 def edit_distance(first: str, second: str) -> int:
     """Levenshtein distance: the fewest insertions, deletions and substitutions."""
-    # Row by row of the table of prefixes' distances; one row is enough.
     row = list(range(len(second) + 1))
     for i, char in enumerate(first, start=1):
         diagonal, row[0] = row[0], i
@@ -117,7 +116,6 @@ class OcrConfig(JudgeConfig):
     device: str = field(default="cpu", metadata=ADDRESS)
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
         if self.engine not in ("onnxruntime", "paddle"):
             raise ValueError(f"engine={self.engine!r}: choose 'onnxruntime' or 'paddle'")
         if not 0 <= self.min_confidence <= 1:
@@ -147,7 +145,6 @@ class OcrConfig(JudgeConfig):
 def enlarged(image: Image.Image, min_side: int) -> Image.Image:
     """An RGB image whose shorter side is at least ``min_side`` pixels, its ratio kept."""
     image = image.convert("RGB")
-    # The detector misses words of a few pixels: images of the laboratory have 64 a side.
     shorter, longer = min(image.size), max(image.size)
     scale = min(min_side / shorter, max(_MAX_SIDE / longer, 1.0))
     if scale <= 1:
@@ -159,9 +156,7 @@ def enlarged(image: Image.Image, min_side: int) -> Image.Image:
 class OcrEvaluator(Evaluator):
     """Reads the image and compares with the text that the prompt quotes; loads when first used.
 
-    Args:
-        config: What to read with.
-        reader: Takes the place of PaddleOCR: RGB images (H, W, 3) in, their lines out.
+    A ``reader`` takes the place of PaddleOCR: RGB images (H, W, 3) in, their lines out.
     """
 
     config: OcrConfig
@@ -179,30 +174,23 @@ class OcrEvaluator(Evaluator):
 
     def _load(self) -> TextReader:
         if self._reader is None:
-            engine = ocr_engine.load(
+            self._reader, self._files = ocr_engine.load(
                 engine=self.config.engine,
                 detection=(self.config.detection_model, self.config.detection_dir),
                 recognition=(self.config.recognition_model, self.config.recognition_dir),
                 num_threads=self.config.num_threads,
                 device=self.config.device,
             )
-            self._reader, self._files = engine.read, engine.files
         return self._reader
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
-        """One score a sample, in order; ``details`` hold what was read.
-
-        Raises:
-            ValueError: A prompt quotes nothing; raised before anything is read.
-            EvaluatorError: The engine failed.
-        """
+        """One score a sample, in order; ``EvaluatorError`` where the engine failed."""
+        # All before the first is read: a prompt that quotes nothing is a ``ValueError``.
         targets = [_target_of(sample) for sample in samples]
-        scores: list[Score] = []
-        for start in range(0, len(samples), self.config.batch_size):
-            batch = samples[start : start + self.config.batch_size]
-            chunk = targets[start : start + self.config.batch_size]
-            scores += map(self._judged, batch, chunk, self._read(batch))
-        return scores
+        size = self.config.batch_size
+        batches = [samples[start : start + size] for start in range(0, len(samples), size)]
+        pages = itertools.chain.from_iterable(map(self._read, batches))
+        return list(map(self._judged, samples, targets, pages))
 
     def _read(self, batch: Sequence[Sample]) -> list[list[Line]]:
         reader = self._load()
@@ -237,10 +225,15 @@ class OcrEvaluator(Evaluator):
 
     def canaries(self) -> Sequence[Canary]:
         """Drawn words, dark on light and light on dark, against another word."""
-        return (
-            _canary("OPEN", "QUIZ", ink="black", paper="white"),
-            _canary("Coffee", "Bread", ink="white", paper="darkblue"),
-        )
+        pairs = []
+        for word, other, ink, paper in _CANARIES:
+            prompt = f'a sign that says "{word}"'
+            good, bad = (
+                Sample.drawn(f"canary/ocr/{drawn}", prompt, drawn_word(drawn, ink=ink, paper=paper))
+                for drawn in (word, other)
+            )
+            pairs.append(Canary(good=good, bad=bad))
+        return pairs
 
     def aggregate(self, samples: Sequence[Sample], scores: Sequence[Score]) -> dict[str, float]:
         """The mean reward first, then the share of images read exactly."""
@@ -254,16 +247,6 @@ def _target_of(sample: Sample) -> str:
         return target_text(sample.prompt)
     except ValueError as err:
         raise ValueError(f"{sample.sample_id}: {err}") from err
-
-
-def _canary(word: str, other: str, *, ink: str, paper: str) -> Canary:
-    """The same wish under its own word and under another."""
-    prompt = f'a sign that says "{word}"'
-    good, bad = (
-        Sample.drawn(f"canary/ocr/{drawn}", prompt, drawn_word(drawn, ink=ink, paper=paper))
-        for drawn in (word, other)
-    )
-    return Canary(good=good, bad=bad)
 
 
 def drawn_word(word: str, *, ink: str, paper: str, size: int = 256) -> Image.Image:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from evaluators.base import ADDRESS, Canary, Sample
-from evaluators.clip.files import CLIP_CODE, CLIP_FILES, CLIP_L
+from evaluators.clip import CLIP_CODE, CLIP_FILES, CLIP_L
 from evaluators.devices import torch_device, torch_dtype
 from evaluators.preference.base import LoadedScorer, ScorerConfig
 from evaluators.weights import PublishedWeights, combined_hash, resolve_directory, resolve_file
@@ -72,7 +72,9 @@ class AestheticConfig(ScorerConfig):
         """A calm evening by the sea against grey noise."""
         # Shapes under right and wrong prompts would not do: this judge never sees the prompt.
         good = Sample.drawn("canary/aesthetic/sunset", "sunset", _sunset())
-        return (Canary(good=good, bad=Sample.drawn("canary/aesthetic/noise", "noise", _noise())),)
+        grey = np.random.default_rng(0).normal(110, 60, (512, 512)).clip(0, 255).astype(np.uint8)
+        bad = Sample.drawn("canary/aesthetic/noise", "noise", Image.fromarray(grey))
+        return (Canary(good=good, bad=bad),)
 
 
 def _sunset(size: int = 512) -> Image.Image:
@@ -93,9 +95,3 @@ def _sunset(size: int = 512) -> Image.Image:
         top, half = int((0.63 + 0.04 * step) * size), radius - 4 * step
         draw.rectangle((x - half, top, x + half, top + size // 128), fill=(250, 190, 130))
     return image
-
-
-def _noise(size: int = 512) -> Image.Image:
-    """Grey noise: nothing that anybody would call a picture."""
-    rng = np.random.default_rng(0)
-    return Image.fromarray(rng.normal(110, 60, (size, size)).clip(0, 255).astype(np.uint8))

@@ -45,7 +45,6 @@ class ScorerConfig(JudgeConfig):
     device: str = field(default="auto", metadata=ADDRESS)
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
         check_settings(self, texts=("weights",), counts=("batch_size",))
         check_dtype(self.dtype)
 
@@ -63,18 +62,12 @@ class ScorerConfig(JudgeConfig):
 
 
 class PreferenceEvaluator(Evaluator):
-    """Scores (prompt, image) pairs in batches; loads its weights when it is first used.
-
-    Args:
-        config: Weights and how to run them.
-        canaries: Take the place of the drawn ones, for models of another world.
-    """
+    """Scores (prompt, image) pairs in batches; loads its weights when it is first used."""
 
     config: ScorerConfig
 
-    def __init__(self, config: ScorerConfig, canaries: Sequence[Canary] | None = None) -> None:
+    def __init__(self, config: ScorerConfig) -> None:
         self.config = config
-        self._canaries = canaries
 
     @property
     def weights_hash(self) -> str:
@@ -101,8 +94,8 @@ class PreferenceEvaluator(Evaluator):
         return scores
 
     def canaries(self) -> Sequence[Canary]:
-        """Drawn pairs, or those given to the constructor."""
-        return self.config.canaries() if self._canaries is None else self._canaries
+        """Its configuration's."""
+        return self.config.canaries()
 
 
 def _as_score(sample: Sample, value: float) -> Score:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from evaluators.clip.files import CLIP_CODE, CLIP_FILES, CLIP_L
+from evaluators.clip import CLIP_CODE, CLIP_FILES, CLIP_L
 from evaluators.devices import torch_device, torch_dtype
 from evaluators.preference.base import LoadedScorer, ScorerConfig
 from evaluators.weights import PublishedWeights, resolve_directory

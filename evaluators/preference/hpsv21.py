@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from PIL import Image
 
 from evaluators.base import ADDRESS
-from evaluators.clip.files import CLIP_CODE
+from evaluators.clip import CLIP_CODE
 from evaluators.devices import torch_device, torch_dtype
 from evaluators.preference.base import LoadedScorer, ScorerConfig
 from evaluators.weights import PublishedWeights, WeightsError, combined_hash, resolve_file
@@ -70,9 +70,7 @@ class HpsConfig(ScorerConfig):
 
 
 def padded_square(image: Image.Image, size: int) -> Tensor:
-    """HPS v2's own transform: the longest side to ``size`` pixels, the rest padded with black.
-
-    Normalised pixels, (3, size, size).
+    """HPS v2's own transform, to (3, size, size): the longest side fits, the rest is black.
 
     Source: tgxs002/HPSv2, open_clip/transform.py, ``resize_longest_max``.
     """
@@ -96,11 +94,7 @@ def padded_square(image: Image.Image, size: int) -> Tensor:
 
 
 def architecture_config(architecture: str) -> dict[str, object]:
-    """The open_clip config (with ``model_cfg``) of a model's name or a directory.
-
-    Raises:
-        WeightsError: It is neither.
-    """
+    """The open_clip config of a model's name or a directory; ``WeightsError`` if it is neither."""
     import open_clip
 
     from evaluators.clip.open_clip_models import read_config

@@ -9,7 +9,7 @@ from typing import cast
 from PIL import Image
 
 from evaluators.base import ADDRESS
-from evaluators.clip.files import TOKENIZER_FILES
+from evaluators.clip import TOKENIZER_FILES
 from evaluators.devices import torch_device, torch_dtype
 from evaluators.preference.base import LoadedScorer, ScorerConfig
 from evaluators.weights import (
@@ -78,9 +78,8 @@ class ImageRewardConfig(ScorerConfig):
         for encoder in (model.vision, model.text):
             torch.nn.Module.to(encoder, dtype=dtype)
         # BLIP was published with CLIP's transform.
-        transform = image_transform_v2(
-            PreprocessCfg(size=model.vision.config.image_size), is_train=False
-        )
+        size = model.vision.config.image_size
+        transform = image_transform_v2(PreprocessCfg(size=size), is_train=False)
 
         def values(prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:
             pixels = torch.stack([cast(torch.Tensor, transform(image)) for image in images])

@@ -1,7 +1,4 @@
-"""ImageReward's network (arXiv:2304.05977), ported to transformers' BLIP classes.
-
-BLIP's image encoder, BERT with cross-attention to it, and an MLP on the first token.
-"""
+"""ImageReward's network (arXiv:2304.05977), ported to transformers' BLIP classes."""
 
 # A port, since the authors' package does not run on current transformers (ImageReward PR#118).
 
@@ -40,14 +37,12 @@ _RENAMES = (
 
 def _renamed(key: str) -> str:
     for pattern, replacement in _RENAMES:
-        key, count = re.subn(pattern, replacement, key)
-        if count:
-            return key
+        key = re.sub(pattern, replacement, key)
     return key
 
 
 class ImageRewardModel(nn.Module):
-    """The three parts at random weights of the given shapes; ``load_published`` fills them."""
+    """BLIP's image encoder, BERT with cross-attention to it, and an MLP on the first token."""
 
     def __init__(self, vision: BlipVisionConfig, text: BlipTextConfig) -> None:
         super().__init__()
@@ -114,11 +109,7 @@ def _num_layers(part: Mapping[str, Tensor], prefix: str) -> int:
 
 
 def load_published(path: Path) -> ImageRewardModel:
-    """The model of ``ImageReward.pt`` or the same as safetensors, in float32 on the CPU, frozen.
-
-    Raises:
-        WeightsError: An entry that the reward needs is missing or of another shape.
-    """
+    """The model of ``ImageReward.pt``, on the CPU; ``WeightsError`` where the file is another's."""
     state = load_tensors(path)
     vision, text, mlp = (
         {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

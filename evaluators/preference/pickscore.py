@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from evaluators.clip.files import CLIP_CODE, CLIP_FILES, PROCESSOR_FILES
+from evaluators.clip import CLIP_CODE, CLIP_FILES, PROCESSOR_FILES
 from evaluators.devices import torch_device, torch_dtype
 from evaluators.preference.base import LoadedScorer, ScorerConfig
 from evaluators.weights import PublishedWeights, resolve_directory

@@ -45,11 +45,7 @@ def save_head(path: Path, head: AestheticHead) -> None:
 
 
 def load_head(path: Path, embedding_width: int) -> AestheticHead:
-    """Read a head (``.pth`` or safetensors) for embeddings of a CLIP's width.
-
-    Raises:
-        WeightsError: It is unreadable or rates embeddings of another width.
-    """
+    """Read a head for embeddings of a width; ``WeightsError`` where it is for another."""
     state = load_tensors(path)
     first = state.get("layers.0.weight")
     if first is not None and first.shape[-1] != embedding_width:

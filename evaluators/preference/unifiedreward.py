@@ -34,9 +34,9 @@ QUESTION = (
 # "45" and "5.5" are no scores from 1 to 5; the published parser reads them as 4 and 5.5.
 _ANSWER = re.compile(r"Final Score:\s*([1-5](?:\.\d+)?)(?![\d.]*\d)")
 _BEST = 5.0
-#: Answers that say the request itself is wrong: every further image would fail alike.
+# Answers that say the request itself is wrong: every further image would fail alike.
 _REFUSALS = (401, 403, 404, 405)
-#: Those of a busy server or of a proxy before one that starts.
+# Those of a busy server or of a proxy before one that starts.
 _PASSING = (408, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0
 _SERVER = (
@@ -93,7 +93,6 @@ class UnifiedRewardConfig(JudgeConfig):
     image_size: int = 512
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
         if not self.base_url.startswith(("http://", "https://")):
             raise ValueError(f"base_url={self.base_url!r}: must start with http:// or https://")
         check_settings(self, counts=("concurrency", "image_size"))
@@ -119,24 +118,14 @@ class UnifiedRewardConfig(JudgeConfig):
 
 
 class UnifiedRewardEvaluator(Evaluator):
-    """Asks the server about every image, several at once.
-
-    Args:
-        config: The server; None takes the default one.
-        canaries: Take the place of the drawn ones.
-        sleep: Waits between tries, seconds.
-    """
+    """Asks the server about every image, several at once; ``sleep`` waits between tries."""
 
     config: UnifiedRewardConfig
 
     def __init__(
-        self,
-        config: UnifiedRewardConfig | None = None,
-        canaries: Sequence[Canary] | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        self, config: UnifiedRewardConfig, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        self.config = config or UnifiedRewardConfig()
-        self._canaries = canaries
+        self.config = config
         self._sleep = sleep
 
     @property
@@ -145,15 +134,11 @@ class UnifiedRewardEvaluator(Evaluator):
         return f"served:{self.config.model}"
 
     def canaries(self) -> Sequence[Canary]:
-        """Drawn pairs, or those given to the constructor."""
-        return shape_canaries(self.config.kind) if self._canaries is None else self._canaries
+        """Drawn shapes under a prompt that fits and one that does not."""
+        return shape_canaries(self.config.kind)
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
-        """One score a sample, in order; an image without an answer is unscored.
-
-        Raises:
-            EvaluatorError: The server refuses the request as such.
-        """
+        """One score a sample; ``EvaluatorError`` where the server refuses requests as such."""
         # Where one is refused, map gives up those that are not yet under way.
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             return list(pool.map(self._scored, samples))
@@ -174,17 +159,15 @@ class UnifiedRewardEvaluator(Evaluator):
         return Score.unscored(sample.sample_id, f"no answer in {tries} tries: {failure}")
 
     def _body(self, sample: Sample) -> dict[str, object]:
-        image = {"type": "image_url", "image_url": {"url": self._data_url(sample.image)}}
+        stream = io.BytesIO()
+        size = (self.config.image_size, self.config.image_size)
+        sample.image.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(stream, "PNG")
+        url = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+        image = {"type": "image_url", "image_url": {"url": url}}
         text = {"type": "text", "text": QUESTION.format(prompt=sample.prompt)}
         messages = [{"role": "user", "content": [image, text]}]
         # Temperature 0: the same image and server give the same number again.
         return {"model": self.config.model, "messages": messages, "temperature": 0}
-
-    def _data_url(self, image: Image.Image) -> str:
-        stream = io.BytesIO()
-        size = (self.config.image_size, self.config.image_size)
-        image.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(stream, format="PNG")
-        return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
     def _ask(self, body: Mapping[str, object]) -> str:
         """One request; the model's answer."""
