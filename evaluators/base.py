@@ -28,13 +28,11 @@ class JudgeConfig(abc.ABC):
         title: For people.
         summary: What it measures, in a few words.
         unit: Of its number.
-        units: Of further numbers in another unit; one that begins with ``%`` is of a share, which
-            is shown times 100.
+        units: Of further numbers in another unit; with ``%`` in front, of a share shown times 100.
         decimals: Digits after the point; one more than the differences that matter.
         value_range: Least and largest number.
         higher_is_better: Which way is up.
-        is_macro_mean: Whether the headline is the mean of the tasks' means (``tag`` in a score's
-            details), and not the mean over images.
+        is_macro_mean: Whether the headline is the mean of means by the ``tag`` in scores' details.
         is_oracle: Whether it knows the truth, as only a drawn world can.
         oracle_of: Names of the learned judges whose truth it knows.
         packages: Names of the packages that it imports, as pip has them.

@@ -44,7 +44,6 @@ class GenEvalFacts(JudgeConfig):
     value_range = (0.0, 1.0)
     # Tasks have 80 to 100 prompts: the benchmark weighs them alike, and not their images.
     is_macro_mean = True
-
     code: ClassVar[tuple[str, ...]] = ("evaluators.geneval.metadata", "evaluators.geneval.verdict")
     class_names: ClassVar[Sequence[str]] = CLASS_NAMES
     color_names: ClassVar[Sequence[str]] = COLORS

@@ -1,7 +1,4 @@
-"""GenEval's 553 prompts, drawn again from the published procedure, byte for byte.
-
-Source: Ghosh et al., GenEval, arXiv:2310.11513.
-"""
+"""GenEval's 553 prompts (arXiv:2310.11513), drawn again by the published procedure."""
 
 from __future__ import annotations
 

@@ -226,8 +226,7 @@ class GenEval(Evaluator):
     @property
     def weights_hash(self) -> str:
         """The detector's name, version and weights."""
-        detector = self._detector
-        return f"{detector.name}-{detector.version}-{detector.weights_hash}"
+        return f"{self._detector.name}-{self._detector.version}-{self._detector.weights_hash}"
 
     def canaries(self) -> Sequence[Canary]:
         """The pairs given at construction."""

@@ -36,7 +36,6 @@ _ANSWER = re.compile(r"Final Score:\s*([1-5](?:\.\d+)?)(?![\d.]*\d)")
 _BEST = 5.0
 # Answers that say the request itself is wrong: every further image would fail alike.
 _REFUSALS = (401, 403, 404, 405)
-# Those of a busy server or of a proxy before one that starts.
 _PASSING = (408, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0
 _SERVER = (
