@@ -2,7 +2,6 @@
 
 from evaluators.weights import PublishedWeights
 
-#: The modules that a CLIP's numbers come from.
 CLIP_CODE = ("evaluators.clip.encoders", "evaluators.clip.open_clip_models")
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt",
@@ -15,7 +14,6 @@ CLIP_FILES = (
     "open_clip_config.json", "open_clip_model.safetensors", "config.json", "model.safetensors",
     *PROCESSOR_FILES,
 )  # fmt: skip
-#: OpenAI's CLIP ViT-L/14.
 CLIP_L = PublishedWeights(
     repo="openai/clip-vit-large-patch14", files=CLIP_FILES, disk_gb=1.71, memory_gb=1.71
 )

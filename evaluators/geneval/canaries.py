@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from PIL import Image, ImageDraw, ImageFont
 
 from evaluators.base import Canary, Sample
@@ -9,6 +11,8 @@ from evaluators.base import Canary, Sample
 _SIZE = 512
 # Stop signs, because a drawn one looks like a real one; three sizes, because one found is enough.
 _SIGNS = ((150, 190, 95), (350, 150, 65), (430, 330, 45))  # centre x, centre y, radius in pixels
+# An octagon on an edge: Pillow's regular polygon rounds its corners, and other pixels come out.
+_TURNS = [math.pi * (2 * corner + 1) / 8 for corner in range(8)]
 _SKY, _ROAD, _GRASS = (176, 206, 232), (96, 96, 100), (96, 132, 78)
 _RED, _WHITE, _POLE = (190, 24, 32), (245, 245, 245), (140, 142, 146)
 
@@ -38,8 +42,8 @@ def draw_street(*, signs: bool) -> Image.Image:
         width, stroke = max(2, radius // 8), max(1, radius // 40)
         pen.rectangle((x - width / 2, y, x + width / 2, min(_SIZE, y + 3.2 * radius)), fill=_POLE)
         for reach, fill in ((radius, _WHITE), (0.92 * radius, _RED)):
-            # Turned by a sixteenth, so that an edge and no corner is on top.
-            pen.regular_polygon((x, y, reach), 8, rotation=22.5, fill=fill)
+            corners = [(x + reach * math.cos(turn), y + reach * math.sin(turn)) for turn in _TURNS]
+            pen.polygon(corners, fill=fill)
         font = ImageFont.load_default(size=0.62 * radius)
         pen.text((x, y), "STOP", font=font, fill=_WHITE, anchor="mm", stroke_width=stroke)
     return image

@@ -23,7 +23,6 @@ _DETECTOR = PublishedWeights(
     disk_gb=0.28,
     memory_gb=0.28,
 )
-#: OpenAI's CLIP ViT-L/14 in open_clip's format.
 _COLORS = PublishedWeights(
     repo="timm/vit_large_patch14_clip_224.openai", files=COLOR_FILES, disk_gb=1.71, memory_gb=1.71
 )

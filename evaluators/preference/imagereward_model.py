@@ -124,6 +124,5 @@ def load_published(path: Path) -> ImageRewardModel:
     model = ImageRewardModel(*configs)
     load_strictly(model.vision, {_renamed(key): value for key, value in vision.items()}, path)
     load_strictly(model.text, text, path)
-    # The reward is read in float32 whatever the encoders run in.
     load_strictly(model.mlp, {key: value.float() for key, value in mlp.items()}, path)
     return model.eval().requires_grad_(False)
