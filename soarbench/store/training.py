@@ -66,6 +66,7 @@ class TrainingLog:
     def append(self, step: int, values: Mapping[str, float]) -> None:
         """Store the values of one step."""
         self._stream.write(json.dumps({"step": step, "values": dict(values)}) + "\n")
+        # A killed process keeps what it flushed; the resumed one logs only what came after.
         self._stream.flush()
 
     def __enter__(self) -> Self:
@@ -84,13 +85,13 @@ def read_training_log(folder: TrainingFolder) -> dict[tuple[int, str], float]:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue  # torn by a kill; the resumed training logged that step again
-        for key, value in row["values"].items():
-            values[row["step"], key] = value
+        values |= {(row["step"], key): value for key, value in row["values"].items()}
     return dict(sorted(values.items()))
 
 
 def write_training_table(folder: TrainingFolder) -> None:
     """Make ``training.parquet`` of the log: columns step, key, value."""
+    # Worker processes import this module for the log, and need no tables.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
