@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from soarbench.common.errors import ConfigError
-from soarbench.common.files import make_writable, write_atomically
+from soarbench.common.files import make_writable
 from soarbench.common.strict import did_you_mean
 from soarbench.report.numbers.budgets import matched_tables
 from soarbench.report.numbers.curves import build_curves
@@ -41,13 +39,11 @@ from soarbench.report.text.frames import (
     score_numbers,
     threshold_numbers,
     trace_numbers,
+    write_text,
 )
 from soarbench.report.text.latex import latex
 from soarbench.report.text.markdown import markdown
 from soarbench.store.cells import Cell, finished_and_holes
-
-if TYPE_CHECKING:
-    pass
 
 #: The counter at which methods are compared beside their last steps. A step of one method costs
 #: many times a step of another, and seconds depend on the machine.
@@ -57,22 +53,18 @@ CHECKOUT_REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
 
 def build_report(source: GridCells, options: ReportOptions | None = None) -> Report:
-    """Write a grid's report to ``results_dir/GRID``; every file whole or not at all.
+    """Write a grid's report to ``results_dir/GRID``, partial where something is missing.
 
     Args:
-        source: The cells and where the report goes. Published values lie in the ``reference``
-            folder of the results, that of a folder above, or that of the checkout.
+        source: The cells and where the report goes.
         options: Axes of the curves and thresholds; None takes the usual ones.
-
-    Returns:
-        The report, partial where cells or measurements are missing.
 
     Raises:
         StoreError: Nothing is finished, or what is stored cannot stand in one table.
         UserError: The folder cannot be written to.
     """
     options = options or ReportOptions()
-    grid, formats = source.grid, source.formats
+    grid = source.grid
     cells, holes = finished_and_holes(source.cells, str(source.folder))
     refuse_unlike(cells)
     panels, more_holes = build_panels(cells)
@@ -95,7 +87,7 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
         axes=options.axes,
         published=published_curves(reference) if source.show_published else (),
         checkpoint_rule=source.checkpoint_rule,
-        formats=formats,
+        formats=source.formats,
     )
     report = Report(
         grid=grid,
@@ -104,11 +96,10 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
         tables=tuple(tables),
         matched=tuple(matched_tables(tables, panels, curves, MATCHED_COUNTER)),
         crossings=tuple(crossings(tables, panels, curves, options.thresholds)),
-        curves=tuple(curves),
         samples=tuple(_samples(cells, panels, tables)),
         measured=None if published is None else measured_texts(published, tables, cells),
         published=published,
-        # The base is in every task's table, and so are its gaps.
+        # The base is in every task's table, and its gaps are named once.
         gaps=tuple(dict.fromkeys(gap for table in tables for gap in table.gaps())),
         figures=figures,
         stale=tuple(stale_lines(cells)),
@@ -135,6 +126,7 @@ def _missing_published(grid: str, published: pd.DataFrame | None, folder: Path) 
 
 def reference_folder(results_folder: Path) -> Path:
     """Where published values lie: beside the results, beside a folder above them, or our own."""
+    # Results of a study may lie folders deep below the ``reference`` that they share.
     around = (results_folder, *results_folder.resolve().parents)
     places = [*(folder / "reference" for folder in around), CHECKOUT_REFERENCE]
     full = (place for place in places if (place / "paper_table.csv").is_file())
@@ -163,14 +155,9 @@ def _write_tables(report: Report) -> None:
         "summary.json": json.dumps(_summary(report), indent=1, allow_nan=False) + "\n",
     }
     for name, text in texts.items():
-        write_atomically(report.folder / name, partial(_write_text, text=text))
+        write_text(report.folder / name, text)
     # After all other files: the page holds the figures and their data.
-    page = page_html(report)
-    write_atomically(report.folder / "index.html", partial(_write_text, text=page))
-
-
-def _write_text(path: Path, *, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_text(report.folder / "index.html", page_html(report))
 
 
 def _summary(report: Report) -> dict[str, object]:

@@ -28,7 +28,6 @@ class GridCells:
     """The cells of one grid, wherever they lie.
 
     Attributes:
-        grid: Its name.
         folder: Where they come from, for messages.
         results_dir: Where reports go.
         cells: All that there should be, finished or not.
@@ -86,11 +85,7 @@ def cells_of(grid: Grid) -> GridCells:
 
 
 def own_settings(words: Sequence[str]) -> Settings:
-    """The folders, seeds and tracking of a command line, whatever else it says.
-
-    Raises:
-        ConfigError: They cannot be understood.
-    """
+    """The folders, seeds and tracking of a command line; ``ConfigError`` where they are wrong."""
     return run_settings(words, only=(*_KEYS, "tracking"))
 
 

@@ -1,4 +1,4 @@
-"""Logs finished cells from their files; it and tracking_store alone know MLflow.
+"""Logs finished cells from their files; this package alone knows MLflow.
 
 Nothing is logged while a cell works. Logging reads what the cell stored and is idempotent: the
 cell's run is found again by its tags, metrics carry time stamps that do not change, and MLflow
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import mlflow
 import pyarrow.parquet as pq
@@ -42,61 +42,43 @@ from soarbench.tracking.views import (
 )
 
 RunState = Literal["FINISHED", "FAILED", "KILLED"]
-#: What MLflow's stores take in one request, and in one value.
-_METRICS_PER_BATCH, _PARAMS_PER_BATCH, _LONGEST_PARAM = 1000, 100, 500
-_LONGEST_TAG = 5000
+#: What MLflow's stores take in one request, and in one value: it crashes on a longer parameter
+#: (mlflow#1976, mlflow#6183).
+_METRICS_PER_BATCH, _PARAMS_PER_BATCH, _LONGEST_PARAM, _LONGEST_TAG = 1000, 100, 500, 5000
 #: A cell's numbers as a table that the page shows, and the files of a report that it can show.
 _SUMMARY, _SHOWN = "summary.csv", (".md", ".csv", ".png", ".html")
 
 
-class Tracker(Protocol):
+class Tracker:
     """Keeps a launch and its cells."""
 
     def start_launch(self, name: str, tags: Mapping[str, str]) -> None:
-        """Begin a parent run."""
-        ...
+        """Begin a parent run.
+
+        Args:
+            name: Shown in the list of runs.
+            tags: ``folder`` must be among them: it tells this run directory's runs from others'.
+                ``command`` is shown as the source of all its runs.
+        """
 
     def log_cell(self, cell: Cell) -> str | None:
         """Log a finished cell from its files; its run id."""
-        ...
 
     def mark_failed(self, cell: Cell, reason: str) -> str | None:
         """Record that a cell failed, and why; its run id."""
-        ...
 
     def log_diagnostics(self, cell: Cell) -> None:
-        """Log what was measured of a finished cell besides its scores."""
-        ...
+        """Add to a finished cell's run what was measured of it; nothing where it has no run."""
 
     def end_launch(self, state: RunState) -> None:
         """End the parent run."""
-        ...
 
     def log_report(self, folder: Path) -> None:
-        """Keep a report's tables and pictures with the launch that it was made after."""
-        ...
+        """Keep a report's tables and pictures with this launch; nothing where none was started."""
 
 
-class NoTracker:
+class NoTracker(Tracker):
     """Keeps nothing: ``tracking=none``."""
-
-    def start_launch(self, name: str, tags: Mapping[str, str]) -> None:
-        """Nothing."""
-
-    def log_cell(self, cell: Cell) -> None:
-        """Nothing."""
-
-    def mark_failed(self, cell: Cell, reason: str) -> None:
-        """Nothing."""
-
-    def log_diagnostics(self, cell: Cell) -> None:
-        """Nothing."""
-
-    def end_launch(self, state: RunState) -> None:
-        """Nothing."""
-
-    def log_report(self, folder: Path) -> None:
-        """Nothing."""
 
 
 def store_uri(config: TrackingConfig, output_dir: Path) -> str:
@@ -112,21 +94,16 @@ def artifact_root(config: TrackingConfig, output_dir: Path) -> str | None:
 
 
 def ui_command(config: TrackingConfig, output_dir: Path, port: int) -> list[str]:
-    """The command that shows the store in a browser.
-
-    Raises:
-        UserError: Nothing was ever logged there.
-    """
+    """The command that shows the store in a browser; ``UserError`` where there is none yet."""
+    # MLflow would make an empty store, and its page would look as if results were lost.
     if config.uri is None and not (output_dir / "mlruns.db").is_file():
         raise UserError(
             f"output_dir={output_dir}: nothing was logged there yet; "
             "run 'python -m soarbench run grid=reward_specific' first"
         )
     uri = store_uri(config, output_dir)
-    return [
-        *(sys.executable, "-m", "mlflow", "ui"),
-        *("--backend-store-uri", uri, "--port", str(port)),
-    ]
+    words = ("-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port))
+    return [sys.executable, *words]
 
 
 def ui_views(config: TrackingConfig, output_dir: Path, port: int) -> dict[str, str]:
@@ -141,6 +118,7 @@ def ui_views(config: TrackingConfig, output_dir: Path, port: int) -> dict[str, s
     return {
         f"{experiment.name}: {about}": f"http://127.0.0.1:{port}/{path}"
         for experiment in experiments
+        # A server may hold other people's experiments, which have no such views.
         if "mlflow.experimentKind" in experiment.tags
         for about, path in view_links(experiment.experiment_id).items()
     }
@@ -151,6 +129,7 @@ def _named(uri: str) -> Iterator[None]:
     """Turn MLflow's errors about the store, and those of the libraries below it, into one line."""
     try:
         yield
+    # MLflow wraps no error of its migrations: they came as 90 lines of Alembic's or SQLAlchemy's.
     except (MlflowException, SQLAlchemyError, CommandError) as error:
         reason = str(error).splitlines()[0]
         file = sqlite_file(uri)
@@ -164,17 +143,17 @@ def _named(uri: str) -> Iterator[None]:
         raise UserError(f"{text}, or set tracking=none") from error
 
 
-class MlflowTracker:
-    """One experiment a grid, a parent run a launch, a child run a cell."""
+class MlflowTracker(Tracker):
+    """One experiment a grid, a parent run a launch, a child run a cell.
+
+    Raises:
+        UserError: From any method: the store cannot be used.
+    """
 
     def __init__(self, config: TrackingConfig, output_dir: Path, experiment: str) -> None:
-        """Open the store and find or make the experiment.
-
-        Raises:
-            UserError: The store cannot be opened.
-        """
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        # At their usual level they say a line for each of the 68 migrations of a new store.
+        for name in ("alembic", "mlflow.store.db.utils"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         self._uri = store_uri(config, output_dir)
         root = artifact_root(config, output_dir)
         with _named(self._uri), opening(self._uri, root):
@@ -185,23 +164,19 @@ class MlflowTracker:
                 if stored is None
                 else stored.experiment_id
             )
+            # Inside the lock: two runs that set the same tag at once broke its uniqueness.
             for key, value in experiment_tags(experiment, self._experiment).items():
                 self._client.set_experiment_tag(self._experiment, key, value)
         self._parent: str | None = None
         self._common: dict[str, str] = {}
 
     def start_launch(self, name: str, tags: Mapping[str, str]) -> None:
-        """Begin a parent run; one that was killed while it ran is closed first.
-
-        Args:
-            name: Shown in the list of runs.
-            tags: ``folder`` must be among them: it tells this run directory's runs from others'.
-                ``command`` is shown as the source of all its runs.
-        """
+        """See ``Tracker``."""
         commit = git_commit()
         self._common = {"folder": tags["folder"], "git_commit": commit}
         self._common |= source_tags(tags.get("command", "soarbench"), commit)
         with _named(self._uri):
+            # A grid's folder is locked while it runs, so a launch that still runs was killed.
             for run in self._find({"folder": tags["folder"], "kind": "launch"}):
                 if run.info.status == "RUNNING":
                     self._client.set_terminated(run.info.run_id, "KILLED")
@@ -210,46 +185,41 @@ class MlflowTracker:
         self._parent = run.info.run_id
 
     def end_launch(self, state: RunState) -> None:
-        """End the parent run."""
+        """See ``Tracker``."""
         if self._parent is not None:
             self._client.set_terminated(self._parent, state)
 
     def log_cell(self, cell: Cell) -> str:
-        """Log everything that a cell stored and return its run id.
-
-        Raises:
-            UserError: The store refuses.
-        """
+        """See ``Tracker``."""
         with _named(self._uri):
-            return self._log_cell(cell)
-
-    def _log_cell(self, cell: Cell) -> str:
-        run_id = self._cell_run(cell)
-        scores = list(score_values(cell))
-        self._log_values(run_id, cell, [*_training_values(cell), *scores])
-        params = [Param(key, value) for key, value in short_params(cell).items()]
-        for start in range(0, len(params), _PARAMS_PER_BATCH):
-            self._client.log_batch(run_id, params=params[start : start + _PARAMS_PER_BATCH])
-        fingerprints = sorted({part.fingerprint for part in cell.scores()})
-        self._client.set_tag(run_id, "fingerprint", ",".join(fingerprints)[:_LONGEST_TAG])
-        self._client.set_tag(run_id, "mlflow.note.content", cell_note(cell))
-        if "reason" in self._client.get_run(run_id).data.tags:
-            self._client.delete_tag(run_id, "reason")
-        self._client.log_text(run_id, summary_csv(scores), _SUMMARY)
-        self._log_artifacts(run_id, cell)
-        self._client.set_terminated(run_id, "FINISHED")
-        return run_id
+            run_id = self._cell_run(cell)
+            scores = list(score_values(cell))
+            self._log_values(run_id, cell, [*_training_values(cell), *scores])
+            params = [Param(key, value) for key, value in short_params(cell).items()]
+            for start in range(0, len(params), _PARAMS_PER_BATCH):
+                self._client.log_batch(run_id, params=params[start : start + _PARAMS_PER_BATCH])
+            fingerprints = sorted({part.fingerprint for part in cell.scores()})
+            self._client.set_tag(run_id, "fingerprint", ",".join(fingerprints)[:_LONGEST_TAG])
+            self._client.set_tag(run_id, "mlflow.note.content", cell_note(cell))
+            # Of an earlier launch, in which the cell failed.
+            if "reason" in self._client.get_run(run_id).data.tags:
+                self._client.delete_tag(run_id, "reason")
+            self._client.log_text(run_id, summary_csv(scores), _SUMMARY)
+            self._log_artifacts(run_id, cell)
+            # Last: a run that was killed while it was logged does not look finished.
+            self._client.set_terminated(run_id, "FINISHED")
+            return run_id
 
     def _log_artifacts(self, run_id: str, cell: Cell) -> None:
         """The description, all scores and what training logged, and a sheet of images a step."""
         self._client.log_dict(run_id, dict(cell.description), "cell.json")
+        tables = {"scores": cell.tables.scores(), "training": cell.tables.training()}
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            tables = {"scores": cell.tables.scores(), "training": cell.tables.training()}
             for stem, table in tables.items():
                 if table is not None:
-                    pq.write_table(table, folder / f"{stem}.parquet")
-                    self._client.log_artifact(run_id, str(folder / f"{stem}.parquet"))
+                    path = Path(name, f"{stem}.parquet")
+                    pq.write_table(table, path)
+                    self._client.log_artifact(run_id, str(path))
         for step in cell.steps:
             self._client.log_image(run_id, sample_sheet(cell, step), f"sheets/step-{step:06d}.png")
 
@@ -261,11 +231,7 @@ class MlflowTracker:
             self._client.log_batch(run_id, metrics=part)
 
     def log_diagnostics(self, cell: Cell) -> None:
-        """Add to a finished cell's run what was measured of it; nothing where it has no run.
-
-        Raises:
-            UserError: The store refuses.
-        """
+        """See ``Tracker``."""
         if cell.mlflow_run_id is None:
             return
         values = list(diagnostic_values(cell))
@@ -275,11 +241,7 @@ class MlflowTracker:
             self._client.log_text(cell.mlflow_run_id, table, _SUMMARY)
 
     def log_report(self, folder: Path) -> None:
-        """Keep a report's tables and pictures with this launch; nothing where none was started.
-
-        Raises:
-            UserError: The store refuses.
-        """
+        """See ``Tracker``."""
         if self._parent is None:
             return
         with _named(self._uri):
@@ -288,11 +250,7 @@ class MlflowTracker:
                     self._client.log_artifact(self._parent, str(path), "report")
 
     def mark_failed(self, cell: Cell, reason: str) -> str:
-        """Record that a cell failed, and why, and return its run id.
-
-        Raises:
-            UserError: The store refuses.
-        """
+        """See ``Tracker``."""
         with _named(self._uri):
             run_id = self._cell_run(cell)
             self._client.set_tag(run_id, "reason", reason[:_LONGEST_TAG])
@@ -321,16 +279,14 @@ class MlflowTracker:
             # without a click.
             "mlflow.runType": "evaluation",
         }
+        # By folder, too: the same cell of another run directory was trained by somebody else.
         runs = self._find({"cell_id": cell.cell_id, "folder": self._common["folder"]})
         if runs:
             run_id: str = runs[0].info.run_id
             self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in _tags(tags).items()])
             return run_id
         run = self._client.create_run(
-            self._experiment,
-            start_time=_created_ms(cell),
-            tags=_tags(tags),
-            run_name=cell.label,
+            self._experiment, start_time=_created_ms(cell), tags=_tags(tags), run_name=cell.label
         )
         name: str = run.info.run_id
         return name
@@ -372,5 +328,6 @@ def _training_values(cell: Cell) -> Iterator[Value]:
     table = cell.tables.training()
     for row in [] if table is None else table.to_pylist():
         key = row["key"] if "/" in row["key"] else f"budget/{row['key']}"
+        # MLflow's database knows neither: nan becomes a marked 0, and infinity 1.8e308.
         if math.isfinite(row["value"]):
             yield Value(key, row["step"], row["value"])

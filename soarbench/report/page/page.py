@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,20 +108,12 @@ def _results(table: TaskTable) -> dict[str, object]:
 
 def _matched(matched: Sequence[MatchedTable]) -> list[dict[str, object]]:
     """The tables of each task together."""
-    tasks = dict.fromkeys(one.table.task for one in matched)
-    return [
-        {
-            "title": f"Task: {task}",
-            "levels": [_level(one) for one in matched if one.table.task == task],
-        }
-        for task in tasks
-    ]
-
-
-def _level(one: MatchedTable) -> dict[str, object]:
-    caption = f"Task {one.table.task}, {level_text(one)}"
-    table = methods_table(one.table, caption)
-    return {"table": table, "note": early_note(one), "findings": one.table.findings()}
+    levels: dict[str, list[dict[str, object]]] = {}
+    for one in matched:
+        caption = f"Task {one.table.task}, {level_text(one)}"
+        level = {"table": methods_table(one.table, caption), "note": early_note(one)}
+        levels.setdefault(one.table.task, []).append({**level, "findings": one.table.findings()})
+    return [{"title": f"Task: {task}", "levels": own} for task, own in levels.items()]
 
 
 def _thresholds(crossings: Sequence[Crossing]) -> list[DataTable]:
@@ -153,48 +144,38 @@ def _samples(samples: Sequence[Samples]) -> tuple[list[dict[str, object]], str]:
     size = sum(len(one.jpeg) for part in samples for one in part.samples.values())
     # The page is one file that is mailed around and opened from disk.
     is_whole = size <= MOST_SAMPLE_BYTES
-    shown = [part if is_whole else _last_step(part) for part in samples]
     note = "" if is_whole else "The page holds the last step alone, to stay small."
-    return [_gallery(part) for part in shown if part.samples], note
+    return [_gallery(part, is_whole=is_whole) for part in samples if part.samples], note
 
 
-def _last_step(samples: Samples) -> Samples:
-    last = samples.steps[-1:]
-    kept = {k: v for k, v in samples.samples.items() if v.method == BASE or v.step in last}
-    return dataclasses.replace(samples, samples=kept)
-
-
-def _gallery(samples: Samples) -> dict[str, object]:
-    seeds = sorted({one.seed for one in samples.samples.values() if one.method != BASE})
+def _gallery(part: Samples, *, is_whole: bool) -> dict[str, object]:
+    steps = part.steps if is_whole else part.steps[-1:]
+    ordered = [one for _, one in sorted(part.samples.items())]
+    shown = [one for one in ordered if one.step in steps or one.method == BASE]
+    present = {one.method for one in shown}
+    titles = {name: method_title(name, part.titles) for name in part.methods if name in present}
+    images: dict[tuple[str, str], list[Mapping[str, object]]] = {}
+    for one in shown:
+        image = _image(one, part.prompts[one.prompt_id], titles[one.method])
+        images.setdefault((one.method, one.prompt_id), []).append(image)
+    # All of them are of the lowest seed, as the sheets are.
+    seeds = sorted({one.seed for one in shown if one.method != BASE})
     seed = f", training seed {seeds[0]}" if seeds else ""
-    methods = [
-        {"name": name, "title": method_title(name, samples.titles)} for name in samples.methods
-    ]
-    is_staged = any(map(first_stage, samples.methods))
     return {
-        "title": f"Task: {samples.task}{seed}",
-        "methods": methods,
-        "steps": samples.steps,
-        "steps_title": "Step of the last stage" if is_staged else "Step",
+        "title": f"Task: {part.task}{seed}",
+        "methods": [{"name": name, "title": title} for name, title in titles.items()],
+        "steps": steps,
+        "steps_title": "Step of the last stage" if any(map(first_stage, titles)) else "Step",
         "rows": [
             {
                 "prompt": text,
                 "cells": [
-                    {"method": method, "images": _images(samples, method, prompt_id)}
-                    for method in samples.methods
+                    {"method": name, "images": images.get((name, prompt_id), [])} for name in titles
                 ],
             }
-            for prompt_id, text in samples.prompts.items()
+            for prompt_id, text in part.prompts.items()
         ],
     }
-
-
-def _images(samples: Samples, method: str, prompt_id: str) -> list[Mapping[str, object]]:
-    return [
-        _image(one, samples.prompts[prompt_id], method_title(method, samples.titles))
-        for (of, _, prompt), one in sorted(samples.samples.items())
-        if (of, prompt) == (method, prompt_id)
-    ]
 
 
 def _image(sample: Sample, prompt: str, method: str) -> Mapping[str, object]:

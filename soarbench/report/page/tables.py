@@ -27,8 +27,6 @@ class DataTable:
     """A table of the page.
 
     Attributes:
-        caption: Says what it holds.
-        heads: Of the columns.
         rows: Cells, the first of each row being its head.
         texts: How many columns, from the left, are texts; the others are numbers.
         words: Further columns that are texts.

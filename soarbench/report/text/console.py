@@ -40,7 +40,7 @@ def report_parts(report: Report) -> Iterator[RenderableType]:
 
 
 def score_table(table: TaskTable) -> Table:
-    """A section a metric, so that it fits any number of metrics."""
+    """Values, differences and verdicts."""
     rendered = Table(
         title=f"Task: {table.task}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
@@ -48,6 +48,7 @@ def score_table(table: TaskTable) -> Table:
     rendered.add_column("Value [95 %]", justify="right")
     rendered.add_column(f"vs {table.title(table.baseline)} [95 %]", justify="right")
     rendered.add_column("Verdict")
+    # A section a metric and no column: a console is too narrow for seven metrics.
     for metric, rows in score_texts(table).groupby("metric", sort=False):
         rendered.add_row(Text(rows["title"].iloc[0], style="bold"))
         for row in rows.itertuples():
@@ -56,13 +57,10 @@ def score_table(table: TaskTable) -> Table:
             # Colour is for the comparisons that the task is decided by.
             is_claim = metric == table.final_metric and row.method != BASE
             rendered.add_row(
-                f" {row.name}",
-                row.value,
-                row.difference or nothing,
-                row.verdict,
+                f" {row.name}", row.value, row.difference or nothing, row.verdict,
                 style=_VERDICT_STYLES.get(row.verdict) if is_claim else None,
                 end_section=row.method == table.rows[-1].method,
-            )
+            )  # fmt: skip
     return rendered
 
 

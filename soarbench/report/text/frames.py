@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pandas as pd
 
+from soarbench.common.files import write_atomically
 from soarbench.common.provenance import UNKNOWN
 from soarbench.report.numbers.budgets import MatchedTable
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
-from soarbench.report.numbers.estimates import Comparison, Estimate
+from soarbench.report.numbers.estimates import Estimate
 from soarbench.report.numbers.names import BASE, method_title, titles_of
 from soarbench.report.numbers.reference import AS_PUBLISHED, published_head
 from soarbench.report.numbers.tables import BUDGET_COLUMNS, MethodRow, TaskTable
@@ -39,14 +41,17 @@ TRACE_COLUMNS = (
     "task", "method", "seed", "cell_id", "mlflow_run_id",
     "command", "git_commit", "soarbench", "python", "platform", "created_at",
 )  # fmt: skip
-_NOT_RECORDED = Launch(
-    command=UNKNOWN, git_commit=UNKNOWN, soarbench=UNKNOWN, python=UNKNOWN, platform=UNKNOWN
-)
 
 
 def csv_text(frame: pd.DataFrame) -> str:
     """A frame as CSV."""
     return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of a report, whole or not at all."""
+    # Titles have arrows, and some machines' own encoding has none.
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _numbers(columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> pd.DataFrame:
@@ -59,15 +64,11 @@ def _numbers(columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> p
 
 def score_numbers(tables: Sequence[TaskTable]) -> pd.DataFrame:
     """A row a task, method and metric, at full precision; a missing number is empty."""
-    return _numbers(
-        SCORE_COLUMNS,
-        (
-            score_line(table, row, name)
-            for table in tables
-            for row in table.rows
-            for name in table.metrics
-        ),
-    )
+    return _numbers(SCORE_COLUMNS, (line for table in tables for line in _score_lines(table)))
+
+
+def _score_lines(table: TaskTable) -> Iterator[dict[str, object]]:
+    return (score_line(table, row, name) for row in table.rows for name in table.metrics)
 
 
 def score_line(table: TaskTable, row: MethodRow, evaluator: str) -> dict[str, object]:
@@ -89,29 +90,20 @@ def score_line(table: TaskTable, row: MethodRow, evaluator: str) -> dict[str, ob
     }
     if estimate is not None:
         line["num_unscored"] = estimate.num_unscored
-        if estimate.interval is not None:
-            interval = estimate.interval
+        if (interval := estimate.interval) is not None:
             line |= {
-                "value": interval.estimate,
-                "low": interval.low,
-                "high": interval.high,
-                "num_prompts": interval.num_prompts,
-                "num_seeds": interval.num_seeds,
-            }
-    return line | ({} if comparison is None else _comparison_fields(comparison))
-
-
-def _comparison_fields(comparison: Comparison) -> dict[str, object]:
-    return {
-        "baseline": comparison.baseline,
-        "difference": comparison.difference.estimate,
-        "difference_low": comparison.difference.low,
-        "difference_high": comparison.difference.high,
-        "p_value": comparison.p_value,
-        "adjusted_p_value": comparison.adjusted_p_value,
-        "verdict": str(comparison.verdict),
-        "detectable_difference": comparison.detectable,
-    }
+                "value": interval.estimate, "low": interval.low, "high": interval.high,
+                "num_prompts": interval.num_prompts, "num_seeds": interval.num_seeds,
+            }  # fmt: skip
+    if comparison is not None:
+        difference = comparison.difference
+        line |= {
+            "baseline": comparison.baseline, "difference": difference.estimate,
+            "difference_low": difference.low, "difference_high": difference.high,
+            "p_value": comparison.p_value, "adjusted_p_value": comparison.adjusted_p_value,
+            "verdict": str(comparison.verdict), "detectable_difference": comparison.detectable,
+        }  # fmt: skip
+    return line
 
 
 def matched_numbers(matched: Sequence[MatchedTable]) -> pd.DataFrame:
@@ -121,10 +113,9 @@ def matched_numbers(matched: Sequence[MatchedTable]) -> pd.DataFrame:
     return _numbers(
         columns,
         (
-            {"counter": one.counter, "level": one.level, **score_line(one.table, row, name)}
+            {"counter": one.counter, "level": one.level, **line}
             for one in matched
-            for row in one.table.rows
-            for name in one.table.metrics
+            for line in _score_lines(one.table)
         ),
     )
 
@@ -135,16 +126,12 @@ def threshold_numbers(crossings: Sequence[Crossing]) -> pd.DataFrame:
         _THRESHOLD_COLUMNS,
         (
             {
-                **vars(one),
-                **one.needed,
-                "reached": one.is_reached,
-                "steps_low": one.low,
-                "steps_high": one.high,
-                "share_of_resamples": one.share,
+                **vars(one), **one.needed, "reached": one.is_reached, "steps_low": one.low,
+                "steps_high": one.high, "share_of_resamples": one.share,
             }
             for one in crossings
         ),
-    )
+    )  # fmt: skip
 
 
 def curve_numbers(points: Sequence[CurvePoint]) -> pd.DataFrame:
@@ -158,17 +145,18 @@ def trace_numbers(cells: Sequence[Cell]) -> pd.DataFrame:
         TRACE_COLUMNS,
         (
             {
-                **{name: getattr(cell, name) for name in ("task", "method", "seed", "cell_id")},
-                "mlflow_run_id": cell.mlflow_run_id or UNKNOWN,
-                **vars(launch),
+                "task": cell.task, "method": cell.method, "seed": cell.seed,
+                "cell_id": cell.cell_id, "mlflow_run_id": cell.mlflow_run_id or UNKNOWN,
+                # In UTC: the same store gives the same report on every machine.
                 "created_at": datetime.fromtimestamp(cell.created_at, UTC).isoformat(
                     timespec="seconds"
                 ),
+                **vars(launch),
             }
             for cell in cells
-            for launch in cell.launches or (_NOT_RECORDED,)
+            for launch in cell.launches or (Launch(),)
         ),
-    )
+    )  # fmt: skip
 
 
 # Texts
@@ -181,7 +169,7 @@ def number_text(interval: Interval, decimals: int, *, sign: str = "") -> str:
 
 
 def value_text(estimate: Estimate | None, facts: MetricFacts) -> str:
-    """A metric's value with its interval; marked where images are left out."""
+    """A metric's value with its interval; marked with a star where images are left out."""
     if estimate is None or estimate.interval is None:
         return NOTHING
     mark = "*" if estimate.num_unscored else ""
@@ -206,30 +194,32 @@ def score_texts(table: TaskTable) -> pd.DataFrame:
             value = value_text(row.estimates.get(metric), facts)
             names = (metric, facts.title, row.method, table.title(row.method))
             lines.append((*names, value, difference, verdict))
-    return pd.DataFrame(lines, columns=list(columns), dtype=object)
+    return _texts(columns, lines)
 
 
 def cost_texts(table: TaskTable) -> pd.DataFrame:
     """A row a method: its name, finished seeds and what its training spent."""
-    return pd.DataFrame(
-        [
-            (
-                table.title(row.method),
-                _seeds_text(row),
-                *(_amount(row.budget, name) for name in BUDGET_COLUMNS),
-            )
-            for row in table.rows
-        ],
-        columns=["Method", "Seeds", *BUDGET_COLUMNS.values()],
-        dtype=object,
-    )
+    lines = [
+        (
+            table.title(row.method),
+            _seeds_text(row),
+            *(_amount(row.budget, name) for name in BUDGET_COLUMNS),
+        )
+        for row in table.rows
+    ]
+    return _texts(("Method", "Seeds", *BUDGET_COLUMNS.values()), lines)
+
+
+def _texts(columns: Sequence[str], lines: Sequence[tuple[str, ...]]) -> pd.DataFrame:
+    # As objects: an empty table of texts is one of texts, too.
+    return pd.DataFrame(lines, columns=list(columns), dtype=object)
 
 
 def _seeds_text(row: MethodRow) -> str:
-    """How many of the planned seeds are finished."""
+    """How many of the planned seeds are finished; the base has none."""
+    done = len(row.cell_ids)
     if row.method == BASE:
         return NOTHING
-    done = len(row.cell_ids)
     return str(done) if done == row.num_planned else f"{done} of {row.num_planned}"
 
 
@@ -240,13 +230,10 @@ def _amount(spent: Mapping[str, float], name: str) -> str:
 def wide(table: TaskTable, scores: pd.Series[str], titles: Sequence[str]) -> pd.DataFrame:
     """Methods as rows: name and seeds, a column a metric, costs.
 
-    Args:
-        table: Whose methods and metrics.
-        scores: A text a row of ``score_texts``.
-        titles: Of the metrics' columns, which may be alike.
+    ``scores`` are a text a row of ``score_texts``; ``titles`` those of the metrics' columns.
     """
-    costs = cost_texts(table)
-    size = len(table.rows)
+    costs, size = cost_texts(table), len(table.rows)
+    # By position, not by a pivot: two metrics may have the same title.
     columns = [
         scores.iloc[i * size : (i + 1) * size].reset_index(drop=True).rename(title)
         for i, title in enumerate(titles)
@@ -257,19 +244,16 @@ def wide(table: TaskTable, scores: pd.Series[str], titles: Sequence[str]) -> pd.
 def threshold_texts(crossings: Sequence[Crossing]) -> pd.DataFrame:
     """A row a method: what it needs to reach one task's threshold."""
     counters = {name: name.replace("_", " ").capitalize() for name in COUNTERS}
-    return pd.DataFrame(
-        [
-            (
-                one.title,
-                _steps_text(one),
-                *(_amount(one.needed, name) for name in counters),
-                NOTHING if one.share is None else f"{100 * one.share:.0f} %",
-            )
-            for one in crossings
-        ],
-        columns=["Method", "Steps [95 %]", *counters.values(), "Sure to reach it"],
-        dtype=object,
-    )
+    lines = [
+        (
+            one.title,
+            _steps_text(one),
+            *(_amount(one.needed, name) for name in counters),
+            NOTHING if one.share is None else f"{100 * one.share:.0f} %",
+        )
+        for one in crossings
+    ]
+    return _texts(("Method", "Steps [95 %]", *counters.values(), "Sure to reach it"), lines)
 
 
 def _steps_text(one: Crossing) -> str:
@@ -288,21 +272,17 @@ def _end_text(steps: float | None) -> str:
 def measured_texts(
     published: pd.DataFrame, tables: Sequence[TaskTable], cells: Sequence[Cell]
 ) -> pd.DataFrame:
-    """Measured rows with the published columns, in their order.
+    """Measured rows with the published columns, in their order; what was not measured is a dash.
 
-    Args:
-        published: Whose columns.
-        tables: Whose numbers; a metric that was not measured is a dash.
-        cells: Whose configurations name the model and the resolution.
+    The configurations of the cells name the model and the resolution.
     """
     models = {cell.method: cell.config.get("model") for cell in cells}
     titles = titles_of(cells)
     rows = []
     for method in dict.fromkeys(row.method for table in tables for row in table.rows):
-        model = models.get(method)
         title = method_title(method, titles)
-        model_title = None if method == BASE else title
-        texts = {"Method": title, **_model_texts(model, model_title), "Steps": "0"}
+        texts = {"Method": title, "Steps": "0"}
+        texts |= _model_texts(models.get(method), None if method == BASE else title)
         for table in tables:
             for row in table.rows:
                 if row.method == method:
@@ -320,12 +300,14 @@ def _model_texts(model: object, method: str | None) -> dict[str, str]:
 
 def _measured(table: TaskTable, row: MethodRow, *, is_only: bool) -> dict[str, str]:
     """A row's texts by published head."""
-    texts = {}
+    # The paper's heads name a task only where it optimises several metrics one by one.
+    task = None if is_only else table.task
+    texts = {
+        published_head(name, task): value_text(row.estimates.get(name), table.facts[name])
+        for name in table.metrics
+    }
     if "optimizer_steps" in row.budget:
         texts["Steps"] = f"{row.budget['optimizer_steps']:.0f}"
-    for name in table.metrics:
-        head = published_head(name, None if is_only else table.task)
-        texts[head] = value_text(row.estimates.get(name), table.facts[name])
     return texts
 
 

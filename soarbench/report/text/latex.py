@@ -62,11 +62,10 @@ def _task_float(grid: str, table: TaskTable, partial: str) -> str:
         # The baseline has no line of differences below it.
         if row.comparisons:
             lines.append(["", "", *more, *("" for _ in BUDGET_COLUMNS)])
-    baseline = table.title(table.baseline)
     caption = (
         f"{grid}, task {table.task}. Brackets are 95 % intervals. Below a value is the difference "
-        f"to {baseline}, paired; arrows mark what is better or worse after Holm's correction."
-        f"{partial}"
+        f"to {table.title(table.baseline)}, paired; arrows mark what is better or worse after "
+        f"Holm's correction.{partial}"
     )
     return _float(caption, f"{grid}-{table.task}", _tabular(list(values), [(None, lines)]))
 
@@ -94,17 +93,10 @@ def _line(texts: Sequence[str]) -> str:
 
 
 def _float(caption: str, label: str, tabular: str) -> str:
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{escaped(caption)}}}",
-            rf"\label{{tab:{label}}}",
-            r"\smallskip",
-            # Any number of metrics fits the line.
-            r"\resizebox{\linewidth}{!}{%",
-            tabular + "}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    lines = (
+        r"\begin{table}", r"\centering", rf"\caption{{{escaped(caption)}}}",
+        rf"\label{{tab:{label}}}", r"\smallskip",
+        # Any number of metrics fits the line.
+        r"\resizebox{\linewidth}{!}{%", tabular + "}", r"\end{table}", "",
+    )  # fmt: skip
+    return "\n".join(lines)

@@ -41,8 +41,8 @@ def markdown(report: Report) -> str:
             threshold_markdown([one for one in report.crossings if one.task == table.task]),
         ]
     if report.measured is not None:
-        parts.append("## Measured, under the columns of the published table")
-        parts.append(markdown_table(report.measured))
+        title = "## Measured, under the columns of the published table"
+        parts += [title, markdown_table(report.measured)]
     if report.published is not None:
         parts += [
             f"## {AS_PUBLISHED.capitalize()}",
