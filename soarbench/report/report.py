@@ -35,14 +35,11 @@ class FigureSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A finished report.
+    """A finished report, of which everything is printed.
 
     Attributes:
-        cells: Finished ones.
-        tables: One a task.
         matched: The methods at equal cost.
         crossings: What each needs to reach a value.
-        samples: Stored images, one entry a task.
         measured: Measured rows under the columns of the paper's table, None where it has none.
         published: Rows of the paper, None where it has none for this grid.
         gaps: What is missing, a line each.
@@ -63,8 +60,3 @@ class Report:
     stale: tuple[str, ...]
     figures: FigureSet
     notes: tuple[str, ...]
-
-    @property
-    def is_partial(self) -> bool:
-        """Whether a cell or a measurement is missing."""
-        return bool(self.gaps)

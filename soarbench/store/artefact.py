@@ -1,8 +1,6 @@
 """What everything expensive leaves on disk: a folder under an address of its own, with a record.
 
-An address is the digest of exactly what determines the content (``soarbench.grid.addresses``). The
-record, ``artefact.json``, keeps that content readable, which artefacts it was made from, the
-commands that worked on it, and the digest of the code that did.
+An address is the digest of exactly what determines the content; see ``grid.addresses``.
 """
 
 from __future__ import annotations
@@ -93,10 +91,7 @@ class Artefact:
     def begin(
         self, content: Mapping[str, object], inputs: Sequence[str], code: Mapping[str, str]
     ) -> None:
-        """Write the record, or add this process to those that worked on the artefact.
-
-        See ``Record`` for what is kept.
-        """
+        """Write the ``Record``, or add this process to those that worked on the artefact."""
         stored = self.record()
         if stored is None:
             record = Record(

@@ -22,9 +22,7 @@ class Status:
 
     Attributes:
         state: ``running`` from the first touch on, also while no process works on it.
-        reason: Why it failed.
         created_at: Unix time of the first touch.
-        mlflow_run_id: Its MLflow run.
         logged: Digest of the description that was logged.
         diagnosed: Digest of the probes that were logged.
     """
@@ -50,22 +48,19 @@ class CellRecord:
         return self.root / "error.txt"
 
     @property
-    def _description_path(self) -> Path:
-        return self.root / "cell.json"
-
-    @property
     def _status_path(self) -> Path:
         return self.root / "status.json"
 
     def description(self) -> dict[str, object]:
         """See ``grid.description``; ``UserError`` where it is damaged or of another version."""
-        values = read_json(self._description_path)
-        refuse_other_version(self._description_path, values)
+        path = self.root / "cell.json"
+        values = read_json(path)
+        refuse_other_version(path, values)
         return values
 
     def describe(self, description: Mapping[str, object]) -> None:
         """Write the description, and a first status unless there is one."""
-        path = self._description_path
+        path = self.root / "cell.json"
         if not path.is_file() or read_json(path) != description:
             write_json(path, description)
         if not self._status_path.is_file():

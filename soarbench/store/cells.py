@@ -27,6 +27,7 @@ FINISHED = "finished"
 class Launch:
     """A process that worked on a cell's artefacts; see ``provenance.this_launch``."""
 
+    # Records of older versions do not say all of it.
     command: str = UNKNOWN
     git_commit: str = UNKNOWN
     soarbench: str = UNKNOWN
@@ -48,11 +49,9 @@ class Cell:
         tables: Its numbers and images, wherever they lie.
         description: As plain JSON (``soarbench.grid.description``).
         state: ``finished``, ``failed``, ``running`` or ``not started``.
-        reason: Why it failed.
         budget: What training spent, by name.
         created_at: Unix time of the first touch.
-        launches: What worked on its artefacts, the first one first.
-        code: Digest of each module that determined them, when they were begun.
+        code: Digest of each module that determined its artefacts, when they were begun.
     """
 
     tables: CellTables
@@ -183,10 +182,6 @@ class Cell:
             image.load()
             return image
 
-    def has_image(self, step: int, prompt_id: str, image_index: int) -> bool:
-        """Whether an image is stored as it was drawn."""
-        return self.tables.image_file(step, prompt_id, image_index) is not None
-
     def strip(self, task: str, step: int) -> Image.Image | None:
         """The samples of a task beside each other, as ``export`` leaves them; None without."""
         return self.tables.strip(task, step)
@@ -220,45 +215,36 @@ def stored_cell(store: Store, description: Mapping[str, Any], record: CellRecord
     origin = description["training"]
     launches, code = _made_by(store, description, is_whole=known.state == FINISHED)
     return Cell(
-        tables=StoredTables(store=store, description=description),
-        description=description,
+        tables=StoredTables(store=store, description=description), description=description,
         state="not started" if status is None else status.state,
-        reason=known.reason,
-        mlflow_run_id=known.mlflow_run_id,
+        reason=known.reason, mlflow_run_id=known.mlflow_run_id, created_at=known.created_at,
         budget={} if origin is None else TrainingFolder(store.artefact(origin).root).cost(),
-        created_at=known.created_at,
-        launches=launches,
-        code=code,
-    )
+        launches=launches, code=code,
+    )  # fmt: skip
 
 
 def _made_by(
     store: Store, description: Mapping[str, Any], *, is_whole: bool
 ) -> tuple[tuple[Launch, ...], dict[str, str]]:
     """The launches that worked on a cell's training, images and scores, and their code."""
-    launches: dict[Launch, None] = {}
-    code: dict[str, str] = {}
-    for address in _addresses(description):
-        artefact = store.artefact(address)
-        stored = artefact.record()
-        if stored is None and is_whole:
-            raise StoreError(
-                f"{artefact.root / 'artefact.json'} is missing; delete {artefact.root} and give "
-                "the command of the run again"
-            )
-        if stored is not None:
-            launches |= dict.fromkeys(map(launch_of, stored.launches))
-            code |= stored.code
-    return tuple(launches), code
-
-
-def _addresses(description: Mapping[str, Any]) -> list[str]:
-    """The artefacts that a cell's numbers come from, each once."""
     addresses = [description["training"]] if description["training"] else []
     for facts in description["suites"].values():
         addresses += facts["images"].values()
         addresses += [address for steps in facts["scores"].values() for address in steps.values()]
-    return list(dict.fromkeys(addresses))
+    launches: dict[Launch, None] = {}
+    code: dict[str, str] = {}
+    for artefact in map(store.artefact, dict.fromkeys(addresses)):
+        stored = artefact.record()
+        if stored is not None:
+            launches |= dict.fromkeys(map(launch_of, stored.launches))
+            code |= stored.code
+        # Without its record nobody can say what made a number, however whole it looks.
+        elif is_whole:
+            raise StoreError(
+                f"{artefact.root / 'artefact.json'} is missing; delete {artefact.root} and give "
+                "the command of the run again"
+            )
+    return tuple(launches), code
 
 
 def finished_and_holes(cells: Sequence[Cell], where: str) -> tuple[list[Cell], list[Hole]]:
@@ -278,6 +264,7 @@ def finished_and_holes(cells: Sequence[Cell], where: str) -> tuple[list[Cell], l
     ]  # fmt: skip
     finished = [cell for cell in cells if cell.state == FINISHED]
     if not finished:
+        # One line for people: three reasons show what went wrong, and there may be a thousand.
         reasons = "; ".join(hole.describe() for hole in holes[:3])
         raise StoreError(
             f"{where} holds no finished cell" + (f" ({reasons})" if reasons else "") + "; run the "

@@ -24,8 +24,7 @@ from soarbench.common.errors import StoreError
 from soarbench.common.files import read_json, write_atomically, write_json
 from soarbench.common.provenance import STORE_VERSION
 from soarbench.store.cells import FINISHED, Cell, launch_of
-from soarbench.store.probes import Table
-from soarbench.store.tables import Facts, labelled, read_table
+from soarbench.store.tables import Facts, Table, labelled, read_table
 
 #: Names the grid of an export.
 MANIFEST = "export.json"
@@ -70,33 +69,23 @@ class Export:
     def cells(self) -> list[Cell]:
         """Every cell that was exported, finished or not."""
         self.manifest()
-        table = self.table("cells")
+        table = read_table(self.root / "cells.parquet", _REMEDY)
         if table is None:
             raise StoreError(f"{self.root / 'cells.parquet'} is missing; {_REMEDY}")
-        return [self._cell(json.loads(text)) for text in table["cell"].to_pylist()]
-
-    def _cell(self, values: Mapping[str, Any]) -> Cell:
-        return Cell(
-            tables=_ExportedTables(export=self, values=values),
-            launches=tuple(map(launch_of, values["launches"])),
-            **{name: values[name] for name in _PLAIN},
-        )
+        return [
+            Cell(
+                tables=_ExportedTables(root=self.root, values=values),
+                launches=tuple(map(launch_of, values["launches"])),
+                **{name: values[name] for name in _PLAIN},
+            )
+            for values in map(json.loads, table["cell"].to_pylist())
+        ]
 
     def strips(self) -> list[Strip]:
         """The sample images of all cells."""
-        table = self.table("samples")
+        table = read_table(self.root / "samples.parquet", _REMEDY)
         rows = [] if table is None else table.to_pylist()
         return [Strip(**{**row, "prompts": dict(json.loads(row["prompts"]))}) for row in rows]
-
-    def table(self, name: str) -> pa.Table | None:
-        """A table of all cells; None where the export has none."""
-        return read_table(self.root / f"{name}.parquet", _REMEDY)
-
-    def rows(self, name: str, cell_id: str) -> pa.Table | None:
-        """A cell's rows of a table; None where it has none."""
-        path = self.root / f"{name}.parquet"
-        written = path.stat().st_mtime_ns if path.is_file() else None
-        return _by_cell(path, written).get(cell_id)
 
 
 # Cells ask for their rows one by one, and a thousand of them share a file.
@@ -119,18 +108,20 @@ def _by_cell(path: Path, written: int | None) -> Mapping[str, pa.Table]:
 class _ExportedTables:
     """See ``CellTables``; ``values`` are a cell's in ``cells.parquet``."""
 
-    export: Export
+    root: Path
     values: Mapping[str, Any]
 
     def _rows(self, name: str) -> pa.Table | None:
-        return self.export.rows(name, self.values["description"][_ID])
+        path = self.root / f"{name}.parquet"
+        written = path.stat().st_mtime_ns if path.is_file() else None
+        return _by_cell(path, written).get(self.values["description"][_ID])
 
     def _needed(self, name: str) -> pa.Table:
         """Rows of a table in which every finished cell has some."""
         rows = self._rows(name)
         if rows is None:
             raise StoreError(
-                f"{self.export.root / name}.parquet is missing or has no rows of "
+                f"{self.root / name}.parquet is missing or has no rows of "
                 f"{self.values['description'][_ID]}; {_REMEDY}"
             )
         return rows
@@ -157,12 +148,8 @@ class _ExportedTables:
         """None: an export has strips alone."""
 
     def strip(self, task: str, step: int) -> Image.Image | None:
-        for row in self._samples(task):
-            if row["step"] == step:
-                with Image.open(io.BytesIO(row["jpeg"])) as image:
-                    image.load()
-                    return image
-        return None
+        images = (row["jpeg"] for row in self._samples(task) if row["step"] == step)
+        return next((Image.open(io.BytesIO(jpeg)) for jpeg in images), None)
 
     def strip_prompts(self, task: str) -> dict[str, str]:
         samples = self._samples(task)
@@ -185,7 +172,7 @@ class Strip:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What a strip is one of."""
+        """What there is one strip of."""
         return self.cell_id, self.task, self.step
 
     @classmethod
@@ -207,16 +194,13 @@ def write_export(
 ) -> None:
     """Write cells as an export, in the place of what was there.
 
-    Args:
-        root: Folder of the grid's export.
-        manifest: Its names.
-        cells: Finished ones and others; of the others there are no tables. What they name and do
-            not have, such as the base on the data of another task, is taken from what was there.
-        strips: Sample images.
-        clean: Commands of launches, as they are to be published.
+    ``clean`` are the commands of launches, as they are to be published. Of unfinished cells there
+    are no tables.
     """
+    # What cells name and do not have, such as the base on the data of another task, is taken over.
     before = Export(root)
     older = {cell.cell_id: cell for cell in before.cells()} if before.exists else {}
+    # Sorted, so that the same cells give the same bytes: exports are kept in git.
     texts = [json.dumps(_values(cell, clean), sort_keys=True) for cell in cells]
     _write(root, "cells", pa.table({_ID: [cell.cell_id for cell in cells], "cell": texts}))
     kinds: dict[str, Callable[[Cell], pa.Table | None]] = {
@@ -277,19 +261,15 @@ def _write(root: Path, name: str, table: pa.Table | None) -> None:
         path.unlink(missing_ok=True)
         return
     if name in _SINGLE:
-        table = table.cast(pa.schema([_single(field) for field in table.schema]))
-    doubles = [field.name for field in table.schema if pa.types.is_floating(field.type)]
-    texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
-
-    def write(partial: Path) -> None:
+        single = [
+            field.with_type(pa.float32()) if pa.types.is_float64(field.type) else field
+            for field in table.schema
+        ]
+        table = table.cast(pa.schema(single))
+    write = functools.partial(
+        pq.write_table, table, compression="zstd", compression_level=19,
+        use_dictionary=[one.name for one in table.schema if pa.types.is_string(one.type)],
         # Bytes of like significance lie together and compress: half the size.
-        pq.write_table(
-            table, partial, compression="zstd", compression_level=19,
-            use_dictionary=texts, use_byte_stream_split=doubles,
-        )  # fmt: skip
-
+        use_byte_stream_split=[x.name for x in table.schema if pa.types.is_floating(x.type)],
+    )  # fmt: skip
     write_atomically(path, write)
-
-
-def _single(field: pa.Field) -> pa.Field:
-    return field.with_type(pa.float32()) if pa.types.is_float64(field.type) else field

@@ -27,7 +27,6 @@ class ScoreSet:
         prompts: Prompt of each image; (N,), sorted, then by image index.
         images: Image index; (N,).
         values: Scores; (N,), nan where the measurement failed.
-        fingerprint: Of the protocol.
         reasons: Why measurements failed: reason to how many.
     """
 
@@ -46,13 +45,10 @@ def score_sets(
 ) -> list[ScoreSet]:
     """Sort a table of scores by judge, suite and step.
 
-    Args:
-        table: Columns ``SCORE_COLUMNS``, at least.
-        where: It comes from, for messages.
-        pool: Label arrays seen so far, which equal ones are taken from.
+    ``pool`` are label arrays seen so far, which equal ones are taken from.
 
     Raises:
-        StoreError: It lacks a column, or holds an image twice.
+        StoreError: It lacks one of ``SCORE_COLUMNS``, or holds an image twice; says ``where``.
     """
     lacking = [name for name in SCORE_COLUMNS if name not in table.column_names]
     if lacking:
@@ -77,20 +73,22 @@ def score_sets(
         evaluator, suite, step, fingerprint = labels[codes[rows[0]]]
         prompts, indices = prompt_labels[prompt_codes[rows]], images[rows]
         failed = rows[np.isnan(values[rows])]
+        why = reasons.take(pa.array(failed)).to_pylist()
         scores = ScoreSet(
-            evaluator=evaluator,
-            suite=suite,
-            step=int(step),
+            evaluator=evaluator, suite=suite, step=int(step),
             prompts=pool.setdefault(prompts.tobytes(), prompts),
             images=pool.setdefault(indices.tobytes(), indices),
-            values=values[rows],
-            fingerprint=fingerprint,
-            reasons=Counter(
-                "no reason given" if reason is None else str(reason)
-                for reason in reasons.take(pa.array(failed)).to_pylist()
-            ),
-        )
-        _refuse_repeats(scores, where)
+            values=values[rows], fingerprint=fingerprint,
+            reasons=Counter("no reason given" if one is None else str(one) for one in why),
+        )  # fmt: skip
+        # An image that counts twice would narrow the interval.
+        repeated = (prompts[1:] == prompts[:-1]) & (np.diff(indices) == 0)
+        if repeated.any():
+            row = int(np.flatnonzero(repeated)[0])
+            raise StoreError(
+                f"{where}: {evaluator} scored image {indices[row]} of prompt {prompts[row]!r} more "
+                f"than once at step {step}; delete its scores and run the grid again"
+            )
         sets.append(scores)
     return sorted(sets, key=lambda one: (one.evaluator, one.suite, one.step))
 
@@ -100,6 +98,7 @@ def _encoded(column: pa.ChunkedArray) -> tuple[IntArray, np.ndarray]:
     encoded = column.dictionary_encode().combine_chunks()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.chunk(0)
+    # Of fixed width: they share memory by their bytes, and NumPy compares them without Python.
     labels = np.asarray(encoded.dictionary.to_pylist(), dtype=np.str_)
     return encoded.indices.to_numpy().astype(np.intp), labels
 
@@ -117,17 +116,6 @@ def _group_codes(
         int(code): tuple(str(labels[part[row]]) for part, labels in parts)
         for code, row in zip(used, first, strict=True)
     }
-
-
-def _refuse_repeats(scores: ScoreSet, where: str) -> None:
-    repeated = (scores.prompts[1:] == scores.prompts[:-1]) & (np.diff(scores.images) == 0)
-    if repeated.any():
-        row = int(np.flatnonzero(repeated)[0])
-        raise StoreError(
-            f"{where}: {scores.evaluator} scored image {scores.images[row]} of prompt "
-            f"{scores.prompts[row]!r} more than once at step {scores.step}; delete its scores and "
-            "run the grid again"
-        )
 
 
 def tags_of(table: pa.Table, evaluator: str) -> dict[str, str]:

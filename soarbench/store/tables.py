@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,12 +15,31 @@ from soarbench.common.errors import StoreError
 from soarbench.evaluation.drawing import image_path
 from soarbench.store.artefact import Extent, Store
 from soarbench.store.judged import ScoresFolder
-from soarbench.store.probes import ProbeFolder, Table
 from soarbench.store.training import TrainingFolder
 
 #: What a protocol says, by field; ``judge`` holds the facts about the judge's number.
 Facts = Mapping[str, object]
+#: Of a probe; see ``ProbeFolder``.
+Table = Literal["images", "norms", "deviations"]
 _REMEDY = "delete {0} and give the command of the run again"
+
+
+@dataclass(frozen=True)
+class ProbeFolder:
+    """Where the tables of a probe lie."""
+
+    root: Path
+
+    def path(self, name: Table) -> Path:
+        """A table.
+
+        ``images``: statistics of every image of a suite at a step; prompt_id, image_index, those of
+        ``image_statistics.STATISTICS``, and diversity (of the prompt; null where it has one image).
+        ``norms``: RMS of the velocity at every evaluated step; step, row, norm.
+        ``deviations``: from the training path at the last step; step, row, start (level that the
+        path was left at), index, sigma, deviation.
+        """
+        return self.root / f"{name}.parquet"
 
 
 class CellTables(Protocol):
@@ -70,9 +89,11 @@ class StoredTables:
         path = TrainingFolder(self.store.artefact(address).root).table_path
         # The end of a training is this file: without it a finished cell has lost its curves, and a
         # report that leaves them out without a word would look like a whole one.
-        if not path.is_file():
-            raise StoreError(f"{path} is missing; {_REMEDY.format(path.parent)}")
-        return _read(path)
+        remedy = _REMEDY.format(path.parent)
+        table = read_table(path, remedy)
+        if table is None:
+            raise StoreError(f"{path} is missing; {remedy}")
+        return table
 
     def probe(self, name: Table, key: str = "") -> pa.Table | None:
         """See ``CellTables``."""
@@ -135,11 +156,8 @@ class StoredTables:
                     yield suite, judge, int(step), folder
 
     def _table(self, address: str, name: Table) -> pa.Table | None:
-        return _read(ProbeFolder(self.store.artefact(address).root).path(name))
-
-
-def _read(path: Path) -> pa.Table | None:
-    return read_table(path, _REMEDY.format(path.parent))
+        path = ProbeFolder(self.store.artefact(address).root).path(name)
+        return read_table(path, _REMEDY.format(path.parent))
 
 
 def read_table(path: Path, remedy: str) -> pa.Table | None:

@@ -95,12 +95,8 @@ def write_training_table(folder: TrainingFolder) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = read_training_log(folder)
-    table = pa.table(
-        {
-            "step": pa.array([step for step, _ in rows], pa.int64()),
-            "key": pa.array([key for _, key in rows], pa.string()),
-            "value": pa.array(list(rows.values()), pa.float64()),
-        }
-    )
+    logged = read_training_log(folder).items()
+    rows = [{"step": step, "key": key, "value": value} for (step, key), value in logged]
+    columns = [("step", pa.int64()), ("key", pa.string()), ("value", pa.float64())]
+    table = pa.Table.from_pylist(rows, pa.schema(columns))
     write_atomically(folder.table_path, lambda partial: pq.write_table(table, partial))

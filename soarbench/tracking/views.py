@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import pandas as pd
 import pyarrow as pa
+from PIL import Image, ImageDraw
 
 from soarbench.store.cells import Cell
 from soarbench.store.facts import metric_facts
 from soarbench.store.tables import StoredTables
 
-_CELLS_ONLY = "tags.kind = 'cell'"
+#: Of a sheet; sides in pixels.
+_COLUMNS, _ROWS, _SIDE, _CAPTION_HEIGHT = 6, 4, 160, 36
 #: Statistics of images that are logged; columns of a probe's ``images``.
 _STATISTICS = ("entropy", "edge_density", "saturation", "brightness", "diversity")
 
@@ -28,34 +30,28 @@ class Value(NamedTuple):
     value: float
 
 
-def _grouped_by(*tags: str) -> dict[str, object]:
-    keys = [{"mode": "tag", "groupByData": tag} for tag in tags]
-    return {"aggregateFunction": "average", "groupByKeys": keys}
+def _state(*tags: str, **more: object) -> dict[str, object]:
+    """What MLflow's page stores of a view itself, in a form that is not documented."""
+    groups = [{"mode": "tag", "groupByData": tag} for tag in tags]
+    grouping = {"aggregateFunction": "average", "groupByKeys": groups}
+    return {"searchFilter": "tags.kind = 'cell'", "groupBy": grouping, **more}
 
 
-#: Saved views by key: what each shows, how it is opened, and its state in the undocumented form
-#: that MLflow's page stores itself. A reader opens one with a link instead of a dozen clicks.
-_VIEWS: Mapping[str, tuple[str, str, Mapping[str, object]]] = {
+#: Saved views by key: what each shows, how it is opened, and its state. A reader opens one with a
+#: link instead of a dozen clicks.
+_VIEWS = {
     "methods": (
         "curves of every metric, a line a task and method, mean over seeds",
-        "&compareRunsMode=CHART",
-        {
-            "searchFilter": _CELLS_ONLY, "groupBy": _grouped_by("task", "method"),
-            "compareRunsMode": "CHART",
-        },
+        "&compareRunsMode=CHART", _state("task", "method", compareRunsMode="CHART"),
     ),
     "cells": (
-        "table of all cells by task: scores, oracles and cost",
-        "",
-        {
-            "searchFilter": _CELLS_ONLY, "groupBy": _grouped_by("task"),
-            "selectedColumns": [
-                "tags.`method`", "tags.`seed`",
-                "metrics.`eval/aesthetic/mean`", "metrics.`eval/clipscore/mean`",
-                "metrics.`oracle/aesthetic/mean`", "metrics.`oracle/geneval/overall`",
-                "metrics.`budget/forward_equivalents`", "metrics.`budget/seconds`",
-            ],
-        },
+        "table of all cells by task: scores, oracles and cost", "",
+        _state("task", selectedColumns=[
+            "tags.`method`", "tags.`seed`",
+            "metrics.`eval/aesthetic/mean`", "metrics.`eval/clipscore/mean`",
+            "metrics.`oracle/aesthetic/mean`", "metrics.`oracle/geneval/overall`",
+            "metrics.`budget/forward_equivalents`", "metrics.`budget/seconds`",
+        ]),
     ),
 }  # fmt: skip
 
@@ -120,18 +116,12 @@ def cell_note(cell: Cell) -> str:
 
 def summary_csv(values: Sequence[Value]) -> str:
     """Numbers as a table that MLflow's page shows: a row a step, a column a metric."""
+    frame = pd.DataFrame(values, columns=["key", "step", "value"])
+    table = frame.pivot_table("value", "step", "key", "last")
     # Judges before oracles before the rest: the page shows the first columns alone.
     ranks = {"eval": 0, "oracle": 1}
-    keys = sorted(
-        {value.key for value in values}, key=lambda key: (ranks.get(key.partition("/")[0], 2), key)
-    )
-    at = {(value.step, value.key): value.value for value in values}
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["step", *keys])
-    for step in sorted({value.step for value in values}):
-        writer.writerow([step, *(at.get((step, key), "") for key in keys)])
-    return stream.getvalue()
+    keys = sorted(table.columns, key=lambda key: (ranks.get(key.partition("/")[0], 2), key))
+    return str(table[keys].to_csv(lineterminator="\n"))
 
 
 def score_values(cell: Cell) -> Iterator[Value]:
@@ -173,3 +163,24 @@ def _means(table: pa.Table, names: Mapping[str, str]) -> Iterator[Value]:
             # Diversity is null where a prompt has one image.
             if row[f"{column}_mean"] is not None:
                 yield Value(f"diagnostics/{name}", row["step"], row[f"{column}_mean"])
+
+
+def sample_sheet(cell: Cell, step: int) -> Image.Image:
+    """Images of evenly spaced prompts with their prompts; the same ones at every step."""
+    rows = cell.tables.scores().select(["prompt_id", "prompt", "image_index"]).to_pylist()
+    # An image has a row a judge and step.
+    pairs = list({(row["prompt_id"], row["image_index"]): row["prompt"] for row in rows}.items())
+    count = min(_COLUMNS * _ROWS, len(pairs))
+    height = _SIDE + _CAPTION_HEIGHT
+    sheet = Image.new("RGB", (_COLUMNS * _SIDE, -(-count // _COLUMNS) * height), "white")
+    pen = ImageDraw.Draw(sheet)
+    for place in range(count):
+        (prompt_id, index), prompt = pairs[place * len(pairs) // count]
+        x, y = place % _COLUMNS * _SIDE, place // _COLUMNS * height
+        image = cell.image(step, prompt_id, index)
+        if image is not None:
+            sheet.paste(image.convert("RGB").resize((_SIDE - 4,) * 2), (x + 2, y + 2))
+        # Three lines of 25 letters fill the caption of Pillow's own font.
+        caption = "\n".join(textwrap.wrap(prompt, 25)[:3])
+        pen.multiline_text((x + 3, y + _SIDE), caption, fill="black", spacing=1)
+    return sheet

@@ -49,7 +49,7 @@ def test_all_files_are_written_and_nothing_else(reported):
     found = {path.name for path in (results / "reward_specific").iterdir()}
     # The sheets of the store, which has no images, are in the notes.
     assert found == FILES
-    assert not report.is_partial
+    assert not report.gaps
 
 
 def test_the_same_store_gives_the_same_bytes(reported):
@@ -176,7 +176,7 @@ def test_holes_are_shown_and_the_report_is_marked_partial(tmp_path):
     ]
     grid = write_grid(tmp_path / "grid", [*cells, *broken])
     report = build_report(grid, tmp_path, grid="grid")
-    assert report.is_partial
+    assert report.gaps
     text = (tmp_path / "grid" / "table.md").read_text()
     assert "**Partial report.**" in text
     assert f"{broken[0].cell_id}: failed: reward gave NaN" in text

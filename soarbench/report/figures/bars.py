@@ -22,12 +22,7 @@ _HATCHES = {"o": "", "s": "///", "^": "...", "D": "xx", "v": "\\\\\\", "P": "++"
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One method's change of one metric at its last step, with its interval paired by image.
-
-    Attributes:
-        base: The base's value.
-        change: Method - base.
-    """
+    """One method's change of one metric from the base's value, its interval paired by image."""
 
     task: str
     metric: str
@@ -43,19 +38,18 @@ class Bar:
 
 def build_bars(panels: Mapping[tuple[str, str], Panel], tables: Sequence[TaskTable]) -> list[Bar]:
     """All metrics of all tasks at the last steps; empty without the base."""
-    bars: list[Bar] = []
+    bars = []
     for table in tables:
-        for metric in table.metrics:
-            panel = panels[table.task, metric]
-            # Without the base there is nothing that a bar could stand on.
-            if BASE in panel.methods:
-                changes = [_bar(panel, method) for method in panel.methods if method != BASE]
-                bars += [bar for bar in changes if bar is not None]
-    return bars
+        for panel in (panels[table.task, metric] for metric in table.metrics):
+            bars += [_bar(panel, method) for method in panel.methods if method != BASE]
+    return [bar for bar in bars if bar is not None]
 
 
 def _bar(panel: Panel, method: str) -> Bar | None:
     """One bar; None where no image was scored for both."""
+    # Without the base there is nothing that a bar could stand on.
+    if BASE not in panel.methods:
+        return None
     step, base_step = panel.steps(method)[-1], panel.steps(BASE)[-1]
     try:
         differences = panel.differences((method, step), (BASE, base_step))
@@ -75,11 +69,7 @@ def _bar(panel: Panel, method: str) -> Bar | None:
 def draw_bars(
     bars: Sequence[Bar], facts: Mapping[str, MetricFacts], titles: Titles = METHOD_TITLES
 ) -> Figure:
-    """Draw a panel a metric; zero is the base, whose value the panel names.
-
-    Raises:
-        ValueError: There is nothing to draw.
-    """
+    """Draw a panel a metric; zero is the base, whose value it names. ``ValueError`` without any."""
     groups = list(dict.fromkeys((bar.task, bar.metric) for bar in bars))
     has_tasks = len({task for task, _ in groups}) > 1
     with style():
@@ -108,5 +98,4 @@ def _draw_group(ax: Axes, bars: Sequence[Bar], titles: Titles) -> None:
         ax.errorbar(place, bar.change, yerr=ends, color="black", elinewidth=1, capsize=3)
     ax.axhline(0, color="black", linewidth=0.7)
     # The legend names the methods; their names would not fit below the bars.
-    ax.set_xticks([])
-    ax.set_xlim(-0.6, len(bars) - 0.4)
+    ax.set(xticks=[], xlim=(-0.6, len(bars) - 0.4))

@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from soarbench.common.files import read_json, write_atomically
 from soarbench.config.run import FORMATS
@@ -18,14 +18,9 @@ from soarbench.report.figures.bars import Bar, build_bars, draw_bars
 from soarbench.report.figures.gaming import draw_deviation, draw_gaming, draw_overoptimisation
 from soarbench.report.figures.sheets import Tile, draw_sheet, plan_sheet
 from soarbench.report.figures.style_and_curves import AXIS_TITLES, draw_curves, save, settle
+from soarbench.report.numbers import diagnostics
 from soarbench.report.numbers.checkpoints import marked_steps
 from soarbench.report.numbers.curves import CurvePoint, panel_points
-from soarbench.report.numbers.diagnostics import (
-    DeviationPoint,
-    deviation_points,
-    diagnostic_points,
-    unmeasured,
-)
 from soarbench.report.numbers.gaming import GamingPoint, gaming_points
 from soarbench.report.numbers.names import titles_of
 from soarbench.report.numbers.reference import PublishedPoint
@@ -35,10 +30,7 @@ from soarbench.report.report import FigureEntry, FigureSet
 from soarbench.report.text.frames import csv_text, curve_numbers, write_text
 from soarbench.store.cells import Cell
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Row = CurvePoint | Bar | GamingPoint | DeviationPoint | Tile
+Row = CurvePoint | Bar | GamingPoint | diagnostics.DeviationPoint | Tile
 
 
 #: Title and caption of each kind of figure; the curves name their axis.
@@ -96,18 +88,8 @@ def write_figures(
 ) -> FigureSet:
     """Write every figure that there is data for, and ``figures.json``.
 
-    Figures of an earlier report that there is no data for any more are removed.
-
-    Args:
-        cells: Finished ones.
-        panels: Their scores, by (task, evaluator).
-        tables: One a task.
-        curves: What the curves show, whose numbers are not estimated again.
-        folder: Of the report.
-        axes: What the curves are drawn over, a figure each.
-        published: The paper's curves, where the protocol is the paper's.
-        checkpoint_rule: Which step of each method is marked.
-        formats: What figures are written as; sheets are PNG.
+    Figures of an earlier report that there is no data for any more are removed. ``axes`` are what
+    the curves are drawn over, a figure each; ``formats`` those of figures, while sheets are PNG.
 
     Raises:
         StoreError: Stored diagnostics are damaged or do not compare.
@@ -145,20 +127,20 @@ def _write_task(
     task, roles = table.task, _roles(table, cells)
     texts = {kind: (f"{title}, task {task}", text) for kind, (title, text) in _TEXTS.items()}
     marked = marked_steps(rule, panels, task)
-    missing = unmeasured(cells, task)
+    missing = diagnostics.unmeasured(cells, task)
     if missing:
         writer.notes.append(
             f"task {task}: {len(missing)} cells have no diagnostics ({missing[0]} ...); "
             "'python -m soarbench diagnose' with the same settings measures them"
         )
     points = [*_score_points(table, panels, curves, roles)]
-    points += diagnostic_points(cells, task, panels[task, table.metrics[0]].prompts)
+    points += diagnostics.diagnostic_points(cells, task, panels[task, table.metrics[0]].prompts)
     draw = partial(
         draw_overoptimisation, points, table.facts, roles, marked, rule, titles=table.titles
     )
     name = f"overoptimisation_{task}"
     writer.figure(name, texts["overoptimisation"], points, draw, marked=marked)
-    drift = deviation_points(cells, task)
+    drift = diagnostics.deviation_points(cells, task)
     draw = partial(draw_deviation, drift, table.titles)
     writer.figure(f"deviation_{task}", texts["deviation"], drift, draw)
     tiles = plan_sheet(cells, task)

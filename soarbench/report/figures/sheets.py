@@ -52,7 +52,7 @@ def plan_sheet(cells: Sequence[Cell], task: str) -> list[Tile]:
         Tile(
             task=task, prompt_id=prompt_id, prompt=prompt, image_index=index, method=cell.method,
             seed=cell.seed, step=step, cell=cell,
-            is_stored=cell.has_image(step, prompt_id, index),
+            is_stored=cell.tables.image_file(step, prompt_id, index) is not None,
         )
         for prompt_id, prompt, index in _spread(trained[0].prompts(), _MOST_PROMPTS)
         for cell, step in columns
@@ -67,11 +67,7 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
 
 
 def draw_sheet(tiles: Sequence[Tile]) -> Image.Image:
-    """Draw a sheet: a row a prompt, a column a method and step; RGB.
-
-    Raises:
-        ValueError: There is no tile.
-    """
+    """A row a prompt, a column a method and step; RGB. ``ValueError`` without any tile."""
     if not tiles:
         raise ValueError("sample sheet: no image to show")
     prompts = {tile.prompt_id: tile.prompt for tile in tiles}
@@ -96,7 +92,6 @@ def draw_sheet(tiles: Sequence[Tile]) -> Image.Image:
 
 
 def _columns(tiles: Sequence[Tile]) -> dict[tuple[str, int], int]:
-    """Where the column of each method and step begins."""
     columns: dict[tuple[str, int], int] = {}
     x, before = _TEXT_WIDTH, ""
     for method, step in dict.fromkeys((tile.method, tile.step) for tile in tiles):
@@ -122,7 +117,6 @@ def _draw_heads(
 
 
 def _scaled(image: Image.Image) -> Image.Image:
-    """A square image of the sheet's size."""
     # Lanczos rings at the hard edges of a small image that is enlarged.
     is_small = max(image.size) < _SIDE
     way = Image.Resampling.BICUBIC if is_small else Image.Resampling.LANCZOS
@@ -138,7 +132,6 @@ def _draw_missing(pen: ImageDraw.ImageDraw, x: int, y: int) -> None:
 
 
 def _font(size: float = _FONT_SIZE, *, is_bold: bool = False) -> ImageFont.FreeTypeFont:
-    """Matplotlib's own font."""
     # Of the machine's fonts none is on every machine, and sheets would not look alike.
     name = "DejaVuSans-Bold.ttf" if is_bold else "DejaVuSans.ttf"
     path = Path(mpl.get_data_path()) / "fonts" / "ttf" / name

@@ -16,26 +16,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from soarbench.config.stages import first_stage
+from soarbench.config.stages import BASE, first_stage
 from soarbench.report.numbers.curves import CurvePoint
-from soarbench.report.numbers.names import (
-    BASE,
-    METHOD_TITLES,
-    Titles,
-    method_title,
-    ordered_methods,
-)
+from soarbench.report.numbers.names import METHOD_TITLES, Titles, method_title, ordered_methods
 from soarbench.report.numbers.reference import AS_PUBLISHED, PublishedPoint
 from soarbench.store.facts import MetricFacts
 
 STYLE_FILE = Path(__file__).with_name("soarbench.mplstyle")
 AXIS_TITLES = {
-    "step": "Optimizer steps",
-    "images_seen": "Images seen",
-    "forward_equivalents": "Forward equivalents",
-    "reward_calls": "Reward calls",
-    "seconds": "Seconds",
-}
+    "step": "Optimizer steps", "images_seen": "Images seen", "seconds": "Seconds",
+    "forward_equivalents": "Forward equivalents", "reward_calls": "Reward calls",
+}  # fmt: skip
 BAND_TITLE = "Bands: 95 % interval of each method alone"
 #: Inches. A figure fits the text width of a page, so that its letters keep their size there.
 _TEXT_WIDTH, _LEGEND_HEIGHT = 6.9, 0.5
@@ -55,6 +46,11 @@ class LineStyle:
     def line(self) -> dict[str, Any]:
         """As matplotlib's arguments, without the marker."""
         return {"color": self.color, "linestyle": self.dashes}
+
+    @property
+    def hollow(self) -> dict[str, Any]:
+        """The same with hollow markers, beside which a filled one stands out."""
+        return {**self.line, "marker": self.marker, "markerfacecolor": "white"}
 
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart; dark to light in grey.
@@ -100,16 +96,10 @@ def draw_curves(
     """Draw metric over steps, one panel a task and metric, with 95 % bands.
 
     All methods start from the base's point at 0, a second stage from the end of its first.
-
-    Args:
-        points: From ``build_curves``.
-        facts: About each metric.
-        x: ``step``, or a counter of training.
-        published: Drawn as thin lines, over steps only; pass them where the protocol compares.
-        titles: Of the methods.
+    ``published`` are thin lines; pass them where the protocol compares.
 
     Raises:
-        ValueError: ``x`` is neither, or there is nothing to draw.
+        ValueError: ``x`` is neither ``step`` nor a counter of training, or there is no point.
     """
     if x not in AXIS_TITLES:
         raise ValueError(f"x={x!r}: must be one of {', '.join(AXIS_TITLES)}")
@@ -118,9 +108,8 @@ def draw_curves(
     with style():
         figure, axes = panel_grid(len(panels))
         for ax, (task, metric) in zip(axes, panels, strict=True):
-            ax.set_title(f"Task: {task}" if has_tasks else "")
-            ax.set_ylabel(facts[metric].title)
-            ax.set_xlabel(AXIS_TITLES[x])
+            title = f"Task: {task}" if has_tasks else ""
+            ax.set(title=title, xlabel=AXIS_TITLES[x], ylabel=facts[metric].title)
             # The paper gives steps alone, no cost.
             if x == "step":
                 _draw_published(ax, [o for o in published if (o.task, o.metric) == (task, metric)])
@@ -148,13 +137,9 @@ def _draw_published(ax: Axes, points: Sequence[PublishedPoint]) -> None:
     """The paper's curves: thin, grey, in each method's dashes."""
     for method, look in method_styles({point.method for point in points}).items():
         line = [point for point in points if point.method == method]
-        ax.plot(
-            [point.step for point in line],
-            [point.value for point in line],
-            **{**look.line, "color": "0.55"},
-            linewidth=0.7,
-            label=f"{method_title(method)}, {AS_PUBLISHED}",
-        )
+        steps, values = [point.step for point in line], [point.value for point in line]
+        thin = {**look.line, "color": "0.55", "linewidth": 0.7}
+        ax.plot(steps, values, **thin, label=f"{method_title(method)}, {AS_PUBLISHED}")
 
 
 def draw_panel(
@@ -165,15 +150,7 @@ def draw_panel(
     marked: Mapping[str, int] | None = None,
     titles: Titles = METHOD_TITLES,
 ) -> None:
-    """Draw all methods' curves of one quantity of one task.
-
-    Args:
-        ax: Where to.
-        points: Of the quantity.
-        x: ``step``, or a counter of training.
-        marked: Step of each method whose marker is filled: a checkpoint that a rule chose.
-        titles: Of the methods.
-    """
+    """Draw all methods' curves of one quantity; the markers of ``marked`` steps are filled."""
     start = [point for point in points if point.method == BASE]
     steps = {point.step for point in start}
     for method, look in method_styles({point.method for point in points} - {BASE}).items():
@@ -193,10 +170,15 @@ def draw_panel(
         chosen = last + (marked or {}).get(method, -1)
         for place, point in zip(across, placed, strict=True):
             if (point.method, point.step) == (method, chosen):
-                marker = {"color": look.color, "marker": look.marker}
-                ax.plot([place], [point.value], **marker, zorder=4)
+                ax.plot([place], [point.value], color=look.color, marker=look.marker, zorder=4)
     if start:
-        _draw_base(ax, start[0].value)
+        # The shared start, and a level to compare with.
+        level, look = start[0].value, METHOD_STYLES[BASE]
+        thin = {**look.line, "linewidth": 0.9}
+        ax.axhline(level, **thin, zorder=1)
+        # Unclipped and above all lines: it lies on the axis, where every curve begins.
+        thin |= {"marker": look.marker, "zorder": 5, "clip_on": False}
+        ax.plot([0], [level], **thin, label=method_title(BASE))
     # Few evaluations have a tick each, so that a reader sees where something was measured.
     if x == "step" and len(steps) <= _MOST_TICKS:
         ax.set_xticks(sorted(steps))
@@ -243,18 +225,7 @@ def draw_band(
     # Edges tell overlapping bands apart, also in grey.
     for edge in (low, high):
         ax.plot(across, edge, **look.line, linewidth=0.5, alpha=0.7)
-    markers = {"marker": look.marker, "markerfacecolor": "white", "markevery": list(markevery)}
-    ax.plot(across, values, **look.line, **markers, label=label)
-
-
-def _draw_base(ax: Axes, value: float) -> None:
-    """The shared start, and a level to compare with."""
-    look = METHOD_STYLES[BASE]
-    line = {**look.line, "linewidth": 0.9}
-    ax.axhline(value, **line, zorder=1)
-    # Unclipped and above all lines: it lies on the axis, where every curve begins.
-    marker = {"marker": look.marker, "zorder": 5, "clip_on": False}
-    ax.plot([0], [value], **line, **marker, label=method_title(BASE))
+    ax.plot(across, values, **look.hollow, markevery=list(markevery), label=label)
 
 
 def draw_zero(ax: Axes) -> None:
@@ -271,12 +242,9 @@ def add_legend(figure: Figure, axes: Sequence[Axes], title: str) -> None:
         entries |= dict(zip(labels, handles, strict=True))
     columns = 4 if figure.get_figwidth() > _WIDEST_PANEL else 2
     figure.legend(
-        handles=list(entries.values()),
-        labels=list(entries),
-        loc="outside lower center",
+        list(entries.values()), list(entries), loc="outside lower center", title=title,
         ncols=min(len(entries), columns),
-        title=title,
-    )
+    )  # fmt: skip
 
 
 def settle(figure: Figure) -> Figure:
@@ -291,6 +259,6 @@ def settle(figure: Figure) -> Figure:
 def save(figure: Figure, path: Path, file_format: str) -> None:
     """Write a figure as ``png``, ``pdf`` or ``svg``; the same figure gives the same bytes."""
     # Dates and versions would make two files of the same figure.
-    undated = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    dated = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}
     with style():
-        figure.savefig(path, format=file_format, metadata=undated[file_format])
+        figure.savefig(path, format=file_format, metadata={dated[file_format]: None})

@@ -23,6 +23,7 @@ def figures(entries: Sequence[FigureEntry], folder: Path) -> list[dict[str, obje
     total = 0
     for entry in entries:
         paths = [folder / name for name in entry.files if Path(name).suffix in _TYPES]
+        # A few lines are smallest as SVG, thousands of points as PNG.
         path = min(paths, key=lambda path: path.stat().st_size)
         size = path.stat().st_size
         source = ""
@@ -31,21 +32,15 @@ def figures(entries: Sequence[FigureEntry], folder: Path) -> list[dict[str, obje
             total += size
             content = base64.b64encode(path.read_bytes()).decode()
             source = f"data:{_TYPES[path.suffix]};base64,{content}"
-        shown.append(
-            {
-                "name": path.name,
-                "title": entry.title,
-                "caption": entry.caption,
-                "alt": f"Figure: {entry.title}. Its numbers follow as a table.",
-                "source": source,
-                "data": _data(folder / entry.data, entry.title),
-            }
-        )
+        shown.append({
+            "name": path.name, "title": entry.title, "caption": entry.caption, "source": source,
+            "alt": f"Figure: {entry.title}. Its numbers follow as a table.",
+            "data": _data(folder / entry.data, entry.title),
+        })  # fmt: skip
     return shown
 
 
 def _data(path: Path, title: str) -> DataTable:
-    """The first rows of a figure's CSV."""
     # As texts: a step must stay 40 beside a missing one, and not become 40.0.
     frame = pd.read_csv(path, dtype=str, keep_default_na=False, nrows=MOST_DATA_ROWS + 1)
     more = f", the first {MOST_DATA_ROWS} rows" if len(frame) > MOST_DATA_ROWS else ""
@@ -64,5 +59,4 @@ def _is_number(text: str) -> bool:
 
 
 def _short(text: str) -> str:
-    """Numbers to six digits."""
     return f"{float(text):.6g}" if "." in text and _is_number(text) else text

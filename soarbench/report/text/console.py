@@ -28,7 +28,7 @@ def report_parts(report: Report) -> Iterator[RenderableType]:
         for text in table.notes():
             yield Padding(Text(text, style="dim"), (0, 1))
         yield ""
-    if report.is_partial:
+    if report.gaps:
         yield Text("Partial report. Missing:", style="bold yellow")
         for gap in report.gaps:
             yield Padding(Text(gap, style="yellow"), (0, 2))
