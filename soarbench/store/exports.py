@@ -111,27 +111,20 @@ class _ExportedTables:
     root: Path
     values: Mapping[str, Any]
 
-    def _rows(self, name: str) -> pa.Table | None:
-        path = self.root / f"{name}.parquet"
+    def _rows(self, name: str, *, is_needed: bool = False) -> pa.Table | None:
+        path, cell_id = self.root / f"{name}.parquet", self.values["description"][_ID]
         written = path.stat().st_mtime_ns if path.is_file() else None
-        return _by_cell(path, written).get(self.values["description"][_ID])
-
-    def _needed(self, name: str) -> pa.Table:
-        """Rows of a table in which every finished cell has some."""
-        rows = self._rows(name)
-        if rows is None:
-            raise StoreError(
-                f"{self.root / name}.parquet is missing or has no rows of "
-                f"{self.values['description'][_ID]}; {_REMEDY}"
-            )
+        rows = _by_cell(path, written).get(cell_id)
+        if rows is None and is_needed:
+            raise StoreError(f"{path} is missing or has no rows of {cell_id}; {_REMEDY}")
         return rows
 
     def scores(self) -> pa.Table:
-        return self._needed("scores")
+        return self._rows("scores", is_needed=True)
 
     def training(self) -> pa.Table | None:
         is_base = self.values["description"]["data_key"] is None
-        return None if is_base else self._needed("training")
+        return None if is_base else self._rows("training", is_needed=True)
 
     def probe(self, name: Table, key: str = "") -> pa.Table | None:
         rows = self._rows(name)

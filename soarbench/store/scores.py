@@ -81,14 +81,7 @@ def score_sets(
             values=values[rows], fingerprint=fingerprint,
             reasons=Counter("no reason given" if one is None else str(one) for one in why),
         )  # fmt: skip
-        # An image that counts twice would narrow the interval.
-        repeated = (prompts[1:] == prompts[:-1]) & (np.diff(indices) == 0)
-        if repeated.any():
-            row = int(np.flatnonzero(repeated)[0])
-            raise StoreError(
-                f"{where}: {evaluator} scored image {indices[row]} of prompt {prompts[row]!r} more "
-                f"than once at step {step}; delete its scores and run the grid again"
-            )
+        _refuse_repeats(scores, where)
         sets.append(scores)
     return sorted(sets, key=lambda one: (one.evaluator, one.suite, one.step))
 
@@ -116,6 +109,18 @@ def _group_codes(
         int(code): tuple(str(labels[part[row]]) for part, labels in parts)
         for code, row in zip(used, first, strict=True)
     }
+
+
+def _refuse_repeats(scores: ScoreSet, where: str) -> None:
+    prompts, images = scores.prompts, scores.images
+    # An image that counts twice would narrow the interval.
+    repeated = (prompts[1:] == prompts[:-1]) & (np.diff(images) == 0)
+    if repeated.any():
+        row = int(np.flatnonzero(repeated)[0])
+        raise StoreError(
+            f"{where}: {scores.evaluator} scored image {images[row]} of prompt {prompts[row]!r} "
+            f"more than once at step {scores.step}; delete its scores and run the grid again"
+        )
 
 
 def tags_of(table: pa.Table, evaluator: str) -> dict[str, str]:
