@@ -185,11 +185,7 @@ def write_export(
     strips: Iterable[Strip],
     clean: Mapping[str, str],
 ) -> None:
-    """Write cells as an export, in the place of what was there.
-
-    ``clean`` are the commands of launches, as they are to be published. Of unfinished cells there
-    are no tables.
-    """
+    """Write cells in the place of what was there; ``clean`` are launches' commands as published."""
     # What cells name and do not have, such as the base on the data of another task, is taken over.
     before = Export(root)
     older = {cell.cell_id: cell for cell in before.cells()} if before.exists else {}

@@ -18,8 +18,6 @@ class MetricFacts:
 
     Attributes:
         name: Of the judge, as configured.
-        title: For people.
-        unit: Of the number.
         decimals: Digits after the point; one more than the differences that matter.
         value_range: Least and largest value.
         higher_is_better: Which way is up.

@@ -129,10 +129,7 @@ def _named(uri: str) -> Iterator[None]:
 
 
 class MlflowTracker(Tracker):
-    """One experiment a grid, a parent run a launch, a child run a cell.
-
-    Any method raises ``UserError`` where the store cannot be used.
-    """
+    """An experiment a grid, a parent run a launch, a child run a cell; ``UserError`` if refused."""
 
     def __init__(self, config: TrackingConfig, output_dir: Path, experiment: str) -> None:
         # At their usual level they say a line for each of the 68 migrations of a new store.

@@ -118,7 +118,7 @@ def summary_csv(values: Sequence[Value]) -> str:
     """Numbers as a table that MLflow's page shows: a row a step, a column a metric."""
     frame = pd.DataFrame(values, columns=["key", "step", "value"])
     table = frame.pivot_table("value", "step", "key", "last")
-    # Judges before oracles before the rest: the page shows the first columns alone.
+    # Judges first, then oracles: a wide table is read from the left.
     ranks = {"eval": 0, "oracle": 1}
     keys = sorted(table.columns, key=lambda key: (ranks.get(key.partition("/")[0], 2), key))
     return str(table[keys].to_csv(lineterminator="\n"))

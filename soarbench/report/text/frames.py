@@ -172,10 +172,7 @@ def value_text(estimate: Estimate | None, facts: MetricFacts) -> str:
 
 
 def score_texts(table: TaskTable) -> pd.DataFrame:
-    """A row a metric and method, one metric after the other, with titles for people.
-
-    Difference and verdict are empty where nothing is compared.
-    """
+    """A row a metric and method, metric by metric; nothing compared is an empty text."""
     columns = ("metric", "title", "method", "name", "value", "difference", "verdict")
     lines = []
     for metric in table.metrics:
@@ -211,10 +208,7 @@ def _amount(spent: Mapping[str, float], name: str) -> str:
 
 
 def wide(table: TaskTable, scores: pd.Series[str], titles: Sequence[str]) -> pd.DataFrame:
-    """Methods as rows: name and seeds, a column a metric, costs.
-
-    ``scores`` are a text a row of ``score_texts``; ``titles`` those of the metrics' columns.
-    """
+    """Methods as rows: name and seeds, a titled column a metric of ``score_texts``' rows, costs."""
     costs, size = cost_texts(table), len(table.rows)
     # By position, not by a pivot: two metrics may have the same title.
     columns = [
