@@ -139,10 +139,9 @@ def _summary(report: Report) -> dict[str, object]:
         }
         for table in report.tables
     ]  # fmt: skip
-    gaps = list(report.gaps)
     return {
-        "grid": report.grid, "partial": bool(report.gaps), "gaps": gaps, "tasks": tasks,
-        "published": published,
+        "grid": report.grid, "partial": bool(report.gaps), "gaps": list(report.gaps),
+        "tasks": tasks, "published": published,
     }  # fmt: skip
 
 

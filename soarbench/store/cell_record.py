@@ -22,14 +22,13 @@ class Status:
 
     Attributes:
         state: ``running`` from the first touch on, also while no process works on it.
-        created_at: Unix time of the first touch.
         logged: Digest of the description that was logged.
         diagnosed: Digest of the probes that were logged.
     """
 
     state: State = "running"
     reason: str | None = None
-    # Stored, since MLflow's metrics carry it as their time: logging twice is then logging once.
+    # Unix time, which MLflow's metrics carry as theirs: logging twice is then logging once.
     created_at: float = field(default_factory=time.time)
     mlflow_run_id: str | None = None
     logged: str | None = None

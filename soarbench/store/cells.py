@@ -50,7 +50,6 @@ class Cell:
         description: As plain JSON (``soarbench.grid.description``).
         state: ``finished``, ``failed``, ``running`` or ``not started``.
         budget: What training spent, by name.
-        created_at: Unix time of the first touch.
         code: Digest of each module that determined its artefacts, when they were begun.
     """
 

@@ -52,7 +52,7 @@ class ScoresFolder:
         # JSON knows no nan.
         finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
         others = [part for part in self._summaries() if part["extent"] != vars(extent)]
-        # Prompts of a suite may change later, and rows do not say which part they were judged for.
+        # Rows of several parts lie in one table, and do not say which part they were judged for.
         ids = None if extent.max_prompts is None else list(dict.fromkeys(prompt_ids))
         summary = {"extent": vars(extent), "numbers": finite, "prompt_ids": ids}
         write_json(self._summary_path, {"summaries": [*others, summary]})

@@ -45,8 +45,7 @@ class Tracker:
     def start_launch(self, name: str, tags: Mapping[str, str]) -> None:
         """Begin a parent run, shown under a name.
 
-        Of the tags ``folder`` must be there: it tells this run directory's runs from others'.
-        ``command`` is shown as the source of all its runs.
+        The tag ``folder`` tells whose runs these are; ``command`` is shown as their source.
         """
 
     def log_cell(self, cell: Cell) -> str | None:
@@ -140,11 +139,8 @@ class MlflowTracker(Tracker):
         with _named(self._uri), opening(self._uri, root):
             self._client = MlflowClient(tracking_uri=self._uri)
             stored = self._client.get_experiment_by_name(experiment)
-            self._experiment = (
-                self._client.create_experiment(experiment, root)
-                if stored is None
-                else stored.experiment_id
-            )
+            make = self._client.create_experiment
+            self._experiment = make(experiment, root) if stored is None else stored.experiment_id
             # Inside the lock: two runs that set the same tag at once broke its uniqueness.
             for key, value in views.experiment_tags(experiment, self._experiment).items():
                 self._client.set_experiment_tag(self._experiment, key, value)

@@ -31,8 +31,6 @@ from soarbench.report.text.frames import csv_text, curve_numbers, write_text
 from soarbench.store.cells import Cell
 
 Row = CurvePoint | Bar | GamingPoint | diagnostics.DeviationPoint | Tile
-
-
 #: Title and caption of each kind of figure; the curves name their axis.
 _TEXTS = {
     "curves": (

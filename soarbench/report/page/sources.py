@@ -68,10 +68,8 @@ def environment(cells: Sequence[Cell]) -> DataTable:
         libraries = protocol.get("libraries")
         if isinstance(libraries, Mapping):
             facts |= {f"{name} (of the scores)": str(of) for name, of in libraries.items()}
-    facts |= {
-        "Page made by soarbench": __version__,
-        "Page made with Python": platform.python_version(),
-    }
+    facts["Page made by soarbench"] = __version__
+    facts["Page made with Python"] = platform.python_version()
     frame = pd.DataFrame(facts.items(), columns=["What", "Version"], dtype=object)
     return data_table("Software", frame, texts=2)
 

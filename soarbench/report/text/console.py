@@ -23,19 +23,14 @@ def report_parts(report: Report) -> Iterator[RenderableType]:
     for table in report.tables:
         yield score_table(table)
         yield budget_table(table)
-        for text in table.findings():
-            yield Padding(Text(text, style="bold"), (0, 1))
-        for text in table.notes():
-            yield Padding(Text(text, style="dim"), (0, 1))
+        yield from (Padding(Text(text, style="bold"), (0, 1)) for text in table.findings())
+        yield from (Padding(Text(text, style="dim"), (0, 1)) for text in table.notes())
         yield ""
     if report.gaps:
         yield Text("Partial report. Missing:", style="bold yellow")
-        for gap in report.gaps:
-            yield Padding(Text(gap, style="yellow"), (0, 2))
-    for line in report.stale:
-        yield Text(line, style="yellow")
-    for note in report.notes:
-        yield Padding(Text(note, style="dim"), (0, 1))
+        yield from (Padding(Text(gap, style="yellow"), (0, 2)) for gap in report.gaps)
+    yield from (Text(line, style="yellow") for line in report.stale)
+    yield from (Padding(Text(note, style="dim"), (0, 1)) for note in report.notes)
     yield Text(f"Report: {report.folder}")
 
 

@@ -250,7 +250,8 @@ def measured_texts(
     models = {cell.method: cell.config.get("model") for cell in cells}
     titles = titles_of(cells)
     rows = []
-    for method in dict.fromkeys(row.method for table in tables for row in table.rows):
+    every = [(table, row) for table in tables for row in table.rows]
+    for method in dict.fromkeys(row.method for _, row in every):
         model = models.get(method)
         facts = model if isinstance(model, Mapping) else {}
         name, title = str(facts.get("name", "")) or "model", method_title(method, titles)
@@ -258,10 +259,9 @@ def measured_texts(
             "Method": title, "Model": name if method == BASE else f"{name} + {title}",
             "Resolution": str(facts.get("resolution", "")), "Steps": "0",
         }  # fmt: skip
-        for table in tables:
-            for row in table.rows:
-                if row.method == method:
-                    texts |= _measured(table, row, is_only=len(tables) == 1)
+        for table, row in every:
+            if row.method == method:
+                texts |= _measured(table, row, is_only=len(tables) == 1)
         rows.append(tuple(texts.get(head) or NOTHING for head in published.columns))
     return _frame(list(published.columns), rows)
 
