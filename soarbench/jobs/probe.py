@@ -21,7 +21,7 @@ from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.jobs.base import Context, Job, SuiteJob
 from soarbench.store.artefact import Artefact, Store
-from soarbench.store.probes import ProbeFolder, Table
+from soarbench.store.tables import ProbeFolder, Table
 
 #: On two cores, in the laboratory; progress corrects them as it goes.
 _SECONDS_PER_IMAGE, _SECONDS_PER_PATHS = 0.003, 12.0
