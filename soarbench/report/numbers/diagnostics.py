@@ -142,7 +142,8 @@ def _norm_ratios(members: Sequence[Cell], key: str) -> Iterator[pd.DataFrame]:
         if (table := cell.norms(key)) is not None
     ]
     if norms:
-        frame = pd.concat(norms).rename(columns={"row": "label"})
+        # Stored as float32, which would round ratios near 1 and, below, small differences.
+        frame = pd.concat(norms).rename(columns={"row": "label"}).astype({"norm": np.float64})
         units = frame["label"].map(frame[frame["method"] == BASE].set_index("label")["norm"])
         frame = frame.assign(quantity="velocity_norm", value=frame["norm"] / units)
         # An image that was not followed in the base has no ratio.
@@ -191,7 +192,7 @@ def _by_place(table: pa.Table) -> dict[Place, FloatArray]:
     frame = table.to_pandas().sort_values(["start", "index", "row"])
     places = frame.groupby(["start", "index", "sigma"], sort=False)["deviation"]
     return {
-        (float(start), int(index), float(sigma)): group.to_numpy()
+        (float(start), int(index), float(sigma)): group.to_numpy(dtype=np.float64)
         for (start, index, sigma), group in places
     }
 
