@@ -33,13 +33,7 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class McNemar:
-    """McNemar's exact test.
-
-    Attributes:
-        only_first: Pairs in which the first alone is right.
-        only_second: Pairs in which the second alone is right.
-        p_value: Two-sided.
-    """
+    """McNemar's exact test: pairs in which one alone is right, and the two-sided p-value."""
 
     only_first: int
     only_second: int

@@ -39,13 +39,9 @@ class Stop:
 
 
 def way(points: Sequence[CurvePoint], method: str) -> list[Stop]:
-    """A method's evaluations from where its training started, in order.
+    """A method's evaluations in order, from points of one task and metric.
 
     The base's, the first stages' and its own; without the base where it was not evaluated.
-
-    Args:
-        points: Of one task and metric.
-        method: Name.
     """
     own = sorted((one for one in points if one.method == method), key=lambda one: one.step)
     stops = [
@@ -65,6 +61,12 @@ def way(points: Sequence[CurvePoint], method: str) -> list[Stop]:
         )
         for stop in stops
     ]
+
+
+def trained_ways(table: TaskTable, points: Sequence[CurvePoint]) -> dict[str, list[Stop]]:
+    """The way of every trained method of a table, by the metric that decides it."""
+    own = [one for one in points if (one.task, one.metric) == (table.task, table.final_metric)]
+    return {row.method: way(own, row.method) for row in table.rows if row.method != BASE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +119,7 @@ class MatchedTable:
 
     Attributes:
         counter: What is equal, e.g. ``forward_equivalents``.
-        level: How much of it.
-        methods: Whose whole training that is.
+        methods: Whose whole training the level is.
         early: Who spent it before the first snapshot, where nothing is interpolated.
         table: The numbers; a method that never spent as much has none, nor one that is early, nor
             one that was still in its first stage, which is a row itself.
@@ -134,19 +135,10 @@ class MatchedTable:
 def matched_tables(
     tables: Sequence[TaskTable], panels: Panels, points: Sequence[CurvePoint], counter: str
 ) -> list[MatchedTable]:
-    """Compare the methods of every task at what each of them spent in all.
+    """Compare the methods of every task at what each of them spent in all of a counter.
 
-    Between two snapshots every image's score is taken as linear in the counter; between the base
-    and the first snapshot it is not, and nothing is said.
-
-    Args:
-        tables: At the last steps.
-        panels: All scores.
-        points: Of the deciding metrics, with what was spent.
-        counter: What is made equal.
-
-    Returns:
-        By task, then level; only levels that two trained methods reached.
+    By task, then level; only levels that two trained methods reached. ``points`` are of the
+    deciding metrics. Between two snapshots every image's score is taken as linear in the counter.
     """
     matched = []
     for table in tables:
@@ -154,14 +146,14 @@ def matched_tables(
             measured = {name: place for name, place in reached.items() if not place.is_early}
             # Beyond the baseline's own cost, who spent it all is what there is to compare with.
             baseline = table.baseline if table.baseline in measured else methods[0]
-            table = dataclasses.replace(table, baseline=baseline)
+            own = dataclasses.replace(table, baseline=baseline)
             matched.append(
                 MatchedTable(
                     counter=counter,
                     level=level,
                     methods=tuple(methods),
                     early=tuple(name for name in reached if name not in measured),
-                    table=_matched(table, panels, measured, {counter: level}),
+                    table=_matched(own, panels, measured, {counter: level}),
                 )
             )
     return matched
@@ -171,8 +163,7 @@ def _levels(
     table: TaskTable, points: Sequence[CurvePoint], counter: str
 ) -> Iterator[tuple[float, list[str], dict[str, Place]]]:
     """What methods spent in all, whose that is, and the places of all that spent as much."""
-    own = [one for one in points if (one.task, one.metric) == (table.task, table.final_metric)]
-    ways = {row.method: way(own, row.method) for row in table.rows if row.method != BASE}
+    ways = trained_ways(table, points)
     totals: dict[float, list[str]] = {}
     for method, stops in ways.items():
         if stops and (total := stops[-1].spent.get(counter)):

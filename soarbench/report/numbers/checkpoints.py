@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from soarbench.grid.checkpoint_rule import LAST, judge_of
 from soarbench.report.numbers.estimates import estimate
 from soarbench.report.numbers.panels import Panel
+from soarbench.report.numbers.tables import Panels
 
 
-def marked_steps(rule: str, panels: Mapping[tuple[str, str], Panel], task: str) -> dict[str, int]:
+def marked_steps(rule: str, panels: Panels, task: str) -> dict[str, int]:
     """The step of each method that a rule marks; without methods whose scores it does not find.
 
-    Args:
-        rule: ``last``, or ``best:NAME``: the step that evaluator NAME likes best on average over
-            prompts and seeds.
-        panels: Scores by (task, evaluator).
-        task: Name.
+    ``best:NAME`` is the step that evaluator NAME likes best on average over prompts and seeds.
     """
     own = [panel for (of, _), panel in panels.items() if of == task]
     if rule == LAST:

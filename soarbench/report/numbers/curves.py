@@ -22,18 +22,11 @@ Counters = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """One method's number at one step.
+    """One method's number at one step, with its 95 % interval.
 
     Attributes:
-        task: Name; one panel of the figure.
         metric: Name of the evaluator, or of a quantity of the diagnostics.
         method: Name; the base has the one point at step 0 that all methods start from.
-        step: Optimiser steps.
-        value: The number.
-        low: Lower end of its 95 % interval.
-        high: Upper end.
-        num_prompts: In it.
-        num_seeds: Training seeds in it.
         spent: Counters of training up to this step, mean over seeds; 0 for the base, and without an
             entry where training did not log it.
     """

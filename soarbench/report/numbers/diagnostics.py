@@ -39,22 +39,15 @@ Place = tuple[float, int, float]
 
 @dataclass(frozen=True, kw_only=True)
 class DeviationPoint:
-    """How far a method's trajectories are from the path they were put on.
+    """How far a method's trajectories are from the path they were put on, with 95 % intervals.
 
     Attributes:
         task: Whose images were followed.
         start: Level at which the path was left, 1 = noise.
-        method: Name.
         index: Step of the sampler; 0 is the start.
-        sigma: Level.
+        sigma: Level at that step.
         deviation: RMS distance to the path, mean over images, latent units.
-        low: Lower end of its 95 % interval over images.
-        high: Upper end.
-        difference: To the base, on the same images; 0 of the base.
-        difference_low: Lower end of its 95 % interval.
-        difference_high: Upper end.
-        num_images: Images that were followed.
-        num_seeds: Training seeds.
+        difference: To the base, on the same images; 0 of the base, nan without it.
     """
 
     task: str
@@ -94,15 +87,10 @@ def _task_key(cells: Sequence[Cell], task: str) -> str:
 
 
 def diagnostic_points(cells: Sequence[Cell], task: str, prompts: np.ndarray) -> list[CurvePoint]:
-    """All quantities at all steps.
-
-    Args:
-        cells: Finished ones, of any task.
-        task: Name.
-        prompts: Evaluation prompts of the task: the base has images of other tasks' too.
+    """All quantities of a task, whose evaluation prompts are given, at all steps.
 
     Raises:
-        StoreError: A table is damaged.
+        StoreError: A table is damaged, or cells trained on unlike data.
     """
     members, known = _members(cells, task), np.unique(prompts)
     frames = [frame for cell in members for frame in _statistics(cell, known)]
@@ -163,7 +151,7 @@ def deviation_points(cells: Sequence[Cell], task: str) -> list[DeviationPoint]:
     """Deviation from the training path of every method, start and step of the sampler.
 
     Raises:
-        StoreError: A table is damaged.
+        StoreError: A table is damaged, or cells trained or were diagnosed unlike.
     """
     key, tables = _task_key(cells, task), {}
     for cell in _members(cells, task):

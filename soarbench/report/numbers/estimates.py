@@ -33,17 +33,14 @@ class Estimate:
 
     Attributes:
         interval: Value and 95 % interval; None when nothing can be estimated.
-        seeds: Training seeds in it.
-        num_unscored: Failed measurements, left out.
-        reasons: Why they failed.
+        num_unscored: Failed measurements, left out, for these ``reasons``.
         problem: Why there is no interval.
     """
 
     interval: Interval | None
-    seeds: tuple[int, ...]
     num_unscored: int
-    reasons: tuple[str, ...] = ()
-    problem: str | None = None
+    reasons: tuple[str, ...]
+    problem: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +48,10 @@ class Comparison:
     """A method against the baseline on the same images and training seeds.
 
     Attributes:
-        method: Compared.
-        baseline: Compared with.
-        facts: About the metric; they say which way is better.
         difference: Method - baseline, with its interval.
         seeds: Training seeds that both have.
         p_value: Paired permutation test.
         adjusted_p_value: The same after Holm's correction for the family it was reported in.
-        verdict: What it comes to.
         detectable: Smallest true difference that this design would call in 80 % of cases; None
             where prompts are too few to say.
         required_prompts: Prompts that would decide a true difference as large as the one measured,
@@ -98,7 +91,6 @@ def estimate(panel: Panel, method: str, step: int) -> Estimate:
         interval = mean_interval(scores, rng)
     return Estimate(
         interval=interval,
-        seeds=tuple(run.seed for run in runs),
         num_unscored=sum(int(np.isnan(panel.values[run]).sum()) for run in runs),
         reasons=tuple(dict.fromkeys(reason for run in runs for reason in panel.reasons[run])),
         problem=problem,

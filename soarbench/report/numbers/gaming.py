@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,32 +10,21 @@ import numpy as np
 from soarbench.report.numbers.estimates import labelled_rng
 from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import Panel
+from soarbench.report.numbers.tables import Panels
 from soarbench.stats.bootstrap import Interval, mean_interval
 from soarbench.stats.clusters import FloatArray, cluster
 
 
 @dataclass(frozen=True, kw_only=True)
 class GamingPoint:
-    """What a method gained on a learned score and on its oracle, in units of the base's spread.
+    """What a method gained on a learned score and on its oracle, with 95 % intervals.
 
     Attributes:
-        task: Name.
         proxy: Evaluator that learned.
         oracle: Evaluator that knows.
-        method: Name.
-        step: Optimiser steps.
         proxy_gain: Mean gain over the base, in standard deviations of the base's scores; better is
-            more, also where a lower score is better.
-        proxy_low: Lower end of its 95 % interval, paired by image.
-        proxy_high: Upper end.
-        oracle_gain: The same of the oracle.
-        oracle_low: Lower end.
-        oracle_high: Upper end.
+            more, also where a lower score is better. Intervals are paired by image.
         gap: ``proxy_gain - oracle_gain``: what was gained on the score alone.
-        gap_low: Lower end.
-        gap_high: Upper end.
-        num_prompts: In it.
-        num_seeds: Training seeds.
     """
 
     task: str
@@ -56,7 +45,7 @@ class GamingPoint:
     num_seeds: int
 
 
-def gaming_points(panels: Mapping[tuple[str, str], Panel]) -> list[GamingPoint]:
+def gaming_points(panels: Panels) -> list[GamingPoint]:
     """Measure every learned score whose oracle judged the same images, at every step."""
     return [
         point

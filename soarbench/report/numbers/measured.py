@@ -28,8 +28,6 @@ class Measured:
 
     Attributes:
         source: Where they lie, for messages.
-        facts: About the metric.
-        scores: Of all images.
         tags: Stratum of each prompt where the metric is a macro mean, without prompts that failed
             everywhere; else empty.
         protocol: What stands behind the fingerprint; empty where it was not kept.

@@ -27,9 +27,6 @@ class Pair:
 
     Attributes:
         names: Of the first and the second.
-        evaluator: The metric.
-        facts: About it.
-        suite: Name of the prompts.
         scores: Of both, (N,) each, by the training seeds that they share.
         prompts: Prompt of each image; (N,).
         strata: Stratum of each image's prompt where the metric is a macro mean; (N,), else None.
@@ -55,9 +52,6 @@ class Answer:
     """What a pair comes to.
 
     Attributes:
-        evaluator: The metric.
-        facts: About it.
-        suite: Name of the prompts.
         values: Mean of the first and the second, over the images that both have a score of.
         comparison: The paired difference, its tests and what would decide it.
         improvement: How often the first is the better one on an image; ties count half.

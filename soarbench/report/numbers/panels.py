@@ -49,10 +49,8 @@ class Panel:
     """All scores of one evaluator in one task.
 
     Attributes:
-        task: Name.
-        evaluator: Name.
-        facts: About its number.
-        suite: Prompt suite that it judged.
+        facts: About the evaluator's number.
+        suite: Prompts that it judged.
         fingerprint: Of the protocol, the same for all.
         prompts: Prompt of each image; (N,).
         images: Image index of each; (N,).

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from PIL import Image
 
-from soarbench.report.numbers.names import (
-    BASE,
-    METHOD_TITLES,
-    Titles,
-    ordered_methods,
-    titles_of,
-)
+from soarbench.report.numbers.names import BASE, Titles, ordered_methods, titles_of
 from soarbench.report.numbers.panels import Panel
 from soarbench.store.cells import Cell
 
@@ -25,15 +19,7 @@ _QUALITY = 82
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One stored image.
-
-    Attributes:
-        method: Name.
-        step: Optimiser steps.
-        seed: Of training.
-        prompt_id: Of the prompt.
-        jpeg: Small, for a page.
-    """
+    """One stored image, as a JPEG small enough for a page."""
 
     method: str
     step: int
@@ -47,16 +33,14 @@ class Samples:
     """The images of one task.
 
     Attributes:
-        task: Name.
         prompts: Text of each prompt, by its id, in order.
         samples: By (method, step, prompt id).
-        titles: Of the methods.
     """
 
     task: str
     prompts: Mapping[str, str]
     samples: Mapping[tuple[str, int, str], Sample]
-    titles: Titles = field(default_factory=METHOD_TITLES.copy)
+    titles: Titles
 
     @property
     def methods(self) -> list[str]:
@@ -80,12 +64,7 @@ def shown_cells(cells: Sequence[Cell], task: str) -> list[Cell]:
 
 
 def read_samples(cells: Sequence[Cell], panel: Panel) -> Samples:
-    """Read the stored images that a task shows; maybe there are none.
-
-    Args:
-        cells: Finished ones, whose folders hold images, or strips where they were exported.
-        panel: Of the task's deciding metric; names the prompts.
-    """
+    """The stored images, maybe none, of a task; the panel of its deciding metric names prompts."""
     shown = shown_cells(cells, panel.task)
     # A strip shows the prompts that it was exported with, whatever would be chosen today.
     stored = (cell.strip_prompts(panel.task) for cell in shown)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from soarbench.config.stages import first_stage
 from soarbench.report.numbers.estimates import (
@@ -26,7 +26,6 @@ from soarbench.stats.bootstrap import Interval
 from soarbench.store.cells import Cell, Hole
 from soarbench.store.facts import MetricFacts
 
-BASELINE = "sft"
 #: Names in ``status.json`` and the columns' heads.
 BUDGET_COLUMNS = {
     "optimizer_steps": "Steps",
@@ -43,7 +42,6 @@ class MethodRow:
     """One method in one task.
 
     Attributes:
-        method: Name.
         cell_ids: Finished cells, one a seed.
         mlflow_run_ids: Their runs, as far as they have one.
         num_planned: Cells that there should be.
@@ -69,7 +67,6 @@ class TaskTable:
     """All methods of one task.
 
     Attributes:
-        task: Name.
         final_metric: Evaluator that decides; empty where no cell is finished that says so.
         metrics: Evaluators in the order of columns: final, other learned ones, oracles.
         facts: About each of them.
@@ -77,7 +74,6 @@ class TaskTable:
         suites: Prompt suite by evaluator.
         fingerprints: Of the protocol, by evaluator.
         baseline: Method that differences are taken to.
-        titles: Of the methods.
     """
 
     task: str
@@ -88,7 +84,7 @@ class TaskTable:
     suites: Mapping[str, str]
     fingerprints: Mapping[str, str]
     baseline: str
-    titles: Titles = field(default_factory=METHOD_TITLES.copy)
+    titles: Titles
 
     def title(self, method: str) -> str:
         """A method's name for people."""
@@ -197,15 +193,11 @@ def finding(comparison: Comparison, titles: Titles = METHOD_TITLES) -> str:
 
 
 def build_tables(
-    cells: Sequence[Cell], panels: Panels, holes: Sequence[Hole], *, baseline: str = BASELINE
+    cells: Sequence[Cell], panels: Panels, holes: Sequence[Hole], *, baseline: str
 ) -> list[TaskTable]:
-    """One table a task, by name; without metrics where no cell of the task is finished.
+    """One table a task, by name, of finished cells and all that is missing.
 
-    Args:
-        cells: Finished ones.
-        panels: Their scores.
-        holes: All that is missing.
-        baseline: Method that differences are taken to.
+    Without metrics where no cell of the task is finished.
     """
     tasks = sorted(({cell.task for cell in cells} | {hole.task for hole in holes}) - {BASE})
     return [_task_table(task, cells, panels, holes, baseline) for task in tasks]

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from soarbench.report.numbers.budgets import Place, Stop, way
+from soarbench.report.numbers.budgets import Place, Stop, trained_ways
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
 from soarbench.report.numbers.estimates import labelled_rng
-from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.tables import Panels, TaskTable
 from soarbench.stats.bootstrap import prompt_weights
@@ -26,12 +25,8 @@ class Crossing:
     """Where a method first reaches a threshold.
 
     Attributes:
-        task: Name.
-        metric: The deciding one.
-        facts: About it.
-        threshold: The value to reach.
+        metric: The deciding one, which ``facts`` are about.
         source: Where the threshold comes from, in words.
-        method: Name.
         title: Of the method.
         is_reached: Whether it is, by the scores as they are.
         needed: Steps and counters at the crossing, linear between snapshots; empty where the
@@ -92,17 +87,13 @@ def crossings(
 ) -> list[Crossing]:
     """Every method's crossing, by task and method; none for a task without a threshold.
 
-    Args:
-        tables: At the last steps.
-        panels: All scores.
-        points: Of the deciding metrics, with what was spent.
-        thresholds: By metric; where there is none, the baseline's last value is the threshold.
+    ``thresholds`` are by metric; where there is none, it is the baseline's last value. ``points``
+    are of the deciding metrics.
     """
     reached: list[Crossing] = []
     for table in tables:
         panel = panels.get((table.task, table.final_metric))
-        own = [one for one in points if (one.task, one.metric) == (table.task, table.final_metric)]
-        ways = {row.method: way(own, row.method) for row in table.rows if row.method != BASE}
+        ways = trained_ways(table, points)
         given = thresholds.get(table.final_metric)
         goal = ways.get(table.baseline, [])[-1:]
         if panel is not None and (given is not None or goal):
