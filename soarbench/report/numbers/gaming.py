@@ -72,7 +72,9 @@ def _points(proxy: Panel, oracle: Panel) -> Iterator[GamingPoint]:
             seeds = [seed for seed in gains[0] if seed in gains[1]]
             if method != BASE and seeds:
                 first, second = (np.stack([gain[seed] for seed in seeds]) for gain in gains)
-                yield _point(proxy, oracle, method, step, first, second)
+                # Nothing that both scored in some seed is no gain; the table's gaps say so.
+                if not np.isnan(first + second).all(axis=1).any():
+                    yield _point(proxy, oracle, method, step, first, second)
 
 
 def _gains(panel: Panel, method: str, step: int) -> dict[int, FloatArray]:
