@@ -71,13 +71,8 @@ def prompt_weights(strata: IntArray, num_resamples: int, rng: Generator) -> Floa
     return weights
 
 
-def seed_variance(observed: FloatArray, resampled: FloatArray) -> float:
-    """Variance between training seeds beyond what the choice of prompts explains; at least 0.
-
-    Args:
-        observed: Mean of each seed; (S,), S > 1.
-        resampled: The same in every resample of the prompts; (R, S).
-    """
+def _seed_variance(observed: FloatArray, resampled: FloatArray) -> float:
+    """Variance between seeds (S,) beyond what resamples of the prompts (R, S) explain."""
     # Seeds' means differ also because each seed made other images of these prompts; the resamples
     # show how much that is.
     deviations = resampled - resampled.mean(axis=1, keepdims=True)
@@ -110,7 +105,7 @@ def mean_interval(
     # Three seeds cannot show their spread by being resampled: intervals that try hold the truth in
     # 80 % of cases when seeds matter. Student's t of the seeds' own standard error covers 94 to 97.
     if scores.num_seeds > 1:
-        standard_error = np.sqrt(seed_variance(observed, resampled) / scores.num_seeds)
+        standard_error = np.sqrt(_seed_variance(observed, resampled) / scores.num_seeds)
         draws = draws + standard_error * rng.standard_t(scores.num_seeds - 1, size=draws.size)
     # A stratum's mean is estimated from its own prompts and costs a degree of freedom.
     freedom = max(scores.num_prompts - scores.num_strata, 1)

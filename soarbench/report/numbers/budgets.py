@@ -190,7 +190,7 @@ def _matched(
             # Exactly the level, which rounding along the way may miss.
             budget={**_spent(places[row.method]), **level} if row.method in places else {},
             estimates=final_estimates(moved, row.method),
-            comparisons=comparisons.get(row.method, {}),
+            comparisons={name: one for (of, name), one in comparisons.items() if of == row.method},
         )
         for row in table.rows
         if row.method != BASE

@@ -158,8 +158,8 @@ def compare_scores(
 
 def final_comparisons(
     panels: Mapping[str, Panel], methods: Iterable[str], baseline: str
-) -> dict[str, dict[str, Comparison]]:
-    """Every method's last step against the baseline's, by method and evaluator."""
+) -> dict[Key, Comparison]:
+    """Every method's last step against the baseline's, corrected, by (method, evaluator)."""
     family = {}
     for evaluator, panel in panels.items():
         for method in methods:
@@ -169,11 +169,8 @@ def final_comparisons(
                 one = compare(panel, (method, last[0]), (baseline, reference[0]))
                 if one is not None:
                     family[method, evaluator] = one
-    # Corrected over one table: a reader looks for what stands out in it.
-    comparisons: dict[str, dict[str, Comparison]] = {method: {} for method in methods}
-    for (method, evaluator), one in corrected(family).items():
-        comparisons[method][evaluator] = one
-    return comparisons
+    # Over all metrics of one table: a reader looks for what stands out in it.
+    return corrected(family)
 
 
 def corrected(family: Mapping[Key, Comparison]) -> dict[Key, Comparison]:

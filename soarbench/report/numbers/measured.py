@@ -41,11 +41,7 @@ class Measured:
 
 
 def of_cell(cell: Cell, step: int | None) -> dict[Key, Measured]:
-    """A finished cell's scores by (suite, evaluator), after ``step``; None takes the last one.
-
-    Raises:
-        UserError: There is no such step, or as ``Cell.scores``.
-    """
+    """A finished cell's scores after ``step``, None: at its end; ``UserError``: no such step."""
     step = cell.steps[-1] if step is None else step
     if step not in cell.steps:
         steps = ", ".join(str(one) for one in cell.steps)
@@ -61,11 +57,7 @@ def of_cell(cell: Cell, step: int | None) -> dict[Key, Measured]:
 
 
 def of_scored(path: Path) -> dict[Key, Measured]:
-    """Scores in the output folder of ``score`` or ``evaluate``, by (suite, evaluator).
-
-    Raises:
-        UserError: There are no whole scores, or they are damaged.
-    """
+    """Scores in an output folder of ``score`` or ``evaluate``; ``UserError`` where not whole."""
     if not (path / "summary.json").is_file():
         raise UserError(
             f"{path} holds no finished scores (summary.json); make them with "

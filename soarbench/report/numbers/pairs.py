@@ -88,11 +88,7 @@ def panel_pair(panel: Panel, first: At, second: At) -> Pair:
 def measured_pairs(
     names: tuple[str, str], first: Mapping[Key, BySeed], second: Mapping[Key, BySeed]
 ) -> list[Pair]:
-    """What two things (methods, cells, folders) both measured.
-
-    Raises:
-        UserError: Nothing, or under different protocols, or on other images.
-    """
+    """What two things (methods, cells, folders) both measured; ``UserError``: nothing alike."""
     shared = [key for key in first if key in second]
     if not shared:
         lists = [", ".join(f"{judge} on {suite}" for suite, judge in s) for s in (first, second)]
@@ -150,11 +146,7 @@ def _refuse_unlike(first: Measured, second: Measured) -> None:
 
 
 def answers(pairs: Sequence[Pair]) -> list[Answer]:
-    """Answer every pair; p-values are corrected for all of them together.
-
-    Raises:
-        UserError: A pair has no image that both scored.
-    """
+    """Answer every pair, p-values corrected for all; ``UserError``: both scored no image of one."""
     alone = [_answer(pair) for pair in pairs]
     family = corrected({(one.suite, one.evaluator): one.comparison for one in alone})
     return [replace(one, comparison=family[one.suite, one.evaluator]) for one in alone]

@@ -39,11 +39,7 @@ def differing(first: Facts, second: Facts) -> list[str]:
 
 
 def refuse_unlike(cells: Sequence[Cell]) -> None:
-    """Refuse cells of one task whose numbers were measured under different protocols.
-
-    Raises:
-        StoreError: Two differ; says in which field, as far as the cells kept their protocols.
-    """
+    """Refuse cells of one task measured under unlike protocols; ``StoreError`` names the fields."""
     first: dict[Judged, tuple[str, Facts]] = {}
     # The base last, when all tasks are known: it also judges suites that a task does not have.
     for cell in sorted(cells, key=lambda one: one.is_base):

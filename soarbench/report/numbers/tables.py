@@ -121,21 +121,17 @@ class TaskTable:
         counts = [interval.num_seeds for interval in intervals]
         # Intervals of one seed covered 28 to 82 % in simulations where seeds dominate, and more
         # prompts made it worse; a reader must know which they are.
+        seeds = "; with one training seed they leave out what another seed would change"
         if max(counts) > 1:
-            covered = f"{prompts} prompts and {_span(counts)} training seeds"
+            seeds = f" and {_span(counts)} training seeds"
             if min(counts) == 1:
-                covered += "; those of one seed leave out what another seed would change"
-        else:
-            covered = (
-                f"{prompts} prompts; with one training seed they leave out what another seed "
-                "would change"
-            )
+                seeds += "; those of one seed leave out what another seed would change"
         count = sum(len(row.comparisons) for row in self.rows)
         return (
-            f"95 % intervals over {covered}. Differences to {self.title(self.baseline)} are "
-            "paired by prompt, image and seed; better or worse means that the interval excludes 0 "
-            "and that a permutation test over prompts gives p < 0.05, Holm-corrected for the "
-            f"{count} comparisons of this table."
+            f"95 % intervals over {prompts} prompts{seeds}. Differences to "
+            f"{self.title(self.baseline)} are paired by prompt, image and seed; better or worse "
+            "means that the interval excludes 0 and that a permutation test over prompts gives "
+            f"p < 0.05, Holm-corrected for the {count} comparisons of this table."
         )
 
     def gaps(self) -> list[str]:
@@ -227,7 +223,7 @@ def _task_table(
                 num_planned=len(done) + sum(hole.evaluator is None for hole in gaps),
                 budget=_mean_budget(method, members),
                 estimates=final_estimates(own, method),
-                comparisons=comparisons[method],
+                comparisons={name: one for (of, name), one in comparisons.items() if of == method},
                 holes=tuple(dict.fromkeys(gaps)),
             )
         )
