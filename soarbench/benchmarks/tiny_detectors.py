@@ -17,7 +17,7 @@ CLIP_CONFIG = {
 
 
 def save_clip(folder: Path, seed: int = 0) -> str:
-    """A CLIP that tells inputs apart; returns the folder that it was saved to."""
+    """A CLIP that tells inputs apart. -> its folder."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = open_clip.CLIP(**CLIP_CONFIG)

@@ -26,10 +26,7 @@ def path_deviation(
     negative_condition: Condition,
     guidance_scale: float,
 ) -> Tensor:
-    """Distance of the model's own trajectory from the path it was put on.
-
-    The trajectory starts on the path at ``sigmas[0]`` and follows the sampler from there; the
-    deviation at a level is the RMS over latent elements of (state - point of the path).
+    """RMS distance of the model's own trajectory from the path it was put on at ``sigmas[0]``.
 
     Args:
         velocity: The model.
@@ -78,5 +75,6 @@ def velocity_norm(
 
 
 def _rms(value: Tensor) -> Tensor:
-    """Root of the mean square over everything but the batch; (B, ...) -> (B,), float32."""
+    """Root of the mean square over everything but the batch. (B, ...) -> (B,)."""
+    # A bfloat16 model gives bfloat16 velocities: too few digits for a mean of many squares.
     return value.float().square().flatten(1).mean(1).sqrt()
