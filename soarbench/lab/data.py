@@ -30,6 +30,7 @@ def draw_candidates(config: LabDataConfig) -> list[Sample]:
     """Draw the candidates; ``sample_id`` is the row number, ``prompt`` the caption."""
     candidates = []
     for index in range(config.num_candidates):
+        # A generator each: the first thousand of two thousand are the same thousand.
         rng = np.random.default_rng((config.seed, index))
         sample = training_sample(rng, config.wrong_captions, config.kinds)
         image = Image.fromarray(render(sample.scene))
@@ -45,8 +46,10 @@ def _select(
     """The kept candidates; ``name`` starts their keys."""
     candidates = draw_candidates(config)
     scores = {judge: list(scorers[judge](candidates)) for judge in config.select_by}
+    # A caption's kind is its task of GenEval's, or a text.
+    kinds = [str(demands(c.prompt).get("tag", "text")) for c in candidates]
+    groups = kinds if config.within_kinds else [""] * len(kinds)
     kept = []
-    groups = [_kind(c.prompt) if config.within_kinds else "" for c in candidates]
     for place in best_share_of_groups(scores, groups, config.keep_fraction):
         sample = candidates[place]
         entry = Entry(
@@ -61,12 +64,7 @@ def _select(
 
 
 class LabSet:
-    """The curated pictures.
-
-    Args:
-        config: How many are drawn and which are kept.
-        scorers: The learned scores named by ``config.select_by``.
-    """
+    """The curated pictures; ``scorers`` are those that ``config.select_by`` names."""
 
     def __init__(self, config: LabDataConfig, scorers: Mapping[str, Scorer]) -> None:
         self.config = config
@@ -81,6 +79,7 @@ class LabSet:
 
     def rows(self, encode: EncodeImages, condition: ConditionOf, folder: Path) -> EncodedRows:
         """From the cache, if the same configuration and weights made them before."""
+        # The base's as well: its autoencoder makes the latents.
         weights = [weights_hash(name) for name in ("base", "clip", "aesthetic")]
         name = parts_digest(address_content(self.config), weights)
         place = folder / f"lab-{name}"
@@ -89,17 +88,13 @@ class LabSet:
         if not path.is_file():
             kept, images = zip(*_select(self.config, self.scorers, name), strict=True)
             store.add([latent_key(entry) for entry in kept], {"x0": encode(images)})
+            # Last, since the list says that all is there.
             write_entries(path, kept)
         entries = read_entries(path)
         for judge in self.config.select_by:
             least = min(entry.scores[judge] for entry in entries)
             log.info("%s of the %d training pictures: at least %.3f", judge, len(entries), least)
         return stored_rows(entries, store, condition, columns=_columns)
-
-
-def _kind(caption: str) -> str:
-    """What a caption asks for: a task of GenEval's, or a text."""
-    return str(demands(caption).get("tag", "text"))
 
 
 def _columns(prompt: str) -> Mapping[str, object]:

@@ -13,19 +13,21 @@ from transformers import CLIPTokenizer
 from evaluators.clip.open_clip_models import load_open_clip, save_open_clip
 from evaluators.preference.rating_head import AestheticHead, save_head
 from soarbench.lab.assets import HEAD_FILE
-from soarbench.lab.build.base import MAX_TOKENS
+from soarbench.lab.build.autoencoder import to_model_pixels
+from soarbench.lab.build.base import MAX_TOKENS, token_ids
 from soarbench.lab.build.data import DrawnData
-from soarbench.lab.build.training import IndexedDataset, StageRecipe, train_stage
+from soarbench.lab.build.training import Row, StageRecipe, train_on_draws
 from soarbench.lab.world.oracles import aesthetic_truth
 from soarbench.lab.world.scenes import IMAGE_SIZE
 
 EMBED_DIM = 128
 RECIPE = StageRecipe(steps=1500, batch_size=128, learning_rate=1e-3, save_steps=500, seed=3)
 HEAD_RECIPE = StageRecipe(steps=1000, batch_size=64, learning_rate=1e-3, save_steps=500, seed=4)
-#: Pictures that were rated, and the raters' noise (points on the 1..10 scale).
+# Pictures that were rated, and the raters' noise (points on the 1..10 scale). Both leave the head
+# imperfect: Spearman's 0.73 with the truth on the base's images, which a reward can be gamed by.
 NUM_RATINGS = 6000
 RATING_NOISE = 0.8
-_MEAN, _STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+_HALF = (0.5, 0.5, 0.5)
 
 
 def model_config(tokenizer: CLIPTokenizer) -> dict[str, object]:
@@ -46,6 +48,7 @@ def model_config(tokenizer: CLIPTokenizer) -> dict[str, object]:
             "width": 128,
             "heads": 4,
             "layers": 3,
+            # CLIP pools at the largest id, its end token's; in this vocabulary that is a word's.
             "pool_type": "eos",
             "eos_id": tokenizer.eos_token_id,
         },
@@ -68,10 +71,6 @@ class ContrastiveLoss(nn.Module):
         return {"loss": (loss + nn.functional.cross_entropy(logits.T, target)) / 2}
 
 
-def _pixels(data: DrawnData, index: int) -> Tensor:
-    return torch.from_numpy(np.array(data.pixels[index])).movedim(-1, 0).float() / 127.5 - 1
-
-
 def build_clip(
     data: DrawnData,
     tokenizer: CLIPTokenizer,
@@ -83,18 +82,13 @@ def build_clip(
     torch.manual_seed(recipe.seed)
     config = model_config(tokenizer)
     clip = open_clip.CLIP(**config)
-    tokens = tokenizer(
-        data.captions, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt"
-    ).input_ids
+    tokens = token_ids(tokenizer, data.captions)
 
-    def row(index: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(recipe.seed * 10**9 + index)
-        chosen = int(torch.randint(len(tokens), (), generator=generator))
-        return {"pixels": _pixels(data, chosen), "input_ids": tokens[chosen]}
+    def row(chosen: int, _generator: torch.Generator) -> Row:
+        return {"pixels": to_model_pixels(data.pixels[chosen]), "input_ids": tokens[chosen]}
 
-    rows = IndexedDataset(recipe.steps * recipe.batch_size, row)
-    train_stage(ContrastiveLoss(clip), rows, recipe, folder)
-    preprocess = {"size": IMAGE_SIZE, "mean": _MEAN, "std": _STD, "interpolation": "bilinear"}
+    train_on_draws(ContrastiveLoss(clip), recipe, folder, len(tokens), row)
+    preprocess = {"size": IMAGE_SIZE, "mean": _HALF, "std": _HALF, "interpolation": "bilinear"}
     described = {"model_cfg": config, "preprocess_cfg": preprocess}
     save_open_clip(clip_dir, clip.half(), described, tokenizer)
 
@@ -114,12 +108,9 @@ class HeadLoss(nn.Module):
 @torch.no_grad()
 def embed_pictures(clip: open_clip.CLIP, data: DrawnData, count: int) -> Tensor:
     """Normalised image embeddings of the first ``count`` pictures. -> (count, EMBED_DIM)."""
-    parts = []
-    for start in range(0, count, 128):
-        rows = range(start, min(start + 128, count))
-        pixels = torch.stack([_pixels(data, i) for i in rows])
-        parts.append(clip.encode_image(pixels, normalize=True))
-    return torch.cat(parts)
+    starts = range(0, count, 128)
+    batches = (to_model_pixels(data.pixels[i : min(i + 128, count)]).contiguous() for i in starts)
+    return torch.cat([clip.encode_image(batch, normalize=True) for batch in batches])
 
 
 def build_aesthetic_head(
@@ -139,12 +130,9 @@ def build_aesthetic_head(
     ratings = torch.from_numpy(truth + noise).float()
     head = AestheticHead(EMBED_DIM)
 
-    def row(index: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(recipe.seed * 10**9 + index)
-        chosen = int(torch.randint(count, (), generator=generator))
+    def row(chosen: int, _generator: torch.Generator) -> Row:
         return {"embedding": embeddings[chosen], "rating": ratings[chosen]}
 
-    rows = IndexedDataset(recipe.steps * recipe.batch_size, row)
-    train_stage(HeadLoss(head), rows, recipe, folder)
+    train_on_draws(HeadLoss(head), recipe, folder, count, row)
     head_dir.mkdir(parents=True, exist_ok=True)
     save_head(head_dir / HEAD_FILE, head.half())

@@ -15,17 +15,10 @@ from soarbench.lab.world.scenes import IMAGE_SIZE, render
 
 @dataclass(frozen=True)
 class DrawnData:
-    """Pictures and what is said of them.
-
-    Attributes:
-        pixels: (N, 64, 64, 3) uint8, memory-mapped.
-        captions: N noisy captions; about one in ten describes another picture.
-        phrases: N true phrases.
-    """
+    """Pictures, (N, 64, 64, 3) and memory-mapped, and N captions, a tenth of which is wrong."""
 
     pixels: NDArray[np.uint8]
     captions: list[str]
-    phrases: list[str]
 
 
 def draw_data(folder: Path, num_pictures: int, seed: int) -> DrawnData:
@@ -39,9 +32,10 @@ def draw_data(folder: Path, num_pictures: int, seed: int) -> DrawnData:
         for index in range(num_pictures):
             sample = training_sample(np.random.default_rng((seed, index)))
             pixels[index] = render(sample.scene)
+            # The true phrase is for people who look for the wrong captions.
             rows.append((sample.caption, sample.composition.phrase))
         pixels.flush()
+        # After the pictures, since it says that they are there.
         rows_path.write_text(json.dumps(rows))
-    rows = json.loads(rows_path.read_text())
-    pixels = np.load(pixels_path, mmap_mode="r")
-    return DrawnData(pixels, [row[0] for row in rows], [row[1] for row in rows])
+    captions = [caption for caption, _ in json.loads(rows_path.read_text())]
+    return DrawnData(np.load(pixels_path, mmap_mode="r"), captions)

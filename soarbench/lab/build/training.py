@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -16,6 +16,8 @@ from baselines.loop.callbacks import MarkComplete
 from baselines.loop.checkpoints import last_complete_checkpoint
 from baselines.loop.ema import EmaCallback
 from baselines.loop.progress import ProgressCallback
+
+Row = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +45,17 @@ class StageRecipe:
     seed: int = 0
 
 
-class IndexedDataset(Dataset[dict[str, Tensor]]):
+class IndexedDataset(Dataset[Row]):
     """A data set whose row is a pure function of its index, so that resuming repeats nothing."""
 
-    def __init__(self, length: int, row: Callable[[int], dict[str, Tensor]]) -> None:
+    def __init__(self, length: int, row: Callable[[int], Row]) -> None:
         self.length = length
         self.row = row
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int) -> Row:
         return self.row(index)
 
 
@@ -71,21 +73,24 @@ def _arguments(recipe: StageRecipe, folder: Path) -> TrainingArguments:
         save_steps=recipe.save_steps,
         logging_steps=50,
         seed=recipe.seed,
+        # Or it reports to whatever tracker is installed.
         report_to="none",
         disable_tqdm=True,
+        # The Trainer looks for columns in a forward's signature, and our rows are made to fit.
         remove_unused_columns=False,
+        # Pinning without a GPU warns at every start.
         dataloader_pin_memory=torch.cuda.is_available(),
     )
 
 
 def train_stage(
-    module: nn.Module, dataset: Dataset[dict[str, Tensor]], recipe: StageRecipe, folder: Path
+    module: nn.Module, dataset: Dataset[Row], recipe: StageRecipe, folder: Path
 ) -> None:
-    """Train ``module`` (its forward returns ``{"loss": ...}``) in place, resuming if interrupted.
+    """Train ``module`` in place, resuming if interrupted; it ends with averaged weights, if any.
 
     Args:
-        module: What is trained; afterwards it holds the averaged weights if the recipe has any.
-        dataset: Rows that the default collator stacks into the module's arguments.
+        module: Its forward takes a batch of rows by name and returns ``{"loss": ...}``.
+        dataset: Rows that the default collator stacks.
         recipe: Steps, batch size and optimiser.
         folder: Where checkpoints go.
     """
@@ -96,10 +101,12 @@ def train_stage(
     if recipe.ema_decay > 0:
         ema = EmaCallback(module, recipe.ema_decay, resume_from=resume_from)
         callbacks.append(ema)
+    # Last: a checkpoint is complete when the average is in it, too.
     callbacks.append(MarkComplete())
     trainer = Trainer(
         module, _arguments(recipe, folder), train_dataset=dataset, callbacks=callbacks
     )
+    # Prints every log as a dictionary into the progress bar.
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
@@ -107,3 +114,21 @@ def train_stage(
         progress.close()
     if ema is not None:
         ema.ema.copy_to(ema.parameters)
+
+
+def train_on_draws(
+    module: nn.Module,
+    recipe: StageRecipe,
+    folder: Path,
+    count: int,
+    row: Callable[[int, Generator], Row],
+) -> None:
+    """Train on rows that are each about one of ``count`` things and what ``row`` draws for it."""
+
+    def drawn(index: int) -> Row:
+        # No stage takes 10^9 rows, so that no two share a generator.
+        generator = Generator().manual_seed(recipe.seed * 10**9 + index)
+        return row(int(torch.randint(count, (), generator=generator)), generator)
+
+    rows = IndexedDataset(recipe.steps * recipe.batch_size, drawn)
+    train_stage(module, rows, recipe, folder)

@@ -19,19 +19,10 @@ SUITES = ("lab_geneval", "lab_ocr", "lab_drawbench")
 def draw_suite(
     path: Path, suite: str = "lab_geneval", images_per_prompt: int = 2, wrong: float = 0.2
 ) -> int:
-    """Draw every prompt of a suite; a share of the pictures shows the next prompt instead.
+    """Draw every prompt of a suite into a new folder. -> how many pictures.
 
-    Args:
-        path: A new folder.
-        suite: One of ``SUITES``.
-        images_per_prompt: Pictures of each prompt.
-        wrong: Share of pictures of something else, 0..1, so that a judge has something to find.
-
-    Returns:
-        How many pictures were drawn.
-
-    Raises:
-        UserError: The folder exists, or a value cannot work.
+    A share ``wrong`` of them, 0..1, shows the next prompt instead, so that a judge has something to
+    find. ``UserError`` where the folder exists or a value cannot work.
     """
     if suite not in SUITES:
         raise UserError(f"suite={suite!r}: choose one of {', '.join(SUITES)}")
@@ -42,6 +33,7 @@ def draw_suite(
     if path.exists():
         raise UserError(f"output={path} exists; nothing was written over, choose another")
     compositions = getattr(split(), suite.removeprefix("lab_"))
+    # Renamed when it is whole, so that an interrupted one is neither judged nor in the way.
     partial = path.with_name(f"{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for number, composition in enumerate(compositions):
