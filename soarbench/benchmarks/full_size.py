@@ -9,12 +9,11 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from baselines.base import World
@@ -48,18 +47,6 @@ DEFAULTS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class FullSize:
-    """What one update took; its peak is above the process before it built the weights."""
-
-    parameters: int
-    build_seconds: float
-    update_seconds: float
-    forward_equivalents: float
-    loss: float
-    peak_bytes: float
-
-
 def full_size(words: Sequence[str], *, console: Console) -> int:
     """Build a transformer of the published size, take one update, and print what it took.
 
@@ -75,8 +62,18 @@ def full_size(words: Sequence[str], *, console: Console) -> int:
     planned = planned_bytes(demand)
     require_memory(planned, device)
     with console.status("building the model and taking one update"):
-        result = measure(demand, demand.model.architecture(), device)
-    console.print(result_table(demand, planned, result, device))
+        rows = measure(demand, device)
+    kind = "all weights" if demand.lora is None else f"LoRA of rank {demand.lora.rank}"
+    table = number_table(
+        f"One update of {demand.model.name} with random weights, {kind}, on {device}",
+        ("what", "measured"),
+        (rows | {"expected by plan, GB": f"{planned / GB:.2f}"}).items(),
+    )
+    table.caption = (
+        f"{demand.training.batch_size} row(s) at {demand.model.resolution} px, "
+        f"{demand.model.max_sequence_length} T5 tokens, {demand.model.dtype}"
+    )
+    console.print(table)
     return 0
 
 
@@ -127,8 +124,9 @@ class RandomRows:
         return {name: torch.randn(size, generator=generator) for name, size in self.sizes.items()}
 
 
-def measure(demand: Demand, architecture: Architecture, device: torch.device) -> FullSize:
-    """Build the model with random weights and take one update in the real loop."""
+def measure(demand: Demand, device: torch.device) -> dict[str, str]:
+    """Build the model with random weights, take one update in the real loop, say what it took."""
+    architecture = demand.model.architecture()
     memory = PeakMemory(device)
     start = time.perf_counter()
     transformer = random_transformer(architecture, getattr(torch, demand.model.dtype)).to(device)
@@ -158,14 +156,17 @@ def measure(demand: Demand, architecture: Architecture, device: torch.device) ->
             on_log=lambda _step, values: points.append(values),
             console=Console(quiet=True),
         )
-    return FullSize(
-        parameters=sum(parameter.numel() for parameter in transformer.parameters()),
-        build_seconds=built,
-        update_seconds=summary.seconds,
-        forward_equivalents=summary.forward_equivalents,
-        loss=points[0]["train/loss"],
-        peak_bytes=memory.above_idle() * 2**20,
-    )
+    parameters = sum(parameter.numel() for parameter in transformer.parameters())
+    return {
+        "parameters, million": f"{parameters / 1e6:,.1f}",
+        "seconds to build": f"{built:.1f}",
+        "seconds of the update": f"{summary.seconds:.1f}",
+        "forward equivalents": f"{summary.forward_equivalents:.0f}",
+        # Of random weights: only that it is finite means something.
+        "loss": f"{points[0]['train/loss']:.4f}",
+        # With the weights, above the process before it built them.
+        "peak memory, GB": f"{memory.above_idle() * 2**20 / GB:.2f}",
+    }
 
 
 def random_transformer(architecture: Architecture, dtype: torch.dtype) -> nn.Module:
@@ -180,24 +181,3 @@ def random_transformer(architecture: Architecture, dtype: torch.dtype) -> nn.Mod
     finally:
         torch.set_default_dtype(before)
     return transformer.requires_grad_(False).eval()
-
-
-def result_table(demand: Demand, planned: float, result: FullSize, device: torch.device) -> Table:
-    """What was measured, and what the plan expected."""
-    side, tokens = demand.model.resolution, demand.model.max_sequence_length
-    kind = "all weights" if demand.lora is None else f"LoRA of rank {demand.lora.rank}"
-    rows = {
-        "parameters, million": f"{result.parameters / 1e6:,.1f}",
-        "seconds to build": f"{result.build_seconds:.1f}",
-        "seconds of the update": f"{result.update_seconds:.1f}",
-        "forward equivalents": f"{result.forward_equivalents:.0f}",
-        # Of random weights: only that it is finite means something.
-        "loss": f"{result.loss:.4f}",
-        "peak memory, GB": f"{result.peak_bytes / GB:.2f}",
-        "expected by plan, GB": f"{planned / GB:.2f}",
-    }
-    title = f"One update of {demand.model.name} with random weights, {kind}, on {device}"
-    table = number_table(title, ("what", "measured"), rows.items())
-    count = demand.training.batch_size
-    table.caption = f"{count} row(s) at {side} px, {tokens} T5 tokens, {demand.model.dtype}"
-    return table

@@ -96,7 +96,7 @@ def sheet(options: SheetOptions, _words: Sequence[str], *, console: Console) -> 
     """
     from soarbench.lab.build.card import base_samples
     from soarbench.lab.config import LabModelConfig
-    from soarbench.lab.sheets import contact_sheet
+    from soarbench.lab.world.draw import contact_sheet
     from soarbench.models.sd3.model import SD3Model
 
     count = _IMAGES_PER_PROMPT

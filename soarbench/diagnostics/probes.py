@@ -49,13 +49,7 @@ def measure(
 ) -> Measured:
     """Measure a model, with the weights of a step, on what ``make_probes`` gave.
 
-    Args:
-        model: What is measured.
-        probes: What it is measured on.
-        batch_size: Images at once.
-        num_inference_steps: Of the sampler whose grid is followed.
-        guidance_scale: As for sampling.
-        with_paths: Whether paths are followed, too; they take as long as sampling.
+    Paths take as long as sampling, whose steps and guidance they have.
     """
     velocity = model.velocity()
     norms = torch.cat(

@@ -28,17 +28,8 @@ def path_deviation(
 ) -> Tensor:
     """RMS distance of the model's own trajectory from the path it was put on at ``sigmas[0]``.
 
-    Args:
-        velocity: The model.
-        x0: Clean latents; (B, ...).
-        noise: Their endpoint; as ``x0``.
-        sigmas: Falling levels; (K + 1,).
-        condition: The captions' condition; B rows.
-        negative_condition: The empty prompt's condition; B rows.
-        guidance_scale: As at inference; 1 = off.
-
-    Returns:
-        (B, K + 1), latent units; the first column is 0.
+    ``x0`` and ``noise`` are (B, ...), ``sigmas`` fall, (K + 1,). -> (B, K + 1), latent units; the
+    first column is 0.
     """
     levels = sigmas.to(x0.device).expand(len(x0), -1)
     state = add_noise(x0, noise, levels[:, 0])
@@ -58,15 +49,7 @@ def velocity_norm(
     sigmas: Sequence[float],
     condition: Condition,
 ) -> Tensor:
-    """RMS of the model's velocity on the path, without guidance, mean over levels. -> (B,).
-
-    Args:
-        velocity: The model.
-        x0: Clean latents; (B, ...).
-        noise: Their endpoint; as ``x0``.
-        sigmas: Levels, each in (0, 1].
-        condition: The captions' condition; B rows.
-    """
+    """RMS of the model's velocity on the path, without guidance, mean over levels. -> (B,)."""
     norms = []
     for sigma in sigmas:
         level = torch.full((len(x0),), sigma, device=x0.device)

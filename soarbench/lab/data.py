@@ -19,8 +19,8 @@ from soarbench.data.rows import latent_key, stored_rows
 from soarbench.data.select import best_share_of_groups
 from soarbench.lab.assets import weights_hash
 from soarbench.lab.config import LabDataConfig
+from soarbench.lab.judges import picture
 from soarbench.lab.world.grammar import demands, training_sample
-from soarbench.lab.world.scenes import render
 from soarbench.models.tensor_store import TensorStore
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,7 @@ def draw_candidates(config: LabDataConfig) -> list[Sample]:
         # A generator each: the first thousand of two thousand are the same thousand.
         rng = np.random.default_rng((config.seed, index))
         sample = training_sample(rng, config.wrong_captions, config.kinds)
-        image = Image.fromarray(render(sample.scene))
-        candidates.append(
-            Sample(sample_id=str(index), prompt_id=str(index), prompt=sample.caption, image=image)
-        )
+        candidates.append(picture(str(index), sample.caption, sample.scene))
     return candidates
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from evaluators.preference.base import PreferenceEvaluator, ScorerConfig
 from evaluators.preference.clipscore import ClipScoreConfig
 from soarbench.lab.assets import ASSETS, HEAD_FILE, asset_dir
 from soarbench.lab.world.grammar import Composition, by_caption, lay_out
-from soarbench.lab.world.scenes import CLEAN_STYLE, COLORS, SHAPES, Style, render
+from soarbench.lab.world.scenes import CLEAN_STYLE, COLORS, SHAPES, Scene, Style, render
 
 
 class LabDetector:
@@ -45,17 +44,17 @@ class LabDetector:
         ]
 
 
+def picture(name: str, prompt: str, scene: Scene) -> Sample:
+    """A drawn scene as judges take it."""
+    image = Image.fromarray(render(scene))
+    return Sample(sample_id=name, prompt_id=name, prompt=prompt, image=image)
+
+
 def drawn_sample(name: str, composition: Composition, style: Style = CLEAN_STYLE) -> Sample:
     """A sample whose image is drawn from the composition, always the same."""
-    scene = lay_out(composition, style, np.random.default_rng(0))
     metadata = composition.metadata()
-    return Sample(
-        sample_id=name,
-        prompt_id=name,
-        prompt=str(metadata["prompt"]),
-        image=Image.fromarray(render(scene)),
-        metadata=metadata,
-    )
+    scene = lay_out(composition, style, np.random.default_rng(0))
+    return replace(picture(name, str(metadata["prompt"]), scene), metadata=metadata)
 
 
 def _swapped(asked: str, other: str) -> Canary:
@@ -65,7 +64,7 @@ def _swapped(asked: str, other: str) -> Canary:
         for caption in (asked, other)
     )
     name = f"{good.sample_id}-as-{wrong.sample_id}"
-    return Canary(good=good, bad=dataclasses.replace(good, sample_id=name, image=wrong.image))
+    return Canary(good=good, bad=replace(good, sample_id=name, image=wrong.image))
 
 
 def clip_canaries() -> tuple[Canary, ...]:

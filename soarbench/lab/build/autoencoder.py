@@ -9,8 +9,7 @@ import torch
 from diffusers import AutoencoderDC
 from torch import Tensor, nn
 
-from soarbench.lab.build.data import DrawnData
-from soarbench.lab.build.training import Row, StageRecipe, train_on_draws
+from soarbench.lab.build.training import DrawnData, Row, StageRecipe, train_on_draws
 
 LATENT_CHANNELS = 8
 # What it loses no base can draw: the detector reads 90 % of its reconstructions as the originals.

@@ -18,8 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 
 from soarbench.common.files import write_atomically
 from soarbench.lab.build.autoencoder import LATENT_CHANNELS, encode_all
-from soarbench.lab.build.data import DrawnData
-from soarbench.lab.build.training import Row, StageRecipe, train_on_draws
+from soarbench.lab.build.training import DrawnData, Row, StageRecipe, train_on_draws
 from soarbench.lab.world.grammar import EVALUATION_PREFIX, TRAINING_PREFIXES, all_compositions
 
 MAX_TOKENS = 16

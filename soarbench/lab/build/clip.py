@@ -15,8 +15,7 @@ from evaluators.preference.rating_head import AestheticHead, save_head
 from soarbench.lab.assets import HEAD_FILE
 from soarbench.lab.build.autoencoder import to_model_pixels
 from soarbench.lab.build.base import MAX_TOKENS, token_ids
-from soarbench.lab.build.data import DrawnData
-from soarbench.lab.build.training import Row, StageRecipe, train_on_draws
+from soarbench.lab.build.training import DrawnData, Row, StageRecipe, train_on_draws
 from soarbench.lab.world.oracles import aesthetic_truth
 from soarbench.lab.world.scenes import IMAGE_SIZE
 

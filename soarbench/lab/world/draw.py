@@ -1,18 +1,21 @@
-"""Pictures of the laboratory's prompts by its renderer, in GenEval's folder layout: no model."""
+"""Pictures for people: prompts drawn into GenEval's folder layout, and contact sheets."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from soarbench.common.errors import UserError
 from soarbench.lab.world.grammar import lay_out, split
-from soarbench.lab.world.scenes import random_style, render
+from soarbench.lab.world.scenes import font, random_style, render
 
+_TEXT_WIDTH, _SIDE, _MARGIN = 330, 128, 6
 SUITES = ("lab_geneval", "lab_ocr", "lab_drawbench")
 
 
@@ -48,3 +51,20 @@ def draw_suite(
             Image.fromarray(picture).save(folder / "samples" / f"{index:04d}.png")
     partial.rename(path)
     return len(compositions) * images_per_prompt
+
+
+def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Image:
+    """One row a prompt: its text, then its images, enlarged. -> RGB."""
+    columns, cell = max(len(images) for _, images in rows), _SIDE + _MARGIN
+    size = (_TEXT_WIDTH + columns * cell, len(rows) * cell)
+    canvas = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(canvas)
+    small = font("DejaVuSans", 13)
+    for index, (prompt, images) in enumerate(rows):
+        where = (_MARGIN, index * cell + _SIDE // 2)
+        pen.text(where, textwrap.fill(prompt, 40), font=small, fill="black", anchor="lm")
+        for column, image in enumerate(images):
+            # Not smoothed: the sheet is for looking at what 64 pixels hold.
+            tile = image.resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
+            canvas.paste(tile, (_TEXT_WIDTH + column * cell, index * cell))
+    return canvas
