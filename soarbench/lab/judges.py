@@ -38,10 +38,7 @@ class LabDetector:
         from soarbench.lab.world.oracles import detect
 
         assert len(images) == len(metadatas)
-        return [
-            [Detection(s.label, s.box, s.score, s.color) for s in detect(np.asarray(image))]
-            for image in images
-        ]
+        return [detect(np.asarray(image)) for image in images]
 
 
 def picture(name: str, prompt: str, scene: Scene) -> Sample:

@@ -61,16 +61,16 @@ def to_model_pixels(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(pixels)).movedim(-1, -3).float() / 127.5 - 1
 
 
-def build_autoencoder(data: DrawnData, folder: Path, recipe: StageRecipe = RECIPE) -> AutoencoderDC:
+def build_autoencoder(data: DrawnData, folder: Path) -> AutoencoderDC:
     """Train the autoencoder on the drawn pictures and set its latent scale and shift."""
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(RECIPE.seed)
     autoencoder = new_autoencoder()
 
     def row(chosen: int, generator: torch.Generator) -> Row:
         noise = torch.randn(LATENT_CHANNELS, 8, 8, generator=generator)
         return {"pixels": to_model_pixels(data.pixels[chosen]), "latent_noise": noise}
 
-    train_on_draws(AutoencoderLoss(autoencoder), recipe, folder, len(data.pixels), row)
+    train_on_draws(AutoencoderLoss(autoencoder), RECIPE, folder, len(data.pixels), row)
     latents = encode_all(autoencoder, data.pixels[:2000])
     autoencoder.register_to_config(
         scaling_factor=float(1 / latents.std()),
@@ -82,8 +82,7 @@ def build_autoencoder(data: DrawnData, folder: Path, recipe: StageRecipe = RECIP
 
 
 @torch.no_grad()
-def encode_all(autoencoder: AutoencoderDC, pixels: np.ndarray, batch_size: int = 64) -> Tensor:
+def encode_all(autoencoder: AutoencoderDC, pixels: np.ndarray) -> Tensor:
     """Raw latents of all pictures, in order. -> (N, 8, 8, 8) float32."""
-    starts = range(0, len(pixels), batch_size)
-    batches = (to_model_pixels(pixels[i : i + batch_size]) for i in starts)
+    batches = (to_model_pixels(pixels[i : i + 64]) for i in range(0, len(pixels), 64))
     return torch.cat([autoencoder.encode(batch).latent for batch in batches])

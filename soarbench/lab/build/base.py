@@ -156,7 +156,6 @@ def build_base(
     tokenizer: CLIPTokenizer,
     folder: Path,
     pipeline_dir: Path,
-    recipe: StageRecipe = RECIPE,
 ) -> None:
     """Train the base model and save it as a pipeline directory in diffusers' own layout."""
     latents_path = folder / "latents.pt"
@@ -166,7 +165,7 @@ def build_base(
     latents = torch.load(latents_path, weights_only=True)
     x0 = (latents - autoencoder.config.shift_factor) * autoencoder.config.scaling_factor
     tokens = token_ids(tokenizer, [*data.captions, ""])
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(RECIPE.seed)
     module = BaseLoss(tokenizer)
 
     def row(chosen: int, generator: torch.Generator) -> Row:
@@ -179,7 +178,7 @@ def build_base(
             "sigma": torch.sigmoid(torch.randn((), generator=generator)),
         }
 
-    train_on_draws(module, recipe, folder, len(x0), row)
+    train_on_draws(module, RECIPE, folder, len(x0), row)
     save_pipeline(module, autoencoder, tokenizer, pipeline_dir)
 
 

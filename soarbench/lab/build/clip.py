@@ -31,15 +31,10 @@ _HALF = (0.5, 0.5, 0.5)
 
 def model_config(tokenizer: CLIPTokenizer) -> dict[str, object]:
     """open_clip's ``model_cfg`` of the laboratory's CLIP."""
+    layers = {"patch_size": 16, "layers": 4, "width": 128, "head_width": 32}
     return {
         "embed_dim": EMBED_DIM,
-        "vision_cfg": {
-            "image_size": IMAGE_SIZE,
-            "patch_size": 16,
-            "layers": 4,
-            "width": 128,
-            "head_width": 32,
-        },
+        "vision_cfg": {"image_size": IMAGE_SIZE, **layers},
         "text_cfg": {
             "context_length": MAX_TOKENS,
             "vocab_size": len(tokenizer),
@@ -70,15 +65,9 @@ class ContrastiveLoss(nn.Module):
         return {"loss": (loss + nn.functional.cross_entropy(logits.T, target)) / 2}
 
 
-def build_clip(
-    data: DrawnData,
-    tokenizer: CLIPTokenizer,
-    folder: Path,
-    clip_dir: Path,
-    recipe: StageRecipe = RECIPE,
-) -> None:
+def build_clip(data: DrawnData, tokenizer: CLIPTokenizer, folder: Path, clip_dir: Path) -> None:
     """Train the laboratory's CLIP and save it as an open_clip directory (half precision)."""
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(RECIPE.seed)
     config = model_config(tokenizer)
     clip = open_clip.CLIP(**config)
     tokens = token_ids(tokenizer, data.captions)
@@ -86,7 +75,7 @@ def build_clip(
     def row(chosen: int, _generator: torch.Generator) -> Row:
         return {"pixels": to_model_pixels(data.pixels[chosen]), "input_ids": tokens[chosen]}
 
-    train_on_draws(ContrastiveLoss(clip), recipe, folder, len(tokens), row)
+    train_on_draws(ContrastiveLoss(clip), RECIPE, folder, len(tokens), row)
     preprocess = {"size": IMAGE_SIZE, "mean": _HALF, "std": _HALF, "interpolation": "bilinear"}
     described = {"model_cfg": config, "preprocess_cfg": preprocess}
     save_open_clip(clip_dir, clip.half(), described, tokenizer)
@@ -112,26 +101,20 @@ def embed_pictures(clip: open_clip.CLIP, data: DrawnData, count: int) -> Tensor:
     return torch.cat([clip.encode_image(batch, normalize=True) for batch in batches])
 
 
-def build_aesthetic_head(
-    data: DrawnData,
-    clip_dir: Path,
-    folder: Path,
-    head_dir: Path,
-    recipe: StageRecipe = HEAD_RECIPE,
-) -> None:
+def build_aesthetic_head(data: DrawnData, clip_dir: Path, folder: Path, head_dir: Path) -> None:
     """Regress noisy ratings of pictures on their embeddings; keys as in the published file."""
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(HEAD_RECIPE.seed)
     count = min(NUM_RATINGS, len(data.pixels))
     clip = load_open_clip(clip_dir).model
     embeddings = embed_pictures(clip, data, count)
     truth = np.array([aesthetic_truth(np.array(data.pixels[i])) for i in range(count)])
-    noise = np.random.default_rng(recipe.seed).normal(0, RATING_NOISE, count)
+    noise = np.random.default_rng(HEAD_RECIPE.seed).normal(0, RATING_NOISE, count)
     ratings = torch.from_numpy(truth + noise).float()
     head = AestheticHead(EMBED_DIM)
 
     def row(chosen: int, _generator: torch.Generator) -> Row:
         return {"embedding": embeddings[chosen], "rating": ratings[chosen]}
 
-    train_on_draws(HeadLoss(head), recipe, folder, count, row)
+    train_on_draws(HeadLoss(head), HEAD_RECIPE, folder, count, row)
     head_dir.mkdir(parents=True, exist_ok=True)
     save_head(head_dir / HEAD_FILE, head.half())

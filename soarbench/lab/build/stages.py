@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderDC
-from transformers import CLIPTokenizer
 
 from soarbench.common.errors import UserError
 from soarbench.lab.assets import ASSETS, write_manifest
@@ -18,43 +17,35 @@ from soarbench.lab.build.autoencoder import build_autoencoder
 from soarbench.lab.build.base import build_base, build_tokenizer
 from soarbench.lab.build.card import write_card
 from soarbench.lab.build.clip import build_aesthetic_head, build_clip
-from soarbench.lab.build.training import DrawnData, draw_data
+from soarbench.lab.build.training import draw_data
 from soarbench.models.quiet import quiet_libraries
 
-NUM_PICTURES = 40_000
-DATA_SEED = 7
 log = logging.getLogger(__name__)
 
 
-def _data(work_dir: Path) -> DrawnData:
-    return draw_data(work_dir / "data", NUM_PICTURES, DATA_SEED)
-
-
-def _tokenizer(work_dir: Path) -> CLIPTokenizer:
-    return build_tokenizer(work_dir / "tokenizer")
-
-
 def _autoencoder(work_dir: Path) -> None:
-    trained = build_autoencoder(_data(work_dir), work_dir / "autoencoder")
+    trained = build_autoencoder(draw_data(work_dir / "data"), work_dir / "autoencoder")
     trained.save_pretrained(work_dir / "vae")
 
 
 def _base(work_dir: Path) -> None:
     autoencoder = AutoencoderDC.from_pretrained(work_dir / "vae").eval()
-    finished, tokenizer = work_dir / "pipeline", _tokenizer(work_dir)
-    build_base(_data(work_dir), autoencoder, tokenizer, work_dir / "base", finished)
+    data, tokenizer = draw_data(work_dir / "data"), build_tokenizer(work_dir / "tokenizer")
+    finished = work_dir / "pipeline"
+    build_base(data, autoencoder, tokenizer, work_dir / "base", finished)
     _ship(finished, "base")
 
 
 def _clip(work_dir: Path) -> None:
+    data, tokenizer = draw_data(work_dir / "data"), build_tokenizer(work_dir / "tokenizer")
     finished = work_dir / "clip_saved"
-    build_clip(_data(work_dir), _tokenizer(work_dir), work_dir / "clip", finished)
+    build_clip(data, tokenizer, work_dir / "clip", finished)
     _ship(finished, "clip")
 
 
 def _aesthetic(work_dir: Path) -> None:
-    finished = work_dir / "aesthetic_saved"
-    build_aesthetic_head(_data(work_dir), ASSETS / "clip", work_dir / "aesthetic", finished)
+    data, finished = draw_data(work_dir / "data"), work_dir / "aesthetic_saved"
+    build_aesthetic_head(data, ASSETS / "clip", work_dir / "aesthetic", finished)
     _ship(finished, "aesthetic")
 
 

@@ -33,7 +33,7 @@ class DrawnData:
     captions: list[str]
 
 
-def draw_data(folder: Path, num_pictures: int, seed: int) -> DrawnData:
+def draw_data(folder: Path, num_pictures: int = 40_000, seed: int = 7) -> DrawnData:
     """Draw the pictures (or map those already drawn) under ``folder``."""
     pixels_path, rows_path = folder / "pixels.npy", folder / "captions.json"
     if not rows_path.exists():

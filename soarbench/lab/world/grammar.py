@@ -50,6 +50,12 @@ class Want:
     color: str | None = None
     relation: str | None = None
 
+    def clause(self) -> dict[str, object]:
+        """As GenEval's metadata has it."""
+        color = {} if self.color is None else {"color": self.color}
+        position = {} if self.relation is None else {"position": [self.relation, 0]}
+        return {"class": self.shape, "count": self.count, **color, **position}
+
 
 @dataclass(frozen=True)
 class Composition:
@@ -63,14 +69,7 @@ class Composition:
 
     def metadata(self) -> dict[str, object]:
         """GenEval's metadata of this composition, with the evaluation prompt."""
-        include: list[dict[str, object]] = []
-        for want in self.wants:
-            entry: dict[str, object] = {"class": want.shape, "count": want.count}
-            if want.color is not None:
-                entry["color"] = want.color
-            if want.relation is not None:
-                entry["position"] = [want.relation, 0]
-            include.append(entry)
+        include = [want.clause() for want in self.wants]
         row: dict[str, object] = {"tag": self.tag, "include": include}
         if self.tag == "counting":
             # As in GenEval: "at least" for all other tasks, exactly as many for this one.
@@ -169,11 +168,6 @@ def training_composition(
     return pool[rng.integers(len(pool))]
 
 
-def caption(composition: Composition, rng: np.random.Generator) -> str:
-    """Say a composition as a training caption says it: any prefix but the evaluation's."""
-    return str(rng.choice(TRAINING_PREFIXES)) + composition.phrase
-
-
 # Objects stand near the centres of the quadrants, which keeps them apart: the detector takes shapes
 # that touch for one.
 _LOW, _HIGH = 18.0, 46.0
@@ -238,4 +232,4 @@ def training_sample(
     composition = training_composition(rng, kinds)
     said = training_composition(rng, kinds) if rng.random() < wrong_captions else composition
     scene = lay_out(composition, random_style(rng), rng)
-    return Sample(scene, caption(said, rng), composition)
+    return Sample(scene, str(rng.choice(TRAINING_PREFIXES)) + said.phrase, composition)

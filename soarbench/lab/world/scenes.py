@@ -120,12 +120,6 @@ def _shapes(scene: Scene) -> list[tuple[Points, str]]:
     ]
 
 
-def color_rgb(color: str, saturation: float) -> tuple[int, int, int]:
-    """Colour of an object at a given saturation, as 8-bit RGB."""
-    red, green, blue = colorsys.hsv_to_rgb(COLOR_HUES[color] / 360, saturation, 0.9)
-    return round(255 * red), round(255 * green), round(255 * blue)
-
-
 def _background(style: Style, offset: tuple[float, float]) -> Image.Image:
     """A grey ramp from top to bottom; ``offset`` tints it warm or cool."""
     rows = style.lightness + style.gradient * (np.linspace(0, 1, IMAGE_SIZE) - 0.5)
@@ -151,7 +145,8 @@ def _draw_shadows(canvas: Image.Image, outlines: list[Points], opacity: float) -
 
 
 def _draw_polygon(canvas: Image.Image, points: Points, color: str, style: Style) -> None:
-    rgb = color_rgb(color, style.saturation)
+    channels = colorsys.hsv_to_rgb(COLOR_HUES[color] / 360, style.saturation, 0.9)
+    rgb = tuple(round(255 * channel) for channel in channels)
     pen = ImageDraw.Draw(canvas)
     pen.polygon(_scaled(points), fill=rgb)
     if style.outline > 0:
@@ -177,6 +172,12 @@ def _draw_text(canvas: Image.Image, scene: Scene) -> None:
     where = (scene.objects[0].x * SUPERSAMPLING, scene.objects[0].y * SUPERSAMPLING)
     bold = font("DejaVuSans-Bold", 22 * SUPERSAMPLING)
     ImageDraw.Draw(canvas).text(where, scene.text, font=bold, fill=ink, anchor="mm")
+
+
+def drawn_alone(shape: str, radius: float) -> Pixels:
+    """A clean picture of one shape, for templates."""
+    placed = PlacedObject(shape, COLORS[0], IMAGE_SIZE / 2, IMAGE_SIZE / 2, radius)
+    return render(Scene((placed,), CLEAN_STYLE))
 
 
 def render(scene: Scene) -> Pixels:
