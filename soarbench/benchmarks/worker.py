@@ -69,7 +69,7 @@ class PeakMemory:
         elif self._is_reset:
             peak = proc_bytes("self/status", "VmHWM")
         else:
-            # Where a sandbox does not let it forget: then at least not too little is said.
+            # A sandbox may not let it forget: then too much is said rather than too little.
             peak = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return (peak - self.idle) / 2**20
 
@@ -82,9 +82,8 @@ def proc_bytes(file: str, entry: str) -> float:
 
 
 def random_rows(cell: CellConfig, model: ImageModel) -> list[Row]:
-    """An update's rows: real prompts and random latents."""
+    """An update's rows: real prompts, random latents; their content does not change the speed."""
     assert cell.training is not None
-    # Prompts are real since their number of tokens matters; what latents hold does not.
     plan = [item for suite in cell.suites.values() for item, _ in suite_images(suite)]
     prompts = [plan[i % len(plan)].prompt for i in range(cell.training.batch_size)]
     condition = model.encode_prompts(prompts)
@@ -249,7 +248,7 @@ def measure_judging(cell: CellConfig, workbench: ModelWorkbench) -> Result:
         for place, ((item, _), image) in enumerate(zip(batch, images, strict=True))
     ]
     for name in cell.judges:
-        # A judge is meant for the prompts of suites that name it: GenEval reads no other's demands.
+        # Only those of suites that name it: GenEval reads no other suite's demands.
         asked = [samples[i] for i, (suite, _) in enumerate(chosen) if name in suite.judges]
         rates[name] = _a_second(partial(workbench.evaluator(cell, name).score, asked))
     return rates

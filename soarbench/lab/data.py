@@ -43,9 +43,9 @@ def _select(
     """The kept candidates; ``name`` starts their keys."""
     candidates = draw_candidates(config)
     scores = {judge: list(scorers[judge](candidates)) for judge in config.select_by}
-    # A caption's kind is its task of GenEval's, or a text.
-    kinds = [str(demands(c.prompt).get("tag", "text")) for c in candidates]
-    groups = kinds if config.within_kinds else [""] * len(kinds)
+    groups = [""] * len(candidates)
+    if config.within_kinds:
+        groups = [str(demands(sample.prompt).get("tag", "text")) for sample in candidates]
     kept = []
     for place in best_share_of_groups(scores, groups, config.keep_fraction):
         sample = candidates[place]
@@ -91,9 +91,6 @@ class LabSet:
         for judge in self.config.select_by:
             least = min(entry.scores[judge] for entry in entries)
             log.info("%s of the %d training pictures: at least %.3f", judge, len(entries), least)
-        return stored_rows(entries, store, condition, columns=_columns)
-
-
-def _columns(prompt: str) -> Mapping[str, object]:
-    """What rewards are told of a caption."""
-    return {"metadata": demands(prompt)}
+        return stored_rows(
+            entries, store, condition, columns=lambda prompt: {"metadata": demands(prompt)}
+        )

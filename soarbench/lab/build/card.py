@@ -45,10 +45,11 @@ def detector_accuracy(renders_per_task: int, seed: int = 0) -> dict[str, float]:
     accuracy = {}
     for task in TASKS:
         pool = all_compositions()[task]
-        hits = 0
-        for _ in range(renders_per_task):
-            scene = lay_out(pool[rng.integers(len(pool))], CLEAN_STYLE, rng)
-            hits += shapes_found(render(scene), scene)
+        scenes = [
+            lay_out(pool[rng.integers(len(pool))], CLEAN_STYLE, rng)
+            for _ in range(renders_per_task)
+        ]
+        hits = sum(shapes_found(render(scene), scene) for scene in scenes)
         accuracy[task] = hits / renders_per_task
     return accuracy
 

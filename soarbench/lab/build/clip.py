@@ -93,21 +93,15 @@ class HeadLoss(nn.Module):
         return {"loss": (self.head(embedding) - rating).square().mean()}
 
 
-@torch.no_grad()
-def embed_pictures(clip: open_clip.CLIP, data: DrawnData, count: int) -> Tensor:
-    """Normalised image embeddings of the first ``count`` pictures. -> (count, EMBED_DIM)."""
-    starts = range(0, count, 128)
-    batches = (to_model_pixels(data.pixels[i : min(i + 128, count)]).contiguous() for i in starts)
-    return torch.cat([clip.encode_image(batch, normalize=True) for batch in batches])
-
-
 def build_aesthetic_head(data: DrawnData, clip_dir: Path, folder: Path, head_dir: Path) -> None:
     """Regress noisy ratings of pictures on their embeddings; keys as in the published file."""
     torch.manual_seed(HEAD_RECIPE.seed)
-    count = min(NUM_RATINGS, len(data.pixels))
-    clip = load_open_clip(clip_dir).model
-    embeddings = embed_pictures(clip, data, count)
-    truth = np.array([aesthetic_truth(np.array(data.pixels[i])) for i in range(count)])
+    pixels = data.pixels[:NUM_RATINGS]
+    count, clip = len(pixels), load_open_clip(clip_dir).model
+    batches = (to_model_pixels(pixels[i : i + 128]).contiguous() for i in range(0, count, 128))
+    with torch.no_grad():
+        embeddings = torch.cat([clip.encode_image(batch, normalize=True) for batch in batches])
+    truth = np.array([aesthetic_truth(np.array(picture)) for picture in pixels])
     noise = np.random.default_rng(HEAD_RECIPE.seed).normal(0, RATING_NOISE, count)
     ratings = torch.from_numpy(truth + noise).float()
     head = AestheticHead(EMBED_DIM)

@@ -55,18 +55,7 @@ def draw_data(folder: Path, num_pictures: int = 40_000, seed: int = 7) -> DrawnD
 
 @dataclass(frozen=True, kw_only=True)
 class StageRecipe:
-    """Hyper-parameters of one build stage.
-
-    Attributes:
-        steps: Optimiser steps.
-        batch_size: Samples a step.
-        learning_rate: Peak of the cosine schedule, AdamW.
-        warmup_steps: Linear warm-up.
-        weight_decay: AdamW's.
-        ema_decay: Decay of the averaged weights; 0 keeps the last ones.
-        save_steps: Steps between checkpoints.
-        seed: Of data order and initial weights.
-    """
+    """Hyper-parameters of one build stage: AdamW, a cosine after the warm-up, 0 for no average."""
 
     steps: int
     batch_size: int
@@ -119,13 +108,9 @@ def _arguments(recipe: StageRecipe, folder: Path) -> TrainingArguments:
 def train_stage(
     module: nn.Module, dataset: Dataset[Row], recipe: StageRecipe, folder: Path
 ) -> None:
-    """Train ``module`` in place, resuming if interrupted; it ends with averaged weights, if any.
+    """Train ``module`` in place, from its last checkpoint in ``folder`` on.
 
-    Args:
-        module: Its forward takes a batch of rows by name and returns ``{"loss": ...}``.
-        dataset: Rows that the default collator stacks.
-        recipe: Steps, batch size and optimiser.
-        folder: Where checkpoints go.
+    Its forward takes a batch of rows by name and returns ``{"loss": ...}``.
     """
     resume_from = last_complete_checkpoint(folder)
     progress = ProgressCallback(description=folder.name)
