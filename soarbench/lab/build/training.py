@@ -144,7 +144,7 @@ def train_on_draws(
     """Train on rows that are each about one of ``count`` things and what ``row`` draws for it."""
 
     def drawn(index: int) -> Row:
-        # No stage takes 10^9 rows, so that no two share a generator.
+        # A seed's own billion: no stage is as long, so that no two share a generator.
         generator = Generator().manual_seed(recipe.seed * 10**9 + index)
         return row(int(torch.randint(count, (), generator=generator)), generator)
 
