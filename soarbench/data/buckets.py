@@ -16,13 +16,9 @@ Size = tuple[int, int]
 def bucket_sizes(resolution: int, step: int, max_aspect_ratio: float) -> list[Size]:
     """Every bucket, from the tallest to the widest.
 
-    For each width the tallest height whose area is at most ``resolution`` squared; sides are
-    multiples of ``step``, and the longer is at most ``max_aspect_ratio`` times the shorter.
-
-    Args:
-        resolution: Side of the square, pixels; a multiple of ``step``.
-        step: Pixels.
-        max_aspect_ratio: At least 1.
+    For each width the tallest height whose area is at most ``resolution`` squared, pixels; sides
+    are multiples of ``step``, which divides ``resolution``, and the longer is at most
+    ``max_aspect_ratio`` times the shorter.
     """
     shapes = []
     longest = math.floor(resolution * math.sqrt(max_aspect_ratio))
@@ -36,6 +32,7 @@ def bucket_sizes(resolution: int, step: int, max_aspect_ratio: float) -> list[Si
 
 def nearest_bucket(size: Size, buckets: Sequence[Size]) -> int:
     """Index of the bucket whose aspect ratio is closest, as a factor; the first of equals."""
+    # As a factor, so that a lying and a standing image are cut alike.
     ratio = math.log(size[0] / size[1])
     distances = [abs(ratio - math.log(width / height)) for width, height in buckets]
     return distances.index(min(distances))
@@ -43,6 +40,7 @@ def nearest_bucket(size: Size, buckets: Sequence[Size]) -> int:
 
 def is_smaller(size: Size, bucket: Size) -> bool:
     """Whether an image would have to be enlarged."""
+    # HY-SOAR enlarges such images; here they are refused, since a model learns the blur.
     return size[0] < bucket[0] or size[1] < bucket[1]
 
 
@@ -52,4 +50,6 @@ def fit(image: Image.Image, bucket: Size) -> Image.Image:
 
     if image.size == bucket:
         return image
+    # HY-SOAR cuts at random, anew every time; latents that are kept need one cut for good. Of
+    # square images both give the same pixels.
     return ImageOps.fit(image, bucket, Image.Resampling.LANCZOS)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,12 +15,12 @@ from rich.table import Table
 
 from evaluators.images import ImageError
 from soarbench.common.errors import UserError
-from soarbench.common.files import write_atomically
 from soarbench.common.progress import Pace
 from soarbench.data.buckets import is_smaller, nearest_bucket
 from soarbench.data.config import ImageDataConfig
 from soarbench.data.prompts import PromptSuite, normalised
 from soarbench.data.records import Record, caption_fault
+from soarbench.data.sources.jsonl import write_lines
 from soarbench.data.sources.source import records_of
 
 #: Kinds of findings, in the order of the table, and what each means.
@@ -36,6 +35,8 @@ KINDS = {
 }
 #: Bits of 64 in which two images that look alike may differ.
 NEAR_BITS = 4
+#: One more, so that some band has no differing bit: only images that agree in one are compared, and
+#: not every pair of a set.
 _BANDS = NEAR_BITS + 1
 
 
@@ -52,11 +53,7 @@ class Finding:
 class SetCheck:
     """Looks at rows one after the other and remembers what it needs to know of earlier ones.
 
-    Attributes:
-        data: The set.
-        resolution: Of the model, pixels.
-        suites: Whose prompts must not be trained on.
-        with_near: Whether images that merely look alike are found too.
+    ``suites`` must not be trained on; ``with_near`` compares what merely looks alike, too.
     """
 
     data: ImageDataConfig
@@ -66,64 +63,58 @@ class SetCheck:
     num_rows: int = 0
     _pixels: dict[bytes, str] = field(default_factory=dict)
     _captions: dict[str, str] = field(default_factory=dict)
-    _looks: list[dict[int, list[tuple[int, str]]]] = field(
-        default_factory=lambda: [{} for _ in range(_BANDS)]
+    _looks: dict[tuple[int, int], list[tuple[int, str]]] = field(
+        default_factory=lambda: defaultdict(list)
     )
 
     def findings(self) -> Iterator[Finding]:
-        """All there is to say.
-
-        Raises:
-            UserError: The set cannot be read at all.
-        """
+        """All there is to say; ``UserError`` where the set cannot be read at all."""
         held_out = {normalised(item.prompt): s.name for s in self.suites for item in s.items}
         for record in records_of(self.data):
             self.num_rows += 1
-            place = record.place
-            fault = caption_fault(record, self.data.max_caption_length)
-            if fault is not None:
-                yield Finding(kind="caption", place=place, detail=fault)
             suite = held_out.get(normalised(record.caption))
-            if suite is not None:
-                yield Finding(kind="overlap", place=place, detail=f"a prompt of suite {suite!r}")
-            first = self._captions.setdefault(record.caption, place)
-            if first != place:
-                yield Finding(kind="same_caption", place=place, detail=f"as {first}")
-            yield from self._of_image(record)
+            for kind, detail in (*self._of_caption(record, suite), *self._of_image(record)):
+                yield Finding(kind=kind, place=record.place, detail=detail)
 
-    def _of_image(self, record: Record) -> Iterator[Finding]:
-        place = record.place
+    def _of_caption(self, record: Record, suite: str | None) -> Iterator[tuple[str, str]]:
+        fault = caption_fault(record, self.data.max_caption_length)
+        if fault is not None:
+            yield "caption", fault
+        # Public code trained on prompts that it was judged by (flow_grpo#4).
+        if suite is not None:
+            yield "overlap", f"a prompt of suite {suite!r}"
+        first = self._captions.setdefault(record.caption, record.place)
+        if first != record.place:
+            yield "same_caption", f"as {first}"
+
+    def _of_image(self, record: Record) -> Iterator[tuple[str, str]]:
         try:
             size, image = record.measured(), record.image()
         except ImageError as error:
-            yield Finding(kind="image", place=place, detail=str(error))
+            yield "image", str(error)
             return
+        # A run believes it: four rows of one md5 were all trained on the first one's image.
         if record.md5 is not None and record.md5 != (digest := file_md5(record)):
-            yield Finding(kind="image", place=place, detail=f"its md5 is {digest}")
+            yield "image", f"its md5 is {digest}"
         sizes = self.data.sizes(self.resolution)
         bucket = sizes[nearest_bucket(size, sizes)]
         if is_smaller(size, bucket):
-            detail = f"{size[0]} x {size[1]}, trained at {bucket[0]} x {bucket[1]}"
-            yield Finding(kind="small", place=place, detail=detail)
-        first = self._pixels.setdefault(pixel_digest(image), place)
-        if first != place:
-            yield Finding(kind="same_pixels", place=place, detail=f"as {first}")
-        elif self.with_near:
-            twin = self._near(look(image), place)
-            if twin is not None:
-                yield Finding(kind="near", place=place, detail=f"like {twin}")
+            yield "small", f"{size[0]} x {size[1]}, trained at {bucket[0]} x {bucket[1]}"
+        first = self._pixels.setdefault(pixel_digest(image), record.place)
+        if first != record.place:
+            yield "same_pixels", f"as {first}"
+        elif self.with_near and (twin := self._near(look(image), record.place)) is not None:
+            yield "near", f"like {twin}"
 
     def _near(self, bits: int, place: str) -> str | None:
-        """An earlier image that looks alike; two that differ in few bits agree in some band."""
+        """The place of an earlier image that looks alike."""
         width = -(-64 // _BANDS)
-        twin = None
-        for band, known in enumerate(self._looks):
-            part = bits >> (band * width) & ((1 << width) - 1)
-            for other, where in known.setdefault(part, []):
-                if twin is None and (bits ^ other).bit_count() <= NEAR_BITS:
-                    twin = where
-            known[part].append((bits, place))
-        return twin
+        twins = []
+        for band in range(_BANDS):
+            known = self._looks[band, bits >> (band * width) & ((1 << width) - 1)]
+            twins += [where for other, where in known if (bits ^ other).bit_count() <= NEAR_BITS]
+            known.append((bits, place))
+        return twins[0] if twins else None
 
 
 def pixel_digest(image: Image.Image) -> bytes:
@@ -138,29 +129,16 @@ def file_md5(record: Record) -> str:
 
 
 def look(image: Image.Image) -> int:
-    """64 bits that stay nearly the same when an image is scaled, recoded or slightly recoloured.
-
-    Source: the difference hash: whether each of 8 x 8 areas is brighter than its right neighbour.
-    """
-    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
-    bits = (grey[:, :-1] > grey[:, 1:]).ravel()
-    return int("".join("1" if bit else "0" for bit in bits), 2)
+    """64 bits that stay nearly the same when an image is scaled, recoded or slightly recoloured."""
+    # The difference hash: whether each of 8 x 8 areas is brighter than its right neighbour.
+    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX))
+    return int.from_bytes(np.packbits(grey[:, :-1] > grey[:, 1:]).tobytes(), "big")
 
 
 def check_set(check: SetCheck, output: Path, skipped: Iterable[str], console: Console) -> int:
-    """Write all findings into a file and their numbers on the console.
+    """Write findings as JSON Lines and a table. -> 0, or 1 when there are some.
 
-    Args:
-        check: What is looked at.
-        output: JSON Lines, one finding each.
-        skipped: Suites whose prompts are not known.
-        console: For the table.
-
-    Returns:
-        0, or 1 when there are findings.
-
-    Raises:
-        UserError: The set cannot be read, or has no rows.
+    ``skipped`` are suites whose prompts are not known; ``UserError`` where the set has no rows.
     """
 
     def say(text: str) -> None:
@@ -169,26 +147,26 @@ def check_set(check: SetCheck, output: Path, skipped: Iterable[str], console: Co
     pace = Pace("checked images", None, say)
     findings = []
     before = 0
+    # Not a bar of known length: how many rows a set has is known when it is read.
     for finding in check.findings():
         findings.append(finding)
         pace.advance(check.num_rows - before)
         before = check.num_rows
     if check.num_rows == 0:
         raise UserError(f"data.path={check.data.path}: holds no rows")
-    text = "".join(f"{json.dumps(vars(finding))}\n" for finding in findings)
-    write_atomically(output, lambda partial: partial.write_text(text))
-    console.print(_table(check.num_rows, Counter(finding.kind for finding in findings), check))
+    write_lines(output, map(vars, findings))
+    console.print(_table(check, Counter(finding.kind for finding in findings)))
     for suite in skipped:
         say(f"not compared with suite {suite!r}: give suites.{suite}.prompts=FILE")
     say(f"wrote {output}" if findings else "nothing is wrong with it")
     return 1 if findings else 0
 
 
-def _table(num_rows: int, counts: Mapping[str, int], check: SetCheck) -> Table:
-    table = Table(title=f"{num_rows} rows of {check.data.path}")
+def _table(check: SetCheck, counts: Counter[str]) -> Table:
+    table = Table(title=f"{check.num_rows} rows of {check.data.path}")
     table.add_column("rows", justify="right")
     table.add_column("finding")
     for kind, meaning in KINDS.items():
         if kind != "near" or check.with_near:
-            table.add_row(str(counts.get(kind, 0)), meaning)
+            table.add_row(str(counts[kind]), meaning)
     return table

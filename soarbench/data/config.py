@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+import functools
 import glob
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,17 +16,18 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 from typing_extensions import override
 
 from soarbench.common.errors import ConfigError
+from soarbench.common.files import files_digest
 from soarbench.common.strict import ADDRESS
 from soarbench.data.buckets import Size, bucket_sizes
-from soarbench.data.content import ends_digest, whole_digest
 from soarbench.models.hub import is_directory
 
 if TYPE_CHECKING:
     from soarbench.data.encoded_rows import ConditionOf, EncodedRows, EncodeImages
     from soarbench.data.records import Record, Scorer
 
-#: Readers of the forms of data, named as YAML names classes: they import their configurations.
-_SOURCES = "soarbench.data.sources"
+Facts = tuple[Path, int, int]
+#: Read at either end of a file of images, whose name and size say most.
+_END = 2**20
 
 
 def require_share(key: str, value: float) -> None:
@@ -33,37 +36,45 @@ def require_share(key: str, value: float) -> None:
         raise ValueError(f"{key}={value}: must be in (0, 1]")
 
 
+def file_facts(path: Path) -> Facts:
+    """Place, size and time of change, which together make a changed file another one."""
+    stat = path.stat()
+    return path.absolute(), stat.st_size, stat.st_mtime_ns
+
+
+def ends_digest(paths: list[Path], root: Path) -> str:
+    """Digest of large files: of their names and sizes, and of the content of their ends."""
+    return _ends_digest(tuple(map(file_facts, paths)), root)
+
+
+def whole_digest(path: Path) -> str:
+    """Digest of all of a file."""
+    return _whole_digest(file_facts(path))
+
+
+# Every cell of a grid asks for its set's content: files are read once, and again when they change.
+@functools.cache
+def _ends_digest(facts: tuple[Facts, ...], root: Path) -> str:
+    return files_digest([path for path, _, _ in facts], root, _END)
+
+
+@functools.cache
+def _whole_digest(facts: Facts) -> str:
+    with facts[0].open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
 class TrainingSet(Protocol):
-    """An opened set: what is trained on, found once and kept on disk."""
+    """An opened set, kept on disk; all of it raises ``UserError`` for what cannot be used."""
 
     def measure(self) -> None:
-        """Look for faults that can be seen before anything is loaded.
-
-        Raises:
-            UserError: Something in the set cannot be used.
-        """
-        ...
+        """Look for faults that can be seen before anything is loaded."""
 
     def captions(self) -> Sequence[str]:
-        """Captions that are known before a model is loaded; the others come with ``rows``.
-
-        Raises:
-            UserError: Something in the set cannot be used.
-        """
-        ...
+        """Captions that are known before a model is loaded; the others come with ``rows``."""
 
     def rows(self, encode: EncodeImages, condition: ConditionOf, folder: Path) -> EncodedRows:
-        """The rows.
-
-        Args:
-            encode: Images to latents.
-            condition: Of a caption.
-            folder: For what depends on the model's weights.
-
-        Raises:
-            UserError: Something in the set cannot be used.
-        """
-        ...
+        """The rows; ``folder`` keeps what depends on the model's weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,38 +106,25 @@ class DataConfig(abc.ABC):
 
     @property
     def rows_per_shape(self) -> int | None:
-        """Consecutive rows of training of one size; null where all images are of one.
-
-        Micro-batches divide it.
-        """
+        """Rows in a row that share a size, which micro-batches divide; null: all images do."""
         return None
 
     def with_content(self) -> Self:
-        """The configuration with the set's content in it, so that an address depends on it.
-
-        Raises:
-            ConfigError: The set is not there, or has another form.
-        """
+        """With the set's content in it, for addresses; ``ConfigError`` where there is no set."""
         return self
 
     def held_out(self, count: int) -> DataConfig:
-        """At least ``count`` rows that training does not see, where such can be had; else itself.
-
-        Of most sets nothing is left out.
-        """
+        """At least ``count`` rows that training does not see, where there are such; else itself."""
         del count
         return self
 
     def check_sizes(self, resolution: int, unit: int, largest_image: int) -> None:
-        """Refuse images of sizes that a model cannot take.
+        """Refuse, by ``ConfigError``, images of sizes that a model cannot take.
 
         Args:
             resolution: Side of the square, pixels.
             unit: Pixels of an image that one token of the transformer stands for, along a side.
             largest_image: Pixels of the longest side that it has positions for.
-
-        Raises:
-            ConfigError: Names the value and what would do.
         """
         del resolution, unit, largest_image
 
@@ -152,8 +150,7 @@ class CurationConfig:
 
     Attributes:
         thresholds: Least value of each score. Published: aesthetic 6.8.
-        rank_by: Scores that must be high compared with the rest of the set: every one is turned
-            into a rank in 0..1, and the rows of highest smallest rank are kept.
+        rank_by: Scores that are turned into ranks; rows of highest smallest rank are kept.
         keep_fraction: Share of the rows above the thresholds that ``rank_by`` keeps, (0, 1].
     """
 
@@ -163,6 +160,7 @@ class CurationConfig:
 
     def __post_init__(self) -> None:
         require_share("keep_fraction", self.keep_fraction)
+        # Either alone would change nothing, and somebody meant it to.
         if bool(self.rank_by) != (self.keep_fraction < 1):
             raise ValueError(
                 f"keep_fraction={self.keep_fraction} with rank_by={list(self.rank_by)}: name the "
@@ -181,29 +179,29 @@ class ImageDataConfig(CurationConfig, DataConfig):
 
     Attributes:
         path: Where the set is; null until one is named.
-        max_unreadable: Images that may be missing, damaged or smaller than they are trained at.
-            They are listed and left out; one more ends the run before it starts.
+        max_unreadable: Missing, damaged or too small images that are listed and left out; one more
+            ends the run before it starts.
         max_caption_length: Characters; a longer caption is refused, since encoders would cut it.
-        bucket_step: Sides of images are multiples of it, pixels, at the area of
-            ``model.resolution`` squared, as close to their own aspect ratio as possible. Null crops
-            every image to the square.
+        bucket_step: Sides of images are multiples of it, pixels, at about the square's area and as
+            close to their own aspect ratio as possible. Null crops every image to the square.
         max_aspect_ratio: Of the longest bucket.
         rows_per_bucket: Consecutive rows of training that share a bucket;
             ``training.micro_batch_size`` divides it. Published: 4 rows a GPU.
-        cache_latents: Whether images are encoded once and kept on disk (0.26 MB each at 512 px), or
-            anew every time they are trained on.
+        cache_latents: Whether images are encoded once (0.26 MB each at 512 px), or every time.
         scores: JSON Lines of ``data score`` or ``data filter``: the rows that are in it, with the
             scores that it has for them. Null takes the set's own.
         max_rows: Stop reading after this many usable rows above the thresholds; null reads all.
         content: Digest of the set; filled in when a grid is expanded.
     """
 
+    # Not in addresses: where a set lies. Its content is, so a moved set trains nothing again.
     path: str | None = field(default=None, metadata=ADDRESS)
     max_unreadable: int = 0
     max_caption_length: int = 2000
     bucket_step: int | None = None
     max_aspect_ratio: float = 2.0
     rows_per_bucket: int = 4
+    # Nor how latents come about: kept and fresh ones are the same numbers, which tests compare.
     cache_latents: bool = field(default=True, metadata=ADDRESS)
     scores: str | None = field(default=None, metadata=ADDRESS)
     max_rows: int | None = None
@@ -215,7 +213,7 @@ class ImageDataConfig(CurationConfig, DataConfig):
                             ("rows_per_bucket", 1), ("bucket_step", 8),
                             ("max_aspect_ratio", 1)):  # fmt: skip
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is not None and not value >= least:
                 raise ValueError(f"data.{name}={value}: must be at least {least}")
         if not self.cache_latents and self.is_streamed:
             raise ValueError(
@@ -230,19 +228,11 @@ class ImageDataConfig(CurationConfig, DataConfig):
 
     @abc.abstractmethod
     def own_content(self) -> str:
-        """Digest of the set without its file of scores.
-
-        Raises:
-            ConfigError: There is nothing at ``data.path``, or it has another form.
-        """
+        """Digest of the set without its file of scores; ``ConfigError`` where there is no set."""
 
     @abc.abstractmethod
     def own_records(self) -> Iterator[Record]:
-        """Its rows, with the scores that they come with.
-
-        Raises:
-            UserError: The set cannot be read, or a row is malformed.
-        """
+        """Its rows, with the scores that they come with; ``UserError`` where one is malformed."""
 
     @property
     @override
@@ -264,6 +254,7 @@ class ImageDataConfig(CurationConfig, DataConfig):
         if self.path is None:
             return self
         content = self.own_content()
+        # Other scores are other rows, and other rows another training.
         if self.scores is not None:
             content = f"{content}+{whole_digest(self.scores_file())}"
         return replace(self, content=content)
@@ -297,11 +288,7 @@ class ImageDataConfig(CurationConfig, DataConfig):
         return bucket_sizes(resolution, self.bucket_step, self.max_aspect_ratio)
 
     def scores_file(self) -> Path:
-        """The file of scores.
-
-        Raises:
-            ConfigError: There is none.
-        """
+        """The file of scores; ``ConfigError`` where there is none."""
         assert self.scores is not None
         path = Path(self.scores).expanduser()
         if not path.is_file():
@@ -313,9 +300,19 @@ class ImageDataConfig(CurationConfig, DataConfig):
         self, resolution: int, scorers: Mapping[str, Scorer], judges: object, folder: Path
     ) -> TrainingSet:
         # By name, as YAML names a class: what reads a set imports its configuration.
-        image_set = resolve_name("soarbench.data.rows:ImageSet")
-        opened: TrainingSet = image_set(self, resolution, scorers, judges, folder)
+        opened: TrainingSet = resolve_name("soarbench.data.rows:ImageSet")(
+            self, resolution, scorers, judges, folder
+        )
         return opened
+
+    def _location(self) -> Path:
+        assert self.path is not None
+        return Path(self.path).expanduser()
+
+    def _read_by(self, reader: str) -> Iterator[Record]:
+        # By name, again. The reader's libraries also take seconds to import, which a plan need not.
+        records: Iterator[Record] = resolve_name(f"soarbench.data.sources.{reader}")(self)
+        return records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,17 +330,13 @@ class JsonlDataConfig(ImageDataConfig):
 
     @override
     def own_content(self) -> str:
+        # A folder that is not there shows here, before a run, and not with the first image.
         self.image_folder()
         return whole_digest(self.file())
 
     def file(self) -> Path:
-        """The file.
-
-        Raises:
-            ConfigError: There is none.
-        """
-        assert self.path is not None
-        path = Path(self.path).expanduser()
+        """The file; ``ConfigError`` where there is none."""
+        path = self._location()
         if not path.is_file():
             what = "a folder" if path.is_dir() else "no such file"
             raise ConfigError(
@@ -353,11 +346,7 @@ class JsonlDataConfig(ImageDataConfig):
         return path
 
     def image_folder(self) -> Path:
-        """The folder that its images lie in.
-
-        Raises:
-            ConfigError: It does not exist.
-        """
+        """The folder that its images lie in; ``ConfigError`` where there is none."""
         folder = self.file().parent if self.image_dir is None else Path(self.image_dir)
         if not folder.expanduser().is_dir():
             raise ConfigError(f"data.image_dir={self.image_dir}: no such folder")
@@ -365,8 +354,7 @@ class JsonlDataConfig(ImageDataConfig):
 
     @override
     def own_records(self) -> Iterator[Record]:
-        records: Iterator[Record] = resolve_name(f"{_SOURCES}.jsonl:jsonl_records")(self)
-        return records
+        return self._read_by("jsonl:jsonl_records")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -377,8 +365,7 @@ class DatasetsDataConfig(ImageDataConfig):
         revision: Of a hub id; null takes the default branch.
         subset: Name of the hub set's configuration.
         split: Of the set.
-        streaming: Whether the set is read front to back and never stored, for sets larger than a
-            disk.
+        streaming: Whether it is read front to back and never stored; for more than a disk holds.
         image_column: Holds the images.
         caption_column: Holds the captions.
         score_columns: Score to the column that holds it.
@@ -402,17 +389,17 @@ class DatasetsDataConfig(ImageDataConfig):
     @override
     def own_content(self) -> str:
         assert self.path is not None
+        # Of a hub id nothing may be there yet, and expanding a grid must not download it.
         if not is_directory(self.path):
             return f"{self.path}@{self.revision}"
-        root = Path(self.path).expanduser()
+        root = self._location()
         if not root.is_dir():
             raise ConfigError(f"data.path={self.path}: no such folder; give one, or a hub id")
         return ends_digest(sorted(p for p in root.rglob("*") if p.is_file()), root.absolute())
 
     @override
     def own_records(self) -> Iterator[Record]:
-        records: Iterator[Record] = resolve_name(f"{_SOURCES}.tables:dataset_records")(self)
-        return records
+        return self._read_by("tables:dataset_records")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -437,17 +424,14 @@ class WebDatasetConfig(ImageDataConfig):
 
     @override
     def own_content(self) -> str:
+        # Shards of a pattern need have no folder that their names could be relative to.
         return ends_digest(self.shards(), Path("/"))
 
     def shards(self) -> list[Path]:
-        """The tar files, sorted.
-
-        Raises:
-            ConfigError: There are none.
-        """
-        assert self.path is not None
-        path = Path(self.path).expanduser()
+        """The tar files, sorted; ``ConfigError`` where there are none."""
+        path = self._location()
         pattern = str(path / "*.tar") if path.is_dir() else str(path)
+        # Sorted, since a file system's own order would make another content of a copied set.
         paths = sorted(Path(name).absolute() for name in glob.glob(pattern) if Path(name).is_file())
         if not paths:
             raise ConfigError(
@@ -458,5 +442,4 @@ class WebDatasetConfig(ImageDataConfig):
 
     @override
     def own_records(self) -> Iterator[Record]:
-        records: Iterator[Record] = resolve_name(f"{_SOURCES}.tables:shard_records")(self)
-        return records
+        return self._read_by("tables:shard_records")

@@ -9,35 +9,28 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from evaluators.base import Sample
 from evaluators.images import ImageError
 from soarbench.common.errors import UserError
-from soarbench.common.files import parts_digest, write_atomically
+from soarbench.common.files import parts_digest
 from soarbench.data.buckets import Size, is_smaller, nearest_bucket
 from soarbench.data.config import ImageDataConfig
 from soarbench.data.records import Record, Scorer, caption_fault
 from soarbench.data.select import best_share, first_below
+from soarbench.data.sources.jsonl import write_lines
 from soarbench.data.sources.source import records_of
 
 log = logging.getLogger(__name__)
-#: Images decoded and judged at a time.
+#: Images decoded and judged at a time: what a killed process has to judge again at most.
 CHUNK = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A row that is trained on.
-
-    Attributes:
-        key: Of its record.
-        place: Of its record.
-        caption: What is trained on.
-        bucket: Width and height that the image is trained at.
-        scores: That it was selected by, or came with.
-    """
+    """A row that is trained on: of a record, with the size that its image is trained at."""
 
     key: str
     place: str
@@ -46,60 +39,44 @@ class Entry:
     scores: Mapping[str, float]
 
 
+@dataclass
 class Unusable:
-    """Images that cannot be trained on, listed in a file; a stated number of them is left out.
+    """Images that cannot be trained on, listed in a file; a stated number of them is left out."""
 
-    Args:
-        config: Says how many.
-        path: Of the list.
-    """
-
-    def __init__(self, config: ImageDataConfig, path: Path) -> None:
-        self.config = config
-        self.path = path
-        self.reasons: dict[str, str] = {}
+    config: ImageDataConfig
+    path: Path
+    reasons: dict[str, str] = field(default_factory=dict)
 
     def add(self, place: str, reason: str) -> None:
         """List one."""
         self.reasons[place] = reason
 
     def check(self) -> None:
-        """Write the list, and refuse a longer one than is allowed.
-
-        Raises:
-            UserError: Says how many there are, which is the first, and where the others are.
-        """
+        """Write the list; ``UserError`` where it is longer than is allowed."""
         if not self.reasons:
             return
-        rows = ({"image": place, "reason": reason} for place, reason in self.reasons.items())
-        text = "".join(f"{json.dumps(row)}\n" for row in rows)
-        write_atomically(self.path, lambda partial: partial.write_text(text))
-        if len(self.reasons) <= self.config.max_unreadable:
-            return
-        raise UserError(
-            f"data.path={self.config.path}: {len(self.reasons)} images cannot be used, more than "
-            f"data.max_unreadable={self.config.max_unreadable}; the first: "
-            f"{next(iter(self.reasons.values()))} (all are listed in {self.path})"
-        )
+        reasons, allowed = list(self.reasons.values()), self.config.max_unreadable
+        write_lines(self.path, ({"image": p, "reason": why} for p, why in self.reasons.items()))
+        if len(reasons) > allowed:
+            raise UserError(
+                f"data.path={self.config.path}: {len(reasons)} images cannot be used, more than "
+                f"data.max_unreadable={allowed}; the first: {reasons[0]} (all are listed in "
+                f"{self.path})"
+            )
 
 
 class ScoreBook:
-    """What a judge said of images, appended as it is said.
-
-    Args:
-        path: JSON Lines; a torn last line, of a killed process, is dropped.
-    """
+    """What a judge said of images: JSON Lines, appended as it is said."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.values: dict[str, float] = {}
-        if path.is_file():
-            content = path.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]
-            if len(whole) < len(content):
-                path.write_bytes(whole)
-            rows = map(json.loads, whole.splitlines())
-            self.values = {row["key"]: row["value"] for row in rows}
+        content = path.read_bytes() if path.is_file() else b""
+        # A killed process leaves a torn last line, onto which the next one would be written.
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            path.write_bytes(whole)
+        rows = map(json.loads, whole.splitlines())
+        self.values: dict[str, float] = {row["key"]: row["value"] for row in rows}
 
     def add(self, scores: Mapping[str, float]) -> None:
         """Append scores."""
@@ -113,14 +90,7 @@ class ScoreBook:
 class Curation:
     """Finds the rows of a set that are trained on, once, and remembers them.
 
-    A remembered set stays as it is, so that all cells train on the same rows.
-
-    Args:
-        config: Of the set; its ``content`` is known.
-        resolution: Of the model, pixels.
-        scorers: Judges by name, for scores that rows do not come with.
-        judges: What identifies the judges.
-        folder: Where results go.
+    Arguments are those of ``DataConfig.open``; the ``content`` of ``config`` is known.
     """
 
     def __init__(
@@ -137,22 +107,16 @@ class Curation:
         name = parts_digest(dataclasses.asdict(config), config.kind, resolution, judges)
         self.path = folder / f"rows-{name}.jsonl"
         self.unusable = Unusable(config, folder / f"unusable-{name}.jsonl")
-        self._books = {
-            score: ScoreBook(
-                folder / f"scores-{score}-{parts_digest(config.content, judges)}.jsonl"
-            )
-            for score in scorers
-        }
+        # Scores know nothing of thresholds or sizes: with others the same ones are asked for.
+        name = parts_digest(config.content, judges)
+        self._books = {s: ScoreBook(folder / f"scores-{s}-{name}.jsonl") for s in scorers}
         self._below: Counter[str] = Counter()
         self._count = 0
         self._measured: list[tuple[Record, Size]] | None = None
 
     def measure(self) -> None:
-        """Look at every caption and image header of a set that is not streamed.
-
-        Raises:
-            UserError: Something in the set cannot be used.
-        """
+        """Look at every caption and header of a set; ``UserError`` for what cannot be used."""
+        # Of a streamed set that would be a download of all of it, before the one that reads it.
         if self._measured is None and not self.path.is_file() and not self.config.is_streamed:
             self._measured = list(self._usable())
             self.unusable.check()
@@ -160,11 +124,8 @@ class Curation:
                 raise UserError(self._nothing())
 
     def entries(self) -> list[Entry]:
-        """The rows.
-
-        Raises:
-            UserError: Something in the set cannot be used, or nothing is left of it.
-        """
+        """The rows; ``UserError`` where something cannot be used, or nothing is left."""
+        # What is remembered stays as it is, so that all cells train on the same rows.
         if self.path.is_file():
             return read_entries(self.path)
         self.measure()
@@ -172,7 +133,9 @@ class Curation:
         usable = iter(self._usable() if self._measured is None else self._measured)
         while chunk := list(itertools.islice(usable, CHUNK)):
             kept += self._judged(chunk)
+            # The run ends at the first image too many, not after hours of judging.
             self.unusable.check()
+            # Here and not after the last row: a streamed set may have terabytes left.
             if self.config.max_rows is not None and len(kept) >= self.config.max_rows:
                 kept = kept[: self.config.max_rows]
                 break
@@ -192,18 +155,24 @@ class Curation:
         """Records above the thresholds, as far as their scores are known, and their buckets."""
         for record in records_of(self.config):
             self._count += 1
-            low = first_below(record.scores, self.config.thresholds)
-            if low is not None:
-                self._below[low] += 1
+            # First, as it costs nothing, and what is not trained on may be damaged.
+            if not self._reaches_thresholds(record.scores):
                 continue
             fault = caption_fault(record, self.config.max_caption_length)
             if fault is not None:
                 raise UserError(fault)
+            # Before its image is opened: a misspelt threshold must not cost a pass over the set.
             self._require_scores(record)
             try:
                 yield record, self._bucket(record)
             except ImageError as error:
                 self.unusable.add(record.place, str(error))
+
+    def _reaches_thresholds(self, scores: Mapping[str, float]) -> bool:
+        low = first_below(scores, self.config.thresholds)
+        if low is not None:
+            self._below[low] += 1
+        return low is None
 
     def _require_scores(self, record: Record) -> None:
         for name in self.config.select_by:
@@ -214,11 +183,7 @@ class Curation:
                 )
 
     def _bucket(self, record: Record) -> Size:
-        """The size that an image is trained at.
-
-        Raises:
-            ImageError: The image is missing, no image, or smaller.
-        """
+        """The size that an image is trained at; ``ImageError`` where it is missing or smaller."""
         size = record.measured()
         bucket = self.sizes[nearest_bucket(size, self.sizes)]
         if is_smaller(size, bucket):
@@ -230,32 +195,27 @@ class Curation:
 
     def _judged(self, chunk: Sequence[tuple[Record, Size]]) -> Iterator[Entry]:
         """Those of a chunk whose scores, given by judges where need be, reach the thresholds."""
-        scores = {id(record): dict(record.scores) for record, _ in chunk}
+        # Not by key: a row may be there twice, with scores of its own.
+        scores = [dict(record.scores) for record, _ in chunk]
         for name in self.config.select_by:
-            lacking = [record for record, _ in chunk if name not in record.scores]
-            values = self._scored(name, lacking)
-            for record in lacking:
-                scores[id(record)][name] = values[score_key(record)]
-        for record, bucket in chunk:
-            own = scores[id(record)]
+            lacking = [i for i, own in enumerate(scores) if name not in own]
+            values = self._scored(name, [chunk[i][0] for i in lacking])
+            for i, value in zip(lacking, values, strict=True):
+                scores[i][name] = value
+        for (record, bucket), own in zip(chunk, scores, strict=True):
+            # No comparison with nan is true, so a threshold would let it through.
             if any(math.isnan(own[name]) for name in self.config.select_by):
                 continue
-            low = first_below(own, self.config.thresholds)
-            if low is not None:
-                self._below[low] += 1
-                continue
-            yield Entry(
-                key=record.key,
-                place=record.place,
-                caption=record.caption,
-                bucket=bucket,
-                scores=own,
-            )
+            if self._reaches_thresholds(own):
+                yield Entry(
+                    key=record.key, place=record.place, caption=record.caption,
+                    bucket=bucket, scores=own,
+                )  # fmt: skip
 
-    def _scored(self, name: str, records: Sequence[Record]) -> Mapping[str, float]:
-        """A judge's scores by key; nan, and listed, where there is none."""
+    def _scored(self, name: str, records: Sequence[Record]) -> list[float]:
+        """A judge's score of each record; nan, and listed, where there is none."""
         if not records:
-            return {}
+            return []
         book = self._books[name]
         samples, damaged = [], {}
         for record in records:
@@ -267,12 +227,11 @@ class Curation:
         if samples:
             values = self.scorers[name](samples)
             book.add({sample.sample_id: v for sample, v in zip(samples, values, strict=True)})
-        scores = book.values | dict.fromkeys(damaged, math.nan)
-        for record in records:
-            key = score_key(record)
-            if math.isnan(scores[key]):
-                reason = damaged.get(key, f"{record.place}: {name} gave it no score")
-                self.unusable.add(record.place, reason)
+        scores = [book.values.get(score_key(record), math.nan) for record in records]
+        for record, score in zip(records, scores, strict=True):
+            if math.isnan(score):
+                reason = f"{record.place}: {name} gave it no score"
+                self.unusable.add(record.place, damaged.get(score_key(record), reason))
         return scores
 
     def _nothing(self) -> str:
@@ -286,31 +245,23 @@ class Curation:
 
 
 def score_key(record: Record) -> str:
-    """Key of a score: a judge may look at image and caption."""
+    """Key of a score."""
+    # Not the image alone: CLIPScore and its like judge it together with the caption.
     return parts_digest(record.key, record.caption)
 
 
 def sample_of(record: Record) -> Sample:
-    """A record as judges see it.
-
-    Raises:
-        ImageError: Its image cannot be read.
-    """
+    """A record as judges see it; ``ImageError`` where its image cannot be read."""
     key = score_key(record)
     return Sample(sample_id=key, prompt_id=key, prompt=record.caption, image=record.image())
 
 
 def write_entries(path: Path, entries: Iterable[Entry]) -> None:
     """Remember rows."""
-    text = "".join(f"{json.dumps(dataclasses.asdict(entry))}\n" for entry in entries)
-    write_atomically(path, lambda partial: partial.write_text(text))
+    write_lines(path, map(dataclasses.asdict, entries))
 
 
 def read_entries(path: Path) -> list[Entry]:
     """Rows that ``write_entries`` wrote."""
-    entries = []
-    with path.open() as stream:
-        for line in stream:
-            row = json.loads(line)
-            entries.append(Entry(**(row | {"bucket": tuple(row["bucket"])})))
-    return entries
+    rows = map(json.loads, path.read_text().splitlines())
+    return [Entry(**(row | {"bucket": tuple(row["bucket"])})) for row in rows]

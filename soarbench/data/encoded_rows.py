@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from PIL import Image
 from torch import Tensor
@@ -20,37 +21,24 @@ def no_columns(_prompt: str) -> Mapping[str, object]:
     return {}
 
 
+@dataclass(frozen=True)
 class EncodedRows:
     """Rows of training data, read one by one.
 
-    Args:
-        prompts: One a row.
-        latents: Gives a row's scaled clean latents, float32 on the CPU; null: rows have none.
-        condition: Gives a prompt's condition, on the CPU.
-        sizes: Of the rows' images.
-        columns: Gives what rewards are told of a prompt.
+    ``latents`` gives a row's scaled clean latents, float32; null: rows have none. They and
+    conditions are on the CPU. ``columns`` gives what rewards are told of a prompt.
     """
 
-    def __init__(
-        self,
-        prompts: Sequence[str],
-        latents: Callable[[int], Tensor] | None,
-        condition: ConditionOf,
-        sizes: Sequence[Size],
-        columns: ColumnsOf = no_columns,
-    ) -> None:
-        self.prompts = prompts
-        self.latents = latents
-        self.condition = condition
-        self.sizes = sizes
-        self.columns = columns
+    prompts: Sequence[str]
+    latents: Callable[[int], Tensor] | None
+    condition: ConditionOf
+    sizes: Sequence[Size]
+    columns: ColumnsOf = no_columns
 
     def __len__(self) -> int:
-        """Number of rows."""
         return len(self.prompts)
 
     def __getitem__(self, index: int) -> Row:
-        """A row."""
         prompt = self.prompts[index]
         row: Row = {
             "condition": self.condition(prompt),
@@ -63,7 +51,7 @@ class EncodedRows:
 
     def without_latents(self) -> EncodedRows:
         """The same prompts, for a method that makes its own images."""
-        return EncodedRows(self.prompts, None, self.condition, self.sizes, self.columns)
+        return replace(self, latents=None)
 
     def shapes(self, block: int) -> Shapes | None:
         """Which rows can go through a model together; null: all."""

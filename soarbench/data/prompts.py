@@ -27,6 +27,7 @@ class PromptSuite:
     @property
     def sha256(self) -> str:
         """Digest of prompts and metadata, for the fingerprint."""
+        # Of identifiers, too: they fix the noise that each image is drawn from.
         rows = [(item.prompt_id, item.prompt, dict(item.metadata)) for item in self.items]
         return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 

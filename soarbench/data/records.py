@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
+from PIL import Image
+
+from evaluators.base import Sample
+from evaluators.images import ImageError, decode_image, image_size
 from soarbench.common.errors import UserError
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from evaluators.base import Sample
-
-Scorer = Callable[["Sequence[Sample]"], "Sequence[float]"]
+Scorer = Callable[[Sequence[Sample]], Sequence[float]]
 """Gives every sample a score; nan for one that cannot be scored."""
 
 
@@ -27,9 +26,9 @@ class Record:
         place: Where it comes from, for messages.
         caption: What it shows.
         open: Gives the image file's bytes; raises OSError if it cannot be read.
-        size: Width and height if the set says so, pixels.
-        scores: That the set comes with.
-        md5: Of the image's file, if the set says so.
+        size: Width and height, pixels, where the set says so, as with ``scores`` and ``md5``.
+        scores: By name.
+        md5: Of the image's file.
     """
 
     key: str
@@ -41,24 +40,12 @@ class Record:
     md5: str | None = None
 
     def image(self) -> Image.Image:
-        """The image: upright, 8-bit RGB.
-
-        Raises:
-            ImageError: It is missing or damaged.
-        """
-        from evaluators.images import decode_image
-
+        """The image, upright, 8-bit RGB; ``ImageError`` where it is missing or damaged."""
         with self._opened() as stream:
             return decode_image(stream, self.place)
 
     def measured(self) -> tuple[int, int]:
-        """Width and height, from the image's header.
-
-        Raises:
-            ImageError: The image is missing, no image, or not of the size that the set says.
-        """
-        from evaluators.images import ImageError, image_size
-
+        """Width and height by the header; ``ImageError`` for no image or not what the set says."""
         with self._opened() as stream:
             size = image_size(stream, self.place)
         if self.size is not None and size != self.size:
@@ -69,8 +56,6 @@ class Record:
         return size
 
     def _opened(self) -> BinaryIO:
-        from evaluators.images import ImageError
-
         try:
             return self.open()
         except OSError as error:
@@ -96,19 +81,17 @@ def caption_fault(record: Record, max_length: int) -> str | None:
 
 
 def checked_scores(scores: object, place: str) -> dict[str, float]:
-    """Scores that a row comes with; one that is null was not measured.
-
-    Raises:
-        UserError: They are no mapping of names to numbers.
-    """
+    """Scores that a row comes with; ``UserError`` where they are not names and numbers."""
     if scores is None:
         return {}
     if not isinstance(scores, Mapping):
         raise UserError(f"{place}: scores={scores!r} must be an object of names and numbers")
     by_name = {}
     for name, value in scores.items():
+        # ``data score`` writes null for what a judge could not measure.
         if value is None:
             continue
+        # To Python True is an int; as a score it is a mistake.
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or math.isnan(value):
             raise UserError(f"{place}: score {name}={value!r} must be a number")
@@ -117,11 +100,7 @@ def checked_scores(scores: object, place: str) -> dict[str, float]:
 
 
 def checked_size(width: object, height: object, place: str) -> tuple[int, int] | None:
-    """Width and height of a row that says both.
-
-    Raises:
-        UserError: They are no positive whole numbers.
-    """
+    """Width and height of a row that says both; ``UserError`` where they cannot be."""
     if width is None or height is None:
         return None
     if not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:

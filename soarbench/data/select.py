@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 def smallest_rank(scores: Mapping[str, Sequence[float]]) -> NDArray[np.float64]:
     """Each candidate's worst rank over the scores, 0 (worst) .. 1 (best). -> (N,)."""
+    # Ranks, since scores of different judges have no common scale; the worst of them, so that no
+    # score can buy itself free with another. Stably, so that equals rank alike everywhere.
     ranks = []
     for values in scores.values():
         order = np.argsort(np.argsort(values, kind="stable"), kind="stable")
@@ -18,12 +20,7 @@ def smallest_rank(scores: Mapping[str, Sequence[float]]) -> NDArray[np.float64]:
 
 
 def best_share(scores: Mapping[str, Sequence[float]], keep_fraction: float) -> list[int]:
-    """Places of the candidates of highest smallest rank, ascending; at least one.
-
-    Args:
-        scores: By name, one number a candidate.
-        keep_fraction: Share that is kept, (0, 1].
-    """
+    """Places of the share (0, 1] of highest smallest rank, ascending; at least one."""
     ranks = smallest_rank(scores)
     count = max(1, round(len(ranks) * keep_fraction))
     return sorted(int(place) for place in np.argsort(-ranks, kind="stable")[:count])
@@ -32,13 +29,7 @@ def best_share(scores: Mapping[str, Sequence[float]], keep_fraction: float) -> l
 def best_share_of_groups(
     scores: Mapping[str, Sequence[float]], groups: Sequence[str], keep_fraction: float
 ) -> list[int]:
-    """``best_share`` of each group by itself: places in the whole, ascending.
-
-    Args:
-        scores: By name, one number a candidate.
-        groups: One name a candidate.
-        keep_fraction: Share of each group that is kept, (0, 1]; at least one candidate of each.
-    """
+    """``best_share`` of each group by itself, ``groups`` naming each candidate's. Places in all."""
     kept = []
     for group in set(groups):
         places = [place for place, name in enumerate(groups) if name == group]
@@ -50,6 +41,7 @@ def best_share_of_groups(
 def first_below(scores: Mapping[str, float], thresholds: Mapping[str, float]) -> str | None:
     """The first known score that is under its threshold."""
     for name, least in thresholds.items():
-        if name in scores and scores[name] < least:
+        # Not ``<``, by which a threshold of nan would keep everything.
+        if name in scores and not scores[name] >= least:
             return name
     return None

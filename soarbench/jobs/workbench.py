@@ -52,7 +52,7 @@ from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import apply_adapter
 from soarbench.models.base import ImageModel, ModelConfig
 from soarbench.models.quiet import quiet_libraries
-from soarbench.planning.fit import require_fit
+from soarbench.planning.planner import require_fit
 from soarbench.store.artefact import Store
 from soarbench.store.training import TrainingFolder, TrainingLog
 

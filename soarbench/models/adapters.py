@@ -1,7 +1,4 @@
-"""Weights that others published: LoRAs in peft's format and whole transformers, as anchors.
-
-They are evaluated beside the base and never trained.
-"""
+"""Weights that others published, evaluated beside the base: LoRAs of peft, whole transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from soarbench.common.errors import ConfigError, UserError
-from soarbench.models.hub import hub_snapshot, is_directory
+from soarbench.models.hub import class_name, hub_snapshot, is_directory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,15 +32,7 @@ def adapter_name(source: str) -> str:
 
 
 def adapter_digest(source: str, transformer: str) -> str:
-    """What identifies the weights: a directory's content, or the hub id with its revision.
-
-    Args:
-        source: Directory or hub id.
-        transformer: Class of the base's transformer.
-
-    Raises:
-        ConfigError: The directory holds no weights.
-    """
+    """What identifies weights: a directory's content, or the hub id with its revision."""
     if not is_directory(source):
         return source
     folder = weights_folder(Path(source).expanduser(), source, transformer)
@@ -55,26 +44,8 @@ def adapter_digest(source: str, transformer: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def fetch_adapter(source: str, transformer: str) -> Path:
-    """The local folder with the weights, downloaded if it is a hub id (``owner/name@revision``).
-
-    Raises:
-        UserError: The hub does not give it, or it holds no weights that can be used.
-    """
-    if is_directory(source):
-        return weights_folder(Path(source).expanduser(), source, transformer)
-    repo, _, revision = source.partition("@")
-    return weights_folder(
-        hub_snapshot("model.adapter", repo, revision or None, _FILES), source, transformer
-    )
-
-
 def weights_folder(root: Path, source: str, transformer: str) -> Path:
-    """Where in a directory the weights lie.
-
-    Raises:
-        ConfigError: There is neither an adapter nor a transformer, or several adapters.
-    """
+    """Where in a directory the weights lie; ``UserError`` where none do, or several adapters."""
     if (root / _ADAPTER_FILE).is_file():
         return root
     adapters = sorted(path.parent for path in root.rglob(_ADAPTER_FILE)) if root.is_dir() else []
@@ -85,7 +56,7 @@ def weights_folder(root: Path, source: str, transformer: str) -> Path:
         return adapters[0]
     for folder in (root / "transformer", root):
         config = folder / "config.json"
-        if config.is_file() and json.loads(config.read_text()).get("_class_name") == transformer:
+        if config.is_file() and class_name(config, f"model.adapter={source}") == transformer:
             return folder
     raise ConfigError(
         f"model.adapter={source}: neither a LoRA in peft's format ({_ADAPTER_FILE}) nor a "
@@ -93,41 +64,32 @@ def weights_folder(root: Path, source: str, transformer: str) -> Path:
     )
 
 
-def stored_shapes(folder: Path, source: str) -> dict[str, Shape]:
-    """Names and shapes of a folder's tensors, from the headers of its safetensors files.
+def header_shapes(path: Path) -> dict[str, Shape]:
+    """Names and shapes of a safetensors file's tensors, of which none is read."""
+    with path.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    header.pop("__metadata__", None)
+    return {name: tuple(entry["shape"]) for name, entry in header.items()}
 
-    Raises:
-        UserError: It has none, or one is damaged.
-    """
+
+def _stored_shapes(folder: Path, source: str) -> dict[str, Shape]:
+    """Those of a folder's files; ``UserError`` where it has none, or one is damaged."""
     shapes: dict[str, Shape] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            with path.open("rb") as stream:
-                header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        except (ValueError, OverflowError, MemoryError) as error:
-            raise UserError(
-                f"model.adapter={source}: {path.name} is no safetensors file"
-            ) from error
-        header.pop("__metadata__", None)
-        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items()}
+            shapes |= header_shapes(path)
+        # A damaged length asks for all memory, and a damaged header may be any JSON.
+        except (ValueError, OverflowError, MemoryError, AttributeError, TypeError, KeyError) as e:
+            raise UserError(f"model.adapter={source}: {path.name} is no safetensors file") from e
     if not shapes:
         raise UserError(f"model.adapter={source}: {folder} holds no safetensors file")
     return shapes
 
 
-def check_weights(own: Mapping[str, Shape], folder: Path, source: str, *, base: str) -> None:
-    """Refuse weights that are not for a transformer, before they are loaded.
-
-    Args:
-        own: Names and shapes of the transformer's own weights.
-        folder: Of the others.
-        source: As configured.
-        base: What the transformer is, for messages.
-
-    Raises:
-        UserError: A module is missing or of another size.
-    """
-    stored = stored_shapes(folder, source)
+def _check_weights(own: Mapping[str, Shape], folder: Path, source: str, *, base: str) -> None:
+    """Refuse weights that are not for a transformer of such shapes, before they are loaded."""
+    # peft is not strict: a LoRA for another model would be loaded nowhere and draw base images.
+    stored = _stored_shapes(folder, source)
     is_adapter = (folder / _ADAPTER_FILE).is_file()
     wrong = _misplaced(own, stored) if is_adapter else _different(own, stored)
     first = next(iter(wrong), None)
@@ -137,7 +99,6 @@ def check_weights(own: Mapping[str, Shape], folder: Path, source: str, *, base: 
 
 
 def _misplaced(own: Mapping[str, Shape], stored: Mapping[str, Shape]) -> Iterable[str]:
-    """What of an adapter finds no place in a transformer."""
     for name, shape in stored.items():
         match = _FACTOR.fullmatch(name.removeprefix(_PREFIX))
         if match is None:
@@ -153,7 +114,6 @@ def _misplaced(own: Mapping[str, Shape], stored: Mapping[str, Shape]) -> Iterabl
 
 
 def _different(own: Mapping[str, Shape], stored: Mapping[str, Shape]) -> Iterable[str]:
-    """How a whole transformer's weights differ from another's."""
     for name in sorted(own.keys() ^ stored.keys()):
         yield f"{name} is in one of them alone"
     for name in sorted(own.keys() & stored.keys()):
@@ -162,23 +122,18 @@ def _different(own: Mapping[str, Shape], stored: Mapping[str, Shape]) -> Iterabl
 
 
 def apply_adapter(transformer: nn.Module, source: str, *, base: str) -> None:
-    """Give a loaded transformer the weights of others, in place.
-
-    A LoRA is merged in float32 and the sum rounded once to the transformer's type.
-
-    Args:
-        transformer: Of the base.
-        source: Directory or hub id.
-        base: What the base is, for messages.
-
-    Raises:
-        UserError: They cannot be had, or are for another model.
-    """
+    """Give a base's transformer published weights, in place; ``UserError`` for another model's."""
+    # Configurations import this file, and peft takes seconds.
     from baselines.loop.weights import start_from
 
-    folder = fetch_adapter(source, type(transformer).__name__)
+    root = Path(source).expanduser()
+    if not is_directory(source):
+        repo, _, revision = source.partition("@")
+        root = hub_snapshot("model.adapter", repo, revision or None, _FILES)
+    folder = weights_folder(root, source, type(transformer).__name__)
     own = {name: tuple(value.shape) for name, value in transformer.state_dict().items()}
-    check_weights(own, folder, source, base=base)
+    _check_weights(own, folder, source, base=base)
+    # Merged in float32, so that the sum of base and LoRA is rounded once.
     dtype = next(transformer.parameters()).dtype
     start_from(transformer.float(), folder)
     transformer.to(dtype).requires_grad_(False).eval()

@@ -1,7 +1,6 @@
 """What a family of base models says of itself, and what a loaded model does; imports no framework.
 
-A family is a folder beside this file: a configuration that says where weights lie and loads them,
-sizes that are read without a weight, and the model. Everything else asks these three.
+A family is a folder beside this file; everything else asks these three classes of it.
 """
 
 from __future__ import annotations
@@ -36,53 +35,52 @@ class PromptEncoder(Protocol):
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Conditions, batch first, on the model's device."""
-        ...
 
 
-class ImageModel(Protocol):
+class ImageModel(abc.ABC):
     """A loaded model: its transformer, and encoding, sampling and decoding around it."""
 
     transformer: nn.Module
 
     @property
-    def device(self) -> torch.device:
-        """Where the transformer is."""
-        ...
-
-    @property
+    @abc.abstractmethod
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of latents at the configured resolution."""
-        ...
 
     @property
+    @abc.abstractmethod
     def training_shift(self) -> float:
         """The schedule's shift."""
-        ...
 
     @property
+    @abc.abstractmethod
     def scheduler_name(self) -> str:
         """The sampler's class, for fingerprints."""
-        ...
 
+    @abc.abstractmethod
     def sampling_sigmas(self, num_inference_steps: int) -> Tensor:
         """The sampler's schedule, from 1 (noise) to 0. -> (num_inference_steps + 1,)."""
-        ...
 
+    @abc.abstractmethod
     def velocity(self, transformer: nn.Module | None = None) -> VelocityModel:
         """The model as methods see it; ``transformer`` replaces its own."""
-        ...
 
+    @abc.abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Conditions of prompts, batch first."""
-        ...
 
+    @abc.abstractmethod
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Scaled latents of RGB images of one size. -> (B, C, H, W) float32."""
-        ...
 
+    @abc.abstractmethod
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Images of scaled latents (B, C, H, W)."""
-        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer is."""
+        return next(self.transformer.parameters()).device
 
     def sample(
         self,
@@ -92,8 +90,18 @@ class ImageModel(Protocol):
         num_inference_steps: int,
         guidance_scale: float,
     ) -> Tensor:
-        """Latents at sigma 0 of noise (B, C, H, W); a guidance of 1.0 is off."""
-        ...
+        """Scaled latents at sigma 0, in the transformer's dtype, by Euler's method from ``noise``.
+
+        Noise is (B, C, H, W), float32; conditions have batch B; a guidance of 1.0 is off.
+        """
+        from baselines.flow import euler_sample
+
+        sigmas = self.sampling_sigmas(num_inference_steps)
+        # Rounded first, as diffusers' pipelines do: the same noise then gives the same bits.
+        noise = noise.to(self.device, next(self.transformer.parameters()).dtype)
+        return euler_sample(
+            self.velocity(), noise, sigmas, condition, negative_condition, guidance_scale
+        )
 
 
 class Architecture(abc.ABC):
@@ -123,11 +131,7 @@ class Architecture(abc.ABC):
 
     @abc.abstractmethod
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """(C, H, W) of an image's latents.
-
-        Raises:
-            ConfigError: The model does not make images of that size.
-        """
+        """(C, H, W) of an image's latents; ``ConfigError`` for sizes that the model cannot make."""
 
     @abc.abstractmethod
     def condition_shapes(self, max_sequence_length: int) -> dict[str, tuple[int, ...]]:
@@ -144,7 +148,7 @@ class Architecture(abc.ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(abc.ABC):
-    """Which model is post-trained, and how it is run.
+    """Which model is post-trained, and how it is run; ``UserError`` where files cannot be had.
 
     Attributes:
         name: Short name, in tables and tags.
@@ -165,17 +169,16 @@ class ModelConfig(abc.ABC):
     #: Class of its transformer in diffusers, as its files name it.
     transformer_class: ClassVar[str]
 
+    # Weights enter addresses by their digest, not by their name or where they lie.
     name: str = field(metadata=ADDRESS)
     path: str = field(metadata=ADDRESS)
     resolution: int
     revision: str | None = field(default=None, metadata=ADDRESS)
     max_sequence_length: int = 256
     dtype: Precision = "float32"
-    # Its weights are in the digest, as the base's are.
     adapter: str | None = field(default=None, metadata=ADDRESS)
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
         if self.dtype not in get_args(Precision):
             names = ", ".join(get_args(Precision))
             raise ValueError(f"model.dtype={self.dtype!r}: must be one of {names}")
@@ -186,61 +189,33 @@ class ModelConfig(abc.ABC):
                 f"model.max_sequence_length={self.max_sequence_length}: must be 0..512"
             )
 
+    # By the index of what is to be loaded, a kilobyte, before a first run downloads 15 GB.
     @abc.abstractmethod
     def check_source(self) -> None:
-        """Ask for the index of what is to be loaded, a kilobyte, before any weight is.
-
-        Raises:
-            UserError: It is out of reach, or of another family.
-        """
+        """Refuse what is out of reach or of another family, by ``UserError``."""
 
     @abc.abstractmethod
     def load(self, device: torch.device | str, prompts: PromptEncoder | None = None) -> ImageModel:
-        """The base model, fresh, on a device; without text encoders where ``prompts`` stands in.
-
-        Raises:
-            UserError: The directory or hub id cannot be loaded.
-        """
+        """The base model, fresh, without text encoders where ``prompts`` stands in for them."""
 
     @abc.abstractmethod
     def load_encoders(self, device: torch.device) -> PromptEncoder:
-        """The text encoders alone.
-
-        Raises:
-            UserError: The directory or hub id cannot be loaded.
-        """
+        """The text encoders alone."""
 
     @abc.abstractmethod
     def architecture(self) -> Architecture:
-        """Sizes, without a weight or a download.
-
-        Raises:
-            UnknownArchitecture: A hub id whose sizes are not written down.
-            ConfigError: A directory that holds no such model.
-        """
+        """Sizes, without a weight; ``UnknownArchitecture`` where that would take a download."""
 
     @abc.abstractmethod
     def base_digest(self) -> str:
-        """What identifies the base's weights, without loading them.
-
-        Raises:
-            UserError: There are none, or they are another family's.
-        """
+        """What identifies the base's weights, without loading them; ``UserError`` without any."""
 
     @abc.abstractmethod
     def encoder_digest(self) -> str:
-        """What identifies the text encoders and how they are used.
-
-        Raises:
-            UserError: There are none.
-        """
+        """What identifies the text encoders and how they are used; ``UserError`` without any."""
 
     def weights_digest(self) -> str:
-        """The base's digest, with that of the published weights where such are evaluated.
-
-        Raises:
-            UserError: There are none, or they are another family's.
-        """
+        """The base's digest, with that of the published weights where such are evaluated."""
         if self.adapter is None:
             return self.base_digest()
         return f"{self.base_digest()}+{adapter_digest(self.adapter, self.transformer_class)}"

@@ -1,13 +1,15 @@
-"""What the hub gives, or in one line why not and what to do about it."""
+"""Files of models: what identifies those on disk, and what the hub gives or why it does not."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from soarbench.common.errors import UserError
+from soarbench.common.files import files_digest
 
 
 def is_directory(path: str) -> bool:
@@ -16,18 +18,29 @@ def is_directory(path: str) -> bool:
     return folder.exists() or folder.is_absolute() or path.startswith((".", "~"))
 
 
+def folder_digest(folder: Path, *parts: str) -> str:
+    """Of names, sizes and ends of a folder's files, or of those in subfolders that match a part."""
+    # Hashing all of 15 GB before every run would take a minute.
+    folders = [found for part in parts for found in folder.glob(part)] if parts else [folder]
+    files = (path for found in folders for path in found.rglob("*") if path.is_file())
+    return files_digest(sorted(files), folder)
+
+
+def class_name(config: Path, setting: str) -> object:
+    """The class that a file of diffusers names; ``UserError`` where it is no JSON object."""
+    try:
+        return json.loads(config.read_text()).get("_class_name")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{setting}: {config} is no JSON object") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def hub_file(key: str, repo: str, revision: str | None, name: str) -> Path:
-    """One file of a repository, from the local cache or downloaded.
-
-    Args:
-        key: Of the configuration, for messages.
-        repo: Hub id.
-        revision: Branch, tag or commit; None takes the default branch.
-        name: Of the file.
-
-    Raises:
-        UserError: The hub id is missing, gated, or out of reach and not in the local cache.
-    """
+    """One file of a repository, cached or downloaded; ``UserError`` names the setting ``key``."""
     with _explained(key, repo, revision):
         from huggingface_hub import hf_hub_download
 
@@ -35,17 +48,7 @@ def hub_file(key: str, repo: str, revision: str | None, name: str) -> Path:
 
 
 def hub_snapshot(key: str, repo: str, revision: str | None, files: Sequence[str]) -> Path:
-    """The local folder with some files of a repository.
-
-    Args:
-        key: Of the configuration, for messages.
-        repo: Hub id.
-        revision: Branch, tag or commit; None takes the default branch.
-        files: Patterns of file names.
-
-    Raises:
-        UserError: The hub id is missing, gated, or out of reach and not in the local cache.
-    """
+    """The local folder with files of a repository that match patterns; else as ``hub_file``."""
     with _explained(key, repo, revision):
         from huggingface_hub import snapshot_download
 
@@ -54,46 +57,37 @@ def hub_snapshot(key: str, repo: str, revision: str | None, files: Sequence[str]
 
 @contextlib.contextmanager
 def _explained(key: str, repo: str, revision: str | None) -> Iterator[None]:
-    """Turn what the hub's client raises into one line."""
-    from huggingface_hub import constants, errors
+    from huggingface_hub import errors
 
-    where = f"{key}={repo}" + (f" (revision {revision})" if revision else "")
     client = logging.getLogger("huggingface_hub")
     level = client.level
     # Its retries are lines line by line; what came of them is lines below.
     client.setLevel(logging.ERROR)
     try:
         yield
-    except errors.HFValidationError as error:
-        raise UserError(
-            f"{where}: neither a directory nor a hub id (owner/name); check the spelling"
-        ) from error
-    except errors.GatedRepoError as error:
-        raise UserError(
-            f"{where}: the hub gates it; accept its licence at https://huggingface.co/{repo}, then "
-            "log in with `hf auth login`"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise UserError(
-            f"{where}: the hub has none of that name, or it is private; check the spelling, or log "
-            "in with `hf auth login`"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise UserError(
-            f"{where}: the hub has no such revision; leave it out or name one"
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        reason = (
-            "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub is out of reach"
-        )
-        raise UserError(
-            f"{where}: not in the local hub cache ({constants.HF_HUB_CACHE}) and {reason}; get it "
-            f"where there is a network (`hf download {repo}`), or give a directory"
-        ) from error
-    except OSError as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(
-            f"{where}: the hub did not give it ({lines[0]}); try again later"
-        ) from error
+    except (OSError, errors.HFValidationError) as error:
+        where = f"{key}={repo}" + (f" (revision {revision})" if revision else "")
+        raise UserError(f"{where}: {_refusal(error, repo)}") from error
     finally:
         client.setLevel(level)
+
+
+def _refusal(error: Exception, repo: str) -> str:
+    from huggingface_hub import constants, errors
+
+    offline = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub is out of reach"
+    # The first that fits: a gated repository's error is one of a repository that is not found.
+    refusals = {
+        errors.HFValidationError: "neither a directory nor a hub id (owner/name); check the "
+        "spelling",
+        errors.GatedRepoError: f"the hub gates it; accept its licence at https://huggingface.co/"
+        f"{repo}, then log in with `hf auth login`",
+        errors.RepositoryNotFoundError: "the hub has none of that name, or it is private; check "
+        "the spelling, or log in with `hf auth login`",
+        errors.RevisionNotFoundError: "the hub has no such revision; leave it out or name one",
+        errors.LocalEntryNotFoundError: f"not in the local hub cache ({constants.HF_HUB_CACHE}) "
+        f"and {offline}; get it where there is a network (`hf download {repo}`), or give a "
+        "directory",
+    }
+    other = f"the hub did not give it ({first_line(error)}); try again later"
+    return next((text for kind, text in refusals.items() if isinstance(error, kind)), other)

@@ -24,16 +24,7 @@ _PER_FILE = 4 * BATCH
 
 
 class PromptStore:
-    """Conditions of prompts, on disk and memory-mapped.
-
-    Args:
-        config: Whose text encoders.
-        device: Where they run, and where ``encode`` puts conditions.
-        folder: Of all stores; each kind of encoder has a folder of its own in it.
-
-    Raises:
-        UserError: A local directory that is no pipeline, or a stored file that is damaged.
-    """
+    """Conditions of prompts, on disk and memory-mapped; each kind of encoder has its own folder."""
 
     def __init__(self, config: ModelConfig, device: torch.device, folder: Path) -> None:
         self.config = config
@@ -43,21 +34,17 @@ class PromptStore:
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Conditions, batch first; text encoders are loaded only if a prompt is new."""
         self.fill(prompts)
-        stacked = self.store.stacked([prompt_key(prompt) for prompt in prompts])
-        return {name: value.to(self.device) for name, value in stacked.items()}
+        rows = [self.row(prompt) for prompt in prompts]
+        return {n: torch.stack([row[n] for row in rows]).to(self.device) for n in rows[0]}
 
     def row(self, prompt: str) -> dict[str, Tensor]:
         """The condition of a prompt that was encoded before, on the CPU."""
         return self.store[prompt_key(prompt)]
 
     def fill(self, prompts: Iterable[str]) -> None:
-        """Encode the prompts that are new.
-
-        Raises:
-            UserError: The text encoders cannot be loaded.
-        """
+        """Encode the prompts that are new; ``UserError`` where encoders cannot be loaded."""
         by_key = {prompt_key(prompt): prompt for prompt in prompts}
-        keys = self.store.missing(by_key)
+        keys = [key for key in by_key if key not in self.store]
         if not keys:
             return
         encoders = self.config.load_encoders(self.device)
@@ -67,6 +54,7 @@ class PromptStore:
             self.store.add(part, self._encoded(encoders, [by_key[key] for key in part]))
             pace.advance(len(part))
         pace.finish()
+        # T5 alone takes 9.5 GB in bfloat16, which the transformer and its training need next.
         del encoders
         gc.collect()
         if self.device.type == "cuda":

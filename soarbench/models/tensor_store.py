@@ -1,18 +1,13 @@
-"""Tensors that are computed once: on disk by key, and memory-mapped when they are read.
-
-Every file is a whole safetensors file of some entries, written aside and renamed, so an interrupted
-computation keeps what it has, and several processes can read and write the same folder.
-"""
+"""Tensors that are computed once: on disk by key, and memory-mapped when they are read."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,14 +19,10 @@ _KEYS = "keys"
 
 
 class TensorStore:
-    """Entries of named tensors in a folder.
+    """Entries of named tensors in a folder; ``UserError`` where a file in it is damaged."""
 
-    Args:
-        folder: One for everything that is computed alike; made when something is added.
-
-    Raises:
-        UserError: A file in it is damaged.
-    """
+    # A file of some entries each, never one of all: an interrupted computation keeps what it has,
+    # and several processes can read and write the same folder.
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,11 +32,9 @@ class TensorStore:
             self._register(path)
 
     def __len__(self) -> int:
-        """Number of entries."""
         return len(self._places)
 
     def __contains__(self, key: str) -> bool:
-        """Whether there is an entry."""
         return key in self._places
 
     def __getitem__(self, key: str) -> dict[str, Tensor]:
@@ -55,36 +44,21 @@ class TensorStore:
         return {name: opened.get_slice(name)[index : index + 1][0] for name in opened.keys()}  # noqa: SIM118 (no mapping)
 
     def __getstate__(self) -> dict[str, object]:
-        """What goes to another process: not the open files."""
+        # What goes to another process: not the open files.
         return self.__dict__ | {"_open": {}}
 
-    def missing(self, keys: Iterable[str]) -> list[str]:
-        """The keys without an entry, each once, in order."""
-        return [key for key in dict.fromkeys(keys) if key not in self._places]
-
     def add(self, keys: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
-        """Write entries of equal shapes into one file.
-
-        Args:
-            keys: Of the entries.
-            tensors: Named; the first axis is the entries'.
-        """
-        name = parts_digest(*keys)
-        path = self.folder / f"{name}.safetensors"
+        """Write entries of equal shapes into one file; the tensors' first axis is the entries'."""
+        path = self.folder / f"{parts_digest(*keys)}.safetensors"
         stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         metadata = {_KEYS: json.dumps(list(keys))}
-        # Another process may be writing the same entries.
+        # Aside, by process: another one may be writing the same entries, and one may be killed.
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         self.folder.mkdir(parents=True, exist_ok=True)
         save_file(stored, partial, metadata)
         partial.replace(path)
         self._open.pop(path, None)
         self._register(path)
-
-    def stacked(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        """Entries of equal shapes, stacked; the first axis is the entries'."""
-        rows = [self[key] for key in keys]
-        return {name: torch.stack([entry[name] for entry in rows]) for name in rows[0]}
 
     def _register(self, path: Path) -> None:
         metadata = self._opened(path).metadata() or {}

@@ -1,4 +1,4 @@
-"""The command line of ``plan`` becomes what is planned, without training data or weights."""
+"""What is planned, by the command line of ``plan`` or a cell: no training data, no weights."""
 
 from __future__ import annotations
 
@@ -9,21 +9,15 @@ from pathlib import Path
 
 import yaml
 
-from baselines.config import MethodConfig, OptimConfig, TrainingConfig
 from evaluators.base import JudgeConfig
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import build, did_you_mean
-from soarbench.config.compose import (
-    Composition,
-    apply,
-    compose_choices,
-    grid_config,
-    parse_overrides,
-)
+from soarbench.config.compose import apply, compose_choices, grid_config, parse_overrides
 from soarbench.config.keys import Options
-from soarbench.config.run import LauncherConfig
-from soarbench.config.settings import Settings
+from soarbench.config.run import ProcessesConfig
+from soarbench.config.settings import Settings, SuiteConfig
 from soarbench.config.stages import stages
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.checks import reward_judge, reward_mixture
 from soarbench.planning.memory_and_time import UTILISATION, Demand, Gpu
 
@@ -33,21 +27,17 @@ _GPUS = Path(__file__).with_name("gpus.yaml")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the command line asks for.
-
-    Attributes:
-        gpu_name: Of the GPU.
-        gpu: Its facts.
-        utilisation: Share of its peak that training reaches.
-        demands: By method.
-        steps: Updates of a run, by method.
-    """
+    """What the command line asks for; demands by method."""
 
     gpu_name: str
     gpu: Gpu
     utilisation: float
     demands: Mapping[str, Demand]
-    steps: Mapping[str, int]
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """Updates of a run, by method."""
+        return {method: demand.training.steps for method, demand in self.demands.items()}
 
 
 def gpus() -> dict[str, Gpu]:
@@ -78,29 +68,17 @@ class PlanOptions(Options):
 
 
 def read_request(options: PlanOptions, words: Sequence[str]) -> Request:
-    """What is planned.
-
-    Args:
-        options: The machine.
-        words: Settings of a run.
-
-    Raises:
-        ConfigError: A setting is unknown or its value cannot work.
-    """
-    demands, steps = {}, {}
-    for method, composition in _compositions(words):
-        demands[method], steps[method] = _demand(composition, method)
+    """What is planned with settings of a run; ``ConfigError`` where one of them cannot work."""
     return Request(
         gpu_name=options.gpu,
         gpu=gpus()[options.gpu],
         utilisation=options.utilisation,
-        demands=demands,
-        steps=steps,
+        demands={method: _demand(parts, method) for method, parts in _settings(words)},
     )
 
 
-def _compositions(words: Sequence[str]) -> Iterator[tuple[str, Composition]]:
-    """One composition a method; a value goes to those that have its key."""
+def _settings(words: Sequence[str]) -> Iterator[tuple[str, Mapping[str, typing.Any]]]:
+    """The parts of each method's ``Settings``; a value goes to those that have its key."""
     overrides = parse_overrides(words)
     overrides = replace(overrides, grid=overrides.grid or _DEFAULT_GRID)
     grid = grid_config(overrides)
@@ -117,65 +95,56 @@ def _compositions(words: Sequence[str]) -> Iterator[tuple[str, Composition]]:
         if composition.plain("training") is None:
             raise ConfigError(f"method={name} is not trained; choose one of {', '.join(of_grid)}")
         # Everything but the data, which may not be named yet, has to be right as in a run.
-        for key in typing.get_type_hints(Settings).keys() - {"data"}:
-            composition.section(key)
-        yield name, composition
+        keys = typing.get_type_hints(Settings).keys() - {"data"}
+        yield name, {key: composition.section(key) for key in keys}
 
 
-def _demand(composition: Composition, method: str) -> tuple[Demand, int]:
-    part = composition.section
-    launcher = part("launcher")
-    assert isinstance(launcher, LauncherConfig)
-    names = ("method", "optim", "training", "lora", "ema", "model")
-    settings: dict[str, typing.Any] = {name: part(name) for name in names}
-    training: TrainingConfig = settings["training"]
-    optim: OptimConfig = settings["optim"]
+def _demand(settings: Mapping[str, typing.Any], method: str) -> Demand:
+    launcher, lora, reward = settings["launcher"], settings["lora"], settings["reward"]
     try:
-        training.check_processes(launcher.num_processes)
-        optim.check_parallelism(launcher.parallelism)
+        settings["training"].check_processes(launcher.num_processes)
+        settings["optim"].check_parallelism(launcher.parallelism)
     except ValueError as error:
         raise ConfigError(f"method={method}: {error}") from error
-    if settings["lora"] is not None:
-        settings["lora"] = settings["model"].adapted(settings["lora"])
-    demand = Demand(
-        **settings,
+    rewards = reward_mixture(reward) if settings["method"].needs_reward else {}
+    return Demand(
+        **{name: settings[name] for name in ("model", "method", "optim", "training", "ema")},
+        lora=None if lora is None else settings["model"].adapted(lora),
         num_processes=launcher.num_processes,
         parallelism=launcher.parallelism,
-        judges_gb=_judges_gb(composition, settings["method"], launcher.num_processes),
+        judges_gb=_judges_gb(settings["judge"], settings["suites"], rewards, launcher),
     )
-    return demand, training.steps
 
 
-def _judges_gb(composition: Composition, method: MethodConfig, num_processes: int) -> float:
-    """Weights of the judges of a composition's suites and reward."""
-    judges, suites = composition.section("judge"), composition.section("suites")
-    reward = composition.section("reward")
-    assert isinstance(judges, dict)
-    assert isinstance(suites, dict)
-    assert reward is None or isinstance(reward, (str, dict))
-    rewards = reward_mixture(reward) if method.needs_reward else {}
-    judging = {name for suite in suites.values() for name in suite.judges}
-    return judges_gb(judges, judging, rewards, num_processes)
+def demand_of(cell: CellConfig, processes: ProcessesConfig) -> Demand:
+    """What training a cell asks of each GPU."""
+    assert cell.method is not None
+    assert cell.optim is not None
+    assert cell.training is not None
+    return Demand(
+        model=cell.model,
+        method=cell.method,
+        optim=cell.optim,
+        training=cell.training,
+        lora=cell.lora,
+        ema=cell.ema,
+        num_processes=processes.num_processes,
+        parallelism=processes.parallelism,
+        judges_gb=_judges_gb(cell.judges, cell.suites, cell.rewards, processes),
+    )
 
 
-def judges_gb(
+def _judges_gb(
     judges: Mapping[str, JudgeConfig],
-    judging: Iterable[str],
+    suites: Mapping[str, SuiteConfig],
     rewards: Iterable[str],
-    num_processes: int,
+    processes: ProcessesConfig,
 ) -> float:
-    """Weights of judges on the first GPU: the suites', and the reward's in the process that trains.
-
-    A function of the user's own is not known, and the laboratory's judges are too small to count.
-
-    Args:
-        judges: By name.
-        judging: Names of the suites' judges.
-        rewards: Names of what rewards training.
-        num_processes: That train together.
-    """
+    """Weights on the first GPU: of the suites' judges, and the reward's in the training process."""
+    judging = {name for suite in suites.values() for name in suite.judges}
     asked = {reward_judge(name) for name in rewards}
     # One process shares the judge between reward and suites; several have their own beside it.
-    loaded = [*judging, *asked] if num_processes > 1 else {*judging, *asked}
+    loaded = [*judging, *asked] if processes.num_processes > 1 else judging | asked
+    # What a reward function of the user's own holds, nobody knows.
     known = [judges[name] for name in loaded if name in judges]
     return sum(weights.memory_gb for judge in known for weights in judge.published)

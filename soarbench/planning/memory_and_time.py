@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from baselines.config import EmaConfig, LoraConfig, MethodConfig, OptimConfig, TrainingConfig
 from soarbench.models.base import Architecture, ModelConfig
@@ -23,31 +22,20 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _OPTIMIZER_BYTES = {"adamw": 8.0, "adamw_8bit": 2 + 2 * 4 / 256}
 
 
-class Sizes(Protocol):
-    """Counted sizes of a transformer; ``plan_model.Parameters`` are some."""
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """Numbers that a transformer holds."""
 
-    @property
-    def total(self) -> int:
-        """All weights, an adapter's included."""
-
-    @property
-    def trained(self) -> int:
-        """Weights that training changes."""
-
-    @property
-    def buffers(self) -> int:
-        """Fixed numbers beside the weights."""
+    #: All weights, an adapter's included.
+    total: int
+    trained: int
+    #: Fixed ones beside the weights: SD3's position embedding, a tenth as many.
+    buffers: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One kind of GPU, from its maker's data sheet.
-
-    Attributes:
-        memory_gb: 10^9 bytes.
-        bf16_tflops: Dense peak, bf16 with float32 accumulation.
-        float32_tflops: Peak in plain float32.
-    """
+    """One kind of GPU, from its maker's data sheet: 10^9 bytes, and dense peaks of 10^12/s."""
 
     memory_gb: float
     bf16_tflops: float
@@ -56,19 +44,7 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What is planned.
-
-    Attributes:
-        model: The base.
-        method: How it is trained.
-        optim: The optimiser.
-        training: The loop around the method.
-        lora: The adapter, if one is trained.
-        ema: Averaged weights, if there are some.
-        num_processes: GPUs.
-        parallelism: How they share the weights.
-        judges_gb: Weights of the judges that stay loaded, those of the reward included.
-    """
+    """What is planned; ``judges_gb`` are weights of all judges that stay loaded."""
 
     model: ModelConfig
     method: MethodConfig
@@ -102,27 +78,24 @@ class Demand:
 
 
 def memory_rows(
-    demand: Demand, architecture: Architecture, sizes: Sizes, activations: float
+    demand: Demand, architecture: Architecture, sizes: Parameters, activations: float
 ) -> dict[str, float]:
-    """Bytes on each GPU, by what they are.
-
-    Args:
-        demand: What is planned.
-        architecture: The pipeline around the transformer.
-        sizes: Of the transformer.
-        activations: Bytes that a forward and backward of ``demand.model_rows`` keeps.
-    """
+    """Bytes on each GPU, by what they are; ``activations`` are those of ``demand.model_rows``."""
+    # What is trained is float32, whatever the model's type: steps of 2e-5 vanish in bfloat16.
     frozen = _BYTES[demand.model.dtype]
     trained = sizes.trained
     weights = _MASTER_BYTES * trained + frozen * (sizes.total - trained)
     held = _MASTER_BYTES if demand.lora is None else frozen
+    # Buffers are in every process: FSDP2 shards parameters alone.
     shards = 1 if demand.parallelism == "ddp" else demand.num_processes
+    # An adapter is switched off instead of copying what it is on.
+    copies_reference = demand.method.needs_reference and demand.lora is None
     rows = {
         "weights": weights / shards + held * sizes.buffers,
         "gradients": _MASTER_BYTES * trained / shards,
         "optimiser": _OPTIMIZER_BYTES[demand.optim.optimizer] * trained / shards,
         "averaged weights": _MASTER_BYTES * trained / shards if demand.ema else 0.0,
-        "reference model": _MASTER_BYTES * sizes.total if _copies_reference(demand) else 0.0,
+        "reference model": _MASTER_BYTES * sizes.total if copies_reference else 0.0,
         "communication": _communicated(demand, weights, _MASTER_BYTES * trained, architecture),
         "autoencoder": _BYTES["float32"] * architecture.vae_parameters,
         "judges": demand.judges_gb * GB,
@@ -148,12 +121,8 @@ def _communicated(
         case "fsdp2":
             return share * (weights + gradients)
         case _:
+            # ZeRO 2 keeps the gathered weights until the update is done.
             return weights + share * gradients
-
-
-def _copies_reference(demand: Demand) -> bool:
-    """Whether a frozen copy of all weights is kept; an adapter is switched off instead."""
-    return demand.method.needs_reference and demand.lora is None
 
 
 def _row_bytes(demand: Demand, architecture: Architecture) -> float:
@@ -168,44 +137,23 @@ def _row_bytes(demand: Demand, architecture: Architecture) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class TimePlan:
-    """What an update takes.
+    """What an update takes."""
 
-    Attributes:
-        forward_equivalents: Model evaluations of a row, over all GPUs; a backward counts as two.
-        recomputed: Further ones that gradient checkpointing repeats.
-        seconds: Of one update.
-    """
-
+    #: Model evaluations, over all GPUs; a backward counts as two.
     forward_equivalents: float
-    recomputed: float
     seconds: float
 
 
-def time_plan(
-    demand: Demand,
-    gpu: Gpu,
-    *,
-    forward_flops: float,
-    utilisation: float,
-) -> TimePlan:
-    """Seconds of an update at a share of the GPUs' peak.
-
-    Args:
-        demand: What is planned.
-        gpu: Where.
-        forward_flops: Of one row.
-        utilisation: Share of the peak, (0, 1].
-    """
-    is_recomputed = demand.training.gradient_checkpointing
-    again = demand.training.batch_size * demand.method.forwards_with_gradient()
-    recomputed = again if is_recomputed else 0.0
+def time_plan(demand: Demand, gpu: Gpu, *, forward_flops: float, utilisation: float) -> TimePlan:
+    """Seconds of an update, at ``forward_flops`` a row and a share (0, 1] of the GPUs' peak."""
+    forwards = demand.forward_equivalents
+    # Gradient checkpointing repeats the forwards that a backward follows.
+    if demand.training.gradient_checkpointing:
+        forwards += demand.training.batch_size * demand.method.forwards_with_gradient()
     tflops = gpu.bf16_tflops if demand.training.mixed_precision == "bf16" else gpu.float32_tflops
-    operations = (demand.forward_equivalents + recomputed) * forward_flops
     speed = tflops * 1e12 * utilisation * demand.num_processes
     return TimePlan(
-        forward_equivalents=demand.forward_equivalents,
-        recomputed=recomputed,
-        seconds=operations / speed,
+        forward_equivalents=demand.forward_equivalents, seconds=forwards * forward_flops / speed
     )
 
 

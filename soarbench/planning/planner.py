@@ -1,14 +1,21 @@
-"""What a run needs, counted and planned; what would fit where it does not."""
+"""What a run needs, counted before anything is loaded, and what would fit where it does not."""
 
 from __future__ import annotations
 
+import itertools
+import logging
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from baselines.config import LoraConfig
 from soarbench.common.errors import UserError
+from soarbench.config.run import ProcessesConfig
+from soarbench.grid.cell import CellConfig
+from soarbench.models.base import UnknownArchitecture
+from soarbench.planning.demand import demand_of
 from soarbench.planning.memory_and_time import (
+    GB,
     Demand,
     Gpu,
     TimePlan,
@@ -20,20 +27,14 @@ from soarbench.planning.memory_and_time import (
 if typing.TYPE_CHECKING:
     from soarbench.planning.fake_transformer import MetaModel
 
+log = logging.getLogger(__name__)
 #: Named at most when something does not fit.
 _MOST_REMEDIES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodPlan:
-    """What one method needs.
-
-    Attributes:
-        memory: Bytes on each GPU, by what they are.
-        time: Of an update.
-        total: Weights, an adapter's included.
-        trained: Weights that training changes.
-    """
+    """What one method needs: bytes on each GPU by what they are, and numbers of weights."""
 
     memory: Mapping[str, float]
     time: TimePlan
@@ -62,12 +63,7 @@ class Planner:
         sizes = meta.parameters()
         return MethodPlan(
             memory=self.memory(demand),
-            time=time_plan(
-                demand,
-                gpu,
-                forward_flops=self._flops[key],
-                utilisation=utilisation,
-            ),
+            time=time_plan(demand, gpu, forward_flops=self._flops[key], utilisation=utilisation),
             total=sizes.total,
             trained=sizes.trained,
         )
@@ -89,14 +85,10 @@ class Planner:
 
     def remedies(self, demand: Demand, memory_gb: float) -> list[str]:
         """The first few settings that would make a demand fit, with the memory each needs."""
-        fitting: list[str] = []
-        for words, changed in alternatives(demand):
-            peak = gigabytes(self.memory(changed))
-            if peak <= memory_gb:
-                fitting.append(f"{words} ({peak:.0f} GB)")
-            if len(fitting) == _MOST_REMEDIES:
-                break
-        return fitting
+        # One by one, since each is counted: seconds for a model of full size.
+        peaks = ((words, gigabytes(self.memory(new))) for words, new in alternatives(demand))
+        fitting = (f"{words} ({peak:.0f} GB)" for words, peak in peaks if peak <= memory_gb)
+        return list(itertools.islice(fitting, _MOST_REMEDIES))
 
 
 def alternatives(demand: Demand) -> Iterator[tuple[str, Demand]]:
@@ -116,6 +108,7 @@ def alternatives(demand: Demand) -> Iterator[tuple[str, Demand]]:
     if sizes and not training.gradient_checkpointing:
         words = f"training.micro_batch_size=1 {checkpointing}"
         yield words, changed(micro_batch_size=1, gradient_checkpointing=True)
+    # bitsandbytes takes no weights in shards.
     could_shard = demand.parallelism == "ddp" and demand.optim.optimizer == "adamw"
     if could_shard and demand.num_processes > 1:
         yield "launcher.parallelism=fsdp2", replace(demand, parallelism="fsdp2")
@@ -138,22 +131,33 @@ def refuse(
     memory_gb: float,
     others: Sequence[str] = (),
 ) -> typing.NoReturn:
-    """Say that a method does not fit, and what would.
-
-    Args:
-        planner: That counted it.
-        method: Its name.
-        demand: What it is.
-        name: Of the GPU.
-        memory_gb: Of the GPU.
-        others: Further ways out.
-
-    Raises:
-        UserError: Always.
-    """
+    """Say by ``UserError`` that a method does not fit on a GPU, and what would or which others."""
     ways_out = [*planner.remedies(demand, memory_gb), *others]
     remedy = ", ".join(ways_out) if ways_out else "a larger GPU, a smaller model or resolution"
     raise UserError(
         f"method={method} needs {gigabytes(planner.memory(demand)):.0f} GB on each GPU and {name} "
         f"has {memory_gb:.0f}: what would fit: {remedy}"
     )
+
+
+def require_fit(
+    cells: Sequence[CellConfig], processes: ProcessesConfig, *, name: str, memory: float
+) -> None:
+    """Say what training needs of GPUs of ``memory`` bytes; ``UserError`` where it cannot fit."""
+    planner = Planner()
+    demands: dict[str, tuple[str, Demand]] = {}
+    for cell in cells:
+        if cell.training is not None:
+            demand = demand_of(cell, processes)
+            # Cells of other seeds need the same, and counting takes seconds.
+            demands.setdefault(repr(demand), (cell.method_name, demand))
+    for method, demand in demands.values():
+        try:
+            needed = gigabytes(planner.memory(demand))
+        # Whoever brings another model may know that it fits, where a download is needed to tell.
+        except UnknownArchitecture as error:
+            log.info("whether training fits is not checked: %s", error)
+            return
+        log.info("%s needs %.0f GB of the %.0f of %s", method, needed, memory / GB, name)
+        if needed > memory / GB:
+            refuse(planner, method, demand, name=name, memory_gb=memory / GB)

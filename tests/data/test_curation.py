@@ -151,6 +151,9 @@ def test_no_usable_row_is_refused_with_the_reason(tmp_path: Path) -> None:
     high = JsonlDataConfig(path=str(path), thresholds={"beauty": 6.8})
     with pytest.raises(UserError, match=r"0 of 6 rows are usable \(6 are below beauty>=6\.8\)"):
         curation(tmp_path, high).measure()
+    unknown = JsonlDataConfig(path=str(path), thresholds={"beauty": float("nan")})
+    with pytest.raises(UserError, match=r"0 of 6 rows are usable \(6 are below beauty>=nan\)"):
+        curation(tmp_path, unknown).measure()
     path.write_text("\n")
     with pytest.raises(UserError, match="0 of 0 rows are usable"):
         curation(tmp_path, JsonlDataConfig(path=str(path))).measure()
@@ -165,6 +168,7 @@ def test_no_usable_row_is_refused_with_the_reason(tmp_path: Path) -> None:
         ({"max_unreadable": -1}, "max_unreadable=-1"),
         ({"bucket_step": 4}, "bucket_step=4"),
         ({"max_rows": 0}, "max_rows=0"),
+        ({"max_aspect_ratio": float("nan")}, "max_aspect_ratio=nan"),
     ],
 )
 def test_impossible_values_are_named(values: dict[str, object], message: str) -> None:

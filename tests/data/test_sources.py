@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -228,6 +229,17 @@ def test_a_file_that_datasets_cannot_read_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="`datasets` cannot read it") as caught:
             records(config)
         assert "\n" not in str(caught.value)
+
+
+def test_a_sample_whose_facts_are_no_object_is_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "part.tar", "w") as shard:
+        for suffix, content in (("png", png(0)["bytes"]), ("json", b"[1]")):
+            assert isinstance(content, bytes)
+            entry = tarfile.TarInfo(f"0.{suffix}")
+            entry.size = len(content)
+            shard.addfile(entry, io.BytesIO(content))
+    with pytest.raises(UserError, match=r"sample 0: its \.json file must be an object"):
+        records(WebDatasetConfig(path=str(tmp_path / "part.tar")))
 
 
 def test_an_image_of_another_size_than_the_set_says_is_named(tmp_path: Path) -> None:

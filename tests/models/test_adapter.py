@@ -115,8 +115,12 @@ def test_what_holds_no_weights_is_refused(tmp_path: Path) -> None:
         (tmp_path / name / "adapter_config.json").write_text("{}")
     assert "holds several adapters (a, b); name one" in refusal(tmp_path)
     assert "holds no safetensors file" in refusal(tmp_path / "a")
-    (tmp_path / "a" / "adapter_model.safetensors").write_bytes(b"\xff" * 100)
-    assert "adapter_model.safetensors is no safetensors file" in refusal(tmp_path / "a")
+    for content in (b"\xff" * 100, b"\x03" + b"\0" * 7 + b"[1]", b"\x07" + b"\0" * 7 + b'{"x":1}'):
+        (tmp_path / "a" / "adapter_model.safetensors").write_bytes(content)
+        assert "adapter_model.safetensors is no safetensors file" in refusal(tmp_path / "a")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "config.json").write_text("[1]")
+    assert "config.json is no JSON object" in refusal(tmp_path / "c")
 
 
 def test_a_checkpoint_of_another_size_is_refused(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from soarbench.config.run import ProcessesConfig
 from soarbench.grid.expand import expand
 from soarbench.jobs.graph import grid_jobs
 from soarbench.jobs.workbench import ModelWorkbench
-from soarbench.planning.demand import PlanOptions, read_request
+from soarbench.planning.demand import PlanOptions, demand_of, read_request
 from soarbench.planning.fake_transformer import MetaModel
-from soarbench.planning.fit import demand_of, require_fit
+from soarbench.planning.planner import require_fit
 from soarbench.store.artefact import Store
 
 ONE = ProcessesConfig()

@@ -5,23 +5,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from soarbench.common.errors import UserError
-from soarbench.data.config import JsonlDataConfig
+from soarbench.common.files import write_atomically
+from soarbench.data.config import JsonlDataConfig, file_facts
 from soarbench.data.records import Record, caption_text, checked_scores, checked_size
 
 _SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
-    """Every object of a file and its place, for messages; blank lines are passed over.
-
-    Raises:
-        UserError: A line is no JSON object, or the file is no text.
-    """
+    """Objects of a file and their places, blank lines left out; ``UserError`` for other lines."""
     with path.open(encoding="utf-8") as stream:
         try:
             for number, line in enumerate(stream, start=1):
@@ -30,6 +27,12 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
                     yield place, _parsed(line, place)
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 text ({error})") from error
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write objects, one a line, atomically."""
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    write_atomically(path, lambda partial: partial.write_text(text))
 
 
 def _parsed(line: str, place: str) -> dict[str, object]:
@@ -43,11 +46,7 @@ def _parsed(line: str, place: str) -> dict[str, object]:
 
 
 def jsonl_records(config: JsonlDataConfig) -> Iterator[Record]:
-    """Rows of a file, in its order.
-
-    Raises:
-        UserError: A line is malformed: names it.
-    """
+    """Rows of a file, in its order; ``UserError`` names the first that is malformed."""
     path, folder = config.file(), config.image_folder()
     for place, row in read_lines(path):
         image = image_path(row, place, folder)
@@ -63,21 +62,15 @@ def jsonl_records(config: JsonlDataConfig) -> Iterator[Record]:
 
 
 def image_path(row: Mapping[str, object], place: str, folder: Path) -> Path:
-    """Where a row's image lies, or would lie.
-
-    Raises:
-        UserError: The row names no image.
-    """
+    """Where a row's image lies, or would lie; ``UserError`` where it names none."""
     image, md5 = row.get("image"), row.get("md5")
     if isinstance(image, str) and image:
         return folder / image
     if not isinstance(md5, str) or not md5:
         raise UserError(f'{place}: no image; give its path as "image", or its "md5"')
-    for parent in (folder, folder / md5[:2]):
-        for suffix in _SUFFIXES:
-            if (parent / f"{md5}{suffix}").is_file():
-                return parent / f"{md5}{suffix}"
-    return folder / md5
+    names = [f"{md5}{suffix}" for suffix in _SUFFIXES]
+    paths = (parent / name for parent in (folder, folder / md5[:2]) for name in names)
+    return next((path for path in paths if path.is_file()), folder / md5)
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -85,12 +78,12 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _key(path: Path, row: Mapping[str, object]) -> str:
-    """The md5 that the row states, or the file's place, size and time of change."""
+    # Believed and not computed, which would read every image; ``data check`` compares them.
     if isinstance(row.get("md5"), str):
         return f"md5:{row['md5']}"
     try:
-        stat = path.stat()
+        place, size, time = file_facts(path)
     except OSError:
+        # Whoever opens the image says what is wrong, and it is left out if that is allowed.
         return f"missing:{path}"
-    facts = f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}"
-    return hashlib.sha256(facts.encode()).hexdigest()
+    return hashlib.sha256(f"{place} {size} {time}".encode()).hexdigest()

@@ -8,27 +8,19 @@ from collections.abc import Iterator
 from soarbench.common.errors import UserError
 from soarbench.data.config import ImageDataConfig
 from soarbench.data.records import Record, checked_scores
+from soarbench.data.sources.jsonl import read_lines
 
 #: Of a row in a file of scores: its record's key.
 KEY = "key"
 
 
 def records_of(config: ImageDataConfig) -> Iterator[Record]:
-    """Rows of a set, in its order, checked in everything but their captions and images.
-
-    Raises:
-        UserError: The set cannot be read, or a row is malformed.
-    """
-    return config.own_records() if config.scores is None else _scored_records(config)
-
-
-def _scored_records(config: ImageDataConfig) -> Iterator[Record]:
-    """The rows that a file of scores holds."""
-    from soarbench.data.sources.jsonl import read_lines
-
-    path = config.scores_file()
+    """Rows of a set, in its order, checked in everything but their captions and images."""
+    if config.scores is None:
+        yield from config.own_records()
+        return
     scores = {}
-    for place, row in read_lines(path):
+    for place, row in read_lines(config.scores_file()):
         if not isinstance(row.get(KEY), str):
             raise UserError(f"{place}: no {KEY!r}; data.scores takes what `data score` wrote")
         scores[row[KEY]] = checked_scores(row.get("scores"), place)

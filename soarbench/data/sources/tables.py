@@ -1,8 +1,4 @@
-"""Sets that Hugging Face ``datasets`` reads: its own, parquet, image folders and WebDataset shards.
-
-Images stay encoded here; they are decoded by the one reader of images. Streamed sets are gone
-through front to back, and nothing of them is stored.
-"""
+"""Sets that Hugging Face ``datasets`` reads: its own, parquet, image folders and tar shards."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.strict import did_you_mean
 from soarbench.data.config import DatasetsDataConfig, WebDatasetConfig
 from soarbench.data.records import Record, caption_text, checked_scores, checked_size
-from soarbench.models.hub import is_directory
+from soarbench.models.hub import first_line, is_directory
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -29,11 +25,7 @@ _FACTS = ("width", "height", "scores")
 
 
 def dataset_records(config: DatasetsDataConfig) -> Iterator[Record]:
-    """Rows of a set, in its order.
-
-    Raises:
-        UserError: It cannot be loaded, or a row is malformed.
-    """
+    """Rows of a set, in its order; ``UserError`` where it or a row cannot be used."""
     rows = _loaded(config)
     known = list(rows.column_names)
     columns = (config.image_column, config.caption_column, *config.score_columns.values())
@@ -43,11 +35,12 @@ def dataset_records(config: DatasetsDataConfig) -> Iterator[Record]:
                 f"data.path={config.path}: there is no column {name!r}, {did_you_mean(name, known)}"
             )
     facts = [name for name in (*columns[1:], *_FACTS) if name in known]
+    content = config.own_content()
     for number, (row, image) in enumerate(_rows(rows, facts, config)):
         place = f"{config.path} row {number}"
         own = {name: row[column] for name, column in config.score_columns.items()}
         yield Record(
-            key=f"{config.own_content()} {config.subset} {config.split} {number}",
+            key=f"{content} {config.subset} {config.split} {number}",
             place=place,
             caption=caption_text(row[config.caption_column]),
             open=image,
@@ -63,11 +56,13 @@ def _rows(
     from datasets import Image, IterableDataset
 
     column = config.image_column
+    # Left encoded: all forms of sets are decoded by the one reader of images, to the same pixels.
     rows = rows.cast_column(column, Image(decode=False))
     if isinstance(rows, IterableDataset):
         for row in _guarded(rows, str(config.path)):
             yield row, functools.partial(_opened, row[column])
         return
+    # Records hold an index and not the bytes: a set's records are all kept while it is measured.
     for index, row in enumerate(rows.select_columns(facts)):
         yield row, functools.partial(_opened_at, rows, index, column)
 
@@ -94,11 +89,7 @@ def _loaded(config: DatasetsDataConfig) -> Dataset | IterableDataset:
 
 
 def shard_records(config: WebDatasetConfig) -> Iterator[Record]:
-    """Samples of tar shards, shard by shard.
-
-    Raises:
-        UserError: They cannot be read, or a sample is malformed.
-    """
+    """Samples of tar shards, shard by shard; ``UserError`` where one is malformed."""
     from datasets import Image, load_dataset
 
     files = [str(path) for path in config.shards()]
@@ -109,13 +100,16 @@ def shard_records(config: WebDatasetConfig) -> Iterator[Record]:
         raise UserError(f"data.path={config.path}: the samples of {files[0]} have no image")
     for column in columns:
         rows = rows.cast_column(column, Image(decode=False))
+    content = config.own_content()
     for row in _guarded(rows, str(config.path)):
         url, name = row["__url__"], row["__key__"]
         place = f"{url} sample {name}"
         facts = row.get("json") or {}
+        if not isinstance(facts, Mapping):
+            raise UserError(f"{place}: its .json file must be an object")
         image = next((row[column] for column in columns if row[column]), None)
         yield Record(
-            key=f"{config.own_content()} {url} {name}",
+            key=f"{content} {url} {name}",
             place=place,
             caption=caption_text(row.get("txt") or facts.get(config.caption_key)),
             open=functools.partial(_opened, image),
@@ -142,6 +136,7 @@ def _opened_at(rows: Dataset, index: int, column: str) -> BinaryIO:
 
 def _guarded(rows: Iterable[Row], path: str) -> Iterator[Row]:
     """The rows; what goes wrong in reading them becomes one line."""
+    # Not a loop inside the guard: that would catch what the rows' user raises, too.
     iterator = iter(rows)
     while True:
         with _explained(path):
@@ -153,14 +148,12 @@ def _guarded(rows: Iterable[Row], path: str) -> Iterator[Row]:
 
 @contextmanager
 def _explained(path: str) -> Iterator[None]:
-    """Turn what the library raises into one line."""
     from datasets.exceptions import DatasetsError
 
     try:
         yield
     except (OSError, ValueError, tarfile.TarError, DatasetsError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"data.path={path}: `datasets` cannot read it ({lines[0]}); check the path, data.split "
-            "and the files"
+            f"data.path={path}: `datasets` cannot read it ({first_line(error)}); check the path, "
+            "data.split and the files"
         ) from error

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
 from soarbench.common.errors import ConfigError
+from soarbench.models.adapters import header_shapes
 from soarbench.models.base import Architecture, UnknownArchitecture
 from soarbench.models.hub import is_directory
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from baselines.base import VelocityModel
 
-FACTS = Path(__file__).parent / "facts"
 #: Hub ids whose configuration is written down in ``facts``.
 KNOWN = {
     "stabilityai/stable-diffusion-3.5-medium": "sd35_medium",
@@ -31,41 +31,30 @@ KNOWN = {
 
 @dataclass(frozen=True, kw_only=True)
 class Sd3Architecture(Architecture):
-    """Sizes of a pipeline.
+    """Sizes of a pipeline; ``config`` is the transformer's, as diffusers takes it."""
 
-    Attributes:
-        config: Configuration of the transformer, as diffusers takes it.
-        clip_tokens: Tokens that the CLIP encoders give a prompt.
-        vae_scale_factor: Pixels of an image along one latent.
-        vae_parameters: Of the autoencoder.
-    """
-
-    config: Mapping[str, object]
+    config: Mapping[str, Any]
     clip_tokens: int
+    #: Pixels of an image along one latent.
     vae_scale_factor: int
     vae_parameters: int
-
-    def integer(self, key: str) -> int:
-        """A whole number of the transformer's configuration."""
-        return int(str(self.config[key]))
 
     @property
     @override
     def unit(self) -> int:
-        return self.integer("patch_size") * self.vae_scale_factor
+        return int(self.config["patch_size"]) * self.vae_scale_factor
 
     @property
     @override
     def largest_image(self) -> int:
-        return self.integer("pos_embed_max_size") * self.unit
+        return int(self.config["pos_embed_max_size"]) * self.unit
 
     @property
     @override
     def layers(self) -> tuple[int, ...]:
         """Layers with one attention, and with two (SD3.5-M's first 13)."""
-        listed = self.config.get("dual_attention_layers", ())
-        assert isinstance(listed, (list, tuple))
-        return self.integer("num_layers") - len(listed), len(listed)
+        num_dual = len(self.config.get("dual_attention_layers", ()))
+        return self.config["num_layers"] - num_dual, num_dual
 
     @override
     def with_layers(self, layers: Sequence[int]) -> Sd3Architecture:
@@ -81,15 +70,15 @@ class Sd3Architecture(Architecture):
                 f"{self.largest_image} pixels"
             )
         side = resolution // self.vae_scale_factor
-        return self.integer("in_channels"), side, side
+        return self.config["in_channels"], side, side
 
     @override
     def condition_shapes(self, max_sequence_length: int) -> dict[str, tuple[int, ...]]:
-        # CLIP's tokens and T5's behind each other.
+        # CLIP's tokens and T5's behind each other; the pipeline pads both to their full length.
         tokens = self.clip_tokens + max_sequence_length
         return {
-            "prompt_embeds": (tokens, self.integer("joint_attention_dim")),
-            "pooled_prompt_embeds": (self.integer("pooled_projection_dim"),),
+            "prompt_embeds": (tokens, self.config["joint_attention_dim"]),
+            "pooled_prompt_embeds": (self.config["pooled_projection_dim"],),
         }
 
     @override
@@ -107,30 +96,20 @@ class Sd3Architecture(Architecture):
 
 
 def architecture_of(path: str) -> Sd3Architecture:
-    """The sizes of a pipeline.
-
-    Args:
-        path: Directory or hub id.
-
-    Raises:
-        UnknownArchitecture: A hub id that is not written down here.
-        ConfigError: A directory without a transformer's configuration.
-    """
+    """The sizes of a pipeline in a directory, or of a hub id; ``ConfigError`` where unknown."""
     if is_directory(path):
         return _of_directory(Path(path).expanduser())
     if path not in KNOWN:
-        known = ", ".join(KNOWN)
         raise UnknownArchitecture(
             f"model.path={path}: its sizes are not known without a download; give a local "
-            f"directory, or one of {known}"
+            f"directory, or one of {', '.join(KNOWN)}"
         )
-    facts = json.loads((FACTS / f"{KNOWN[path]}.json").read_text())
+    facts = json.loads((Path(__file__).parent / f"facts/{KNOWN[path]}.json").read_text())
     facts.pop("source")
     return Sd3Architecture(**facts)
 
 
 def _of_directory(folder: Path) -> Sd3Architecture:
-    """Sizes from the configuration files and the weights' headers of a saved pipeline."""
     config = folder / "transformer" / "config.json"
     if not config.is_file():
         raise ConfigError(f"model.path={folder}: no transformer/config.json there")
@@ -140,24 +119,13 @@ def _of_directory(folder: Path) -> Sd3Architecture:
     return Sd3Architecture(
         config={k: v for k, v in transformer.items() if not k.startswith("_")},
         clip_tokens=int(tokenizer["model_max_length"]),
-        vae_scale_factor=_scale_factor(vae),
+        # As the pipeline takes it: every block but the last halves the image.
+        vae_scale_factor=2 ** (len(vae["block_out_channels"]) - 1),
         vae_parameters=num_stored(folder / "vae"),
     )
 
 
-def _scale_factor(vae: Mapping[str, object]) -> int:
-    """As the pipeline takes it: every block but the last halves the image."""
-    blocks = vae["block_out_channels"]
-    assert isinstance(blocks, list)
-    return int(2 ** (len(blocks) - 1))
-
-
 def num_stored(folder: Path) -> int:
     """Numbers in a folder's safetensors files, from their headers alone; 0 without any."""
-    count = 0
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        header.pop("__metadata__", None)
-        count += sum(math.prod(entry["shape"]) for entry in header.values())
-    return count
+    shapes = (header_shapes(path) for path in folder.glob("*.safetensors"))
+    return sum(math.prod(shape) for stored in shapes for shape in stored.values())

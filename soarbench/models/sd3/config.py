@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
@@ -13,8 +12,7 @@ from typing_extensions import override
 from soarbench.common.errors import UserError
 from soarbench.common.files import parts_digest
 from soarbench.models.base import ImageModel, ModelConfig, PromptEncoder
-from soarbench.models.digest import encoder_files_digest, folder_digest
-from soarbench.models.hub import hub_file, is_directory
+from soarbench.models.hub import class_name, folder_digest, hub_file, is_directory
 from soarbench.models.sd3.architecture import Sd3Architecture, architecture_of
 
 if TYPE_CHECKING:
@@ -34,27 +32,18 @@ class Sd3Config(ModelConfig):
     """
 
     kind: ClassVar[str] = "sd3"
-    # Where Flow-GRPO adapts it: all of the attention's linear layers.
+    # Where Flow-GRPO adapts it: the linear layers of the joint attention. Those of SD3.5-M's second
+    # attention, ``attn2``, it leaves alone.
     lora_targets: ClassVar[tuple[str, ...]] = (
-        "attn.to_q",
-        "attn.to_k",
-        "attn.to_v",
-        "attn.to_out.0",
-        "attn.add_q_proj",
-        "attn.add_k_proj",
-        "attn.add_v_proj",
-        "attn.to_add_out",
-    )
+        "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+        "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+    )  # fmt: skip
     transformer_class: ClassVar[str] = "SD3Transformer2DModel"
 
     load_text_encoder_3: bool = True
 
     def source(self) -> str:
-        """Directory or hub id of the pipeline.
-
-        Raises:
-            UserError: A local directory that is missing or holds no such pipeline.
-        """
+        """Directory or hub id; ``UserError`` where a directory holds no such pipeline."""
         if not is_directory(self.path):
             return self.path
         folder = Path(self.path).expanduser()
@@ -68,10 +57,7 @@ class Sd3Config(ModelConfig):
         return str(folder)
 
     def _check_index(self, index: Path) -> None:
-        try:
-            name = json.loads(index.read_text()).get("_class_name")
-        except (ValueError, AttributeError) as error:
-            raise UserError(f"model.path={self.path}: {index} is no JSON object") from error
+        name = class_name(index, f"model.path={self.path}")
         if name != PIPELINE_CLASS:
             raise UserError(
                 f"model.path={self.path}: holds a {name}, and this model's family loads "
@@ -100,15 +86,16 @@ class Sd3Config(ModelConfig):
 
     @override
     def base_digest(self) -> str:
-        source = self.source()
-        if is_directory(source):
-            return folder_digest(Path(source))
-        return f"{source}@{self.revision}"
+        return self._digest()
 
     @override
     def encoder_digest(self) -> str:
-        source = self.source()
-        weights = f"{source}@{self.revision}"
-        if is_directory(source):
-            weights = encoder_files_digest(Path(source))
+        # Not of the transformer: weights that share their encoders share what is encoded.
+        weights = self._digest("text_encoder*", "tokenizer*")
         return parts_digest(weights, self.max_sequence_length, self.load_text_encoder_3, self.dtype)
+
+    def _digest(self, *parts: str) -> str:
+        source = self.source()
+        if is_directory(source):
+            return folder_digest(Path(source), *parts)
+        return f"{source}@{self.revision}"

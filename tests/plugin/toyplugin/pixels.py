@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,8 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from baselines.base import Condition, VelocityModel
-from baselines.flow import euler_sample
-from soarbench.models.base import PromptEncoder
+from soarbench.models.base import ImageModel, PromptEncoder
 from toyplugin.palette import colors_of
 from toyplugin.pixels_config import PixelsConfig
 
@@ -65,8 +64,8 @@ class ColorEncoder:
         return {"color": torch.tensor(np.array(colors) / 127.5 - 1).float().to(self.device)}
 
 
-class PixelsModel:
-    """See ``soarbench.models.base.ImageModel``.
+class PixelsModel(ImageModel):
+    """The base class samples by Euler's steps and knows where the transformer is.
 
     Args:
         config: Size and seed.
@@ -85,13 +84,13 @@ class PixelsModel:
             transformer = PixelsTransformer(config.width)
         transformer.to(device, getattr(torch, config.dtype)).requires_grad_(False).eval()
         self.transformer: nn.Module = transformer
-        self.latent_shape = (3, config.resolution, config.resolution)
+        self.resolution = config.resolution
         self.prompts = prompts or ColorEncoder(device)
 
     @property
-    def device(self) -> torch.device:
-        """Where the transformer is."""
-        return next(self.transformer.parameters()).device
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Of the pixels."""
+        return 3, self.resolution, self.resolution
 
     def sampling_sigmas(self, num_inference_steps: int) -> Tensor:
         """Evenly from 1 to 0."""
@@ -114,19 +113,3 @@ class PixelsModel:
         """Pictures of latents (B, 3, H, W)."""
         pixels = ((latents.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return [Image.fromarray(one.numpy()) for one in pixels.movedim(1, -1).cpu()]
-
-    @torch.no_grad()
-    def sample(
-        self,
-        condition: Condition,
-        negative_condition: Mapping[str, Tensor],
-        noise: Tensor,
-        num_inference_steps: int,
-        guidance_scale: float,
-    ) -> Tensor:
-        """Latents at sigma 0, by Euler's steps."""
-        sigmas = self.sampling_sigmas(num_inference_steps)
-        start = noise.to(self.device)
-        return euler_sample(
-            self.velocity(), start, sigmas, condition, negative_condition, guidance_scale
-        )

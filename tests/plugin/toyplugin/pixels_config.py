@@ -55,7 +55,7 @@ class PixelsConfig(ModelConfig):
 
     @override
     def base_digest(self) -> str:
-        # Of weights in files it is a digest of the files: soarbench.models.digest.
+        # Of weights in files it is a digest of the files: soarbench.models.hub.
         return f"pixels-{self.seed}-{self.width}"
 
     @override
