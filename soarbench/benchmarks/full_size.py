@@ -1,8 +1,4 @@
-"""``python -m soarbench bench full_size``: one update of the whole architecture, random weights.
-
-Needs no download: what is not known without the weights is how good the images are, not whether a
-model of this size builds, fits and trains.
-"""
+"""``python -m soarbench bench full_size``: one update of the whole architecture, random weights."""
 
 from __future__ import annotations
 
@@ -171,6 +167,8 @@ def measure(demand: Demand, device: torch.device) -> dict[str, str]:
 
 def random_transformer(architecture: Architecture, dtype: torch.dtype) -> nn.Module:
     """The architecture with torch's own initial weights, seeded."""
+    # No download: without the weights it is not known how good images are, but whether a model of
+    # this size builds, fits and trains.
     # Made in their final type: in float32 first, SD3.5-Medium would take 10 GB whatever the type.
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

@@ -66,14 +66,9 @@ def _measure(kind: str, overrides: Sequence[str]) -> dict[str, float]:
 
 def training_table(results: Results, title: str) -> Table:
     """Seconds and memory of an update, one row a method."""
+    formats = {"rows": ".0f", "seconds": ".3f", "forward_equivalents": ".0f", "peak_mib": ".0f"}
     rows = (
-        (
-            kind,
-            f"{result['rows']:.0f}",
-            f"{result['seconds']:.3f}",
-            f"{result['forward_equivalents']:.0f}",
-            f"{result['peak_mib']:.0f}",
-        )
+        (kind, *(format(result[key], spec) for key, spec in formats.items()))
         for kind, result in results.items()
     )
     heads = ("method", "rows", "seconds", "forward equivalents", "peak above the idle model, MiB")
