@@ -1,8 +1,4 @@
-"""What a post-training method is, and what the one loop (``trainer.PostTrainer``) asks of it.
-
-A method never logs, never samples randomness of its own and never calls backward. It sees the model
-only through ``VelocityModel``, so the same code trains SD3.5-Medium and a two-dimensional toy.
-"""
+"""What a post-training method is, and what the one loop (``trainer.PostTrainer``) asks of it."""
 
 from __future__ import annotations
 
@@ -19,13 +15,21 @@ from baselines.rewards.base import LatentReward
 Condition = Mapping[str, Tensor]
 """What a prompt becomes for the model: named tensors whose first axis is the batch."""
 
+# Not one generator a batch: neither batch size, accumulation, process count nor an interruption
+# changes what a row draws.
+Generators = Sequence[torch.Generator]
+"""One a row, seeded by (seed, position in the training stream)."""
+
 
 class VelocityModel(Protocol):
-    """Predicts d latents / d sigma; sigma = 1 is noise."""
+    """Predicts d latents / d sigma; sigma = 1 is noise.
+
+    All that methods see of a model, so that the same code trains SD3.5-Medium and a
+    two-dimensional toy.
+    """
 
     def __call__(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Velocity of ``latents``, (B, ...), at ``sigma``, (B,). -> as ``latents``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,14 @@ class Batch:
             positions=[self.positions[i] for i in rows] if self.positions else (),
         )
 
+    # accelerate moves, and torch's loader pins, whatever has a method of that name; neither looks
+    # into a dataclass by itself.
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
-        """The same rows on a device; accelerate asks for it."""
+        """The same rows on a device."""
         return self._each_tensor(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The same rows where a GPU fetches them from; the loader asks for it."""
+        """The same rows where a GPU fetches them from."""
         return self._each_tensor(lambda value: value.pin_memory())
 
     def _each_tensor(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -118,7 +124,8 @@ class World:
     Attributes:
         shift: Of the model's schedule; SD3.5-M: 3.0.
         latent_shape: Of one row, e.g. (16, 64, 64).
-        reward: Of latents; null for methods that ask for none.
+        reward: ``reward(prompts, latents at sigma 0, columns)``, one number a row; null for methods
+            that ask for none.
         gather: Concatenates a tensor of all processes in order of rank, which hold as many rows.
         rank: Of this process in ``gather``.
     """
@@ -133,10 +140,7 @@ class World:
 class Method(abc.ABC):
     """A post-training method: pure functions of (model, batch).
 
-    ``losses`` yields the loss in terms so that the loop can call backward on each and free its
-    graph before the next is built; the terms' gradients add up to the whole. Randomness comes from
-    one generator a row, seeded by (seed, position in the training stream), so that neither batch
-    size, accumulation, process count nor an interruption changes it.
+    It never logs, never calls backward, and draws from nothing but the generators of ``collect``.
     """
 
     #: Optimiser updates that share one collection phase (rollouts of Flow-GRPO); SFT and SOAR: 1.
@@ -147,15 +151,15 @@ class Method(abc.ABC):
     needs_reference: bool = False
 
     @abc.abstractmethod
-    def collect(
-        self, velocity: VelocityModel, batch: Batch, generators: Sequence[torch.Generator]
-    ) -> Collected:
+    def collect(self, velocity: VelocityModel, batch: Batch, generators: Generators) -> Collected:
         """Prepare rows for training: draw noise, or roll out and score. Runs under ``no_grad``."""
 
     @abc.abstractmethod
     def weight(self, batch: Batch) -> float:
         """Number of items the loss of ``batch`` sums over; known before the loss is computed."""
 
+    # In terms, whose gradients add up to the whole: the loop calls backward on each and so frees
+    # its graph before the next is built.
     @abc.abstractmethod
     def losses(
         self, velocity: VelocityModel, reference: VelocityModel | None, batch: Batch

@@ -1,10 +1,10 @@
 """What every method is configured by, and what a method's own configuration has to say.
 
-Imports no framework, so that a wrong value is reported before anything heavy is loaded. Sources of
-the defaults: SOAR = arXiv:2604.12617 and the README of Tencent-Hunyuan/HY-SOAR; Flow-GRPO =
-arXiv:2505.05470 and the configurations of yifan123/flow_grpo.
+Sources of the defaults: SOAR = arXiv:2604.12617 and the README of Tencent-Hunyuan/HY-SOAR;
+Flow-GRPO = arXiv:2505.05470 and the configurations of yifan123/flow_grpo.
 """
 
+# Imports no framework, so that a wrong value is reported before anything heavy is loaded.
 from __future__ import annotations
 
 import abc
@@ -33,6 +33,20 @@ def require(valid: bool, name: str, value: object, remedy: str) -> None:
         raise ValueError(f"{name} = {value!r} is not possible: {remedy}")
 
 
+def require_at_least(config: object, minimum: int, *names: str) -> None:
+    """Refuse values of fields below a minimum, or not finite."""
+    for name in names:
+        value = getattr(config, name)
+        require(minimum <= value < math.inf, name, value, f"use {minimum} or more")
+
+
+def require_positive(config: object, *names: str) -> None:
+    """Refuse values of fields that are not above 0, or not finite."""
+    for name in names:
+        value = getattr(config, name)
+        require(0 < value < math.inf, name, value, "use a positive number")
+
+
 def require_choice(name: str, value: str, choices: object) -> None:
     """Refuse a value that is not one of a ``Literal``'s."""
     allowed = get_args(choices)
@@ -40,22 +54,23 @@ def require_choice(name: str, value: str, choices: object) -> None:
 
 
 def require_guidance(value: float) -> None:
-    """Guidance below 1 would silently be sampled without guidance by diffusers' pipeline."""
+    """Refuse a guidance below 1."""
+    # diffusers' pipeline would silently sample without guidance.
     require(1 <= value < math.inf, "guidance_scale", value, "use 1.0 (no guidance) or more")
 
 
 def require_dropout(value: float) -> None:
-    """A probability below 1: at 1 no prompt would ever be seen."""
+    """Refuse what is no probability below 1."""
+    # At 1 no prompt would ever be seen.
     require(0 <= value < 1, "condition_dropout", value, "use a probability in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig(abc.ABC):
-    """A method's hyper-parameters, what it needs and what it costs, without the method itself.
+    """A method's hyper-parameters, what it needs and what a row costs, without the method."""
 
-    Whoever checks, plans or times a run asks here, so that a method of anybody's is one class with
-    its configuration and one YAML file. Costs are those of one row.
-    """
+    # Whoever checks, plans or times a run asks here and nowhere else: a method of anybody's is one
+    # class with its configuration and one YAML file.
 
     #: In addresses; stays when the class is moved or renamed.
     kind: ClassVar[str]
@@ -67,9 +82,11 @@ class MethodConfig(abc.ABC):
     #: Modules beside the configuration's own whose code determines what training gives.
     code: ClassVar[tuple[str, ...]] = ()
 
+    # The package's own methods resolve their class by name, as YAML does: its module imports the
+    # configuration's, and import-linter's contract "circles" sees imports in functions, too.
     @abc.abstractmethod
     def build(self, world: World) -> Method:
-        """The method, imported by its name, as YAML names a class: it imports this."""
+        """The method; what is heavy is imported here."""
 
     @abc.abstractmethod
     def forward_equivalents(self) -> float:
@@ -128,24 +145,15 @@ class OptimConfig:
     optimizer: Optimizer = "adamw"
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
         require_choice("schedule", self.schedule, Schedule)
         require_choice("optimizer", self.optimizer, Optimizer)
-        for name in ("learning_rate", "max_grad_norm"):
-            value = getattr(self, name)
-            require(0 < value < math.inf, name, value, "use a positive number")
-        decay = self.weight_decay
-        require(0 <= decay < math.inf, "weight_decay", decay, "use 0 or more")
+        require_positive(self, "learning_rate", "max_grad_norm")
+        require_at_least(self, 0, "weight_decay", "warmup_steps")
         valid = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         require(valid, "betas", self.betas, "use two numbers in [0, 1)")
-        require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "use 0 or more")
 
     def check_packages(self) -> None:
-        """Refuse an optimiser whose package is not installed.
-
-        Raises:
-            ValueError: Names the package.
-        """
+        """``ValueError`` where the optimiser's package is not installed."""
         if self.optimizer == "adamw_8bit" and find_spec("bitsandbytes") is None:
             raise ValueError(
                 "optim.optimizer=adamw_8bit needs the package bitsandbytes and a CUDA device: "
@@ -153,11 +161,7 @@ class OptimConfig:
             )
 
     def check_parallelism(self, parallelism: str) -> None:
-        """Refuse an optimiser that cannot work on weights in shards.
-
-        Raises:
-            ValueError: Names both.
-        """
+        """``ValueError`` where the optimiser cannot work on weights in shards."""
         if parallelism != "ddp" and self.optimizer == "adamw_8bit":
             raise ValueError(
                 f"optim.optimizer=adamw_8bit: bitsandbytes takes no weights in shards "
@@ -181,9 +185,8 @@ class LoraConfig:
     target_modules: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
-        require(self.rank >= 1, "rank", self.rank, "use 1 or more")
-        require(0 < self.alpha < math.inf, "alpha", self.alpha, "use a positive number")
+        require_at_least(self, 1, "rank")
+        require_positive(self, "alpha")
         targets = self.target_modules
         require(targets != (), "target_modules", targets, "name a layer, or use null")
 
@@ -198,12 +201,13 @@ class EmaConfig:
     """
 
     decay: float = 0.9
+    # Of updates. The public code averages in its loop over micro-batches: 2 times every 8 updates
+    # on 32 GPUs, 8 times on 8.
     every: int = 8
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
         require(0 <= self.decay < 1, "decay", self.decay, "use a number in [0, 1)")
-        require(self.every >= 1, "every", self.every, "use 1 or more")
+        require_at_least(self, 1, "every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,32 +234,31 @@ class TrainingConfig:
     num_snapshots: int = 1
     micro_batch_size: int | None = field(default=None, metadata=ADDRESS)
     mixed_precision: Precision = "no"
+    # Without it SFT and SOAR do a quarter fewer operations.
     gradient_checkpointing: bool = field(default=False, metadata=ADDRESS)
     compile: bool = field(default=False, metadata=ADDRESS)
     logging_steps: int = field(default=1, metadata=ADDRESS)
     num_workers: int = field(default=0, metadata=ADDRESS)
 
     def __post_init__(self) -> None:
-        """Refuse values that no run can have."""
         for name in ("steps", "batch_size", "save_steps", "logging_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training.{name}={getattr(self, name)}: must be at least 1")
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise ValueError(
-                f"training.micro_batch_size={self.micro_batch_size}: must be at least 1, or null"
-            )
-        if self.num_workers < 0:
-            raise ValueError(f"training.num_workers={self.num_workers}: may not be negative")
-        if self.mixed_precision not in get_args(Precision):
-            raise ValueError(
-                f"training.mixed_precision={self.mixed_precision!r}: "
-                f"must be one of {', '.join(get_args(Precision))}"
-            )
-        if not 0 <= self.num_snapshots <= self.steps:
-            raise ValueError(
-                f"training.num_snapshots={self.num_snapshots}: must be at most "
-                f"training.steps={self.steps}, and not negative"
-            )
+            self._require(getattr(self, name) >= 1, name, "must be at least 1")
+        size = self.micro_batch_size
+        self._require(size is None or size >= 1, "micro_batch_size", "must be at least 1, or null")
+        self._require(self.num_workers >= 0, "num_workers", "may not be negative")
+        precisions = get_args(Precision)
+        is_known = self.mixed_precision in precisions
+        self._require(is_known, "mixed_precision", f"must be one of {', '.join(precisions)}")
+        self._require(
+            0 <= self.num_snapshots <= self.steps,
+            "num_snapshots",
+            f"must be at most training.steps={self.steps}, and not negative",
+        )
+
+    def _require(self, valid: bool, name: str, remedy: str) -> None:
+        """Refuse a field's value under its name on the command line."""
+        if not valid:
+            raise ValueError(f"training.{name}={getattr(self, name)!r}: {remedy}")
 
     @property
     def snapshot_steps(self) -> tuple[int, ...]:
@@ -263,58 +266,30 @@ class TrainingConfig:
         parts = range(1, self.num_snapshots + 1)
         return tuple(round(self.steps * part / self.num_snapshots) for part in parts)
 
+    # The checks below raise ValueError, which names the value and one that works.
+
     def check_method(self, *, updates_per_collection: int, group_size: int) -> None:
-        """Refuse a run that a method's collections and groups do not divide.
-
-        Args:
-            updates_per_collection: Updates that share one collection phase.
-            group_size: Consecutive rows with the same prompt.
-
-        Raises:
-            ValueError: Names the value and the nearest one that works.
-        """
+        """Refuse a run that a method's collections and groups of rows do not divide."""
         for name in ("save_steps", "steps"):
-            value = getattr(self, name)
-            if value % updates_per_collection:
-                raise ValueError(
-                    f"training.{name}={value}: must be a multiple of the method's "
-                    f"updates_per_collection={updates_per_collection}, because a collection cannot "
-                    f"be resumed in the middle; use {_next_multiple(value, updates_per_collection)}"
-                )
-        if self.batch_size % group_size:
-            raise ValueError(
-                f"training.batch_size={self.batch_size}: must be a multiple of the method's "
-                f"group_size={group_size}; use {_next_multiple(self.batch_size, group_size)}"
-            )
+            what = f"the method's updates_per_collection={updates_per_collection}"
+            reason = ", because a collection cannot be resumed in the middle"
+            self._require_multiple(name, updates_per_collection, what + reason)
+        self._require_multiple("batch_size", group_size, f"the method's group_size={group_size}")
 
     def check_processes(self, world_size: int) -> None:
-        """Refuse a batch that does not divide evenly over processes and micro-batches.
-
-        Args:
-            world_size: Number of processes.
-
-        Raises:
-            ValueError: Names the value and the nearest one that works.
-        """
+        """Refuse a batch that does not divide evenly over processes and micro-batches."""
         size = self.micro_batch_size or 1
         unit = world_size * size
-        if self.batch_size % unit:
-            raise ValueError(
-                f"training.batch_size={self.batch_size}: must be a multiple of {unit} "
-                f"(micro_batch_size={size} on {world_size} process(es)); "
-                f"use {_next_multiple(self.batch_size, unit)} or another micro_batch_size"
-            )
+        what = f"{unit} (micro_batch_size={size} on {world_size} process(es))"
+        self._require_multiple("batch_size", unit, what, " or another micro_batch_size")
+
+    def _require_multiple(self, name: str, unit: int, what: str, other: str = "") -> None:
+        value = getattr(self, name)
+        remedy = f"must be a multiple of {what}; use {(value // unit + 1) * unit}{other}"
+        self._require(value % unit == 0, name, remedy)
 
     def check_shapes(self, block: int, world_size: int) -> None:
-        """Refuse micro-batches that would mix images of several shapes.
-
-        Args:
-            block: Consecutive rows of one shape.
-            world_size: Number of processes.
-
-        Raises:
-            ValueError: Names the value and what would do.
-        """
+        """Refuse micro-batches that would mix shapes, of which ``block`` rows in a row have one."""
         size = self.micro_batch_size or self.rows_per_process(world_size)
         if block % size:
             raise ValueError(
@@ -325,8 +300,3 @@ class TrainingConfig:
     def rows_per_process(self, world_size: int) -> int:
         """Rows an update on one process."""
         return self.batch_size // world_size
-
-
-def _next_multiple(value: int, unit: int) -> int:
-    """The smallest multiple of ``unit`` that is not below ``value``."""
-    return -(-value // unit) * unit

@@ -2,7 +2,8 @@
 
 Convention, here and everywhere: ``sigma`` in [0, 1] and **sigma = 1 is pure noise** (diffusers,
 SD3, FLUX; the opposite of flow_matching's ``t``). ``latents(sigma) = (1 - sigma) x0 + sigma noise``
-and ``velocity = d latents / d sigma = noise - x0``. Everything is computed in float32.
+and ``velocity = d latents / d sigma = noise - x0``. Everything is computed in float32. SD3.5-M's
+``shift`` is 3.0.
 """
 
 from __future__ import annotations
@@ -15,17 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from baselines.base import Condition, VelocityModel
+from baselines.base import Condition, Generators, VelocityModel
 from baselines.config import NUM_TRAIN_TIMESTEPS, StepKind
 
 
 def per_row(value: Tensor | float, like: Tensor) -> Tensor:
     """Shape one number a row, (B,), or a single one, to broadcast over ``like``; float32."""
+    # Steps in bfloat16 would lose the small differences of neighbouring levels.
     rows = torch.as_tensor(value, dtype=torch.float32, device=like.device)
     return rows.reshape(-1, *(1,) * (like.ndim - 1))
-
-
-# --- levels ---------------------------------------------------------------------------------------
 
 
 def training_grid(shift: float, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS) -> Tensor:
@@ -37,17 +36,9 @@ def training_grid(shift: float, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS) 
 def training_sigmas(
     t: Tensor, shift: float, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
 ) -> Tensor:
-    """Look a training time up in the scheduler's grid: ``index = floor((1 - t) n)``.
+    """Look training times, (B,), 1 = noise, up in the grid: ``index = floor((1 - t) n)``.
 
-    The grid ends at its lowest level, not at 0: t = 0 gives about ``shift / n``.
-
-    Args:
-        t: Training times, 1 = noise; (B,), in [0, 1].
-        shift: Schedule shift; SD3.5-M: 3.0.
-        num_train_timesteps: Levels n of the grid.
-
-    Returns:
-        Noise levels; (B,), in (0, 1].
+    -> (B,), in (0, 1]: the grid ends at its lowest level, and t = 0 gives about ``shift / n``.
 
     Source: methods.md, "Timestep sampling shared by SFT and SOAR"; golden ``soar_ode``.
     """
@@ -56,34 +47,18 @@ def training_sigmas(
     return training_grid(shift, num_train_timesteps).to(t.device)[index]
 
 
-def sampling_sigmas(
-    num_inference_steps: int, shift: float, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
-) -> Tensor:
+def sampling_sigmas(num_inference_steps: int, shift: float) -> Tensor:
     """Levels that ``FlowMatchEulerDiscreteScheduler`` visits at inference, 1 first and 0 last.
 
-    diffusers spaces the steps evenly between the ends of the *shifted* training grid and shifts
-    them once more; images are only comparable with its own when this is repeated exactly.
-
-    Args:
-        num_inference_steps: Solver steps.
-        shift: Schedule shift; SD3.5-M: 3.0.
-        num_train_timesteps: Levels of the training grid.
-
-    Returns:
-        Noise levels; (num_inference_steps + 1,), float32, bit-equal to the scheduler's.
+    -> (num_inference_steps + 1,), float32, bit-equal to the scheduler's.
     """
-    grid = training_grid(shift, num_train_timesteps)
-    timesteps = np.linspace(
-        grid[0].item() * num_train_timesteps,
-        grid[-1].item() * num_train_timesteps,
-        num_inference_steps,
-    )
-    level = timesteps / num_train_timesteps
+    # diffusers spaces the steps evenly between the ends of the *shifted* training grid and shifts
+    # them once more, in float64; images are only comparable with its own if that is repeated.
+    grid = training_grid(shift)
+    first, last = (grid[i].item() * NUM_TRAIN_TIMESTEPS for i in (0, -1))
+    level = np.linspace(first, last, num_inference_steps) / NUM_TRAIN_TIMESTEPS
     shifted = shift * level / (1 + (shift - 1) * level)
     return torch.cat([torch.from_numpy(shifted).float(), torch.zeros(1)])
-
-
-# --- the path and its steps -----------------------------------------------------------------------
 
 
 def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
@@ -123,8 +98,7 @@ def sde_transition(
         sigma: Current level; (B,), in (0, 1].
         sigma_next: Next level; (B,), below ``sigma``.
         noise_level: Scale a of the noise; 0 is the Euler step.
-        sigma_max: Stands for ``sigma`` in ``1 - sigma`` where that would be 0: the second level of
-            the grid.
+        sigma_max: Second level of the grid; stands for ``sigma`` in ``1 - sigma`` at sigma = 1.
 
     Returns:
         Mean, as ``latents``, and standard deviation ``g sqrt(-dt)``, (B,); float32.
@@ -134,20 +108,11 @@ def sde_transition(
     x, v = latents.float(), velocity.float()
     level = per_row(sigma, x)
     dt = per_row(sigma_next, x) - level
+    # g has a pole at pure noise, where every rollout begins; Flow-GRPO's code does the same.
     remaining = 1 - torch.where(level == 1, per_row(sigma_max, x), level)
     g = noise_level * (level / remaining).sqrt()
     mean = x * (1 + g**2 / (2 * level) * dt) + v * (1 + g**2 * (1 - level) / (2 * level)) * dt
     return mean, (g * (-dt).sqrt()).flatten().expand(len(x))
-
-
-def _cps_step(
-    x: Tensor, v: Tensor, level: Tensor, level_next: Tensor, noise_scale: float, noise: Tensor
-) -> Tensor:
-    """Coefficient-preserving step: predicted noise is partly exchanged for fresh noise."""
-    fresh = level_next * math.sin(noise_scale * math.pi / 2)
-    kept = (level_next**2 - fresh**2).clamp(min=0).sqrt()
-    x0_hat, noise_hat = x - level * v, x + (1 - level) * v
-    return (1 - level_next) * x0_hat + kept * noise_hat + fresh * noise
 
 
 def stochastic_step(
@@ -160,25 +125,19 @@ def stochastic_step(
     sigma_max: Tensor | float,
     noise: Tensor,
 ) -> Tensor:
-    """Step down with fresh noise, by one of the four kinds of methods.md.
+    """Step down with fresh noise, by one of four kinds. -> as ``latents``, float32.
 
     Args:
         latents: Current latents; (B, ...).
         velocity: The model's velocity there; as ``latents``.
         sigma: Current level; (B,), in (0, 1].
         sigma_next: Next level; (B,), not above ``sigma``.
-        kind: ``flow_sde`` is Flow-GRPO's step, ``cps`` keeps the noise level exact, ``sde``
+        kind: ``flow_sde`` is Flow-GRPO's step, ``cps`` keeps the path's coefficients, ``sde``
             replaces all predicted noise (``noise_scale`` has no part in it), ``simple`` adds to the
-            Euler step.
+            Euler step. Another is a ``ValueError``.
         noise_scale: Scale a of the noise; at 0 all kinds but ``sde`` are the Euler step.
         sigma_max: As in ``sde_transition``; used by ``flow_sde``.
         noise: Fresh N(0, I); as ``latents``.
-
-    Returns:
-        Latents at ``sigma_next``; as ``latents``, float32.
-
-    Raises:
-        ValueError: An unknown ``kind``.
 
     Source: methods.md, "Stochastic step kinds"; golden ``soar_stochastic``.
     """
@@ -187,17 +146,17 @@ def stochastic_step(
     if kind == "flow_sde":
         mean, std = sde_transition(x, v, sigma, sigma_next, noise_scale, sigma_max)
         return mean + per_row(std, x) * fresh
+    x0_hat, noise_hat = x - level * v, x + (1 - level) * v
     if kind == "cps":
-        return _cps_step(x, v, level, level_next, noise_scale, fresh)
+        exchanged = level_next * math.sin(noise_scale * math.pi / 2)
+        kept = (level_next**2 - exchanged**2).clamp(min=0).sqrt()
+        return (1 - level_next) * x0_hat + kept * noise_hat + exchanged * fresh
     if kind == "sde":
-        return (1 - level_next) * (x - level * v) + level_next * fresh
+        return (1 - level_next) * x0_hat + level_next * fresh
     if kind == "simple":
         dt = level_next - level
         return x + v * dt + noise_scale * dt.abs().sqrt() * fresh
     raise ValueError(f"step kind {kind!r} is unknown: choose flow_sde, cps, sde or simple")
-
-
-# --- guidance and sampling ------------------------------------------------------------------------
 
 
 def classifier_free_guidance(uncond: Tensor, cond: Tensor, guidance_scale: float) -> Tensor:
@@ -213,18 +172,10 @@ def guided_velocity(
     negative_condition: Condition,
     guidance_scale: float,
 ) -> Tensor:
-    """Velocity under classifier-free guidance, both branches in one batch of 2 B, negative first.
+    """Velocity under classifier-free guidance, ``latents``, (B, ...), at ``sigma``, (B,).
 
-    Args:
-        velocity: The model.
-        latents: Current latents; (B, ...).
-        sigma: Current level; (B,).
-        condition: The prompts' condition; B rows.
-        negative_condition: The empty prompt's condition; B rows or one.
-        guidance_scale: CFG weight; 1 evaluates ``condition`` alone.
-
-    Returns:
-        The guided velocity; as ``latents``.
+    ``negative_condition``, the empty prompt's, has B rows or one. Both branches go in one batch of
+    2 B, negative first; ``guidance_scale`` 1 evaluates ``condition`` alone. -> as ``latents``.
     """
     if guidance_scale == 1:
         return velocity(latents, sigma, condition)
@@ -247,16 +198,9 @@ def euler_sample(
 ) -> Tensor:
     """Integrate the ODE from noise; the same bits as diffusers' ``StableDiffusion3Pipeline``.
 
-    Args:
-        velocity: The model.
-        noise: Latents at ``sigmas[0]``; (B, ...).
-        sigmas: Falling levels, from ``sampling_sigmas``; (num_inference_steps + 1,).
-        condition: The prompts' condition; B rows.
-        negative_condition: The empty prompt's condition; B rows or one.
-        guidance_scale: CFG weight; 1 = off.
-
-    Returns:
-        Latents at ``sigmas[-1]``; as ``noise``, in the model's dtype.
+    ``noise``, (B, ...), is at ``sigmas[0]``; ``sigmas``, (num_inference_steps + 1,), are of
+    ``sampling_sigmas``, and the rest is as in ``guided_velocity``. -> latents at ``sigmas[-1]``, as
+    ``noise``, in the model's dtype.
     """
     latents = noise
     for sigma, sigma_next in itertools.pairwise(sigmas.to(noise.device)):
@@ -267,20 +211,14 @@ def euler_sample(
     return latents
 
 
-# --- draws, one generator a row -------------------------------------------------------------------
-
-
-def draw_noise(
-    shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device
-) -> Tensor:
-    """Standard normal rows, drawn where the generators live so that no device changes them."""
+def draw_noise(shape: Sequence[int], generators: Generators, device: torch.device) -> Tensor:
+    """Standard normal rows of a shape, one a generator. -> (B, ...)."""
+    # Drawn where the generators live: a GPU draws other numbers from the same seed than a CPU.
     draws = [torch.randn(tuple(shape), generator=rng, device=rng.device) for rng in generators]
     return torch.stack(draws).to(device)
 
 
-def draw_uniform(
-    shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device
-) -> Tensor:
+def draw_uniform(shape: Sequence[int], generators: Generators, device: torch.device) -> Tensor:
     """Rows uniform in [0, 1), drawn as ``draw_noise`` draws."""
     draws = [torch.rand(tuple(shape), generator=rng, device=rng.device) for rng in generators]
     return torch.stack(draws).to(device)

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from typing_extensions import override
 
-from baselines.config import MethodConfig, require, require_choice, require_guidance
+from baselines.config import (
+    MethodConfig,
+    require,
+    require_at_least,
+    require_choice,
+    require_guidance,
+    require_positive,
+)
 
 if TYPE_CHECKING:
     from baselines.base import Method, World
@@ -21,31 +28,27 @@ KlForm = Literal["published", "exact"]
 class FlowGrpoConfig(MethodConfig):
     """Flow-GRPO (arXiv:2505.05470); defaults are those of its SD3.5-M runs on 512 px images.
 
-    Where TRL's GRPO has a name for the same thing it stands beside ours.
-
     Attributes:
         group_size: Images a prompt in a rollout (TRL: ``num_generations``). Published 24.
         num_inference_steps: Solver steps T of a rollout. Published 10.
-        guidance_scale: CFG weight in the rollout *and* in training: the two are one policy, or the
-            first ratio would not be 1. 1.0 = CFG-free training. Published 4.5.
+        guidance_scale: CFG weight in the rollout *and* in training; 1.0 = CFG-free training.
+            Published 4.5.
         noise_level: Scale a of the stochastic steps. Published 0.7.
-        clip_range: c of the clipped ratio (TRL: ``epsilon``). Published 1e-4, small because the
-            log-probability is a mean over elements.
+        clip_range: c of the clipped ratio (TRL: ``epsilon``). Published 1e-4.
         advantage_clip: Advantages are clipped to plus or minus this. Published ``adv_clip_max`` 5.
         global_std: Divide by the spread of all rewards of a collection, not of the group's (TRL:
             ``scale_rewards`` "batch" or "group"). Published true.
-        skip_zero_std_groups: Leave groups whose rewards are all equal out of the loss and of
-            its weight.
+        skip_zero_std_groups: Leave groups whose rewards are all equal out of loss and weight.
         kl_coeff: Weight of the KL to the reference model (TRL: ``beta``). Published 0.04 for
             GenEval and OCR, 0.01 for PickScore.
-        kl_form: "published" divides by twice the squared diffusion coefficient, so that published
-            weights keep their meaning; "exact" is the KL of the two transitions.
+        kl_form: "published" divides by twice the squared diffusion coefficient; "exact" is the KL
+            of the two transitions.
         train_timestep_fraction: Share of the steps, from the noisy end, that are trained; unused
             with an SDE window. Published 0.99: 9 of 10.
         sde_window_size: Steps of a rollout that are stochastic and trained, ODE elsewhere; 0 = all.
             Published 3 (Flow-GRPO-Fast).
-        sde_window_range: Steps, first and one past the last, within which each row's window lies;
-            where is drawn. Published (0, num_inference_steps // 2).
+        sde_window_range: Steps, first and one past the last, within which each row's window is
+            drawn. Published (0, num_inference_steps // 2).
         updates_per_collection: Optimiser updates that share one rollout. Published 2.
     """
 
@@ -57,13 +60,16 @@ class FlowGrpoConfig(MethodConfig):
 
     group_size: int = 24
     num_inference_steps: int = 10
+    # One value for both: rollout and training are one policy, or the first ratio would not be 1.
     guidance_scale: float = 4.5
     noise_level: float = 0.7
+    # So small because the log-probability is a mean over latent elements, not a sum.
     clip_range: float = 1e-4
     advantage_clip: float = 5.0
     global_std: bool = True
     skip_zero_std_groups: bool = True
     kl_coeff: float = 0.04
+    # As the public code has it, so that published values of kl_coeff keep their meaning.
     kl_form: KlForm = "published"
     train_timestep_fraction: float = 0.99
     sde_window_size: int = 0
@@ -71,28 +77,23 @@ class FlowGrpoConfig(MethodConfig):
     updates_per_collection: int = 2
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
         require_guidance(self.guidance_scale)
         require_choice("kl_form", self.kl_form, KlForm)
         require(self.group_size >= 2, "group_size", self.group_size, "a group needs 2 or more")
-        steps = self.num_inference_steps
-        require(steps >= 2, "num_inference_steps", steps, "use 2 or more")
-        for name in ("noise_level", "clip_range", "advantage_clip"):
-            value = getattr(self, name)
-            require(0 < value < math.inf, name, value, "use a positive number")
-        require(0 <= self.kl_coeff < math.inf, "kl_coeff", self.kl_coeff, "use 0 or more")
+        require_at_least(self, 2, "num_inference_steps")
+        require_at_least(self, 1, "updates_per_collection")
+        require_at_least(self, 0, "kl_coeff")
+        require_positive(self, "noise_level", "clip_range", "advantage_clip")
         fraction = self.train_timestep_fraction
         require(0 < fraction <= 1, "train_timestep_fraction", fraction, "use a share in (0, 1]")
-        updates = self.updates_per_collection
-        require(updates >= 1, "updates_per_collection", updates, "use 1 or more")
         self._check_window()
 
     def _check_window(self) -> None:
-        """The window fits its range, and its range the rollout."""
+        """Refuse a window beyond its range, and a range beyond the rollout."""
         size, window = self.sde_window_size, tuple(self.sde_window_range)
         require(size >= 0, "sde_window_size", size, "use 0 (every step) or more")
         if size == 0:
-            return
+            return  # the range's default may then lie beyond a short rollout
         fits = len(window) == 2 and 0 <= window[0] < window[1] <= self.num_inference_steps
         remedy = f"use (first, one past the last) within 0..{self.num_inference_steps}"
         require(fits, "sde_window_range", window, remedy)
@@ -124,19 +125,12 @@ class FlowGrpoConfig(MethodConfig):
 
     @override
     def build(self, world: World) -> Method:
-        assert world.reward is not None
-        method: Method = resolve_name("baselines.flow_grpo:FlowGrpo")(
-            self,
-            shift=world.shift,
-            latent_shape=world.latent_shape,
-            reward=world.reward,
-            gather=world.gather,
-            rank=world.rank,
-        )
+        method: Method = resolve_name("baselines.flow_grpo:FlowGrpo")(self, world)
         return method
 
     @override
     def forward_equivalents(self) -> float:
+        # A forward, a backward of two, and the reference's forward.
         a_step = 4 if self.needs_reference else 3
         return float(self.rollout_forwards + self.branches * a_step * self.num_trained_steps)
 
@@ -146,16 +140,17 @@ class FlowGrpoConfig(MethodConfig):
 
     @override
     def rows_with_graph(self, rows: int) -> int:
+        # The gradient goes through the unconditional branch, too, as in the current public code
+        # (that of July 2025 detached it).
         return self.branches * rows
 
     @property
     @override
     def needs_reference(self) -> bool:
-        """The KL is to the base."""
         return self.kl_coeff > 0
 
     @property
     @override
     def latents_held(self) -> int:
-        """The whole path of a rollout."""
+        # The whole path of a rollout, once as it grows and once stacked.
         return 2 * self.num_inference_steps + 4

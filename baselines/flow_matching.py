@@ -1,17 +1,13 @@
-"""Flow matching on images: where on its path a row is trained, and the error there.
-
-What supervised fine-tuning is made of, and other methods' loss contains.
-"""
+"""Flow matching on images: where on its path a row is trained, and the error there."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from baselines.base import Batch, VelocityModel
+from baselines.base import Batch, Generators, LossOutput, VelocityModel
 from baselines.flow import (
     add_noise,
     draw_noise,
@@ -23,51 +19,45 @@ from baselines.flow import (
 
 
 def draw_training_point(
-    batch: Batch, generators: Sequence[torch.Generator], *, shift: float, condition_dropout: float
+    batch: Batch, generators: Generators, *, shift: float, condition_dropout: float
 ) -> Batch:
-    """Draw where on its path each row is trained.
+    """Draw where on its path each row, with ``x0``, (B, ...), is trained.
 
-    Args:
-        batch: Rows with ``x0``; (B, ...).
-        generators: One a row.
-        shift: Schedule shift of the training grid.
-        condition_dropout: Probability of replacing a row's condition by the empty prompt's.
-
-    Returns:
-        The rows with ``t0`` ~ sigmoid(N(0, 1)) and its level ``sigma``, (B,), and ``noise``.
+    ``condition_dropout`` is the probability of replacing a row's condition by the empty prompt's.
+    -> the rows with ``t0`` ~ sigmoid(N(0, 1)) and its level ``sigma``, (B,), and ``noise``.
     """
     x0 = batch["x0"]
     t0 = draw_noise((), generators, x0.device).sigmoid()
     noise = draw_noise(x0.shape[1:], generators, x0.device)
     if condition_dropout > 0:
+        # For each row; the public code draws once for a whole batch (methods.md: a fault).
         dropped = draw_uniform((), generators, x0.device) < condition_dropout
-        batch = _drop_condition(batch, dropped)
+        condition = {
+            name: torch.where(per_row(dropped, value).bool(), batch.negative_condition[name], value)
+            for name, value in batch.condition.items()
+        }
+        batch = replace(batch, condition=condition)
     return batch.with_tensors(t0=t0, sigma=training_sigmas(t0, shift), noise=noise)
 
 
-def _drop_condition(batch: Batch, dropped: Tensor) -> Batch:
-    """Give the ``dropped`` rows, (B,), the empty prompt's condition."""
-    condition = {
-        name: torch.where(per_row(dropped, value).bool(), batch.negative_condition[name], value)
-        for name, value in batch.condition.items()
-    }
-    return replace(batch, condition=condition)
-
-
-def on_trajectory_term(velocity: VelocityModel, batch: Batch) -> tuple[Tensor, Tensor]:
+def on_trajectory_term(
+    velocity: VelocityModel, batch: Batch, metric_scale: float = 1.0
+) -> tuple[LossOutput, Tensor]:
     """Error of the model at (t0, sigma) against the path's velocity ``noise - x0``.
 
-    Args:
-        velocity: The model.
-        batch: Rows of ``draw_training_point``.
-
-    Returns:
-        The error a row, (B,), and the model's velocity, detached.
+    ``batch`` is of ``draw_training_point``. -> the term, and the model's velocity, detached.
     """
     latents = add_noise(batch["x0"], batch["noise"], batch["sigma"])
     prediction = velocity(latents, batch["sigma"], batch.condition)
-    error = velocity_mse(prediction, batch["noise"].float() - batch["x0"].float())
-    return error, prediction.detach()
+    # Logit-normal sampling of t0 has loss weight 1 in the public code, so none appears here.
+    error_sum = velocity_mse(prediction, batch["noise"].float() - batch["x0"].float()).sum()
+    prediction = prediction.detach()
+    # metric_scale: the loop divides metrics by the loss's weight, which need not be their rows.
+    metrics = {
+        "train/main_loss": metric_scale * error_sum.detach(),
+        "train/velocity_rms": metric_scale * velocity_rms(prediction).sum(),
+    }
+    return LossOutput(error_sum, metrics), prediction
 
 
 def velocity_rms(velocity: Tensor) -> Tensor:

@@ -22,20 +22,15 @@ def group_advantages(
     global_std: bool,
     eps: float = 1e-4,
 ) -> Tensor:
-    """Centre rewards on their group's mean and divide by (population std + eps). Not clipped.
+    """Centre rewards on their group's mean and divide by (population std + eps). -> (N,), float32.
 
-    Args:
-        rewards: One an image; (N,).
-        group_ids: What images of the same prompt share, e.g. the prompt; (N,). Groups may differ in
-            size; a group of one has advantage 0.
-        global_std: Use the spread of all rewards instead of the group's.
-        eps: Added to the spread, in units of the reward.
-
-    Returns:
-        Advantages; (N,), float32.
+    Images of the same prompt share an entry of ``group_ids``, (N,), e.g. the prompt; groups may
+    differ in size, and a group of one has advantage 0. ``global_std`` takes the spread of all
+    rewards instead of the group's. ``eps`` is in units of the reward.
 
     Source: methods.md, Flow-GRPO; golden ``group_advantages``.
     """
+    # float32 would lose differences that a reward of doubles has: 1 and 1 + 2^-25 are a spread.
     values = torch.as_tensor(rewards, dtype=torch.float64)
     index = _group_index(group_ids).to(values.device)
     counts = torch.bincount(index)
@@ -50,23 +45,20 @@ def group_advantages(
 
 
 def group_spread(rewards: Tensor, group_ids: Sequence[Hashable] | Tensor) -> tuple[Tensor, Tensor]:
-    """Largest minus smallest reward of each group; 0 exactly where all are equal.
+    """Largest minus smallest of ``rewards``, (N,), in each group.
 
-    Args:
-        rewards: One an image; (N,).
-        group_ids: As in ``group_advantages``.
-
-    Returns:
-        The spread of each group, (num_groups,), and each image's group, (N,).
+    -> The spread of each group, (num_groups,), and each image's group, (N,).
     """
     index = _group_index(group_ids).to(rewards.device)
     empty = rewards.new_zeros(int(index.max()) + 1)
+    # Not the standard deviation, which rounding makes greater than 0 for equal rewards.
     highest = empty.scatter_reduce(0, index, rewards, "amax", include_self=False)
     lowest = empty.scatter_reduce(0, index, rewards, "amin", include_self=False)
     return highest - lowest, index
 
 
 def prompt_ids(prompts: Sequence[str]) -> Tensor:
-    """Number each prompt by its text, the same in every process. -> (N,), int64."""
+    """Number each prompt by its text. -> (N,), int64."""
+    # Not hash(): Python salts it anew in every process, and groups may be spread over processes.
     digests = [hashlib.blake2b(prompt.encode(), digest_size=8).digest() for prompt in prompts]
     return torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests])

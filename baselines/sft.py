@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-import torch
 from typing_extensions import override
 
-from baselines.base import Batch, Collected, LossOutput, Method, VelocityModel
-from baselines.flow_matching import draw_training_point, on_trajectory_term, velocity_rms
+from baselines.base import Batch, Collected, Generators, LossOutput, Method, VelocityModel
+from baselines.flow_matching import draw_training_point, on_trajectory_term
 from baselines.sft_config import SftConfig
 
 
 class Sft(Method):
-    """``(v(latents(sigma), sigma, c) - (noise - x0))^2``, a mean over elements and rows.
-
-    Args:
-        config: Hyper-parameters.
-        shift: Of the model's training schedule; SD3.5-M: 3.0.
-    """
+    """``(v(latents(sigma), sigma, c) - (noise - x0))^2``, a mean over elements and rows."""
 
     def __init__(self, config: SftConfig, *, shift: float) -> None:
         self.config = config
         self.shift = shift
 
     @override
-    def collect(
-        self, velocity: VelocityModel, batch: Batch, generators: Sequence[torch.Generator]
-    ) -> Collected:
+    def collect(self, velocity: VelocityModel, batch: Batch, generators: Generators) -> Collected:
         dropout = self.config.condition_dropout
-        return Collected(
-            draw_training_point(batch, generators, shift=self.shift, condition_dropout=dropout)
-        )
+        point = draw_training_point(batch, generators, shift=self.shift, condition_dropout=dropout)
+        return Collected(point)
 
     @override
     def weight(self, batch: Batch) -> float:
@@ -41,12 +32,8 @@ class Sft(Method):
     def losses(
         self, velocity: VelocityModel, reference: VelocityModel | None, batch: Batch
     ) -> Iterator[LossOutput]:
-        error, prediction = on_trajectory_term(velocity, batch)
-        metrics = {
-            "train/main_loss": error.detach().sum(),
-            "train/velocity_rms": velocity_rms(prediction).sum(),
-        }
-        yield LossOutput(error.sum(), metrics)
+        term, _ = on_trajectory_term(velocity, batch)
+        yield term
 
     @override
     def forward_equivalents(self, batch: Batch) -> float:

@@ -19,8 +19,8 @@ class SftConfig(MethodConfig):
     """Supervised fine-tuning.
 
     Attributes:
-        condition_dropout: Probability, drawn for each sample, of training on the empty prompt.
-            0 by default, as in the published runs' command line.
+        condition_dropout: Probability, drawn for each row, of training on the empty prompt.
+            Published 0.
     """
 
     kind: ClassVar[str] = "sft"
@@ -30,7 +30,6 @@ class SftConfig(MethodConfig):
     condition_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
         require_dropout(self.condition_dropout)
 
     @override
@@ -40,7 +39,7 @@ class SftConfig(MethodConfig):
 
     @override
     def forward_equivalents(self) -> float:
-        return 3.0
+        return 3.0  # a forward, and a backward of two
 
     @override
     def forwards_with_gradient(self) -> float:

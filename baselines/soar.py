@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from baselines.base import Batch, Collected, LossOutput, Method, VelocityModel
+from baselines.base import Batch, Collected, Generators, LossOutput, Method, VelocityModel
 from baselines.flow import (
     add_noise,
     classifier_free_guidance,
@@ -26,11 +26,8 @@ from baselines.flow import (
     training_sigmas,
     velocity_mse,
 )
-from baselines.flow_matching import draw_training_point, on_trajectory_term, velocity_rms
+from baselines.flow_matching import draw_training_point, on_trajectory_term
 from baselines.soar_config import SoarConfig
-
-Slot = tuple[int, int]
-"""An auxiliary point of every row: (rollout path m, point n on it)."""
 
 
 def renoise(x_off: Tensor, noise: Tensor, sigma_from: Tensor, sigma_to: Tensor) -> Tensor:
@@ -38,16 +35,13 @@ def renoise(x_off: Tensor, noise: Tensor, sigma_from: Tensor, sigma_to: Tensor) 
 
     ``alpha = (sigma_to - sigma_from) / (1 - sigma_from)``, ``(1 - alpha) x_off + alpha noise``.
     Stays on the training path when ``x_off`` is on it: the result then equals
-    ``add_noise(x0, noise, sigma_to)``.
+    ``add_noise(x0, noise, sigma_to)``. -> as ``x_off``, float32.
 
     Args:
         x_off: Latents at ``sigma_from``; (B, ...), scaled VAE latents.
         noise: The endpoint used to build the pair; as ``x_off``.
         sigma_from: Current level; (B,), in [0, 1).
         sigma_to: Target level; (B,), in [sigma_from, 1].
-
-    Returns:
-        Latents at ``sigma_to``; as ``x_off``, float32.
 
     Source: arXiv:2604.12617, re-noising step; methods.md, SOAR step 3.
     """
@@ -57,33 +51,19 @@ def renoise(x_off: Tensor, noise: Tensor, sigma_from: Tensor, sigma_to: Tensor) 
 
 
 def correction_velocity(x_aux: Tensor, x0: Tensor, sigma_aux: Tensor) -> Tensor:
-    """Velocity that leads from an off-path point straight to the clean image.
+    """Velocity ``(x_aux - x0) / sigma_aux`` from an off-path point straight to the clean image.
 
-    ``(x_aux - x0) / sigma_aux``; on the path this is ``noise - x0``.
-
-    Args:
-        x_aux: Off-path latents; (B, ...).
-        x0: Clean latents; as ``x_aux``.
-        sigma_aux: Level of ``x_aux``; (B,), in (0, 1].
-
-    Returns:
-        The target; as ``x_aux``, float32.
+    ``x_aux`` and ``x0`` are (B, ...), ``sigma_aux`` (B,), in (0, 1]. On the path this is
+    ``noise - x0``. -> as ``x_aux``, float32.
 
     Source: arXiv:2604.12617, correction target v_corr; methods.md, SOAR step 4.
     """
+    # Never a division by 0: the training grid, below sigma_aux, ends at about shift / n.
     return (x_aux.float() - x0.float()) / per_row(sigma_aux, x_aux)
 
 
 def sample_renoise_sigmas(sigma_next: Tensor, uniform: Tensor) -> Tensor:
-    """Levels ``~ U(sigma_next, 1)`` of the auxiliary points, from uniform draws.
-
-    Args:
-        sigma_next: Level after the rollout step; (B,).
-        uniform: Draws in [0, 1); (B, num_rollout_paths, num_aux_points).
-
-    Returns:
-        Noise levels; as ``uniform``.
-    """
+    """Levels ``~ U(sigma_next, 1)`` of auxiliary points, from draws in [0, 1), (B, M, N)."""
     lowest = per_row(sigma_next, uniform)
     return lowest + uniform * (1 - lowest)
 
@@ -91,37 +71,35 @@ def sample_renoise_sigmas(sigma_next: Tensor, uniform: Tensor) -> Tensor:
 class Soar(Method):
     """``loss = (sum main + lambda sum aux) / (B + lambda B_aux)``, the counts being global.
 
-    Args:
-        config: Hyper-parameters.
-        shift: Of the model's training schedule; SD3.5-M: 3.0.
+    ``shift`` is of the model's training schedule; steps are those of methods.md.
     """
 
     def __init__(self, config: SoarConfig, *, shift: float) -> None:
         self.config = config
         self.shift = shift
+        # The grid starts at 1, where the stochastic steps' sigma / (1 - sigma) has a pole.
         self.sigma_max = training_grid(shift)[1].item()
 
     @override
-    def collect(
-        self, velocity: VelocityModel, batch: Batch, generators: Sequence[torch.Generator]
-    ) -> Collected:
+    def collect(self, velocity: VelocityModel, batch: Batch, generators: Generators) -> Collected:
         dropout = self.config.condition_dropout
         point = draw_training_point(batch, generators, shift=self.shift, condition_dropout=dropout)
         if self.config.aux_weight == 0:
-            return Collected(point)
+            return Collected(point)  # SFT, bit for bit
         return Collected(self._draw_rollout(point, generators))
 
-    def _draw_rollout(self, batch: Batch, generators: Sequence[torch.Generator]) -> Batch:
+    def _draw_rollout(self, batch: Batch, generators: Generators) -> Batch:
         """Draw everything random of steps 2 and 3.
 
-        Adds ``sigma_next``, (B,); ``path_exists``, (B, M): stochastic paths are skipped where the
-        step reaches the clean boundary; ``sigma_aux``, (B, M, N); ``path_noise``, (B, M - 1, ...).
+        Adds ``sigma_next``, (B,), ``path_exists``, (B, M), ``sigma_aux``, (B, M, N), and
+        ``path_noise``, (B, M - 1, ...).
         """
         config, x0 = self.config, batch["x0"]
         t1 = (batch["t0"] - 1 / config.num_inference_steps).clamp(min=0)
         sigma_next = training_sigmas(t1, self.shift)
         paths, points = config.num_rollout_paths, config.num_aux_points
         uniform = draw_uniform((paths, points), generators, x0.device)
+        # Stochastic paths are skipped where the step reaches the clean boundary; path 0 is the ODE.
         path_exists = (t1 > 0)[:, None].expand(-1, paths).clone()
         path_exists[:, 0] = True
         return batch.with_tensors(
@@ -145,84 +123,57 @@ class Soar(Method):
     def losses(
         self, velocity: VelocityModel, reference: VelocityModel | None, batch: Batch
     ) -> Iterator[LossOutput]:
-        main, velocity_cond = self._main_term(velocity, batch)
+        # Step 1: the SFT term. Metrics are means over their own items, not over the loss's.
+        scale = self.weight(batch) / len(batch)
+        main, velocity_cond = on_trajectory_term(velocity, batch, metric_scale=scale)
         yield main
         if self.config.aux_weight == 0:
             return
         x_off = self._rollout(velocity, velocity_cond, batch)
-        config = self.config
-        slots = list(
-            itertools.product(range(config.num_rollout_paths), range(config.num_aux_points))
-        )
-        for first in range(0, len(slots), config.aux_chunk):
-            yield self._aux_term(velocity, x_off, batch, slots[first : first + config.aux_chunk])
-
-    def _main_term(self, velocity: VelocityModel, batch: Batch) -> tuple[LossOutput, Tensor]:
-        """Step 1: the SFT term, and the conditional velocity that the rollout reuses, detached."""
-        error, velocity_cond = on_trajectory_term(velocity, batch)
-        # The loop divides by the loss's weight; metrics are means over their own items.
-        scale = self.weight(batch) / len(batch)
-        metrics = {
-            "train/main_loss": scale * error.detach().sum(),
-            "train/velocity_rms": scale * velocity_rms(velocity_cond).sum(),
-        }
-        return LossOutput(error.sum(), metrics), velocity_cond
+        paths, points = range(self.config.num_rollout_paths), range(self.config.num_aux_points)
+        slots, chunk = list(itertools.product(paths, points)), self.config.aux_chunk
+        # The public code keeps the graphs of all points until one backward; the sum is the same.
+        for first in range(0, len(slots), chunk):
+            yield self._aux_term(velocity, x_off, batch, slots[first : first + chunk])
 
     @torch.no_grad()
     def _rollout(self, velocity: VelocityModel, velocity_cond: Tensor, batch: Batch) -> Tensor:
-        """Step 2: one step of the current model from the training point, on every path.
-
-        -> ``x_off``, (B, M, ...)
-        """
+        """Step 2: one step from the training point on every path. -> ``x_off``, (B, M, ...)."""
         config, sigma, sigma_next = self.config, batch["sigma"], batch["sigma_next"]
         latents = add_noise(batch["x0"], batch["noise"], sigma)
+        # Of the main term, where the public code evaluates the same once more, with a graph.
         v_cfg = velocity_cond
         if config.guidance_scale != 1:
-            velocity_uncond = velocity(latents, sigma, batch.negative_condition)
-            v_cfg = classifier_free_guidance(
-                velocity_uncond.float(), velocity_cond.float(), config.guidance_scale
-            )
-        paths = [euler_step(latents, v_cfg, sigma, sigma_next)]
+            uncond = velocity(latents, sigma, batch.negative_condition).float()
+            v_cfg = classifier_free_guidance(uncond, velocity_cond.float(), config.guidance_scale)
+        step = (latents, v_cfg, sigma, sigma_next)
+        paths = [euler_step(*step)]
         for fresh in batch["path_noise"].unbind(1):
-            paths.append(
-                stochastic_step(
-                    latents,
-                    v_cfg,
-                    sigma,
-                    sigma_next,
-                    config.step_kind,
-                    config.noise_scale,
-                    self.sigma_max,
-                    fresh,
-                )
-            )
+            kind, scale = config.step_kind, config.noise_scale
+            paths.append(stochastic_step(*step, kind, scale, self.sigma_max, fresh))
         return torch.stack(paths, dim=1)
 
     def _aux_term(
-        self, velocity: VelocityModel, x_off: Tensor, batch: Batch, slots: Sequence[Slot]
+        self, velocity: VelocityModel, x_off: Tensor, batch: Batch, slots: Sequence[tuple[int, int]]
     ) -> LossOutput:
-        """Steps 3 and 4 for some auxiliary points of every row.
-
-        Points that do not exist are evaluated and weighted 0: they are rare (t0 below 1 / K), and
-        every rank then runs the same forwards, as sharded training requires.
-        """
+        """Steps 3 and 4 for some auxiliary points (path m, point n) of every row."""
         x_aux, targets, sigmas = [], [], []
         for path, point in slots:
             sigma_aux = batch["sigma_aux"][:, path, point]
+            # The pair's own noise: a new one a path takes GenEval from .78 to .76 (paper, Table 3).
             x = renoise(x_off[:, path], batch["noise"], batch["sigma_next"], sigma_aux)
             x_aux.append(x)
             targets.append(correction_velocity(x, batch["x0"], sigma_aux))
             sigmas.append(sigma_aux)
-        condition = {
-            name: torch.cat([value] * len(slots)) for name, value in batch.condition.items()
-        }
+        condition = {name: torch.cat([v] * len(slots)) for name, v in batch.condition.items()}
         prediction = velocity(torch.cat(x_aux), torch.cat(sigmas), condition)
+        # Points that do not exist are evaluated and weighted 0: they are rare (t0 below 1 / K), and
+        # every rank then runs the same forwards, as sharded training requires.
         exists = torch.cat([batch["path_exists"][:, path] for path, _ in slots])
         error_sum = (velocity_mse(prediction, torch.cat(targets)) * exists).sum()
         scale = self.weight(batch) / self._num_aux(batch)
-        return LossOutput(
-            self.config.aux_weight * error_sum, {"train/aux_loss": scale * error_sum.detach()}
-        )
+        metrics = {"train/aux_loss": scale * error_sum.detach()}
+        return LossOutput(self.config.aux_weight * error_sum, metrics)
 
     @override
     def forward_equivalents(self, batch: Batch) -> float:

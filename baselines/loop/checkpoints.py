@@ -1,7 +1,5 @@
 """Checkpoints and snapshots on disk, written so that a kill at any moment leaves a usable one.
 
-Imports no framework: the orchestrator asks these questions before it loads a model.
-
 Layout of a training folder::
 
     checkpoint-200/     what resuming needs; valid only with the COMPLETE mark
@@ -10,6 +8,7 @@ Layout of a training folder::
     snapshots/step-000050/    weights to be evaluated, diffusers' or peft's own directory
 """
 
+# Imports no framework: the orchestrator asks these questions before it loads a model.
 from __future__ import annotations
 
 import contextlib
@@ -25,8 +24,6 @@ COMPLETE = "COMPLETE"
 EMA_FILE = "ema.pt"
 COUNTERS_FILE = "counters.json"
 TRANSFORMER_DIR = "transformer"
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_SNAPSHOT = re.compile(r"step-(\d+)")
 
 log = logging.getLogger(__name__)
 
@@ -67,44 +64,35 @@ def snapshot_path(folder: Path, step: int) -> Path:
     return folder / "snapshots" / f"step-{step:06d}"
 
 
-def finished_snapshots(folder: Path) -> dict[int, Path]:
-    """Snapshots by step, ascending. They appear by a rename, so each one found is whole."""
-    by_step = _numbered(folder / "snapshots", _SNAPSHOT)
-    return dict(sorted(by_step.items()))
-
-
-def mark_complete(checkpoint: Path, *, keep: int | None = 1) -> None:
-    """Declare a checkpoint finished, then drop the older ones.
-
-    Removing comes after marking: a kill between the two leaves one checkpoint too many, never none.
-
-    Args:
-        checkpoint: A checkpoint whose every file is written.
-        keep: Finished checkpoints that stay, this one included; None keeps all.
-    """
+def mark_complete(checkpoint: Path) -> None:
+    """Declare a checkpoint finished, whose every file is written, then drop the older ones."""
+    # In this order: a kill between the two leaves one checkpoint too many, never none.
     (checkpoint / COMPLETE).touch()
-    if keep is None:
-        return
-    finished = {
-        step: path
-        for step, path in _numbered(checkpoint.parent, _CHECKPOINT).items()
-        if (path / COMPLETE).exists()
-    }
-    for step in sorted(finished)[:-keep]:
-        (finished[step] / COMPLETE).unlink()
-        shutil.rmtree(finished[step])
+    for older in _checkpoints(checkpoint.parent)[0][:-1]:
+        # The mark goes first, so that a half-removed checkpoint does not pass for a whole one.
+        (older / COMPLETE).unlink()
+        shutil.rmtree(older)
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest finished checkpoint; half-written ones (a killed process) are removed."""
-    checkpoints: dict[int, Path] = {}
-    for step, path in _numbered(folder, _CHECKPOINT).items():
-        if (path / COMPLETE).exists():
-            checkpoints[step] = path
-        else:
-            log.warning("removing the unfinished checkpoint %s", path)
-            shutil.rmtree(path)
-    return checkpoints[max(checkpoints)] if checkpoints else None
+    finished, unfinished = _checkpoints(folder)
+    for path in unfinished:
+        log.warning("removing the unfinished checkpoint %s", path)
+        shutil.rmtree(path)
+    return finished[-1] if finished else None
+
+
+def _checkpoints(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Finished checkpoints, ascending by step, and unfinished ones."""
+    found = [
+        (int(match[1]), path)
+        for path in folder.glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
+    ]
+    ascending = [path for _, path in sorted(found)]
+    finished = [path for path in ascending if (path / COMPLETE).exists()]
+    return finished, [path for path in ascending if path not in finished]
 
 
 @contextlib.contextmanager
@@ -112,15 +100,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     """Write into the yielded directory; ``target`` appears, whole, when the block ends well."""
     partial = target.with_name(f".{target.name}.partial")
     if partial.exists():
-        shutil.rmtree(partial)
+        shutil.rmtree(partial)  # of a killed process
     partial.mkdir(parents=True)
     yield partial
     partial.rename(target)
-
-
-def _numbered(folder: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
-    """Directories whose whole name matches, by their number."""
-    if not folder.is_dir():
-        return {}
-    matches = ((pattern.fullmatch(path.name), path) for path in folder.iterdir() if path.is_dir())
-    return {int(match.group(1)): path for match, path in matches if match}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from baselines.loop.checkpoints import Counters
 
@@ -17,11 +18,8 @@ LOSS = "loss"
 class Share:
     """What one process adds to an update.
 
-    Attributes:
-        sums: Sums over its rows of the loss (key ``loss``) and of the metrics.
-        rollout: Metrics of its part of a collection; empty where there was none.
-        forward_equivalents: Model evaluations spent on its rows.
-        reward_calls: Images it had scored.
+    ``sums`` are over its rows, of the loss (key ``loss``) and of the metrics; ``rollout`` are
+    metrics of its part of a collection, empty where there was none.
     """
 
     sums: Mapping[str, float]
@@ -31,11 +29,7 @@ class Share:
 
 
 class Ledger:
-    """Counters since the start of the run, and means of metrics since the last logged point.
-
-    Args:
-        counters: Of the checkpoint that is continued; None starts from zero.
-    """
+    """Counters since the start of the run, and means of metrics since the last logged point."""
 
     def __init__(self, counters: Counters | None = None) -> None:
         self.counters = Counters() if counters is None else counters
@@ -50,24 +44,18 @@ class Ledger:
         self._last_tick = now
 
     def add(self, shares: Sequence[Share], *, weight: float, images: int) -> float:
-        """Enter one update.
+        """Enter one update: a share a process. -> the loss over all processes.
 
-        Args:
-            shares: One a process, in rank order.
-            weight: Items over all processes that the sums are divided by; 0 where nothing was
-                trained on, which leaves no metrics but those of the rollout.
-            images: Rows over all processes.
-
-        Returns:
-            The loss over all processes.
+        ``weight`` are the items over all processes that sums are divided by, ``images`` their rows.
         """
         self.counters.images_seen += images
         self.counters.forward_equivalents += math.fsum(s.forward_equivalents for s in shares)
         self.counters.reward_calls += sum(s.reward_calls for s in shares)
-        sums = _add_up(share.sums for share in shares)
+        sums = _add_up([share.sums for share in shares])
         loss = sums.pop(LOSS, 0.0)
-        for name, value in _add_up(share.rollout for share in shares).items():
+        for name, value in _add_up([share.rollout for share in shares]).items():
             self._window[_with_space("rollout", name)].append(value / len(shares))
+        # Nothing was trained on where no group has a spread; its rewards are still worth telling.
         if weight == 0:
             return 0.0
         for name, value in sums.items():
@@ -78,16 +66,14 @@ class Ledger:
         """Means since the last call, and the counters."""
         means = {name: math.fsum(values) / len(values) for name, values in self._window.items()}
         self._window.clear()
-        return means | {name: float(value) for name, value in vars(self.counters).items()}
+        return means | {name: float(value) for name, value in asdict(self.counters).items()}
 
 
-def _add_up(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+def _add_up(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Sum by key; a key may be missing from some parts."""
-    values: defaultdict[str, list[float]] = defaultdict(list)
-    for part in parts:
-        for name, value in part.items():
-            values[name].append(value)
-    return {name: math.fsum(items) for name, items in values.items()}
+    names = dict.fromkeys(itertools.chain.from_iterable(parts))
+    # fsum rounds once: the order of the processes changes no digit.
+    return {name: math.fsum(part.get(name, 0.0) for part in parts) for name in names}
 
 
 def _with_space(space: str, name: str) -> str:

@@ -21,19 +21,12 @@ if TYPE_CHECKING:
     from accelerate.state import AcceleratorState
 
 DDP, FSDP2, ZERO2 = "ddp", "fsdp2", "zero2"
+"""All on every process; weights, gradients and optimiser in shards, a layer gathered when it runs;
+and, as in ZeRO's second stage, gathered weights that stay until the update is over."""
 
 
 def sharding_arguments(parallelism: str) -> dict[str, Any]:
-    """What ``TrainingArguments`` is told.
-
-    Args:
-        parallelism: ``ddp``: every process has everything. ``fsdp2``: weights, gradients and
-            optimiser are cut into shards, and a layer is gathered when it runs. ``zero2``: as
-            ZeRO's second stage, weights that were gathered stay until the update is over.
-
-    Returns:
-        Nothing for ``ddp``.
-    """
+    """What ``TrainingArguments`` is told; nothing for ``ddp``."""
     if parallelism == DDP:
         return {}
     config = {
@@ -46,26 +39,14 @@ def sharding_arguments(parallelism: str) -> dict[str, Any]:
 
 
 def enable(state: AcceleratorState, plugin_arguments: Mapping[str, object]) -> None:
-    """Have accelerate shard, in float32 and on a CPU too.
-
-    accelerate keeps the plugin of a CPU run unused, although torch's FSDP2 works there. Its policy
-    for bf16 would round the timestep and sum gradients in bf16; autocast computes in bf16 instead,
-    as it does without shards.
-
-    Args:
-        state: Of the accelerator, before a model is prepared.
-        plugin_arguments: Of the plugin, from ``TrainingArguments``.
-    """
+    """Have accelerate shard, in float32 and on a CPU too, before a model is prepared."""
+    # accelerate keeps the plugin of a CPU run unused, although torch's FSDP2 works there.
     if getattr(state, "fsdp_plugin", None) is None:
         state.distributed_type = DistributedType.FSDP
         state.fsdp_plugin = FullyShardedDataParallelPlugin(**plugin_arguments)
+    # Its policy for bf16 would round the timestep and sum gradients in bf16; autocast computes in
+    # bf16 instead, as it does without shards.
     state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
-
-
-def plain_class(model: nn.Module) -> type[nn.Module]:
-    """The class that a module had before it was sharded."""
-    kinds = (kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
-    return next(kind for kind in kinds if issubclass(kind, nn.Module))
 
 
 def local(parameter: nn.Parameter) -> nn.Parameter:
@@ -84,6 +65,7 @@ def gathered(part: Tensor, like: Tensor) -> Tensor:
     """The whole of which every process holds a part that is cut as ``like`` is."""
     if not isinstance(like, DTensor):
         return part
+    # Shards may differ in size; without shape and stride torch would take them all for equal.
     placed = DTensor.from_local(
         part, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
     )
@@ -106,13 +88,12 @@ def reshard(model: nn.Module) -> None:
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
-    """A diffusers model of the same class, configuration and weights, whole and on the CPU.
-
-    A model that is whole is itself.
-    """
+    """A sharded diffusers model, whole and on the CPU; one that is whole is itself."""
     if not isinstance(model, FSDPModule):
         return model
-    kind = plain_class(model)
+    # FSDP2 has put a class of its own before the one that the model had.
+    kinds = (kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
+    kind = next(kind for kind in kinds if issubclass(kind, nn.Module))
     state = {name: whole(value) for name, value in model.state_dict().items()}
     with torch.device("meta"):
         copy: nn.Module = kind.from_config(model.config)  # type: ignore[attr-defined]
@@ -121,14 +102,12 @@ def plain_copy(model: nn.Module) -> nn.Module:
 
 
 def end_process() -> NoReturn:
-    """End a process that has done its part of a distributed training, with exit code 0.
-
-    The interpreter is not finalised. A gloo thread lets go of the tensors of the last collective
-    after the wait for it is over, and needs the interpreter's lock for that; where finalising wins
-    the race, the process aborts with all its work done ("terminate called without an active
-    exception", pytorch/pytorch#179291). ``destroy_process_group`` ends such threads only if nothing
-    holds the group, and torch's caches for sharded tensors do.
-    """
+    """End a process that has done its part of a distributed training, with exit code 0."""
+    # The interpreter is not finalised. A gloo thread lets go of the tensors of the last collective
+    # after the wait for it is over, and needs the interpreter's lock for that; where finalising
+    # wins the race, the process aborts with all its work done ("terminate called without an active
+    # exception", pytorch/pytorch#179291). destroy_process_group ends such threads only if nothing
+    # holds the group, and torch's caches for sharded tensors do.
     torch.distributed.destroy_process_group()
     logging.shutdown()
     sys.stdout.flush()

@@ -1,14 +1,13 @@
 """The order in which rows are trained on: a pure function of (seed, position).
 
 Position ``p`` of the stream names one row and one random generator. Batches, accumulation,
-processes and resumed runs only decide who works on which positions and when, so they cannot change
-what is drawn, and no two processes ever hold the same position.
+processes and resumed runs only decide who works on which positions and when.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
@@ -25,10 +24,7 @@ _EPOCH_STREAM, _ROW_STREAM, _SHAPE_STREAM = 0, 1, 2
 
 
 class Row(TypedDict):
-    """One row of training data.
-
-    ``x0`` are scaled clean latents (SFT, SOAR); tensors have no batch axis.
-    """
+    """One row of training data; ``x0`` are scaled clean latents. Tensors have no batch axis."""
 
     x0: NotRequired[Tensor]
     condition: Mapping[str, Tensor]
@@ -39,88 +35,64 @@ class Row(TypedDict):
 class RowSource(Protocol):
     """Any sequence of rows, for example a memory-mapped one."""
 
-    def __len__(self) -> int:
-        """Number of rows."""
-        ...
+    def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Row:
-        """The row at ``index``."""
-        ...
+    def __getitem__(self, index: int) -> Row: ...
 
 
-class StreamItem(TypedDict):
-    """A row and its position in the stream."""
-
-    position: int
-    row: Row
+StreamItem = tuple[int, Row]
+"""A position in the stream and the row there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
-    """Which rows can go through the model together.
+    """A number for the shape of each row, and how many consecutive positions hold one shape.
 
-    Attributes:
-        of_row: A number for the shape of each row.
-        block: Consecutive positions of the stream, from a multiple of it on, that hold rows of one
-            shape; micro-batches divide it.
+    Blocks of the stream begin at multiples of ``block``; micro-batches divide it.
     """
 
     of_row: Sequence[int]
     block: int
 
 
+@dataclass(eq=False)
 class TrainingStream(Dataset[StreamItem]):
     """Epochs of shuffled rows, one after the other, without end but for ``length``.
 
-    Rows of several shapes come in blocks of one shape. ``block`` epochs make one round then, in
-    which every row is seen ``block`` times and none is left over, whatever the number of rows of a
-    shape; at any time each shape is within two blocks of its share.
-
-    Args:
-        rows: What is drawn from.
-        length: Positions in the stream.
-        group_size: Consecutive positions that hold the same row (Flow-GRPO's group).
-        seed: Of the permutations.
-        shapes: Of the rows; null: all alike. Not for groups.
-
-    Raises:
-        ValueError: There are no rows.
+    ``group_size`` consecutive positions hold the same row (Flow-GRPO's group). Rows of several
+    ``shapes``, which groups cannot have, come in the blocks of ``block_order``. ``ValueError``
+    where there are no rows.
     """
 
-    def __init__(
-        self,
-        rows: RowSource,
-        *,
-        length: int,
-        group_size: int = 1,
-        seed: int = 0,
-        shapes: Shapes | None = None,
-    ) -> None:
-        if len(rows) == 0:
+    rows: RowSource
+    _: KW_ONLY
+    length: int
+    group_size: int = 1
+    seed: int = 0
+    shapes: Shapes | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.rows) == 0:
             raise ValueError(
                 "the training data has 0 rows; check the path and the filter (a threshold that no "
                 "row reaches leaves nothing)"
             )
-        self.rows = rows
-        self.length = length
-        self.group_size = group_size
-        self.seed = seed
-        self.shapes = shapes if shapes is not None and len(set(shapes.of_row)) > 1 else None
-        assert self.shapes is None or group_size == 1, "groups are rollouts of one shape"
+        if self.shapes is not None and len(set(self.shapes.of_row)) == 1:
+            self.shapes = None
+        assert self.shapes is None or self.group_size == 1, "groups are rollouts of one shape"
         self._epoch = -1
         self._order: list[int] = []
 
     def __len__(self) -> int:
-        """Number of positions."""
         return self.length
 
     @override
     def __getitem__(self, position: int) -> StreamItem:
-        """What is trained on at a position."""
-        return {"position": position, "row": self.rows[self.row_index(position)]}
+        return position, self.rows[self.row_index(position)]
 
     def row_index(self, position: int) -> int:
-        """Index of the row at a position. The epoch is absolute: resuming repeats nothing."""
+        """Index of the row at a position."""
+        # The epoch is absolute, not of this process: resuming repeats nothing.
         repeats = self.group_size if self.shapes is None else self.shapes.block
         epoch, place = divmod(position, len(self.rows) * repeats)
         if epoch != self._epoch:
@@ -138,16 +110,8 @@ def block_order(shapes: Shapes, seed: int, round_index: int) -> list[int]:
     """Rows of one round: blocks of one shape, every row as often as a block is long.
 
     A shape with n rows has n blocks, which go through ``block`` shuffles of its rows one after the
-    other; one with fewer rows than a block repeats them in it. The r-th block comes at a random
-    time in [r / n, (r + 1) / n) of the round.
-
-    Args:
-        shapes: Of the rows.
-        seed: Of the run.
-        round_index: Counts rounds from 0.
-
-    Returns:
-        Row numbers; ``block`` times as many as there are rows.
+    other; one with fewer rows than a block repeats them in it. At any time each shape is within two
+    blocks of its share.
     """
     of_row = np.asarray(shapes.of_row)
     times, blocks = [], []
@@ -158,6 +122,8 @@ def block_order(shapes: Shapes, seed: int, round_index: int) -> list[int]:
         members = np.flatnonzero(of_row == shape)
         shuffles = np.concatenate([rng.permutation(members) for _ in range(shapes.block)])
         blocks.append(shuffles.reshape(len(members), shapes.block))
+        # The r-th block comes at a random time in [r / n, (r + 1) / n) of the round: an order drawn
+        # over all blocks would let a rare shape come all at once.
         times.append((np.arange(len(members)) + rng.random(len(members))) / len(members))
     order = np.argsort(np.concatenate(times), kind="stable")
     return [int(row) for row in np.concatenate(blocks)[order].ravel()]
@@ -170,43 +136,34 @@ def _seed_of(seed: int, number: int, *, stream: int) -> int:
 
 
 def row_generator(seed: int, position: int) -> torch.Generator:
-    """The generator of one position; on the CPU, so that every device draws the same numbers."""
+    """The generator of one position."""
+    # On the CPU: every device then draws the same numbers.
     return torch.Generator().manual_seed(_seed_of(seed, position, stream=_ROW_STREAM))
 
 
+@dataclass(kw_only=True, eq=False)
 class CollectionSampler(Sampler[list[int]]):
-    """Batches of positions in the order in which accelerate deals them out to processes.
+    """Batches of positions, update by update, and rank by rank within an update.
 
-    That is update by update, and rank by rank within an update. With ``updates_per_collection`` U
-    the first of U updates gets the rows of all of them, consecutive on each rank; the others get
-    none.
-
-    Args:
-        num_updates: Of the run.
-        rows_per_rank: Rows of one update on one rank.
-        world_size: Number of ranks.
-        updates_per_collection: Updates whose rows are collected together.
+    With ``updates_per_collection`` U the first of U updates gets the rows of all of them,
+    consecutive on each rank; the others get none.
     """
 
-    # accelerate's BatchSamplerShard reads both: batches vary in length, and none is left over.
+    num_updates: int
+    rows_per_rank: int
+    world_size: int
+    updates_per_collection: int
+
+    # accelerate's BatchSamplerShard, which deals the batches out to processes in this order, reads
+    # both: batches vary in length, and none is left over.
     batch_size = None
     drop_last = True
 
-    def __init__(
-        self, *, num_updates: int, rows_per_rank: int, world_size: int, updates_per_collection: int
-    ) -> None:
-        self.num_updates = num_updates
-        self.rows_per_rank = rows_per_rank
-        self.world_size = world_size
-        self.updates_per_collection = updates_per_collection
-
     def __len__(self) -> int:
-        """Number of batches of all ranks."""
         return self.num_updates * self.world_size
 
     @override
     def __iter__(self) -> Iterator[list[int]]:
-        """Positions of each batch."""
         share = self.rows_per_rank * self.updates_per_collection
         for update in range(self.num_updates):
             first = update * self.rows_per_rank * self.world_size
@@ -217,18 +174,8 @@ class CollectionSampler(Sampler[list[int]]):
 
 
 def micro_batches(num_rows: int, num_updates: int, micro_batch_size: int) -> list[list[list[int]]]:
-    """Rows of a collection that go through the model together, for each of its updates.
-
-    Row q belongs to update ``q % num_updates``, so that every update sees part of every group.
-
-    Args:
-        num_rows: Rows of this process in the collection.
-        num_updates: Updates that share the collection.
-        micro_batch_size: Rows of a forward.
-
-    Returns:
-        ``[update][micro-batch][row]``.
-    """
+    """Rows of a process's collection by forward. -> ``[update][micro-batch][row]``."""
+    # Row q belongs to update q % num_updates, so that every update sees part of every group.
     updates = [list(range(first, num_rows, num_updates)) for first in range(num_updates)]
     size = micro_batch_size
     return [[rows[i : i + size] for i in range(0, len(rows), size)] for rows in updates]
@@ -236,28 +183,21 @@ def micro_batches(num_rows: int, num_updates: int, micro_batch_size: int) -> lis
 
 def stack_rows(items: Sequence[StreamItem]) -> Batch:
     """Rows of one shape as a batch; the empty prompt's condition is the trainer's to add."""
-    rows = [item["row"] for item in items]
+    rows = [row for _, row in items]
     first = rows[0]
-    tensors = {"x0": torch.stack([row["x0"] for row in rows])} if "x0" in first else {}
+    names = first["condition"]
     return Batch(
-        tensors,
-        {
-            name: torch.stack([row["condition"][name] for row in rows])
-            for name in first["condition"]
-        },
-        {},
-        [row["prompt"] for row in rows],
-        {name: [row["columns"][name] for row in rows] for name in first.get("columns", {})},
-        [item["position"] for item in items],
+        tensors={"x0": torch.stack([row["x0"] for row in rows])} if "x0" in first else {},
+        condition={name: torch.stack([row["condition"][name] for row in rows]) for name in names},
+        negative_condition={},
+        prompts=[row["prompt"] for row in rows],
+        columns={name: [row["columns"][name] for row in rows] for name in first.get("columns", {})},
+        positions=[position for position, _ in items],
     )
 
 
 def collate(items: Sequence[StreamItem], size: int | None = None) -> list[Batch]:
-    """The rows of a collection on one process, together where their shapes allow it.
-
-    Args:
-        items: The rows; none for an update that trains on rows collected earlier.
-        size: Rows of a micro-batch, each of one shape; null: all rows have the same.
-    """
-    step = size or len(items)
-    return [stack_rows(items[i : i + step]) for i in range(0, len(items), step or 1)]
+    """Rows of a collection on one process: together, or ``size`` of one shape at a time."""
+    # There are none in an update that trains on rows collected earlier.
+    step = size or len(items) or 1
+    return [stack_rows(items[i : i + step]) for i in range(0, len(items), step)]

@@ -22,11 +22,7 @@ from typing_extensions import override
 from baselines.base import Batch, Collected, Condition, Method, VelocityModel
 from baselines.config import TrainingConfig
 from baselines.loop import sharding
-from baselines.loop.checkpoints import (
-    TRANSFORMER_DIR,
-    Counters,
-    checkpoint_path,
-)
+from baselines.loop.checkpoints import TRANSFORMER_DIR, Counters, checkpoint_path
 from baselines.loop.ledger import LOSS, Ledger, Share
 from baselines.loop.stream import (
     CollectionSampler,
@@ -36,7 +32,7 @@ from baselines.loop.stream import (
     micro_batches,
     row_generator,
 )
-from baselines.loop.velocity import InAutocast, InChunks, Reference, VelocityOf
+from baselines.loop.velocity import InChunks, VelocityOf, in_autocast, reference_of
 from baselines.loop.weights import load_transformer, save_transformer
 
 OnLog = Callable[[int, Mapping[str, float]], None]
@@ -48,15 +44,7 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What a finished run cost, over all processes and resumptions.
-
-    Attributes:
-        optimizer_steps: Updates.
-        images_seen: Rows trained on; Flow-GRPO's are images that it generated.
-        forward_equivalents: Model evaluations of one row; a backward counts as two.
-        reward_calls: Images scored by the reward.
-        seconds: Wall-clock time in the loop.
-    """
+    """What a finished run cost: its updates, and the ``Counters`` at its end."""
 
     optimizer_steps: int
     images_seen: int
@@ -68,21 +56,8 @@ class TrainingSummary:
 class PostTrainer(Trainer):
     """Trains a transformer with a ``Method``; one Trainer step is one optimiser update.
 
-    Accumulation happens inside ``training_step``, because the loss is divided by a weight that is
-    summed over all micro-batches and processes first. Gradients are averaged over processes once
-    an update instead of by DistributedDataParallel's hooks: the number of backward calls may differ
-    between processes (groups without spread have no loss), and hooks would wait for ever.
-
-    Args:
-        model: What is trained, from ``prepare_transformer``.
-        arguments: From ``training_arguments``.
-        method: What computes the loss.
-        stream: Training data in its order.
-        training: The loop.
-        velocity_of: Makes the model, wrapped or not, what methods see.
-        negative_condition: Of the empty prompt, with a batch axis of 1.
-        on_log: Called on the main process with a step and its metrics.
-        callbacks: Run after the Trainer's own.
+    ``model`` is from ``prepare_transformer``, ``arguments`` from ``training_arguments``; the rest
+    is as in ``post_train``.
     """
 
     def __init__(
@@ -113,48 +88,39 @@ class PostTrainer(Trainer):
         self.on_log = on_log
         self.ledger = Ledger()
         # Made before a checkpoint is loaded: the reference is the model that training started from.
-        self._reference = (
-            Reference(model, self.accelerator, velocity_of) if method.needs_reference else None
-        )
+        self._reference: VelocityModel | None = None
+        if method.needs_reference:
+            self._reference = reference_of(model, self.accelerator, velocity_of)
         self._updates: deque[list[Batch]] = deque()
         self._rollout: Mapping[str, float] = {}
         self._reward_calls = 0
 
     @override
     def create_accelerator_and_postprocess(self) -> None:
-        """Shard as this loop needs it, where shards are asked for."""
         super().create_accelerator_and_postprocess()
         if self.args.fsdp:
             sharding.enable(self.accelerator.state, self.args.fsdp_plugin_args)
             self.is_fsdp_enabled = True
 
-    # --- data -------------------------------------------------------------------------------------
-
     @override
     def get_train_dataloader(self) -> DataLoader[StreamItem]:
-        """The stream, dealt out by accelerate: every process its own rows."""
         sampler = CollectionSampler(
             num_updates=self.training.steps,
             rows_per_rank=self.training.rows_per_process(self.args.world_size),
             world_size=self.args.world_size,
             updates_per_collection=self.method.updates_per_collection,
         )
+        # Rows of different shapes cannot be stacked: they come as micro-batches of one shape each.
+        size = self.training.micro_batch_size or sampler.rows_per_rank
         loader = DataLoader(
             self.stream,
             batch_sampler=sampler,
-            collate_fn=partial(collate, size=self._size_of_shape()),
+            collate_fn=partial(collate, size=None if self.stream.shapes is None else size),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
         )
         prepared: DataLoader[StreamItem] = self.accelerator.prepare(loader)
         return prepared
-
-    def _size_of_shape(self) -> int | None:
-        """Rows of a micro-batch where rows differ in shape; null: any go together."""
-        if self.stream.shapes is None:
-            return None
-        rows = self.training.rows_per_process(self.args.world_size)
-        return self.training.micro_batch_size or rows
 
     def _collect(self, velocity: VelocityModel, batches: Sequence[Batch]) -> None:
         """Run a collection phase and queue its updates, each as a list of micro-batches."""
@@ -163,11 +129,8 @@ class PostTrainer(Trainer):
             self._updates.append([self._collected(velocity, batch).batch for batch in batches])
             return
         (batch,) = batches
-        layout = micro_batches(
-            len(batch),
-            self.method.updates_per_collection,
-            self.training.micro_batch_size or len(batch),
-        )
+        size = self.training.micro_batch_size or len(batch)
+        layout = micro_batches(len(batch), self.method.updates_per_collection, size)
         chunked = InChunks(velocity, [part for update in layout for part in update])
         collected = self._collected(chunked, batch)
         self._rollout, self._reward_calls = collected.metrics, collected.reward_calls
@@ -186,8 +149,6 @@ class PostTrainer(Trainer):
         assert len(collected.batch) == len(batch), "a collection keeps its rows and their order"
         return collected
 
-    # --- one update -------------------------------------------------------------------------------
-
     @override
     def training_step(
         self,
@@ -195,24 +156,17 @@ class PostTrainer(Trainer):
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Forward and backward of one update, accumulated over micro-batches and processes.
-
-        Args:
-            model: The trained model, wrapped by accelerate.
-            inputs: Rows of the stream, on the device; empty where an earlier collection has them.
-            num_items_in_batch: Not used: the method's own weight takes its place.
-
-        Returns:
-            The loss over all processes; ().
-
-        Raises:
-            TrainingDiverged: The loss is not finite.
-        """
+        """Forward and backward of one update. -> the loss over all processes, ()."""
         self.ledger.tick()
         model.train()
-        velocity = self._velocity(model)
+        velocity = self.velocity_of(model)
+        if self.is_fsdp_enabled:
+            # accelerate puts autocast around a model unless it shards it.
+            velocity = in_autocast(velocity, self.accelerator)
         if not self._updates:
             self._collect(velocity, cast(list[Batch], inputs))
+        # Accumulated here, not by the Trainer, whose num_items_in_batch knows no method's weight:
+        # the loss is divided by that weight, summed over all micro-batches and processes first.
         micro_batches = self._updates.popleft()
         weight, useful = self._weigh(micro_batches)
         with nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model):
@@ -220,19 +174,11 @@ class PostTrainer(Trainer):
         self._average_gradients()
         return torch.tensor(self._account(sums, micro_batches, weight), device=self.args.device)
 
-    def _velocity(self, model: nn.Module) -> VelocityModel:
-        """The wrapped model as methods see it."""
-        velocity = self.velocity_of(model)
-        # accelerate puts autocast around a model unless it shards it.
-        return InAutocast(velocity, self.accelerator) if self.is_fsdp_enabled else velocity
-
     def _weigh(self, micro_batches: Sequence[Batch]) -> tuple[float, list[Batch]]:
-        """The weight of an update over all processes, and the micro-batches that enter its loss.
-
-        A sharded model's forward is collective: there one that another process needs is run.
-        """
+        """The weight of an update over all processes, and the micro-batches that enter its loss."""
         mine = [self.method.weight(batch) for batch in micro_batches]
         everyones: list[list[float]] = gather_object([mine])
+        # A sharded model's forward is collective: there one that another process needs is run.
         needed = [max(weights) for weights in zip(*everyones, strict=True)]
         counted = needed if self.is_fsdp_enabled else mine
         useful = [b for b, weight in zip(micro_batches, counted, strict=True) if weight > 0]
@@ -242,6 +188,7 @@ class PostTrainer(Trainer):
         self, velocity: VelocityModel, micro_batches: Sequence[Batch], weight: float
     ) -> dict[str, Tensor]:
         """Accumulate gradients of this process's rows; sums of the loss and of its metrics."""
+        # Times the processes, over which gradients are averaged afterwards.
         scale = self.args.world_size / weight if weight else 0.0
         sums: defaultdict[str, Tensor] = defaultdict(
             lambda: torch.zeros((), device=self.args.device)
@@ -253,6 +200,8 @@ class PostTrainer(Trainer):
                     sums[name] += value.detach()
         return sums
 
+    # Once an update instead of by DistributedDataParallel's hooks: the number of backward calls may
+    # differ between processes (groups without spread have no loss), and hooks would wait for ever.
     def _average_gradients(self) -> None:
         """Mean over processes; a parameter that none of them used stays without a gradient."""
         if self.is_fsdp_enabled:
@@ -308,7 +257,7 @@ class PostTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the update, the means since the last point and the counters."""
         if "loss" not in logs:
-            return  # the Trainer's closing summary, which the ledger replaces
+            return  # the Trainer's closing summary, which TrainingSummary replaces
         self.ledger.tick()
         values = {f"train/{name}": value for name, value in logs.items()}
         values |= self.ledger.close_window()
@@ -316,21 +265,18 @@ class PostTrainer(Trainer):
         if self.is_world_process_zero():
             self.on_log(self.state.global_step, values)
 
-    # --- checkpoints ------------------------------------------------------------------------------
-
     @override
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights in diffusers' or peft's layout."""
         assert output_dir is not None
         folder = Path(output_dir) / TRANSFORMER_DIR
         save_transformer(self.transformer, folder, is_main=self.args.should_save)
 
     @override
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """As the Trainer does, but it would write a sharded model's weights a second time."""
         if not self.is_fsdp_enabled:
             super()._save_optimizer_and_scheduler(output_dir)
             return
+        # The Trainer would write a sharded model's weights a second time.
         plugin = self.accelerator.state.fsdp_plugin
         save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
         assert self.lr_scheduler is not None
@@ -339,7 +285,6 @@ class PostTrainer(Trainer):
 
     @override
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write all but the averaged weights and the mark, which callbacks add."""
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             self.ledger.tick()
@@ -358,7 +303,3 @@ class PostTrainer(Trainer):
         """Read weights and counters, before training starts; the Trainer reads the rest."""
         load_transformer(self.transformer, checkpoint / TRANSFORMER_DIR)
         self.ledger = Ledger(Counters.load(checkpoint))
-
-    def summary(self) -> TrainingSummary:
-        """What the run has cost so far."""
-        return TrainingSummary(self.state.global_step, **vars(self.ledger.counters))

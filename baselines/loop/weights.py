@@ -14,27 +14,15 @@ from torch import Tensor, nn
 from baselines.config import LoraConfig, TrainingConfig
 from baselines.loop.sharding import plain_copy, whole
 
-#: Tells a directory of peft's from one of diffusers'.
-ADAPTER_FILE = "adapter_config.json"
-
 
 def prepare_transformer(
     transformer: nn.Module, training: TrainingConfig, lora: LoraConfig | None = None, seed: int = 0
 ) -> nn.Module:
-    """Make a loaded transformer trainable, in place.
+    """Make a loaded transformer trainable, in place. -> itself, or the ``PeftModel`` around it.
 
-    Args:
-        transformer: A diffusers model, frozen or not.
-        training: Says what memory is saved by, and whether layers are compiled.
-        lora: The adapter to train; null trains all weights, which become float32.
-        seed: Of the adapter's initial weights.
-
-    Returns:
-        ``transformer`` itself, or the ``PeftModel`` around it.
-
-    Raises:
-        ValueError: The model is not of diffusers, has no module of the adapter's names, or cannot
-            checkpoint gradients.
+    Without ``lora`` all weights are trained, which become float32; ``seed`` is of the adapter's
+    initial weights. ``ValueError`` where the model is not of diffusers, has no module of the
+    adapter's names, or cannot checkpoint gradients.
     """
     if not isinstance(transformer, ModelMixin):
         raise ValueError(
@@ -47,21 +35,17 @@ def prepare_transformer(
     if lora is not None:
         trained: nn.Module = _add_adapter(transformer, lora, seed)
     else:
+        # bf16 keeps 8 bits of a weight: most updates of 2e-5 would round to nothing.
         trained = transformer.float()
     if training.compile:
-        compile_layers(transformer)
+        stacks = [child for child in transformer.children() if isinstance(child, nn.ModuleList)]
+        # Layer by layer and in place: names of weights stay, and equal layers compile once.
+        for layer in [layer for stack in stacks for layer in stack] or [transformer]:
+            layer.compile()
     return trained
 
 
-def compile_layers(transformer: nn.Module) -> None:
-    """Compile each layer in place: names of weights stay, and equal layers compile once."""
-    stacks = [child for child in transformer.children() if isinstance(child, nn.ModuleList)]
-    for layer in [layer for stack in stacks for layer in stack] or [transformer]:
-        layer.compile()
-
-
 def _add_adapter(transformer: ModelMixin, lora: LoraConfig, seed: int) -> PeftModel:
-    """A fresh LoRA adapter; peft draws from the global generator, which is put back afterwards."""
     if lora.target_modules is None:
         raise ValueError("lora.target_modules=None: name the layers, or ask the model's family")
     adapter = PeftLoraConfig(
@@ -70,6 +54,7 @@ def _add_adapter(transformer: ModelMixin, lora: LoraConfig, seed: int) -> PeftMo
         target_modules=list(lora.target_modules),
         init_lora_weights="gaussian",
     )
+    # peft draws from the global generator, which is put back afterwards.
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = get_peft_model(transformer, adapter)
@@ -78,16 +63,12 @@ def _add_adapter(transformer: ModelMixin, lora: LoraConfig, seed: int) -> PeftMo
 
 
 def start_from(transformer: nn.Module, folder: Path) -> None:
-    """Give a transformer, in place, the weights that another run ended with.
+    """Give a transformer, in place, the weights that another run of it ended with.
 
-    Args:
-        transformer: The diffusers model that the other run started from.
-        folder: What ``save_transformer`` wrote; an adapter is merged into the weights.
-
-    Raises:
-        RuntimeError: The folder's weights are not those of ``transformer``.
+    ``folder`` is what ``save_transformer`` wrote; an adapter is merged into the weights.
+    ``RuntimeError`` where its weights are not those of ``transformer``.
     """
-    if not (folder / ADAPTER_FILE).is_file():
+    if not (folder / "adapter_config.json").is_file():  # that peft writes, and diffusers does not
         load_transformer(transformer, folder)
         return
     assert isinstance(transformer, ModelMixin)
@@ -96,13 +77,8 @@ def start_from(transformer: nn.Module, folder: Path) -> None:
 
 
 def save_transformer(model: nn.Module, folder: Path, *, is_main: bool = True) -> None:
-    """Write the weights as ``from_pretrained`` of diffusers or peft reads them.
-
-    Args:
-        model: What is trained; every process that holds a part of it calls this.
-        folder: Where to.
-        is_main: Whether this process writes.
-    """
+    """Write the weights as ``from_pretrained`` of diffusers or peft reads them, if ``is_main``."""
+    # Every process that holds a part of the weights gathers them; one writes.
     if isinstance(model, PeftModel):
         state = {n: whole(value) for n, value in model.state_dict().items() if "lora_" in n}
         if is_main:
@@ -118,13 +94,13 @@ def save_transformer(model: nn.Module, folder: Path, *, is_main: bool = True) ->
 def load_transformer(model: nn.Module, folder: Path) -> None:
     """Load what ``save_transformer`` wrote into ``model``, bit for bit.
 
-    Raises:
-        RuntimeError: The folder's weights are not those of ``model``.
+    ``RuntimeError`` where the folder's weights are not those of ``model``.
     """
     state: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         state.update(load_file(path))
     if isinstance(model, PeftModel):
+        # peft itself passes over missing and unknown names, and the run would go on untrained.
         expected = get_peft_model_state_dict(model, save_embedding_layers=False)
         different = state.keys() ^ expected.keys()
         if different:

@@ -1,9 +1,9 @@
-"""What a reward is, how one is named in a configuration, and what is checked of its answer.
+"""What a reward is, what is checked of its answer, and that a weighted sum of rewards is one.
 
 The convention is TRL's, with images for completions, so that a user's function plugs in unchanged.
-Imports no framework: a misspelt path is reported before anything heavy is loaded.
 """
 
+# Imports no framework: a misspelt path is reported before anything heavy is loaded.
 from __future__ import annotations
 
 import math
@@ -27,7 +27,6 @@ class RewardFunction(Protocol):
         self, *, prompts: Sequence[str], images: Sequence[Image.Image], **columns: Sequence[object]
     ) -> Sequence[float]:
         """One number an image, in order; ``columns`` are the data set's other columns."""
-        ...
 
 
 LatentReward = Callable[[Sequence[str], "Tensor", Mapping[str, Sequence[object]]], Sequence[float]]
@@ -36,27 +35,16 @@ LatentReward = Callable[[Sequence[str], "Tensor", Mapping[str, Sequence[object]]
 
 def reward_name(reward: object) -> str:
     """What to call a reward in messages and metrics."""
-    for attribute in ("name", "__name__"):
-        name = getattr(reward, attribute, None)
-        if isinstance(name, str):
-            return name
-    return type(reward).__name__
+    names = (getattr(reward, attribute, None) for attribute in ("name", "__name__"))
+    return next((name for name in names if isinstance(name, str)), type(reward).__name__)
 
 
 def checked_rewards(name: str, values: object, count: int) -> list[float]:
-    """Hold a reward's answer to the convention.
+    """What a reward returned for ``count`` images, as floats.
 
-    Args:
-        name: Of the reward, for messages.
-        values: What it returned.
-        count: Images it was given.
-
-    Returns:
-        The values as floats; (count,).
-
-    Raises:
-        RewardError: Not a sequence of numbers, the wrong number of them, or one that is not finite.
+    ``RewardError`` where that is no sequence of numbers, one an image, all of them finite.
     """
+    # A tensor or an array becomes numbers of Python; a list may still hold scalars of theirs.
     values = values.tolist() if hasattr(values, "tolist") else values
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise RewardError(
@@ -70,6 +58,7 @@ def checked_rewards(name: str, values: object, count: int) -> list[float]:
         )
     for index, value in enumerate(values):
         number = value.item() if hasattr(value, "item") else value
+        # None or nan for a failed image is not replaced here: what it is worth is the reward's say.
         if not isinstance(number, Real) or not math.isfinite(number):
             raise RewardError(
                 f"reward {name!r} returned {value!r} for image {index} of {count}: return a finite "
@@ -84,17 +73,7 @@ def score_images(
     images: Sequence[Image.Image],
     columns: Mapping[str, Sequence[object]],
 ) -> list[float]:
-    """Call a reward and hold its answer to the convention, as ``checked_rewards`` does.
-
-    Args:
-        reward: The function.
-        prompts: One an image.
-        images: RGB.
-        columns: Other columns of the data set, one entry an image.
-
-    Returns:
-        Rewards; one an image.
-    """
+    """Call a reward and hold its answer to the convention, as ``checked_rewards`` does."""
     values = reward(prompts=prompts, images=images, **columns)
     return checked_rewards(reward_name(reward), values, len(images))
 
@@ -102,12 +81,7 @@ def score_images(
 def refusal(reward: object, prompt: str, columns: Mapping[str, object]) -> str:
     """Why a reward cannot judge images of a prompt; empty where it can, or does not say.
 
-    A reward says so by a method ``check(prompt, columns)`` that raises ValueError.
-
-    Args:
-        reward: Any reward.
-        prompt: What is asked for.
-        columns: The prompt's other columns.
+    A reward says so by a method ``check(prompt, columns)`` that raises ``ValueError``.
     """
     check = getattr(reward, "check", None)
     if check is None:
@@ -117,3 +91,57 @@ def refusal(reward: object, prompt: str, columns: Mapping[str, object]) -> str:
     except ValueError as err:
         return str(err)
     return ""
+
+
+class Mixture:
+    """``sum of weight * reward``; each part is checked under its own name.
+
+    Each has a finite weight, and not all are 0, or ``RewardError``; negative ones penalise. Rewards
+    are not rescaled: the weights have to balance their units.
+    """
+
+    def __init__(self, rewards: Mapping[str, RewardFunction], weights: Mapping[str, float]) -> None:
+        unmatched = sorted(set(rewards) ^ set(weights))
+        if unmatched:
+            raise RewardError(
+                f"mixture of rewards: {', '.join(unmatched)} has a weight without a reward, or a "
+                "reward without a weight; name each in both"
+            )
+        for name, weight in weights.items():
+            if not math.isfinite(weight):
+                raise RewardError(f"weight {weight!r} of reward {name!r} must be a finite number")
+        if not any(weights.values()):
+            raise RewardError(f"mixture of rewards {dict(weights)}: give at least one weight but 0")
+        self.rewards = dict(rewards)
+        self.weights = dict(weights)
+        self.name = " + ".join(f"{weight:g} {name}" for name, weight in weights.items())
+
+    def __call__(
+        self, *, prompts: Sequence[str], images: Sequence[Image.Image], **columns: Sequence[object]
+    ) -> list[float]:
+        """Weighted sum, one an image."""
+        # A part that cannot judge a prompt (an OCR reward without a text to read) adds nothing to
+        # its images: advantages are taken within a prompt's group, so that shifts none of them.
+        totals = [0.0] * len(images)
+        for name, reward in self.rewards.items():
+            rows = [
+                i
+                for i, prompt in enumerate(prompts)
+                if not refusal(reward, prompt, {key: c[i] for key, c in columns.items()})
+            ]
+            if not rows:
+                continue
+            values = reward(
+                prompts=[prompts[i] for i in rows],
+                images=[images[i] for i in rows],
+                **{key: [column[i] for i in rows] for key, column in columns.items()},
+            )
+            for i, value in zip(rows, checked_rewards(name, values, len(rows)), strict=True):
+                totals[i] += self.weights[name] * value
+        return totals
+
+    def check(self, prompt: str, columns: Mapping[str, object]) -> None:
+        """``ValueError``, which says what each lacks, where no part can judge a prompt's images."""
+        refused = {name: refusal(reward, prompt, columns) for name, reward in self.rewards.items()}
+        if all(refused.values()):
+            raise ValueError("; ".join(f"{name}: {why}" for name, why in refused.items()))

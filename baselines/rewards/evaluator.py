@@ -1,11 +1,13 @@
-"""Any evaluator can be a reward."""
+"""Any evaluator can be a reward, and a user's function by its dotted path."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from baselines.rewards.base import RewardError
+from baselines.rewards.base import RewardError, RewardFunction
 from evaluators.base import Evaluator, Sample
 from evaluators.scoring import checked_scores
 
@@ -14,51 +16,27 @@ if TYPE_CHECKING:
 
 
 class EvaluatorReward:
-    """What an evaluator's scores are worth to it: the value, turned over where lower is better.
+    """What an evaluator's scores are worth to it (``Evaluator.reward``).
 
-    GenEval's is its strict score with partial credit (``Evaluator.reward``).
-
-    Training on an evaluator that does not work is worse than not training, so its canaries are
-    scored first (an ``EvaluatorError`` if they fail) and an unscored image stops the run.
-
-    Args:
-        evaluator: A loaded one.
-        name: For messages; None: the evaluator's.
+    ``EvaluatorError`` where its canaries fail. ``name`` is for messages.
     """
 
     def __init__(self, evaluator: Evaluator, name: str | None = None) -> None:
+        # Training on an evaluator that does not work is worse than not training.
         evaluator.check_canaries()
         self.evaluator = evaluator
         self.name = name or evaluator.name
 
     def check(self, prompt: str, columns: Mapping[str, object]) -> None:
-        """Refuse a prompt that the evaluator cannot judge images of.
-
-        Args:
-            prompt: What is asked for.
-            columns: See ``__call__``; the entries of one image.
-
-        Raises:
-            ValueError: Says what is wrong.
-        """
+        """``ValueError`` for a prompt that the evaluator cannot judge images of."""
         self.evaluator.check(prompt, _metadata(columns))
 
     def __call__(
         self, *, prompts: Sequence[str], images: Sequence[Image.Image], **columns: Sequence[object]
     ) -> list[float]:
-        """Score images.
+        """Score images; ``columns`` become the samples' metadata.
 
-        Args:
-            prompts: One an image.
-            images: RGB.
-            **columns: Become the samples' metadata; the entries of a column of mappings called
-                ``metadata`` (GenEval's) are merged into it.
-
-        Returns:
-            Rewards; one an image.
-
-        Raises:
-            RewardError: An image that the evaluator could not score.
+        ``RewardError`` for an image that the evaluator could not score.
         """
         samples = [
             Sample(
@@ -83,7 +61,46 @@ class EvaluatorReward:
 def _metadata(columns: Mapping[str, object]) -> dict[str, object]:
     """A sample's metadata of one image's columns."""
     row = dict(columns)
+    # GenEval's prompt files keep what is asked for in a column of mappings of that name.
     nested = row.pop("metadata", {})
-    if not isinstance(nested, Mapping):
-        return {**row, "metadata": nested}
-    return {**row, **nested}
+    return row | (dict(nested) if isinstance(nested, Mapping) else {"metadata": nested})
+
+
+def resolve_reward(path: str) -> RewardFunction:
+    """Import a reward by its dotted path; ``RewardError`` where nothing fit is there.
+
+    That is ``package.module.function`` or ``package.module:function``, where an evaluator, or an
+    evaluator's class that takes no arguments, may stand for the function.
+    """
+    module_path, _, attribute = path.replace(":", ".").rpartition(".")
+    if not module_path or not attribute:
+        raise RewardError(f"reward {path!r} is no dotted path: write package.module.function")
+    try:
+        named: object = getattr(importlib.import_module(module_path), attribute)
+    except ImportError as err:
+        raise RewardError(
+            f"reward {path!r}: cannot import {module_path!r} ({err}); install it, or run from the "
+            "directory that holds it"
+        ) from err
+    except AttributeError as err:
+        raise RewardError(
+            f"reward {path!r}: module {module_path!r} has no {attribute!r}; check the spelling"
+        ) from err
+    if inspect.isclass(named) and issubclass(named, Evaluator):
+        kind = named
+        try:
+            named = kind()
+        except TypeError as err:
+            raise RewardError(
+                f"reward {path!r}: {kind.__name__} cannot be made without arguments ({err}); name "
+                "an instance of it"
+            ) from err
+    if isinstance(named, Evaluator):
+        return EvaluatorReward(named)
+    if inspect.isclass(named) or not callable(named):
+        raise RewardError(
+            f"reward {path!r} is a {type(named).__name__}: name a function "
+            "reward(prompts, images, **columns), or an instance that can be called like one"
+        )
+    reward: RewardFunction = named
+    return reward

@@ -19,15 +19,14 @@ from baselines.loop.post_train import post_train
 from baselines.loop.weights import load_transformer, prepare_transformer, start_from
 from baselines.rewards.base import (
     LatentReward,
+    Mixture,
     RewardError,
     RewardFunction,
     refusal,
     reward_name,
     score_images,
 )
-from baselines.rewards.evaluator import EvaluatorReward
-from baselines.rewards.mixture import Mixture
-from baselines.rewards.resolve import resolve_reward
+from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
 from soarbench.common.errors import UserError
 from soarbench.config.run import ProcessesConfig

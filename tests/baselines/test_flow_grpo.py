@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
-from baselines.base import Batch
+from baselines.base import Batch, World
 from baselines.flow import euler_sample, guided_velocity, sampling_sigmas
 from baselines.flow_grpo import (
     FlowGrpo,
@@ -47,14 +47,8 @@ def flow_grpo(shape=(2,), reward=first_element, gather=lambda local: local, rank
         "kl_coeff": 0.0,
         "updates_per_collection": 1,
     }
-    return FlowGrpo(
-        FlowGrpoConfig(**(defaults | config)),
-        shift=SHIFT,
-        latent_shape=shape,
-        reward=reward,
-        gather=gather,
-        rank=rank,
-    )
+    world = World(shift=SHIFT, latent_shape=shape, reward=reward, gather=gather, rank=rank)
+    return FlowGrpo(FlowGrpoConfig(**(defaults | config)), world)
 
 
 def collected(method: FlowGrpo, model, count: int, seed: int = 0) -> Batch:

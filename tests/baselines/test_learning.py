@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from baselines.base import World
 from baselines.config import OptimConfig
 from baselines.flow import euler_sample, sampling_sigmas
 from baselines.flow_grpo import FlowGrpo
@@ -77,7 +78,7 @@ def test_flow_grpo_moves_a_trained_model_towards_the_reward(tmp_path, base_model
         kl_coeff=0.0,
         updates_per_collection=2,
     )
-    method = FlowGrpo(config, shift=1.0, latent_shape=(2,), reward=near_the_target)
+    method = FlowGrpo(config, World(shift=1.0, latent_shape=(2,), reward=near_the_target))
     training = run_config(
         steps=40, batch_size=32, optim=OptimConfig(learning_rate=3e-3), save_steps=40
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from baselines import flow, flow_grpo, flow_matching, groups, sft, soar
+from baselines.base import World
 from baselines.flow_grpo_config import FlowGrpoConfig
 from baselines.sft_config import SftConfig
 from baselines.soar_config import SoarConfig
@@ -284,9 +285,7 @@ def methods():
                 kl_coeff=0.5,
                 kl_form=kl_form,
             ),
-            shift=3.0,
-            latent_shape=(4, 8, 8),
-            reward=nearby_reward,
+            World(shift=3.0, latent_shape=(4, 8, 8), reward=nearby_reward),
         )
 
 
@@ -350,7 +349,8 @@ def test_rewards_are_compared_in_float64():
         return [1.0 + 2.0**-25 * (i >= 3) for i in range(len(latents))]
 
     method = METHODS["flow_grpo"]
-    ours = flow_grpo.FlowGrpo(method.config, shift=3.0, latent_shape=(4, 8, 8), reward=reward)
+    world = World(shift=3.0, latent_shape=(4, 8, 8), reward=reward)
+    ours = flow_grpo.FlowGrpo(method.config, world)
     collected = ours.collect(ConvModel(), toy_batch(6, (4, 8, 8)), generators(6))
     assert collected.metrics["rollout/num_zero_std_groups"] == 0
     assert collected.batch["active"].all()

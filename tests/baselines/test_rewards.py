@@ -6,15 +6,14 @@ import torch
 from PIL import Image
 
 from baselines.rewards.base import (
+    Mixture,
     RewardError,
     checked_rewards,
     refusal,
     reward_name,
     score_images,
 )
-from baselines.rewards.evaluator import EvaluatorReward
-from baselines.rewards.mixture import Mixture
-from baselines.rewards.resolve import resolve_reward
+from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
 from evaluators.base import Canary, Evaluator, EvaluatorError, JudgeConfig, Sample, Score
 
 IMAGES = [Image.new("RGB", (4, 4), (level, 0, 0)) for level in (0, 100, 200)]

@@ -10,7 +10,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from baselines.base import Condition, Method
+from baselines.base import Condition, Method, World
 from baselines.config import LoraConfig, OptimConfig, TrainingConfig
 from baselines.flow_grpo import FlowGrpo
 from baselines.flow_grpo_config import FlowGrpoConfig
@@ -113,7 +113,7 @@ def flow_grpo(
         clip_range=0.2,
         updates_per_collection=updates_per_collection,
     )
-    return FlowGrpo(config, shift=1.0, latent_shape=(2,), reward=reward, **distributed)
+    return FlowGrpo(config, World(shift=1.0, latent_shape=(2,), reward=reward, **distributed))
 
 
 METHODS = {"sft": sft, "soar": soar, "flow_grpo": flow_grpo}

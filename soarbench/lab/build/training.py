@@ -15,9 +15,8 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from baselines.loop.callbacks import MarkComplete
+from baselines.loop.callbacks import EmaCallback, MarkComplete
 from baselines.loop.checkpoints import last_complete_checkpoint
-from baselines.loop.ema import EmaCallback
 from baselines.loop.progress import ProgressCallback
 from soarbench.lab.world.grammar import training_sample
 from soarbench.lab.world.scenes import IMAGE_SIZE, render

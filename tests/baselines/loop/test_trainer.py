@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from baselines.base import Collected, LossOutput, Method
 from baselines.config import EmaConfig, OptimConfig
-from baselines.loop.checkpoints import finished_snapshots, snapshot_path
+from baselines.loop.checkpoints import snapshot_path
 from baselines.loop.trainer import TrainingDiverged
 from tests.baselines.toys import (
     LORA,
@@ -199,9 +199,9 @@ def test_reference_stays_the_base_model(tmp_path, lora):
 def test_snapshots_hold_the_averaged_weights(tmp_path):
     config = run_config(steps=4, ema=EmaConfig(decay=0.5, every=1), num_snapshots=2)
     final, _, _ = run(tmp_path, sft(), config)
-    snapshots = finished_snapshots(tmp_path)
-    assert list(snapshots) == [2, 4]
-    last = PlaneModel.from_pretrained(snapshots[4])
+    kept = [snapshot_path(tmp_path, step) for step in (2, 4)]
+    assert sorted((tmp_path / "snapshots").iterdir()) == kept
+    last = PlaneModel.from_pretrained(kept[-1])
     assert_same(dict(last.state_dict()), final)
     trained, _, _ = run(tmp_path / "plain", sft(), run_config(steps=4))
     assert not torch.equal(trained["last.weight"], final["last.weight"])
@@ -212,8 +212,8 @@ def test_ema_follows_the_recurrence(tmp_path):
     averaged, _, _ = run(tmp_path / "averaged", sft(), config)
     run(tmp_path / "plain", sft(), run_config(steps=4, num_snapshots=4))
     first, *others = (
-        PlaneModel.from_pretrained(path).last.weight
-        for path in finished_snapshots(tmp_path / "plain").values()
+        PlaneModel.from_pretrained(snapshot_path(tmp_path / "plain", step)).last.weight
+        for step in (1, 2, 3, 4)
     )
     # diffusers' warm-up: 0 at the first averaging, then (1 + n) / (10 + n), here capped at 0.15.
     assert (1 + 1) / (10 + 1) > 0.15
