@@ -10,7 +10,7 @@ from torch import Tensor
 
 from baselines.base import Batch
 from baselines.flow import draw_noise
-from baselines.loop.stream import Row, RowSource, StreamItem, stack_rows
+from baselines.loop.stream import Row, RowSource, stack_rows
 from soarbench.diagnostics.measured import Measured
 from soarbench.diagnostics.settings import NOISE_SEED, NORM_LEVELS, NUM_PROBES, STARTS
 from soarbench.diagnostics.trajectories import path_deviation, velocity_norm
@@ -30,7 +30,7 @@ def make_probes(rows: RowSource, model: ImageModel) -> Batch:
 
 def batch_of(rows: Sequence[Row], model: ImageModel) -> Batch:
     """Rows of one shape, with the empty prompt's condition, where the model is."""
-    batch = stack_rows([StreamItem(position=i, row=row) for i, row in enumerate(rows)])
+    batch = stack_rows(list(enumerate(rows)))
     negative = {
         name: value.expand(len(rows), *value.shape[1:])
         for name, value in model.encode_prompts([""]).items()
