@@ -69,7 +69,7 @@ def sheet(options: SheetOptions, _words: Sequence[str], *, console: Console) -> 
     """Draw the base model's images of GenEval prompts of the laboratory."""
     from soarbench.lab.build.card import base_samples
     from soarbench.lab.config import LabModelConfig
-    from soarbench.lab.sheets import contact_sheet
+    from soarbench.lab.world.draw import contact_sheet
     from soarbench.models.sd3.model import SD3Model
 
     count = 4
