@@ -103,7 +103,7 @@ def resolve_file(weights: str | Path, filename: str, *, key: str = "weights") ->
     return _from_hub(weights, key, hf_hub_download, filename=filename)
 
 
-def _from_hub(weights: str | Path, key: str, fetch: Callable[..., str], **wanted: object) -> Path:
+def _from_hub(weights: str | Path, key: str, fetch: Callable[..., str], **options: object) -> Path:
     """What the local cache has or, when the hub may be asked, the hub."""
     from huggingface_hub import constants, errors
 
@@ -111,7 +111,7 @@ def _from_hub(weights: str | Path, key: str, fetch: Callable[..., str], **wanted
     match = _HUB_ID.fullmatch(str(weights))
     if match is None:
         raise WeightsError(f"{setting}: no such file or directory, and not a hub id (owner/name)")
-    fetch = functools.partial(fetch, match["repo"], revision=match["revision"], **wanted)
+    fetch = functools.partial(fetch, match["repo"], revision=match["revision"], **options)
     # The cache first: a run is the same without a network, and asks nothing for what is here.
     try:
         return Path(fetch(local_files_only=True))

@@ -118,8 +118,8 @@ class Mask2FormerDetector:
             batch = self._instances([images[row] for row in rows], thresholds)
             for row, instances in zip(rows, batch, strict=True):
                 detections[row] = [
-                    Detection(self.class_names[found.label], found.box, found.score)
-                    for found in instances
+                    Detection(self.class_names[instance.label], instance.box, instance.score)
+                    for instance in instances
                 ]
                 # Masks of full size are freed with their batch; of what is to be coloured, the crop
                 # stays, so that crops of all images share the colour model's batches.

@@ -62,7 +62,7 @@ def judge(
     request = parse_request(metadata)
     all_objects = [as_detection(item) for item in detections]
     rows = confident_indices(all_objects, request.tag)
-    objects = {label: [all_objects[i] for i in found] for label, found in rows.items()}
+    objects = {label: [all_objects[i] for i in kept] for label, kept in rows.items()}
     _, problems = _walk(objects, request, exact=False)
     parts, strict_problems = _walk(objects, request, exact=True)
     # The strict verdict has no use for it: an exact count is never one too many.
@@ -153,9 +153,9 @@ def _check_clause(
         hits = colors.count(clause.color)
         parts.append(1 - abs(clause.count - hits) / clause.count)
         if hits != clause.count:
-            found = ", ".join(f"{colors.count(color)} {color}" for color in dict.fromkeys(colors))
+            listed = ", ".join(f"{colors.count(color)} {color}" for color in dict.fromkeys(colors))
             wish = f'expected {clause.count} {clause.color} "{clause.label}"'
-            return parts, f"{wish}, found {found}"
+            return parts, f"{wish}, found {listed}"
     if clause.relation is None or clause.target is None:
         return parts, ""
     targets = groups[clause.target]

@@ -31,21 +31,21 @@ from evaluators.geneval.verdict import Verdict, judge
 
 # As published, down to a loader of four worker processes for the crops of every clause.
 NUM_PAIRS, NUM_WORKERS, CROPS_A_BATCH = 100, 4, 16
-Found = Sequence[tuple[Detection, np.ndarray]]
+Instances = Sequence[tuple[Detection, np.ndarray]]
 """Objects, each with its mask, (H, W)."""
 
 
 class Crops(Dataset[Tensor]):
     """Objects of one image on grey, as the colour model takes them."""
 
-    def __init__(self, image: Image.Image, found: Found, preprocess: Preprocess) -> None:
-        self.image, self.found, self.preprocess = image, found, preprocess
+    def __init__(self, image: Image.Image, instances: Instances, preprocess: Preprocess) -> None:
+        self.image, self.instances, self.preprocess = image, instances, preprocess
 
     def __len__(self) -> int:
-        return len(self.found)
+        return len(self.instances)
 
     def __getitem__(self, index: int) -> Tensor:
-        detection, mask = self.found[index]
+        detection, mask = self.instances[index]
         pixels = np.full((*mask.shape, 3), 0x99, dtype=np.uint8)
         pixels[mask] = np.asarray(self.image)[mask]
         left, top, right, bottom = (int(edge) for edge in detection.box)
@@ -103,7 +103,7 @@ class NaiveGenEval:
         ]
         return judge(detections, metadata)
 
-    def detect(self, image: Image.Image) -> Found:
+    def detect(self, image: Image.Image) -> Instances:
         """The 100 best pairs by falling score, each with its mask."""
         pixels = model_input(image, device=self.device)
         output = self.detector(pixels[None])
@@ -128,10 +128,10 @@ class NaiveGenEval:
             detections.append((Detection(CLASS_NAMES[label], box, score.item()), own))
         return sorted(detections, key=lambda pair: -pair[0].score)
 
-    def colors(self, image: Image.Image, found: Found, name: str) -> list[str]:
+    def colors(self, image: Image.Image, instances: Instances, name: str) -> list[str]:
         """Colours of one image's objects of one class, through a loader of their own."""
         loader = DataLoader(
-            Crops(image, found, self.preprocess),
+            Crops(image, instances, self.preprocess),
             batch_size=CROPS_A_BATCH,
             num_workers=NUM_WORKERS,
             multiprocessing_context="fork",

@@ -101,16 +101,16 @@ class GridProgress:
         self._show(text)
 
     def _show(self, text: str, *, force: bool = False) -> None:
-        left = f"{timedelta(seconds=round(self.remaining()))} left"
+        remaining = f"{timedelta(seconds=round(self.remaining()))} left"
         total = self._done + sum(self._left.values())
         if self._bars is not None:
-            self._bars.update(self._grid_bar, total=total, completed=self._done, note=left)
+            self._bars.update(self._grid_bar, total=total, completed=self._done, note=remaining)
             return
         now = self.clock()
         if force or now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             share = 100 * self._done / total if total else 100.0
-            line = f"[{share:3.0f}%, {left}] {self._description} {text}"
+            line = f"[{share:3.0f}%, {remaining}] {self._description} {text}"
             print_line(self.console, line)
 
 

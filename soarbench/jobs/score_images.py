@@ -118,14 +118,14 @@ def score_by(
     folder = ScoresFolder(request.output / name)
     names = [(file.sample_id, file.prompt_id, file.prompt) for file in files]
     # What another launch with this output must want, too.
-    wanted = {
+    stated = {
         "suite": request.suite.name,
         "coverage": request.coverage,
         "prompts": images.prompts,
         "images": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
         "judge": config.identity(),
     }
-    content = Artefact(folder.root).refuse_other(wanted, "scores")
+    content = Artefact(folder.root).refuse_other(stated, "scores")
     sha256 = {file.sample_id: _sha256(file.path) for file in files}
     _refuse_changed(folder, files, sha256)
     evaluator, protocol = opened(folder, config, content, images.prompts)

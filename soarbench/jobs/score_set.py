@@ -43,9 +43,9 @@ class SetScoring:
     def run(self) -> None:
         """Score what is not scored yet."""
         make_writable(self.output.parent, "output")
-        wanted = {"content": self.data.content, "judge": self.config.identity()}
+        contents = {"content": self.data.content, "judge": self.config.identity()}
         # As JSON gives it back: tuples are lists there.
-        content: dict[str, object] = json.loads(json.dumps(wanted))
+        content: dict[str, object] = json.loads(json.dumps(contents))
         self._refuse_other(content)
         if self.output.is_file():
             self._say(f"{self.output} is finished; nothing is left to score")
@@ -78,8 +78,8 @@ class SetScoring:
     def _chunks(self, done: set[str]) -> Iterator[list[Sample]]:
         """The rows that were not judged yet, as the judge sees them."""
         samples = (self._sample(record) for record in records_of(self.data))
-        left = (sample for sample in samples if sample and sample.sample_id not in done)
-        while chunk := list(itertools.islice(left, CHUNK)):
+        unscored = (sample for sample in samples if sample and sample.sample_id not in done)
+        while chunk := list(itertools.islice(unscored, CHUNK)):
             # Hours of judging come after this: a set with too many bad images ends before.
             self.unusable.check()
             yield chunk

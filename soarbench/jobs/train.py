@@ -38,8 +38,8 @@ class Train(Job):
         assert self.cell.training is not None
         # A second stage is as fast as that method is anywhere.
         method = stages(self.cell.method_name)[-1]
-        left = self.cell.training.steps - _steps_done(store.artefact(self.address).root)
-        return left * rates.seconds_per_step.get(method, 0.0)
+        steps = self.cell.training.steps - _steps_done(store.artefact(self.address).root)
+        return steps * rates.seconds_per_step.get(method, 0.0)
 
     def run(self, context: Context) -> None:
         """Train, and keep what it logged and cost."""

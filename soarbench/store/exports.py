@@ -95,13 +95,13 @@ def _by_cell(path: Path, written: int | None) -> Mapping[str, pa.Table]:
     table = None if written is None else read_table(path, _REMEDY)
     if table is None:
         return {}
-    found, start, rows = {}, 0, table.drop_columns([_ID])
+    tables, start, rows = {}, 0, table.drop_columns([_ID])
     for cell_id, own in itertools.groupby(table[_ID].to_pylist()):
         size = sum(1 for _ in own)
         # A slice shares the table's memory; a filter a cell would scan and copy it every time.
-        found[cell_id] = rows.slice(start, size)
+        tables[cell_id] = rows.slice(start, size)
         start += size
-    return found
+    return tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,12 +230,12 @@ def _values(cell: Cell, clean: Mapping[str, str]) -> dict[str, object]:
 
 def _on_all_data(cell: Cell, name: Table, older: Cell | None) -> pa.Table | None:
     """A probe's rows on the data of every key, some maybe only in an older export."""
-    found = {}
+    probes = {}
     for key in cell.description["paths"]:
-        found[key] = cell.tables.probe(name, key)
-        if found[key] is None and older is not None:
-            found[key] = older.tables.probe(name, key)
-    return _joined("key", found.items())
+        probes[key] = cell.tables.probe(name, key)
+        if probes[key] is None and older is not None:
+            probes[key] = older.tables.probe(name, key)
+    return _joined("key", probes.items())
 
 
 def _joined(label: str, parts: Iterable[tuple[str, pa.Table | None]]) -> pa.Table | None:

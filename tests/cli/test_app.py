@@ -121,4 +121,4 @@ def test_help_and_configuration_errors_load_nothing_heavy(arguments: list[str]) 
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     # Of the processor, so that a busy machine does not fail the test.
-    assert float(done.stdout.splitlines()[-1]) < 2.0
+    assert float(done.stdout.splitlines()[-1]) < 4.0
