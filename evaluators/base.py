@@ -1,21 +1,17 @@
-"""What a judge is: it scores samples, one ``Score`` each and in order; aggregation is separate.
-
-A failed measurement is ``nan`` with a reason, is counted, and is never a number. A ``JudgeConfig``
-says what a judge's number is, what it takes and how it is set; ``build`` makes the ``Evaluator``.
-"""
+"""What a judge is: a ``JudgeConfig`` says what its number is and builds the ``Evaluator``."""
 
 from __future__ import annotations
 
 import abc
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from PIL import Image
 
-from evaluators.errors import EvaluatorError as EvaluatorError
+from evaluators.weights import EvaluatorError as EvaluatorError
 from evaluators.weights import PublishedWeights, content_digest
 
 #: Metadata of a field that no address holds: it changes speed, memory or words, and no number.
@@ -24,10 +20,7 @@ ADDRESS: Mapping[str, bool] = {"address": False}
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeConfig(abc.ABC):
-    """A judge as it is set; importing one loads no framework.
-
-    A subclass is a frozen dataclass of the judge's settings, beside its evaluator, and states the
-    facts below; nothing else repeats them.
+    """A judge as it is set: a frozen dataclass beside its evaluator, which states the facts below.
 
     Attributes:
         kind: Stable name in addresses, whatever the class is called and wherever it lies.
@@ -35,13 +28,11 @@ class JudgeConfig(abc.ABC):
         title: For people.
         summary: What it measures, in a few words.
         unit: Of its number.
-        units: Of further numbers of its summary that are not in this unit; where one begins with
-            ``%``, the number is a share and shown times 100.
+        units: Of further numbers in another unit; with ``%`` in front, of a share shown times 100.
         decimals: Digits after the point; one more than the differences that matter.
         value_range: Least and largest number.
         higher_is_better: Which way is up.
-        is_macro_mean: Whether the headline is the mean of the means of the prompts' tasks (the
-            ``tag`` in a score's details), and not the mean over images.
+        is_macro_mean: Whether the headline is the mean of means by the ``tag`` in scores' details.
         is_oracle: Whether it knows the truth, as only a drawn world can.
         oracle_of: Names of the learned judges whose truth it knows.
         packages: Names of the packages that it imports, as pip has them.
@@ -67,23 +58,16 @@ class JudgeConfig(abc.ABC):
 
     @abc.abstractmethod
     def build(self) -> Evaluator:
-        """The evaluator; most load their weights only when they first score.
-
-        Raises:
-            EvaluatorError: It cannot be used here.
-        """
+        """The evaluator; ``EvaluatorError`` where it cannot be used."""
 
     @property
     def libraries(self) -> tuple[str, ...]:
-        """Packages whose versions a number may depend on; Pillow decodes for every judge."""
+        """Packages whose versions a number may depend on."""
+        # Pillow decodes the images of every judge.
         return (*self.packages, "pillow")
 
     def check_prompt(self, prompt: str, metadata: Mapping[str, object]) -> None:  # noqa: B027
-        """Refuse a prompt that no image could be judged for; most judges take any.
-
-        Raises:
-            ValueError: Says what is wrong with the prompt or its metadata.
-        """
+        """Refuse, by a ``ValueError``, a prompt that no image could be judged for."""
 
     def missing(self) -> tuple[str, str]:
         """What is not here besides packages and weights, and the command that gets it."""
@@ -100,7 +84,8 @@ class JudgeConfig(abc.ABC):
         return {name: getattr(self, name) for name in names if name not in self.weight_files()}
 
     def identity(self) -> dict[str, object]:
-        """What its address holds, as JSON values: the same wherever its class or weights lie."""
+        """What its address holds, as JSON values."""
+        # The kind and not the class's path: a class that is moved keeps the scores that it gave.
         weights = {name: self._digest(name, files) for name, files in self.weight_files().items()}
         return {
             "kind": self.kind,
@@ -111,11 +96,13 @@ class JudgeConfig(abc.ABC):
 
     def _digest(self, name: str, files: Sequence[str]) -> str:
         weights = str(getattr(self, name))
-        for published in self.published:
-            known = dict(published.sha256)
-            if published.repo == weights and list(files) == list(known) and len(known) == 1:
-                return known[files[0]]
-        return content_digest(weights, files)
+        # A file whose content is pinned has one address, fetched or not, local or on the hub.
+        pinned: dict[tuple[str, ...], str] = {
+            (published.repo, file): sha256
+            for published in self.published
+            for file, sha256 in published.sha256
+        }
+        return pinned.get((weights, *files)) or content_digest(weights, files)
 
     def facts(self) -> dict[str, object]:
         """What a report must know about its number, as JSON values."""
@@ -132,16 +119,25 @@ class JudgeConfig(abc.ABC):
         }
 
 
+def check_settings(
+    config: JudgeConfig, *, texts: Sequence[str] = (), counts: Sequence[str] = ()
+) -> None:
+    """Refuse empty names of weights and counts below 1 (None is no count) by a ``ValueError``."""
+    for name in texts:
+        if not getattr(config, name):
+            raise ValueError(f"{name} is empty: give a hub id (owner/name) or a local path")
+    for name in counts:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """An image to be judged.
+    """An RGB image to be judged, with GenEval's metadata or what else the evaluator needs.
 
-    Attributes:
-        sample_id: Unique in a set, e.g. ``"00012/0003"``.
-        prompt_id: Images of the same prompt share it; statistics cluster by it.
-        prompt: What was asked for.
-        image: RGB.
-        metadata: GenEval's metadata, or what else the evaluator needs.
+    ``sample_id`` is unique in a set, e.g. ``"00012/0003"``; ``prompt_id`` is shared by the images
+    of a prompt, by which statistics cluster.
     """
 
     sample_id: str
@@ -149,6 +145,11 @@ class Sample:
     prompt: str
     image: Image.Image
     metadata: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def drawn(cls, name: str, prompt: str, image: Image.Image, **metadata: object) -> Sample:
+        """One side of a canary."""
+        return cls(sample_id=name, prompt_id=name, prompt=prompt, image=image, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +162,7 @@ class Score:
     details: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # Elsewhere a failed measurement is a -10 or a 0, which somebody later forgets to leave out.
         if math.isnan(self.value) != (self.reason is not None):
             raise ValueError(f"{self.sample_id}: value is nan exactly when a reason is given")
 
@@ -195,7 +197,7 @@ class Evaluator(abc.ABC):
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """What numbers depend on beside the weights (thresholds, dtype), for the fingerprint."""
+        """What numbers depend on beside the weights, for the fingerprint."""
         return self.config.settings()
 
     @abc.abstractmethod
@@ -207,11 +209,7 @@ class Evaluator(abc.ABC):
         """Pairs that must come out in the known order before anything is scored."""
 
     def check(self, prompt: str, metadata: Mapping[str, object]) -> None:
-        """Refuse a prompt that no image could be judged for.
-
-        Raises:
-            ValueError: Says what is wrong with the prompt or its metadata.
-        """
+        """Refuse, by a ``ValueError``, a prompt that no image could be judged for."""
         self.config.check_prompt(prompt, metadata)
 
     def reward(self, score: Score) -> float:
@@ -225,23 +223,20 @@ class Evaluator(abc.ABC):
 
     def aggregate(
         self,
-        samples: Sequence[Sample],  # noqa: ARG002 (GenEval needs the tasks)
+        samples: Sequence[Sample],  # noqa: ARG002 (GenEval needs the prompts)
         scores: Sequence[Score],
     ) -> dict[str, float]:
         """Summary numbers; the first is the headline. Unscored images are left out and counted."""
         values = [score.value for score in scores if score.reason is None]
-        mean = math.fsum(values) / len(values) if values else math.nan
-        return {"mean": mean, "unscored": float(len(scores) - len(values))}
+        return {"mean": mean_of(values), "unscored": float(len(scores) - len(values))}
 
     def check_canaries(self) -> None:
-        """Score the canaries.
-
-        Raises:
-            EvaluatorError: A pair comes out unscored or in the wrong order.
-        """
+        """Score the canaries; ``EvaluatorError`` where a pair is unscored or in the wrong order."""
+        # A wrong detector elsewhere gives a GenEval of 0.03 and no error (djghosh13/geneval#6).
+        sign = 1 if self.config.higher_is_better else -1
         for canary in self.canaries():
             good, bad = self.score([canary.good, canary.bad])
-            sign = 1 if self.config.higher_is_better else -1
+            # Not "<=", which lets an unscored one pass: nan compares as false.
             if not sign * good.value > sign * bad.value:
                 raise EvaluatorError(
                     f"evaluator {self.name!r} does not work here: canary {canary.good.sample_id!r} "
@@ -249,3 +244,9 @@ class Evaluator(abc.ABC):
                     f"{bad.value:.4g} ({bad.reason}); nothing was scored. Check its weights and "
                     "version."
                 )
+
+
+def mean_of(values: Collection[float]) -> float:
+    """The mean; nan of nothing."""
+    # Exact summation: the order of the images, and so the number of workers, cannot change it.
+    return math.fsum(values) / len(values) if values else math.nan

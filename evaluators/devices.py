@@ -11,11 +11,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def check_dtype(name: str) -> None:
-    """Refuse a dtype that no judge runs in.
-
-    Raises:
-        ValueError: Names those that there are.
-    """
+    """Refuse a dtype that no judge runs in by a ``ValueError`` that names those that there are."""
     if name not in DTYPES:
         raise ValueError(f"dtype={name!r}: choose one of {', '.join(DTYPES)}")
 
@@ -33,5 +29,5 @@ def torch_dtype(name: str) -> torch.dtype:
     """The dtype that a config names."""
     import torch
 
-    dtypes = dict(zip(DTYPES, (torch.float32, torch.bfloat16, torch.float16), strict=True))
-    return dtypes[name]
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

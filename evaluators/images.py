@@ -1,13 +1,10 @@
-"""Reading the images of others: any common file becomes upright 8-bit RGB, or one clear error.
-
-Two conventions have to be chosen and are chosen here: transparent pixels show white, as they do on
-a page, and 16-bit grey is scaled by 255 / 65535 (Pillow's own conversion clips it to white).
-"""
+"""Reading the images of others: any common file becomes upright 8-bit RGB, or one clear error."""
 
 from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -36,18 +33,7 @@ class ImageError(ValueError):
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """Read one image file; the first frame of an animation.
-
-    Args:
-        path: A file of any format that Pillow reads.
-
-    Returns:
-        An RGB image, turned upright by its EXIF orientation.
-
-    Raises:
-        ImageError: The file is missing, is no image, is damaged, or its pixels have no defined
-            range.
-    """
+    """One file as RGB, upright by EXIF, of an animation the first frame; else ``ImageError``."""
     if not Path(path).is_file():
         raise ImageError(f"no image file {path}")
     with Path(path).open("rb") as stream:
@@ -55,22 +41,25 @@ def load_image(path: str | Path) -> Image.Image:
 
 
 def decode_image(stream: BinaryIO, path: str) -> Image.Image:
-    """Decode one image, wherever its bytes come from.
+    """As ``load_image``, of bytes from anywhere, which messages call ``path``."""
+    with _opened(stream, path) as image:
+        image.load()
+        return to_rgb(ImageOps.exif_transpose(image))
 
-    Args:
-        stream: The file's bytes.
-        path: What messages call it.
 
-    Returns:
-        As ``load_image``.
+def image_size(stream: BinaryIO, path: str) -> tuple[int, int]:
+    """Width and height as decoded, from the header alone; ``ImageError`` where it is no image."""
+    with _opened(stream, path) as image:
+        turned = image.getexif().get(_ORIENTATION, 1) >= _FIRST_ON_ITS_SIDE
+        return image.size[::-1] if turned else image.size
 
-    Raises:
-        ImageError: As ``load_image``.
-    """
+
+@contextlib.contextmanager
+def _opened(stream: BinaryIO, path: str) -> Iterator[Image.Image]:
+    """An image whose every failure is one ``ImageError`` that names the file."""
     try:
         with Image.open(stream) as image:
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            yield image
     except ImageError as error:
         raise ImageError(f"cannot use image {path}: {error}") from error
     except UnidentifiedImageError as error:
@@ -81,33 +70,14 @@ def decode_image(stream: BinaryIO, path: str) -> Image.Image:
         ) from error
 
 
-def image_size(stream: BinaryIO, path: str) -> tuple[int, int]:
-    """Width and height of an image as it is decoded, from its header alone.
-
-    Raises:
-        ImageError: It is no image.
-    """
-    try:
-        with Image.open(stream) as image:
-            turned = image.getexif().get(_ORIENTATION, 1) >= _FIRST_ON_ITS_SIDE
-            return image.size[::-1] if turned else image.size
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path} is not an image in a known format; replace it") from error
-    except (OSError, *_DECODER_ERRORS) as error:
-        raise ImageError(f"cannot read image {path}: {error}; replace it") from error
-
-
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any Pillow mode to 8-bit RGB (16-bit, palette, CMYK, alpha).
-
-    Raises:
-        ImageError: Floating-point or 32-bit pixels, whose white is nowhere stated.
-    """
+    """8-bit RGB of any Pillow mode; ``ImageError`` for those whose white is nowhere stated."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode.startswith(("I", "F")):
         return _from_16_bit(image)
     if image.has_transparency_data:
+        # White, as it would look on a page; Pillow's conversion shows what lies under the alpha.
         layer = image.convert("RGBA")
         page = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(page, layer).convert("RGB")
@@ -121,6 +91,7 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
             f"mode {image.mode!r} with values {values.min()} to {values.max()} has no defined "
             "white; save it as 8-bit RGB"
         )
+    # Pillow's own conversion clips all above 255 to white.
     scaled = (values.astype(np.uint32) * 255 + _MAX_16_BIT // 2) // _MAX_16_BIT
     return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
 
@@ -128,22 +99,8 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
 def load_images(
     paths: Iterable[str | Path], *, workers: int = 2, ahead: int = 16
 ) -> Iterator[Image.Image]:
-    """Decode images in order, a bounded number of them ahead of the consumer.
-
-    Decoding runs in threads (Pillow releases the interpreter lock), so it overlaps with a model;
-    at most ``ahead`` decoded images wait in memory.
-
-    Args:
-        paths: Files, read lazily.
-        workers: Decoding threads.
-        ahead: Images decoded before they are asked for; at least 1.
-
-    Yields:
-        RGB images in the order of ``paths``.
-
-    Raises:
-        ImageError: At the first image that cannot be used, when its turn comes.
-    """
+    """Decode in order, at most ``ahead`` (from 1) early; an ``ImageError`` waits for its turn."""
+    # Threads are enough to decode beside a model: Pillow lets the interpreter's lock go.
     executor = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="decode")
     waiting: collections.deque[concurrent.futures.Future[Image.Image]] = collections.deque()
     try:

@@ -8,11 +8,8 @@ from evaluators.base import Evaluator, Sample, Score
 
 
 def checked_scores(evaluator: Evaluator, samples: Sequence[Sample]) -> list[Score]:
-    """One score a sample, in order.
-
-    Raises:
-        RuntimeError: The judge breaks that promise.
-    """
+    """One score a sample, in order; ``RuntimeError`` where the judge breaks that promise."""
+    # A judge that drops or sorts images would shift every number after, and none would look wrong.
     scores = evaluator.score(samples)
     if [score.sample_id for score in scores] != [sample.sample_id for sample in samples]:
         raise RuntimeError(

@@ -1,8 +1,4 @@
-"""Where an evaluator's weights are: a local path or a hub id, found without guessing and hashed.
-
-A hub id is looked up in the local Hugging Face cache first; only when it is missing there and the
-hub may be asked (``HF_HUB_OFFLINE`` unset) is it fetched.
-"""
+"""Where an evaluator's weights are: a local path or a hub id, found without guessing and hashed."""
 
 from __future__ import annotations
 
@@ -15,10 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluators.errors import EvaluatorError
-
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class EvaluatorError(RuntimeError):
+    """An evaluator that cannot be trusted to score at all (missing weights, canaries reversed)."""
 
 
 class WeightsError(EvaluatorError):
@@ -27,14 +25,10 @@ class WeightsError(EvaluatorError):
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedWeights:
-    """What ``doctor`` and ``fetch`` need to know of an evaluator's published weights.
+    """What ``doctor`` and ``fetch`` need to know of weights on the hub; sizes in 1e9 bytes.
 
-    Attributes:
-        repo: Hub id.
-        files: The files needed, as patterns of the hub's ``allow_patterns``.
-        disk_gb: Size on disk, 1e9 bytes.
-        memory_gb: Memory the evaluator holds in float32, 1e9 bytes.
-        sha256: Known hashes as (file, sha256); other files are verified by the hub's own.
+    ``files`` are the hub's ``allow_patterns``; ``memory_gb`` is for float32; ``sha256`` has known
+    (file, sum), other files are verified by the hub's own.
     """
 
     repo: str
@@ -45,19 +39,15 @@ class PublishedWeights:
 
 
 def content_digest(weights: str, files: Sequence[str] = ("*",)) -> str:
-    """What identifies weights without loading them, for addresses.
+    """What identifies weights (file, directory or hub id) without loading them, for addresses.
 
-    Args:
-        weights: A file, a directory, or a hub id.
-        files: Patterns of the files that count in a directory.
-
-    Returns:
-        The content's sha256, wherever it lies; a hub id itself, since its files may not be here
-        yet and would have another digest before they are fetched than after.
+    A path has the sha256 of its content, a directory that of what matches the patterns ``files``;
+    a hub id is its own digest.
     """
     path = Path(weights).expanduser()
     if path.is_file():
         return sha256_of(path)
+    # A hub id's files may not be here yet: their digest would move the address once they are.
     # An empty name is the current directory to pathlib.
     if not weights or not path.is_dir():
         return weights
@@ -68,8 +58,7 @@ def content_digest(weights: str, files: Sequence[str] = ("*",)) -> str:
 
 def cache_dir() -> Path:
     """The folder for prepared files: ``$SOARBENCH_CACHE``, or ``soarbench`` in the user's cache."""
-    override = os.environ.get("SOARBENCH_CACHE")
-    if override:
+    if override := os.environ.get("SOARBENCH_CACHE"):
         return Path(override).expanduser()
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "soarbench"
@@ -78,35 +67,20 @@ def cache_dir() -> Path:
 
 
 def resolve_directory(weights: str | Path, files: Sequence[str], *, key: str = "weights") -> Path:
-    """Find the directory that ``weights`` names.
+    """A local directory, or the snapshot of a hub id (``owner/name``, ``owner/name@revision``).
 
-    Args:
-        weights: A local directory, or a hub id ``owner/name``, ``owner/name@revision``.
-        files: Patterns of the files that are needed from the hub.
-        key: Name of the setting, for errors.
-
-    Returns:
-        A directory; for a hub id that of the snapshot in the local cache.
-
-    Raises:
-        WeightsError: It is neither; the line says how to get it.
+    Of the hub, what matches the patterns ``files`` is fetched; where it is neither, a
+    ``WeightsError`` names the setting ``key`` and says how to get it.
     """
     path = Path(weights).expanduser()
     if path.is_dir():
         return path
     if path.is_file():
         raise WeightsError(f"{key}={weights}: this is a file, but a model directory is needed")
-    repo, revision = _hub_id(weights, key)
+    from huggingface_hub import snapshot_download
 
-    def fetch(local_only: bool) -> str:
-        from huggingface_hub import snapshot_download
-
-        patterns = list(files)
-        return snapshot_download(
-            repo, revision=revision, allow_patterns=patterns, local_files_only=local_only
-        )
-
-    folder = Path(_from_hub(f"{key}={weights}", fetch))
+    folder = _from_hub(weights, key, snapshot_download, allow_patterns=list(files))
+    # The hub's client answers patterns that match nothing with an empty folder.
     if not any(True for pattern in files for _ in folder.glob(pattern)):
         raise WeightsError(
             f"{key}={weights}: the hub's snapshot has none of {', '.join(files)}; "
@@ -116,19 +90,7 @@ def resolve_directory(weights: str | Path, files: Sequence[str], *, key: str = "
 
 
 def resolve_file(weights: str | Path, filename: str, *, key: str = "weights") -> Path:
-    """Find one file of weights.
-
-    Args:
-        weights: The file itself, a directory that holds ``filename``, or a hub id.
-        filename: Its name in a directory or in the hub's repository.
-        key: Name of the setting, for errors.
-
-    Returns:
-        Path of an existing file.
-
-    Raises:
-        WeightsError: There is none; the line says how to get it.
-    """
+    """One file of weights, itself or in a directory or hub id; ``WeightsError`` as above."""
     path = Path(weights).expanduser()
     if path.is_file():
         return path
@@ -136,63 +98,48 @@ def resolve_file(weights: str | Path, filename: str, *, key: str = "weights") ->
         if not (path / filename).is_file():
             raise WeightsError(f"{key}={weights}: this directory holds no {filename}")
         return path / filename
-    repo, revision = _hub_id(weights, key)
+    from huggingface_hub import hf_hub_download
 
-    def fetch(local_only: bool) -> str:
-        from huggingface_hub import hf_hub_download
-
-        return hf_hub_download(repo, filename, revision=revision, local_files_only=local_only)
-
-    return Path(_from_hub(f"{key}={weights}", fetch))
+    return _from_hub(weights, key, hf_hub_download, filename=filename)
 
 
-def _hub_id(weights: str | Path, key: str) -> tuple[str, str | None]:
+def _from_hub(weights: str | Path, key: str, fetch: Callable[..., str], **options: object) -> Path:
+    """What the local cache has or, when the hub may be asked, the hub."""
+    from huggingface_hub import constants, errors
+
+    setting = f"{key}={weights}"
     match = _HUB_ID.fullmatch(str(weights))
     if match is None:
-        raise WeightsError(
-            f"{key}={weights}: no such file or directory, and not a hub id (owner/name)"
-        )
-    return match["repo"], match["revision"]
-
-
-def _from_hub(setting: str, fetch: Callable[[bool], str]) -> str:
-    """Look in the local cache, then on the hub when that is allowed."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
-
+        raise WeightsError(f"{setting}: no such file or directory, and not a hub id (owner/name)")
+    fetch = functools.partial(fetch, match["repo"], revision=match["revision"], **options)
+    # The cache first: a run is the same without a network, and asks nothing for what is here.
     try:
-        return fetch(True)
-    except LocalEntryNotFoundError as missing:
+        return Path(fetch(local_files_only=True))
+    except errors.LocalEntryNotFoundError as missing:
         if constants.is_offline_mode():
-            name = setting.partition("=")[2].partition("@")[0]
             raise WeightsError(
                 f"{setting}: no such path, and not in the local hub cache "
                 f"({constants.HF_HUB_CACHE}) while HF_HUB_OFFLINE is set; run "
-                f"`hf download {name}` with a network, or give a local path"
+                f"`hf download {match['repo']}` with a network, or give a local path"
             ) from missing
-    except HFValidationError as err:
-        raise WeightsError(f"{setting}: not a hub id ({_first_line(err)})") from err
+    except errors.HFValidationError as err:
+        raise WeightsError(f"{setting}: not a hub id ({first_line(err)})") from err
     _check_reachable(setting, constants.ENDPOINT)
+    refusals = (errors.EntryNotFoundError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled)
     try:
-        return fetch(False)
-    except (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as err:
+        return Path(fetch(local_files_only=False))
+    except (*refusals, OSError) as err:
         raise WeightsError(
             f"{setting}: no such path, and the hub did not give it "
-            f"({type(err).__name__}: {_first_line(err)}); check the name and the network, "
+            f"({type(err).__name__}: {first_line(err)}); check the name and the network, "
             "or give a local path"
         ) from err
 
 
 def _check_reachable(setting: str, endpoint: str) -> None:
-    """One request: the hub's client tries for half a minute before it says there is no network."""
     import requests
 
+    # The hub's own client tries for half a minute before it says that there is no network.
     try:
         requests.head(endpoint, timeout=10)
     except requests.RequestException as err:
@@ -202,17 +149,19 @@ def _check_reachable(setting: str, endpoint: str) -> None:
         ) from err
 
 
-def _first_line(err: Exception) -> str:
-    lines = str(err).strip().splitlines()
-    return lines[0] if lines else "no message"
+def first_line(err: Exception) -> str:
+    """Of its message: transformers and the hub explain themselves over many lines."""
+    return (str(err).strip().splitlines() or ["no message"])[0]
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file; of a hub's large file without reading it, its blob being named so."""
+    """The sha256 of a file."""
     real = path.resolve()
+    # The hub's cache names the blob of a large file by its sha256: gigabytes need not be read.
     if real.parent.name == "blobs" and _SHA256.fullmatch(real.name):
         return real.name
     state = real.stat()
+    # By size and time as well, so that a file which is written again is hashed again.
     return _hashed(real, state.st_size, state.st_mtime_ns)
 
 

@@ -85,12 +85,12 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
 
 def _checkpoints(folder: Path) -> tuple[list[Path], list[Path]]:
     """Finished checkpoints, ascending by step, and unfinished ones."""
-    found = [
+    numbered = [
         (int(match[1]), path)
         for path in folder.glob("checkpoint-*")
         if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
     ]
-    ascending = [path for _, path in sorted(found)]
+    ascending = [path for _, path in sorted(numbered)]
     finished = [path for path in ascending if (path / COMPLETE).exists()]
     return finished, [path for path in ascending if path not in finished]
 

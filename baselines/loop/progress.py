@@ -100,6 +100,6 @@ class ProgressCallback(TrainerCallback):
         # Of this session alone: a resumed run has not spent the time of the updates before it.
         done = state.global_step - self._first_step
         per_update = (now - self._started) / max(done, 1)
-        left = timedelta(seconds=round(per_update * (state.max_steps - state.global_step)))
+        remaining = timedelta(seconds=round(per_update * (state.max_steps - state.global_step)))
         count = f"{state.global_step}/{state.max_steps} updates"
-        return f"{self.description}: {count}, loss {self._loss}, {left} left"
+        return f"{self.description}: {count}, loss {self._loss}, {remaining} left"

@@ -4,71 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from evaluators.clip import open_clip_models
-from evaluators.clip.files import CLIP_FILES
-from evaluators.weights import WeightsError, combined_hash, resolve_directory
-
-
-class ClipEncoder(Protocol):
-    """Unit embeddings of images and texts in one space."""
-
-    @property
-    def width(self) -> int:
-        """Size D of an embedding."""
-
-    @property
-    def logit_scale(self) -> float:
-        """The learned factor of the cosine, already exponentiated."""
-
-    def images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Unit image embeddings (B, D), float32."""
-
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit text embeddings (B, D), float32."""
-
-
-class OpenClipEncoder:
-    """An open_clip model."""
-
-    def __init__(self, parts: open_clip_models.OpenClipParts) -> None:
-        self._parts = parts
-
-    @property
-    def width(self) -> int:
-        """Size D of an embedding."""
-        return int(self._parts.model.visual.output_dim)
-
-    @property
-    def logit_scale(self) -> float:
-        """The learned factor of the cosine, already exponentiated."""
-        return float(self._parts.model.logit_scale.float().exp())
-
-    def images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Unit image embeddings (B, D), float32."""
-        return open_clip_models.embed_images(self._parts, images)
-
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit text embeddings (B, D), float32."""
-        return open_clip_models.embed_texts(self._parts, texts)
+from evaluators.clip import CLIP_FILES
+from evaluators.clip.open_clip_models import WEIGHT_FILES, OpenClipParts, load_open_clip
+from evaluators.weights import WeightsError, combined_hash, first_line
 
 
 class TransformersClipEncoder:
     """A directory in transformers' layout, as OpenAI's CLIP is published; loaded strictly.
 
-    Args:
-        directory: Model and, unless given apart, image processor and tokenizer.
-        dtype: Of the weights and the arithmetic.
-        device: Where the model goes.
-        processor: Directory of the image processor and tokenizer.
-
-    Raises:
-        WeightsError: Something is missing or does not fit.
+    ``processor`` holds image processor and tokenizer where they are not beside the model.
     """
 
     def __init__(
@@ -79,6 +30,7 @@ class TransformersClipEncoder:
         device: torch.device,
         processor: Path | None = None,
     ) -> None:
+        # Here and not above: 0.7 s that open_clip's models can do without.
         from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, CLIPTextConfig
 
         source = processor or directory
@@ -86,11 +38,12 @@ class TransformersClipEncoder:
             loaded = CLIPModel.from_pretrained(
                 directory, dtype=dtype, local_files_only=True, output_loading_info=True
             )
-            # The PIL transform is the one that published numbers were computed with.
+            # PickScore and the aesthetic predictor were published on Pillow's resize of 8 bits.
+            # HY-SOAR's CLIPScore resizes floats: at most 3.4e-4 apart on small random models.
             self._transform = CLIPImageProcessorPil.from_pretrained(source, local_files_only=True)
             self._tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
         except (OSError, ValueError, RuntimeError) as err:
-            line = (str(err).splitlines() or ["no message"])[0]
+            line = first_line(err)
             raise WeightsError(f"{directory} is no CLIP that transformers loads ({line})") from err
         model, report = cast(tuple[CLIPModel, dict[str, list[object]]], loaded)
         # transformers fills what is missing with random values and goes on.
@@ -120,10 +73,11 @@ class TransformersClipEncoder:
         output = self._model.get_image_features(
             pixel_values=pixels.to(self._model.device, self._model.dtype)
         )
-        return _unit(output.pooler_output)
+        return normalize(output.pooler_output.float(), dim=-1)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit text embeddings (B, D), float32; prompts are cut at the model's length."""
+        """Unit text embeddings (B, D), float32."""
+        # A tokenizer need not know the model's length, beyond which there are no positions.
         tokens = self._tokenizer(
             list(texts),
             padding=True,
@@ -134,24 +88,18 @@ class TransformersClipEncoder:
         output = self._model.get_text_features(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         )
-        return _unit(output.pooler_output)
+        return normalize(output.pooler_output.float(), dim=-1)
 
 
-def _unit(features: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(features.float(), dim=-1)
-
-
-def find_clip(weights: str) -> Path:
-    """The directory of a CLIP, local or in the hub's cache; a WeightsError where there is none."""
-    return resolve_directory(weights, CLIP_FILES)
+ClipEncoder = OpenClipParts | TransformersClipEncoder
 
 
 def load_clip(directory: Path, *, dtype: torch.dtype, device: torch.device) -> ClipEncoder:
     """Load a CLIP of either layout; a WeightsError where it is incomplete."""
-    has_weights = any((directory / name).is_file() for name in open_clip_models.WEIGHT_FILES)
+    has_weights = any((directory / name).is_file() for name in WEIGHT_FILES)
+    # Some repositories on the hub hold both; a directory of neither gets open_clip's message.
     if has_weights or not (directory / "config.json").is_file():
-        parts = open_clip_models.load_open_clip(directory, dtype=dtype, device=device)
-        return OpenClipEncoder(parts)
+        return load_open_clip(directory, dtype=dtype, device=device)
     return TransformersClipEncoder(directory, dtype=dtype, device=device)
 
 
@@ -163,8 +111,8 @@ def clip_hash(directory: Path) -> str:
 def paired_cosines(
     encoder: ClipEncoder, prompts: Sequence[str], images: Sequence[Image.Image]
 ) -> list[float]:
-    """The cosine of each image and its prompt; a prompt that repeats is encoded once; (B,)."""
+    """The cosine of each image and its prompt; (B,)."""
+    # Several images of a prompt lie side by side: each text is encoded once.
     unique = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
     texts = encoder.texts(list(unique))[[unique[prompt] for prompt in prompts]]
-    cosines = (encoder.images(images) * texts).sum(-1)
-    return cast(list[float], cosines.tolist())
+    return cast(list[float], (encoder.images(images) * texts).sum(-1).tolist())

@@ -1,8 +1,7 @@
-"""open_clip models as local directories, in open_clip's own ``local-dir:`` layout.
+"""open_clip models as local directories in open_clip's own ``local-dir:`` layout.
 
-A directory holds ``open_clip_config.json`` (``model_cfg``, ``preprocess_cfg``), the weights as
-``open_clip_model.safetensors`` and, where ``text_cfg.hf_tokenizer_name`` is set, the tokenizer's
-files. Unlike open_clip's loader, nothing is interpolated, skipped or left at random values.
+A directory holds ``open_clip_config.json`` (``model_cfg``, ``preprocess_cfg``), the weights and,
+where ``text_cfg.hf_tokenizer_name`` is set, the tokenizer's files.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from pickle import UnpicklingError
+from typing import NamedTuple, cast
 
 import open_clip
 import torch
@@ -21,48 +21,44 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import PreTrainedTokenizerBase
 
-from evaluators.weights import WeightsError
+from evaluators.weights import WeightsError, first_line
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 Preprocess = Callable[[Image.Image], Tensor]
 
 
-class ClipTokenizer(Protocol):
-    """Prompts to token ids."""
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        """Token ids (B, context_length)."""
-
-
-class SavedTokenizer(Protocol):
-    """A transformers tokenizer, as far as it is used here."""
-
-    def save_pretrained(self, save_directory: str) -> object:
-        """Write the tokenizer's files."""
-
-
 class OpenClipParts(NamedTuple):
-    """A model ready to run, its image transform (PIL -> (3, H, W)) and its tokenizer."""
+    """A model ready to run, its transform (PIL -> (3, H, W)) and tokenizer (-> (B, length))."""
 
     model: open_clip.CLIP
     preprocess: Preprocess
-    tokenizer: ClipTokenizer
+    tokenizer: Callable[[list[str]], Tensor]
+
+    @property
+    def width(self) -> int:
+        """Size D of an embedding."""
+        return int(self.model.visual.output_dim)
+
+    def images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit image embeddings (B, D), float32."""
+        weight = next(self.model.parameters())
+        pixels = torch.stack([self.preprocess(image) for image in images])
+        features = self.model.encode_image(pixels.to(weight.device, weight.dtype))
+        # Normalised after the cast: in bfloat16 a length of 1 is known to 1 part in 256 only.
+        return normalize(features.float(), dim=-1)
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit text embeddings (B, D), float32."""
+        tokens = self.tokenizer(list(texts)).to(next(self.model.parameters()).device)
+        return normalize(self.model.encode_text(tokens).float(), dim=-1)
 
 
 def build_open_clip(config: Mapping[str, object]) -> open_clip.CLIP:
-    """A model of random weights, in float32 on the CPU.
-
-    Args:
-        config: Content of ``open_clip_config.json``: ``model_cfg`` is needed.
-
-    Returns:
-        The model, in training mode.
-
-    Raises:
-        WeightsError: ``model_cfg`` is missing or open_clip does not accept it.
-    """
+    """A config's model of random weights, on the CPU; ``WeightsError`` where open_clip refuses."""
     model_cfg = copy.deepcopy(config.get("model_cfg"))
     if not isinstance(model_cfg, dict):
         raise WeightsError(f"{CONFIG_FILE} has no model_cfg; it must be open_clip's")
@@ -72,9 +68,8 @@ def build_open_clip(config: Mapping[str, object]) -> open_clip.CLIP:
         model = open_clip.CLIP(**model_cfg)
     except (TypeError, ValueError, KeyError) as err:
         raise WeightsError(f"{CONFIG_FILE}: open_clip refuses model_cfg ({err})") from err
-    transform = asdict(_preprocess_cfg(config))
     # open_clip's own code finds the transform here.
-    model.visual.preprocess_cfg = transform
+    model.visual.preprocess_cfg = asdict(_preprocess_cfg(config))
     return model
 
 
@@ -85,6 +80,7 @@ def _preprocess_cfg(config: Mapping[str, object]) -> PreprocessCfg:
     size = model_cfg["vision_cfg"].get("image_size", 224)
     if not isinstance(given, dict):
         raise WeightsError(f"{CONFIG_FILE}: preprocess_cfg must be a mapping, not {given!r}")
+    # Published files hold keys of older and newer versions as well.
     known = PreprocessCfg.__dataclass_fields__.keys()
     return PreprocessCfg(**{"size": size, **{key: given[key] for key in given if key in known}})
 
@@ -98,16 +94,9 @@ def save_open_clip(
     directory: Path,
     model: open_clip.CLIP,
     config: Mapping[str, object],
-    tokenizer: SavedTokenizer | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> None:
-    """Write a directory that ``load_open_clip`` and open_clip's ``local-dir:`` read.
-
-    Args:
-        directory: Made if missing.
-        model: Of ``build_open_clip(config)``'s shape.
-        config: ``model_cfg`` and, optionally, ``preprocess_cfg``.
-        tokenizer: Needed where ``text_cfg.hf_tokenizer_name`` is set.
-    """
+    """Write a directory; a tokenizer is needed where ``text_cfg.hf_tokenizer_name`` is set."""
     directory.mkdir(parents=True, exist_ok=True)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(directory))
@@ -118,17 +107,7 @@ def save_open_clip(
 
 
 def read_config(directory: Path) -> dict[str, object]:
-    """The content of a directory's ``open_clip_config.json``.
-
-    Args:
-        directory: In the layout above.
-
-    Returns:
-        A JSON object; what it holds is not yet checked.
-
-    Raises:
-        WeightsError: It is missing or no JSON object.
-    """
+    """The JSON object of a directory's ``open_clip_config.json``; ``WeightsError`` without one."""
     path = directory / CONFIG_FILE
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -140,44 +119,32 @@ def read_config(directory: Path) -> dict[str, object]:
 
 
 def load_open_clip(
+    directory: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> OpenClipParts:
+    """Load a directory strictly; ``WeightsError`` where its files are missing or do not fit."""
+    config, weights = read_config(directory), weight_file(directory)
+    return load_parts(config, weights, directory, dtype=dtype, device=device)
+
+
+def load_parts(
+    config: Mapping[str, object],
+    weights: Path,
     directory: Path,
     *,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
+    dtype: torch.dtype,
+    device: torch.device | str,
 ) -> OpenClipParts:
-    """Load a directory strictly.
-
-    Args:
-        directory: In the layout above.
-        dtype: Of the weights and the arithmetic.
-        device: Where the model goes.
-
-    Returns:
-        Model, image transform and tokenizer; the model is in evaluation mode and frozen.
-
-    Raises:
-        WeightsError: Config, weights or tokenizer are missing or do not fit each other.
-    """
-    config = read_config(directory)
+    """A config's model and tokenizer with a file's weights; ``WeightsError`` if they do not fit."""
+    # open_clip's own loader interpolates, skips or leaves at random values what does not fit.
     model = build_open_clip(config)
-    load_strictly(model, load_tensors(weight_file(directory)), directory)
+    load_strictly(model, load_tensors(weights), weights)
     model.eval().requires_grad_(False)
     model.to(device=device, dtype=dtype)
-    return OpenClipParts(model, image_preprocess(config), tokenizer_of(config, directory))
+    return OpenClipParts(model, image_preprocess(config), _tokenizer(config, directory))
 
 
 def weight_file(directory: Path) -> Path:
-    """The safetensors file of a directory.
-
-    Args:
-        directory: In the layout above.
-
-    Returns:
-        Path of an existing file.
-
-    Raises:
-        WeightsError: There is none.
-    """
+    """The safetensors file of a directory; ``WeightsError`` where there is none."""
     for name in WEIGHT_FILES:
         if (directory / name).is_file():
             return directory / name
@@ -185,26 +152,16 @@ def weight_file(directory: Path) -> Path:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read weights safely, without running code that a pickle may hold.
-
-    Args:
-        path: A safetensors file, or a pickled state dict, bare or under ``state_dict``.
-
-    Returns:
-        The entries, on the CPU.
-
-    Raises:
-        WeightsError: It is unreadable, or more than tensors.
-    """
-    from pickle import UnpicklingError
-
+    """Read safetensors or a pickled state dict; ``WeightsError`` if it is unreadable or more."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        # A pickle can run any code when it is read; this reads tensors alone.
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError) as err:
-        line = (str(err).splitlines() or ["no message"])[0]
-        raise WeightsError(f"cannot read weights {path} ({line}); fetch the file again") from err
+        raise WeightsError(
+            f"cannot read weights {path} ({first_line(err)}); fetch the file again"
+        ) from err
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict):
@@ -213,16 +170,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_strictly(model: torch.nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
-    """Load a state dict of exactly the model's keys and shapes.
-
-    Args:
-        model: To be filled in place.
-        state: The entries.
-        source: Where they come from, for errors.
-
-    Raises:
-        WeightsError: A key is missing, unknown or of another shape; the first is named.
-    """
+    """Load exactly the model's keys and shapes; ``WeightsError`` names one that does not fit."""
     expected = model.state_dict()
     faults = [f"{key} is missing" for key in expected.keys() - state.keys()]
     faults += [f"{key} is unknown" for key in state.keys() - expected.keys()]
@@ -232,6 +180,7 @@ def load_strictly(model: torch.nn.Module, state: Mapping[str, Tensor], source: P
         if state[key].shape != expected[key].shape
     ]
     if faults:
+        # The least of them: sets have no order, and a message should not change between runs.
         raise WeightsError(
             f"weights {source} are of another shape than the model: {min(faults)} "
             f"({len(faults)} such entries)"
@@ -239,41 +188,16 @@ def load_strictly(model: torch.nn.Module, state: Mapping[str, Tensor], source: P
     model.load_state_dict(dict(state))
 
 
-def tokenizer_of(config: Mapping[str, object], directory: Path) -> ClipTokenizer:
-    """The directory's own tokenizer where the config asks for one, else CLIP's.
-
-    Args:
-        config: Its ``text_cfg`` decides.
-        directory: Holds the tokenizer's files.
-
-    Returns:
-        Prompts to token ids of the model's context length.
-
-    Raises:
-        WeightsError: The config asks for one that is not there.
-    """
+def _tokenizer(config: Mapping[str, object], directory: Path) -> Callable[[list[str]], Tensor]:
+    """The directory's own tokenizer where the config asks for one, else CLIP's."""
     text_cfg = cast(dict[str, dict[str, object]], config["model_cfg"])["text_cfg"]
     length = cast(int, text_cfg.get("context_length", 77))
     extra = cast(dict[str, str], text_cfg.get("tokenizer_kwargs") or {})
     if not text_cfg.get("hf_tokenizer_name"):
-        return cast(ClipTokenizer, open_clip.SimpleTokenizer(context_length=length))
+        return cast(Callable[[list[str]], Tensor], open_clip.SimpleTokenizer(context_length=length))
+    # The config names a repository on the hub; the files here are those it was trained with.
     try:
         tokenizer = open_clip.tokenizer.HFTokenizer(str(directory), context_length=length, **extra)
     except (OSError, ValueError) as err:
         raise WeightsError(f"{directory} has no tokenizer that transformers can load") from err
-    return cast(ClipTokenizer, tokenizer)
-
-
-def embed_images(parts: OpenClipParts, images: Sequence[Image.Image]) -> Tensor:
-    """Unit image embeddings, float32; (B, D)."""
-    weight = next(parts.model.parameters())
-    pixels = torch.stack([parts.preprocess(image) for image in images])
-    features = parts.model.encode_image(pixels.to(weight.device, weight.dtype))
-    return torch.nn.functional.normalize(features.float(), dim=-1)
-
-
-def embed_texts(parts: OpenClipParts, texts: Sequence[str]) -> Tensor:
-    """Unit text embeddings, float32; (B, D)."""
-    tokens = parts.tokenizer(list(texts)).to(next(parts.model.parameters()).device)
-    features = parts.model.encode_text(tokens)
-    return torch.nn.functional.normalize(features.float(), dim=-1)
+    return cast(Callable[[list[str]], Tensor], tokenizer)

@@ -1,10 +1,4 @@
-"""Drawn pictures whose GenEval verdicts are known, for detectors of COCO's classes.
-
-A street with red stop signs must be found to show stop signs, and red ones; an empty street must
-not, and the signs must not pass for blue. That exercises detector, class order, masks and colour
-model before any picture is scored. Stop signs were chosen because a drawn one looks like a real
-one, and three sizes because one detected sign is enough.
-"""
+"""Drawn streets with and without stop signs, whose GenEval verdicts are known."""
 
 from __future__ import annotations
 
@@ -15,13 +9,17 @@ from PIL import Image, ImageDraw, ImageFont
 from evaluators.base import Canary, Sample
 
 _SIZE = 512
+# Stop signs, because a drawn one looks like a real one; three sizes, because one found is enough.
 _SIGNS = ((150, 190, 95), (350, 150, 65), (430, 330, 45))  # centre x, centre y, radius in pixels
+# An octagon on an edge: Pillow's regular polygon rounds its corners, and other pixels come out.
+_TURNS = [math.pi * (2 * corner + 1) / 8 for corner in range(8)]
 _SKY, _ROAD, _GRASS = (176, 206, 232), (96, 96, 100), (96, 132, 78)
 _RED, _WHITE, _POLE = (190, 24, 32), (245, 245, 245), (140, 142, 146)
 
 
 def street_canaries() -> tuple[Canary, ...]:
     """One pair for detection, one for colour; all images 512 x 512."""
+    # The first pair needs detector and order of classes, the second masks and colour model as well.
     signs, empty = draw_street(signs=True), draw_street(signs=False)
     detection = Canary(
         good=_sample("stop signs", signs, "single_object"),
@@ -40,32 +38,17 @@ def draw_street(*, signs: bool) -> Image.Image:
     pen = ImageDraw.Draw(image)
     pen.rectangle((0, 360, _SIZE, _SIZE), fill=_GRASS)
     pen.polygon([(0, _SIZE), (220, 360), (292, 360), (_SIZE, _SIZE)], fill=_ROAD)
-    if signs:
-        for x, y, radius in _SIGNS:
-            _draw_sign(pen, x, y, radius)
+    for x, y, radius in _SIGNS if signs else ():
+        width, stroke = max(2, radius // 8), max(1, radius // 40)
+        pen.rectangle((x - width / 2, y, x + width / 2, min(_SIZE, y + 3.2 * radius)), fill=_POLE)
+        for reach, fill in ((radius, _WHITE), (0.92 * radius, _RED)):
+            corners = [(x + reach * math.cos(turn), y + reach * math.sin(turn)) for turn in _TURNS]
+            pen.polygon(corners, fill=fill)
+        font = ImageFont.load_default(size=0.62 * radius)
+        pen.text((x, y), "STOP", font=font, fill=_WHITE, anchor="mm", stroke_width=stroke)
     return image
-
-
-def _draw_sign(pen: ImageDraw.ImageDraw, x: int, y: int, radius: int) -> None:
-    width = max(2, radius // 8)
-    pen.rectangle((x - width / 2, y, x + width / 2, min(_SIZE, y + 3.2 * radius)), fill=_POLE)
-    for reach, fill in ((radius, _WHITE), (0.92 * radius, _RED)):
-        pen.polygon(_octagon(x, y, reach), fill=fill)
-    font = ImageFont.load_default(size=0.62 * radius)
-    pen.text((x, y), "STOP", font=font, fill=_WHITE, anchor="mm", stroke_width=max(1, radius // 40))
-
-
-def _octagon(x: float, y: float, radius: float) -> list[tuple[float, float]]:
-    turns = [math.pi * (2 * corner + 1) / 8 for corner in range(8)]
-    return [(x + radius * math.cos(turn), y + radius * math.sin(turn)) for turn in turns]
 
 
 def _sample(name: str, image: Image.Image, tag: str, **demand: str) -> Sample:
     include = [{"class": "stop sign", "count": 1, **demand}]
-    return Sample(
-        sample_id=f"canary: {name}",
-        prompt_id=f"canary: {name}",
-        prompt=f"a photo of {name}",
-        image=image,
-        metadata={"tag": tag, "include": include},
-    )
+    return Sample.drawn(f"canary: {name}", f"a photo of {name}", image, tag=tag, include=include)

@@ -1,7 +1,4 @@
-"""What GenEval asks of an object detector, and how masks and classes become scored instances.
-
-Importing this module needs no deep-learning framework, so that an analytical detector needs none.
-"""
+"""What GenEval asks of an object detector, and how masks and classes become scored instances."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
 
+# An analytical detector imports this module, and the laboratory's judges need no framework.
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -23,13 +21,9 @@ _QUERY_CHUNK = 16
 
 @dataclass(frozen=True)
 class Detection:
-    """One detected object.
+    """One detected object: its class, edges x1, y1, x2, y2 in pixels of the image, and confidence.
 
-    Attributes:
-        label: Class name.
-        box: Edges x1, y1, x2, y2 in pixels of the image.
-        score: Confidence, 0..1; not finite when the detector failed on this image.
-        color: Colour name; None where nobody asked for it.
+    The score, 0..1, is not finite where the detector failed; the colour None where nobody asked.
     """
 
     label: str
@@ -39,59 +33,29 @@ class Detection:
 
 
 class Detector(Protocol):
-    """Finds objects in images; knows its classes and colours by name."""
+    """Finds objects in images; gives no other labels and colours than it names.
 
-    @property
-    def name(self) -> str:
-        """Short name, for the fingerprint."""
-        ...
+    ``version`` changes whenever results may change with the same weights, which ``weights_hash``
+    identifies (empty where there are none).
+    """
 
-    @property
-    def version(self) -> str:
-        """Changes whenever results may change with the same weights."""
-        ...
-
-    @property
-    def weights_hash(self) -> str:
-        """What identifies the weights; empty where there are none."""
-        ...
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """Every label that it can give."""
-        ...
-
-    @property
-    def color_names(self) -> Sequence[str]:
-        """Every colour that it can give."""
-        ...
+    name: str
+    version: str
+    weights_hash: str
+    class_names: Sequence[str]
+    color_names: Sequence[str]
 
     def detect(
         self, images: Sequence[Image.Image], metadatas: Sequence[Mapping[str, object]]
     ) -> list[list[Detection]]:
-        """Find the objects of each image.
-
-        Args:
-            images: RGB.
-            metadatas: What each image was asked to show, in GenEval's form: colours may be left
-                unclassified where a verdict does not need them.
-
-        Returns:
-            A list an image, in order.
-        """
-        ...
+        """The objects of each RGB image; colours at least where the metadata asks for one."""
 
 
 def as_detection(item: Detection | Mapping[str, object]) -> Detection:
-    """Read a detection given as ``{"label", "box", "score", "color"}``.
-
-    Raises:
-        ValueError: A field is missing or of the wrong kind.
-    """
+    """Read ``{"label", "box", "score", "color"}``; ``ValueError`` where a field cannot be used."""
     if isinstance(item, Detection):
         return item
-    label, box, score = item.get("label"), item.get("box"), item.get("score")
-    color = item.get("color")
+    label, box, score, color = (item.get(key) for key in ("label", "box", "score", "color"))
     if not isinstance(label, str) or not isinstance(score, int | float):
         raise ValueError(f"detection {dict(item)} needs a label (text) and a score (number)")
     if not isinstance(box, Sequence) or len(box) != 4:
@@ -104,13 +68,9 @@ def as_detection(item: Detection | Mapping[str, object]) -> Detection:
 
 @dataclass(frozen=True)
 class Instance:
-    """One (query, class) pair of a mask classification model.
+    """One (query, class) pair of a mask classification model; the mask is (H, W) bool.
 
-    Attributes:
-        label: Class index.
-        score: Class probability x mean mask probability, 0..1.
-        box: Tight bounds x1, y1, x2, y2 of the mask in pixels, the upper edges exclusive.
-        mask: (H, W) bool, at the original size.
+    The box is the mask's tight bounds x1, y1, x2, y2 in pixels, the upper edges exclusive.
     """
 
     label: int
@@ -129,13 +89,11 @@ def instances_from_logits(
     *,
     min_score: float = 0.0,
 ) -> list[Instance]:
-    """Instances of one image from the outputs of Mask2Former, as mmdet computes them.
+    """Instances of one image by falling score from Mask2Former's outputs, as mmdet computes them.
 
-    The best ``max_instances`` (query, class) pairs by class probability are taken; among equals the
-    lower query, then the lower class wins. A mask is where the enlarged logit is above 0; a score
-    is class probability x mean sigmoid of the logits over the mask (sum / (area + 1e-6)). Since a
-    score never exceeds its class probability, pairs below ``min_score`` are dropped before their
-    masks are enlarged, which changes nothing but the time.
+    Of the best ``max_instances`` (query, class) pairs by class probability. A mask is where the
+    enlarged logit is above 0; a score is class probability x mean sigmoid over the mask (sum /
+    (area + 1e-6)). Not-a-number logits give not-a-number scores, which are kept.
 
     Args:
         class_logits: (Q, C + 1), the last column "no object".
@@ -146,30 +104,28 @@ def instances_from_logits(
         max_instances: Pairs that are considered.
         min_score: Instances at or below it are left out; an empty mask has score 0.
 
-    Returns:
-        Instances by falling score. Not-a-number logits give not-a-number scores, which are kept.
-
     Source: mmdet 2.27, ``MaskFormerFusionHead.instance_postprocess`` and ``simple_test``.
     """
     probabilities = class_logits.float().softmax(-1)[:, :-1]
     num_classes = probabilities.shape[1]
+    # Stable: among equals the lower query, then the lower class wins on every machine.
     best, order = probabilities.flatten().sort(descending=True, stable=True)
     best, order = best[:max_instances], order[:max_instances]
+    # No score exceeds its class probability: what cannot pass needs no mask of full size. Asked as
+    # "not at or below", so that nan stays and makes the image unscored.
     possible = ~(best <= min_score)
     best, order = best[possible], order[possible]
     # A query may stand in several pairs; its mask is enlarged once.
-    queries = (order // num_classes).tolist()
-    place = {query: i for i, query in enumerate(sorted(set(queries)))}
+    queries, rows = (order // num_classes).unique(return_inverse=True)
     sizes = (padded_size, resized_size, original_size)
-    masks, quality, boxes = _query_masks(mask_logits[list(place)], *sizes)
-    scores = best * quality[[place[query] for query in queries]]
+    masks, quality, boxes = _query_masks(mask_logits[queries], *sizes)
+    scores = best * quality[rows]
     ranking = scores.argsort(descending=True, stable=True)
     ranking = ranking[~(scores[ranking] <= min_score)]
-    labels, values = (order % num_classes)[ranking].tolist(), scores[ranking].tolist()
-    rows = [place[queries[i]] for i in ranking.tolist()]
+    columns = (order % num_classes, scores, rows)
     return [
-        Instance(label, score, boxes[i], masks[i])
-        for label, score, i in zip(labels, values, rows, strict=True)
+        Instance(label, score, boxes[row], masks[row])
+        for label, score, row in zip(*(c[ranking].tolist() for c in columns), strict=True)
     ]
 
 
@@ -183,6 +139,8 @@ def _query_masks(
     quality = mask_logits.new_zeros(len(mask_logits))
     for start in range(0, len(mask_logits), _QUERY_CHUNK):
         chunk = slice(start, start + _QUERY_CHUNK)
+        # Twice, by way of the model's input, as mmdet does: one enlargement gives other edges, and
+        # transformers' own post-processing squeezes every mask to 384 x 384 first.
         logits = _resized(mask_logits[chunk], padded_size)
         logits = _resized(logits[:, : resized_size[0], : resized_size[1]], original_size)
         mask = logits > 0
@@ -195,7 +153,6 @@ def _query_masks(
 
 def _resized(logits: Tensor, size: Size) -> Tensor:
     """Bilinear, pixel centres at half-integers. (Q, h, w) -> (Q, *size)."""
-    # Here, not above: analytical detectors import this module without PyTorch.
     from torch.nn.functional import interpolate
 
     height, width = size

@@ -1,13 +1,10 @@
-"""GenEval's detector on transformers: Mask2Former (Swin-S, COCO instances), without mmcv or mmdet.
+"""GenEval's detector on transformers: Mask2Former, pre- and post-processed as in mmdet 2.27."""
 
-Pre- and post-processing follow mmdet 2.27, whose results the benchmark was published with, and not
-the image processor of transformers, which squeezes all masks to 384 x 384 first.
-"""
+# mmdet itself needs mmcv 1 and Python 3.8, and a compiler (djghosh13/geneval#1, #8, #12).
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +27,7 @@ from evaluators.geneval.detectors import Detection, Instance, instances_from_log
 from evaluators.geneval.metadata import parse_request
 from evaluators.geneval.prompts import CLASS_NAMES, COLORS
 from evaluators.geneval.verdict import GenEval, confidence_threshold, indices_to_color
-from evaluators.weights import WeightsError, combined_hash, resolve_directory
+from evaluators.weights import WeightsError, combined_hash, first_line, resolve_directory
 
 #: Longest and shortest edge that an image is resized to fit, in pixels.
 IMAGE_SCALE = (1333, 800)
@@ -39,7 +36,8 @@ SIZE_DIVISOR = 32
 PADDING_LEVEL = 128.0
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-# Classes whose names all conversions of COCO agree on: they show a shifted order of classes.
+# Classes whose names all conversions of COCO agree on: a shifted order of classes, which runs and
+# judges nonsense, shows in them.
 _LANDMARKS = {0: "person", 11: "stop sign", 16: "dog", 41: "cup", 74: "clock", 79: "toothbrush"}
 
 Size = tuple[int, int]
@@ -55,25 +53,19 @@ def resized_size(size: Size, image_scale: Size = IMAGE_SCALE) -> Size:
 
 def padded_size(size: Size) -> Size:
     """(height, width) rounded up to multiples of 32."""
-    height, width = (math.ceil(edge / SIZE_DIVISOR) * SIZE_DIVISOR for edge in size)
+    height, width = (edge + -edge % SIZE_DIVISOR for edge in size)
     return height, width
 
 
 def model_input(
     image: Image.Image, *, image_scale: Size = IMAGE_SCALE, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Resize, pad and normalise one RGB image.
-
-    The resizing is plain bilinear interpolation to 8-bit levels, as OpenCV's ``INTER_LINEAR`` that
-    mmdet uses (and not Pillow's, which smooths when it reduces); it differs from OpenCV's
-    fixed-point arithmetic by at most one level (in 12 % of the pixels of white noise).
-
-    Returns:
-        (3, height, width) float32, both sides multiples of 32.
-    """
+    """Resize, pad and normalise one RGB image: (3, H, W) float32, both sides multiples of 32."""
     pixels = torch.from_numpy(np.array(image.convert("RGB"))).to(device)
     levels = pixels.permute(2, 0, 1).float()
     height, width = resized_size((image.height, image.width), image_scale)
+    # As OpenCV's INTER_LINEAR, which mmdet uses, and not Pillow's, which smooths when it reduces.
+    # At most one level from OpenCV's fixed-point result, in 12 % of the pixels of white noise.
     levels = interpolate(levels[None], (height, width), mode="bilinear", align_corners=False)[0]
     full_height, full_width = padded_size((height, width))
     margins = (0, full_width - width, 0, full_height - height)
@@ -99,24 +91,14 @@ class Mask2FormerDetector:
         batch_size: int = 8,
         image_scale: Size = IMAGE_SCALE,
     ) -> None:
-        """Load the model.
-
-        Args:
-            weights: Hub id or local folder in transformers' format.
-            color_classifier: Names the colours.
-            device: Where it runs.
-            dtype: Precision of weights and activations; post-processing is float32.
-            batch_size: Images a forward; only images of equal padded size share one.
-            image_scale: Longest and shortest edge that images are resized to fit, in pixels.
-
-        Raises:
-            WeightsError: The weights are missing, incomplete or not for COCO's 80 classes.
-        """
+        """Load transformers' layout; ``WeightsError`` unless it is whole and for COCO's classes."""
         directory = resolve_directory(weights, DETECTOR_FILES, key="detector")
         model = _load_model(directory)
         self._colors = color_classifier
-        self.color_names = color_classifier.color_names
-        self.weights_hash = f"{_weights_hash(directory)[:16]}-{color_classifier.weights_hash[:16]}"
+        # Of two files with the same weights, transformers reads the first.
+        config, *files = (path for name in DETECTOR_FILES if (path := directory / name).is_file())
+        own, other = combined_hash([config, *files[:1]]), color_classifier.weights_hash
+        self.weights_hash = f"{own[:16]}-{other[:16]}"
         self.version = f"1-{image_scale[0]}x{image_scale[1]}-{str(dtype).removeprefix('torch.')}"
         model.train(mode=False).requires_grad_(requires_grad=False).to(device=device, dtype=dtype)
         self._model = model
@@ -126,15 +108,7 @@ class Mask2FormerDetector:
     def detect(
         self, images: Sequence[Image.Image], metadatas: Sequence[Mapping[str, object]]
     ) -> list[list[Detection]]:
-        """Find confident objects, and the colours that the verdicts read.
-
-        Args:
-            images: RGB, of any sizes.
-            metadatas: GenEval's metadata, one an image.
-
-        Returns:
-            Detections above the task's confidence threshold, a list an image, in order.
-        """
+        """Objects above the task's confidence, and the colours that the verdicts read."""
         requests = [parse_request(metadata) for metadata in metadatas]
         detections: list[list[Detection]] = [[] for _ in images]
         places: list[tuple[int, int]] = []
@@ -143,7 +117,12 @@ class Mask2FormerDetector:
             thresholds = [confidence_threshold(requests[row].tag) for row in rows]
             batch = self._instances([images[row] for row in rows], thresholds)
             for row, instances in zip(rows, batch, strict=True):
-                detections[row] = [self._detection(instance) for instance in instances]
+                detections[row] = [
+                    Detection(self.class_names[instance.label], instance.box, instance.score)
+                    for instance in instances
+                ]
+                # Masks of full size are freed with their batch; of what is to be coloured, the crop
+                # stays, so that crops of all images share the colour model's batches.
                 for i in indices_to_color(detections[row], requests[row]):
                     places.append((row, i))
                     crops.append(object_crop(images[row], instances[i].mask, instances[i].box))
@@ -170,51 +149,35 @@ class Mask2FormerDetector:
         self, images: Sequence[Image.Image], thresholds: Sequence[float]
     ) -> list[list[Instance]]:
         """One forward for images of equal padded size."""
-        inputs = [
-            model_input(image, image_scale=self._image_scale, device=self._device)
-            for image in images
-        ]
+        scale, device = self._image_scale, self._device
+        inputs = [model_input(image, image_scale=scale, device=device) for image in images]
         output = self._model(torch.stack(inputs).to(self._dtype))
+        logits = (output.class_queries_logits, output.masks_queries_logits)
         return [
             instances_from_logits(
                 class_logits,
                 mask_logits,
-                padded_size=model_image.shape[-2:],
+                padded_size=inputs[0].shape[-2:],
                 resized_size=self._resized_size(image),
                 original_size=(image.height, image.width),
-                min_score=threshold,
+                min_score=limit,
             )
-            for class_logits, mask_logits, model_image, image, threshold in zip(
-                output.class_queries_logits,
-                output.masks_queries_logits,
-                inputs,
-                images,
-                thresholds,
-                strict=True,
+            for class_logits, mask_logits, image, limit in zip(
+                *logits, images, thresholds, strict=True
             )
         ]
 
-    def _detection(self, instance: Instance) -> Detection:
-        x1, y1, x2, y2 = (float(edge) for edge in instance.box)
-        return Detection(self.class_names[instance.label], (x1, y1, x2, y2), instance.score)
-
 
 def load_geneval(config: GenEvalConfig) -> GenEval:
-    """GenEval with drawn canaries; loads the weights.
-
-    Raises:
-        WeightsError: Weights are missing or do not fit.
-    """
+    """GenEval with drawn canaries; ``WeightsError`` where weights are missing or do not fit."""
     device, dtype = torch_device(config.device), torch_dtype(config.dtype)
     colors = ColorClassifier(
         config.color_model, device=device, dtype=dtype, batch_size=config.crop_batch_size
     )
+    # One image fills a CPU's cores, where a larger batch spends its time on fresh memory.
+    batch_size = config.batch_size or (1 if device.type == "cpu" else 8)
     detector = Mask2FormerDetector(
-        config.detector,
-        color_classifier=colors,
-        device=device,
-        dtype=dtype,
-        batch_size=config.batch_size or (1 if device.type == "cpu" else 8),
+        config.detector, color_classifier=colors, device=device, dtype=dtype, batch_size=batch_size
     )
     return GenEval(detector, canaries=street_canaries(), config=config)
 
@@ -229,11 +192,11 @@ def _load_model(directory: Path) -> Mask2FormerForUniversalSegmentation:
             ),
         )
     except (OSError, RuntimeError, ValueError, SafetensorError, UnpicklingError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(
-            f"cannot load detector {directory}: {first_line}; it must be a Mask2Former for COCO "
-            "instances in transformers' layout"
+            f"cannot load detector {directory}: {first_line(error)}; it must be a Mask2Former for "
+            "COCO instances in transformers' layout"
         ) from error
+    # transformers fills what is missing with random values and goes on. Buffers it computes.
     missing = sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
     if missing:
         raise WeightsError(
@@ -242,12 +205,6 @@ def _load_model(directory: Path) -> Mask2FormerForUniversalSegmentation:
         )
     _check_classes(directory, {int(i): name for i, name in (model.config.id2label or {}).items()})
     return model
-
-
-def _weights_hash(directory: Path) -> str:
-    """The sha256 of the configuration and of the weights that transformers prefers."""
-    config, *weights = (path for name in DETECTOR_FILES if (path := directory / name).is_file())
-    return combined_hash([config, *weights[:1]])
 
 
 def _check_classes(directory: Path, id2label: Mapping[int, str]) -> None:

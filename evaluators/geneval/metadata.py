@@ -15,14 +15,9 @@ class MetadataError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Clause:
-    """One demand on the objects of a class.
+    """One demand: so many objects of a class, all of a colour and in relation to a target.
 
-    Attributes:
-        label: Class name.
-        count: Objects wanted (``include``), or too many (``exclude``); at least 1.
-        color: Colour that all of them must have.
-        relation: Where they must be: "left of", "right of", "above" or "below" the target.
-        target: Index of the earlier clause of ``include`` whose objects are the target.
+    An ``exclude`` counts what is too many; ``target`` is an index of an earlier ``include``.
     """
 
     label: str
@@ -42,15 +37,10 @@ class Request:
 
 
 def parse_request(metadata: Mapping[str, object]) -> Request:
-    """Read a prompt's metadata in the published form.
+    """Read a prompt's metadata; ``MetadataError`` where a part is missing or impossible.
 
-    Args:
-        metadata: ``tag`` (the task), ``include`` and ``exclude``: lists of
-            ``{"class", "count", "color"?, "position"?: [relation, index]}``. A colour or position
-            of None counts as absent.
-
-    Raises:
-        MetadataError: A part is missing or has an impossible value.
+    Its ``tag`` is the task, ``include`` and ``exclude`` are lists of ``{"class", "count", "color"?,
+    "position"?: [relation, index]}``, where None counts as absent.
     """
     tag = metadata.get("tag")
     if not isinstance(tag, str) or not tag:
@@ -75,6 +65,7 @@ def _clause(item: Mapping[str, object], index: int) -> Clause:
     label, count, color = item.get("class"), item.get("count"), item.get("color")
     if not isinstance(label, str) or not label:
         raise MetadataError(f"class is {label!r} in {dict(item)}; it must be a class name")
+    # True is an int to Python.
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise MetadataError(f"count is {count!r} for {label!r}; it must be a whole number from 1")
     if color is not None and not isinstance(color, str):
@@ -84,11 +75,12 @@ def _clause(item: Mapping[str, object], index: int) -> Clause:
 
 
 def _position(value: object, index: int) -> tuple[str | None, int | None]:
-    """Relation and target of a clause; a clause may only point to an earlier one."""
+    """Relation and target of a clause."""
     if value is None:
         return None, None
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
         relation, target = value
+        # Only to an earlier one: clauses are judged in their order.
         if relation in RELATIONS and isinstance(target, int) and 0 <= target < index:
             return relation, target
     raise MetadataError(
@@ -100,11 +92,8 @@ def _position(value: object, index: int) -> tuple[str | None, int | None]:
 def check_vocabulary(
     request: Request, class_names: Sequence[str], color_names: Sequence[str]
 ) -> None:
-    """Make sure that the detector knows every class and colour that is asked for.
-
-    Raises:
-        MetadataError: A class or colour is unknown; the message offers the nearest known ones.
-    """
+    """Refuse (``MetadataError``, with the nearest known ones) an unknown class or colour."""
+    # A class that the detector lacks would only ever be "not found", a 0 that nobody questions.
     for clause in (*request.include, *request.exclude):
         _check_known("class", clause.label, class_names)
         if clause.color is not None:

@@ -1,9 +1,4 @@
-"""GenEval's 553 prompts, drawn again from the published procedure, byte for byte.
-
-The class names, their three renames, the seed and the order of the random draws are the benchmark's
-definition (Ghosh et al., GenEval, arXiv:2310.11513); the two SHA-256 sums below pin the result, so
-no file has to be downloaded.
-"""
+"""GenEval's 553 prompts (arXiv:2310.11513), drawn again by the published procedure."""
 
 from __future__ import annotations
 
@@ -16,13 +11,12 @@ import numpy as np
 
 from evaluators.base import EvaluatorError
 
+# Class names, seed and the order of the random draws are the benchmark's definition. The sum of the
+# official file pins the result, so that nothing has to be downloaded.
 METADATA_SHA256 = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
-PROMPTS_SHA256 = "55b6e3650e980c13daf30569eb666e000faf19bfc2b7b4cbe999fcdb7aa9d680"
 SEED = 43
 DRAWS_PER_TASK = 100
-IMAGES_PER_PROMPT = 4
 
-TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 COLORS = (
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white",
 )  # fmt: skip
@@ -49,12 +43,14 @@ Metadata = dict[str, object]
 
 
 def with_article(phrase: str) -> str:
-    """Put "a" or "an" before a phrase, by its first letter."""
+    """Put "a" or "an" before a phrase."""
+    # By the letter and not by the sound, as the benchmark does.
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
 def plural(name: str) -> str:
-    """The plural as the benchmark writes it: "es" after a final "s", else "s"."""
+    """The plural as the benchmark writes it."""
+    # So "benchs", "knifes" and "sheeps": with the right words it would be another prompt.
     return f"{name}es" if name.endswith("s") else f"{name}s"
 
 
@@ -102,6 +98,7 @@ def _color(rng: np.random.Generator) -> Metadata:
 def _position(rng: np.random.Generator) -> Metadata:
     placed, target = (CLASS_NAMES[i] for i in rng.choice(len(CLASS_NAMES), size=2, replace=False))
     relation = RELATIONS[rng.choice(len(RELATIONS))]
+    # The target first: a clause refers to an earlier one.
     include = [_wanted(target), _wanted(placed, position=[relation, 0])]
     phrase = f"{with_article(placed)} {relation} {with_article(target)}"
     return _entry("position", include, phrase)
@@ -128,37 +125,23 @@ def _draw_suite() -> Iterator[Metadata]:
             yield draw(rng)
 
 
-def _verified(content: bytes, sha256: str, name: str) -> bytes:
+@functools.cache
+def official_metadata_jsonl() -> bytes:
+    """The official ``evaluation_metadata.jsonl``; ``EvaluatorError`` where NumPy draws another."""
+    # 27 of the 580 draws repeat an earlier one, of which the benchmark keeps the first.
+    lines = dict.fromkeys(json.dumps(entry) for entry in _draw_suite())
+    content = "".join(f"{line}\n" for line in lines).encode()
     digest = hashlib.sha256(content).hexdigest()
-    if digest != sha256:
+    # NumPy promises no stream across versions; other prompts would be another benchmark.
+    if digest != METADATA_SHA256:
         raise EvaluatorError(
-            f"GenEval's {name} came out with sha256 {digest}, not {sha256}: this NumPy "
+            f"GenEval's metadata came out with sha256 {digest}, not {METADATA_SHA256}: this NumPy "
             f"({np.__version__}) draws other random numbers; install one of the supported range"
         )
     return content
 
 
-@functools.cache
-def official_metadata_jsonl() -> bytes:
-    """The official ``evaluation_metadata.jsonl``.
-
-    Raises:
-        EvaluatorError: The installed NumPy's generator does not reproduce the official file.
-    """
-    lines = dict.fromkeys(json.dumps(entry) for entry in _draw_suite())
-    return _verified("".join(f"{line}\n" for line in lines).encode(), METADATA_SHA256, "metadata")
-
-
 def official_metadata() -> list[Metadata]:
     """The 553 entries: ``tag``, ``include``, ``prompt`` and, for counting, ``exclude``."""
+    # Read again for each caller, who may change what it gets.
     return [json.loads(line) for line in official_metadata_jsonl().splitlines()]
-
-
-def official_generation_prompts() -> bytes:
-    """The official ``generation_prompts.txt``: one prompt a line, in the metadata's order.
-
-    Raises:
-        EvaluatorError: The installed NumPy's generator does not reproduce the official file.
-    """
-    lines = (f"{entry['prompt']}\n" for entry in official_metadata())
-    return _verified("".join(lines).encode(), PROMPTS_SHA256, "generation prompts")

@@ -1,19 +1,17 @@
 """GenEval: does an image show the objects, counts, colours and positions that its prompt asks for?
 
-Two verdicts follow from the same detections. The official one (Ghosh et al., arXiv:2310.11513) asks
-for *at least* the objects wanted. The strict one is the reward of Flow-GRPO (arXiv:2505.05470): it
-asks for *exactly* them and gives partial credit. Both are pure functions of detections and
-metadata; which detector found them does not matter here.
+The official verdict (Ghosh et al., arXiv:2310.11513) asks for *at least* the objects wanted. The
+strict one is the reward of Flow-GRPO (arXiv:2505.05470): *exactly* them, with partial credit.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
-from evaluators.base import Canary, Evaluator, JudgeConfig, Sample, Score
+from evaluators.base import Canary, Evaluator, JudgeConfig, Sample, Score, mean_of
 from evaluators.geneval.config import GenEvalConfig
 from evaluators.geneval.detectors import Box, Detection, Detector, as_detection
 from evaluators.geneval.metadata import (
@@ -24,6 +22,7 @@ from evaluators.geneval.metadata import (
     parse_request,
 )
 
+# The thresholds of GenEval's evaluate_images.py; its agreement with people (83 %) is theirs.
 CONFIDENCE = 0.3
 #: Counting trusts confident detections only: doubtful ones are mostly duplicates.
 COUNTING_CONFIDENCE = 0.9
@@ -31,20 +30,13 @@ MAX_OBJECTS_PER_CLASS = 16
 #: Part of two objects' summed size by which their centres must differ to count as a position.
 POSITION_MARGIN = 0.1
 
-Groups = list[Sequence[Detection] | None]
-
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an image was judged to be.
+    """What an image was judged to be, and why it is not correct, in words (empty where it is).
 
-    Attributes:
-        correct: The official verdict.
-        strict_correct: All counts are exact, and colours and positions hold.
-        strict_score: Mean of the strict verdict's partial credits; at most 1. A count is worth
-            1 - |wanted - found| / wanted, so it is negative when more than twice as many are found.
-        reason: Why ``correct`` is false, in words; empty when it is true.
-        strict_reason: The same for ``strict_correct``.
+    ``strict_score`` is the mean of the strict verdict's partial credits; at most 1, and below 0
+    where more than twice as many objects are found as wanted.
     """
 
     correct: bool
@@ -59,25 +51,21 @@ def judge(
 ) -> Verdict:
     """Judge one image by its detections.
 
-    Args:
-        detections: In any order and of any confidence, as ``Detection`` or as mapping with label,
-            box, score and color; the colour must be known where ``metadata`` asks for one.
-        metadata: GenEval's ``tag``, ``include`` and ``exclude``.
+    They come in any order and of any confidence, with a colour where one is asked for.
 
     Raises:
-        MetadataError: The metadata cannot be judged.
+        MetadataError: The metadata (``tag``, ``include``, ``exclude``) cannot be judged.
         ValueError: A detection is malformed, or lacks a colour that matters.
 
     Source: GenEval, ``evaluate_images.py``; Flow-GRPO's reward server, ``gen_eval.py``.
     """
     request = parse_request(metadata)
     all_objects = [as_detection(item) for item in detections]
-    objects = {
-        label: [all_objects[i] for i in rows]
-        for label, rows in confident_indices(all_objects, request.tag).items()
-    }
+    rows = confident_indices(all_objects, request.tag)
+    objects = {label: [all_objects[i] for i in kept] for label, kept in rows.items()}
     _, problems = _walk(objects, request, exact=False)
     parts, strict_problems = _walk(objects, request, exact=True)
+    # The strict verdict has no use for it: an exact count is never one too many.
     for clause in request.exclude:
         count = len(objects.get(clause.label, ()))
         if count >= clause.count:
@@ -85,7 +73,7 @@ def judge(
     return Verdict(
         correct=not problems,
         strict_correct=not strict_problems,
-        strict_score=math.fsum(parts) / len(parts) if parts else 0.0,
+        strict_score=mean_of(parts) if parts else 0.0,
         reason="; ".join(problems),
         strict_reason="; ".join(strict_problems),
     )
@@ -97,22 +85,22 @@ def confidence_threshold(tag: str) -> float:
 
 
 def confident_indices(detections: Sequence[Detection], tag: str) -> dict[str, list[int]]:
-    """Which detections count for a task: per class by falling score, at most 16.
-
-    Among equal scores the later one comes first, as when an ascending stable sort is reversed.
-    """
+    """Which detections count for a task: per class by falling score, at most 16."""
     threshold = confidence_threshold(tag)
     groups: dict[str, list[int]] = defaultdict(list)
+    # Among equals the later first: the published code reverses an ascending sort.
     order = sorted(range(len(detections)), key=lambda i: (detections[i].score, i), reverse=True)
     for index in order:
-        group = groups[detections[index].label]
-        if detections[index].score > threshold and len(group) < MAX_OBJECTS_PER_CLASS:
-            group.append(index)
-    return {label: group for label, group in groups.items() if group}
+        detection = detections[index]
+        if detection.score > threshold and len(groups[detection.label]) < MAX_OBJECTS_PER_CLASS:
+            groups[detection.label].append(index)
+    return dict(groups)
 
 
 def indices_to_color(detections: Sequence[Detection], request: Request) -> list[int]:
     """Which detections' colours a verdict on ``request`` reads."""
+    # Of the best that are wanted, and only where there are enough: naming a colour costs a crop and
+    # a pass of CLIP, and most objects' colours decide nothing.
     objects = confident_indices(detections, request.tag)
     needed: set[int] = set()
     for clause in request.include:
@@ -128,11 +116,10 @@ def _walk(
     """Check all ``include`` clauses. -> partial credits and what is wrong, in words."""
     parts: list[float] = []
     problems: list[str] = []
-    groups: Groups = []
+    groups: list[Sequence[Detection] | None] = []
     for clause in request.include:
-        detections = objects.get(clause.label, ())
-        if not exact:
-            detections = detections[: clause.count]
+        # Cut to what is wanted, "at least" is "exactly": both verdicts share their checks.
+        detections = objects.get(clause.label, ())[: None if exact else clause.count]
         more, problem = _check_clause(clause, detections, groups, exact=exact)
         parts += more
         groups.append(None if problem else detections)
@@ -142,9 +129,14 @@ def _walk(
 
 
 def _check_clause(
-    clause: Clause, objects: Sequence[Detection], groups: Groups, *, exact: bool
+    clause: Clause,
+    objects: Sequence[Detection],
+    groups: Sequence[Sequence[Detection] | None],
+    *,
+    exact: bool,
 ) -> tuple[list[float], str]:
     """Partial credits of one clause and what is wrong with it (empty if nothing)."""
+    # Negative when more than twice as many are found, as in the published reward.
     parts = [1 - abs(clause.count - len(objects)) / clause.count]
     if len(objects) != clause.count:
         if clause.color is not None or clause.relation is not None:
@@ -152,14 +144,18 @@ def _check_clause(
         how_many = "exactly" if exact else "at least"
         return parts, f'expected {how_many} {clause.count} "{clause.label}", found {len(objects)}'
     if clause.color is not None:
-        colors = [_color(detection) for detection in objects]
+        colors = [detection.color for detection in objects]
+        if None in colors:
+            raise ValueError(
+                f"detection of {clause.label!r} has no colour, but the prompt asks for one: the "
+                "detector must classify the colours that indices_to_color names"
+            )
         hits = colors.count(clause.color)
         parts.append(1 - abs(clause.count - hits) / clause.count)
         if hits != clause.count:
-            return parts, (
-                f'expected {clause.count} {clause.color} "{clause.label}", '
-                f"found {_color_counts(colors)}"
-            )
+            listed = ", ".join(f"{colors.count(color)} {color}" for color in dict.fromkeys(colors))
+            wish = f'expected {clause.count} {clause.color} "{clause.label}"'
+            return parts, f"{wish}, found {listed}"
     if clause.relation is None or clause.target is None:
         return parts, ""
     targets = groups[clause.target]
@@ -168,19 +164,6 @@ def _check_clause(
     problem = _position_problem(clause, objects, targets)
     # A wrong position earns both a 0 and a 1 in the published reward; the scores depend on it.
     return [*parts, 0.0, 1.0] if problem else [*parts, 1.0], problem
-
-
-def _color(detection: Detection) -> str:
-    if detection.color is None:
-        raise ValueError(
-            f"detection of {detection.label!r} has no colour, but the prompt asks for one: the "
-            "detector must classify the colours that indices_to_color names"
-        )
-    return detection.color
-
-
-def _color_counts(colors: Sequence[str]) -> str:
-    return ", ".join(f"{colors.count(color)} {color}" for color in dict.fromkeys(colors))
 
 
 def _position_problem(
@@ -200,17 +183,10 @@ def _position_problem(
 
 
 def relative_position(box: Box, target: Box) -> set[str]:
-    """Where a box lies relative to another.
+    """How a box lies to another, at most one word an axis; x1, y1, x2, y2 in pixels, y downwards.
 
     The offset of the centres is first shortened, along each axis, by a tenth of the two boxes'
     summed extent; a direction counts when what is left exceeds half of the whole offset.
-
-    Args:
-        box: x1, y1, x2, y2 in pixels, y downwards.
-        target: As ``box``.
-
-    Returns:
-        Any of "left of", "right of", "above" and "below"; at most one an axis.
     """
     offsets, rests = [], []
     for low, high in ((0, 2), (1, 3)):
@@ -218,8 +194,10 @@ def relative_position(box: Box, target: Box) -> set[str]:
         extent = abs(box[high] - box[low]) + abs(target[high] - target[low])
         offsets.append(offset)
         rests.append(math.copysign(max(abs(offset) - POSITION_MARGIN * extent, 0.0), offset))
+    # Boxes in the same place have no direction, and an offset of length 0.
     if max(abs(rest) for rest in rests) < 1e-3:
         return set()
+    # By the whole offset and not by what is left of it, as published.
     length = math.sqrt(offsets[0] ** 2 + offsets[1] ** 2)
     right, down = (rest / length for rest in rests)
     held = {
@@ -238,16 +216,7 @@ class GenEval(Evaluator):
         canaries: Sequence[Canary],
         config: JudgeConfig = GenEvalConfig(),  # noqa: B008 (frozen)
     ) -> None:
-        """Bind a detector.
-
-        Args:
-            detector: Finds the objects; its class and colour names are the vocabulary.
-            canaries: Pairs that the detector must tell apart before it is trusted.
-            config: What its number is.
-
-        Raises:
-            ValueError: There is no canary.
-        """
+        """Bind a detector, whose class and colour names are the vocabulary of prompts."""
         if not canaries:
             raise ValueError("GenEval needs at least one canary: a wrong detector looks like 0.03")
         self.config = config
@@ -257,42 +226,32 @@ class GenEval(Evaluator):
     @property
     def weights_hash(self) -> str:
         """The detector's name, version and weights."""
-        detector = self._detector
-        return f"{detector.name}-{detector.version}-{detector.weights_hash}"
+        return f"{self._detector.name}-{self._detector.version}-{self._detector.weights_hash}"
 
     def canaries(self) -> Sequence[Canary]:
         """The pairs given at construction."""
         return self._canaries
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
-        """Judge images; details hold both verdicts, their reasons, the task and object counts.
-
-        Raises:
-            MetadataError: A sample's metadata cannot be judged; nothing was detected yet.
-        """
+        """Judge images; details hold both verdicts, their reasons, the task and object counts."""
+        # All before the first is detected: an hour of detecting is not lost to the last prompt.
         for sample in samples:
             try:
                 self.check(sample.prompt, sample.metadata)
             except MetadataError as error:
                 raise MetadataError(f"sample {sample.sample_id}: {error}") from error
-        images = [sample.image for sample in samples]
-        per_image = self._detector.detect(images, [sample.metadata for sample in samples])
-        return [
-            self._score_one(sample, detections)
-            for sample, detections in zip(samples, per_image, strict=True)
-        ]
+        metadatas = [sample.metadata for sample in samples]
+        per_image = self._detector.detect([sample.image for sample in samples], metadatas)
+        return [self._score_one(*pair) for pair in zip(samples, per_image, strict=True)]
 
     def check(self, prompt: str, metadata: Mapping[str, object]) -> None:  # noqa: ARG002
-        """Refuse demands that cannot be read, or whose class or colour the detector lacks.
-
-        Raises:
-            MetadataError: Says what is wrong.
-        """
+        """Refuse (``MetadataError``) what cannot be read, or what the detector does not know."""
         request = parse_request(metadata)
         check_vocabulary(request, self._detector.class_names, self._detector.color_names)
 
     def reward(self, score: Score) -> float:
         """The strict score with its partial credit, which Flow-GRPO is rewarded with."""
+        # With 0 and 1 alone, a hard prompt's images would all be worth 0 and teach nothing.
         return float(str(score.details["strict_score"]))
 
     def _score_one(self, sample: Sample, detections: Sequence[Detection]) -> Score:
@@ -301,61 +260,40 @@ class GenEval(Evaluator):
             return Score.unscored(sample.sample_id, reason)
         verdict = judge(detections, sample.metadata)
         tag = parse_request(sample.metadata).tag
-        counts = {
-            label: len(rows) for label, rows in sorted(confident_indices(detections, tag).items())
-        }
-        return Score(
-            sample_id=sample.sample_id,
-            value=float(verdict.correct),
-            details={
-                "correct": verdict.correct,
-                "strict_correct": verdict.strict_correct,
-                "strict_score": verdict.strict_score,
-                "reason": verdict.reason,
-                "strict_reason": verdict.strict_reason,
-                "tag": tag,
-                "detections": counts,
-            },
-        )
+        objects = sorted(confident_indices(detections, tag).items())
+        counts = {label: len(rows) for label, rows in objects}
+        details = {**asdict(verdict), "tag": tag, "detections": counts}
+        return Score(sample_id=sample.sample_id, value=float(verdict.correct), details=details)
 
     def aggregate(self, samples: Sequence[Sample], scores: Sequence[Score]) -> dict[str, float]:
         """Summary numbers, all shares 0..1 but the count of unscored images.
 
-        ``overall`` is the mean of the task means, over the tasks that occur (six in the official
-        set); ``prompts_correct`` the share of prompts with at least one correct image;
-        ``strict_overall`` and ``strict_score`` are task means' means of the strict verdict and of
-        its partial credit. Unscored images are left out and counted.
+        ``overall`` is the mean of the means of the tasks that occur; ``prompts_correct`` the share
+        of prompts with at least one correct image; ``strict_overall`` and ``strict_score`` are task
+        means' means of the strict verdict and of its partial credit.
         """
-        scored = [
-            (sample, score)
-            for sample, score in zip(samples, scores, strict=True)
-            if score.reason is None
-        ]
+        scored = [score for score in scores if score.reason is None]
         tasks = _task_means(scored, "correct")
-        prompts: dict[str, bool] = {}
-        for sample, score in scored:
-            solved = prompts.get(sample.prompt_id, False)
-            prompts[sample.prompt_id] = solved or bool(score.details["correct"])
+        prompts: dict[str, float] = {}
+        for sample, score in zip(samples, scores, strict=True):
+            if score.reason is None:
+                prompts[sample.prompt_id] = max(score.value, prompts.get(sample.prompt_id, 0.0))
         return {
-            "overall": _mean(tasks.values()),
+            "overall": mean_of(tasks.values()),
             **tasks,
-            "strict_overall": _mean(_task_means(scored, "strict_correct").values()),
-            "strict_score": _mean(_task_means(scored, "strict_score").values()),
-            "images_correct": _mean([float(bool(score.details["correct"])) for _, score in scored]),
-            "prompts_correct": _mean([float(solved) for solved in prompts.values()]),
+            "strict_overall": mean_of(_task_means(scored, "strict_correct").values()),
+            "strict_score": mean_of(_task_means(scored, "strict_score").values()),
+            "images_correct": mean_of([score.value for score in scored]),
+            "prompts_correct": mean_of(prompts.values()),
             "unscored": float(len(scores) - len(scored)),
         }
 
 
-def _mean(values: Collection[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
-
-
-def _task_means(scored: Sequence[tuple[Sample, Score]], key: str) -> dict[str, float]:
+def _task_means(scored: Sequence[Score], key: str) -> dict[str, float]:
     """Mean of a numeric detail by task."""
     tasks: dict[str, list[float]] = defaultdict(list)
-    for _, score in scored:
+    for score in scored:
         value = score.details[key]
         assert isinstance(value, bool | int | float)
         tasks[str(score.details["tag"])].append(float(value))
-    return {tag: _mean(values) for tag, values in tasks.items()}
+    return {tag: mean_of(values) for tag, values in tasks.items()}

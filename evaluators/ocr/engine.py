@@ -9,18 +9,16 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from evaluators.base import EvaluatorError
-from evaluators.weights import cache_dir, sha256_of
+from evaluators.weights import EvaluatorError, cache_dir, sha256_of
 
 #: PaddleOCR's model name -> file in the ``rapidocr`` wheel.
 WHEEL_MODELS = {
@@ -30,20 +28,14 @@ WHEEL_MODELS = {
 #: Of a model as PaddleOCR reads it.
 FILES = ("inference.onnx", "inference.yml")
 _DECODE = {"DecodeImage": {"channel_first": False, "img_mode": "BGR"}}
-# PP-OCR's published pre- and post-processing of the detection model.
+# PP-OCR's published pre- and post-processing of the detection model, which the wheel leaves out.
+_IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 _DETECTION: Mapping[str, object] = {
     "PreProcess": {
         "transform_ops": [
             _DECODE,
             {"DetResizeForTest": {"resize_long": 960}},
-            {
-                "NormalizeImage": {
-                    "mean": [0.485, 0.456, 0.406],
-                    "std": [0.229, 0.224, 0.225],
-                    "scale": 1 / 255,
-                    "order": "hwc",
-                }
-            },
+            {"NormalizeImage": {**_IMAGENET, "scale": 1 / 255, "order": "hwc"}},
             {"ToCHWImage": None},
         ]
     },
@@ -55,6 +47,7 @@ _DETECTION: Mapping[str, object] = {
         "unclip_ratio": 1.5,
     },
 }
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -65,28 +58,8 @@ class Line:
     confidence: float
 
 
-class _Pipeline(Protocol):
-    """What is used of ``paddleocr.PaddleOCR``."""
-
-    def predict_iter(
-        self, images: list[NDArray[np.uint8]], /
-    ) -> Iterator[Mapping[str, Sequence[object]]]: ...
-
-
-@dataclass(frozen=True)
-class PaddleReader:
-    """A loaded PaddleOCR pipeline and the model files behind it."""
-
-    pipeline: _Pipeline
-    files: tuple[Path, ...]
-
-    def read(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[list[Line]]:
-        """Read RGB images (H, W, 3), top to bottom and left to right."""
-        # PaddleOCR takes arrays as OpenCV has them: blue first.
-        blue_first = [np.ascontiguousarray(image[..., ::-1]) for image in images]
-        for page in self.pipeline.predict_iter(blue_first):
-            pairs = zip(page["rec_texts"], page["rec_scores"], strict=True)
-            yield [Line(str(text), float(str(score))) for text, score in pairs]
+#: RGB images (H, W, 3) to their lines, top to bottom and left to right.
+TextReader = Callable[[Sequence[Pixels]], Iterator[list[Line]]]
 
 
 def load(
@@ -96,21 +69,10 @@ def load(
     recognition: tuple[str, str | None],
     num_threads: int | None,
     device: str,
-) -> PaddleReader:
-    """Start PaddleOCR without a network.
+) -> tuple[TextReader, tuple[Path, ...]]:
+    """PaddleOCR on two models (name, directory), as ``OcrConfig`` has it, and their files.
 
-    Args:
-        engine: ``onnxruntime`` or ``paddle``.
-        detection: Name and directory of the detection model.
-        recognition: Name and directory of the recognition model.
-        num_threads: Threads of the engine; None: ``OMP_NUM_THREADS`` or all cores.
-        device: PaddleOCR's device.
-
-    Returns:
-        A reader, and the model files it uses.
-
-    Raises:
-        EvaluatorError: A package or a model is missing, or the engine does not start.
+    Nothing is asked of a network: what is missing, or does not start, is an ``EvaluatorError``.
     """
     threads = num_threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     options: dict[str, object] = {"engine": engine, "device": device, "cpu_threads": threads}
@@ -123,25 +85,14 @@ def load(
             "ocr: engine='paddle' needs paddlepaddle: run `pip install paddlepaddle`, "
             "or use engine='onnxruntime'"
         )
-    pipeline = _pipeline(detection, recognition, options)
-    folders = [Path(path) for _, path in (detection, recognition) if path]
-    files = [path for folder in folders for path in folder.iterdir() if path.is_file()]
-    return PaddleReader(pipeline, tuple(sorted(files)))
-
-
-def _pipeline(
-    detection: tuple[str, str | None],
-    recognition: tuple[str, str | None],
-    options: Mapping[str, object],
-) -> _Pipeline:
-    """PaddleOCR with detection and recognition alone."""
-    paddleocr = _import_paddleocr(own_cache=options["engine"] == "onnxruntime")
+    paddleocr = _import_paddleocr(own_cache=engine == "onnxruntime")
     try:
-        pipeline: _Pipeline = paddleocr.PaddleOCR(
+        pipeline = paddleocr.PaddleOCR(
             text_detection_model_name=detection[0],
             text_detection_model_dir=detection[1],
             text_recognition_model_name=recognition[0],
             text_recognition_model_dir=recognition[1],
+            # Each is a further model to fetch, and for photographs of pages.
             use_doc_orientation_classify=False,
             use_doc_unwarping=False,
             use_textline_orientation=False,
@@ -153,12 +104,22 @@ def _pipeline(
             f"ocr: PaddleOCR does not start with {detection[0]} and {recognition[0]} "
             f"({type(err).__name__}: {err})"
         ) from err
-    return pipeline
+    folders = [Path(path) for _, path in (detection, recognition) if path]
+    files = [path for folder in folders for path in folder.iterdir() if path.is_file()]
+
+    def read(images: Sequence[Pixels]) -> Iterator[list[Line]]:
+        # PaddleOCR takes arrays as OpenCV has them: blue first. The published codes give it RGB.
+        for page in pipeline.predict_iter([np.ascontiguousarray(i[..., ::-1]) for i in images]):
+            pairs = zip(page["rec_texts"], page["rec_scores"], strict=True)
+            yield [Line(text, score) for text, score in pairs]
+
+    return read, tuple(sorted(files))
 
 
 def _import_paddleocr(*, own_cache: bool) -> ModuleType:
-    """Import PaddleOCR 3 quietly: no look for model hosts, warnings and errors only."""
+    # Set before the import, which otherwise asks the hosts of models whether they are there.
     os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
+    # Paddle's own models are in its own cache, where a user has them already.
     if own_cache:
         os.environ.setdefault("PADDLE_PDX_CACHE_HOME", str(cache_dir() / "paddlex"))
     try:
@@ -185,24 +146,22 @@ def _onnx_dir(name: str, path: str | None) -> Path:
             f"ocr: model {name!r} is not in the rapidocr wheel ({', '.join(WHEEL_MODELS)}); "
             "give its directory (inference.onnx, inference.yml)"
         )
-    return _prepared(name, _wheel_file(WHEEL_MODELS[name]))
-
-
-def _wheel_file(filename: str) -> Path:
     spec = importlib.util.find_spec("rapidocr")
     if spec is None or spec.origin is None:
         raise EvaluatorError("ocr: its models come with rapidocr: run `pip install rapidocr`")
-    path = Path(spec.origin).parent / "models" / filename
-    if not path.is_file():
+    source = Path(spec.origin).parent / "models" / WHEEL_MODELS[name]
+    if not source.is_file():
         raise EvaluatorError(
-            f"ocr: the installed rapidocr has no {filename}: run `pip install 'rapidocr>=3.10,<4'`"
+            f"ocr: the installed rapidocr has no {source.name}: "
+            "run `pip install 'rapidocr>=3.10,<4'`"
         )
-    return path
+    return _prepared(name, source)
 
 
 @functools.cache
 def _prepared(name: str, source: Path) -> Path:
-    """Copy a model beside its description, once."""
+    """A directory as PaddleOCR wants it, made once of the wheel's model."""
+    # By content: another version of the wheel gets a directory of its own.
     folder = cache_dir() / "ocr" / f"{name}-{sha256_of(source)[:12]}"
     if folder.is_dir():
         return folder
@@ -213,23 +172,20 @@ def _prepared(name: str, source: Path) -> Path:
         shutil.copyfile(source, part / FILES[0])
         text = yaml.safe_dump(description, allow_unicode=True, sort_keys=False)
         (part / FILES[1]).write_text(text, encoding="utf-8")
+        # A temporary directory is its owner's alone; a cache may be shared.
         part.chmod(0o755)
-        _put(part, folder)
+        # Renamed, so that no half-made one is seen; another process may have been first.
+        try:
+            part.rename(folder)
+        except OSError:
+            shutil.rmtree(part)
+            if not folder.is_dir():
+                raise
     except OSError as err:
         raise EvaluatorError(
             f"ocr: cannot prepare {folder} ({err}); set SOARBENCH_CACHE to a writable folder"
         ) from err
     return folder
-
-
-def _put(part: Path, folder: Path) -> None:
-    """Rename, so that a half-made directory is never seen; another process may have been first."""
-    try:
-        part.rename(folder)
-    except OSError:
-        shutil.rmtree(part)
-        if not folder.is_dir():
-            raise
 
 
 def _description(name: str, source: Path) -> Mapping[str, object]:

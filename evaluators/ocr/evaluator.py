@@ -1,32 +1,21 @@
-"""OCR accuracy of text that a prompt asked for, read by PaddleOCR.
-
-Reward = 1 - min(d, n) / n with d the edit distance of the recognised and the wanted text
-(Flow-GRPO, arXiv:2505.05470). An engine that fails stops the evaluator; it never scores 0.
-"""
+"""OCR accuracy of text that a prompt asked for, read by PaddleOCR."""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from evaluators.base import (
-    ADDRESS,
-    Canary,
-    Evaluator,
-    EvaluatorError,
-    JudgeConfig,
-    Sample,
-    Score,
-)
+from evaluators.base import ADDRESS, Canary, Evaluator, JudgeConfig, Sample, Score, mean_of
 from evaluators.ocr import engine as ocr_engine
-from evaluators.weights import combined_hash
+from evaluators.ocr.engine import Line, TextReader
+from evaluators.weights import EvaluatorError, combined_hash
 
 #: Opening and closing marks that make a pair of double quotes.
 QUOTES = (
@@ -38,9 +27,7 @@ _PAIRS = re.compile("|".join(f"{opening}([^{closing}]*)[{closing}]" for opening,
 _MIXED = re.compile('["“”„‟\uff02]([^"“”„‟\uff02]*)["“”‟\uff02]')
 #: Longest side an upscaled image may get, pixels: very flat images stay readable in memory.
 _MAX_SIDE = 4096
-
-Pixels = NDArray[np.uint8]
-TextReader = Callable[[Sequence[Pixels]], Iterator[list[ocr_engine.Line]]]
+_CANARIES = (("OPEN", "QUIZ", "black", "white"), ("Coffee", "Bread", "white", "darkblue"))
 
 
 def edit_distance(first: str, second: str) -> int:
@@ -62,17 +49,7 @@ def text_reward(recognised: str, target: str) -> float:
     """How much of the wanted text was read: 1 - min(d, n) / n.
 
     Case and spaces do not count; d is the edit distance, 0 where the target is contained in what
-    was read; n is the target's length.
-
-    Args:
-        recognised: All text read in the image.
-        target: The text wanted; not blank.
-
-    Returns:
-        The reward, in [0, 1].
-
-    Raises:
-        ValueError: The target is blank.
+    was read; n is the target's length. A blank target is a ``ValueError``.
 
     Source: Flow-GRPO, arXiv:2505.05470, visual text rendering reward.
     """
@@ -85,19 +62,7 @@ def text_reward(recognised: str, target: str) -> float:
 
 
 def target_text(prompt: str) -> str:
-    """The text between the first pair of double quotes, of any kind, in a prompt.
-
-    Line breaks and runs of spaces become one space.
-
-    Args:
-        prompt: Such as: a sign that says "OPEN".
-
-    Returns:
-        The wanted text, not empty.
-
-    Raises:
-        ValueError: The prompt has no such pair, or nothing between it.
-    """
+    """The text between the first pair of double quotes, of any kind; ``ValueError`` without one."""
     match = _PAIRS.search(prompt) or _MIXED.search(prompt)
     if match is None:
         raise ValueError(
@@ -107,6 +72,7 @@ def target_text(prompt: str) -> str:
     text = next((group for group in match.groups() if group is not None), "")
     if not text.strip():
         raise ValueError(f"prompt {prompt!r} has nothing between its double quotes")
+    # A line break is not drawn as one.
     return " ".join(text.split())
 
 
@@ -118,14 +84,12 @@ class OcrConfig(JudgeConfig):
         engine: ``onnxruntime`` (needs no paddlepaddle), or ``paddle``.
         detection_model: PaddleOCR's name of the text detection model.
         recognition_model: PaddleOCR's name of the text recognition model.
-        detection_dir: Its directory; None takes the one in the ``rapidocr`` wheel
-            (``onnxruntime``) or PaddleOCR's own (``paddle``).
+        detection_dir: Its directory; None takes the ``rapidocr`` wheel's or ``paddle``'s own.
         recognition_dir: As ``detection_dir``.
-        min_confidence: A line read with less confidence (0..1) is ignored. Flow-GRPO counts every
-            line (0), which rewards accidental strokes.
+        min_confidence: A line read with less confidence (0..1) is ignored.
         min_side: Images whose shorter side is smaller are enlarged to it (bicubic), pixels.
         batch_size: Images handed to the reader at a time.
-        num_threads: Threads of the reader; None takes ``OMP_NUM_THREADS`` or all cores.
+        num_threads: Of the reader; None takes ``OMP_NUM_THREADS`` or all cores.
         device: ``cpu``, ``gpu`` or ``gpu:0``.
     """
 
@@ -143,6 +107,8 @@ class OcrConfig(JudgeConfig):
     recognition_model: str = "PP-OCRv6_small_rec"
     detection_dir: str | None = field(default=None, metadata=ADDRESS)
     recognition_dir: str | None = field(default=None, metadata=ADDRESS)
+    # The default drop_score of PaddleOCR 2, whose reader so hid such lines from Flow-GRPO, too:
+    # accidental strokes should not be rewarded.
     min_confidence: float = 0.5
     min_side: int = 256
     batch_size: int = field(default=16, metadata=ADDRESS)
@@ -150,7 +116,6 @@ class OcrConfig(JudgeConfig):
     device: str = field(default="cpu", metadata=ADDRESS)
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
         if self.engine not in ("onnxruntime", "paddle"):
             raise ValueError(f"engine={self.engine!r}: choose 'onnxruntime' or 'paddle'")
         if not 0 <= self.min_confidence <= 1:
@@ -164,15 +129,12 @@ class OcrConfig(JudgeConfig):
 
     def weight_files(self) -> Mapping[str, Sequence[str]]:
         """The models' directories; the wheel's models are known by their names."""
+        # The directory's content is in the address, where it lies is not.
         folders = {"detection_dir": self.detection_dir, "recognition_dir": self.recognition_dir}
         return {name: ocr_engine.FILES for name, folder in folders.items() if folder is not None}
 
     def check_prompt(self, prompt: str, metadata: Mapping[str, object]) -> None:  # noqa: ARG002
-        """Refuse a prompt that quotes no text.
-
-        Raises:
-            ValueError: Says how to quote it.
-        """
+        """Refuse, by a ``ValueError``, a prompt that quotes no text."""
         target_text(prompt)
 
     def build(self) -> OcrEvaluator:
@@ -192,13 +154,9 @@ def enlarged(image: Image.Image, min_side: int) -> Image.Image:
 
 
 class OcrEvaluator(Evaluator):
-    """Reads the image and compares with the text that the prompt quotes.
+    """Reads the image and compares with the text that the prompt quotes; loads when first used.
 
-    Nothing is loaded before it is needed.
-
-    Args:
-        config: What to read with.
-        reader: Takes the place of PaddleOCR: RGB images (H, W, 3) in, their lines out.
+    A ``reader`` takes the place of PaddleOCR: RGB images (H, W, 3) in, their lines out.
     """
 
     config: OcrConfig
@@ -216,47 +174,33 @@ class OcrEvaluator(Evaluator):
 
     def _load(self) -> TextReader:
         if self._reader is None:
-            engine = ocr_engine.load(
+            self._reader, self._files = ocr_engine.load(
                 engine=self.config.engine,
                 detection=(self.config.detection_model, self.config.detection_dir),
                 recognition=(self.config.recognition_model, self.config.recognition_dir),
                 num_threads=self.config.num_threads,
                 device=self.config.device,
             )
-            self._reader, self._files = engine.read, engine.files
         return self._reader
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
-        """One score a sample, in order.
-
-        Args:
-            samples: Each quotes the wanted text in its prompt.
-
-        Returns:
-            One score a sample; ``details`` hold what was read.
-
-        Raises:
-            ValueError: A prompt quotes nothing; raised before anything is read.
-            EvaluatorError: The engine failed.
-        """
+        """One score a sample, in order; ``EvaluatorError`` where the engine failed."""
+        # All before the first is read: a prompt that quotes nothing is a ``ValueError``.
         targets = [_target_of(sample) for sample in samples]
-        scores: list[Score] = []
-        for start in range(0, len(samples), self.config.batch_size):
-            batch = samples[start : start + self.config.batch_size]
-            chunk = targets[start : start + self.config.batch_size]
-            scores += map(self._judged, batch, chunk, self._read(batch))
-        return scores
+        size = self.config.batch_size
+        batches = [samples[start : start + size] for start in range(0, len(samples), size)]
+        pages = itertools.chain.from_iterable(map(self._read, batches))
+        return list(map(self._judged, samples, targets, pages))
 
-    def _read(self, batch: Sequence[Sample]) -> list[list[ocr_engine.Line]]:
-        """The lines of every image of a batch."""
+    def _read(self, batch: Sequence[Sample]) -> list[list[Line]]:
         reader = self._load()
         images = [np.asarray(enlarged(sample.image, self.config.min_side)) for sample in batch]
         try:
             lines = list(reader(images))
         except EvaluatorError:
             raise
-        # Whatever another package raises: its API has changed under callers before, and a
-        # swallowed error becomes a score of 0.
+        # Whatever another package raises: PaddleOCR 3 changed the API under all its callers, and
+        # where they swallowed the error every image scored 0.
         except Exception as err:
             raise EvaluatorError(
                 f"the OCR engine failed on images {batch[0].sample_id!r} to "
@@ -266,7 +210,7 @@ class OcrEvaluator(Evaluator):
             raise EvaluatorError(f"the OCR engine read {len(lines)} of {len(batch)} images")
         return lines
 
-    def _judged(self, sample: Sample, target: str, lines: list[ocr_engine.Line]) -> Score:
+    def _judged(self, sample: Sample, target: str, lines: list[Line]) -> Score:
         kept = [line for line in lines if line.confidence >= self.config.min_confidence]
         text = " ".join(" ".join(line.text for line in kept).split())
         details: dict[str, object] = {
@@ -281,17 +225,21 @@ class OcrEvaluator(Evaluator):
 
     def canaries(self) -> Sequence[Canary]:
         """Drawn words, dark on light and light on dark, against another word."""
-        return (
-            _canary("OPEN", "QUIZ", ink="black", paper="white"),
-            _canary("Coffee", "Bread", ink="white", paper="darkblue"),
-        )
+        pairs = []
+        for word, other, ink, paper in _CANARIES:
+            prompt = f'a sign that says "{word}"'
+            good, bad = (
+                Sample.drawn(f"canary/ocr/{drawn}", prompt, drawn_word(drawn, ink=ink, paper=paper))
+                for drawn in (word, other)
+            )
+            pairs.append(Canary(good=good, bad=bad))
+        return pairs
 
     def aggregate(self, samples: Sequence[Sample], scores: Sequence[Score]) -> dict[str, float]:
         """The mean reward first, then the share of images read exactly."""
         summary = super().aggregate(samples, scores)
         exact = [bool(score.details["exact"]) for score in scores if score.reason is None]
-        share = sum(exact) / len(exact) if exact else float("nan")
-        return {"mean": summary["mean"], "exact": share, "unscored": summary["unscored"]}
+        return {"mean": summary["mean"], "exact": mean_of(exact), "unscored": summary["unscored"]}
 
 
 def _target_of(sample: Sample) -> str:
@@ -299,20 +247,6 @@ def _target_of(sample: Sample) -> str:
         return target_text(sample.prompt)
     except ValueError as err:
         raise ValueError(f"{sample.sample_id}: {err}") from err
-
-
-def _canary(word: str, other: str, *, ink: str, paper: str) -> Canary:
-    """The same wish against its own word and against another."""
-    good, bad = (
-        Sample(
-            sample_id=f"canary/ocr/{drawn}",
-            prompt_id="canary/ocr",
-            prompt=f'a sign that says "{word}"',
-            image=drawn_word(drawn, ink=ink, paper=paper),
-        )
-        for drawn in (word, other)
-    )
-    return Canary(good=good, bad=bad)
 
 
 def drawn_word(word: str, *, ink: str, paper: str, size: int = 256) -> Image.Image:

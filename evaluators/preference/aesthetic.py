@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from evaluators.base import ADDRESS, Canary, Sample
-from evaluators.clip.files import CLIP_CODE, CLIP_FILES, CLIP_L
+from evaluators.clip import CLIP_CODE, CLIP_FILES, CLIP_L
 from evaluators.devices import torch_device, torch_dtype
 from evaluators.preference.base import LoadedScorer, ScorerConfig
-from evaluators.weights import PublishedWeights, combined_hash, resolve_file
-
-if TYPE_CHECKING:
-    from evaluators.clip.encoders import ClipEncoder
-    from evaluators.preference.rating_head import AestheticHead
+from evaluators.weights import PublishedWeights, combined_hash, resolve_directory, resolve_file
 
 _HEAD_FILE = "sac+logos+ava1-l14-linearMSE.pth"
 _HEAD = PublishedWeights(
@@ -45,7 +41,6 @@ class AestheticConfig(ScorerConfig):
     summary = "how good the image looks"
     unit = "rating, 1..10"
     value_range = (1.0, 10.0)
-    packages = ("torch", "transformers", "open_clip_torch")
     code: ClassVar[tuple[str, ...]] = (*CLIP_CODE, "evaluators.preference.rating_head")
     published: ClassVar[tuple[PublishedWeights, ...]] = (CLIP_L, _HEAD)
 
@@ -59,39 +54,27 @@ class AestheticConfig(ScorerConfig):
 
     def load(self) -> LoadedScorer:
         """Find, check and load the CLIP and the head."""
-        from evaluators.clip.encoders import clip_hash, find_clip, load_clip
+        from evaluators.clip.encoders import clip_hash, load_clip
         from evaluators.preference.rating_head import load_head
 
-        directory = find_clip(self.weights)
+        directory = resolve_directory(self.weights, CLIP_FILES)
         path = resolve_file(self.head, self.head_file, key="head")
-        device = torch_device(self.device)
-        encoder = load_clip(directory, dtype=torch_dtype(self.dtype), device=device)
+        device, dtype = torch_device(self.device), torch_dtype(self.dtype)
+        encoder = load_clip(directory, dtype=dtype, device=device)
         # The head is tiny and sensitive: float32 whatever the CLIP runs in.
         head = load_head(path, encoder.width).to(device)
-
-        def values(prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:
-            assert len(prompts) == len(images)
-            return ratings(encoder, head, images)
-
-        return LoadedScorer(values, f"{clip_hash(directory)}+{combined_hash([path])}")
+        return LoadedScorer(
+            lambda _, images: head(encoder.images(images)).tolist(),
+            f"{clip_hash(directory)}+{combined_hash([path])}",
+        )
 
     def canaries(self) -> Sequence[Canary]:
         """A calm evening by the sea against grey noise."""
-        pictures = {"sunset": _sunset(), "noise": _noise()}
-        good, bad = (
-            Sample(sample_id=f"canary/aesthetic/{name}", prompt_id=name, prompt=name, image=image)
-            for name, image in pictures.items()
-        )
+        # Shapes under right and wrong prompts would not do: this judge never sees the prompt.
+        good = Sample.drawn("canary/aesthetic/sunset", "sunset", _sunset())
+        grey = np.random.default_rng(0).normal(110, 60, (512, 512)).clip(0, 255).astype(np.uint8)
+        bad = Sample.drawn("canary/aesthetic/noise", "noise", Image.fromarray(grey))
         return (Canary(good=good, bad=bad),)
-
-
-def ratings(
-    encoder: ClipEncoder, head: AestheticHead, images: Sequence[Image.Image]
-) -> list[float]:
-    """The head's ratings of images; prompts do not matter."""
-    embeddings = encoder.images(images)
-    weight = next(head.parameters())
-    return cast(list[float], head(embeddings.to(weight.device, weight.dtype)).float().tolist())
 
 
 def _sunset(size: int = 512) -> Image.Image:
@@ -112,9 +95,3 @@ def _sunset(size: int = 512) -> Image.Image:
         top, half = int((0.63 + 0.04 * step) * size), radius - 4 * step
         draw.rectangle((x - half, top, x + half, top + size // 128), fill=(250, 190, 130))
     return image
-
-
-def _noise(size: int = 512) -> Image.Image:
-    """Grey noise: nothing that anybody would call a picture."""
-    rng = np.random.default_rng(0)
-    return Image.fromarray(rng.normal(110, 60, (size, size)).clip(0, 255).astype(np.uint8))

@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING, cast
 from PIL import Image
 
 from evaluators.base import ADDRESS
-from evaluators.clip.files import CLIP_CODE
+from evaluators.clip import CLIP_CODE
 from evaluators.devices import torch_device, torch_dtype
 from evaluators.preference.base import LoadedScorer, ScorerConfig
 from evaluators.weights import PublishedWeights, WeightsError, combined_hash, resolve_file
 
 if TYPE_CHECKING:
-    import open_clip
     from torch import Tensor
-
-    from evaluators.clip.open_clip_models import Preprocess
 
 _MODEL = PublishedWeights(
     repo="xswu/HPSv2", files=("HPS_v2.1_compressed.pt",), disk_gb=1.97, memory_gb=3.94
@@ -45,7 +42,6 @@ class HpsConfig(ScorerConfig):
     unit = "cosine"
     decimals = 4
     value_range = (-1.0, 1.0)
-    packages = ("torch", "transformers", "open_clip_torch")
     code = CLIP_CODE
     published = (_MODEL,)
 
@@ -59,33 +55,22 @@ class HpsConfig(ScorerConfig):
 
     def load(self) -> LoadedScorer:
         """Find, check and load the checkpoint."""
-        from evaluators.clip import open_clip_models as models
-        from evaluators.clip.encoders import OpenClipEncoder, paired_cosines
+        from evaluators.clip.encoders import paired_cosines
+        from evaluators.clip.open_clip_models import load_parts
 
-        path = resolve_file(self.weights, self.weights_file)
+        path, folder = resolve_file(self.weights, self.weights_file), Path(self.architecture)
         config = architecture_config(self.architecture)
-        model = models.build_open_clip(config)
-        models.load_strictly(model, models.load_tensors(path), path)
-        model.eval().requires_grad_(False)
-        model.to(device=torch_device(self.device), dtype=torch_dtype(self.dtype))
-        tokenizer = models.tokenizer_of(config, Path(self.architecture))
-        parts = models.OpenClipParts(model, _square_transform(model), tokenizer)
-        values = functools.partial(paired_cosines, OpenClipEncoder(parts))
-        return LoadedScorer(values, combined_hash([path]))
+        device, dtype = torch_device(self.device), torch_dtype(self.dtype)
+        parts = load_parts(config, path, folder, dtype=dtype, device=device)
+        size = parts.model.visual.image_size
+        side = size if isinstance(size, int) else size[0]
+        # open_clip's own transform crops what is not square; HPS v2 was trained on whole images.
+        parts = parts._replace(preprocess=functools.partial(padded_square, size=side))
+        return LoadedScorer(functools.partial(paired_cosines, parts), combined_hash([path]))
 
 
 def padded_square(image: Image.Image, size: int) -> Tensor:
-    """HPS v2's own transform: the longest side to ``size``, the rest padded with black.
-
-    The resize works on the tensor, not on the PIL image, and is bicubic with antialiasing, as
-    torchvision does it today; values may overshoot 0..1 before they are normalised.
-
-    Args:
-        image: RGB.
-        size: Side of the square, pixels.
-
-    Returns:
-        Normalised pixels; (3, size, size).
+    """HPS v2's own transform, to (3, size, size): the longest side fits, the rest is black.
 
     Source: tgxs002/HPSv2, open_clip/transform.py, ``resize_longest_max``.
     """
@@ -95,8 +80,10 @@ def padded_square(image: Image.Image, size: int) -> Tensor:
     pixels = cast("Tensor", transforms.to_tensor(image))
     height, width = pixels.shape[1:]
     scale = size / max(height, width)
+    # A side of no pixels cannot be resized to: 500 x 1 is padded from 32 x 1.
     new_size = [max(1, round(height * scale)), max(1, round(width * scale))]
     if new_size != [height, width]:
+        # As published on the tensor and not on the PIL image: values may overshoot 0..1.
         mode = transforms.InterpolationMode.BICUBIC
         pixels = transforms.resize(pixels, new_size, mode, antialias=True)
     free_height, free_width = size - new_size[0], size - new_size[1]
@@ -107,17 +94,7 @@ def padded_square(image: Image.Image, size: int) -> Tensor:
 
 
 def architecture_config(architecture: str) -> dict[str, object]:
-    """The open_clip config that a name or a directory stands for.
-
-    Args:
-        architecture: open_clip's name of a model, or a directory with an ``open_clip_config.json``.
-
-    Returns:
-        A mapping with ``model_cfg``.
-
-    Raises:
-        WeightsError: It is neither.
-    """
+    """The open_clip config of a model's name or a directory; ``WeightsError`` if it is neither."""
     import open_clip
 
     from evaluators.clip.open_clip_models import read_config
@@ -131,9 +108,3 @@ def architecture_config(architecture: str) -> dict[str, object]:
             "HPS v2.1 is ViT-H-14"
         )
     return {"model_cfg": model_cfg}
-
-
-def _square_transform(model: open_clip.CLIP) -> Preprocess:
-    size = model.visual.image_size
-    side = int(size if isinstance(size, int) else size[0])
-    return lambda image: padded_square(image, side)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from PIL import Image
 
 from evaluators.base import ADDRESS
-from evaluators.clip.files import TOKENIZER_FILES
+from evaluators.clip import TOKENIZER_FILES
 from evaluators.devices import torch_device, torch_dtype
 from evaluators.preference.base import LoadedScorer, ScorerConfig
 from evaluators.weights import (
@@ -20,12 +19,6 @@ from evaluators.weights import (
     resolve_directory,
     resolve_file,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
-
-    from evaluators.preference.imagereward_model import ImageRewardModel
 
 _MODEL = PublishedWeights(
     repo="THUDM/ImageReward", files=("ImageReward.pt",), disk_gb=1.79, memory_gb=1.79
@@ -51,7 +44,6 @@ class ImageRewardConfig(ScorerConfig):
     summary = "human preference (ImageReward)"
     unit = "standard deviations of the reward, (raw - 0.1672) / 1.0333"
     value_range = (-4.0, 4.0)
-    packages = ("torch", "transformers", "open_clip_torch")
     code = ("evaluators.preference.imagereward_model", "evaluators.preference.rating_head")
     published = (_MODEL, _TOKENIZER)
 
@@ -65,10 +57,11 @@ class ImageRewardConfig(ScorerConfig):
 
     def load(self) -> LoadedScorer:
         """Find, check and load the checkpoint and BERT's tokenizer."""
-        from torch import nn
+        import torch
+        from open_clip.transform import PreprocessCfg, image_transform_v2
         from transformers import AutoTokenizer
 
-        from evaluators.preference.imagereward_model import load_published
+        from evaluators.preference.imagereward_model import MAX_TOKENS, load_published
 
         path = resolve_file(self.weights, self.weights_file)
         folder = resolve_directory(self.tokenizer, TOKENIZER_FILES, key="tokenizer")
@@ -78,47 +71,27 @@ class ImageRewardConfig(ScorerConfig):
             raise WeightsError(
                 f"tokenizer={self.tokenizer}: transformers cannot load it; it must be BERT's"
             ) from err
+        device, dtype = torch_device(self.device), torch_dtype(self.dtype)
         model = load_published(path)
-        model.to(torch_device(self.device))
+        model.to(device)
+        # The head stays in float32: bfloat16 would leave its one number two or three digits.
         for encoder in (model.vision, model.text):
-            nn.Module.to(encoder, dtype=torch_dtype(self.dtype))
-        values = functools.partial(_rewards, model, tokenizer, _transform(model))
+            torch.nn.Module.to(encoder, dtype=dtype)
+        # BLIP was published with CLIP's transform.
+        size = model.vision.config.image_size
+        transform = image_transform_v2(PreprocessCfg(size=size), is_train=False)
+
+        def values(prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:
+            pixels = torch.stack([cast(torch.Tensor, transform(image)) for image in images])
+            tokens = tokenizer(
+                list(prompts),
+                padding="max_length",
+                truncation=True,
+                max_length=MAX_TOKENS,
+                return_tensors="pt",
+            ).to(device)
+            # B pairs: the authors' package scores all B x B and takes the diagonal.
+            rewards = model(pixels.to(device, dtype), tokens["input_ids"], tokens["attention_mask"])
+            return cast(list[float], rewards.tolist())
+
         return LoadedScorer(values, combined_hash([path]))
-
-
-def _transform(model: ImageRewardModel) -> Callable[[Image.Image], Tensor]:
-    """CLIP's own, at the size of the image encoder."""
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-
-    size = model.vision.config.image_size
-    transform = image_transform_v2(PreprocessCfg(size=size), is_train=False)
-    return cast("Callable[[Image.Image], Tensor]", transform)
-
-
-def _rewards(
-    model: ImageRewardModel,
-    tokenizer: PreTrainedTokenizerBase,
-    transform: Callable[[Image.Image], Tensor],
-    prompts: Sequence[str],
-    images: Sequence[Image.Image],
-) -> list[float]:
-    """Rewards of the B pairs, not of all B x B."""
-    import torch
-
-    from evaluators.preference.imagereward_model import MAX_TOKENS
-
-    weight = next(model.vision.parameters())
-    pixels = torch.stack([transform(image) for image in images])
-    tokens = tokenizer(
-        list(prompts),
-        padding="max_length",
-        truncation=True,
-        max_length=MAX_TOKENS,
-        return_tensors="pt",
-    )
-    rewards = model(
-        pixels.to(weight.device, weight.dtype),
-        tokens["input_ids"].to(weight.device),
-        tokens["attention_mask"].to(weight.device),
-    )
-    return cast(list[float], rewards.tolist())

@@ -1,8 +1,6 @@
-"""ImageReward's network, ported to transformers' BLIP classes (arXiv:2304.05977).
+"""ImageReward's network (arXiv:2304.05977), ported to transformers' BLIP classes."""
 
-BLIP's image encoder, BERT with cross-attention to it, and an MLP on the first token. The published
-checkpoint is read as it is; its shapes alone determine the model (heads are 64 wide throughout).
-"""
+# A port, since the authors' package does not run on current transformers (ImageReward PR#118).
 
 from __future__ import annotations
 
@@ -18,12 +16,12 @@ from evaluators.clip.open_clip_models import load_strictly, load_tensors
 from evaluators.preference.rating_head import AestheticHead
 from evaluators.weights import WeightsError
 
-#: Mean and standard deviation of the raw reward that the authors standardise with.
+#: Of the raw reward, as the authors standardise it (ImageReward.py).
 REWARD_MEAN, REWARD_STD = 0.16717362830052426, 1.0333394966054072
 MAX_TOKENS = 35
+# The checkpoint states no number of heads; BLIP ViT-L and BERT have them 64 wide throughout.
 _HEAD_WIDTH = 64
 
-_VISION, _TEXT, _MLP = "blip.visual_encoder.", "blip.text_encoder.", "mlp."
 # Published name of an image encoder's entry -> transformers' name.
 _RENAMES = (
     (r"^cls_token$", "embeddings.class_embedding"),
@@ -39,20 +37,12 @@ _RENAMES = (
 
 def _renamed(key: str) -> str:
     for pattern, replacement in _RENAMES:
-        key, count = re.subn(pattern, replacement, key)
-        if count:
-            return key
+        key = re.sub(pattern, replacement, key)
     return key
 
 
-def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
-    }
-
-
 class ImageRewardModel(nn.Module):
-    """The three parts at random weights of the given shapes; ``load_published`` fills them."""
+    """BLIP's image encoder, BERT with cross-attention to it, and an MLP on the first token."""
 
     def __init__(self, vision: BlipVisionConfig, text: BlipTextConfig) -> None:
         super().__init__()
@@ -61,21 +51,19 @@ class ImageRewardModel(nn.Module):
         self.mlp = AestheticHead(text.hidden_size)
 
     def forward(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Standardised rewards of (image, prompt) pairs.
+        """Standardised rewards (B,) of pairs, float32.
 
         Args:
             pixels: (B, 3, S, S), normalised as CLIP's.
             input_ids: (B, MAX_TOKENS), BERT's ids, the first being [CLS].
             attention_mask: (B, MAX_TOKENS), 1 at tokens.
-
-        Returns:
-            (raw - mean) / std; (B,), float32.
         """
         seen = self.vision(pixel_values=pixels).last_hidden_state
         read = self.text(
             input_ids=input_ids,
             attention_mask=attention_mask,
             encoder_hidden_states=seen,
+            # Else transformers masks the future, and the first token reads no other.
             is_decoder=False,
         ).last_hidden_state
         raw = cast(Tensor, self.mlp(read[:, 0].float()))
@@ -87,6 +75,7 @@ def _configs(
 ) -> tuple[BlipVisionConfig, BlipTextConfig]:
     """The shapes of the two encoders, read off their published entries."""
     width, _, patch, _ = vision["patch_embed.proj.weight"].shape
+    # One position is the class token's.
     side = round((vision["pos_embed"].shape[1] - 1) ** 0.5)
     vocabulary, hidden = text["embeddings.word_embeddings.weight"].shape
     vision_config = BlipVisionConfig(
@@ -120,19 +109,13 @@ def _num_layers(part: Mapping[str, Tensor], prefix: str) -> int:
 
 
 def load_published(path: Path) -> ImageRewardModel:
-    """The model of a checkpoint with the published keys, in float32 on the CPU.
-
-    Args:
-        path: ``ImageReward.pt``, or the same state dict as safetensors.
-
-    Returns:
-        The model, ready to score.
-
-    Raises:
-        WeightsError: An entry that the reward needs is missing or of another shape.
-    """
+    """The model of ``ImageReward.pt``, on the CPU; ``WeightsError`` where the file is another's."""
     state = load_tensors(path)
-    vision, text, mlp = (_part(state, prefix) for prefix in (_VISION, _TEXT, _MLP))
+    vision, text, mlp = (
+        {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        for prefix in ("blip.visual_encoder.", "blip.text_encoder.", "mlp.")
+    )
+    # A buffer of old transformers that counts 0, 1, 2 ...; the present BLIP makes its own.
     text.pop("embeddings.position_ids", None)
     try:
         configs = _configs(vision, text)
@@ -141,6 +124,5 @@ def load_published(path: Path) -> ImageRewardModel:
     model = ImageRewardModel(*configs)
     load_strictly(model.vision, {_renamed(key): value for key, value in vision.items()}, path)
     load_strictly(model.text, text, path)
-    # The reward is read in float32 whatever the encoders run in.
     load_strictly(model.mlp, {key: value.float() for key, value in mlp.items()}, path)
     return model.eval().requires_grad_(False)

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from evaluators.clip.files import CLIP_CODE, CLIP_FILES, PROCESSOR_FILES
+from evaluators.clip import CLIP_CODE, CLIP_FILES, PROCESSOR_FILES
 from evaluators.devices import torch_device, torch_dtype
 from evaluators.preference.base import LoadedScorer, ScorerConfig
 from evaluators.weights import PublishedWeights, resolve_directory
 
+_FILES = ("config.json", "model.safetensors")
 _MODEL = PublishedWeights(
-    repo="yuvalkirstain/PickScore_v1",
-    files=("config.json", "model.safetensors"),
-    disk_gb=3.94,
-    memory_gb=3.94,
+    repo="yuvalkirstain/PickScore_v1", files=_FILES, disk_gb=3.94, memory_gb=3.94
 )
 _PROCESSOR = PublishedWeights(
     repo="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
@@ -42,7 +40,6 @@ class PickScoreConfig(ScorerConfig):
     summary = "human preference (Pick-a-Pic)"
     unit = "logit scale x cosine"
     value_range = (-100.0, 100.0)
-    packages = ("torch", "transformers", "open_clip_torch")
     code = CLIP_CODE
     published = (_MODEL, _PROCESSOR)
 
@@ -55,25 +52,18 @@ class PickScoreConfig(ScorerConfig):
 
     def load(self) -> LoadedScorer:
         """Find, check and load the CLIP and its processor."""
-        from evaluators.clip.encoders import (
-            TransformersClipEncoder,
-            clip_hash,
-            find_clip,
-            paired_cosines,
-        )
+        from evaluators.clip.encoders import TransformersClipEncoder, clip_hash, paired_cosines
 
-        directory = processor = find_clip(self.weights)
+        directory = processor = resolve_directory(self.weights, CLIP_FILES)
         if self.processor:
             processor = resolve_directory(self.processor, PROCESSOR_FILES, key="processor")
+        device, dtype = torch_device(self.device), torch_dtype(self.dtype)
         encoder = TransformersClipEncoder(
-            directory,
-            dtype=torch_dtype(self.dtype),
-            device=torch_device(self.device),
-            processor=processor,
+            directory, dtype=dtype, device=device, processor=processor
         )
+        scale = encoder.logit_scale
 
         def values(prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:
-            scale = encoder.logit_scale
             return [scale * cosine for cosine in paired_cosines(encoder, prompts, images)]
 
         return LoadedScorer(values, clip_hash(directory))

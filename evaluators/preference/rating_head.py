@@ -13,18 +13,15 @@ from evaluators.weights import WeightsError
 
 
 class AestheticHead(nn.Module):
-    """Linear D-1024-128-64-16-1 without activations, dropout in training.
-
-    The names of its parameters (``layers.0.weight`` ...) are those of the published file.
-
-    Args:
-        embedding_width: Size D of the embeddings.
+    """Linear D-1024-128-64-16-1 for embeddings of width D, dropout in training.
 
     Source: christophschuhmann/improved-aesthetic-predictor, sac+logos+ava1-l14-linearMSE.pth.
     """
 
     def __init__(self, embedding_width: int = 768) -> None:
         super().__init__()
+        # Without activations, and numbered with the dropouts, as the published file was trained:
+        # its keys are layers.0, 2, 4, 6 and 7.
         self.layers = nn.Sequential(
             nn.Linear(embedding_width, 1024),
             nn.Dropout(0.2),
@@ -48,18 +45,7 @@ def save_head(path: Path, head: AestheticHead) -> None:
 
 
 def load_head(path: Path, embedding_width: int) -> AestheticHead:
-    """Read a head of the published keys.
-
-    Args:
-        path: ``.pth`` or safetensors.
-        embedding_width: Size of the CLIP's embeddings.
-
-    Returns:
-        The head, ready to rate.
-
-    Raises:
-        WeightsError: It is unreadable or rates embeddings of another width.
-    """
+    """Read a head for embeddings of a width; ``WeightsError`` where it is for another."""
     state = load_tensors(path)
     first = state.get("layers.0.weight")
     if first is not None and first.shape[-1] != embedding_width:

@@ -17,16 +17,9 @@ from urllib.parse import urlsplit
 import requests
 from PIL import Image
 
-from evaluators.base import (
-    ADDRESS,
-    Canary,
-    Evaluator,
-    EvaluatorError,
-    JudgeConfig,
-    Sample,
-    Score,
-)
-from evaluators.preference.canaries import shape_canaries
+from evaluators.base import ADDRESS, Canary, Evaluator, JudgeConfig, Sample, Score, check_settings
+from evaluators.preference.base import shape_canaries
+from evaluators.weights import EvaluatorError
 
 # The wording is part of the measurement: Flow-GRPO's evaluation asks exactly this.
 QUESTION = (
@@ -38,9 +31,10 @@ QUESTION = (
     "color accuracy, and overall aesthetic appeal.\nBased on the above criteria, assign a score "
     "from 1 to 5 after 'Final Score:'.\nYour task is provided as follows:\nText Caption: [{prompt}]"
 )
+# "45" and "5.5" are no scores from 1 to 5; the published parser reads them as 4 and 5.5.
 _ANSWER = re.compile(r"Final Score:\s*([1-5](?:\.\d+)?)(?![\d.]*\d)")
 _BEST = 5.0
-#: Answers that say the request itself is wrong: every further image would fail alike.
+# Answers that say the request itself is wrong: every further image would fail alike.
 _REFUSALS = (401, 403, 404, 405)
 _PASSING = (408, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0
@@ -52,7 +46,7 @@ _SERVER_WAIT_SECONDS = 0.5
 
 
 class _PassingError(Exception):
-    """A failure that a further try may cure; holds the wait the server asked for, if any."""
+    """A failure that a further try may cure, and the wait that the server asked for, seconds."""
 
     def __init__(self, what: str, wait: float | None = None) -> None:
         super().__init__(what)
@@ -60,7 +54,7 @@ class _PassingError(Exception):
 
 
 def parse_score(answer: str) -> float | None:
-    """The score after ``Final Score:``, 1..5; None where there is none."""
+    """The score after ``Final Score:``, 1..5."""
     match = _ANSWER.search(answer)
     value = float(match[1]) if match else None
     return value if value is not None and value <= _BEST else None
@@ -98,12 +92,9 @@ class UnifiedRewardConfig(JudgeConfig):
     image_size: int = 512
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
         if not self.base_url.startswith(("http://", "https://")):
             raise ValueError(f"base_url={self.base_url!r}: must start with http:// or https://")
-        for name in ("concurrency", "image_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        check_settings(self, counts=("concurrency", "image_size"))
         if self.timeout_seconds <= 0:
             raise ValueError(f"timeout_seconds={self.timeout_seconds}: must be above 0")
         for name in ("max_retries", "backoff_seconds"):
@@ -126,24 +117,14 @@ class UnifiedRewardConfig(JudgeConfig):
 
 
 class UnifiedRewardEvaluator(Evaluator):
-    """Asks the server about every image, several at once.
-
-    Args:
-        config: The server.
-        canaries: Take the place of the drawn ones.
-        sleep: Waits between tries, seconds.
-    """
+    """Asks the server about every image, several at once; ``sleep`` waits between tries."""
 
     config: UnifiedRewardConfig
 
     def __init__(
-        self,
-        config: UnifiedRewardConfig | None = None,
-        canaries: Sequence[Canary] | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        self, config: UnifiedRewardConfig, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        self.config = config or UnifiedRewardConfig()
-        self._canaries = canaries
+        self.config = config
         self._sleep = sleep
 
     @property
@@ -152,28 +133,14 @@ class UnifiedRewardEvaluator(Evaluator):
         return f"served:{self.config.model}"
 
     def canaries(self) -> Sequence[Canary]:
-        """Drawn pairs, or those given to the constructor."""
-        return shape_canaries(self.config.kind) if self._canaries is None else self._canaries
+        """Drawn shapes under a prompt that fits and one that does not."""
+        return shape_canaries(self.config.kind)
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
-        """One score a sample, in order; an image without an answer is unscored.
-
-        Args:
-            samples: Judged ``concurrency`` at a time.
-
-        Returns:
-            One score a sample, in order.
-
-        Raises:
-            EvaluatorError: The server refuses the request as such.
-        """
+        """One score a sample; ``EvaluatorError`` where the server refuses requests as such."""
+        # Where one is refused, map gives up those that are not yet under way.
         with ThreadPoolExecutor(self.config.concurrency) as pool:
-            futures = [pool.submit(self._scored, sample) for sample in samples]
-            try:
-                return [future.result() for future in futures]
-            except EvaluatorError:
-                pool.shutdown(cancel_futures=True)
-                raise
+            return list(pool.map(self._scored, samples))
 
     def _scored(self, sample: Sample) -> Score:
         body = self._body(sample)
@@ -191,31 +158,27 @@ class UnifiedRewardEvaluator(Evaluator):
         return Score.unscored(sample.sample_id, f"no answer in {tries} tries: {failure}")
 
     def _body(self, sample: Sample) -> dict[str, object]:
-        """The chat request of one image."""
-        image = {"type": "image_url", "image_url": {"url": self._data_url(sample.image)}}
-        text = {"type": "text", "text": QUESTION.format(prompt=sample.prompt)}
-        messages = [{"role": "user", "content": [image, text]}]
-        return {"model": self.config.model, "messages": messages, "temperature": 0}
-
-    def _data_url(self, image: Image.Image) -> str:
         stream = io.BytesIO()
         size = (self.config.image_size, self.config.image_size)
-        image.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(stream, format="PNG")
-        return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+        sample.image.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(stream, "PNG")
+        url = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+        image = {"type": "image_url", "image_url": {"url": url}}
+        text = {"type": "text", "text": QUESTION.format(prompt=sample.prompt)}
+        messages = [{"role": "user", "content": [image, text]}]
+        # Temperature 0: the same image and server give the same number again.
+        return {"model": self.config.model, "messages": messages, "temperature": 0}
 
     def _ask(self, body: Mapping[str, object]) -> str:
         """One request; the model's answer."""
         key = os.environ.get(self.config.api_key_env)
         url = self.config.base_url.rstrip("/") + "/chat/completions"
         headers = {"Content-Type": "application/json"}
+        # A server that asks for no key may refuse an empty one.
         if key:
             headers["Authorization"] = f"Bearer {key}"
         try:
             response = requests.post(
-                url,
-                data=json.dumps(body),
-                headers=headers,
-                timeout=self.config.timeout_seconds,
+                url, data=json.dumps(body), headers=headers, timeout=self.config.timeout_seconds
             )
         except (requests.ConnectionError, requests.Timeout) as err:
             raise _PassingError(f"{type(err).__name__} at {url}") from err
@@ -232,7 +195,7 @@ class UnifiedRewardEvaluator(Evaluator):
 
 
 def _answer(response: requests.Response) -> str:
-    """The text of a chat completion; anything else as text too, so that it is reported."""
+    """The text of a chat completion, or what came instead, for the reason of the unscored."""
     if response.status_code != requests.codes.ok:
         return f"status {response.status_code}: {response.text}"
     try:

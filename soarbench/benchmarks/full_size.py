@@ -1,26 +1,22 @@
-"""``python -m soarbench bench full_size``: one update of the whole architecture, random weights.
-
-Needs no download: what is not known without the weights is how good the images are, not whether a
-model of this size builds, fits and trains.
-"""
+"""``python -m soarbench bench full_size``: one update of the whole architecture, random weights."""
 
 from __future__ import annotations
 
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from baselines.base import World
 from baselines.loop.post_train import post_train
 from baselines.loop.stream import Row
-from soarbench.benchmarks.worker import PeakMemory
+from soarbench.benchmarks.tables import number_table
+from soarbench.benchmarks.worker import PeakMemory, proc_bytes
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.config.compose import parse_overrides
 from soarbench.config.keys import split
@@ -30,8 +26,8 @@ from soarbench.planning.demand import PlanOptions, read_request
 from soarbench.planning.memory_and_time import GB, Demand
 from soarbench.planning.planner import Planner
 
-#: SOAR with an adapter on few tokens in float32, as a machine without a GPU can run it; every
-#: value can be set on the command line, since the last of two wins.
+# SOAR with an adapter on few tokens in float32, as a machine without a GPU can run it; every value
+# can be set on the command line, since the last of two wins.
 DEFAULTS = (
     "device=cpu",
     "model=sd35_medium",
@@ -47,39 +43,10 @@ DEFAULTS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class FullSize:
-    """What one update took.
-
-    Attributes:
-        parameters: Numbers in the transformer, the adapter's included.
-        build_seconds: Until the weights were there.
-        update_seconds: Of the update.
-        forward_equivalents: Model evaluations of it.
-        loss: Of it; random weights, so only that it is finite means something.
-        peak_bytes: At most in use, the weights included, above the process before it built them.
-    """
-
-    parameters: int
-    build_seconds: float
-    update_seconds: float
-    forward_equivalents: float
-    loss: float
-    peak_bytes: float
-
-
 def full_size(words: Sequence[str], *, console: Console) -> int:
     """Build a transformer of the published size, take one update, and print what it took.
 
-    Args:
-        words: Settings of a run; the device is the CPU where none is named.
-        console: For the table.
-
-    Returns:
-        0.
-
-    Raises:
-        UserError: The request is wrong, or the memory does not suffice.
+    ``UserError`` where the request (settings of a run) is wrong or the memory does not suffice.
     """
     chosen = {split(word).key for word in words}
     words = [*(word for word in DEFAULTS if split(word).key not in chosen), *words]
@@ -91,8 +58,18 @@ def full_size(words: Sequence[str], *, console: Console) -> int:
     planned = planned_bytes(demand)
     require_memory(planned, device)
     with console.status("building the model and taking one update"):
-        result = measure(demand, demand.model.architecture(), device)
-    console.print(result_table(demand, planned, result, device))
+        rows = measure(demand, device)
+    kind = "all weights" if demand.lora is None else f"LoRA of rank {demand.lora.rank}"
+    table = number_table(
+        f"One update of {demand.model.name} with random weights, {kind}, on {device}",
+        ("what", "measured"),
+        (rows | {"expected by plan, GB": f"{planned / GB:.2f}"}).items(),
+    )
+    table.caption = (
+        f"{demand.training.batch_size} row(s) at {demand.model.resolution} px, "
+        f"{demand.model.max_sequence_length} T5 tokens, {demand.model.dtype}"
+    )
+    console.print(table)
     return 0
 
 
@@ -104,17 +81,13 @@ def planned_bytes(demand: Demand) -> float:
 
 
 def require_memory(needed: float, device: torch.device) -> None:
-    """Refuse before anything is built, since a machine without memory stops answering.
-
-    Raises:
-        UserError: Less is free than is needed.
-    """
+    """``UserError`` where fewer bytes are free."""
+    # Before anything is built: a machine whose memory is full stops answering, or its kernel ends
+    # other people's processes.
     if device.type == "cuda":
         free = float(torch.cuda.mem_get_info(device)[0])
     else:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        (line,) = [line for line in lines if line.startswith("MemAvailable:")]
-        free = 1024.0 * float(line.split()[1])
+        free = proc_bytes("meminfo", "MemAvailable")
     if needed > free:
         raise UserError(
             f"the update needs {needed / GB:.1f} GB and {device} has {free / GB:.1f} free: use "
@@ -136,7 +109,7 @@ class RandomRows:
     def __getitem__(self, index: int) -> Row:
         generator = torch.Generator().manual_seed(index)
         return {
-            "x0": torch.randn(*self.shape, generator=generator),
+            "x0": torch.randn(self.shape, generator=generator),
             "condition": self.condition(generator),
             "prompt": f"row {index}",
             "columns": {},
@@ -144,31 +117,29 @@ class RandomRows:
 
     def condition(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Of one prompt, without a batch axis."""
-        return {name: torch.randn(*size, generator=generator) for name, size in self.sizes.items()}
+        return {name: torch.randn(size, generator=generator) for name, size in self.sizes.items()}
 
 
-def measure(demand: Demand, architecture: Architecture, device: torch.device) -> FullSize:
-    """Build the model with random weights and take one update in the real loop.
-
-    Args:
-        demand: Model, method and loop.
-        architecture: Sizes of the model.
-        device: Where.
-
-    Returns:
-        What it took.
-    """
+def measure(demand: Demand, device: torch.device) -> dict[str, str]:
+    """Build the model with random weights, take one update in the real loop, say what it took."""
+    architecture = demand.model.architecture()
     memory = PeakMemory(device)
     start = time.perf_counter()
     transformer = random_transformer(architecture, getattr(torch, demand.model.dtype)).to(device)
     built = time.perf_counter() - start
     rows = RandomRows(demand, architecture)
     empty = rows.condition(torch.Generator().manual_seed(0))
+    world = World(
+        shift=3.0,
+        latent_shape=rows.shape,
+        # The same for every image: what a judge takes is its own bench's question.
+        reward=lambda prompts, _latents, _columns: [0.0] * len(prompts),
+    )
     points: list[Mapping[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         summary = post_train(
             transformer,
-            demand.method.build(_world(demand, architecture)),
+            demand.method.build(world),
             rows,
             replace(demand.training, steps=1, save_steps=1, num_snapshots=0),
             Path(folder),
@@ -181,27 +152,24 @@ def measure(demand: Demand, architecture: Architecture, device: torch.device) ->
             on_log=lambda _step, values: points.append(values),
             console=Console(quiet=True),
         )
-    return FullSize(
-        parameters=sum(parameter.numel() for parameter in transformer.parameters()),
-        build_seconds=built,
-        update_seconds=summary.seconds,
-        forward_equivalents=summary.forward_equivalents,
-        loss=points[0]["train/loss"],
-        peak_bytes=memory.above_idle() * 2**20,
-    )
-
-
-def _world(demand: Demand, architecture: Architecture) -> World:
-    """What methods are told; the reward is the same for every image."""
-    return World(
-        shift=3.0,
-        latent_shape=architecture.latent_shape(demand.model.resolution),
-        reward=lambda prompts, _latents, _columns: [0.0] * len(prompts),
-    )
+    parameters = sum(parameter.numel() for parameter in transformer.parameters())
+    return {
+        "parameters, million": f"{parameters / 1e6:,.1f}",
+        "seconds to build": f"{built:.1f}",
+        "seconds of the update": f"{summary.seconds:.1f}",
+        "forward equivalents": f"{summary.forward_equivalents:.0f}",
+        # Of random weights: only that it is finite means something.
+        "loss": f"{points[0]['train/loss']:.4f}",
+        # With the weights, above the process before it built them.
+        "peak memory, GB": f"{memory.above_idle() * 2**20 / GB:.2f}",
+    }
 
 
 def random_transformer(architecture: Architecture, dtype: torch.dtype) -> nn.Module:
-    """The architecture with torch's own initial weights, seeded, made in their final type."""
+    """The architecture with torch's own initial weights, seeded."""
+    # No download: without the weights it is not known how good images are, but whether a model of
+    # this size builds, fits and trains.
+    # Made in their final type: in float32 first, SD3.5-Medium would take 10 GB whatever the type.
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -211,28 +179,3 @@ def random_transformer(architecture: Architecture, dtype: torch.dtype) -> nn.Mod
     finally:
         torch.set_default_dtype(before)
     return transformer.requires_grad_(False).eval()
-
-
-def result_table(demand: Demand, planned: float, result: FullSize, device: torch.device) -> Table:
-    """What was measured, and what the plan expected."""
-    side, tokens = demand.model.resolution, demand.model.max_sequence_length
-    kind = "all weights" if demand.lora is None else f"LoRA of rank {demand.lora.rank}"
-    table = Table(
-        title=f"One update of {demand.model.name} with random weights, {kind}, on {device}"
-    )
-    table.add_column("what")
-    table.add_column("measured", justify="right")
-    rows = {
-        "parameters, million": f"{result.parameters / 1e6:,.1f}",
-        "seconds to build": f"{result.build_seconds:.1f}",
-        "seconds of the update": f"{result.update_seconds:.1f}",
-        "forward equivalents": f"{result.forward_equivalents:.0f}",
-        "loss": f"{result.loss:.4f}",
-        "peak memory, GB": f"{result.peak_bytes / GB:.2f}",
-        "expected by plan, GB": f"{planned / GB:.2f}",
-    }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    count = demand.training.batch_size
-    table.caption = f"{count} row(s) at {side} px, {tokens} T5 tokens, {demand.model.dtype}"
-    return table

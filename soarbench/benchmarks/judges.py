@@ -1,56 +1,44 @@
-"""``python -m soarbench bench judges``: GenEval's speed, ours against the obvious way.
-
-The obvious way (``naive_geneval``) is also the tests' oracle for the verdicts: one image at a time,
-and worker processes started for the colours of each image. Both run the same detector and the same
-CLIP in the same process.
-"""
+"""``python -m soarbench bench judges``: GenEval's speed, against ``naive_geneval``'s."""
 
 from __future__ import annotations
 
-import os
-import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+from PIL import Image
 from rich.console import Console
-from rich.table import Table
 
 from evaluators.base import EvaluatorError
+from evaluators.geneval.canaries import draw_street
 from evaluators.geneval.config import COLOR_FILES, DETECTOR_FILES, GenEvalConfig
 from evaluators.geneval.prompts import CLASS_NAMES, COLORS
 from evaluators.samples import SampleFile
 from evaluators.weights import resolve_directory
+from soarbench.benchmarks.tables import number_table, this_machine
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.config.keys import Options
 from soarbench.config.registries import judges_of
 from soarbench.config.suites import SuiteConfig
 from soarbench.jobs.score_images import one_line
 
-_NUM_IMAGES, _NUM_ROUNDS = 16, 2
-_SIZE = 512
-#: 94 prompts of the task colors and 100 of color_attr, among all of GenEval's.
-_COLOR_PROMPTS, _PROMPTS = 194, 553
+_NUM_ROUNDS, _SIZE = 2, 512
+#: Share of prompts that ask for a colour: in GenEval 94 of the task colors and 100 of color_attr.
+_WORKLOADS = {"all ask for a colour": 1.0, "as in GenEval": 194 / 553}
 _SIGN = "stop sign"
 
 Verdict = tuple[bool, bool, float]
+Judging = Callable[[Sequence[SampleFile]], list[Verdict]]
 
 
 @dataclass(frozen=True)
 class Race:
-    """What one workload took.
-
-    Attributes:
-        name: Of the workload.
-        ours: Seconds of all images.
-        naive: The same.
-        num_images: Images.
-        num_equal: Images with the same three verdicts.
-    """
+    """What one workload took: seconds of all images, and how many had equal verdicts."""
 
     name: str
     ours: float
@@ -69,7 +57,7 @@ class JudgeBenchOptions(Options):
 
     settings: ClassVar[tuple[str, ...] | None] = ("judge",)
     renamed: ClassVar[Mapping[str, str]] = {"images": "num_images"}
-    num_images: int = _NUM_IMAGES
+    num_images: int = 16
 
     def __post_init__(self) -> None:
         if self.num_images < 1:
@@ -77,18 +65,10 @@ class JudgeBenchOptions(Options):
 
 
 def bench_judges(options: JudgeBenchOptions, words: Sequence[str], *, console: Console) -> int:
-    """Race both forms and print the result.
+    """Race both forms and print the result. -> 0, or 1 when a verdict differs.
 
-    Args:
-        options: How many images.
-        words: Values of ``judge.geneval``; without any, tiny random models are raced.
-        console: For the result.
-
-    Returns:
-        0, or 1 when a verdict differs.
-
-    Raises:
-        UserError: A word is unknown, weights cannot be used, or the naive form is not there.
+    Without ``words`` (``judge.geneval.KEY=VALUE``) tiny random models are raced; ``UserError``
+    where a word is unknown or weights cannot be used.
     """
     for word in words:
         if not word.startswith("judge.geneval."):
@@ -97,17 +77,17 @@ def bench_judges(options: JudgeBenchOptions, words: Sequence[str], *, console: C
     assert isinstance(config, GenEvalConfig)
     if config.dtype != "float32":
         raise ConfigError("judge.geneval.dtype: the naive form is float32; leave it out")
-    num_images, is_tiny = options.num_images, not words
+    # Imported late, as all that loads torch: misuse is told within a second.
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
+    disable_progress_bar()  # of reading weights, which would cut through the status line
     try:
         with tempfile.TemporaryDirectory() as folder:
-            config = _with_tiny_weights(config, Path(folder)) if is_tiny else config
-            races = _races(config, Path(folder), num_images, console)
+            config = config if words else _with_tiny_weights(config, Path(folder))
+            races = list(_races(config, Path(folder), options.num_images, console))
     except EvaluatorError as error:
         raise UserError(one_line(error)) from error
-    _show(races, "tiny random models" if is_tiny else "the configured weights", console)
+    _show(races, "the configured weights" if words else "tiny random models", console)
     return 0 if all(race.num_equal == race.num_images for race in races) else 1
 
 
@@ -122,7 +102,9 @@ def _with_tiny_weights(config: GenEvalConfig, folder: Path) -> GenEvalConfig:
     )
 
 
-def _races(config: GenEvalConfig, folder: Path, num_images: int, console: Console) -> list[Race]:
+def _races(
+    config: GenEvalConfig, folder: Path, num_images: int, console: Console
+) -> Iterator[Race]:
     import torch
 
     from evaluators.devices import torch_device
@@ -152,23 +134,16 @@ def _races(config: GenEvalConfig, folder: Path, num_images: int, console: Consol
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    races = []
-    for name, share in (
-        ("all ask for a colour", 1.0),
-        ("as in GenEval", _COLOR_PROMPTS / _PROMPTS),
-    ):
+    for name, share in _WORKLOADS.items():
         files = draw_scenes(folder / name, num_images, share)
         with console.status(f"measuring: {name}"):
-            races.append(race(name, files, ours, obvious, synchronise))
-    return races
+            yield race(name, files, ours, obvious, synchronise)
 
 
 def _verdict(values: Mapping[str, object]) -> Verdict:
     correct, strict = bool(values["correct"]), bool(values["strict_correct"])
+    # Batches of another size change the last bits of scores, and with them of the partial credit.
     return correct, strict, round(float(str(values["strict_score"])), 6)
-
-
-Judging = Callable[[Sequence[SampleFile]], list[Verdict]]
 
 
 def race(
@@ -178,19 +153,12 @@ def race(
     naive: Judging,
     synchronise: Callable[[], None],
 ) -> Race:
-    """Time both forms on the same images, in turns; the fastest round of each counts.
-
-    Args:
-        name: Of the workload.
-        files: Images with their demands.
-        ours: Judges them.
-        naive: The same.
-        synchronise: Waits for the device.
-    """
+    """Time both forms on the same images; ``synchronise`` waits for the device."""
     times: dict[Judging, list[float]] = {ours: [], naive: []}
     answers: dict[Judging, list[Verdict]] = {}
     for judging in times:
-        judging(files[:1])
+        judging(files[:1])  # warms up
+    # In turns, so that a busy machine slows both alike; the fastest round of each counts.
     for _ in range(_NUM_ROUNDS):
         for judging, seconds in times.items():
             start = time.perf_counter()
@@ -202,26 +170,20 @@ def race(
 
 
 def draw_scenes(folder: Path, count: int, color_share: float) -> list[SampleFile]:
-    """Draw streets with and without stop signs; a share of the prompts asks for their colour.
+    """Draw streets with and without stop signs.
 
-    Args:
-        folder: Where the pictures go.
-        count: Pictures.
-        color_share: 0..1; the others ask for a number of signs.
+    ``color_share`` of the prompts, 0..1, ask for their colour, the others for a number of signs.
     """
-    import numpy as np
-    from PIL import Image
-
-    from evaluators.geneval.canaries import draw_street
-
     folder.mkdir()
     files = []
     for number in range(count):
         pixels = np.random.default_rng(number).integers(0, 256, (_SIZE, _SIZE, 3), np.uint8)
+        # Grain, so that a random detector does not see the same in every picture.
         image = Image.blend(draw_street(signs=number % 4 < 3), Image.fromarray(pixels), 0.15)
         path = folder / f"{number:04d}.png"
         image.save(path)
         clause: dict[str, object] = {"class": _SIGN, "count": 1 + number % 2}
+        # Spread evenly over the pictures, whatever the share.
         asks_color = int((number + 1) * color_share) > int(number * color_share)
         clause |= {"color": COLORS[number % len(COLORS)]} if asks_color else {}
         metadata = {"tag": "colors" if asks_color else "single_object", "include": [clause]}
@@ -238,16 +200,15 @@ def draw_scenes(folder: Path, count: int, color_share: float) -> list[SampleFile
 
 
 def _show(races: Sequence[Race], weights: str, console: Console) -> None:
-    where = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    table = Table(title=f"GenEval with {weights} on {where}")
-    for heading in ("prompts", "ours, images/s", "naive, images/s", "ratio", "equal verdicts"):
-        table.add_column(heading, justify="left" if heading == "prompts" else "right")
-    for race in races:
-        table.add_row(
+    rows = (
+        (
             race.name,
             f"{race.num_images / race.ours:.2f}",
             f"{race.num_images / race.naive:.2f}",
             f"{race.naive / race.ours:.2f}",
             f"{race.num_equal} of {race.num_images}",
         )
-    console.print(table)
+        for race in races
+    )
+    heads = ("prompts", "ours, images/s", "naive, images/s", "ratio", "equal verdicts")
+    console.print(number_table(f"GenEval with {weights} on {this_machine()}", heads, rows))

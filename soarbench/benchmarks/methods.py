@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,26 +11,23 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from soarbench.benchmarks.tables import number_table, this_machine
 from soarbench.common.errors import UserError
 from soarbench.grid.expand import expand
 
 #: SOAR's update without the loop around it: ours, and the naive one.
 STEP, NAIVE, RACE = "step", "naive", "race"
-#: Otherwise glibc keeps freed blocks of up to 32 MiB, and the peak tells of its habits and not of
-#: the tensors that are alive. Slows the step, so times are taken without it.
+# Otherwise glibc keeps freed blocks of up to 32 MiB, and the peak tells of its habits and not of
+# the tensors that are alive. Slows the step, so times are taken without it.
 _LIVE_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 
 Results = Mapping[str, Mapping[str, float]]
 
 
 def bench(arguments: Sequence[str], *, console: Console) -> int:
-    """Measure every method, sampling and every judge, each in a process of its own.
+    """Measure every method, sampling and every judge.
 
-    Returns:
-        0.
-
-    Raises:
-        UserError: The configuration cannot be used, or a measurement fails.
+    ``UserError`` where the configuration cannot be used or a measurement fails.
     """
     overrides = list(arguments)
     if not any(word.startswith("grid=") for word in overrides):
@@ -45,9 +41,8 @@ def bench(arguments: Sequence[str], *, console: Console) -> int:
     for kind in kinds:
         with console.status(f"measuring {kind}"):
             results[kind] = _measure(kind, overrides)
-    model = plan.cells[0].model.name
-    where = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    console.print(training_table({k: results[k] for k in methods}, f"{model} on {where}"))
+    title = f"{plan.cells[0].model.name} on {this_machine()}"
+    console.print(training_table({name: results[name] for name in methods}, title))
     for line in comparison(results):
         console.print(line, highlight=False)
     console.print(judging_table(results["judging"]))
@@ -55,32 +50,29 @@ def bench(arguments: Sequence[str], *, console: Console) -> int:
 
 
 def _measure(kind: str, overrides: Sequence[str]) -> dict[str, float]:
-    """Run one measurement in a fresh process."""
+    """One measurement, by ``worker``."""
+    # A fresh process each: a peak is of a process, and memory that an earlier measurement left to
+    # the allocator would hide the next one's.
     command = [sys.executable, "-m", "soarbench.benchmarks.worker", kind, *overrides]
     environment = os.environ | (_LIVE_MEMORY if kind in (STEP, NAIVE) else {})
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise UserError(f"measuring {kind} failed: {lines[-1]}")
+    # Libraries may have written to stdout before.
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
 def training_table(results: Results, title: str) -> Table:
     """Seconds and memory of an update, one row a method."""
-    table = Table(title=f"An update: {title}")
-    table.add_column("method")
-    for column in ("rows", "seconds", "forward equivalents", "peak above the idle model, MiB"):
-        table.add_column(column, justify="right")
-    for kind, result in results.items():
-        table.add_row(
-            kind,
-            f"{result['rows']:.0f}",
-            f"{result['seconds']:.3f}",
-            f"{result['forward_equivalents']:.0f}",
-            f"{result['peak_mib']:.0f}",
-        )
-    return table
+    formats = {"rows": ".0f", "seconds": ".3f", "forward_equivalents": ".0f", "peak_mib": ".0f"}
+    rows = (
+        (kind, *(format(result[key], spec) for key, spec in formats.items()))
+        for kind, result in results.items()
+    )
+    heads = ("method", "rows", "seconds", "forward equivalents", "peak above the idle model, MiB")
+    return number_table(f"An update: {title}", heads, rows)
 
 
 def comparison(results: Results) -> list[str]:
@@ -99,10 +91,6 @@ def comparison(results: Results) -> list[str]:
 
 
 def judging_table(rates: Mapping[str, float]) -> Table:
-    """Images a second."""
-    table = Table(title="An evaluated image")
-    table.add_column("what")
-    table.add_column("images a second", justify="right")
-    for name, rate in rates.items():
-        table.add_row(name, f"{rate:.2f}")
-    return table
+    """Images a second of sampling and of every judge."""
+    rows = ((name, f"{rate:.2f}") for name, rate in rates.items())
+    return number_table("An evaluated image", ("what", "images a second"), rows)

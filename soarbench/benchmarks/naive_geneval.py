@@ -1,13 +1,12 @@
-"""GenEval written the obvious way: the oracle for verdicts, and for what ours saves.
+"""GenEval as the public code does it: the oracle for verdicts, and for what ours saves.
 
-One image at a time: it is read, detected, all 100 best pairs get a mask of full size, and every
-clause that asks for a colour starts a loader of four worker processes for its crops, as the public
-code does. Shares with ``evaluators`` the models, the resizing of the input and the pure ``judge``.
+Shares with ``evaluators`` the models, the resizing of the input and the pure ``judge``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,25 +29,23 @@ from evaluators.geneval.mask2former import model_input, resized_size
 from evaluators.geneval.prompts import CLASS_NAMES, COLORS
 from evaluators.geneval.verdict import Verdict, judge
 
+# As published, down to a loader of four worker processes for the crops of every clause.
 NUM_PAIRS, NUM_WORKERS, CROPS_A_BATCH = 100, 4, 16
+Instances = Sequence[tuple[Detection, np.ndarray]]
+"""Objects, each with its mask, (H, W)."""
 
 
 class Crops(Dataset[Tensor]):
     """Objects of one image on grey, as the colour model takes them."""
 
-    def __init__(
-        self,
-        image: Image.Image,
-        detections: Sequence[tuple[Detection, np.ndarray]],
-        preprocess: Preprocess,
-    ) -> None:
-        self.image, self.found, self.preprocess = image, detections, preprocess
+    def __init__(self, image: Image.Image, instances: Instances, preprocess: Preprocess) -> None:
+        self.image, self.instances, self.preprocess = image, instances, preprocess
 
     def __len__(self) -> int:
-        return len(self.found)
+        return len(self.instances)
 
     def __getitem__(self, index: int) -> Tensor:
-        detection, mask = self.found[index]
+        detection, mask = self.instances[index]
         pixels = np.full((*mask.shape, 3), 0x99, dtype=np.uint8)
         pixels[mask] = np.asarray(self.image)[mask]
         left, top, right, bottom = (int(edge) for edge in detection.box)
@@ -67,6 +64,7 @@ class NaiveGenEval:
         config = read_config(color_model)
         model_config = config["model_cfg"]
         assert isinstance(model_config, dict)
+        # OpenAI's weights need it, and nothing but worse answers shows that it is missing.
         config["model_cfg"] = {**model_config, "quick_gelu": True}
         self.clip = build_open_clip(config)
         weights = next(color_model.glob("*.safetensors"))
@@ -78,6 +76,7 @@ class NaiveGenEval:
     @torch.no_grad()
     def verdict(self, path: Path, metadata: Mapping[str, object]) -> Verdict:
         """The verdict on one image by its prompt's metadata."""
+        # One image at a time: this is what ours saves.
         image = Image.open(path).convert("RGB")
         objects = self.detect(image)
         threshold = 0.9 if metadata["tag"] == "counting" else 0.3
@@ -89,12 +88,12 @@ class NaiveGenEval:
                 continue
             rows = [
                 i
-                for i in range(len(objects))
-                if objects[i][0].label == clause["class"] and objects[i][0].score > threshold
+                for i, (one, _) in enumerate(objects)
+                if one.label == clause["class"] and one.score > threshold
             ]
-            rows.sort(key=lambda i: (objects[i][0].score, i), reverse=True)
             if len(rows) < clause["count"]:
                 continue
+            rows.sort(key=lambda i: (objects[i][0].score, i), reverse=True)
             rows = rows[: clause["count"]]
             named = self.colors(image, [objects[i] for i in rows], clause["class"])
             colors |= dict(zip(rows, named, strict=True))
@@ -104,17 +103,15 @@ class NaiveGenEval:
         ]
         return judge(detections, metadata)
 
-    def detect(self, image: Image.Image) -> list[tuple[Detection, np.ndarray]]:
-        """The 100 best pairs by falling score, each with its mask, all of full size at once."""
+    def detect(self, image: Image.Image) -> Instances:
+        """The 100 best pairs by falling score, each with its mask."""
         pixels = model_input(image, device=self.device)
         output = self.detector(pixels[None])
         height, width = resized_size((image.height, image.width))
-        masks = interpolate(
-            output.masks_queries_logits, pixels.shape[-2:], mode="bilinear", align_corners=False
-        )[..., :height, :width]
-        masks = interpolate(
-            masks, (image.height, image.width), mode="bilinear", align_corners=False
-        )[0]
+        bilinear = partial(interpolate, mode="bilinear", align_corners=False)
+        # Without the padding of the input; then all of full size at once.
+        masks = bilinear(output.masks_queries_logits, pixels.shape[-2:])[..., :height, :width]
+        masks = bilinear(masks, (image.height, image.width))[0]
         chances = output.class_queries_logits[0].softmax(-1)[:, :-1]
         best, order = chances.flatten().sort(descending=True, stable=True)
         detections = []
@@ -125,18 +122,16 @@ class NaiveGenEval:
             if not mask.any():
                 continue
             score = chance * (logits.sigmoid() * mask).sum() / (mask.sum() + 1e-6)
-            ys, xs = np.nonzero(mask.cpu().numpy())
+            own = mask.cpu().numpy()
+            ys, xs = np.nonzero(own)
             box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
-            one = Detection(CLASS_NAMES[label], box, score.item())
-            detections.append((one, mask.cpu().numpy()))
+            detections.append((Detection(CLASS_NAMES[label], box, score.item()), own))
         return sorted(detections, key=lambda pair: -pair[0].score)
 
-    def colors(
-        self, image: Image.Image, detections: Sequence[tuple[Detection, np.ndarray]], name: str
-    ) -> list[str]:
+    def colors(self, image: Image.Image, instances: Instances, name: str) -> list[str]:
         """Colours of one image's objects of one class, through a loader of their own."""
         loader = DataLoader(
-            Crops(image, detections, self.preprocess),
+            Crops(image, instances, self.preprocess),
             batch_size=CROPS_A_BATCH,
             num_workers=NUM_WORKERS,
             multiprocessing_context="fork",

@@ -13,8 +13,9 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -22,13 +23,12 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from baselines.base import Batch
-from baselines.flow import training_grid
 from baselines.loop.post_train import post_train
 from baselines.loop.stream import Row, row_generator
 from baselines.soar import Soar
 from evaluators.base import Sample
 from soarbench.benchmarks.naive_soar import naive_soar_loss
+from soarbench.diagnostics.probes import batch_of
 from soarbench.evaluation.selection import suite_images
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
@@ -37,13 +37,12 @@ from soarbench.models.base import ImageModel
 
 #: Updates that are timed, after those that warm up.
 TIMED_UPDATES = 3
-_MIB = 2**20
 
 Result = dict[str, float]
 
 
 class PeakMemory:
-    """Peak memory above what was in use when this was made, MiB."""
+    """Peak memory above what was in use when this was made."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -55,33 +54,31 @@ class PeakMemory:
         # What glibc has freed but keeps would count as in use, and the update could live in it.
         if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
             trim(0)
-        self.idle = _status_bytes("VmRSS")
+        self.idle = proc_bytes("self/status", "VmRSS")
         # Loading may have peaked higher than it left; Linux lets a process forget its peak.
-        self._is_reset = _reset_peak()
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+            self._is_reset = True
+        except OSError:
+            self._is_reset = False
 
     def above_idle(self) -> float:
         """MiB."""
         if self.device.type == "cuda":
             peak = float(torch.cuda.max_memory_allocated(self.device))
         elif self._is_reset:
-            peak = _status_bytes("VmHWM")
+            peak = proc_bytes("self/status", "VmHWM")
         else:
+            # A sandbox may not let it forget: then too much is said rather than too little.
             peak = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return (peak - self.idle) / _MIB
+        return (peak - self.idle) / 2**20
 
 
-def _status_bytes(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = [line for line in lines if line.startswith(f"{name}:")]
+def proc_bytes(file: str, entry: str) -> float:
+    """An entry of a file in /proc, which are in kB."""
+    lines = Path("/proc", file).read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(f"{entry}:")]
     return 1024.0 * float(line.split()[1])
-
-
-def _reset_peak() -> bool:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
 
 
 def random_rows(cell: CellConfig, model: ImageModel) -> list[Row]:
@@ -108,9 +105,9 @@ def measure_training(cell: CellConfig, workbench: ModelWorkbench) -> Result:
     assert cell.method is not None
     assert cell.training is not None
     assert cell.optim is not None
+    # Flow-GRPO collects once for several updates: whole cycles are timed, and one warms up.
     unit = cell.method.updates_per_collection
-    warm_up = unit
-    updates = warm_up + -(-TIMED_UPDATES // unit) * unit
+    updates = unit + -(-TIMED_UPDATES // unit) * unit
     training = replace(
         cell.training, steps=updates, save_steps=updates, num_snapshots=0, logging_steps=1
     )
@@ -141,10 +138,10 @@ def measure_training(cell: CellConfig, workbench: ModelWorkbench) -> Result:
             on_log=on_log,
             console=Console(quiet=True),
         )
-    ends = stamps[warm_up - 1 :: unit]
-    cycles = [(end - start) / unit for start, end in itertools.pairwise(ends)]
+    ends = stamps[unit - 1 :: unit]
     return {
-        "seconds": min(cycles),
+        # Other work on the machine only ever adds time, so the least is the nearest to the truth.
+        "seconds": min((end - start) / unit for start, end in itertools.pairwise(ends)),
         "peak_mib": peaks[-1],
         "forward_equivalents": summary.forward_equivalents / updates,
         "rows": float(cell.training.batch_size),
@@ -156,26 +153,29 @@ class SoarSteps:
 
     def __init__(self, cell: CellConfig, workbench: ModelWorkbench) -> None:
         assert cell.optim is not None
-        self.model = workbench.load(cell)
-        self.transformer = self.model.transformer.requires_grad_(True).train()
-        self.method = cast(Soar, workbench.method(cell, self.model))
-        self.batch = _collected(cell, self.model, self.method, workbench.device)
-        self.velocity = self.model.velocity()
         self.device = workbench.device
         self.max_grad_norm = cell.optim.max_grad_norm
+        model = workbench.load(cell)
+        self.transformer = model.transformer.requires_grad_(True).train()
+        self.velocity = model.velocity()
+        self.method = cast(Soar, workbench.method(cell, model))
+        rows = batch_of(random_rows(cell, model), model)
+        # Drawn once: both forms get the same levels and noise, or their losses could not be equal.
+        generators = [row_generator(0, position) for position in rows.positions]
+        self.batch = self.method.collect(self.velocity, rows, generators).batch
         # The weights stay as they are, so that every step computes the same.
         self.optimizer = torch.optim.AdamW(self.transformer.parameters(), lr=0.0)
-        self._naive_loss = naive_soar_loss
-        self._sigma_max = training_grid(self.model.training_shift)[1].item()
 
     def backward(self, *, is_naive: bool) -> float:
         """Loss, with its gradient left on the parameters."""
         if is_naive:
-            loss = self._naive_loss(self.velocity, self.batch, self.method.config, self._sigma_max)
+            method = self.method
+            loss = naive_soar_loss(self.velocity, self.batch, method.config, method.sigma_max)
             loss.backward()
             return loss.item()
         weight, total = self.method.weight(self.batch), 0.0
         for term in self.method.losses(self.velocity, None, self.batch):
+            # Term by term, as the loop does: each frees its graph before the next is built.
             (term.loss_sum / weight).backward()
             total += term.loss_sum.item() / weight
         return total
@@ -204,19 +204,17 @@ def measure_step(cell: CellConfig, workbench: ModelWorkbench, *, is_naive: bool)
     """Peak memory of SOAR's update, ours or the naive one, alone in this process."""
     steps = SoarSteps(cell, workbench)
     memory = PeakMemory(workbench.device)
+    # The second has AdamW's moments and warm libraries, as all later ones have.
     for _ in range(2):
         steps.update(is_naive=is_naive)
     return {"peak_mib": memory.above_idle()}
 
 
 def measure_race(cell: CellConfig, workbench: ModelWorkbench) -> Result:
-    """Seconds of both updates, and how far their losses and gradients are apart.
-
-    Times are taken in turns, so that a busy machine slows both alike, and the fastest of each
-    counts.
-    """
+    """Seconds of both updates, and how far their losses and gradients are apart."""
     steps = SoarSteps(cell, workbench)
     naive, ours = [], []
+    # In turns, so that a busy machine slows both alike; the first of each warms up.
     for _ in range(1 + TIMED_UPDATES):
         naive.append(steps.update(is_naive=True))
         ours.append(steps.update(is_naive=False))
@@ -230,32 +228,15 @@ def measure_race(cell: CellConfig, workbench: ModelWorkbench) -> Result:
     }
 
 
-def _collected(cell: CellConfig, model: ImageModel, method: Soar, device: torch.device) -> Batch:
-    rows = random_rows(cell, model)
-    negative = model.encode_prompts([""])
-    condition = {
-        name: torch.stack([row["condition"][name] for row in rows]) for name in rows[0]["condition"]
-    }
-    batch = Batch(
-        {"x0": torch.stack([row["x0"] for row in rows]).to(device)},
-        condition,
-        {name: value.expand(len(rows), *value.shape[1:]) for name, value in negative.items()},
-        [row["prompt"] for row in rows],
-    )
-    generators = [row_generator(0, position) for position in range(len(rows))]
-    return method.collect(model.velocity(), batch, generators).batch
-
-
 def measure_judging(cell: CellConfig, workbench: ModelWorkbench) -> Result:
     """Images a second of sampling and of every evaluator; ``cell`` is the base model's."""
-    plan = [pair for suite in cell.suites.values() for pair in suite_images(suite)]
+    plan = [(suite, pair) for suite in cell.suites.values() for pair in suite_images(suite)]
     size = cell.sampling.batch_size
-    batch = [plan[i * len(plan) // size] for i in range(size)]
+    chosen = [plan[i * len(plan) // size] for i in range(size)]
+    batch = [pair for _, pair in chosen]
     draw = workbench.drawer(cell, 0)
-    draw(batch)
-    start = time.perf_counter()
-    images = draw(batch)
-    rates = {"sampling": len(images) / (time.perf_counter() - start)}
+    images = draw(batch)  # warms up as well
+    rates = {"sampling": _a_second(partial(draw, batch))}
     samples = [
         Sample(
             sample_id=str(place),
@@ -267,18 +248,15 @@ def measure_judging(cell: CellConfig, workbench: ModelWorkbench) -> Result:
         for place, ((item, _), image) in enumerate(zip(batch, images, strict=True))
     ]
     for name in cell.judges:
-        evaluator = workbench.evaluator(cell, name)
-        asked = [sample for sample in samples if _can_judge(cell, name, sample)]
-        start = time.perf_counter()
-        evaluator.score(asked)
-        rates[name] = len(asked) / (time.perf_counter() - start)
+        # Only those of suites that name it: GenEval reads no other suite's demands.
+        asked = [samples[i] for i, (suite, _) in enumerate(chosen) if name in suite.judges]
+        rates[name] = _a_second(partial(workbench.evaluator(cell, name).score, asked))
     return rates
 
 
-def _can_judge(cell: CellConfig, judge: str, sample: Sample) -> bool:
-    """Whether a judge is meant for a prompt: only suites that name it are."""
-    suites = [name for name, suite in cell.suites.items() if judge in suite.judges]
-    return any(sample.prompt_id.startswith(f"{name}/") for name in suites)
+def _a_second(work: Callable[[], Sequence[object]]) -> float:
+    start = time.perf_counter()
+    return len(work()) / (time.perf_counter() - start)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -286,6 +264,7 @@ def main(arguments: Sequence[str]) -> int:
     kind, *overrides = arguments
     grid = expand(overrides)
     workbench = ModelWorkbench(grid.settings.device, grid.store)
+    # Of several cells of a method, the first.
     cells = {cell.method_name: cell for cell in reversed(grid.cells)}
     if kind == "judging":
         result = measure_judging(cells["base"], workbench)

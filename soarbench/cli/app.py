@@ -1,17 +1,22 @@
-"""The command line. Commands import what they need when they run, so that help answers at once."""
+"""The command line."""
 
 from __future__ import annotations
 
 import importlib
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from soarbench import __version__
 from soarbench.common.errors import UserError
 
+if typing.TYPE_CHECKING:
+    from soarbench.config.keys import Options
+
 EXIT_USER_ERROR = 2
+#: As a shell says of what SIGINT ended: 128 + 2.
 EXIT_INTERRUPTED = 130
 _LONGEST_LINE = 1000
 _SETTINGS = "settings of a run, e.g. budget=standard seeds=[0,1,2] task=aesthetic conf_dir=DIR"
@@ -26,140 +31,104 @@ class Command:
 
     Attributes:
         summary: What it does.
-        function: ``module:function``; takes its names, its options and words, and a console.
         usage: Its words.
-        options: Class of its own options in that module; without one it gets the words alone.
         names: What comes first and is no ``key=value``; ``_ANY_NUMBER`` becomes a list.
         flags: That it knows.
+        function: ``module:function``; of ``lab build`` it is ``soarbench.cli.lab:build`` unless
+            another is named. Takes the names, the options where it has any, words, and a console.
     """
 
     summary: str
-    function: str
     usage: str = _SETTINGS
-    options: str = ""
     names: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    # By name: an import of every command would load torch for ``--help``.
+    function: str = ""
 
 
 COMMANDS: Mapping[str, Command] = {
     "run": Command(
         "train, sample, score and report a grid",
-        "soarbench.cli.run:run",
         f"grid=NAME and {_SETTINGS}; --dry-run prints the cells and their estimated time, with "
         "--json for programs",
         flags=("--dry-run", "--json"),
     ),
     "report": Command(
         "make a grid's reports again from stored scores",
-        "soarbench.cli.report:report",
         f"[x=seconds,images_seen] [thresholds.METRIC=VALUE] and {_SETTINGS}",
-        options="ReportOptions",
     ),
     "compare": Command(
         "is A better than B, by how much, how sure",
-        "soarbench.cli.compare:compare",
         "A and B are methods, cell ids, or folders of scores; [metric=NAME] [step=N] and "
         f"{_SETTINGS}",
-        options="CompareOptions",
         names=("A", "B"),
         flags=("--json",),
     ),
     "export": Command(
-        "copy finished cells without images, to publish",
-        "soarbench.cli.export:export",
-        f"output=DIR grid=NAME and {_SETTINGS}",
-        options="ExportOptions",
+        "copy finished cells without images, to publish", f"output=DIR grid=NAME and {_SETTINGS}"
     ),
-    "diagnose": Command("measure finished cells for signs of gaming", "soarbench.cli.run:diagnose"),
+    "diagnose": Command(
+        "measure finished cells for signs of gaming", function="soarbench.cli.run:diagnose"
+    ),
     "plan": Command(
         "memory and time of training, before it starts",
-        "soarbench.cli.plan:plan",
         f"[model=NAME] [method=NAME,NAME] [gpu=NAME] [utilisation=SHARE] and {_SETTINGS}",
-        options="PlanOptions",
     ),
-    "bench": Command("time and memory of every method", "soarbench.benchmarks.methods:bench"),
+    "bench": Command(
+        "time and memory of every method", function="soarbench.benchmarks.methods:bench"
+    ),
     "bench judges": Command(
         "GenEval's speed, against the obvious way",
-        "soarbench.benchmarks.judges:bench_judges",
         "[num_images=N] [judge.geneval.KEY=VALUE]",
-        options="JudgeBenchOptions",
+        function="soarbench.benchmarks.judges:bench_judges",
     ),
     "bench full_size": Command(
         "one update of SD3.5's whole transformer with random weights (12 GB, minutes)",
-        "soarbench.benchmarks.full_size:full_size",
+        function="soarbench.benchmarks.full_size:full_size",
     ),
     "data score": Command(
         "score a training set by a judge",
-        "soarbench.cli.data:score",
         f"data.path=FILE judge=aesthetic output=FILE and {_SETTINGS}",
-        options="ScoreSetOptions",
     ),
     "data filter": Command(
         "keep the rows of a scored set at and above a score",
-        "soarbench.cli.data:filter_rows",
         "input=FILE output=FILE thresholds.aesthetic=6.8",
-        options="FilterOptions",
+        function="soarbench.cli.data:filter_rows",
     ),
     "data check": Command(
         "look for what is wrong with a training set",
-        "soarbench.cli.data:check",
         "data.path=FILE [output=FILE] [near=true] [suites.NAME.prompts=FILE] and " + _SETTINGS,
-        options="CheckOptions",
     ),
     "evaluate": Command(
         "draw a suite with a model and judge it",
-        "soarbench.cli.evaluate:evaluate",
         "suite=NAME [model=NAME|DIR|HUB_ID] [model.adapter=DIR|HUB_ID] [output=DIR] "
         "[suites.NAME.prompts=FILE] [suites.NAME.images_per_prompt=N] [suites.NAME.max_prompts=N] "
         "[suites.NAME.judges=NAME,NAME] [judge.NAME.KEY=VALUE] [model.KEY=VALUE] "
         "[sampling.KEY=VALUE] [device=NAME]",
-        options="EvaluateOptions",
     ),
     "score": Command(
         "judge images of any model",
-        "soarbench.cli.score:score",
         "suite=NAME images=DIR [output=DIR] [coverage=exact|found] [suites.NAME.prompts=FILE] "
         "[suites.NAME.images_per_prompt=N] [suites.NAME.judges=NAME,NAME] [judge.NAME.KEY=VALUE]",
-        options="ScoreOptions",
     ),
     "doctor": Command(
         "which judges are ready, and how to get the rest",
-        "soarbench.cli.doctor:doctor",
         "names of judges, e.g. geneval; none: all; [conf_dir=DIR]",
-        options="JudgeOptions",
         names=(_ANY_NUMBER,),
     ),
     "fetch": Command(
         "download a judge's published weights",
-        "soarbench.cli.fetch:fetch",
         "names of judges, e.g. geneval; [conf_dir=DIR]",
-        options="JudgeOptions",
         names=(_ANY_NUMBER,),
     ),
-    "lab build": Command(
-        "build the laboratory's assets", "soarbench.cli.lab:build", "[stage=NAME]", "BuildOptions"
-    ),
-    "lab card": Command(
-        "print the card of its assets", "soarbench.cli.lab:card", "", "CardOptions"
-    ),
-    "lab sheet": Command(
-        "draw a sample sheet of its base model",
-        "soarbench.cli.lab:sheet",
-        "[output=FILE.png]",
-        "SheetOptions",
-    ),
+    "lab build": Command("build the laboratory's assets", "[stage=NAME]"),
+    "lab card": Command("print the card of its assets", ""),
+    "lab sheet": Command("draw a sample sheet of its base model", "[output=FILE.png]"),
     "lab draw": Command(
         "draw a suite's prompts with its renderer",
-        "soarbench.cli.lab:draw",
         "output=DIR [suite=lab_geneval] [images_per_prompt=2] [wrong=0.2]",
-        "DrawOptions",
     ),
-    "ui": Command(
-        "open the MLflow store in a browser",
-        "soarbench.cli.ui:ui",
-        f"[port=N] and {_SETTINGS}",
-        options="UiOptions",
-    ),
+    "ui": Command("open the MLflow store in a browser", f"[port=N] and {_SETTINGS}"),
 }
 
 
@@ -176,6 +145,7 @@ def _usage(commands: Mapping[str, Command] = COMMANDS) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code."""
+    # Of libraries only what is wrong; the package itself says how far long work is.
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("soarbench").setLevel(logging.INFO)
     try:
@@ -220,11 +190,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _command(name: str) -> Command:
-    """A command.
-
-    Raises:
-        UserError: There is none, or it needs a second word.
-    """
+    """A command; ``UserError`` where there is none, or it needs a second word."""
     if name in COMMANDS:
         return COMMANDS[name]
     actions = [key.partition(" ")[2] for key in _family(name)]
@@ -258,6 +224,22 @@ def _parted(texts: Sequence[str], names: Sequence[str]) -> tuple[list[object], l
     return [*texts[: len(names)]], [*texts[len(names) :]]
 
 
+def function_of(name: str) -> Callable[..., int]:
+    """What a command calls; its module is imported."""
+    path = COMMANDS[name].function or f"soarbench.cli.{name.split()[0]}:{name.split()[-1]}"
+    module, _, function = path.partition(":")
+    loaded: Callable[..., int] = getattr(importlib.import_module(module), function)
+    return loaded
+
+
+def options_of(function: Callable[..., int]) -> type[Options] | None:
+    """The class of a command's own options: that of its parameter; None where it has none."""
+    from soarbench.config.keys import Options
+
+    hints = typing.get_type_hints(function).values()
+    return next((h for h in hints if isinstance(h, type) and issubclass(h, Options)), None)
+
+
 def _run(name: str, command: Command, arguments: list[str]) -> int:
     """Sort what follows a command into names, words and flags, and call it."""
     flags = [text for text in arguments if text.startswith("-")]
@@ -266,24 +248,23 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
             raise UserError(
                 f"unrecognized arguments: {flag}; see 'python -m soarbench {name} --help'"
             )
-    texts = [text for text in arguments if not text.startswith("-")]
-    names, words = _parted(texts, command.names)
+    names, words = _parted([t for t in arguments if not t.startswith("-")], command.names)
     if len(names) < len(command.names):
         raise UserError(f"name {' and '.join(command.names)}: {name} {' '.join(command.names)}")
+    # Imported now, so that help and a misspelt command answer at once.
     from rich.console import Console
 
     from soarbench.cli.words import own_keys, read
     from soarbench.config.keys import Options, UnknownKeyError
 
-    module_name, _, function = command.function.partition(":")
-    module = importlib.import_module(module_name)
-    kind = getattr(module, command.options) if command.options else Options
-    given = [*names, *(read(kind, words) if command.options else [words])]
+    function = function_of(name)
+    kind = options_of(function)
+    given = [*names, *(read(kind, words) if kind else [words])]
     choices = {
         argument: flag in flags for flag, argument in _FLAGS.items() if flag in command.flags
     }
     try:
-        code: int = getattr(module, function)(*given, console=Console(), **choices)
+        return function(*given, console=Console(), **choices)
     except UnknownKeyError as error:
-        raise error.beside(own_keys(kind)) from error
-    return code
+        # Of the settings of a run alone: the command's own keys may be nearer to what was typed.
+        raise error.beside(own_keys(kind or Options)) from error

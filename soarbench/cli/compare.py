@@ -18,7 +18,6 @@ from soarbench.config.keys import Options
 from soarbench.report.numbers.measured import Key, Measured, of_cell, of_scored
 from soarbench.report.numbers.names import (
     BASE,
-    METHOD_TITLES,
     Titles,
     method_title,
     ordered_metrics,
@@ -29,7 +28,7 @@ from soarbench.report.numbers.pairs import Answer, Pair, answers, measured_pairs
 from soarbench.report.numbers.panels import Panel, build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
 from soarbench.report.numbers.tables import finding, p_text
-from soarbench.report.source import GridCells, grid_cells, own_settings
+from soarbench.report.source import grid_cells, own_settings
 from soarbench.report.text.frames import number_text
 from soarbench.store.artefact import Store
 from soarbench.store.cell_record import CellRecord
@@ -39,12 +38,7 @@ from soarbench.store.exports import MANIFEST, Export
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(Options):
-    """What ``compare`` takes beside the settings of a run.
-
-    Attributes:
-        metric: The only one to be compared.
-        step: Optimiser steps after which; None: at the end.
-    """
+    """``compare`` takes one metric (None: all) and the optimiser step (None: the last)."""
 
     metric: str | None = None
     step: int | None = None
@@ -52,17 +46,11 @@ class CompareOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """The pairs that a command line means.
-
-    Attributes:
-        pairs: One a metric, the deciding one first.
-        scope: Task and steps, in words.
-        titles: Of the methods.
-    """
+    """The pairs that a command line means, one a metric, with task and steps in words."""
 
     pairs: Sequence[Pair]
     scope: str
-    titles: Titles = field(default_factory=METHOD_TITLES.copy)
+    titles: Titles
 
 
 def compare(
@@ -74,67 +62,52 @@ def compare(
     as_json: bool,
     console: Console,
 ) -> int:
-    """Compare and print.
+    """Compare two things, of one kind or not, and print text or JSON.
 
-    Args:
-        first: A method of the grid, a cell (``ID`` or ``ID@STEP``), or a folder that ``score`` or
-            ``evaluate`` wrote.
-        second: Another, of the same kind or not.
-        options: Metric and step.
-        settings: Of the run.
-        as_json: Print JSON instead of text.
-        console: Where it goes.
-
-    Raises:
-        UserError: One is not there, or they cannot be compared; says in which field they differ.
+    Each is a method of the grid, a cell (``ID`` or ``ID@STEP``), or a folder that ``score`` or
+    ``evaluate`` wrote.
     """
+    # Every difference would be zero, which says nothing of either.
     if first == second:
         raise UserError(f"{first} cannot be compared with itself; name two")
-    question = _find(first, second, settings, options.step)
+    question = _find((first, second), settings, options.step)
     pairs = [pair for pair in question.pairs if options.metric in (None, pair.evaluator)]
     if not pairs:
         hint = did_you_mean(str(options.metric), {pair.evaluator for pair in question.pairs})
         raise UserError(f"metric={options.metric!r} was not measured of both: {hint}")
     results = answers(pairs)
     if as_json:
+        # Past rich, which would wrap it to the terminal's width.
         console.file.write(json.dumps(_plain(question, results), indent=1) + "\n")
     else:
         _show(question, results, console)
     return 0
 
 
-def _find(first: str, second: str, settings: Sequence[str], step: int | None) -> Question:
+def _find(names: tuple[str, str], settings: Sequence[str], step: int | None) -> Question:
     """Scores on disk, cells, or methods: what the two names are."""
-    names = (first, second)
     sides = [_side(name, settings, step) for name in names]
     if sides[0] is None and sides[1] is None:
-        return _found_methods(first, second, settings, step)
+        return _found_methods(names, settings, step)
     # A method beside something that is none: all its training seeds.
-    whole = [
-        _method_side(name, settings, step) if side is None else side
-        for name, side in zip(names, sides, strict=True)
-    ]
-    pairs = measured_pairs(names, whole[0].measured, whole[1].measured)
-    final_metric = whole[0].final_metric or whole[1].final_metric or ""
+    first, second = (
+        side or _method_side(name, settings, step) for name, side in zip(names, sides, strict=True)
+    )
+    pairs = measured_pairs(names, first.measured, second.measured)
+    final_metric = first.final_metric or second.final_metric or ""
     order = ordered_metrics({pair.evaluator: pair.facts for pair in pairs}, final_metric)
-    scope = "" if step is None else f"after {step} steps"
     return Question(
         pairs=sorted(pairs, key=lambda pair: order.index(pair.evaluator)),
-        scope=scope,
-        titles={**whole[0].titles, **whole[1].titles},
+        scope="" if step is None else f"after {step} steps",
+        titles={**first.titles, **second.titles},
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """What one name of the command line stands for.
+    """What one name of the command line stands for, with the metric that decides its task."""
 
-    Attributes:
-        measured: By (suite, judge), one a training seed; a single thing has one of seed None.
-        final_metric: That decides its task; None where it has none.
-        titles: Of methods.
-    """
-
+    #: By (suite, judge), one a training seed; a single thing has one of seed None.
     measured: Mapping[Key, Mapping[int | None, Measured]]
     final_metric: str | None = None
     titles: Titles = field(default_factory=dict)
@@ -142,9 +115,8 @@ class Side:
 
 def _side(name: str, settings: Sequence[str], step: int | None) -> Side | None:
     """A folder of scores, or a cell (``ID`` or ``ID@STEP``); None where it is neither."""
-    if Path(name).expanduser().is_dir():
-        scored = of_scored(Path(name).expanduser())
-        return Side(measured={key: {None: one} for key, one in scored.items()})
+    if (folder := Path(name).expanduser()).is_dir():
+        return Side(measured={key: {None: one} for key, one in of_scored(folder).items()})
     # Neither a cell nor a method has a slash, so a folder is meant.
     if "/" in name:
         raise UserError(f"{name}: no such folder; name one that score or evaluate wrote")
@@ -165,9 +137,8 @@ def _side(name: str, settings: Sequence[str], step: int | None) -> Side | None:
 
 def _method_side(name: str, settings: Sequence[str], step: int | None) -> Side:
     """A method of a grid, with all its training seeds."""
-    source = grid_cells(settings)
-    cells, _ = finished_and_holes(source.cells, str(source.folder))
-    task = "" if name == BASE else _task(cells, name, name, source)
+    grid, cells = _finished(settings)
+    task = "" if name == BASE else _task(cells, (name, name), grid)
     measured: dict[Key, dict[int | None, Measured]] = {}
     for cell in cells:
         if cell.method == name and (cell.task == task or cell.is_base):
@@ -177,42 +148,45 @@ def _method_side(name: str, settings: Sequence[str], step: int | None) -> Side:
     return Side(measured=measured, final_metric=final_metric, titles=titles_of(cells))
 
 
+def _finished(settings: Sequence[str]) -> tuple[str, list[Cell]]:
+    """The name of a grid, and its finished cells."""
+    source = grid_cells(settings)
+    return source.grid, finished_and_holes(source.cells, str(source.folder))[0]
+
+
 def _cell(name: str, settings: Sequence[str]) -> Cell | None:
     """The cell of that id under ``output_dir``; None where there is none."""
+    # As parts of a path they would find a cell of any id.
     if name in ("", ".", ".."):
         return None
     root = Path(own_settings(settings).output_dir).expanduser()
     for path in sorted(root.glob(f"grids/*/{name}/cell.json")):
         record = CellRecord(path.parent)
         return stored_cell(Store(root), record.description(), record)
-    for export in (Export(path.parent) for path in sorted(root.glob(f"*/{MANIFEST}"))):
-        for cell in export.cells():
-            if cell.cell_id == name:
-                return cell
-    return None
+    exported = (Export(path.parent).cells() for path in sorted(root.glob(f"*/{MANIFEST}")))
+    return next((cell for cells in exported for cell in cells if cell.cell_id == name), None)
 
 
-def _found_methods(first: str, second: str, settings: Sequence[str], step: int | None) -> Question:
+def _found_methods(names: tuple[str, str], settings: Sequence[str], step: int | None) -> Question:
     """Two methods of a grid, over all seeds that they share."""
-    source = grid_cells(settings)
-    cells, _ = finished_and_holes(source.cells, str(source.folder))
-    task = _task(cells, first, second, source)
-    chosen = [cell for cell in cells if cell.method in (first, second) or cell.is_base]
-    chosen = [cell for cell in chosen if cell.task == task or cell.is_base]
+    grid, cells = _finished(settings)
+    task = _task(cells, names, grid)
+    chosen = [c for c in cells if c.is_base or (c.task == task and c.method in names)]
     refuse_unlike(chosen)
+    # As panels, as a report has them: the same random numbers, and so the same intervals.
     panels, _ = build_panels(chosen)
     final_metric = next((cell.final_metric for cell in chosen if cell.final_metric), None) or ""
     steps: dict[str, int] = {}
     pairs = []
     facts = {evaluator: panel.facts for (_, evaluator), panel in panels.items()}
-    for name in ordered_metrics(facts, final_metric):
-        panel = panels[task, name]
-        if panel.steps(first) and panel.steps(second):
-            ends = [(method, _step_of(panel, method, step)) for method in (first, second)]
-            steps |= dict(ends)
-            pairs.append(panel_pair(panel, ends[0], ends[1]))
+    for evaluator in ordered_metrics(facts, final_metric):
+        panel = panels[task, evaluator]
+        if all(map(panel.steps, names)):
+            first, second = ((method, _step_of(panel, method, step)) for method in names)
+            steps |= (first, second)
+            pairs.append(panel_pair(panel, first, second))
     if not pairs:
-        raise UserError(f"{first} and {second} have no whole scores in task {task}")
+        raise UserError(f"{' and '.join(names)} have no whole scores in task {task}")
     titles = titles_of(chosen)
     when = " and ".join(
         f"{method_title(name, titles)} ({step_title(name, at)})" for name, at in steps.items()
@@ -220,28 +194,27 @@ def _found_methods(first: str, second: str, settings: Sequence[str], step: int |
     return Question(pairs=pairs, scope=f"task {task}, {when}", titles=titles)
 
 
-def _task(cells: Sequence[Cell], first: str, second: str, source: GridCells) -> str:
+def _task(cells: Sequence[Cell], names: tuple[str, str], grid: str) -> str:
     """The one task in which both are finished."""
-    for name in (first, second):
-        methods = {cell.method for cell in cells}
+    methods = {cell.method for cell in cells}
+    for name in names:
         if name not in methods:
             raise UserError(
-                f"{name} is no finished method of grid {source.grid}, no cell id and no folder of "
+                f"{name} is no finished method of grid {grid}, no cell id and no folder of "
                 f"scores: {did_you_mean(name, methods)}"
             )
-    trained = [name for name in (first, second) if name != BASE]
-    of_method = [{cell.task for cell in cells if cell.method == name} for name in trained]
+    of_method = [{c.task for c in cells if c.method == name} for name in names if name != BASE]
     tasks = sorted(set.intersection(*of_method))
     if len(tasks) != 1:
         choices = ", ".join(f"task={name}" for name in tasks) or "none has both"
-        raise UserError(f"{first} and {second} need one task: {choices}")
+        raise UserError(f"{' and '.join(names)} need one task: {choices}")
     return tasks[0]
 
 
 def _step_of(panel: Panel, method: str, step: int | None) -> int:
     steps = panel.steps(method)
     if step is None or method == BASE:
-        return steps[-1]
+        return steps[-1]  # The base has the one step 0.
     if step not in steps:
         choices = ", ".join(str(one) for one in steps)
         raise UserError(f"step={step}: {method} was evaluated at {choices}")
@@ -250,9 +223,9 @@ def _step_of(panel: Panel, method: str, step: int | None) -> int:
 
 def _show(question: Question, results: Sequence[Answer], console: Console) -> None:
     names = [method_title(name, question.titles) for name in question.pairs[0].names]
-    console.print(f"A: {names[0]}\nB: {names[1]}", highlight=False, markup=False)
-    if question.scope:
-        console.print(question.scope, highlight=False, markup=False)
+    # Wrapped, since sentences are read and not copied.
+    for line in (f"A: {names[0]}", f"B: {names[1]}", *filter(None, [question.scope])):
+        console.print(line, highlight=False, markup=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("Metric")
     for head in ("A\nB", "A - B [95 %]", "p (Holm)", "P(A better)"):
@@ -277,12 +250,19 @@ def _lines(results: Sequence[Answer], titles: Titles) -> list[str]:
     first = results[0]
     comparison = first.comparison
     lines = [finding(comparison, titles)]
+    # Of a tie the finding says it itself.
     if comparison.verdict.is_decided and comparison.detectable is not None:
         digits = first.facts.decimals
         lines.append(f"This design sees {comparison.detectable:.{digits}f} or more.")
     for one in results:
         if one.mcnemar is not None:
-            lines.append(_mcnemar_line(one))
+            # McNemar's test is exact for independent images; those of one prompt are alike.
+            caution = ", taking the images of a prompt as independent" if one.num_images > 1 else ""
+            lines.append(
+                f"{one.facts.title}: A alone is right on {one.mcnemar.only_first} images, B alone "
+                f"on {one.mcnemar.only_second}; McNemar's exact p {p_text(one.mcnemar.p_value)}"
+                f"{caution}."
+            )
         if one.num_unscored:
             lines.append(
                 f"{one.facts.title}: {one.num_unscored} images are left out, since "
@@ -301,42 +281,30 @@ def _lines(results: Sequence[Answer], titles: Titles) -> list[str]:
     return lines
 
 
-def _mcnemar_line(one: Answer) -> str:
-    assert one.mcnemar is not None
-    caution = "" if one.num_images <= 1 else ", taking the images of a prompt as independent"
-    p_value = p_text(one.mcnemar.p_value)
-    return (
-        f"{one.facts.title}: A alone is right on {one.mcnemar.only_first} images, B "
-        f"alone on {one.mcnemar.only_second}; McNemar's exact p {p_value}{caution}."
-    )
-
-
 def _plain(question: Question, results: Sequence[Answer]) -> dict[str, object]:
     first, second = question.pairs[0].names
     return {
         "first": first,
         "second": second,
         "scope": question.scope,
-        "metrics": [_plain_answer(one) for one in results],
-    }
-
-
-def _plain_answer(one: Answer) -> dict[str, object]:
-    comparison = one.comparison
-    return {
-        "metric": one.evaluator,
-        "suite": one.suite,
-        "first": one.values[0],
-        "second": one.values[1],
-        "difference": vars(comparison.difference),
-        "verdict": str(comparison.verdict),
-        "p_value": comparison.p_value,
-        "adjusted_p_value": comparison.adjusted_p_value,
-        "probability_of_improvement": vars(one.improvement),
-        "mcnemar": None if one.mcnemar is None else vars(one.mcnemar),
-        "detectable_difference": comparison.detectable,
-        "required_prompts": comparison.required_prompts,
-        "required_seeds": comparison.required_seeds,
-        "seeds": list(comparison.seeds),
-        "num_unscored": one.num_unscored,
+        "metrics": [
+            {
+                "metric": one.evaluator,
+                "suite": one.suite,
+                "first": one.values[0],
+                "second": one.values[1],
+                "difference": vars(one.comparison.difference),
+                "verdict": str(one.comparison.verdict),
+                "p_value": one.comparison.p_value,
+                "adjusted_p_value": one.comparison.adjusted_p_value,
+                "probability_of_improvement": vars(one.improvement),
+                "mcnemar": None if one.mcnemar is None else vars(one.mcnemar),
+                "detectable_difference": one.comparison.detectable,
+                "required_prompts": one.comparison.required_prompts,
+                "required_seeds": one.comparison.required_seeds,
+                "seeds": list(one.comparison.seeds),
+                "num_unscored": one.num_unscored,
+            }
+            for one in results
+        ],
     }

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import did_you_mean
-from soarbench.config.compose import options, search_path
+from soarbench.config import compose
 from soarbench.config.keys import Options, split
 from soarbench.data.config import ImageDataConfig
 from soarbench.grid.expand import Grid, expand
@@ -19,12 +19,7 @@ from soarbench.grid.expand import Grid, expand
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSetOptions(Options):
-    """What ``data score`` takes beside the settings of a run.
-
-    Attributes:
-        judge: Name of the judge.
-        output: JSON Lines with the scores.
-    """
+    """``data score`` takes a judge's name, and the JSON Lines file that gets the scores."""
 
     example: ClassVar[str] = "data score data.path=rows.jsonl judge=aesthetic output=scored.jsonl"
     judge: str
@@ -33,12 +28,7 @@ class ScoreSetOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions(Options):
-    """What ``data check`` takes beside the settings of a run.
-
-    Attributes:
-        output: JSON Lines of what is wrong.
-        near: Whether images are looked for that are nearly alike.
-    """
+    """``data check`` takes a file for what is wrong, and whether to look for near duplicates."""
 
     output: Path | None = None
     near: bool = False
@@ -46,13 +36,7 @@ class CheckOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class FilterOptions(Options):
-    """What ``data filter`` takes.
-
-    Attributes:
-        input: A scored set.
-        output: The rows that are kept.
-        thresholds: Least value of each score.
-    """
+    """``data filter`` takes a scored set, a file for what is kept, and each score's least value."""
 
     example: ClassVar[str] = (
         "data filter input=scored.jsonl output=kept.jsonl thresholds.aesthetic=6.8"
@@ -63,23 +47,20 @@ class FilterOptions(Options):
     thresholds: Mapping[str, float]
 
 
-def filter_rows(request: FilterOptions, _words: Sequence[str], *, console: Console) -> int:
-    """Keep the rows at and above the thresholds.
-
-    Raises:
-        UserError: The set cannot be used, or nothing is kept.
-    """
+def filter_rows(options: FilterOptions, _words: Sequence[str], *, console: Console) -> int:
+    """Keep the rows at and above the thresholds; ``UserError`` where nothing is kept."""
     from soarbench.data.filter_set import filter_set
 
-    return filter_set(request.input, request.output, request.thresholds, console)
+    return filter_set(options.input, options.output, options.thresholds, console)
 
 
 def _grid(words: Sequence[str], action: str) -> tuple[Grid, ImageDataConfig]:
     """The settings that say which set, which judges and which suites; nothing is trained."""
+    # SD3.5's, whose buckets and judges a set of anybody's is for, until the user says otherwise.
     chosen = {"model": "sd35_medium", "data": "jsonl"}
     chosen |= {word.key: word.text for word in map(split, words) if word.key in chosen}
-    protocols = options("protocol", search_path(words))
-    # The suites of every task that the model is judged in.
+    protocols = compose.options("protocol", compose.search_path(words))
+    # Every task that the model is judged in: an image of any of their suites is in no training set.
     tasks = [name.partition("/")[2] for name in protocols if name.startswith(chosen["model"] + "/")]
     defaults = ["grid=main_table", f"grid.tasks=[{','.join(tasks)}]", "method=base"]
     defaults += [f"{group}={name}" for group, name in chosen.items()]
@@ -93,36 +74,25 @@ def _grid(words: Sequence[str], action: str) -> tuple[Grid, ImageDataConfig]:
     return grid, config
 
 
-def score(request: ScoreSetOptions, words: Sequence[str], *, console: Console) -> int:
-    """Score a set by a judge.
-
-    Raises:
-        UserError: Something in the request or the set cannot be used.
-    """
+def score(options: ScoreSetOptions, words: Sequence[str], *, console: Console) -> int:
+    """Score a set by a judge; ``UserError`` where either cannot be used."""
     from soarbench.jobs.score_set import score_set
 
     grid, config = _grid(words, "score")
-    judges, name = grid.settings.judge, request.judge
+    judges, name = grid.settings.judge, options.judge
     if name not in judges:
         raise ConfigError(f"judge={name!r} does not exist: {did_you_mean(name, judges)}")
-    return score_set(config, name, judges[name], request.output, console)
+    return score_set(config, name, judges[name], options.output, console)
 
 
-def check(request: CheckOptions, words: Sequence[str], *, console: Console) -> int:
-    """Look for what is wrong with a set.
-
-    Returns:
-        0, or 1 when something is.
-
-    Raises:
-        UserError: Something in the request or the set cannot be used.
-    """
+def check(options: CheckOptions, words: Sequence[str], *, console: Console) -> int:
+    """Look for what is wrong with a set. -> 1 when something is."""
     from soarbench.data.check import SetCheck, check_set
     from soarbench.evaluation.suites import load_suite
 
     grid, config = _grid(words, "check")
     suites = [load_suite(s) for s in grid.cells[0].suites.values() if not s.needs_file]
     unknown = tuple(suite.name for suite in grid.without_prompts)
-    set_check = SetCheck(config, grid.settings.model.resolution, suites, request.near)
+    set_check = SetCheck(config, grid.settings.model.resolution, suites, options.near)
     default = Path("runs/data_check") / f"{Path(str(config.path)).stem}.jsonl"
-    return check_set(set_check, request.output or default, unknown, console)
+    return check_set(set_check, options.output or default, unknown, console)

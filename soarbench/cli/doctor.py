@@ -1,7 +1,4 @@
-"""``python -m soarbench doctor``: which judges can run here, and how to get the others.
-
-Looks at files and at the installed packages' names alone, so that it answers at once.
-"""
+"""``python -m soarbench doctor``: which judges can run here, and how to get the others."""
 
 from __future__ import annotations
 
@@ -16,6 +13,7 @@ from rich.table import Column, Table
 
 from evaluators.base import JudgeConfig
 from evaluators.weights import PublishedWeights
+from soarbench.common.progress import print_line
 from soarbench.config.compose import search_path
 from soarbench.config.keys import Options
 from soarbench.config.registries import every_judge, require_judges
@@ -25,20 +23,14 @@ _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
 @dataclass(frozen=True)
 class Finding:
-    """The state of one judge; ``missing`` is empty when it is ready, and ``command`` then too."""
+    """What a judge lacks here, and the command that gets it; both are empty when it is ready."""
 
-    name: str
     missing: str
     command: str
-    disk_gb: float
-    memory_gb: float
 
 
 def cached_snapshot(weights: PublishedWeights) -> Path | None:
-    """The hub cache's folder with these weights, if it has them whole.
-
-    The hub's client links a file into a snapshot only when all of it is there.
-    """
+    """The hub cache's folder with these weights, if it has them whole."""
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE) / f"models--{weights.repo.replace('/', '--')}"
@@ -46,6 +38,7 @@ def cached_snapshot(weights: PublishedWeights) -> Path | None:
     if not reference.is_file():
         return None
     snapshot = folder / "snapshots" / reference.read_text().strip()
+    # The hub's client links a file into a snapshot only when all of it is there.
     present = {path.name for pattern in weights.files for path in snapshot.glob(pattern)}
     has_weights = any(name.endswith(_WEIGHT_SUFFIXES) for name in weights.files)
     suffixes = _WEIGHT_SUFFIXES if has_weights else ("",)
@@ -54,20 +47,14 @@ def cached_snapshot(weights: PublishedWeights) -> Path | None:
 
 def examine(name: str, judge: JudgeConfig) -> Finding:
     """What a judge lacks here."""
-    missing, command = _lack(name, judge)
-    disk = sum(weights.disk_gb for weights in judge.published)
-    memory = sum(weights.memory_gb for weights in judge.published)
-    return Finding(name, missing, command, disk, memory)
-
-
-def _lack(name: str, judge: JudgeConfig) -> tuple[str, str]:
+    # By name, not by import: torch and its like take seconds, and this is to answer at once.
     packages = " ".join(package for package in judge.packages if not _is_installed(package))
     if packages:
-        return f"packages {packages}", f"pip install {packages}"
+        return Finding(f"packages {packages}", f"pip install {packages}")
     absent = [weights.repo for weights in judge.published if cached_snapshot(weights) is None]
     if absent:
-        return f"weights {', '.join(absent)}", f"python -m soarbench fetch {name}"
-    return judge.missing()
+        return Finding(f"weights {', '.join(absent)}", f"python -m soarbench fetch {name}")
+    return Finding(*judge.missing())
 
 
 def _is_installed(package: str) -> bool:
@@ -88,22 +75,21 @@ class JudgeOptions(Options):
 def doctor(
     names: Sequence[str], _options: JudgeOptions, words: Sequence[str], *, console: Console
 ) -> int:
-    """Print the state of some judges, or of all.
-
-    Raises:
-        ConfigError: There is no such judge.
-    """
+    """Print the state of some judges, or of all; ``ConfigError`` where there is no such judge."""
     judges = every_judge(search_path(words))
     require_judges(names, judges)
     table = Table("judge", Column("state", overflow="fold"), "disk GB", "memory GB", "measures")
-    findings = [examine(name, judges[name]) for name in names or judges]
-    for finding in findings:
+    findings = {name: examine(name, judges[name]) for name in names or judges}
+    for name, finding in findings.items():
+        judge = judges[name]
         state = f"missing {finding.missing}" if finding.missing else "ready"
-        sizes = [f"{size:.2f}" if size else "-" for size in (finding.disk_gb, finding.memory_gb)]
-        table.add_row(finding.name, state, *sizes, judges[finding.name].summary)
+        disk = sum(weights.disk_gb for weights in judge.published)
+        memory = sum(weights.memory_gb for weights in judge.published)
+        sizes = [f"{size:.2f}" if size else "-" for size in (disk, memory)]
+        table.add_row(name, state, *sizes, judge.summary)
     console.print(table)
-    for finding in findings:
+    # Below the table, whose cells are too narrow for a command that can be copied.
+    for name, finding in findings.items():
         if finding.missing:
-            line = f"to get {finding.name}: {finding.command}"
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            print_line(console, f"to get {name}: {finding.command}")
     return 0

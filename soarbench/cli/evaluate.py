@@ -1,8 +1,4 @@
-"""``evaluate``: a model draws a suite's prompts, and the judges score them, as ``run`` does it.
-
-Images and scores are artefacts of ``output_dir``, shared with runs. ``OUTPUT/images`` holds the
-images in GenEval's folders, which ``score`` and other programs read.
-"""
+"""``evaluate``: a model draws a suite's prompts, and the judges score them, as ``run`` does it."""
 
 from __future__ import annotations
 
@@ -19,9 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from evaluators.base import EvaluatorError, JudgeConfig
-from evaluators.geneval.metadata import MetadataError
-from evaluators.images import ImageError
-from evaluators.samples import CoverageError
+from soarbench.cli.score import judges_complain_in_one_line
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.files import locked, make_writable, read_json, write_atomically
 from soarbench.common.progress import GridProgress
@@ -32,7 +26,7 @@ from soarbench.config.settings import Settings, SuiteConfig
 from soarbench.config.stages import BASE
 from soarbench.data.prompts import PromptItem
 from soarbench.evaluation.drawing import image_path
-from soarbench.evaluation.judges import refuse_unjudgeable
+from soarbench.evaluation.judging import refuse_unjudgeable
 from soarbench.evaluation.request import EvaluateOptions, ScoreRequest, SuiteChoice
 from soarbench.evaluation.selection import suite_images, suite_prompts
 from soarbench.evaluation.suites import PromptFile
@@ -56,32 +50,16 @@ _LIKE = "sd35_medium"
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What the command line asks for.
-
-    Attributes:
-        cell: The model, its sampling and the suite, as ``run`` has them for a base model.
-        store: Where its artefacts are.
-        device: Where the model runs.
-        scoring: The judges, and where everything goes.
-    """
+    """What the command line asks for; the cell is as ``run`` has it for a base model."""
 
     cell: CellConfig
     store: Store
     device: str
     scoring: ScoreRequest
 
-    @property
-    def suite(self) -> SuiteConfig:
-        """The only suite."""
-        return self.scoring.suite
-
 
 def read_evaluation(options: EvaluateOptions, words: Sequence[str]) -> Evaluation:
-    """What is drawn and judged; loads no model.
-
-    Raises:
-        UserError: What is named cannot be used.
-    """
+    """What is drawn and judged; loads no model, and refuses what cannot be used."""
     judges, folders = options.judges(words), search_path(words)
     suite = _suite(suite_named(options.suite, folders), options.choice)
     suite = dataclasses.replace(suite, judges=tuple(judges))
@@ -91,7 +69,10 @@ def read_evaluation(options: EvaluateOptions, words: Sequence[str]) -> Evaluatio
     settings = run_settings([*model, *of_model])
     _check_resolution(settings.model)
     cell = _cell(settings, suite, judges)
-    output = options.output or Path("runs/evaluations") / suite.name / _label(settings.model)
+    label = settings.model.name
+    if settings.model.adapter is not None:
+        label += f"+{adapter_name(settings.model.adapter)}"
+    output = options.output or Path("runs/evaluations") / suite.name / label
     scoring = ScoreRequest(
         suite=suite,
         images=output / "images",
@@ -107,14 +88,11 @@ def read_evaluation(options: EvaluateOptions, words: Sequence[str]) -> Evaluatio
 
 
 def model_words(value: str, folders: Folders | None = None) -> list[str]:
-    """The overrides that choose a model: a configuration's name, a directory, or a hub id.
-
-    Raises:
-        ConfigError: It is none of these.
-    """
+    """The overrides that choose a model: a configuration's name, a directory, or a hub id."""
     names = options("model", folders)
     if value in names:
         return [f"model={value}"]
+    # A hub id that a configuration is of has that one's recipe, revision and limits.
     if value in KNOWN:
         return [f"model={KNOWN[value]}"]
     repo, _, revision = value.partition("@")
@@ -125,19 +103,18 @@ def model_words(value: str, folders: Folders | None = None) -> list[str]:
             "(owner/name)"
         )
     path = value if is_local else repo
-    words = [f"model={_LIKE}", f"model.path={_quoted(path)}", f"model.name={_quoted(_last(path))}"]
+    name = adapter_name(str(Path(value).expanduser().resolve()) if is_local else repo)
+    words = [f"model={_LIKE}", f"model.path={_quoted(path)}", f"model.name={_quoted(name)}"]
+    # Not that of the model whose settings are taken: it is a commit of another repository.
     quoted = _quoted(revision) if revision and not is_local else "null"
     words.append(f"model.revision={quoted}")
-    if is_local and not _has_t5(Path(value).expanduser()):
-        words += ["model.load_text_encoder_3=false", "model.max_sequence_length=0"]
+    if is_local:
+        index = Path(value).expanduser() / "model_index.json"
+        parts = read_json(index) if index.is_file() else {}
+        # How diffusers saves a pipeline that was made without T5.
+        if parts.get("text_encoder_3") in (None, [None, None]):
+            words += ["model.load_text_encoder_3=false", "model.max_sequence_length=0"]
     return words
-
-
-def _has_t5(folder: Path) -> bool:
-    """Whether a saved pipeline has a third text encoder."""
-    index = folder / "model_index.json"
-    parts = read_json(index) if index.is_file() else {}
-    return parts.get("text_encoder_3") not in (None, [None, None])
 
 
 def _quoted(text: str) -> str:
@@ -146,21 +123,8 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-def _last(path: str) -> str:
-    return adapter_name(str(Path(path).expanduser().resolve()) if is_directory(path) else path)
-
-
-def _label(model: ModelConfig) -> str:
-    """Names the output folder."""
-    return model.name if model.adapter is None else f"{model.name}+{adapter_name(model.adapter)}"
-
-
 def _suite(suite: SuiteConfig, choice: SuiteChoice) -> SuiteConfig:
-    """The suite with the prompts and sizes of the command line.
-
-    Raises:
-        UserError: Its prompts are missing, or have no place in it.
-    """
+    """The suite with the prompts and sizes of the command line."""
     if choice.prompts is not None:
         if not isinstance(suite, PromptFile):
             raise ConfigError(
@@ -168,7 +132,7 @@ def _suite(suite: SuiteConfig, choice: SuiteChoice) -> SuiteConfig:
                 "leave it out"
             )
         suite = with_digest(dataclasses.replace(suite, prompts=str(choice.prompts.resolve())))
-    suite.items()
+    suite.items()  # Says what to do where they are missing.
     return dataclasses.replace(
         suite,
         images_per_prompt=choice.images_per_prompt or suite.published_images or 1,
@@ -177,15 +141,11 @@ def _suite(suite: SuiteConfig, choice: SuiteChoice) -> SuiteConfig:
 
 
 def _check_resolution(model: ModelConfig) -> None:
-    """Refuse images larger than the positions that a local transformer knows.
-
-    Raises:
-        ConfigError: Names the largest resolution.
-    """
+    """Refuse images larger than the positions that a local transformer knows."""
     try:
         largest = model.architecture().largest_image
     except UnknownArchitecture:
-        return
+        return  # Of a hub id whose sizes nobody wrote down; the model says it when it is loaded.
     if model.resolution > largest:
         raise ConfigError(
             f"model.resolution={model.resolution}: {model.path} draws at most {largest} pixels; "
@@ -215,25 +175,13 @@ def _cell(settings: Settings, suite: SuiteConfig, judges: Mapping[str, JudgeConf
     )
 
 
+@judges_complain_in_one_line()
 def evaluate(options: EvaluateOptions, words: Sequence[str], *, console: Console) -> int:
-    """Draw a suite's images with a model, score them and print the summary.
-
-    Returns:
-        Exit code: 0, or 3 when an image or a judge has no score.
-
-    Raises:
-        UserError: Something in the request, the model or a judge cannot be used.
-    """
+    """Draw a suite, score it and print the summary. -> 3 when an image or a judge has no score."""
     request = read_evaluation(options, words)
-    try:
-        return _evaluate(request, console)
-    except (EvaluatorError, CoverageError, ImageError, MetadataError) as error:
-        raise UserError(one_line(error)) from error
-
-
-def _evaluate(request: Evaluation, console: Console) -> int:
-    cell, suite, output = request.cell, request.suite, request.scoring.output
+    cell, suite, output = request.cell, request.scoring.suite, request.scoring.output
     items = suite_prompts(suite).items
+    # Before a model is loaded, which may take minutes.
     wishes = ((item.prompt_id, item.prompt, item.metadata) for item in items)
     refuse_unjudgeable(request.scoring.judges.values(), wishes)
     make_writable(output, "output")
@@ -242,37 +190,21 @@ def _evaluate(request: Evaluation, console: Console) -> int:
         drawing = Draw(cell=cell, step=0, suite=suite)
         judging = [Judge(cell=cell, step=0, suite=suite, judge=name) for name in suite.judges]
         skipped = _skipped(request, judging, console)
-        _claim_images(request, drawing)
-        jobs = [drawing, *(job for job in judging if job.judge not in skipped)]
-        _run([job for job in jobs if not job.is_done(request.store)], request, console)
+        judging = [job for job in judging if job.judge not in skipped]
+        # An earlier launch with this output must have shown the same images.
+        shown = Artefact(request.scoring.images)
+        content = {**drawing.source.content, **vars(extent_of(suite))}
+        shown.begin(shown.refuse_other(content, "images"), (drawing.address,), {})
+        _run(
+            [job for job in (drawing, *judging) if not job.is_done(request.store)], request, console
+        )
         _link_images(request, items)
-        summaries = {
-            job.judge: _summary(request, job) for job in judging if job.judge not in skipped
-        }
+        summaries = {job.judge: _summary(request, job) for job in judging}
         return show_summaries(output, summaries, skipped, console)
 
 
-def _claim_images(request: Evaluation, drawing: Draw) -> None:
-    """Make sure that an earlier launch with this output showed the same images.
-
-    Raises:
-        UserError: It did not; says in what.
-    """
-    shown = Artefact(request.scoring.images)
-    content = {**drawing.source.content, **vars(extent_of(request.suite))}
-    shown.begin(shown.refuse_other(content, "images"), (drawing.address,), {})
-
-
 def _skipped(request: Evaluation, judging: Sequence[Judge], console: Console) -> dict[str, str]:
-    """Load each judge that is left and score its canaries, before anything is drawn.
-
-    Returns:
-        Judges that cannot be used here, and why.
-
-    Raises:
-        EvaluatorError: A judge that the user named cannot be used.
-        UserError: None can.
-    """
+    """Judges that cannot be used here, and why; tried before anything is drawn."""
     skipped: dict[str, str] = {}
     for job in judging:
         if job.is_done(request.store):
@@ -285,6 +217,7 @@ def _skipped(request: Evaluation, judging: Sequence[Judge], console: Console) ->
             skipped[job.judge] = one_line(error)
             text = f"{job.judge}: will be skipped: {skipped[job.judge]}"
             console.print(text, highlight=False, markup=False)
+        # Else this judge and the next one share the memory.
         gc.collect()
     if len(skipped) == len(judging):
         raise UserError("no judge could be used; run 'python -m soarbench doctor'")
@@ -295,8 +228,7 @@ def _run(jobs: Sequence[Job], request: Evaluation, console: Console) -> None:
     """Bring jobs to their end; the first failure ends the command."""
     if not jobs:
         return
-    model = request.cell.model
-    model.check_source()
+    request.cell.model.check_source()
     from soarbench.jobs.workbench import ModelWorkbench
     from soarbench.tracking.tracker import NoTracker
 
@@ -313,41 +245,39 @@ def _run(jobs: Sequence[Job], request: Evaluation, console: Console) -> None:
 
 
 def _link_images(request: Evaluation, items: Sequence[PromptItem]) -> None:
-    """Show the images in GenEval's folders, each prompt's entry beside its samples."""
-    source = request.store.artefact(addresses.images(request.cell, 0, request.suite).address).root
+    """Show the images in GenEval's folders, which ``score`` and other programs read."""
+    suite = request.scoring.suite
+    source = request.store.artefact(addresses.images(request.cell, 0, suite).address).root
     for number, item in enumerate(items):
         folder = request.scoring.images / f"{number:05d}"
         text = json.dumps({**item.metadata, "prompt": item.prompt}) + "\n"
-        write_atomically(folder / "metadata.jsonl", functools.partial(_write_text, text))
+        write = functools.partial(Path.write_text, data=text, encoding="utf-8")
+        write_atomically(folder / "metadata.jsonl", write)
         (folder / "samples").mkdir(exist_ok=True)
-        for index in range(request.suite.images_per_prompt):
+        for index in range(suite.images_per_prompt):
             link = folder / "samples" / f"{index:04d}.png"
-            if not link.exists():
-                _link(image_path(source, item.prompt_id, index), link)
-
-
-def _link(source: Path, target: Path) -> None:
-    # Files of artefacts are replaced, never changed, so a link is as good as a copy.
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without links
-        write_atomically(target, lambda partial: shutil.copyfile(source, partial))
-
-
-def _write_text(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
+            image = image_path(source, item.prompt_id, index)
+            if link.exists():
+                continue
+            # Files of artefacts are replaced, never changed, so a link is as good as a copy.
+            try:
+                os.link(image, link)
+            except OSError:  # another disk, or one without links
+                write_atomically(link, functools.partial(shutil.copyfile, image))
 
 
 def _summary(request: Evaluation, job: Judge) -> dict[str, object]:
     """What a judge came to, with where its rows are, seen from the output folder."""
+    suite, extent = request.scoring.suite, extent_of(request.scoring.suite)
     folder = ScoresFolder(request.store.artefact(job.address).root)
     return summary_of(
         job.config,
-        suite=request.suite.name,
-        num_prompts=len(suite_prompts(request.suite).items),
-        num_images=len(suite_images(request.suite)),
+        suite=suite.name,
+        num_prompts=len(suite_prompts(suite).items),
+        num_images=len(suite_images(suite)),
         coverage=request.scoring.coverage,
-        numbers=folder.summary(extent_of(request.suite)),
-        extent=extent_of(request.suite),
+        numbers=folder.summary(extent),
+        extent=extent,
+        # Relative, so that both folders can be moved together.
         scores=os.path.relpath(folder.root.resolve(), request.scoring.output.resolve()),
     )

@@ -11,6 +11,7 @@ from typing import ClassVar
 from rich.console import Console
 
 from soarbench.common.files import make_writable
+from soarbench.common.progress import print_line
 from soarbench.config.keys import Options
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
@@ -19,17 +20,14 @@ from soarbench.report.source import grid_cells
 from soarbench.store.cells import Cell, finished_and_holes
 from soarbench.store.exports import Export, Manifest, Strip, write_export
 
-#: Settings of the exporter's machine, which no address depends on.
+#: Settings of the exporter's machine, which no address depends on; a tracking.uri may hold a
+#: password, and exports are published.
 _OWN_KEYS = ("output_dir", "results_dir", "tracking", "device")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
-    """What ``export`` takes beside the settings of a run.
-
-    Attributes:
-        output: Folder of the copy; the grid becomes a folder in it.
-    """
+    """What ``export`` takes beside the settings of a run: where the grid becomes a folder."""
 
     example: ClassVar[str] = "export grid=reward_specific output=results/lab/mine"
     renamed: ClassVar[Mapping[str, str]] = {"path": "output"}
@@ -37,19 +35,7 @@ class ExportOptions(Options):
 
 
 def export(options: ExportOptions, settings: Sequence[str], *, console: Console) -> int:
-    """Write the compact copy and say what it holds.
-
-    Args:
-        options: Where it goes.
-        settings: Of the run, as for ``report``.
-        console: Where the summary goes.
-
-    Returns:
-        0, or 1 when a cell of the grid is not finished.
-
-    Raises:
-        UserError: ``output`` cannot be written to, or nothing is finished.
-    """
+    """Write the compact copy and say what it holds. -> 1 when a cell is not finished."""
     source = grid_cells(settings)
     finished, _ = finished_and_holes(source.cells, str(source.folder))
     refuse_unlike(finished)
@@ -69,25 +55,20 @@ def export(options: ExportOptions, settings: Sequence[str], *, console: Console)
         _clean_commands(cells),
     )
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
-    console.print(
+    print_line(
+        console,
         f"{target}: {len(finished)} of {len(source.cells)} cells finished, {len(older)} were there "
-        f"before, {size / 1e6:.1f} MB in all",
-        highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
-    console.print(
+        f"before, {size / 1e6:.1f} MB in all\n"
         f"report it with: python -m soarbench report output_dir={shlex.quote(str(target.parent))}",
-        highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
+    )
     return 0 if len(finished) == len(source.cells) else 1
 
 
 def _with_paths(cell: Cell, older: Cell | None) -> Cell:
-    """A cell that names what was exported of it before on other data, too.
-
-    The base is followed on the data of every task, and its tasks may be exported one by one.
-    """
+    """A cell that names what was exported of it before on other data, too."""
     if older is None:
         return cell
+    # The base is followed on the data of every task, and its tasks may be exported one by one.
     before, now = older.description["paths"], cell.description["paths"]
     assert isinstance(before, Mapping)
     assert isinstance(now, Mapping)
@@ -97,16 +78,19 @@ def _with_paths(cell: Cell, older: Cell | None) -> Cell:
 def _clean_commands(cells: Sequence[Cell]) -> Mapping[str, str]:
     """Commands without the folders of this machine."""
     commands = {launch.command for cell in cells for launch in cell.launches}
+
+    def is_own(word: str) -> bool:
+        return word.partition("=")[0].partition(".")[0] in _OWN_KEYS
+
     return {
-        command: shlex.join(
-            word for word in shlex.split(command) if word.partition("=")[0] not in _OWN_KEYS
-        )
+        command: shlex.join(word for word in shlex.split(command) if not is_own(word))
         for command in commands
     }
 
 
 def _strips(cells: Sequence[Cell]) -> Iterator[Strip]:
     """Small images of every task, of the lowest seed alone, a strip a step."""
+    # All images would be gigabytes in git; a strip shows what a curve cannot.
     panels, _ = build_panels(cells)
     deciding = {cell.task: cell.final_metric for cell in cells if cell.final_metric}
     for (task, metric), panel in panels.items():

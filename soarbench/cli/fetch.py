@@ -13,20 +13,18 @@ from rich.console import Console
 from evaluators.weights import PublishedWeights
 from soarbench.cli.doctor import JudgeOptions, cached_snapshot
 from soarbench.common.errors import UserError
+from soarbench.common.progress import print_line
 from soarbench.config.compose import search_path
 from soarbench.config.registries import every_judge, require_judges
 
+#: Git keeps small files under a sha1 of 40 digits.
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def fetch(
     names: Sequence[str], _options: JudgeOptions, words: Sequence[str], *, console: Console
 ) -> int:
-    """Fetch the weights of some judges.
-
-    Raises:
-        UserError: A name is unknown, the hub does not give the weights, or a file is damaged.
-    """
+    """Fetch the weights of some judges, and verify them."""
     judges = every_judge(search_path(words))
     if not names:
         known = ", ".join(name for name, judge in judges.items() if judge.published)
@@ -38,16 +36,13 @@ def fetch(
     for weights in downloads:
         folder = _snapshot(weights)
         num_verified = verify(weights, folder)
-        console.print(
-            f"{weights.repo}: revision {folder.name}, {num_verified} files verified by sha256",
-            highlight=False,
-            soft_wrap=True,
-        )
+        about = f"revision {folder.name}, {num_verified} files verified by sha256"
+        print_line(console, f"{weights.repo}: {about}")
     return 0
 
 
 def _snapshot(weights: PublishedWeights) -> Path:
-    """The snapshot from the hub; the client writes aside, resumes, and renames whole files."""
+    """The snapshot from the hub, or from its cache where there is no network."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -59,6 +54,7 @@ def _snapshot(weights: PublishedWeights) -> Path:
                 "HF_HUB_OFFLINE is set; unset it where there is a network, and fetch again"
             )
         return snapshot
+    # The hub's client only warns, and fails when the disk is full.
     _check_space(weights, Path(constants.HF_HUB_CACHE), is_cached=snapshot is not None)
     try:
         folder = Path(snapshot_download(weights.repo, allow_patterns=list(weights.files)))
@@ -67,12 +63,14 @@ def _snapshot(weights: PublishedWeights) -> Path:
             f"the hub did not give {weights.repo} ({type(error).__name__}); check the network and "
             "run the same command again, it goes on where it was"
         ) from error
+    # A pattern that matches nothing is no error to the hub's client.
     if cached_snapshot(weights) is None:
         raise UserError(f"{weights.repo} has none of {', '.join(weights.files)} on the hub")
     return folder
 
 
 def _check_space(weights: PublishedWeights, cache: Path, *, is_cached: bool) -> None:
+    # The cache may not exist yet; its disk is that of the nearest folder above.
     existing = next(path for path in (cache, *cache.parents) if path.exists())
     free_gb = shutil.disk_usage(existing).free / 1e9
     if not is_cached and free_gb < weights.disk_gb:
@@ -83,18 +81,7 @@ def _check_space(weights: PublishedWeights, cache: Path, *, is_cached: bool) -> 
 
 
 def verify(weights: PublishedWeights, folder: Path) -> int:
-    """Hash every large file again and compare with the hub's sha256 and with the known one.
-
-    Args:
-        weights: What was fetched.
-        folder: Its snapshot.
-
-    Returns:
-        How many files have a sha256 to compare with; the others stand under the hub's revision.
-
-    Raises:
-        UserError: A file is another one.
-    """
+    """Hash every large file of a snapshot again. -> How many have a sha256 to compare with."""
     known = dict(weights.sha256)
     paths = {path for pattern in weights.files for path in folder.glob(pattern)}
     count = 0
@@ -104,13 +91,13 @@ def verify(weights: PublishedWeights, folder: Path) -> int:
         expected = [known[path.name]] if path.name in known else []
         expected += [blob.name] if _SHA256.fullmatch(blob.name) else []
         if not expected:
-            continue
+            continue  # The small ones, which git keeps: they stand under the hub's revision.
+        count += 1
         with blob.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if any(digest != known_digest for known_digest in expected):
+        if set(expected) != {digest}:
             raise UserError(
                 f"{blob} is damaged: its sha256 is {digest}, not {expected[0]}; delete it and "
                 "fetch again"
             )
-        count += 1
     return count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
 from rich.console import Console
@@ -14,14 +14,7 @@ from soarbench.planning.planner import MethodPlan, Planner, refuse
 
 
 def plan(options: PlanOptions, words: Sequence[str], *, console: Console) -> int:
-    """Print what every method needs.
-
-    Returns:
-        0.
-
-    Raises:
-        UserError: The request is wrong, or a method does not fit; says what would.
-    """
+    """Print what every method needs; ``UserError`` where one does not fit, with what would."""
     request = read_request(options, words)
     planner = Planner()
     plans = {}
@@ -29,6 +22,7 @@ def plan(options: PlanOptions, words: Sequence[str], *, console: Console) -> int
         with console.status(f"counting {method}"):
             plans[method] = planner.plan(demand, request.gpu, request.utilisation)
     console.print(plan_table(request, plans))
+    # Refused after the table, which shows by how much.
     for method, plan in plans.items():
         if plan.peak_gb > request.gpu.memory_gb:
             larger = [n for n, gpu in gpus().items() if gpu.memory_gb >= plan.peak_gb]
@@ -44,38 +38,33 @@ def plan(options: PlanOptions, words: Sequence[str], *, console: Console) -> int
 def plan_table(request: Request, plans: Mapping[str, MethodPlan]) -> Table:
     """Memory by what it is, and time, one column a method."""
     first = next(iter(request.demands.values()))
-    processes = first.num_processes
     table = Table(
-        title=f"{first.model.name} at {first.model.resolution} px on {processes} x "
+        title=f"{first.model.name} at {first.model.resolution} px on {first.num_processes} x "
         f"{request.gpu_name}"
     )
     table.add_column("on each GPU")
     for method in plans:
         table.add_column(method, justify="right")
 
-    def row(title: str, cells: Sequence[str]) -> None:
-        table.add_row(title, *cells)
+    def row(title: str, cell: Callable[[MethodPlan], str]) -> None:
+        table.add_row(title, *map(cell, plans.values()))
 
-    row("parameters, million", [f"{p.total / 1e6:,.1f}" for p in plans.values()])
-    row("trained, million", [f"{p.trained / 1e6:,.1f}" for p in plans.values()])
+    row("parameters, million", lambda p: f"{p.total / 1e6:,.1f}")
+    row("trained, million", lambda p: f"{p.trained / 1e6:,.1f}")
     table.add_section()
-    names = dict.fromkeys(name for p in plans.values() for name in p.memory)
-    for name in names:
-        row(f"{name}, GB", [_gb(p.memory.get(name)) for p in plans.values()])
-    row("peak, GB", [f"{p.peak_gb:.1f}" for p in plans.values()])
+    for name in dict.fromkeys(name for p in plans.values() for name in p.memory):
+        sizes = [p.memory.get(name) for p in plans.values()]
+        texts = ["-" if size is None else f"{size / GB:.2f}" for size in sizes]
+        table.add_row(f"{name}, GB", *texts)
+    row("peak, GB", lambda p: f"{p.peak_gb:.1f}")
     table.add_section()
-    equivalents = [f"{p.time.forward_equivalents:,.0f}" for p in plans.values()]
-    row("forward equivalents an update", equivalents)
-    row("seconds an update", [f"{p.time.seconds:.2f}" for p in plans.values()])
+    row("forward equivalents an update", lambda p: f"{p.time.forward_equivalents:,.0f}")
+    row("seconds an update", lambda p: f"{p.time.seconds:.2f}")
     totals = [p.time.seconds * request.steps[name] for name, p in plans.items()]
-    row("a run of", [f"{request.steps[name]:,} updates" for name in plans])
-    row("takes", [str(timedelta(seconds=round(total))) for total in totals])
+    table.add_row("a run of", *(f"{request.steps[name]:,} updates" for name in plans))
+    table.add_row("takes", *(str(timedelta(seconds=round(total))) for total in totals))
     table.caption = (
         f"{request.gpu.memory_gb:.0f} GB a GPU; times at {request.utilisation:.0%} of its peak, "
         "without communication, sampling and rewards (utilisation=SHARE changes that)"
     )
     return table
-
-
-def _gb(size: float | None) -> str:
-    return "-" if size is None else f"{size / GB:.2f}"

@@ -15,14 +15,7 @@ if TYPE_CHECKING:
 
 
 def report(options: ReportOptions, words: Sequence[str], *, console: Console) -> int:
-    """Make a grid's reports again from what its cells stored.
-
-    Returns:
-        0, or 1 when a cell of the grid is not finished.
-
-    Raises:
-        UserError: The configuration cannot be used, or nothing is finished.
-    """
+    """Make a grid's reports again from what its cells stored. -> 1 when a cell is not finished."""
     cells = grid_cells(words)
     built = build(cells, options, console)
     return 0 if len(built.cells) == len(cells.cells) else 1

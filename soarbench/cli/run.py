@@ -13,12 +13,12 @@ from rich.table import Table
 
 from soarbench.common.errors import UserError, reason
 from soarbench.common.files import locked, make_writable
+from soarbench.common.progress import print_line
 from soarbench.config.suites import missing_prompts
 from soarbench.grid import addresses
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import Job, Workbench
-from soarbench.jobs.graph import grid_jobs, waiting_on
-from soarbench.jobs.stale import settle
+from soarbench.jobs.graph import grid_jobs, settle, waiting_on
 from soarbench.launchers.run_grid import START, Failures, MakeWorkbench, estimates, run_grid
 from soarbench.store.artefact import Store, refuse_old
 
@@ -31,25 +31,13 @@ _OF_DIAGNOSTICS = ("statistics", "paths", "log diagnostics")
 
 
 def run(arguments: Sequence[str], *, is_dry: bool, as_json: bool, console: Console) -> int:
-    """Run a grid, or say what would be run.
-
-    Args:
-        arguments: Settings.
-        is_dry: Say it alone.
-        as_json: As JSON: every job with its address, state, inputs and estimate.
-        console: For progress and tables.
-
-    Returns:
-        0 when every cell is finished and measured, 1 when one failed.
-
-    Raises:
-        UserError: The configuration or something it names cannot be used.
-    """
+    """Run a grid, or say what would be run. -> 1 when a cell failed or could not be measured."""
     grid = expand(arguments)
     refuse_old(grid.store.root, grid.settings.grid.name)
     if as_json:
         if not is_dry:
             raise UserError("--json lists jobs: add --dry-run")
+        # Past rich, which would wrap it to the terminal's width.
         console.file.write(json.dumps(job_list(grid), indent=1) + "\n")
         return 0
     if is_dry:
@@ -75,43 +63,33 @@ def all_jobs(grid: Grid) -> list[Job]:
 
 
 def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) -> int:
-    """Bring every cell of a grid to its end and report.
-
-    Args:
-        grid: The cells and where they go.
-        console: For progress and the table.
-        make_workbench: Makes the heavy half; called only if something is left to do.
-
-    Returns:
-        As ``run``.
-
-    Raises:
-        UserError: A suite's prompts are not named, or a folder cannot be written to.
-    """
+    """As ``run``; ``make_workbench`` is called only if something is left to do."""
     for suite in grid.without_prompts:
         raise UserError(missing_prompts(suite))
     if grid.without_data:
         raise UserError(_MISSING_DATA)
-    make_writable(Path(grid.settings.output_dir).expanduser(), "output_dir")
-    make_writable(Path(grid.settings.results_dir).expanduser(), "results_dir")
+    # Found now, and not after hours of training.
+    results_dir = Path(grid.settings.results_dir).expanduser()
+    make_writable(grid.store.root, "output_dir")
+    make_writable(results_dir, "results_dir")
     grid.folder.mkdir(parents=True, exist_ok=True)
     with locked(grid.folder):
         failures, tracker = Failures(), None
         jobs = all_jobs(grid)
         for line in settle(jobs, grid.store, grid.settings.stale):
-            console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            print_line(console, line, "yellow")
         pending = _pending(jobs, grid.store)
         if pending:
             failures, tracker = run_grid(
                 grid, pending, console=console, make_workbench=make_workbench
             )
+        # Also after a failure: what the other cells came to is worth seeing.
         if len(failures.cells) < len(grid.cells):
             from soarbench.cli.report import build
             from soarbench.report.source import cells_of
 
             build(cells_of(grid), None, console)
             if tracker is not None:
-                results_dir = Path(grid.settings.results_dir).expanduser()
                 tracker.log_report(results_dir / grid.settings.grid.name)
     say_failures(grid, failures, console)
     return 1 if failures else 0
@@ -132,21 +110,10 @@ def _pending(jobs: Sequence[Job], store: Store) -> list[Job]:
 def diagnose(
     arguments: Sequence[str], *, console: Console, make_workbench: MakeWorkbench = workbench
 ) -> int:
-    """Measure the finished cells of a grid that were not measured yet: ``run``'s last jobs alone.
-
-    Args:
-        arguments: Settings, as for a run.
-        console: For progress.
-        make_workbench: As ``run_whole``.
-
-    Returns:
-        0; 1 when a cell of the grid is not finished or could not be measured.
-
-    Raises:
-        UserError: The configuration cannot be used, or no cell is finished.
-    """
+    """Measure the finished cells that were not measured yet. -> 1 when not all cells are."""
     grid = expand(arguments)
     refuse_old(grid.store.root, grid.settings.grid.name)
+    # Whatever diagnostics= says: who asks for them by name wants them.
     jobs = grid_jobs(grid.cells, diagnostics=True)
     finished = {
         addresses.cell_id(job.cell) for job in jobs if job.kind == "log" and job.is_done(grid.store)
@@ -168,27 +135,22 @@ def diagnose(
         if pending:
             failures, _ = run_grid(grid, pending, console=console, make_workbench=make_workbench)
     say_failures(grid, failures, console)
-    console.print(
+    print_line(
+        console,
         f"measured {len(finished) - len(failures.unmeasured)} of {len(grid.cells)} cells in "
         f"{grid.folder}; 'python -m soarbench report' with the same settings draws them",
-        highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
+    )
     return 0 if not failures and len(finished) == len(grid.cells) else 1
 
 
 def say_failures(grid: Grid, failures: Failures, console: Console) -> None:
     """A line for each cell that failed or could not be measured."""
-    lines = [
-        f"FAILED {cell_id}: {reason(error)} (traceback: {grid.folder / cell_id / 'error.txt'})"
-        for cell_id, error in failures.cells.items()
-    ]
-    lines += [
-        f"NOT MEASURED {cell_id}: {reason(error)}; the same command tries again, "
-        "diagnostics=false runs without"
-        for cell_id, error in failures.unmeasured.items()
-    ]
-    for line in lines:
-        console.print(line, style="red", markup=False, soft_wrap=True)
+    for cell_id, error in failures.cells.items():
+        remedy = f"(traceback: {grid.folder / cell_id / 'error.txt'})"
+        print_line(console, f"FAILED {cell_id}: {reason(error)} {remedy}", "red")
+    for cell_id, error in failures.unmeasured.items():
+        remedy = "the same command tries again, diagnostics=false runs without"
+        print_line(console, f"NOT MEASURED {cell_id}: {reason(error)}; {remedy}", "red")
 
 
 def job_list(grid: Grid) -> list[dict[str, object]]:
@@ -219,19 +181,18 @@ def dry_table(grid: Grid) -> Table:
     pending = [job for job in all_jobs(grid) if not job.is_done(grid.store)]
     seconds = estimates(grid, pending)
     total = 0.0
+    own_jobs = [job for job in pending if job.kind not in _OF_DIAGNOSTICS]
     for cell in grid.cells:
         cell_id = addresses.cell_id(cell)
-        own = [
-            job
-            for job in pending
-            if addresses.cell_id(job.cell) == cell_id and job.kind not in _OF_DIAGNOSTICS
-        ]
+        own = [job for job in own_jobs if addresses.cell_id(job.cell) == cell_id]
         steps = str(cell.training.steps) if cell.training is not None else "-"
         cost = sum(seconds[job.key] for job in own)
         total += cost
         table.add_row(cell_id, steps, _state(own, grid), _duration(cost))
+    # Several cells may share a measurement, so that it has a line of its own.
     probing = sum(s for (_, kind), s in seconds.items() if kind in _OF_DIAGNOSTICS)
     table.add_section()
+    # Nothing is loaded where nothing is left to do.
     start = seconds[START] if total or probing else 0.0
     table.add_row("loading and curating", "", "", _duration(start))
     table.add_row("diagnostics", "", "", _duration(probing))

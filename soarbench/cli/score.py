@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 
@@ -12,37 +13,39 @@ from evaluators.images import ImageError
 from evaluators.samples import CoverageError, SampleFile
 from soarbench.common.errors import UserError
 from soarbench.common.files import locked, make_writable
+from soarbench.common.progress import print_line
 from soarbench.data.prompts import PromptItem, PromptSuite
 from soarbench.evaluation.image_folders import find_images, prompts_digest
-from soarbench.evaluation.judges import refuse_unjudgeable
-from soarbench.evaluation.prompt_files import read_prompts
+from soarbench.evaluation.judging import refuse_unjudgeable
 from soarbench.evaluation.request import ScoreOptions, ScoreRequest, score_request
+from soarbench.evaluation.suites import read_prompts
 from soarbench.evaluation.survey import survey
 from soarbench.jobs.score_images import JudgedImages, one_line, score_all
 
 
-def score(options: ScoreOptions, words: Sequence[str], *, console: Console) -> int:
-    """Score images and print the summary.
-
-    Returns:
-        Exit code: 0, or 3 when an image or a judge has no score.
-
-    Raises:
-        UserError: Something in the request or the images cannot be used.
-    """
-    request = score_request(options, words)
+@contextmanager
+def judges_complain_in_one_line() -> Iterator[None]:
+    """What judges refuse, as a ``UserError``: their package knows none."""
     try:
-        return _score(request, console)
+        yield
     except (EvaluatorError, CoverageError, ImageError, MetadataError) as error:
         raise UserError(one_line(error)) from error
 
 
-def _score(request: ScoreRequest, console: Console) -> int:
-    prompts = suite_of(request)
-    files = planned_files(request, prompts)
+@judges_complain_in_one_line()
+def score(options: ScoreOptions, words: Sequence[str], *, console: Console) -> int:
+    """Score images and print the summary. -> 3 when an image or a judge has no score."""
+    request = score_request(options, words)
+    items: list[PromptItem] = []
+    if request.prompts is not None:
+        items = read_prompts(request.prompts, request.suite.name)
+    elif not request.suite.needs_file:
+        items = request.suite.items()
+    prompts = PromptSuite(request.suite.name, tuple(items))
+    files = _planned_files(request, prompts)
     surveyed = survey(files)
     if surveyed.note():
-        console.print(surveyed.note(), highlight=False, markup=False, soft_wrap=True)
+        print_line(console, surveyed.note())
     make_writable(request.output, "output")
     images = JudgedImages(
         request=request,
@@ -54,36 +57,15 @@ def _score(request: ScoreRequest, console: Console) -> int:
         return score_all(images, console)
 
 
-def suite_of(request: ScoreRequest) -> PromptSuite:
-    """The prompts that are known before the images are looked at; maybe none.
-
-    Raises:
-        UserError: The file of prompts cannot be used.
-    """
-    suite, items = request.suite, list[PromptItem]()
-    if request.prompts is not None:
-        items = read_prompts(request.prompts, suite.name)
-    elif not suite.needs_file:
-        items = suite.items()
-    return PromptSuite(suite.name, tuple(items))
-
-
-def planned_files(request: ScoreRequest, prompts: PromptSuite) -> list[SampleFile]:
-    """The images of a request, checked in everything but their pixels.
-
-    Args:
-        request: What is asked for.
-        prompts: Those of the suite.
-
-    Raises:
-        UserError: A folder or file cannot be used.
-        ValueError: An image, a prompt or the coverage is wrong; says which.
-    """
+def _planned_files(request: ScoreRequest, prompts: PromptSuite) -> list[SampleFile]:
+    """The images of a request, checked in everything but their pixels."""
     is_own = request.prompts is None
     is_exact = request.coverage == "exact" or not is_own
+    # A number of a published benchmark is one over all its images; other prompts have no such rule.
     published = request.suite.published_images if is_exact and is_own else None
     count = request.images_per_prompt or published
     files = find_images(request.images, prompts, count, is_exact=is_exact)
+    # Before a judge is loaded, which may take minutes.
     refuse_unjudgeable(
         request.judges.values(), ((f.sample_id, f.prompt, f.metadata) for f in files)
     )

@@ -9,35 +9,29 @@ from pathlib import Path
 
 from rich.console import Console
 
+from soarbench.common.progress import print_line
 from soarbench.config.compose import run_settings
 from soarbench.config.keys import Options
 
 
 @dataclass(frozen=True, kw_only=True)
 class UiOptions(Options):
-    """What ``ui`` takes beside the settings of a run.
-
-    Attributes:
-        port: Of the web page.
-    """
+    """What ``ui`` takes beside the settings of a run: the port of the web page."""
 
     port: int = 5000
 
 
 def ui(options: UiOptions, words: Sequence[str], *, console: Console) -> int:
-    """Say where the views are, and serve them until interrupted.
-
-    Raises:
-        UserError: Nothing was logged yet, or the store is elsewhere.
-    """
+    """Say where the views are, and serve them until interrupted."""
     from soarbench.tracking.tracker import ui_command, ui_views
 
     settings = run_settings(words)
     output_dir = Path(settings.output_dir).expanduser()
     command = ui_command(settings.tracking, output_dir, options.port)
     for about, address in ui_views(settings.tracking, output_dir, options.port).items():
-        console.print(f"{about}\n  {address}", highlight=False, markup=False, soft_wrap=True)
+        print_line(console, f"{about}\n  {address}")
     try:
         return subprocess.run(command, check=False).returncode
     except KeyboardInterrupt:
+        # The only way to end it, so that it is no failure.
         return 0

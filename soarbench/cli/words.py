@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing
 from collections.abc import Sequence
 
 from soarbench.common.errors import ConfigError
-from soarbench.common.strict import build
-from soarbench.config.compose import CONF_DIR, compose_choices, options, value_of
-from soarbench.config.keys import Options, UnknownKeyError, Word, hint_of, known_keys, split
+from soarbench.common.strict import build, is_needed, typed_fields
+from soarbench.config.compose import CONF_DIR, compose_choices, value_of
+from soarbench.config.keys import Options, UnknownKeyError, hint_of, known_keys, split
 
 T = typing.TypeVar("T", bound=Options)
 
 
 def read(kind: type[T], words: Sequence[str]) -> tuple[T, list[str]]:
-    """Read a command line.
+    """Part a command line into the command's own options and the settings of a run.
 
     Args:
         kind: The command's own options.
         words: ``key=value``; of two of one key the last one counts.
-
-    Returns:
-        The options, and the words that are settings of a run.
 
     Raises:
         ConfigError: A word is unknown, its value cannot work, or one is missing.
@@ -33,18 +29,23 @@ def read(kind: type[T], words: Sequence[str]) -> tuple[T, list[str]]:
         word = split(text)
         hint = hint_of(kind, {}, word.key, any_name=True)
         if hint is not None:
-            _insert(values, word, value_of(word, hint))
+            *groups, last = word.key.split(".")
+            group = values
+            for name in groups:
+                group = group.setdefault(name, {})
+            group[last] = value_of(word, hint)
         elif word.key in kind.renamed:
             new = kind.renamed[word.key]
             raise ConfigError(f"{word}: this is called {new}=... now, as everywhere")
         elif _takes(kind, word.key):
             settings.append(text)
         else:
-            raise UnknownKeyError(word, own_keys(kind) | _known_settings(kind))
-    for entry in dataclasses.fields(kind):
-        is_needed = entry.default is entry.default_factory is dataclasses.MISSING
-        if is_needed and entry.name not in values:
-            raise ConfigError(f"{entry.name}= is missing, e.g. {kind.example}")
+            # As the default grid has them: here is no other.
+            known = {key for key in compose_choices([]).known() if _takes(kind, key)}
+            raise UnknownKeyError(word, own_keys(kind) | known)
+    for name, (_, entry) in typed_fields(typing.cast(type, kind)).items():
+        if is_needed(entry) and name not in values:
+            raise ConfigError(f"{name}= is missing, e.g. {kind.example}")
     return build(kind, values, ""), settings
 
 
@@ -56,16 +57,3 @@ def own_keys(kind: type[Options]) -> set[str]:
 def _takes(kind: type[Options], key: str) -> bool:
     """Whether a command takes a setting of a run."""
     return kind.settings is None or key.partition(".")[0] in kind.settings
-
-
-def _known_settings(kind: type[Options]) -> set[str]:
-    """Settings of a run that a command takes, as the first grid there is has them."""
-    keys = compose_choices([f"grid={options('grid')[0]}"]).known()
-    return {key for key in keys if _takes(kind, key)}
-
-
-def _insert(values: dict[str, typing.Any], word: Word, value: object) -> None:
-    *groups, last = word.key.split(".")
-    for name in groups:
-        values = values.setdefault(name, {})
-    values[last] = value

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import ast
 import functools
-import hashlib
 import importlib.util
 import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from soarbench.common.files import short_digest
+
 
 def digests(modules: Iterable[str]) -> dict[str, str]:
     """Digest of each module's code, by its name; modules without a source file are left out."""
-    digests = {name: _digest(path) for name in modules if (path := _source_file(name)) is not None}
-    return dict(sorted(digests.items()))
+    paths = {name: _source_file(name) for name in sorted(modules)}
+    return {name: _digest(path) for name, path in paths.items() if path is not None}
 
 
 def _source_file(module: str) -> Path | None:
     """Where a module lies; it is not imported."""
+    # A method's module would load torch, and ``report`` compares digests, too.
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
@@ -33,20 +35,17 @@ def _digest(path: Path) -> str:
     """Of what the code does: comments, docstrings and layout do not count."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
+        # Else a reworded docstring would make hours of training stale.
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and _is_docstring(body[0]):
-            del body[0]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
-
-
-def _is_docstring(node: object) -> bool:
-    if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Constant):
-        return False
-    return isinstance(node.value.value, str)
+        match body:
+            case [ast.Expr(ast.Constant(str())), *_]:
+                del body[0]
+    return short_digest(ast.dump(tree).encode())
 
 
 def changed(stored: Mapping[str, str]) -> list[str]:
     """Modules whose code is not what it was when an artefact was begun."""
+    # A module that is gone counts as changed: nothing says that its successor does the same.
     now = digests(stored)
     return sorted(name for name, value in stored.items() if now.get(name) != value)
 

@@ -20,5 +20,6 @@ _LONGEST_REASON = 500
 
 def reason(error: BaseException) -> str:
     """One line for a failure."""
+    # Some say nothing at all: an EOFError of a damaged file has no message.
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:_LONGEST_REASON]

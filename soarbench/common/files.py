@@ -13,13 +13,12 @@ from filelock import FileLock, Timeout
 
 from soarbench.common.errors import UserError
 
+#: Hashing 15 GB of weights before every run would take a minute.
 _WHOLE_FILE = 64 * 2**20
 
 
 def files_digest(paths: Iterable[Path], root: Path, end: int = _WHOLE_FILE) -> str:
     """What identifies files: names and sizes of all, and the content of their ends.
-
-    Hashing 15 GB before every run would take a minute.
 
     Args:
         paths: The files, in an order of their own.
@@ -48,14 +47,12 @@ def parts_digest(*parts: object) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a file beside ``path``, then rename it there.
-
-    A killed process leaves a ``.partial`` file, which nobody reads and the next try overwrites. The
-    content is on the disk before the name is, so that a power cut leaves no empty file either.
-    """
+    """Let ``write`` make a file beside ``path``, then rename it there."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A killed process leaves this file, which nobody reads and the next try overwrites.
     partial = path.with_name(f"{path.name}.partial")
     write(partial)
+    # On the disk before the name is, so that a power cut leaves no empty file either.
     with partial.open("rb") as written:
         os.fsync(written.fileno())
     partial.replace(path)
@@ -63,16 +60,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:
     """Write a mapping as indented JSON, atomically."""
+    # Indented, so that a person can compare two of them line by line.
     text = json.dumps(values, indent=1) + "\n"
     write_atomically(path, lambda partial: partial.write_text(text))
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """Read a JSON mapping.
-
-    Raises:
-        UserError: The file is damaged.
-    """
+    """Read a JSON mapping; ``UserError`` where the file is damaged."""
     try:
         values: dict[str, object] = json.loads(path.read_text())
     except json.JSONDecodeError as error:
@@ -81,11 +75,8 @@ def read_json(path: Path) -> dict[str, object]:
 
 
 def make_writable(folder: Path, key: str) -> None:
-    """Create a folder and prove that it can be written to.
-
-    Raises:
-        UserError: It cannot; names the setting.
-    """
+    """Create a folder; ``UserError`` that names the setting where it cannot be written to."""
+    # Tried, since permissions do not say what a network disk refuses.
     probe = folder / f".write-test-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,15 +90,9 @@ def make_writable(folder: Path, key: str) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process.
-
-    The kernel drops the lock when its holder dies, however it dies, so no stale lock can remain;
-    the process id in the file is for the message alone.
-
-    Raises:
-        UserError: Another process holds it.
-    """
+    """Hold a folder for this process; ``UserError`` where another one holds it."""
     path = folder / ".lock"
+    # The kernel drops the lock when its holder dies, however it dies: no stale lock can remain.
     lock = FileLock(path, timeout=0)
     try:
         lock.acquire()
@@ -117,7 +102,7 @@ def locked(folder: Path) -> Iterator[None]:
             f"{folder} is in use by process {holder}; wait for it, or choose another folder"
         ) from None
     try:
-        path.write_text(str(os.getpid()))
+        path.write_text(str(os.getpid()))  # for that message alone
         yield
     finally:
         lock.release()

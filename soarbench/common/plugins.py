@@ -18,22 +18,14 @@ OWN = Path(__file__).parents[1] / "conf"
 
 @dataclass(frozen=True)
 class ConfFolder:
-    """A folder with groups of YAML.
-
-    Attributes:
-        path: Where it is.
-        source: Whose it is, for messages; empty for the package's own.
-    """
+    """A folder with groups of YAML, and whose it is, for messages; empty for the package's own."""
 
     path: Path
     source: str = ""
 
 
 def conf_folders(user_folders: Iterable[str] = ()) -> tuple[ConfFolder, ...]:
-    """The search path: the package's own folder, those of other packages, the user's.
-
-    Args:
-        user_folders: ``conf_dir=DIR``, in order.
+    """The search path: the package's own folder, those of other packages, ``conf_dir=DIR``.
 
     Raises:
         ConfigError: One is no folder.
@@ -51,6 +43,7 @@ def conf_folders(user_folders: Iterable[str] = ()) -> tuple[ConfFolder, ...]:
 def _of_packages() -> tuple[ConfFolder, ...]:
     folders = []
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        # An editable install leaves its entry point behind when its folder is moved.
         try:
             spec = importlib.util.find_spec(point.value)
         except ModuleNotFoundError:

@@ -20,10 +20,7 @@ UNKNOWN = "unknown"
 
 @functools.cache
 def git_commit() -> str:
-    """Commit of the code that runs, ``-dirty`` after it where files were changed since.
-
-    ``unknown`` outside a checkout.
-    """
+    """Commit of the code that runs, ``-dirty`` after changes; ``unknown`` outside a checkout."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return UNKNOWN
@@ -37,13 +34,14 @@ def _git(*words: str) -> str | None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
-        return None
+        return None  # There is no git on this machine.
     return done.stdout.strip() if done.returncode == 0 else None
 
 
 def command_line() -> str:
     """The command that this process was started with, as it can be typed again."""
     program, *arguments = sys.argv
+    # ``python -m`` puts the path of __main__.py there, which is of this machine.
     is_module = Path(program).name == "__main__.py"
     return shlex.join([*(("python", "-m", "soarbench") if is_module else (program,)), *arguments])
 

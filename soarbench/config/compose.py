@@ -1,6 +1,6 @@
 """Hydra: the YAML of all ``conf`` folders and the command line become ``Settings``.
 
-Nothing else imports Hydra or OmegaConf.
+What cannot be composed is a ``ConfigError``, in one line.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from soarbench.common.errors import ConfigError
 from soarbench.common.plugins import OWN, ConfFolder, conf_folders
-from soarbench.common.strict import TARGET, build, convert, did_you_mean
+from soarbench.common.strict import TARGET, build, convert, did_you_mean, typed_fields
 from soarbench.config.keys import UnknownKeyError, Word, hint_of, known_keys, members, split
 from soarbench.config.settings import GridConfig, Settings
 from soarbench.config.stages import stages
 
-CONF = OWN
 #: Groups that span the grid; everything else is the same for all cells that have the key.
 AXES = ("method", "task")
 #: A task chooses its suites and a model its judges, by names of their own: ``suites.NAME.KEY``.
@@ -43,7 +42,8 @@ def sources(group: str, folders: Folders | None = None) -> dict[str, str]:
     named: dict[str, str] = {}
     for folder in conf_folders() if folders is None else folders:
         root = folder.path / group
-        for path in sorted(root.rglob("*.yaml")):
+        for path in root.rglob("*.yaml"):
+            # The first folder wins, as in Hydra: nobody changes a published protocol by accident.
             named.setdefault(str(path.relative_to(root).with_suffix("")), folder.source)
     return dict(sorted(named.items()))
 
@@ -54,22 +54,13 @@ def options(group: str, folders: Folders | None = None) -> list[str]:
 
 
 def search_path(words: Iterable[str]) -> Folders:
-    """The folders of YAML that a command line can choose from: ``conf_dir=DIR`` adds one.
-
-    Raises:
-        ConfigError: It names no folder, or a word is no ``key=value``.
-    """
-    parted = [split(word) for word in words]
-    user_folders = [value_of(word, str) for word in parted if word.key == CONF_DIR]
-    return conf_folders(str(folder) for folder in user_folders)
+    """The folders of YAML that a command line can choose from: ``conf_dir=DIR`` adds one."""
+    parted = map(split, words)
+    return conf_folders(str(value_of(word, str)) for word in parted if word.key == CONF_DIR)
 
 
 def require_option(group: str, name: str, folders: Folders) -> None:
-    """Refuse what a group has no YAML of.
-
-    Raises:
-        ConfigError: Names the nearest, or all, and which package or folder they come from.
-    """
+    """``ConfigError`` where a group has no such YAML; says which foreign ones there are."""
     known = sources(group, folders)
     if name not in known:
         foreign = "".join(f"; {n} is of {source}" for n, source in known.items() if source)
@@ -100,29 +91,32 @@ class Overrides:
         texts = [word.text for word in self.values if word.key == key]
         return texts[-1] if texts and texts[-1] != "null" else None
 
+    def composed(self, *more: str) -> Composition:
+        """The groups that are chosen, and more; no value is set yet."""
+        grid = [] if self.grid is None else [f"grid={self.grid}"]
+        return compose_choices([*grid, *self.groups, *more], self.folders)
+
 
 def parse_overrides(words: Sequence[str]) -> Overrides:
-    """Sort the settings of a command line.
-
-    Raises:
-        ConfigError: One cannot be parsed, or chooses what does not exist.
-    """
+    """Sort the settings of a command line."""
     folders = search_path(words)
     chosen: dict[str, tuple[str, ...]] = {}
     values: list[Word] = []
     for word in map(split, words):
         if word.key == CONF_DIR:
             continue
+        # What is no folder of YAML may still be a key: whether it is one, compositions know.
         if word.key in _CHOSEN_BY_YAML or not any((f.path / word.key).is_dir() for f in folders):
             values.append(word)
             continue
-        names = tuple(str(name) for name in _as_list(_in_grammar(word)))
+        names = tuple(str(name) for name in _as_list(_in_grammar(word, takes_several=True)))
         for name in names:
             for part in stages(name) if word.key == "method" else (name,):
                 require_option(word.key, part, folders)
         if len(names) != 1 and word.key not in AXES:
-            raise ConfigError(f"{word}: only method and task take several values")
+            raise _only_axes_take_several(word)
         chosen[word.key] = names
+    # Of two choices of one group the last one counts, as of two values.
     grid = chosen.pop("grid", (None,))[0]
     axes = {axis: chosen.pop(axis) for axis in AXES if axis in chosen}
     groups = tuple(f"{group}={name}" for group, (name,) in chosen.items())
@@ -132,37 +126,29 @@ def parse_overrides(words: Sequence[str]) -> Overrides:
 def value_of(word: Word, hint: object) -> object:
     """A word's value as plain data, read as its type asks for.
 
-    Text needs no quotes, whatever is in it, since paths and prompts hold what Hydra's grammar does
-    not: ``~``, commas, equals signs, backslashes, letters beyond ASCII. Quotes are for a text that
-    begins with one, or that says null. Anything else is written in Hydra's grammar, and a list
-    needs no brackets: ``seeds=0,1``.
-
-    Args:
-        word: Of the command line.
-        hint: Type of what the key holds.
-
-    Raises:
-        ConfigError: It cannot be read.
+    Text needs no quotes; they are for a text that begins with one, or that says null. Anything else
+    is written in Hydra's grammar, and a list needs no brackets: ``seeds=0,1``.
     """
     kinds = members(hint)
+    # An empty output_dir would be the current folder, an empty tracking.uri a store that is lost.
     if not word.text:
         raise ConfigError(f"{word.key}= is empty: give it a value; '' is an empty text")
     holds_list = any(typing.get_origin(kind) is tuple for kind in kinds)
     is_grouped = word.text[0] in "'\"" or (word.text[0] == "{" and len(kinds) > 1)
+    # Paths and prompts hold what Hydra's grammar does not: ~, commas, equals signs, backslashes,
+    # letters beyond ASCII.
     if not holds_list and not is_grouped and any(map(_is_text, kinds)):
         return None if word.text == "null" else _usable_text(word)
     try:
-        value = _in_grammar(word)
+        value = _in_grammar(word, takes_several=holds_list)
     except ConfigError:
-        if hint is object:
-            return _usable_text(word)
-        raise
-    if holds_list:
-        return None if value is None else _as_list(value)
-    if isinstance(value, ChoiceSweep):
-        if hint is object:
-            return _usable_text(word)
-        raise ConfigError(f"{word}: only method and task take several values")
+        if hint is not object:
+            raise
+        return _usable_text(word)
+    if holds_list and value is not None:
+        return _as_list(value)
+    # No comparison refuses it later: a threshold of nan kept every row, and images drawn with a
+    # guidance of nan were judged as if they were pictures.
     if isinstance(value, float) and math.isnan(value):
         raise ConfigError(f"{word}: must be a number")
     return value
@@ -174,16 +160,12 @@ def _is_text(kind: object) -> bool:
 
 
 def _usable_text(word: Word) -> str:
-    """Text that is no path to something that can only be read once, or never to its end.
-
-    Raises:
-        ConfigError: It is one.
-    """
     path = os.path.expanduser(word.text)
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
         mode = stat.S_IFREG
+    # A pipe hung the command: digest and reader both want it, and /dev/zero never ends.
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise ConfigError(f"{word}: is a pipe or a device; name a file or a folder")
     if path.startswith("~"):
@@ -197,8 +179,8 @@ def _as_list(value: object) -> list[object]:
     return [getattr(i, "text", i) for i in items] if isinstance(items, list) else [items]
 
 
-def _in_grammar(word: Word) -> object:
-    """A value in Hydra's grammar."""
+def _in_grammar(word: Word, *, takes_several: bool) -> object:
+    """A value in Hydra's grammar; ``a,b`` is a ``ChoiceSweep`` where several can be taken."""
     try:
         override = OverridesParser.create().parse_override(f"x={word.text}")
         value: object = override.value()
@@ -207,9 +189,14 @@ def _in_grammar(word: Word) -> object:
             f"{str(word)!r} is not an override: write key=value, e.g. budget=quick or "
             f"seeds=[0,1,2], with quotes around what is no plain word ({_first_line(error)})"
         ) from error
-    if override.is_sweep_override() and not isinstance(value, ChoiceSweep):
-        raise ConfigError(f"{word}: only method and task take several values")
+    is_several = takes_several and isinstance(value, ChoiceSweep)
+    if override.is_sweep_override() and not is_several:
+        raise _only_axes_take_several(word)
     return value
+
+
+def _only_axes_take_several(word: Word) -> ConfigError:
+    return ConfigError(f"{word}: only method and task take several values")
 
 
 class Composition:
@@ -227,11 +214,7 @@ class Composition:
         return list(known_keys(Settings, OmegaConf.to_container(self._config)))
 
     def set(self, word: Word) -> bool:
-        """Set a value; interpolations that use it follow. -> Whether there is such a key.
-
-        Raises:
-            ConfigError: The value cannot be read.
-        """
+        """Set a value; interpolations that use it follow. -> Whether there is such a key."""
         if word.key == f"method.{TARGET}":
             # Results carry the method's name, and must not be another method's.
             raise ConfigError(
@@ -242,11 +225,10 @@ class Composition:
         if hint is None:
             return False
         value = value_of(word, hint)
-        try:
+        with _in_one_line(f"{word}: "):
             self._detach(word.key)
+            # Not merged: a mapping that is given is the whole of it, thresholds={a: 1} say.
             OmegaConf.update(self._config, word.key, value, merge=False, force_add=True)
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{word}: {_first_line(error)}") from error
         return True
 
     def _detach(self, key: str) -> None:
@@ -260,111 +242,89 @@ class Composition:
             node = node[part]
 
     def section(self, key: str) -> object:
-        """One part of ``Settings``; the others, data above all, may be incomplete.
-
-        Raises:
-            ConfigError: A value cannot work.
-        """
-        return convert(typing.get_type_hints(Settings)[key], self.plain(key), key)
+        """One part of ``Settings``, checked; the others, data above all, may be incomplete."""
+        return convert(typed_fields(Settings)[key][0], self.plain(key), key)
 
     def plain(self, key: str) -> object:
-        """A value, resolved; None where nothing or null is.
-
-        Raises:
-            ConfigError: It refers to what is not there.
-        """
-        try:
+        """A value, resolved; None where nothing or null is."""
+        with _in_one_line():
             node = OmegaConf.select(self._config, key)
             return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-        except OmegaConfBaseException as error:
-            raise ConfigError(_first_line(error)) from error
 
     def settings(self) -> Settings:
-        """Everything, resolved and checked.
-
-        Raises:
-            ConfigError: An unknown or missing key, a wrong type, or an unknown interpolation.
-        """
-        try:
+        """Everything, resolved and checked."""
+        with _in_one_line():
             values = OmegaConf.to_container(self._config, resolve=True, throw_on_missing=True)
-        except OmegaConfBaseException as error:
-            raise ConfigError(_first_line(error)) from error
         assert isinstance(values, dict)
         return build(Settings, {str(key): value for key, value in values.items()}, "")
 
 
-def compose_choices(choices: Sequence[str], folders: Folders | None = None) -> Composition:
-    """Compose group choices: ``task=aesthetic``.
+@contextlib.contextmanager
+def _in_one_line(where: str = "") -> Iterator[None]:
+    """What Hydra or OmegaConf refuse, as a ``ConfigError``; theirs go on for several lines."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"{where}{_first_line(error)}") from error
 
-    Raises:
-        ConfigError: Hydra refuses.
-    """
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _by_hydra(root: str | None, choices: Sequence[str], folders: Folders) -> dict[str, object]:
+    """What Hydra makes of a root file and group choices, unresolved."""
+    first, *others = (str(folder.path) for folder in folders)
+    paths = ",".join(f"'file://{path}'" for path in others)
+    with initialize_config_dir(first, version_base="1.3"), _in_one_line():
+        config = compose(root, overrides=[*choices, f"hydra.searchpath=[{paths}]"])
+    values = OmegaConf.to_container(config)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+@functools.cache
+def _defaults(folder: Path) -> Mapping[str, str]:
+    """The choice of each group where the command line makes none."""
+    entries = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    assert isinstance(entries, dict)
+    groups = [entry for entry in entries["defaults"] if isinstance(entry, dict)]
+    return {group: name for entry in groups for group, name in entry.items()}
+
+
+def compose_choices(choices: Sequence[str], folders: Folders | None = None) -> Composition:
+    """Compose group choices (``task=aesthetic``)."""
     return Composition(_composed(tuple(choices), conf_folders() if folders is None else folders))
 
 
 @functools.cache
 def _composed(choices: tuple[str, ...], folders: Folders) -> Mapping[str, object]:
-    """What Hydra makes of group choices, unresolved; the YAML is read once a process."""
-    with _initialised(folders) as search_path_override:
-        try:
-            protocol = _protocol(choices, folders)
-            config = compose("config", overrides=[*choices, *protocol, search_path_override])
-        except HydraException as error:
-            raise ConfigError(_first_line(error)) from error
-    values = OmegaConf.to_container(config)
-    assert isinstance(values, dict)
+    chosen = {**_defaults(OWN), **dict(choice.split("=", 1) for choice in choices)}
+    # Not every model has a protocol of every task, and what trains nothing needs none.
+    if f"{chosen['model']}/{chosen['task']}" not in sources("protocol", folders):
+        choices = (*choices, "protocol=none")
+    values = _by_hydra("config", choices, folders)
     # A model replaces some judges by its own; a suite may name any other.
-    values["judge"] = {**registered("judge", folders), **(values.get("judge") or {})}
-    return {str(key): value for key, value in values.items()}
-
-
-def _protocol(choices: Iterable[str], folders: Folders) -> list[str]:
-    """What stands in for the protocol that a model does not have of a task."""
-    config = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
-    assert isinstance(config, dict)
-    chosen: dict[str, str] = {}
-    for entry in config["defaults"]:
-        chosen |= entry if isinstance(entry, dict) else {}
-    chosen |= dict(choice.split("=", 1) for choice in choices)
-    has_own = f"{chosen['model']}/{chosen['task']}" in sources("protocol", folders)
-    return [] if has_own else ["protocol=none"]
+    judges = values.get("judge") or {}
+    assert isinstance(judges, dict)
+    return values | {"judge": {**registered("judge", folders), **judges}}
 
 
 @functools.cache
 def registered(group: str, folders: Folders) -> Mapping[str, Mapping[str, object]]:
     """Every configuration of a group by its name, unresolved."""
     every = [f"+{group}@{group}.{name}={name}" for name in options(group, folders)]
-    with _initialised(folders) as search_path_override:
-        try:
-            config = OmegaConf.to_container(compose(overrides=[*every, search_path_override]))
-        except HydraException as error:
-            raise ConfigError(_first_line(error)) from error
-    assert isinstance(config, dict)
-    values: Mapping[str, Mapping[str, object]] = config.get(group, {})
-    return values
-
-
-@contextlib.contextmanager
-def _initialised(folders: Folders) -> Iterator[str]:
-    """Hydra with all folders; the override that names those beside the first."""
-    paths = ",".join(f"'file://{folder.path}'" for folder in folders[1:])
-    with initialize_config_dir(str(folders[0].path), version_base="1.3"):
-        yield f"hydra.searchpath=[{paths}]"
+    return typing.cast(
+        Mapping[str, Mapping[str, object]], _by_hydra(None, every, folders).get(group, {})
+    )
 
 
 def compose_pairs(
     pairs: Iterable[tuple[str, str]], overrides: Overrides
 ) -> dict[tuple[str, str], Composition]:
-    """Compose (method, task) pairs; a value applies to all that have its key.
-
-    Raises:
-        ConfigError: Hydra refuses, or no composition has a key.
-    """
-    choices = (f"grid={overrides.grid}", *overrides.groups)
+    """Compose (method, task) pairs; a value applies to all that have its key."""
     composed = {
-        (method, task): compose_choices(
-            [*choices, f"method={method}", f"task={task}"], overrides.folders
-        )
+        (method, task): overrides.composed(f"method={method}", f"task={task}")
         for method, task in pairs
     }
     apply(overrides.values, composed.values())
@@ -378,33 +338,28 @@ def compose_pairs(
 
 
 def apply(values: Iterable[Word], compositions: Collection[Composition]) -> None:
-    """Set values in all compositions that have their keys.
-
-    Raises:
-        UnknownKeyError: None has one.
-        ConfigError: A value cannot be read.
-    """
+    """Set values in all compositions that have their keys; ``UnknownKeyError`` where none has."""
     for word in values:
+        # A list, since every composition is to be set and not the first alone.
         if any([composition.set(word) for composition in compositions]):
             continue
         known = {key for composition in compositions for key in composition.known()}
         group = word.key.rpartition(".")[0]
-        is_null = group in known and all(
-            composition.plain(group) is None for composition in compositions
-        )
+        is_null = group in known and all(one.plain(group) is None for one in compositions)
         note = f"{group} is null, give the group: {group}={{...}}" if is_null else ""
         raise UnknownKeyError(word, known, note)
 
 
 def grid_config(overrides: Overrides) -> GridConfig:
-    """The grid that a command line names, with its own values.
-
-    Raises:
-        ConfigError: None is named, or it names methods or tasks that do not exist.
-    """
+    """The grid that a command line names, with its own values."""
     if overrides.grid is None:
-        raise ConfigError(f"name a grid. {_listed_grids(overrides.folders)}")
-    composition = compose_choices([f"grid={overrides.grid}"], overrides.folders)
+        every = registered("grid", overrides.folders)
+        listed = "; ".join(
+            f"grid={name}: {every[name].get('description')}" + (f" (of {source})" if source else "")
+            for name, source in sources("grid", overrides.folders).items()
+        )
+        raise ConfigError(f"name a grid. {listed}")
+    composition = overrides.composed()
     for word in overrides.values:
         if word.key.startswith("grid."):
             composition.set(word)
@@ -417,18 +372,10 @@ def grid_config(overrides: Overrides) -> GridConfig:
             if not set(parts) <= set(known):
                 hint = did_you_mean(name, known)
                 raise ConfigError(f"grid.{axis}s: {name!r} does not exist: {hint}")
+        # Twice the same cell would be a table with two rows of one measurement.
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"grid.{axis}s={list(names)}: name each once, and at least one")
     return grid
-
-
-def _listed_grids(folders: Folders) -> str:
-    described = []
-    for name, source in sources("grid", folders).items():
-        (path, *_) = [p for f in folders if (p := f.path / f"grid/{name}.yaml").is_file()]
-        text = OmegaConf.select(OmegaConf.load(path), "description")
-        described.append(f"grid={name}: {text}" + (f" (of {source})" if source else ""))
-    return "; ".join(described)
 
 
 def run_settings(words: Sequence[str], only: Collection[str] | None = None) -> Settings:
@@ -437,19 +384,13 @@ def run_settings(words: Sequence[str], only: Collection[str] | None = None) -> S
     Args:
         words: Of the command line.
         only: First parts of the keys that are looked at; None looks at all.
-
-    Raises:
-        ConfigError: Something in the configuration cannot work.
     """
+    # ``report`` and ``compare`` look for a folder with this, before they know whether it is a run's
+    # or an export's, which takes other words.
     if only is not None:
         kept = {*only, CONF_DIR}
         words = [word for word in words if split(word).key.partition(".")[0] in kept]
     overrides = parse_overrides(words)
-    grid = overrides.grid or options("grid")[0]
-    composition = compose_choices([f"grid={grid}", *overrides.groups], overrides.folders)
+    composition = overrides.composed()
     apply(overrides.values, [composition])
     return composition.settings()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

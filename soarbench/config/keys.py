@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from soarbench.common.errors import ConfigError
-from soarbench.common.strict import TARGET, component_class
+from soarbench.common.strict import TARGET, component_class, dotted, typed_fields
 
 _KEY = re.compile(r"[^\W\d][\w/-]*(\.[\w-]+)*")
+#: A list of all keys made lines of 1,000 to 3,500 characters.
 _NUM_NEAREST = 3
+#: A word may be of 100 kB, and the remedy has to stay in sight.
 _LONGEST_SHOWN = 120
+#: Type and value below a key by name, and the type of any other name; None: there is no other.
 Children = tuple[Mapping[str, tuple[object, object]], object]
-"""Type and value below a key by name, and the type of any other name; None: there is no other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +68,9 @@ def shown(text: str) -> str:
 
 
 def split(word: str) -> Word:
-    """Part a word at its first equals sign.
-
-    Raises:
-        ConfigError: It is no ``key=value``.
-    """
+    """Part a word at its first equals sign; ``ConfigError`` where it is no ``key=value``."""
     key, sign, text = word.partition("=")
+    # Hydra's way to add and remove keys would pass by the check that every key is known.
     if key[:1] in ("+", "~"):
         key = key.lstrip("+~")
         raise ConfigError(f"{shown(word)}: keys cannot be added or removed; write {key}=VALUE")
@@ -86,14 +85,16 @@ def split(word: str) -> Word:
 def nearest(key: str, known: Iterable[str]) -> str:
     """A remedy for an unknown key: the few nearest, as a whole and in their last part."""
 
-    def likeness(other: str) -> float:
+    def unlikeness(other: str) -> tuple[float, str]:
         pairs = ((key, other), (key.rpartition(".")[2], other.rpartition(".")[2]))
+        # The last part alone finds the right key in the wrong group.
         whole, last = (difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
-        return 2 * whole + last
+        # By name where they are alike: sets have another order in every process.
+        return -2 * whole - last, other
 
     if not known:
         return "there are none"
-    *others, last = [repr(n) for n in sorted(known, key=likeness, reverse=True)[:_NUM_NEAREST]]
+    *others, last = [repr(name) for name in sorted(known, key=unlikeness)[:_NUM_NEAREST]]
     return "did you mean " + (f"{', '.join(others)} or {last}?" if others else f"{last}?")
 
 
@@ -105,44 +106,39 @@ def members(hint: object) -> tuple[object, ...]:
 
 
 def hint_of(kind: type, values: object, key: str, *, any_name: bool = False) -> object:
-    """The type of what a key holds.
+    """The type of what a key holds; None where there is none, or a group on the way is null.
 
     Args:
         kind: The dataclass at the root.
         values: What is set so far: which class a group is made into decides on its keys.
         key: With dots.
         any_name: Whether a group of named groups takes names that it does not hold yet.
-
-    Returns:
-        A type hint; None where there is no such key, or where a group on the way is null.
-
-    Raises:
-        ConfigError: A ``_target_`` on the way names no class.
     """
     hint: object = kind
-    *groups, last = key.split(".")
-    for name in groups:
+    names = key.split(".")
+    for depth, name in enumerate(names, start=1):
         named, other = children(hint, values, key)
-        if not any_name and any(dataclasses.is_dataclass(member) for member in members(other)):
-            other = None
-        hint, values = named.get(name, (other, {}))
-        if hint is None:
+        hint, below = named.get(name, (other, {}))
+        # suites.NEW={...} gives a group that is whole; suites.NEW.KEY is a misspelt name.
+        is_made_up = name not in named and depth < len(names) and not any_name
+        if hint is None or (is_made_up and any(map(dataclasses.is_dataclass, members(hint)))):
             return None
-    named, other = children(hint, values, key)
-    return named.get(last, (other, None))[0]
+        values = below
+    return hint
 
 
 def children(hint: object, values: object, key: str) -> Children:
     """What lies below a key, one level down; ``key`` is for messages alone."""
+    # No key of a group that is null: optim.lr=1 beside optim=null would make half an optimiser.
     if values is None:
         return {}, None
     held = values if isinstance(values, Mapping) else {}
     kind = _class_of(hint, held, key)
     if kind is not None:
-        hints = typing.get_type_hints(kind)
         named = {
-            entry.name: (hints[entry.name], held.get(entry.name, _default(entry)))
-            for entry in dataclasses.fields(kind)
+            # Of what nothing sets, groups can be filled in; null cannot.
+            name: (of_field, held.get(name, None if entry.default is None else {}))
+            for name, (of_field, entry) in typed_fields(kind).items()
         }
         return named | ({TARGET: (str, held[TARGET])} if TARGET in held else {}), None
     for member in members(hint):
@@ -157,24 +153,17 @@ def _class_of(hint: object, held: Mapping[object, object], key: str) -> type | N
     kinds = [m for m in members(hint) if isinstance(m, type) and dataclasses.is_dataclass(m)]
     target = held.get(TARGET)
     for kind in kinds:
-        if target == f"{kind.__module__}.{kind.__qualname__}":
+        if target == dotted(kind):
             return kind
     if len(kinds) != 1:
         return None
     return kinds[0] if target is None else component_class(kinds[0], target, key)
 
 
-def _default(entry: dataclasses.Field[typing.Any]) -> object:
-    """What stands for a field that nothing sets: groups can be filled in, null cannot."""
-    return None if entry.default is None else {}
-
-
 def known_keys(hint: object, values: object, prefix: str = "") -> Iterator[str]:
     """Every dotted key, groups included; a name that may be any is ``NAME``."""
     named, other = children(hint, values, prefix)
-    below = dict(named)
-    if other is not None and not named:
-        below["NAME"] = (other, {})
+    below = named or ({} if other is None else {"NAME": (other, {})})
     for name, (of_name, held) in below.items():
         yield f"{prefix}{name}"
         yield from known_keys(of_name, held, f"{prefix}{name}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from typing import cast
 
 from evaluators.base import JudgeConfig
 from soarbench.common.errors import ConfigError
@@ -12,7 +13,6 @@ from soarbench.config.compose import (
     Folders,
     apply,
     compose_choices,
-    options,
     parse_overrides,
     registered,
     require_option,
@@ -24,15 +24,11 @@ Judges = dict[str, JudgeConfig]
 
 def every_judge(folders: Folders | None = None) -> Judges:
     """Every judge there is, as its YAML says."""
-    return _judges(registered("judge", folders or conf_folders()))
+    return cast(Judges, convert(Judges, registered("judge", folders or conf_folders()), "judge"))
 
 
 def require_judges(names: Iterable[str], judges: Collection[str]) -> None:
-    """Refuse names of judges that there are not.
-
-    Raises:
-        ConfigError: Names the nearest.
-    """
+    """``ConfigError`` that names the nearest where there is no judge of a name."""
     for name in names:
         if name not in judges:
             raise ConfigError(f"there is no judge {name!r}: {did_you_mean(name, judges)}")
@@ -44,36 +40,16 @@ def judges_of(model: str, words: Sequence[str] = ()) -> Judges:
     Args:
         model: Name of its configuration, which replaces some judges by its own.
         words: ``judge.NAME.KEY=VALUE``, and ``conf_dir=DIR``; others are passed over.
-
-    Raises:
-        ConfigError: A judge or key is unknown, or a value cannot work.
     """
     overrides = parse_overrides(words)
-    composition = compose_choices([_any_grid(), f"model={model}"], overrides.folders)
+    composition = compose_choices([f"model={model}"], overrides.folders)
     apply([word for word in overrides.values if word.key.startswith("judge.")], [composition])
-    return _judges(composition.plain("judge"))
-
-
-def _judges(values: object) -> Judges:
-    judges = convert(Judges, values, "judge")
-    assert isinstance(judges, dict)
-    return judges
+    return cast(Judges, convert(Judges, composition.plain("judge"), "judge"))
 
 
 def suite_named(name: str, folders: Folders | None = None) -> SuiteConfig:
-    """A suite.
-
-    Raises:
-        ConfigError: There is none of that name.
-    """
+    """A suite; ``ConfigError`` where there is none of that name."""
     require_option("suite", name, folders or conf_folders())
-    # Under a name of its own: the grid's task has suites too.
-    config = compose_choices([_any_grid(), f"+suite@asked={name}"], folders)
-    suite = convert(SuiteConfig, config.plain("asked"), f"suite.{name}")
-    assert isinstance(suite, SuiteConfig)
-    return suite
-
-
-def _any_grid() -> str:
-    """Sizes refer to a budget, which a composition has; which grid it is of does not matter."""
-    return f"grid={options('grid')[0]}"
+    # Under a name of its own: the default grid's task has suites too.
+    config = compose_choices([f"+suite@asked={name}"], folders)
+    return cast(SuiteConfig, convert(SuiteConfig, config.plain("asked"), f"suite.{name}"))

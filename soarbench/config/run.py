@@ -79,17 +79,18 @@ class TrackingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessesConfig:
-    """How a cell's training is shared out.
+    """How a cell's training is shared out; changes no result.
 
     Attributes:
         num_processes: That train a cell together, each with a GPU of its own (on a CPU: a share of
-            its cores). Changes no result: every row has its own noise, whoever trains on it.
+            its cores).
         parallelism: How processes share the work. ``ddp``: each has everything. ``fsdp2``: each has
             a part of weights, gradients and optimiser (torch's FSDP2 through accelerate).
             ``zero2``: as ZeRO's second stage, weights are whole while an update is computed;
-            faster and larger than ``fsdp2``, and done by torch's FSDP2 as well. Changes no result.
+            faster and larger than ``fsdp2``, and done by torch's FSDP2 as well.
     """
 
+    # No result depends on them, since every row has its own noise, whoever trains on it.
     num_processes: int = 1
     parallelism: Literal["ddp", "fsdp2", "zero2"] = "ddp"
 

@@ -1,8 +1,4 @@
-"""What a run consists of, as frozen dataclasses; imports no framework.
-
-``composition`` makes ``Settings`` of the YAML under ``conf/`` and the command line; ``grid`` makes
-one ``CellConfig`` of it for every cell.
-"""
+"""What a run consists of, as frozen dataclasses; imports no framework."""
 
 from __future__ import annotations
 
@@ -17,21 +13,10 @@ from baselines.config import (
     TrainingConfig,
 )
 from evaluators.base import JudgeConfig
-from soarbench.config.run import (
-    BudgetConfig,
-    FigureFormat,
-    LauncherConfig,
-    Stale,
-    TrackingConfig,
-)
+from soarbench.config.run import BudgetConfig, FigureFormat, LauncherConfig, Stale, TrackingConfig
 from soarbench.config.suites import SuiteConfig as SuiteConfig
 from soarbench.data.config import CurationConfig, DataConfig
 from soarbench.models.base import ModelConfig
-
-
-def _at_least(key: str, value: float, least: float) -> None:
-    if value < least:
-        raise ValueError(f"{key}={value}: must be at least {least}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +30,9 @@ class GridConfig:
             ``soar_then_flow_grpo`` is Flow-GRPO on the weights that SOAR ended with.
         tasks: Each names data, a reward, suites and a final metric.
         baseline: The method that the others' differences are taken to.
-        checkpoint_rule: Which step of every curve the figures mark, fixed before anything is run:
-            ``last``, or ``best:NAME`` for the step that evaluator NAME likes best, which no task
-            of the grid may train on and which may not be an oracle.
+        checkpoint_rule: Which step of every curve the figures mark: ``last``, or ``best:NAME`` for
+            the step that evaluator NAME likes best, which no task of the grid may train on and
+            which may not be an oracle.
     """
 
     name: str
@@ -55,6 +40,7 @@ class GridConfig:
     methods: tuple[str, ...]
     tasks: tuple[str, ...]
     baseline: str = "sft"
+    # Fixed before anything is run: a step chosen by the metric that is reported looks too good.
     checkpoint_rule: str = "last"
 
 
@@ -74,6 +60,7 @@ class TaskConfig:
     """
 
     name: str
+    # A reworded description must not make the same training a new one.
     description: str = field(metadata=ADDRESS)
     final_metric: str
     oracle_metrics: tuple[str, ...] = ()
@@ -94,12 +81,13 @@ class SamplingConfig:
 
     num_inference_steps: int
     guidance_scale: float
+    # In no address: an image's noise comes from its prompt id and index, whichever batch it is in.
     batch_size: int = field(metadata=ADDRESS)
 
     def __post_init__(self) -> None:
-        _at_least("num_inference_steps", self.num_inference_steps, 1)
-        _at_least("guidance_scale", self.guidance_scale, 0)
-        _at_least("batch_size", self.batch_size, 1)
+        for key, least in (("num_inference_steps", 1), ("guidance_scale", 0), ("batch_size", 1)):
+            if getattr(self, key) < least:
+                raise ValueError(f"{key}={getattr(self, key)}: must be at least {least}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ class SuiteConfig(abc.ABC):
     judges: tuple[str, ...]
     images_per_prompt: int = 1
     max_prompts: int | None = None
+    # Neither changes a number: who judges is in the scores' own address.
     judges_of: str = field(default="sd35_medium", metadata=ADDRESS)
     published_images: int | None = field(default=None, metadata=ADDRESS)
 
@@ -40,11 +41,7 @@ class SuiteConfig(abc.ABC):
 
     @abc.abstractmethod
     def items(self) -> list[PromptItem]:
-        """All its prompts, in order; ``numbered`` makes them.
-
-        Raises:
-            UserError: They are missing or cannot be read.
-        """
+        """All its prompts, in order, made by ``numbered``; ``UserError`` where they are missing."""
 
     @property
     def needs_file(self) -> bool:
@@ -57,11 +54,8 @@ class SuiteConfig(abc.ABC):
         return len(self.items())
 
     def numbered(self, entries: Iterable[Mapping[str, object]]) -> list[PromptItem]:
-        """Prompts with their ids, ``NAME/00000`` and so on.
-
-        Args:
-            entries: Each with its ``prompt`` and what judges want to know of it.
-        """
+        """Prompts with their ids; an entry is a ``prompt`` and what judges want to know of it."""
+        # An id seeds the noise of its images: another form of it would be another evaluation.
         return [
             PromptItem(f"{self.name}/{index:05d}", str(entry["prompt"]), entry)
             for index, entry in enumerate(entries)

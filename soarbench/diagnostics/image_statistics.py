@@ -17,7 +17,8 @@ Pixels = NDArray[np.float64]
 
 #: A Sobel gradient of this much luma a pixel is an edge.
 EDGE_THRESHOLD = 0.1
-#: Side at which images of a prompt are compared: composition and colour, not grain.
+# Side at which images of a prompt are compared: composition and colour. At full size grain, which
+# differs between any two images, would count as diversity.
 DIVERSITY_SIDE = 32
 _LUMA = np.array([0.299, 0.587, 0.114])
 _LEVELS = 256
@@ -37,7 +38,7 @@ def entropy(pixels: Pixels) -> float:
     """Shannon entropy of the luma's histogram of 256 levels; bits, 0 (flat) to 8."""
     levels = np.round(luma(pixels) * (_LEVELS - 1)).astype(np.intp)
     shares = np.bincount(levels.ravel(), minlength=_LEVELS) / levels.size
-    shares = shares[shares > 0]
+    shares = shares[shares > 0]  # 0 log 0 is 0 here, and nan in NumPy
     return float(-(shares * np.log2(shares)).sum())
 
 
@@ -52,6 +53,7 @@ def edge_density(pixels: Pixels) -> float:
 def saturation(pixels: Pixels) -> float:
     """Mean saturation of HSV, ``1 - min / max`` of a pixel's channels; 0 (grey) to 1."""
     highest, lowest = pixels.max(axis=-1), pixels.min(axis=-1)
+    # Black has no hue: 0 / 0 counts as grey, so that a dark image does not look saturated.
     share = np.divide(lowest, highest, out=np.ones_like(highest), where=highest > 0)
     return float(1 - share.mean())
 
@@ -62,13 +64,9 @@ def brightness(pixels: Pixels) -> float:
 
 
 def diversity(images: Sequence[Image.Image]) -> float:
-    """How far images of one prompt are apart: RMS difference of pixels, mean over pairs; 0 to 1.
+    """RMS difference of pixels, mean over pairs of images of a prompt; 0 to 1.
 
-    Args:
-        images: Two or more of the same prompt; compared at 32 x 32.
-
-    Raises:
-        ValueError: There are fewer than two.
+    ``ValueError`` where there are fewer than two.
     """
     if len(images) < 2:
         raise ValueError(f"diversity needs 2 images of a prompt, got {len(images)}")
@@ -78,7 +76,8 @@ def diversity(images: Sequence[Image.Image]) -> float:
     return float(np.mean(apart))
 
 
-#: Of single images, by name.
+# Of single images, by name. Published reward hacking moved them: entropy fell by 54 % while
+# OCR rose (UniRL PR#407), brightness drifted while the reward was flat (DiffusionNFT#47).
 STATISTICS: Mapping[str, Callable[[Pixels], float]] = {
     "entropy": entropy,
     "edge_density": edge_density,

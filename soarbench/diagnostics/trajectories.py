@@ -26,22 +26,10 @@ def path_deviation(
     negative_condition: Condition,
     guidance_scale: float,
 ) -> Tensor:
-    """Distance of the model's own trajectory from the path it was put on.
+    """RMS distance of the model's own trajectory from the path it was put on at ``sigmas[0]``.
 
-    The trajectory starts on the path at ``sigmas[0]`` and follows the sampler from there; the
-    deviation at a level is the RMS over latent elements of (state - point of the path).
-
-    Args:
-        velocity: The model.
-        x0: Clean latents; (B, ...).
-        noise: Their endpoint; as ``x0``.
-        sigmas: Falling levels; (K + 1,).
-        condition: The captions' condition; B rows.
-        negative_condition: The empty prompt's condition; B rows.
-        guidance_scale: As at inference; 1 = off.
-
-    Returns:
-        (B, K + 1), latent units; the first column is 0.
+    ``x0`` and ``noise`` are (B, ...), ``sigmas`` fall, (K + 1,). -> (B, K + 1), latent units; the
+    first column is 0.
     """
     levels = sigmas.to(x0.device).expand(len(x0), -1)
     state = add_noise(x0, noise, levels[:, 0])
@@ -61,15 +49,7 @@ def velocity_norm(
     sigmas: Sequence[float],
     condition: Condition,
 ) -> Tensor:
-    """RMS of the model's velocity on the path, without guidance, mean over levels. -> (B,).
-
-    Args:
-        velocity: The model.
-        x0: Clean latents; (B, ...).
-        noise: Their endpoint; as ``x0``.
-        sigmas: Levels, each in (0, 1].
-        condition: The captions' condition; B rows.
-    """
+    """RMS of the model's velocity on the path, without guidance, mean over levels. -> (B,)."""
     norms = []
     for sigma in sigmas:
         level = torch.full((len(x0),), sigma, device=x0.device)
@@ -78,5 +58,6 @@ def velocity_norm(
 
 
 def _rms(value: Tensor) -> Tensor:
-    """Root of the mean square over everything but the batch; (B, ...) -> (B,), float32."""
+    """Root of the mean square over everything but the batch. (B, ...) -> (B,)."""
+    # A bfloat16 model gives bfloat16 velocities: too few digits for a mean of many squares.
     return value.float().square().flatten(1).mean(1).sqrt()

@@ -5,27 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from PIL import Image
 
 from soarbench.common.files import write_atomically
+from soarbench.common.progress import Stage
 from soarbench.data.prompts import PromptItem
 
 Draw = Callable[[Sequence[tuple[PromptItem, int]]], list[Image.Image]]
 """Draws the images of (prompt, image index) pairs, in order."""
-
-
-class Counter(Protocol):
-    """Told how many images there are."""
-
-    def advance(self, count: int = 1) -> None:
-        """More were made."""
-        ...
-
-    def skip(self, count: int = 1) -> None:
-        """More were there already, made by an earlier launch."""
-        ...
 
 
 def image_path(root: Path, prompt_id: str, image_index: int) -> Path:
@@ -40,35 +28,30 @@ def sampler_path(root: Path) -> Path:
 
 def draw_missing(
     pairs: Sequence[tuple[PromptItem, int]],
-    paths: Sequence[Path],
+    root: Path,
     batch_size: int,
     draw: Callable[[], Draw],
-    progress: Counter,
+    progress: Stage,
 ) -> None:
-    """Draw the images that do not exist yet; those that do stay as they are.
+    """Draw those images of (prompt, image index) pairs that are not below ``root`` yet.
 
-    Batches are cut from all pairs, not from what is missing: a resumed run then repeats the
-    interrupted batch as it was, and matrix products of another batch size, which differ in the
-    last bits, cannot change an image.
-
-    Args:
-        pairs: Every (prompt, image index).
-        paths: Where each goes.
-        batch_size: Images at once.
-        draw: Loads the weights; called only if an image is missing.
-        progress: Counts images.
+    Weights are loaded, by ``draw``, only if one is missing.
     """
+    # Batches are cut from all pairs, not from what is missing: a resumed run then repeats the
+    # interrupted batch as it was, and matrix products of another batch size, which differ in the
+    # last bits, cannot change an image.
     for start in range(0, len(pairs), batch_size):
-        part = slice(start, start + batch_size)
-        missing = [path for path in paths[part] if not path.is_file()]
-        progress.skip(len(pairs[part]) - len(missing))
-        if not missing:
-            continue
-        for path, image in zip(paths[part], draw()(pairs[part]), strict=True):
-            if path in missing:
-                write_atomically(path, functools.partial(_save_png, image))
-        progress.advance(len(missing))
+        batch = pairs[start : start + batch_size]
+        paths = [image_path(root, item.prompt_id, index) for item, index in batch]
+        missing = [path for path in paths if not path.is_file()]
+        progress.skip(len(paths) - len(missing))
+        if missing:
+            for path, image in zip(paths, draw()(batch), strict=True):
+                if path in missing:
+                    write_atomically(path, functools.partial(_save_png, image))
+            progress.advance(len(missing))
 
 
 def _save_png(image: Image.Image, path: Path) -> None:
+    # Of a .partial name, Pillow cannot tell the format.
     image.save(path, "PNG")

@@ -1,8 +1,4 @@
-"""Images of any model, matched with the prompts of a suite; nothing is decoded here.
-
-Three forms are read: GenEval's official folders, one JSON Lines file, and a plain folder whose
-images, in the order of the numbers in their names, follow the lines of a prompts file.
-"""
+"""Images of any model, matched with the prompts of a suite; nothing is decoded here."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ from evaluators.images import SUFFIXES
 from evaluators.samples import CoverageError, SampleFile, check_counts
 from soarbench.common.errors import UserError
 from soarbench.data.prompts import PromptItem, PromptSuite
-from soarbench.evaluation.prompt_files import read_entry, read_object
+from soarbench.evaluation.suites import read_entry, read_object
 
 _NUM_SHOWN = 5
 
@@ -27,12 +23,14 @@ def prompts_digest(files: Iterable[SampleFile], suite: PromptSuite) -> str:
     """The suite's digest, as a run has it, where all prompts are the suite's; else one of them."""
     rows = {(file.prompt_id, file.prompt, _demands(file.metadata)) for file in files}
     if rows <= {(item.prompt_id, item.prompt, _demands(item.metadata)) for item in suite.items}:
+        # A file that repeats a prompt asks no more of a model than one that does not.
         items = {item.prompt: item for item in suite.items}
         return PromptSuite(suite.name, tuple(items.values())).sha256
     return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
 
 
 def _demands(metadata: Mapping[str, object]) -> str:
+    """What GenEval's verdict depends on; other tools write more beside it."""
     return json.dumps([metadata.get(key) for key in ("tag", "include", "exclude")])
 
 
@@ -42,7 +40,8 @@ def find_images(
     """List the images to be scored, each with its prompt's id and what is known of the prompt.
 
     Args:
-        images: A folder, or a ``.jsonl`` file.
+        images: GenEval's official folders, a ``.jsonl`` file, or a plain folder whose images follow
+            the suite's prompts, in the order of the numbers in their names.
         suite: Its prompts must be covered; without any, those that the images come with are taken.
         images_per_prompt: Wanted of each; None: as many as the first prompt has.
         is_exact: False takes what is there of the suite's prompts, and others beside them.
@@ -57,13 +56,17 @@ def find_images(
         raise UserError(f"images={images}: no such folder")
     if images.is_file():
         files = _listed(images)
-    elif any(path.is_dir() and path.name.isdigit() for path in images.iterdir()):
-        files = _official(images)
+    elif folders := sorted(p for p in images.iterdir() if p.is_dir() and p.name.isdigit()):
+        files = [file for folder in folders for file in _official(folder)]
     else:
         return _numbered(_plain(images, suite.items, images_per_prompt))
+    # 544 of 553 prompts were evaluated, and nobody was told (Meissonic issue 39).
     if is_exact and suite.items:
         _require_covered(files, suite.items)
-    ids = _ids(files, suite)
+    # The suite's own ids, so that scores can be paired with a run's; others come after all these.
+    ids = {item.prompt: item.prompt_id for item in suite.items}
+    others = dict.fromkeys(file.prompt for file in files if file.prompt not in ids)
+    ids |= {text: f"{suite.name}/{i:05d}" for i, text in enumerate(others, len(suite.items))}
     named = [dataclasses.replace(file, prompt_id=ids[file.prompt]) for file in files]
     present = list(dict.fromkeys(file.prompt_id for file in named))
     check_counts(named, present, images_per_prompt=images_per_prompt)
@@ -80,29 +83,18 @@ def _numbered(files: Sequence[SampleFile]) -> list[SampleFile]:
     return numbered
 
 
-def _ids(files: Sequence[SampleFile], suite: PromptSuite) -> dict[str, str]:
-    """A prompt's id: the suite's own, so that scores can be paired, or one after all of these."""
-    ids = {item.prompt: item.prompt_id for item in suite.items}
-    others = dict.fromkeys(file.prompt for file in files if file.prompt not in ids)
-    first = len(suite.items)
-    return ids | {text: f"{suite.name}/{first + i:05d}" for i, text in enumerate(others)}
-
-
-def _official(root: Path) -> list[SampleFile]:
-    files: list[SampleFile] = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and path.name.isdigit()):
-        source = folder / "metadata.jsonl"
-        if not source.is_file():
-            raise UserError(f"no {source}: it must hold the prompt of {folder}")
-        lines = [line for line in source.read_bytes().splitlines() if line.strip()]
-        if len(lines) != 1:
-            raise UserError(f"{source} has {len(lines)} entries; it must hold exactly one")
-        entry = read_entry(lines[0], str(source))
-        paths = _image_paths(folder / "samples")
-        if not paths:
-            raise CoverageError(f"{folder / 'samples'} has no image of {entry['prompt']!r}")
-        files += [_file(f"{folder.name}/{path.stem}", path, entry) for path in paths]
-    return files
+def _official(folder: Path) -> list[SampleFile]:
+    source = folder / "metadata.jsonl"
+    if not source.is_file():
+        raise UserError(f"no {source}: it must hold the prompt of {folder}")
+    lines = [line for line in source.read_bytes().splitlines() if line.strip()]
+    if len(lines) != 1:
+        raise UserError(f"{source} has {len(lines)} entries; it must hold exactly one")
+    entry = read_entry(lines[0], str(source))
+    paths = _image_paths(folder / "samples")
+    if not paths:
+        raise CoverageError(f"{folder / 'samples'} has no image of {entry['prompt']!r}")
+    return [_file(f"{folder.name}/{path.stem}", path, entry) for path in paths]
 
 
 def _image_paths(folder: Path) -> list[Path]:
@@ -114,6 +106,7 @@ def _image_paths(folder: Path) -> list[Path]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
+    # As texts, 10.png comes before 9.png, and images would be judged by each other's prompts.
     return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]
 
 
@@ -137,6 +130,7 @@ def _listed(source: Path) -> list[SampleFile]:
     counts = Counter(file.sample_id for file in files)
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
+        # Padded duplicates were averaged into published numbers.
         raise CoverageError(f"{source} lists images more than once: {_shown(twice)}")
     if not files:
         raise UserError(f"no images to score in {source}: it has no lines")
@@ -174,6 +168,7 @@ def _require_covered(files: Sequence[SampleFile], items: Sequence[PromptItem]) -
         )
     demands = {item.prompt: _demands(item.metadata) for item in items if "tag" in item.metadata}
     for file in files:
+        # An edited file of demands would make a task easier under the same name.
         if file.prompt in demands and _demands(file.metadata) != demands[file.prompt]:
             raise CoverageError(
                 f"{file.sample_id}: the metadata of {file.prompt!r} is not the suite's; "
@@ -193,8 +188,7 @@ def _plain(
     if not items:
         raise UserError(
             f"images={folder} has {len(paths)} images without prompts; add "
-            "suites.NAME.prompts=FILE "
-            "(one prompt a line, in the order of the images)"
+            "suites.NAME.prompts=FILE (one prompt a line, in the order of the images)"
         )
     share = images_per_prompt or max(len(paths) // len(items), 1)
     if len(paths) != share * len(items):
@@ -202,15 +196,10 @@ def _plain(
             f"{folder} has {len(paths)} images, but {len(items)} prompts with {share} images each "
             f"need {share * len(items)}{_gaps(paths, share * len(items))}"
         )
+    repeated = [item for item in items for _ in range(share)]
     return [
-        SampleFile(
-            sample_id=path.name,
-            prompt_id=items[i // share].prompt_id,
-            prompt=items[i // share].prompt,
-            path=path,
-            metadata=items[i // share].metadata,
-        )
-        for i, path in enumerate(paths)
+        SampleFile(sample_id=path.name, path=path, **vars(item))
+        for path, item in zip(paths, repeated, strict=True)
     ]
 
 
@@ -219,6 +208,7 @@ def _gaps(paths: Sequence[Path], count: int) -> str:
     if not all(path.stem.isdigit() for path in paths):
         return ""
     numbers = {int(path.stem) for path in paths}
+    # Some tools count from 0, others from 1.
     first = min(*numbers, 1)
     absent = [str(n) for n in range(first, first + count) if n not in numbers]
     return f"; numbers missing: {_shown(absent)}" if absent else ""

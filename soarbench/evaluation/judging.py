@@ -1,29 +1,42 @@
-"""A judge over images: the same for a run, a folder of anybody's images and a training set.
-
-A bounded number of images is in memory, the next ones are decoded while the judge works, and rows
-are on disk as soon as they are made, so that an interrupted judging goes on where it was.
-"""
+"""A judge over images: the same for a run, a folder of anybody's images and a training set."""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from PIL import Image
 
-from evaluators.base import Evaluator, Sample
+from evaluators.base import Evaluator, JudgeConfig, Sample
 from evaluators.samples import SampleFile, iter_samples
 from evaluators.scoring import checked_scores
-from soarbench.evaluation.drawing import Counter
-from soarbench.evaluation.rows import ScoreRows, score_of, score_row
+from soarbench.common.errors import UserError
+from soarbench.common.progress import Pace, Stage
+from soarbench.evaluation.rows import Row, ScoreRows, score_of, score_row
 
 #: Images decoded and judged at a time, at most; as many again are decoded meanwhile.
 CHUNK = 32
-#: Pixels of these, at most: 192 MiB in RGB.
+#: Pixels of these, at most: 192 MiB in RGB, whatever the size of a user's images.
 PIXELS_AT_A_TIME = 64 * 2**20
+#: A PNG of 512 px takes 8 ms, more than a GPU needs to judge it.
 _DECODERS = max(2, min(8, os.cpu_count() or 2))
+
+
+def refuse_unjudgeable(
+    judges: Collection[JudgeConfig], prompts: Iterable[tuple[str, str, Mapping[str, object]]]
+) -> None:
+    """Make sure that judges can judge prompts, each given as its name in messages, text, metadata.
+
+    ``UserError`` names the first that cannot be judged.
+    """
+    for label, prompt, metadata in prompts:
+        for judge in judges:
+            try:
+                judge.check_prompt(prompt, metadata)
+            except ValueError as error:
+                raise UserError(f"{label}: {error}") from error
 
 
 def images_at_a_time(largest: int) -> int:
@@ -32,14 +45,9 @@ def images_at_a_time(largest: int) -> int:
 
 
 def decoded(files: Sequence[SampleFile], at_a_time: int = CHUNK) -> Iterator[list[Sample]]:
-    """Images in order, some at a time, while the next ones are decoded.
+    """Images in order, ``at_a_time`` for the judge, while at most as many again are decoded.
 
-    Args:
-        files: The images.
-        at_a_time: Images in memory for the judge; at most as many again wait for it.
-
-    Raises:
-        ImageError: At the first image that cannot be used.
+    ``ImageError`` at the first one that cannot be used.
     """
     samples = iter_samples(files, workers=_DECODERS, ahead=at_a_time)
     # No name holds the images that were judged while the next ones are waited for.
@@ -53,21 +61,12 @@ def judge_samples(
     rows: ScoreRows,
     *,
     fingerprint: str,
-    progress: Counter,
-    facts: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
+    progress: Stage | Pace,
+    facts: Mapping[str, Row] = MappingProxyType({}),
 ) -> None:
-    """Score images and keep their rows.
+    """Score chunks of images that are judged together; their rows are on disk as soon as made.
 
-    Args:
-        evaluator: The judge.
-        chunks: Images that are judged together.
-        rows: Where their rows go.
-        fingerprint: Of the protocol.
-        progress: Counts images.
-        facts: Further columns of a row, by sample id: ``image_index``, ``image_sha256``.
-
-    Raises:
-        RuntimeError: The judge breaks its promise of one score an image, in order.
+    ``facts`` are further columns of a row, by sample id: ``image_index``, ``image_sha256``.
     """
     for chunk in chunks:
         scores = checked_scores(evaluator, chunk)
@@ -89,45 +88,34 @@ def judge_files(
     *,
     fingerprint: str,
     largest: int,
-    progress: Counter,
+    progress: Stage | Pace,
     sha256: Mapping[str, str] = MappingProxyType({}),
-) -> None:
-    """Score the images that have no row yet, and make one table of all rows.
+) -> dict[str, float]:
+    """Score the images that have no row yet. -> The judge's summary of all of them.
 
-    Args:
-        evaluator: The judge.
-        files: The images, in the order of their rows.
-        rows: Where they go; rows that are there stay.
-        fingerprint: Of the protocol.
-        largest: Pixels of the largest image.
-        progress: Counts images.
-        sha256: Digest of each image by sample id, where others made them.
+    ``largest`` is in pixels; ``sha256`` is of each image by sample id, where others made them.
     """
     done = {str(row["sample_id"]) for row in rows.read()}
-    progress.skip(sum(file.sample_id in done for file in files))
     missing = [file for file in files if file.sample_id not in done]
+    progress.skip(len(files) - len(missing))
+    facts = {
+        file.sample_id: {
+            "image_index": file.image_index,
+            "image_sha256": sha256.get(file.sample_id),
+        }
+        for file in missing
+    }
     judge_samples(
         evaluator,
         decoded(missing, images_at_a_time(largest)),
         rows,
         fingerprint=fingerprint,
         progress=progress,
-        facts={
-            file.sample_id: {
-                "image_index": file.image_index,
-                "image_sha256": sha256.get(file.sample_id),
-            }
-            for file in missing
-        },
+        facts=facts,
     )
     rows.finish([file.sample_id for file in files])
-
-
-def aggregated(
-    evaluator: Evaluator, files: Sequence[SampleFile], rows: ScoreRows
-) -> dict[str, float]:
-    """The judge's summary of some images, whose rows are there."""
-    # Aggregation does not read pixels.
+    # Of what is stored, so that a resumed judging sums up what a straight one does. Aggregation
+    # does not read pixels.
     blank = Image.new("RGB", (1, 1))
     scores = {str(row["sample_id"]): score_of(row) for row in rows.read()}
     samples = [file.with_image(blank) for file in files]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -49,8 +49,7 @@ class SuiteOptions(Options):
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
-        key: f"suites.NAME.{key}"
-        for key in ("prompts", "images_per_prompt", "max_prompts", "judges")
+        key.name: f"suites.NAME.{key.name}" for key in fields(SuiteChoice)
     }
     suite: str
     output: Path | None = None
@@ -67,13 +66,9 @@ class SuiteOptions(Options):
         return self.suites.get(self.suite, SuiteChoice())
 
     def judges(self, words: Sequence[str]) -> dict[str, JudgeConfig]:
-        """The judges by name.
+        """The judges by name, as ``words``, settings of judges as in ``run``, have them.
 
-        Args:
-            words: Settings of judges, as in ``run``.
-
-        Raises:
-            ConfigError: There is none of that name, or it is configured and not used.
+        ``ConfigError`` where there is none of a name, or one is configured and not used.
         """
         suite = suite_named(self.suite, search_path(words))
         names, judges = self.choice.judges or suite.judges, judges_of(suite.judges_of, words)
@@ -121,16 +116,9 @@ class EvaluateOptions(SuiteOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRequest:
-    """Images to be judged.
+    """Images to be judged; what ``ScoreOptions`` and ``SuiteChoice`` say, with defaults filled in.
 
     Attributes:
-        suite: Its prompts and judges.
-        images: Folder or ``.jsonl`` file.
-        output: Folder of the results.
-        prompts: File of prompts; takes the place of the suite's own.
-        images_per_prompt: Wanted of each prompt; None: the suite's number.
-        coverage: ``exact``, or ``found``: judge what is there, whatever is missing.
-        judges: Their configurations by name, in order.
         is_chosen: Whether the user named the judges; then none may be left out.
     """
 
@@ -145,14 +133,9 @@ class ScoreRequest:
 
 
 def score_request(options: ScoreOptions, words: Sequence[str]) -> ScoreRequest:
-    """What ``score`` does.
+    """What ``score`` does, by its own options and ``words``, settings of judges.
 
-    Args:
-        options: Its own.
-        words: Settings of judges.
-
-    Raises:
-        ConfigError: The suite or a judge does not exist, or a value cannot work.
+    ``ConfigError`` where the suite or a judge does not exist, or a value cannot work.
     """
     choice = options.choice
     if choice.max_prompts is not None:
@@ -160,11 +143,11 @@ def score_request(options: ScoreOptions, words: Sequence[str]) -> ScoreRequest:
             f"suites.{options.suite}.max_prompts: images that are there are all judged; leave it "
             "out, or say coverage=found"
         )
-    folder = Path("runs/scores") / options.suite / options.images.resolve().stem
     return ScoreRequest(
         suite=suite_named(options.suite, search_path(words)),
         images=options.images,
-        output=options.output or folder,
+        output=options.output
+        or Path("runs/scores") / options.suite / options.images.resolve().stem,
         prompts=choice.prompts,
         images_per_prompt=choice.images_per_prompt,
         coverage=options.coverage,

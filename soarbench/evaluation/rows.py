@@ -24,7 +24,8 @@ SCHEMA = pa.schema(
         ("sample_id", pa.string()),
         # Of the file, where somebody else made it; null for images that the store itself drew.
         ("image_sha256", pa.string()),
-        # nan exactly where ``reason`` says why there is no score.
+        # nan exactly where ``reason`` says why there is no score: elsewhere a sentinel of -10 was
+        # filtered out, or not, and an engine's error became a 0.
         ("value", pa.float64()),
         ("reason", pa.string()),
         ("details", pa.string()),
@@ -35,14 +36,7 @@ Row = Mapping[str, object]
 
 
 def score_row(sample: Sample, score: Score, fingerprint: str, facts: Row) -> Row:
-    """The row of a score.
-
-    Args:
-        sample: What was judged.
-        score: What came of it.
-        fingerprint: Of the protocol.
-        facts: ``image_index`` (0 without) and ``image_sha256``.
-    """
+    """The row of a score; ``facts`` are ``image_index`` (0 without) and ``image_sha256``."""
     return {
         "prompt_id": sample.prompt_id,
         "prompt": sample.prompt,
@@ -52,6 +46,7 @@ def score_row(sample: Sample, score: Score, fingerprint: str, facts: Row) -> Row
         "value": math.nan if score.reason is not None else float(score.value),
         "reason": score.reason,
         "details": json.dumps(dict(score.details)),
+        # In every row: libraries may be newer when an interrupted judging goes on.
         "fingerprint": fingerprint,
     }
 
@@ -68,10 +63,7 @@ def score_of(row: Row) -> Score:
 
 @dataclass(frozen=True)
 class ScoreRows:
-    """The rows of one judge in a folder.
-
-    A killed process loses at most the line that it was writing.
-    """
+    """The rows of one judge in a folder; a killed process loses at most the line it was writing."""
 
     root: Path
 
@@ -87,57 +79,47 @@ class ScoreRows:
 
     def read(self) -> list[dict[str, object]]:
         """Every row that was made, the finished ones first."""
-        rows: list[dict[str, object]] = []
-        if self.path.is_file():
-            rows += read_table(self.path).to_pylist()
-        return rows + list(self._partial())
+        finished = read_table(self.path).to_pylist() if self.path.is_file() else []
+        return [*finished, *self._partial()]
 
     def count(self) -> int:
-        """How many rows there are, without reading finished ones."""
+        """How many rows there are."""
+        # A dry run asks this of every judge and step: the table's header is enough.
         finished = pq.read_metadata(self.path).num_rows if self.path.is_file() else 0
         return finished + sum(1 for _ in self._partial())
 
     def _partial(self) -> Iterator[dict[str, object]]:
-        """Whole rows of a judging that was stopped; a torn last line is cut off."""
         if not self.partial_path.is_file():
             return
         content = self.partial_path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):
+            # A torn last line is cut off, or the next rows would be appended to it.
             with self.partial_path.open("r+b") as stream:
                 stream.truncate(len(whole))
         for line in whole.splitlines():
             yield from json.loads(line)
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Add the rows of images that were judged together.
-
-        They share a line, and so are lost together: a judging that goes on asks about the same
-        images at once as one that was never stopped, and gets the same bits.
-        """
+        """Add the rows of images that were judged together."""
         self.root.mkdir(parents=True, exist_ok=True)
+        # They share a line, and so are lost together: a judging that goes on asks about the same
+        # images at once as one that was never stopped, and gets the same bits.
         with self.partial_path.open("a") as stream:
             stream.write(f"{json.dumps(rows)}\n")
 
     def finish(self, order: Sequence[str]) -> None:
-        """Make one table of all rows.
-
-        Args:
-            order: Sample ids; rows of others, of a part that was judged before, follow.
-        """
+        """Make one table of all rows, by sample ids; others, that were judged before, follow."""
         rows = {str(row["sample_id"]): row for row in self.read()}
         ids = dict.fromkeys([*order, *rows])
         table = pa.Table.from_pylist([rows[name] for name in ids], SCHEMA)
         write_atomically(self.path, lambda partial: pq.write_table(table, partial))
+        # A kill before this leaves rows twice, which the dictionary above makes one.
         self.partial_path.unlink(missing_ok=True)
 
 
 def read_table(path: Path) -> pa.Table:
-    """A table of scores.
-
-    Raises:
-        UserError: It is damaged, or no table of scores.
-    """
+    """A table of scores; ``UserError`` where it is damaged, or no table of scores."""
     try:
         return pq.read_table(path, schema=SCHEMA)
     except (pa.ArrowInvalid, OSError) as error:

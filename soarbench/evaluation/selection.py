@@ -1,12 +1,14 @@
-"""Which prompts and images of a suite are evaluated."""
+"""Which prompts and images of a suite are evaluated, and that none of them is trained on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from evaluators.samples import SampleFile
+from soarbench.common.errors import UserError
 from soarbench.config.settings import SuiteConfig
-from soarbench.data.prompts import PromptItem, PromptSuite
+from soarbench.data.prompts import PromptItem, PromptSuite, normalised
 from soarbench.evaluation.drawing import image_path
 from soarbench.evaluation.suites import load_suite
 
@@ -16,6 +18,7 @@ def suite_prompts(config: SuiteConfig) -> PromptSuite:
     suite = load_suite(config)
     available = len(suite.items)
     count = min(config.max_prompts or available, available)
+    # The first N would be one kind of task: GenEval's prompts are sorted by it.
     chosen = tuple(suite.items[index * available // count] for index in range(count))
     return PromptSuite(suite.name, chosen)
 
@@ -31,11 +34,22 @@ def sample_files(config: SuiteConfig, root: Path) -> list[SampleFile]:
     return [
         SampleFile(
             sample_id=f"{item.prompt_id}/{index:04d}",
-            prompt_id=item.prompt_id,
-            prompt=item.prompt,
             path=image_path(root, item.prompt_id, index),
-            metadata=item.metadata,
             image_index=index,
+            **vars(item),
         )
         for item, index in suite_images(config)
     ]
+
+
+def refuse_overlap(training_prompts: Iterable[str], suites: Iterable[PromptSuite]) -> None:
+    """Refuse to train on a prompt that an evaluation asks for; ``UserError`` names both."""
+    # Published training and test prompts do overlap (flow_grpo issue 4).
+    held_out = {normalised(item.prompt): suite.name for suite in suites for item in suite.items}
+    for prompt in training_prompts:
+        suite_name = held_out.get(normalised(prompt))
+        if suite_name is not None:
+            raise UserError(
+                f"training prompt {prompt!r} is also in the evaluation suite {suite_name!r}; "
+                "remove it from the training data, since its score would mean nothing"
+            )

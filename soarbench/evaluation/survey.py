@@ -37,10 +37,9 @@ class Survey:
 
 
 def survey(files: Sequence[SampleFile]) -> Survey:
-    """Look at every image's header, and at a PNG's end, so that most bad files show at once.
+    """Look at every image, so that most bad files show at once.
 
-    Raises:
-        ImageError: A file is no image, is cut short, or is too small to show anything.
+    ``ImageError`` where one is no image, is cut short, or is too small to show anything.
     """
     largest, converted = 0, Counter[str]()
     for file in files:
@@ -51,14 +50,16 @@ def survey(files: Sequence[SampleFile]) -> Survey:
 
 
 def _look(path: Path) -> tuple[int, list[str]]:
-    """Pixels, and why the image is converted; decodes what looks damaged, to say what is wrong."""
+    """Pixels, and why the image is converted."""
     try:
         with Image.open(path) as image:
             width, height, is_png = image.width, image.height, image.format == "PNG"
             kinds = _conversions(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        # Says in words of ours what is wrong with the file.
         load_image(path)
         raise
+    # Headers of a PNG that was cut short are fine, so its end is looked at, too.
     if is_png and not _ends_well(path):
         load_image(path)
     if min(width, height) < MIN_SIDE:
@@ -84,5 +85,6 @@ def _conversions(image: Image.Image) -> list[str]:
 
 def _ends_well(path: Path) -> bool:
     with path.open("rb") as stream:
+        # Bytes after the mark do no harm, so it need not be the last.
         stream.seek(-min(path.stat().st_size, 64), 2)
         return _PNG_END in stream.read()

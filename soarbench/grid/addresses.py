@@ -1,17 +1,12 @@
-"""Addresses of artefacts: the digest of exactly what determines each, and of nothing else.
-
-A training does not depend on what judges it, images do not depend on how many there are, and
-nothing depends on where a class lives or on what only changes speed or memory
-(``soarbench.common.strict.ADDRESS``).
-"""
+"""Addresses of artefacts: the digest of exactly what determines each, and of nothing else."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from soarbench.common.files import short_digest
 from soarbench.common.strict import address_content
 from soarbench.config.settings import SuiteConfig
 from soarbench.evaluation.protocol import SEED_RULE
@@ -39,10 +34,10 @@ class Source:
 
 def digest(content: Content) -> str:
     """The first 16 digits of the sha256 of sorted JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return short_digest(json.dumps(content, sort_keys=True).encode())
 
 
-def _source(kind: str, name: str, content: Content, *inputs: str) -> Source:
+def _source(kind: str, name: str, content: Content, inputs: tuple[str, ...]) -> Source:
     return Source(address=f"{kind}/{name}-{digest(content)}", content=content, inputs=inputs)
 
 
@@ -50,7 +45,9 @@ def training(cell: CellConfig) -> Source | None:
     """A cell's training; None for the base model."""
     if cell.training is None or cell.method is None:
         return None
-    parent = None if cell.parent is None else training(cell.parent)
+    parent, inputs = _at(cell.parent, None if cell.parent is None else cell.parent.steps[-1])
+    # Not what judges it: another judge trains nothing again. ``address_content`` leaves out where a
+    # class lives, and what only changes speed or memory.
     content = {
         "base": _base(cell),
         "method": address_content(cell.method),
@@ -58,25 +55,30 @@ def training(cell: CellConfig) -> Source | None:
         "lora": address_content(cell.lora),
         "ema": address_content(cell.ema),
         "training": address_content(cell.training),
-        "data": address_content(cell.data),
-        # The same rows are another choice when another judge makes it.
-        "selected_by": _selectors(cell),
+        **data_content(cell),
         "rewards": {name: [weight, _reward(cell, name)] for name, weight in cell.rewards.items()},
         "seed": cell.seed,
-        "parent": None if parent is None or cell.parent is None
-        else [parent.address, cell.parent.steps[-1]],
-    }  # fmt: skip
-    inputs = () if parent is None else (parent.address,)
-    return _source("trainings", cell.method.kind, content, *inputs)
+        "parent": parent,
+    }
+    return _source("trainings", cell.method.kind, content, inputs)
+
+
+def _at(cell: CellConfig | None, step: object) -> tuple[object, tuple[str, ...]]:
+    """A cell's training at a step, as content and as inputs; without one, null and nothing."""
+    origin = None if cell is None else training(cell)
+    return (None, ()) if origin is None else ([origin.address, step], (origin.address,))
 
 
 def _base(cell: CellConfig) -> Content:
     return {"weights": cell.weights_digest, "model": address_content(cell.model)}
 
 
-def _selectors(cell: CellConfig) -> Content:
+def data_content(cell: CellConfig) -> Content:
+    """What a cell's training rows are, whatever is trained on them."""
     names = () if cell.data is None else cell.data.select_by
-    return {name: cell.judges[name].identity() for name in names if name in cell.judges}
+    # The same rows are another choice when another judge makes it.
+    selectors = {name: cell.judges[name].identity() for name in names if name in cell.judges}
+    return {"data": address_content(cell.data), "selected_by": selectors}
 
 
 def _reward(cell: CellConfig, name: str) -> object:
@@ -87,58 +89,51 @@ def _reward(cell: CellConfig, name: str) -> object:
 
 def images(cell: CellConfig, step: int, suite: SuiteConfig) -> Source:
     """The images of a suite at a step of a cell's training; 0 is the base model."""
-    origin = training(cell)
+    trained, inputs = _at(cell, step)
     content = {
         "base": _base(cell),
-        "training": None if origin is None else [origin.address, step],
+        "training": trained,
         # All prompts of the suite: which of them are drawn is the artefact's extent.
         "suite": load_suite(suite).sha256,
         "sampling": address_content(cell.sampling),
         "seed_rule": SEED_RULE,
     }
-    return _source("images", suite.name, content, *(() if origin is None else (origin.address,)))
+    return _source("images", suite.name, content, inputs)
 
 
 def scores(cell: CellConfig, step: int, suite: SuiteConfig, judge: str) -> Source:
     """One judge's scores of the images of a suite."""
     judged, config = images(cell, step, suite).address, cell.judges[judge]
     content = {"images": judged, "judge": config.identity()}
-    return _source("scores", config.kind, content, judged)
+    return _source("scores", config.kind, content, (judged,))
 
 
 def image_statistics(cell: CellConfig, step: int, suite: SuiteConfig) -> Source:
-    """Statistics of the images of a suite; the diversity of a prompt depends on how many it has."""
+    """Statistics of the images of a suite."""
     measured = images(cell, step, suite).address
     content = {
         "images": measured,
+        # The diversity of a prompt depends on how many images it has.
         "max_prompts": suite.max_prompts,
         "images_per_prompt": suite.images_per_prompt,
     }
-    return _source("probes", "images", content, measured)
+    return _source("probes", "images", content, (measured,))
 
 
 def path_probe(cell: CellConfig, source: CellConfig, settings: Content) -> Source:
     """Paths of a cell's models along held-out images of the data of ``source``.
 
-    Args:
-        cell: Whose models.
-        source: The trained cell whose data is used: itself, but for the base.
-        settings: Of the probe (``soarbench.diagnostics.probes``).
+    That is the cell itself, but for the base; ``settings`` are ``diagnostics.settings``'.
     """
-    origin = training(cell)
+    trained, inputs = _at(cell, list(cell.steps))
     content = {
         "base": _base(cell),
-        "training": None if origin is None else [origin.address, list(cell.steps)],
+        "training": trained,
         "followed": data_content(source),
         "sampling": address_content(cell.sampling),
         "settings": settings,
     }
-    return _source("probes", "paths", content, *(() if origin is None else (origin.address,)))
-
-
-def data_content(cell: CellConfig) -> Content:
-    """What a cell's training rows are, whatever is trained on them."""
-    return {"data": address_content(cell.data), "selected_by": _selectors(cell)}
+    return _source("probes", "paths", content, inputs)
 
 
 def data_key(cell: CellConfig) -> str:

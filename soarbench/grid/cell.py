@@ -1,8 +1,4 @@
-"""A cell of a grid: one method in one task with one seed, and what it is measured by.
-
-A cell owns nothing. It names artefacts (a training, images, scores, probes), whose addresses are in
-``soarbench.grid.addresses``; two cells that name the same one share it.
-"""
+"""A cell of a grid: one method in one task with one seed, and what it is measured by."""
 
 from __future__ import annotations
 
@@ -20,25 +16,17 @@ from soarbench.models.base import ModelConfig
 
 @dataclass(frozen=True, kw_only=True)
 class CellConfig:
-    """Everything that a cell's numbers depend on.
+    """Everything that a cell's numbers depend on; artefacts are named by it, and shared.
+
+    Of the base model ``task``, ``method`` and the five after it are null.
 
     Attributes:
-        grid: Name of the grid.
         method_name: ``base`` for the untouched model.
-        task: Null for the base model.
         seed: Of training; evaluation noise does not depend on it.
-        method: Null for the base model, like the next five.
-        optim: The method's optimiser.
         lora: Adapter; null trains all weights.
-        ema: Averaged weights.
-        training: The loop.
-        data: Training rows.
         rewards: A reward method's rewards with their weights; empty for other methods.
-        suites: What is evaluated, by name.
-        model: The base.
-        sampling: How evaluation images are made.
         judges: Those that the suites, the data and the rewards name.
-        weights_digest: Digest of the base's weights (and of an adapter's).
+        weights_digest: Of the base's weights (and of an adapter's).
         parent: The first stage whose last weights this cell starts from; null: the base's.
     """
 
@@ -58,6 +46,7 @@ class CellConfig:
     sampling: SamplingConfig
     judges: Mapping[str, JudgeConfig]
     weights_digest: str
+    # Its training's address stands for it.
     parent: CellConfig | None = field(default=None, metadata=ADDRESS)
 
     @property

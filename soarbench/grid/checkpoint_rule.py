@@ -21,11 +21,8 @@ def problem_with(
 ) -> str | None:
     """Why a rule cannot be used, in one line that ends with a remedy; None when it can.
 
-    Args:
-        rule: As configured.
-        judged: Evaluators of each task.
-        trained: Evaluators that a task's training data or reward were chosen by.
-        oracles: Evaluators that know the truth.
+    ``judged`` are the evaluators of each task; ``trained`` those that its training data or reward
+    were chosen by; ``oracles`` know the truth.
     """
     key = f"grid.checkpoint_rule={rule}"
     judge = judge_of(rule)
@@ -36,6 +33,7 @@ def problem_with(
     if judge in oracles:
         return f"{key}: outside the laboratory nobody has an oracle to choose by; use {LAST}"
     for task, judges in judged.items():
+        # Trained on, OCR rises while the background is erased (UniRL PR 407).
         if judge in trained[task]:
             return (
                 f"{key}: task {task!r} trains on {judge!r}, so the best step would be the most "

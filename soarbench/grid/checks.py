@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
+from baselines.config import MethodConfig, TrainingConfig
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import did_you_mean
 from soarbench.config.settings import Settings
@@ -19,11 +20,6 @@ def reward_judge(name: str) -> str:
     return NAMED_REWARDS.get(name, name)
 
 
-def reward_weights(settings: Settings) -> dict[str, float]:
-    """The configured reward as a mixture."""
-    return reward_mixture(settings.reward)
-
-
 def reward_mixture(reward: str | dict[str, float] | None) -> dict[str, float]:
     """A reward as a mixture: name or dotted path to weight."""
     if reward is None:
@@ -32,15 +28,11 @@ def reward_mixture(reward: str | dict[str, float] | None) -> dict[str, float]:
 
 
 def check(settings: Settings, method: str) -> None:
-    """Refuse combinations that cannot work.
-
-    Raises:
-        ConfigError: Names the values and what to change.
-    """
-    seeds = settings.seeds
+    """Refuse combinations that cannot work; ``ConfigError`` names values and what to change."""
+    seeds, device, config = settings.seeds, settings.device, settings.method
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ConfigError(f"seeds={list(seeds)}: give different non-negative integers, e.g. [0,1]")
-    device = settings.device
+    # Whether there is such a device only torch knows, which nothing here imports.
     if device not in ("auto", "cpu", "cuda") and not device.removeprefix("cuda:").isdigit():
         raise ConfigError(f"device={device!r}: must be auto, cpu, cuda or cuda:N")
     if "png" not in settings.figure_formats:
@@ -49,11 +41,25 @@ def check(settings: Settings, method: str) -> None:
             "show it"
         )
     _check_evaluation(settings)
-    if settings.method is not None and settings.method.needs_reward:
+    if config is None:
+        return
+    if config.needs_reward:
         _check_rewards(settings, method)
-    _check_training(settings, method)
-    if settings.method is not None:
-        _check_shapes(settings)
+    training, optim, launcher = settings.training, settings.optim, settings.launcher
+    if training is None or optim is None:
+        raise ConfigError(f"method={method}: it needs training and optim")
+    if training.num_snapshots == 0:
+        raise ConfigError("training.num_snapshots=0: must be at least 1, or nothing is evaluated")
+    try:
+        training.check_method(
+            updates_per_collection=config.updates_per_collection, group_size=config.group_size
+        )
+        training.check_processes(launcher.num_processes)
+        optim.check_parallelism(launcher.parallelism)
+        optim.check_packages()
+    except ValueError as error:
+        raise ConfigError(f"method={method}: {error}") from error
+    _check_shapes(settings, config, training)
 
 
 def _check_evaluation(settings: Settings) -> None:
@@ -86,36 +92,15 @@ def _check_judges(key: str, judges: Sequence[str], settings: Settings) -> None:
             raise ConfigError(f"{key}: {name!r} does not exist: {hint}")
 
 
-def _check_training(settings: Settings, method: str) -> None:
-    if settings.method is None:
-        return
-    if settings.training is None or settings.optim is None:
-        raise ConfigError(f"method={method}: it needs training and optim")
-    training, optim, launcher = settings.training, settings.optim, settings.launcher
-    if training.num_snapshots == 0:
-        raise ConfigError("training.num_snapshots=0: must be at least 1, or nothing is evaluated")
-    try:
-        training.check_method(
-            updates_per_collection=settings.method.updates_per_collection,
-            group_size=settings.method.group_size,
-        )
-        training.check_processes(launcher.num_processes)
-        optim.check_parallelism(launcher.parallelism)
-        optim.check_packages()
-    except ValueError as error:
-        raise ConfigError(f"method={method}: {error}") from error
-
-
-def _check_shapes(settings: Settings) -> None:
+def _check_shapes(settings: Settings, config: MethodConfig, training: TrainingConfig) -> None:
     """Refuse images of several sizes that the loop or the model cannot take."""
-    assert settings.training is not None
-    assert settings.method is not None
     data, model = settings.data, settings.model
     if data.rows_per_shape is None:
         return
-    if settings.method.trains_on == "images":
+    # A method that makes its own images makes them of one size.
+    if config.trains_on == "images":
         try:
-            settings.training.check_shapes(data.rows_per_shape, settings.launcher.num_processes)
+            training.check_shapes(data.rows_per_shape, settings.launcher.num_processes)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     try:
@@ -127,19 +112,20 @@ def _check_shapes(settings: Settings) -> None:
 
 
 def _check_rewards(settings: Settings, method: str) -> None:
-    rewards = reward_weights(settings)
+    rewards = reward_mixture(settings.reward)
     if not rewards:
         raise ConfigError(
             f"task {settings.task.name!r} has no reward, which {method} needs: set reward=NAME or "
             f"leave {method} out with method=..."
         )
-    known = {*NAMED_REWARDS, *settings.judge}
     for name in rewards:
         if reward_judge(name) in settings.judge:
             continue
+        # A dotted path. The module is looked for, not imported: a user's may load a framework.
         module, _, function = name.replace(":", ".").rpartition(".")
         if not module or not function:
-            raise ConfigError(f"reward={name!r} does not exist: {did_you_mean(name, known)}")
+            hint = did_you_mean(name, {*NAMED_REWARDS, *settings.judge})
+            raise ConfigError(f"reward={name!r} does not exist: {hint}")
         if not _module_exists(module):
             raise ConfigError(
                 f"reward={name!r}: no module {module!r} can be found; check the dotted path and "

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from soarbench.common.provenance import STORE_VERSION
 from soarbench.common.strict import plain
+from soarbench.config.settings import SuiteConfig
 from soarbench.config.stages import BASE
 from soarbench.diagnostics.settings import PROBE_SETTINGS
 from soarbench.grid import addresses
@@ -16,12 +17,7 @@ from soarbench.store.cell_record import CellRecord
 
 
 def describe(cell: CellConfig, cells: Sequence[CellConfig]) -> dict[str, object]:
-    """What ``cell.json`` holds, and what reports ask for.
-
-    Args:
-        cell: One of them.
-        cells: Of the grid: the base is followed on the data of each task's first trained cell.
-    """
+    """What ``cell.json`` holds, and what reports ask for; ``cells`` are all of the grid's."""
     task, origin = cell.task, addresses.training(cell)
     return {
         "version": STORE_VERSION,
@@ -38,33 +34,28 @@ def describe(cell: CellConfig, cells: Sequence[CellConfig]) -> dict[str, object]
         "metrics": list(dict.fromkeys(n for suite in cell.suites.values() for n in suite.judges)),
         "data_key": None if cell.data is None else addresses.data_key(cell),
         "training": None if origin is None else origin.address,
-        "suites": {name: _suite(cell, name) for name in sorted(cell.suites)},
+        "suites": {name: _suite(cell, suite) for name, suite in sorted(cell.suites.items())},
         "paths": {
             addresses.data_key(source): addresses.path_probe(cell, source, PROBE_SETTINGS).address
             for source in followed(cell, cells)
         },
+        # Through JSON, so that it equals what is read back.
         "config": json.loads(json.dumps(plain(cell))),
     }
 
 
-def _suite(cell: CellConfig, name: str) -> Mapping[str, object]:
+def _suite(cell: CellConfig, suite: SuiteConfig) -> Mapping[str, object]:
     """A suite's size, and the addresses of what there is of it at every step."""
-    suite = cell.suites[name]
-    at = {str(step): step for step in cell.steps}
+
+    def at(source_of: Callable[..., addresses.Source], *judge: str) -> dict[str, str]:
+        return {str(step): source_of(cell, step, suite, *judge).address for step in cell.steps}
+
     return {
         "max_prompts": suite.max_prompts,
         "images_per_prompt": suite.images_per_prompt,
-        "images": {text: addresses.images(cell, step, suite).address for text, step in at.items()},
-        "statistics": {
-            text: addresses.image_statistics(cell, step, suite).address for text, step in at.items()
-        },
-        "scores": {
-            judge: {
-                text: addresses.scores(cell, step, suite, judge).address
-                for text, step in at.items()
-            }
-            for judge in suite.judges
-        },
+        "images": at(addresses.images),
+        "statistics": at(addresses.image_statistics),
+        "scores": {judge: at(addresses.scores, judge) for judge in suite.judges},
     }
 
 
@@ -72,6 +63,7 @@ def followed(cell: CellConfig, cells: Iterable[CellConfig]) -> list[CellConfig]:
     """The trained cells on whose data a cell is probed: itself; of the base one of each task."""
     if cell.method_name != BASE:
         return [cell] if cell.data is not None else []
+    # The drift of a method is read against the base's on the same images.
     sources: dict[str, CellConfig] = {}
     for other in cells:
         if other.data is not None:

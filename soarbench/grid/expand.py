@@ -14,8 +14,8 @@ from soarbench.config.settings import GridConfig, Settings, SuiteConfig
 from soarbench.config.stages import BASE, THEN, first_stage, stages
 from soarbench.evaluation.suites import PromptFile
 from soarbench.grid.cell import CellConfig
-from soarbench.grid.checkpoint_rule import LAST, problem_with
-from soarbench.grid.checks import check, reward_judge, reward_weights
+from soarbench.grid.checkpoint_rule import problem_with
+from soarbench.grid.checks import check, reward_judge, reward_mixture
 from soarbench.models.adapters import adapter_name
 from soarbench.store.artefact import Store
 
@@ -60,118 +60,52 @@ class Grid:
 def expand(arguments: Sequence[str]) -> Grid:
     """Make the grid of a command line; loads no model.
 
-    Raises:
-        ConfigError: No grid is named, or something in the configuration cannot work.
+    ``ConfigError`` where no grid is named, or something in the configuration cannot work.
     """
     overrides = parse_overrides(arguments)
     grid = grid_config(overrides)
-    if overrides.text("model.adapter") is not None:
-        return _anchors(grid, overrides, arguments)
-    methods = _with_first_stages(_selected("method", overrides, (BASE, *grid.methods), grid))
+    # Weights that others published are evaluated beside the base; nothing is trained.
+    is_published = overrides.text("model.adapter") is not None
+    if is_published and "method" in overrides.axes:
+        raise ConfigError(
+            "model.adapter evaluates published weights and trains nothing: leave method=... out"
+        )
+    methods = () if is_published else _trained_methods(grid, overrides)
     tasks = _selected("task", overrides, grid.tasks, grid)
-    # The base is evaluated for all tasks of the grid, whichever are selected, so that its cell is
-    # the same one.
-    pairs = [(BASE, task) for task in grid.tasks]
-    # A second stage is configured as that method is anywhere.
-    trained = dict.fromkeys(stages(method)[-1] for method in methods if method != BASE)
-    pairs += [(method, task) for task in tasks for method in trained]
-    composed = compose_pairs(pairs, overrides)
-    settings = {pair: composition.settings() for pair, composition in composed.items()}
-    for (method, _), of_pair in settings.items():
-        check(of_pair, method)
-    _check_rule(grid, {task: settings[BASE, task] for task in grid.tasks})
-    run = with_rates(settings[pairs[0]], settings.values())
+    settings = _settings(grid, overrides, methods, tasks)
+    bases = {task: settings[BASE, task] for task in grid.tasks}
+    if not is_published:
+        _check_rule(grid, bases)
+    run = _with_rates(bases[grid.tasks[0]], settings.values())
+    # Once: it reads the ends of all files of weights.
     digest = dataclasses.replace(run.model, adapter=None).weights_digest()
-    cells = [_base_cell([settings[BASE, task] for task in grid.tasks], digest)]
+    cells = [_base_cell(list(bases.values()), digest)]
+    if is_published:
+        cells += [_published_cell(bases[task], digest) for task in tasks]
+        # Without training the base is what everything is compared with.
+        run = dataclasses.replace(run, grid=dataclasses.replace(run.grid, baseline=BASE))
     for task in tasks:
         for seed in run.seeds:
             by_method: dict[str, CellConfig] = {}
             for method in methods:
-                if method != BASE:
-                    of_stage = settings[stages(method)[-1], task]
-                    parent = by_method.get(first_stage(method))
-                    by_method[method] = _trained_cell(of_stage, method, seed, digest, parent)
+                by_method[method] = _cell(
+                    settings[stages(method)[-1], task],
+                    method,
+                    digest=digest,
+                    seed=seed,
+                    parent=by_method.get(first_stage(method)),
+                )
             cells += by_method.values()
     return Grid(run, tuple(cells), tuple(arguments))
 
 
-def with_rates(run: Settings, others: Iterable[Settings]) -> Settings:
-    """Settings that know the speed of every method: a method's own YAML may state it."""
-    rates = run.budget.rates
-    known = [other.budget.rates.seconds_per_step for other in others]
-    steps = {name: seconds for one in known for name, seconds in one.items()}
-    budget = dataclasses.replace(
-        run.budget, rates=dataclasses.replace(rates, seconds_per_step=steps)
-    )
-    return dataclasses.replace(run, budget=budget)
-
-
-def _anchors(grid: GridConfig, overrides: Overrides, arguments: Sequence[str]) -> Grid:
-    """The base, and beside it weights that others published; nothing is trained."""
-    if "method" in overrides.axes:
-        raise ConfigError(
-            "model.adapter evaluates published weights and trains nothing: leave method=... out"
-        )
-    tasks = _selected("task", overrides, grid.tasks, grid)
-    pairs = [(BASE, task) for task in grid.tasks]
-    composed = compose_pairs(pairs, overrides)
-    settings = {task: composition.settings() for (_, task), composition in composed.items()}
-    for setting in settings.values():
-        check(setting, BASE)
-    run = settings[grid.tasks[0]]
-    digest = dataclasses.replace(run.model, adapter=None).weights_digest()
-    cells = [_base_cell(list(settings.values()), digest)]
-    cells += [_anchor_cell(settings[task], digest) for task in tasks]
-    # Without training the base is what everything is compared with.
-    run = dataclasses.replace(run, grid=dataclasses.replace(run.grid, baseline=BASE))
-    return Grid(run, tuple(cells), tuple(arguments))
-
-
-def _anchor_cell(settings: Settings, digest: str) -> CellConfig:
-    """Published weights in one task."""
-    assert settings.model.adapter is not None
-    suites = {suite.name: suite for suite in settings.suites.values()}
-    source = settings.model.adapter
-    return dataclasses.replace(
-        _cell(settings, BASE, 0, digest, suites),
-        method_name=adapter_name(source),
-        task=settings.task,
-        model=settings.model,
-        weights_digest=settings.model.weights_digest(),
-    )
-
-
-def _with_first_stages(methods: Sequence[str]) -> tuple[str, ...]:
+def _trained_methods(grid: GridConfig, overrides: Overrides) -> tuple[str, ...]:
     """The methods, each after the one whose weights it starts from."""
     chains: dict[str, None] = {}
-    for method in methods:
+    for method in _selected("method", overrides, (BASE, *grid.methods), grid):
         parts = stages(method)
         chains |= dict.fromkeys(THEN.join(parts[:count]) for count in range(1, len(parts) + 1))
-    return tuple(chains)
-
-
-def _check_rule(grid: GridConfig, settings: Mapping[str, Settings]) -> None:
-    """Refuse a rule for checkpoints that a task of the grid cannot honour.
-
-    Raises:
-        ConfigError: Says why.
-    """
-    if grid.checkpoint_rule == LAST:
-        return
-    judged, trained = {}, {}
-    for task, setting in settings.items():
-        judged[task] = {name for suite in setting.suites.values() for name in suite.judges}
-        rewards = {reward_judge(name) for name in reward_weights(setting)}
-        trained[task] = rewards | set(setting.data.select_by)
-    oracles = {
-        name
-        for setting in settings.values()
-        for name, judge in setting.judge.items()
-        if judge.is_oracle
-    }
-    problem = problem_with(grid.checkpoint_rule, judged, trained, oracles)
-    if problem is not None:
-        raise ConfigError(problem)
+    return tuple(method for method in chains if method != BASE)
 
 
 def _selected(
@@ -188,45 +122,87 @@ def _selected(
     return tuple(name for name in available if name in chosen)
 
 
+def _settings(
+    grid: GridConfig, overrides: Overrides, methods: Sequence[str], tasks: Sequence[str]
+) -> dict[tuple[str, str], Settings]:
+    # The base is evaluated for all tasks of the grid, whichever are selected, so that its cell is
+    # the same one.
+    pairs = [(BASE, task) for task in grid.tasks]
+    # A second stage is configured as that method is anywhere.
+    trained = dict.fromkeys(stages(method)[-1] for method in methods)
+    pairs += [(method, task) for task in tasks for method in trained]
+    composed = compose_pairs(pairs, overrides)
+    settings = {pair: composition.settings() for pair, composition in composed.items()}
+    for (method, _), of_pair in settings.items():
+        check(of_pair, method)
+    return settings
+
+
+def _check_rule(grid: GridConfig, settings: Mapping[str, Settings]) -> None:
+    judged, trained, oracles = {}, {}, set[str]()
+    for task, setting in settings.items():
+        judged[task] = {name for suite in setting.suites.values() for name in suite.judges}
+        rewards = {reward_judge(name) for name in reward_mixture(setting.reward)}
+        trained[task] = rewards | set(setting.data.select_by)
+        oracles |= {name for name, judge in setting.judge.items() if judge.is_oracle}
+    problem = problem_with(grid.checkpoint_rule, judged, trained, oracles)
+    if problem is not None:
+        raise ConfigError(problem)
+
+
+def _with_rates(run: Settings, others: Iterable[Settings]) -> Settings:
+    """Settings that know the speed of every method: a method's own YAML may state it."""
+    known = [other.budget.rates.seconds_per_step for other in others]
+    steps = {name: seconds for one in known for name, seconds in one.items()}
+    rates = dataclasses.replace(run.budget.rates, seconds_per_step=steps)
+    return dataclasses.replace(run, budget=dataclasses.replace(run.budget, rates=rates))
+
+
 def _base_cell(settings: Sequence[Settings], digest: str) -> CellConfig:
     """The base model, evaluated on every suite of every task by every judge of the suite."""
     suites: dict[str, SuiteConfig] = {}
     for suite in (suite for setting in settings for suite in setting.suites.values()):
         other = suites.get(suite.name, suite)
-        if (other.images_per_prompt, other.max_prompts) != (
-            suite.images_per_prompt,
-            suite.max_prompts,
-        ):
+        if len({(one.images_per_prompt, one.max_prompts) for one in (suite, other)}) > 1:
             raise ConfigError(
                 f"suite {suite.name!r} has different sizes in different tasks; set suites.*."
                 "images_per_prompt and max_prompts alike, since the base is evaluated once"
             )
         judges = tuple(dict.fromkeys((*other.judges, *suite.judges)))
         suites[suite.name] = dataclasses.replace(suite, judges=judges)
-    return _cell(settings[0], BASE, 0, digest, suites)
+    return _cell(settings[0], BASE, digest=digest, suites=suites.values())
 
 
-def _trained_cell(
-    settings: Settings, method: str, seed: int, digest: str, parent: CellConfig | None
-) -> CellConfig:
-    suites = {suite.name: suite for suite in settings.suites.values()}
-    cell = _cell(settings, method, seed, digest, suites)
-    if parent is None:
-        return cell
-    return dataclasses.replace(cell, parent=parent)
+def _published_cell(settings: Settings, digest: str) -> CellConfig:
+    assert settings.model.adapter is not None
+    return dataclasses.replace(
+        _cell(settings, BASE, digest=digest),
+        method_name=adapter_name(settings.model.adapter),
+        task=settings.task,
+        model=settings.model,
+        weights_digest=settings.model.weights_digest(),
+    )
 
 
 def _cell(
-    settings: Settings, method: str, seed: int, digest: str, suites: Mapping[str, SuiteConfig]
+    settings: Settings,
+    method: str,
+    *,
+    digest: str,
+    seed: int = 0,
+    suites: Iterable[SuiteConfig] | None = None,
+    parent: CellConfig | None = None,
 ) -> CellConfig:
+    """A cell, whose judges are those that somebody asks; None: the task's own suites."""
     is_base = method == BASE
+    evaluated = list(settings.suites.values() if suites is None else suites)
     uses_reward = settings.method is not None and settings.method.needs_reward
-    rewards = reward_weights(settings) if uses_reward else {}
-    judges = {name for suite in suites.values() for name in suite.judges}
-    judges |= {reward_judge(name) for name in rewards} & set(settings.judge)
-    if not is_base:
-        # Rows may come with a score that no judge gives.
-        judges |= set(settings.data.select_by) & set(settings.judge)
+    rewards = reward_mixture(settings.reward) if uses_reward else {}
+    judges = {name for suite in evaluated for name in suite.judges}
+    # A reward may be a user's function, and rows may come with a score that no judge gives.
+    others = {reward_judge(name) for name in rewards}
+    others |= set() if is_base else set(settings.data.select_by)
+    judges |= others & set(settings.judge)
     return CellConfig(
         grid=settings.grid.name,
         method_name=method,
@@ -239,11 +215,13 @@ def _cell(
         training=settings.training,
         data=None if is_base else settings.data.with_content(),
         rewards=rewards,
-        suites={name: with_digest(suite) for name, suite in suites.items()},
+        suites={suite.name: with_digest(suite) for suite in evaluated},
+        # Training starts from the base, whatever is evaluated beside it.
         model=dataclasses.replace(settings.model, adapter=None),
         sampling=settings.sampling,
         judges={name: settings.judge[name] for name in sorted(judges)},
         weights_digest=digest,
+        parent=parent,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -12,51 +12,44 @@ from evaluators.base import Evaluator
 from soarbench.common.code import digests
 from soarbench.common.progress import GridProgress, Key, Stage
 from soarbench.config.run import RatesConfig
+from soarbench.config.settings import SuiteConfig
 from soarbench.diagnostics.measured import Measured
 from soarbench.evaluation.drawing import Draw
-from soarbench.grid.addresses import Source
+from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.store.artefact import Artefact, Store
 
 if TYPE_CHECKING:
     from soarbench.tracking.tracker import Tracker
 
+OnStep = Callable[[int, str], None]
+"""Told the optimiser step that was done, and a note for the progress bar."""
+
 
 class Workbench(Protocol):
     """The heavy half: loaded models, rows and judges of a process (``jobs.workbench``)."""
 
+    # A protocol, so that listing jobs imports none of it: that takes 7 s, a whole dry run 1.3 s.
+
     def prepare(self, jobs: Sequence[Job]) -> None:
         """Load and try everything that jobs depend on, so that faults show before they start."""
-        ...
 
     def train(self, cell: CellConfig, on_step: OnStep) -> Mapping[str, float]:
         """Train to the end, from the last checkpoint on, and leave snapshots; what it cost."""
-        ...
 
     def drawer(self, cell: CellConfig, step: int) -> Draw:
         """What draws images with the weights of a step."""
-        ...
 
     def evaluator(self, cell: CellConfig, judge: str) -> Evaluator:
         """A cell's judge by its name."""
-        ...
 
     def scheduler_facts(self, cell: CellConfig) -> Mapping[str, object]:
         """The sampler's class and shift, for the fingerprint."""
-        ...
 
     def probe(
         self, cell: CellConfig, source: CellConfig, step: int, *, with_paths: bool
     ) -> Measured:
         """Measure a step's weights along held-out images of the data of ``source``."""
-        ...
-
-
-class OnStep(Protocol):
-    """Told the optimiser step that was done, and a note for the progress bar."""
-
-    def __call__(self, step: int, note: str, /) -> None:
-        """A step was done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +57,8 @@ class Context:
     """What a job works with in the process that runs it.
 
     Attributes:
-        store: Where artefacts are.
         workbench: Loads what is needed, when it is first needed.
         tracker: MLflow, or nothing.
-        progress: Counts.
     """
 
     store: Store
@@ -89,7 +80,7 @@ class Job(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def source(self) -> Source:
+    def source(self) -> addresses.Source:
         """The artefact that is made, and from what."""
 
     @property
@@ -107,23 +98,17 @@ class Job(abc.ABC):
         """Addresses that must be whole before this can start."""
         return self.source.inputs
 
-    @property
-    @abc.abstractmethod
-    def title(self) -> str:
-        """What is being done, for people."""
-
-    @property
-    def code(self) -> tuple[str, ...]:
-        """Modules that determine the result, beside the settings."""
-        return ()
-
     @abc.abstractmethod
     def is_done(self, store: Store) -> bool:
         """Whether nothing is left to do."""
 
-    @abc.abstractmethod
     def seconds(self, store: Store, rates: RatesConfig) -> float:
         """Estimated seconds of what is left."""
+        return 0.0 if self.is_done(store) else self._seconds_left(store, rates)
+
+    @abc.abstractmethod
+    def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
+        """Of a job that is not done."""
 
     @abc.abstractmethod
     def run(self, context: Context) -> None:
@@ -139,15 +124,33 @@ class Job(abc.ABC):
         return "begun" if artefact.exists else "to do"
 
     @contextlib.contextmanager
-    def begun(self, context: Context, total: int) -> Iterator[tuple[Artefact, Stage]]:
-        """Hold the artefact, and show the work on it.
+    def begun(
+        self, context: Context, what: str, total: int, code: Iterable[str]
+    ) -> Iterator[tuple[Artefact, Stage]]:
+        """Hold the artefact, and show the work on its ``total`` parts.
 
-        Args:
-            context: Of the process.
-            total: Parts that progress counts.
+        ``code`` names the modules that determine the result, beside the settings.
         """
-        artefact = context.store.artefact(self.address)
-        with artefact.held(), context.progress.stage(self.key, self.title, total) as stage:
-            artefact.begin(self.source.content, self.source.inputs, digests(self.code))
+        artefact, title = context.store.artefact(self.address), f"{self.cell.label}: {what}"
+        with artefact.held(), context.progress.stage(self.key, title, total) as stage:
+            artefact.begin(self.source.content, self.source.inputs, digests(code))
             yield artefact, stage
+        # Not before: a kill in between would leave a failed artefact without a reason.
         artefact.error_path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteJob(Job):
+    """Work on the images of a suite.
+
+    Attributes:
+        step: Of training; 0 is the base model.
+        suite: Whose prompts.
+    """
+
+    step: int
+    suite: SuiteConfig
+
+    def images(self, store: Store) -> Artefact:
+        """The images themselves."""
+        return store.artefact(addresses.images(self.cell, self.step, self.suite).address)

@@ -1,9 +1,13 @@
-"""The jobs of a grid, in the order in which one process would do them."""
+"""The jobs of a grid, in the order in which one process would do them, and stale ones of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 
+from soarbench.common.code import changed
+from soarbench.common.errors import UserError
+from soarbench.config.run import Stale
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.description import describe, followed
 from soarbench.jobs.base import Job
@@ -12,64 +16,76 @@ from soarbench.jobs.judge import Judge
 from soarbench.jobs.log import Log, LogDiagnostics
 from soarbench.jobs.probe import ImageStatistics, Paths
 from soarbench.jobs.train import Train
+from soarbench.store.artefact import Store
 
 
 def grid_jobs(cells: Sequence[CellConfig], *, diagnostics: bool) -> list[Job]:
-    """Every job of some cells: cell by cell to its log, then what looks for signs of gaming.
-
-    Args:
-        cells: Of a grid, a first stage before its second.
-        diagnostics: Whether cells are probed, too.
-    """
-    measured: list[Job] = [job for cell in cells for job in cell_jobs(cell, cells)]
-    probed = [job for cell in cells for job in probe_jobs(cell, cells)] if diagnostics else []
-    return list(_once([*measured, *probed]))
+    """Every job of a grid's cells: cell by cell to its log, then what looks for signs of gaming."""
+    jobs = [job for cell in cells for job in cell_jobs(cell, cells)]
+    if diagnostics:
+        jobs += [job for cell in cells for job in _probe_jobs(cell, cells)]
+    # Cells may share what they name; the first one makes it. A part of a suite is a job of its own.
+    once: dict[object, Job] = {}
+    for job in jobs:
+        once.setdefault((job.key, getattr(job, "suite", None)), job)
+    return list(once.values())
 
 
 def cell_jobs(cell: CellConfig, cells: Sequence[CellConfig]) -> list[Job]:
     """From training to the log."""
     training: list[Job] = [] if cell.training is None else [Train(cell=cell)]
-    # All suites of a step are drawn with weights that are loaded once.
-    drawing = [
-        Draw(cell=cell, step=step, suite=suite)
-        for step in cell.steps
-        for suite in cell.suites.values()
-    ]
+    parts = list(itertools.product(cell.steps, cell.suites.values()))
+    # All suites of a step follow each other, and are drawn with weights that are loaded once.
+    drawing = [Draw(cell=cell, step=step, suite=suite) for step, suite in parts]
     judging = [
         Judge(cell=cell, step=step, suite=suite, judge=judge)
-        for step in cell.steps
-        for suite in cell.suites.values()
+        for step, suite in parts
         for judge in suite.judges
     ]
-    parts = tuple(job.address for job in (*training, *judging))
-    log = Log(cell=cell, description=describe(cell, cells), parts=parts)
+    logged = tuple(job.address for job in (*training, *judging))
+    log = Log(cell=cell, description=describe(cell, cells), parts=logged)
     return [*training, *drawing, *judging, log]
 
 
-def probe_jobs(cell: CellConfig, cells: Sequence[CellConfig]) -> list[Job]:
-    """What looks for signs of gaming, and its log."""
-    statistics = [
-        ImageStatistics(cell=cell, step=step, suite=suite)
-        for step in cell.steps
-        for suite in cell.suites.values()
-    ]
+def _probe_jobs(cell: CellConfig, cells: Sequence[CellConfig]) -> list[Job]:
+    parts = itertools.product(cell.steps, cell.suites.values())
+    statistics = [ImageStatistics(cell=cell, step=step, suite=suite) for step, suite in parts]
     paths = [Paths(cell=cell, data_of=source) for source in followed(cell, cells)]
-    parts = tuple(job.address for job in (*statistics, *paths))
-    log = LogDiagnostics(cell=cell, description=describe(cell, cells), parts=parts)
+    logged = tuple(job.address for job in (*statistics, *paths))
+    log = LogDiagnostics(cell=cell, description=describe(cell, cells), parts=logged)
     return [*statistics, *paths, log]
-
-
-def _once(jobs: Iterable[Job]) -> Iterator[Job]:
-    """Each job of a kind on an artefact a single time: cells may share what they name."""
-    seen: set[tuple[str, str, object]] = set()
-    for job in jobs:
-        key = (*job.key, getattr(job, "suite", None))
-        if key not in seen:
-            seen.add(key)
-            yield job
 
 
 def waiting_on(job: Job, jobs: Sequence[Job]) -> list[str]:
     """Addresses that a job waits for and that a job of the list makes."""
     planned = {other.address for other in jobs if other is not job}
     return [address for address in job.waits_for if address in planned]
+
+
+def settle(jobs: Sequence[Job], store: Store, choice: Stale) -> list[str]:
+    """Do with stale artefacts as ``stale=`` says. -> Lines to be shown.
+
+    ``UserError`` where there are some, and ``refuse`` was chosen.
+    """
+    # Finished cells of other code were reused without a word: one seed of a mean was trained with
+    # a loss a hundred times the other's.
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for job in jobs:
+        record = store.artefact(job.address).record()
+        if record is not None and (modules := changed(record.code)):
+            groups.setdefault((job.kind, tuple(modules)), []).append(job.address)
+    lines = [
+        f"{len(addresses)} results of {kind!r} were made by other code of {', '.join(modules)} "
+        f"than today's, e.g. {addresses[0]}"
+        for (kind, modules), addresses in groups.items()
+    ]
+    if lines and choice == "refuse":
+        raise UserError(
+            f"{lines[0]}; stale=rerun makes them again, stale=warn takes them as they are"
+        )
+    if lines and choice == "rerun":
+        stale = (address for addresses in groups.values() for address in addresses)
+        # What was made from them goes, too.
+        gone = {address for one in stale for address in store.discard(one)}
+        return [f"{line}; made again" for line in lines] + [f"{len(gone)} artefacts were removed"]
+    return [f"{line}; stale=rerun makes them again" for line in lines]

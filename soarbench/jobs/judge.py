@@ -9,33 +9,27 @@ from evaluators.base import JudgeConfig
 from soarbench.common.code import code_of
 from soarbench.common.files import read_json
 from soarbench.config.run import RatesConfig
-from soarbench.config.settings import SuiteConfig
 from soarbench.evaluation.drawing import sampler_path
-from soarbench.evaluation.judging import aggregated, judge_files
+from soarbench.evaluation.judging import judge_files
 from soarbench.evaluation.protocol import fingerprint, image_facts, judge_facts
 from soarbench.evaluation.rows import ScoreRows
 from soarbench.evaluation.selection import sample_files, suite_images
 from soarbench.grid import addresses
-from soarbench.grid.addresses import Source
-from soarbench.jobs.base import Context, Job
+from soarbench.jobs.base import Context, SuiteJob
 from soarbench.jobs.draw import extent_of
 from soarbench.store.artefact import Store
 from soarbench.store.judged import ScoresFolder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge(Job):
+class Judge(SuiteJob):
     """Scores the images that have no score yet.
 
     Attributes:
-        step: Of training; 0 is the base model.
-        suite: Whose images.
         judge: Its name in the cell.
     """
 
     kind: ClassVar[str] = "judge"
-    step: int
-    suite: SuiteConfig
     judge: str
 
     @property
@@ -44,44 +38,33 @@ class Judge(Job):
         return self.cell.judges[self.judge]
 
     @property
-    def source(self) -> Source:
+    def source(self) -> addresses.Source:
         """The scores."""
         return addresses.scores(self.cell, self.step, self.suite, self.judge)
 
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"{self.cell.label}: judge {self.suite.name} at step {self.step} by {self.judge}"
-
-    @property
-    def code(self) -> tuple[str, ...]:
-        """The judge's own modules."""
-        return code_of(self.config)
-
     def is_done(self, store: Store) -> bool:
         """Whether every image of this part of the suite has a row, and the part a summary."""
+        # Not whether a larger part covers it: the summary is of this very part.
         return store.artefact(self.address).has(extent_of(self.suite))
 
-    def seconds(self, store: Store, rates: RatesConfig) -> float:
-        """Of the images that are left."""
-        if self.is_done(store):
-            return 0.0
+    def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
         done = ScoreRows(store.artefact(self.address).root).count()
         missing = max(len(suite_images(self.suite)) - done, 0)
         return missing * rates.seconds_per_score.get(self.judge, 0.0)
 
     def run(self, context: Context) -> None:
         """Score what is missing, then note that this part of the suite is whole."""
-        drawn = context.store.artefact(addresses.images(self.cell, self.step, self.suite).address)
-        files = sample_files(self.suite, drawn.root)
-        with self.begun(context, len(files)) as (artefact, stage):
+        drawn, extent = self.images(context.store).root, extent_of(self.suite)
+        files = sample_files(self.suite, drawn)
+        what = f"judge {self.suite.name} at step {self.step} by {self.judge}"
+        with self.begun(context, what, len(files), code_of(self.config)) as (artefact, stage):
             evaluator = context.workbench.evaluator(self.cell, self.judge)
-            sampler = read_json(sampler_path(drawn.root))
+            sampler = read_json(sampler_path(drawn))
             drawing = image_facts(self.suite, self.cell.model, self.cell.sampling, sampler)
             facts = {**drawing, **judge_facts(evaluator)}
             scores = ScoresFolder(artefact.root)
             scores.write_protocol(facts, self.config.facts())
-            judge_files(
+            numbers = judge_files(
                 evaluator,
                 files,
                 scores.rows,
@@ -89,7 +72,6 @@ class Judge(Job):
                 largest=self.cell.model.resolution**2,
                 progress=stage,
             )
-            numbers = aggregated(evaluator, files, scores.rows)
-            prompt_ids = [file.prompt_id for file in files]
-            scores.write_summary(extent_of(self.suite), numbers, prompt_ids)
-            artefact.add_extent(extent_of(self.suite))
+            scores.write_summary(extent, numbers, [file.prompt_id for file in files])
+            # Last: whoever finds the part noted, finds its rows and its summary.
+            artefact.add_extent(extent)

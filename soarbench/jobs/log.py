@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
 from soarbench.config.run import RatesConfig
 from soarbench.grid.addresses import Source, digest
 from soarbench.grid.description import cell_record
 from soarbench.jobs.base import Context, Job
 from soarbench.store.artefact import Store
-from soarbench.store.cell_record import State
+from soarbench.store.cell_record import CellRecord
 
 if TYPE_CHECKING:
     from soarbench.store.cells import Cell
@@ -40,44 +42,46 @@ class Log(Job):
         )
 
     @property
-    def title(self) -> str:
-        """For people."""
-        return f"{self.cell.label}: {self.kind}"
-
-    @property
     def digest(self) -> str:
-        """Of what is logged: another judge or image makes it another, other words do not."""
+        """Of what is logged: another judge or image makes it another."""
+        # The whole configuration is left out: other words or a larger batch change no number.
         names = {key: value for key, value in self.description.items() if key != "config"}
         return digest({"description": names, "parts": self.parts})
+
+    def record(self, store: Store) -> CellRecord:
+        """Where the grid keeps how far the cell is."""
+        return cell_record(store, self.description)
 
     def described(self, store: Store) -> Cell:
         """The cell as it is stored."""
         # A dry run lists this job, and needs no statistics.
         from soarbench.store.cells import stored_cell
 
-        return stored_cell(store, self.description, cell_record(store, self.description))
+        return stored_cell(store, self.description, self.record(store))
 
     def is_done(self, store: Store) -> bool:
         """Whether this very description was logged."""
-        status = cell_record(store, self.description).status()
+        status = self.record(store).status()
         return status is not None and status.state == "finished" and status.logged == self.digest
 
     def state(self, store: Store) -> str:
-        """As of any job; the record knows why a cell failed."""
-        status = cell_record(store, self.description).status()
+        """As of any job."""
         if self.is_done(store):
             return "done"
-        names: Mapping[State, str] = {"failed": "failed", "running": "begun", "finished": "to do"}
-        return "to do" if status is None else names[status.state]
+        # Asked of the record: an artefact of its own the log has not. What was finished by another
+        # description is logged again.
+        status = self.record(store).status()
+        states: dict[str, str] = {"failed": "failed", "running": "begun"}
+        return "to do" if status is None else states.get(status.state, "to do")
 
-    def seconds(self, store: Store, rates: RatesConfig) -> float:
-        """The fixed cost of a cell."""
-        return 0.0 if self.is_done(store) else rates.cell_seconds
+    @override
+    def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
+        return rates.cell_seconds
 
     def run(self, context: Context) -> None:
         """Log, and note that it was done."""
-        record = cell_record(context.store, self.description)
-        with context.progress.stage(self.key, self.title, 1):
+        record = self.record(context.store)
+        with context.progress.stage(self.key, f"{self.cell.label}: {self.kind}", 1):
             run_id = context.tracker.log_cell(self.described(context.store))
         record.update_status(
             state="finished", reason=None, mlflow_run_id=run_id, logged=self.digest
@@ -98,16 +102,16 @@ class LogDiagnostics(Log):
 
     def is_done(self, store: Store) -> bool:
         """Whether these probes were logged."""
-        status = cell_record(store, self.description).status()
+        status = self.record(store).status()
         return status is not None and status.diagnosed == self.digest
 
-    def seconds(self, store: Store, rates: RatesConfig) -> float:  # noqa: ARG002 (too short to matter)
-        """Next to nothing."""
+    @override
+    def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
+        # Too short to matter.
         return 0.0
 
     def run(self, context: Context) -> None:
         """Log, and note that it was done."""
-        record = cell_record(context.store, self.description)
-        with context.progress.stage(self.key, self.title, 1):
+        with context.progress.stage(self.key, f"{self.cell.label}: {self.kind}", 1):
             context.tracker.log_diagnostics(self.described(context.store))
-        record.update_status(diagnosed=self.digest)
+        self.record(context.store).update_status(diagnosed=self.digest)

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from PIL import Image
+from typing_extensions import override
 
 from soarbench.common.code import code_of
 from soarbench.common.files import write_atomically
 from soarbench.config.run import RatesConfig
-from soarbench.config.settings import SuiteConfig
 from soarbench.diagnostics.settings import PROBE_SETTINGS
 from soarbench.evaluation.drawing import image_path
 from soarbench.evaluation.selection import suite_images
 from soarbench.grid import addresses
-from soarbench.grid.addresses import Source
 from soarbench.grid.cell import CellConfig
-from soarbench.jobs.base import Context, Job
+from soarbench.jobs.base import Context, Job, SuiteJob
 from soarbench.store.artefact import Artefact, Store
-from soarbench.store.probes import ProbeFolder, Table
+from soarbench.store.tables import ProbeFolder, Table
 
 #: On two cores, in the laboratory; progress corrects them as it goes.
 _SECONDS_PER_IMAGE, _SECONDS_PER_PATHS = 0.003, 12.0
-Values = Sequence[Mapping[str, object]]
+Row = Mapping[str, object]
 
 
-def _write(artefact: Artefact, name: Table, rows: Values) -> None:
+def _write(artefact: Artefact, name: Table, rows: Sequence[Row]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -37,66 +38,47 @@ def _write(artefact: Artefact, name: Table, rows: Values) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageStatistics(Job):
-    """Measures every image of a suite, and the diversity within each prompt.
-
-    Attributes:
-        step: Of training; 0 is the base model.
-        suite: Whose images.
-    """
+class ImageStatistics(SuiteJob):
+    """Measures every image of a suite, and the diversity within each prompt."""
 
     kind: ClassVar[str] = "statistics"
-    step: int
-    suite: SuiteConfig
 
     @property
-    def source(self) -> Source:
+    def source(self) -> addresses.Source:
         """The statistics."""
         return addresses.image_statistics(self.cell, self.step, self.suite)
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"{self.cell.label}: statistics of {self.suite.name} at step {self.step}"
-
-    @property
-    def code(self) -> tuple[str, ...]:
-        """What measures."""
-        return ("soarbench.diagnostics.image_statistics",)
 
     def is_done(self, store: Store) -> bool:
         """Whether the table is there."""
         return ProbeFolder(store.artefact(self.address).root).path("images").is_file()
 
-    def seconds(self, store: Store, rates: RatesConfig) -> float:  # noqa: ARG002 (no rate of its own)
-        """Of all images, since the table is written whole."""
-        return 0.0 if self.is_done(store) else _SECONDS_PER_IMAGE * len(suite_images(self.suite))
+    @override
+    def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
+        # Of all images, since the table is written whole.
+        return _SECONDS_PER_IMAGE * len(suite_images(self.suite))
 
     def run(self, context: Context) -> None:
         """Measure the images prompt by prompt."""
-        drawn = context.store.artefact(addresses.images(self.cell, self.step, self.suite).address)
-        indices: dict[str, list[int]] = {}
-        for item, index in suite_images(self.suite):
-            indices.setdefault(item.prompt_id, []).append(index)
-        total = sum(len(own) for own in indices.values())
-        rows: list[Mapping[str, object]] = []
-        with self.begun(context, total) as (artefact, stage):
-            for prompt_id, own in indices.items():
-                rows += _image_rows(drawn, prompt_id, own)
+        root, pairs = self.images(context.store).root, suite_images(self.suite)
+        rows: list[Row] = []
+        what = f"statistics of {self.suite.name} at step {self.step}"
+        code = ["soarbench.diagnostics.image_statistics"]
+        with self.begun(context, what, len(pairs), code) as (artefact, stage):
+            for prompt_id, group in itertools.groupby(pairs, lambda pair: pair[0].prompt_id):
+                own = [index for _, index in group]
+                rows += _image_rows(root, prompt_id, own)
                 stage.advance(len(own))
             _write(artefact, "images", rows)
 
 
-def _image_rows(
-    drawn: Artefact, prompt_id: str, indices: Sequence[int]
-) -> Iterator[Mapping[str, object]]:
+def _image_rows(root: Path, prompt_id: str, indices: Sequence[int]) -> Iterator[Row]:
     """Columns of ``ProbeFolder``'s ``images``, of one prompt."""
     # Imports scipy, which a dry run needs not.
     from soarbench.diagnostics.image_statistics import STATISTICS, diversity, pixels_of
 
     pictures = []
     for index in indices:
-        with Image.open(image_path(drawn.root, prompt_id, index)) as file:
+        with Image.open(image_path(root, prompt_id, index)) as file:
             pictures.append(file.convert("RGB"))
     apart = diversity(pictures) if len(pictures) > 1 else None
     for index, image in zip(indices, pictures, strict=True):
@@ -121,40 +103,34 @@ class Paths(Job):
     data_of: CellConfig
 
     @property
-    def source(self) -> Source:
+    def source(self) -> addresses.Source:
         """The paths."""
         return addresses.path_probe(self.cell, self.data_of, PROBE_SETTINGS)
 
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"{self.cell.label}: paths of {self.data_of.task_name} images"
-
-    @property
-    def code(self) -> tuple[str, ...]:
-        """What measures, and the model family."""
-        own = ("soarbench.diagnostics.probes", "soarbench.diagnostics.trajectories")
-        return (*own, *code_of(self.cell.model))
-
     def is_done(self, store: Store) -> bool:
-        """Whether both tables are there; the norms are written last."""
+        """Whether both tables are there."""
+        # The norms are written last.
         return ProbeFolder(store.artefact(self.address).root).path("norms").is_file()
 
-    def seconds(self, store: Store, rates: RatesConfig) -> float:  # noqa: ARG002 (no rate of its own)
-        """Of all steps, since the tables are written whole."""
-        return 0.0 if self.is_done(store) else _SECONDS_PER_PATHS
+    @override
+    def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
+        # Of all steps, since the tables are written whole.
+        return _SECONDS_PER_PATHS
 
     def run(self, context: Context) -> None:
         """Measure every step's velocities, and the last step's paths."""
-        norms: list[Mapping[str, object]] = []
-        with self.begun(context, len(self.cell.steps)) as (artefact, stage):
-            for step in self.cell.steps:
-                is_last = step == self.cell.steps[-1]
+        norms: list[Row] = []
+        steps, last = self.cell.steps, self.cell.steps[-1]
+        what = f"paths of {self.data_of.task_name} images"
+        own = ["soarbench.diagnostics.probes", "soarbench.diagnostics.trajectories"]
+        code = [*own, *code_of(self.cell.model)]
+        with self.begun(context, what, len(steps), code) as (artefact, stage):
+            for step in steps:
                 measured = context.workbench.probe(
-                    self.cell, self.data_of, step, with_paths=is_last
+                    self.cell, self.data_of, step, with_paths=step == last
                 )
                 norms += [{"step": step, **row} for row in measured.norms]
-                if is_last:
+                if step == last:
                     _write(artefact, "deviations", [{"step": step, **r} for r in measured.paths])
                 stage.advance()
             _write(artefact, "norms", norms)

@@ -11,21 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 
-from evaluators.base import EvaluatorError, JudgeConfig
+from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
 from evaluators.samples import SampleFile
 from soarbench.common.code import code_of, digests
 from soarbench.common.errors import UserError
 from soarbench.common.files import write_json
 from soarbench.common.progress import console_pace
-from soarbench.evaluation.judging import aggregated, judge_files
+from soarbench.evaluation.judging import judge_files
 from soarbench.evaluation.protocol import fingerprint, judge_facts
 from soarbench.evaluation.request import ScoreRequest
-from soarbench.evaluation.score_table import summary_table
 from soarbench.store.artefact import Artefact, Extent
 from soarbench.store.judged import ScoresFolder
 
 EXIT_UNSCORED = 3
+#: Of a folder all images are judged, however many a prompt has.
+_WHOLE = Extent(max_prompts=None, images_per_prompt=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +35,6 @@ class JudgedImages:
     """Images that others made, to be judged.
 
     Attributes:
-        request: The judges and where the results go.
-        files: The images.
         largest: Pixels of the largest one.
         prompts: Digest of the prompts.
     """
@@ -46,14 +46,10 @@ class JudgedImages:
 
 
 def score_all(images: JudgedImages, console: Console) -> int:
-    """Have every judge score the images, and print and store the summaries.
+    """Have every judge score the images. -> 0, or 3 when an image or a judge has no score.
 
-    Returns:
-        0, or 3 when an image or a judge has no score.
-
-    Raises:
-        UserError: The output folder holds something else, or no judge could be used.
-        EvaluatorError: A judge that the user named cannot be used.
+    ``UserError`` where the output holds something else or no judge could be used, and
+    ``EvaluatorError`` where one that the user named cannot be.
     """
     request = images.request
     summaries: dict[str, Mapping[str, object]] = {}
@@ -62,10 +58,12 @@ def score_all(images: JudgedImages, console: Console) -> int:
         try:
             summaries[name] = score_by(name, config, images, console)
         except EvaluatorError as error:
+            # One missing library or file of weights must not stop the suite's other judges.
             if request.is_chosen or len(request.judges) == 1:
                 raise
             skipped[name] = one_line(error)
             console.print(f"{name}: skipped: {skipped[name]}", highlight=False, markup=False)
+        # Judges follow each other on one GPU; the last one's weights may hang in a circle.
         gc.collect()
     return show_summaries(request.output, summaries, skipped, console)
 
@@ -76,25 +74,15 @@ def show_summaries(
     skipped: Mapping[str, str],
     console: Console,
 ) -> int:
-    """Store and print what judges came to.
+    """Store and print what judges came to. -> 0, or 3 when an image or a judge has no score.
 
-    Args:
-        output: Where ``summary.json`` goes, which ``compare`` reads.
-        summaries: By judge.
-        skipped: Judges that could not be used, and why.
-        console: Where the tables go.
-
-    Returns:
-        As ``score_all``.
-
-    Raises:
-        UserError: No judge could be used.
+    ``skipped`` says why judges could not be used; ``UserError`` where none could.
     """
     if not summaries:
         raise UserError("no judge could be used; run 'python -m soarbench doctor'")
     write_json(output / "summary.json", {"judges": summaries, "skipped": skipped})
     for name, summary in summaries.items():
-        console.print(summary_table(name, summary))
+        console.print(_summary_table(name, summary))
     console.print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
     has_gaps = skipped or any(summary["unscored"] for summary in summaries.values())
     return EXIT_UNSCORED if has_gaps else 0
@@ -105,68 +93,68 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def opened(
+    folder: ScoresFolder, config: JudgeConfig, content: Mapping[str, object], prompts: str | None
+) -> tuple[Evaluator, str]:
+    """A judge that has proved that it works, and the fingerprint of its protocol.
+
+    The folder keeps both, and the ``content`` of the request, as JSON gives it back.
+    ``EvaluatorError`` where the judge cannot be used here.
+    """
+    evaluator = config.build()
+    # Before a row is written: a detector with a wrong configuration gave GenEval 0.03, no error.
+    evaluator.check_canaries()
+    Artefact(folder.root).begin(content, (), digests(code_of(config)))
+    facts = {"prompts": prompts, **judge_facts(evaluator)}
+    folder.write_protocol(facts, config.facts())
+    return evaluator, fingerprint(facts)
+
+
 def score_by(
     name: str, config: JudgeConfig, images: JudgedImages, console: Console
 ) -> dict[str, object]:
-    """Have one judge score what it did not score before. -> Its summary.
-
-    Raises:
-        UserError: The output folder holds something else.
-        EvaluatorError: The judge cannot be used here.
-    """
-    folder = ScoresFolder(images.request.output / name)
-    artefact = Artefact(folder.root)
-    content = artefact.refuse_other(_content(config, images), "scores")
-    sha256 = {file.sample_id: _sha256(file.path) for file in images.files}
-    _refuse_changed(folder, images.files, sha256)
-    evaluator = config.build()
-    evaluator.check_canaries()
-    artefact.begin(content, (), digests(code_of(config)))
-    facts = {"prompts": images.prompts, **judge_facts(evaluator)}
-    folder.write_protocol(facts, config.facts())
-    progress = console_pace(console, name, len(images.files))
-    judge_files(
+    """Have one judge score what it did not score before. -> Its summary."""
+    request, files = images.request, images.files
+    folder = ScoresFolder(request.output / name)
+    names = [(file.sample_id, file.prompt_id, file.prompt) for file in files]
+    # What another launch with this output must want, too.
+    stated = {
+        "suite": request.suite.name,
+        "coverage": request.coverage,
+        "prompts": images.prompts,
+        "images": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
+        "judge": config.identity(),
+    }
+    content = Artefact(folder.root).refuse_other(stated, "scores")
+    sha256 = {file.sample_id: _sha256(file.path) for file in files}
+    _refuse_changed(folder, files, sha256)
+    evaluator, protocol = opened(folder, config, content, images.prompts)
+    numbers = judge_files(
         evaluator,
-        images.files,
+        files,
         folder.rows,
-        fingerprint=fingerprint(facts),
+        fingerprint=protocol,
         largest=images.largest,
-        progress=progress,
+        progress=console_pace(console, name, len(files)),
         sha256=sha256,
     )
-    numbers = aggregated(evaluator, images.files, folder.rows)
     folder.write_summary(_WHOLE, numbers, [])
     return summary_of(
         config,
-        suite=images.request.suite.name,
-        num_prompts=len({file.prompt_id for file in images.files}),
-        num_images=len(images.files),
-        coverage=images.request.coverage,
+        suite=request.suite.name,
+        num_prompts=len({file.prompt_id for file in files}),
+        num_images=len(files),
+        coverage=request.coverage,
         numbers=numbers,
         scores=name,
         extent=None,
     )
 
 
-#: Of a folder all images are judged, however many a prompt has.
-_WHOLE = Extent(max_prompts=None, images_per_prompt=0)
-
-
-def _content(config: JudgeConfig, images: JudgedImages) -> dict[str, object]:
-    """What another launch with this output must want, too."""
-    names = [(file.sample_id, file.prompt_id, file.prompt) for file in images.files]
-    return {
-        "suite": images.request.suite.name,
-        "coverage": images.request.coverage,
-        "prompts": images.prompts,
-        "images": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
-        "judge": config.identity(),
-    }
-
-
 def _refuse_changed(
     folder: ScoresFolder, files: Sequence[SampleFile], sha256: Mapping[str, str]
 ) -> None:
+    # Under the same names other images may lie by now, whose scores would mix with the old ones.
     paths = {file.sample_id: file.path for file in files}
     for row in folder.rows.read():
         name = str(row["sample_id"])
@@ -188,17 +176,10 @@ def summary_of(
     scores: str,
     extent: Extent | None,
 ) -> dict[str, object]:
-    """A judge's numbers with what describes them, as JSON values.
+    """A judge's own ``numbers`` with what describes them, as JSON values, for ``compare``.
 
-    Args:
-        config: The judge.
-        suite: Whose prompts.
-        num_prompts: Judged.
-        num_images: Judged.
-        coverage: ``exact`` or ``found``.
-        numbers: The judge's own summary.
-        scores: Where the rows are, seen from the output folder.
-        extent: Which of these rows; None: all.
+    ``scores`` is where the rows are, seen from the output folder; ``extent`` which of them, None
+    for all.
     """
     return {
         **config.facts(),
@@ -208,10 +189,36 @@ def summary_of(
         "num_images": num_images,
         "coverage": coverage,
         "unscored": int(numbers.get("unscored", 0)),
+        # JSON knows no nan.
         "numbers": {k: v if math.isfinite(v) else None for k, v in numbers.items()},
         "scores": scores,
         "extent": None if extent is None else vars(extent),
     }
+
+
+def _summary_table(name: str, summary: Mapping[str, object]) -> Table:
+    """A judge's numbers for people, each with its unit and scale."""
+    units, numbers, ends = summary["units"], summary["numbers"], summary["value_range"]
+    assert isinstance(units, Mapping)
+    assert isinstance(numbers, Mapping)
+    assert isinstance(ends, (list, tuple))
+    low, high = (float(end) for end in ends)
+    own, scale = str(summary["unit"]), f"{low:g}..{high:g}"
+    # The same PickScore is 22.3 in papers, 0.86 in training code and 0.226 as a cosine.
+    if math.isfinite(high - low) and scale not in own:
+        own = f"{own}, {scale}"
+    table = Table(title=f"{name}: {summary['num_images']} images, {summary['num_prompts']} prompts")
+    for heading in ("measure", "value", "unit and scale"):
+        table.add_column(heading, justify="right" if heading == "value" else "left")
+    for key, value in numbers.items():
+        if key == "unscored":
+            table.add_row(key, f"{value:.0f}", "images without a score")
+            continue
+        unit = str(units.get(key, own))
+        # A share in percent is read with one digit, any other number with four.
+        factor, digits = (100, 1) if unit.startswith("%") else (1, 4)
+        table.add_row(key, "-" if value is None else f"{factor * value:.{digits}f}", unit)
+    return table
 
 
 def _sha256(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import math
@@ -13,7 +12,6 @@ from rich.console import Console
 
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig, Sample
 from evaluators.images import ImageError
-from soarbench.common.code import code_of, digests
 from soarbench.common.errors import UserError
 from soarbench.common.files import make_writable, write_atomically
 from soarbench.common.progress import Pace
@@ -23,7 +21,7 @@ from soarbench.data.records import Record, caption_fault
 from soarbench.data.sources.jsonl import read_lines
 from soarbench.data.sources.source import KEY, records_of
 from soarbench.evaluation.judging import judge_samples
-from soarbench.evaluation.protocol import fingerprint, judge_facts
+from soarbench.jobs.score_images import one_line, opened
 from soarbench.store.artefact import Artefact
 from soarbench.store.judged import ScoresFolder
 
@@ -31,12 +29,7 @@ from soarbench.store.judged import ScoresFolder
 class SetScoring:
     """Scores every row of a set by one judge, and writes the rows with their scores.
 
-    Args:
-        data: The set.
-        judge: Its name in scores.
-        config: The judge.
-        output: JSON Lines that are written; ``OUTPUT.scores`` beside it keeps what was judged.
-        console: Where progress goes.
+    ``OUTPUT.scores``, beside the JSON Lines that are written, keeps what was judged.
     """
 
     def __init__(
@@ -48,39 +41,20 @@ class SetScoring:
         self.unusable = Unusable(data, output.with_name(f"{output.stem}.unusable.jsonl"))
 
     def run(self) -> None:
-        """Score what is not scored yet.
-
-        Raises:
-            UserError: The output holds something else, or an image cannot be used.
-            EvaluatorError: The judge cannot be used.
-        """
+        """Score what is not scored yet."""
         make_writable(self.output.parent, "output")
-        content = self._content()
+        contents = {"content": self.data.content, "judge": self.config.identity()}
+        # As JSON gives it back: tuples are lists there.
+        content: dict[str, object] = json.loads(json.dumps(contents))
         self._refuse_other(content)
         if self.output.is_file():
             self._say(f"{self.output} is finished; nothing is left to score")
             return
-        evaluator = self.config.build()
-        evaluator.check_canaries()
-        Artefact(self.folder.root).begin(content, (), digests(code_of(self.config)))
-        facts = {"prompts": self.data.content, **judge_facts(evaluator)}
-        self.folder.write_protocol(facts, self.config.facts())
-        self._judge(evaluator, fingerprint(facts))
-        self.folder.rows.finish([])
-        num_rows = self._write()
-        if not num_rows:
-            self.output.unlink()
-            raise UserError(f"data.path={self.data.path}: holds no rows")
+        self._judge(*opened(self.folder, self.config, content, self.data.content))
+        write_atomically(self.output, self._write)
         self._say(f"wrote {self.output}{self._hint()}")
 
-    def _content(self) -> dict[str, object]:
-        """What another launch with this output must want, too."""
-        content = {"content": self.data.content, "judge": self.config.identity()}
-        plain: dict[str, object] = json.loads(json.dumps(content))
-        return plain
-
     def _refuse_other(self, content: Mapping[str, object]) -> None:
-        """Make sure that an earlier launch with this output wanted the same."""
         record = Artefact(self.folder.root).record()
         if record is None and self.output.exists():
             raise UserError(f"output={self.output} exists already; choose another output")
@@ -90,27 +64,23 @@ class SetScoring:
                 "over, choose another output"
             )
 
-    def _judge(self, evaluator: Evaluator, of_protocol: str) -> None:
+    def _judge(self, evaluator: Evaluator, protocol: str) -> None:
         done = {str(row["sample_id"]) for row in self.folder.rows.read()}
+        # A streamed set does not know how many rows it has.
         progress = Pace(f"{self.judge}: scored images", None, self._say)
         if done:
             progress.skip(len(done))
             self._say(f"{self.judge}: {len(done)} rows were scored before")
-        judge_samples(
-            evaluator,
-            self._chunks(done),
-            self.folder.rows,
-            fingerprint=of_protocol,
-            progress=progress,
-        )
+        chunks = self._chunks(done)
+        judge_samples(evaluator, chunks, self.folder.rows, fingerprint=protocol, progress=progress)
+        self.folder.rows.finish([])
 
     def _chunks(self, done: set[str]) -> Iterator[list[Sample]]:
         """The rows that were not judged yet, as the judge sees them."""
         samples = (self._sample(record) for record in records_of(self.data))
-        usable = (
-            sample for sample in samples if sample is not None and sample.sample_id not in done
-        )
-        while chunk := list(itertools.islice(usable, CHUNK)):
+        unscored = (sample for sample in samples if sample and sample.sample_id not in done)
+        while chunk := list(itertools.islice(unscored, CHUNK)):
+            # Hours of judging come after this: a set with too many bad images ends before.
             self.unusable.check()
             yield chunk
         self.unusable.check()
@@ -126,23 +96,18 @@ class SetScoring:
             self.unusable.add(record.place, str(error))
             return None
 
-    def _write(self) -> int:
-        """Write every row with its score. -> How many."""
+    def _write(self, partial: Path) -> None:
+        """Write every row with its score; the output is there only if the set could be used."""
         scores = {str(row["sample_id"]): row for row in self.folder.rows.read()}
-        num_rows = 0
-
-        def write(partial: Path) -> None:
-            nonlocal num_rows
-            with partial.open("w", encoding="utf-8") as stream:
-                for record, row in self._rows():
-                    num_rows += 1
-                    value = self._value(record, scores)
-                    merged = {**row, "scores": dict(record.scores) | {self.judge: value}}
-                    stream.write(json.dumps(merged, ensure_ascii=False) + "\n")
-            self.unusable.check()
-
-        write_atomically(self.output, write)
-        return num_rows
+        with partial.open("w", encoding="utf-8") as stream:
+            for record, row in self._rows():
+                value = self._value(record, scores)
+                merged = {**row, "scores": dict(record.scores) | {self.judge: value}}
+                stream.write(json.dumps(merged, ensure_ascii=False) + "\n")
+        if not partial.stat().st_size:
+            partial.unlink()
+            raise UserError(f"data.path={self.data.path}: holds no rows")
+        self.unusable.check()
 
     def _value(self, record: Record, scores: Mapping[str, Mapping[str, object]]) -> float | None:
         """A record's score; None where there is none, which is listed."""
@@ -161,10 +126,10 @@ class SetScoring:
             for record in records_of(self.data):
                 yield record, {KEY: record.key, "caption": record.caption}
             return
+        # What else the user keeps in a row stays in it. All records, since data.scores leaves out
+        # those that it lacks, and the others would no longer match the lines.
         lines = read_lines(self.data.file())
-        for record, (_, row) in zip(
-            records_of(dataclasses.replace(self.data, scores=None)), lines, strict=True
-        ):
+        for record, (_, row) in zip(self.data.own_records(), lines, strict=True):
             yield record, row | {KEY: record.key}
 
     def _hint(self) -> str:
@@ -185,11 +150,10 @@ def score_set(
 ) -> int:
     """Score a set by a judge that proves first that it works.
 
-    Raises:
-        UserError: Something in the request, the set or the output cannot be used.
+    ``UserError`` where something in the request, the set or the output cannot be used.
     """
     try:
         SetScoring(data, name, config, output, console).run()
     except EvaluatorError as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(one_line(error)) from error
     return 0

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
-from baselines.loop.checkpoints import last_complete_checkpoint
+from baselines.loop.checkpoints import COMPLETE
 from soarbench.common.code import code_of
 from soarbench.common.files import write_json
 from soarbench.config.run import RatesConfig
 from soarbench.config.stages import stages
 from soarbench.grid import addresses
-from soarbench.grid.addresses import Source
 from soarbench.jobs.base import Context, Job
 from soarbench.store.artefact import Store
 from soarbench.store.training import TrainingFolder, write_training_table
@@ -24,47 +24,44 @@ class Train(Job):
     kind: ClassVar[str] = "train"
 
     @property
-    def source(self) -> Source:
+    def source(self) -> addresses.Source:
         """The training."""
         source = addresses.training(self.cell)
         assert source is not None, "the base model is not trained"
         return source
 
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"{self.cell.label}: train"
-
-    @property
-    def code(self) -> tuple[str, ...]:
-        """The method's own modules, those of its rewards, and a user's reward function."""
-        return code_of(self.cell.method, *self.cell.judges.values(), *self.cell.rewards)
-
     def is_done(self, store: Store) -> bool:
         """Whether training is over."""
         return TrainingFolder(store.artefact(self.address).root).is_whole
 
-    def seconds(self, store: Store, rates: RatesConfig) -> float:
-        """Of the steps that are left."""
+    def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
         assert self.cell.training is not None
-        if self.is_done(store):
-            return 0.0
+        # A second stage is as fast as that method is anywhere.
         method = stages(self.cell.method_name)[-1]
-        checkpoint = last_complete_checkpoint(store.artefact(self.address).root)
-        done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
-        return (self.cell.training.steps - done) * rates.seconds_per_step.get(method, 0.0)
+        steps = self.cell.training.steps - _steps_done(store.artefact(self.address).root)
+        return steps * rates.seconds_per_step.get(method, 0.0)
 
     def run(self, context: Context) -> None:
         """Train, and keep what it logged and cost."""
         assert self.cell.training is not None
-        with self.begun(context, self.cell.training.steps) as (artefact, stage):
+        # The method's own modules, those of its rewards, and a user's reward function.
+        code = code_of(self.cell.method, *self.cell.judges.values(), *self.cell.rewards)
+        with self.begun(context, "train", self.cell.training.steps, code) as (artefact, stage):
             folder = TrainingFolder(artefact.root)
+            # Another process may have finished it while this one waited for the lock.
             if folder.is_whole:
                 return
-            checkpoint = last_complete_checkpoint(folder.root)
-            if checkpoint is not None:
-                stage.skip(int(checkpoint.name.rpartition("-")[2]))
+            stage.skip(_steps_done(folder.root))
             cost = context.workbench.train(self.cell, stage.reach)
             write_json(folder.cost_path, dict(cost))
+            # The table says that training is over; a kill before it goes on from a checkpoint.
             write_training_table(folder)
             folder.remove_checkpoints()
+
+
+def _steps_done(root: Path) -> int:
+    """Of the last checkpoint."""
+    # Only looks: ``last_complete_checkpoint`` removes unfinished ones, and a dry run would take a
+    # running training its half-written checkpoint.
+    marks = root.glob(f"checkpoint-*/{COMPLETE}")
+    return max((int(mark.parent.name.rpartition("-")[2]) for mark in marks), default=0)

@@ -12,7 +12,6 @@ import torch
 from evaluators.base import Evaluator, Sample
 from soarbench.data.config import TrainingSet
 from soarbench.data.encoded_rows import EncodedRows
-from soarbench.data.records import Scorer
 from soarbench.evaluation.selection import suite_prompts
 from soarbench.grid.cell import CellConfig
 from soarbench.models.base import ImageModel, ModelConfig
@@ -20,12 +19,9 @@ from soarbench.models.prompts import PromptStore
 
 
 class TrainingSets:
-    """Sets of data and encoded prompts, kept on disk.
+    """Sets of data and encoded prompts, kept below ``cache_dir``.
 
-    Args:
-        device: Where text encoders run.
-        cache_dir: Where everything goes that is computed once.
-        evaluator: Gives a cell's judge by its name.
+    ``evaluator`` gives a cell's judge by its name; ``device`` is where text encoders run.
     """
 
     def __init__(
@@ -43,6 +39,7 @@ class TrainingSets:
 
     def prompt_store(self, config: ModelConfig) -> PromptStore:
         """Conditions of prompts, by a model's own text encoders."""
+        # Published weights are a transformer's or an adapter's: the encoders are the base's.
         key = dataclasses.replace(config, adapter=None)
         if key not in self._prompts:
             self._prompts[key] = PromptStore(key, self.device, self.cache_dir / "prompts")
@@ -51,11 +48,11 @@ class TrainingSets:
     def encode_prompts(self, cells: Sequence[CellConfig]) -> None:
         """Encode all prompts that are known before a model is loaded, so that both never meet.
 
-        Raises:
-            UserError: The text encoders cannot be loaded, or a set cannot be used.
+        ``UserError`` where the text encoders cannot be loaded, or a set cannot be used.
         """
         prompts_of: dict[ModelConfig, dict[str, None]] = {}
         for cell in cells:
+            # Guidance needs the empty prompt.
             prompts = prompts_of.setdefault(cell.model, {"": None})
             for suite in cell.suites.values():
                 prompts |= dict.fromkeys(item.prompt for item in suite_prompts(suite).items)
@@ -65,15 +62,7 @@ class TrainingSets:
             self.prompt_store(config).fill(prompts)
 
     def rows(self, cell: CellConfig, model: ImageModel) -> EncodedRows:
-        """The rows that a cell trains on.
-
-        Args:
-            cell: A trained one.
-            model: Encodes images.
-
-        Raises:
-            UserError: The set cannot be used.
-        """
+        """The rows that a trained cell trains on, encoded; ``UserError`` where they cannot be."""
         data = cell.data
         assert data is not None
         key = repr((data, cell.model))
@@ -95,19 +84,11 @@ class TrainingSets:
         judges = {n: c.identity() for n, c in cell.judges.items() if n in data.select_by}
         key = repr((data, cell.model.resolution, judges))
         if key not in self._sets:
-            self._sets[key] = data.open(
-                cell.model.resolution, self._scorers(cell), judges, self.cache_dir / "sets"
-            )
+            # A judge is loaded when it is asked: rows that were selected before need none.
+            scorers = {name: functools.partial(self._values, cell, name) for name in judges}
+            folder = self.cache_dir / "sets"
+            self._sets[key] = data.open(cell.model.resolution, scorers, judges, folder)
         return self._sets[key]
-
-    def _scorers(self, cell: CellConfig) -> dict[str, Scorer]:
-        """The judges that select a cell's training data; each is loaded when it is asked."""
-        assert cell.data is not None
-        return {
-            name: functools.partial(self._values, cell, name)
-            for name in cell.judges
-            if name in cell.data.select_by
-        }
 
     def _values(self, cell: CellConfig, name: str, samples: Sequence[Sample]) -> list[float]:
         return [score.value for score in self.evaluator(cell, name).score(samples)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
-import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,7 +18,6 @@ from baselines.loop.arguments import check_device
 from baselines.loop.post_train import post_train
 from baselines.loop.weights import load_transformer, prepare_transformer, start_from
 from baselines.rewards.base import (
-    LatentReward,
     Mixture,
     RewardError,
     RewardFunction,
@@ -30,15 +29,13 @@ from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
 from soarbench.common.errors import UserError
 from soarbench.config.run import ProcessesConfig
-from soarbench.data.encoded_rows import EncodedRows
 from soarbench.data.prompts import PromptItem
 from soarbench.diagnostics.measured import Measured
 from soarbench.diagnostics.probes import make_probes, measure
 from soarbench.diagnostics.settings import NUM_PROBES
 from soarbench.evaluation.drawing import Draw as Drawer
-from soarbench.evaluation.overlap import refuse_overlap
 from soarbench.evaluation.seeds import evaluation_noise
-from soarbench.evaluation.selection import suite_prompts
+from soarbench.evaluation.selection import refuse_overlap, suite_prompts
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.checks import reward_judge
@@ -49,23 +46,17 @@ from soarbench.jobs.probe import Paths
 from soarbench.jobs.train import Train
 from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import apply_adapter
-from soarbench.models.base import ImageModel, ModelConfig
+from soarbench.models.base import ImageModel
 from soarbench.models.quiet import quiet_libraries
 from soarbench.planning.planner import require_fit
 from soarbench.store.artefact import Store
 from soarbench.store.training import TrainingFolder, TrainingLog
 
-log = logging.getLogger(__name__)
-
 ONE_PROCESS = ProcessesConfig()
 
 
 def torch_device(name: str) -> torch.device:
-    """The configured device; ``auto`` is CUDA where there is one.
-
-    Raises:
-        UserError: A CUDA device that is not there.
-    """
+    """The configured device, ``auto`` being CUDA where there is one; ``UserError`` without it."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
@@ -78,13 +69,7 @@ def torch_device(name: str) -> torch.device:
 
 
 class ModelWorkbench:
-    """Loads what cells need, once, and does their heavy work.
-
-    Args:
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        store: Where weights and encoded prompts and images are.
-        processes: How many train a cell, and how they share it.
-    """
+    """Loads what cells need, once, and does their heavy work."""
 
     def __init__(self, device: str, store: Store, processes: ProcessesConfig = ONE_PROCESS) -> None:
         self.device = torch_device(device)
@@ -101,17 +86,20 @@ class ModelWorkbench:
     def prepare(self, jobs: Sequence[Job]) -> None:
         """Load and try everything that jobs depend on, so that faults show before they start.
 
-        Args:
-            jobs: Those that are left; of what is done nothing is loaded.
-
-        Raises:
-            UserError: Training does not fit on the GPU; a model, a judge, the data or a reward
-                cannot be used; or training and evaluation prompts overlap.
+        ``UserError`` where training does not fit on the GPU; a model, a judge, the data or a reward
+        cannot be used; or training and evaluation prompts overlap.
         """
+        # What is quick to find out comes first: devices, sizes, indices of models, files of data.
         trained = _cells(job for job in jobs if isinstance(job, Train))
         drawn = _cells(job for job in jobs if isinstance(job, (Train, Draw, Paths)))
         self._check_devices(trained)
-        self._check_models({cell.model: cell for cell in drawn})
+        models = {cell.model: cell for cell in drawn}
+        for config in models:
+            config.check_source()
+        for config, cell in models.items():
+            # Published weights are tried on their base, before judges are loaded.
+            if config.adapter is not None:
+                self.load(cell)
         for cell in trained:
             self.sets.opened(cell).measure()
         try:
@@ -124,8 +112,14 @@ class ModelWorkbench:
 
     def _check_devices(self, trained: Sequence[CellConfig]) -> None:
         for cell in trained:
-            self._check_device(cell)
+            assert cell.training is not None
+            assert cell.optim is not None
+            try:
+                check_device(cell.training, cell.optim, self.device)
+            except ValueError as error:
+                raise UserError(str(error)) from error
         if self.device.type == "cuda":
+            # A public tool's default ran out of memory on an 80 GB card (flow_grpo issue 25).
             gpu = torch.cuda.get_device_properties(self.device)
             require_fit(trained, self.processes, name=gpu.name, memory=gpu.total_memory)
 
@@ -138,51 +132,38 @@ class ModelWorkbench:
             return
         self.sets.encode_prompts(drawn)
         model = self.load(drawn[0])
+        # Of all cells: a suite of another task is as spoilt by a training prompt as one's own.
+        suites = [suite_prompts(suite) for cell in drawn for suite in cell.suites.values()]
         for cell in trained:
-            self._check_rows(cell, drawn, model)
+            refuse_overlap(set(self.sets.rows(cell, model).prompts), suites)
             if cell.rewards:
                 self._try_reward(cell, model)
 
-    def _check_models(self, cells: Mapping[ModelConfig, CellConfig]) -> None:
-        """Look for hub ids, and try published weights on their base, before judges are loaded."""
-        for config in cells:
-            config.check_source()
-        for config, cell in cells.items():
-            if config.adapter is not None:
-                self.load(cell)
-
-    def _check_device(self, cell: CellConfig) -> None:
-        if cell.training is None or cell.optim is None:
-            return
-        try:
-            check_device(cell.training, cell.optim, self.device)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-
     def evaluator(self, cell: CellConfig, judge: str) -> Evaluator:
-        """A cell's judge by its name."""
-        return self._evaluator(cell.judges[judge])
-
-    def _evaluator(self, config: JudgeConfig) -> Evaluator:
+        """A cell's judge by its name, loaded once, when it has proved that it works."""
+        config = cell.judges[judge]
         if config not in self._evaluators:
             evaluator = config.build()
             evaluator.check_canaries()
             self._evaluators[config] = evaluator
         return self._evaluators[config]
 
-    def load(self, cell: CellConfig) -> ImageModel:
-        """The base pipeline, fresh; what was loaded before is let go."""
+    def let_go(self) -> None:
+        """Free the memory of the model that was loaded last."""
         self._drawer = None
+        # Modules refer to each other in circles, so memory is not free before they are collected.
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def load(self, cell: CellConfig) -> ImageModel:
+        """The base pipeline, fresh; what was loaded before is let go."""
+        self.let_go()
         model = cell.model.load(self.device, self.sets.prompt_store(cell.model))
         if cell.model.adapter is not None:
             apply_adapter(model.transformer, cell.model.adapter, base=cell.model.path)
-        self._scheduler = {
-            "scheduler": model.scheduler_name,
-            "shift": model.training_shift,
-        }
+        # Outlives the model, which the next load lets go.
+        self._scheduler = {"scheduler": model.scheduler_name, "shift": model.training_shift}
         return model
 
     def load_start(self, cell: CellConfig) -> ImageModel:
@@ -204,10 +185,9 @@ class ModelWorkbench:
         return TrainingFolder(self.store.artefact(source.address).root)
 
     def train(self, cell: CellConfig, on_step: OnStep) -> dict[str, float]:
-        """Train a cell to its end, from its last checkpoint on; leaves snapshots.
+        """Train a cell to its end, from its last checkpoint on, and leave snapshots.
 
-        Returns:
-            What it cost: optimizer_steps, images_seen, forward_equivalents, reward_calls, seconds.
+        -> Its cost: optimizer_steps, images_seen, forward_equivalents, reward_calls, seconds.
         """
         assert cell.method is not None
         assert cell.training is not None
@@ -215,7 +195,7 @@ class ModelWorkbench:
         assert cell.data is not None
         block = cell.data.rows_per_shape
         folder, model = self.training_folder(cell), self.load_start(cell)
-        rows = self.training_rows(cell, model)
+        rows = self.sets.rows(cell, model)
         if cell.method.trains_on == "prompts":
             rows = rows.without_latents()
         with TrainingLog(folder) as training_log:
@@ -247,10 +227,11 @@ class ModelWorkbench:
     def method(self, cell: CellConfig, model: ImageModel) -> Method:
         """A cell's method, with its reward where it has one."""
         assert cell.method is not None
+        reward = self._reward(cell) if cell.method.needs_reward else None
         world = World(
             shift=model.training_shift,
             latent_shape=model.latent_shape,
-            reward=self._latent_reward(cell, model) if cell.method.needs_reward else None,
+            reward=None if reward is None else functools.partial(_score_latents, reward, model),
             gather=gather,
             # As the launcher says: asking accelerate would fix the device too early.
             rank=int(os.environ.get("RANK", "0")),
@@ -265,25 +246,14 @@ class ModelWorkbench:
                 parts[name] = EvaluatorReward(self.evaluator(cell, judge), name)
             else:
                 parts[name] = resolve_reward(name)
+        # Alone it keeps its own name in messages.
         if list(cell.rewards.values()) == [1.0]:
             return next(iter(parts.values()))
         return Mixture(parts, cell.rewards)
 
-    def _latent_reward(self, cell: CellConfig, model: ImageModel) -> LatentReward:
-        return _of_latents(self._reward(cell), model)
-
-    def training_rows(self, cell: CellConfig, model: ImageModel) -> EncodedRows:
-        """The rows that a cell trains on, encoded."""
-        return self.sets.rows(cell, model)
-
-    def _check_rows(self, cell: CellConfig, cells: Sequence[CellConfig], model: ImageModel) -> None:
-        rows = self.training_rows(cell, model)
-        suites = [suite for other in cells for suite in other.suites.values()]
-        refuse_overlap(set(rows.prompts), [suite_prompts(suite) for suite in suites])
-
     def _try_reward(self, cell: CellConfig, model: ImageModel) -> None:
         """Ask the reward about two training pictures, once it can judge all prompts."""
-        rows, reward = self.training_rows(cell, model), self._reward(cell)
+        rows, reward = self.sets.rows(cell, model), self._reward(cell)
         refused = [
             (prompt, why)
             for prompt in rows.prompts
@@ -297,6 +267,7 @@ class ModelWorkbench:
                 "(in the laboratory data.kinds=[text] or other kinds), or mix it with a reward "
                 "for the others"
             )
+        # Two, since a reward that gives one value for all of them is a common mistake.
         tried = [rows[index] for index in range(min(2, len(rows)))]
         columns = {name: [row["columns"][name] for row in tried] for name in tried[0]["columns"]}
         images = [model.decode(row["x0"][None].to(self.device))[0] for row in tried]
@@ -311,15 +282,15 @@ class ModelWorkbench:
             assert cell.training is not None
             model.transformer = prepare_transformer(model.transformer, cell.training, cell.lora)
             load_transformer(model.transformer, self.training_folder(cell).snapshot(step))
+            # Drawn in the base's precision, whatever it was trained in.
             model.transformer.to(getattr(torch, cell.model.dtype)).requires_grad_(False).eval()
         return model
 
     def drawer(self, cell: CellConfig, step: int) -> Drawer:
-        """Load the weights of a step, unless they are, and return what draws images with them."""
+        """What draws images with the weights of a step, which are loaded unless they are."""
         # All suites of a step follow each other.
         key = (addresses.cell_id(cell), step)
         if self._drawer is None or self._drawer[0] != key:
-            self._drawer = None
             self._drawer = key, self._new_drawer(cell, step)
         return self._drawer[1]
 
@@ -346,7 +317,7 @@ class ModelWorkbench:
         """Measure a step's weights along held-out images of the data of ``source``."""
         model = self.model_at(cell, step)
         data = None if source.data is None else source.data.held_out(NUM_PROBES)
-        rows = self.training_rows(dataclasses.replace(source, data=data), model)
+        rows = self.sets.rows(dataclasses.replace(source, data=data), model)
         return measure(
             model,
             make_probes(rows, model),
@@ -368,12 +339,11 @@ def _cells(jobs: Iterable[Job]) -> list[CellConfig]:
     return list({addresses.cell_id(job.cell): job.cell for job in jobs}.values())
 
 
-def _of_latents(reward: RewardFunction, model: ImageModel) -> LatentReward:
-    """A reward of images as one of latents."""
-
-    def of_latents(
-        prompts: Sequence[str], latents: torch.Tensor, columns: Mapping[str, Sequence[object]]
-    ) -> list[float]:
-        return score_images(reward, prompts, model.decode(latents), columns)
-
-    return of_latents
+def _score_latents(
+    reward: RewardFunction,
+    model: ImageModel,
+    prompts: Sequence[str],
+    latents: torch.Tensor,
+    columns: Mapping[str, Sequence[object]],
+) -> list[float]:
+    return score_images(reward, prompts, model.decode(latents), columns)

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from soarbench.common.errors import UserError
+from soarbench.common.files import short_digest
 
 ASSETS = Path(__file__).parent / "assets"
 #: Of the aesthetic head.
@@ -29,11 +30,7 @@ def write_manifest(assets: Path = ASSETS) -> None:
 
 
 def manifest(assets: Path = ASSETS) -> dict[str, str]:
-    """Recorded digests by relative path.
-
-    Raises:
-        UserError: The laboratory was not built.
-    """
+    """Recorded digests by relative path; ``UserError`` where the laboratory was not built."""
     path = assets / _MANIFEST
     if not path.is_file():
         raise UserError(
@@ -47,27 +44,31 @@ def manifest(assets: Path = ASSETS) -> dict[str, str]:
 def asset_dir(name: str, assets: Path = ASSETS) -> Path:
     """Folder of one asset (``base``, ``clip``, ``aesthetic``), verified once a process.
 
-    Raises:
-        UserError: A file is missing or is not the one that was recorded.
+    ``UserError`` where a file is missing or is not the one that was recorded.
     """
-    folder = assets / name
-    recorded = {k: v for k, v in manifest(assets).items() if k.startswith(f"{name}/")}
+    recorded = _recorded(name, assets)
     if not recorded:
         raise UserError(
             f"the laboratory has no asset {name!r}; run 'python -m soarbench lab build'"
         )
     for relative, digest in recorded.items():
         path = assets / relative
+        # Hashed and not only counted: a checkout without its large files leaves pointers of the
+        # same names.
         if not path.is_file() or file_sha256(path) != digest:
             state = "is corrupted" if path.is_file() else "is missing"
             raise UserError(
                 f"laboratory asset {path} {state}; restore it from the repository "
                 f"or rebuild it with 'python -m soarbench lab build stage={name}'"
             )
-    return folder
+    return assets / name
 
 
 def weights_hash(name: str) -> str:
     """One digest for all files of an asset, for fingerprints."""
-    rows = sorted((k, v) for k, v in manifest().items() if k.startswith(f"{name}/"))
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+    rows = sorted(_recorded(name, ASSETS).items())
+    return short_digest(json.dumps(rows).encode())
+
+
+def _recorded(name: str, assets: Path) -> dict[str, str]:
+    return {k: v for k, v in manifest(assets).items() if k.startswith(f"{name}/")}

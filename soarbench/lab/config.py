@@ -28,10 +28,7 @@ LABORATORY = "lab"
 
 @dataclass(frozen=True, kw_only=True)
 class LabModelConfig(Sd3Config):
-    """The laboratory's Stable Diffusion 3, a thousand times smaller; ``path`` may name another.
-
-    The defaults are those of the shipped weights.
-    """
+    """The laboratory's Stable Diffusion 3, a thousand times smaller; ``path`` may name another."""
 
     name: str = field(default=LABORATORY, metadata=ADDRESS)
     path: str = field(default=LABORATORY, metadata=ADDRESS)
@@ -46,10 +43,10 @@ class LabModelConfig(Sd3Config):
 
     @override
     def base_digest(self) -> str:
-        """Of the manifest, where the shipped weights are meant: it lists every file's digest."""
+        """Of the manifest, where the shipped weights are meant."""
         if self.path != LABORATORY:
             return super().base_digest()
-        # The card lies outside the assets' folders and says nothing that changes a number.
+        # It lists every file's digest. The card, outside the assets' folders, changes no number.
         files = sorted(row for row in manifest().items() if "/" in row[0])
         return short_digest(repr(files).encode())
 
@@ -68,8 +65,7 @@ class LabDataConfig(DataConfig):
         kinds: What candidates show: some of single_object, two_object, counting, colors, position,
             color_attr and text; null: all of them. A reward may judge some kinds alone.
         within_kinds: Whether a candidate is ranked among those of its own kind, so that every kind
-            keeps its share. CLIPScore is not comparable between kinds: the best 30 % of all of them
-            together hold no picture of a position.
+            keeps its share.
     """
 
     kind: ClassVar[str] = "lab"
@@ -80,6 +76,8 @@ class LabDataConfig(DataConfig):
     wrong_captions: float = 0.1
     seed: int = 1000
     kinds: tuple[str, ...] | None = None
+    # CLIPScore is not comparable between kinds: the best 30 % of all of them together hold no
+    # picture of a position.
     within_kinds: bool = False
 
     def __post_init__(self) -> None:
@@ -109,5 +107,6 @@ class LabDataConfig(DataConfig):
         self, resolution: int, scorers: Mapping[str, Scorer], judges: object, folder: Path
     ) -> TrainingSet:
         del resolution, judges, folder
+        # By name, as YAML names a class: a configuration loads neither torch nor the renderer.
         opened: TrainingSet = resolve_name("soarbench.lab.data:LabSet")(self, scorers)
         return opened

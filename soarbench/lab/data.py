@@ -19,8 +19,8 @@ from soarbench.data.rows import latent_key, stored_rows
 from soarbench.data.select import best_share_of_groups
 from soarbench.lab.assets import weights_hash
 from soarbench.lab.config import LabDataConfig
+from soarbench.lab.judges import picture
 from soarbench.lab.world.grammar import demands, training_sample
-from soarbench.lab.world.scenes import render
 from soarbench.models.tensor_store import TensorStore
 
 log = logging.getLogger(__name__)
@@ -30,12 +30,10 @@ def draw_candidates(config: LabDataConfig) -> list[Sample]:
     """Draw the candidates; ``sample_id`` is the row number, ``prompt`` the caption."""
     candidates = []
     for index in range(config.num_candidates):
+        # A generator each: the first thousand of two thousand are the same thousand.
         rng = np.random.default_rng((config.seed, index))
         sample = training_sample(rng, config.wrong_captions, config.kinds)
-        image = Image.fromarray(render(sample.scene))
-        candidates.append(
-            Sample(sample_id=str(index), prompt_id=str(index), prompt=sample.caption, image=image)
-        )
+        candidates.append(picture(str(index), sample.caption, sample.scene))
     return candidates
 
 
@@ -45,8 +43,10 @@ def _select(
     """The kept candidates; ``name`` starts their keys."""
     candidates = draw_candidates(config)
     scores = {judge: list(scorers[judge](candidates)) for judge in config.select_by}
+    groups = [""] * len(candidates)
+    if config.within_kinds:
+        groups = [str(demands(sample.prompt).get("tag", "text")) for sample in candidates]
     kept = []
-    groups = [_kind(c.prompt) if config.within_kinds else "" for c in candidates]
     for place in best_share_of_groups(scores, groups, config.keep_fraction):
         sample = candidates[place]
         entry = Entry(
@@ -61,12 +61,7 @@ def _select(
 
 
 class LabSet:
-    """The curated pictures.
-
-    Args:
-        config: How many are drawn and which are kept.
-        scorers: The learned scores named by ``config.select_by``.
-    """
+    """The curated pictures; ``scorers`` are those that ``config.select_by`` names."""
 
     def __init__(self, config: LabDataConfig, scorers: Mapping[str, Scorer]) -> None:
         self.config = config
@@ -81,6 +76,7 @@ class LabSet:
 
     def rows(self, encode: EncodeImages, condition: ConditionOf, folder: Path) -> EncodedRows:
         """From the cache, if the same configuration and weights made them before."""
+        # The base's as well: its autoencoder makes the latents.
         weights = [weights_hash(name) for name in ("base", "clip", "aesthetic")]
         name = parts_digest(address_content(self.config), weights)
         place = folder / f"lab-{name}"
@@ -89,19 +85,12 @@ class LabSet:
         if not path.is_file():
             kept, images = zip(*_select(self.config, self.scorers, name), strict=True)
             store.add([latent_key(entry) for entry in kept], {"x0": encode(images)})
+            # Last, since the list says that all is there.
             write_entries(path, kept)
         entries = read_entries(path)
         for judge in self.config.select_by:
             least = min(entry.scores[judge] for entry in entries)
             log.info("%s of the %d training pictures: at least %.3f", judge, len(entries), least)
-        return stored_rows(entries, store, condition, columns=_columns)
-
-
-def _kind(caption: str) -> str:
-    """What a caption asks for: a task of GenEval's, or a text."""
-    return str(demands(caption).get("tag", "text"))
-
-
-def _columns(prompt: str) -> Mapping[str, object]:
-    """What rewards are told of a caption."""
-    return {"metadata": demands(prompt)}
+        return stored_rows(
+            entries, store, condition, columns=lambda prompt: {"metadata": demands(prompt)}
+        )

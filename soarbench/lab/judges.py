@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,8 @@ from evaluators.preference.aesthetic import AestheticConfig
 from evaluators.preference.base import PreferenceEvaluator, ScorerConfig
 from evaluators.preference.clipscore import ClipScoreConfig
 from soarbench.lab.assets import ASSETS, HEAD_FILE, asset_dir
-from soarbench.lab.world.grammar import Composition, Want, lay_out
-from soarbench.lab.world.scenes import CLEAN_STYLE, COLORS, SHAPES, Style, render
+from soarbench.lab.world.grammar import Composition, by_caption, lay_out
+from soarbench.lab.world.scenes import CLEAN_STYLE, COLORS, SHAPES, Scene, Style, render
 
 
 class LabDetector:
@@ -35,67 +34,51 @@ class LabDetector:
         self, images: Sequence[Image.Image], metadatas: Sequence[Mapping[str, object]]
     ) -> list[list[Detection]]:
         """Shapes of each image with their colours; ``metadatas`` is not looked at."""
+        # Imported late: SciPy takes longer than all that a configuration needs.
         from soarbench.lab.world.oracles import detect
 
         assert len(images) == len(metadatas)
-        return [
-            [Detection(s.label, s.box, s.score, s.color) for s in detect(np.asarray(image))]
-            for image in images
-        ]
+        return [detect(np.asarray(image)) for image in images]
+
+
+def picture(name: str, prompt: str, scene: Scene) -> Sample:
+    """A drawn scene as judges take it."""
+    image = Image.fromarray(render(scene))
+    return Sample(sample_id=name, prompt_id=name, prompt=prompt, image=image)
 
 
 def drawn_sample(name: str, composition: Composition, style: Style = CLEAN_STYLE) -> Sample:
     """A sample whose image is drawn from the composition, always the same."""
-    scene = lay_out(composition, style, np.random.default_rng(0))
     metadata = composition.metadata()
-    return Sample(
-        sample_id=name,
-        prompt_id=name,
-        prompt=str(metadata["prompt"]),
-        image=Image.fromarray(render(scene)),
-        metadata=metadata,
+    scene = lay_out(composition, style, np.random.default_rng(0))
+    return replace(picture(name, str(metadata["prompt"]), scene), metadata=metadata)
+
+
+def _swapped(asked: str, other: str) -> Canary:
+    """The picture of a caption, and that of another one under the same prompt."""
+    good, wrong = (
+        drawn_sample(caption.removeprefix("a ").replace(" ", "-"), by_caption()[caption])
+        for caption in (asked, other)
     )
+    name = f"{good.sample_id}-as-{wrong.sample_id}"
+    return Canary(good=good, bad=replace(good, sample_id=name, image=wrong.image))
 
 
-def with_image_of(sample: Sample, other: Sample) -> Sample:
-    """The prompt of one sample over the image of another."""
-    name = f"{sample.sample_id}-as-{other.sample_id}"
-    return dataclasses.replace(sample, sample_id=name, image=other.image)
-
-
-def _colored(shape: str, color: str) -> Composition:
-    return Composition("colors", f"a {color} {shape}", (Want(shape, color=color),))
-
-
-def _counted(word: str, count: int) -> Composition:
-    return Composition("counting", f"{word} hearts", (Want("heart", count),))
+def clip_canaries() -> tuple[Canary, ...]:
+    """A circle that no model of the drawn world takes for a star of another colour."""
+    return (_swapped("a red circle", "a blue star"),)
 
 
 def geneval_canaries() -> tuple[Canary, ...]:
     """One pair for a colour and one for a count."""
-    red = drawn_sample("red-circle", _colored("circle", "red"))
-    blue = drawn_sample("blue-star", _colored("star", "blue"))
-    three = drawn_sample("three-hearts", _counted("three", 3))
-    two = drawn_sample("two-hearts", _counted("two", 2))
-    return (
-        Canary(good=red, bad=with_image_of(red, blue)),
-        Canary(good=three, bad=with_image_of(three, two)),
-    )
-
-
-def clip_canaries() -> tuple[Canary, ...]:
-    """One picture under its own prompt and one of something else under the same prompt."""
-    red = drawn_sample("red-circle", _colored("circle", "red"))
-    blue = drawn_sample("blue-star", _colored("star", "blue"))
-    return (Canary(good=red, bad=with_image_of(red, blue)),)
+    return (*clip_canaries(), _swapped("three hearts", "two hearts"))
 
 
 def aesthetic_canaries() -> tuple[Canary, ...]:
     """A vivid, light picture over a dull, dark one."""
     dull = Style(lightness=0.2, gradient=-0.2, saturation=0.5, outline=0.0, shadow=0.0, grain=0.04)
-    composition = _colored("circle", "red")
-    vivid = drawn_sample("vivid", composition)
-    return (Canary(good=vivid, bad=drawn_sample("dull", composition, dull)),)
+    circle = by_caption()["a red circle"]
+    return (Canary(good=drawn_sample("vivid", circle), bad=drawn_sample("dull", circle, dull)),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +94,13 @@ class LabGenEvalConfig(GenEvalFacts):
     color_names = COLORS
 
     def build(self) -> GenEval:
-        """Nothing is loaded."""
+        """Loads nothing."""
         return GenEval(LabDetector(), canaries=geneval_canaries(), config=self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OracleGenEvalConfig(LabGenEvalConfig):
-    """The same beside a judge that learned the alignment of image and prompt."""
+    """The same where a learned judge of alignment decides: then it tells whether that is gamed."""
 
     kind = "oracle_geneval"
     title = "GenEval (oracle)"
@@ -136,6 +119,7 @@ class _OfAssets(ScorerConfig):
 
     def build(self) -> PreferenceEvaluator:
         """Verifies the assets first."""
+        # Of those that are set: a user's own weights in place of one of them are no asset.
         for key in self.weight_files():
             path = Path(getattr(self, key))
             if path.is_relative_to(ASSETS):
@@ -154,7 +138,7 @@ class LabClipScoreConfig(_OfAssets, ClipScoreConfig):
     weights: str = str(ASSETS / "clip")
 
     def canaries(self) -> Sequence[Canary]:
-        """A drawn picture under its own prompt and one of something else."""
+        """Of the drawn world, the only one that this CLIP knows."""
         return clip_canaries()
 
 
@@ -189,7 +173,7 @@ class OracleAestheticConfig(JudgeConfig):
     code = ("soarbench.lab.world.oracles",)
 
     def build(self) -> OracleAesthetic:
-        """Nothing is loaded."""
+        """Loads nothing."""
         return OracleAesthetic()
 
 

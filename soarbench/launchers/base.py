@@ -16,9 +16,4 @@ class Launcher(abc.ABC):
 
     @abc.abstractmethod
     def run(self, jobs: Sequence[Job], context: Context) -> Iterator[Outcome]:
-        """Run jobs, and yield each when it has ended, well or not.
-
-        Args:
-            jobs: In an order in which each comes after those that it waits for.
-            context: Of this process.
-        """
+        """Run jobs, each after those that it waits for; yields each at its end, well or not."""

@@ -38,21 +38,17 @@ class Local(Launcher):
 
 
 def run_jobs(jobs: Sequence[Job], context: Context) -> Iterator[Outcome]:
-    """Run jobs in order and yield each when it has ended.
+    """Run jobs, each after those that it waits for; yields each when it has ended.
 
     Models and judges stay loaded between jobs that need the same. A job whose input failed is not
     tried; the others are still worth running.
-
-    Args:
-        jobs: Each after those that it waits for.
-        context: Of this process.
     """
     failed: dict[str, Exception] = {}
     for job in jobs:
         failure: Exception | None = None
-        missing = [address for address in job.waits_for if address in failed]
-        if missing:
-            failure = _blocked(missing[0], failed[missing[0]])
+        missing = next((address for address in job.waits_for if address in failed), None)
+        if missing is not None:
+            failure = _blocked(missing, failed[missing])
         else:
             try:
                 job.run(context)
@@ -62,6 +58,7 @@ def run_jobs(jobs: Sequence[Job], context: Context) -> Iterator[Outcome]:
                 failure = error
         if failure is not None:
             failed[job.address] = failure
+            # Or its seconds would stay in what is left of the grid.
             context.progress.forget(job.key)
         yield job, failure
 

@@ -18,13 +18,11 @@ from soarbench.common.errors import UserError, reason
 from soarbench.common.files import write_atomically
 from soarbench.common.progress import GridProgress, Key
 from soarbench.grid import addresses
-from soarbench.grid.description import cell_record
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Context, Job, Workbench
 from soarbench.jobs.log import Log, LogDiagnostics
 from soarbench.launchers.base import Launcher
 from soarbench.launchers.local import Blocked
-from soarbench.store.artefact import Store
 
 if TYPE_CHECKING:
     from soarbench.tracking.tracker import Tracker
@@ -37,18 +35,12 @@ _LIGHT = ("log", "log diagnostics", "statistics")
 
 @dataclass(kw_only=True)
 class Failures:
-    """What did not end well.
-
-    Attributes:
-        cells: What a cell failed with, by its id.
-        unmeasured: What the diagnostics of a finished cell failed with, by its id.
-    """
+    """What cells, or the diagnostics of finished ones, failed with, by the cell's id."""
 
     cells: dict[str, Exception] = field(default_factory=dict)
     unmeasured: dict[str, Exception] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        """Whether there is anything."""
         return bool(self.cells or self.unmeasured)
 
 
@@ -65,22 +57,14 @@ def estimates(grid: Grid, jobs: Iterable[Job]) -> dict[Key, float]:
 def run_grid(
     grid: Grid, pending: Sequence[Job], *, console: Console, make_workbench: MakeWorkbench
 ) -> tuple[Failures, Tracker]:
-    """Run the jobs of a grid that are left.
+    """Run the jobs of a grid that are left. -> What failed, and the tracker, for a report.
 
-    Args:
-        grid: Whose they are.
-        pending: Each after those that it waits for.
-        console: For progress.
-        make_workbench: Makes the heavy half; called only if a job needs it.
-
-    Returns:
-        What failed, and the tracker, to which a report may be added.
-
-    Raises:
-        UserError: Something that the jobs depend on cannot be used; nothing was started.
+    ``pending`` has each job after those that it waits for. ``UserError`` where something that they
+    depend on cannot be used; nothing was started.
     """
     settings, store = grid.settings, grid.store
     launcher = settings.launcher.build()
+    # A plug-in's: its configuration's base class imports none of this, and cannot promise it.
     if not isinstance(launcher, Launcher):
         raise UserError(
             f"launcher {settings.launcher.kind!r}: builds no Launcher, but {launcher!r}"
@@ -89,6 +73,7 @@ def run_grid(
     failures = Failures()
     with progress.shown():
         with progress.stage(START, "loading models and judges, curating data", 1):
+            # MLflow takes seconds to import, and a dry run needs it not.
             from soarbench.tracking.tracker import open_tracker
 
             tracker = open_tracker(settings.tracking, store.root, settings.grid.name)
@@ -97,7 +82,11 @@ def run_grid(
             if heavy:
                 workbench.prepare(heavy)
         context = Context(store=store, workbench=workbench, tracker=tracker, progress=progress)
-        _begin_cells(pending, store)
+        for job in pending:
+            if type(job) is Log:
+                record = job.record(store)
+                record.describe(job.description)
+                record.update_status(state="running", reason=None)
         name = f"{settings.budget.name} {datetime.now().astimezone():%Y-%m-%d %H:%M}"
         tracker.start_launch(name, _launch_tags(grid))
         try:
@@ -111,30 +100,25 @@ def run_grid(
     return failures, tracker
 
 
-def _begin_cells(pending: Sequence[Job], store: Store) -> None:
-    for job in pending:
-        if type(job) is Log:
-            record = cell_record(store, job.description)
-            record.describe(job.description)
-            record.update_status(state="running", reason=None)
-
-
 def _note(job: Job, error: Exception, context: Context, failures: Failures) -> None:
     """Keep a failure with the artefact, and with the cell whose log it stops."""
     text = "".join(traceback.format_exception(error))
     if not isinstance(job, Log):
+        # What only waited is noted where it broke.
         if not isinstance(error, Blocked):
             context.store.artefact(job.address).note_failure(text)
         return
     cell_id, cause = addresses.cell_id(job.cell), error.__cause__ or error
     assert isinstance(cause, Exception)
     if isinstance(job, LogDiagnostics):
+        # Diagnostics wait for the cell's log, so a failed cell is not counted twice.
         if cell_id not in failures.cells:
             failures.unmeasured[cell_id] = cause
         return
     failures.cells[cell_id] = error
-    record = cell_record(context.store, job.description)
+    record = job.record(context.store)
     write_atomically(record.error_path, lambda partial: partial.write_text(text))
+    # Before the tracker is told: if that fails too, the reason is on disk.
     record.update_status(state="failed", reason=reason(error))
     run_id = context.tracker.mark_failed(job.described(context.store), reason(error))
     record.update_status(mlflow_run_id=run_id)

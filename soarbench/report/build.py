@@ -4,50 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from soarbench.common.errors import ConfigError
-from soarbench.common.files import make_writable, write_atomically
+from soarbench.common.files import make_writable
 from soarbench.common.strict import did_you_mean
+from soarbench.report.numbers import reference
 from soarbench.report.numbers.budgets import matched_tables
 from soarbench.report.numbers.curves import build_curves
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
-from soarbench.report.numbers.reference import (
-    AS_PUBLISHED,
-    PUBLISHED_GRIDS,
-    SOURCE,
-    published_curves,
-    published_table,
-)
-from soarbench.report.numbers.samples import Samples, read_samples
-from soarbench.report.numbers.tables import MethodRow, Panels, TaskTable, build_tables
+from soarbench.report.numbers.samples import read_samples
+from soarbench.report.numbers.tables import MethodRow, TaskTable, build_tables
 from soarbench.report.numbers.thresholds import crossings
 from soarbench.report.options import ReportOptions
 from soarbench.report.page.page import page_html
 from soarbench.report.report import Report
 from soarbench.report.source import GridCells, stale_lines
-from soarbench.report.text.frames import (
-    SCORE_COLUMNS,
-    csv_text,
-    layout_numbers,
-    matched_numbers,
-    measured_texts,
-    score_line,
-    score_numbers,
-    threshold_numbers,
-    trace_numbers,
-)
+from soarbench.report.text import frames
 from soarbench.report.text.latex import latex
 from soarbench.report.text.markdown import markdown
-from soarbench.store.cells import Cell, finished_and_holes
-
-if TYPE_CHECKING:
-    pass
+from soarbench.store.cells import finished_and_holes
 
 #: The counter at which methods are compared beside their last steps. A step of one method costs
 #: many times a step of another, and seconds depend on the machine.
@@ -57,22 +36,14 @@ CHECKOUT_REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
 
 def build_report(source: GridCells, options: ReportOptions | None = None) -> Report:
-    """Write a grid's report to ``results_dir/GRID``; every file whole or not at all.
-
-    Args:
-        source: The cells and where the report goes. Published values lie in the ``reference``
-            folder of the results, that of a folder above, or that of the checkout.
-        options: Axes of the curves and thresholds; None takes the usual ones.
-
-    Returns:
-        The report, partial where cells or measurements are missing.
+    """Write a grid's report to ``results_dir/GRID``, partial where something is missing.
 
     Raises:
         StoreError: Nothing is finished, or what is stored cannot stand in one table.
         UserError: The folder cannot be written to.
     """
     options = options or ReportOptions()
-    grid, formats = source.grid, source.formats
+    grid = source.grid
     cells, holes = finished_and_holes(source.cells, str(source.folder))
     refuse_unlike(cells)
     panels, more_holes = build_panels(cells)
@@ -82,38 +53,28 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
     # Importing matplotlib is slow, and who is refused need not wait for it.
     from soarbench.report.figures.figure_set import write_figures
 
-    reference = reference_folder(source.results_dir)
-    published = published_table(reference, grid)
+    reference_dir = reference_folder(source.results_dir)
+    published = reference.published_table(reference_dir, grid)
     folder = source.results_dir / grid
     make_writable(folder, "results_dir")
     figures = write_figures(
-        cells,
-        panels,
-        tables,
-        curves,
-        folder,
-        axes=options.axes,
-        published=published_curves(reference) if source.show_published else (),
+        cells, panels, tables, curves, folder, axes=options.axes, formats=source.formats,
         checkpoint_rule=source.checkpoint_rule,
-        formats=formats,
-    )
+        published=reference.published_curves(reference_dir) if source.show_published else (),
+    )  # fmt: skip
+    deciding = [panels.get((table.task, table.final_metric)) for table in tables]
     report = Report(
-        grid=grid,
-        folder=folder,
-        cells=tuple(cells),
-        tables=tuple(tables),
+        grid=grid, folder=folder, cells=tuple(cells), tables=tuple(tables),
         matched=tuple(matched_tables(tables, panels, curves, MATCHED_COUNTER)),
         crossings=tuple(crossings(tables, panels, curves, options.thresholds)),
-        curves=tuple(curves),
-        samples=tuple(_samples(cells, panels, tables)),
-        measured=None if published is None else measured_texts(published, tables, cells),
+        samples=tuple(read_samples(cells, panel) for panel in deciding if panel is not None),
+        measured=None if published is None else frames.measured_texts(published, tables, cells),
         published=published,
-        # The base is in every task's table, and so are its gaps.
+        # The base is in every task's table, and its gaps are named once.
         gaps=tuple(dict.fromkeys(gap for table in tables for gap in table.gaps())),
-        figures=figures,
-        stale=tuple(stale_lines(cells)),
-        notes=(*figures.notes, *_missing_published(grid, published, reference)),
-    )
+        figures=figures, stale=tuple(stale_lines(cells)),
+        notes=(*figures.notes, *_missing_published(grid, published, reference_dir)),
+    )  # fmt: skip
     _write_tables(report)
     return report
 
@@ -128,85 +89,68 @@ def _refuse_unknown(thresholds: Mapping[str, float], tables: Sequence[TaskTable]
 
 def _missing_published(grid: str, published: pd.DataFrame | None, folder: Path) -> list[str]:
     # Wheels have no results/; a reader of one should know that rows are missing.
-    if published is not None or grid not in PUBLISHED_GRIDS:
+    if published is not None or grid not in reference.PUBLISHED_GRIDS:
         return []
     return [f"Published rows: left out, {folder} has none (results/reference of the source does)"]
 
 
 def reference_folder(results_folder: Path) -> Path:
     """Where published values lie: beside the results, beside a folder above them, or our own."""
+    # Results of a study may lie folders deep below the ``reference`` that they share.
     around = (results_folder, *results_folder.resolve().parents)
     places = [*(folder / "reference" for folder in around), CHECKOUT_REFERENCE]
     full = (place for place in places if (place / "paper_table.csv").is_file())
     return next(full, places[0])
 
 
-def _samples(cells: Sequence[Cell], panels: Panels, tables: Sequence[TaskTable]) -> list[Samples]:
-    deciding = [panels.get((table.task, table.final_metric)) for table in tables]
-    return [read_samples(cells, panel) for panel in deciding if panel is not None]
-
-
 def _write_tables(report: Report) -> None:
-    frames = {
-        "table": score_numbers(report.tables),
-        "matched": matched_numbers(report.matched),
-        "thresholds": threshold_numbers(report.crossings),
-        "trace": trace_numbers(report.cells),
+    tables = {
+        "table": frames.score_numbers(report.tables),
+        "matched": frames.matched_numbers(report.matched),
+        "thresholds": frames.threshold_numbers(report.crossings),
+        "trace": frames.trace_numbers(report.cells),
     }
     if report.measured is not None and report.published is not None:
-        frames["published_layout"] = layout_numbers(report.measured, report.published)
+        tables["published_layout"] = frames.layout_numbers(report.measured, report.published)
     texts = {
-        **{f"{name}.csv": csv_text(frame) for name, frame in frames.items()},
+        **{f"{name}.csv": frames.csv_text(frame) for name, frame in tables.items()},
         "table.md": markdown(report),
         "table.tex": latex(report),
         # Strict: a nan would be no JSON, and other languages could not read the file.
         "summary.json": json.dumps(_summary(report), indent=1, allow_nan=False) + "\n",
     }
     for name, text in texts.items():
-        write_atomically(report.folder / name, partial(_write_text, text=text))
+        frames.write_text(report.folder / name, text)
     # After all other files: the page holds the figures and their data.
-    page = page_html(report)
-    write_atomically(report.folder / "index.html", partial(_write_text, text=page))
-
-
-def _write_text(path: Path, *, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    frames.write_text(report.folder / "index.html", page_html(report))
 
 
 def _summary(report: Report) -> dict[str, object]:
     published = None
     if report.published is not None:
         rows = report.published.to_dict("records")
-        published = {"label": AS_PUBLISHED, "source": SOURCE, "rows": rows}
+        published = {"label": reference.AS_PUBLISHED, "source": reference.SOURCE, "rows": rows}
+    tasks = [
+        {
+            "task": table.task, "final_metric": table.final_metric, "baseline": table.baseline,
+            "suites": dict(table.suites), "fingerprints": dict(table.fingerprints),
+            "methods": {row.method: _method_summary(table, row) for row in table.rows},
+            "findings": table.findings(), "notes": table.notes(), "gaps": table.gaps(),
+        }
+        for table in report.tables
+    ]  # fmt: skip
     return {
-        "grid": report.grid,
-        "partial": report.is_partial,
-        "gaps": list(report.gaps),
-        "tasks": [_task_summary(table) for table in report.tables],
-        "published": published,
-    }
-
-
-def _task_summary(table: TaskTable) -> dict[str, object]:
-    return {
-        "task": table.task,
-        "final_metric": table.final_metric,
-        "baseline": table.baseline,
-        "suites": dict(table.suites),
-        "fingerprints": dict(table.fingerprints),
-        "methods": {row.method: _method_summary(table, row) for row in table.rows},
-        "findings": table.findings(),
-        "notes": table.notes(),
-        "gaps": table.gaps(),
-    }
+        "grid": report.grid, "partial": bool(report.gaps), "gaps": list(report.gaps),
+        "tasks": tasks, "published": published,
+    }  # fmt: skip
 
 
 def _method_summary(table: TaskTable, row: MethodRow) -> dict[str, object]:
-    kept = SCORE_COLUMNS[SCORE_COLUMNS.index("value") : SCORE_COLUMNS.index("optimizer_steps")]
-    lines = {name: score_line(table, row, name) for name in table.metrics}
+    lines = {name: frames.score_line(table, row, name) for name in table.metrics}
     return {
         "metrics": {
-            name: {key: line[key] for key in kept if key in line} for name, line in lines.items()
+            name: {key: line[key] for key in frames.ESTIMATE_COLUMNS if key in line}
+            for name, line in lines.items()
         },
         "budget": dict(row.budget),
         "cell_ids": list(row.cell_ids),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from soarbench.config.keys import Options
 
 Axis = Literal["step", "images_seen", "forward_equivalents", "reward_calls", "seconds"]
-AXES: tuple[Axis, ...] = get_args(Axis)
 
 
 @dataclass(frozen=True, kw_only=True)

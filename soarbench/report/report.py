@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 
 from soarbench.report.numbers.budgets import MatchedTable
-from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.samples import Samples
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.numbers.thresholds import Crossing
@@ -17,15 +16,7 @@ from soarbench.store.cells import Cell
 
 @dataclass(frozen=True, kw_only=True)
 class FigureEntry:
-    """One figure in the index.
-
-    Attributes:
-        name: Of its files, without the suffix.
-        title: For a heading.
-        caption: What it shows and how to read it; one paragraph.
-        files: Pictures.
-        data: The CSV behind it.
-    """
+    """One figure in the index: pictures, and the CSV behind them."""
 
     name: str
     title: str
@@ -36,12 +27,7 @@ class FigureEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class FigureSet:
-    """All figures of a report.
-
-    Attributes:
-        entries: In the order of a reader's questions.
-        notes: What could not be drawn, a line each.
-    """
+    """All figures of a report, and what could not be drawn, a line each."""
 
     entries: tuple[FigureEntry, ...]
     notes: tuple[str, ...]
@@ -49,22 +35,15 @@ class FigureSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A finished report.
+    """A finished report, of which everything is printed.
 
     Attributes:
-        grid: Name of the grid.
-        folder: Where its files are.
-        cells: Finished ones.
-        tables: One a task.
         matched: The methods at equal cost.
         crossings: What each needs to reach a value.
-        curves: The figure's data.
-        samples: Stored images, one entry a task.
         measured: Measured rows under the columns of the paper's table, None where it has none.
         published: Rows of the paper, None where it has none for this grid.
         gaps: What is missing, a line each.
         stale: What other code than today's made, a line each.
-        figures: The other figures, and what could not be drawn.
         notes: What was left out, a line each.
     """
 
@@ -74,7 +53,6 @@ class Report:
     tables: tuple[TaskTable, ...]
     matched: tuple[MatchedTable, ...]
     crossings: tuple[Crossing, ...]
-    curves: tuple[CurvePoint, ...]
     samples: tuple[Samples, ...]
     measured: pd.DataFrame | None
     published: pd.DataFrame | None
@@ -82,8 +60,3 @@ class Report:
     stale: tuple[str, ...]
     figures: FigureSet
     notes: tuple[str, ...]
-
-    @property
-    def is_partial(self) -> bool:
-        """Whether a cell or a measurement is missing."""
-        return bool(self.gaps)

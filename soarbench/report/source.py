@@ -25,17 +25,13 @@ _KEYS = ("seeds", "output_dir", "results_dir")
 
 @dataclass(frozen=True, kw_only=True)
 class GridCells:
-    """The cells of one grid, wherever they lie.
+    """The cells of one grid, wherever they lie: all that there should be, finished or not.
 
     Attributes:
-        grid: Its name.
         folder: Where they come from, for messages.
-        results_dir: Where reports go.
-        cells: All that there should be, finished or not.
         baseline: Method that differences are taken to.
         show_published: Whether the paper's curves were made as these.
         checkpoint_rule: Which step of every curve the figures mark.
-        formats: What figures are written as.
     """
 
     grid: str
@@ -49,48 +45,40 @@ class GridCells:
 
 
 def grid_cells(words: Sequence[str]) -> GridCells:
-    """Find the cells of a command line; loads no model.
+    """The cells of a command line, of which no model is loaded.
 
     Raises:
-        ConfigError: The command line cannot be understood.
+        ConfigError: It cannot be understood.
         UserError: It names no grid, and the folder does not say which.
     """
     overrides = parse_overrides(words)
     settings = own_settings(words)
+    # Shells leave a ~ after = as it is.
     output_dir = Path(settings.output_dir).expanduser()
     name = overrides.grid or _only_export(output_dir)
     if name is not None and (export := Export(output_dir / name)).exists:
         results_dir = Path(settings.results_dir).expanduser()
         return _exported(export, results_dir, overrides, settings.seeds)
+    # Else the cells of an old folder would all be called not started.
     refuse_old(output_dir, name)
     return cells_of(expand(words))
 
 
 def cells_of(grid: Grid) -> GridCells:
     """The cells of a run."""
-    settings = grid.settings
+    settings, store = grid.settings, grid.store
     descriptions = [describe(cell, grid.cells) for cell in grid.cells]
+    cells = (stored_cell(store, one, cell_record(store, one)) for one in descriptions)
     return GridCells(
-        grid=settings.grid.name,
-        folder=grid.folder,
-        results_dir=Path(settings.results_dir).expanduser(),
-        cells=tuple(
-            stored_cell(grid.store, description, cell_record(grid.store, description))
-            for description in descriptions
-        ),
-        baseline=settings.grid.baseline,
+        grid=settings.grid.name, folder=grid.folder, cells=tuple(cells),
+        results_dir=Path(settings.results_dir).expanduser(), baseline=settings.grid.baseline,
         show_published=(settings.model.name, settings.model.resolution) == PUBLISHED_MODEL,
-        checkpoint_rule=settings.grid.checkpoint_rule,
-        formats=settings.figure_formats,
-    )
+        checkpoint_rule=settings.grid.checkpoint_rule, formats=settings.figure_formats,
+    )  # fmt: skip
 
 
 def own_settings(words: Sequence[str]) -> Settings:
-    """The folders, seeds and tracking of a command line, whatever else it says.
-
-    Raises:
-        ConfigError: They cannot be understood.
-    """
+    """The folders, seeds and tracking of a command line; ``ConfigError`` where they are wrong."""
     return run_settings(words, only=(*_KEYS, "tracking"))
 
 
@@ -108,7 +96,7 @@ def _only_export(output_dir: Path) -> str | None:
 def _exported(
     export: Export, results_dir: Path, overrides: Overrides, seeds: Sequence[int]
 ) -> GridCells:
-    """The cells of an export, as far as the command line keeps them."""
+    # A setting without effect would pass for one that the numbers were made with.
     keys = [word.key for word in overrides.values]
     for key in [*keys, *(group.partition("=")[0] for group in overrides.groups)]:
         if key not in _KEYS:
@@ -117,24 +105,21 @@ def _exported(
                 f"grid, method, task, {', '.join(_KEYS)} can be chosen"
             )
     manifest = export.manifest()
-    methods, tasks = overrides.axes.get("method"), overrides.axes.get("task")
+    # The base stays whatever is chosen: all curves start from it.
     cells = tuple(
         cell
         for cell in export.cells()
         if cell.is_base
         or (
-            (methods is None or cell.method in methods)
-            and (tasks is None or cell.task in tasks)
-            and ("seeds" not in keys or cell.seed in seeds)
+            cell.method in overrides.axes.get("method", (cell.method,))
+            and cell.task in overrides.axes.get("task", (cell.task,))
+            and (cell.seed in seeds or "seeds" not in keys)
         )
     )
     return GridCells(
-        grid=manifest.grid,
-        folder=export.root,
-        results_dir=results_dir,
-        cells=cells,
+        grid=manifest.grid, folder=export.root, results_dir=results_dir, cells=cells,
         baseline=manifest.baseline,
-    )
+    )  # fmt: skip
 
 
 def stale_lines(cells: Sequence[Cell]) -> list[str]:

@@ -1,8 +1,4 @@
-"""Scores of images as a table by training seed and prompt.
-
-Images of one prompt resemble each other, so prompts, not images, are what is drawn at random.
-Every training seed sees the same prompts: seeds and prompts are crossed, not nested.
-"""
+"""Scores of images as a table by training seed and prompt."""
 
 from __future__ import annotations
 
@@ -15,6 +11,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
 
 
+# Images of one prompt resemble each other, so prompts, not images, are what is drawn at random.
+# Every training seed sees the same prompts: the two are crossed, and a table holds them.
 @dataclass(frozen=True)
 class ClusteredScores:
     """Scores summed by training seed and prompt; made by ``cluster``.
@@ -57,13 +55,10 @@ class ClusteredScores:
         return [np.flatnonzero(self.strata == stratum) for stratum in range(self.num_strata)]
 
     def seed_means(self, weights: FloatArray | None = None) -> FloatArray:
-        """The statistic of every seed.
+        """The statistic of every seed, (R, S); nan where a stratum is left without a scored image.
 
         Args:
             weights: How often each prompt counts, by resample; (R, P). None is once each, R = 1.
-
-        Returns:
-            (R, S); nan where a stratum is left without a scored image.
         """
         if weights is None:
             weights = np.ones((1, self.num_prompts))
@@ -96,41 +91,44 @@ def cluster(
     seeds: ArrayLike | None = None,
     strata: ArrayLike | None = None,
 ) -> ClusteredScores:
-    """Sum scores by training seed and prompt.
+    """Sum scores by training seed and prompt; prompts without any scored image are left out.
 
     Args:
-        values: One score an image; (N,). A nan is a measurement that failed and is left out.
+        values: One score an image; (N,), or (S, N) for the same images under S training seeds. A
+            nan is a measurement that failed and is left out.
         prompts: Which prompt each image is of; (N,), any labels.
-        seeds: Training seed of the model that made each image; (N,). None is one seed.
+        seeds: Training seed of the model that made each image; (N,). None takes rows as seeds.
         strata: Stratum of each image's prompt, for a macro mean; (N,). None is a plain mean.
-
-    Returns:
-        The table; prompts without any scored image are not part of it.
 
     Raises:
         ValueError: Lengths differ, a value is infinite, a prompt lies in two strata, or nothing is
             scored in some seed and stratum.
     """
-    scores = np.asarray(values, dtype=np.float64)
+    scores = np.atleast_2d(np.asarray(values, dtype=np.float64))
     if np.isinf(scores).any():
         raise ValueError(
             f"scores: {int(np.isinf(scores).sum())} are infinite; must be finite or nan"
         )
     prompt, num_prompts = _codes(prompts, "prompts", scores.shape)
-    seed, num_seeds = _codes(seeds, "seeds", scores.shape)
     stratum, _ = _codes(strata, "strata", scores.shape)
+    if seeds is None:
+        seed, num_seeds = np.indices(scores.shape)[0], len(scores)
+    else:
+        seed, num_seeds = _codes(seeds, "seeds", scores.shape)
     scored = ~np.isnan(scores)
     cell = (seed * num_prompts + prompt)[scored]
-    size = num_seeds * num_prompts
     shape = (num_seeds, num_prompts)
-    sums: FloatArray = np.bincount(cell, weights=scores[scored], minlength=size).astype(np.float64)
-    counts = np.bincount(cell, minlength=size).reshape(shape).astype(np.float64)
+    sums = np.bincount(cell, weights=scores[scored], minlength=num_seeds * num_prompts)
+    counts = np.bincount(cell, minlength=sums.size).reshape(shape).astype(np.float64)
     of_prompt = np.zeros(num_prompts, dtype=np.intp)
     of_prompt[prompt] = stratum
     if (of_prompt[prompt] != stratum).any():
         raise ValueError("strata: a prompt lies in two strata; each prompt belongs to one")
     kept = counts.any(axis=0)
-    table = ClusteredScores(sums.reshape(shape)[:, kept], counts[:, kept], of_prompt[kept])
+    table = ClusteredScores(
+        sums.astype(np.float64).reshape(shape)[:, kept], counts[:, kept], of_prompt[kept]
+    )
+    # A stratum without a number would otherwise drop out of the macro mean without a word.
     if not kept.any() or np.isin(np.arange(stratum.max() + 1), table.strata, invert=True).any():
         raise ValueError("scores: no image is scored in a whole stratum; nothing can be estimated")
     if np.isnan(table.seed_means()).any():
@@ -138,47 +136,20 @@ def cluster(
     return table
 
 
-def cluster_pairs(
-    first: ArrayLike,
-    second: ArrayLike,
-    prompts: ArrayLike,
-    *,
-    seeds: ArrayLike | None = None,
-    strata: ArrayLike | None = None,
-) -> ClusteredScores:
-    """Sum paired differences ``first - second`` by training seed and prompt.
-
-    Args:
-        first: Scores of one method; (N,).
-        second: Scores of the other on the same prompts, image indices and seeds; (N,).
-        prompts: As for ``cluster``.
-        seeds: As for ``cluster``.
-        strata: As for ``cluster``.
-
-    Returns:
-        The table of differences; pairs with a failed measurement are not part of it.
-
-    Raises:
-        ValueError: As ``cluster``.
-    """
-    ones, others = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if ones.shape != others.shape:
-        raise ValueError(f"pairs: {ones.shape} against {others.shape} scores; must be as many")
-    # A nan on either side makes the difference nan, which leaves the pair out.
-    return cluster(ones - others, prompts, seeds=seeds, strata=strata)
-
-
 def _codes(labels: ArrayLike | None, name: str, shape: tuple[int, ...]) -> tuple[IntArray, int]:
-    """Labels as 0..K-1, and K."""
+    """Labels of images as 0..K-1 in every row of ``shape``, (S, N), and K."""
     if labels is None:
         return np.zeros(shape, dtype=np.intp), 1
     array = np.asarray(labels)
-    if len(shape) != 1 or array.shape != shape:
-        raise ValueError(f"{name}: shape {array.shape}, scores: {shape}; both must be (N,)")
+    if array.shape != shape[1:]:
+        raise ValueError(f"{name}: shape {array.shape}, scores: {shape}; must be one an image")
     if array.dtype.kind in "US":
         # Texts are few and repeat often: looking them up is several times quicker than sorting.
         texts = array.tolist()
         rank = {text: code for code, text in enumerate(sorted(set(texts)))}
-        return np.fromiter(map(rank.__getitem__, texts), np.intp, len(texts)), len(rank)
-    labels_in_order, codes = np.unique(array, return_inverse=True)
-    return codes.astype(np.intp), labels_in_order.size
+        codes, count = np.fromiter(map(rank.__getitem__, texts), np.intp, len(texts)), len(rank)
+    else:
+        labels_in_order, codes = np.unique(array, return_inverse=True)
+        count = labels_in_order.size
+    # Coded once for all rows: to sort the names again for each of hundreds of seeds is slow.
+    return np.broadcast_to(codes.astype(np.intp), shape), count

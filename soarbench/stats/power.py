@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
 
+from soarbench.stats.bootstrap import LEVEL
 from soarbench.stats.clusters import ClusteredScores, FloatArray
 
+#: Chance to call a difference that is there.
+POWER = 0.8
 #: Beyond this many prompts or seeds "more of them" is no advice.
 MOST = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class VarianceComponents:
-    """Where the variance of a mean comes from.
+    """Where the variance of a mean over P prompts and S seeds comes from.
 
     Var(mean) = prompt / P + seed / S + residual / (P S), with the strata's shares of the P prompts
     as they are.
@@ -32,11 +36,6 @@ class VarianceComponents:
     prompt: float
     seed: float | None
     residual: float
-
-    def standard_error(self, num_prompts: int, num_seeds: int) -> float:
-        """Standard error of the mean over so many prompts and seeds."""
-        by_prompts = self.prompt / num_prompts + self.residual / (num_prompts * num_seeds)
-        return math.sqrt(by_prompts + (self.seed or 0.0) / num_seeds)
 
 
 def variance_components(scores: ClusteredScores) -> VarianceComponents:
@@ -79,108 +78,58 @@ def _crossed_variances(means: FloatArray) -> tuple[float, float]:
         return between, 0.0
     rest = means - by_prompt - means.mean(axis=1, keepdims=True) + means.mean()
     within = float(np.square(rest).sum() / ((num_seeds - 1) * (num_prompts - 1)))
+    # A prompt's mean over few seeds still holds the rest's noise, so its variance is too large.
     return max(between - within / num_seeds, 0.0), within
 
 
 def minimum_detectable_difference(
-    components: VarianceComponents,
-    num_prompts: int,
-    num_seeds: int,
-    *,
-    level: float = 0.95,
-    power: float = 0.8,
+    components: VarianceComponents, num_prompts: int, num_seeds: int
 ) -> float:
-    """Smallest true difference that this many prompts and seeds would call with chance ``power``.
-
-    Prompts are many and take normal quantiles; seeds are few and take Student's t, as in
-    ``mean_interval``.
+    """Smallest true difference that so many prompts and seeds would call with chance ``POWER``.
 
     Args:
         components: Of the paired differences.
         num_prompts: P.
         num_seeds: S.
-        level: Of the interval that must exclude zero.
-        power: Chance to call a difference of that size.
     """
-    factor = float(special.ndtri((1 + level) / 2) + special.ndtri(power))
+    # Of one comparison: the verdict's correction for many is not in it, and costs power.
+    factor = float(special.ndtri((1 + LEVEL) / 2) + special.ndtri(POWER))
     variance = components.prompt / num_prompts + components.residual / (num_prompts * num_seeds)
     square = factor**2 * variance
+    # Prompts are many and take normal quantiles; seeds are few and take Student's t, as in
+    # mean_interval.
     if components.seed and num_seeds > 1:
         freedom = num_seeds - 1
-        quantiles = special.stdtrit(freedom, (1 + level) / 2), special.stdtrit(freedom, power)
-        factor = float(sum(quantiles))
-        square += factor**2 * components.seed / num_seeds
+        quantiles = special.stdtrit(freedom, (1 + LEVEL) / 2), special.stdtrit(freedom, POWER)
+        square += float(sum(quantiles)) ** 2 * components.seed / num_seeds
     return math.sqrt(square)
 
 
 def required_prompts(
-    components: VarianceComponents,
-    difference: float,
-    num_seeds: int,
-    *,
-    level: float = 0.95,
-    power: float = 0.8,
+    components: VarianceComponents, difference: float, num_seeds: int
 ) -> int | None:
-    """How many prompts would decide a difference, with this many seeds.
-
-    Args:
-        components: Of the paired differences.
-        difference: The true difference to be seen; its sign does not matter.
-        num_seeds: Stays as it is.
-        level: As ``minimum_detectable_difference``.
-        power: As ``minimum_detectable_difference``.
-
-    Returns:
-        The number, at least 2; None when no number of prompts will do.
-    """
+    """How many prompts would decide a true difference with these seeds; None: no number would."""
     return _smallest(
-        lambda count: minimum_detectable_difference(
-            components, count, num_seeds, level=level, power=power
-        ),
-        abs(difference),
+        lambda count: minimum_detectable_difference(components, count, num_seeds), difference
     )
 
 
 def required_seeds(
-    components: VarianceComponents,
-    difference: float,
-    num_prompts: int,
-    *,
-    level: float = 0.95,
-    power: float = 0.8,
+    components: VarianceComponents, difference: float, num_prompts: int
 ) -> int | None:
-    """How many training seeds would decide a difference, with this many prompts.
-
-    Args:
-        components: Of the paired differences.
-        difference: The true difference to be seen; its sign does not matter.
-        num_prompts: Stays as it is.
-        level: As ``minimum_detectable_difference``.
-        power: As ``minimum_detectable_difference``.
-
-    Returns:
-        The number, at least 2; None when no number will do, or one seed told nothing about seeds.
-    """
+    """The same for training seeds, with these prompts; None also where one seed told nothing."""
     if components.seed is None:
         return None
     return _smallest(
-        lambda count: minimum_detectable_difference(
-            components, num_prompts, count, level=level, power=power
-        ),
-        abs(difference),
+        lambda count: minimum_detectable_difference(components, num_prompts, count), difference
     )
 
 
 def _smallest(detectable: Callable[[int], float], difference: float) -> int | None:
     """Smallest count from 2 on whose detectable difference is no more than ``difference``."""
-    # More prompts or seeds never see less, so that halving finds the smallest number.
-    low, high = 2, MOST
-    if difference <= 0 or detectable(high) > difference:
+    if difference == 0:
         return None
-    while low < high:
-        middle = (low + high) // 2
-        if detectable(middle) <= difference:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    counts = range(2, MOST + 1)
+    # More prompts or seeds never see less, so that halving finds the smallest number.
+    place = bisect_left(counts, True, key=lambda count: detectable(count) <= abs(difference))
+    return counts[place] if place < len(counts) else None

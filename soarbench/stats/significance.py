@@ -13,6 +13,7 @@ from scipy import special
 from soarbench.stats.bootstrap import Interval
 from soarbench.stats.clusters import ClusteredScores, FloatArray
 
+ALPHA = 0.05
 NUM_PERMUTATIONS = 10_000
 _CHUNK = 1000
 
@@ -32,13 +33,7 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class McNemar:
-    """McNemar's exact test.
-
-    Attributes:
-        only_first: Pairs in which the first alone is right.
-        only_second: Pairs in which the second alone is right.
-        p_value: Two-sided.
-    """
+    """McNemar's exact test: pairs in which one alone is right, and the two-sided p-value."""
 
     only_first: int
     only_second: int
@@ -48,25 +43,25 @@ class McNemar:
 def paired_permutation_test(
     differences: ClusteredScores, rng: Generator, *, num_permutations: int = NUM_PERMUTATIONS
 ) -> float:
-    """P-value of "the two methods are the same", by swapping them prompt by prompt.
+    """Two-sided p-value of "the two methods are the same", by swapping them prompt by prompt.
 
-    All images and seeds of a prompt are swapped together. The training seeds are taken as given:
-    what another seed would change is in the interval, not in this test.
+    At least 1 / (num_permutations + 1) when swaps are random.
 
     Args:
-        differences: From ``cluster_pairs``.
+        differences: Of paired scores, by prompt.
         rng: Source of randomness; unused when all swaps can be tried.
         num_permutations: Random swaps; all 2^P are tried instead when these are no more.
 
-    Returns:
-        Two-sided p-value; at least 1 / (num_permutations + 1) when swaps are random.
-
     Source: Phipson and Smyth 2010, "Permutation p-values should never be zero".
     """
+    # All images and seeds of a prompt are swapped together, as they were drawn together. Seeds are
+    # taken as given: where they dominate, this test alone rejects a true null in 42 to 53 % of
+    # simulations with five seeds, so that a verdict asks the interval as well.
     shares = differences.contributions()
     total = shares.sum()
     # Sums of the same numbers in another order differ in the last bits.
     bound = abs(total) - 1e-9 * np.abs(shares).sum()
+    # An int64 holds a swap of up to 62 prompts.
     if shares.size < 63 and 2**shares.size <= num_permutations:
         codes = np.arange(2**shares.size)
         swaps = (codes[:, None] >> np.arange(shares.size)) & 1
@@ -87,14 +82,7 @@ def _at_least(swaps: np.ndarray, shares: FloatArray, bound: float) -> np.ndarray
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
-    """Exact test of two binary verdicts on the same images.
-
-    It takes images as independent; where a prompt has several, ``paired_permutation_test`` is the
-    one that holds.
-
-    Args:
-        first: Whether each image of one method is right; (N,), booleans.
-        second: The same for the other; (N,).
+    """Exact test of two binary verdicts, (N,) each, on the same images; these are independent.
 
     Raises:
         ValueError: Shapes differ or values are no booleans.
@@ -110,19 +98,16 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     only_first, only_second = int((ones & ~others).sum()), int((others & ~ones).sum())
     discordant = only_first + only_second
     tail = special.bdtr(min(only_first, only_second), discordant, 0.5) if discordant else 1.0
-    return McNemar(
-        only_first=only_first, only_second=only_second, p_value=min(2 * float(tail), 1.0)
-    )
+    # Where both sides have as many, twice the tail counts the middle twice.
+    p_value = min(2 * float(tail), 1.0)
+    return McNemar(only_first=only_first, only_second=only_second, p_value=p_value)
 
 
 def holm(p_values: ArrayLike) -> FloatArray:
     """Correct p-values for being many, so that one false finding among all has the stated chance.
 
     Args:
-        p_values: Of one family of tests; (K,).
-
-    Returns:
-        Adjusted p-values, to be compared with the same threshold; (K,), at most 1.
+        p_values: Of one family of tests; (K,). Adjusted ones compare with the same threshold.
 
     Raises:
         ValueError: Not one-dimensional, or outside 0..1.
@@ -140,20 +125,16 @@ def holm(p_values: ArrayLike) -> FloatArray:
     return adjusted
 
 
-def verdict(
-    difference: Interval, p_value: float, *, higher_is_better: bool = True, alpha: float = 0.05
-) -> Verdict:
-    """Say what a paired difference comes to.
-
-    Better or worse needs both: an interval that excludes zero (prompts and seeds) and a p-value
-    below ``alpha`` (corrected for the number of comparisons).
+def verdict(difference: Interval, p_value: float, *, higher_is_better: bool = True) -> Verdict:
+    """Say what a paired difference, first - second, comes to.
 
     Args:
-        difference: Interval of first - second.
+        difference: Its interval.
         p_value: Of the same difference, after ``holm``.
         higher_is_better: Of the metric.
-        alpha: Threshold.
     """
-    if not difference.excludes_zero or not p_value < alpha:
+    # It needs both: the interval knows prompts and seeds, and is not corrected for the number of
+    # comparisons; the p-value is corrected, and knows prompts alone.
+    if not difference.excludes_zero or not p_value < ALPHA:
         return Verdict.NOT_DISTINGUISHABLE
     return Verdict.BETTER if (difference.estimate > 0) == higher_is_better else Verdict.WORSE

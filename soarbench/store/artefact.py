@@ -1,8 +1,6 @@
 """What everything expensive leaves on disk: a folder under an address of its own, with a record.
 
-An address is the digest of exactly what determines the content (``soarbench.grid.addresses``). The
-record, ``artefact.json``, keeps that content readable, which artefacts it was made from, the
-commands that worked on it, and the digest of the code that did.
+An address is the digest of exactly what determines the content; see ``grid.addresses``.
 """
 
 from __future__ import annotations
@@ -23,17 +21,12 @@ from soarbench.common.strict import build
 
 #: Kinds of artefacts are folders of the store, in the order in which they are made.
 KINDS = ("trainings", "images", "scores", "probes")
-_RECORD, _ERROR = "artefact.json", "error.txt"
+_RECORD = "artefact.json"
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Extent:
-    """A part of a suite for which an artefact is whole.
-
-    Attributes:
-        max_prompts: Evenly spaced prompts; null: all.
-        images_per_prompt: Images of each.
-    """
+    """A part of a suite for which an artefact is whole: evenly spaced prompts; None: all."""
 
     max_prompts: int | None
     images_per_prompt: int
@@ -50,13 +43,10 @@ class Record:
     """What ``artefact.json`` says.
 
     Attributes:
-        version: Of the store.
-        address: ``KIND/NAME-DIGEST``.
         content: What the digest is of.
         inputs: Addresses of the artefacts that this one was made from.
         code: Digest of each module that determines the content, when it was begun.
         launches: Commands that worked on it, with commits and versions; the first one first.
-        extents: Parts of a suite for which it is whole, the smaller first.
     """
 
     version: int
@@ -82,7 +72,7 @@ class Artefact:
     @property
     def error_path(self) -> Path:
         """The traceback of the last failure; gone once the work succeeds."""
-        return self.root / _ERROR
+        return self.root / "error.txt"
 
     @property
     def exists(self) -> bool:
@@ -90,11 +80,7 @@ class Artefact:
         return (self.root / _RECORD).is_file()
 
     def record(self) -> Record | None:
-        """The stored record; None before the first touch.
-
-        Raises:
-            UserError: It is damaged, or of another version.
-        """
+        """The record, None before the first touch; ``UserError`` where it is damaged or old."""
         path = self.root / _RECORD
         if not path.is_file():
             return None
@@ -105,42 +91,25 @@ class Artefact:
     def begin(
         self, content: Mapping[str, object], inputs: Sequence[str], code: Mapping[str, str]
     ) -> None:
-        """Write the record, or add this process to those that worked on the artefact.
-
-        Args:
-            content: What the address is the digest of.
-            inputs: Addresses of the artefacts that are read.
-            code: Digests of the modules that determine the result.
-        """
+        """Write the ``Record``, or add this process to those that worked on the artefact."""
         stored = self.record()
         if stored is None:
-            launches: tuple[Mapping[str, object], ...] = (this_launch(),)
-            self._write(
-                Record(
-                    version=STORE_VERSION,
-                    address=self.address,
-                    content=content,
-                    inputs=tuple(inputs),
-                    code=code,
-                    launches=launches,
-                )
-            )
+            record = Record(
+                version=STORE_VERSION, address=self.address, content=content, inputs=tuple(inputs),
+                code=code, launches=(this_launch(),),
+            )  # fmt: skip
+            write_json(self.root / _RECORD, vars(record))
+        # The code stays that of the first launch, which made a part of what is there: were it
+        # replaced, that part would pass for the work of today's code and never be made again.
         elif this_launch() not in stored.launches:
             self._replace(launches=[*stored.launches, this_launch()])
 
     def refuse_other(self, content: Mapping[str, object], what: str) -> dict[str, object]:
-        """Make sure that a folder of the user's holds nothing, or the same content.
+        """Make sure that a folder of the user's holds nothing, or ``what`` of the same content.
 
-        Args:
-            content: What is asked for now.
-            what: It holds, for messages.
-
-        Returns:
-            The content as JSON gives it back, for ``begin``.
-
-        Raises:
-            UserError: It holds something else; says in what.
+        -> The content as JSON gives it back, for ``begin``; ``UserError`` says what is unlike.
         """
+        # Tuples come back from JSON as lists, and would pass for another request.
         plain: dict[str, object] = json.loads(json.dumps(content))
         record = self.record()
         if record is None and self.root.exists() and any(self.root.iterdir()):
@@ -158,7 +127,7 @@ class Artefact:
         """Note that the artefact is whole for one more part of its suite."""
         stored = self.record()
         assert stored is not None, f"{self.address} was not begun"
-        self._replace(extents=[vars(part) for part in {*stored.extents, extent}])
+        self._replace(extents=[vars(part) for part in dict.fromkeys([*stored.extents, extent])])
 
     def has(self, extent: Extent) -> bool:
         """Whether this very part of the suite was noted."""
@@ -169,10 +138,6 @@ class Artefact:
         """Whether the artefact is whole for a part of its suite."""
         stored = self.record()
         return stored is not None and any(part.covers(extent) for part in stored.extents)
-
-    def _write(self, record: Record) -> None:
-        values = {**vars(record), "extents": [vars(extent) for extent in record.extents]}
-        write_json(self.root / _RECORD, values)
 
     def _replace(self, **changes: object) -> None:
         write_json(self.root / _RECORD, {**read_json(self.root / _RECORD), **changes})
@@ -206,34 +171,22 @@ class Store:
         return self.root / "cache"
 
     def discard(self, address: str) -> list[str]:
-        """Remove an artefact and everything that was made from it.
-
-        Returns:
-            The addresses that are gone.
-        """
+        """Remove an artefact and all that was made from it; the addresses that are gone."""
         gone = [address]
-        for other in self._addresses():
-            stored = self.artefact(other).record()
+        records = sorted(path for kind in KINDS for path in self.root.glob(f"{kind}/*/{_RECORD}"))
+        for other in (Artefact(path.parent) for path in records):
+            # None where it went with one before, of which it was made.
+            stored = other.record()
             if stored is not None and address in stored.inputs:
-                gone += self.discard(other)
+                gone += self.discard(other.address)
+        # After what depends on it: killed in between, the same command still finds the rest.
         if self.artefact(address).root.exists():
             shutil.rmtree(self.artefact(address).root)
         return gone
 
-    def _addresses(self) -> list[str]:
-        return [
-            str(path.parent.relative_to(self.root))
-            for kind in KINDS
-            for path in sorted((self.root / kind).glob(f"*/{_RECORD}"))
-        ]
-
 
 def refuse_other_version(path: Path, values: Mapping[str, object]) -> None:
-    """Refuse a file that another version wrote.
-
-    Raises:
-        UserError: It is one.
-    """
+    """Refuse a file that another version wrote, with a ``UserError``."""
     if values.get("version") != STORE_VERSION:
         raise UserError(
             f"{path} is of store version {values.get('version')}, and this soarbench reads "
@@ -242,15 +195,8 @@ def refuse_other_version(path: Path, values: Mapping[str, object]) -> None:
 
 
 def refuse_old(output_dir: Path, grid: str | None) -> None:
-    """Say what to do with a run folder of soarbench 0.1, which kept cells and no artefacts.
-
-    Args:
-        output_dir: That a command reads or writes.
-        grid: Its grid; None: any.
-
-    Raises:
-        UserError: It is one, and nothing of today's is beside it.
-    """
+    """Refuse a run folder of soarbench 0.1, of any grid or of one, with what to do about it."""
+    # Today's store may lie beside an old one, and is then what is meant.
     old = [] if (output_dir / "grids").is_dir() else sorted(output_dir.glob(f"{grid or '*'}/cells"))
     if old:
         raise UserError(

@@ -22,16 +22,13 @@ class Status:
 
     Attributes:
         state: ``running`` from the first touch on, also while no process works on it.
-        reason: Why it failed.
-        created_at: Unix time; also the time stamp of its metrics, so that logging twice is logging
-            once.
-        mlflow_run_id: Its MLflow run.
         logged: Digest of the description that was logged.
         diagnosed: Digest of the probes that were logged.
     """
 
     state: State = "running"
     reason: str | None = None
+    # Unix time, which MLflow's metrics carry as theirs: logging twice is then logging once.
     created_at: float = field(default_factory=time.time)
     mlflow_run_id: str | None = None
     logged: str | None = None
@@ -45,11 +42,6 @@ class CellRecord:
     root: Path
 
     @property
-    def description_path(self) -> Path:
-        """See ``soarbench.grid.description``."""
-        return self.root / "cell.json"
-
-    @property
     def error_path(self) -> Path:
         """Traceback of the last failure."""
         return self.root / "error.txt"
@@ -59,38 +51,27 @@ class CellRecord:
         return self.root / "status.json"
 
     def description(self) -> dict[str, object]:
-        """The description that was written.
-
-        Raises:
-            UserError: It is damaged or of another version.
-        """
-        values = read_json(self.description_path)
-        refuse_other_version(self.description_path, values)
+        """See ``grid.description``; ``UserError`` where it is damaged or of another version."""
+        path = self.root / "cell.json"
+        values = read_json(path)
+        refuse_other_version(path, values)
         return values
 
     def describe(self, description: Mapping[str, object]) -> None:
         """Write the description, and a first status unless there is one."""
-        if not self.description_path.is_file() or read_json(self.description_path) != description:
-            write_json(self.description_path, description)
+        path = self.root / "cell.json"
+        if not path.is_file() or read_json(path) != description:
+            write_json(path, description)
         if not self._status_path.is_file():
-            self.write_status(Status())
+            self.update_status()
 
     def status(self) -> Status | None:
-        """The stored status; None before the first touch.
-
-        Raises:
-            UserError: It is damaged or of another version.
-        """
+        """The stored status, None before the first touch; ``UserError`` where it is damaged."""
         if not self._status_path.is_file():
             return None
         return build(Status, read_json(self._status_path), str(self._status_path))
 
-    def write_status(self, status: Status) -> None:
-        """Store a status."""
-        write_json(self._status_path, dataclasses.asdict(status))
-
-    def update_status(self, **changes: object) -> Status:
-        """Change some fields of the stored status."""
+    def update_status(self, **changes: object) -> None:
+        """Change some fields of the stored status, or of a first one."""
         status = dataclasses.replace(self.status() or Status(), **changes)  # type: ignore[arg-type]
-        self.write_status(status)
-        return status
+        write_json(self._status_path, dataclasses.asdict(status))

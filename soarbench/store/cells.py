@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,21 +25,20 @@ FINISHED = "finished"
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """A process that worked on a cell's artefacts.
+    """A process that worked on a cell's artefacts; see ``provenance.this_launch``."""
 
-    Attributes:
-        command: As it can be typed again.
-        git_commit: Of its code; ``-dirty`` after it where that was changed since.
-        soarbench: Version.
-        python: Version.
-        platform: Operating system and machine.
-    """
+    # Records of older versions do not say all of it.
+    command: str = UNKNOWN
+    git_commit: str = UNKNOWN
+    soarbench: str = UNKNOWN
+    python: str = UNKNOWN
+    platform: str = UNKNOWN
 
-    command: str
-    git_commit: str
-    soarbench: str
-    python: str
-    platform: str
+
+def launch_of(values: Mapping[str, object]) -> Launch:
+    """A launch from its record."""
+    known = [entry.name for entry in fields(Launch) if entry.name in values]
+    return Launch(**{name: str(values[name]) for name in known})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +49,12 @@ class Cell:
         tables: Its numbers and images, wherever they lie.
         description: As plain JSON (``soarbench.grid.description``).
         state: ``finished``, ``failed``, ``running`` or ``not started``.
-        reason: Why it failed.
-        mlflow_run_id: Its MLflow run.
         budget: What training spent, by name.
-        created_at: Unix time of the first touch.
-        launches: What worked on its artefacts, the first one first.
-        code: Digest of each module that determined them, when they were begun.
+        code: Digest of each module that determined its artefacts, when they were begun.
     """
 
     tables: CellTables
-    description: Mapping[str, object]
+    description: Mapping[str, Any]
     state: str
     reason: str | None = None
     mlflow_run_id: str | None = None
@@ -85,13 +81,12 @@ class Cell:
     @property
     def title(self) -> str | None:
         """Of the method, for people; None in older exports, which do not say it."""
-        title = self.description.get("title")
-        return None if title is None else str(title)
+        return self._text("title")
 
     @property
     def seed(self) -> int:
         """Of training."""
-        return int(str(self.description["seed"]))
+        return int(self.description["seed"])
 
     @property
     def label(self) -> str:
@@ -101,24 +96,22 @@ class Cell:
     @property
     def steps(self) -> tuple[int, ...]:
         """At which images are evaluated, ascending."""
-        return tuple(int(step) for step in _list(self.description["steps"]))
+        return tuple(map(int, self._list("steps")))
 
     @property
     def final_metric(self) -> str | None:
         """Judge that decides; None for the base model."""
-        name = self.description["final_metric"]
-        return None if name is None else str(name)
+        return self._text("final_metric")
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """All judges."""
-        return tuple(_list(self.description["metrics"]))
+        return tuple(self._list("metrics"))
 
     @property
     def data_key(self) -> str | None:
         """Name of the data it trained on; None for the base model."""
-        key = self.description["data_key"]
-        return None if key is None else str(key)
+        return self._text("data_key")
 
     @property
     def config(self) -> Facts:
@@ -130,6 +123,17 @@ class Cell:
     def is_base(self) -> bool:
         """Whether it is the untouched model, which all tasks share."""
         return self.task == BASE
+
+    def _text(self, key: str) -> str | None:
+        value = self.description.get(key)
+        return None if value is None else str(value)
+
+    def _list(self, key: str) -> list[str]:
+        value = self.description[key]
+        # A text in its place would be taken apart letter by letter without a word.
+        if not isinstance(value, list):
+            raise StoreError(f"{value!r} is no list: the description of a cell is damaged")
+        return value
 
     def scores(self, pool: dict[bytes, np.ndarray] | None = None) -> list[ScoreSet]:
         """All scores; see ``score_sets``."""
@@ -172,13 +176,10 @@ class Cell:
         path = self.tables.image_file(step, prompt_id, image_index)
         if path is None:
             return None
+        # Pillow reads pixels when they are first asked for, and by then the file is closed.
         with Image.open(path) as image:
             image.load()
             return image
-
-    def has_image(self, step: int, prompt_id: str, image_index: int) -> bool:
-        """Whether an image is stored as it was drawn."""
-        return self.tables.image_file(step, prompt_id, image_index) is not None
 
     def strip(self, task: str, step: int) -> Image.Image | None:
         """The samples of a task beside each other, as ``export`` leaves them; None without."""
@@ -191,16 +192,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Hole:
-    """Something that should be in the report and is not.
-
-    Attributes:
-        cell_id: Of the cell.
-        task: Its task.
-        method: Its method.
-        seed: Its seed.
-        evaluator: Whose numbers are missing; None for all.
-        reason: Why.
-    """
+    """Something that should be in the report and is not, and why; without evaluator, all of it."""
 
     cell_id: str
     task: str
@@ -215,118 +207,75 @@ class Hole:
         return f"{self.cell_id}{part}: {self.reason}"
 
 
-def stored_cell(store: Store, description: Mapping[str, object], record: CellRecord) -> Cell:
-    """A cell whose artefacts are in a store.
-
-    Args:
-        store: Where.
-        description: What it is about.
-        record: What its grid keeps of it.
-
-    Raises:
-        StoreError: It is finished, and one of its artefacts is gone.
-    """
+def stored_cell(store: Store, description: Mapping[str, Any], record: CellRecord) -> Cell:
+    """A cell whose artefacts are in a store; ``StoreError`` where a finished one has lost some."""
     status = record.status()
     known = status or Status()
     origin = description["training"]
-    folder = None if origin is None else TrainingFolder(store.artefact(str(origin)).root)
     launches, code = _made_by(store, description, is_whole=known.state == FINISHED)
     return Cell(
-        tables=StoredTables(store=store, description=description),
-        description=description,
+        tables=StoredTables(store=store, description=description), description=description,
         state="not started" if status is None else status.state,
-        reason=known.reason,
-        mlflow_run_id=known.mlflow_run_id,
-        budget={} if folder is None else folder.cost(),
-        created_at=known.created_at,
-        launches=launches,
-        code=code,
-    )
+        reason=known.reason, mlflow_run_id=known.mlflow_run_id, created_at=known.created_at,
+        budget={} if origin is None else TrainingFolder(store.artefact(origin).root).cost(),
+        launches=launches, code=code,
+    )  # fmt: skip
 
 
 def _made_by(
-    store: Store, description: Mapping[str, object], *, is_whole: bool
+    store: Store, description: Mapping[str, Any], *, is_whole: bool
 ) -> tuple[tuple[Launch, ...], dict[str, str]]:
     """The launches that worked on a cell's training, images and scores, and their code."""
+    addresses = [description["training"]] if description["training"] else []
+    for facts in description["suites"].values():
+        addresses += facts["images"].values()
+        addresses += [address for steps in facts["scores"].values() for address in steps.values()]
     launches: dict[Launch, None] = {}
     code: dict[str, str] = {}
-    for address in addresses_of(description):
-        artefact = store.artefact(address)
+    for artefact in map(store.artefact, dict.fromkeys(addresses)):
         stored = artefact.record()
-        if stored is None and is_whole:
+        if stored is not None:
+            launches |= dict.fromkeys(map(launch_of, stored.launches))
+            code |= stored.code
+        # Without its record nobody can say what made a number, however whole it looks.
+        elif is_whole:
             raise StoreError(
                 f"{artefact.root / 'artefact.json'} is missing; delete {artefact.root} and give "
                 "the command of the run again"
             )
-        if stored is not None:
-            launches |= dict.fromkeys(launch_of(launch) for launch in stored.launches)
-            code |= stored.code
     return tuple(launches), code
 
 
-def addresses_of(description: Mapping[str, object]) -> list[str]:
-    """The artefacts that a cell's numbers come from, each once."""
-    addresses = [description["training"]] if description["training"] else []
-    suites = description["suites"]
-    assert isinstance(suites, Mapping)
-    for facts in suites.values():
-        addresses += facts["images"].values()
-        addresses += [address for steps in facts["scores"].values() for address in steps.values()]
-    return list(dict.fromkeys(str(address) for address in addresses))
-
-
-def launch_of(values: Mapping[str, object]) -> Launch:
-    """A launch from its record; what that does not say is unknown."""
-    names = [entry.name for entry in fields(Launch)]
-    return Launch(**{name: str(values.get(name, UNKNOWN)) for name in names})
-
-
 def finished_and_holes(cells: Sequence[Cell], where: str) -> tuple[list[Cell], list[Hole]]:
-    """Sort cells into those that can be reported and the holes that the others leave.
-
-    Args:
-        cells: Of one grid.
-        where: They come from, for messages.
-
-    Returns:
-        Finished cells, and a hole for each that is not; both by cell id.
+    """The cells of a grid that can be reported, and a hole for each other; both by cell id.
 
     Raises:
-        StoreError: No cell is finished, or two are the same method, task and seed.
+        StoreError: No cell is finished, or two are the same method, task and seed; says ``where``.
     """
     cells = sorted(cells, key=lambda cell: cell.cell_id)
-    holes = [_hole(cell) for cell in cells if cell.state != FINISHED]
+    holes = [
+        Hole(
+            cell_id=cell.cell_id, task=cell.task, method=cell.method, seed=cell.seed,
+            reason=cell.state if cell.reason is None else f"{cell.state}: {cell.reason}",
+        )
+        for cell in cells
+        if cell.state != FINISHED
+    ]  # fmt: skip
     finished = [cell for cell in cells if cell.state == FINISHED]
     if not finished:
+        # One line for people: three reasons show what went wrong, and there may be a thousand.
         reasons = "; ".join(hole.describe() for hole in holes[:3])
         raise StoreError(
             f"{where} holds no finished cell" + (f" ({reasons})" if reasons else "") + "; run the "
             "grid first, or name its output_dir="
         )
-    _refuse_twins(finished)
-    return finished, holes
-
-
-def _hole(cell: Cell) -> Hole:
-    """What an unfinished cell leaves open."""
-    reason = cell.state if cell.reason is None else f"{cell.state}: {cell.reason}"
-    return Hole(
-        cell_id=cell.cell_id, task=cell.task, method=cell.method, seed=cell.seed, reason=reason
-    )
-
-
-def _refuse_twins(cells: Sequence[Cell]) -> None:
     owners: dict[tuple[str, str, int], Cell] = {}
-    for cell in cells:
+    for cell in finished:
         other = owners.setdefault((cell.task, cell.method, cell.seed), cell)
+        # Two configurations of one method would be averaged as if they were two seeds.
         if other is not cell:
             raise StoreError(
                 f"{cell.cell_id} and {other.cell_id} are the same method, task and seed with "
                 "different configurations; report with the overrides of the one you mean"
             )
-
-
-def _list(value: object) -> list[str]:
-    if not isinstance(value, list):
-        raise StoreError(f"{value!r} is no list: the description of a cell is damaged")
-    return value
+    return finished, holes

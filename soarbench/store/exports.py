@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,26 +23,22 @@ from PIL import Image
 from soarbench.common.errors import StoreError
 from soarbench.common.files import read_json, write_atomically, write_json
 from soarbench.common.provenance import STORE_VERSION
-from soarbench.store.cells import Cell, launch_of
-from soarbench.store.probes import Table
-from soarbench.store.tables import Facts
+from soarbench.store.cells import FINISHED, Cell, launch_of
+from soarbench.store.tables import Facts, Table, labelled, read_table
 
 #: Names the grid of an export.
 MANIFEST = "export.json"
-_ID = "cell_id"
+_ID, _REMEDY = "cell_id", "export the grid again"
 _QUALITY = 85
 #: Measurements of images and paths, which nobody pairs to the last bit.
 _SINGLE = {"images", "norms", "deviations"}
+#: Of a cell as ``cells.parquet`` has it, beside its launches and protocols.
+_PLAIN = ("description", "state", "reason", "mlflow_run_id", "budget", "created_at", "code")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What ``export.json`` says.
-
-    Attributes:
-        grid: Name.
-        baseline: Method that differences are taken to.
-    """
+    """What ``export.json`` says; differences are taken to the ``baseline``."""
 
     grid: str
     baseline: str
@@ -49,7 +46,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Export:
-    """The folder of an exported grid; each table is read once."""
+    """The folder of an exported grid."""
 
     root: Path
 
@@ -59,11 +56,7 @@ class Export:
         return (self.root / MANIFEST).is_file()
 
     def manifest(self) -> Manifest:
-        """The manifest.
-
-        Raises:
-            StoreError: It is damaged or of another version.
-        """
+        """The manifest; ``StoreError`` where it is of another version."""
         values = read_json(self.root / MANIFEST)
         version = values.get("version")
         if version != STORE_VERSION or not {"grid", "baseline"} <= values.keys():
@@ -76,165 +69,93 @@ class Export:
     def cells(self) -> list[Cell]:
         """Every cell that was exported, finished or not."""
         self.manifest()
-        table = self.table("cells")
+        table = read_table(self.root / "cells.parquet", _REMEDY)
         if table is None:
-            raise StoreError(f"{self.root / 'cells.parquet'} is missing; export the grid again")
-        return [self._cell(json.loads(text)) for text in table["cell"].to_pylist()]
-
-    def _cell(self, values: Mapping[str, object]) -> Cell:
-        launches = values["launches"]
-        assert isinstance(launches, list)
-        rest = {
-            name: values[name]
-            for name in ("description", "state", "reason", "mlflow_run_id", "budget", "created_at",
-                         "code")
-        }  # fmt: skip
-        return Cell(
-            tables=ExportedTables(export=self, values=values),
-            launches=tuple(launch_of(launch) for launch in launches),
-            **rest,  # type: ignore[arg-type]
-        )
+            raise StoreError(f"{self.root / 'cells.parquet'} is missing; {_REMEDY}")
+        return [
+            Cell(
+                tables=_ExportedTables(root=self.root, values=values),
+                launches=tuple(map(launch_of, values["launches"])),
+                **{name: values[name] for name in _PLAIN},
+            )
+            for values in map(json.loads, table["cell"].to_pylist())
+        ]
 
     def strips(self) -> list[Strip]:
         """The sample images of all cells."""
-        table = self.table("samples")
+        table = read_table(self.root / "samples.parquet", _REMEDY)
         rows = [] if table is None else table.to_pylist()
         return [Strip(**{**row, "prompts": dict(json.loads(row["prompts"]))}) for row in rows]
 
-    def table(self, name: str) -> pa.Table | None:
-        """A table of all cells; None where the export has none."""
-        path = self.root / f"{name}.parquet"
-        return _table(path, _stamp(path))
 
-    def rows(self, name: str, cell_id: str) -> pa.Table | None:
-        """A cell's rows of a table; None where it has none."""
-        path = self.root / f"{name}.parquet"
-        return _by_cell(path, _stamp(path)).get(cell_id)
-
-    def needed(self, name: str, cell_id: str) -> pa.Table:
-        """The same of a table in which every finished cell has rows.
-
-        Raises:
-            StoreError: It has none.
-        """
-        rows = self.rows(name, cell_id)
-        if rows is None:
-            raise StoreError(
-                f"{self.root / name}.parquet is missing or has no rows of {cell_id}; export the "
-                "grid again"
-            )
-        return rows
-
-
-def _stamp(path: Path) -> int | None:
-    """When a table was written; None where there is none."""
-    return path.stat().st_mtime_ns if path.is_file() else None
-
-
+# Cells ask for their rows one by one, and a thousand of them share a file.
 @functools.lru_cache(maxsize=64)
-def _table(path: Path, stamp: int | None) -> pa.Table | None:
-    if stamp is None:
-        return None
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(f"{path} is damaged ({error}); export the grid again") from error
-
-
-@functools.lru_cache(maxsize=64)
-def _by_cell(path: Path, stamp: int | None) -> Mapping[str, pa.Table]:
-    """The rows of each cell, which follow each other."""
-    table = _table(path, stamp)
+def _by_cell(path: Path, written: int | None) -> Mapping[str, pa.Table]:
+    """The rows of each cell, which follow each other; none where nothing was written."""
+    table = None if written is None else read_table(path, _REMEDY)
     if table is None:
         return {}
-    ids = table[_ID].cast(pa.string()).to_pylist()
-    starts = [row for row in range(len(ids)) if row == 0 or ids[row] != ids[row - 1]]
-    ends = [*starts[1:], len(ids)]
-    rows = table.drop_columns([_ID])
-    return {
-        ids[start]: rows.slice(start, end - start) for start, end in zip(starts, ends, strict=True)
-    }
+    tables, start, rows = {}, 0, table.drop_columns([_ID])
+    for cell_id, own in itertools.groupby(table[_ID].to_pylist()):
+        size = sum(1 for _ in own)
+        # A slice shares the table's memory; a filter a cell would scan and copy it every time.
+        tables[cell_id] = rows.slice(start, size)
+        start += size
+    return tables
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportedTables:
-    """Of a cell in an export; see ``tables.CellTables``.
+class _ExportedTables:
+    """See ``CellTables``; ``values`` are a cell's in ``cells.parquet``."""
 
-    Attributes:
-        export: Where.
-        values: Of the cell, as ``cells.parquet`` has them.
-    """
+    root: Path
+    values: Mapping[str, Any]
 
-    export: Export
-    values: Mapping[str, object]
-
-    @property
-    def _description(self) -> Mapping[str, object]:
-        description = self.values["description"]
-        assert isinstance(description, Mapping)
-        return description
-
-    @property
-    def _cell_id(self) -> str:
-        return str(self._description[_ID])
+    def _rows(self, name: str, *, is_needed: bool = False) -> pa.Table | None:
+        path, cell_id = self.root / f"{name}.parquet", self.values["description"][_ID]
+        written = path.stat().st_mtime_ns if path.is_file() else None
+        rows = _by_cell(path, written).get(cell_id)
+        if rows is None and is_needed:
+            raise StoreError(f"{path} is missing or has no rows of {cell_id}; {_REMEDY}")
+        return rows
 
     def scores(self) -> pa.Table:
-        """See ``CellTables``."""
-        return self.export.needed("scores", self._cell_id)
+        return self._rows("scores", is_needed=True)
 
     def training(self) -> pa.Table | None:
-        """See ``CellTables``."""
-        is_base = self._description["data_key"] is None
-        return None if is_base else self.export.needed("training", self._cell_id)
+        is_base = self.values["description"]["data_key"] is None
+        return None if is_base else self._rows("training", is_needed=True)
 
     def probe(self, name: Table, key: str = "") -> pa.Table | None:
-        """See ``CellTables``."""
-        rows = self.export.rows(name, self._cell_id)
+        rows = self._rows(name)
         if rows is None or name == "images":
             return rows
         rows = rows.filter(pc.equal(rows["key"], key)).drop_columns(["key"])
         return rows if rows.num_rows else None
 
     def protocols(self) -> dict[tuple[str, str], Facts]:
-        """See ``CellTables``."""
-        protocols = self.values["protocols"]
-        assert isinstance(protocols, list)
-        return {(entry["suite"], entry["judge"]): entry["protocol"] for entry in protocols}
+        entries = self.values["protocols"]
+        return {(entry["suite"], entry["judge"]): entry["protocol"] for entry in entries}
 
-    def image_file(self, step: int, prompt_id: str, image_index: int) -> None:  # noqa: ARG002
+    def image_file(self, step: int, prompt_id: str, image_index: int) -> None:
         """None: an export has strips alone."""
-        return
 
     def strip(self, task: str, step: int) -> Image.Image | None:
-        """See ``CellTables``."""
-        for row in self._samples(task):
-            if row["step"] == step:
-                with Image.open(io.BytesIO(row["jpeg"])) as image:
-                    image.load()
-                    return image
-        return None
+        images = (row["jpeg"] for row in self._samples(task) if row["step"] == step)
+        return next((Image.open(io.BytesIO(jpeg)) for jpeg in images), None)
 
     def strip_prompts(self, task: str) -> dict[str, str]:
-        """See ``CellTables``."""
         samples = self._samples(task)
         return dict(json.loads(samples[0]["prompts"])) if samples else {}
 
     def _samples(self, task: str) -> list[dict[str, Any]]:
-        rows = self.export.rows("samples", self._cell_id)
+        rows = self._rows("samples")
         return [] if rows is None else [row for row in rows.to_pylist() if row["task"] == task]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Strip:
-    """Small sample images of a cell beside each other.
-
-    Attributes:
-        cell_id: Whose.
-        task: Whose prompts.
-        step: Of training.
-        prompts: Texts by id, in the strip's order.
-        jpeg: The strip.
-    """
+    """Small sample images of a cell beside each other; prompts by id, in the strip's order."""
 
     cell_id: str
     task: str
@@ -244,7 +165,7 @@ class Strip:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """Cell, task and step."""
+        """What there is one strip of."""
         return self.cell_id, self.task, self.step
 
     @classmethod
@@ -264,91 +185,63 @@ def write_export(
     strips: Iterable[Strip],
     clean: Mapping[str, str],
 ) -> None:
-    """Write cells as an export, in the place of what was there.
-
-    Args:
-        root: Folder of the grid's export.
-        manifest: Its names.
-        cells: Finished ones and others; of the others there are no tables. What they name and do
-            not have, such as the base on the data of another task, is taken from what was there.
-        strips: Sample images.
-        clean: Commands of launches, as they are to be published.
-    """
-    finished = [cell for cell in cells if cell.state == "finished"]
+    """Write cells in the place of what was there; ``clean`` are launches' commands as published."""
+    # What cells name and do not have, such as the base on the data of another task, is taken over.
     before = Export(root)
     older = {cell.cell_id: cell for cell in before.cells()} if before.exists else {}
+    # Sorted, so that the same cells give the same bytes: exports are kept in git.
     texts = [json.dumps(_values(cell, clean), sort_keys=True) for cell in cells]
     _write(root, "cells", pa.table({_ID: [cell.cell_id for cell in cells], "cell": texts}))
-    _write(root, "scores", _joined((cell.cell_id, cell.tables.scores()) for cell in finished))
-    training = ((cell.cell_id, cell.tables.training()) for cell in finished)
-    _write(root, "training", _joined(training))
-    _write(root, "images", _joined((cell.cell_id, cell.statistics()) for cell in finished))
-    for name in ("norms", "deviations"):
-        _write(
-            root, name, _joined(_keyed(cell, name, older.get(cell.cell_id)) for cell in finished)
-        )
-    _write(root, "samples", _strip_table(strips))
-    for cached in (_table, _by_cell):
-        cached.cache_clear()
-    values = {"version": STORE_VERSION, "grid": manifest.grid, "baseline": manifest.baseline}
+    kinds: dict[str, Callable[[Cell], pa.Table | None]] = {
+        "scores": lambda cell: cell.tables.scores(),
+        "training": lambda cell: cell.tables.training(),
+        "images": Cell.statistics,
+        "norms": lambda cell: _on_all_data(cell, "norms", older.get(cell.cell_id)),
+        "deviations": lambda cell: _on_all_data(cell, "deviations", older.get(cell.cell_id)),
+    }
+    finished = [cell for cell in cells if cell.state == FINISHED]
+    # One kind after the other: no more than one is in memory at a time.
+    for name, rows_of in kinds.items():
+        _write(root, name, _joined(_ID, ((cell.cell_id, rows_of(cell)) for cell in finished)))
+    ordered = sorted(strips, key=lambda strip: strip.key)
+    rows = [{**vars(one), "prompts": json.dumps([*one.prompts.items()])} for one in ordered]
+    _write(root, "samples", pa.Table.from_pylist(rows) if rows else None)
+    # Time stamps of some file systems are too coarse to tell what was written from what was there.
+    _by_cell.cache_clear()
     # Last: an export without its manifest is none.
-    write_json(root / MANIFEST, values)
+    write_json(root / MANIFEST, {"version": STORE_VERSION, **vars(manifest)})
 
 
 def _values(cell: Cell, clean: Mapping[str, str]) -> dict[str, object]:
-    launches = [vars(launch) for launch in cell.launches]
+    """A cell as ``cells.parquet`` has it; protocols as a list, since JSON has no pairs as keys."""
+    protocols = cell.protocols() if cell.state == FINISHED else {}
     return {
-        "description": dict(cell.description),
-        "state": cell.state,
-        "reason": cell.reason,
-        "mlflow_run_id": cell.mlflow_run_id,
-        "budget": dict(cell.budget),
-        "created_at": cell.created_at,
-        "code": dict(cell.code),
+        **{name: getattr(cell, name) for name in _PLAIN},
         "launches": [
-            {**launch, "command": clean.get(launch["command"], launch["command"])}
-            for launch in launches
+            {**vars(launch), "command": clean.get(launch.command, launch.command)}
+            for launch in cell.launches
         ],
-        "protocols": []
-        if cell.state != "finished"
-        else [
-            {"suite": suite, "judge": judge, "protocol": dict(protocol)}
-            for (suite, judge), protocol in cell.protocols().items()
+        "protocols": [
+            {"suite": suite, "judge": judge, "protocol": protocol}
+            for (suite, judge), protocol in protocols.items()
         ],
     }
 
 
-def _keyed(cell: Cell, name: Table, older: Cell | None) -> tuple[str, pa.Table | None]:
+def _on_all_data(cell: Cell, name: Table, older: Cell | None) -> pa.Table | None:
     """A probe's rows on the data of every key, some maybe only in an older export."""
-    paths = cell.description["paths"]
-    assert isinstance(paths, Mapping)
-    tables = []
-    for key in paths:
-        rows = cell.tables.probe(name, key)
-        if rows is None and older is not None:
-            rows = older.tables.probe(name, key)
-        if rows is not None:
-            tables.append(rows.append_column("key", pa.repeat(key, rows.num_rows)))
-    # Single numbers of an older export beside doubles of a store.
-    joined = pa.concat_tables(tables, promote_options="permissive") if tables else None
-    return cell.cell_id, joined
+    probes = {}
+    for key in cell.description["paths"]:
+        probes[key] = cell.tables.probe(name, key)
+        if probes[key] is None and older is not None:
+            probes[key] = older.tables.probe(name, key)
+    return _joined("key", probes.items())
 
 
-def _joined(parts: Iterable[tuple[str, pa.Table | None]]) -> pa.Table | None:
-    tables = [
-        rows.append_column(_ID, pa.repeat(cell_id, rows.num_rows))
-        for cell_id, rows in parts
-        if rows is not None
-    ]
+def _joined(label: str, parts: Iterable[tuple[str, pa.Table | None]]) -> pa.Table | None:
+    tables = [labelled(rows, **{label: value}) for value, rows in parts if rows is not None]
+    # Single numbers of an older export stand beside doubles of a store.
     return pa.concat_tables(tables, promote_options="permissive") if tables else None
-
-
-def _strip_table(strips: Iterable[Strip]) -> pa.Table | None:
-    rows = [
-        {**vars(strip), "prompts": json.dumps(list(strip.prompts.items()))}
-        for strip in sorted(strips, key=lambda strip: strip.key)
-    ]
-    return pa.Table.from_pylist(rows) if rows else None
 
 
 def _write(root: Path, name: str, table: pa.Table | None) -> None:
@@ -357,19 +250,15 @@ def _write(root: Path, name: str, table: pa.Table | None) -> None:
         path.unlink(missing_ok=True)
         return
     if name in _SINGLE:
-        table = table.cast(pa.schema([_single(field) for field in table.schema]))
-    doubles = [field.name for field in table.schema if pa.types.is_floating(field.type)]
-    texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
-
-    def write(partial: Path) -> None:
+        single = [
+            field.with_type(pa.float32()) if pa.types.is_float64(field.type) else field
+            for field in table.schema
+        ]
+        table = table.cast(pa.schema(single))
+    write = functools.partial(
+        pq.write_table, table, compression="zstd", compression_level=19,
+        use_dictionary=[one.name for one in table.schema if pa.types.is_string(one.type)],
         # Bytes of like significance lie together and compress: half the size.
-        pq.write_table(
-            table, partial, compression="zstd", compression_level=19,
-            use_dictionary=texts, use_byte_stream_split=doubles,
-        )  # fmt: skip
-
+        use_byte_stream_split=[x.name for x in table.schema if pa.types.is_floating(x.type)],
+    )  # fmt: skip
     write_atomically(path, write)
-
-
-def _single(field: pa.Field) -> pa.Field:
-    return field.with_type(pa.float32()) if pa.types.is_float64(field.type) else field

@@ -18,8 +18,6 @@ class MetricFacts:
 
     Attributes:
         name: Of the judge, as configured.
-        title: For people.
-        unit: Of the number.
         decimals: Digits after the point; one more than the differences that matter.
         value_range: Least and largest value.
         higher_is_better: Which way is up.
@@ -46,17 +44,9 @@ class MetricFacts:
 
 
 def metric_facts(name: str, protocol: Mapping[str, object], source: str) -> MetricFacts:
-    """Read the facts about a judge's number from a stored protocol.
-
-    Args:
-        name: Of the judge, as configured.
-        protocol: Under which it judged.
-        source: Whose protocol, for messages.
-
-    Raises:
-        StoreError: The protocol has none. Guessing which way is better would turn verdicts round.
-    """
+    """The facts about a judge's number in the protocol of a ``source``; ``StoreError`` without."""
     stored = protocol.get(JUDGE)
+    # "Higher is better" is no default: it turned the verdicts of a lower-is-better judge round.
     if not isinstance(stored, Mapping):
         raise StoreError(
             f"{source} does not say what {name!r} measures (which way is better, in which unit): "

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,11 +41,7 @@ class ScoresFolder:
             write_json(path, {**facts, "judge": dict(judge)})
 
     def protocol(self) -> dict[str, object]:
-        """What stands behind the rows; empty where nothing was judged.
-
-        Raises:
-            UserError: It is damaged.
-        """
+        """What stands behind the first rows; empty where nothing was judged."""
         paths = sorted(self.root.glob("protocol-*.json"), key=lambda path: path.stat().st_mtime)
         return read_json(paths[0]) if paths else {}
 
@@ -55,26 +52,15 @@ class ScoresFolder:
         # JSON knows no nan.
         finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
         others = [part for part in self._summaries() if part["extent"] != vars(extent)]
+        # Rows of several parts lie in one table, and do not say which part they were judged for.
         ids = None if extent.max_prompts is None else list(dict.fromkeys(prompt_ids))
         summary = {"extent": vars(extent), "numbers": finite, "prompt_ids": ids}
-        summaries = [*others, summary]
-        write_json(self._summary_path, {"summaries": summaries})
+        write_json(self._summary_path, {"summaries": [*others, summary]})
 
     def summary(self, extent: Extent) -> dict[str, float]:
         """The judge's summary of a part of the suite; nan where nothing could be scored."""
-        for part in self._summaries():
-            numbers = part["numbers"]
-            if part["extent"] == vars(extent) and isinstance(numbers, Mapping):
-                return {k: math.nan if v is None else float(v) for k, v in numbers.items()}
-        return {}
-
-    def prompt_ids(self, extent: Extent) -> list[str] | None:
-        """The prompts of a part of the suite; None where it has all of them."""
-        for part in self._summaries():
-            ids = part["prompt_ids"]
-            if part["extent"] == vars(extent) and isinstance(ids, list):
-                return ids
-        return None
+        numbers = self._of(extent).get("numbers", {})
+        return {k: math.nan if v is None else float(v) for k, v in numbers.items()}
 
     def part(self, extent: Extent | None) -> pa.Table:
         """The rows of a part of the suite, since more may have been judged; None: of all.
@@ -83,26 +69,28 @@ class ScoresFolder:
             StoreError: They are missing, or nobody knows which they are.
             UserError: They are damaged.
         """
+        remedy = f"delete {self.root} and give the command that scored it again"
         if not self.rows.path.is_file():
-            raise StoreError(
-                f"{self.rows.path} is missing; delete {self.root} and give the command that scored "
-                "it again"
-            )
+            raise StoreError(f"{self.rows.path} is missing; {remedy}")
         rows = read_table(self.rows.path)
         if extent is None:
             return rows
         kept = pc.less(rows["image_index"], extent.images_per_prompt)
-        prompt_ids = self.prompt_ids(extent)
         if extent.max_prompts is not None:
+            prompt_ids = self._of(extent).get("prompt_ids")
             if prompt_ids is None:
                 raise StoreError(
                     f"{self._summary_path} does not say which {extent.max_prompts} prompts were "
-                    f"judged; delete {self.root} and give the command that scored it again"
+                    f"judged; {remedy}"
                 )
             kept = pc.and_(kept, pc.is_in(rows["prompt_id"], pa.array(prompt_ids)))
         return rows.filter(kept)
 
-    def _summaries(self) -> list[Mapping[str, object]]:
+    def _of(self, extent: Extent) -> Mapping[str, Any]:
+        """What is kept of a part of the suite; empty where it was not summed up."""
+        return next((one for one in self._summaries() if one["extent"] == vars(extent)), {})
+
+    def _summaries(self) -> list[Mapping[str, Any]]:
         if not self._summary_path.is_file():
             return []
         summaries = read_json(self._summary_path)["summaries"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,15 +15,8 @@ from soarbench.common.errors import StoreError
 from soarbench.stats.clusters import FloatArray, IntArray
 
 SCORE_COLUMNS = (
-    "step",
-    "evaluator",
-    "suite",
-    "prompt_id",
-    "image_index",
-    "value",
-    "reason",
-    "fingerprint",
-)
+    "step", "evaluator", "suite", "prompt_id", "image_index", "value", "reason", "fingerprint",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +24,9 @@ class ScoreSet:
     """Scores of one evaluator on one suite, of one cell at one step.
 
     Attributes:
-        evaluator: Its name.
-        suite: The suite's name.
-        step: Optimiser steps before the images were made.
         prompts: Prompt of each image; (N,), sorted, then by image index.
         images: Image index; (N,).
         values: Scores; (N,), nan where the measurement failed.
-        fingerprint: Of the protocol.
         reasons: Why measurements failed: reason to how many.
     """
 
@@ -55,16 +45,17 @@ def score_sets(
 ) -> list[ScoreSet]:
     """Sort a table of scores by judge, suite and step.
 
-    Args:
-        table: Columns ``SCORE_COLUMNS``, at least.
-        where: It comes from, for messages.
-        pool: Label arrays seen so far. Cells judged on the same images then share them, which keeps
-            a thousand cells in memory.
+    ``pool`` are label arrays seen so far, which equal ones are taken from.
 
     Raises:
-        StoreError: It lacks a column, or holds an image twice.
+        StoreError: It lacks one of ``SCORE_COLUMNS``, or holds an image twice; says ``where``.
     """
-    _require(table, SCORE_COLUMNS, where)
+    lacking = [name for name in SCORE_COLUMNS if name not in table.column_names]
+    if lacking:
+        raise StoreError(
+            f"{where} has no column {', '.join(lacking)}: another version wrote it; run the grid "
+            "again"
+        )
     codes, labels = _group_codes(table, ("evaluator", "suite", "step", "fingerprint"))
     prompt_codes, prompt_labels = _encoded(table.column("prompt_id"))
     # Sorted labels make the order of codes the order of prompts.
@@ -75,40 +66,24 @@ def score_sets(
     reasons = table.column("reason")
     order = np.lexsort((images, prompt_codes, codes))
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+    # Cells judged on the same images share their labels, which keeps a thousand cells in memory.
     pool = {} if pool is None else pool
     sets = []
     for rows in np.split(order, starts[1:]):
         evaluator, suite, step, fingerprint = labels[codes[rows[0]]]
+        prompts, indices = prompt_labels[prompt_codes[rows]], images[rows]
         failed = rows[np.isnan(values[rows])]
-        sets.append(
-            ScoreSet(
-                evaluator=evaluator,
-                suite=suite,
-                step=int(step),
-                prompts=_shared(prompt_labels[prompt_codes[rows]], pool),
-                images=_shared(images[rows], pool),
-                values=values[rows],
-                fingerprint=fingerprint,
-                reasons=_counted(reasons.take(pa.array(failed))) if failed.size else {},
-            )
-        )
-    for scores in sets:
+        why = reasons.take(pa.array(failed)).to_pylist()
+        scores = ScoreSet(
+            evaluator=evaluator, suite=suite, step=int(step),
+            prompts=pool.setdefault(prompts.tobytes(), prompts),
+            images=pool.setdefault(indices.tobytes(), indices),
+            values=values[rows], fingerprint=fingerprint,
+            reasons=Counter("no reason given" if one is None else str(one) for one in why),
+        )  # fmt: skip
         _refuse_repeats(scores, where)
+        sets.append(scores)
     return sorted(sets, key=lambda one: (one.evaluator, one.suite, one.step))
-
-
-def _shared(array: np.ndarray, pool: dict[bytes, np.ndarray]) -> np.ndarray:
-    """The pool's array of the same content."""
-    return pool.setdefault(array.tobytes(), array)
-
-
-def _require(table: pa.Table, columns: Sequence[str], where: str) -> None:
-    lacking = [name for name in columns if name not in table.column_names]
-    if lacking:
-        raise StoreError(
-            f"{where} has no column {', '.join(lacking)}: another version wrote it; run the grid "
-            "again"
-        )
 
 
 def _encoded(column: pa.ChunkedArray) -> tuple[IntArray, np.ndarray]:
@@ -116,6 +91,7 @@ def _encoded(column: pa.ChunkedArray) -> tuple[IntArray, np.ndarray]:
     encoded = column.dictionary_encode().combine_chunks()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.chunk(0)
+    # Of fixed width: they share memory by their bytes, and NumPy compares them without Python.
     labels = np.asarray(encoded.dictionary.to_pylist(), dtype=np.str_)
     return encoded.indices.to_numpy().astype(np.intp), labels
 
@@ -135,22 +111,15 @@ def _group_codes(
     }
 
 
-def _counted(reasons: pa.ChunkedArray) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for reason in reasons.to_pylist():
-        text = "no reason given" if reason is None else str(reason)
-        counts[text] = counts.get(text, 0) + 1
-    return counts
-
-
 def _refuse_repeats(scores: ScoreSet, where: str) -> None:
-    repeated = (scores.prompts[1:] == scores.prompts[:-1]) & (np.diff(scores.images) == 0)
+    prompts, images = scores.prompts, scores.images
+    # An image that counts twice would narrow the interval.
+    repeated = (prompts[1:] == prompts[:-1]) & (np.diff(images) == 0)
     if repeated.any():
         row = int(np.flatnonzero(repeated)[0])
         raise StoreError(
-            f"{where}: {scores.evaluator} scored image {scores.images[row]} of prompt "
-            f"{scores.prompts[row]!r} more than once at step {scores.step}; delete its scores and "
-            "run the grid again"
+            f"{where}: {scores.evaluator} scored image {images[row]} of prompt {prompts[row]!r} "
+            f"more than once at step {scores.step}; delete its scores and run the grid again"
         )
 
 
@@ -169,13 +138,7 @@ def tags_of(table: pa.Table, evaluator: str) -> dict[str, str]:
 
 
 class Prompt(NamedTuple):
-    """A prompt that was judged.
-
-    Attributes:
-        prompt_id: Of its suite.
-        text: What was asked for; the id where an old store did not keep it.
-        image_index: The first of its images.
-    """
+    """A prompt that was judged, with the first of its images."""
 
     prompt_id: str
     text: str
@@ -188,10 +151,9 @@ def prompts_of(table: pa.Table) -> list[Prompt]:
     text = "prompt" if "prompt" in table.column_names else "prompt_id"
     ids, texts = (table.column(name).to_pylist() for name in ("prompt_id", text))
     prompts: dict[str, Prompt] = {}
-    for prompt_id, words, index in zip(ids, texts, table["image_index"].to_pylist(), strict=True):
-        first = prompts.get(prompt_id)
-        if first is None or index < first.image_index:
-            prompts[prompt_id] = Prompt(prompt_id, words, index)
+    every = map(Prompt, ids, texts, table["image_index"].to_pylist())
+    for one in sorted(every, key=lambda one: one.image_index):
+        prompts.setdefault(one.prompt_id, one)
     return sorted(prompts.values())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,11 +15,31 @@ from soarbench.common.errors import StoreError
 from soarbench.evaluation.drawing import image_path
 from soarbench.store.artefact import Extent, Store
 from soarbench.store.judged import ScoresFolder
-from soarbench.store.probes import ProbeFolder, Table
 from soarbench.store.training import TrainingFolder
 
+#: What a protocol says, by field; ``judge`` holds the facts about the judge's number.
 Facts = Mapping[str, object]
-"""What a protocol says, by field; ``judge`` holds the facts about the judge's number."""
+#: Of a probe; see ``ProbeFolder``.
+Table = Literal["images", "norms", "deviations"]
+_REMEDY = "delete {0} and give the command of the run again"
+
+
+@dataclass(frozen=True)
+class ProbeFolder:
+    """Where the tables of a probe lie."""
+
+    root: Path
+
+    def path(self, name: Table) -> Path:
+        """A table.
+
+        ``images``: statistics of every image of a suite at a step; prompt_id, image_index, those of
+        ``image_statistics.STATISTICS``, and diversity (of the prompt; null where it has one image).
+        ``norms``: RMS of the velocity at every evaluated step; step, row, norm.
+        ``deviations``: from the training path at the last step; step, row, start (level that the
+        path was left at), index, sigma, deviation.
+        """
+        return self.root / f"{name}.parquet"
 
 
 class CellTables(Protocol):
@@ -27,105 +47,90 @@ class CellTables(Protocol):
 
     def scores(self) -> pa.Table:
         """A row a (step, evaluator, suite, prompt, image); those of ``evaluation.rows``, too."""
-        ...
 
     def training(self) -> pa.Table | None:
         """What training logged: step, key, value; None without a log."""
-        ...
 
     def probe(self, name: Table, key: str = "") -> pa.Table | None:
         """A table of diagnostics, those of images with step and suite; None where there is none."""
-        ...
 
     def protocols(self) -> dict[tuple[str, str], Facts]:
         """What stands behind the scores, by (suite, evaluator)."""
-        ...
 
     def image_file(self, step: int, prompt_id: str, image_index: int) -> Path | None:
         """An image as it was drawn; None where it is not stored."""
-        ...
 
     def strip(self, task: str, step: int) -> Image.Image | None:
         """Sample images beside each other, as an export has them; None elsewhere."""
-        ...
 
     def strip_prompts(self, task: str) -> dict[str, str]:
         """Texts of a strip's prompts by id, in its order; empty without one."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTables:
-    """Of a cell whose artefacts are in a store.
-
-    Attributes:
-        store: Where.
-        description: Of the cell (``soarbench.grid.description``).
-    """
+    """Of a cell whose artefacts are in a store, which its description names."""
 
     store: Store
-    description: Mapping[str, object]
+    description: Mapping[str, Any]
 
     def scores(self) -> pa.Table:
         """See ``CellTables``."""
-        tables = []
-        for suite, judge, step, folder in self._judged():
-            rows = folder.part(self.extent(suite))
-            names = {"step": pa.scalar(step, pa.int64()), "evaluator": judge, "suite": suite}
-            for name, value in names.items():
-                rows = rows.append_column(name, pa.repeat(value, rows.num_rows))
-            tables.append(rows)
-        return pa.concat_tables(tables)
+        return pa.concat_tables(
+            labelled(folder.part(self.extent(suite)), step=step, evaluator=judge, suite=suite)
+            for suite, judge, step, folder in self._judged()
+        )
 
     def training(self) -> pa.Table | None:
         """See ``CellTables``."""
         address = self.description["training"]
         if address is None:
             return None
-        path = TrainingFolder(self.store.artefact(str(address)).root).table_path
-        if not path.is_file():
-            raise StoreError(
-                f"{path} is missing; delete {path.parent} and give the command of the run again"
-            )
-        return _read(path)
+        path = TrainingFolder(self.store.artefact(address).root).table_path
+        # The end of a training is this file: without it a finished cell has lost its curves, and a
+        # report that leaves them out without a word would look like a whole one.
+        remedy = _REMEDY.format(path.parent)
+        table = read_table(path, remedy)
+        if table is None:
+            raise StoreError(f"{path} is missing; {remedy}")
+        return table
 
     def probe(self, name: Table, key: str = "") -> pa.Table | None:
         """See ``CellTables``."""
         if name != "images":
             paths = self.description["paths"]
-            assert isinstance(paths, Mapping)
-            return None if key not in paths else self._table(str(paths[key]), name)
+            return self._table(paths[key], name) if key in paths else None
         tables = []
-        for suite, facts in self._suites().items():
+        for suite, facts in self.description["suites"].items():
             for step, address in facts["statistics"].items():
                 table = self._table(address, name)
+                # Means over some of the steps would pass for the course of training.
                 if table is None:
                     return None
-                table = table.append_column("step", pa.repeat(int(step), table.num_rows))
-                tables.append(table.append_column("suite", pa.repeat(suite, table.num_rows)))
+                tables.append(labelled(table, step=int(step), suite=suite))
         # A prompt with one image has no diversity: a column of nulls, of no type of its own.
         return pa.concat_tables(tables, promote_options="permissive")
 
     def protocols(self) -> dict[tuple[str, str], Facts]:
-        """See ``CellTables``; all steps of a cell are judged alike."""
+        """See ``CellTables``."""
         protocols: dict[tuple[str, str], Facts] = {}
         for suite, judge, _, folder in self._judged():
+            # All steps of a cell are judged alike, so the first that was judged speaks for all.
             if (suite, judge) not in protocols and (facts := folder.protocol()):
                 protocols[suite, judge] = facts
         return protocols
 
     def image_file(self, step: int, prompt_id: str, image_index: int) -> Path | None:
         """See ``CellTables``."""
-        for facts in self._suites().values():
+        for facts in self.description["suites"].values():
             root = self.store.artefact(facts["images"][str(step)]).root
             path = image_path(root, prompt_id, image_index)
             if path.is_file():
                 return path
         return None
 
-    def strip(self, task: str, step: int) -> None:  # noqa: ARG002 (a store has the images)
+    def strip(self, task: str, step: int) -> None:
         """None: see ``image_file``."""
-        return
 
     def strip_prompts(self, task: str) -> dict[str, str]:  # noqa: ARG002
         """Empty: see ``image_file``."""
@@ -138,39 +143,35 @@ class StoredTables:
 
     def extent(self, suite: str) -> Extent:
         """The part of a suite that the cell is about."""
-        facts = self._suites()[suite]
+        facts = self.description["suites"][suite]
         return Extent(
             max_prompts=facts["max_prompts"], images_per_prompt=facts["images_per_prompt"]
         )
 
-    def _suites(self) -> Mapping[str, Mapping[str, Any]]:
-        suites = self.description["suites"]
-        assert isinstance(suites, Mapping)
-        return suites
-
     def _judged(self) -> Iterator[tuple[str, str, int, ScoresFolder]]:
-        for suite, facts in self._suites().items():
+        for suite, facts in self.description["suites"].items():
             for judge, steps in facts["scores"].items():
                 for step, address in steps.items():
-                    root = self.store.artefact(address).root
-                    yield suite, judge, int(step), ScoresFolder(root)
+                    folder = ScoresFolder(self.store.artefact(address).root)
+                    yield suite, judge, int(step), folder
 
     def _table(self, address: str, name: Table) -> pa.Table | None:
-        return _read(ProbeFolder(self.store.artefact(address).root).path(name))
+        path = ProbeFolder(self.store.artefact(address).root).path(name)
+        return read_table(path, _REMEDY.format(path.parent))
 
 
-def _read(path: Path) -> pa.Table | None:
-    """A table; None where there is none.
-
-    Raises:
-        StoreError: It is damaged.
-    """
+def read_table(path: Path, remedy: str) -> pa.Table | None:
+    """A table; None where there is none, ``StoreError`` with the remedy where it is damaged."""
     if not path.is_file():
         return None
     try:
         return pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(
-            f"{path} is damaged ({error}); delete {path.parent} and give the command of the run "
-            "again"
-        ) from error
+        raise StoreError(f"{path} is damaged ({error}); {remedy}") from error
+
+
+def labelled(rows: pa.Table, **labels: str | int) -> pa.Table:
+    """Rows with further columns, each of one value."""
+    for name, value in labels.items():
+        rows = rows.append_column(name, pa.repeat(value, rows.num_rows))
+    return rows

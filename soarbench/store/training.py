@@ -66,6 +66,7 @@ class TrainingLog:
     def append(self, step: int, values: Mapping[str, float]) -> None:
         """Store the values of one step."""
         self._stream.write(json.dumps({"step": step, "values": dict(values)}) + "\n")
+        # A killed process keeps what it flushed; the resumed one logs only what came after.
         self._stream.flush()
 
     def __enter__(self) -> Self:
@@ -84,22 +85,18 @@ def read_training_log(folder: TrainingFolder) -> dict[tuple[int, str], float]:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue  # torn by a kill; the resumed training logged that step again
-        for key, value in row["values"].items():
-            values[row["step"], key] = value
+        values |= {(row["step"], key): value for key, value in row["values"].items()}
     return dict(sorted(values.items()))
 
 
 def write_training_table(folder: TrainingFolder) -> None:
     """Make ``training.parquet`` of the log: columns step, key, value."""
+    # Worker processes import this module for the log, and need no tables.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = read_training_log(folder)
-    table = pa.table(
-        {
-            "step": pa.array([step for step, _ in rows], pa.int64()),
-            "key": pa.array([key for _, key in rows], pa.string()),
-            "value": pa.array(list(rows.values()), pa.float64()),
-        }
-    )
+    logged = read_training_log(folder).items()
+    rows = [{"step": step, "key": key, "value": value} for (step, key), value in logged]
+    columns = [("step", pa.int64()), ("key", pa.string()), ("value", pa.float64())]
+    table = pa.Table.from_pylist(rows, pa.schema(columns))
     write_atomically(folder.table_path, lambda partial: pq.write_table(table, partial))

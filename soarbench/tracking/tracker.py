@@ -1,4 +1,4 @@
-"""Logs finished cells from their files; it and tracking_store alone know MLflow.
+"""Logs finished cells from their files; this package alone knows MLflow.
 
 Nothing is logged while a cell works. Logging reads what the cell stored and is idempotent: the
 cell's run is found again by its tags, metrics carry time stamps that do not change, and MLflow
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import mlflow
 import pyarrow.parquet as pq
@@ -28,79 +28,49 @@ from soarbench.common.errors import UserError
 from soarbench.common.provenance import git_commit
 from soarbench.config.run import TrackingConfig
 from soarbench.store.cells import Cell
-from soarbench.tracking.sheet import sample_sheet
+from soarbench.tracking import views
 from soarbench.tracking.store import opening, sqlite_file
-from soarbench.tracking.views import (
-    Value,
-    cell_note,
-    diagnostic_values,
-    experiment_tags,
-    score_values,
-    source_tags,
-    summary_csv,
-    view_links,
-)
 
 RunState = Literal["FINISHED", "FAILED", "KILLED"]
-#: What MLflow's stores take in one request, and in one value.
-_METRICS_PER_BATCH, _PARAMS_PER_BATCH, _LONGEST_PARAM = 1000, 100, 500
-_LONGEST_TAG = 5000
+#: What MLflow's stores take in one request, and in one value: it crashes on a longer parameter
+#: (mlflow#1976, mlflow#6183).
+_METRICS_PER_BATCH, _PARAMS_PER_BATCH, _LONGEST_PARAM, _LONGEST_TAG = 1000, 100, 500, 5000
 #: A cell's numbers as a table that the page shows, and the files of a report that it can show.
 _SUMMARY, _SHOWN = "summary.csv", (".md", ".csv", ".png", ".html")
 
 
-class Tracker(Protocol):
+class Tracker:
     """Keeps a launch and its cells."""
 
     def start_launch(self, name: str, tags: Mapping[str, str]) -> None:
-        """Begin a parent run."""
-        ...
+        """Begin a parent run, shown under a name.
+
+        The tag ``folder`` tells whose runs these are; ``command`` is shown as their source.
+        """
 
     def log_cell(self, cell: Cell) -> str | None:
         """Log a finished cell from its files; its run id."""
-        ...
 
     def mark_failed(self, cell: Cell, reason: str) -> str | None:
         """Record that a cell failed, and why; its run id."""
-        ...
 
     def log_diagnostics(self, cell: Cell) -> None:
-        """Log what was measured of a finished cell besides its scores."""
-        ...
+        """Add to a finished cell's run what was measured of it; nothing where it has no run."""
 
     def end_launch(self, state: RunState) -> None:
         """End the parent run."""
-        ...
 
     def log_report(self, folder: Path) -> None:
-        """Keep a report's tables and pictures with the launch that it was made after."""
-        ...
+        """Keep a report's tables and pictures with this launch; nothing where none was started."""
 
 
-class NoTracker:
+class NoTracker(Tracker):
     """Keeps nothing: ``tracking=none``."""
-
-    def start_launch(self, name: str, tags: Mapping[str, str]) -> None:
-        """Nothing."""
-
-    def log_cell(self, cell: Cell) -> None:
-        """Nothing."""
-
-    def mark_failed(self, cell: Cell, reason: str) -> None:
-        """Nothing."""
-
-    def log_diagnostics(self, cell: Cell) -> None:
-        """Nothing."""
-
-    def end_launch(self, state: RunState) -> None:
-        """Nothing."""
-
-    def log_report(self, folder: Path) -> None:
-        """Nothing."""
 
 
 def store_uri(config: TrackingConfig, output_dir: Path) -> str:
     """Where MLflow keeps runs."""
+    # Absolute: MLflow stores the paths of artifacts, and is read from other folders.
     return config.uri or f"sqlite:///{output_dir.resolve() / 'mlruns.db'}"
 
 
@@ -112,37 +82,29 @@ def artifact_root(config: TrackingConfig, output_dir: Path) -> str | None:
 
 
 def ui_command(config: TrackingConfig, output_dir: Path, port: int) -> list[str]:
-    """The command that shows the store in a browser.
-
-    Raises:
-        UserError: Nothing was ever logged there.
-    """
+    """The command that shows the store in a browser; ``UserError`` where there is none yet."""
+    # MLflow would make an empty store, and its page would look as if results were lost.
     if config.uri is None and not (output_dir / "mlruns.db").is_file():
         raise UserError(
             f"output_dir={output_dir}: nothing was logged there yet; "
             "run 'python -m soarbench run grid=reward_specific' first"
         )
     uri = store_uri(config, output_dir)
-    return [
-        *(sys.executable, "-m", "mlflow", "ui"),
-        *("--backend-store-uri", uri, "--port", str(port)),
-    ]
+    words = ("-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port))
+    return [sys.executable, *words]
 
 
 def ui_views(config: TrackingConfig, output_dir: Path, port: int) -> dict[str, str]:
-    """Pages worth opening first: what each shows, and its address.
-
-    Raises:
-        UserError: The store cannot be opened.
-    """
+    """Pages worth opening first and their addresses; ``UserError`` for an unusable store."""
     uri = store_uri(config, output_dir)
     with _named(uri):
         experiments = MlflowClient(tracking_uri=uri).search_experiments()
     return {
         f"{experiment.name}: {about}": f"http://127.0.0.1:{port}/{path}"
         for experiment in experiments
+        # A server may hold other people's experiments, which have no such views.
         if "mlflow.experimentKind" in experiment.tags
-        for about, path in view_links(experiment.experiment_id).items()
+        for about, path in views.view_links(experiment.experiment_id).items()
     }
 
 
@@ -151,6 +113,7 @@ def _named(uri: str) -> Iterator[None]:
     """Turn MLflow's errors about the store, and those of the libraries below it, into one line."""
     try:
         yield
+    # MLflow wraps no error of its migrations: they came as 90 lines of Alembic's or SQLAlchemy's.
     except (MlflowException, SQLAlchemyError, CommandError) as error:
         reason = str(error).splitlines()[0]
         file = sqlite_file(uri)
@@ -164,44 +127,33 @@ def _named(uri: str) -> Iterator[None]:
         raise UserError(f"{text}, or set tracking=none") from error
 
 
-class MlflowTracker:
-    """One experiment a grid, a parent run a launch, a child run a cell."""
+class MlflowTracker(Tracker):
+    """An experiment a grid, a parent run a launch, a child run a cell; ``UserError`` if refused."""
 
     def __init__(self, config: TrackingConfig, output_dir: Path, experiment: str) -> None:
-        """Open the store and find or make the experiment.
-
-        Raises:
-            UserError: The store cannot be opened.
-        """
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        # At their usual level they say a line for each of the 68 migrations of a new store.
+        for name in ("alembic", "mlflow.store.db.utils"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         self._uri = store_uri(config, output_dir)
         root = artifact_root(config, output_dir)
         with _named(self._uri), opening(self._uri, root):
             self._client = MlflowClient(tracking_uri=self._uri)
             stored = self._client.get_experiment_by_name(experiment)
-            self._experiment = (
-                self._client.create_experiment(experiment, root)
-                if stored is None
-                else stored.experiment_id
-            )
-            for key, value in experiment_tags(experiment, self._experiment).items():
+            make = self._client.create_experiment
+            self._experiment = make(experiment, root) if stored is None else stored.experiment_id
+            # Inside the lock: two runs that set the same tag at once broke its uniqueness.
+            for key, value in views.experiment_tags(experiment, self._experiment).items():
                 self._client.set_experiment_tag(self._experiment, key, value)
         self._parent: str | None = None
         self._common: dict[str, str] = {}
 
     def start_launch(self, name: str, tags: Mapping[str, str]) -> None:
-        """Begin a parent run; one that was killed while it ran is closed first.
-
-        Args:
-            name: Shown in the list of runs.
-            tags: ``folder`` must be among them: it tells this run directory's runs from others'.
-                ``command`` is shown as the source of all its runs.
-        """
+        """See ``Tracker``."""
         commit = git_commit()
         self._common = {"folder": tags["folder"], "git_commit": commit}
-        self._common |= source_tags(tags.get("command", "soarbench"), commit)
+        self._common |= views.source_tags(tags.get("command", "soarbench"), commit)
         with _named(self._uri):
+            # A grid's folder is locked while it runs, so a launch that still runs was killed.
             for run in self._find({"folder": tags["folder"], "kind": "launch"}):
                 if run.info.status == "RUNNING":
                     self._client.set_terminated(run.info.run_id, "KILLED")
@@ -210,76 +162,63 @@ class MlflowTracker:
         self._parent = run.info.run_id
 
     def end_launch(self, state: RunState) -> None:
-        """End the parent run."""
+        """See ``Tracker``."""
         if self._parent is not None:
             self._client.set_terminated(self._parent, state)
 
     def log_cell(self, cell: Cell) -> str:
-        """Log everything that a cell stored and return its run id.
-
-        Raises:
-            UserError: The store refuses.
-        """
+        """See ``Tracker``."""
         with _named(self._uri):
-            return self._log_cell(cell)
-
-    def _log_cell(self, cell: Cell) -> str:
-        run_id = self._cell_run(cell)
-        scores = list(score_values(cell))
-        self._log_values(run_id, cell, [*_training_values(cell), *scores])
-        params = [Param(key, value) for key, value in short_params(cell).items()]
-        for start in range(0, len(params), _PARAMS_PER_BATCH):
-            self._client.log_batch(run_id, params=params[start : start + _PARAMS_PER_BATCH])
-        fingerprints = sorted({part.fingerprint for part in cell.scores()})
-        self._client.set_tag(run_id, "fingerprint", ",".join(fingerprints)[:_LONGEST_TAG])
-        self._client.set_tag(run_id, "mlflow.note.content", cell_note(cell))
-        if "reason" in self._client.get_run(run_id).data.tags:
-            self._client.delete_tag(run_id, "reason")
-        self._client.log_text(run_id, summary_csv(scores), _SUMMARY)
-        self._log_artifacts(run_id, cell)
-        self._client.set_terminated(run_id, "FINISHED")
-        return run_id
+            run_id = self._cell_run(cell)
+            scores = list(views.score_values(cell))
+            self._log_values(run_id, cell, [*_training_values(cell), *scores])
+            params = [Param(key, value) for key, value in short_params(cell).items()]
+            for start in range(0, len(params), _PARAMS_PER_BATCH):
+                self._client.log_batch(run_id, params=params[start : start + _PARAMS_PER_BATCH])
+            fingerprints = sorted({part.fingerprint for part in cell.scores()})
+            self._client.set_tag(run_id, "fingerprint", ",".join(fingerprints)[:_LONGEST_TAG])
+            self._client.set_tag(run_id, "mlflow.note.content", views.cell_note(cell))
+            # Of an earlier launch, in which the cell failed.
+            if "reason" in self._client.get_run(run_id).data.tags:
+                self._client.delete_tag(run_id, "reason")
+            self._client.log_text(run_id, views.summary_csv(scores), _SUMMARY)
+            self._log_artifacts(run_id, cell)
+            # Last: a run that was killed while it was logged does not look finished.
+            self._client.set_terminated(run_id, "FINISHED")
+            return run_id
 
     def _log_artifacts(self, run_id: str, cell: Cell) -> None:
-        """The description, all scores and what training logged, and a sheet of images a step."""
         self._client.log_dict(run_id, dict(cell.description), "cell.json")
+        tables = {"scores": cell.tables.scores(), "training": cell.tables.training()}
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            tables = {"scores": cell.tables.scores(), "training": cell.tables.training()}
             for stem, table in tables.items():
                 if table is not None:
-                    pq.write_table(table, folder / f"{stem}.parquet")
-                    self._client.log_artifact(run_id, str(folder / f"{stem}.parquet"))
+                    path = Path(name, f"{stem}.parquet")
+                    pq.write_table(table, path)
+                    self._client.log_artifact(run_id, str(path))
         for step in cell.steps:
-            self._client.log_image(run_id, sample_sheet(cell, step), f"sheets/step-{step:06d}.png")
+            sheet = views.sample_sheet(cell, step)
+            self._client.log_image(run_id, sheet, f"sheets/step-{step:06d}.png")
 
-    def _log_values(self, run_id: str, cell: Cell, values: Sequence[Value]) -> None:
-        stamp = _created_ms(cell)
+    def _log_values(self, run_id: str, cell: Cell, values: Sequence[views.Value]) -> None:
+        # Of the first touch: MLflow keeps equal points once, however often they are logged.
+        stamp = int(1000 * cell.created_at)
         metrics = [Metric(v.key, v.value, stamp + v.step, v.step) for v in values]
         for start in range(0, len(metrics), _METRICS_PER_BATCH):
-            part = metrics[start : start + _METRICS_PER_BATCH]
-            self._client.log_batch(run_id, metrics=part)
+            self._client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_BATCH])
 
     def log_diagnostics(self, cell: Cell) -> None:
-        """Add to a finished cell's run what was measured of it; nothing where it has no run.
-
-        Raises:
-            UserError: The store refuses.
-        """
+        """See ``Tracker``."""
         if cell.mlflow_run_id is None:
             return
-        values = list(diagnostic_values(cell))
+        values = list(views.diagnostic_values(cell))
         with _named(self._uri):
             self._log_values(cell.mlflow_run_id, cell, values)
-            table = summary_csv([*score_values(cell), *values])
+            table = views.summary_csv([*views.score_values(cell), *values])
             self._client.log_text(cell.mlflow_run_id, table, _SUMMARY)
 
     def log_report(self, folder: Path) -> None:
-        """Keep a report's tables and pictures with this launch; nothing where none was started.
-
-        Raises:
-            UserError: The store refuses.
-        """
+        """See ``Tracker``."""
         if self._parent is None:
             return
         with _named(self._uri):
@@ -288,11 +227,7 @@ class MlflowTracker:
                     self._client.log_artifact(self._parent, str(path), "report")
 
     def mark_failed(self, cell: Cell, reason: str) -> str:
-        """Record that a cell failed, and why, and return its run id.
-
-        Raises:
-            UserError: The store refuses.
-        """
+        """See ``Tracker``."""
         with _named(self._uri):
             run_id = self._cell_run(cell)
             self._client.set_tag(run_id, "reason", reason[:_LONGEST_TAG])
@@ -301,39 +236,33 @@ class MlflowTracker:
         return run_id
 
     def _find(self, tags: Mapping[str, str]) -> Sequence[Run]:
+        # A folder may have a quote in its name, which would end the text.
         quoted = {key: value.replace("'", "''") for key, value in tags.items()}
         text = " and ".join(f"tags.{key} = '{value}'" for key, value in quoted.items())
         runs: Sequence[Run] = self._client.search_runs([self._experiment], filter_string=text)
         return runs
 
     def _cell_run(self, cell: Cell) -> str:
-        """The cell's run, found or made, as a child of this launch."""
+        """The cell's run, found or made."""
         assert self._parent is not None, "a launch must be started first"
         tags = {
-            **self._common,
-            "kind": "cell",
-            "method": cell.method,
-            "task": cell.task,
-            "seed": str(cell.seed),
-            "cell_id": cell.cell_id,
-            "mlflow.parentRunId": self._parent,
+            **self._common, "kind": "cell", "method": cell.method, "task": cell.task,
+            "seed": str(cell.seed), "cell_id": cell.cell_id, "mlflow.parentRunId": self._parent,
             # MLflow's page opens the launches whose children have this type, and so shows charts
             # without a click.
             "mlflow.runType": "evaluation",
-        }
+        }  # fmt: skip
+        # By folder, too: the same cell of another run directory was trained by somebody else.
         runs = self._find({"cell_id": cell.cell_id, "folder": self._common["folder"]})
+        run_id: str
         if runs:
-            run_id: str = runs[0].info.run_id
+            run_id = runs[0].info.run_id
             self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in _tags(tags).items()])
-            return run_id
-        run = self._client.create_run(
-            self._experiment,
-            start_time=_created_ms(cell),
-            tags=_tags(tags),
-            run_name=cell.label,
-        )
-        name: str = run.info.run_id
-        return name
+        else:
+            name, start = cell.label, int(1000 * cell.created_at)
+            run = self._client.create_run(self._experiment, start, _tags(tags), name)
+            run_id = run.info.run_id
+        return run_id
 
 
 def open_tracker(config: TrackingConfig, output_dir: Path, experiment: str) -> Tracker:
@@ -362,15 +291,11 @@ def short_params(cell: Cell) -> dict[str, str]:
     return params
 
 
-def _created_ms(cell: Cell) -> int:
-    """When the cell was first touched: the same however often it is logged."""
-    return int(1000 * cell.created_at)
-
-
-def _training_values(cell: Cell) -> Iterator[Value]:
+def _training_values(cell: Cell) -> Iterator[views.Value]:
     """Curves of training; what has no name space is a cost and gets ``budget/``."""
     table = cell.tables.training()
     for row in [] if table is None else table.to_pylist():
         key = row["key"] if "/" in row["key"] else f"budget/{row['key']}"
+        # MLflow's database knows neither: nan becomes a marked 0, and infinity 1.8e308.
         if math.isfinite(row["value"]):
-            yield Value(key, row["step"], row["value"])
+            yield views.Value(key, row["step"], row["value"])

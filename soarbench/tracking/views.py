@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+from PIL import Image, ImageDraw
 
 from soarbench.store.cells import Cell
 from soarbench.store.facts import metric_facts
 from soarbench.store.tables import StoredTables
 
-_ORACLE = "oracle_"
-_VIEW_TAG = "mlflow.sharedViewState."
-_CELLS_ONLY = "tags.kind = 'cell'"
-#: Statistics of images that are logged; columns of ``files.images_path``.
+#: Of a sheet; sides in pixels.
+_COLUMNS, _ROWS, _SIDE, _CAPTION_HEIGHT = 6, 4, 160, 36
+#: Statistics of images that are logged; columns of a probe's ``images``.
 _STATISTICS = ("entropy", "edge_density", "saturation", "brightness", "diversity")
 
 
@@ -28,45 +30,36 @@ class Value(NamedTuple):
     value: float
 
 
-def _grouped_by(*tags: str) -> dict[str, object]:
-    keys = [{"mode": "tag", "groupByData": tag} for tag in tags]
-    return {"aggregateFunction": "average", "groupByKeys": keys}
+def _state(*tags: str, **more: object) -> dict[str, object]:
+    """What MLflow's page stores of a view itself, in a form that is not documented."""
+    groups = [{"mode": "tag", "groupByData": tag} for tag in tags]
+    grouping = {"aggregateFunction": "average", "groupByKeys": groups}
+    return {"searchFilter": "tags.kind = 'cell'", "groupBy": grouping, **more}
 
 
-#: Saved views by key, in the form that MLflow's page stores itself: what is grouped and how it is
-#: shown. A reader opens one with a link instead of a dozen clicks.
-VIEWS: Mapping[str, Mapping[str, object]] = {
-    "methods": {
-        "searchFilter": _CELLS_ONLY,
-        "groupBy": _grouped_by("task", "method"),
-        "compareRunsMode": "CHART",
-    },
-    "cells": {
-        "searchFilter": _CELLS_ONLY,
-        "groupBy": _grouped_by("task"),
-        "selectedColumns": [
-            "tags.`method`",
-            "tags.`seed`",
-            "metrics.`eval/aesthetic/mean`",
-            "metrics.`eval/clipscore/mean`",
-            "metrics.`oracle/aesthetic/mean`",
-            "metrics.`oracle/geneval/overall`",
-            "metrics.`budget/forward_equivalents`",
-            "metrics.`budget/seconds`",
-        ],
-    },
-}
-_ABOUT = {
-    "methods": "curves of every metric, a line a task and method, mean over seeds",
-    "cells": "table of all cells by task: scores, oracles and cost",
-}
+#: Saved views by key: what each shows, how it is opened, and its state. A reader opens one with a
+#: link instead of a dozen clicks.
+_VIEWS = {
+    "methods": (
+        "curves of every metric, a line a task and method, mean over seeds",
+        "&compareRunsMode=CHART", _state("task", "method", compareRunsMode="CHART"),
+    ),
+    "cells": (
+        "table of all cells by task: scores, oracles and cost", "",
+        _state("task", selectedColumns=[
+            "tags.`method`", "tags.`seed`",
+            "metrics.`eval/aesthetic/mean`", "metrics.`eval/clipscore/mean`",
+            "metrics.`oracle/aesthetic/mean`", "metrics.`oracle/geneval/overall`",
+            "metrics.`budget/forward_equivalents`", "metrics.`budget/seconds`",
+        ]),
+    ),
+}  # fmt: skip
 
 
 def view_links(experiment_id: str) -> dict[str, str]:
     """The pages worth opening of an experiment: what they show, and their path."""
     place = f"#/experiments/{experiment_id}/runs?viewStateShareKey"
-    modes = {"methods": "&compareRunsMode=CHART", "cells": ""}
-    return {_ABOUT[key]: f"{place}={key}{modes[key]}" for key in VIEWS}
+    return {about: f"{place}={key}{mode}" for key, (about, mode, _) in _VIEWS.items()}
 
 
 def experiment_tags(grid: str, experiment_id: str) -> dict[str, str]:
@@ -79,12 +72,10 @@ def experiment_tags(grid: str, experiment_id: str) -> dict[str, str]:
         "`diagnostics/` signs of gaming, `train/` and `rollout/` training, `budget/` what it cost. "
         "Intervals and verdicts are in the report, an artifact of the launch."
     )
-    views = {f"{_VIEW_TAG}{key}": json.dumps(view) for key, view in VIEWS.items()}
-    return {
-        "mlflow.note.content": note,
-        "mlflow.experimentKind": "custom_model_development",
-        **views,
-    }
+    views = {f"mlflow.sharedViewState.{key}": json.dumps(view[2]) for key, view in _VIEWS.items()}
+    # Of other kinds MLflow's page shows traces of a chat model, of which there are none.
+    kind = "custom_model_development"
+    return {"mlflow.note.content": note, "mlflow.experimentKind": kind, **views}
 
 
 def source_tags(command: str, git_commit: str) -> dict[str, str]:
@@ -99,23 +90,24 @@ def source_tags(command: str, git_commit: str) -> dict[str, str]:
 
 
 def cell_note(cell: Cell) -> str:
-    """A cell in words, its numbers at the last step first, since the page folds the rest."""
-    task = cell.config.get("task")
-    if not isinstance(task, Mapping):
-        text = "The base model, untouched: what every method starts from."
-    else:
+    """A cell in words."""
+    task, last = cell.config.get("task"), cell.steps[-1]
+    text = "The base model, untouched: what every method starts from."
+    if isinstance(task, Mapping):
         text = (
             f"**{cell.method}** on task **{cell.task}** ({task['description']}), training seed "
             f"{cell.seed}, decided by `{cell.final_metric}`."
         )
-    last = [value for value in score_values(cell) if value.step == cell.steps[-1]]
     numbers = [
-        f"`{value.key}` {value.value:.4f}" for value in last if not value.key.endswith("/unscored")
+        f"`{value.key}` {value.value:.4f}"
+        for value in score_values(cell)
+        if value.step == last and not value.key.endswith("/unscored")
     ]
     spent = [f"{value:,.0f} {key.replace('_', ' ')}" for key, value in cell.budget.items()]
     lines = [
         text,
-        f"At step {cell.steps[-1]}: {', '.join(numbers)}.",
+        # High up: the page folds a note after its first lines.
+        f"At step {last}: {', '.join(numbers)}.",
         f"Training spent {', '.join(spent)}." if spent else "",
         "Images are in the artifacts' `sheets/`, all numbers in `summary.csv`.",
     ]
@@ -124,21 +116,12 @@ def cell_note(cell: Cell) -> str:
 
 def summary_csv(values: Sequence[Value]) -> str:
     """Numbers as a table that MLflow's page shows: a row a step, a column a metric."""
-    keys = sorted({value.key for value in values}, key=_rank)
-    at = {(value.step, value.key): value.value for value in values}
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["step", *keys])
-    for step in sorted({value.step for value in values}):
-        writer.writerow([step, *(at.get((step, key), "") for key in keys)])
-    return stream.getvalue()
-
-
-def _rank(key: str) -> tuple[int, str]:
-    """Judges before oracles before the rest."""
-    spaces = ("eval", "oracle")
-    space = key.partition("/")[0]
-    return (spaces.index(space) if space in spaces else len(spaces), key)
+    frame = pd.DataFrame(values, columns=["key", "step", "value"])
+    table = frame.pivot_table("value", "step", "key", "last")
+    # Judges first, then oracles: a wide table is read from the left.
+    ranks = {"eval": 0, "oracle": 1}
+    keys = sorted(table.columns, key=lambda key: (ranks.get(key.partition("/")[0], 2), key))
+    return str(table[keys].to_csv(lineterminator="\n"))
 
 
 def score_values(cell: Cell) -> Iterator[Value]:
@@ -147,7 +130,7 @@ def score_values(cell: Cell) -> Iterator[Value]:
     protocols = {judge: facts for (_, judge), facts in cell.protocols().items()}
     for judge, step, numbers in cell.tables.summaries():
         is_oracle = metric_facts(judge, protocols[judge], cell.cell_id).is_oracle
-        prefix = f"oracle/{judge.removeprefix(_ORACLE)}" if is_oracle else f"eval/{judge}"
+        prefix = f"oracle/{judge.removeprefix('oracle_')}" if is_oracle else f"eval/{judge}"
         for key, value in numbers.items():
             if math.isfinite(value):
                 yield Value(f"{prefix}/{key}", step, float(value))
@@ -157,29 +140,47 @@ def diagnostic_values(cell: Cell) -> Iterator[Value]:
     """``diagnostics/...``: means over images, and of a trained cell over followed images."""
     statistics, key = cell.statistics(), cell.data_key
     if statistics is not None:
-        yield from _means(statistics, _STATISTICS)
+        yield from _means(statistics, {name: name for name in _STATISTICS})
     norms = None if key is None else cell.norms(key)
     if key is None or norms is None:
         return
-    columns = ["velocity_norm" if name == "norm" else name for name in norms.column_names]
-    yield from _means(norms.rename_columns(columns), ("velocity_norm",))
+    yield from _means(norms, {"norm": "velocity_norm"})
     deviations = cell.deviations(key)
-    rows = [] if deviations is None else deviations.to_pylist()
-    for start in sorted({row["start"] for row in rows}):
-        own = [row for row in rows if row["start"] == start]
-        last = max(row["index"] for row in own)
-        ends = [row["deviation"] for row in own if row["index"] == last]
+    if deviations is None:
+        return
+    for start, own in deviations.to_pandas().groupby("start"):
+        # The distance grows along the path: what counts is where an image ends.
+        ends = own.loc[own["index"] == own["index"].max(), "deviation"].tolist()
         name = f"diagnostics/path_deviation_from_{start:.2f}"
-        yield Value(name, own[0]["step"], sum(ends) / len(ends))
+        yield Value(name, int(own["step"].iloc[0]), sum(ends) / len(ends))
 
 
-def _means(table: object, columns: Sequence[str]) -> Iterator[Value]:
-    """Mean of each column at each step, without what is null."""
-    import pyarrow as pa
-
-    assert isinstance(table, pa.Table)
-    means = table.group_by("step").aggregate([(name, "mean") for name in columns])
+def _means(table: pa.Table, names: Mapping[str, str]) -> Iterator[Value]:
+    """Mean of each column at each step under a name, without what is null."""
+    means = table.group_by("step").aggregate([(column, "mean") for column in names])
     for row in sorted(means.to_pylist(), key=lambda row: row["step"]):
-        for name in columns:
-            if row[f"{name}_mean"] is not None:
-                yield Value(f"diagnostics/{name}", row["step"], row[f"{name}_mean"])
+        for column, name in names.items():
+            # Diversity is null where a prompt has one image.
+            if row[f"{column}_mean"] is not None:
+                yield Value(f"diagnostics/{name}", row["step"], row[f"{column}_mean"])
+
+
+def sample_sheet(cell: Cell, step: int) -> Image.Image:
+    """Images of evenly spaced prompts with their prompts; the same ones at every step."""
+    rows = cell.tables.scores().select(["prompt_id", "prompt", "image_index"]).to_pylist()
+    # An image has a row a judge and step.
+    pairs = list({(row["prompt_id"], row["image_index"]): row["prompt"] for row in rows}.items())
+    count = min(_COLUMNS * _ROWS, len(pairs))
+    height = _SIDE + _CAPTION_HEIGHT
+    sheet = Image.new("RGB", (_COLUMNS * _SIDE, -(-count // _COLUMNS) * height), "white")
+    pen = ImageDraw.Draw(sheet)
+    for place in range(count):
+        (prompt_id, index), prompt = pairs[place * len(pairs) // count]
+        x, y = place % _COLUMNS * _SIDE, place // _COLUMNS * height
+        image = cell.image(step, prompt_id, index)
+        if image is not None:
+            sheet.paste(image.convert("RGB").resize((_SIDE - 4,) * 2), (x + 2, y + 2))
+        # Three lines of 25 letters fill the caption of Pillow's own font.
+        caption = "\n".join(textwrap.wrap(prompt, 25)[:3])
+        pen.multiline_text((x + 3, y + _SIDE), caption, fill="black", spacing=1)
+    return sheet

@@ -25,7 +25,7 @@ from soarbench.grid.expand import expand
 from soarbench.jobs.graph import grid_jobs
 from soarbench.report.options import ReportOptions
 from soarbench.store.cell_record import CellRecord
-from soarbench.store.probes import ProbeFolder
+from soarbench.store.tables import ProbeFolder
 from tests.fakes import FakeWorkbench, numbers
 
 ROOT = Path(__file__).parents[2]

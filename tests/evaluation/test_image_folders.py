@@ -14,7 +14,7 @@ from evaluators.samples import CoverageError
 from soarbench.common.errors import UserError
 from soarbench.data.prompts import PromptItem, PromptSuite
 from soarbench.evaluation.image_folders import find_images, prompts_digest
-from soarbench.evaluation.prompt_files import read_prompts
+from soarbench.evaluation.suites import read_prompts
 
 ENTRIES: list[dict[str, object]] = [
     {
@@ -93,6 +93,7 @@ def test_a_prompt_without_its_images_is_named(tmp_path: Path) -> None:
         (b"not json", "is not JSON"),
         (b"[1]", "is not a JSON object"),
         (b'{"prompt": "caf\xe9"}', "is not JSON"),
+        (b"[" * 50_000 + b"]" * 50_000, "is not JSON: maximum recursion depth"),
         (b"", "has 0 entries"),
         (f"{json.dumps(ENTRIES[0])}\n".encode() * 2, "has 2 entries"),
         (json.dumps({**ENTRIES[0], "prompt": None}).encode(), "prompt is None"),

@@ -13,9 +13,15 @@ from soarbench.common.errors import UserError
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
-from soarbench.jobs.distributed import LAUNCH_PID, DistributedWorkbench, check_gpus, last_error
+from soarbench.jobs.distributed import (
+    LAUNCH_PID,
+    DistributedWorkbench,
+    LaunchGone,
+    check_gpus,
+    last_error,
+    stop_without_launch,
+)
 from soarbench.jobs.workbench import ModelWorkbench
-from soarbench.jobs.worker import LaunchGone, stop_without_launch
 from soarbench.store.training import TrainingFolder, read_training_log
 from tests.fakes import SMALL
 from tests.tiny import build_tiny_pipeline
@@ -51,7 +57,7 @@ def test_two_processes_train_a_cell_as_one_does(tmp_path: Path) -> None:
         bench = one if name == "one" else DistributedWorkbench(grid)
         folder = bench.training_folder(sft(grid))
         folder.root.mkdir(parents=True)
-        bench.training_rows(sft(grid), bench.load(sft(grid)))
+        bench.sets.rows(sft(grid), bench.load(sft(grid)))
         cost = bench.train(sft(grid), lambda step, _: steps.append(step))
         assert (cost["optimizer_steps"], cost["images_seen"]) == (6, 24)
         assert folder.snapshot(6).is_dir()

@@ -99,7 +99,7 @@ def test_training_rows_are_the_set(arguments: list[str], extra: tuple[str, ...])
     bench = ModelWorkbench("cpu", grid.store)
     model = bench.load(cell)
     assert model.pipeline.text_encoder is None
-    rows = bench.training_rows(cell, model)
+    rows = bench.sets.rows(cell, model)
     if "oracle_aesthetic" in str(extra):
         truths = [aesthetic_truth(np.asarray(picture(number))) for number in range(12)]
         kept = [number for number, truth in enumerate(truths) if truth >= 2.5]
@@ -127,7 +127,7 @@ def test_two_processes_train_on_shapes_as_one_does(arguments: list[str], tmp_pat
         bench = DistributedWorkbench(grid) if extra else ModelWorkbench("cpu", grid.store)
         folder = bench.training_folder(sft(grid))
         folder.root.mkdir(parents=True)
-        bench.training_rows(sft(grid), bench.load(sft(grid)))
+        bench.sets.rows(sft(grid), bench.load(sft(grid)))
         bench.train(sft(grid), lambda *_: None)
         weights = load_file(folder.snapshot(6) / "diffusion_pytorch_model.safetensors")
         log = read_training_log(folder)

@@ -8,12 +8,14 @@ import json
 import math
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from baselines.loop.checkpoints import COMPLETE, checkpoint_path
 from soarbench.cli.run import job_list, run, run_whole
 from soarbench.common.errors import UserError
 from soarbench.common.progress import GridProgress
@@ -151,6 +153,17 @@ def test_only_missing_scores_are_made_again(grid: Grid) -> None:
     assert bench.judge.num_scored == 2
     assert pq.read_table(rows.path).equals(before)
     assert not rows.partial_path.exists()
+
+
+def test_an_estimate_counts_whole_checkpoints_and_leaves_half_written_ones(grid: Grid) -> None:
+    (train,) = of_kind(cell_jobs(cell_of(grid), grid.cells), "train")
+    rates = replace(grid.settings.budget.rates, seconds_per_step={"sft": 1.0})
+    root = grid.store.artefact(train.address).root
+    for step in (2, 4):
+        checkpoint_path(root, step).mkdir(parents=True)
+    (checkpoint_path(root, 2) / COMPLETE).touch()
+    assert train.seconds(grid.store, rates) == 6 - 2
+    assert checkpoint_path(root, 4).is_dir()
 
 
 def test_a_failed_measurement_is_nan_with_its_reason(grid: Grid) -> None:

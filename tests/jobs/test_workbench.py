@@ -201,7 +201,7 @@ def test_training_on_an_evaluation_prompt_is_refused(
     prompt = suite_named("lab_drawbench").items()[0].prompt.upper()
     bench = ModelWorkbench("cpu", Store(tmp_path))
     rows = EncodedRows([prompt], None, lambda _: {}, [(64, 64)])
-    monkeypatch.setattr(bench, "training_rows", lambda *_: rows)
+    monkeypatch.setattr(bench.sets, "rows", lambda *_: rows)
     jobs = grid_jobs(expand(arguments).cells, diagnostics=False)
     with pytest.raises(UserError, match="is also in the evaluation suite 'lab_drawbench'"):
         bench.prepare(jobs)

@@ -18,9 +18,13 @@ from soarbench.lab.build.base import (
     build_tokenizer,
     save_pipeline,
 )
-from soarbench.lab.build.data import draw_data
 from soarbench.lab.build.stages import build
-from soarbench.lab.build.training import IndexedDataset, StageRecipe, train_stage
+from soarbench.lab.build.training import (
+    IndexedDataset,
+    StageRecipe,
+    draw_data,
+    train_stage,
+)
 
 
 def test_every_word_of_the_grammar_is_one_token(tmp_path):

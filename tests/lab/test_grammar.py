@@ -6,7 +6,7 @@ import pytest
 from evaluators.geneval.verdict import judge
 from soarbench.common.errors import UserError
 from soarbench.config.registries import suite_named
-from soarbench.evaluation.overlap import refuse_overlap
+from soarbench.evaluation.selection import refuse_overlap
 from soarbench.evaluation.suites import load_suite
 from soarbench.lab.judges import LabDetector, drawn_sample
 from soarbench.lab.world import grammar, scenes

@@ -23,8 +23,7 @@ from soarbench.store.cells import Cell, Hole, finished_and_holes, launch_of
 from soarbench.store.exports import Manifest, write_export
 from soarbench.store.facts import JUDGE, MetricFacts
 from soarbench.store.judged import ScoresFolder
-from soarbench.store.probes import Table
-from soarbench.store.tables import Facts
+from soarbench.store.tables import Facts, Table
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 SCHEMA = pa.schema(

@@ -30,7 +30,7 @@ def test_an_estimate_is_the_mean_over_seeds():
         panel({("sft", 0, 5): np.full(60, 0.2), ("sft", 1, 5): np.full(60, 0.4)}), "sft", 5
     )
     assert found.interval.estimate == pytest.approx(0.3)
-    assert found.seeds == (0, 1)
+    assert found.interval.num_seeds == 2
 
 
 def test_a_comparison_is_paired():

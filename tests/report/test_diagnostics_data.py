@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -76,6 +77,17 @@ def test_deviations_are_paired_with_the_base(grid):
         begun = at["soar", start, 0]
         assert (begun.deviation, begun.low, begun.high) == (0.0, 0.0, 0.0)
     assert all(one.difference == 0 for key, one in at.items() if key[0] == "base")
+
+
+def test_what_is_stored_in_single_precision_is_subtracted_in_double(grid):
+    for path in grid.glob(f"cells/*/diagnostics/deviations.{KEY}.parquet"):
+        table = pq.read_table(path)
+        pq.write_table(table.cast(table.schema.set(5, pa.field("deviation", pa.float32()))), path)
+    found = deviation_points(read_cells(grid)[0], "aesthetic")
+    point = next(p for p in found if (p.method, p.start, p.index) == ("flow_grpo", 1.0, 4))
+    rows = 1 + np.arange(NUM_IMAGES) / 10
+    stored = [np.float64(np.float32(4 * rows * factor)) for factor in (0.11, 0.1)]
+    assert point.difference == pytest.approx((stored[0] - stored[1]).mean(), rel=1e-12)
 
 
 def test_without_the_base_there_are_levels_and_no_differences(grid):

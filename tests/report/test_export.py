@@ -161,7 +161,8 @@ def test_commands_of_a_copy_name_no_folder_of_this_machine(
     for path in folder_of(finished, "output_dir").rglob("artefact.json"):
         stored = json.loads(path.read_text())
         stored["launches"][0]["command"] = (
-            "python -m soarbench run 'seeds=[0,1]' output_dir=/home/me device=cpu"
+            "python -m soarbench run 'seeds=[0,1]' output_dir=/home/me device=cpu "
+            "tracking.uri=http://me:secret@host"
         )
         path.write_text(json.dumps(stored))
     cells = exported(finished, tmp_path / "copy").cells()

@@ -117,7 +117,7 @@ def test_without_images_and_diagnostics_the_rest_is_drawn_and_it_is_said(store, 
         shutil.rmtree(cell / "images")
         shutil.rmtree(cell / "diagnostics")
     report = build_report(grid, results, grid="grid", formats=("png",))
-    assert not report.is_partial
+    assert not report.gaps
     first, second = report.figures.notes
     assert "5 cells have no diagnostics" in first
     assert "python -m soarbench diagnose" in first

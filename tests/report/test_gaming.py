@@ -85,6 +85,14 @@ def test_an_image_without_one_of_its_scores_counts_for_neither():
     assert point.oracle_gain == pytest.approx(0.2)
 
 
+def test_a_seed_of_which_a_judge_scored_nothing_leaves_the_point_out():
+    found = panels(0.8, 0.2)
+    proxy = found["aesthetic", "aesthetic"]
+    values = {**proxy.values, Run("sft", 1, 20): np.full(12, np.nan)}
+    found["aesthetic", "aesthetic"] = dataclasses.replace(proxy, values=values)
+    assert [point.step for point in gaming_points(found)] == [10]
+
+
 def test_what_was_measured_on_other_images_is_not_compared():
     assert gaming_points(panels(0.8, 0.2, suite="geneval")) == []
     assert gaming_points(panels(0.8, 0.2, images=IMAGES + 1)) == []

@@ -66,7 +66,7 @@ def store(tmp_path_factory):
 def numbers(store, name):
     stored, holes = read_cells(store / name / "cells")
     panels, more = build_panels(stored)
-    tables = build_tables(stored, panels, [*holes, *more])
+    tables = build_tables(stored, panels, [*holes, *more], baseline="sft")
     return panels, tables, build_curves(stored, panels, tables)
 
 

@@ -5,8 +5,12 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from soarbench.stats import cluster, cluster_pairs, mean_interval, probability_of_improvement
-from soarbench.stats.bootstrap import prompt_weights
+from soarbench.stats.bootstrap import (
+    mean_interval,
+    probability_of_improvement,
+    prompt_weights,
+)
+from soarbench.stats.clusters import cluster
 
 
 def simulated(rng, *, prompts, images=1, seeds=1, prompt_sd, seed_sd=0.0, noise_sd):
@@ -70,7 +74,7 @@ def test_paired_intervals_of_verdicts_cover_in_a_macro_mean(seeds):
         first, second, prompts, labels = paired_verdicts(
             rng, prompts=90, images=4, seeds=seeds, gain=gain
         )
-        scores = cluster_pairs(first, second, prompts, seeds=labels, strata=prompts % 6)
+        scores = cluster(first - second, prompts, seeds=labels, strata=prompts % 6)
         interval = mean_interval(scores, rng, num_resamples=500)
         # Clipping at 1 - gain leaves every prompt's true difference at exactly the gain.
         hits += interval.low <= gain <= interval.high
@@ -151,7 +155,7 @@ def test_pairing_removes_what_prompts_share():
     rng = np.random.default_rng(6)
     base, prompts, _ = simulated(rng, prompts=200, prompt_sd=1.0, noise_sd=0.0)
     better = base + 0.05 + 0.02 * rng.standard_normal(200)
-    difference = mean_interval(cluster_pairs(better, base, prompts), rng)
+    difference = mean_interval(cluster(better - base, prompts), rng)
     alone = mean_interval(cluster(better, prompts), rng)
     assert difference.excludes_zero
     assert not alone.excludes_zero

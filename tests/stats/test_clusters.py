@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from soarbench.stats import cluster, cluster_pairs
+from soarbench.stats.clusters import cluster
 
 NAN = float("nan")
 
@@ -50,7 +50,8 @@ def test_order_of_rows_does_not_matter():
 
 
 def test_pairs_drop_a_pair_with_a_failed_half():
-    scores = cluster_pairs([0.9, NAN, 0.5], [0.4, 0.1, NAN], ["a", "b", "c"])
+    first, second = np.array([0.9, NAN, 0.5]), np.array([0.4, 0.1, NAN])
+    scores = cluster(first - second, ["a", "b", "c"])
     assert scores.num_values == 1
     assert scores.mean() == pytest.approx(0.5)
 
@@ -60,6 +61,8 @@ def test_pairs_drop_a_pair_with_a_failed_half():
     [
         (([1.0, np.inf], ["a", "b"], {}), "1 are infinite"),
         (([1.0, 2.0], ["a"], {}), "prompts: shape"),
+        (([[1.0, 2.0]] * 2, ["a"], {}), "prompts: shape"),
+        (([1.0, 2.0], ["a", "b"], {"seeds": [1]}), "seeds: shape"),
         (([1.0, 2.0], ["a", "a"], {"strata": [0, 1]}), "two strata"),
         (([NAN, NAN], ["a", "b"], {}), "whole stratum"),
         (([], [], {}), "whole stratum"),
@@ -73,9 +76,19 @@ def test_what_cannot_be_estimated_is_refused(arguments, message):
         cluster(values, prompts, **options)
 
 
-def test_unequal_pairs_are_refused():
-    with pytest.raises(ValueError, match="must be as many"):
-        cluster_pairs([1.0], [1.0, 2.0], ["a"])
+def test_rows_are_seeds_of_the_same_images():
+    rng = np.random.default_rng(3)
+    values, prompts, strata = rng.random((3, 8)), np.repeat(list("abcd"), 2), np.repeat([0, 1], 4)
+    values[1, 2] = NAN
+    rows = cluster(values, prompts, strata=strata)
+    flat = cluster(
+        values.ravel(),
+        np.tile(prompts, 3),
+        seeds=np.repeat([5, 6, 7], 8),
+        strata=np.tile(strata, 3),
+    )
+    for one, other in zip(vars(rows).values(), vars(flat).values(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_texts_and_numbers_as_labels_give_the_same_table():

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from soarbench.stats import (
+from soarbench.stats.bootstrap import mean_interval
+from soarbench.stats.clusters import cluster
+from soarbench.stats.power import (
     VarianceComponents,
-    cluster,
-    mean_interval,
     minimum_detectable_difference,
     required_prompts,
     required_seeds,
@@ -31,11 +31,6 @@ def test_components_recover_the_simulated_variances():
     assert np.mean([one.residual for one in found]) == pytest.approx(0.49, rel=0.05)
 
 
-def test_standard_error_by_hand():
-    components = VarianceComponents(prompt=4.0, seed=0.09, residual=1.0)
-    assert components.standard_error(100, 4) == pytest.approx(np.sqrt(0.04 + 0.0225 + 0.0025))
-
-
 def test_one_seed_tells_nothing_about_seeds():
     rng = np.random.default_rng(1)
     found = variance_components(crossed(rng, 50, 1, 0.5, 0.2, 0.7))
@@ -49,14 +44,14 @@ def test_macro_means_combine_the_strata_as_the_statistic_does():
     values = np.concatenate([np.tile([0.0, 1.0], 10), np.tile([0.0, 2.0], 40)])
     scores = cluster(values, np.arange(100), strata=[0] * 20 + [1] * 80)
     expected = (values[:20].var(ddof=1) / 20 + values[20:].var(ddof=1) / 80) / 4
-    assert variance_components(scores).standard_error(100, 1) ** 2 == pytest.approx(expected)
+    assert variance_components(scores).prompt / 100 == pytest.approx(expected)
 
 
 def test_standard_error_agrees_with_the_bootstrap():
     rng = np.random.default_rng(2)
     scores = crossed(rng, 200, 1, 0.5, 0.0, 0.5)
     interval = mean_interval(scores, rng, num_resamples=20_000)
-    standard_error = variance_components(scores).standard_error(200, 1)
+    standard_error = np.sqrt(variance_components(scores).prompt / 200)
     assert (interval.high - interval.low) / 2 == pytest.approx(1.97 * standard_error, rel=0.03)
 
 
@@ -64,6 +59,12 @@ def test_detectable_difference_is_the_textbook_formula():
     components = VarianceComponents(prompt=1.0, seed=None, residual=0.0)
     # Normal quantiles 1.959964 and 0.841621, times a standard error of 0.1.
     assert minimum_detectable_difference(components, 100, 1) == pytest.approx(0.2801585, abs=1e-6)
+
+
+def test_prompts_and_what_a_seed_does_to_them_add_up():
+    components = VarianceComponents(prompt=4.0, seed=None, residual=1.0)
+    expected = (1.959964 + 0.841621) * np.sqrt(4 / 100 + 1 / (100 * 4))
+    assert minimum_detectable_difference(components, 100, 4) == pytest.approx(expected, rel=1e-5)
 
 
 def test_few_seeds_are_paid_with_students_t():

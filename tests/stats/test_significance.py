@@ -2,15 +2,9 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from soarbench.stats import (
-    Interval,
-    Verdict,
-    cluster_pairs,
-    holm,
-    mcnemar,
-    paired_permutation_test,
-    verdict,
-)
+from soarbench.stats.bootstrap import Interval
+from soarbench.stats.clusters import cluster
+from soarbench.stats.significance import Verdict, holm, mcnemar, paired_permutation_test, verdict
 
 
 def interval(estimate, half_width):
@@ -23,7 +17,7 @@ def interval(estimate, half_width):
 def test_exact_permutations_equal_scipys():
     rng = np.random.default_rng(0)
     first, second = rng.normal(0.4, 1, 11), rng.normal(0, 1, 11)
-    found = paired_permutation_test(cluster_pairs(first, second, np.arange(11)), rng)
+    found = paired_permutation_test(cluster(first - second, np.arange(11)), rng)
     expected = scipy_stats.permutation_test(
         (first, second),
         lambda a, b: np.mean(a - b),
@@ -38,7 +32,7 @@ def test_random_permutations_approach_the_t_test():
     rng = np.random.default_rng(1)
     second = rng.normal(0, 1, 200)
     first = second + rng.normal(0.07, 0.5, 200)
-    found = paired_permutation_test(cluster_pairs(first, second, np.arange(200)), rng)
+    found = paired_permutation_test(cluster(first - second, np.arange(200)), rng)
     assert found == pytest.approx(scipy_stats.ttest_rel(first, second).pvalue, abs=0.015)
 
 
@@ -46,8 +40,8 @@ def test_images_of_a_prompt_are_swapped_together():
     """Copies of the images add nothing, so they must not make the test surer."""
     rng = np.random.default_rng(2)
     first, second = rng.normal(0.5, 1, 10), rng.normal(0, 1, 10)
-    alone = paired_permutation_test(cluster_pairs(first, second, np.arange(10)), rng)
-    copied = cluster_pairs(np.repeat(first, 8), np.repeat(second, 8), np.repeat(np.arange(10), 8))
+    alone = paired_permutation_test(cluster(first - second, np.arange(10)), rng)
+    copied = cluster(np.repeat(first - second, 8), np.repeat(np.arange(10), 8))
     assert paired_permutation_test(copied, rng) == pytest.approx(alone)
 
 
@@ -57,18 +51,19 @@ def test_p_values_are_uniform_under_the_null():
     for _ in range(300):
         prompts = np.repeat(np.arange(30), 2)
         shared = rng.normal(0, 1, 30)[prompts]
-        pairs = cluster_pairs(shared + rng.normal(0, 1, 60), shared + rng.normal(0, 1, 60), prompts)
+        first, second = shared + rng.normal(0, 1, 60), shared + rng.normal(0, 1, 60)
+        pairs = cluster(first - second, prompts)
         p_values.append(paired_permutation_test(pairs, rng, num_permutations=400))
     assert scipy_stats.kstest(p_values, "uniform").pvalue > 0.01
 
 
 def test_no_difference_at_all_is_p_one():
-    pairs = cluster_pairs(np.ones(30), np.ones(30), np.arange(30))
+    pairs = cluster(np.zeros(30), np.arange(30))
     assert paired_permutation_test(pairs, np.random.default_rng(0)) == 1.0
 
 
 def test_a_random_p_value_is_never_zero():
-    pairs = cluster_pairs(np.ones(100), np.zeros(100), np.arange(100))
+    pairs = cluster(np.ones(100), np.arange(100))
     found = paired_permutation_test(pairs, np.random.default_rng(0), num_permutations=999)
     assert found == pytest.approx(1 / 1000)
 

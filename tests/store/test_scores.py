@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from soarbench.common.errors import StoreError
-from soarbench.report.numbers.panels import build_panels
+from soarbench.report.numbers.panels import Run, build_panels
 from soarbench.store.cells import finished_and_holes
 from tests.report.folders import (
     Folder,
@@ -162,7 +162,7 @@ def test_the_base_is_compared_on_the_suite_of_the_task(tmp_path):
     panels, holes = build_panels(read_cells(tmp_path)[0])
     assert not holes
     assert panels["aesthetic", "aesthetic"].suite == "drawbench"
-    assert panels["aesthetic", "aesthetic"].seeds("base", 0) == [0]
+    assert panels["aesthetic", "aesthetic"].runs("base", 0) == [Run("base", 0, 0)]
 
 
 def test_scores_that_do_not_cover_the_plan_are_holes(tmp_path):
@@ -184,7 +184,7 @@ def test_scores_that_do_not_cover_the_plan_are_holes(tmp_path):
         (2, "no scores at step 10"),
         (3, "scored other images at step 10 than the other cells"),
     }
-    assert panels["aesthetic", "aesthetic"].seeds("sft", 10) == [0]
+    assert panels["aesthetic", "aesthetic"].runs("sft", 10) == [Run("sft", 0, 10)]
 
 
 def test_a_macro_mean_takes_its_strata_from_the_details(tmp_path):

@@ -6,24 +6,14 @@ They use the palette and the shapes of ``scenes`` and nothing that was trained.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from soarbench.lab.world.scenes import (
-    CLEAN_STYLE,
-    COLOR_HUES,
-    COLORS,
-    IMAGE_SIZE,
-    SHAPES,
-    Pixels,
-    PlacedObject,
-    Scene,
-    render,
-)
+from evaluators.geneval.detectors import Detection
+from soarbench.lab.world.scenes import COLOR_HUES, COLORS, IMAGE_SIZE, SHAPES, Pixels, drawn_alone
 
 #: Pixels whose channels spread by more than this (0..1) belong to an object, not to the background.
 CHROMA_THRESHOLD = 0.22
@@ -34,33 +24,25 @@ _TEMPLATE_SIZE = 24
 _OVERLAP_AT_ZERO, _OVERLAP_AT_ONE = 0.60, 0.80
 
 
-@dataclass(frozen=True)
-class DetectedShape:
-    """One connected shape: its class, box (x1, y1, x2, y2), score in 0..1 and palette colour."""
-
-    label: str
-    box: tuple[float, float, float, float]
-    score: float
-    color: str
-
-
 @functools.cache
 def _templates() -> NDArray[np.bool_]:
     """Masks of all shapes as rendered, small and large. -> (2, shapes, size, size)."""
-    masks = []
-    for radius in (11.0, 17.0):
-        for shape in SHAPES:
-            placed = PlacedObject(shape, COLORS[0], 32.0, 32.0, radius)
-            mask, _ = _foreground(render(Scene((placed,), CLEAN_STYLE)))
-            masks.append(_stretched(mask))
+    masks = [
+        _stretched(_foreground(drawn_alone(shape, radius))[0])
+        for radius in (11.0, 17.0)
+        for shape in SHAPES
+    ]
     return np.stack(masks).reshape(2, len(SHAPES), _TEMPLATE_SIZE, _TEMPLATE_SIZE)
 
 
 def _foreground(pixels: Pixels) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
     """Which pixels belong to objects, and the palette colour of each. -> two (64, 64) arrays."""
-    smooth = ndimage.median_filter(pixels, size=(3, 3, 1))
-    chroma, hue = _chroma_and_hue(smooth)
-    return chroma > CHROMA_THRESHOLD, palette_index(hue)
+    # Of the median, or the grain of some styles would be specks of colour.
+    chroma, hue = _chroma_and_hue(ndimage.median_filter(pixels, size=(3, 3, 1)))
+    hues = np.array(list(COLOR_HUES.values()))
+    # Distances on a circle: red is at 0 and at 360 degrees.
+    distance = np.abs((hue[..., None] - hues + 180) % 360 - 180)
+    return chroma > CHROMA_THRESHOLD, np.asarray(distance.argmin(-1))
 
 
 def _stretched(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -81,50 +63,34 @@ def _chroma_and_hue(pixels: Pixels) -> tuple[NDArray[np.float64], NDArray[np.flo
     return chroma, np.degrees(np.arctan2(beta, alpha)) % 360
 
 
-def palette_index(hue: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Index of the palette colour of nearest hue. -> as ``hue``."""
-    hues = np.array(list(COLOR_HUES.values()))
-    distance = np.abs((hue[..., None] - hues + 180) % 360 - 180)
-    return np.asarray(distance.argmin(-1))
-
-
-def _component(mask: NDArray[np.bool_], color: NDArray[np.intp]) -> DetectedShape:
+def _component(mask: NDArray[np.bool_], color: NDArray[np.intp], scale: float) -> Detection:
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     shape = _stretched(mask)
     templates = _templates()
+    # The better of both sizes: on 64 pixels a small star is not a large one reduced.
     overlap = ((shape & templates).sum((2, 3)) / (shape | templates).sum((2, 3))).max(0)
     best = int(overlap.argmax())
     score = (overlap[best] - _OVERLAP_AT_ZERO) / (_OVERLAP_AT_ONE - _OVERLAP_AT_ZERO)
     votes = np.bincount(color[mask], minlength=len(COLORS))
-    box = (float(cols[0]), float(rows[0]), float(cols[-1] + 1), float(rows[-1] + 1))
-    return DetectedShape(SHAPES[best], box, float(np.clip(score, 0, 1)), COLORS[votes.argmax()])
+    x1, y1, x2, y2 = (scale * float(v) for v in (cols[0], rows[0], cols[-1] + 1, rows[-1] + 1))
+    confidence = float(np.clip(score, 0, 1))
+    return Detection(SHAPES[best], (x1, y1, x2, y2), confidence, COLORS[votes.argmax()])
 
 
-def detect(pixels: Pixels) -> list[DetectedShape]:
+def detect(pixels: Pixels) -> list[Detection]:
     """Find all shapes in a picture of any multiple of 64 pixels, by falling score.
 
     A shape is a connected region of colour; its class is the template of largest overlap and its
     score says how well that template fits.
     """
     picture = Image.fromarray(pixels).convert("RGB")
-    if picture.size != (IMAGE_SIZE, IMAGE_SIZE):
-        picture = picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)
-    scale = pixels.shape[1] / IMAGE_SIZE
-    foreground, colors = _foreground(np.asarray(picture))
+    small = picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)
+    foreground, colors = _foreground(np.asarray(small))
     labels, count = ndimage.label(foreground)
-    scores = []
-    for index in range(1, count + 1):
-        mask = labels == index
-        if mask.sum() >= MIN_AREA:
-            shape = _component(mask, colors)
-            x1, y1, x2, y2 = (scale * edge for edge in shape.box)
-            scores.append(replace(shape, box=(x1, y1, x2, y2)))
-    return sorted(scores, key=lambda shape: -shape.score)
-
-
-def _border(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The outermost four pixels on the left and right, which objects leave free. -> (H, 8)."""
-    return np.concatenate([values[:, :4], values[:, -4:]], axis=1)
+    masks = (labels == index for index in range(1, count + 1))
+    scale = pixels.shape[1] / IMAGE_SIZE
+    shapes = [_component(mask, colors, scale) for mask in masks if mask.sum() >= MIN_AREA]
+    return sorted(shapes, key=lambda shape: -shape.score)
 
 
 def aesthetic_truth(pixels: Pixels) -> float:
@@ -134,7 +100,8 @@ def aesthetic_truth(pixels: Pixels) -> float:
     chroma, _ = _chroma_and_hue(pixels)
     object_pixels = chroma > CHROMA_THRESHOLD
     vivid = chroma[object_pixels].mean() / 0.85 if object_pixels.sum() >= MIN_AREA else 0.0
-    edge = _border(luma)
+    # Left and right edge, four pixels each, which objects leave free: the background alone.
+    edge = np.concatenate([luma[:, :4], luma[:, -4:]], axis=1)
     light = np.clip((edge.mean() - 0.15) / 0.7, 0, 1)
     shade = np.clip((edge[-8:].mean() - edge[:8].mean()) / 0.2, -1, 1) * 0.5 + 0.5
     grain = np.abs(luma - ndimage.median_filter(luma, size=3)).mean()

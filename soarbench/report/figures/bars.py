@@ -22,20 +22,7 @@ _HATCHES = {"o": "", "s": "///", "^": "...", "D": "xx", "v": "\\\\\\", "P": "++"
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One method's change of one metric at its last step.
-
-    Attributes:
-        task: Name.
-        metric: Name of the evaluator.
-        method: Name.
-        step: Optimiser steps.
-        base: The base's value.
-        change: Method - base.
-        low: Lower end of its 95 % interval, paired by image.
-        high: Upper end.
-        num_prompts: In it.
-        num_seeds: Training seeds.
-    """
+    """One method's change of one metric from the base's value, its interval paired by image."""
 
     task: str
     metric: str
@@ -51,19 +38,18 @@ class Bar:
 
 def build_bars(panels: Mapping[tuple[str, str], Panel], tables: Sequence[TaskTable]) -> list[Bar]:
     """All metrics of all tasks at the last steps; empty without the base."""
-    # Without the base there is nothing that a bar could stand on.
-    bars: list[Bar] = []
+    bars = []
     for table in tables:
-        for metric in table.metrics:
-            panel = panels[table.task, metric]
-            if BASE in panel.methods:
-                changes = [_bar(panel, method) for method in panel.methods if method != BASE]
-                bars += [bar for bar in changes if bar is not None]
-    return bars
+        for panel in (panels[table.task, metric] for metric in table.metrics):
+            bars += [_bar(panel, method) for method in panel.methods if method != BASE]
+    return [bar for bar in bars if bar is not None]
 
 
 def _bar(panel: Panel, method: str) -> Bar | None:
     """One bar; None where no image was scored for both."""
+    # Without the base there is nothing that a bar could stand on.
+    if BASE not in panel.methods:
+        return None
     step, base_step = panel.steps(method)[-1], panel.steps(BASE)[-1]
     try:
         differences = panel.differences((method, step), (BASE, base_step))
@@ -74,37 +60,20 @@ def _bar(panel: Panel, method: str) -> Bar | None:
     rng = labelled_rng(panel.task, panel.evaluator, method, step, BASE, base_step)
     change = mean_interval(differences, rng)
     return Bar(
-        task=panel.task,
-        metric=panel.evaluator,
-        method=method,
-        step=step,
-        base=base,
-        change=change.estimate,
-        low=change.low,
-        high=change.high,
-        num_prompts=change.num_prompts,
-        num_seeds=change.num_seeds,
-    )
+        task=panel.task, metric=panel.evaluator, method=method, step=step, base=base,
+        change=change.estimate, low=change.low, high=change.high,
+        num_prompts=change.num_prompts, num_seeds=change.num_seeds,
+    )  # fmt: skip
 
 
 def draw_bars(
     bars: Sequence[Bar], facts: Mapping[str, MetricFacts], titles: Titles = METHOD_TITLES
 ) -> Figure:
-    """Draw a panel a metric; zero is the base, whose value the panel names.
-
-    Args:
-        bars: From ``build_bars``.
-        facts: About each metric.
-        titles: Of the methods.
-
-    Raises:
-        ValueError: There is nothing to draw.
-    """
+    """Draw a panel a metric; zero is the base, whose value it names. ``ValueError`` without any."""
     groups = list(dict.fromkeys((bar.task, bar.metric) for bar in bars))
-    if not groups:
-        raise ValueError("bars: nothing to draw")
     has_tasks = len({task for task, _ in groups}) > 1
     with style():
+        # Two rows of two leave no hole, as one of three and a lonely fourth would.
         figure, axes = panel_grid(len(groups), 2 if len(groups) in (2, 4) else None)
         for ax, (task, metric) in zip(axes, groups, strict=True):
             own = [bar for bar in bars if (bar.task, bar.metric) == (task, metric)]
@@ -119,27 +88,14 @@ def draw_bars(
 def _draw_group(ax: Axes, bars: Sequence[Bar], titles: Titles) -> None:
     styles = method_styles([bar.method for bar in bars])
     for place, bar in enumerate(bars):
-        # Hatches tell methods apart in grey, as dashes do in the curves.
         look = styles[bar.method]
         ax.bar(
-            place,
-            bar.change,
-            width=0.66,
-            color=look.color,
-            edgecolor="white",
-            hatch=_HATCHES[look.marker],
-            linewidth=0,
-            label=method_title(bar.method, titles),
-        )
-        ax.errorbar(
-            place,
-            bar.change,
-            yerr=[[bar.change - bar.low], [bar.high - bar.change]],
-            color="black",
-            elinewidth=1,
-            capsize=3,
-        )
+            place, bar.change, width=0.66, color=look.color, edgecolor="white", linewidth=0,
+            # Hatches tell methods apart in grey, as dashes do in the curves.
+            hatch=_HATCHES[look.marker], label=method_title(bar.method, titles),
+        )  # fmt: skip
+        ends = [[bar.change - bar.low], [bar.high - bar.change]]
+        ax.errorbar(place, bar.change, yerr=ends, color="black", elinewidth=1, capsize=3)
     ax.axhline(0, color="black", linewidth=0.7)
     # The legend names the methods; their names would not fit below the bars.
-    ax.set_xticks([])
-    ax.set_xlim(-0.6, len(bars) - 0.4)
+    ax.set(xticks=[], xlim=(-0.6, len(bars) - 0.4))

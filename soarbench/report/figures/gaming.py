@@ -4,35 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from soarbench.config.stages import first_stage
-from soarbench.report.figures.style_and_curves import (
-    AXIS_TITLES,
-    BAND_TITLE,
-    add_legend,
-    draw_band,
-    draw_panel,
-    method_styles,
-    panel_grid,
-    style,
-)
+from soarbench.report.figures import style_and_curves as drawing
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.diagnostics import QUANTITIES, ROLES, DeviationPoint
 from soarbench.report.numbers.gaming import GamingPoint
-from soarbench.report.numbers.names import (
-    BASE,
-    METHOD_TITLES,
-    Titles,
-    method_title,
-    ordered_methods,
-)
+from soarbench.report.numbers.names import BASE, METHOD_TITLES, Titles, method_title
 from soarbench.store.facts import MetricFacts
 
-_COLUMNS = 3
+_NO_GAIN: dict[str, Any] = dict.fromkeys(
+    ("proxy_gain", "proxy_low", "proxy_high", "oracle_gain", "oracle_low", "oracle_high",
+     "gap", "gap_low", "gap_high"), 0.0,
+)  # fmt: skip
 
 
 def draw_overoptimisation(
@@ -44,143 +33,97 @@ def draw_overoptimisation(
     *,
     titles: Titles = METHOD_TITLES,
 ) -> Figure:
-    """Draw everything that moves while one number is optimised, a panel a quantity.
+    """Draw everything that moves while one number is optimised, a panel a quantity of one task.
 
-    Args:
-        points: Of one task; a panel for each of their metrics, in the order of appearance.
-        facts: About each metric that a judge measured.
-        roles: Title of each metric's panel, e.g. what was trained on.
-        marked: Checkpoint of each method that ``rule`` chose.
-        rule: As configured.
-        titles: Of the methods.
-
-    Raises:
-        ValueError: There is nothing to draw.
+    ``roles`` are the titles of the panels of judges, e.g. what was trained on, and ``marked`` the
+    checkpoints that ``rule`` chose. ``ValueError`` without any point.
     """
     names = list(dict.fromkeys(point.metric for point in points))
-    if not names:
-        raise ValueError("over-optimisation: no point to draw")
-    with style():
-        figure, axes = panel_grid(len(names), min(_COLUMNS, len(names)))
+    with drawing.style():
+        figure, axes = drawing.panel_grid(len(names))
         for ax, name in zip(axes, names, strict=True):
-            ax.set_title(roles.get(name) or ROLES[name])
+            ax.set(title=roles.get(name) or ROLES[name], xlabel=drawing.AXIS_TITLES["step"])
             ax.set_ylabel(QUANTITIES.get(name) or facts[name].title)
-            ax.set_xlabel(AXIS_TITLES["step"])
             own = [point for point in points if point.metric == name]
-            draw_panel(ax, own, marked=marked, titles=titles)
-        add_legend(figure, axes, f"{BAND_TITLE}; filled markers: checkpoint by rule {rule!r}")
+            drawing.draw_panel(ax, own, marked=marked, titles=titles)
+        title = f"{drawing.BAND_TITLE}; filled markers: checkpoint by rule {rule!r}"
+        drawing.add_legend(figure, axes, title)
     return figure
 
 
 def draw_gaming(
-    points: Sequence[GamingPoint],
-    facts: Mapping[str, MetricFacts],
-    titles: Titles = METHOD_TITLES,
+    points: Sequence[GamingPoint], facts: Mapping[str, MetricFacts], titles: Titles = METHOD_TITLES
 ) -> Figure:
     """Draw what was gained on a learned score against what was gained on its oracle.
 
     A row a learned score: the course of training in the plane of both gains, where below the
-    diagonal the score gained more than the truth, and the gap over steps.
-
-    Args:
-        points: From ``gaming_points``.
-        facts: About each metric.
-        titles: Of the methods.
-
-    Raises:
-        ValueError: There is nothing to draw.
+    diagonal the score gained more than the truth, and the gap over steps. ``ValueError`` without.
     """
     pairs = list(dict.fromkeys((p.task, p.proxy, p.oracle) for p in points))
-    if not pairs:
-        raise ValueError("proxy against oracle: no point to draw")
-    with style():
-        figure, axes = panel_grid(2 * len(pairs), 2)
+    with drawing.style():
+        figure, axes = drawing.panel_grid(2 * len(pairs), 2)
         for row, (task, proxy, oracle) in enumerate(pairs):
             own = [p for p in points if (p.task, p.proxy) == (task, proxy)]
             plane, gap = axes[2 * row : 2 * row + 2]
-            plane.set_title(f"Task: {task}")
-            plane.set_xlabel(f"Gain in {facts[proxy].title} (SD of base)")
-            plane.set_ylabel(f"Gain in {facts[oracle].title}")
+            gain = f"Gain in {facts[proxy].title} (SD of base)"
+            plane.set(title=f"Task: {task}", xlabel=gain, ylabel=f"Gain in {facts[oracle].title}")
             _draw_plane(plane, own, titles)
-            gap.set_title("Gain on the score alone")
-            gap.set_xlabel(AXIS_TITLES["step"])
+            gap.set(title="Gain on the score alone", xlabel=drawing.AXIS_TITLES["step"])
             gap.set_ylabel("Score gain - oracle gain (SD)")
-            _draw_gap(gap, own, titles)
-        add_legend(figure, axes, "Bars and bands: 95 % intervals, paired with the base by image")
+            for method, look in drawing.method_styles({p.method for p in own}).items():
+                line = _course(own, method)
+                bands = [(p.gap, p.gap_low, p.gap_high) for p in line]
+                name, marks = method_title(method, titles), _own(line, method)
+                steps = [p.step for p in line]
+                drawing.draw_band(gap, steps, bands, look, label=name, markevery=marks)
+            drawing.draw_zero(gap)
+        title = "Bars and bands: 95 % intervals, paired with the base by image"
+        drawing.add_legend(figure, axes, title)
     return figure
 
 
 def _draw_plane(ax: Axes, points: Sequence[GamingPoint], titles: Titles) -> None:
-    """Both gains from the base, at the origin, to the last step, whose interval is drawn."""
-    methods = ordered_methods({point.method for point in points})
-    styles = method_styles(methods)
-    for method in methods:
+    for method, look in drawing.method_styles({point.method for point in points}).items():
         line = _course(points, method)
+        across, up = [p.proxy_gain for p in line], [p.oracle_gain for p in line]
+        title, own = method_title(method, titles), _own(line, method)
+        ax.plot(across, up, **look.hollow, markevery=own, label=title)
+        # Crosses at every step would hide the course.
         end = line[-1]
-        look = styles[method]
-        ax.plot(
-            [p.proxy_gain for p in line],
-            [p.oracle_gain for p in line],
-            color=look.color,
-            linestyle=look.dashes,
-            marker=look.marker,
-            markerfacecolor="white",
-            markevery=_own(line, method),
-            label=method_title(method, titles),
-        )
         ax.errorbar(
-            end.proxy_gain,
-            end.oracle_gain,
+            end.proxy_gain, end.oracle_gain,
             xerr=[[end.proxy_gain - end.proxy_low], [end.proxy_high - end.proxy_gain]],
             yerr=[[end.oracle_gain - end.oracle_low], [end.oracle_high - end.oracle_gain]],
-            color=look.color,
-            marker=look.marker,
-            elinewidth=0.9,
-            capsize=2,
-        )
+            color=look.color, marker=look.marker, elinewidth=0.9, capsize=2,
+        )  # fmt: skip
     ax.plot([0], [0], color="black", marker="D", linestyle="none", label=method_title(BASE))
     # On the diagonal all that the score gained is true.
     ax.axline((0, 0), slope=1, color="0.45", linewidth=0.8, zorder=1)
     _make_square(ax, [0.0, *(g for p in points for g in (p.proxy_gain, p.oracle_gain))])
     ax.annotate(
-        "above: the truth gains more\nbelow: the score gains more",
-        (0.03, 0.97),
-        xycoords="axes fraction",
-        va="top",
-        fontsize=6.5,
-        color="0.3",
-        zorder=1,
-    )
+        "above: the truth gains more\nbelow: the score gains more", (0.03, 0.97),
+        xycoords="axes fraction", va="top", fontsize=6.5, color="0.3", zorder=1,
+    )  # fmt: skip
 
 
 def _course(points: Sequence[GamingPoint], method: str) -> list[GamingPoint]:
-    """A method's points after where it started: the base, at 0, or the end of its first stage."""
+    """A method's points after its start: the base, which gained nothing, or its first stage."""
     own = sorted((p for p in points if p.method == method), key=lambda p: p.step)
     earlier = first_stage(method)
     if not earlier:
-        return [*(_origin(point) for point in own[:1]), *own]
+        return [*(replace(one, method=BASE, step=0, **_NO_GAIN) for one in own[:1]), *own]
     before = _course(points, earlier)[-1:]
     return [*before, *(replace(p, step=p.step + q.step) for q in before for p in own)] or own
 
 
-def _origin(point: GamingPoint) -> GamingPoint:
-    """The base, which gained nothing."""
-    return replace(
-        point, method=BASE, step=0,
-        proxy_gain=0.0, proxy_low=0.0, proxy_high=0.0,
-        oracle_gain=0.0, oracle_low=0.0, oracle_high=0.0,
-        gap=0.0, gap_low=0.0, gap_high=0.0,
-    )  # fmt: skip
-
-
 def _own(line: Sequence[GamingPoint], method: str) -> list[int]:
-    """Which points of a course are the method's own: they have markers."""
     return [i for i, point in enumerate(line) if point.method == method]
 
 
 def _make_square(ax: Axes, gains: Sequence[float]) -> None:
-    """The same range on both axes, so that the diagonal is one; very long intervals leave it."""
+    """The same range on both axes, so that the diagonal is one."""
     shown = (*ax.get_xlim(), *ax.get_ylim())
+    # A very long interval leaves the panel: it would squeeze all courses into a point.
     reach = max(gains) - min(gains)
     low, high = max(min(shown), min(gains) - reach), min(max(shown), max(gains) + reach)
     if low < high:
@@ -189,79 +132,50 @@ def _make_square(ax: Axes, gains: Sequence[float]) -> None:
         axis.set_major_locator(MaxNLocator(nbins=5))
 
 
-def _draw_gap(ax: Axes, points: Sequence[GamingPoint], titles: Titles) -> None:
-    methods = ordered_methods({point.method for point in points})
-    styles = method_styles(methods)
-    for method in methods:
-        line = _course(points, method)
-        draw_band(
-            ax,
-            [p.step for p in line],
-            [(p.gap, p.gap_low, p.gap_high) for p in line],
-            styles[method],
-            label=method_title(method, titles),
-            markevery=_own(line, method),
-        )
-    ax.axhline(0, color="black", linewidth=0.9, linestyle=":", zorder=1)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-
-
 def draw_deviation(points: Sequence[DeviationPoint], titles: Titles = METHOD_TITLES) -> Figure:
     """Draw how far inference leaves the training path, of one task.
 
     A column a level at which the path is left; above the distance itself, below the paired
-    difference to the base, in which what no model can know cancels.
-
-    Args:
-        points: Of the task.
-        titles: Of the methods.
-
-    Raises:
-        ValueError: There is nothing to draw.
+    difference to the base. ``ValueError`` without any point.
     """
     starts = sorted({point.start for point in points}, reverse=True)
-    if not starts:
-        raise ValueError("deviation from the path: no point to draw")
-    with style():
-        figure, axes = panel_grid(2 * len(starts), len(starts))
+    with drawing.style():
+        figure, axes = drawing.panel_grid(2 * len(starts), len(starts))
         for column, start in enumerate(starts):
             own = [point for point in points if point.start == start]
             above, below = axes[column], axes[len(starts) + column]
             above.set_title(f"Left the path at $\\sigma$ = {start:g}")
-            for ax, is_difference in ((above, False), (below, True)):
-                _draw_drift(ax, own, titles, is_difference=is_difference)
-                ax.set_xlabel("Sampler step")
-            below.axhline(0, color="black", linewidth=0.9, linestyle=":", zorder=1)
+            _draw_drift(above, own, titles, is_difference=False)
+            # The level is mostly what no model can know, and cancels in a difference: between cells
+            # the distance from noise went with the diversity of their images (r = .87 to .95).
+            _draw_drift(below, own, titles, is_difference=True)
+            drawing.draw_zero(below)
         axes[0].set_ylabel("Distance to the path")
         axes[len(starts)].set_ylabel("Difference to base")
-        add_legend(figure, axes, "Bands: 95 % intervals over images; below: paired by image")
+        title = "Bands: 95 % intervals over images; below: paired by image"
+        drawing.add_legend(figure, axes, title)
     return figure
 
 
 def _draw_drift(
     ax: Axes, points: Sequence[DeviationPoint], titles: Titles, *, is_difference: bool
 ) -> None:
-    methods = ordered_methods({point.method for point in points})
-    styles = method_styles(methods)
-    for method in methods:
+    styles = drawing.method_styles({point.method for point in points})
+    for number, (method, look) in enumerate(styles.items()):
         # The base's difference to itself is the zero line.
         if is_difference and method == BASE:
             continue
         line = sorted((p for p in points if p.method == method), key=lambda p: p.index)
+        bands = [
+            (p.difference, p.difference_low, p.difference_high)
+            if is_difference
+            else (p.deviation, p.low, p.high)
+            for p in line
+        ]
         # Markers of methods alternate: on top of each other they would hide one another.
         every = max(len(line) // 5, 1)
-        offset = methods.index(method) * every // max(len(methods), 1)
-        draw_band(
-            ax,
-            [p.index for p in line],
-            [
-                (p.difference, p.difference_low, p.difference_high)
-                if is_difference
-                else (p.deviation, p.low, p.high)
-                for p in line
-            ],
-            styles[method],
-            label=method_title(method, titles),
-            markevery=range(offset, len(line), every),
-        )
+        marked = range(number * every // len(styles), len(line), every)
+        across, title = [p.index for p in line], method_title(method, titles)
+        drawing.draw_band(ax, across, bands, look, label=title, markevery=marked)
+    ax.set_xlabel("Sampler step")
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

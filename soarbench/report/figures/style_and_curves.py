@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.artist import Artist
@@ -15,26 +16,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from soarbench.config.stages import first_stage
-from soarbench.report.numbers.curves import COUNTERS, CurvePoint
-from soarbench.report.numbers.names import (
-    BASE,
-    METHOD_TITLES,
-    Titles,
-    method_title,
-    ordered_methods,
-)
+from soarbench.config.stages import BASE, first_stage
+from soarbench.report.numbers.curves import CurvePoint
+from soarbench.report.numbers.names import METHOD_TITLES, Titles, method_title, ordered_methods
 from soarbench.report.numbers.reference import AS_PUBLISHED, PublishedPoint
 from soarbench.store.facts import MetricFacts
 
 STYLE_FILE = Path(__file__).with_name("soarbench.mplstyle")
 AXIS_TITLES = {
-    "step": "Optimizer steps",
-    "images_seen": "Images seen",
-    "forward_equivalents": "Forward equivalents",
-    "reward_calls": "Reward calls",
-    "seconds": "Seconds",
-}
+    "step": "Optimizer steps", "images_seen": "Images seen", "seconds": "Seconds",
+    "forward_equivalents": "Forward equivalents", "reward_calls": "Reward calls",
+}  # fmt: skip
 BAND_TITLE = "Bands: 95 % interval of each method alone"
 #: Inches. A figure fits the text width of a page, so that its letters keep their size there.
 _TEXT_WIDTH, _LEGEND_HEIGHT = 6.9, 0.5
@@ -49,6 +41,16 @@ class LineStyle:
     color: str
     dashes: str | tuple[float, tuple[float, ...]]
     marker: str
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """As matplotlib's arguments, without the marker."""
+        return {"color": self.color, "linestyle": self.dashes}
+
+    @property
+    def hollow(self) -> dict[str, Any]:
+        """The same with hollow markers, beside which a filled one stands out."""
+        return {**self.line, "marker": self.marker, "markerfacecolor": "white"}
 
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart; dark to light in grey.
@@ -75,11 +77,12 @@ def style() -> Iterator[None]:
         yield
 
 
-def method_styles(methods: Sequence[str]) -> dict[str, LineStyle]:
-    """The style of each method; those that are not known share out the rest in order."""
-    others = [method for method in ordered_methods(methods) if method not in METHOD_STYLES]
+def method_styles(methods: Collection[str]) -> dict[str, LineStyle]:
+    """The style of each method, in the order of legends; unknown ones share out the rest."""
+    ordered = ordered_methods(methods)
+    others = [method for method in ordered if method not in METHOD_STYLES]
     spare = {name: _OTHER_STYLES[i % len(_OTHER_STYLES)] for i, name in enumerate(others)}
-    return {method: METHOD_STYLES.get(method) or spare[method] for method in methods}
+    return {method: METHOD_STYLES.get(method) or spare[method] for method in ordered}
 
 
 def draw_curves(
@@ -93,28 +96,20 @@ def draw_curves(
     """Draw metric over steps, one panel a task and metric, with 95 % bands.
 
     All methods start from the base's point at 0, a second stage from the end of its first.
-
-    Args:
-        points: From ``build_curves``.
-        facts: About each metric.
-        x: ``step``, or a counter of training.
-        published: Drawn as thin lines, over steps only; pass them where the protocol compares.
-        titles: Of the methods.
+    ``published`` are thin lines; pass them where the protocol compares.
 
     Raises:
-        ValueError: ``x`` is neither, or there is nothing to draw.
+        ValueError: ``x`` is neither ``step`` nor a counter of training, or there is no point.
     """
     if x not in AXIS_TITLES:
         raise ValueError(f"x={x!r}: must be one of {', '.join(AXIS_TITLES)}")
     panels = list(dict.fromkeys((point.task, point.metric) for point in points))
-    if not panels:
-        raise ValueError("curves: no point to draw; no cell has scores")
+    has_tasks = len({task for task, _ in panels}) > 1
     with style():
         figure, axes = panel_grid(len(panels))
         for ax, (task, metric) in zip(axes, panels, strict=True):
-            ax.set_title(f"Task: {task}" if task != panels[0][0] or task != panels[-1][0] else "")
-            ax.set_ylabel(facts[metric].title)
-            ax.set_xlabel(AXIS_TITLES[x])
+            title = f"Task: {task}" if has_tasks else ""
+            ax.set(title=title, xlabel=AXIS_TITLES[x], ylabel=facts[metric].title)
             # The paper gives steps alone, no cost.
             if x == "step":
                 _draw_published(ax, [o for o in published if (o.task, o.metric) == (task, metric)])
@@ -125,15 +120,14 @@ def draw_curves(
 
 
 def panel_grid(count: int, columns: int | None = None) -> tuple[Figure, list[Axes]]:
-    """A figure of ``count`` panels in rows of at most three, or of ``columns``."""
+    """A figure of panels in rows of at most three, or of ``columns``; ``ValueError`` for none."""
+    if count == 0:
+        raise ValueError("no point to draw; no cell has such scores or measurements")
     columns = columns or min(count, 3)
     rows = math.ceil(count / columns)
     width = min(_TEXT_WIDTH, _WIDEST_PANEL * columns)
     height = _PANEL_HEIGHT if columns < 3 else _LOW_PANEL_HEIGHT
-    figure = Figure(
-        figsize=(width, height * rows + _LEGEND_HEIGHT),
-        layout="constrained",
-    )
+    figure = Figure(figsize=(width, height * rows + _LEGEND_HEIGHT), layout="constrained")
     # Without pyplot, which keeps every figure alive and may open windows.
     FigureCanvasAgg(figure)
     return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
@@ -141,16 +135,11 @@ def panel_grid(count: int, columns: int | None = None) -> tuple[Figure, list[Axe
 
 def _draw_published(ax: Axes, points: Sequence[PublishedPoint]) -> None:
     """The paper's curves: thin, grey, in each method's dashes."""
-    for method in ordered_methods({point.method for point in points}):
+    for method, look in method_styles({point.method for point in points}).items():
         line = [point for point in points if point.method == method]
-        ax.plot(
-            [point.step for point in line],
-            [point.value for point in line],
-            color="0.55",
-            linewidth=0.7,
-            linestyle=method_styles([method])[method].dashes,
-            label=f"{method_title(method)}, {AS_PUBLISHED}",
-        )
+        steps, values = [point.step for point in line], [point.value for point in line]
+        thin = {**look.line, "color": "0.55", "linewidth": 0.7}
+        ax.plot(steps, values, **thin, label=f"{method_title(method)}, {AS_PUBLISHED}")
 
 
 def draw_panel(
@@ -161,33 +150,38 @@ def draw_panel(
     marked: Mapping[str, int] | None = None,
     titles: Titles = METHOD_TITLES,
 ) -> None:
-    """Draw all methods' curves of one quantity.
-
-    Args:
-        ax: Where to.
-        points: Of one task and quantity.
-        x: ``step``, or a counter of training.
-        marked: Step of each method whose marker is filled.
-        titles: Of the methods.
-    """
-    methods = ordered_methods({point.method for point in points})
-    styles = method_styles(methods)
+    """Draw all methods' curves of one quantity; the markers of ``marked`` steps are filled."""
     start = [point for point in points if point.method == BASE]
-    lines = {method: _line(points, method) for method in methods if method != BASE}
-    for method, line in lines.items():
+    steps = {point.step for point in start}
+    for method, look in method_styles({point.method for point in points} - {BASE}).items():
+        line = _line(points, method)
+        steps |= {point.step for point in line}
         placed = [point for point in line if x == "step" or x in point.spent]
-        if placed:
-            _draw_line(ax, placed, styles[method], x=x, label=method_title(method, titles))
-            last = max((p.step for p in line if p.method != method), default=0)
-            chosen = last + (marked or {}).get(method, -1)
-            own = [p for p in placed if p.method == method and p.step == chosen]
-            _draw_marked(ax, own, styles[method], x=x)
+        if not placed:
+            continue
+        across = [point.step if x == "step" else point.spent[x] for point in placed]
+        bands = [(point.value, point.low, point.high) for point in placed]
+        # The base has a marker of its own.
+        own = [i for i, point in enumerate(placed) if point.method != BASE]
+        title = method_title(method, titles)
+        draw_band(ax, across, bands, look, label=title, markevery=own)
+        # A rule counts the steps of the method's own stage.
+        last = max((p.step for p in line if p.method != method), default=0)
+        chosen = last + (marked or {}).get(method, -1)
+        for place, point in zip(across, placed, strict=True):
+            if (point.method, point.step) == (method, chosen):
+                ax.plot([place], [point.value], color=look.color, marker=look.marker, zorder=4)
     if start:
-        _draw_base(ax, start[0], styles[BASE])
-    steps = sorted({point.step for line in (start, *lines.values()) for point in line})
+        # The shared start, and a level to compare with.
+        level, look = start[0].value, METHOD_STYLES[BASE]
+        thin = {**look.line, "linewidth": 0.9}
+        ax.axhline(level, **thin, zorder=1)
+        # Unclipped and above all lines: it lies on the axis, where every curve begins.
+        thin |= {"marker": look.marker, "zorder": 5, "clip_on": False}
+        ax.plot([0], [level], **thin, label=method_title(BASE))
     # Few evaluations have a tick each, so that a reader sees where something was measured.
     if x == "step" and len(steps) <= _MOST_TICKS:
-        ax.set_xticks(steps)
+        ax.set_xticks(sorted(steps))
     else:
         ax.xaxis.set_major_locator(MaxNLocator(nbins=_MOST_TICKS, integer=True))
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -201,34 +195,19 @@ def _line(points: Sequence[CurvePoint], method: str) -> list[CurvePoint]:
     if not earlier:
         return [*(point for point in points if point.method == BASE), *own]
     before = _line(points, earlier)
+    # From the base it would look as if the second stage had done the work of both.
     if not own or not before or before[-1].method != earlier:
         return own
     end = before[-1]
-    return [
-        end,
-        *(
-            replace(
-                point,
-                step=end.step + point.step,
-                spent={k: end.spent[k] + v for k, v in point.spent.items() if k in end.spent},
-            )
-            for point in own
-        ),
+    later = [
+        replace(
+            point,
+            step=end.step + point.step,
+            spent={k: end.spent[k] + v for k, v in point.spent.items() if k in end.spent},
+        )
+        for point in own
     ]
-
-
-def _position(point: CurvePoint, x: str) -> float:
-    return point.spent[x] if x in COUNTERS else point.step
-
-
-def _draw_line(
-    ax: Axes, line: Sequence[CurvePoint], look: LineStyle, *, x: str, label: str
-) -> None:
-    """One method: a band, and a line with a marker at every point that is its own."""
-    across = [_position(point, x) for point in line]
-    bands = [(point.value, point.low, point.high) for point in line]
-    own = [i for i, point in enumerate(line) if point.method != BASE]
-    draw_band(ax, across, bands, look, label=label, markevery=own)
+    return [end, *later]
 
 
 def draw_band(
@@ -245,41 +224,14 @@ def draw_band(
     ax.fill_between(across, low, high, color=look.color, alpha=0.13, linewidth=0)
     # Edges tell overlapping bands apart, also in grey.
     for edge in (low, high):
-        ax.plot(across, edge, color=look.color, linestyle=look.dashes, linewidth=0.5, alpha=0.7)
-    ax.plot(
-        across,
-        values,
-        color=look.color,
-        linestyle=look.dashes,
-        marker=look.marker,
-        markerfacecolor="white",
-        markevery=list(markevery),
-        label=label,
-    )
+        ax.plot(across, edge, **look.line, linewidth=0.5, alpha=0.7)
+    ax.plot(across, values, **look.hollow, markevery=list(markevery), label=label)
 
 
-def _draw_marked(ax: Axes, chosen: Sequence[CurvePoint], look: LineStyle, *, x: str) -> None:
-    """Fill the marker of the checkpoint that a rule chose."""
-    for point in chosen:
-        ax.plot(
-            [_position(point, x)], [point.value], color=look.color, marker=look.marker, zorder=4
-        )
-
-
-def _draw_base(ax: Axes, point: CurvePoint, look: LineStyle) -> None:
-    """The shared start, and a level to compare with."""
-    ax.axhline(point.value, color=look.color, linestyle=look.dashes, linewidth=0.9, zorder=1)
-    ax.plot(
-        [0],
-        [point.value],
-        color=look.color,
-        linestyle=look.dashes,
-        linewidth=0.9,
-        marker=look.marker,
-        label=method_title(BASE),
-        zorder=5,
-        clip_on=False,
-    )
+def draw_zero(ax: Axes) -> None:
+    """The base's level in a panel of differences to it."""
+    ax.axhline(0, color="black", linewidth=0.9, linestyle=":", zorder=1)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=_MOST_TICKS, integer=True))
 
 
 def add_legend(figure: Figure, axes: Sequence[Axes], title: str) -> None:
@@ -290,31 +242,23 @@ def add_legend(figure: Figure, axes: Sequence[Axes], title: str) -> None:
         entries |= dict(zip(labels, handles, strict=True))
     columns = 4 if figure.get_figwidth() > _WIDEST_PANEL else 2
     figure.legend(
-        handles=list(entries.values()),
-        labels=list(entries),
-        loc="outside lower center",
+        list(entries.values()), list(entries), loc="outside lower center", title=title,
         ncols=min(len(entries), columns),
-        title=title,
-    )
+    )  # fmt: skip
 
 
 def settle(figure: Figure) -> Figure:
-    """Lay a figure out once and for all; else every format would do it again."""
+    """Lay a figure out once and for all."""
     with style():
         figure.draw_without_rendering()
+        # Else every format would do it again, and they would not look alike.
         figure.set_layout_engine("none")
     return figure
 
 
 def save(figure: Figure, path: Path, file_format: str) -> None:
-    """Write a figure; the same figure gives the same bytes.
-
-    Args:
-        figure: From a function of this module.
-        path: Of the file, whatever its suffix.
-        file_format: ``png``, ``pdf`` or ``svg``.
-    """
+    """Write a figure as ``png``, ``pdf`` or ``svg``; the same figure gives the same bytes."""
     # Dates and versions would make two files of the same figure.
-    undated = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    dated = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}
     with style():
-        figure.savefig(path, format=file_format, metadata=undated[file_format])
+        figure.savefig(path, format=file_format, metadata={dated[file_format]: None})

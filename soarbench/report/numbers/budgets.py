@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from soarbench.config.stages import first_stage
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
-from soarbench.report.numbers.estimates import compare, corrected, estimate
+from soarbench.report.numbers.estimates import final_comparisons, final_estimates
 from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import Panel, Run
 from soarbench.report.numbers.tables import Panels, TaskTable
-from soarbench.stats.clusters import FloatArray
 
 #: Step of a synthetic evaluation between two real ones; no training has it.
 BETWEEN = -1
@@ -40,14 +39,9 @@ class Stop:
 
 
 def way(points: Sequence[CurvePoint], method: str) -> list[Stop]:
-    """A method's evaluations from where its training started, in order.
+    """A method's evaluations in order, from points of one task and metric.
 
-    Args:
-        points: Of one task and metric.
-        method: Name.
-
-    Returns:
-        The base, the first stages' and its own; without the base where it was not evaluated.
+    The base's, the first stages' and its own; without the base where it was not evaluated.
     """
     own = sorted((one for one in points if one.method == method), key=lambda one: one.step)
     stops = [
@@ -56,10 +50,10 @@ def way(points: Sequence[CurvePoint], method: str) -> list[Stop]:
     ]
     if method == BASE or not stops:
         return stops
-    # A second stage has paid for its first one too.
     earlier = way(points, first_stage(method) or BASE)
     if not earlier:
         return stops
+    # A second stage has paid for its first one too.
     before = earlier[-1].spent
     return earlier + [
         dataclasses.replace(
@@ -69,13 +63,10 @@ def way(points: Sequence[CurvePoint], method: str) -> list[Stop]:
     ]
 
 
-def lies_early(before: Stop, share: float) -> bool:
-    """Whether a share of the way from a stop to the next is between the base and a snapshot.
-
-    Learning curves are steepest and most concave there: a straight line put SOAR at SFT's cost
-    .042 behind SFT on the laboratory's aesthetic task, where it measures .100 ahead.
-    """
-    return before.method == BASE and 0 < share < _NEARLY
+def trained_ways(table: TaskTable, points: Sequence[CurvePoint]) -> dict[str, list[Stop]]:
+    """The way of every trained method of a table, by the metric that decides it."""
+    own = [one for one in points if (one.task, one.metric) == (table.task, table.final_metric)]
+    return {row.method: way(own, row.method) for row in table.rows if row.method != BASE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +86,9 @@ class Place:
     @property
     def is_early(self) -> bool:
         """Whether it lies between the base and the first snapshot, where nothing was measured."""
-        return lies_early(self.before, self.share)
+        # Learning curves are steepest and most concave there: a straight line put SOAR at SFT's
+        # cost .042 behind SFT on the laboratory's aesthetic task, where it measures .100 ahead.
+        return self.before.method == BASE and 0 < self.share < _NEARLY
 
     def spent(self, counter: str) -> float | None:
         """A counter at this place, linear between the stops; None where it was not logged."""
@@ -107,11 +100,10 @@ class Place:
 
 def place_at(stops: Sequence[Stop], counter: str, level: float) -> Place | None:
     """Where a way has spent ``level`` of a counter; None beyond its ends."""
-    spent = [stop.spent.get(counter) for stop in stops]
     # Training that did not log a counter has no place on its axis.
-    if not stops or any(amount is None for amount in spent):
+    if not stops or any(counter not in stop.spent for stop in stops):
         return None
-    reached = np.array([float(amount or 0.0) for amount in spent])
+    reached = np.array([float(stop.spent[counter]) for stop in stops])
     if level < reached[0] or level * _NEARLY > reached[-1]:
         return None
     after = int(np.searchsorted(reached, min(level, reached[-1])))
@@ -127,8 +119,7 @@ class MatchedTable:
 
     Attributes:
         counter: What is equal, e.g. ``forward_equivalents``.
-        level: How much of it.
-        methods: Whose whole training that is.
+        methods: Whose whole training the level is.
         early: Who spent it before the first snapshot, where nothing is interpolated.
         table: The numbers; a method that never spent as much has none, nor one that is early, nor
             one that was still in its first stage, which is a row itself.
@@ -144,85 +135,61 @@ class MatchedTable:
 def matched_tables(
     tables: Sequence[TaskTable], panels: Panels, points: Sequence[CurvePoint], counter: str
 ) -> list[MatchedTable]:
-    """Compare the methods of every task at what each of them spent in all.
+    """Compare the methods of every task at what each of them spent in all of a counter.
 
-    Between two snapshots every image's score is taken as linear in the counter; between the base
-    and the first snapshot it is not, and nothing is said.
-
-    Args:
-        tables: At the last steps.
-        panels: All scores.
-        points: Of the deciding metrics, with what was spent.
-        counter: What is made equal.
-
-    Returns:
-        By task, then level; only levels that two trained methods reached.
+    By task, then level; only levels that two trained methods reached. ``points`` are of the
+    deciding metrics. Between two snapshots every image's score is taken as linear in the counter.
     """
     matched = []
     for table in tables:
-        own = [one for one in points if (one.task, one.metric) == (table.task, table.final_metric)]
-        ways = {row.method: way(own, row.method) for row in table.rows}
-        totals: dict[float, list[str]] = {}
-        for method, stops in ways.items():
-            if method != BASE and stops and stops[-1].spent.get(counter):
-                totals.setdefault(stops[-1].spent[counter], []).append(method)
-        for level, methods in sorted(totals.items()):
-            places = {name: place_at(stops, counter, level) for name, stops in ways.items()}
-            reached = {
-                name: place
-                for name, place in places.items()
-                if place and name != BASE and place.after.method == name
-            }
+        for level, methods, reached in _levels(table, points, counter):
             measured = {name: place for name, place in reached.items() if not place.is_early}
             # Beyond the baseline's own cost, who spent it all is what there is to compare with.
             baseline = table.baseline if table.baseline in measured else methods[0]
-            # One method alone at a level is compared with nobody.
-            if len(reached) > 1:
-                matched.append(
-                    MatchedTable(
-                        counter=counter,
-                        level=level,
-                        methods=tuple(methods),
-                        early=tuple(name for name in reached if name not in measured),
-                        table=_matched(
-                            dataclasses.replace(table, baseline=baseline),
-                            panels,
-                            measured,
-                            level,
-                            counter,
-                        ),
-                    )
+            own = dataclasses.replace(table, baseline=baseline)
+            matched.append(
+                MatchedTable(
+                    counter=counter,
+                    level=level,
+                    methods=tuple(methods),
+                    early=tuple(name for name in reached if name not in measured),
+                    table=_matched(own, panels, measured, {counter: level}),
                 )
+            )
     return matched
 
 
+def _levels(
+    table: TaskTable, points: Sequence[CurvePoint], counter: str
+) -> Iterator[tuple[float, list[str], dict[str, Place]]]:
+    """What methods spent in all, whose that is, and the places of all that spent as much."""
+    ways = trained_ways(table, points)
+    totals: dict[float, list[str]] = {}
+    for method, stops in ways.items():
+        if stops and (total := stops[-1].spent.get(counter)):
+            totals.setdefault(total, []).append(method)
+    for level, methods in sorted(totals.items()):
+        places = {name: place_at(stops, counter, level) for name, stops in ways.items()}
+        # In its first stage a method is that stage's, which has a row of its own.
+        reached = {n: place for n, place in places.items() if place and place.after.method == n}
+        # One method alone at a level is compared with nobody.
+        if len(reached) > 1:
+            yield level, methods, reached
+
+
 def _matched(
-    table: TaskTable, panels: Panels, places: Mapping[str, Place], level: float, counter: str
+    table: TaskTable, panels: Panels, places: Mapping[str, Place], level: Mapping[str, float]
 ) -> TaskTable:
     """The table with every method at its place."""
-    moved = {
-        name: _moved(panels[table.task, name], places)
-        for name in table.metrics
-        if (table.task, name) in panels
-    }
+    moved = {name: _moved(panels[table.task, name], places) for name in table.metrics}
     # Holm's correction is over this table, as that at the last steps is over its own.
-    family = {}
-    for name, panel in moved.items():
-        for method in places:
-            if method != table.baseline and table.baseline in places:
-                one = compare(panel, (method, BETWEEN), (table.baseline, BETWEEN))
-                if one is not None:
-                    family[method, name] = one
-    comparisons = corrected(family)
+    comparisons = final_comparisons(moved, places, table.baseline)
     rows = [
         dataclasses.replace(
             row,
-            budget=_spent(places[row.method]) | {counter: level} if row.method in places else {},
-            estimates={
-                name: estimate(panel, row.method, BETWEEN)
-                for name, panel in moved.items()
-                if panel.seeds(row.method, BETWEEN)
-            },
+            # Exactly the level, which rounding along the way may miss.
+            budget={**_spent(places[row.method]), **level} if row.method in places else {},
+            estimates=final_estimates(moved, row.method),
             comparisons={name: one for (of, name), one in comparisons.items() if of == row.method},
         )
         for row in table.rows
@@ -239,27 +206,11 @@ def _spent(place: Place) -> dict[str, float]:
 
 
 def _moved(panel: Panel, places: Mapping[str, Place]) -> Panel:
-    """A panel whose methods were evaluated at their places."""
-    values = {
-        Run(method, seed, BETWEEN): scores
-        for method, place in places.items()
-        for seed, scores in _between(panel, place).items()
-    }
+    """A panel whose methods were evaluated at their places, every image between two scores."""
+    values = {}
+    for method, place in places.items():
+        ends = [(stop.method, stop.step) for stop in (place.before, place.after)]
+        for seed, (before, after) in panel.pairs(ends[0], ends[1]).items():
+            between = (1 - place.share) * before + place.share * after
+            values[Run(method, seed, BETWEEN)] = between
     return dataclasses.replace(panel, values=values, reasons={run: {} for run in values})
-
-
-def _between(panel: Panel, place: Place) -> dict[int, FloatArray]:
-    """Every image's score at a place, by training seed; (N,) each."""
-    scores = {}
-    for seed in panel.seeds(place.after.method, place.after.step):
-        ends = [_scores(panel, stop, seed) for stop in (place.before, place.after)]
-        if ends[0] is not None and ends[1] is not None:
-            scores[seed] = (1 - place.share) * ends[0] + place.share * ends[1]
-    return scores
-
-
-def _scores(panel: Panel, stop: Stop, seed: int) -> FloatArray | None:
-    """One seed's scores at a stop; the base's stand for every seed."""
-    if stop.method == BASE:
-        seed = next(iter(panel.seeds(BASE, stop.step)), seed)
-    return panel.values.get(Run(stop.method, seed, stop.step))

@@ -11,27 +11,22 @@ from soarbench.report.numbers.estimates import estimate
 from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.tables import Panels, TaskTable
+from soarbench.stats.bootstrap import Interval
 from soarbench.store.cells import Cell
 
 #: Cumulative counters of training, any of which can be the figure's x axis.
 COUNTERS = ("images_seen", "forward_equivalents", "reward_calls", "seconds")
+#: (steps, values) by name.
 Counters = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """One method's number at one step.
+    """One method's number at one step, with its 95 % interval.
 
     Attributes:
-        task: Name of the task; one panel of the figure.
-        metric: Name of the evaluator.
+        metric: Name of the evaluator, or of a quantity of the diagnostics.
         method: Name; the base has the one point at step 0 that all methods start from.
-        step: Optimiser steps.
-        value: The number.
-        low: Lower end of its 95 % interval.
-        high: Upper end.
-        num_prompts: Prompts in it.
-        num_seeds: Training seeds in it.
         spent: Counters of training up to this step, mean over seeds; 0 for the base, and without an
             entry where training did not log it.
     """
@@ -48,32 +43,42 @@ class CurvePoint:
     spent: Mapping[str, float]
 
 
-def curve_metrics(table: TaskTable, num_tasks: int) -> list[str]:
-    """Which metrics are drawn: the deciding one; all learned ones when there is but one task."""
-    if num_tasks > 1:
-        return [table.final_metric]
-    return [name for name in table.metrics if not table.facts[name].is_oracle]
+def curve_point(
+    task: str, metric: str, method: str, step: int, mean: Interval, spent: Mapping[str, float]
+) -> CurvePoint:
+    """A point of an interval."""
+    return CurvePoint(
+        task=task,
+        metric=metric,
+        method=method,
+        step=step,
+        value=mean.estimate,
+        low=mean.low,
+        high=mean.high,
+        num_prompts=mean.num_prompts,
+        num_seeds=mean.num_seeds,
+        spent=spent,
+    )
 
 
 def build_curves(
     cells: Sequence[Cell], panels: Panels, tables: Sequence[TaskTable]
 ) -> list[CurvePoint]:
     """Estimate every metric that is drawn at every step that was judged."""
-    # Each log is read once, though every metric asks for it.
-    logs = {cell.cell_id: _counters(cell) for cell in cells}
+    # Each log is read once, though every metric asks for it; its losses and norms are not kept.
+    logs: dict[tuple[str, str], list[Counters]] = {}
+    for cell in cells:
+        logged = {name: values for name, values in cell.training().items() if name in COUNTERS}
+        logs.setdefault((cell.task, cell.method), []).append(logged)
     points: list[CurvePoint] = []
     for table in tables:
-        for metric in curve_metrics(table, len(tables)):
+        # With several tasks a panel each; with one there is room for all that is learned.
+        drawn = [name for name in table.metrics if not table.facts[name].is_oracle]
+        for metric in drawn if len(tables) == 1 else [table.final_metric]:
             panel = panels.get((table.task, metric))
-            if panel is None:
-                continue
-            for method in panel.methods:
-                mine = [
-                    logs[cell.cell_id]
-                    for cell in cells
-                    if (cell.task, cell.method) == (table.task, method)
-                ]
-                points += _curve(panel, method, mine)
+            if panel is not None:
+                for method in panel.methods:
+                    points += _curve(panel, method, logs.get((table.task, method), []))
     return points
 
 
@@ -88,27 +93,9 @@ def _curve(panel: Panel, method: str, logs: Sequence[Counters]) -> list[CurvePoi
     for step in panel.steps(method):
         interval = estimate(panel, method, step).interval
         if interval is not None:
-            points.append(
-                CurvePoint(
-                    task=panel.task,
-                    metric=panel.evaluator,
-                    method=method,
-                    step=step,
-                    value=interval.estimate,
-                    low=interval.low,
-                    high=interval.high,
-                    num_prompts=interval.num_prompts,
-                    num_seeds=interval.num_seeds,
-                    spent=dict.fromkeys(COUNTERS, 0.0) if method == BASE else _spent(logs, step),
-                )
-            )
+            spent = dict.fromkeys(COUNTERS, 0.0) if method == BASE else _spent(logs, step)
+            points.append(curve_point(panel.task, panel.evaluator, method, step, interval, spent))
     return points
-
-
-def _counters(cell: Cell) -> Counters:
-    """The counters that training logged: name to (steps, values)."""
-    training = cell.training()
-    return {name: training[name] for name in COUNTERS if name in training}
 
 
 def _spent(logs: Sequence[Counters], step: int) -> dict[str, float]:
@@ -116,8 +103,7 @@ def _spent(logs: Sequence[Counters], step: int) -> dict[str, float]:
     spent = {}
     for name in COUNTERS:
         values = []
-        for log in logs:
-            steps, counted = log.get(name, (np.empty(0), np.empty(0)))
+        for steps, counted in (log[name] for log in logs if name in log):
             # Counters are logged every few steps: the last value up to here is what was spent.
             position = int(np.searchsorted(steps, step, side="right"))
             if position > 0:

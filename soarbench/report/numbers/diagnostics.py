@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from soarbench.common.errors import StoreError
-from soarbench.report.numbers.curves import CurvePoint
+from soarbench.report.numbers.curves import CurvePoint, curve_point
 from soarbench.report.numbers.estimates import labelled_rng
 from soarbench.report.numbers.names import BASE, ordered_methods
-from soarbench.stats import Interval, cluster, mean_interval
-from soarbench.stats.clusters import FloatArray, IntArray
+from soarbench.stats.bootstrap import Interval, mean_interval
+from soarbench.stats.clusters import FloatArray, cluster
 from soarbench.store.cells import Cell
 
 #: Quantities by name, with what the axis says.
@@ -31,50 +32,22 @@ ROLES = {
     "diversity": "Within a prompt",
     "velocity_norm": "Model",
 }
-_STATISTICS = tuple(name for name in QUANTITIES if name != "velocity_norm")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Values of one quantity of one cell.
-
-    Attributes:
-        steps: Optimiser steps; (N,).
-        labels: Number of the prompt, or of the image that was followed; (N,).
-        values: (N,), without nan.
-    """
-
-    steps: IntArray
-    labels: IntArray
-    values: FloatArray
-
-
-Who = tuple[str, int]
-"""Method and training seed."""
-
-
+_STATISTICS = [name for name in QUANTITIES if name != "velocity_norm"]
+#: Where on a trajectory: level of its start, step of the sampler, level.
 Place = tuple[float, int, float]
-"""Where on a trajectory: level of its start, step of the sampler, level."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviationPoint:
-    """How far a method's trajectories are from the path they were put on.
+    """How far a method's trajectories are from the path they were put on, with 95 % intervals.
 
     Attributes:
         task: Whose images were followed.
         start: Level at which the path was left, 1 = noise.
-        method: Name.
         index: Step of the sampler; 0 is the start.
-        sigma: Level.
+        sigma: Level at that step.
         deviation: RMS distance to the path, mean over images, latent units.
-        low: Lower end of its 95 % interval over images.
-        high: Upper end.
-        difference: To the base, on the same images; 0 of the base.
-        difference_low: Lower end of its 95 % interval.
-        difference_high: Upper end.
-        num_images: Images that were followed.
-        num_seeds: Training seeds.
+        difference: To the base, on the same images; 0 of the base, nan without it.
     """
 
     task: str
@@ -92,200 +65,142 @@ class DeviationPoint:
     num_seeds: int
 
 
+def _members(cells: Sequence[Cell], task: str) -> list[Cell]:
+    return [cell for cell in cells if cell.task == task or cell.is_base]
+
+
 def unmeasured(cells: Sequence[Cell], task: str) -> list[str]:
     """Cells of a task, the base among them, without diagnostics."""
     key = _task_key(cells, task)
-    return [
-        cell.cell_id
-        for cell in cells
-        if (cell.task == task or cell.is_base) and not cell.has_diagnostics(key)
-    ]
+    return [cell.cell_id for cell in _members(cells, task) if not cell.has_diagnostics(key)]
 
 
 def _task_key(cells: Sequence[Cell], task: str) -> str:
-    """Of the data that the cells of a task trained on.
-
-    Raises:
-        StoreError: They trained on unlike data, whose images cannot be paired.
-    """
-    keys = {
-        cell.data_key: cell.cell_id
-        for cell in cells
-        if cell.task == task and cell.data_key is not None
-    }
+    """Of the data that a task trained on; ``StoreError``: unlike data, whose images do not pair."""
+    keys = {cell.data_key: cell.cell_id for cell in cells if cell.task == task and cell.data_key}
     if len(keys) > 1:
         raise StoreError(
             f"{' and '.join(list(keys.values())[:2])} trained on different data; report with the "
             "overrides of the one you mean"
         )
-    return next(iter(keys), task)
+    return next(filter(None, keys), task)
 
 
 def diagnostic_points(cells: Sequence[Cell], task: str, prompts: np.ndarray) -> list[CurvePoint]:
-    """All quantities at all steps.
-
-    Args:
-        cells: Finished ones, of any task.
-        task: Name.
-        prompts: Evaluation prompts of the task: the base has images of other tasks' too.
+    """All quantities of a task, whose evaluation prompts are given, at all steps.
 
     Raises:
-        StoreError: A table is damaged.
+        StoreError: A table is damaged, or cells trained on unlike data.
     """
-    known = np.unique(prompts)
-    members = [cell for cell in cells if cell.task == task or cell.is_base]
-    by_quantity: dict[str, dict[Who, Rows]] = {name: {} for name in QUANTITIES}
-    for cell in members:
-        for name, rows in _statistics(cell, known).items():
-            by_quantity[name][cell.method, cell.seed] = rows
-    by_quantity["velocity_norm"] = _norm_ratios(members, _task_key(cells, task))
-    return [point for name, rows in by_quantity.items() for point in _points(task, name, rows)]
+    members, known = _members(cells, task), np.unique(prompts)
+    frames = [frame for cell in members for frame in _statistics(cell, known)]
+    frames += _norm_ratios(members, _task_key(cells, task))
+    if not frames:
+        return []
+    values = pd.concat(frames)
+    return [
+        point
+        for quantity in QUANTITIES
+        for point in _points(task, quantity, values[values["quantity"] == quantity])
+    ]
 
 
-def _statistics(cell: Cell, known: np.ndarray) -> dict[str, Rows]:
+def _statistics(cell: Cell, known: np.ndarray) -> Iterator[pd.DataFrame]:
     """Mean of every statistic by step and prompt, without prompts that are not ``known``."""
     table = cell.statistics()
     if table is None:
-        return {}
+        return
     # Images of one prompt resemble each other: prompts are what is resampled later.
     means = table.group_by(["step", "prompt_id"]).aggregate([(n, "mean") for n in _STATISTICS])
-    prompts = np.asarray(means["prompt_id"].to_pylist(), dtype=np.str_)
+    frame = means.rename_columns([n.removesuffix("_mean") for n in means.column_names]).to_pandas()
     # The base drew the prompts of all tasks; those of others would shift its mean.
-    is_known = np.isin(prompts, known)
-    steps, labels = _integers(means["step"]), np.searchsorted(known, prompts)
-    statistics = {}
-    for name in _STATISTICS:
-        # A prompt with one image has no diversity: null, which becomes nan.
-        values = means[f"{name}_mean"].to_numpy().astype(np.float64)
-        kept = is_known & ~np.isnan(values)
-        if kept.any():
-            statistics[name] = Rows(steps[kept], labels[kept].astype(np.intp), values[kept])
-    return statistics
+    frame = frame[frame["prompt_id"].isin(known)]
+    # By number: many seeds' tables are sorted by it several times quicker than by name.
+    frame["label"] = np.searchsorted(known, frame["prompt_id"].to_numpy(dtype=str))
+    values = frame.melt(["step", "label"], _STATISTICS, "quantity", "value")
+    # A prompt with one image has no diversity: null, which became nan.
+    yield values.dropna().assign(method=cell.method, seed=cell.seed)
 
 
-def _integers(column: pa.ChunkedArray) -> IntArray:
-    return np.asarray(column.to_numpy(), dtype=np.intp)
-
-
-def _norm_ratios(members: Sequence[Cell], key: str) -> dict[Who, Rows]:
+def _norm_ratios(members: Sequence[Cell], key: str) -> Iterator[pd.DataFrame]:
     """Velocity norm over the base's on the same image."""
-    norms: dict[Who, Rows] = {}
-    for cell in members:
-        table = cell.norms(key)
-        if table is not None:
-            values = table["norm"].to_numpy().astype(np.float64)
-            rows = Rows(_integers(table["step"]), _integers(table["row"]), values)
-            norms[cell.method, cell.seed] = rows
-    base = next((rows for (method, _), rows in norms.items() if method == BASE), None)
-    if base is None:
-        return {}
-    of_base = dict(zip(base.labels.tolist(), base.values.tolist(), strict=True))
-    ratios = {}
-    for who, rows in norms.items():
-        units = np.array([of_base.get(label, np.nan) for label in rows.labels.tolist()])
+    norms = [
+        table.to_pandas().assign(method=cell.method, seed=cell.seed)
+        for cell in members
+        if (table := cell.norms(key)) is not None
+    ]
+    if norms:
+        # Stored as float32, which would round ratios near 1 and, below, small differences.
+        frame = pd.concat(norms).rename(columns={"row": "label"}).astype({"norm": np.float64})
+        units = frame["label"].map(frame[frame["method"] == BASE].set_index("label")["norm"])
+        frame = frame.assign(quantity="velocity_norm", value=frame["norm"] / units)
         # An image that was not followed in the base has no ratio.
-        kept = units > 0
-        ratios[who] = Rows(rows.steps[kept], rows.labels[kept], (rows.values / units)[kept])
-    return ratios
+        yield frame[units > 0].drop(columns="norm")
 
 
-def _points(task: str, quantity: str, rows_of: Mapping[Who, Rows]) -> Iterator[CurvePoint]:
-    for method in ordered_methods({method for method, _ in rows_of}):
-        mine = {seed: rows for (of, seed), rows in rows_of.items() if of == method}
-        steps = np.concatenate([rows.steps for rows in mine.values()])
-        labels = np.concatenate([rows.labels for rows in mine.values()])
-        values = np.concatenate([rows.values for rows in mine.values()])
-        seeds = np.repeat(list(mine), [rows.steps.size for rows in mine.values()])
+def _points(task: str, quantity: str, values: pd.DataFrame) -> Iterator[CurvePoint]:
+    for method in ordered_methods(set(values["method"])):
         # Every step on its own, so that another snapshot does not move the numbers of this one.
-        for step in np.unique(steps).tolist():
-            at = steps == step
-            table = cluster(values[at], labels[at], seeds=seeds[at])
+        for step, at in values[values["method"] == method].groupby("step"):
+            table = cluster(at["value"], at["label"], seeds=at["seed"])
             mean = mean_interval(table, labelled_rng("diagnostics", task, quantity, method, step))
-            yield CurvePoint(
-                task=task,
-                metric=quantity,
-                method=method,
-                step=step,
-                value=mean.estimate,
-                low=mean.low,
-                high=mean.high,
-                num_prompts=mean.num_prompts,
-                num_seeds=mean.num_seeds,
-                spent={},
-            )
+            yield curve_point(task, quantity, method, step, mean, {})
 
 
 def deviation_points(cells: Sequence[Cell], task: str) -> list[DeviationPoint]:
     """Deviation from the training path of every method, start and step of the sampler.
 
     Raises:
-        StoreError: A table is damaged.
+        StoreError: A table is damaged, or cells trained or were diagnosed unlike.
     """
-    tables: dict[Who, dict[Place, FloatArray]] = {}
-    key = _task_key(cells, task)
-    for cell in cells:
-        if cell.task == task or cell.is_base:
-            table = cell.deviations(key)
-            if table is not None:
-                tables[cell.method, cell.seed] = _by_place(table)
-    _refuse_unlike(tables, task)
-    base = next((paths for (method, _), paths in tables.items() if method == BASE), {})
-    points: list[DeviationPoint] = []
-    for method in ordered_methods({method for method, _ in tables}):
-        mine = {seed: paths for (of, seed), paths in tables.items() if of == method}
-        for place in next(iter(mine.values())):
-            values = {seed: paths[place] for seed, paths in mine.items() if place in paths}
-            points.append(_deviation(task, method, place, values, base.get(place)))
-    return points
-
-
-def _refuse_unlike(tables: Mapping[Who, Mapping[Place, FloatArray]], task: str) -> None:
-    """Paths of other images, or along other levels, cannot be compared."""
-    shapes = {tuple((place, v.size) for place, v in paths.items()) for paths in tables.values()}
-    if len(shapes) > 1:
+    key, tables = _task_key(cells, task), {}
+    for cell in _members(cells, task):
+        table = cell.deviations(key)
+        if table is not None:
+            tables[cell.method, cell.seed] = _by_place(table)
+    # Paths of other images, or along other levels, cannot be compared.
+    if len({tuple((place, v.size) for place, v in one.items()) for one in tables.values()}) > 1:
         raise StoreError(
             f"cells of task {task!r} were diagnosed by different versions or settings; delete the "
             "folder probes of their output_dir and run python -m soarbench diagnose again"
         )
+    base = next((paths for (method, _), paths in tables.items() if method == BASE), {})
+    points: list[DeviationPoint] = []
+    for method in ordered_methods({method for method, _ in tables}):
+        seeds = sorted(seed for of, seed in tables if of == method)
+        for place in tables[method, seeds[0]]:
+            rows = np.stack([tables[method, seed][place] for seed in seeds])
+            points.append(_deviation(task, method, place, rows, base.get(place)))
+    return points
 
 
 def _by_place(table: pa.Table) -> dict[Place, FloatArray]:
     """Deviations of the images in their order, by place; (N,) each."""
-    names = ("start", "index", "sigma", "row", "deviation")
-    start, index, sigma, row, deviation = (table[name].to_numpy() for name in names)
     # Images in one order in every table: differences are taken by position.
-    order = np.lexsort((row, index, start))
-    places = list(zip(start.tolist(), index.tolist(), sigma.tolist(), strict=True))
-    deviations: dict[Place, list[float]] = {}
-    for at in order.tolist():
-        deviations.setdefault(places[at], []).append(float(deviation[at]))
-    return {place: np.array(values) for place, values in deviations.items()}
+    frame = table.to_pandas().sort_values(["start", "index", "row"])
+    places = frame.groupby(["start", "index", "sigma"], sort=False)["deviation"]
+    return {
+        (float(start), int(index), float(sigma)): group.to_numpy(dtype=np.float64)
+        for (start, index, sigma), group in places
+    }
 
 
 def _deviation(
-    task: str,
-    method: str,
-    place: Place,
-    by_seed: Mapping[int, FloatArray],
-    base: FloatArray | None,
+    task: str, method: str, place: Place, rows: FloatArray, base: FloatArray | None
 ) -> DeviationPoint:
+    """A point of deviations (S, N) and the base's (N,)."""
     start, index, sigma = place
 
-    def interval(kind: str, change: Callable[[FloatArray], FloatArray]) -> Interval:
-        values = np.concatenate([change(values) for values in by_seed.values()])
-        rows = np.concatenate([np.arange(values.size) for values in by_seed.values()])
-        seeds = np.repeat(list(by_seed), [values.size for values in by_seed.values()])
+    def interval(kind: str, values: FloatArray) -> Interval:
         rng = labelled_rng("diagnostics", task, kind, method, start, index)
-        return mean_interval(cluster(values, rows, seeds=seeds), rng)
+        return mean_interval(cluster(values, np.arange(values.shape[1])), rng)
 
-    level = interval("deviation", lambda values: values)
-    if base is None:
-        nothing = float("nan")
-        differences = (nothing, nothing, nothing)
-    else:
+    level = interval("deviation", rows)
+    differences = [float("nan")] * 3
+    if base is not None:
         # On the same images, so that what no model can know cancels.
-        paired = interval("difference", lambda values: values - base)
-        differences = (paired.estimate, paired.low, paired.high)
+        paired = interval("difference", rows - base)
+        differences = [paired.estimate, paired.low, paired.high]
     return DeviationPoint(
         task=task,
         start=start,

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
 
-from soarbench.report.numbers.panels import Panel
-from soarbench.stats import (
-    ClusteredScores,
-    Interval,
-    Verdict,
-    holm,
-    mean_interval,
+from soarbench.report.numbers.panels import At, Panel
+from soarbench.stats.bootstrap import Interval, mean_interval
+from soarbench.stats.clusters import ClusteredScores
+from soarbench.stats.power import (
     minimum_detectable_difference,
-    paired_permutation_test,
     required_prompts,
     required_seeds,
     variance_components,
-    verdict,
 )
+from soarbench.stats.significance import Verdict, holm, paired_permutation_test, verdict
 from soarbench.store.facts import MetricFacts
 
 #: Any number would do; it is fixed, so that the same scores give the same report.
@@ -37,17 +33,14 @@ class Estimate:
 
     Attributes:
         interval: Value and 95 % interval; None when nothing can be estimated.
-        seeds: Training seeds in it.
-        num_unscored: Failed measurements, left out.
-        reasons: Why they failed.
+        num_unscored: Failed measurements, left out, for these ``reasons``.
         problem: Why there is no interval.
     """
 
     interval: Interval | None
-    seeds: tuple[int, ...]
     num_unscored: int
-    reasons: tuple[str, ...] = ()
-    problem: str | None = None
+    reasons: tuple[str, ...]
+    problem: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +48,12 @@ class Comparison:
     """A method against the baseline on the same images and training seeds.
 
     Attributes:
-        method: Compared.
-        baseline: Compared with.
-        facts: About the metric; they say which way is better.
         difference: Method - baseline, with its interval.
         seeds: Training seeds that both have.
         p_value: Paired permutation test.
         adjusted_p_value: The same after Holm's correction for the family it was reported in.
-        verdict: What it comes to.
-        detectable: Smallest true difference that this design would call in 80 % of cases.
+        detectable: Smallest true difference that this design would call in 80 % of cases; None
+            where prompts are too few to say.
         required_prompts: Prompts that would decide a true difference as large as the one measured,
             with these seeds; None when no number would.
         required_seeds: The same for seeds, with these prompts; None also after a single seed.
@@ -77,9 +67,9 @@ class Comparison:
     p_value: float
     adjusted_p_value: float
     verdict: Verdict
-    detectable: float | None
-    required_prompts: int | None
-    required_seeds: int | None
+    detectable: float | None = None
+    required_prompts: int | None = None
+    required_seeds: int | None = None
 
 
 def labelled_rng(*labels: object) -> Generator:
@@ -90,41 +80,45 @@ def labelled_rng(*labels: object) -> Generator:
 
 def estimate(panel: Panel, method: str, step: int) -> Estimate:
     """A method's number at a step, with its interval; holds the problem if there is none."""
-    seeds, unscored = panel.seeds(method, step), panel.num_unscored(method, step)
-    interval, problem = None, None
+    runs, interval, problem = panel.runs(method, step), None, None
     try:
         scores = panel.scores(method, step)
     except ValueError as error:
+        # One judge that failed everywhere must not cost the report its other numbers.
         problem = str(error)
     else:
         rng = labelled_rng(panel.task, panel.evaluator, method, step)
         interval = mean_interval(scores, rng)
     return Estimate(
         interval=interval,
-        seeds=tuple(seeds),
-        num_unscored=unscored,
-        reasons=panel.why_unscored(method, step),
+        num_unscored=sum(int(np.isnan(panel.values[run]).sum()) for run in runs),
+        reasons=tuple(dict.fromkeys(reason for run in runs for reason in panel.reasons[run])),
         problem=problem,
     )
 
 
-def compare(panel: Panel, method: tuple[str, int], baseline: tuple[str, int]) -> Comparison | None:
-    """Compare two methods, each named with a step.
+def final_estimates(panels: Mapping[str, Panel], method: str) -> dict[str, Estimate]:
+    """A method's numbers at its last step, by evaluator, where it has any."""
+    return {
+        evaluator: estimate(panel, method, panel.steps(method)[-1])
+        for evaluator, panel in panels.items()
+        if panel.steps(method)
+    }
 
-    Returns:
-        The comparison, as if it were the only one; None when no pair of images was scored.
-    """
+
+def compare(panel: Panel, method: At, baseline: At) -> Comparison | None:
+    """Compare two methods, as if it were the only comparison; None where no pair was scored."""
     try:
         scores = panel.differences(method, baseline)
     except ValueError:
         return None
-    _, _, seeds = panel.pairs(method, baseline)
     return compare_scores(
         scores,
+        # The steps are part of the label, so that another snapshot does not move this number.
         labelled_rng(panel.task, panel.evaluator, *method, *baseline),
         names=(method[0], baseline[0]),
         facts=panel.facts,
-        seeds=tuple(seeds),
+        seeds=tuple(panel.pairs(method, baseline)),
     )
 
 
@@ -136,15 +130,7 @@ def compare_scores(
     facts: MetricFacts,
     seeds: tuple[int, ...],
 ) -> Comparison:
-    """Compare by paired differences, as if it were the only comparison.
-
-    Args:
-        scores: Differences, first - second.
-        rng: Source of randomness.
-        names: Of the first and the second.
-        facts: About the metric; they say which way is better.
-        seeds: Training seeds in them.
-    """
+    """Compare by paired differences, first - second, as if it were the only comparison."""
     difference = mean_interval(scores, rng)
     p_value = paired_permutation_test(scores, rng)
     comparison = Comparison(
@@ -156,9 +142,6 @@ def compare_scores(
         p_value=p_value,
         adjusted_p_value=p_value,
         verdict=verdict(difference, p_value, higher_is_better=facts.higher_is_better),
-        detectable=None,
-        required_prompts=None,
-        required_seeds=None,
     )
     try:
         components = variance_components(scores)
@@ -173,15 +156,25 @@ def compare_scores(
     )
 
 
+def final_comparisons(
+    panels: Mapping[str, Panel], methods: Iterable[str], baseline: str
+) -> dict[Key, Comparison]:
+    """Every method's last step against the baseline's, corrected, by (method, evaluator)."""
+    family = {}
+    for evaluator, panel in panels.items():
+        for method in methods:
+            last, reference = panel.steps(method)[-1:], panel.steps(baseline)[-1:]
+            # A metric that the baseline lacks is shown, and compared with nothing.
+            if method != baseline and last and reference:
+                one = compare(panel, (method, last[0]), (baseline, reference[0]))
+                if one is not None:
+                    family[method, evaluator] = one
+    # Over all metrics of one table: a reader looks for what stands out in it.
+    return corrected(family)
+
+
 def corrected(family: Mapping[Key, Comparison]) -> dict[Key, Comparison]:
-    """Correct a family of comparisons for being many.
-
-    Args:
-        family: All comparisons of one table, by (method, evaluator).
-
-    Returns:
-        The same with adjusted p-values and the verdicts that follow from these.
-    """
+    """All comparisons of one table, with p-values and verdicts corrected for being many."""
     # The verdict follows the corrected p-value: with many comparisons one is small by chance.
     adjusted = holm([comparison.p_value for comparison in family.values()])
     return {

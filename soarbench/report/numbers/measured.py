@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from soarbench.common.errors import UserError
 from soarbench.common.files import read_json
 from soarbench.common.strict import build
-from soarbench.stats.clusters import FloatArray
 from soarbench.store.artefact import Extent
 from soarbench.store.cells import Cell
 from soarbench.store.facts import MetricFacts, metric_facts
@@ -20,6 +18,7 @@ from soarbench.store.judged import ScoresFolder
 from soarbench.store.scores import ScoreSet, score_sets, tags_of
 from soarbench.store.tables import Facts
 
+#: Suite and evaluator.
 Key = tuple[str, str]
 
 
@@ -29,39 +28,20 @@ class Measured:
 
     Attributes:
         source: Where they lie, for messages.
-        evaluator: The metric's name.
-        facts: About the metric.
-        suite: The prompts' name.
-        prompts: Prompt of each image; (N,), sorted, then by image.
-        images: Name of each image; (N,).
-        values: Scores; (N,), nan where the measurement failed.
-        strata: Stratum of each image's prompt where the metric is a macro mean; (N,), else None.
-        fingerprint: Of the protocol.
-        protocol: What stands behind it; empty where it was not kept.
+        tags: Stratum of each prompt where the metric is a macro mean, without prompts that failed
+            everywhere; else empty.
+        protocol: What stands behind the fingerprint; empty where it was not kept.
     """
 
     source: str
-    evaluator: str
     facts: MetricFacts
-    suite: str
-    prompts: np.ndarray
-    images: np.ndarray
-    values: FloatArray
-    strata: np.ndarray | None
-    fingerprint: str
+    scores: ScoreSet
+    tags: Mapping[str, str]
     protocol: Facts
 
 
 def of_cell(cell: Cell, step: int | None) -> dict[Key, Measured]:
-    """A cell's scores by (suite, evaluator).
-
-    Args:
-        cell: A finished one.
-        step: Of training; None takes the last one.
-
-    Raises:
-        UserError: There is no such step, or as ``Cell.scores``.
-    """
+    """A finished cell's scores after ``step``, None: at its end; ``UserError``: no such step."""
     step = cell.steps[-1] if step is None else step
     if step not in cell.steps:
         steps = ", ".join(str(one) for one in cell.steps)
@@ -76,42 +56,8 @@ def of_cell(cell: Cell, step: int | None) -> dict[Key, Measured]:
     }
 
 
-def _measured(scores: ScoreSet, table: pa.Table, protocol: Facts, source: str) -> Measured:
-    """Scores, with what the table that they are from says of their prompts."""
-    facts = metric_facts(scores.evaluator, protocol, source)
-    tags = tags_of(table, scores.evaluator) if facts.is_macro_mean else {}
-    return Measured(
-        source=source,
-        evaluator=scores.evaluator,
-        facts=facts,
-        suite=scores.suite,
-        prompts=scores.prompts,
-        images=scores.images,
-        values=scores.values,
-        strata=_strata(scores.prompts, tags, source) if facts.is_macro_mean else None,
-        fingerprint=scores.fingerprint,
-        protocol=protocol,
-    )
-
-
-def _strata(prompts: np.ndarray, tags: Mapping[str, str], source: str) -> np.ndarray:
-    """The tag of each image's prompt; a prompt that failed everywhere has no weight in any."""
-    if not tags:
-        raise UserError(f"{source}: no score names its 'tag', so there are no task means")
-    # It is nan everywhere, so that any stratum will do.
-    anywhere = next(iter(tags.values()))
-    return np.array([tags.get(str(prompt), anywhere) for prompt in prompts])
-
-
 def of_scored(path: Path) -> dict[Key, Measured]:
-    """Scores that ``score`` or ``evaluate`` wrote, by (suite, evaluator).
-
-    Args:
-        path: Its output folder.
-
-    Raises:
-        UserError: There are no whole scores, or they are damaged.
-    """
+    """Scores in an output folder of ``score`` or ``evaluate``; ``UserError`` where not whole."""
     if not (path / "summary.json").is_file():
         raise UserError(
             f"{path} holds no finished scores (summary.json); make them with "
@@ -123,8 +69,8 @@ def of_scored(path: Path) -> dict[Key, Measured]:
             f"{path / 'summary.json'} names no judges: another version wrote it; score the images "
             "again into another output"
         )
-    scored = (_of_judge(path, name, summary) for name, summary in judges.items())
-    return {(one.suite, one.evaluator): one for one in scored}
+    scored = [_of_judge(path, name, summary) for name, summary in judges.items()]
+    return {(one.scores.suite, one.facts.name): one for one in scored}
 
 
 def _of_judge(path: Path, name: str, summary: Mapping[str, object]) -> Measured:
@@ -132,6 +78,7 @@ def _of_judge(path: Path, name: str, summary: Mapping[str, object]) -> Measured:
     extent = summary.get("extent")
     part = build(Extent, extent, str(path)) if isinstance(extent, Mapping) else None
     rows = folder.part(part)
+    # What is one in a folder has a column in a cell's table, which the sets are made of.
     names = {"step": pa.scalar(0, pa.int64()), "evaluator": name, "suite": str(summary["suite"])}
     for column, value in names.items():
         rows = rows.append_column(column, pa.repeat(value, rows.num_rows))
@@ -139,3 +86,12 @@ def _of_judge(path: Path, name: str, summary: Mapping[str, object]) -> Measured:
     if len(sets) != 1:
         raise UserError(f"{folder.root} holds {len(sets)} fingerprints; score the images again")
     return _measured(sets[0], rows, folder.protocol(), str(path))
+
+
+def _measured(scores: ScoreSet, table: pa.Table, protocol: Facts, source: str) -> Measured:
+    """Scores, with what the table that they are from says of their prompts."""
+    facts = metric_facts(scores.evaluator, protocol, source)
+    tags = tags_of(table, scores.evaluator) if facts.is_macro_mean else {}
+    if facts.is_macro_mean and not tags:
+        raise UserError(f"{source}: no score names its 'tag', so there are no task means")
+    return Measured(source=source, facts=facts, scores=scores, tags=tags, protocol=protocol)

@@ -10,17 +10,15 @@ import numpy as np
 from soarbench.common.errors import UserError
 from soarbench.report.numbers.estimates import Comparison, compare_scores, corrected, labelled_rng
 from soarbench.report.numbers.measured import Key, Measured
-from soarbench.report.numbers.panels import Panel
+from soarbench.report.numbers.panels import At, Panel, paired, strata_of
 from soarbench.report.numbers.protocols import differing, unlike_text
-from soarbench.stats import (
-    Interval,
-    McNemar,
-    cluster_pairs,
-    mcnemar,
-    probability_of_improvement,
-)
-from soarbench.stats.clusters import FloatArray
+from soarbench.stats.bootstrap import Interval, probability_of_improvement
+from soarbench.stats.clusters import FloatArray, cluster
+from soarbench.stats.significance import McNemar, mcnemar
 from soarbench.store.facts import MetricFacts
+
+#: Scores by training seed; of a thing that was measured once, the one of seed None.
+BySeed = Mapping[int | None, Measured]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +27,9 @@ class Pair:
 
     Attributes:
         names: Of the first and the second.
-        evaluator: The metric.
-        facts: About it.
-        suite: Name of the prompts.
-        first: Scores; (S, N) for S training seeds.
-        second: The same of the other.
+        scores: Of both, (N,) each, by the training seeds that they share.
         prompts: Prompt of each image; (N,).
         strata: Stratum of each image's prompt where the metric is a macro mean; (N,), else None.
-        seeds: Training seeds that both have.
         label: Of its random numbers; those of a report's comparison where it is one.
     """
 
@@ -44,12 +37,14 @@ class Pair:
     evaluator: str
     facts: MetricFacts
     suite: str
-    first: FloatArray
-    second: FloatArray
+    scores: Mapping[int, tuple[FloatArray, FloatArray]]
     prompts: np.ndarray
     strata: np.ndarray | None
-    seeds: tuple[int, ...]
     label: tuple[object, ...]
+
+    def __post_init__(self) -> None:
+        if not self.scores:
+            raise UserError(f"{' and '.join(self.names)} share no finished training seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +52,6 @@ class Answer:
     """What a pair comes to.
 
     Attributes:
-        evaluator: The metric.
-        facts: About it.
-        suite: Name of the prompts.
         values: Mean of the first and the second, over the images that both have a score of.
         comparison: The paired difference, its tests and what would decide it.
         improvement: How often the first is the better one on an image; ties count half.
@@ -79,41 +71,24 @@ class Answer:
     num_unscored: int
 
 
-def panel_pair(panel: Panel, first: tuple[str, int], second: tuple[str, int]) -> Pair:
-    """Two methods of a task, each with a step.
-
-    Raises:
-        UserError: They share no training seed.
-    """
-    one, other, seeds = panel.pairs(first, second)
-    if not seeds:
-        raise UserError(f"{first[0]} and {second[0]} share no finished training seed")
+def panel_pair(panel: Panel, first: At, second: At) -> Pair:
+    """Two methods of a task, each with a step; ``UserError``: they share no training seed."""
     return Pair(
         names=(first[0], second[0]),
         evaluator=panel.evaluator,
         facts=panel.facts,
         suite=panel.suite,
-        first=one,
-        second=other,
+        scores=panel.pairs(first, second),
         prompts=panel.prompts,
         strata=panel.strata,
-        seeds=tuple(seeds),
         label=(panel.task, panel.evaluator, *first, *second),
     )
-
-
-BySeed = Mapping[int | None, Measured]
-"""Scores by training seed; of a thing that was measured once, the one of seed None."""
 
 
 def measured_pairs(
     names: tuple[str, str], first: Mapping[Key, BySeed], second: Mapping[Key, BySeed]
 ) -> list[Pair]:
-    """What two things (methods, cells, folders) both measured.
-
-    Raises:
-        UserError: Nothing, or under different protocols, or on other images.
-    """
+    """What two things (methods, cells, folders) both measured; ``UserError``: nothing alike."""
     shared = [key for key in first if key in second]
     if not shared:
         lists = [", ".join(f"{judge} on {suite}" for suite, judge in s) for s in (first, second)]
@@ -124,85 +99,67 @@ def measured_pairs(
 
 
 def _measured_pair(names: tuple[str, str], first: BySeed, second: BySeed) -> Pair:
-    seeds = {seed for side in (first, second) for seed in side}
-    # What was measured once stands beside every seed of the other.
-    shared: list[int | None] = [
-        seed for seed in seeds if all(seed in side or None in side for side in (first, second))
-    ]
-    if len(shared) > 1:
-        shared = list(sorted(seed for seed in shared if seed is not None))
-    if not shared:
-        raise UserError(f"{names[0]} and {names[1]} share no finished training seed")
-    rows = [
-        [side[seed] if seed in side else side[None] for seed in shared] for side in (first, second)
-    ]
-    for one, other in zip(*rows, strict=True):
+    pairs = paired(first, second)
+    for one, other in pairs.values():
         _refuse_unlike(one, other)
-    one = rows[0][0]
+    one = next(iter(first.values()))
+    # Seeds may have lost other prompts each, with their tags.
+    tags = {
+        prompt: tag for pair in pairs.values() for side in pair for prompt, tag in side.tags.items()
+    }
     return Pair(
         names=names,
-        evaluator=one.evaluator,
+        evaluator=one.facts.name,
         facts=one.facts,
-        suite=one.suite,
-        first=np.stack([row.values for row in rows[0]]),
-        second=np.stack([row.values for row in rows[1]]),
-        prompts=one.prompts,
-        strata=one.strata,
-        seeds=tuple(seed or 0 for seed in shared),
-        label=(one.suite, one.evaluator),
+        suite=one.scores.suite,
+        scores={seed: (a.scores.values, b.scores.values) for seed, (a, b) in pairs.items()},
+        prompts=one.scores.prompts,
+        strata=strata_of(one.scores.prompts, tags) if one.facts.is_macro_mean else None,
+        label=(one.scores.suite, one.facts.name),
     )
 
 
 def _refuse_unlike(first: Measured, second: Measured) -> None:
-    """Refuse what was judged otherwise, or on other images.
-
-    How a folder's images were made is nobody's to say; then the judge and the prompts must agree.
-    """
+    """Refuse what was judged otherwise, or on other images."""
     a, b = first.protocol, second.protocol
+    # How a folder's images were made is nobody's to say; then judge and prompts must agree.
     if "seed_rule" not in a or "seed_rule" not in b:
         keys = (a.keys() & b.keys()) | {key for key in (*a, *b) if key.startswith("evaluator")}
         a, b = ({key: p[key] for key in keys if key in p} for p in (a, b))
     fields = differing(a, b)
-    if not fields and not (first.protocol and second.protocol):
-        prints = (first.fingerprint, second.fingerprint)
-        fields = [f"fingerprint: {prints[0]} against {prints[1]}"] if len(set(prints)) > 1 else []
+    prints = (first.scores.fingerprint, second.scores.fingerprint)
+    # Where a protocol was not kept, its fingerprint still tells that it was another.
+    if not fields and not (first.protocol and second.protocol) and prints[0] != prints[1]:
+        fields = [f"fingerprint: {prints[0]} against {prints[1]}"]
     if fields:
-        raise UserError(unlike_text(first.evaluator, first.source, second.source, fields))
+        raise UserError(unlike_text(first.facts.name, first.source, second.source, fields))
     # Pairs are taken by position: both must have judged the same images in the same order.
-    if not np.array_equal(first.images, second.images) or not np.array_equal(
-        first.prompts, second.prompts
+    ones, others = first.scores, second.scores
+    if not (
+        np.array_equal(ones.images, others.images) and np.array_equal(ones.prompts, others.prompts)
     ):
         raise UserError(
-            f"{first.evaluator} judged {first.values.size} images in {first.source} and "
-            f"{second.values.size} in {second.source}, not of the same prompts and indices; score "
+            f"{first.facts.name} judged {ones.values.size} images in {first.source} and "
+            f"{others.values.size} in {second.source}, not of the same prompts and indices; score "
             "the same ones"
         )
 
 
 def answers(pairs: Sequence[Pair]) -> list[Answer]:
-    """Answer every pair; p-values are corrected for all of them together.
-
-    Raises:
-        UserError: A pair has no image that both scored.
-    """
+    """Answer every pair, p-values corrected for all; ``UserError``: both scored no image of one."""
     alone = [_answer(pair) for pair in pairs]
     family = corrected({(one.suite, one.evaluator): one.comparison for one in alone})
     return [replace(one, comparison=family[one.suite, one.evaluator]) for one in alone]
 
 
 def _answer(pair: Pair) -> Answer:
-    first, second = pair.first.ravel(), pair.second.ravel()
-    prompts = np.tile(pair.prompts, len(pair.seeds))
-    seeds = np.repeat(pair.seeds, pair.prompts.size)
-    strata = None if pair.strata is None else np.tile(pair.strata, len(pair.seeds))
-    # Turned so that above is better, since improvement counts who is above.
+    first, second = (np.stack(rows) for rows in zip(*pair.scores.values(), strict=True))
     both, sign = ~np.isnan(first - second), pair.facts.sign
     rng = labelled_rng("improvement", *pair.label)
     try:
-        scores = cluster_pairs(first, second, prompts, seeds=seeds, strata=strata)
-        improvement = probability_of_improvement(
-            sign * first, sign * second, prompts, rng, seeds=seeds
-        )
+        scores = cluster(first - second, pair.prompts, strata=pair.strata)
+        # Turned so that above is better, since improvement counts who is above.
+        improvement = probability_of_improvement(sign * first, sign * second, pair.prompts, rng)
     except ValueError as error:
         raise UserError(f"{pair.evaluator} of {' and '.join(pair.names)}: {error}") from error
     comparison = compare_scores(
@@ -210,15 +167,11 @@ def _answer(pair: Pair) -> Answer:
         labelled_rng(*pair.label),
         names=pair.names,
         facts=pair.facts,
-        seeds=pair.seeds,
+        seeds=tuple(pair.scores),
     )
     # Over the images that both have a score of, so that the values differ by the difference.
-    means = [
-        cluster_pairs(
-            np.where(both, side, np.nan), np.zeros_like(side), prompts, seeds=seeds, strata=strata
-        ).mean()
-        for side in (first, second)
-    ]
+    shown = [np.where(both, side, np.nan) for side in (first, second)]
+    means = [cluster(side, pair.prompts, strata=pair.strata).mean() for side in shown]
     return Answer(
         evaluator=pair.evaluator,
         facts=pair.facts,

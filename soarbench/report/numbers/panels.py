@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from soarbench.common.errors import StoreError
 from soarbench.report.numbers.names import BASE, ordered_methods
-from soarbench.stats import ClusteredScores, cluster, cluster_pairs
-from soarbench.stats.clusters import FloatArray, IntArray
+from soarbench.stats.clusters import ClusteredScores, FloatArray, IntArray, cluster
 from soarbench.store.cells import Cell, Hole
 from soarbench.store.facts import JUDGE, MetricFacts, metric_facts
 from soarbench.store.scores import ScoreSet
+
+T = TypeVar("T")
+#: A method and one of its steps.
+At = tuple[str, int]
+Selection = list[tuple[Cell, list[ScoreSet]]]
 
 
 class Run(NamedTuple):
@@ -25,15 +29,28 @@ class Run(NamedTuple):
     step: int
 
 
+def paired(first: Mapping[int | None, T], second: Mapping[int | None, T]) -> dict[int, tuple[T, T]]:
+    """Both sides by the training seeds that they share, ascending.
+
+    What was measured once, under None, stands beside every seed of the other; two such are seed 0.
+    """
+    # Only seeds that both have: the same seed means the same order of data and the same noise.
+    seeds: list[int | None] = [*sorted(seed for seed in {*first, *second} if seed is not None)]
+    pairs = {}
+    for seed in seeds or [None]:
+        one, other = (side.get(seed, side.get(None)) for side in (first, second))
+        if one is not None and other is not None:
+            pairs[seed or 0] = (one, other)
+    return pairs
+
+
 @dataclass(frozen=True, kw_only=True)
 class Panel:
     """All scores of one evaluator in one task.
 
     Attributes:
-        task: Name of the task.
-        evaluator: Name of the evaluator.
-        facts: About its number.
-        suite: Prompt suite that it judged.
+        facts: About the evaluator's number.
+        suite: Prompts that it judged.
         fingerprint: Of the protocol, the same for all.
         prompts: Prompt of each image; (N,).
         images: Image index of each; (N,).
@@ -62,92 +79,38 @@ class Panel:
         """Steps at which a method was judged, ascending."""
         return sorted({run.step for run in self.values if run.method == method})
 
-    def seeds(self, method: str, step: int) -> list[int]:
-        """Training seeds judged at a step, ascending."""
-        return sorted(run.seed for run in self.values if (run.method, run.step) == (method, step))
-
-    def num_unscored(self, method: str, step: int) -> int:
-        """Failed measurements of a method at a step, over its seeds."""
-        runs = [Run(method, seed, step) for seed in self.seeds(method, step)]
-        return sum(int(np.isnan(self.values[run]).sum()) for run in runs)
-
-    def why_unscored(self, method: str, step: int) -> tuple[str, ...]:
-        """The reasons of the failed measurements, each once."""
-        runs = [Run(method, seed, step) for seed in self.seeds(method, step)]
-        return tuple(dict.fromkeys(reason for run in runs for reason in self.reasons[run]))
+    def runs(self, method: str, step: int) -> list[Run]:
+        """One a training seed, ascending."""
+        return sorted(run for run in self.values if (run.method, run.step) == (method, step))
 
     def scores(self, method: str, step: int) -> ClusteredScores:
-        """One method's scores at a step, over all its seeds.
+        """One method's scores at a step, over all its seeds; ``ValueError`` as ``cluster``."""
+        rows = [self.values[run] for run in self.runs(method, step)]
+        return cluster(rows, self.prompts, strata=self.strata)
 
-        Raises:
-            ValueError: As ``cluster``.
-        """
-        seeds = self.seeds(method, step)
-        values = [self.values[Run(method, seed, step)] for seed in seeds]
-        return cluster(
-            np.concatenate(values),
-            np.tile(self.prompts, len(seeds)),
-            seeds=np.repeat(seeds, self.prompts.size),
-            strata=None if self.strata is None else np.tile(self.strata, len(seeds)),
-        )
-
-    def pairs(
-        self, first: tuple[str, int], second: tuple[str, int]
-    ) -> tuple[FloatArray, FloatArray, list[int]]:
-        """Scores of two methods on the same images and training seeds.
-
-        The base was never trained: its one evaluation stands beside every seed of the other.
-
-        Args:
-            first: Method and step.
-            second: Method and step.
-
-        Returns:
-            Both methods' scores, (S, N) each, and the S seeds that they share; S may be 0.
-        """
-        # Only seeds that both finished: the same seed means the same data order and noise.
-        seeds = [self.seeds(method, step) for method, step in (first, second)]
-        if first[0] == BASE != second[0]:
-            seeds[0] = seeds[0] and seeds[1]
-        elif second[0] == BASE != first[0]:
-            seeds[1] = seeds[1] and seeds[0]
-        shared = sorted(set(seeds[0]) & set(seeds[1]))
-        return self._stacked(first, shared), self._stacked(second, shared), shared
-
-    def _stacked(self, which: tuple[str, int], seeds: Sequence[int]) -> FloatArray:
-        """Scores by seed; (S, N). The base's stand for every seed."""
-        method, step = which
-        own = self.seeds(method, step)
-        rows = [
-            self.values[Run(method, own[0] if method == BASE else seed, step)] for seed in seeds
+    def pairs(self, first: At, second: At) -> dict[int, tuple[FloatArray, FloatArray]]:
+        """Scores of two methods on the same images, (N,) each, by the seeds that they share."""
+        # The base was never trained: its one evaluation stands beside every seed of the other.
+        sides: list[dict[int | None, FloatArray]] = [
+            {
+                None if method == BASE else run.seed: self.values[run]
+                for run in self.runs(method, step)
+            }
+            for method, step in (first, second)
         ]
-        return np.stack(rows) if rows else np.empty((0, self.prompts.size))
+        return paired(sides[0], sides[1])
 
-    def differences(self, first: tuple[str, int], second: tuple[str, int]) -> ClusteredScores:
-        """Paired differences of two methods; arguments as ``pairs``.
-
-        Raises:
-            ValueError: They share no seed, or as ``cluster``.
-        """
-        one, other, seeds = self.pairs(first, second)
-        if not seeds:
+    def differences(self, first: At, second: At) -> ClusteredScores:
+        """Paired differences of two methods; ``ValueError``: no shared seed, or as ``cluster``."""
+        rows = [one - other for one, other in self.pairs(first, second).values()]
+        if not rows:
             raise ValueError(f"{first[0]} and {second[0]} share no finished training seed")
-        return cluster_pairs(
-            one.ravel(),
-            other.ravel(),
-            np.tile(self.prompts, len(seeds)),
-            seeds=np.repeat(seeds, self.prompts.size),
-            strata=None if self.strata is None else np.tile(self.strata, len(seeds)),
-        )
+        # A nan on either side makes the difference nan, which leaves the image out.
+        return cluster(rows, self.prompts, strata=self.strata)
 
 
-def build_panels(
-    cells: Sequence[Cell],
-) -> tuple[dict[tuple[str, str], Panel], list[Hole]]:
-    """Put the scores of all cells side by side.
-
-    Args:
-        cells: Finished ones.
+def build_panels(cells: Sequence[Cell]) -> tuple[dict[tuple[str, str], Panel], list[Hole]]:
+    """Put the scores of finished cells side by side.
 
     Returns:
         Panels by (task, evaluator), and a hole for every cell and evaluator whose scores do not
@@ -157,24 +120,21 @@ def build_panels(
         StoreError: Scores of unlike fingerprints or suites would stand side by side, or as
             ``Cell.scores``.
     """
-    trained = [cell for cell in cells if not cell.is_base]
-    tasks = {cell.task: cell.metrics for cell in trained}
-    base = [cell for cell in cells if cell.is_base]
+    # The base last: only the others say which suites a task has.
+    cells = sorted(cells, key=lambda cell: cell.is_base)
+    tasks = {cell.task: cell.metrics for cell in cells if not cell.is_base}
     # Cells judged on the same images share their labels: a thousand cells fit in memory.
     pool: dict[bytes, np.ndarray] = {}
     stored = {cell.cell_id: cell.scores(pool) for cell in cells}
     panels, holes = {}, []
     for task, evaluators in tasks.items():
-        members = [cell for cell in trained if cell.task == task]
+        members = [cell for cell in cells if cell.task == task or cell.is_base]
         for evaluator in evaluators:
-            panel, missing = _panel(task, evaluator, _select([*members, *base], stored, evaluator))
+            panel, missing = _panel(task, evaluator, _select(members, stored, evaluator))
             holes += missing
             if panel is not None:
                 panels[task, evaluator] = panel
     return panels, holes
-
-
-Selection = list[tuple[Cell, list[ScoreSet]]]
 
 
 def _select(
@@ -200,9 +160,19 @@ def _select(
 
 
 def _panel(task: str, evaluator: str, selection: Selection) -> tuple[Panel | None, list[Hole]]:
+    def hole(cell: Cell, reason: str) -> Hole:
+        return Hole(
+            cell_id=cell.cell_id,
+            task=cell.task,
+            method=cell.method,
+            seed=cell.seed,
+            evaluator=evaluator,
+            reason=reason,
+        )
+
     scored = [(cell, one) for cell, sets in selection for one in sets]
     if not scored:
-        return None, [_evaluator_hole(cell, evaluator, "no scores") for cell, _ in selection]
+        return None, [hole(cell, "no scores") for cell, _ in selection]
     _refuse_unlike(task, evaluator, scored)
     # A set that lost images is the smaller one; the largest shows what was planned.
     planned = max((one for _, one in scored), key=lambda one: one.values.size)
@@ -212,7 +182,7 @@ def _panel(task: str, evaluator: str, selection: Selection) -> tuple[Panel | Non
         gap = _gap(cell, sets, planned)
         # Incomplete scores are left out whole: a mean over other images is another number.
         if gap is not None:
-            holes.append(_evaluator_hole(cell, evaluator, gap))
+            holes.append(hole(cell, gap))
             continue
         for one in sets:
             run = Run(cell.method, cell.seed, one.step)
@@ -233,25 +203,11 @@ def _panel(task: str, evaluator: str, selection: Selection) -> tuple[Panel | Non
 
 
 def _facts(evaluator: str, suite: str, cells: Sequence[Cell]) -> MetricFacts:
-    """What the first cell that kept its protocol says; the same fingerprint means the same judge.
-
-    Raises:
-        StoreError: None did.
-    """
+    """What the first cell that kept its protocol says; ``StoreError`` where none did."""
+    # The same fingerprint means the same judge, so that any of them will do.
     protocols = (cell.protocols().get((suite, evaluator), {}) for cell in cells)
     stated = next((protocol for protocol in protocols if JUDGE in protocol), {})
     return metric_facts(evaluator, stated, cells[0].cell_id)
-
-
-def _evaluator_hole(cell: Cell, evaluator: str, reason: str) -> Hole:
-    return Hole(
-        cell_id=cell.cell_id,
-        task=cell.task,
-        method=cell.method,
-        seed=cell.seed,
-        evaluator=evaluator,
-        reason=reason,
-    )
 
 
 def _refuse_unlike(task: str, evaluator: str, scored: Sequence[tuple[Cell, ScoreSet]]) -> None:
@@ -271,7 +227,7 @@ def _gap(cell: Cell, sets: Sequence[ScoreSet], planned: ScoreSet) -> str | None:
     """What a cell's scores lack, in words; None when they cover exactly what was planned."""
     lacking = sorted(set(cell.steps) - {one.step for one in sets})
     if lacking:
-        return f"no scores at step {', '.join(str(step) for step in lacking)}"
+        return f"no scores at step {', '.join(map(str, lacking))}"
     for one in sets:
         if one.values.size != planned.values.size:
             return f"scored {one.values.size} of {planned.values.size} images at step {one.step}"
@@ -297,6 +253,11 @@ def _strata(
             f"{evaluator}: the details of {len(lacking)} prompts, {min(lacking)!r} among them, "
             "name no 'tag', so there are no task means to average; score the grid again"
         )
+    return strata_of(planned.prompts, tags)
+
+
+def strata_of(prompts: np.ndarray, tags: Mapping[str, str]) -> np.ndarray:
+    """The tag of each image's prompt; (N,)."""
     # A prompt that failed everywhere has no details, and no weight in any stratum.
     anywhere = next(iter(tags.values()), "")
-    return np.array([tags.get(prompt, anywhere) for prompt in planned.prompts.tolist()])
+    return np.array([tags.get(prompt, anywhere) for prompt in prompts.tolist()])

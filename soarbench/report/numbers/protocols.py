@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from soarbench.common.errors import StoreError
 from soarbench.store.cells import Cell
 from soarbench.store.facts import JUDGE
 from soarbench.store.tables import Facts
 
+#: Task, suite and evaluator.
+Judged = tuple[str, str, str]
 
-def task_protocols(cells: Sequence[Cell]) -> dict[tuple[str, str, str], Facts]:
+
+def task_protocols(cells: Sequence[Cell]) -> dict[Judged, Facts]:
     """Protocols by (task, suite, evaluator), each of the first cell of the task that kept it."""
-    protocols: dict[tuple[str, str, str], Facts] = {}
-    seen: set[tuple[str, str]] = set()
+    protocols: dict[Judged, Facts] = {}
+    # Seeds of a method are judged alike, or were refused; a thousand files need not be read.
+    firsts: dict[tuple[str, str], Cell] = {}
     for cell in cells:
-        # Seeds of a method are judged alike, or were refused; a thousand files need not be read.
-        if (cell.task, cell.method) in seen:
-            continue
-        seen.add((cell.task, cell.method))
+        firsts.setdefault((cell.task, cell.method), cell)
+    for cell in firsts.values():
         for (suite, evaluator), protocol in cell.protocols().items():
             protocols.setdefault((cell.task, suite, evaluator), protocol)
     return protocols
 
 
 def differing(first: Facts, second: Facts) -> list[str]:
-    """The fields in which two protocols differ, each with both values.
-
-    Facts about the judge's number are left out: a title may change where no number does.
-    """
+    """The fields in which two protocols differ, each with both values."""
+    # Without the facts about the judge's number: a title may change where no number does.
     a, b = ({k: v for k, v in _flat(p) if not k.startswith(f"{JUDGE}.")} for p in (first, second))
     return [
         f"{key}: {_short(a.get(key))} against {_short(b.get(key))}"
@@ -39,34 +39,19 @@ def differing(first: Facts, second: Facts) -> list[str]:
 
 
 def refuse_unlike(cells: Sequence[Cell]) -> None:
-    """Refuse cells of one task whose numbers were measured under different protocols.
-
-    Says in which field, as far as the cells kept their protocols.
-
-    Raises:
-        StoreError: Two differ.
-    """
-    first: dict[tuple[str, str, str], tuple[Cell, Facts]] = {}
-    base: list[tuple[Cell, Mapping[tuple[str, str], Facts]]] = []
-    for cell in cells:
+    """Refuse cells of one task measured under unlike protocols; ``StoreError`` names the fields."""
+    first: dict[Judged, tuple[str, Facts]] = {}
+    # The base last, when all tasks are known: it also judges suites that a task does not have.
+    for cell in sorted(cells, key=lambda one: one.is_base):
         protocols = cell.protocols()
-        if cell.is_base:
-            base.append((cell, protocols))
-            continue
-        for (suite, evaluator), protocol in protocols.items():
-            other = first.setdefault((cell.task, suite, evaluator), (cell, protocol))
-            _refuse_pair(evaluator, other, (cell, protocol))
-    # Last, when all tasks are known: the base also judges suites that a task does not have.
-    for cell, of_base in base:
-        for (_, suite, evaluator), other in first.items():
-            if (suite, evaluator) in of_base:
-                _refuse_pair(evaluator, other, (cell, of_base[suite, evaluator]))
-
-
-def _refuse_pair(evaluator: str, first: tuple[Cell, Facts], second: tuple[Cell, Facts]) -> None:
-    fields = differing(first[1], second[1])
-    if fields:
-        raise StoreError(unlike_text(evaluator, first[0].cell_id, second[0].cell_id, fields))
+        if not cell.is_base:
+            for (suite, evaluator), protocol in protocols.items():
+                first.setdefault((cell.task, suite, evaluator), (cell.cell_id, protocol))
+        for (task, suite, evaluator), (other, before) in first.items():
+            if (task == cell.task or cell.is_base) and (suite, evaluator) in protocols:
+                fields = differing(before, protocols[suite, evaluator])
+                if fields:
+                    raise StoreError(unlike_text(evaluator, other, cell.cell_id, fields))
 
 
 def unlike_text(evaluator: str, first: str, second: str, fields: Sequence[str]) -> str:

@@ -33,8 +33,6 @@ class PublishedPoint:
     Attributes:
         task: What was optimised.
         metric: What was measured.
-        method: Name, as ours.
-        step: Optimiser steps.
         text: The number as published; there is no interval.
         read_from: ``text``, or ``figure`` when it was read off the plot.
     """
@@ -59,11 +57,7 @@ def published_head(metric: str, task: str | None = None) -> str:
 
 
 def published_curves(folder: Path) -> list[PublishedPoint]:
-    """Read ``paper_curves.csv``; empty where the folder has none.
-
-    Raises:
-        StoreError: It does not have the columns that its README names.
-    """
+    """Read ``paper_curves.csv``; empty without it, ``StoreError`` without its README's columns."""
     columns = ["task", "metric", "method", "step", "value", "read_from"]
     frame = _read(folder / "paper_curves.csv", columns)
     return [
@@ -77,10 +71,7 @@ def published_curves(folder: Path) -> list[PublishedPoint]:
 def published_table(folder: Path, grid: str) -> pd.DataFrame | None:
     """The published rows of a grid, as text with the columns of their source in their order.
 
-    None for a grid that the paper does not have.
-
-    Raises:
-        StoreError: As ``published_curves``.
+    None for a grid that the paper does not have; ``StoreError`` as ``published_curves``.
     """
     if grid == "main_table":
         frame = _read(folder / "paper_table.csv", ["model", "iterations", "resolution"])

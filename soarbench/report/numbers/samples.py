@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from PIL import Image
 
-from soarbench.report.numbers.names import (
-    BASE,
-    METHOD_TITLES,
-    Titles,
-    ordered_methods,
-    titles_of,
-)
+from soarbench.report.numbers.names import BASE, Titles, ordered_methods, titles_of
 from soarbench.report.numbers.panels import Panel
 from soarbench.store.cells import Cell
 
@@ -25,15 +19,7 @@ _QUALITY = 82
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One stored image.
-
-    Attributes:
-        method: Name.
-        step: Optimiser steps.
-        seed: Of training.
-        prompt_id: Of the prompt.
-        jpeg: Small, for a page.
-    """
+    """One stored image, as a JPEG small enough for a page."""
 
     method: str
     step: int
@@ -47,16 +33,14 @@ class Samples:
     """The images of one task.
 
     Attributes:
-        task: Name.
         prompts: Text of each prompt, by its id, in order.
         samples: By (method, step, prompt id).
-        titles: Of the methods.
     """
 
     task: str
     prompts: Mapping[str, str]
     samples: Mapping[tuple[str, int, str], Sample]
-    titles: Titles = field(default_factory=METHOD_TITLES.copy)
+    titles: Titles
 
     @property
     def methods(self) -> list[str]:
@@ -80,15 +64,7 @@ def shown_cells(cells: Sequence[Cell], task: str) -> list[Cell]:
 
 
 def read_samples(cells: Sequence[Cell], panel: Panel) -> Samples:
-    """Read the stored images that a task shows.
-
-    Args:
-        cells: Finished ones, whose folders hold images, or strips where they were exported.
-        panel: Of the task's deciding metric; names the prompts.
-
-    Returns:
-        What is stored, maybe nothing.
-    """
+    """The stored images, maybe none, of a task; the panel of its deciding metric names prompts."""
     shown = shown_cells(cells, panel.task)
     # A strip shows the prompts that it was exported with, whatever would be chosen today.
     stored = (cell.strip_prompts(panel.task) for cell in shown)
@@ -112,36 +88,26 @@ def _chosen_prompts(cells: Sequence[Cell], panel: Panel) -> dict[str, str]:
 
 
 def _of_step(cell: Cell, task: str, step: int, prompt_ids: Sequence[str]) -> Iterator[Sample]:
-    for prompt_id, image in _images(cell, task, step, prompt_ids):
-        yield Sample(
-            method=cell.method, step=step, seed=cell.seed, prompt_id=prompt_id, jpeg=_jpeg(image)
-        )
-
-
-def _images(
-    cell: Cell, task: str, step: int, prompt_ids: Sequence[str]
-) -> Iterator[tuple[str, Image.Image]]:
     """The first image of every prompt, from the images or from an exported strip."""
     strip = cell.strip(task, step)
     for index, prompt_id in enumerate(prompt_ids):
+        image: Image.Image | None
         if strip is not None:
             side = strip.height  # of the square images beside each other
-            yield prompt_id, strip.crop((index * side, 0, (index + 1) * side, side))
+            image = strip.crop((index * side, 0, (index + 1) * side, side))
         elif (image := cell.image(step, prompt_id, 0)) is not None:
-            yield prompt_id, small(image)
-
-
-def small(image: Image.Image) -> Image.Image:
-    """The image as RGB, no larger than a page needs."""
-    copy = image.convert("RGB")
-    copy.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    return copy
-
-
-def _jpeg(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=_QUALITY)
-    return stream.getvalue()
+            image = image.convert("RGB")
+            image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+        if image is not None:
+            stream = io.BytesIO()
+            image.save(stream, "JPEG", quality=_QUALITY)
+            yield Sample(
+                method=cell.method,
+                step=step,
+                seed=cell.seed,
+                prompt_id=prompt_id,
+                jpeg=stream.getvalue(),
+            )
 
 
 def strip_of(samples: Samples, method: str, step: int) -> Image.Image | None:

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from soarbench.report.numbers.budgets import Stop, lies_early, way
+from soarbench.report.numbers.budgets import Place, Stop, trained_ways
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
 from soarbench.report.numbers.estimates import labelled_rng
-from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.tables import Panels, TaskTable
-from soarbench.stats import first_crossing
 from soarbench.stats.bootstrap import prompt_weights
 from soarbench.stats.clusters import FloatArray
 from soarbench.store.facts import MetricFacts
@@ -27,12 +25,8 @@ class Crossing:
     """Where a method first reaches a threshold.
 
     Attributes:
-        task: Name.
-        metric: The deciding one.
-        facts: About it.
-        threshold: The value to reach.
+        metric: The deciding one, which ``facts`` are about.
         source: Where the threshold comes from, in words.
-        method: Name.
         title: Of the method.
         is_reached: Whether it is, by the scores as they are.
         needed: Steps and counters at the crossing, linear between snapshots; empty where the
@@ -63,90 +57,99 @@ class Crossing:
         return None in ends or (self.is_reached and not self.needed)
 
 
+def first_crossing(
+    values: FloatArray, threshold: FloatArray, *, higher_is_better: bool = True
+) -> FloatArray:
+    """Where curves first reach a threshold: a fractional index, linear between points; (R,).
+
+    Args:
+        values: Curves; (R, K). The index is 0..K-1, and inf where the curve never reaches it.
+        threshold: Of each curve; (R,).
+        higher_is_better: Which way a curve must go to reach it.
+    """
+    sign = 1.0 if higher_is_better else -1.0
+    gap = sign * (values - threshold[:, None])
+    reached = gap >= 0
+    index = reached.argmax(axis=1)
+    rows = np.arange(len(values))
+    before, after = gap[rows, np.maximum(index - 1, 0)], gap[rows, index]
+    # A curve that begins beyond the threshold has no rise to divide by.
+    rise = np.where(after > before, after - before, 1.0)
+    position = np.where(index > 0, index - after / rise, 0.0)
+    return np.where(reached.any(axis=1), position, np.inf)
+
+
 def crossings(
     tables: Sequence[TaskTable],
     panels: Panels,
     points: Sequence[CurvePoint],
     thresholds: Mapping[str, float],
 ) -> list[Crossing]:
-    """Find every method's crossing in every task.
+    """Every method's crossing, by task and method; none for a task without a threshold.
 
-    Args:
-        tables: At the last steps.
-        panels: All scores.
-        points: Of the deciding metrics, with what was spent.
-        thresholds: By metric; where there is none, the baseline's last value is the threshold.
-
-    Returns:
-        By task and method; none for a task without a threshold.
+    ``thresholds`` are by metric; where there is none, it is the baseline's last value. ``points``
+    are of the deciding metrics.
     """
     reached: list[Crossing] = []
     for table in tables:
         panel = panels.get((table.task, table.final_metric))
-        own = [one for one in points if (one.task, one.metric) == (table.task, table.final_metric)]
-        ways = {row.method: way(own, row.method) for row in table.rows if row.method != BASE}
+        ways = trained_ways(table, points)
         given = thresholds.get(table.final_metric)
         goal = ways.get(table.baseline, [])[-1:]
-        if panel is None or (given is None and not goal):
-            continue
-        source = "chosen" if given is not None else f"where {table.title(table.baseline)} ends"
-        threshold = goal[0].value if given is None else given
-        for method, stops in ways.items():
-            if stops:
-                spread = _spread(panel, stops, given, goal)
-                name = (method, table.title(method))
-                reached.append(_crossing(panel, name, stops, threshold, source, spread))
+        if panel is not None and (given is not None or goal):
+            reached += [
+                _crossing(table, panel, method, stops, given, goal)
+                for method, stops in ways.items()
+                if stops
+            ]
     return reached
 
 
 def _crossing(
+    table: TaskTable,
     panel: Panel,
-    name: tuple[str, str],
+    method: str,
     stops: Sequence[Stop],
-    threshold: float,
-    source: str,
-    spread: FloatArray | None,
+    given: float | None,
+    goal: Sequence[Stop],
 ) -> Crossing:
-    higher = panel.facts.higher_is_better
+    """Where a method reaches the given value, or else the ``goal``, the baseline's last stop."""
+    threshold = goal[0].value if given is None else given
     values = np.array([[stop.value for stop in stops]])
+    higher = panel.facts.higher_is_better
     place = float(first_crossing(values, np.array([threshold]), higher_is_better=higher)[0])
+    spread = _spread(panel, stops, given, goal)
     ends: list[float | None] = [None, None]
     if spread is not None:
         # Nearest: between a step and 'never' (inf) there is no number.
         quantiles = np.quantile(spread, (0.025, 0.975), method="nearest")
         ends = [_at(stops, "step", float(end)) for end in quantiles]
+    logged = [axis for axis in AXES if all(axis in stop.spent for stop in stops)]
+    needed = {axis: _at(stops, axis, place) for axis in logged if np.isfinite(place)}
     return Crossing(
         task=panel.task,
         metric=panel.evaluator,
         facts=panel.facts,
         threshold=threshold,
-        source=source,
-        method=name[0],
-        title=name[1],
+        source="chosen" if given is not None else f"where {table.title(table.baseline)} ends",
+        method=method,
+        title=table.title(method),
         is_reached=not np.isinf(place),
-        needed={} if np.isinf(place) else _needed(stops, place),
+        needed={axis: amount for axis, amount in needed.items() if amount is not None},
         low=ends[0],
         high=ends[1],
         share=None if spread is None else float(np.isfinite(spread).mean()),
     )
 
 
-def _needed(stops: Sequence[Stop], place: float) -> dict[str, float]:
-    """Steps and counters at a fractional index of the stops; empty before the first snapshot."""
-    logged = [axis for axis in AXES if all(axis in stop.spent for stop in stops)]
-    amounts = {axis: _at(stops, axis, place) for axis in logged}
-    return {axis: amount for axis, amount in amounts.items() if amount is not None}
-
-
-def _at(stops: Sequence[Stop], axis: str, place: float) -> float | None:
+def _at(stops: Sequence[Stop], axis: str, index: float) -> float | None:
     """An axis at a fractional index of the stops; inf stays, None before the first snapshot."""
-    if np.isinf(place):
-        return float(place)
-    before = int(place)
-    if lies_early(stops[before], place - before):
-        return None
-    amounts = [stop.spent[axis] for stop in stops]
-    return float(np.interp(place, np.arange(len(stops)), amounts))
+    if np.isinf(index):
+        return index
+    before = int(index)
+    after = min(before + 1, len(stops) - 1)
+    place = Place(before=stops[before], after=stops[after], share=index - before)
+    return None if place.is_early else place.spent(axis)
 
 
 def _spread(

@@ -9,11 +9,7 @@ from soarbench.store.cells import Cell
 
 
 def trained_on(cells: Sequence[Cell]) -> set[str]:
-    """Evaluators that chose training data or gave rewards; empty where the cells do not say.
-
-    Args:
-        cells: Of one task.
-    """
+    """Evaluators that chose a task's data or gave its rewards; empty where its cells do not say."""
     evaluators: set[str] = set()
     for cell in cells:
         data, rewards = cell.config.get("data"), cell.config.get("rewards")

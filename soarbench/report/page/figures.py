@@ -18,41 +18,30 @@ _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
 def figures(entries: Sequence[FigureEntry], folder: Path) -> list[dict[str, object]]:
-    """Every figure: its smallest file as a data URI, a title, a text, and its data.
-
-    Args:
-        entries: What a report drew.
-        folder: Where the files of the entries lie.
-    """
+    """Every figure of a folder: its smallest file as a data URI, a title, a text, and its data."""
     shown: list[dict[str, object]] = []
     total = 0
     for entry in entries:
         paths = [folder / name for name in entry.files if Path(name).suffix in _TYPES]
+        # A few lines are smallest as SVG, thousands of points as PNG.
         path = min(paths, key=lambda path: path.stat().st_size)
         size = path.stat().st_size
+        source = ""
         # A page of many megabytes is slow to open and is refused by mail.
-        fits = size <= MOST_FIGURE_BYTES and total + size <= MOST_FIGURES_BYTES
-        total += size if fits else 0
-        shown.append(
-            {
-                "name": path.name,
-                "title": entry.title,
-                "caption": entry.caption,
-                "alt": f"Figure: {entry.title}. Its numbers follow as a table.",
-                "source": _data_uri(path) if fits else "",
-                "data": _data(folder / entry.data, entry.title),
-            }
-        )
+        if size <= MOST_FIGURE_BYTES and total + size <= MOST_FIGURES_BYTES:
+            total += size
+            content = base64.b64encode(path.read_bytes()).decode()
+            source = f"data:{_TYPES[path.suffix]};base64,{content}"
+        shown.append({
+            "name": path.name, "title": entry.title, "caption": entry.caption, "source": source,
+            "alt": f"Figure: {entry.title}. Its numbers follow as a table.",
+            "data": _data(folder / entry.data, entry.title),
+        })  # fmt: skip
     return shown
 
 
-def _data_uri(path: Path) -> str:
-    content = base64.b64encode(path.read_bytes()).decode()
-    return f"data:{_TYPES[path.suffix]};base64,{content}"
-
-
 def _data(path: Path, title: str) -> DataTable:
-    """The first rows of a figure's CSV."""
+    # As texts: a step must stay 40 beside a missing one, and not become 40.0.
     frame = pd.read_csv(path, dtype=str, keep_default_na=False, nrows=MOST_DATA_ROWS + 1)
     more = f", the first {MOST_DATA_ROWS} rows" if len(frame) > MOST_DATA_ROWS else ""
     numeric = [frame[name].map(_is_number).all() for name in frame]
@@ -70,5 +59,4 @@ def _is_number(text: str) -> bool:
 
 
 def _short(text: str) -> str:
-    """Numbers to six digits."""
     return f"{float(text):.6g}" if "." in text and _is_number(text) else text

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -22,21 +20,10 @@ from soarbench.report.numbers.thresholds import Crossing
 from soarbench.report.page.figures import figures
 from soarbench.report.page.sources import configurations, environment, protocols
 from soarbench.report.page.tables import DataTable, data_table, methods_table, others_table
-from soarbench.report.text.frames import threshold_texts, trace_numbers
-from soarbench.report.text.words import (
-    amount_text,
-    early_note,
-    level_text,
-    matched_note,
-    threshold_note,
-    threshold_title,
-)
+from soarbench.report.report import Report
+from soarbench.report.text import frames
 from soarbench.store.cells import Cell
 
-if TYPE_CHECKING:
-    from soarbench.report.report import Report
-
-TEMPLATES = Path(__file__).with_name("templates")
 #: Of all samples of a page, before base64 makes them a third larger.
 MOST_SAMPLE_BYTES = 6_000_000
 PUBLISHED_NOTE = (
@@ -48,27 +35,25 @@ PUBLISHED_NOTE = (
 
 def page_html(report: Report) -> str:
     """Render the page; the figures of the report's folder and their CSV files go into it."""
-    loader = FileSystemLoader(TEMPLATES)
-    # Escaped: prompts and failure reasons come from outside and must not become HTML.
     jinja = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,  # prompts and failure reasons come from outside and must not become HTML
+        undefined=StrictUndefined,  # a misspelt name would be an empty section
+        keep_trailing_newline=True,
     )
-    return jinja.get_template("index.html.j2").render(page=_values(report))
+    return jinja.get_template("index.html.j2").render(report=report, page=_values(report))
 
 
 def _values(report: Report) -> dict[str, object]:
     sampled, sample_note = _samples(report.samples)
     return {
-        "grid": report.grid,
         "version": __version__,
-        "gaps": report.gaps,
-        "stale": report.stale,
         "summaries": [_summary(table, report.matched) for table in report.tables],
         "results": [_results(table) for table in report.tables],
         "matched": _matched(report.matched),
-        "matched_note": matched_note(report.matched),
+        "matched_note": frames.matched_note(report.matched),
         "thresholds": _thresholds(report.crossings),
-        "threshold_note": threshold_note(report.crossings),
+        "threshold_note": frames.threshold_note(report.crossings),
         "figures": figures(report.figures.entries, report.folder),
         "samples": sampled,
         "samples_note": sample_note,
@@ -89,12 +74,10 @@ def _summary(table: TaskTable, matched: Sequence[MatchedTable]) -> dict[str, obj
     own = (one for one in matched if one.table.task == table.task)
     first = next((one for one in own if one.table.findings()), None)
     if first is not None:
-        title = f"At equal cost, {amount_text(first)}:"
+        title = f"At equal cost, {frames.amount_text(first)}:"
         groups.append({"title": title, "findings": first.table.findings()})
-    return {
-        "title": f"Task: {table.task}",
-        "groups": [group for group in groups if group["findings"]],
-    }
+    groups = [group for group in groups if group["findings"]]
+    return {"title": f"Task: {table.task}", "groups": groups}
 
 
 def _results(table: TaskTable) -> dict[str, object]:
@@ -108,29 +91,20 @@ def _results(table: TaskTable) -> dict[str, object]:
 
 
 def _matched(matched: Sequence[MatchedTable]) -> list[dict[str, object]]:
-    """The tables of each task together."""
-    tasks = dict.fromkeys(one.table.task for one in matched)
-    return [
-        {
-            "title": f"Task: {task}",
-            "levels": [_level(one) for one in matched if one.table.task == task],
-        }
-        for task in tasks
-    ]
-
-
-def _level(one: MatchedTable) -> dict[str, object]:
-    caption = f"Task {one.table.task}, {level_text(one)}"
-    table = methods_table(one.table, caption)
-    return {"table": table, "note": early_note(one), "findings": one.table.findings()}
+    levels: dict[str, list[dict[str, object]]] = {}
+    for one in matched:
+        caption = f"Task {one.table.task}, {frames.level_text(one)}"
+        level = {"table": methods_table(one.table, caption), "note": frames.early_note(one)}
+        levels.setdefault(one.table.task, []).append({**level, "findings": one.table.findings()})
+    return [{"title": f"Task: {task}", "levels": own} for task, own in levels.items()]
 
 
 def _thresholds(crossings: Sequence[Crossing]) -> list[DataTable]:
     tables = []
     for task in dict.fromkeys(one.task for one in crossings):
         own = [one for one in crossings if one.task == task]
-        caption = f"Task {task}: {threshold_title(own[0])}"
-        tables.append(data_table(caption, threshold_texts(own), texts=1))
+        caption = f"Task {task}: {frames.threshold_title(own[0])}"
+        tables.append(data_table(caption, frames.threshold_texts(own), texts=1))
     return tables
 
 
@@ -143,7 +117,7 @@ def _trace(cells: Sequence[Cell]) -> DataTable:
         "cell_id": "Cell", "mlflow_run_id": "MLflow run", "command": "Command",
         "git_commit": "Commit", "soarbench": "soarbench", "created_at": "Begun at",
     }  # fmt: skip
-    frame = trace_numbers(cells)[list(heads)].rename(columns=heads)
+    frame = frames.trace_numbers(cells)[list(heads)].rename(columns=heads)
     caption = "Cells, their MLflow runs, commands and commits"
     return data_table(caption, frame, texts=len(heads))
 
@@ -153,48 +127,34 @@ def _samples(samples: Sequence[Samples]) -> tuple[list[dict[str, object]], str]:
     size = sum(len(one.jpeg) for part in samples for one in part.samples.values())
     # The page is one file that is mailed around and opened from disk.
     is_whole = size <= MOST_SAMPLE_BYTES
-    shown = [part if is_whole else _last_step(part) for part in samples]
     note = "" if is_whole else "The page holds the last step alone, to stay small."
-    return [_gallery(part) for part in shown if part.samples], note
+    return [_gallery(part, is_whole=is_whole) for part in samples if part.samples], note
 
 
-def _last_step(samples: Samples) -> Samples:
-    last = samples.steps[-1:]
-    kept = {k: v for k, v in samples.samples.items() if v.method == BASE or v.step in last}
-    return dataclasses.replace(samples, samples=kept)
-
-
-def _gallery(samples: Samples) -> dict[str, object]:
-    seeds = sorted({one.seed for one in samples.samples.values() if one.method != BASE})
+def _gallery(part: Samples, *, is_whole: bool) -> dict[str, object]:
+    steps = part.steps if is_whole else part.steps[-1:]
+    ordered = [one for _, one in sorted(part.samples.items())]
+    shown = [one for one in ordered if one.step in steps or one.method == BASE]
+    present = {one.method for one in shown}
+    titles = {name: method_title(name, part.titles) for name in part.methods if name in present}
+    images: dict[tuple[str, str], list[Mapping[str, object]]] = {}
+    for one in shown:
+        image = _image(one, part.prompts[one.prompt_id], titles[one.method])
+        images.setdefault((one.method, one.prompt_id), []).append(image)
+    rows = []
+    for key, text in part.prompts.items():
+        own = [{"method": name, "images": images.get((name, key), [])} for name in titles]
+        rows.append({"prompt": text, "cells": own})
+    # All of them are of the lowest seed, as the sheets are.
+    seeds = sorted({one.seed for one in shown if one.method != BASE})
     seed = f", training seed {seeds[0]}" if seeds else ""
-    methods = [
-        {"name": name, "title": method_title(name, samples.titles)} for name in samples.methods
-    ]
-    is_staged = any(map(first_stage, samples.methods))
     return {
-        "title": f"Task: {samples.task}{seed}",
-        "methods": methods,
-        "steps": samples.steps,
-        "steps_title": "Step of the last stage" if is_staged else "Step",
-        "rows": [
-            {
-                "prompt": text,
-                "cells": [
-                    {"method": method, "images": _images(samples, method, prompt_id)}
-                    for method in samples.methods
-                ],
-            }
-            for prompt_id, text in samples.prompts.items()
-        ],
+        "title": f"Task: {part.task}{seed}",
+        "methods": [{"name": name, "title": title} for name, title in titles.items()],
+        "steps": steps,
+        "steps_title": "Step of the last stage" if any(map(first_stage, titles)) else "Step",
+        "rows": rows,
     }
-
-
-def _images(samples: Samples, method: str, prompt_id: str) -> list[Mapping[str, object]]:
-    return [
-        _image(one, samples.prompts[prompt_id], method_title(method, samples.titles))
-        for (of, _, prompt), one in sorted(samples.samples.items())
-        if (of, prompt) == (method, prompt_id)
-    ]
 
 
 def _image(sample: Sample, prompt: str, method: str) -> Mapping[str, object]:

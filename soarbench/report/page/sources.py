@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,27 +20,24 @@ from soarbench.store.cells import Cell
 
 def configurations(cells: Sequence[Cell]) -> list[dict[str, str]]:
     """One configuration a task and method, and in what the other seeds' differ from it."""
-    groups: dict[tuple[str, str], list[Cell]] = {}
-    for cell in sorted(cells, key=lambda one: one.seed):
-        groups.setdefault((cell.task, cell.method), []).append(cell)
-    return [_configuration(task, method, group) for (task, method), group in sorted(groups.items())]
+    ordered = sorted(cells, key=lambda cell: (cell.task, cell.method, cell.seed))
+    groups = itertools.groupby(ordered, key=lambda cell: (cell.task, cell.method))
+    return [_configuration(list(group)) for _, group in groups]
 
 
-def _configuration(task: str, method: str, cells: Sequence[Cell]) -> dict[str, str]:
+def _configuration(cells: Sequence[Cell]) -> dict[str, str]:
     # Seeds differ in a field or two: one configuration and the names of these say it all.
-    first, *others = [cell.config for cell in cells]
-    fields = sorted(
-        {line.partition(":")[0] for other in others for line in differing(first, other)}
-    )
-    seeds = ", ".join(str(cell.seed) for cell in cells)
-    note = f"Cell {cells[0].cell_id}, training seed {cells[0].seed}."
+    first, *others = cells
+    fields = {line.partition(":")[0] for o in others for line in differing(first.config, o.config)}
+    note = f"Cell {first.cell_id}, training seed {first.seed}."
     if others:
-        note += f" Seeds {seeds} have the same configuration but for {', '.join(fields)}."
-    of_task = "" if cells[0].is_base else f", task {task}"
+        seeds = ", ".join(str(cell.seed) for cell in cells)
+        note += f" Seeds {seeds} have the same configuration but for {', '.join(sorted(fields))}."
+    of_task = "" if first.is_base else f", task {first.task}"
     return {
-        "title": f"{method_title(method, titles_of(cells))}{of_task}",
+        "title": f"{method_title(first.method, titles_of(cells))}{of_task}",
         "note": note,
-        "text": json.dumps(first, indent=1, ensure_ascii=False),
+        "text": json.dumps(first.config, indent=1, ensure_ascii=False),
     }
 
 
@@ -66,20 +64,15 @@ def environment(cells: Sequence[Cell]) -> DataTable:
         "Cells made on": _several(launch.platform for launch in launches),
         "Commits": _several(launch.git_commit for launch in launches),
     }
-    for libraries in _libraries(cells):
-        facts |= {f"{name} (of the scores)": str(version) for name, version in libraries.items()}
-    facts |= {
-        "Page made by soarbench": __version__,
-        "Page made with Python": platform.python_version(),
-    }
+    for protocol in task_protocols(cells).values():
+        libraries = protocol.get("libraries")
+        if isinstance(libraries, Mapping):
+            facts |= {f"{name} (of the scores)": str(of) for name, of in libraries.items()}
+    facts["Page made by soarbench"] = __version__
+    facts["Page made with Python"] = platform.python_version()
     frame = pd.DataFrame(facts.items(), columns=["What", "Version"], dtype=object)
     return data_table("Software", frame, texts=2)
 
 
 def _several(values: Iterable[str]) -> str:
     return ", ".join(sorted(set(values))) or UNKNOWN
-
-
-def _libraries(cells: Sequence[Cell]) -> list[Mapping[str, object]]:
-    stored = [protocol.get("libraries") for protocol in task_protocols(cells).values()]
-    return [libraries for libraries in stored if isinstance(libraries, dict)]

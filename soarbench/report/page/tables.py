@@ -24,40 +24,30 @@ class DataCell:
 
 @dataclass(frozen=True, kw_only=True)
 class DataTable:
-    """A table of the page.
-
-    Attributes:
-        caption: Says what it holds.
-        heads: Of the columns.
-        rows: Cells, the first of each row being its head.
-        texts: How many columns, from the left, are texts; the others are numbers.
-        words: Further columns that are texts.
-    """
+    """A table of the page; all but the first ``texts`` columns and verdicts are numbers."""
 
     caption: str
     heads: tuple[str, ...]
     rows: tuple[tuple[DataCell, ...], ...]
     texts: int
-    words: tuple[int, ...] = ()
 
 
 def data_table(caption: str, frame: pd.DataFrame, *, texts: int) -> DataTable:
     """A table of texts, whose first ``texts`` columns are no numbers, nor is a ``Verdict``."""
     heads = tuple(str(head) for head in frame)
-    words = (heads.index("Verdict"),) if "Verdict" in heads else ()
     rows = tuple(
         tuple(
             DataCell(
                 text or NOTHING,
                 # Sorted by what is shown: 9,600 before 19,200, and 6.85 [...] by its value.
                 _leading(text) if index >= texts else None,
-                _MARKS.get(text, "") if index in words else "",
+                _MARKS.get(text, "") if heads[index] == "Verdict" else "",
             )
             for index, text in enumerate(row)
         )
         for row in frame.to_numpy().tolist()
     )
-    return DataTable(caption=caption, heads=heads, rows=rows, texts=texts, words=words)
+    return DataTable(caption=caption, heads=heads, rows=rows, texts=texts)
 
 
 def _leading(text: str) -> float | None:

@@ -23,24 +23,19 @@ def report_parts(report: Report) -> Iterator[RenderableType]:
     for table in report.tables:
         yield score_table(table)
         yield budget_table(table)
-        for text in table.findings():
-            yield Padding(Text(text, style="bold"), (0, 1))
-        for text in table.notes():
-            yield Padding(Text(text, style="dim"), (0, 1))
+        yield from (Padding(Text(text, style="bold"), (0, 1)) for text in table.findings())
+        yield from (Padding(Text(text, style="dim"), (0, 1)) for text in table.notes())
         yield ""
-    if report.is_partial:
+    if report.gaps:
         yield Text("Partial report. Missing:", style="bold yellow")
-        for gap in report.gaps:
-            yield Padding(Text(gap, style="yellow"), (0, 2))
-    for line in report.stale:
-        yield Text(line, style="yellow")
-    for note in report.notes:
-        yield Padding(Text(note, style="dim"), (0, 1))
+        yield from (Padding(Text(gap, style="yellow"), (0, 2)) for gap in report.gaps)
+    yield from (Text(line, style="yellow") for line in report.stale)
+    yield from (Padding(Text(note, style="dim"), (0, 1)) for note in report.notes)
     yield Text(f"Report: {report.folder}")
 
 
 def score_table(table: TaskTable) -> Table:
-    """A section a metric, so that it fits any number of metrics."""
+    """Values, differences and verdicts."""
     rendered = Table(
         title=f"Task: {table.task}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
@@ -48,6 +43,7 @@ def score_table(table: TaskTable) -> Table:
     rendered.add_column("Value [95 %]", justify="right")
     rendered.add_column(f"vs {table.title(table.baseline)} [95 %]", justify="right")
     rendered.add_column("Verdict")
+    # A section a metric and no column: a console is too narrow for seven metrics.
     for metric, rows in score_texts(table).groupby("metric", sort=False):
         rendered.add_row(Text(rows["title"].iloc[0], style="bold"))
         for row in rows.itertuples():
@@ -56,13 +52,10 @@ def score_table(table: TaskTable) -> Table:
             # Colour is for the comparisons that the task is decided by.
             is_claim = metric == table.final_metric and row.method != BASE
             rendered.add_row(
-                f" {row.name}",
-                row.value,
-                row.difference or nothing,
-                row.verdict,
+                f" {row.name}", row.value, row.difference or nothing, row.verdict,
                 style=_VERDICT_STYLES.get(row.verdict) if is_claim else None,
                 end_section=row.method == table.rows[-1].method,
-            )
+            )  # fmt: skip
     return rendered
 
 

@@ -1,17 +1,20 @@
-"""Every table of a report twice: as numbers for CSV, and as texts; all formats print these."""
+"""Every table of a report twice, as numbers for CSV and as texts, and the words around them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pandas as pd
 
+from soarbench.common.files import write_atomically
 from soarbench.common.provenance import UNKNOWN
+from soarbench.config.stages import first_stage
 from soarbench.report.numbers.budgets import MatchedTable
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
-from soarbench.report.numbers.estimates import Comparison, Estimate
+from soarbench.report.numbers.estimates import Estimate
 from soarbench.report.numbers.names import BASE, method_title, titles_of
 from soarbench.report.numbers.reference import AS_PUBLISHED, published_head
 from soarbench.report.numbers.tables import BUDGET_COLUMNS, MethodRow, TaskTable
@@ -21,11 +24,14 @@ from soarbench.store.cells import Cell, Launch
 from soarbench.store.facts import MetricFacts
 
 NOTHING = "-"
-SCORE_COLUMNS = (
-    "task", "method", "metric", "is_final_metric", "is_oracle",
+#: What is estimated of a metric and compared, without its cost.
+ESTIMATE_COLUMNS = (
     "value", "low", "high", "num_prompts", "num_seeds", "num_unscored",
     "baseline", "difference", "difference_low", "difference_high",
     "p_value", "adjusted_p_value", "verdict", "detectable_difference",
+)  # fmt: skip
+SCORE_COLUMNS = (
+    "task", "method", "metric", "is_final_metric", "is_oracle", *ESTIMATE_COLUMNS,
     *BUDGET_COLUMNS, "suite", "fingerprint", "cell_ids", "mlflow_run_ids", "missing",
 )  # fmt: skip
 _CURVE_COLUMNS = (
@@ -35,12 +41,21 @@ _THRESHOLD_COLUMNS = (
     "task", "metric", "threshold", "source", "method", "reached", *AXES,
     "steps_low", "steps_high", "share_of_resamples",
 )  # fmt: skip
-TRACE_COLUMNS = (
+_TRACE_COLUMNS = (
     "task", "method", "seed", "cell_id", "mlflow_run_id",
     "command", "git_commit", "soarbench", "python", "platform", "created_at",
 )  # fmt: skip
-_NOT_RECORDED = Launch(
-    command=UNKNOWN, git_commit=UNKNOWN, soarbench=UNKNOWN, python=UNKNOWN, platform=UNKNOWN
+
+COUNTER_TITLES = {name: name.replace("_", " ") for name in COUNTERS}
+#: Interpolated there, SOAR was .044 behind SFT at SFT's cost; measured, it was .100 ahead.
+_NOT_MEASURED = (
+    "lies between the base and the first snapshot. Nothing was measured there and scores do not "
+    "rise in a straight line, so nothing is interpolated; more budget.num_snapshots would measure "
+    "it."
+)
+_THRESHOLD_NOTE = (
+    "The first crossing, linear between snapshots. The interval resamples prompts and takes the "
+    "training seeds as they are; 'never' is a resample that does not reach the value."
 )
 
 
@@ -49,25 +64,26 @@ def csv_text(frame: pd.DataFrame) -> str:
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
-def _numbers(columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> pd.DataFrame:
+def write_text(path: Path, text: str) -> None:
+    """Write a file of a report, whole or not at all."""
+    # Titles have arrows, and some machines' own encoding has none.
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _frame(
+    columns: Sequence[str], lines: Iterable[Mapping[str, object] | tuple[str, ...]]
+) -> pd.DataFrame:
     # As objects: a whole number stays one beside a missing value.
     return pd.DataFrame(list(lines), columns=list(columns), dtype=object)
 
 
-# Numbers
-
-
 def score_numbers(tables: Sequence[TaskTable]) -> pd.DataFrame:
     """A row a task, method and metric, at full precision; a missing number is empty."""
-    return _numbers(
-        SCORE_COLUMNS,
-        (
-            score_line(table, row, name)
-            for table in tables
-            for row in table.rows
-            for name in table.metrics
-        ),
-    )
+    return _frame(SCORE_COLUMNS, (line for table in tables for line in _score_lines(table)))
+
+
+def _score_lines(table: TaskTable) -> Iterator[dict[str, object]]:
+    return (score_line(table, row, name) for row in table.rows for name in table.metrics)
 
 
 def score_line(table: TaskTable, row: MethodRow, evaluator: str) -> dict[str, object]:
@@ -75,103 +91,70 @@ def score_line(table: TaskTable, row: MethodRow, evaluator: str) -> dict[str, ob
     estimate, comparison = row.estimates.get(evaluator), row.comparisons.get(evaluator)
     missing = [hole.describe() for hole in row.holes if hole.evaluator in (None, evaluator)]
     line: dict[str, object] = {
-        "task": table.task,
-        "method": row.method,
-        "metric": evaluator,
+        "task": table.task, "method": row.method, "metric": evaluator,
         "is_final_metric": evaluator == table.final_metric,
         "is_oracle": table.facts[evaluator].is_oracle,
-        "suite": table.suites[evaluator],
-        "fingerprint": table.fingerprints[evaluator],
-        "cell_ids": " ".join(row.cell_ids),
-        "mlflow_run_ids": " ".join(row.mlflow_run_ids),
-        "missing": "; ".join(missing),
-        **row.budget,
-    }
+        "suite": table.suites[evaluator], "fingerprint": table.fingerprints[evaluator],
+        "cell_ids": " ".join(row.cell_ids), "mlflow_run_ids": " ".join(row.mlflow_run_ids),
+        "missing": "; ".join(missing), **row.budget,
+    }  # fmt: skip
     if estimate is not None:
         line["num_unscored"] = estimate.num_unscored
-        if estimate.interval is not None:
-            interval = estimate.interval
+        if (interval := estimate.interval) is not None:
             line |= {
-                "value": interval.estimate,
-                "low": interval.low,
-                "high": interval.high,
-                "num_prompts": interval.num_prompts,
-                "num_seeds": interval.num_seeds,
-            }
-    return line | ({} if comparison is None else _comparison_fields(comparison))
-
-
-def _comparison_fields(comparison: Comparison) -> dict[str, object]:
-    return {
-        "baseline": comparison.baseline,
-        "difference": comparison.difference.estimate,
-        "difference_low": comparison.difference.low,
-        "difference_high": comparison.difference.high,
-        "p_value": comparison.p_value,
-        "adjusted_p_value": comparison.adjusted_p_value,
-        "verdict": str(comparison.verdict),
-        "detectable_difference": comparison.detectable,
-    }
+                "value": interval.estimate, "low": interval.low, "high": interval.high,
+                "num_prompts": interval.num_prompts, "num_seeds": interval.num_seeds,
+            }  # fmt: skip
+    if comparison is not None:
+        difference = comparison.difference
+        line |= {
+            "baseline": comparison.baseline, "difference": difference.estimate,
+            "difference_low": difference.low, "difference_high": difference.high,
+            "p_value": comparison.p_value, "adjusted_p_value": comparison.adjusted_p_value,
+            "verdict": str(comparison.verdict), "detectable_difference": comparison.detectable,
+        }  # fmt: skip
+    return line
 
 
 def matched_numbers(matched: Sequence[MatchedTable]) -> pd.DataFrame:
     """A row a counter, level, task, method and metric."""
     # Without the columns that would repeat the table at the last steps.
     columns = ("counter", "level", *SCORE_COLUMNS[: SCORE_COLUMNS.index("suite")])
-    return _numbers(
-        columns,
-        (
-            {"counter": one.counter, "level": one.level, **score_line(one.table, row, name)}
-            for one in matched
-            for row in one.table.rows
-            for name in one.table.metrics
-        ),
+    lines = (
+        {"counter": one.counter, "level": one.level, **line}
+        for one in matched
+        for line in _score_lines(one.table)
     )
+    return _frame(columns, lines)
 
 
 def threshold_numbers(crossings: Sequence[Crossing]) -> pd.DataFrame:
     """A row a task and method; no numbers where it is not reached or not measured."""
-    return _numbers(
-        _THRESHOLD_COLUMNS,
-        (
-            {
-                **vars(one),
-                **one.needed,
-                "reached": one.is_reached,
-                "steps_low": one.low,
-                "steps_high": one.high,
-                "share_of_resamples": one.share,
-            }
-            for one in crossings
-        ),
-    )
+    lines = (
+        {
+            **vars(one), **one.needed, "reached": one.is_reached, "steps_low": one.low,
+            "steps_high": one.high, "share_of_resamples": one.share,
+        }
+        for one in crossings
+    )  # fmt: skip
+    return _frame(_THRESHOLD_COLUMNS, lines)
 
 
 def curve_numbers(points: Sequence[CurvePoint]) -> pd.DataFrame:
     """A row a point of the curves."""
-    return _numbers((*_CURVE_COLUMNS, *COUNTERS), ({**vars(one), **one.spent} for one in points))
+    return _frame((*_CURVE_COLUMNS, *COUNTERS), ({**vars(one), **one.spent} for one in points))
 
 
 def trace_numbers(cells: Sequence[Cell]) -> pd.DataFrame:
     """A row a cell and command that worked on it; ``unknown`` where that was not recorded."""
-    return _numbers(
-        TRACE_COLUMNS,
-        (
-            {
-                **{name: getattr(cell, name) for name in ("task", "method", "seed", "cell_id")},
-                "mlflow_run_id": cell.mlflow_run_id or UNKNOWN,
-                **vars(launch),
-                "created_at": datetime.fromtimestamp(cell.created_at, UTC).isoformat(
-                    timespec="seconds"
-                ),
-            }
-            for cell in cells
-            for launch in cell.launches or (_NOT_RECORDED,)
-        ),
-    )
-
-
-# Texts
+    lines = []
+    for cell in cells:
+        # In UTC: the same store gives the same report on every machine.
+        begun = datetime.fromtimestamp(cell.created_at, UTC).isoformat(timespec="seconds")
+        names = {name: getattr(cell, name) for name in ("task", "method", "seed", "cell_id")}
+        names |= {"mlflow_run_id": cell.mlflow_run_id or UNKNOWN, "created_at": begun}
+        lines += [{**names, **vars(launch)} for launch in cell.launches or (Launch(),)]
+    return _frame(_TRACE_COLUMNS, lines)
 
 
 def number_text(interval: Interval, decimals: int, *, sign: str = "") -> str:
@@ -181,7 +164,7 @@ def number_text(interval: Interval, decimals: int, *, sign: str = "") -> str:
 
 
 def value_text(estimate: Estimate | None, facts: MetricFacts) -> str:
-    """A metric's value with its interval; marked where images are left out."""
+    """A metric's value with its interval; marked with a star where images are left out."""
     if estimate is None or estimate.interval is None:
         return NOTHING
     mark = "*" if estimate.num_unscored else ""
@@ -189,46 +172,33 @@ def value_text(estimate: Estimate | None, facts: MetricFacts) -> str:
 
 
 def score_texts(table: TaskTable) -> pd.DataFrame:
-    """A row a metric and method, one metric after the other.
-
-    Columns: metric, title (of the metric), method, name (the method's title), value, difference
-    and verdict; the last two are empty where nothing is compared.
-    """
+    """A row a metric and method, metric by metric; nothing compared is an empty text."""
     columns = ("metric", "title", "method", "name", "value", "difference", "verdict")
     lines = []
     for metric in table.metrics:
         facts = table.facts[metric]
         for row in table.rows:
-            difference = verdict = ""
-            if (one := row.comparisons.get(metric)) is not None:
-                difference = number_text(one.difference, facts.decimals, sign="+")
-                verdict = str(one.verdict)
-            value = value_text(row.estimates.get(metric), facts)
+            one = row.comparisons.get(metric)
+            compared = ("", "")
+            if one is not None:
+                compared = (number_text(one.difference, facts.decimals, sign="+"), str(one.verdict))
             names = (metric, facts.title, row.method, table.title(row.method))
-            lines.append((*names, value, difference, verdict))
-    return pd.DataFrame(lines, columns=list(columns), dtype=object)
+            lines.append((*names, value_text(row.estimates.get(metric), facts), *compared))
+    return _frame(columns, lines)
 
 
 def cost_texts(table: TaskTable) -> pd.DataFrame:
     """A row a method: its name, finished seeds and what its training spent."""
-    return pd.DataFrame(
-        [
-            (
-                table.title(row.method),
-                _seeds_text(row),
-                *(_amount(row.budget, name) for name in BUDGET_COLUMNS),
-            )
-            for row in table.rows
-        ],
-        columns=["Method", "Seeds", *BUDGET_COLUMNS.values()],
-        dtype=object,
-    )
+    lines = []
+    for row in table.rows:
+        spent = (_amount(row.budget, name) for name in BUDGET_COLUMNS)
+        lines.append((table.title(row.method), _seeds_text(row), *spent))
+    return _frame(("Method", "Seeds", *BUDGET_COLUMNS.values()), lines)
 
 
 def _seeds_text(row: MethodRow) -> str:
-    """How many of the planned seeds are finished."""
     if row.method == BASE:
-        return NOTHING
+        return NOTHING  # it was not trained
     done = len(row.cell_ids)
     return str(done) if done == row.num_planned else f"{done} of {row.num_planned}"
 
@@ -238,15 +208,9 @@ def _amount(spent: Mapping[str, float], name: str) -> str:
 
 
 def wide(table: TaskTable, scores: pd.Series[str], titles: Sequence[str]) -> pd.DataFrame:
-    """Methods as rows: name and seeds, a column a metric, costs.
-
-    Args:
-        table: Whose methods and metrics.
-        scores: A text a row of ``score_texts``.
-        titles: Of the metrics' columns, which may be alike.
-    """
-    costs = cost_texts(table)
-    size = len(table.rows)
+    """Methods as rows: name and seeds, a titled column a metric of ``score_texts``' rows, costs."""
+    costs, size = cost_texts(table), len(table.rows)
+    # By position, not by a pivot: two metrics may have the same title.
     columns = [
         scores.iloc[i * size : (i + 1) * size].reset_index(drop=True).rename(title)
         for i, title in enumerate(titles)
@@ -256,20 +220,13 @@ def wide(table: TaskTable, scores: pd.Series[str], titles: Sequence[str]) -> pd.
 
 def threshold_texts(crossings: Sequence[Crossing]) -> pd.DataFrame:
     """A row a method: what it needs to reach one task's threshold."""
-    counters = {name: name.replace("_", " ").capitalize() for name in COUNTERS}
-    return pd.DataFrame(
-        [
-            (
-                one.title,
-                _steps_text(one),
-                *(_amount(one.needed, name) for name in counters),
-                NOTHING if one.share is None else f"{100 * one.share:.0f} %",
-            )
-            for one in crossings
-        ],
-        columns=["Method", "Steps [95 %]", *counters.values(), "Sure to reach it"],
-        dtype=object,
-    )
+    lines = []
+    for one in crossings:
+        spent = (_amount(one.needed, name) for name in COUNTERS)
+        sure = NOTHING if one.share is None else f"{100 * one.share:.0f} %"
+        lines.append((one.title, _steps_text(one), *spent, sure))
+    costs = [title.capitalize() for title in COUNTER_TITLES.values()]
+    return _frame(("Method", "Steps [95 %]", *costs, "Sure to reach it"), lines)
 
 
 def _steps_text(one: Crossing) -> str:
@@ -282,50 +239,42 @@ def _steps_text(one: Crossing) -> str:
 def _end_text(steps: float | None) -> str:
     if steps is None:
         return NOTHING
+    # A resample that never reaches the value has its end at infinity.
     return f"{steps:.0f}" if math.isfinite(steps) else "never"
 
 
 def measured_texts(
     published: pd.DataFrame, tables: Sequence[TaskTable], cells: Sequence[Cell]
 ) -> pd.DataFrame:
-    """Measured rows with the published columns, in their order.
-
-    Args:
-        published: Whose columns.
-        tables: Whose numbers; a metric that was not measured is a dash.
-        cells: Whose configurations name the model and the resolution.
-    """
+    """Measured rows with the published columns, in their order; what was not measured is a dash."""
     models = {cell.method: cell.config.get("model") for cell in cells}
     titles = titles_of(cells)
     rows = []
-    for method in dict.fromkeys(row.method for table in tables for row in table.rows):
+    every = [(table, row) for table in tables for row in table.rows]
+    for method in dict.fromkeys(row.method for _, row in every):
         model = models.get(method)
-        title = method_title(method, titles)
-        model_title = None if method == BASE else title
-        texts = {"Method": title, **_model_texts(model, model_title), "Steps": "0"}
-        for table in tables:
-            for row in table.rows:
-                if row.method == method:
-                    texts |= _measured(table, row, is_only=len(tables) == 1)
-        rows.append([texts.get(head) or NOTHING for head in published.columns])
-    return pd.DataFrame(rows, columns=published.columns, dtype=object)
-
-
-def _model_texts(model: object, method: str | None) -> dict[str, str]:
-    facts = model if isinstance(model, Mapping) else {}
-    name = str(facts.get("name", "")) or "model"
-    title = name if method is None else f"{name} + {method}"
-    return {"Model": title, "Resolution": str(facts.get("resolution", ""))}
+        facts = model if isinstance(model, Mapping) else {}
+        name, title = str(facts.get("name", "")) or "model", method_title(method, titles)
+        texts = {
+            "Method": title, "Model": name if method == BASE else f"{name} + {title}",
+            "Resolution": str(facts.get("resolution", "")), "Steps": "0",
+        }  # fmt: skip
+        for table, row in every:
+            if row.method == method:
+                texts |= _measured(table, row, is_only=len(tables) == 1)
+        rows.append(tuple(texts.get(head) or NOTHING for head in published.columns))
+    return _frame(list(published.columns), rows)
 
 
 def _measured(table: TaskTable, row: MethodRow, *, is_only: bool) -> dict[str, str]:
-    """A row's texts by published head."""
-    texts = {}
+    # The paper's heads name a task only where it optimises several metrics one by one.
+    task = None if is_only else table.task
+    texts = {
+        published_head(name, task): value_text(row.estimates.get(name), table.facts[name])
+        for name in table.metrics
+    }
     if "optimizer_steps" in row.budget:
         texts["Steps"] = f"{row.budget['optimizer_steps']:.0f}"
-    for name in table.metrics:
-        head = published_head(name, None if is_only else table.task)
-        texts[head] = value_text(row.estimates.get(name), table.facts[name])
     return texts
 
 
@@ -335,3 +284,45 @@ def layout_numbers(measured: pd.DataFrame, published: pd.DataFrame) -> pd.DataFr
     return pd.concat(
         [frame.assign(Source=source)[["Source", *frame]] for source, frame in parts.items()]
     )
+
+
+def amount_text(matched: MatchedTable) -> str:
+    """How much of what is equal."""
+    return f"{matched.level:,.0f} {COUNTER_TITLES[matched.counter]}"
+
+
+def level_text(matched: MatchedTable) -> str:
+    """What is equal, and whose whole training that is."""
+    spenders = " and ".join(matched.table.title(method) for method in matched.methods)
+    return f"{amount_text(matched)}: all that {spenders} spent"
+
+
+def matched_note(matched: Sequence[MatchedTable]) -> str:
+    """How to read tables at equal cost."""
+    # Only what happened here: of other reasons a reader would look for the dash in vain.
+    reasons = ["never spent as much"]
+    if any(one.early for one in matched):
+        reasons.append("spent it before its first snapshot")
+    if any(first_stage(row.method) for one in matched for row in one.table.rows):
+        reasons.append("was still in its first stage")
+    return (
+        "Every method at the same cost. Between two snapshots an image's score is taken as linear "
+        f"in the cost; a dash marks a method that {', or '.join(reasons)}."
+    )
+
+
+def early_note(matched: MatchedTable) -> str:
+    """Why methods have a dash though they spent as much; empty where none has."""
+    names = " and ".join(matched.table.title(method) for method in matched.early)
+    return f"{names}: a dash, since this cost {_NOT_MEASURED}" if names else ""
+
+
+def threshold_note(crossings: Sequence[Crossing]) -> str:
+    """How to read what a value costs."""
+    is_early = any(one.is_early for one in crossings)
+    return f"{_THRESHOLD_NOTE} A dash for steps {_NOT_MEASURED}" if is_early else _THRESHOLD_NOTE
+
+
+def threshold_title(one: Crossing) -> str:
+    """What is to be reached, in words."""
+    return f"To reach {one.facts.title} {one.threshold:.{one.facts.decimals}f} ({one.source})"

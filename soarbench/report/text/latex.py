@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from soarbench.report.numbers.reference import AS_PUBLISHED, SOURCE
 from soarbench.report.numbers.tables import BUDGET_COLUMNS, TaskTable
+from soarbench.report.report import Report
 from soarbench.report.text.frames import NOTHING, score_texts, wide
 from soarbench.stats import Verdict
-
-if TYPE_CHECKING:
-    from soarbench.report.report import Report
 
 _ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -55,18 +52,16 @@ def _task_float(grid: str, table: TaskTable, partial: str) -> str:
     values = wide(table, texts["value"], titles)
     below = wide(table, differences, titles).iloc[:, 2 : 2 + len(titles)]
     lines: list[list[str]] = []
-    for row, cells, more in zip(
-        table.rows, values.to_numpy().tolist(), below.to_numpy().tolist(), strict=True
-    ):
+    both = zip(values.to_numpy().tolist(), below.to_numpy().tolist(), strict=True)
+    for row, (cells, more) in zip(table.rows, both, strict=True):
         lines.append(cells)
         # The baseline has no line of differences below it.
         if row.comparisons:
             lines.append(["", "", *more, *("" for _ in BUDGET_COLUMNS)])
-    baseline = table.title(table.baseline)
     caption = (
         f"{grid}, task {table.task}. Brackets are 95 % intervals. Below a value is the difference "
-        f"to {baseline}, paired; arrows mark what is better or worse after Holm's correction."
-        f"{partial}"
+        f"to {table.title(table.baseline)}, paired; arrows mark what is better or worse after "
+        f"Holm's correction.{partial}"
     )
     return _float(caption, f"{grid}-{table.task}", _tabular(list(values), [(None, lines)]))
 
@@ -94,17 +89,10 @@ def _line(texts: Sequence[str]) -> str:
 
 
 def _float(caption: str, label: str, tabular: str) -> str:
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{escaped(caption)}}}",
-            rf"\label{{tab:{label}}}",
-            r"\smallskip",
-            # Any number of metrics fits the line.
-            r"\resizebox{\linewidth}{!}{%",
-            tabular + "}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    lines = (
+        r"\begin{table}", r"\centering", rf"\caption{{{escaped(caption)}}}",
+        rf"\label{{tab:{label}}}", r"\smallskip",
+        # Any number of metrics fits the line.
+        r"\resizebox{\linewidth}{!}{%", tabular + "}", r"\end{table}", "",
+    )  # fmt: skip
+    return "\n".join(lines)

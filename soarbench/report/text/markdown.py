@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -11,18 +10,9 @@ from soarbench.report.numbers.budgets import MatchedTable
 from soarbench.report.numbers.reference import AS_PUBLISHED, SOURCE
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.numbers.thresholds import Crossing
-from soarbench.report.text.frames import NOTHING, score_texts, threshold_texts, wide
-from soarbench.report.text.words import (
-    COUNTER_TITLES,
-    early_note,
-    level_text,
-    matched_note,
-    threshold_note,
-    threshold_title,
-)
-
-if TYPE_CHECKING:
-    from soarbench.report.report import Report
+from soarbench.report.report import Report
+from soarbench.report.text import frames
+from soarbench.report.text.frames import NOTHING
 
 
 def markdown(report: Report) -> str:
@@ -30,7 +20,7 @@ def markdown(report: Report) -> str:
     parts = [f"# {report.grid}"]
     if report.gaps:
         parts.append(f"**Partial report.** Missing:\n\n{_items(report.gaps)}")
-    parts.append(_items(report.stale))
+    parts.append(_items(report.stale))  # before any number that it is about
     for table in report.tables:
         parts += [
             f"## Task: {table.task}",
@@ -41,8 +31,8 @@ def markdown(report: Report) -> str:
             threshold_markdown([one for one in report.crossings if one.task == table.task]),
         ]
     if report.measured is not None:
-        parts.append("## Measured, under the columns of the published table")
-        parts.append(markdown_table(report.measured))
+        title = "## Measured, under the columns of the published table"
+        parts += [title, markdown_table(report.measured)]
     if report.published is not None:
         parts += [
             f"## {AS_PUBLISHED.capitalize()}",
@@ -67,24 +57,25 @@ def markdown_table(frame: pd.DataFrame) -> str:
 
 def task_markdown(table: TaskTable) -> str:
     """Methods as rows; every metric with its difference to the baseline below it."""
-    texts = score_texts(table)
+    texts = frames.score_texts(table)
     titles = [f"{table.facts[name].title} [95 %]" for name in table.metrics]
     if titles:
         titles[0] += f"<br>vs {table.title(table.baseline)}: verdict"
     # Markdown tables have no second line in a cell but this.
     below = "<br>" + texts["difference"] + ": " + texts["verdict"]
     scores = texts["value"] + below.where(texts["verdict"] != "", "")
-    return markdown_table(wide(table, scores, titles))
+    return markdown_table(frames.wide(table, scores, titles))
 
 
 def matched_markdown(matched: Sequence[MatchedTable]) -> str:
     """The tables at equal cost of one task; empty where there is none."""
     if not matched:
         return ""
-    parts = [f"### At equal {COUNTER_TITLES[matched[0].counter]}", matched_note(matched)]
+    title = f"### At equal {frames.COUNTER_TITLES[matched[0].counter]}"
+    parts = [title, frames.matched_note(matched)]
     for one in matched:
-        parts += [f"{level_text(one)}:", task_markdown(one.table)]
-        parts += [early_note(one), _items(one.table.findings())]
+        parts += [f"{frames.level_text(one)}:", task_markdown(one.table)]
+        parts += [frames.early_note(one), _items(one.table.findings())]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -92,5 +83,6 @@ def threshold_markdown(crossings: Sequence[Crossing]) -> str:
     """What each method needs to reach one task's threshold; empty where there is none."""
     if not crossings:
         return ""
-    title, table = threshold_title(crossings[0]), markdown_table(threshold_texts(crossings))
-    return f"### {title}\n\n{table}\n\n{threshold_note(crossings)}"
+    title = frames.threshold_title(crossings[0])
+    table = markdown_table(frames.threshold_texts(crossings))
+    return f"### {title}\n\n{table}\n\n{frames.threshold_note(crossings)}"

@@ -18,7 +18,6 @@ from evaluators.clip.open_clip_models import (
     image_preprocess,
     load_open_clip,
 )
-from evaluators.preference.base import PreferenceEvaluator
 from evaluators.preference.clipscore import ClipScoreConfig
 from evaluators.weights import WeightsError
 
@@ -216,10 +215,11 @@ def test_canaries_in_the_wrong_order_refuse_to_score(open_clip_dir, samples, can
     judge = evaluator(open_clip_dir)
     values = numbers(judge.score(samples))
     best, worst = samples[values.argmax()], samples[values.argmin()]
-    config = ClipScoreConfig(weights=str(open_clip_dir), device="cpu")
-    PreferenceEvaluator(config, canaries=[canary_of(best, worst)]).check_canaries()
+    judge.canaries = lambda: [canary_of(best, worst)]
+    judge.check_canaries()
+    judge.canaries = lambda: [canary_of(worst, best)]
     with pytest.raises(EvaluatorError, match="clipscore"):
-        PreferenceEvaluator(config, canaries=[canary_of(worst, best)]).check_canaries()
+        judge.check_canaries()
 
 
 def test_drawn_canaries_differ_in_their_prompts_alone():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from soarbench.stats import first_crossing
+from soarbench.report.numbers.thresholds import first_crossing
 
 
 def at(values, threshold, **options):
