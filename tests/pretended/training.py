@@ -26,12 +26,13 @@ from torch.distributed.fsdp._fully_shard import _fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from baselines import flow_matching
+from baselines.base import World
 from baselines.flow import draw_noise
 from baselines.flow_grpo import FlowGrpo
 from baselines.loop import trainer
 from baselines.loop.post_train import post_train
 from baselines.loop.trainer import PostTrainer
-from soarbench.benchmarks.full_size import RandomRows, _world, planned_bytes, random_transformer
+from soarbench.benchmarks.full_size import RandomRows, planned_bytes, random_transformer
 from soarbench.planning.demand import PlanOptions, read_request
 from tests.pretended.device import pretended
 
@@ -124,10 +125,15 @@ def update(words: list[str], steps: int = 1) -> dict[str, object]:
             transformer = random_transformer(architecture, getattr(torch, demand.model.dtype))
         rows = RandomRows(demand, architecture)
         empty = rows.condition(torch.Generator().manual_seed(0))
+        world = World(
+            shift=3.0,
+            latent_shape=rows.shape,
+            reward=lambda prompts, _latents, _columns: [0.0] * len(prompts),
+        )
         with contextlib.suppress(_Finished):
             post_train(
                 transformer,
-                demand.method.build(_world(demand, architecture)),
+                demand.method.build(world),
                 rows,
                 training,
                 Path(folder),
