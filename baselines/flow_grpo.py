@@ -131,12 +131,15 @@ class FlowGrpo(Method):
     ) -> tuple[dict[str, Tensor], Mapping[str, float]]:
         """Advantages among the rewards of all processes, and which rows enter the loss.
 
-        -> ``advantages`` and ``active``, (B,) of this process; metrics of all.
+        -> ``advantages`` and, on the CPU, ``active``, (B,) of this process; metrics of all.
         """
         config, rank = self.config, self.world.rank
         local = slice(rank * len(rewards), (rank + 1) * len(rewards))
         # Groups may be spread over processes, and global_std is of the whole collection.
-        rewards, groups = self.world.gather(rewards), self.world.gather(groups)
+        device = rewards.device
+        # Processes gather on the GPU; what follows looks at single values, each of which would wait
+        # for it, and so would whoever asks later which rows are active.
+        rewards, groups = self.world.gather(rewards).cpu(), self.world.gather(groups).cpu()
         spread, index = group_spread(rewards, groups)
         advantages = group_advantages(rewards, groups, config.global_std)
         clipped = advantages.clamp(-config.advantage_clip, config.advantage_clip)
@@ -153,7 +156,7 @@ class FlowGrpo(Method):
             "rollout/frac_zero_std_groups": zero_spread.mean().item(),
             "rollout/frac_clipped_advantages": (clipped != advantages).double().mean().item(),
         }
-        return {"advantages": clipped[local], "active": active[local]}, metrics
+        return {"advantages": clipped[local].to(device), "active": active[local]}, metrics
 
     @override
     def weight(self, batch: Batch) -> float:
@@ -202,7 +205,7 @@ class FlowGrpo(Method):
             spread = std if is_exact else std / (sigma - sigma_next).sqrt()
             items["train/kl"] = gaussian_kl_same_std(mean, reference_mean, spread)
             loss = loss + config.kl_coeff * items["train/kl"]
-        active = batch["active"]
+        active = batch["active"].to(loss.device)
         metrics = {name: (item.detach() * active).sum() for name, item in items.items()}
         return LossOutput((loss * active).sum(), metrics)
 

@@ -24,10 +24,12 @@ def draw_training_point(
     """Draw where on its path each row, with ``x0``, (B, ...), is trained.
 
     ``condition_dropout`` is the probability of replacing a row's condition by the empty prompt's.
-    -> the rows with ``t0`` ~ sigmoid(N(0, 1)) and its level ``sigma``, (B,), and ``noise``.
+    -> the rows with ``t0`` ~ sigmoid(N(0, 1)), on the CPU, its level ``sigma``, (B,), and
+    ``noise``.
     """
     x0 = batch["x0"]
-    t0 = draw_noise((), generators, x0.device).sigmoid()
+    # Stays where it is drawn: what depends on it, as how many points SOAR has, waits for no GPU.
+    t0 = draw_noise((), generators, torch.device("cpu")).sigmoid()
     noise = draw_noise(x0.shape[1:], generators, x0.device)
     if condition_dropout > 0:
         # For each row; the public code draws once for a whole batch (methods.md: a fault).
@@ -37,7 +39,7 @@ def draw_training_point(
             for name, value in batch.condition.items()
         }
         batch = replace(batch, condition=condition)
-    return batch.with_tensors(t0=t0, sigma=training_sigmas(t0, shift), noise=noise)
+    return batch.with_tensors(t0=t0, sigma=training_sigmas(t0, shift).to(x0.device), noise=noise)
 
 
 def on_trajectory_term(

@@ -91,12 +91,12 @@ class Soar(Method):
     def _draw_rollout(self, batch: Batch, generators: Generators) -> Batch:
         """Draw everything random of steps 2 and 3.
 
-        Adds ``sigma_next``, (B,), ``path_exists``, (B, M), ``sigma_aux``, (B, M, N), and
-        ``path_noise``, (B, M - 1, ...).
+        Adds ``sigma_next``, (B,), ``path_exists``, (B, M), on the CPU as ``t0`` is, ``sigma_aux``,
+        (B, M, N), and ``path_noise``, (B, M - 1, ...).
         """
         config, x0 = self.config, batch["x0"]
         t1 = (batch["t0"] - 1 / config.num_inference_steps).clamp(min=0)
-        sigma_next = training_sigmas(t1, self.shift)
+        sigma_next = training_sigmas(t1, self.shift).to(x0.device)
         paths, points = config.num_rollout_paths, config.num_aux_points
         uniform = draw_uniform((paths, points), generators, x0.device)
         # Stochastic paths are skipped where the step reaches the clean boundary; path 0 is the ODE.
@@ -170,6 +170,7 @@ class Soar(Method):
         # Points that do not exist are evaluated and weighted 0: they are rare (t0 below 1 / K), and
         # every rank then runs the same forwards, as sharded training requires.
         exists = torch.cat([batch["path_exists"][:, path] for path, _ in slots])
+        exists = exists.to(prediction.device)
         error_sum = (velocity_mse(prediction, torch.cat(targets)) * exists).sum()
         scale = self.weight(batch) / self._num_aux(batch)
         metrics = {"train/aux_loss": scale * error_sum.detach()}

@@ -224,8 +224,10 @@ class PostTrainer(Trainer):
         self, sums: Mapping[str, Tensor], micro_batches: Sequence[Batch], weight: float
     ) -> float:
         """Enter the update into the ledger. -> the loss over all processes."""
+        # Fetched together, since every fetch waits until the device has done all that it was given.
+        values = torch.stack(list(sums.values())).cpu().tolist() if sums else []
         share = Share(
-            {name: float(value) for name, value in sums.items()},
+            dict(zip(sums, values, strict=True)),
             self._rollout,
             math.fsum(map(self.method.forward_equivalents, micro_batches)),
             self._reward_calls,

@@ -105,7 +105,8 @@ def update(words: list[str], steps: int = 1) -> dict[str, object]:
         with unset_fake_temporarily():
             rows = len(rewards)
             made, metrics = judge(self, torch.arange(float(rows)), torch.arange(rows) // 2)
-        return {name: torch.empty_like(t, device=device) for name, t in made.items()}, metrics
+        places = {"advantages": device, "active": torch.device("cpu")}
+        return {name: torch.empty_like(t, device=places[name]) for name, t in made.items()}, metrics
 
     def finished(*_: object) -> None:
         raise _Finished

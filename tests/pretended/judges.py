@@ -1,0 +1,203 @@
+"""Each local judge's forward on a pretended GPU, with models of the published sizes.
+
+``python -m tests.pretended.judges RESOLUTION [RESOLUTION ...]`` prints JSON, a line each. OCR runs
+on the CPU, and UnifiedReward on a server.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Mapping
+from unittest import mock
+
+import open_clip
+import torch
+from PIL import Image
+from torch import nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+from transformers import (
+    BlipTextConfig,
+    BlipVisionConfig,
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    SwinConfig,
+)
+from transformers.initialization import no_init_weights
+
+from evaluators.clip.encoders import TransformersClipEncoder, paired_cosines
+from evaluators.clip.open_clip_models import OpenClipParts, build_open_clip, image_preprocess
+from evaluators.geneval import colors, mask2former
+from evaluators.preference.hpsv21 import padded_square
+from evaluators.preference.imagereward_model import MAX_TOKENS, ImageRewardModel
+from evaluators.preference.rating_head import AestheticHead
+from tests.pretended.device import pretended
+
+DTYPE, GPU = torch.bfloat16, torch.device("cuda", 0)
+_IMAGES = 32
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    """As every judge holds its model."""
+    return model.eval().requires_grad_(False)
+
+
+def without_mode(method: Callable[..., object]) -> Callable[..., object]:
+    """A method as it was before ``inference_mode``, in which torch takes operations apart."""
+    return functools.partial(method.__wrapped__, method.__self__)
+
+
+def with_content(transform: Callable[..., object]) -> Callable[..., object]:
+    """A transform on the CPU as it is: it looks at what is in its tensors."""
+
+    def transformed(*args: object, **kwargs: object) -> object:
+        with unset_fake_temporarily():
+            return transform(*args, **kwargs)
+
+    return transformed
+
+
+def parts(architecture: str) -> OpenClipParts:
+    """An open_clip model as ``load_parts`` gives it."""
+    config = {"model_cfg": open_clip.get_model_config(architecture)}
+    model = frozen(build_open_clip(config).to(GPU, DTYPE))
+    transform = with_content(image_preprocess(config))
+    return OpenClipParts(model, transform, open_clip.SimpleTokenizer())
+
+
+def tokens(texts: list[str], **_: object) -> _OnDevice:
+    """As a tokenizer of transformers whose vocabulary is on the hub."""
+    ids = torch.zeros(len(texts), 77, dtype=torch.long)
+    return _OnDevice(input_ids=ids, attention_mask=ids)
+
+
+class _OnDevice(dict[str, torch.Tensor]):
+    def to(self, device: torch.device) -> _OnDevice:
+        return _OnDevice({name: value.to(device) for name, value in self.items()})
+
+
+def pickscore() -> TransformersClipEncoder:
+    """CLIP ViT-H/14 in transformers' classes."""
+    vision = {
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "patch_size": 14,
+    }
+    text = {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+    }
+    config = CLIPConfig(vision_config=vision, text_config=text, projection_dim=1024)
+    encoder = object.__new__(TransformersClipEncoder)
+    encoder._model = frozen(CLIPModel(config).to(GPU, DTYPE))
+    encoder._transform, encoder._tokenizer = with_content(CLIPImageProcessorPil()), tokens
+    encoder._max_tokens = 77
+    return encoder
+
+
+def hpsv21() -> OpenClipParts:
+    """CLIP ViT-H/14 in open_clip's classes, with a transform of its own."""
+    transform = with_content(functools.partial(padded_square, size=224))
+    return parts("ViT-H-14")._replace(preprocess=transform)
+
+
+def imagereward(images: list[Image.Image]) -> torch.Tensor:
+    """BLIP's ViT-L/16 with BERT, and a head that stays in float32."""
+    vision = BlipVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=224,
+        patch_size=16,
+    )
+    text = BlipTextConfig(vocab_size=30524, encoder_hidden_size=1024, bos_token_id=None)
+    model = frozen(ImageRewardModel(vision, text).to(GPU))
+    for encoder in (model.vision, model.text):
+        encoder.to(dtype=DTYPE)
+    ids = torch.ones(len(images), MAX_TOKENS, dtype=torch.long, device=GPU)
+    return model(torch.randn(len(images), 3, 224, 224, device=GPU, dtype=DTYPE), ids, ids)
+
+
+def geneval(images: list[Image.Image]) -> list[str]:
+    """Mask2Former with Swin-S on all images, and CLIP on a crop of each."""
+    swin = SwinConfig(
+        embed_dim=96,
+        depths=[2, 2, 18, 2],
+        num_heads=[3, 6, 12, 24],
+        window_size=7,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    model = frozen(
+        Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=swin, num_labels=80))
+    )
+    detector = object.__new__(mask2former.Mask2FormerDetector)
+    detector._model = model.to(GPU, DTYPE)
+    detector._device, detector._dtype, detector._image_scale = GPU, DTYPE, mask2former.IMAGE_SCALE
+
+    def logits_of(
+        class_logits: torch.Tensor, mask_logits: torch.Tensor, **_: object
+    ) -> list[object]:
+        """Which instances there are depends on content."""
+        assert {class_logits.device, mask_logits.device} == {GPU}
+        return []
+
+    with mock.patch.object(mask2former, "instances_from_logits", logits_of):
+        without_mode(detector._instances)(images[:8], [0.3] * 8)
+    classifier = object.__new__(colors.ColorClassifier)
+    classifier._clip, classifier._batch_size, classifier._texts = parts("ViT-L-14"), 64, {}
+    return without_mode(classifier.classify)(images, ["cup"] * len(images))
+
+
+def cosines(encoder: OpenClipParts | TransformersClipEncoder, images: list[Image.Image]) -> object:
+    """Of every image and its prompt."""
+    return paired_cosines(encoder, [f"prompt {i % 4}" for i in range(len(images))], images)
+
+
+def aesthetic(images: list[Image.Image]) -> list[float]:
+    """The head on CLIP's embedding."""
+    encoder = parts("ViT-L-14")
+    return frozen(AestheticHead(encoder.width).to(GPU))(encoder.images(images)).tolist()
+
+
+JUDGES: Mapping[str, Callable[[list[Image.Image]], object]] = {
+    "clipscore": lambda images: cosines(parts("ViT-L-14"), images),
+    "aesthetic": aesthetic,
+    "pickscore": lambda images: cosines(pickscore(), images),
+    "hpsv21": lambda images: cosines(
+        parts("ViT-H-14")._replace(
+            preprocess=with_content(functools.partial(padded_square, size=224))
+        ),
+        images,
+    ),
+    "imagereward": imagereward,
+    "geneval": geneval,
+}
+
+
+@torch.no_grad()
+def forwards(resolution: int) -> dict[str, float]:
+    """GB at the peak of each judge alone, its weights included."""
+    images = [
+        Image.new("RGB", (resolution, resolution), (20 * i % 256, 0, 90)) for i in range(_IMAGES)
+    ]
+    peaks = {}
+    for name, forward in JUDGES.items():
+        # Some initialisers draw until what they see is right, which never is.
+        with pretended() as seen, no_init_weights():
+            forward(images)
+            peaks[name] = seen.peak / 1e9
+    return peaks
+
+
+if __name__ == "__main__":
+    for word in sys.argv[1:]:
+        sys.stdout.write(json.dumps(forwards(int(word))) + "\n")
