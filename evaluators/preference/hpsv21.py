@@ -87,8 +87,8 @@ def padded_square(image: Image.Image, size: int) -> Tensor:
         mode = transforms.InterpolationMode.BICUBIC
         pixels = transforms.resize(pixels, new_size, mode, antialias=True)
     free_height, free_width = size - new_size[0], size - new_size[1]
-    left, top = free_width // 2, free_height // 2
-    padding = [left, top, free_width - left, free_height - top]
+    x, y = free_width // 2, free_height // 2
+    padding = [x, y, free_width - x, free_height - y]
     mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
     return cast("Tensor", transforms.normalize(transforms.pad(pixels, padding), mean, std))
 

@@ -48,8 +48,8 @@ class Crops(Dataset[Tensor]):
         detection, mask = self.instances[index]
         pixels = np.full((*mask.shape, 3), 0x99, dtype=np.uint8)
         pixels[mask] = np.asarray(self.image)[mask]
-        left, top, right, bottom = (int(edge) for edge in detection.box)
-        return self.preprocess(Image.fromarray(pixels).crop((left, top, right, bottom)))
+        x1, y1, x2, y2 = (int(edge) for edge in detection.box)
+        return self.preprocess(Image.fromarray(pixels).crop((x1, y1, x2, y2)))
 
 
 class NaiveGenEval:

@@ -111,8 +111,8 @@ def _shapes(scene: Scene) -> list[tuple[Points, str]]:
     """What is drawn, each with its colour: the objects, or the board of the sign."""
     if scene.sign_color is not None:
         (at,) = scene.objects
-        left, top, right, bottom = at.x - 29, at.y - 14, at.x + 29, at.y + 14
-        board = [(left, top), (right, top), (right, bottom), (left, bottom)]
+        x1, y1, x2, y2 = at.x - 29, at.y - 14, at.x + 29, at.y + 14
+        board = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
         return [(board, scene.sign_color)]
     return [
         ([(o.x + o.radius * x, o.y + o.radius * y) for x, y in _outlines()[o.shape]], o.color)
