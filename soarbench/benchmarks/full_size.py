@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from baselines.base import World
 from baselines.loop.post_train import post_train
+from baselines.loop.sharding import DDP
 from baselines.loop.stream import Row
+from baselines.loop.trainer import OnLog, TrainingSummary
 from soarbench.benchmarks.tables import number_table
 from soarbench.benchmarks.worker import PeakMemory, proc_bytes
 from soarbench.common.errors import ConfigError, UserError
@@ -127,31 +129,8 @@ def measure(demand: Demand, device: torch.device) -> dict[str, str]:
     start = time.perf_counter()
     transformer = random_transformer(architecture, getattr(torch, demand.model.dtype)).to(device)
     built = time.perf_counter() - start
-    rows = RandomRows(demand, architecture)
-    empty = rows.condition(torch.Generator().manual_seed(0))
-    world = World(
-        shift=3.0,
-        latent_shape=rows.shape,
-        # The same for every image: what a judge takes is its own bench's question.
-        reward=lambda prompts, _latents, _columns: [0.0] * len(prompts),
-    )
     points: list[Mapping[str, float]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        summary = post_train(
-            transformer,
-            demand.method.build(world),
-            rows,
-            replace(demand.training, steps=1, save_steps=1, num_snapshots=0),
-            Path(folder),
-            optim=demand.optim,
-            lora=demand.lora,
-            ema=demand.ema,
-            seed=0,
-            velocity_of=architecture.velocity,
-            negative_condition={name: value[None].to(device) for name, value in empty.items()},
-            on_log=lambda _step, values: points.append(values),
-            console=Console(quiet=True),
-        )
+    summary = one_update(demand, transformer, lambda _step, values: points.append(values))
     parameters = sum(parameter.numel() for parameter in transformer.parameters())
     return {
         "parameters, million": f"{parameters / 1e6:,.1f}",
@@ -163,6 +142,38 @@ def measure(demand: Demand, device: torch.device) -> dict[str, str]:
         # With the weights, above the process before it built them.
         "peak memory, GB": f"{memory.above_idle() * 2**20 / GB:.2f}",
     }
+
+
+def one_update(
+    demand: Demand, transformer: nn.Module, on_log: OnLog, *, parallelism: str = DDP
+) -> TrainingSummary:
+    """Take one update of the real loop on random rows; ``post_train`` says what is raised."""
+    architecture = demand.model.architecture()
+    rows = RandomRows(demand, architecture)
+    empty = rows.condition(torch.Generator().manual_seed(0))
+    world = World(
+        shift=3.0,
+        latent_shape=rows.shape,
+        # The same for every image: what a judge takes is its own bench's question.
+        reward=lambda prompts, _latents, _columns: [0.0] * len(prompts),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        return post_train(
+            transformer,
+            demand.method.build(world),
+            rows,
+            replace(demand.training, steps=1, save_steps=1, num_snapshots=0),
+            Path(folder),
+            optim=demand.optim,
+            lora=demand.lora,
+            ema=demand.ema,
+            seed=0,
+            velocity_of=architecture.velocity,
+            negative_condition={name: value[None] for name, value in empty.items()},
+            on_log=on_log,
+            console=Console(quiet=True),
+            parallelism=parallelism,
+        )
 
 
 def random_transformer(architecture: Architecture, dtype: torch.dtype) -> nn.Module:

@@ -11,14 +11,10 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from pathlib import Path
 from unittest import mock
 
 import torch
-from rich.console import Console
 from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.distributed.device_mesh import init_device_mesh
@@ -26,19 +22,17 @@ from torch.distributed.fsdp._fully_shard import _fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from baselines import flow_matching
-from baselines.base import World
 from baselines.flow import draw_noise
 from baselines.flow_grpo import FlowGrpo
 from baselines.loop import trainer
-from baselines.loop.post_train import post_train
 from baselines.loop.trainer import PostTrainer
-from soarbench.benchmarks.full_size import RandomRows, planned_bytes, random_transformer
+from soarbench.benchmarks.full_size import one_update, planned_bytes, random_transformer
 from soarbench.planning.demand import PlanOptions, read_request
 from tests.pretended.device import pretended
 
 
 class _Finished(Exception):
-    """All updates are taken; a checkpoint of tensors without content cannot be written."""
+    """The update is taken; a checkpoint of tensors without content cannot be written."""
 
 
 def noise_on_the_cpu(
@@ -90,8 +84,8 @@ def processes(count: int) -> Iterator[None]:
     torch.distributed.destroy_process_group()
 
 
-def update(words: list[str], steps: int = 1) -> dict[str, object]:
-    """Take updates of the one method that the words name."""
+def update(words: list[str]) -> dict[str, object]:
+    """Take one update of the one method that the words name."""
     is_planned = "planned" in words
     fault = [word.removeprefix("fault=") for word in words if word.startswith("fault=")]
     words = [word for word in words if "=" in word and not word.startswith("fault=")]
@@ -111,42 +105,18 @@ def update(words: list[str], steps: int = 1) -> dict[str, object]:
     def finished(*_: object) -> None:
         raise _Finished
 
-    training = replace(
-        demand.training, steps=steps, save_steps=steps, logging_steps=1, num_snapshots=0
-    )
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(FlowGrpo, "_judge", judged))
         stack.enter_context(mock.patch.object(PostTrainer, "_save_checkpoint", finished))
         for name in fault:
             stack.enter_context(mock.patch.object(flow_matching, *FAULTS[name]))
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
         stack.enter_context(processes(demand.num_processes))
         seen = stack.enter_context(pretended())
         with device:
             transformer = random_transformer(architecture, getattr(torch, demand.model.dtype))
-        rows = RandomRows(demand, architecture)
-        empty = rows.condition(torch.Generator().manual_seed(0))
-        world = World(
-            shift=3.0,
-            latent_shape=rows.shape,
-            reward=lambda prompts, _latents, _columns: [0.0] * len(prompts),
-        )
         with contextlib.suppress(_Finished):
-            post_train(
-                transformer,
-                demand.method.build(world),
-                rows,
-                training,
-                Path(folder),
-                optim=demand.optim,
-                lora=demand.lora,
-                ema=demand.ema,
-                seed=0,
-                velocity_of=architecture.velocity,
-                negative_condition={name: value[None] for name, value in empty.items()},
-                on_log=lambda _step, _values: None,
-                parallelism=demand.parallelism,
-                console=Console(quiet=True),
+            one_update(
+                demand, transformer, lambda _step, _values: None, parallelism=demand.parallelism
             )
     result = {"peak": seen.peak, "waits": dict(seen.waits)}
     return result | ({"planned": planned_bytes(demand)} if is_planned else {})
