@@ -95,9 +95,14 @@ def _missing_published(grid: str, published: pd.DataFrame | None, folder: Path) 
 
 
 def reference_folder(results_folder: Path) -> Path:
-    """Where published values lie: beside the results, beside a folder above them, or our own."""
-    # Results of a study may lie folders deep below the ``reference`` that they share.
-    around = (results_folder, *results_folder.resolve().parents)
+    """Where published values lie: beside the results, above them in this directory, or our own."""
+    # Results of a study may lie folders deep below the ``reference`` that they share. Above the
+    # working directory a folder of that name is somebody else's.
+    here = Path.cwd()
+    around = (
+        results_folder,
+        *(folder for folder in results_folder.resolve().parents if folder.is_relative_to(here)),
+    )
     places = [*(folder / "reference" for folder in around), CHECKOUT_REFERENCE]
     full = (place for place in places if (place / "paper_table.csv").is_file())
     return next(full, places[0])

@@ -293,6 +293,19 @@ def test_published_rows_that_are_nowhere_are_a_note(tmp_path, monkeypatch):
     assert expected in console.export_text()
 
 
+def test_published_rows_of_strangers_above_the_working_directory_are_not_read(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(build, "CHECKOUT_REFERENCE", tmp_path / "nowhere")
+    shutil.copytree(REFERENCE, tmp_path / "reference")
+    study = tmp_path / "mine" / "results" / "study"
+    study.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "mine")
+    assert build.reference_folder(study) == study / "reference"
+    shutil.copytree(REFERENCE, tmp_path / "mine" / "results" / "reference")
+    assert build.reference_folder(study) == tmp_path / "mine" / "results" / "reference"
+
+
 def test_a_reference_file_of_other_columns_is_refused(tmp_path):
     (tmp_path / "paper_table.csv").write_text("model,value\nx,1\n")
     with pytest.raises(StoreError, match="iterations, resolution"):
