@@ -22,8 +22,9 @@ from typing_extensions import override
 from baselines.base import Batch, Collected, Condition, Method, VelocityModel
 from baselines.config import TrainingConfig
 from baselines.loop import sharding
-from baselines.loop.checkpoints import TRANSFORMER_DIR, Counters, checkpoint_path
-from baselines.loop.ledger import LOSS, Ledger, Share
+from baselines.loop.callbacks import LogWindow
+from baselines.loop.checkpoints import TRANSFORMER_DIR, checkpoint_path
+from baselines.loop.ledger import LOSS, Ledger, LossWindow, Share
 from baselines.loop.stream import (
     CollectionSampler,
     StreamItem,
@@ -75,6 +76,7 @@ class PostTrainer(Trainer):
     ) -> None:
         super().__init__(model, arguments, train_dataset=stream, callbacks=list(callbacks))
         self.remove_callback(PrinterCallback)
+        self.add_callback(LogWindow(self._reopen_window))
         if self.is_deepspeed_enabled:
             raise ValueError(
                 "DeepSpeed is not supported by this loop; use launcher.parallelism=ddp"
@@ -86,7 +88,7 @@ class PostTrainer(Trainer):
         self.velocity_of = velocity_of
         self.negative_condition = negative_condition
         self.on_log = on_log
-        self.ledger = Ledger()
+        self.ledger, self._losses_before = Ledger(), LossWindow()
         # Made before a checkpoint is loaded: the reference is the model that training started from.
         self._reference: VelocityModel | None = None
         if method.needs_reference:
@@ -301,7 +303,8 @@ class PostTrainer(Trainer):
         if self.args.should_save:
             self.ledger.tick()
             folder = checkpoint_path(Path(str(self.args.output_dir)), self.state.global_step)
-            self.ledger.counters.save(folder)
+            updates = self.state.global_step - self._globalstep_last_logged
+            self.ledger.save(folder, LossWindow(updates, self._tr_loss.item()))
         # The mark must not come before every process has written its generator states.
         self.accelerator.wait_for_everyone()
 
@@ -314,4 +317,9 @@ class PostTrainer(Trainer):
     def go_on_from(self, checkpoint: Path) -> None:
         """Read weights and counters, before training starts; the Trainer reads the rest."""
         load_transformer(self.transformer, checkpoint / TRANSFORMER_DIR)
-        self.ledger = Ledger(Counters.load(checkpoint))
+        self.ledger, self._losses_before = Ledger.load(checkpoint)
+
+    def _reopen_window(self) -> None:
+        """Go on with the means that were not yet logged when the checkpoint was written."""
+        self._tr_loss += self._losses_before.loss_sum
+        self._globalstep_last_logged -= self._losses_before.updates
