@@ -102,10 +102,13 @@ class LossOutput:
     Attributes:
         loss_sum: () sum over items; the loop divides by the global weight.
         metrics: Detached sums over items, divided like the loss before they are logged.
+        is_last: Whether no other term of the batch follows; if it is said, processes add up
+            gradients while the backward of this one still runs.
     """
 
     loss_sum: Tensor
     metrics: Mapping[str, Tensor]
+    is_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,9 @@ class Method(abc.ABC):
     group_size: int = 1
     #: Whether ``losses`` compares with the base model (a KL term); full fine-tuning keeps a copy.
     needs_reference: bool = False
+    #: Whether ``collect`` asks the model, or may leave rows without a weight. Without, rows are
+    #: collected while the update before them is computed.
+    needs_rollout: bool = True
 
     @abc.abstractmethod
     def collect(self, velocity: VelocityModel, batch: Batch, generators: Generators) -> Collected:

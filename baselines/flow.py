@@ -20,10 +20,20 @@ from baselines.base import Condition, Generators, VelocityModel
 from baselines.config import NUM_TRAIN_TIMESTEPS, StepKind
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device, which nobody waits for."""
+    # From memory that is not pinned, torch lets the CPU wait until the device is idle.
+    is_upload = device.type == "cuda" and tensor.device.type == "cpu"
+    return (tensor.pin_memory() if is_upload else tensor).to(device, non_blocking=is_upload)
+
+
 def per_row(value: Tensor | float, like: Tensor) -> Tensor:
     """Shape one number a row, (B,), or a single one, to broadcast over ``like``; float32."""
     # Steps in bfloat16 would lose the small differences of neighbouring levels.
-    rows = torch.as_tensor(value, dtype=torch.float32, device=like.device)
+    if not isinstance(value, Tensor):
+        rows = torch.full((), value, dtype=torch.float32, device=like.device)
+    else:
+        rows = to_device(value.float(), like.device)
     return rows.reshape(-1, *(1,) * (like.ndim - 1))
 
 
@@ -215,10 +225,10 @@ def draw_noise(shape: Sequence[int], generators: Generators, device: torch.devic
     """Standard normal rows of a shape, one a generator. -> (B, ...)."""
     # Drawn where the generators live: a GPU draws other numbers from the same seed than a CPU.
     draws = [torch.randn(tuple(shape), generator=rng, device=rng.device) for rng in generators]
-    return torch.stack(draws).to(device)
+    return to_device(torch.stack(draws), device)
 
 
 def draw_uniform(shape: Sequence[int], generators: Generators, device: torch.device) -> Tensor:
     """Rows uniform in [0, 1), drawn as ``draw_noise`` draws."""
     draws = [torch.rand(tuple(shape), generator=rng, device=rng.device) for rng in generators]
-    return torch.stack(draws).to(device)
+    return to_device(torch.stack(draws), device)

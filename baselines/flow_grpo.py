@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -172,7 +173,8 @@ class FlowGrpo(Method):
             )
         kept = reference if self.needs_reference else None
         for step in range(self.config.num_trained_steps):
-            yield self._step_term(velocity, kept, batch, step)
+            term = self._step_term(velocity, kept, batch, step)
+            yield replace(term, is_last=step == self.config.num_trained_steps - 1)
 
     def _step_term(
         self, velocity: VelocityModel, reference: VelocityModel | None, batch: Batch, step: int

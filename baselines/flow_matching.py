@@ -13,6 +13,7 @@ from baselines.flow import (
     draw_noise,
     draw_uniform,
     per_row,
+    to_device,
     training_sigmas,
     velocity_mse,
 )
@@ -39,7 +40,9 @@ def draw_training_point(
             for name, value in batch.condition.items()
         }
         batch = replace(batch, condition=condition)
-    return batch.with_tensors(t0=t0, sigma=training_sigmas(t0, shift).to(x0.device), noise=noise)
+    return batch.with_tensors(
+        t0=t0, sigma=to_device(training_sigmas(t0, shift), x0.device), noise=noise
+    )
 
 
 def on_trajectory_term(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from typing_extensions import override
 
@@ -13,6 +14,8 @@ from baselines.sft_config import SftConfig
 
 class Sft(Method):
     """``(v(latents(sigma), sigma, c) - (noise - x0))^2``, a mean over elements and rows."""
+
+    needs_rollout = False
 
     def __init__(self, config: SftConfig, *, shift: float) -> None:
         self.config = config
@@ -33,7 +36,7 @@ class Sft(Method):
         self, velocity: VelocityModel, reference: VelocityModel | None, batch: Batch
     ) -> Iterator[LossOutput]:
         term, _ = on_trajectory_term(velocity, batch)
-        yield term
+        yield replace(term, is_last=True)
 
     @override
     def forward_equivalents(self, batch: Batch) -> float:

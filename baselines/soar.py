@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from baselines.flow import (
     euler_step,
     per_row,
     stochastic_step,
+    to_device,
     training_grid,
     training_sigmas,
     velocity_mse,
@@ -74,6 +76,8 @@ class Soar(Method):
     ``shift`` is of the model's training schedule; steps are those of methods.md.
     """
 
+    needs_rollout = False  # beside that of the loss, which is of every row
+
     def __init__(self, config: SoarConfig, *, shift: float) -> None:
         self.config = config
         self.shift = shift
@@ -96,7 +100,7 @@ class Soar(Method):
         """
         config, x0 = self.config, batch["x0"]
         t1 = (batch["t0"] - 1 / config.num_inference_steps).clamp(min=0)
-        sigma_next = training_sigmas(t1, self.shift).to(x0.device)
+        sigma_next = to_device(training_sigmas(t1, self.shift), x0.device)
         paths, points = config.num_rollout_paths, config.num_aux_points
         uniform = draw_uniform((paths, points), generators, x0.device)
         # Stochastic paths are skipped where the step reaches the clean boundary; path 0 is the ODE.
@@ -126,15 +130,17 @@ class Soar(Method):
         # Step 1: the SFT term. Metrics are means over their own items, not over the loss's.
         scale = self.weight(batch) / len(batch)
         main, velocity_cond = on_trajectory_term(velocity, batch, metric_scale=scale)
-        yield main
         if self.config.aux_weight == 0:
+            yield replace(main, is_last=True)
             return
+        yield main
         x_off = self._rollout(velocity, velocity_cond, batch)
         paths, points = range(self.config.num_rollout_paths), range(self.config.num_aux_points)
         slots, chunk = list(itertools.product(paths, points)), self.config.aux_chunk
         # The public code keeps the graphs of all points until one backward; the sum is the same.
         for first in range(0, len(slots), chunk):
-            yield self._aux_term(velocity, x_off, batch, slots[first : first + chunk])
+            term = self._aux_term(velocity, x_off, batch, slots[first : first + chunk])
+            yield replace(term, is_last=first + chunk >= len(slots))
 
     @torch.no_grad()
     def _rollout(self, velocity: VelocityModel, velocity_cond: Tensor, batch: Batch) -> Tensor:
@@ -170,7 +176,7 @@ class Soar(Method):
         # Points that do not exist are evaluated and weighted 0: they are rare (t0 below 1 / K), and
         # every rank then runs the same forwards, as sharded training requires.
         exists = torch.cat([batch["path_exists"][:, path] for path, _ in slots])
-        exists = exists.to(prediction.device)
+        exists = to_device(exists, prediction.device)
         error_sum = (velocity_mse(prediction, torch.cat(targets)) * exists).sum()
         scale = self.weight(batch) / self._num_aux(batch)
         metrics = {"train/aux_loss": scale * error_sum.detach()}

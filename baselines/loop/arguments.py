@@ -72,8 +72,7 @@ def training_arguments(
         use_cpu=device.type == "cpu",
         dataloader_num_workers=training.num_workers,
         dataloader_pin_memory=device.type == "cuda",
-        ddp_find_unused_parameters=False,
-        ddp_broadcast_buffers=False,
+        accelerator_config={"non_blocking": device.type == "cuda"},
         **sharding_arguments(parallelism),
     )
     arguments.per_device_train_batch_size = training.rows_per_process(arguments.world_size)

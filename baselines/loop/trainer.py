@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from accelerate.utils import gather_object, save_fsdp_optimizer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
@@ -21,10 +22,12 @@ from typing_extensions import override
 
 from baselines.base import Batch, Collected, Condition, Method, VelocityModel
 from baselines.config import TrainingConfig
+from baselines.flow import to_device
 from baselines.loop import sharding
 from baselines.loop.callbacks import LogWindow
 from baselines.loop.checkpoints import TRANSFORMER_DIR, checkpoint_path
 from baselines.loop.ledger import LOSS, Ledger, LossWindow, Share
+from baselines.loop.reduction import Reduction, broadcast
 from baselines.loop.stream import (
     CollectionSampler,
     StreamItem,
@@ -52,6 +55,26 @@ class TrainingSummary:
     forward_equivalents: float
     reward_calls: int
     seconds: float
+
+
+@dataclass
+class _Update:
+    """An update whose numbers are still on the device.
+
+    ``share`` lacks its ``sums``; ``loss`` and ``weight``, () in float64, are of all processes, and
+    ``users`` count the processes that used each trained parameter, where there are several.
+    """
+
+    share: Share
+    sums: Mapping[str, Tensor]
+    loss: Tensor
+    weight: Tensor
+    users: Tensor
+
+
+def _divided(value: Tensor | float, weight: Tensor) -> Tensor:
+    """``value / weight``; 0 where nothing has a weight."""
+    return torch.where(weight > 0, value / weight, 0.0)
 
 
 class PostTrainer(Trainer):
@@ -86,7 +109,9 @@ class PostTrainer(Trainer):
         self.stream = stream
         self.training = training
         self.velocity_of = velocity_of
-        self.negative_condition = negative_condition
+        self.negative_condition = {
+            name: to_device(value, self.args.device) for name, value in negative_condition.items()
+        }
         self.on_log = on_log
         self.ledger, self._losses_before = Ledger(), LossWindow()
         # Made before a checkpoint is loaded: the reference is the model that training started from.
@@ -96,6 +121,24 @@ class PostTrainer(Trainer):
         self._updates: deque[list[Batch]] = deque()
         self._rollout: Mapping[str, float] = {}
         self._reward_calls = 0
+        self._inputs: list[Batch] | None = None
+        self._iterator: Iterator[list[Batch]] = iter(())
+        self._reduction: Reduction | None = None
+        self._update: _Update
+        self._pending: list[tuple[Share, float]] = []
+
+    @override
+    def _wrap_model(
+        self, model: nn.Module, training: bool = True, dataloader: Any = None
+    ) -> nn.Module:
+        if self.is_fsdp_enabled:
+            wrapped: nn.Module = super()._wrap_model(model, training, dataloader)
+            return wrapped
+        # As for evaluation: otherwise accelerate would put DistributedDataParallel around it.
+        prepared: nn.Module = self.accelerator.prepare_model(model, evaluation_mode=True)
+        if self.args.world_size > 1:
+            broadcast(prepared)
+        return prepared
 
     @override
     def create_accelerator_and_postprocess(self) -> None:
@@ -142,7 +185,7 @@ class PostTrainer(Trainer):
     def _collected(self, velocity: VelocityModel, batch: Batch) -> Collected:
         """Rows as the method prepares them, each with its own generator."""
         negative = {
-            name: value.to(self.args.device).expand(len(batch), *value.shape[1:])
+            name: value.expand(len(batch), *value.shape[1:])
             for name, value in self.negative_condition.items()
         }
         generators = [row_generator(self.args.seed, position) for position in batch.positions]
@@ -174,88 +217,126 @@ class PostTrainer(Trainer):
         # the loss is divided by that weight, summed over all micro-batches and processes first.
         micro_batches = self._updates.popleft()
         weight, useful = self._weigh(micro_batches)
-        with (
-            nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model),
-            self._casts_kept(),
-        ):
+        with self._casts_kept():
             sums = self._backward(velocity, useful, weight)
-        self._average_gradients()
-        return torch.tensor(self._account(sums, micro_batches, weight), device=self.args.device)
+        share = self._share(micro_batches)
+        self._look_ahead(velocity)
+        users = self._add_up_gradients()
+        # After the gradients in every process, wherever their sums began.
+        loss = self._summed(sums[LOSS].double())
+        self._update = _Update(share, sums, _divided(loss, weight), weight, users)
+        return self._update.loss.float()
 
     def _casts_kept(self) -> AbstractContextManager[None]:
         """Cast weights once, unless they are in shards, of which no process has room for all."""
         return nullcontext() if self.is_fsdp_enabled else casts_kept(self.args.device)
 
-    def _weigh(self, micro_batches: Sequence[Batch]) -> tuple[float, list[Batch]]:
+    def _weigh(self, micro_batches: Sequence[Batch]) -> tuple[Tensor, list[Batch]]:
         """The weight of an update over all processes, and the micro-batches that enter its loss."""
-        mine = [self.method.weight(batch) for batch in micro_batches]
-        everyones: list[list[float]] = gather_object([mine])
-        # A sharded model's forward is collective: there one that another process needs is run.
-        needed = [max(weights) for weights in zip(*everyones, strict=True)]
-        counted = needed if self.is_fsdp_enabled else mine
-        useful = [b for b, weight in zip(micro_batches, counted, strict=True) if weight > 0]
-        return math.fsum(map(math.fsum, everyones)), useful
+        mine = needed = [self.method.weight(batch) for batch in micro_batches]
+        if self.is_fsdp_enabled and self.method.needs_rollout:
+            # A sharded model's forward is collective: one that another process needs is run.
+            needed = [max(weights) for weights in zip(*gather_object([mine]), strict=True)]
+        useful = [b for b, weight in zip(micro_batches, needed, strict=True) if weight > 0]
+        # Stays on the device: what is divided by it waits for the other processes there.
+        weight = to_device(torch.tensor(math.fsum(mine), dtype=torch.float64), self.args.device)
+        return self._summed(weight), useful
+
+    def _summed(self, value: Tensor) -> Tensor:
+        """The sum over processes, in place."""
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(value)
+        return value
 
     def _backward(
-        self, velocity: VelocityModel, micro_batches: Sequence[Batch], weight: float
-    ) -> dict[str, Tensor]:
+        self, velocity: VelocityModel, micro_batches: Sequence[Batch], weight: Tensor
+    ) -> defaultdict[str, Tensor]:
         """Accumulate gradients of this process's rows; sums of the loss and of its metrics."""
-        # Times the processes, over which gradients are averaged afterwards.
-        scale = self.args.world_size / weight if weight else 0.0
+        # Sharded gradients are averaged over the processes, others are added up.
+        factor = self.args.world_size if self.is_fsdp_enabled else 1
+        scale = _divided(factor, weight).float()
         sums: defaultdict[str, Tensor] = defaultdict(
             lambda: torch.zeros((), device=self.args.device)
         )
+        if self.args.world_size > 1 and not self.is_fsdp_enabled:
+            self._reduction = Reduction(self._trained())
         for batch in micro_batches:
+            is_last = False
             for term in self.method.losses(velocity, self._reference, batch):
+                assert not is_last, "a term follows the last one"
+                is_last = term.is_last
+                if self._reduction and is_last and batch is micro_batches[-1]:
+                    self._reduction.start()
                 self.accelerator.backward(term.loss_sum * scale)
                 for name, value in ((LOSS, term.loss_sum), *term.metrics.items()):
                     sums[name] += value.detach()
         return sums
 
-    # Once an update instead of by DistributedDataParallel's hooks: the number of backward calls may
-    # differ between processes (groups without spread have no loss), and hooks would wait for ever.
-    def _average_gradients(self) -> None:
-        """Mean over processes; a parameter that none of them used stays without a gradient."""
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.transformer.parameters() if p.requires_grad]
+
+    # Not by DistributedDataParallel: its buckets take as much memory as the gradients, and its
+    # hooks would wait for ever where the number of backward calls differs between processes (groups
+    # without spread have no loss).
+    def _add_up_gradients(self) -> Tensor:
+        """Sum over processes. -> how many used each trained parameter, where there are several."""
         if self.is_fsdp_enabled:
             sharding.reshard(self.transformer)  # each backward has averaged its own
-            return
-        if self.args.world_size == 1:
-            return
-        parameters = [p for p in self.transformer.parameters() if p.requires_grad]
-        is_used = torch.tensor([p.grad is not None for p in parameters], device=self.args.device)
-        users: Tensor = self.accelerator.reduce(is_used.int(), "sum")
-        for parameter, count in zip(parameters, users.tolist(), strict=True):
-            if count == 0:
-                continue
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            torch.distributed.all_reduce(parameter.grad)
-            parameter.grad /= self.args.world_size
+        if self._reduction is None:
+            return torch.empty(0, device=self.args.device)
+        users, self._reduction = self._reduction.finish(), None
+        return users
 
-    def _account(
-        self, sums: Mapping[str, Tensor], micro_batches: Sequence[Batch], weight: float
-    ) -> float:
-        """Enter the update into the ledger. -> the loss over all processes."""
-        # Fetched together, since every fetch waits until the device has done all that it was given.
-        values = torch.stack(list(sums.values())).cpu().tolist() if sums else []
-        share = Share(
-            dict(zip(sums, values, strict=True)),
-            self._rollout,
-            math.fsum(map(self.method.forward_equivalents, micro_batches)),
-            self._reward_calls,
-        )
+    def _share(self, micro_batches: Sequence[Batch]) -> Share:
+        """What this process adds to the update, but for the sums, which are on the device."""
+        costs = math.fsum(map(self.method.forward_equivalents, micro_batches))
+        share = Share({}, self._rollout, costs, self._reward_calls)
         self._rollout, self._reward_calls = {}, 0
-        shares = gather_object([share])
-        loss = self.ledger.add(shares, weight=weight, images=self.training.batch_size)
-        self._require_finite("the loss", loss)
-        return loss
+        return share
+
+    def _look_ahead(self, velocity: VelocityModel) -> None:
+        """Send the next update's rows, and draw for them, while the device computes this one."""
+        self._inputs = next(self._iterator, None)
+        if self._inputs and not self.method.needs_rollout:
+            self._collect(velocity, self._inputs)
+
+    @override
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[list[Batch]], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], None]:
+        """The rows of one update, read while the one before was computed."""
+        assert num_batches == 1
+        self._iterator = epoch_iterator
+        inputs, self._inputs = self._inputs, None
+        inputs = next(epoch_iterator, None) if inputs is None else inputs
+        return ([] if inputs is None else [inputs]), None
 
     @override
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> float:
-        """The norm before clipping; one that is not finite ends the run before the update."""
-        norm = float(super()._get_grad_norm(model, grad_norm))  # type: ignore[no-untyped-call]
+        """The norm before clipping; an update that is not finite ends the run before its step."""
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        update = self._update
+        # All at once, since a fetch waits until the device has done all that it was given.
+        numbers = torch.stack([norm.to(self.args.device), *update.sums.values()]).double()
+        fetched = torch.cat([torch.stack([update.loss, update.weight]), numbers, update.users])
+        loss, weight, norm, *rest = fetched.tolist()
+        self._require_finite("the loss", loss)
         self._require_finite("the gradient norm", norm)
-        return norm
+        sums, users = rest[: len(update.sums)], rest[len(update.sums) :]
+        for parameter, count in zip(self._trained() if users else (), users, strict=True):
+            if count == 0:
+                parameter.grad = None
+        share = replace(update.share, sums=dict(zip(update.sums, sums, strict=True)))
+        self._pending.append((share, weight))
+        return float(norm)
+
+    def _settle(self) -> None:
+        """Enter the updates since the last time into the ledger, over all processes."""
+        for updates in zip(*gather_object([self._pending]), strict=True):
+            shares, (weight, *_) = zip(*updates, strict=True)
+            self.ledger.add(shares, weight=weight, images=self.training.batch_size)
+        self._pending = []
 
     def _require_finite(self, name: str, value: float) -> None:
         """Stop before a broken update reaches the weights."""
@@ -270,6 +351,7 @@ class PostTrainer(Trainer):
     @override
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the update, the means since the last point and the counters."""
+        self._settle()
         if "loss" not in logs:
             return  # the Trainer's closing summary, which TrainingSummary replaces
         self.ledger.tick()
@@ -299,6 +381,7 @@ class PostTrainer(Trainer):
 
     @override
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._settle()
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             self.ledger.tick()

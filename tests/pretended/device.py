@@ -76,6 +76,7 @@ class Pretended(TorchDispatchMode):
 
     Attributes:
         waits: Places of our code at which the CPU waited for the device, and how often.
+        uploads: Places that copied to the device from memory that is not pinned, which waits, too.
         now: Bytes that live tensors hold.
         peak: Most of them at a time.
     """
@@ -83,9 +84,11 @@ class Pretended(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.waits: Counter[str] = Counter()
+        self.uploads: Counter[str] = Counter()
         self.now = 0
         self.peak = 0
         self._seen: set[int] = set()
+        self._pinned: set[int] = set()
 
     def __torch_dispatch__(
         self,
@@ -100,6 +103,14 @@ class Pretended(TorchDispatchMode):
         if func in _CONTENT and any(isinstance(value, FakeTensor) for value in args):
             self.waits.update([_place()] * any(map(_is_on_gpu, args)))
             return _CONTENT[func](args[0])
+        if func is _ATEN._pin_memory.default:
+            pinned = torch.empty_like(args[0])
+            storage = pinned.untyped_storage()
+            self._pinned.add(storage._cdata)
+            weakref.finalize(storage, self._pinned.discard, storage._cdata)
+            return pinned
+        if self._waits_for_upload(func, args, kwargs or {}):
+            self.uploads[_place()] += 1
         if func in _SAME_TYPE:
             kinds = {t.dtype for t in tree_leaves(args) if _is_on_gpu(t) and t.is_floating_point()}
             if len(kinds) > 1:
@@ -111,6 +122,22 @@ class Pretended(TorchDispatchMode):
         for tensor in filter(_is_on_gpu, tensors):
             self._count(tensor.untyped_storage())
         return output
+
+    def _waits_for_upload(
+        self, func: Callable[..., object], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> bool:
+        """Whether an operation copies from memory that the device cannot fetch from by itself."""
+        if func is _ATEN._to_copy.default:
+            source, target = args[0], torch.device(kwargs.get("device") or args[0].device)
+            is_asynchronous = kwargs.get("non_blocking", False)
+        elif func is _ATEN.copy_.default:
+            source, target = args[1], args[0].device
+            is_asynchronous = kwargs.get("non_blocking", len(args) > 2 and args[2])
+        else:
+            return False
+        is_pinned = source.untyped_storage()._cdata in self._pinned
+        is_upload = source.device.type == "cpu" and target.type == "cuda"
+        return is_upload and not (is_asynchronous and is_pinned)
 
     def _count(self, storage: Any) -> None:
         key, size = storage._cdata, storage.nbytes()
@@ -137,7 +164,6 @@ _ATEN = torch.ops.aten
 _CONTENT: Mapping[object, Callable[[Tensor], object]] = {
     _ATEN._local_scalar_dense.default: _number,
     _ATEN.equal.default: lambda _: True,
-    _ATEN._pin_memory.default: lambda tensor: tensor,
 }
 #: Operations whose kernels refuse mixed types; without content torch looks at shapes alone.
 _SAME_TYPE = {_ATEN.mm.default, _ATEN.addmm.default, _ATEN.index_add.default}

@@ -111,8 +111,8 @@ def train(name: str, folder: Path, *, rank: int = 0, parallelism: str = "ddp", c
         return *found, rows.seen, sum(local(p).numel() for p in model.parameters())
 
     if cut:
-        # Every process has the rows of three updates when the third begins.
-        rows.last = 3 * config["training"].rows_per_process(2)
+        # Every process has the rows of four updates when the second is done.
+        rows.last = 4 * config["training"].rows_per_process(2)
         with contextlib.suppress(KeyboardInterrupt):
             once()
         rows.last, rows.seen = None, []
