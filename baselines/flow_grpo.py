@@ -230,6 +230,7 @@ class FlowGrpo(Method):
         if config.rollout_batch_size is not None and batch.update == 0:
             # The policy is still the rollout's; what differs is how another batch size rounds.
             items["train/first_ratio_deviation"] = items["train/ratio_deviation"]
+            items["train/first_clip_fraction"] = items["train/clip_fraction"]
         if reference_mean is not None:
             # The public code divides by g where the KL of the transitions has g sqrt(-dt).
             is_exact = config.kl_form == "exact"

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 from safetensors.torch import load_file
 
+from baselines.flow_grpo import FlowGrpo
 from soarbench.cli.run import run_whole
 from soarbench.common.errors import UserError
 from soarbench.config.registries import suite_named
@@ -25,6 +26,7 @@ from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.store.artefact import Store
 from soarbench.store.cells import Cell, stored_cell
 from tests.fakes import SMALL, numbers
+from tests.rewards import brightness
 from tests.tiny import build_tiny_pipeline
 
 pytestmark = pytest.mark.slow
@@ -116,6 +118,20 @@ def test_a_grid_of_real_cells_resumed_in_the_middle_equals_one_straight_through(
         go(resumed, Interrupted)
     assert go(resumed) == 0
     assert rows_of(resumed) == rows_of(arguments)
+
+
+def test_a_reward_says_whether_it_runs_beside_the_model(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = expand([*arguments, "method=flow_grpo"])
+    bench = ModelWorkbench("cpu", grid.store)
+    (cell,) = (cell for cell in grid.cells if cell.method_name == "flow_grpo")
+    model = bench.load(cell)
+    for place, expected in (("cpu", False), ("server", True)):
+        monkeypatch.setattr(brightness, "runs_on", place, raising=False)
+        method = bench.method(cell, model)
+        assert isinstance(method, FlowGrpo)
+        assert method.world.is_reward_elsewhere is expected
 
 
 def test_a_second_stage_starts_from_the_weights_of_its_first(arguments: list[str]) -> None:
