@@ -109,7 +109,7 @@ class FlowGrpo(Method):
                 if name not in into:
                     into[name] = value.new_empty(len(batch), *value.shape[1:])
                 into[name][index] = value
-            yield Part(rows, part, latents)
+            yield rows, latents
 
     def _rollout(
         self, velocity: VelocityModel, batch: Batch, generators: Generators

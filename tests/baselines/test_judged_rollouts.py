@@ -6,12 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 
+from baselines import judged_rollouts
 from baselines.rewards.base import RewardError
 from tests.baselines.method_toys import ToyModel, generators, toy_batch
 from tests.baselines.test_flow_grpo import first_element, flow_grpo
 
 PARTS = [[0, 3, 5], [1, 2], [4, 6, 7]]
 STEPS = 4
+
+
+@pytest.fixture(autouse=True)
+def few_at_a_time(monkeypatch):
+    monkeypatch.setattr(judged_rollouts, "JUDGED_TOGETHER", 2)
 
 
 def collect(reward, *, elsewhere, model=None, decode=lambda latents: latents):
@@ -67,6 +73,18 @@ def test_here_all_images_are_judged_at_once_in_the_order_of_the_rows():
 
     collect(reward, elsewhere=False)
     assert seen == [(list(range(8)), 8)]
+
+
+def test_as_many_images_are_judged_together_as_judges_take(monkeypatch):
+    monkeypatch.setattr(judged_rollouts, "JUDGED_TOGETHER", 4)
+    judged = []
+
+    def reward(_prompts, latents, columns):
+        judged.append(columns["row"])
+        return first_element(_prompts, latents, columns)
+
+    collect(reward, elsewhere=True)
+    assert judged == [[*PARTS[0], *PARTS[1]], PARTS[2]]
 
 
 def test_decoding_stays_in_the_main_thread():
