@@ -11,8 +11,8 @@ from torch import nn
 from baselines.base import Condition, Method
 from baselines.config import EmaConfig, LoraConfig, OptimConfig, TrainingConfig
 from baselines.loop.arguments import training_arguments
-from baselines.loop.callbacks import EmaCallback, MarkComplete, Snapshots
-from baselines.loop.checkpoints import last_complete_checkpoint
+from baselines.loop.callbacks import EmaCallback, MarkComplete, SaveRhythm, Snapshots
+from baselines.loop.checkpoints import CheckpointWriter, last_complete_checkpoint
 from baselines.loop.progress import ProgressCallback
 from baselines.loop.sharding import DDP
 from baselines.loop.stream import RowSource, Shapes, TrainingStream
@@ -71,13 +71,20 @@ def post_train(
     with arguments.main_process_first(local=False, desc="finding the last checkpoint"):
         checkpoint = last_complete_checkpoint(folder)
     model = prepare_transformer(transformer, training, lora, seed)
+    # Sharded states are gathered and written by accelerate, which has all processes wait.
+    writer = CheckpointWriter(in_background=parallelism == DDP)
     averaging = None
     if ema is not None:
-        averaging = EmaCallback(model, ema.decay, every=ema.every, resume_from=checkpoint)
+        averaging = EmaCallback(
+            model, ema.decay, every=ema.every, resume_from=checkpoint, writer=writer
+        )
     progress = ProgressCallback(console)
+    rhythm = SaveRhythm(
+        training.save_steps, training.save_minutes, unit=method.updates_per_collection
+    )
     # In this order: snapshots are of the new average, and the mark comes after all files.
     snapshots = Snapshots(training.snapshot_steps, model, averaging)
-    callbacks = [snapshots, MarkComplete(), progress]
+    callbacks = [snapshots, rhythm, MarkComplete(writer), progress]
     trainer = PostTrainer(
         model,
         arguments,
@@ -87,11 +94,12 @@ def post_train(
         velocity_of=velocity_of,
         negative_condition=negative_condition,
         on_log=on_log,
+        writer=writer,
         callbacks=callbacks if averaging is None else [averaging, *callbacks],
     )
     if checkpoint is not None:
         trainer.go_on_from(checkpoint)
-    with closing(progress):
+    with closing(progress), writer:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # Takes accelerate's autocast off the module, which the caller goes on using.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)

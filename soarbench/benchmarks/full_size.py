@@ -162,7 +162,7 @@ def one_update(
             transformer,
             demand.method.build(world),
             rows,
-            replace(demand.training, steps=1, save_steps=1, num_snapshots=0),
+            replace(demand.training, steps=1, save_steps=None, save_minutes=None, num_snapshots=0),
             Path(folder),
             optim=demand.optim,
             lora=demand.lora,
