@@ -186,11 +186,15 @@ class LogWindow(TrainerCallback):
 
 @dataclass(eq=False)
 class Snapshots(TrainerCallback):
-    """Keeps the weights to be evaluated after given steps: ``ema``'s, where there is one."""
+    """Keeps the weights to be evaluated after given steps: ``ema``'s, where there is one.
+
+    They are rounded to ``dtype``, if one is given.
+    """
 
     steps: Sequence[int]
     model: nn.Module
     ema: EmaCallback | None
+    dtype: torch.dtype | None
 
     @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
@@ -206,4 +210,4 @@ class Snapshots(TrainerCallback):
         weights = contextlib.nullcontext() if self.ema is None else self.ema.averaged()
         place = atomic_directory(target) if is_main else contextlib.nullcontext(target)
         with weights, place as unfinished:
-            save_transformer(self.model, unfinished, is_main=is_main)
+            save_transformer(self.model, unfinished, dtype=self.dtype, is_main=is_main)

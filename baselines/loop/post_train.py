@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from torch import nn
 
@@ -37,6 +38,7 @@ def post_train(
     on_log: OnLog,
     shapes: Shapes | None = None,
     console: Console | None = None,
+    snapshot_dtype: torch.dtype | None = None,
     parallelism: str = DDP,
 ) -> TrainingSummary:
     """Post-train a transformer in place, going on from the last checkpoint in ``folder``.
@@ -47,7 +49,8 @@ def post_train(
 
     ``transformer`` is a diffusers model as the run starts from it, also when resuming. Without
     ``lora`` every weight is trained, held in float32. ``negative_condition``, of the empty prompt,
-    has a batch axis of 1. ``shapes`` are needed where the rows' latents are not all alike.
+    has a batch axis of 1. Snapshots are rounded to ``snapshot_dtype``, which None leaves in
+    the trained one. ``shapes`` are needed where the rows' latents are not all alike.
     ``on_log`` is called on the main process; a resumed run repeats the steps after its checkpoint,
     with the same values.
 
@@ -83,7 +86,7 @@ def post_train(
         training.save_steps, training.save_minutes, unit=method.updates_per_collection
     )
     # In this order: snapshots are of the new average, and the mark comes after all files.
-    snapshots = Snapshots(training.snapshot_steps, model, averaging)
+    snapshots = Snapshots(training.snapshot_steps, model, averaging, snapshot_dtype)
     callbacks = [snapshots, rhythm, MarkComplete(writer), progress]
     trainer = PostTrainer(
         model,
