@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +34,7 @@ from baselines.loop.stream import (
     micro_batches,
     row_generator,
 )
-from baselines.loop.velocity import InChunks, VelocityOf, casts_kept, in_autocast, reference_of
+from baselines.loop.velocity import VelocityOf, casts_kept, in_autocast, reference_of
 from baselines.loop.weights import load_transformer, save_transformer
 
 OnLog = Callable[[int, Mapping[str, float]], None]
@@ -133,10 +134,15 @@ class PostTrainer(Trainer):
         (batch,) = batches
         size = self.training.micro_batch_size or len(batch)
         layout = micro_batches(len(batch), self.method.updates_per_collection, size)
-        chunked = InChunks(velocity, [part for update in layout for part in update])
-        collected = self._collected(chunked, batch)
+        together = self.method.rollout_batch_size
+        parts = list(itertools.chain.from_iterable(layout))
+        if together is not None:
+            (parts,) = micro_batches(len(batch), 1, together)
+        collected = self._collected(velocity, replace(batch, parts=parts))
         self._rollout, self._reward_calls = collected.metrics, collected.reward_calls
-        self._updates.extend([collected.batch.select(part) for part in update] for update in layout)
+        for number, update in enumerate(layout):
+            rows = replace(collected.batch, update=number)
+            self._updates.append([rows.select(part) for part in update])
 
     @torch.no_grad()
     def _collected(self, velocity: VelocityModel, batch: Batch) -> Collected:

@@ -23,6 +23,7 @@ from baselines.rewards.base import (
     RewardFunction,
     refusal,
     reward_name,
+    runs_elsewhere,
     score_images,
 )
 from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
@@ -231,7 +232,9 @@ class ModelWorkbench:
         world = World(
             shift=model.training_shift,
             latent_shape=model.latent_shape,
-            reward=None if reward is None else functools.partial(_score_latents, reward, model),
+            reward=None if reward is None else functools.partial(score_images, reward),
+            decode=model.decode,
+            is_reward_elsewhere=runs_elsewhere(reward, self.device),
             gather=gather,
             # As the launcher says: asking accelerate would fix the device too early.
             rank=int(os.environ.get("RANK", "0")),
@@ -337,13 +340,3 @@ class ModelWorkbench:
 def _cells(jobs: Iterable[Job]) -> list[CellConfig]:
     """The cells of jobs, each once."""
     return list({addresses.cell_id(job.cell): job.cell for job in jobs}.values())
-
-
-def _score_latents(
-    reward: RewardFunction,
-    model: ImageModel,
-    prompts: Sequence[str],
-    latents: torch.Tensor,
-    columns: Mapping[str, Sequence[object]],
-) -> list[float]:
-    return score_images(reward, prompts, model.decode(latents), columns)
