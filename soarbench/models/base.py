@@ -27,7 +27,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class UnknownArchitecture(ConfigError):
-    """A hub id whose sizes are not written down here."""
+    """A hub id whose sizes are not written down here, or a directory that lacks them."""
 
 
 class PromptEncoder(Protocol):
