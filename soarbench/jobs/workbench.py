@@ -306,7 +306,7 @@ class ModelWorkbench:
             latents = model.sample(
                 model.encode_prompts([item.prompt for item, _ in batch]),
                 {k: v.expand(len(batch), *v.shape[1:]) for k, v in negative.items()},
-                evaluation_noise(pairs, model.latent_shape).to(self.device),
+                evaluation_noise(pairs, model.latent_shape),
                 cell.sampling.num_inference_steps,
                 cell.sampling.guidance_scale,
             )
@@ -324,7 +324,7 @@ class ModelWorkbench:
         return measure(
             model,
             make_probes(rows, model),
-            batch_size=cell.sampling.batch_size,
+            batch_size=cell.sampling.images_at_once(cell.model.resolution),
             num_inference_steps=cell.sampling.num_inference_steps,
             guidance_scale=cell.sampling.guidance_scale,
             with_paths=with_paths,
