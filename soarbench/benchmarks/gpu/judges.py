@@ -98,8 +98,11 @@ def pickscore(device: torch.device) -> Judge:
         with device, no_init_weights():
             CLIPModel(published_sizes.pickscore()).to(DTYPE).save_pretrained(name)
         CLIPImageProcessorPil().save_pretrained(name)
+        # open_clip's words, with the two special ones under transformers' names.
+        words = [*list(vocabulary.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"]
+        vocab = {word: index for index, word in enumerate(words)}
         merges = list(vocabulary.bpe_ranks)
-        CLIPTokenizer(vocab=vocabulary.encoder, merges=merges).save_pretrained(name)
+        CLIPTokenizer(vocab=vocab, merges=merges).save_pretrained(name)
         encoder = TransformersClipEncoder(Path(name), dtype=DTYPE, device=device)
     return _cosines(encoder)
 
