@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,7 +35,7 @@ from baselines.loop.stream import (
     micro_batches,
     row_generator,
 )
-from baselines.loop.velocity import InChunks, VelocityOf, in_autocast, reference_of
+from baselines.loop.velocity import VelocityOf, casts_kept, in_autocast, reference_of
 from baselines.loop.weights import held_transformer, load_transformer, on_host
 
 OnLog = Callable[[int, Mapping[str, float]], None]
@@ -136,10 +137,15 @@ class PostTrainer(Trainer):
         (batch,) = batches
         size = self.training.micro_batch_size or len(batch)
         layout = micro_batches(len(batch), self.method.updates_per_collection, size)
-        chunked = InChunks(velocity, [part for update in layout for part in update])
-        collected = self._collected(chunked, batch)
+        together = self.method.rollout_batch_size
+        parts = list(itertools.chain.from_iterable(layout))
+        if together is not None:
+            (parts,) = micro_batches(len(batch), 1, together)
+        collected = self._collected(velocity, replace(batch, parts=parts))
         self._rollout, self._reward_calls = collected.metrics, collected.reward_calls
-        self._updates.extend([collected.batch.select(part) for part in update] for update in layout)
+        for number, update in enumerate(layout):
+            rows = replace(collected.batch, update=number)
+            self._updates.append([rows.select(part) for part in update])
 
     @torch.no_grad()
     def _collected(self, velocity: VelocityModel, batch: Batch) -> Collected:
@@ -169,15 +175,25 @@ class PostTrainer(Trainer):
             # accelerate puts autocast around a model unless it shards it.
             velocity = in_autocast(velocity, self.accelerator)
         if not self._updates:
-            self._collect(velocity, cast(list[Batch], inputs))
+            # Apart from the update's casts: before 2.11 torch keeps those of no_grad without a
+            # graph, and the weights would get no gradient (pytorch/pytorch#165068).
+            with self._casts_kept():
+                self._collect(velocity, cast(list[Batch], inputs))
         # Accumulated here, not by the Trainer, whose num_items_in_batch knows no method's weight:
         # the loss is divided by that weight, summed over all micro-batches and processes first.
         micro_batches = self._updates.popleft()
         weight, useful = self._weigh(micro_batches)
-        with nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model):
+        with (
+            nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model),
+            self._casts_kept(),
+        ):
             sums = self._backward(velocity, useful, weight)
         self._average_gradients()
         return torch.tensor(self._account(sums, micro_batches, weight), device=self.args.device)
+
+    def _casts_kept(self) -> AbstractContextManager[None]:
+        """Cast weights once, unless they are in shards, of which no process has room for all."""
+        return nullcontext() if self.is_fsdp_enabled else casts_kept(self.args.device)
 
     def _weigh(self, micro_batches: Sequence[Batch]) -> tuple[float, list[Batch]]:
         """The weight of an update over all processes, and the micro-batches that enter its loss."""
