@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +16,23 @@ from baselines.loop.sharding import reshard
 
 VelocityOf = Callable[[nn.Module], VelocityModel]
 """Makes a module what methods see; also called on the module that accelerate wrapped."""
+
+
+@contextlib.contextmanager
+def casts_kept(device: torch.device) -> Iterator[None]:
+    """Inside the block autocast casts each trained weight once, not once a forward.
+
+    The copies take 2 bytes a weight that is trained in float32, and end with the block, which is to
+    end before the weights change. Equal bits where a term of a loss has one forward with gradients.
+    """
+    # torch forgets its casts where the outermost autocast ends. This one casts nothing, since
+    # rewards and formulas compute as they are; backward, on a thread of its own, would be outside,
+    # and gradient checkpointing would cast again for each layer that it repeats.
+    with (
+        torch.autocast(device.type, enabled=False),
+        torch.autograd.set_multithreading_enabled(False),
+    ):
+        yield
 
 
 def in_autocast(velocity: VelocityModel, accelerator: Accelerator) -> VelocityModel:

@@ -49,6 +49,7 @@ NO_NUMBER = [
     "training.num_workers=3",
     "training.logging_steps=2",
     "training.save_steps=6",
+    "training.save_minutes=0.5",
     "sampling.batch_size=5",
     "task.description=words",
     "budget.images_per_prompt=7",
