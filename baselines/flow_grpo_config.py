@@ -85,6 +85,8 @@ class FlowGrpoConfig(MethodConfig):
     sde_window_size: int = 0
     sde_window_range: tuple[int, int] = (0, 5)
     updates_per_collection: int = 2
+    # Measured on the laboratory's model, one thread of a busy CPU, float32: a collection of 64 rows
+    # takes 6.6 s with 4 rows a forward and 4.1 s with 32, and no first ratio differs from 1.
     rollout_batch_size: int | None = field(default=None, metadata=ADDRESS_IF_SET)
 
     def __post_init__(self) -> None:
