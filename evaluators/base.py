@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 #: Metadata of a field that no address holds: it changes speed, memory or words, and no number.
 ADDRESS: Mapping[str, bool] = {"address": False}
+#: Of one that came later and may change numbers: addresses hold it unless it is null, as before.
+ADDRESS_IF_SET: Mapping[str, str] = {"address": "if set"}
+#: What ``runs_on`` is of a judge whose model another process holds.
+SERVER = "server"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,15 @@ class JudgeConfig(abc.ABC):
 
     def check_prompt(self, prompt: str, metadata: Mapping[str, object]) -> None:  # noqa: B027
         """Refuse, by a ``ValueError``, a prompt that no image could be judged for."""
+
+    @property
+    def runs_on(self) -> str | None:
+        """Where it computes: a torch device, ``auto``, or ``SERVER``; None does not say.
+
+        As a reward it is asked while the next images are drawn, where that is not where the model
+        is.
+        """
+        return None
 
     def missing(self) -> tuple[str, str]:
         """What is not here besides packages and weights, and the command that gets it."""

@@ -89,6 +89,11 @@ class GenEvalConfig(GenEvalFacts):
         check_settings(self, texts=models, counts=counts)
         check_dtype(self.dtype)
 
+    @property
+    def runs_on(self) -> str:
+        """Its device."""
+        return self.device
+
     def weight_files(self) -> Mapping[str, Sequence[str]]:
         """Both models'."""
         return {"detector": DETECTOR_FILES, "color_model": COLOR_FILES}

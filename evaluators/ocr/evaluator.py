@@ -130,6 +130,11 @@ class OcrConfig(JudgeConfig):
         if self.num_threads is not None and self.num_threads < 1:
             raise ValueError(f"num_threads={self.num_threads}: must be at least 1, or null")
 
+    @property
+    def runs_on(self) -> str:
+        """Its device, as torch names it."""
+        return self.device.replace("gpu", "cuda")
+
     def weight_files(self) -> Mapping[str, Sequence[str]]:
         """The models' directories; the wheel's models are known by their names."""
         # The directory's content is in the address, where it lies is not.

@@ -62,6 +62,11 @@ class ScorerConfig(JudgeConfig):
         check_settings(self, texts=("weights",), counts=("batch_size",))
         check_dtype(self.dtype)
 
+    @property
+    def runs_on(self) -> str:
+        """Its device."""
+        return self.device
+
     @abc.abstractmethod
     def load(self) -> LoadedScorer:
         """Find, check and load the weights; a WeightsError where they are not to be had."""

@@ -223,7 +223,7 @@ def test_the_next_images_are_decoded_while_a_judge_works(tmp_path: Path, watched
     class Slow(OracleAesthetic):
         def score(self, samples):
             judged = int(samples[-1].sample_id) + 1
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 120
             while watched.decoded < min(judged + 7, 24) and time.monotonic() < deadline:
                 time.sleep(0.01)
             ahead.append(watched.decoded - judged)
