@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,14 +18,15 @@ from accelerate.utils import gather_object, save_fsdp_optimizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from typing_extensions import override
 
 from baselines.base import Batch, Collected, Condition, Method, VelocityModel
 from baselines.config import TrainingConfig
 from baselines.loop import sharding
-from baselines.loop.checkpoints import TRANSFORMER_DIR, Counters, checkpoint_path
-from baselines.loop.ledger import LOSS, Ledger, Share
+from baselines.loop.callbacks import LogWindow
+from baselines.loop.checkpoints import TRANSFORMER_DIR, CheckpointWriter, checkpoint_path
+from baselines.loop.ledger import LOSS, Ledger, LossWindow, Share
 from baselines.loop.stream import (
     CollectionSampler,
     StreamItem,
@@ -32,8 +35,8 @@ from baselines.loop.stream import (
     micro_batches,
     row_generator,
 )
-from baselines.loop.velocity import InChunks, VelocityOf, in_autocast, reference_of
-from baselines.loop.weights import load_transformer, save_transformer
+from baselines.loop.velocity import VelocityOf, casts_kept, in_autocast, reference_of
+from baselines.loop.weights import held_transformer, load_transformer, on_host
 
 OnLog = Callable[[int, Mapping[str, float]], None]
 
@@ -71,10 +74,12 @@ class PostTrainer(Trainer):
         velocity_of: VelocityOf,
         negative_condition: Condition,
         on_log: OnLog,
+        writer: CheckpointWriter,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         super().__init__(model, arguments, train_dataset=stream, callbacks=list(callbacks))
         self.remove_callback(PrinterCallback)
+        self.add_callback(LogWindow(self._reopen_window))
         if self.is_deepspeed_enabled:
             raise ValueError(
                 "DeepSpeed is not supported by this loop; use launcher.parallelism=ddp"
@@ -86,7 +91,8 @@ class PostTrainer(Trainer):
         self.velocity_of = velocity_of
         self.negative_condition = negative_condition
         self.on_log = on_log
-        self.ledger = Ledger()
+        self.writer = writer
+        self.ledger, self._losses_before = Ledger(), LossWindow()
         # Made before a checkpoint is loaded: the reference is the model that training started from.
         self._reference: VelocityModel | None = None
         if method.needs_reference:
@@ -131,10 +137,15 @@ class PostTrainer(Trainer):
         (batch,) = batches
         size = self.training.micro_batch_size or len(batch)
         layout = micro_batches(len(batch), self.method.updates_per_collection, size)
-        chunked = InChunks(velocity, [part for update in layout for part in update])
-        collected = self._collected(chunked, batch)
+        together = self.method.rollout_batch_size
+        parts = list(itertools.chain.from_iterable(layout))
+        if together is not None:
+            (parts,) = micro_batches(len(batch), 1, together)
+        collected = self._collected(velocity, replace(batch, parts=parts))
         self._rollout, self._reward_calls = collected.metrics, collected.reward_calls
-        self._updates.extend([collected.batch.select(part) for part in update] for update in layout)
+        for number, update in enumerate(layout):
+            rows = replace(collected.batch, update=number)
+            self._updates.append([rows.select(part) for part in update])
 
     @torch.no_grad()
     def _collected(self, velocity: VelocityModel, batch: Batch) -> Collected:
@@ -164,15 +175,25 @@ class PostTrainer(Trainer):
             # accelerate puts autocast around a model unless it shards it.
             velocity = in_autocast(velocity, self.accelerator)
         if not self._updates:
-            self._collect(velocity, cast(list[Batch], inputs))
+            # Apart from the update's casts: before 2.11 torch keeps those of no_grad without a
+            # graph, and the weights would get no gradient (pytorch/pytorch#165068).
+            with self._casts_kept():
+                self._collect(velocity, cast(list[Batch], inputs))
         # Accumulated here, not by the Trainer, whose num_items_in_batch knows no method's weight:
         # the loss is divided by that weight, summed over all micro-batches and processes first.
         micro_batches = self._updates.popleft()
         weight, useful = self._weigh(micro_batches)
-        with nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model):
+        with (
+            nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model),
+            self._casts_kept(),
+        ):
             sums = self._backward(velocity, useful, weight)
         self._average_gradients()
         return torch.tensor(self._account(sums, micro_batches, weight), device=self.args.device)
+
+    def _casts_kept(self) -> AbstractContextManager[None]:
+        """Cast weights once, unless they are in shards, of which no process has room for all."""
+        return nullcontext() if self.is_fsdp_enabled else casts_kept(self.args.device)
 
     def _weigh(self, micro_batches: Sequence[Batch]) -> tuple[float, list[Batch]]:
         """The weight of an update over all processes, and the micro-batches that enter its loss."""
@@ -270,28 +291,36 @@ class PostTrainer(Trainer):
     @override
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         assert output_dir is not None
-        folder = Path(output_dir) / TRANSFORMER_DIR
-        save_transformer(self.transformer, folder, is_main=self.args.should_save)
+        write = held_transformer(self.transformer)
+        if self.args.should_save:
+            self.writer.put(partial(write, Path(output_dir) / TRANSFORMER_DIR))
 
     @override
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.is_fsdp_enabled:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        # The Trainer would write a sharded model's weights a second time.
-        plugin = self.accelerator.state.fsdp_plugin
-        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        # The Trainer would write a sharded model's weights a second time, and have training wait.
+        if self.is_fsdp_enabled:
+            plugin = self.accelerator.state.fsdp_plugin
+            save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
         assert self.lr_scheduler is not None
-        if self.args.should_save:
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir)
+        if not self.is_fsdp_enabled:
+            assert self.optimizer is not None
+            state = on_host(self.optimizer.state_dict())
+            self.writer.put(partial(torch.save, state, folder / OPTIMIZER_NAME))
+        state = deepcopy(self.lr_scheduler.state_dict())
+        self.writer.put(partial(torch.save, state, folder / SCHEDULER_NAME))
 
     @override
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.writer.wait()
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             self.ledger.tick()
             folder = checkpoint_path(Path(str(self.args.output_dir)), self.state.global_step)
-            self.ledger.counters.save(folder)
+            updates = self.state.global_step - self._globalstep_last_logged
+            self.ledger.save(folder, LossWindow(updates, self._tr_loss.item()))
         # The mark must not come before every process has written its generator states.
         self.accelerator.wait_for_everyone()
 
@@ -304,4 +333,9 @@ class PostTrainer(Trainer):
     def go_on_from(self, checkpoint: Path) -> None:
         """Read weights and counters, before training starts; the Trainer reads the rest."""
         load_transformer(self.transformer, checkpoint / TRANSFORMER_DIR)
-        self.ledger = Ledger(Counters.load(checkpoint))
+        self.ledger, self._losses_before = Ledger.load(checkpoint)
+
+    def _reopen_window(self) -> None:
+        """Go on with the means that were not yet logged when the checkpoint was written."""
+        self._tr_loss += self._losses_before.loss_sum
+        self._globalstep_last_logged -= self._losses_before.updates

@@ -48,6 +48,7 @@ ANY_DATA = "data=lab_general"
         (["reward=no_such_module.f"], "no module 'no_such_module' can be found"),
         (["reward=null", "task=aesthetic"], "has no reward, which flow_grpo needs"),
         (["training.save_steps=3"], "multiple of the method's updates_per_collection=2"),
+        (["training.save_minutes=0"], "save_minutes=0.0: must be a positive number, or null"),
         (["training.batch_size=31"], "multiple of the method's group_size=8"),
         (["training.num_snapshots=7"], "must be at most training.steps=6"),
         (["suites.drawbench.judges=[beauty]"], "'beauty' does not exist"),
@@ -74,6 +75,22 @@ def test_bad_input_is_one_line_that_names_value_and_remedy(
         expand([*overrides, *extra])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "resolution", "message"),
+    [
+        ("lab", 63, "must be a multiple of 16, the side of a token; use 48"),
+        ("lab", 100_000, "this model makes 16 to 64 pixels"),
+        ("sd35_medium", 1000, "must be a multiple of 16, the side of a token; use 992"),
+    ],
+)
+def test_a_size_that_the_model_cannot_make_is_refused(
+    model: str, resolution: int, message: str
+) -> None:
+    words = ["grid=reward_specific", f"model={model}", "budget=quick", ANY_DATA]
+    with pytest.raises(ConfigError, match=f"model.resolution={resolution}: {message}"):
+        expand([*words, f"model.resolution={resolution}"])
 
 
 def test_without_a_grid_the_grids_are_listed() -> None:
