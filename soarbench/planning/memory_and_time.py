@@ -34,6 +34,17 @@ class Parameters:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Passes:
+    """Bytes at the peak of a forward and backward, gradients included, weights not.
+
+    ``first`` is of the first after the gradients were let go, ``later`` of one that adds to them.
+    """
+
+    first: float
+    later: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gpu:
     """One kind of GPU, from its maker's data sheet: 10^9 bytes, and dense peaks of 10^12/s."""
 
@@ -72,15 +83,24 @@ class Demand:
         return self.method.rows_with_graph(self.micro_batch_size)
 
     @property
+    def num_backwards(self) -> float:
+        """Backwards of an update on one GPU; a little above 1 where the second has fewer rows."""
+        forwards = self.method.forwards_with_gradient() * self.micro_batch_size / self.model_rows
+        return forwards * self.rows / self.micro_batch_size
+
+    @property
     def forward_equivalents(self) -> float:
         """Model evaluations of an update, over all GPUs; a backward counts as two."""
         return self.training.batch_size * self.method.forward_equivalents()
 
 
 def memory_rows(
-    demand: Demand, architecture: Architecture, sizes: Parameters, activations: float
+    demand: Demand, architecture: Architecture, sizes: Parameters, passes: Passes
 ) -> dict[str, float]:
-    """Bytes on each GPU, by what they are; ``activations`` are those of ``demand.model_rows``."""
+    """Bytes on each GPU at the peak of an update, by what they are.
+
+    ``passes`` are of ``demand.model_rows``.
+    """
     # What is trained is float32, whatever the model's type: steps of 2e-5 vanish in bfloat16.
     frozen = _BYTES[demand.model.dtype]
     trained = sizes.trained
@@ -90,20 +110,39 @@ def memory_rows(
     shards = 1 if demand.parallelism == "ddp" else demand.num_processes
     # An adapter is switched off instead of copying what it is on.
     copies_reference = demand.method.needs_reference and demand.lora is None
+    gradients = _MASTER_BYTES * trained
+    moments = _OPTIMIZER_BYTES[demand.optim.optimizer] * trained / shards
     rows = {
         "weights": weights / shards + held * sizes.buffers,
-        "gradients": _MASTER_BYTES * trained / shards,
-        "optimiser": _OPTIMIZER_BYTES[demand.optim.optimizer] * trained / shards,
+        "gradients": gradients / shards,
+        "optimiser": moments,
         "averaged weights": _MASTER_BYTES * trained / shards if demand.ema else 0.0,
-        "reference model": _MASTER_BYTES * sizes.total if copies_reference else 0.0,
-        "communication": _communicated(demand, weights, _MASTER_BYTES * trained, architecture),
+        "reference model": _MASTER_BYTES * (sizes.total + sizes.buffers) * copies_reference,
+        "communication": _communicated(demand, weights, gradients, architecture),
         "autoencoder": _BYTES["float32"] * architecture.vae_parameters,
         "judges": demand.judges_gb * GB,
         "rows of an update": _row_bytes(demand, architecture),
-        "activations": activations,
+        "activations": _beside_gradients(demand, passes, gradients, moments),
     }
+    # Shards are cut, and averages with them, from weights that are whole on every GPU.
+    start = weights + weights / shards + _MASTER_BYTES * trained * (demand.ema is not None)
+    if shards > 1:
+        later = ("optimiser", "gradients", "averaged weights", "communication", "activations")
+        used = weights / shards + sum(rows[name] for name in later)
+        rows["whole weights at the start"] = max(0.0, start - used)
     rows["set aside"] = _CONTEXT_GB * GB + _FRAGMENTATION * sum(rows.values())
     return {name: float(size) for name, size in rows.items() if size}
+
+
+def _beside_gradients(demand: Demand, passes: Passes, gradients: float, moments: float) -> float:
+    """Bytes at the peak of an update beyond all gradients and moments; 0 where those are it."""
+    # One backward alone frees activations as it makes gradients, so that both never meet in full;
+    # in shards gradients are small, and every activation counts.
+    is_alone = demand.num_backwards <= 1 and demand.parallelism == "ddp"
+    peak = passes.first if is_alone else passes.later
+    # The first update makes the moments when its activations are gone.
+    held = moments if demand.training.steps > 1 else 0.0
+    return max(0.0, peak - gradients - moments + held)
 
 
 def _communicated(

@@ -18,6 +18,7 @@ from soarbench.planning.memory_and_time import (
     GB,
     Demand,
     Gpu,
+    Passes,
     TimePlan,
     gigabytes,
     memory_rows,
@@ -51,7 +52,7 @@ class Planner:
     """Plans demands; counts like demands once."""
 
     def __init__(self) -> None:
-        self._activations: dict[str, float] = {}
+        self._passes: dict[str, Passes] = {}
         self._flops: dict[str, float] = {}
 
     def plan(self, demand: Demand, gpu: Gpu, utilisation: float) -> MethodPlan:
@@ -59,7 +60,7 @@ class Planner:
         meta = self._meta(demand)
         key = repr((demand.lora, demand.model))
         if key not in self._flops:
-            self._flops[key] = meta.forward_flops()
+            self._flops[key], _ = meta.forward()
         sizes = meta.parameters()
         return MethodPlan(
             memory=self.memory(demand),
@@ -78,10 +79,10 @@ class Planner:
         meta, training = self._meta(demand), demand.training
         mode = (training.gradient_checkpointing, training.mixed_precision, demand.model_rows)
         key = repr((demand.lora, mode, demand.model.resolution, demand.model.max_sequence_length))
-        if key not in self._activations:
-            self._activations[key] = meta.activation_bytes(demand.model_rows)
+        if key not in self._passes:
+            self._passes[key] = meta.passes(demand.model_rows)
         architecture = demand.model.architecture()
-        return memory_rows(demand, architecture, meta.parameters(), self._activations[key])
+        return memory_rows(demand, architecture, meta.parameters(), self._passes[key])
 
     def remedies(self, demand: Demand, memory_gb: float) -> list[str]:
         """The first few settings that would make a demand fit, with the memory each needs."""
