@@ -1,5 +1,5 @@
 # make run    the whole comparison in the laboratory (about 10 minutes on two cores)
-# make test   all tests
+# make test   all tests, a process a core; PYTEST_ARGS="-x tests/grid" for other words of pytest
 # make check  linter, formatter's check, types
 # Each sets up .venv by itself. TORCH_INDEX=URL installs torch from another index first, for
 # example https://download.pytorch.org/whl/cpu for the small CPU build.
@@ -7,6 +7,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?= grid=reward_specific
+# A process holds up to 2 GiB. Whole files, since a file's tests share what takes long to build; in
+# the order of tests/conftest.py, the long ones first.
+PYTEST_ARGS ?= -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGES := soarbench baselines evaluators
@@ -24,7 +27,7 @@ run: setup
 	$(BIN)/python -m soarbench run $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
 check: setup
 	$(BIN)/ruff check .

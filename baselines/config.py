@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from evaluators.base import ADDRESS as ADDRESS
+from evaluators.base import ADDRESS_IF_SET as ADDRESS_IF_SET
 
 if TYPE_CHECKING:
     from baselines.base import Method, World

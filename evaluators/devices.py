@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -31,3 +32,10 @@ def torch_dtype(name: str) -> torch.dtype:
 
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def on_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of the CPU on a device, and of a dtype; nothing waits until it is there."""
+    # A copy to a GPU waits unless its source is pinned. Cast there, since the CPU's cast is not.
+    source = tensor.pin_memory() if device.type == "cuda" else tensor
+    return source.to(device, non_blocking=True).to(dtype or tensor.dtype)

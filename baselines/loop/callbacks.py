@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,14 +93,25 @@ class MarkComplete(TrainerCallback):
             mark_complete(checkpoint_path(Path(str(args.output_dir)), state.global_step))
 
 
-class LogBeforeSave(TrainerCallback):
-    """Closes the window of averaged metrics at each checkpoint, where a resumed run starts one."""
+@dataclass(eq=False)
+class LogWindow(TrainerCallback):
+    """Logs means over the same updates, wherever checkpoints are written and a run is resumed.
 
+    ``reopen`` puts back what the checkpoint held, once the Trainer has begun with an empty window.
+    """
+
+    reopen: Callable[[], None]
+
+    @override
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.reopen()
+
+    # The Trainer would end without telling the updates after the last logged point.
     @override
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        control.should_log = control.should_log or control.should_save
+        control.should_log = control.should_log or state.global_step >= state.max_steps
 
 
 @dataclass(eq=False)

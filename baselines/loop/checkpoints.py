@@ -12,12 +12,11 @@ Layout of a training folder::
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 COMPLETE = "COMPLETE"
@@ -43,15 +42,6 @@ class Counters:
     forward_equivalents: float = 0.0
     reward_calls: int = 0
     seconds: float = 0.0
-
-    def save(self, checkpoint: Path) -> None:
-        """Write into a checkpoint."""
-        (checkpoint / COUNTERS_FILE).write_text(json.dumps(asdict(self)), encoding="utf-8")
-
-    @classmethod
-    def load(cls, checkpoint: Path) -> Counters:
-        """Read from a checkpoint."""
-        return cls(**json.loads((checkpoint / COUNTERS_FILE).read_text(encoding="utf-8")))
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

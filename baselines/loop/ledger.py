@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from baselines.loop.checkpoints import Counters
+from baselines.loop.checkpoints import COUNTERS_FILE, Counters
 
 LOSS = "loss"
 
@@ -28,6 +30,19 @@ class Share:
     reward_calls: int
 
 
+@dataclass(frozen=True)
+class LossWindow:
+    """The Trainer's own part of an open window.
+
+    Attributes:
+        updates: Since the last logged point.
+        loss_sum: Of their losses, in the float32 that the Trainer adds up in.
+    """
+
+    updates: int = 0
+    loss_sum: float = 0.0
+
+
 class Ledger:
     """Counters since the start of the run, and means of metrics since the last logged point."""
 
@@ -35,6 +50,22 @@ class Ledger:
         self.counters = Counters() if counters is None else counters
         self._window: defaultdict[str, list[float]] = defaultdict(list)
         self._last_tick: float | None = None
+
+    def save(self, checkpoint: Path, losses: LossWindow) -> None:
+        """Write into a checkpoint: the counters, and what the open window holds."""
+        # JSON writes as many digits as a float has: a resumed window logs the same bits.
+        state = asdict(self.counters) | {"window": self._window, "losses": asdict(losses)}
+        (checkpoint / COUNTERS_FILE).write_text(json.dumps(state), encoding="utf-8")
+
+    @classmethod
+    def load(cls, checkpoint: Path) -> tuple[Ledger, LossWindow]:
+        """Read what ``save`` wrote."""
+        state = json.loads((checkpoint / COUNTERS_FILE).read_text(encoding="utf-8"))
+        # Checkpoints without these keys were written where a window had just been closed.
+        window, losses = state.pop("window", {}), LossWindow(**state.pop("losses", {}))
+        ledger = cls(Counters(**state))
+        ledger._window.update(window)
+        return ledger, losses
 
     def tick(self) -> None:
         """Count the time since the last call; the first call starts the clock."""

@@ -11,7 +11,7 @@ from torch import nn
 from baselines.base import Condition, Method
 from baselines.config import EmaConfig, LoraConfig, OptimConfig, TrainingConfig
 from baselines.loop.arguments import training_arguments
-from baselines.loop.callbacks import EmaCallback, LogBeforeSave, MarkComplete, Snapshots
+from baselines.loop.callbacks import EmaCallback, MarkComplete, Snapshots
 from baselines.loop.checkpoints import last_complete_checkpoint
 from baselines.loop.progress import ProgressCallback
 from baselines.loop.sharding import DDP
@@ -77,7 +77,7 @@ def post_train(
     progress = ProgressCallback(console)
     # In this order: snapshots are of the new average, and the mark comes after all files.
     snapshots = Snapshots(training.snapshot_steps, model, averaging)
-    callbacks = [snapshots, LogBeforeSave(), MarkComplete(), progress]
+    callbacks = [snapshots, MarkComplete(), progress]
     trainer = PostTrainer(
         model,
         arguments,

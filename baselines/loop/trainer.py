@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,9 @@ from typing_extensions import override
 from baselines.base import Batch, Collected, Condition, Method, VelocityModel
 from baselines.config import TrainingConfig
 from baselines.loop import sharding
-from baselines.loop.checkpoints import TRANSFORMER_DIR, Counters, checkpoint_path
-from baselines.loop.ledger import LOSS, Ledger, Share
+from baselines.loop.callbacks import LogWindow
+from baselines.loop.checkpoints import TRANSFORMER_DIR, checkpoint_path
+from baselines.loop.ledger import LOSS, Ledger, LossWindow, Share
 from baselines.loop.stream import (
     CollectionSampler,
     StreamItem,
@@ -32,7 +34,7 @@ from baselines.loop.stream import (
     micro_batches,
     row_generator,
 )
-from baselines.loop.velocity import InChunks, VelocityOf, in_autocast, reference_of
+from baselines.loop.velocity import VelocityOf, casts_kept, in_autocast, reference_of
 from baselines.loop.weights import load_transformer, save_transformer
 
 OnLog = Callable[[int, Mapping[str, float]], None]
@@ -75,6 +77,7 @@ class PostTrainer(Trainer):
     ) -> None:
         super().__init__(model, arguments, train_dataset=stream, callbacks=list(callbacks))
         self.remove_callback(PrinterCallback)
+        self.add_callback(LogWindow(self._reopen_window))
         if self.is_deepspeed_enabled:
             raise ValueError(
                 "DeepSpeed is not supported by this loop; use launcher.parallelism=ddp"
@@ -86,7 +89,7 @@ class PostTrainer(Trainer):
         self.velocity_of = velocity_of
         self.negative_condition = negative_condition
         self.on_log = on_log
-        self.ledger = Ledger()
+        self.ledger, self._losses_before = Ledger(), LossWindow()
         # Made before a checkpoint is loaded: the reference is the model that training started from.
         self._reference: VelocityModel | None = None
         if method.needs_reference:
@@ -131,10 +134,15 @@ class PostTrainer(Trainer):
         (batch,) = batches
         size = self.training.micro_batch_size or len(batch)
         layout = micro_batches(len(batch), self.method.updates_per_collection, size)
-        chunked = InChunks(velocity, [part for update in layout for part in update])
-        collected = self._collected(chunked, batch)
+        together = self.method.rollout_batch_size
+        parts = list(itertools.chain.from_iterable(layout))
+        if together is not None:
+            (parts,) = micro_batches(len(batch), 1, together)
+        collected = self._collected(velocity, replace(batch, parts=parts))
         self._rollout, self._reward_calls = collected.metrics, collected.reward_calls
-        self._updates.extend([collected.batch.select(part) for part in update] for update in layout)
+        for number, update in enumerate(layout):
+            rows = replace(collected.batch, update=number)
+            self._updates.append([rows.select(part) for part in update])
 
     @torch.no_grad()
     def _collected(self, velocity: VelocityModel, batch: Batch) -> Collected:
@@ -164,15 +172,25 @@ class PostTrainer(Trainer):
             # accelerate puts autocast around a model unless it shards it.
             velocity = in_autocast(velocity, self.accelerator)
         if not self._updates:
-            self._collect(velocity, cast(list[Batch], inputs))
+            # Apart from the update's casts: before 2.11 torch keeps those of no_grad without a
+            # graph, and the weights would get no gradient (pytorch/pytorch#165068).
+            with self._casts_kept():
+                self._collect(velocity, cast(list[Batch], inputs))
         # Accumulated here, not by the Trainer, whose num_items_in_batch knows no method's weight:
         # the loss is divided by that weight, summed over all micro-batches and processes first.
         micro_batches = self._updates.popleft()
         weight, useful = self._weigh(micro_batches)
-        with nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model):
+        with (
+            nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model),
+            self._casts_kept(),
+        ):
             sums = self._backward(velocity, useful, weight)
         self._average_gradients()
         return torch.tensor(self._account(sums, micro_batches, weight), device=self.args.device)
+
+    def _casts_kept(self) -> AbstractContextManager[None]:
+        """Cast weights once, unless they are in shards, of which no process has room for all."""
+        return nullcontext() if self.is_fsdp_enabled else casts_kept(self.args.device)
 
     def _weigh(self, micro_batches: Sequence[Batch]) -> tuple[float, list[Batch]]:
         """The weight of an update over all processes, and the micro-batches that enter its loss."""
@@ -291,7 +309,8 @@ class PostTrainer(Trainer):
         if self.args.should_save:
             self.ledger.tick()
             folder = checkpoint_path(Path(str(self.args.output_dir)), self.state.global_step)
-            self.ledger.counters.save(folder)
+            updates = self.state.global_step - self._globalstep_last_logged
+            self.ledger.save(folder, LossWindow(updates, self._tr_loss.item()))
         # The mark must not come before every process has written its generator states.
         self.accelerator.wait_for_everyone()
 
@@ -304,4 +323,9 @@ class PostTrainer(Trainer):
     def go_on_from(self, checkpoint: Path) -> None:
         """Read weights and counters, before training starts; the Trainer reads the rest."""
         load_transformer(self.transformer, checkpoint / TRANSFORMER_DIR)
-        self.ledger = Ledger(Counters.load(checkpoint))
+        self.ledger, self._losses_before = Ledger.load(checkpoint)
+
+    def _reopen_window(self) -> None:
+        """Go on with the means that were not yet logged when the checkpoint was written."""
+        self._tr_loss += self._losses_before.loss_sum
+        self._globalstep_last_logged -= self._losses_before.updates

@@ -1,10 +1,10 @@
-"""Views of a model that the loop hands to methods: in chunks, and as it was before training."""
+"""Views of a model that the loop hands to methods: under autocast, and before training."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import torch
 from accelerate import Accelerator
@@ -18,37 +18,21 @@ VelocityOf = Callable[[nn.Module], VelocityModel]
 """Makes a module what methods see; also called on the module that accelerate wrapped."""
 
 
-@dataclass(frozen=True)
-class InChunks:
-    """A model that sees few rows at a time: the ``chunks`` that training will put through it."""
+@contextlib.contextmanager
+def casts_kept(device: torch.device) -> Iterator[None]:
+    """Inside the block autocast casts each trained weight once, not once a forward.
 
-    # Bounds the memory of a collection, and since equal batches give equal bits, Flow-GRPO's first
-    # ratios are exactly 1.
-    velocity: VelocityModel
-    chunks: Sequence[Sequence[int]]
-
-    def __call__(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """Velocity of all rows, as ``latents``."""
-        parts = self._parts(len(latents), latents.device)
-        outputs = []
-        for rows in parts:
-            conditions = {name: value[rows] for name, value in condition.items()}
-            outputs.append(self.velocity(latents[rows], sigma[rows], conditions))
-        return torch.cat(outputs)[torch.cat(parts).argsort()]
-
-    def _parts(self, count: int, device: torch.device) -> list[Tensor]:
-        """Rows of each call."""
-        num_rows = sum(map(len, self.chunks))
-        if count % num_rows:
-            size = max(map(len, self.chunks))
-            return list(torch.arange(count, device=device).split(size))
-        # Guidance makes blocks of all rows, empty prompts first, then prompts: a chunk holds its
-        # rows of each block, as a batch of two branches does in training.
-        blocks = range(0, count, num_rows)
-        return [
-            torch.tensor([first + row for first in blocks for row in chunk], device=device)
-            for chunk in self.chunks
-        ]
+    The copies take 2 bytes a weight that is trained in float32, and end with the block, which is to
+    end before the weights change. Equal bits where a term of a loss has one forward with gradients.
+    """
+    # torch forgets its casts where the outermost autocast ends. This one casts nothing, since
+    # rewards and formulas compute as they are; backward, on a thread of its own, would be outside,
+    # and gradient checkpointing would cast again for each layer that it repeats.
+    with (
+        torch.autocast(device.type, enabled=False),
+        torch.autograd.set_multithreading_enabled(False),
+    ):
+        yield
 
 
 def in_autocast(velocity: VelocityModel, accelerator: Accelerator) -> VelocityModel:

@@ -150,32 +150,52 @@ def one_update(
     demand: Demand, transformer: nn.Module, on_log: OnLog, *, parallelism: str = DDP
 ) -> TrainingSummary:
     """Take one update of the real loop on random rows; ``post_train`` says what is raised."""
+    training = replace(demand.training, steps=1, save_steps=1, num_snapshots=0)
+    with tempfile.TemporaryDirectory() as folder:
+        return take_updates(
+            replace(demand, training=training),
+            transformer,
+            on_log,
+            Path(folder),
+            parallelism=parallelism,
+        )
+
+
+def take_updates(
+    demand: Demand,
+    transformer: nn.Module,
+    on_log: OnLog,
+    folder: Path,
+    *,
+    parallelism: str = DDP,
+) -> TrainingSummary:
+    """Train on random rows as the demand says, going on from a checkpoint in ``folder``."""
     architecture = demand.model.architecture()
     rows = RandomRows(demand, architecture)
     empty = rows.condition(torch.Generator().manual_seed(0))
     world = World(
         shift=3.0,
         latent_shape=rows.shape,
-        # The same for every image: what a judge takes is its own bench's question.
-        reward=lambda prompts, _latents, _columns: [0.0] * len(prompts),
+        # What a judge takes is its own bench's question. Not all alike: Flow-GRPO leaves out groups
+        # without spread, and with them the update that is measured.
+        reward=lambda prompts, _latents, _columns: [float(i) for i in range(len(prompts))],
     )
-    with tempfile.TemporaryDirectory() as folder:
-        return post_train(
-            transformer,
-            demand.method.build(world),
-            rows,
-            replace(demand.training, steps=1, save_steps=1, num_snapshots=0),
-            Path(folder),
-            optim=demand.optim,
-            lora=demand.lora,
-            ema=demand.ema,
-            seed=0,
-            velocity_of=architecture.velocity,
-            negative_condition={name: value[None] for name, value in empty.items()},
-            on_log=on_log,
-            console=Console(quiet=True),
-            parallelism=parallelism,
-        )
+    return post_train(
+        transformer,
+        demand.method.build(world),
+        rows,
+        demand.training,
+        folder,
+        optim=demand.optim,
+        lora=demand.lora,
+        ema=demand.ema,
+        seed=0,
+        velocity_of=architecture.velocity,
+        negative_condition={name: value[None] for name, value in empty.items()},
+        on_log=on_log,
+        console=Console(quiet=True),
+        parallelism=parallelism,
+    )
 
 
 def random_transformer(architecture: Architecture, dtype: torch.dtype) -> nn.Module:

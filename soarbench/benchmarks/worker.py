@@ -231,7 +231,7 @@ def measure_race(cell: CellConfig, workbench: ModelWorkbench) -> Result:
 def measure_judging(cell: CellConfig, workbench: ModelWorkbench) -> Result:
     """Images a second of sampling and of every evaluator; ``cell`` is the base model's."""
     plan = [(suite, pair) for suite in cell.suites.values() for pair in suite_images(suite)]
-    size = cell.sampling.batch_size
+    size = cell.sampling.images_at_once(cell.model.resolution)
     chosen = [plan[i * len(plan) // size] for i in range(size)]
     batch = [pair for _, pair in chosen]
     draw = workbench.drawer(cell, 0)

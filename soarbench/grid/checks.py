@@ -41,6 +41,7 @@ def check(settings: Settings, method: str) -> None:
             "show it"
         )
     _check_evaluation(settings)
+    _check_resolution(settings)
     if config is None:
         return
     if config.needs_reward:
@@ -109,6 +110,15 @@ def _check_shapes(settings: Settings, config: MethodConfig, training: TrainingCo
         # Found out when it is loaded.
         return
     data.check_sizes(model.resolution, sizes.unit, sizes.largest_image)
+
+
+def _check_resolution(settings: Settings) -> None:
+    try:
+        sizes = settings.model.architecture()
+    except UnknownArchitecture:
+        # Found out when it is loaded.
+        return
+    sizes.latent_shape(settings.model.resolution)
 
 
 def _check_rewards(settings: Settings, method: str) -> None:

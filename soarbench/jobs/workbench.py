@@ -23,6 +23,7 @@ from baselines.rewards.base import (
     RewardFunction,
     refusal,
     reward_name,
+    runs_elsewhere,
     score_images,
 )
 from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
@@ -231,7 +232,9 @@ class ModelWorkbench:
         world = World(
             shift=model.training_shift,
             latent_shape=model.latent_shape,
-            reward=None if reward is None else functools.partial(_score_latents, reward, model),
+            reward=None if reward is None else functools.partial(score_images, reward),
+            decode=model.decode,
+            is_reward_elsewhere=runs_elsewhere(reward, self.device),
             gather=gather,
             # As the launcher says: asking accelerate would fix the device too early.
             rank=int(os.environ.get("RANK", "0")),
@@ -303,7 +306,7 @@ class ModelWorkbench:
             latents = model.sample(
                 model.encode_prompts([item.prompt for item, _ in batch]),
                 {k: v.expand(len(batch), *v.shape[1:]) for k, v in negative.items()},
-                evaluation_noise(pairs, model.latent_shape).to(self.device),
+                evaluation_noise(pairs, model.latent_shape),
                 cell.sampling.num_inference_steps,
                 cell.sampling.guidance_scale,
             )
@@ -321,7 +324,7 @@ class ModelWorkbench:
         return measure(
             model,
             make_probes(rows, model),
-            batch_size=cell.sampling.batch_size,
+            batch_size=cell.sampling.images_at_once(cell.model.resolution),
             num_inference_steps=cell.sampling.num_inference_steps,
             guidance_scale=cell.sampling.guidance_scale,
             with_paths=with_paths,
@@ -337,13 +340,3 @@ class ModelWorkbench:
 def _cells(jobs: Iterable[Job]) -> list[CellConfig]:
     """The cells of jobs, each once."""
     return list({addresses.cell_id(job.cell): job.cell for job in jobs}.values())
-
-
-def _score_latents(
-    reward: RewardFunction,
-    model: ImageModel,
-    prompts: Sequence[str],
-    latents: torch.Tensor,
-    columns: Mapping[str, Sequence[object]],
-) -> list[float]:
-    return score_images(reward, prompts, model.decode(latents), columns)

@@ -27,7 +27,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class UnknownArchitecture(ConfigError):
-    """A hub id whose sizes are not written down here."""
+    """A hub id whose sizes are not written down here, or a directory that lacks them."""
 
 
 class PromptEncoder(Protocol):
@@ -95,10 +95,11 @@ class ImageModel(abc.ABC):
         Noise is (B, C, H, W), float32; conditions have batch B; a guidance of 1.0 is off.
         """
         from baselines.flow import euler_sample
+        from evaluators.devices import on_device
 
         sigmas = self.sampling_sigmas(num_inference_steps)
         # Rounded first, as diffusers' pipelines do: the same noise then gives the same bits.
-        noise = noise.to(self.device, next(self.transformer.parameters()).dtype)
+        noise = on_device(noise, self.device, next(self.transformer.parameters()).dtype)
         return euler_sample(
             self.velocity(), noise, sigmas, condition, negative_condition, guidance_scale
         )

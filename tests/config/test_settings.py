@@ -76,6 +76,22 @@ def test_bad_input_is_one_line_that_names_value_and_remedy(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("model", "resolution", "message"),
+    [
+        ("lab", 63, "must be a multiple of 16, the side of a token; use 48"),
+        ("lab", 100_000, "this model makes 16 to 64 pixels"),
+        ("sd35_medium", 1000, "must be a multiple of 16, the side of a token; use 992"),
+    ],
+)
+def test_a_size_that_the_model_cannot_make_is_refused(
+    model: str, resolution: int, message: str
+) -> None:
+    words = ["grid=reward_specific", f"model={model}", "budget=quick", ANY_DATA]
+    with pytest.raises(ConfigError, match=f"model.resolution={resolution}: {message}"):
+        expand([*words, f"model.resolution={resolution}"])
+
+
 def test_without_a_grid_the_grids_are_listed() -> None:
     listed = r"name a grid.*grid=main_table.*grid=reward_specific.*grid=soar_then_grpo"
     with pytest.raises(ConfigError, match=listed):

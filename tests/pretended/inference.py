@@ -16,8 +16,9 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
+from soarbench.benchmarks import published_sizes
 from soarbench.benchmarks.full_size import random_transformer
 from soarbench.models.sd3.config import Sd3Config
 from soarbench.models.sd3.model import SD3Model
@@ -25,41 +26,6 @@ from soarbench.planning.demand import PlanOptions, read_request
 from tests.pretended.device import Pretended, pretended
 from tests.tiny import build_tiny_pipeline
 
-# Sizes of stabilityai/stable-diffusion-3.5-medium's other parts, from their config.json.
-_VAE = {
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-    "latent_channels": 16,
-    "use_quant_conv": False,
-    "use_post_quant_conv": False,
-    "scaling_factor": 1.5305,
-    "shift_factor": 0.0609,
-}
-_CLIP_L = CLIPTextConfig(
-    hidden_size=768,
-    intermediate_size=3072,
-    num_hidden_layers=12,
-    num_attention_heads=12,
-    projection_dim=768,
-)
-_CLIP_G = CLIPTextConfig(
-    hidden_size=1280,
-    intermediate_size=5120,
-    num_hidden_layers=32,
-    num_attention_heads=20,
-    projection_dim=1280,
-    hidden_act="gelu",
-)
-_T5_XXL = T5Config(
-    d_model=4096,
-    d_kv=64,
-    d_ff=10240,
-    num_layers=24,
-    num_heads=64,
-    feed_forward_proj="gated-gelu",
-)
 _PROMPTS = 80
 
 
@@ -67,14 +33,14 @@ def full_pipeline(tiny: StableDiffusion3Pipeline, dtype: torch.dtype) -> StableD
     """SD3.5-Medium's modules on the current device, with a tiny one's tokenizers and schedule."""
     (demand,) = read_request(PlanOptions(), ["model=sd35_medium", "method=sft"]).demands.values()
     encoders = {
-        "text_encoder": CLIPTextModelWithProjection(_CLIP_L).to(dtype),
-        "text_encoder_2": CLIPTextModelWithProjection(_CLIP_G).to(dtype),
-        "text_encoder_3": T5EncoderModel(_T5_XXL).to(dtype),
+        "text_encoder": CLIPTextModelWithProjection(published_sizes.clip_l()).to(dtype),
+        "text_encoder_2": CLIPTextModelWithProjection(published_sizes.clip_g()).to(dtype),
+        "text_encoder_3": T5EncoderModel(published_sizes.t5_xxl()).to(dtype),
     }
     return StableDiffusion3Pipeline(
         transformer=random_transformer(demand.model.architecture(), dtype),
         scheduler=tiny.scheduler,
-        vae=AutoencoderKL(**_VAE).requires_grad_(False).eval(),
+        vae=AutoencoderKL(**published_sizes.VAE).requires_grad_(False).eval(),
         tokenizer=tiny.tokenizer,
         tokenizer_2=tiny.tokenizer,
         tokenizer_3=tiny.tokenizer,

@@ -69,6 +69,11 @@ class Sd3Architecture(Architecture):
                 f"model.resolution={resolution}: this model makes {self.unit} to "
                 f"{self.largest_image} pixels"
             )
+        if resolution % self.unit:
+            raise ConfigError(
+                f"model.resolution={resolution}: must be a multiple of {self.unit}, the side of "
+                f"a token; use {resolution // self.unit * self.unit}"
+            )
         side = resolution // self.vae_scale_factor
         return self.config["in_channels"], side, side
 
@@ -110,12 +115,11 @@ def architecture_of(path: str) -> Sd3Architecture:
 
 
 def _of_directory(folder: Path) -> Sd3Architecture:
-    config = folder / "transformer" / "config.json"
-    if not config.is_file():
-        raise ConfigError(f"model.path={folder}: no transformer/config.json there")
-    transformer = json.loads(config.read_text())
-    vae = json.loads((folder / "vae" / "config.json").read_text())
-    tokenizer = json.loads((folder / "tokenizer" / "tokenizer_config.json").read_text())
+    files = ("transformer/config.json", "vae/config.json", "tokenizer/tokenizer_config.json")
+    for name in files:
+        if not (folder / name).is_file():
+            raise UnknownArchitecture(f"model.path={folder}: no {name} there")
+    transformer, vae, tokenizer = (json.loads((folder / name).read_text()) for name in files)
     return Sd3Architecture(
         config={k: v for k, v in transformer.items() if not k.startswith("_")},
         clip_tokens=int(tokenizer["model_max_length"]),

@@ -5,7 +5,6 @@ import pytest
 
 from baselines.loop.checkpoints import (
     COMPLETE,
-    Counters,
     atomic_directory,
     checkpoint_path,
     last_complete_checkpoint,
@@ -65,12 +64,6 @@ def test_a_directory_appears_only_when_it_is_whole(tmp_path):
         assert list(unfinished.iterdir()) == []
         (unfinished / "weights").write_text("whole")
     assert (target / "weights").read_text() == "whole"
-
-
-def test_counters_survive_a_round_trip(tmp_path):
-    counters = Counters(images_seen=3, forward_equivalents=4.5, reward_calls=2, seconds=0.125)
-    counters.save(tmp_path)
-    assert Counters.load(tmp_path) == counters
 
 
 def test_needs_no_framework():

@@ -5,7 +5,8 @@ import pytest
 from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from baselines.loop.ledger import Ledger, Share
+from baselines.loop.checkpoints import Counters
+from baselines.loop.ledger import Ledger, LossWindow, Share
 from baselines.loop.progress import ProgressCallback
 
 
@@ -70,3 +71,14 @@ def test_a_rollout_without_a_difference_still_tells_its_rewards() -> None:
         "reward_calls": 8.0,
         "seconds": 0.0,
     }
+
+
+def test_an_open_window_survives_a_round_trip(tmp_path) -> None:
+    ledger = Ledger(Counters(seconds=0.125))
+    for value in (0.1, 0.7):
+        share = Share({"loss": 1.0, "part": value}, {"rollout/reward_mean": value}, 4.5, 2)
+        ledger.add([share], weight=3.0, images=4)
+    ledger.save(tmp_path, LossWindow(2, 1 / 3))
+    loaded, losses = Ledger.load(tmp_path)
+    assert losses == LossWindow(2, 1 / 3)
+    assert loaded.close_window() == ledger.close_window()

@@ -79,6 +79,19 @@ def test_interrupted_and_resumed_equals_straight_through(tmp_path, name, lora):
             assert path.read_bytes() == twin.read_bytes()
 
 
+@pytest.mark.parametrize("save_steps", [1, 2, 5])
+def test_logged_means_do_not_depend_on_where_checkpoints_lie(tmp_path, save_steps):
+    config = run_config(logging_steps=3, save_steps=4)
+    _, _, straight = run(tmp_path / "straight", Quadratic(), config)
+    assert list(straight.points) == [3, 6, 8]
+    often = run_config(logging_steps=3, save_steps=save_steps)
+    interrupted = Logs(stop_at=6)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", Quadratic(), often, logs=interrupted)
+    _, _, rest = run(tmp_path / "cut", Quadratic(), often)
+    assert {**interrupted.without_time(), **rest.without_time()} == straight.without_time()
+
+
 class Killed(BaseException):
     """Stands for a kill."""
 

@@ -38,7 +38,11 @@ class TinyRows:
 LORA = LoraConfig(rank=2, alpha=4.0, target_modules=Sd3Config.lora_targets)
 
 
-def run(folder, *, logs=None, parallelism=DDP, dtype=torch.float32, **changes):
+def soar():
+    return Soar(SoarConfig(num_aux_points=2), shift=3.0)
+
+
+def run(folder, *, method=None, logs=None, parallelism=DDP, dtype=torch.float32, **changes):
     model = tiny_transformer().to(dtype).requires_grad_(False).eval()
     config = run_config(
         **{
@@ -52,7 +56,7 @@ def run(folder, *, logs=None, parallelism=DDP, dtype=torch.float32, **changes):
     )
     post_train(
         model,
-        Soar(SoarConfig(num_aux_points=2), shift=3.0),
+        method or soar(),
         TinyRows(),
         folder=folder,
         **config,
