@@ -79,7 +79,7 @@ def full_size(words: Sequence[str], *, console: Console) -> int:
 def planned_bytes(demand: Demand) -> float:
     """What ``plan`` expects of one update, without what only a whole run on a GPU holds."""
     one = replace(demand.training, steps=1, save_steps=1, num_snapshots=0)
-    rows = Planner().memory(replace(demand, training=one))
+    rows = Planner().memory(replace(demand, training=one, is_judged=False))
     absent = ("autoencoder", "judges", "set aside")
     return sum(size for name, size in rows.items() if name not in absent)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
 
 from baselines.config import LoraConfig, TrainingConfig
+from baselines.loop.velocity import casts_kept
 from baselines.loop.weights import prepare_transformer
 from soarbench.models.base import Architecture, ModelConfig
 from soarbench.planning.memory_and_time import Parameters, Passes
@@ -72,15 +73,13 @@ class LiveBytes(TorchDispatchMode):
 
 
 @contextmanager
-def cuda_autocast() -> Iterator[None]:
-    """Inside the block the CPU's autocast to bf16 keeps the types that CUDA's does."""
-    # CUDA's computes layer norms in float32, and so keeps their inputs; nothing else that a
-    # transformer runs is treated differently.
+def cuda_layer_norm() -> Iterator[None]:
+    """Inside the block the CPU's autocast computes layer norms in float32, as CUDA's does."""
+    # And so keeps their inputs in float32; nothing else that a transformer runs differs.
     library = Library("aten", "IMPL")
     library.impl("layer_norm", _float32_layer_norm, "AutocastCPU")
     try:
-        with torch.autocast("cpu", torch.bfloat16):
-            yield
+        yield
     finally:
         library._destroy()
 
@@ -100,7 +99,10 @@ def _float32_layer_norm(
 
 @dataclass(frozen=True)
 class MetaModel:
-    """The transformer of a run without its numbers; without ``lora`` all weights are trained."""
+    """The transformer of a run without its numbers; without ``lora`` all weights are trained.
+
+    ``in_shards``: each forward casts its weights anew, as the loop has them then.
+    """
 
     # The real modules run, so that shapes, autocast, adapters and gradient checkpointing are those
     # of training.
@@ -109,6 +111,7 @@ class MetaModel:
     model: ModelConfig
     training: TrainingConfig
     lora: LoraConfig | None = None
+    in_shards: bool = False
 
     def parameters(self) -> Parameters:
         """How many numbers the model holds."""
@@ -124,6 +127,10 @@ class MetaModel:
         """Of one row without gradients: floating-point operations, and bytes at the peak."""
         operations, peak = self._over_layers(self._forward)
         return float(operations), float(peak)
+
+    def forward_flops(self) -> float:
+        """Floating-point operations of one forward of one row."""
+        return self.forward()[0]
 
     def passes(self, rows: int) -> Passes:
         """What forwards and backwards of ``rows`` hold at their peak."""
@@ -174,16 +181,19 @@ class MetaModel:
         sizes = self.architecture.condition_shapes(self.model.max_sequence_length)
         condition = {name: torch.empty(rows, *size) for name, size in sizes.items()}
         velocity = self.architecture.velocity(transformer)
-        return lambda: velocity(latents, sigma, condition)
+        is_mixed = self.training.mixed_precision == "bf16"
 
-    def _autocast(self) -> AbstractContextManager[None]:
-        return cuda_autocast() if self.training.mixed_precision == "bf16" else nullcontext()
+        def run() -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16) if is_mixed else nullcontext():
+                return velocity(latents, sigma, condition)
+
+        return run
 
     def _forward(self, transformer: nn.Module) -> tuple[float, float]:
         run = self._velocity(transformer, 1)
         counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
         live = LiveBytes([*transformer.parameters(), *transformer.buffers()])
-        with torch.no_grad(), self._autocast(), live, counter:
+        with torch.no_grad(), live, cuda_layer_norm(), counter:
             run()
         return float(counter.get_total_flops()), float(live.peak)
 
@@ -192,7 +202,8 @@ class MetaModel:
         run = self._velocity(transformer, rows)
         live = LiveBytes([*transformer.parameters(), *transformer.buffers()])
         peaks = []
-        with live, self._autocast():
+        kept = nullcontext() if self.in_shards else casts_kept(torch.device("cpu"))
+        with live, kept, cuda_layer_norm():
             for _ in range(2):
                 live.peak = live.now
                 velocity = run()

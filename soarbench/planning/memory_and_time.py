@@ -17,6 +17,9 @@ _CONTEXT_GB = 1.5
 #: Share of the tensors' bytes that the caching allocator loses between them.
 _FRAGMENTATION = 0.05
 _MASTER_BYTES = 4
+#: Most that text encoders take beside their weights, counted on a pretended GPU: prompts of 256
+#: tokens, 64 at a time, or fewer longer ones.
+_PROMPTS_GB = 1.9
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: Bytes of both moments of one trained weight; 8-bit moments carry a float32 scale every 256.
 _OPTIMIZER_BYTES = {"adamw": 8.0, "adamw_8bit": 2 + 2 * 4 / 256}
@@ -55,7 +58,13 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What is planned; ``judges_gb`` are weights of all judges that stay loaded."""
+    """What is planned.
+
+    ``judges_gb`` are weights of all judges that stay loaded, ``judging_gb`` what the hungriest of
+    them takes beside, ``rewarding_gb`` of those that a reward asks; ``drawn_rows`` go
+    through the model at once when images are drawn.
+    ``is_judged``: rewards decode and judge, as they do but in a bench.
+    """
 
     model: ModelConfig
     method: MethodConfig
@@ -66,6 +75,10 @@ class Demand:
     num_processes: int = 1
     parallelism: str = "ddp"
     judges_gb: float = 0.0
+    judging_gb: float = 0.0
+    rewarding_gb: float = 0.0
+    drawn_rows: int = 0
+    is_judged: bool = True
 
     @property
     def rows(self) -> int:
@@ -95,11 +108,17 @@ class Demand:
 
 
 def memory_rows(
-    demand: Demand, architecture: Architecture, sizes: Parameters, passes: Passes
+    demand: Demand,
+    architecture: Architecture,
+    sizes: Parameters,
+    passes: Passes,
+    *,
+    rewarded: float = 0.0,
 ) -> dict[str, float]:
-    """Bytes on each GPU at the peak of an update, by what they are.
+    """Bytes on each GPU at the peak of training, by what they are.
 
-    ``passes`` are of ``demand.model_rows``.
+    ``passes`` are of ``demand.model_rows``; ``rewarded`` is what decoding and judging a rollout
+    take.
     """
     # What is trained is float32, whatever the model's type: steps of 2e-5 vanish in bfloat16.
     frozen = _BYTES[demand.model.dtype]
@@ -122,7 +141,11 @@ def memory_rows(
         "autoencoder": _BYTES["float32"] * architecture.vae_parameters,
         "judges": demand.judges_gb * GB,
         "rows of an update": _row_bytes(demand, architecture),
-        "activations": _beside_gradients(demand, passes, gradients, moments),
+        "activations": max(
+            _beside_gradients(demand, passes, gradients, moments),
+            # Rewards are asked while there are no gradients.
+            rewarded - gradients / shards - moments * (demand.training.steps == 1),
+        ),
     }
     # Shards are cut, and averages with them, from weights that are whole on every GPU.
     start = weights + weights / shards + _MASTER_BYTES * trained * (demand.ema is not None)
@@ -143,6 +166,22 @@ def _beside_gradients(demand: Demand, passes: Passes, gradients: float, moments:
     # The first update makes the moments when its activations are gone.
     held = moments if demand.training.steps > 1 else 0.0
     return max(0.0, peak - gradients - moments + held)
+
+
+def other_phases(
+    demand: Demand, architecture: Architecture, sizes: Parameters, forward: float
+) -> dict[str, float]:
+    """Bytes at the peak of what is not training, on the first GPU; ``forward`` is of one row."""
+    dtype, judges = _BYTES[demand.model.dtype], demand.judges_gb * GB
+    decode = architecture.vae_bytes(demand.model.resolution)
+    model = dtype * (sizes.total + sizes.buffers) + 4 * architecture.vae_parameters + judges
+    encoders = dtype * architecture.encoder_parameters + _PROMPTS_GB * GB
+    phases = {
+        "encoding": max(encoders * (architecture.encoder_parameters > 0) + judges, model + decode),
+        "drawing": model + max(demand.drawn_rows * forward, decode),
+        "judging": model + demand.judging_gb * GB,
+    }
+    return {name: _CONTEXT_GB * GB + (1 + _FRAGMENTATION) * n for name, n in phases.items()}
 
 
 def _communicated(
