@@ -17,6 +17,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from typing_extensions import override
 
+from baselines.flow_grpo import FlowGrpo
 from baselines.loop.post_train import post_train
 from baselines.loop.weights import load_transformer, prepare_transformer
 from soarbench.cli.run import run_whole
@@ -34,6 +35,7 @@ from soarbench.models.sd3.config import Sd3Config
 from soarbench.store.artefact import Store
 from soarbench.store.cells import Cell, stored_cell
 from tests.fakes import SMALL, numbers
+from tests.rewards import brightness
 from tests.tiny import build_tiny_pipeline
 
 pytestmark = pytest.mark.slow
@@ -125,6 +127,20 @@ def test_a_grid_of_real_cells_resumed_in_the_middle_equals_one_straight_through(
         go(resumed, Interrupted)
     assert go(resumed) == 0
     assert rows_of(resumed) == rows_of(arguments)
+
+
+def test_a_reward_says_whether_it_runs_beside_the_model(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = expand([*arguments, "method=flow_grpo"])
+    bench = ModelWorkbench("cpu", grid.store)
+    (cell,) = (cell for cell in grid.cells if cell.method_name == "flow_grpo")
+    model = bench.load(cell)
+    for place, expected in (("cpu", False), ("server", True)):
+        monkeypatch.setattr(brightness, "runs_on", place, raising=False)
+        method = bench.method(cell, model)
+        assert isinstance(method, FlowGrpo)
+        assert method.world.is_reward_elsewhere is expected
 
 
 def test_a_second_stage_starts_from_the_weights_of_its_first(arguments: list[str]) -> None:

@@ -39,6 +39,12 @@ WAITS = {
     "baselines/loop/trainer.py:_get_grad_norm": 1,
     "baselines/loop/post_train.py:post_train": 1,
 }
+#: In bf16 on compute capability 9; on 8 torch takes flash attention, where cuDNN's is not offered.
+KERNELS = [
+    "_fused_adamw_",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_cudnn_attention_backward",
+]
 Finished = subprocess.CompletedProcess[str]
 
 
@@ -90,6 +96,14 @@ def test_an_update_runs_at_the_published_size(
     assert result["waits"] == WAITS
     if (adapter, is_checkpointed) == PLANNED:
         assert result["peak"] == pytest.approx(result["planned"], rel=0.1)
+
+
+@pytest.mark.parametrize("half", ["even", "odd"])
+def test_attention_and_the_optimiser_run_in_fused_kernels(
+    processes: Mapping[str, Finished], half: str
+) -> None:
+    for result in _results(processes[half]):
+        assert result["kernels"] == KERNELS
 
 
 @pytest.mark.parametrize("case", SHARDED)

@@ -5,6 +5,7 @@ import pkgutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from typing_extensions import override
 
 from baselines.base import Collected, LossOutput, Method
 from baselines.config import EmaConfig, OptimConfig
+from baselines.flow_grpo import FlowGrpo
 from baselines.loop.callbacks import SaveRhythm
 from baselines.loop.checkpoints import checkpoint_path, last_complete_checkpoint, snapshot_path
 from baselines.loop.trainer import TrainingDiverged
@@ -303,6 +305,25 @@ def test_flow_grpo_trains_each_collected_row_once_and_starts_at_ratio_one(tmp_pa
     assert logs.points[1]["train/ratio_deviation"] == 0
     assert logs.points[1]["train/kl"] == 0
     assert logs.points[2]["train/ratio_deviation"] > 0
+
+
+def test_a_larger_rollout_batch_is_measured_at_its_first_update(tmp_path):
+    method, model, rows = flow_grpo(), plane_model(), []
+    method = FlowGrpo(replace(method.config, rollout_batch_size=6), method.world)
+
+    def count(_module, _arguments, output):
+        if not output.requires_grad:
+            rows.append(len(output))
+
+    model.register_forward_hook(count)
+    config = run_config(steps=2, logging_steps=1, micro_batch_size=2, lora=LORA)
+    _, _, logs = run(tmp_path, method, config, model=model)
+    # Three parts of 16 rows, four steps each and two branches; then the reference's micro-batches.
+    assert rows[:12] == [12] * 8 + [8] * 4
+    assert set(rows[12:]) == {4}
+    assert 0 <= logs.points[1]["train/first_ratio_deviation"] < 1e-5
+    assert logs.points[1]["train/first_clip_fraction"] == 0
+    assert "train/first_ratio_deviation" not in logs.points[2]
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
