@@ -150,7 +150,7 @@ def test_half_precision_logits_are_processed_in_float32():
 
 
 def test_masks_are_enlarged_by_their_pixels_at_a_time(monkeypatch):
-    class_logits, mask_logits, *sizes = random_case(7)
+    class_logits, mask_logits, sizes, _ = random_case(7)
     tensors = torch.from_numpy(class_logits), torch.from_numpy(mask_logits)
     together, chunks = instances_from_logits(*tensors, *sizes), []
     resized = detectors._resized
@@ -165,5 +165,7 @@ def test_masks_are_enlarged_by_their_pixels_at_a_time(monkeypatch):
     alone = instances_from_logits(*tensors, *sizes)
     assert set(chunks) == {1}
     for one, other in zip(together, alone, strict=True):
-        assert (one.label, one.score, one.box) == (other.label, other.score, other.box)
+        assert (one.label, one.box) == (other.label, other.box)
+        # A sum of another shape may differ in the last bits.
+        assert one.score == pytest.approx(other.score, rel=1e-6)
         assert torch.equal(one.mask, other.mask)
