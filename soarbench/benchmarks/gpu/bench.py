@@ -85,7 +85,7 @@ def bench_gpu(
     known = {**facts(torch_device(name)), "command": command_line(), "words": list(words)}
     record = Record(Path(options.output) / file_name(str(known["name"])), known)
     _measure_all(options, words, record, console)
-    console.print(write_table(record.path.parent), markup=False, highlight=False)
+    console.print(write_table(record.path.parent), markup=False, highlight=False, soft_wrap=True)
     console.print(f"written: {record.path}", highlight=False)
     return 1 if any(entry["state"] == FAILED for entry in record.entries.values()) else 0
 

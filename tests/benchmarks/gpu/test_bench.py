@@ -14,6 +14,7 @@ from soarbench.benchmarks.gpu import bench
 from soarbench.benchmarks.gpu.bench import GpuBenchOptions, bench_gpu, run_worker
 from soarbench.benchmarks.gpu.measurements import MEASUREMENTS, Measurement
 from soarbench.benchmarks.gpu.record import Record, file_name, write_table
+from soarbench.planning.demand import PlanOptions, read_request
 
 ROOT = Path(__file__).parents[3]
 LAB = ["device=cpu", "model=lab", "training.mixed_precision=no"]
@@ -105,3 +106,15 @@ def test_methods_are_measured_on_a_cpu_and_recorded(tmp_path: Path) -> None:
     assert values["rows_per_second"] == pytest.approx(4 / values["seconds"])
     # Without spread in the rewards nothing would be trained, and the loss stay 0.
     assert values["loss"] != 0
+
+
+@pytest.mark.parametrize("measurement", MEASUREMENTS, ids=lambda measurement: measurement.name)
+def test_a_measurement_is_of_one_method_that_can_be_asked_for(measurement: Measurement) -> None:
+    (demand,) = read_request(
+        PlanOptions(), ["model=sd35_medium", *measurement.words]
+    ).demands.values()
+    demand.training.check_processes(1)
+    demand.training.check_method(
+        updates_per_collection=demand.method.updates_per_collection,
+        group_size=demand.method.group_size,
+    )
