@@ -5,12 +5,12 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from baselines.rewards.base import LatentReward
+from baselines.rewards.base import ImagesReward
 
 Condition = Mapping[str, Tensor]
 """What a prompt becomes for the model: named tensors whose first axis is the batch."""
@@ -43,6 +43,9 @@ class Batch:
         prompts: The prompts as text.
         columns: Other columns of the data set, a list each (a reward may want them).
         positions: Of the rows in the stream.
+        parts: In a collection, rows that go through the model together, which bounds memory; where
+            there are none, all of them.
+        update: Of the updates that share a collection, which one these rows are of.
     """
 
     tensors: Mapping[str, Tensor]
@@ -51,6 +54,8 @@ class Batch:
     prompts: Sequence[str]
     columns: Mapping[str, Sequence[object]] = field(default_factory=dict)
     positions: Sequence[int] = ()
+    parts: Sequence[Sequence[int]] = ()
+    update: int = 0
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -61,12 +66,13 @@ class Batch:
     def select(self, rows: Sequence[int]) -> Batch:
         """The given rows, in the given order."""
         index = torch.as_tensor(rows, dtype=torch.long)
-        selected = self._each_tensor(lambda value: value[index.to(value.device)])
+        selected = self._each_tensor(lambda value: value[index.to(value.device, non_blocking=True)])
         return replace(
             selected,
             prompts=[self.prompts[i] for i in rows],
             columns={name: [column[i] for i in rows] for name, column in self.columns.items()},
             positions=[self.positions[i] for i in rows] if self.positions else (),
+            parts=(),
         )
 
     # accelerate moves, and torch's loader pins, whatever has a method of that name; neither looks
@@ -127,15 +133,20 @@ class World:
     Attributes:
         shift: Of the model's schedule; SD3.5-M: 3.0.
         latent_shape: Of one row, e.g. (16, 64, 64).
-        reward: ``reward(prompts, latents at sigma 0, columns)``, one number a row; null for methods
-            that ask for none.
+        reward: ``reward(prompts, images, columns)``, one number a row; null for methods that ask
+            for none.
+        decode: Images, for the reward, of latents at sigma 0, (B, ...); by default the latents.
+        is_reward_elsewhere: Whether the reward computes on another device than the model or in
+            another process, so that both can work at once.
         gather: Concatenates a tensor of all processes in order of rank, which hold as many rows.
         rank: Of this process in ``gather``.
     """
 
     shift: float
     latent_shape: tuple[int, ...]
-    reward: LatentReward | None = None
+    reward: ImagesReward | None = None
+    decode: Callable[[Tensor], Any] = lambda latents: latents
+    is_reward_elsewhere: bool = False
     gather: Callable[[Tensor], Tensor] = lambda local: local
     rank: int = 0
 
@@ -150,6 +161,9 @@ class Method(abc.ABC):
     updates_per_collection: int = 1
     #: Consecutive rows of the stream that hold the same prompt (Flow-GRPO's group).
     group_size: int = 1
+    #: Rows of a collection that go through the model together; null: those that training puts
+    #: through it together, so that equal batches give equal bits.
+    rollout_batch_size: int | None = None
     #: Whether ``losses`` compares with the base model (a KL term); full fine-tuning keeps a copy.
     needs_reference: bool = False
     #: Whether ``collect`` asks the model, or may leave rows without a weight. Without, rows are

@@ -18,13 +18,7 @@ from torch import Tensor
 
 from baselines.base import Condition, Generators, VelocityModel
 from baselines.config import NUM_TRAIN_TIMESTEPS, StepKind
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device, which nobody waits for."""
-    # From memory that is not pinned, torch lets the CPU wait until the device is idle.
-    is_upload = device.type == "cuda" and tensor.device.type == "cpu"
-    return (tensor.pin_memory() if is_upload else tensor).to(device, non_blocking=is_upload)
+from evaluators.devices import on_device
 
 
 def per_row(value: Tensor | float, like: Tensor) -> Tensor:
@@ -33,7 +27,7 @@ def per_row(value: Tensor | float, like: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
         rows = torch.full((), value, dtype=torch.float32, device=like.device)
     else:
-        rows = to_device(value.float(), like.device)
+        rows = on_device(value.float(), like.device)
     return rows.reshape(-1, *(1,) * (like.ndim - 1))
 
 
@@ -225,10 +219,10 @@ def draw_noise(shape: Sequence[int], generators: Generators, device: torch.devic
     """Standard normal rows of a shape, one a generator. -> (B, ...)."""
     # Drawn where the generators live: a GPU draws other numbers from the same seed than a CPU.
     draws = [torch.randn(tuple(shape), generator=rng, device=rng.device) for rng in generators]
-    return to_device(torch.stack(draws), device)
+    return on_device(torch.stack(draws), device)
 
 
 def draw_uniform(shape: Sequence[int], generators: Generators, device: torch.device) -> Tensor:
     """Rows uniform in [0, 1), drawn as ``draw_noise`` draws."""
     draws = [torch.rand(tuple(shape), generator=rng, device=rng.device) for rng in generators]
-    return to_device(torch.stack(draws), device)
+    return on_device(torch.stack(draws), device)

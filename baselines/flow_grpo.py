@@ -27,7 +27,7 @@ from baselines.flow import (
 from baselines.flow_grpo_config import FlowGrpoConfig
 from baselines.flow_matching import velocity_rms
 from baselines.groups import group_advantages, group_spread, prompt_ids
-from baselines.rewards.base import checked_rewards, reward_name
+from baselines.judged_rollouts import Part, rewards_of
 
 
 def transition_log_prob(next_latents: Tensor, mean: Tensor, transition_std: Tensor) -> Tensor:
@@ -56,6 +56,15 @@ def clipped_policy_loss(ratio: Tensor, advantages: Tensor, clip_range: float) ->
     return torch.maximum(-advantages * ratio, -advantages * clipped)
 
 
+def _put(latents: Tensor, trajectory: Tensor, place: Tensor) -> None:
+    """Put each row's latents at its place, (B,), of a trajectory, (B, S + 1, ...), if it has it."""
+    row = torch.arange(len(latents), device=latents.device)
+    nearest = place.clamp(0, trajectory.shape[1] - 1)
+    kept = trajectory[row, nearest]
+    is_kept = per_row(place != nearest, latents).bool()
+    trajectory[row, nearest] = torch.where(is_kept, kept, latents)
+
+
 class FlowGrpo(Method):
     """Group rollouts, then the clipped policy loss plus ``kl_coeff`` times the KL to the reference.
 
@@ -69,28 +78,47 @@ class FlowGrpo(Method):
         self.updates_per_collection = config.updates_per_collection
         self.group_size = config.group_size
         self.needs_reference = config.needs_reference
+        self.rollout_batch_size = config.rollout_batch_size
         self.sigmas = sampling_sigmas(config.num_inference_steps, world.shift)
-        self.reward = world.reward
         self.world = world
 
     @override
     @torch.no_grad()
     def collect(self, velocity: VelocityModel, batch: Batch, generators: Generators) -> Collected:
-        rollout = self._rollout(velocity, batch, generators)
-        images = rollout.pop("images")
-        answer = self.reward(batch.prompts, images, batch.columns)
-        values = checked_rewards(reward_name(self.reward), answer, len(batch))
-        rewards = torch.tensor(values, dtype=torch.float64, device=images.device)
-        judged, metrics = self._judge(rewards, prompt_ids(batch.prompts).to(images.device))
+        rollout: dict[str, Tensor] = {}
+        parts = self._parts(velocity, batch, generators, into=rollout)
+        values = rewards_of(self.world, batch, parts)
+        device = rollout["trajectory"].device
+        rewards = torch.tensor(values, dtype=torch.float64, device=device)
+        judged, metrics = self._judge(rewards, prompt_ids(batch.prompts).to(device))
         return Collected(batch.with_tensors(**rollout, **judged), metrics, len(batch))
+
+    def _parts(
+        self,
+        velocity: VelocityModel,
+        batch: Batch,
+        generators: Generators,
+        *,
+        into: dict[str, Tensor],
+    ) -> Iterator[Part]:
+        """Roll out part by part; what is trained on goes ``into`` tensors of all rows."""
+        for rows in batch.parts or [range(len(batch))]:
+            part = batch.select(rows)
+            latents, rollout = self._rollout(velocity, part, [generators[row] for row in rows])
+            index = torch.tensor(rows).to(latents.device, non_blocking=True)
+            for name, value in rollout.items():
+                if name not in into:
+                    into[name] = value.new_empty(len(batch), *value.shape[1:])
+                into[name][index] = value
+            yield rows, latents
 
     def _rollout(
         self, velocity: VelocityModel, batch: Batch, generators: Generators
-    ) -> dict[str, Tensor]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Sample images and keep the trained steps.
 
-        -> ``images``, (B, ...); ``trajectory`` and ``sigmas``, the S + 1 ends of the S trained
-        steps, (B, S + 1, ...) and (B, S + 1); ``old_log_prob``, (B, S).
+        -> Latents at sigma 0, (B, ...); and ``trajectory`` and ``sigmas``, the S + 1 ends of the S
+        trained steps, (B, S + 1, ...) and (B, S + 1), and ``old_log_prob``, (B, S).
         """
         config, shape = self.config, self.world.latent_shape
         tensors = (*batch.condition.values(), *batch.tensors.values())
@@ -98,8 +126,10 @@ class FlowGrpo(Method):
         latents = draw_noise(shape, generators, device)
         start = self._window_start(generators, device)
         sigmas = self.sigmas.to(device)
-        trajectory, log_probs = [latents], []
+        trajectory = latents.new_empty(len(batch), config.num_trained_steps + 1, *shape)
+        log_probs = []
         for step in range(config.num_inference_steps):
+            _put(latents, trajectory, step - start)
             sigma, sigma_next = (sigmas[i].expand(len(batch)) for i in (step, step + 1))
             v, mean, std = self._transition(velocity, latents, sigma, sigma_next, batch)
             # Drawn outside the window, too: a row's later draws do not depend on where it lies.
@@ -107,15 +137,13 @@ class FlowGrpo(Method):
             in_window = (start <= step) & (step < start + config.num_sde_steps)
             ode = euler_step(latents, v, sigma, sigma_next)
             latents = torch.where(per_row(in_window, mean).bool(), stochastic, ode)
-            trajectory.append(latents)
             log_probs.append(transition_log_prob(latents, mean, std))
+        _put(latents, trajectory, config.num_inference_steps - start)
         trained = start[:, None] + torch.arange(config.num_trained_steps + 1, device=device)
-        row = torch.arange(len(batch), device=device)[:, None]
-        return {
-            "images": latents,
-            "trajectory": torch.stack(trajectory, 1)[row, trained],
+        return latents, {
+            "trajectory": trajectory,
             "sigmas": sigmas[trained],
-            "old_log_prob": torch.stack(log_probs, 1)[row, trained[:, :-1]],
+            "old_log_prob": torch.stack(log_probs, 1).gather(1, trained[:, :-1]),
         }
 
     def _window_start(self, generators: Generators, device: torch.device) -> Tensor:
@@ -201,6 +229,10 @@ class FlowGrpo(Method):
             "train/clip_fraction": ((ratio - 1).abs() > config.clip_range).float(),
             "train/velocity_rms": velocity_rms(v),
         }
+        if config.rollout_batch_size is not None and batch.update == 0:
+            # The policy is still the rollout's; what differs is how another batch size rounds.
+            items["train/first_ratio_deviation"] = items["train/ratio_deviation"]
+            items["train/first_clip_fraction"] = items["train/clip_fraction"]
         if reference_mean is not None:
             # The public code divides by g where the KL of the transitions has g sqrt(-dt).
             is_exact = config.kl_form == "exact"
@@ -211,7 +243,7 @@ class FlowGrpo(Method):
         metrics = {name: (item.detach() * active).sum() for name, item in items.items()}
         return LossOutput((loss * active).sum(), metrics)
 
-    # One function for rollout and training, and the loop rolls out in the chunks of rows that it
+    # One function for rollout and training, and by default the loop rolls out in the parts that it
     # trains on: a matrix product may round differently for another batch size, and the first
     # ratios, which are measured and not assumed, would not be 1.
     def _transition(

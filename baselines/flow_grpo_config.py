@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from typing_extensions import override
 
 from baselines.config import (
+    ADDRESS_IF_SET,
     MethodConfig,
     require,
     require_at_least,
@@ -50,10 +51,19 @@ class FlowGrpoConfig(MethodConfig):
         sde_window_range: Steps, first and one past the last, within which each row's window is
             drawn. Published (0, num_inference_steps // 2).
         updates_per_collection: Optimiser updates that share one rollout. Published 2.
+        rollout_batch_size: Rows that a rollout puts through the model together; null takes those
+            of a micro-batch, and the first ratios are exactly 1. Another batch size may round
+            differently: ``train/first_ratio_deviation`` and ``train/first_clip_fraction`` then say
+            by how much, and should stay far below ``clip_range`` and 0.
     """
 
     kind: ClassVar[str] = "flow_grpo"
-    code: ClassVar[tuple[str, ...]] = ("baselines.flow", "baselines.flow_grpo", "baselines.groups")
+    code: ClassVar[tuple[str, ...]] = (
+        "baselines.flow",
+        "baselines.flow_grpo",
+        "baselines.groups",
+        "baselines.judged_rollouts",
+    )
     title: ClassVar[str] = "Flow-GRPO"
     trains_on: ClassVar[Literal["images", "prompts"]] = "prompts"
     needs_reward: ClassVar[bool] = True
@@ -75,6 +85,9 @@ class FlowGrpoConfig(MethodConfig):
     sde_window_size: int = 0
     sde_window_range: tuple[int, int] = (0, 5)
     updates_per_collection: int = 2
+    # Measured on the laboratory's model, one thread of a busy CPU, float32: a collection of 64 rows
+    # takes 6.6 s with 4 rows a forward and 4.1 s with 32, and no first ratio differs from 1.
+    rollout_batch_size: int | None = field(default=None, metadata=ADDRESS_IF_SET)
 
     def __post_init__(self) -> None:
         require_guidance(self.guidance_scale)
@@ -82,6 +95,8 @@ class FlowGrpoConfig(MethodConfig):
         require(self.group_size >= 2, "group_size", self.group_size, "a group needs 2 or more")
         require_at_least(self, 2, "num_inference_steps")
         require_at_least(self, 1, "updates_per_collection")
+        if self.rollout_batch_size is not None:
+            require_at_least(self, 1, "rollout_batch_size")
         require_at_least(self, 0, "kl_coeff")
         require_positive(self, "noise_level", "clip_range", "advantage_clip")
         fraction = self.train_timestep_fraction
@@ -152,5 +167,5 @@ class FlowGrpoConfig(MethodConfig):
     @property
     @override
     def latents_held(self) -> int:
-        # The whole path of a rollout, once as it grows and once stacked.
-        return 2 * self.num_inference_steps + 4
+        # The trained part of the path, once of the collection and once of its micro-batches.
+        return 2 * (self.num_trained_steps + 1) + 4

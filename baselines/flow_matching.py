@@ -13,10 +13,10 @@ from baselines.flow import (
     draw_noise,
     draw_uniform,
     per_row,
-    to_device,
     training_sigmas,
     velocity_mse,
 )
+from evaluators.devices import on_device
 
 
 def draw_training_point(
@@ -41,7 +41,7 @@ def draw_training_point(
         }
         batch = replace(batch, condition=condition)
     return batch.with_tensors(
-        t0=t0, sigma=to_device(training_sigmas(t0, shift), x0.device), noise=noise
+        t0=t0, sigma=on_device(training_sigmas(t0, shift), x0.device), noise=noise
     )
 
 

@@ -23,13 +23,13 @@ from baselines.flow import (
     euler_step,
     per_row,
     stochastic_step,
-    to_device,
     training_grid,
     training_sigmas,
     velocity_mse,
 )
 from baselines.flow_matching import draw_training_point, on_trajectory_term
 from baselines.soar_config import SoarConfig
+from evaluators.devices import on_device
 
 
 def renoise(x_off: Tensor, noise: Tensor, sigma_from: Tensor, sigma_to: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class Soar(Method):
         """
         config, x0 = self.config, batch["x0"]
         t1 = (batch["t0"] - 1 / config.num_inference_steps).clamp(min=0)
-        sigma_next = to_device(training_sigmas(t1, self.shift), x0.device)
+        sigma_next = on_device(training_sigmas(t1, self.shift), x0.device)
         paths, points = config.num_rollout_paths, config.num_aux_points
         uniform = draw_uniform((paths, points), generators, x0.device)
         # Stochastic paths are skipped where the step reaches the clean boundary; path 0 is the ODE.
@@ -136,7 +136,7 @@ class Soar(Method):
         yield main
         x_off = self._rollout(velocity, velocity_cond, batch)
         paths, points = range(self.config.num_rollout_paths), range(self.config.num_aux_points)
-        slots, chunk = list(itertools.product(paths, points)), self.config.aux_chunk
+        slots, chunk = list(itertools.product(paths, points)), self.config.points_at_once
         # The public code keeps the graphs of all points until one backward; the sum is the same.
         for first in range(0, len(slots), chunk):
             term = self._aux_term(velocity, x_off, batch, slots[first : first + chunk])
@@ -176,7 +176,7 @@ class Soar(Method):
         # Points that do not exist are evaluated and weighted 0: they are rare (t0 below 1 / K), and
         # every rank then runs the same forwards, as sharded training requires.
         exists = torch.cat([batch["path_exists"][:, path] for path, _ in slots])
-        exists = to_device(exists, prediction.device)
+        exists = on_device(exists, prediction.device)
         error_sum = (velocity_mse(prediction, torch.cat(targets)) * exists).sum()
         scale = self.weight(batch) / self._num_aux(batch)
         metrics = {"train/aux_loss": scale * error_sum.detach()}

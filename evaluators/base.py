@@ -7,15 +7,22 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from PIL import Image
 
 from evaluators.weights import EvaluatorError as EvaluatorError
 from evaluators.weights import PublishedWeights, content_digest
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 #: Metadata of a field that no address holds: it changes speed, memory or words, and no number.
 ADDRESS: Mapping[str, bool] = {"address": False}
+#: Of one that came later and may change numbers: addresses hold it unless it is null, as before.
+ADDRESS_IF_SET: Mapping[str, str] = {"address": "if set"}
+#: What ``runs_on`` is of a judge whose model another process holds.
+SERVER = "server"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +75,15 @@ class JudgeConfig(abc.ABC):
 
     def check_prompt(self, prompt: str, metadata: Mapping[str, object]) -> None:  # noqa: B027
         """Refuse, by a ``ValueError``, a prompt that no image could be judged for."""
+
+    @property
+    def runs_on(self) -> str | None:
+        """Where it computes: a torch device, ``auto``, or ``SERVER``; None does not say.
+
+        As a reward it is asked while the next images are drawn, where that is not where the model
+        is.
+        """
+        return None
 
     def missing(self) -> tuple[str, str]:
         """What is not here besides packages and weights, and the command that gets it."""
@@ -137,7 +153,8 @@ class Sample:
     """An RGB image to be judged, with GenEval's metadata or what else the evaluator needs.
 
     ``sample_id`` is unique in a set, e.g. ``"00012/0003"``; ``prompt_id`` is shared by the images
-    of a prompt, by which statistics cluster.
+    of a prompt, by which statistics cluster. ``pixels`` are what ``Evaluator.prepared`` made of the
+    image for that evaluator's model.
     """
 
     sample_id: str
@@ -145,6 +162,7 @@ class Sample:
     prompt: str
     image: Image.Image
     metadata: Mapping[str, object] = field(default_factory=dict)
+    pixels: Tensor | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def drawn(cls, name: str, prompt: str, image: Image.Image, **metadata: object) -> Sample:
@@ -199,6 +217,10 @@ class Evaluator(abc.ABC):
     def settings(self) -> Mapping[str, object]:
         """What numbers depend on beside the weights, for the fingerprint."""
         return self.config.settings()
+
+    def prepared(self, sample: Sample) -> Sample:
+        """The sample with its image resized for the model; threads ask for it ahead of scores."""
+        return sample
 
     @abc.abstractmethod
     def score(self, samples: Sequence[Sample]) -> list[Score]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -31,3 +32,11 @@ def torch_dtype(name: str) -> torch.dtype:
 
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def on_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor on a device, and of a dtype; no copy to a GPU is waited for."""
+    # It would be, unless its source is pinned. Cast there, since the CPU's cast is not.
+    is_upload = device.type == "cuda" and tensor.device.type == "cpu"
+    source = tensor.pin_memory() if is_upload else tensor
+    return source.to(device, non_blocking=is_upload).to(dtype or tensor.dtype)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from evaluators.base import Sample
-from evaluators.images import load_images
+from evaluators.images import in_threads, load_image
 
 _NUM_SHOWN = 5
 
@@ -42,12 +42,14 @@ class SampleFile:
 
 
 def iter_samples(
-    files: Sequence[SampleFile], *, workers: int = 2, ahead: int = 16
+    files: Sequence[SampleFile], prepared: Callable[[Sample], Sample], *, ahead: int = 16
 ) -> Iterator[Sample]:
-    """Decode samples in order, as ``load_images`` does."""
-    images = load_images((file.path for file in files), workers=workers, ahead=ahead)
-    for file, image in zip(files, images, strict=True):
-        yield file.with_image(image)
+    """Decode samples in threads, and prepare them as a judge has it, as ``in_threads`` does."""
+
+    def decoded(file: SampleFile) -> Sample:
+        return prepared(file.with_image(load_image(file.path)))
+
+    return in_threads(decoded, files, ahead=ahead)
 
 
 def check_counts(

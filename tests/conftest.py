@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Before anything imports torch: a process a core has no use for more threads, and sums come out
+# alike however many cores a machine has.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.fakes import SMALL
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    _put_long_files_first(items)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
@@ -18,6 +24,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _put_long_files_first(items: list[pytest.Item]) -> None:
+    """Where files are handed to processes, a long one at the end would keep the others waiting."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,15 +19,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from typing_extensions import override
 
 from baselines.base import Batch, Collected, Condition, Method, VelocityModel
 from baselines.config import TrainingConfig
-from baselines.flow import to_device
 from baselines.loop import sharding
 from baselines.loop.callbacks import LogWindow
-from baselines.loop.checkpoints import TRANSFORMER_DIR, checkpoint_path
+from baselines.loop.checkpoints import TRANSFORMER_DIR, CheckpointWriter, checkpoint_path
 from baselines.loop.ledger import LOSS, Ledger, LossWindow, Share
 from baselines.loop.reduction import Reduction, broadcast
 from baselines.loop.stream import (
@@ -36,8 +37,9 @@ from baselines.loop.stream import (
     micro_batches,
     row_generator,
 )
-from baselines.loop.velocity import InChunks, VelocityOf, casts_kept, in_autocast, reference_of
-from baselines.loop.weights import load_transformer, save_transformer
+from baselines.loop.velocity import VelocityOf, casts_kept, in_autocast, reference_of
+from baselines.loop.weights import held_transformer, load_transformer, on_host
+from evaluators.devices import on_device
 
 OnLog = Callable[[int, Mapping[str, float]], None]
 
@@ -95,6 +97,7 @@ class PostTrainer(Trainer):
         velocity_of: VelocityOf,
         negative_condition: Condition,
         on_log: OnLog,
+        writer: CheckpointWriter,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         super().__init__(model, arguments, train_dataset=stream, callbacks=list(callbacks))
@@ -110,9 +113,10 @@ class PostTrainer(Trainer):
         self.training = training
         self.velocity_of = velocity_of
         self.negative_condition = {
-            name: to_device(value, self.args.device) for name, value in negative_condition.items()
+            name: on_device(value, self.args.device) for name, value in negative_condition.items()
         }
         self.on_log = on_log
+        self.writer = writer
         self.ledger, self._losses_before = Ledger(), LossWindow()
         # Made before a checkpoint is loaded: the reference is the model that training started from.
         self._reference: VelocityModel | None = None
@@ -176,10 +180,15 @@ class PostTrainer(Trainer):
         (batch,) = batches
         size = self.training.micro_batch_size or len(batch)
         layout = micro_batches(len(batch), self.method.updates_per_collection, size)
-        chunked = InChunks(velocity, [part for update in layout for part in update])
-        collected = self._collected(chunked, batch)
+        together = self.method.rollout_batch_size
+        parts = list(itertools.chain.from_iterable(layout))
+        if together is not None:
+            (parts,) = micro_batches(len(batch), 1, together)
+        collected = self._collected(velocity, replace(batch, parts=parts))
         self._rollout, self._reward_calls = collected.metrics, collected.reward_calls
-        self._updates.extend([collected.batch.select(part) for part in update] for update in layout)
+        for number, update in enumerate(layout):
+            rows = replace(collected.batch, update=number)
+            self._updates.append([rows.select(part) for part in update])
 
     @torch.no_grad()
     def _collected(self, velocity: VelocityModel, batch: Batch) -> Collected:
@@ -239,7 +248,7 @@ class PostTrainer(Trainer):
             needed = [max(weights) for weights in zip(*gather_object([mine]), strict=True)]
         useful = [b for b, weight in zip(micro_batches, needed, strict=True) if weight > 0]
         # Stays on the device: what is divided by it waits for the other processes there.
-        weight = to_device(torch.tensor(math.fsum(mine), dtype=torch.float64), self.args.device)
+        weight = on_device(torch.tensor(math.fsum(mine), dtype=torch.float64), self.args.device)
         return self._summed(weight), useful
 
     def _summed(self, value: Tensor) -> Tensor:
@@ -364,24 +373,31 @@ class PostTrainer(Trainer):
     @override
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         assert output_dir is not None
-        folder = Path(output_dir) / TRANSFORMER_DIR
-        save_transformer(self.transformer, folder, is_main=self.args.should_save)
+        write = held_transformer(self.transformer)
+        if self.args.should_save:
+            self.writer.put(partial(write, Path(output_dir) / TRANSFORMER_DIR))
 
     @override
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.is_fsdp_enabled:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        # The Trainer would write a sharded model's weights a second time.
-        plugin = self.accelerator.state.fsdp_plugin
-        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        # The Trainer would write a sharded model's weights a second time, and have training wait.
+        if self.is_fsdp_enabled:
+            plugin = self.accelerator.state.fsdp_plugin
+            save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
         assert self.lr_scheduler is not None
-        if self.args.should_save:
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir)
+        if not self.is_fsdp_enabled:
+            assert self.optimizer is not None
+            state = on_host(self.optimizer.state_dict())
+            self.writer.put(partial(torch.save, state, folder / OPTIMIZER_NAME))
+        state = deepcopy(self.lr_scheduler.state_dict())
+        self.writer.put(partial(torch.save, state, folder / SCHEDULER_NAME))
 
     @override
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._settle()
+        self.writer.wait()
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             self.ledger.tick()

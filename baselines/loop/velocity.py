@@ -1,11 +1,10 @@
-"""Views of a model that the loop hands to methods: in chunks, and as it was before training."""
+"""Views of a model that the loop hands to methods: under autocast, and before training."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import torch
 from accelerate import Accelerator
@@ -17,39 +16,6 @@ from baselines.loop.sharding import reshard
 
 VelocityOf = Callable[[nn.Module], VelocityModel]
 """Makes a module what methods see; also called on the module that accelerate wrapped."""
-
-
-@dataclass(frozen=True)
-class InChunks:
-    """A model that sees few rows at a time: the ``chunks`` that training will put through it."""
-
-    # Bounds the memory of a collection, and since equal batches give equal bits, Flow-GRPO's first
-    # ratios are exactly 1.
-    velocity: VelocityModel
-    chunks: Sequence[Sequence[int]]
-
-    def __call__(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """Velocity of all rows, as ``latents``."""
-        parts = self._parts(len(latents), latents.device)
-        outputs = []
-        for rows in parts:
-            conditions = {name: value[rows] for name, value in condition.items()}
-            outputs.append(self.velocity(latents[rows], sigma[rows], conditions))
-        return torch.cat(outputs)[torch.cat(parts).argsort()]
-
-    def _parts(self, count: int, device: torch.device) -> list[Tensor]:
-        """Rows of each call."""
-        num_rows = sum(map(len, self.chunks))
-        if count % num_rows:
-            size = max(map(len, self.chunks))
-            return list(torch.arange(count, device=device).split(size))
-        # Guidance makes blocks of all rows, empty prompts first, then prompts: a chunk holds its
-        # rows of each block, as a batch of two branches does in training.
-        blocks = range(0, count, num_rows)
-        return [
-            torch.tensor([first + row for first in blocks for row in chunk], device=device)
-            for chunk in self.chunks
-        ]
 
 
 @contextlib.contextmanager

@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from evaluators.base import SERVER
+from evaluators.devices import torch_device
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
-    from torch import Tensor
 
 
 class RewardError(ValueError):
@@ -29,8 +32,8 @@ class RewardFunction(Protocol):
         """One number an image, in order; ``columns`` are the data set's other columns."""
 
 
-LatentReward = Callable[[Sequence[str], "Tensor", Mapping[str, Sequence[object]]], Sequence[float]]
-"""What a rollout asks: ``reward(prompts, latents at sigma 0, columns)``, one number a row."""
+ImagesReward = Callable[[Sequence[str], Any, Mapping[str, Sequence[object]]], Sequence[float]]
+"""What a rollout asks: ``reward(prompts, images, columns)``, one number a row."""
 
 
 def reward_name(reward: object) -> str:
@@ -91,6 +94,29 @@ def refusal(reward: object, prompt: str, columns: Mapping[str, object]) -> str:
     except ValueError as err:
         return str(err)
     return ""
+
+
+def runs_elsewhere(reward: object, device: torch.device) -> bool:
+    """Whether a reward computes on another device than the model's, or in another process.
+
+    A reward says so by an attribute ``runs_on``: a torch device, or ``server``. ``RewardError``
+    where it is neither; a reward without one counts as on the model's.
+    """
+    if isinstance(reward, Mixture):
+        return all(runs_elsewhere(part, device) for part in reward.rewards.values())
+    place = getattr(reward, "runs_on", None)
+    if place is None or place == SERVER:
+        return place == SERVER
+    try:
+        own = torch_device(place)
+    except (RuntimeError, TypeError) as err:
+        raise RewardError(
+            f"reward {reward_name(reward)!r} says runs_on={place!r}: name a torch device, e.g. "
+            f"'cpu' or 'cuda:1', or {SERVER!r}"
+        ) from err
+    # A GPU without a number is the process's own.
+    is_other_index = None not in (own.index, device.index) and own.index != device.index
+    return own.type != device.type or is_other_index
 
 
 class Mixture:

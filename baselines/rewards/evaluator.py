@@ -26,6 +26,7 @@ class EvaluatorReward:
         evaluator.check_canaries()
         self.evaluator = evaluator
         self.name = name or evaluator.name
+        self.runs_on = evaluator.config.runs_on
 
     def check(self, prompt: str, columns: Mapping[str, object]) -> None:
         """``ValueError`` for a prompt that the evaluator cannot judge images of."""

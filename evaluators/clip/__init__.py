@@ -2,6 +2,8 @@
 
 from evaluators.weights import PublishedWeights
 
+#: Pixels that CLIPs take of an image, for which batch sizes are stated.
+USUAL_INPUT = 224**2
 CLIP_CODE = ("evaluators.clip.encoders", "evaluators.clip.open_clip_models")
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt",

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from evaluators.clip import CLIP_FILES
 from evaluators.clip.open_clip_models import WEIGHT_FILES, OpenClipParts, load_open_clip
+from evaluators.devices import on_device
 from evaluators.weights import WeightsError, combined_hash, first_line
 
 
@@ -63,16 +64,23 @@ class TransformersClipEncoder:
         return int(self._model.visual_projection.out_features)
 
     @property
+    def side(self) -> int:
+        """Pixels along a side of what the image tower takes."""
+        return int(self._model.vision_model.config.image_size)
+
+    @property
     def logit_scale(self) -> float:
         """The learned factor of the cosine, already exponentiated."""
         return float(self._model.logit_scale.float().exp())
 
-    def images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Unit image embeddings (B, D), float32."""
-        pixels = self._transform(images=list(images), return_tensors="pt")["pixel_values"]
-        output = self._model.get_image_features(
-            pixel_values=pixels.to(self._model.device, self._model.dtype)
-        )
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """What the image tower takes, (3, S, S) float32."""
+        return cast(Tensor, self._transform(images=image, return_tensors="pt")["pixel_values"][0])
+
+    def images(self, pixels: Tensor) -> Tensor:
+        """Unit image embeddings (B, D), float32, of preprocessed images (B, 3, S, S)."""
+        model = self._model
+        output = model.get_image_features(pixel_values=on_device(pixels, model.device, model.dtype))
         return normalize(output.pooler_output.float(), dim=-1)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
@@ -84,9 +92,10 @@ class TransformersClipEncoder:
             truncation=True,
             max_length=self._max_tokens,
             return_tensors="pt",
-        ).to(self._model.device)
+        )
+        names = ("input_ids", "attention_mask")
         output = self._model.get_text_features(
-            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+            **{name: on_device(tokens[name], self._model.device) for name in names}
         )
         return normalize(output.pooler_output.float(), dim=-1)
 
@@ -108,11 +117,9 @@ def clip_hash(directory: Path) -> str:
     return combined_hash(path for name in CLIP_FILES if (path := directory / name).is_file())
 
 
-def paired_cosines(
-    encoder: ClipEncoder, prompts: Sequence[str], images: Sequence[Image.Image]
-) -> list[float]:
-    """The cosine of each image and its prompt; (B,)."""
+def paired_cosines(encoder: ClipEncoder, prompts: Sequence[str], pixels: Tensor) -> list[float]:
+    """The cosine of each preprocessed image, (B, 3, S, S), and its prompt; (B,)."""
     # Several images of a prompt lie side by side: each text is encoded once.
     unique = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
     texts = encoder.texts(list(unique))[[unique[prompt] for prompt in prompts]]
-    return cast(list[float], (encoder.images(images) * texts).sum(-1).tolist())
+    return cast(list[float], (encoder.images(pixels) * texts).sum(-1).tolist())

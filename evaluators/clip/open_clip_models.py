@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import PreTrainedTokenizerBase
 
+from evaluators.devices import on_device
 from evaluators.weights import WeightsError, first_line
 
 CONFIG_FILE = "open_clip_config.json"
@@ -43,17 +44,22 @@ class OpenClipParts(NamedTuple):
         """Size D of an embedding."""
         return int(self.model.visual.output_dim)
 
-    def images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Unit image embeddings (B, D), float32."""
+    @property
+    def side(self) -> int:
+        """Pixels along a side of what the image tower takes."""
+        size = self.model.visual.image_size
+        return int(size if isinstance(size, int) else size[0])
+
+    def images(self, pixels: Tensor) -> Tensor:
+        """Unit image embeddings (B, D), float32, of preprocessed images (B, 3, S, S)."""
         weight = next(self.model.parameters())
-        pixels = torch.stack([self.preprocess(image) for image in images])
-        features = self.model.encode_image(pixels.to(weight.device, weight.dtype))
+        features = self.model.encode_image(on_device(pixels, weight.device, weight.dtype))
         # Normalised after the cast: in bfloat16 a length of 1 is known to 1 part in 256 only.
         return normalize(features.float(), dim=-1)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Unit text embeddings (B, D), float32."""
-        tokens = self.tokenizer(list(texts)).to(next(self.model.parameters()).device)
+        tokens = on_device(self.tokenizer(list(texts)), next(self.model.parameters()).device)
         return normalize(self.model.encode_text(tokens).float(), dim=-1)
 
 

@@ -59,8 +59,9 @@ class GenEvalConfig(GenEvalFacts):
     Attributes:
         detector: Hub id or local folder of a Mask2Former for COCO instances, transformers' layout.
         color_model: Hub id or local folder of OpenAI's CLIP ViT-L/14, open_clip's layout.
-        batch_size: Images a forward of the detector; None: 8 on a GPU and 1 on a CPU.
-        crop_batch_size: Objects a forward of the colour model.
+        batch_size: Square images a forward of the detector, so many fewer if they are wide; None: 8
+            on a GPU and 1 on a CPU.
+        crop_batch_size: Objects a forward of the colour model, if that takes 224 x 224 pixels.
         dtype: ``float32``, ``bfloat16`` or ``float16``, of the models' weights and arithmetic; not
             of masks, scores and similarities.
         device: ``auto`` (the first GPU, else the CPU), or a torch device.
@@ -87,6 +88,11 @@ class GenEvalConfig(GenEvalFacts):
         models, counts = ("detector", "color_model"), ("batch_size", "crop_batch_size")
         check_settings(self, texts=models, counts=counts)
         check_dtype(self.dtype)
+
+    @property
+    def runs_on(self) -> str:
+        """Its device."""
+        return self.device
 
     def weight_files(self) -> Mapping[str, Sequence[str]]:
         """Both models'."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
+
+from evaluators.batches import at_once
 
 # An analytical detector imports this module, and the laboratory's judges need no framework.
 if TYPE_CHECKING:
@@ -15,8 +18,8 @@ if TYPE_CHECKING:
 Box = tuple[float, float, float, float]
 Size = Sequence[int]
 
-#: Query masks enlarged at a time: 16 at 1333 x 800 are 68 MB.
-_QUERY_CHUNK = 16
+#: Query masks enlarged at a time, and their pixels: 68 MB.
+_QUERY_CHUNK, _QUERY_PIXELS = 16, 1333 * 800
 
 
 @dataclass(frozen=True)
@@ -137,8 +140,10 @@ def _query_masks(
     masks: list[Tensor] = []
     boxes: list[tuple[int, int, int, int]] = []
     quality = mask_logits.new_zeros(len(mask_logits))
-    for start in range(0, len(mask_logits), _QUERY_CHUNK):
-        chunk = slice(start, start + _QUERY_CHUNK)
+    largest = max(math.prod(padded_size), math.prod(original_size))
+    count = at_once(_QUERY_CHUNK, largest, usual=_QUERY_PIXELS)
+    for start in range(0, len(mask_logits), count):
+        chunk = slice(start, start + count)
         # Twice, by way of the model's input, as mmdet does: one enlargement gives other edges, and
         # transformers' own post-processing squeezes every mask to 384 x 384 first.
         logits = _resized(mask_logits[chunk], padded_size)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from transformers import Mask2FormerForUniversalSegmentation
 
-from evaluators.devices import torch_device, torch_dtype
+from evaluators.batches import at_once
+from evaluators.devices import on_device, torch_device, torch_dtype
 from evaluators.geneval.canaries import street_canaries
 from evaluators.geneval.colors import ColorClassifier, object_crop
 from evaluators.geneval.config import DETECTOR_FILES, GenEvalConfig
@@ -61,7 +63,7 @@ def model_input(
     image: Image.Image, *, image_scale: Size = IMAGE_SCALE, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Resize, pad and normalise one RGB image: (3, H, W) float32, both sides multiples of 32."""
-    pixels = torch.from_numpy(np.array(image.convert("RGB"))).to(device)
+    pixels = on_device(torch.from_numpy(np.array(image.convert("RGB"))), torch.device(device))
     levels = pixels.permute(2, 0, 1).float()
     height, width = resized_size((image.height, image.width), image_scale)
     # As OpenCV's INTER_LINEAR, which mmdet uses, and not Pillow's, which smooths when it reduces.
@@ -121,7 +123,7 @@ class Mask2FormerDetector:
                     Detection(self.class_names[instance.label], instance.box, instance.score)
                     for instance in instances
                 ]
-                # Masks of full size are freed with their batch; of what is to be coloured, the crop
+                # Masks of full size are freed with their image; of what is to be coloured, the crop
                 # stays, so that crops of all images share the colour model's batches.
                 for i in indices_to_color(detections[row], requests[row]):
                     places.append((row, i))
@@ -133,13 +135,14 @@ class Mask2FormerDetector:
         return detections
 
     def _batches(self, images: Sequence[Image.Image]) -> Iterator[list[int]]:
-        """Indices of images of equal padded size, at most ``batch_size`` together."""
+        """Indices of images of equal padded size, of square ones ``batch_size`` together."""
         by_size: dict[Size, list[int]] = defaultdict(list)
         for index, image in enumerate(images):
             by_size[padded_size(self._resized_size(image))].append(index)
-        for rows in by_size.values():
-            for start in range(0, len(rows), self._batch_size):
-                yield rows[start : start + self._batch_size]
+        for size, rows in by_size.items():
+            count = at_once(self._batch_size, math.prod(size), usual=min(self._image_scale) ** 2)
+            for start in range(0, len(rows), count):
+                yield rows[start : start + count]
 
     def _resized_size(self, image: Image.Image) -> Size:
         return resized_size((image.height, image.width), self._image_scale)
@@ -147,14 +150,16 @@ class Mask2FormerDetector:
     @torch.inference_mode()
     def _instances(
         self, images: Sequence[Image.Image], thresholds: Sequence[float]
-    ) -> list[list[Instance]]:
-        """One forward for images of equal padded size."""
+    ) -> Iterator[list[Instance]]:
+        """One forward for images of equal padded size; their masks come one image after another."""
         scale, device = self._image_scale, self._device
         inputs = [model_input(image, image_scale=scale, device=device) for image in images]
         output = self._model(torch.stack(inputs).to(self._dtype))
         logits = (output.class_queries_logits, output.masks_queries_logits)
-        return [
-            instances_from_logits(
+        for class_logits, mask_logits, image, limit in zip(
+            *logits, images, thresholds, strict=True
+        ):
+            yield instances_from_logits(
                 class_logits,
                 mask_logits,
                 padded_size=inputs[0].shape[-2:],
@@ -162,10 +167,6 @@ class Mask2FormerDetector:
                 original_size=(image.height, image.width),
                 min_score=limit,
             )
-            for class_logits, mask_logits, image, limit in zip(
-                *logits, images, thresholds, strict=True
-            )
-        ]
 
 
 def load_geneval(config: GenEvalConfig) -> GenEval:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from evaluators.base import ADDRESS, Canary, Evaluator, JudgeConfig, Sample, Score, mean_of
+from evaluators.batches import at_once
 from evaluators.ocr import engine as ocr_engine
 from evaluators.ocr.engine import Line, TextReader
 from evaluators.weights import EvaluatorError, combined_hash
@@ -27,6 +28,8 @@ _PAIRS = re.compile("|".join(f"{opening}([^{closing}]*)[{closing}]" for opening,
 _MIXED = re.compile('["“”„‟\uff02]([^"“”„‟\uff02]*)["“”‟\uff02]')
 #: Longest side an upscaled image may get, pixels: very flat images stay readable in memory.
 _MAX_SIDE = 4096
+#: Pixels of an image, for which the batch size is stated.
+_USUAL_PIXELS = 1024**2
 _CANARIES = (("OPEN", "QUIZ", "black", "white"), ("Coffee", "Bread", "white", "darkblue"))
 
 
@@ -88,7 +91,7 @@ class OcrConfig(JudgeConfig):
         recognition_dir: As ``detection_dir``.
         min_confidence: A line read with less confidence (0..1) is ignored.
         min_side: Images whose shorter side is smaller are enlarged to it (bicubic), pixels.
-        batch_size: Images handed to the reader at a time.
+        batch_size: Images handed to the reader at a time, if none has more than 1024 x 1024 pixels.
         num_threads: Of the reader; None takes ``OMP_NUM_THREADS`` or all cores.
         device: ``cpu``, ``gpu`` or ``gpu:0``.
     """
@@ -126,6 +129,11 @@ class OcrConfig(JudgeConfig):
             raise ValueError(f"batch_size={self.batch_size}: must be at least 1")
         if self.num_threads is not None and self.num_threads < 1:
             raise ValueError(f"num_threads={self.num_threads}: must be at least 1, or null")
+
+    @property
+    def runs_on(self) -> str:
+        """Its device, as torch names it."""
+        return self.device.replace("gpu", "cuda")
 
     def weight_files(self) -> Mapping[str, Sequence[str]]:
         """The models' directories; the wheel's models are known by their names."""
@@ -187,7 +195,8 @@ class OcrEvaluator(Evaluator):
         """One score a sample, in order; ``EvaluatorError`` where the engine failed."""
         # All before the first is read: a prompt that quotes nothing is a ``ValueError``.
         targets = [_target_of(sample) for sample in samples]
-        size = self.config.batch_size
+        pixels = max((sample.image.width * sample.image.height for sample in samples), default=0)
+        size = at_once(self.config.batch_size, pixels, usual=_USUAL_PIXELS)
         batches = [samples[start : start + size] for start in range(0, len(samples), size)]
         pages = itertools.chain.from_iterable(map(self._read, batches))
         return list(map(self._judged, samples, targets, pages))

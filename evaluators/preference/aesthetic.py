@@ -64,7 +64,9 @@ class AestheticConfig(ScorerConfig):
         # The head is tiny and sensitive: float32 whatever the CLIP runs in.
         head = load_head(path, encoder.width).to(device)
         return LoadedScorer(
-            lambda _, images: head(encoder.images(images)).tolist(),
+            lambda _, pixels: head(encoder.images(pixels)).tolist(),
+            encoder.preprocess,
+            encoder.side,
             f"{clip_hash(directory)}+{combined_hash([path])}",
         )
 

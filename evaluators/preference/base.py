@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import abc
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from PIL import Image, ImageDraw
 
 from evaluators.base import ADDRESS, Canary, Evaluator, JudgeConfig, Sample, Score, check_settings
+from evaluators.batches import at_once
+from evaluators.clip import USUAL_INPUT
 from evaluators.devices import check_dtype
+from evaluators.images import in_threads
 
-Values = Callable[[Sequence[str], Sequence[Image.Image]], list[float]]
-"""One number for each pair of a prompt and an image."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Values = Callable[[Sequence[str], "Tensor"], list[float]]
+"""One number for each pair of a prompt and a preprocessed image, (B, 3, S, S)."""
 
 
 class LoadedScorer(NamedTuple):
-    """A scorer with its weights in memory, and the sha256 of everything loaded."""
+    """A scorer with its weights in memory.
+
+    ``preprocess`` makes an RGB image (3, S, S), S being ``side``; ``weights_hash`` is the sha256 of
+    everything loaded.
+    """
 
     values: Values
+    preprocess: Callable[[Image.Image], Tensor]
+    side: int
     weights_hash: str
 
 
@@ -31,7 +44,8 @@ class ScorerConfig(JudgeConfig):
 
     Attributes:
         weights: Hub id (``owner/name``, ``owner/name@revision``) or local path.
-        batch_size: Images at a time.
+        batch_size: Images at a time, if the model takes 224 x 224 pixels of each; of a model that
+            takes more, fewer.
         dtype: ``float32``, ``bfloat16`` or ``float16``: of the model's weights and arithmetic;
             the score itself is computed in float32.
         device: ``auto`` (the first GPU, else the CPU), or a torch device.
@@ -47,6 +61,11 @@ class ScorerConfig(JudgeConfig):
     def __post_init__(self) -> None:
         check_settings(self, texts=("weights",), counts=("batch_size",))
         check_dtype(self.dtype)
+
+    @property
+    def runs_on(self) -> str:
+        """Its device."""
+        return self.device
 
     @abc.abstractmethod
     def load(self) -> LoadedScorer:
@@ -78,18 +97,25 @@ class PreferenceEvaluator(Evaluator):
     def _scorer(self) -> LoadedScorer:
         return self.config.load()
 
+    def prepared(self, sample: Sample) -> Sample:
+        """The sample with its preprocessed image."""
+        if sample.pixels is not None:
+            return sample
+        return replace(sample, pixels=self._scorer.preprocess(sample.image.convert("RGB")))
+
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """One score a sample, in order."""
         # Not above: a judge is listed, set and checked without a framework.
         import torch
 
+        size = at_once(self.config.batch_size, self._scorer.side**2, usual=USUAL_INPUT)
+        # What is not prepared yet, as pictures of a rollout, is while the batch before is judged.
+        stream = in_threads(self.prepared, samples, ahead=2 * size)
         scores: list[Score] = []
-        for start in range(0, len(samples), self.config.batch_size):
-            batch = samples[start : start + self.config.batch_size]
-            prompts = [sample.prompt for sample in batch]
-            images = [sample.image.convert("RGB") for sample in batch]
+        while batch := list(itertools.islice(stream, size)):
+            pixels = torch.stack([sample.pixels for sample in batch if sample.pixels is not None])
             with torch.inference_mode():
-                values = self._scorer.values(prompts, images)
+                values = self._scorer.values([sample.prompt for sample in batch], pixels)
             scores += map(_as_score, batch, values)
         return scores
 

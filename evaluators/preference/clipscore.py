@@ -43,4 +43,5 @@ class ClipScoreConfig(ScorerConfig):
         directory = resolve_directory(self.weights, CLIP_FILES)
         device, dtype = torch_device(self.device), torch_dtype(self.dtype)
         encoder = load_clip(directory, dtype=dtype, device=device)
-        return LoadedScorer(functools.partial(paired_cosines, encoder), clip_hash(directory))
+        values = functools.partial(paired_cosines, encoder)
+        return LoadedScorer(values, encoder.preprocess, encoder.side, clip_hash(directory))

@@ -62,11 +62,10 @@ class HpsConfig(ScorerConfig):
         config = architecture_config(self.architecture)
         device, dtype = torch_device(self.device), torch_dtype(self.dtype)
         parts = load_parts(config, path, folder, dtype=dtype, device=device)
-        size = parts.model.visual.image_size
-        side = size if isinstance(size, int) else size[0]
+        values = functools.partial(paired_cosines, parts)
         # open_clip's own transform crops what is not square; HPS v2 was trained on whole images.
-        parts = parts._replace(preprocess=functools.partial(padded_square, size=side))
-        return LoadedScorer(functools.partial(paired_cosines, parts), combined_hash([path]))
+        preprocess = functools.partial(padded_square, size=parts.side)
+        return LoadedScorer(values, preprocess, parts.side, combined_hash([path]))
 
 
 def padded_square(image: Image.Image, size: int) -> Tensor:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
-
-from PIL import Image
+from typing import TYPE_CHECKING, cast
 
 from evaluators.base import ADDRESS
 from evaluators.clip import TOKENIZER_FILES
-from evaluators.devices import torch_device, torch_dtype
+from evaluators.devices import on_device, torch_device, torch_dtype
 from evaluators.preference.base import LoadedScorer, ScorerConfig
 from evaluators.weights import (
     PublishedWeights,
@@ -19,6 +17,9 @@ from evaluators.weights import (
     resolve_directory,
     resolve_file,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MODEL = PublishedWeights(
     repo="THUDM/ImageReward", files=("ImageReward.pt",), disk_gb=1.79, memory_gb=1.79
@@ -78,20 +79,19 @@ class ImageRewardConfig(ScorerConfig):
         for encoder in (model.vision, model.text):
             torch.nn.Module.to(encoder, dtype=dtype)
         # BLIP was published with CLIP's transform.
-        size = model.vision.config.image_size
+        size = cast(int, model.vision.config.image_size)
         transform = image_transform_v2(PreprocessCfg(size=size), is_train=False)
 
-        def values(prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:
-            pixels = torch.stack([cast(torch.Tensor, transform(image)) for image in images])
+        def values(prompts: Sequence[str], pixels: Tensor) -> list[float]:
             tokens = tokenizer(
                 list(prompts),
                 padding="max_length",
                 truncation=True,
                 max_length=MAX_TOKENS,
                 return_tensors="pt",
-            ).to(device)
+            )
+            ids, mask = (on_device(tokens[n], device) for n in ("input_ids", "attention_mask"))
             # B pairs: the authors' package scores all B x B and takes the diagonal.
-            rewards = model(pixels.to(device, dtype), tokens["input_ids"], tokens["attention_mask"])
-            return cast(list[float], rewards.tolist())
+            return cast(list[float], model(on_device(pixels, device, dtype), ids, mask).tolist())
 
-        return LoadedScorer(values, combined_hash([path]))
+        return LoadedScorer(values, transform, size, combined_hash([path]))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from evaluators.clip import CLIP_CODE, CLIP_FILES, PROCESSOR_FILES
 from evaluators.devices import torch_device, torch_dtype
 from evaluators.preference.base import LoadedScorer, ScorerConfig
 from evaluators.weights import PublishedWeights, resolve_directory
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FILES = ("config.json", "model.safetensors")
 _MODEL = PublishedWeights(
@@ -63,7 +65,7 @@ class PickScoreConfig(ScorerConfig):
         )
         scale = encoder.logit_scale
 
-        def values(prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:
-            return [scale * cosine for cosine in paired_cosines(encoder, prompts, images)]
+        def values(prompts: Sequence[str], pixels: Tensor) -> list[float]:
+            return [scale * cosine for cosine in paired_cosines(encoder, prompts, pixels)]
 
-        return LoadedScorer(values, clip_hash(directory))
+        return LoadedScorer(values, encoder.preprocess, encoder.side, clip_hash(directory))

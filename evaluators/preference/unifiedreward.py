@@ -17,7 +17,16 @@ from urllib.parse import urlsplit
 import requests
 from PIL import Image
 
-from evaluators.base import ADDRESS, Canary, Evaluator, JudgeConfig, Sample, Score, check_settings
+from evaluators.base import (
+    ADDRESS,
+    SERVER,
+    Canary,
+    Evaluator,
+    JudgeConfig,
+    Sample,
+    Score,
+    check_settings,
+)
 from evaluators.preference.base import shape_canaries
 from evaluators.weights import EvaluatorError
 
@@ -100,6 +109,11 @@ class UnifiedRewardConfig(JudgeConfig):
         for name in ("max_retries", "backoff_seconds"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must not be negative")
+
+    @property
+    def runs_on(self) -> str:
+        """Its server."""
+        return SERVER
 
     def build(self) -> UnifiedRewardEvaluator:
         """The evaluator; nothing is asked before it is needed."""

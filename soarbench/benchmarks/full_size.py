@@ -25,6 +25,7 @@ from soarbench.config.keys import split
 from soarbench.jobs.workbench import torch_device
 from soarbench.models.base import Architecture
 from soarbench.planning.demand import PlanOptions, read_request
+from soarbench.planning.fake_transformer import transformer_of
 from soarbench.planning.memory_and_time import GB, Demand
 from soarbench.planning.planner import Planner
 
@@ -76,8 +77,9 @@ def full_size(words: Sequence[str], *, console: Console) -> int:
 
 
 def planned_bytes(demand: Demand) -> float:
-    """What ``plan`` expects, without what only a whole run on a GPU holds."""
-    rows = Planner().memory(demand)
+    """What ``plan`` expects of one update, without what only a whole run on a GPU holds."""
+    one = replace(demand.training, steps=1, save_steps=1, num_snapshots=0)
+    rows = Planner().memory(replace(demand, training=one, is_judged=False))
     absent = ("autoencoder", "judges", "set aside")
     return sum(size for name, size in rows.items() if name not in absent)
 
@@ -148,45 +150,59 @@ def one_update(
     demand: Demand, transformer: nn.Module, on_log: OnLog, *, parallelism: str = DDP
 ) -> TrainingSummary:
     """Take one update of the real loop on random rows; ``post_train`` says what is raised."""
+    training = replace(demand.training, steps=1, save_steps=None, num_snapshots=0)
+    with tempfile.TemporaryDirectory() as folder:
+        return take_updates(
+            replace(demand, training=training),
+            transformer,
+            on_log,
+            Path(folder),
+            parallelism=parallelism,
+        )
+
+
+def take_updates(
+    demand: Demand,
+    transformer: nn.Module,
+    on_log: OnLog,
+    folder: Path,
+    *,
+    parallelism: str = DDP,
+) -> TrainingSummary:
+    """Train on random rows as the demand says, going on from a checkpoint in ``folder``."""
     architecture = demand.model.architecture()
     rows = RandomRows(demand, architecture)
     empty = rows.condition(torch.Generator().manual_seed(0))
     world = World(
         shift=3.0,
         latent_shape=rows.shape,
-        # The same for every image: what a judge takes is its own bench's question.
-        reward=lambda prompts, _latents, _columns: [0.0] * len(prompts),
+        # What a judge takes is its own bench's question. Not all alike: Flow-GRPO leaves out groups
+        # without spread, and with them the update that is measured.
+        reward=lambda prompts, _latents, _columns: [float(i) for i in range(len(prompts))],
     )
-    with tempfile.TemporaryDirectory() as folder:
-        return post_train(
-            transformer,
-            demand.method.build(world),
-            rows,
-            replace(demand.training, steps=1, save_steps=1, num_snapshots=0),
-            Path(folder),
-            optim=demand.optim,
-            lora=demand.lora,
-            ema=demand.ema,
-            seed=0,
-            velocity_of=architecture.velocity,
-            negative_condition={name: value[None] for name, value in empty.items()},
-            on_log=on_log,
-            console=Console(quiet=True),
-            parallelism=parallelism,
-        )
+    return post_train(
+        transformer,
+        demand.method.build(world),
+        rows,
+        demand.training,
+        folder,
+        optim=demand.optim,
+        lora=demand.lora,
+        ema=demand.ema,
+        seed=0,
+        velocity_of=architecture.velocity,
+        negative_condition={name: value[None] for name, value in empty.items()},
+        on_log=on_log,
+        console=Console(quiet=True),
+        parallelism=parallelism,
+    )
 
 
 def random_transformer(architecture: Architecture, dtype: torch.dtype) -> nn.Module:
     """The architecture with torch's own initial weights, seeded."""
     # No download: without the weights it is not known how good images are, but whether a model of
     # this size builds, fits and trains.
-    # Made in their final type: in float32 first, SD3.5-Medium would take 10 GB whatever the type.
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            transformer = architecture.transformer()
-    finally:
-        torch.set_default_dtype(before)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformer = transformer_of(architecture, dtype)
     return transformer.requires_grad_(False).eval()

@@ -124,7 +124,7 @@ def _races(
     )
 
     def ours(files: Sequence[SampleFile]) -> list[Verdict]:
-        chunks = (checked_scores(evaluator, samples) for samples in decoded(files))
+        chunks = (checked_scores(evaluator, samples) for samples in decoded(evaluator, files))
         return [_verdict(score.details) for scores in chunks for score in scores]
 
     def obvious(files: Sequence[SampleFile]) -> list[Verdict]:

@@ -109,7 +109,12 @@ def measure_training(cell: CellConfig, workbench: ModelWorkbench) -> Result:
     unit = cell.method.updates_per_collection
     updates = unit + -(-TIMED_UPDATES // unit) * unit
     training = replace(
-        cell.training, steps=updates, save_steps=updates, num_snapshots=0, logging_steps=1
+        cell.training,
+        steps=updates,
+        save_steps=None,
+        save_minutes=None,
+        num_snapshots=0,
+        logging_steps=1,
     )
     model = workbench.load(cell)
     rows, negative = random_rows(cell, model), model.encode_prompts([""])
@@ -231,7 +236,7 @@ def measure_race(cell: CellConfig, workbench: ModelWorkbench) -> Result:
 def measure_judging(cell: CellConfig, workbench: ModelWorkbench) -> Result:
     """Images a second of sampling and of every evaluator; ``cell`` is the base model's."""
     plan = [(suite, pair) for suite in cell.suites.values() for pair in suite_images(suite)]
-    size = cell.sampling.batch_size
+    size = cell.sampling.images_at_once(cell.model.resolution)
     chosen = [plan[i * len(plan) // size] for i in range(size)]
     batch = [pair for _, pair in chosen]
     draw = workbench.drawer(cell, 0)

@@ -86,6 +86,13 @@ COMMANDS: Mapping[str, Command] = {
         "one update of SD3.5's whole transformer with random weights (12 GB, minutes)",
         function="soarbench.benchmarks.full_size:full_size",
     ),
+    "bench gpu": Command(
+        "speed and memory of everything on this GPU, into results/gpu (minutes)",
+        "[minutes=N] [output=DIR] [only=[NAME]] and settings of a run, e.g. device=cuda:1; "
+        "--dry-run says whether this machine will do, and what is measured",
+        flags=("--dry-run",),
+        function="soarbench.benchmarks.gpu.bench:bench_gpu",
+    ),
     "data score": Command(
         "score a training set by a judge",
         f"data.path=FILE judge=aesthetic output=FILE and {_SETTINGS}",

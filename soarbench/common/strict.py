@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from baselines.config import ADDRESS as ADDRESS
+from baselines.config import ADDRESS_IF_SET
 from soarbench.common.errors import ConfigError
 
 # OmegaConf's structured configs check types too, but know neither Literal nor subclasses, and
@@ -229,7 +230,7 @@ def address_content(value: object) -> object:
     """What of a configuration enters an address, as plain JSON values.
 
     Fields that are marked ``ADDRESS`` are left out: they change speed, memory or words, and no
-    number.
+    number. So are those marked ``ADDRESS_IF_SET`` that are null.
     """
     if not dataclasses.is_dataclass(value):
         return _inside(value, address_content)
@@ -238,6 +239,7 @@ def address_content(value: object) -> object:
         entry.name: address_content(getattr(value, entry.name))
         for entry in entries
         if entry.metadata.get("address", True)
+        and not (entry.metadata == ADDRESS_IF_SET and getattr(value, entry.name) is None)
     }
     # A component is named by its kind, not by its class, which may move.
     kind = getattr(type(value), "kind", None)

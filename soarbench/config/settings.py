@@ -13,10 +13,14 @@ from baselines.config import (
     TrainingConfig,
 )
 from evaluators.base import JudgeConfig
+from evaluators.batches import at_once
 from soarbench.config.run import BudgetConfig, FigureFormat, LauncherConfig, Stale, TrackingConfig
 from soarbench.config.suites import SuiteConfig as SuiteConfig
 from soarbench.data.config import CurationConfig, DataConfig
 from soarbench.models.base import ModelConfig
+
+#: Pixels of an image, for which ``sampling.batch_size`` is stated: the published evaluation's.
+_SAMPLED_PIXELS = 512**2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +80,8 @@ class SamplingConfig:
     Attributes:
         num_inference_steps: Euler steps of the pipeline's schedule.
         guidance_scale: Classifier-free guidance; 1.0 is off.
-        batch_size: Images at once; does not change which noise an image gets.
+        batch_size: Images at once, of 512 x 512 pixels or fewer; larger ones are so many fewer.
+            Does not change which noise an image gets.
     """
 
     num_inference_steps: int
@@ -88,6 +93,11 @@ class SamplingConfig:
         for key, least in (("num_inference_steps", 1), ("guidance_scale", 0), ("batch_size", 1)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key}={getattr(self, key)}: must be at least {least}")
+
+    def images_at_once(self, resolution: int) -> int:
+        """How many images of a resolution are drawn together."""
+        # By the resolution alone: which images share a batch may not depend on what is missing.
+        return at_once(self.batch_size, resolution**2, usual=_SAMPLED_PIXELS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from evaluators.images import in_threads
 from soarbench.common.files import write_atomically
 from soarbench.common.progress import Stage
 from soarbench.data.prompts import PromptItem
@@ -35,8 +35,23 @@ def draw_missing(
 ) -> None:
     """Draw those images of (prompt, image index) pairs that are not below ``root`` yet.
 
-    Weights are loaded, by ``draw``, only if one is missing.
+    Weights are loaded, by ``draw``, only if one is missing. Threads write images while the next are
+    drawn; all are on the disk at the end, and those that ``progress`` counts at any time.
     """
+    drawn = _drawn(pairs, root, batch_size, draw, progress)
+    # A batch waits to be written while the next is drawn; more would fill the memory.
+    for _ in in_threads(_write, drawn, ahead=batch_size + 1):
+        progress.advance()
+
+
+def _drawn(
+    pairs: Sequence[tuple[PromptItem, int]],
+    root: Path,
+    batch_size: int,
+    draw: Callable[[], Draw],
+    progress: Stage,
+) -> Iterator[tuple[Path, Image.Image]]:
+    """Missing images and their places, as they are drawn."""
     # Batches are cut from all pairs, not from what is missing: a resumed run then repeats the
     # interrupted batch as it was, and matrix products of another batch size, which differ in the
     # last bits, cannot change an image.
@@ -46,12 +61,11 @@ def draw_missing(
         missing = [path for path in paths if not path.is_file()]
         progress.skip(len(paths) - len(missing))
         if missing:
-            for path, image in zip(paths, draw()(batch), strict=True):
-                if path in missing:
-                    write_atomically(path, functools.partial(_save_png, image))
-            progress.advance(len(missing))
+            images = zip(paths, draw()(batch), strict=True)
+            yield from (pair for pair in images if pair[0] in missing)
 
 
-def _save_png(image: Image.Image, path: Path) -> None:
+def _write(drawn: tuple[Path, Image.Image]) -> None:
+    path, image = drawn
     # Of a .partial name, Pillow cannot tell the format.
-    image.save(path, "PNG")
+    write_atomically(path, lambda partial: image.save(partial, "PNG"))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from PIL import Image
 
 from evaluators.base import Evaluator, JudgeConfig, Sample
+from evaluators.batches import at_once
 from evaluators.samples import SampleFile, iter_samples
 from evaluators.scoring import checked_scores
 from soarbench.common.errors import UserError
@@ -18,10 +18,8 @@ from soarbench.evaluation.rows import Row, ScoreRows, score_of, score_row
 
 #: Images decoded and judged at a time, at most; as many again are decoded meanwhile.
 CHUNK = 32
-#: Pixels of these, at most: 192 MiB in RGB, whatever the size of a user's images.
-PIXELS_AT_A_TIME = 64 * 2**20
-#: A PNG of 512 px takes 8 ms, more than a GPU needs to judge it.
-_DECODERS = max(2, min(8, os.cpu_count() or 2))
+#: Pixels of one of these, at most: 192 MiB together, whatever the size of a user's images.
+USUAL_PIXELS = 2 * 2**20
 
 
 def refuse_unjudgeable(
@@ -41,15 +39,17 @@ def refuse_unjudgeable(
 
 def images_at_a_time(largest: int) -> int:
     """How many images are judged together, by the pixels of the largest one."""
-    return max(1, min(CHUNK, PIXELS_AT_A_TIME // max(largest, 1)))
+    return at_once(CHUNK, largest, usual=USUAL_PIXELS)
 
 
-def decoded(files: Sequence[SampleFile], at_a_time: int = CHUNK) -> Iterator[list[Sample]]:
-    """Images in order, ``at_a_time`` for the judge, while at most as many again are decoded.
+def decoded(
+    evaluator: Evaluator, files: Sequence[SampleFile], at_a_time: int = CHUNK
+) -> Iterator[list[Sample]]:
+    """Images in order, ``at_a_time`` for the judge, while at most as many again are prepared.
 
     ``ImageError`` at the first one that cannot be used.
     """
-    samples = iter_samples(files, workers=_DECODERS, ahead=at_a_time)
+    samples = iter_samples(files, evaluator.prepared, ahead=at_a_time)
     # No name holds the images that were judged while the next ones are waited for.
     for _ in range(0, len(files), at_a_time):
         yield list(itertools.islice(samples, at_a_time))
@@ -107,7 +107,7 @@ def judge_files(
     }
     judge_samples(
         evaluator,
-        decoded(missing, images_at_a_time(largest)),
+        decoded(evaluator, missing, images_at_a_time(largest)),
         rows,
         fingerprint=fingerprint,
         progress=progress,

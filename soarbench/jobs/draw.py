@@ -61,7 +61,8 @@ class Draw(SuiteJob):
             stage.skip(len(pairs) - len(new))
             # Asked for at the first batch, so that weights are not loaded where none is missing.
             drawer = functools.cache(lambda: context.workbench.drawer(self.cell, self.step))
-            draw_missing(new, root, self.cell.sampling.batch_size, drawer, stage)
+            at_once = self.cell.sampling.images_at_once(self.cell.model.resolution)
+            draw_missing(new, root, at_once, drawer, stage)
             if not sampler_path(root).is_file():
                 write_json(sampler_path(root), context.workbench.scheduler_facts(self.cell))
             artefact.add_extent(extent)

@@ -7,6 +7,7 @@ import functools
 import gc
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate.utils import gather
@@ -23,11 +24,13 @@ from baselines.rewards.base import (
     RewardFunction,
     refusal,
     reward_name,
+    runs_elsewhere,
     score_images,
 )
 from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
 from soarbench.common.errors import UserError
+from soarbench.common.files import write_json
 from soarbench.config.run import ProcessesConfig
 from soarbench.data.prompts import PromptItem
 from soarbench.diagnostics.measured import Measured
@@ -48,7 +51,8 @@ from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import apply_adapter
 from soarbench.models.base import ImageModel
 from soarbench.models.quiet import quiet_libraries
-from soarbench.planning.planner import require_fit
+from soarbench.planning.demand import demand_of
+from soarbench.planning.planner import choices, require_fit, settled
 from soarbench.store.artefact import Store
 from soarbench.store.training import TrainingFolder, TrainingLog
 
@@ -68,6 +72,29 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """A model that draws, what it was before training, and the part that a training exchanges.
+
+    ``trained`` is None as long as nothing has been put onto it.
+    """
+
+    model: ImageModel
+    base: tuple[object, ...]
+    trained: tuple[object, ...] | None
+
+
+def _base_of(cell: CellConfig) -> tuple[object, ...]:
+    """What a cell's training starts from: two cells with equal ones start from equal weights."""
+    return cell.model, *map(addresses.cell_id, cell.lineage)
+
+
+def _trained_part(cell: CellConfig) -> tuple[object, ...]:
+    """Which weights a training exchanges, and how they compute."""
+    assert cell.training is not None
+    return cell.lora, cell.training.compile
+
+
 class ModelWorkbench:
     """Loads what cells need, once, and does their heavy work."""
 
@@ -79,6 +106,7 @@ class ModelWorkbench:
         self._evaluators: dict[JudgeConfig, Evaluator] = {}
         self._scheduler: dict[str, object] = {}
         self._drawer: tuple[tuple[str, int], Drawer] | None = None
+        self._loaded: _Loaded | None = None
         # Denormal numbers appear in late training and are a hundred times slower on a CPU.
         torch.set_flush_denormal(True)
         quiet_libraries()
@@ -121,7 +149,13 @@ class ModelWorkbench:
         if self.device.type == "cuda":
             # A public tool's default ran out of memory on an 80 GB card (flow_grpo issue 25).
             gpu = torch.cuda.get_device_properties(self.device)
-            require_fit(trained, self.processes, name=gpu.name, memory=gpu.total_memory)
+            require_fit(trained, self.processes, name=gpu.name, memory=self._memory())
+
+    def _memory(self) -> float:
+        """Bytes of the smallest GPU that trains, so that all processes choose alike."""
+        many = self.processes.num_processes
+        devices = [self.device] if many == 1 else [torch.device("cuda", i) for i in range(many)]
+        return min(torch.cuda.get_device_properties(one).total_memory for one in devices)
 
     def _try_training(self, trained: Sequence[CellConfig], drawn: Sequence[CellConfig]) -> None:
         """Try what training needs, once all prompts are encoded: both never share a GPU."""
@@ -150,7 +184,7 @@ class ModelWorkbench:
 
     def let_go(self) -> None:
         """Free the memory of the model that was loaded last."""
-        self._drawer = None
+        self._drawer = self._loaded = None
         # Modules refer to each other in circles, so memory is not free before they are collected.
         gc.collect()
         if self.device.type == "cuda":
@@ -170,7 +204,7 @@ class ModelWorkbench:
         """The pipeline that training starts from: the base's, or with a first stage's weights."""
         model = self.load(cell)
         if cell.parent is not None and cell.lora is None:
-            # All weights are trained on in float32, as the first stage left them.
+            # All weights are trained in float32: an adapter is merged in it, and rounded nowhere.
             model.transformer.float()
         for stage in cell.lineage:
             start_from(model.transformer, self.training_folder(stage).snapshot(stage.steps[-1]))
@@ -193,6 +227,7 @@ class ModelWorkbench:
         assert cell.training is not None
         assert cell.optim is not None
         assert cell.data is not None
+        cell = self._settled(cell)
         block = cell.data.rows_per_shape
         folder, model = self.training_folder(cell), self.load_start(cell)
         rows = self.sets.rows(cell, model)
@@ -220,9 +255,22 @@ class ModelWorkbench:
                 shapes=None if block is None else rows.shapes(block),
                 # The grid's own bars show the progress.
                 console=Console(quiet=True),
+                # Images are drawn in it: what else the weights hold would be rounded off there.
+                snapshot_dtype=getattr(torch, cell.model.dtype),
                 parallelism=self.processes.parallelism,
             )
         return {name: float(value) for name, value in dataclasses.asdict(summary).items()}
+
+    def _settled(self, cell: CellConfig) -> CellConfig:
+        """A cell with what it leaves to the GPUs' memory chosen, which its folder then says."""
+        if self.device.type != "cuda":
+            return cell
+        chosen = settled(cell, self.processes, self._memory())
+        if chosen != cell and os.environ.get("RANK", "0") == "0":
+            path = self.training_folder(cell).choices_path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, choices(demand_of(cell, self.processes), chosen))
+        return chosen
 
     def method(self, cell: CellConfig, model: ImageModel) -> Method:
         """A cell's method, with its reward where it has one."""
@@ -231,7 +279,9 @@ class ModelWorkbench:
         world = World(
             shift=model.training_shift,
             latent_shape=model.latent_shape,
-            reward=None if reward is None else functools.partial(_score_latents, reward, model),
+            reward=None if reward is None else functools.partial(score_images, reward),
+            decode=model.decode,
+            is_reward_elsewhere=runs_elsewhere(reward, self.device),
             gather=gather,
             # As the launcher says: asking accelerate would fix the device too early.
             rank=int(os.environ.get("RANK", "0")),
@@ -276,15 +326,41 @@ class ModelWorkbench:
     # Sampling
 
     def model_at(self, cell: CellConfig, step: int) -> ImageModel:
-        """The pipeline with the weights of a step of training; 0 is what it started from."""
-        model = self.load_start(cell)
+        """The pipeline with the weights of a step of training; 0 is what it started from.
+
+        One model at a time: the next call may put other weights onto it.
+        """
+        self._drawer = None
+        if not self._takes(cell, step):
+            # Named nowhere else, so that it is gone before the next one is loaded.
+            self._loaded = _Loaded(self.load_start(cell), _base_of(cell), None)
         if step > 0:
-            assert cell.training is not None
+            self._exchange(cell, step)
+        assert self._loaded is not None
+        return self._loaded.model
+
+    def _takes(self, cell: CellConfig, step: int) -> bool:
+        """Whether the loaded model can be given the weights of a step."""
+        loaded = self._loaded
+        if loaded is None or loaded.base != _base_of(cell):
+            return False
+        if loaded.trained is None:
+            return True
+        return step > 0 and loaded.trained == _trained_part(cell)
+
+    def _exchange(self, cell: CellConfig, step: int) -> None:
+        """Put the weights of a step onto the loaded model."""
+        assert cell.training is not None
+        # Nothing counts as loaded meanwhile: a fault would leave weights of two steps.
+        loaded, self._loaded = self._loaded, None
+        assert loaded is not None
+        model = loaded.model
+        if loaded.trained is None:
             model.transformer = prepare_transformer(model.transformer, cell.training, cell.lora)
-            load_transformer(model.transformer, self.training_folder(cell).snapshot(step))
             # Drawn in the base's precision, whatever it was trained in.
             model.transformer.to(getattr(torch, cell.model.dtype)).requires_grad_(False).eval()
-        return model
+        load_transformer(model.transformer, self.training_folder(cell).snapshot(step))
+        self._loaded = replace(loaded, trained=_trained_part(cell))
 
     def drawer(self, cell: CellConfig, step: int) -> Drawer:
         """What draws images with the weights of a step, which are loaded unless they are."""
@@ -303,7 +379,7 @@ class ModelWorkbench:
             latents = model.sample(
                 model.encode_prompts([item.prompt for item, _ in batch]),
                 {k: v.expand(len(batch), *v.shape[1:]) for k, v in negative.items()},
-                evaluation_noise(pairs, model.latent_shape).to(self.device),
+                evaluation_noise(pairs, model.latent_shape),
                 cell.sampling.num_inference_steps,
                 cell.sampling.guidance_scale,
             )
@@ -321,7 +397,7 @@ class ModelWorkbench:
         return measure(
             model,
             make_probes(rows, model),
-            batch_size=cell.sampling.batch_size,
+            batch_size=cell.sampling.images_at_once(cell.model.resolution),
             num_inference_steps=cell.sampling.num_inference_steps,
             guidance_scale=cell.sampling.guidance_scale,
             with_paths=with_paths,
@@ -337,13 +413,3 @@ class ModelWorkbench:
 def _cells(jobs: Iterable[Job]) -> list[CellConfig]:
     """The cells of jobs, each once."""
     return list({addresses.cell_id(job.cell): job.cell for job in jobs}.values())
-
-
-def _score_latents(
-    reward: RewardFunction,
-    model: ImageModel,
-    prompts: Sequence[str],
-    latents: torch.Tensor,
-    columns: Mapping[str, Sequence[object]],
-) -> list[float]:
-    return score_images(reward, prompts, model.decode(latents), columns)

@@ -95,10 +95,11 @@ class ImageModel(abc.ABC):
         Noise is (B, C, H, W), float32; conditions have batch B; a guidance of 1.0 is off.
         """
         from baselines.flow import euler_sample
+        from evaluators.devices import on_device
 
         sigmas = self.sampling_sigmas(num_inference_steps)
         # Rounded first, as diffusers' pipelines do: the same noise then gives the same bits.
-        noise = noise.to(self.device, next(self.transformer.parameters()).dtype)
+        noise = on_device(noise, self.device, next(self.transformer.parameters()).dtype)
         return euler_sample(
             self.velocity(), noise, sigmas, condition, negative_condition, guidance_scale
         )
@@ -107,8 +108,9 @@ class ImageModel(abc.ABC):
 class Architecture(abc.ABC):
     """Sizes of a model, known without its weights; what planning and benchmarks build from."""
 
-    #: Parameters of the autoencoder.
+    #: Parameters of the autoencoder, and of all text encoders.
     vae_parameters: int
+    encoder_parameters: int = 0
 
     @property
     @abc.abstractmethod
@@ -136,6 +138,10 @@ class Architecture(abc.ABC):
     @abc.abstractmethod
     def condition_shapes(self, max_sequence_length: int) -> dict[str, tuple[int, ...]]:
         """Shapes of a prompt's condition."""
+
+    def vae_bytes(self, resolution: int) -> float:  # noqa: ARG002 (of those that have one)
+        """Most bytes beside weights of encoding or decoding images, of which few go at once."""
+        return 0.0
 
     @abc.abstractmethod
     def transformer(self) -> nn.Module:

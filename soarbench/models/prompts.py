@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from evaluators.devices import on_device
 from soarbench.common.progress import Pace
 from soarbench.models.base import ModelConfig, PromptEncoder
 from soarbench.models.tensor_store import TensorStore
@@ -35,7 +36,7 @@ class PromptStore:
         """Conditions, batch first; text encoders are loaded only if a prompt is new."""
         self.fill(prompts)
         rows = [self.row(prompt) for prompt in prompts]
-        return {n: torch.stack([row[n] for row in rows]).to(self.device) for n in rows[0]}
+        return {n: on_device(torch.stack([row[n] for row in rows]), self.device) for n in rows[0]}
 
     def row(self, prompt: str) -> dict[str, Tensor]:
         """The condition of a prompt that was encoded before, on the CPU."""

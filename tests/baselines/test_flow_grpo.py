@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -15,8 +17,8 @@ from baselines.flow_grpo import (
 )
 from baselines.flow_grpo_config import FlowGrpoConfig
 from baselines.groups import group_spread, prompt_ids
-from baselines.loop.velocity import InChunks
 from baselines.rewards.base import RewardError
+from soarbench.planning.fake_transformer import LiveBytes
 from tests.baselines.method_toys import (
     ConvModel,
     ToyModel,
@@ -51,8 +53,9 @@ def flow_grpo(shape=(2,), reward=first_element, gather=lambda local: local, rank
     return FlowGrpo(FlowGrpoConfig(**(defaults | config)), world)
 
 
-def collected(method: FlowGrpo, model, count: int, seed: int = 0) -> Batch:
-    return method.collect(model, toy_batch(count), generators(count, seed)).batch
+def collected(method: FlowGrpo, model, count: int, seed: int = 0, parts=()) -> Batch:
+    batch = replace(toy_batch(count), parts=parts)
+    return method.collect(model, batch, generators(count, seed)).batch
 
 
 # --- formulas -------------------------------------------------------------------------------------
@@ -132,7 +135,7 @@ def test_first_ratios_are_exactly_1_in_the_training_forward(guidance_scale, wind
     model, count = ConvModel(), 12
     chunks = [range(first, min(first + size, count)) for first in range(0, count, size)]
     with torch.no_grad():
-        batch = collected(method, InChunks(model, chunks), count)
+        batch = collected(method, model, count, parts=chunks)
     for chunk in chunks:
         part = batch.select(chunk)
         loss, metrics = backward(method, model, part)
@@ -150,7 +153,7 @@ def test_first_ratios_are_exactly_1_through_attention():
     velocity = sd3_velocity(transformer)
     with torch.no_grad():
         chunks = [range(4), range(4, 6)]
-        batch = method.collect(InChunks(velocity, chunks), batch, generators(6)).batch
+        batch = method.collect(velocity, replace(batch, parts=chunks), generators(6)).batch
     for chunk in chunks:
         for term in method.losses(velocity, None, batch.select(chunk)):
             assert term.metrics["train/ratio_deviation"] == 0
@@ -191,15 +194,15 @@ def test_rollout_is_the_same_in_any_batch_and_the_same_twice():
 
 
 def test_steps_outside_the_window_follow_the_ode():
-    method = flow_grpo(sde_window_size=1, sde_window_range=(1, 4), num_inference_steps=6)
-    model = ToyModel()
     images = {}
 
     def keep(_prompts, latents, _columns):
         images["latents"] = latents
         return latents[:, 0].tolist()
 
-    method.reward = keep
+    window = {"sde_window_size": 1, "sde_window_range": (1, 4)}
+    method = flow_grpo(reward=keep, num_inference_steps=6, **window)
+    model = ToyModel()
     batch = collected(method, model, 40)
     sigmas = sampling_sigmas(6, SHIFT)
     starts = [sigmas.tolist().index(sigma) for sigma in batch["sigmas"][:, 0].tolist()]
@@ -234,6 +237,22 @@ def test_steps_are_drawn_from_the_transition():
         assert draws.std().item() == pytest.approx(1, abs=0.1)
         log_prob = Normal(mean, std[:, None]).log_prob(batch["trajectory"][:, step + 1]).mean(1)
         torch.testing.assert_close(batch["old_log_prob"][:, step], log_prob, rtol=1e-4, atol=1e-4)
+
+
+def test_a_rollout_in_more_parts_takes_no_more_memory():
+    """Held are the trained part of every path, latents for the reward, and one part's work."""
+    shape, count = (4, 8, 8), 24
+    method = flow_grpo(shape, num_inference_steps=10)
+    peaks = []
+    for size in (24, 6, 2, 1):
+        parts = [range(first, first + size) for first in range(0, count, size)]
+        with LiveBytes([]) as live:
+            collected(method, lambda latents, *_: 0.5 * latents, count, parts=parts)
+        peaks.append(live.peak / (4 * count * 4 * 8 * 8))
+    assert sorted(peaks, reverse=True) == peaks
+    ends = method.config.num_trained_steps + 1
+    assert peaks[-1] < ends + 3.5
+    assert peaks[0] < FlowGrpoConfig().latents_held
 
 
 # --- groups and rewards ---------------------------------------------------------------------------

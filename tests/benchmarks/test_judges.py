@@ -59,7 +59,7 @@ def test_the_naive_form_gives_the_same_verdicts(kind: str, tmp_path: Path) -> No
     config = GenEvalConfig(detector=detector, color_model=clip, device="cpu", batch_size=4)
     naive = NaiveGenEval(Path(detector), Path(clip), torch.device("cpu"))
     evaluator = load_geneval(config)
-    ours = [score for chunk in decoded(files) for score in evaluator.score(chunk)]
+    ours = [score for chunk in decoded(evaluator, files) for score in evaluator.score(chunk)]
     for file, score in zip(files, ours, strict=True):
         verdict = naive.verdict(file.path, file.metadata)
         assert verdict.correct == score.details["correct"]

@@ -129,8 +129,9 @@ def test_a_value_goes_to_the_compositions_that_have_its_key() -> None:
 def test_every_hint_of_settings_can_be_read() -> None:
     for model in ("lab", "sd35_medium"):
         for method in METHODS:
-            for key in composed(model, method).known():
-                assert composed(model, method).hint(key) is not None, key
+            composition = composed(model, method)
+            for key in composition.known():
+                assert composition.hint(key) is not None, key
     assert set(typing.get_type_hints(Settings)) <= set(composed("lab", "sft").known())
 
 

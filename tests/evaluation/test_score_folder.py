@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from evaluators import images
+from evaluators import samples
 from evaluators.base import Evaluator
 from evaluators.geneval.verdict import GenEval
 from evaluators.samples import SampleFile
 from soarbench.cli.app import main
-from soarbench.evaluation.judging import CHUNK, PIXELS_AT_A_TIME, images_at_a_time, judge_files
+from soarbench.evaluation.judging import CHUNK, USUAL_PIXELS, images_at_a_time, judge_files
 from soarbench.evaluation.rows import ScoreRows
 from soarbench.lab.judges import OracleAesthetic
 from soarbench.lab.world.draw import draw_suite
@@ -166,7 +166,7 @@ class Watched:
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
-    counter, load = Watched(), images.load_image
+    counter, load = Watched(), samples.load_image
 
     def loads(path: Path) -> Image.Image:
         image = load(path)
@@ -174,7 +174,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
         weakref.finalize(image, counter.gone)
         return image
 
-    monkeypatch.setattr(images, "load_image", loads)
+    monkeypatch.setattr(samples, "load_image", loads)
     return counter
 
 
@@ -195,7 +195,7 @@ class Uncounted:
 
 
 def judged(judge: Evaluator, files: list, folder: Path, at_a_time: int) -> list[dict[str, object]]:
-    rows, largest = ScoreRows(folder), PIXELS_AT_A_TIME // at_a_time
+    rows, largest = ScoreRows(folder), CHUNK * USUAL_PIXELS // at_a_time
     judge_files(judge, files, rows, fingerprint="f", largest=largest, progress=Uncounted())
     return rows.read()
 
@@ -223,7 +223,7 @@ def test_the_next_images_are_decoded_while_a_judge_works(tmp_path: Path, watched
     class Slow(OracleAesthetic):
         def score(self, samples):
             judged = int(samples[-1].sample_id) + 1
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 120
             while watched.decoded < min(judged + 7, 24) and time.monotonic() < deadline:
                 time.sleep(0.01)
             ahead.append(watched.decoded - judged)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from evaluators import images
-from evaluators.images import ImageError, decode_image, image_size, load_image, load_images
+from evaluators.images import ImageError, decode_image, image_size, in_threads, load_image
 
 RAMP = np.linspace(0, 255, 48).reshape(6, 8).astype(np.uint8)
 
@@ -129,7 +129,7 @@ def test_images_come_in_order_and_only_a_few_ahead(monkeypatch):
 
     monkeypatch.setattr(images, "load_image", fake_load)
     widths = []
-    for image in load_images((str(n) for n in range(1, 40)), workers=2, ahead=5):
+    for image in in_threads(images.load_image, map(str, range(1, 40)), workers=2, ahead=5):
         assert len(decoded) <= len(widths) + 5
         widths.append(image.width)
     assert widths == list(range(1, 40))
@@ -138,7 +138,7 @@ def test_images_come_in_order_and_only_a_few_ahead(monkeypatch):
 def test_a_bad_image_stops_the_stream_when_its_turn_comes(tmp_path):
     for name in ("0", "2"):
         Image.new("RGB", (2, 2)).save(tmp_path / f"{name}.png")
-    stream = load_images([tmp_path / f"{n}.png" for n in range(3)])
+    stream = in_threads(load_image, [tmp_path / f"{n}.png" for n in range(3)])
     assert next(stream).size == (2, 2)
     with pytest.raises(ImageError, match=r"1\.png"):
         next(stream)

@@ -25,7 +25,7 @@ def files(tmp_path):
 
 
 def test_samples_come_in_order_with_their_pixels(files):
-    samples = list(iter_samples(files))
+    samples = list(iter_samples(files, lambda sample: sample))
     assert [sample.sample_id for sample in samples] == ["0-0", "0-1", "1-0", "1-1"]
     assert [sample.image.width for sample in samples] == [8, 9, 8, 9]
     assert samples[2].prompt == "prompt 1"
@@ -34,7 +34,7 @@ def test_samples_come_in_order_with_their_pixels(files):
 
 def test_pixels_are_read_late(files):
     files[3].path.write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    stream = iter_samples(files, ahead=1)
+    stream = iter_samples(files, lambda sample: sample, ahead=1)
     assert [next(stream).sample_id for _ in range(3)] == ["0-0", "0-1", "1-0"]
     with pytest.raises(ImageError, match=r"1-1\.png"):
         next(stream)

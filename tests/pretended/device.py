@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -77,6 +78,7 @@ class Pretended(TorchDispatchMode):
     Attributes:
         waits: Places of our code at which the CPU waited for the device, and how often.
         uploads: Places that copied to the device from memory that is not pinned, which waits, too.
+        kernels: Names of attention's and the optimiser's kernels that were chosen.
         now: Bytes that live tensors hold.
         peak: Most of them at a time.
     """
@@ -85,10 +87,12 @@ class Pretended(TorchDispatchMode):
         super().__init__()
         self.waits: Counter[str] = Counter()
         self.uploads: Counter[str] = Counter()
+        self.kernels: set[str] = set()
+        self._pinned: set[int] = set()
         self.now = 0
         self.peak = 0
-        self._seen: set[int] = set()
-        self._pinned: set[int] = set()
+        self._sizes: dict[int, int] = {}
+        self._is_real = True
 
     def __torch_dispatch__(
         self,
@@ -115,6 +119,8 @@ class Pretended(TorchDispatchMode):
             kinds = {t.dtype for t in tree_leaves(args) if _is_on_gpu(t) and t.is_floating_point()}
             if len(kinds) > 1:
                 raise RuntimeError(f"{func} of {sorted(map(str, kinds))}")
+        if "attention" in str(func) or "adam" in str(func):
+            self.kernels.add(str(func).split(".")[1])
         output = func(*args, **(kwargs or {}))
         tensors = [value for value in tree_leaves(output) if isinstance(value, Tensor)]
         if any(map(_is_on_gpu, args)) and not all(map(_is_on_gpu, tensors)):
@@ -140,16 +146,36 @@ class Pretended(TorchDispatchMode):
         return is_upload and not (is_asynchronous and is_pinned)
 
     def _count(self, storage: Any) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._seen:
-            self._seen.add(key)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._forget, key, size)
+        key = storage._cdata
+        if key not in self._sizes and self._is_real:
+            self._change(key, storage.nbytes())
+            weakref.finalize(storage, self._forget, key)
 
-    def _forget(self, key: int, size: int) -> None:
-        self._seen.discard(key)
-        self.now -= size
+    def _change(self, key: int, size: int) -> None:
+        self.now += size - self._sizes.get(key, 0)
+        self._sizes[key] = size
+        self.peak = max(self.peak, self.now)
+
+    def _forget(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+    def resize(self, storage: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
+        """As ``UntypedStorage.resize_``, by which FSDP2 takes and frees what it has gathered."""
+        if storage._cdata in self._sizes:
+            self._change(storage._cdata, size)
+        return _RESIZE(storage, size)
+
+    def propagate(self, *arguments: object) -> object:
+        """As DTensor finds out the shape of a result: by tensors of whole shape that are none."""
+        self._is_real, before = False, self._is_real
+        try:
+            return _PROPAGATE(*arguments)
+        finally:
+            self._is_real = before
+
+
+_RESIZE = torch.UntypedStorage.resize_
+_PROPAGATE = ShardingPropagator._propagate_tensor_meta_non_cached
 
 
 def _number(tensor: Tensor) -> bool | int | float:
@@ -204,9 +230,13 @@ def _apply(module: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = Tr
 @contextlib.contextmanager
 def pretended() -> Iterator[Pretended]:
     """Inside the block tensors have no content, and the device is watched."""
+    watch, meta = Pretended(), "_propagate_tensor_meta_non_cached"
+    # Functions, not bound methods: what they take the place of gets the object first.
     with (
         mock.patch.object(nn.Module, "_apply", _apply),
+        mock.patch.object(torch.UntypedStorage, "resize_", lambda *words: watch.resize(*words)),
+        mock.patch.object(ShardingPropagator, meta, lambda *words: watch.propagate(*words)),
         FakeTensorMode(allow_non_fake_inputs=True),
-        Pretended() as watch,
+        watch,
     ):
         yield watch

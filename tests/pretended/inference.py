@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import tempfile
@@ -16,65 +17,33 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
+from soarbench.benchmarks import published_sizes
 from soarbench.benchmarks.full_size import random_transformer
+from soarbench.config.settings import SamplingConfig
 from soarbench.models.sd3.config import Sd3Config
-from soarbench.models.sd3.model import SD3Model
+from soarbench.models.sd3.model import SD3Model, TextEncoders
 from soarbench.planning.demand import PlanOptions, read_request
 from tests.pretended.device import Pretended, pretended
 from tests.tiny import build_tiny_pipeline
 
-# Sizes of stabilityai/stable-diffusion-3.5-medium's other parts, from their config.json.
-_VAE = {
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-    "latent_channels": 16,
-    "use_quant_conv": False,
-    "use_post_quant_conv": False,
-    "scaling_factor": 1.5305,
-    "shift_factor": 0.0609,
-}
-_CLIP_L = CLIPTextConfig(
-    hidden_size=768,
-    intermediate_size=3072,
-    num_hidden_layers=12,
-    num_attention_heads=12,
-    projection_dim=768,
-)
-_CLIP_G = CLIPTextConfig(
-    hidden_size=1280,
-    intermediate_size=5120,
-    num_hidden_layers=32,
-    num_attention_heads=20,
-    projection_dim=1280,
-    hidden_act="gelu",
-)
-_T5_XXL = T5Config(
-    d_model=4096,
-    d_kv=64,
-    d_ff=10240,
-    num_layers=24,
-    num_heads=64,
-    feed_forward_proj="gated-gelu",
-)
-_PROMPTS = 80
+_PROMPTS, _TOKENS = 80, (77, 256, 512)
+SAMPLING = SamplingConfig(num_inference_steps=40, guidance_scale=4.5, batch_size=16)
 
 
 def full_pipeline(tiny: StableDiffusion3Pipeline, dtype: torch.dtype) -> StableDiffusion3Pipeline:
     """SD3.5-Medium's modules on the current device, with a tiny one's tokenizers and schedule."""
     (demand,) = read_request(PlanOptions(), ["model=sd35_medium", "method=sft"]).demands.values()
     encoders = {
-        "text_encoder": CLIPTextModelWithProjection(_CLIP_L).to(dtype),
-        "text_encoder_2": CLIPTextModelWithProjection(_CLIP_G).to(dtype),
-        "text_encoder_3": T5EncoderModel(_T5_XXL).to(dtype),
+        "text_encoder": CLIPTextModelWithProjection(published_sizes.clip_l()).to(dtype),
+        "text_encoder_2": CLIPTextModelWithProjection(published_sizes.clip_g()).to(dtype),
+        "text_encoder_3": T5EncoderModel(published_sizes.t5_xxl()).to(dtype),
     }
     return StableDiffusion3Pipeline(
         transformer=random_transformer(demand.model.architecture(), dtype),
         scheduler=tiny.scheduler,
-        vae=AutoencoderKL(**_VAE).requires_grad_(False).eval(),
+        vae=AutoencoderKL(**published_sizes.VAE).requires_grad_(False).eval(),
         tokenizer=tiny.tokenizer,
         tokenizer_2=tiny.tokenizer,
         tokenizer_3=tiny.tokenizer,
@@ -97,7 +66,7 @@ def images_of(_: VaeImageProcessor, pixels: torch.Tensor, output_type: str) -> l
     return [Image.new("RGB", (pixels.shape[-1], pixels.shape[-2]))] * len(pixels)
 
 
-def stages(resolution: int, rows: int = 16) -> dict[str, object]:
+def stages(resolution: int) -> dict[str, object]:
     """Encode prompts, sample, decode and encode images at a resolution."""
     device = torch.device("cuda", 0)
     peaks: dict[str, float] = {}
@@ -115,23 +84,24 @@ def stages(resolution: int, rows: int = 16) -> dict[str, object]:
             )
             model = SD3Model(pipeline, config)
             peaks["weights"] = seen.now / 1e9
-            peaks["encode_prompts"], condition = peak_of(
-                seen, lambda: model.encode_prompts([f"a photo of a {i}" for i in range(_PROMPTS)])
-            )
-            condition = {name: value[:rows] for name, value in condition.items()}
+            for tokens in _TOKENS:
+                encoders = TextEncoders(pipeline, tokens, device)
+                encode = functools.partial(encoders.encode, [f"p {i}" for i in range(_PROMPTS)])
+                peaks[f"encode_prompts {tokens}"], encoded = peak_of(seen, encode)
+            rows = SAMPLING.images_at_once(resolution)
+            condition = {name: value[:rows] for name, value in encoded.items()}
             noise = torch.randn(rows, *model.latent_shape)
             peaks["sample"], latents = peak_of(
                 seen, lambda: model.sample(condition, condition, noise, 2, 4.5)
             )
-            peaks["decode"], images = peak_of(
-                seen, lambda: model.decode(latents.repeat(4, 1, 1, 1))
-            )
-            assert [image.size for image in images] == [(resolution, resolution)] * 4 * rows
+            latents = latents.repeat(64 // rows, 1, 1, 1)
+            peaks["decode"], images = peak_of(seen, lambda: model.decode(latents))
+            assert [image.size for image in images] == [(resolution, resolution)] * 64
             peaks["encode_images"], encoded = peak_of(seen, lambda: model.encode_images(images))
-            assert encoded.shape == (4 * rows, *model.latent_shape)
+            assert encoded.shape == (64, *model.latent_shape)
             assert {t.device for t in (latents, encoded, *condition.values())} == {device}
     return {
-        "resolution": resolution,
+        "rows": rows,
         "peaks": peaks,
         "waits": dict(seen.waits),
         "latents": str(latents.dtype),

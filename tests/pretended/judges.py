@@ -10,6 +10,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 from unittest import mock
 
 import open_clip
@@ -17,16 +18,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
-from transformers import (
-    BlipTextConfig,
-    BlipVisionConfig,
-    CLIPConfig,
-    CLIPImageProcessorPil,
-    CLIPModel,
-    Mask2FormerConfig,
-    Mask2FormerForUniversalSegmentation,
-    SwinConfig,
-)
+from transformers import CLIPImageProcessorPil, CLIPModel, Mask2FormerForUniversalSegmentation
 from transformers.initialization import no_init_weights
 
 from evaluators.clip.encoders import TransformersClipEncoder, paired_cosines
@@ -35,6 +27,7 @@ from evaluators.geneval import colors, mask2former
 from evaluators.preference.hpsv21 import padded_square
 from evaluators.preference.imagereward_model import MAX_TOKENS, ImageRewardModel
 from evaluators.preference.rating_head import AestheticHead
+from soarbench.benchmarks import published_sizes
 from tests.pretended.device import pretended
 
 DTYPE, GPU = torch.bfloat16, torch.device("cuda", 0)
@@ -82,22 +75,8 @@ class _OnDevice(dict[str, torch.Tensor]):
 
 def pickscore() -> TransformersClipEncoder:
     """CLIP ViT-H/14 in transformers' classes."""
-    vision = {
-        "hidden_size": 1280,
-        "intermediate_size": 5120,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 16,
-        "patch_size": 14,
-    }
-    text = {
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-    }
-    config = CLIPConfig(vision_config=vision, text_config=text, projection_dim=1024)
     encoder = object.__new__(TransformersClipEncoder)
-    encoder._model = frozen(CLIPModel(config).to(GPU, DTYPE))
+    encoder._model = frozen(CLIPModel(published_sizes.pickscore()).to(GPU, DTYPE))
     encoder._transform, encoder._tokenizer = with_content(CLIPImageProcessorPil()), tokens
     encoder._max_tokens = 77
     return encoder
@@ -111,16 +90,7 @@ def hpsv21() -> OpenClipParts:
 
 def imagereward(images: list[Image.Image]) -> torch.Tensor:
     """BLIP's ViT-L/16 with BERT, and a head that stays in float32."""
-    vision = BlipVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=224,
-        patch_size=16,
-    )
-    text = BlipTextConfig(vocab_size=30524, encoder_hidden_size=1024, bos_token_id=None)
-    model = frozen(ImageRewardModel(vision, text).to(GPU))
+    model = frozen(ImageRewardModel(*published_sizes.imagereward()).to(GPU))
     for encoder in (model.vision, model.text):
         encoder.to(dtype=DTYPE)
     ids = torch.ones(len(images), MAX_TOKENS, dtype=torch.long, device=GPU)
@@ -129,16 +99,7 @@ def imagereward(images: list[Image.Image]) -> torch.Tensor:
 
 def geneval(images: list[Image.Image]) -> list[str]:
     """Mask2Former with Swin-S on all images, and CLIP on a crop of each."""
-    swin = SwinConfig(
-        embed_dim=96,
-        depths=[2, 2, 18, 2],
-        num_heads=[3, 6, 12, 24],
-        window_size=7,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    model = frozen(
-        Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=swin, num_labels=80))
-    )
+    model = frozen(Mask2FormerForUniversalSegmentation(published_sizes.mask2former()))
     detector = object.__new__(mask2former.Mask2FormerDetector)
     detector._model = model.to(GPU, DTYPE)
     detector._device, detector._dtype, detector._image_scale = GPU, DTYPE, mask2former.IMAGE_SCALE
@@ -151,21 +112,32 @@ def geneval(images: list[Image.Image]) -> list[str]:
         return []
 
     with mock.patch.object(mask2former, "instances_from_logits", logits_of):
-        without_mode(detector._instances)(images[:8], [0.3] * 8)
+        # Where a batch ends is the detector's own.
+        detector._batch_size = 8
+        for rows in detector._batches(images):
+            some = [images[row] for row in rows]
+            list(without_mode(detector._instances)(some, [0.3] * len(rows)))
     classifier = object.__new__(colors.ColorClassifier)
     classifier._clip, classifier._batch_size, classifier._texts = parts("ViT-L-14"), 64, {}
     return without_mode(classifier.classify)(images, ["cup"] * len(images))
 
 
+def preprocessed(encoder: Any, images: list[Image.Image]) -> torch.Tensor:
+    """What an encoder of either kind takes, (B, 3, S, S) on the CPU."""
+    return torch.stack([encoder.preprocess(image) for image in images])
+
+
 def cosines(encoder: OpenClipParts | TransformersClipEncoder, images: list[Image.Image]) -> object:
     """Of every image and its prompt."""
-    return paired_cosines(encoder, [f"prompt {i % 4}" for i in range(len(images))], images)
+    prompts = [f"prompt {i % 4}" for i in range(len(images))]
+    return paired_cosines(encoder, prompts, preprocessed(encoder, images))
 
 
 def aesthetic(images: list[Image.Image]) -> list[float]:
     """The head on CLIP's embedding."""
     encoder = parts("ViT-L-14")
-    return frozen(AestheticHead(encoder.width).to(GPU))(encoder.images(images)).tolist()
+    head = frozen(AestheticHead(encoder.width).to(GPU))
+    return head(encoder.images(preprocessed(encoder, images))).tolist()
 
 
 JUDGES: Mapping[str, Callable[[list[Image.Image]], object]] = {

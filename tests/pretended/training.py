@@ -114,11 +114,17 @@ def update(words: list[str]) -> dict[str, object]:
         seen = stack.enter_context(pretended())
         with device:
             transformer = random_transformer(architecture, getattr(torch, demand.model.dtype))
+        seen.peak = seen.now
         with contextlib.suppress(_Finished):
             one_update(
                 demand, transformer, lambda _step, _values: None, parallelism=demand.parallelism
             )
-    result = {"peak": seen.peak, "waits": dict(seen.waits), "uploads": dict(seen.uploads)}
+    result = {
+        "peak": seen.peak,
+        "waits": dict(seen.waits),
+        "uploads": dict(seen.uploads),
+        "kernels": sorted(seen.kernels),
+    }
     return result | ({"planned": planned_bytes(demand)} if is_planned else {})
 
 

@@ -76,7 +76,7 @@ def visit(report, tmp_path, width):
             f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--dump-dom",
             copy.as_uri(),
         ],
-        capture_output=True, text=True, check=True, timeout=120,
+        capture_output=True, text=True, check=True, timeout=600,
     )  # fmt: skip
     return json.loads(html.unescape(re.search("FOUND(.*?)FOUND", done.stdout, re.S).group(1)))
 

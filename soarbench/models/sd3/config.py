@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, ClassVar
@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from soarbench.common.errors import UserError
 from soarbench.common.files import parts_digest
+from soarbench.common.strict import ADDRESS
 from soarbench.models.base import ImageModel, ModelConfig, PromptEncoder
 from soarbench.models.hub import class_name, folder_digest, hub_file, is_directory
 from soarbench.models.sd3.architecture import Sd3Architecture, architecture_of
@@ -29,6 +30,8 @@ class Sd3Config(ModelConfig):
 
     Attributes:
         load_text_encoder_3: Whether the pipeline's T5 is loaded at all (SD3.5: optional).
+        vae_channels_last: Whether the autoencoder keeps channels last in memory, for which GPUs may
+            have faster convolutions; latents and images differ in the last bits.
     """
 
     kind: ClassVar[str] = "sd3"
@@ -41,6 +44,8 @@ class Sd3Config(ModelConfig):
     transformer_class: ClassVar[str] = "SD3Transformer2DModel"
 
     load_text_encoder_3: bool = True
+    # ``weights_digest`` says where it is on, so that addresses older than it stay as they are.
+    vae_channels_last: bool = field(default=False, metadata=ADDRESS)
 
     def source(self) -> str:
         """Directory or hub id; ``UserError`` where a directory holds no such pipeline."""
@@ -87,6 +92,11 @@ class Sd3Config(ModelConfig):
     @override
     def base_digest(self) -> str:
         return self._digest()
+
+    @override
+    def weights_digest(self) -> str:
+        digest = super().weights_digest()
+        return f"{digest}+vae_channels_last" if self.vae_channels_last else digest
 
     @override
     def encoder_digest(self) -> str:

@@ -12,16 +12,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 from baselines.base import Condition, VelocityModel
+from evaluators.batches import at_once
+from evaluators.devices import on_device
 from soarbench.common.errors import UserError
 from soarbench.models.base import ImageModel, PromptEncoder
 from soarbench.models.hub import first_line
 from soarbench.models.quiet import quiet_libraries
 from soarbench.models.sd3.config import Sd3Config
 
-_BATCH = 64
-#: Pixels that the VAE encodes or decodes at once: 64 images of 64 px, 4 of 512 px. To decode one of
+#: Prompts that go through the text encoders at once, and tokens of one.
+_PROMPTS, _PROMPT_TOKENS = 64, 256
+#: Images that go through the autoencoder at once, and pixels of one: 4 of 512 px. To decode one of
 #: 512 px SD3's takes 0.8 GB: 64 of them took 51 GB, beside a rollout on an 80 GB card.
-_VAE_PIXELS = 2**20
+_IMAGES, _IMAGE_PIXELS = 64, 128**2
 _ENCODERS = tuple(
     f"{kind}{number}" for kind in ("text_encoder", "tokenizer") for number in ("", "_2", "_3")
 )
@@ -74,6 +77,8 @@ def _load_pipeline(config: Sd3Config, options: Mapping[str, object]) -> StableDi
             dtype={"default": getattr(torch, config.dtype), "vae": torch.float32},
             **(absent | dict(options)),
         )
+    if config.vae_channels_last and pipeline.vae is not None:
+        pipeline.vae.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
     for part in _modules(pipeline):
         part.requires_grad_(False).eval()
@@ -112,9 +117,10 @@ class TextEncoders:
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """``prompt_embeds`` (B, S, D) and ``pooled_prompt_embeds`` (B, P), on the device."""
         parts = []
-        for start in range(0, len(prompts), _BATCH):
+        count = prompts_at_once(self.max_sequence_length)
+        for start in range(0, len(prompts), count):
             embeds, _, pooled, _ = self.pipeline.encode_prompt(
-                list(prompts[start : start + _BATCH]),
+                list(prompts[start : start + count]),
                 None,
                 None,
                 device=self.device,
@@ -125,9 +131,14 @@ class TextEncoders:
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _vae_batch(pixels: int) -> int:
-    """How many images of so many pixels go through the VAE at once."""
-    return min(_BATCH, max(1, _VAE_PIXELS // pixels))
+def prompts_at_once(tokens: int) -> int:
+    """How many prompts of so many tokens go through the text encoders at once."""
+    return at_once(_PROMPTS, tokens, usual=_PROMPT_TOKENS)
+
+
+def images_at_once(pixels: int) -> int:
+    """How many images of so many pixels go through the autoencoder at once."""
+    return at_once(_IMAGES, pixels, usual=_IMAGE_PIXELS)
 
 
 @dataclass(eq=False)
@@ -189,11 +200,11 @@ class SD3Model(ImageModel):
         vae = self.pipeline.vae
         parts = []
         width, height = images[0].size
-        batch = _vae_batch(width * height)
+        batch = images_at_once(width * height)
         for start in range(0, len(images), batch):
             # Without a size it takes the images' own.
             pixels = self.pipeline.image_processor.preprocess(list(images[start : start + batch]))
-            encoded = vae.encode(pixels.to(vae.device, vae.dtype))
+            encoded = vae.encode(on_device(pixels, vae.device, vae.dtype))
             # HY-SOAR samples the posterior anew each time; its mode can be kept on disk.
             is_gaussian = hasattr(encoded, "latent_dist")
             parts.append(encoded.latent_dist.mode() if is_gaussian else encoded.latent)
@@ -206,7 +217,7 @@ class SD3Model(ImageModel):
         vae = self.pipeline.vae
         images: list[Image.Image] = []
         height, width = latents.shape[-2:]
-        batch = _vae_batch(height * width * self.pipeline.vae_scale_factor**2)
+        batch = images_at_once(height * width * self.pipeline.vae_scale_factor**2)
         for part in latents.split(batch):
             raw = part.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
             drawn = vae.decode(raw, return_dict=False)[0]

@@ -21,7 +21,7 @@ end_process()
 def test_a_process_ends_well_without_finalising_and_loses_no_output(tmp_path: Path) -> None:
     command = [sys.executable, "-c", ENDING, str(tmp_path / "store")]
     root = Path(__file__).parents[3]
-    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=900)
     assert (ended.returncode, ended.stdout) == (0, "a line that waits in its buffer\n"), (
         ended.stderr
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -121,10 +120,11 @@ def train(name: str, folder: Path, *, rank: int = 0, parallelism: str = "ddp", c
 
 def start(arguments: Sequence[str], module: str = "tests.baselines.loop.two_processes") -> None:
     """Run a module in two processes to its end, and fail with what they said."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    # Served from here, as torchrun does: a port that is free now may be another test's when the
+    # processes have imported torch.
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": store.host, "MASTER_PORT": str(store.port)}
+    shared["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -135,7 +135,7 @@ def start(arguments: Sequence[str], module: str = "tests.baselines.loop.two_proc
         )
         for rank in ("0", "1")
     ]
-    errors = [process.communicate(timeout=540)[1] for process in processes]
+    errors = [process.communicate(timeout=900)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
 
 

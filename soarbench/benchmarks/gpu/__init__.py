@@ -1,0 +1,1 @@
+"""Speed and memory of everything that a GPU does, measured on one, into ``results/gpu``."""
