@@ -1,12 +1,14 @@
 # make run    the whole comparison in the laboratory (about 10 minutes on two cores)
 # make test   all tests, a process a core; PYTEST_ARGS="-x tests/grid" for other words of pytest
 # make check  linter, formatter's check, types
+# make gpu    GPU-marked tests, then speed and memory of everything on a CUDA device (docs/gpu.md)
 # Each sets up .venv by itself. TORCH_INDEX=URL installs torch from another index first, for
 # example https://download.pytorch.org/whl/cpu for the small CPU build.
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?= grid=reward_specific
+GPU_ARGS ?=
 # A process holds up to 2 GiB. Whole files, since a file's tests share what takes long to build; in
 # the order of tests/conftest.py, the long ones first.
 PYTEST_ARGS ?= -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
@@ -21,7 +23,18 @@ DOCSTRINGS := --select=DOC --extend-ignore=DOC101,DOC103,DOC201,DOC402 --style=g
 	--skip-checking-raises=True --check-return-types=False --check-yield-types=False \
 	--check-class-attributes=False --allow-init-docstring=True
 
-.PHONY: run test check format setup clean
+# With wheels/, where tools/gpu_bundle.sh put it, make gpu needs no network and no virtual environment:
+# it goes beside the torch of PYTHON.
+ifneq ($(wildcard wheels/*.whl),)
+GPU_SITE := wheels/site
+GPU_STAMP := wheels/.installed
+GPU_PYTHON := PYTHONPATH=$(CURDIR)/$(GPU_SITE):$(CURDIR) $(PYTHON)
+else
+GPU_STAMP := $(STAMP)
+GPU_PYTHON := $(BIN)/python
+endif
+
+.PHONY: run test check gpu format setup clean
 
 run: setup
 	$(BIN)/python -m soarbench run $(ARGS)
@@ -36,6 +49,16 @@ check: setup
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/flake8 --isolated $(DOCSTRINGS) $(PACKAGES)
 	$(BIN)/python -m pytest -q tests/config/test_every_yaml.py tests/config/test_every_field.py
+
+# A failing test does not keep the numbers from being measured, but make fails all the same.
+gpu: $(GPU_STAMP)
+	$(GPU_PYTHON) -m soarbench bench gpu --dry-run $(GPU_ARGS)
+	$(GPU_PYTHON) -m pytest -q -m gpu tests/gpu; tests=$$?; \
+		$(GPU_PYTHON) -m soarbench bench gpu $(GPU_ARGS) && exit $$tests
+
+wheels/.installed: $(wildcard wheels/*.whl)
+	$(PYTHON) -m pip install -q --no-index --no-deps --no-cache-dir --upgrade --target $(GPU_SITE) wheels/*.whl
+	touch $@
 
 format: setup
 	$(BIN)/ruff check --fix .

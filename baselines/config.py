@@ -218,7 +218,10 @@ class TrainingConfig:
     Attributes:
         steps: Optimiser updates.
         batch_size: Rows an update, over all processes.
-        save_steps: Updates between checkpoints; a multiple of the method's updates a collection.
+        save_steps: Updates between checkpoints, beside those by time; a multiple of the method's
+            updates a collection. Null counts none.
+        save_minutes: Time between checkpoints, of which one more is written at the end; null writes
+            none by time. Neither changes a number.
         num_snapshots: Weights kept for evaluation, evenly spaced, the last at the end.
         micro_batch_size: Rows that go through the model at once on one process; null takes all of
             a process's rows. Bounds memory; changes no result.
@@ -232,7 +235,8 @@ class TrainingConfig:
 
     steps: int
     batch_size: int
-    save_steps: int = field(default=100, metadata=ADDRESS)
+    save_steps: int | None = field(default=None, metadata=ADDRESS)
+    save_minutes: float | None = field(default=10.0, metadata=ADDRESS)
     num_snapshots: int = 1
     micro_batch_size: int | None = field(default=None, metadata=ADDRESS)
     mixed_precision: Precision = "no"
@@ -243,10 +247,14 @@ class TrainingConfig:
     num_workers: int = field(default=0, metadata=ADDRESS)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "save_steps", "logging_steps"):
+        for name in ("steps", "batch_size", "logging_steps"):
             self._require(getattr(self, name) >= 1, name, "must be at least 1")
-        size = self.micro_batch_size
-        self._require(size is None or size >= 1, "micro_batch_size", "must be at least 1, or null")
+        for name in ("save_steps", "micro_batch_size"):
+            value = getattr(self, name)
+            self._require(value is None or value >= 1, name, "must be at least 1, or null")
+        minutes = self.save_minutes
+        is_time = minutes is None or 0 < minutes < math.inf
+        self._require(is_time, "save_minutes", "must be a positive number, or null")
         self._require(self.num_workers >= 0, "num_workers", "may not be negative")
         precisions = get_args(Precision)
         is_known = self.mixed_precision in precisions
@@ -272,7 +280,7 @@ class TrainingConfig:
 
     def check_method(self, *, updates_per_collection: int, group_size: int) -> None:
         """Refuse a run that a method's collections and groups of rows do not divide."""
-        for name in ("save_steps", "steps"):
+        for name in ("steps",) if self.save_steps is None else ("save_steps", "steps"):
             what = f"the method's updates_per_collection={updates_per_collection}"
             reason = ", because a collection cannot be resumed in the middle"
             self._require_multiple(name, updates_per_collection, what + reason)

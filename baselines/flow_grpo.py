@@ -109,7 +109,7 @@ class FlowGrpo(Method):
                 if name not in into:
                     into[name] = value.new_empty(len(batch), *value.shape[1:])
                 into[name][index] = value
-            yield Part(rows, part, latents)
+            yield rows, latents
 
     def _rollout(
         self, velocity: VelocityModel, batch: Batch, generators: Generators
@@ -230,6 +230,7 @@ class FlowGrpo(Method):
         if config.rollout_batch_size is not None and batch.update == 0:
             # The policy is still the rollout's; what differs is how another batch size rounds.
             items["train/first_ratio_deviation"] = items["train/ratio_deviation"]
+            items["train/first_clip_fraction"] = items["train/clip_fraction"]
         if reference_mean is not None:
             # The public code divides by g where the KL of the transitions has g sqrt(-dt).
             is_exact = config.kl_form == "exact"

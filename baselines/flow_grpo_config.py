@@ -53,8 +53,8 @@ class FlowGrpoConfig(MethodConfig):
         updates_per_collection: Optimiser updates that share one rollout. Published 2.
         rollout_batch_size: Rows that a rollout puts through the model together; null takes those
             of a micro-batch, and the first ratios are exactly 1. Another batch size may round
-            differently: ``train/first_ratio_deviation`` is then logged, which must stay far below
-            ``clip_range``.
+            differently: ``train/first_ratio_deviation`` and ``train/first_clip_fraction`` then say
+            by how much, and should stay far below ``clip_range`` and 0.
     """
 
     kind: ClassVar[str] = "flow_grpo"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,13 +11,11 @@ from torch import Tensor
 from baselines.base import Batch, World
 from baselines.rewards.base import checked_rewards, reward_name
 
+Part = tuple[Sequence[int], Tensor]
+"""Rows of a collection, and their latents at sigma 0."""
 
-class Part(NamedTuple):
-    """Some ``rows`` of a collection as a batch, rolled out to ``latents`` at sigma 0."""
-
-    rows: Sequence[int]
-    batch: Batch
-    latents: Tensor
+#: Images that are judged at a time elsewhere, at least: as many as judges take in a batch.
+JUDGED_TOGETHER = 32
 
 
 def rewards_of(world: World, batch: Batch, parts: Iterable[Part]) -> list[float]:
@@ -30,26 +26,38 @@ def rewards_of(world: World, batch: Batch, parts: Iterable[Part]) -> list[float]
     """
     if world.is_reward_elsewhere:
         return _meanwhile(world, batch, parts)
-    rolled = [(part.rows, part.latents) for part in parts]
-    order = torch.tensor(list(itertools.chain.from_iterable(rows for rows, _ in rolled))).argsort()
-    latents = torch.cat([latents for _, latents in rolled])
+    ((rows, latents),) = _joined(parts, len(batch))
     # All in one call and in the rows' order: a judge's batches decide how its numbers round.
-    images = world.decode(latents[order.to(latents.device)])
+    images = world.decode(latents[torch.tensor(rows).argsort().to(latents.device)])
     return _answer(world, batch.prompts, images, batch.columns)
 
 
+def _joined(parts: Iterable[Part], num_rows: int) -> Iterator[Part]:
+    """Parts joined to such as have at least ``num_rows``; the last may have fewer."""
+    rows: list[int] = []
+    latents: list[Tensor] = []
+    for more, end in parts:
+        rows, latents = [*rows, *more], [*latents, end]
+        if len(rows) >= num_rows:
+            yield rows, torch.cat(latents)
+            rows, latents = [], []
+    if rows:
+        yield rows, torch.cat(latents)
+
+
 def _meanwhile(world: World, batch: Batch, parts: Iterable[Part]) -> list[float]:
-    """Each part's rewards are asked for in a thread while the next part is rolled out."""
+    """Rewards of some parts are asked for in a thread while the next parts are rolled out."""
     values = [0.0] * len(batch)
     # One thread, since a judge is one model. Nothing collective runs in it: processes only stay in
     # step because all of them run the same forwards, in the main thread.
     pool = ThreadPoolExecutor(1, thread_name_prefix="reward")
     try:
         answers = []
-        for rows, part, latents in parts:
-            # Without the part itself: were the judge slow, its tensors would fill the device.
-            words = (part.prompts, world.decode(latents), part.columns)
-            answers.append((rows, pool.submit(_answer, world, *words)))
+        for rows, latents in _joined(parts, JUDGED_TOGETHER):
+            prompts = [batch.prompts[row] for row in rows]
+            columns = {name: [of[row] for row in rows] for name, of in batch.columns.items()}
+            images = world.decode(latents)
+            answers.append((rows, pool.submit(_answer, world, prompts, images, columns)))
         for rows, answer in answers:
             for row, value in zip(rows, answer.result(), strict=True):
                 values[row] = value

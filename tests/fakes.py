@@ -142,7 +142,7 @@ class FakeWorkbench:
                 if step in cell.training.snapshot_steps and not folder.snapshot(step).exists():
                     with atomic_directory(folder.snapshot(step)) as unfinished:
                         (unfinished / "weights").write_text(weights)
-                if step % cell.training.save_steps == 0:
+                if step % (cell.training.save_steps or 1) == 0:
                     place = checkpoint_path(folder.root, step)
                     place.mkdir(exist_ok=True)
                     (place / "weights").write_text(weights)

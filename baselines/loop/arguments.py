@@ -62,8 +62,7 @@ def training_arguments(
         optim=_OPTIMIZERS[optim.optimizer],
         bf16=training.mixed_precision == "bf16",
         seed=seed,
-        save_steps=training.save_steps,
-        save_total_limit=None,  # MarkComplete removes them, when the new one is marked
+        save_strategy="no",  # SaveRhythm asks for checkpoints, MarkComplete removes them
         logging_steps=training.logging_steps,
         logging_nan_inf_filter=False,  # would log the loss before instead of one that is no number
         report_to="none",

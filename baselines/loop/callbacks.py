@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from diffusers.training_utils import EMAModel
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -16,13 +19,13 @@ from typing_extensions import override
 
 from baselines.loop.checkpoints import (
     EMA_FILE,
+    CheckpointWriter,
     atomic_directory,
     checkpoint_path,
-    mark_complete,
     snapshot_path,
 )
 from baselines.loop.sharding import gathered, local, scattered
-from baselines.loop.weights import save_transformer
+from baselines.loop.weights import on_host, save_transformer
 
 
 class EmaCallback(TrainerCallback):
@@ -33,9 +36,16 @@ class EmaCallback(TrainerCallback):
     """
 
     def __init__(
-        self, module: nn.Module, decay: float, *, every: int = 1, resume_from: Path | None = None
+        self,
+        module: nn.Module,
+        decay: float,
+        *,
+        every: int = 1,
+        resume_from: Path | None = None,
+        writer: CheckpointWriter | None = None,
     ) -> None:
         self.module = module
+        self.writer = writer or CheckpointWriter()
         self.parameters = self._trained()
         self.ema = EMAModel(self.parameters, decay=decay)
         self.every = every
@@ -79,18 +89,78 @@ class EmaCallback(TrainerCallback):
         kept["shadow_params"] = [gathered(part, like) for part, like in parts]
         if args.should_save:
             folder = checkpoint_path(Path(str(args.output_dir)), state.global_step)
-            torch.save(kept, folder / EMA_FILE)
+            self.writer.put(partial(torch.save, on_host(kept), folder / EMA_FILE))
+
+
+@dataclass(eq=False)
+class SaveRhythm(TrainerCallback):
+    """Asks for a checkpoint every ``steps`` updates, about every ``minutes``, and at the end.
+
+    Checkpoints lie at multiples of ``unit`` updates. The main process's clock decides. It is read
+    at a few updates, each half as far from the next checkpoint as the one before, which all
+    processes know beforehand: in between none waits for another.
+    """
+
+    steps: int | None
+    minutes: float | None
+    unit: int
+    clock: Callable[[], float] = time.monotonic
+
+    def _begin(self, step: int) -> None:
+        self._last_step, self._last_time = step, self.clock()
+        self._next_look = step + self.unit
+
+    @override
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
+    ) -> None:
+        self._begin(state.global_step)
+
+    @override
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        step = state.global_step
+        is_due = self.steps is not None and step % self.steps == 0
+        control.should_save = is_due or step >= state.max_steps or self._is_time(step)
+
+    @override
+    def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        self._begin(state.global_step)
+
+    def _is_time(self, step: int) -> bool:
+        if self.minutes is None or step < self._next_look:
+            return False
+        (updates,) = broadcast_object_list([self._updates_to_wait(step, 60 * self.minutes)])
+        self._next_look = step + updates
+        return bool(updates == 0)
+
+    def _updates_to_wait(self, step: int, seconds: float) -> int:
+        """Updates until the clock is read again; 0 when it is time for a checkpoint."""
+        spent = self.clock() - self._last_time
+        if spent >= seconds:
+            return 0
+        # Half of what the past rate says: the next updates may be slower.
+        updates = (step - self._last_step) * (seconds - spent) / max(2 * spent, 1e-3)
+        return max(1, int(updates / self.unit)) * self.unit
 
 
 class MarkComplete(TrainerCallback):
     """Marks a checkpoint once every file of it is written; must be the last with ``on_save``."""
+
+    def __init__(self, writer: CheckpointWriter | None = None) -> None:
+        self.writer = writer or CheckpointWriter()
+
+    @override
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.writer.check()
 
     # Takes the place of the Trainer's save_total_limit, which removes the old checkpoint before the
     # new one is marked: a kill between the two would leave none.
     @override
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         if args.should_save:
-            mark_complete(checkpoint_path(Path(str(args.output_dir)), state.global_step))
+            self.writer.finish(checkpoint_path(Path(str(args.output_dir)), state.global_step))
 
 
 @dataclass(eq=False)
@@ -116,11 +186,15 @@ class LogWindow(TrainerCallback):
 
 @dataclass(eq=False)
 class Snapshots(TrainerCallback):
-    """Keeps the weights to be evaluated after given steps: ``ema``'s, where there is one."""
+    """Keeps the weights to be evaluated after given steps: ``ema``'s, where there is one.
+
+    They are rounded to ``dtype``, if one is given.
+    """
 
     steps: Sequence[int]
     model: nn.Module
     ema: EmaCallback | None
+    dtype: torch.dtype | None
 
     @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
@@ -136,4 +210,4 @@ class Snapshots(TrainerCallback):
         weights = contextlib.nullcontext() if self.ema is None else self.ema.averaged()
         place = atomic_directory(target) if is_main else contextlib.nullcontext(target)
         with weights, place as unfinished:
-            save_transformer(self.model, unfinished, is_main=is_main)
+            save_transformer(self.model, unfinished, dtype=self.dtype, is_main=is_main)

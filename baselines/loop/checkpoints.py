@@ -15,9 +15,12 @@ import contextlib
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 COMPLETE = "COMPLETE"
 EMA_FILE = "ema.pt"
@@ -62,6 +65,67 @@ def mark_complete(checkpoint: Path) -> None:
         # The mark goes first, so that a half-removed checkpoint does not pass for a whole one.
         (older / COMPLETE).unlink()
         shutil.rmtree(older)
+
+
+class CheckpointWriter:
+    """Writes and marks one checkpoint at a time, in a thread of its own if ``in_background``.
+
+    Files that are put in hold copies of the state in host memory, of the state's size, until they
+    are written: training only waits for the copies. A fault of the thread comes out of the next
+    call, and where the writer is left; an interruption waits for what is being written.
+    """
+
+    def __init__(self, *, in_background: bool = False) -> None:
+        self._pool = ThreadPoolExecutor(1, "checkpoint") if in_background else None
+        self._files: list[Callable[[], object]] = []
+        self._writing: Future[None] | None = None
+
+    def put(self, write: Callable[[], object]) -> None:
+        """Take what writes a file of the checkpoint that is coming."""
+        if self._pool is None:
+            write()
+        else:
+            self._files.append(write)
+
+    def finish(self, checkpoint: Path) -> None:
+        """Have the files written, then the checkpoint marked."""
+        if self._pool is None:
+            mark_complete(checkpoint)
+            return
+        files, self._files = self._files, []
+        self._writing = self._pool.submit(_write, files, checkpoint)
+
+    def check(self) -> None:
+        """Raise the thread's fault if it is there already."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Until nothing is being written."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+        if kind is None:
+            self.wait()
+        # A run that ends for another reason raises that one.
+        elif self._writing is not None and (fault := self._writing.exception()):
+            log.error("the last checkpoint could not be written: %s", fault)
+
+
+def _write(files: list[Callable[[], object]], checkpoint: Path) -> None:
+    """Write a checkpoint's files, and mark it if that went well."""
+    for write in files:
+        write()
+    mark_complete(checkpoint)
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:

@@ -87,14 +87,11 @@ def reshard(model: nn.Module) -> None:
             module.reshard()
 
 
-def plain_copy(model: nn.Module) -> nn.Module:
-    """A sharded diffusers model, whole and on the CPU; one that is whole is itself."""
-    if not isinstance(model, FSDPModule):
-        return model
-    # FSDP2 has put a class of its own before the one that the model had.
+def plain_copy(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """A diffusers model that holds ``state``, whatever ``model`` was wrapped or cut into."""
+    # FSDP2 puts a class of its own before the one that the model had.
     kinds = (kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
     kind = next(kind for kind in kinds if issubclass(kind, nn.Module))
-    state = {name: whole(value) for name, value in model.state_dict().items()}
     with torch.device("meta"):
         copy: nn.Module = kind.from_config(model.config)  # type: ignore[attr-defined]
     copy.load_state_dict(state, assign=True)

@@ -7,6 +7,7 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,14 +18,14 @@ from accelerate.utils import gather_object, save_fsdp_optimizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from typing_extensions import override
 
 from baselines.base import Batch, Collected, Condition, Method, VelocityModel
 from baselines.config import TrainingConfig
 from baselines.loop import sharding
 from baselines.loop.callbacks import LogWindow
-from baselines.loop.checkpoints import TRANSFORMER_DIR, checkpoint_path
+from baselines.loop.checkpoints import TRANSFORMER_DIR, CheckpointWriter, checkpoint_path
 from baselines.loop.ledger import LOSS, Ledger, LossWindow, Share
 from baselines.loop.stream import (
     CollectionSampler,
@@ -35,7 +36,7 @@ from baselines.loop.stream import (
     row_generator,
 )
 from baselines.loop.velocity import VelocityOf, casts_kept, in_autocast, reference_of
-from baselines.loop.weights import load_transformer, save_transformer
+from baselines.loop.weights import held_transformer, load_transformer, on_host
 
 OnLog = Callable[[int, Mapping[str, float]], None]
 
@@ -73,6 +74,7 @@ class PostTrainer(Trainer):
         velocity_of: VelocityOf,
         negative_condition: Condition,
         on_log: OnLog,
+        writer: CheckpointWriter,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         super().__init__(model, arguments, train_dataset=stream, callbacks=list(callbacks))
@@ -89,6 +91,7 @@ class PostTrainer(Trainer):
         self.velocity_of = velocity_of
         self.negative_condition = negative_condition
         self.on_log = on_log
+        self.writer = writer
         self.ledger, self._losses_before = Ledger(), LossWindow()
         # Made before a checkpoint is loaded: the reference is the model that training started from.
         self._reference: VelocityModel | None = None
@@ -288,23 +291,30 @@ class PostTrainer(Trainer):
     @override
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         assert output_dir is not None
-        folder = Path(output_dir) / TRANSFORMER_DIR
-        save_transformer(self.transformer, folder, is_main=self.args.should_save)
+        write = held_transformer(self.transformer)
+        if self.args.should_save:
+            self.writer.put(partial(write, Path(output_dir) / TRANSFORMER_DIR))
 
     @override
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.is_fsdp_enabled:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        # The Trainer would write a sharded model's weights a second time.
-        plugin = self.accelerator.state.fsdp_plugin
-        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        # The Trainer would write a sharded model's weights a second time, and have training wait.
+        if self.is_fsdp_enabled:
+            plugin = self.accelerator.state.fsdp_plugin
+            save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
         assert self.lr_scheduler is not None
-        if self.args.should_save:
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir)
+        if not self.is_fsdp_enabled:
+            assert self.optimizer is not None
+            state = on_host(self.optimizer.state_dict())
+            self.writer.put(partial(torch.save, state, folder / OPTIMIZER_NAME))
+        state = deepcopy(self.lr_scheduler.state_dict())
+        self.writer.put(partial(torch.save, state, folder / SCHEDULER_NAME))
 
     @override
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.writer.wait()
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             self.ledger.tick()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate.utils import recursively_apply
 from diffusers.models.modeling_utils import ModelMixin
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -76,19 +79,43 @@ def start_from(transformer: nn.Module, folder: Path) -> None:
     adapted.merge_and_unload()
 
 
-def save_transformer(model: nn.Module, folder: Path, *, is_main: bool = True) -> None:
-    """Write the weights as ``from_pretrained`` of diffusers or peft reads them, if ``is_main``."""
+def save_transformer(
+    model: nn.Module, folder: Path, *, dtype: torch.dtype | None = None, is_main: bool = True
+) -> None:
+    """Write the weights as ``from_pretrained`` of diffusers or peft reads them, if ``is_main``.
+
+    ``dtype`` is what they are rounded to; without one they keep their own.
+    """
+    write = held_transformer(model, dtype)
+    if is_main:
+        write(folder)
+
+
+def held_transformer(
+    model: nn.Module, dtype: torch.dtype | None = None
+) -> Callable[[Path], object]:
+    """Copy the trained weights to host memory. -> what writes the copies, whenever it is called."""
     # Every process that holds a part of the weights gathers them; one writes.
     if isinstance(model, PeftModel):
-        state = {n: whole(value) for n, value in model.state_dict().items() if "lora_" in n}
-        if is_main:
-            # "auto" would ask the hub about the base model's vocabulary.
-            model.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
-        return
-    plain = plain_copy(model)
+        adapter = {n: v for n, v in model.state_dict().items() if "lora_" in n}
+        state = {name: _on_host(whole(value), dtype) for name, value in adapter.items()}
+        # "auto" would ask the hub about the base model's vocabulary.
+        return partial(model.save_pretrained, state_dict=state, save_embedding_layers=False)
+    state = {name: _on_host(whole(value), dtype) for name, value in model.state_dict().items()}
+    plain = plain_copy(model, state)
     assert isinstance(plain, ModelMixin)
-    if is_main:
-        plain.save_pretrained(folder)
+    write: Callable[[Path], object] = plain.save_pretrained
+    return write
+
+
+def on_host(state: dict[str, object]) -> dict[str, object]:
+    """A state, nested or not, with copies in host memory of its tensors."""
+    copied: dict[str, object] = recursively_apply(_on_host, state)
+    return copied
+
+
+def _on_host(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None, copy=True)
 
 
 def load_transformer(model: nn.Module, folder: Path) -> None:

@@ -150,7 +150,7 @@ def one_update(
     demand: Demand, transformer: nn.Module, on_log: OnLog, *, parallelism: str = DDP
 ) -> TrainingSummary:
     """Take one update of the real loop on random rows; ``post_train`` says what is raised."""
-    training = replace(demand.training, steps=1, save_steps=1, num_snapshots=0)
+    training = replace(demand.training, steps=1, save_steps=None, num_snapshots=0)
     with tempfile.TemporaryDirectory() as folder:
         return take_updates(
             replace(demand, training=training),

@@ -19,7 +19,7 @@ from soarbench.grid.expand import expand
 STEP, NAIVE, RACE = "step", "naive", "race"
 # Otherwise glibc keeps freed blocks of up to 32 MiB, and the peak tells of its habits and not of
 # the tensors that are alive. Slows the step, so times are taken without it.
-_LIVE_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+LIVE_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 
 Results = Mapping[str, Mapping[str, float]]
 
@@ -54,7 +54,7 @@ def _measure(kind: str, overrides: Sequence[str]) -> dict[str, float]:
     # A fresh process each: a peak is of a process, and memory that an earlier measurement left to
     # the allocator would hide the next one's.
     command = [sys.executable, "-m", "soarbench.benchmarks.worker", kind, *overrides]
-    environment = os.environ | (_LIVE_MEMORY if kind in (STEP, NAIVE) else {})
+    environment = os.environ | (LIVE_MEMORY if kind in (STEP, NAIVE) else {})
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

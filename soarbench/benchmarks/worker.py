@@ -109,7 +109,12 @@ def measure_training(cell: CellConfig, workbench: ModelWorkbench) -> Result:
     unit = cell.method.updates_per_collection
     updates = unit + -(-TIMED_UPDATES // unit) * unit
     training = replace(
-        cell.training, steps=updates, save_steps=updates, num_snapshots=0, logging_steps=1
+        cell.training,
+        steps=updates,
+        save_steps=None,
+        save_minutes=None,
+        num_snapshots=0,
+        logging_steps=1,
     )
     model = workbench.load(cell)
     rows, negative = random_rows(cell, model), model.encode_prompts([""])

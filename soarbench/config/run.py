@@ -43,7 +43,8 @@ class BudgetConfig:
         description: One line.
         steps: Optimiser updates of every trained cell.
         num_snapshots: Points of each curve after step 0.
-        save_steps: Updates between checkpoints.
+        save_steps: Updates between checkpoints, beside those by ``training.save_minutes``; null
+            counts none.
         seeds: Training seeds.
         images_per_prompt: Of every suite.
         max_prompts: Of every suite; null takes all.
@@ -54,7 +55,7 @@ class BudgetConfig:
     description: str
     steps: int
     num_snapshots: int
-    save_steps: int
+    save_steps: int | None
     seeds: tuple[int, ...]
     images_per_prompt: int
     max_prompts: int | None

@@ -7,6 +7,7 @@ import functools
 import gc
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate.utils import gather
@@ -71,6 +72,29 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """A model that draws, what it was before training, and the part that a training exchanges.
+
+    ``trained`` is None as long as nothing has been put onto it.
+    """
+
+    model: ImageModel
+    base: tuple[object, ...]
+    trained: tuple[object, ...] | None
+
+
+def _base_of(cell: CellConfig) -> tuple[object, ...]:
+    """What a cell's training starts from: two cells with equal ones start from equal weights."""
+    return cell.model, *map(addresses.cell_id, cell.lineage)
+
+
+def _trained_part(cell: CellConfig) -> tuple[object, ...]:
+    """Which weights a training exchanges, and how they compute."""
+    assert cell.training is not None
+    return cell.lora, cell.training.compile
+
+
 class ModelWorkbench:
     """Loads what cells need, once, and does their heavy work."""
 
@@ -82,6 +106,7 @@ class ModelWorkbench:
         self._evaluators: dict[JudgeConfig, Evaluator] = {}
         self._scheduler: dict[str, object] = {}
         self._drawer: tuple[tuple[str, int], Drawer] | None = None
+        self._loaded: _Loaded | None = None
         # Denormal numbers appear in late training and are a hundred times slower on a CPU.
         torch.set_flush_denormal(True)
         quiet_libraries()
@@ -159,7 +184,7 @@ class ModelWorkbench:
 
     def let_go(self) -> None:
         """Free the memory of the model that was loaded last."""
-        self._drawer = None
+        self._drawer = self._loaded = None
         # Modules refer to each other in circles, so memory is not free before they are collected.
         gc.collect()
         if self.device.type == "cuda":
@@ -179,7 +204,7 @@ class ModelWorkbench:
         """The pipeline that training starts from: the base's, or with a first stage's weights."""
         model = self.load(cell)
         if cell.parent is not None and cell.lora is None:
-            # All weights are trained on in float32, as the first stage left them.
+            # All weights are trained in float32: an adapter is merged in it, and rounded nowhere.
             model.transformer.float()
         for stage in cell.lineage:
             start_from(model.transformer, self.training_folder(stage).snapshot(stage.steps[-1]))
@@ -230,6 +255,8 @@ class ModelWorkbench:
                 shapes=None if block is None else rows.shapes(block),
                 # The grid's own bars show the progress.
                 console=Console(quiet=True),
+                # Images are drawn in it: what else the weights hold would be rounded off there.
+                snapshot_dtype=getattr(torch, cell.model.dtype),
                 parallelism=self.processes.parallelism,
             )
         return {name: float(value) for name, value in dataclasses.asdict(summary).items()}
@@ -299,15 +326,41 @@ class ModelWorkbench:
     # Sampling
 
     def model_at(self, cell: CellConfig, step: int) -> ImageModel:
-        """The pipeline with the weights of a step of training; 0 is what it started from."""
-        model = self.load_start(cell)
+        """The pipeline with the weights of a step of training; 0 is what it started from.
+
+        One model at a time: the next call may put other weights onto it.
+        """
+        self._drawer = None
+        if not self._takes(cell, step):
+            # Named nowhere else, so that it is gone before the next one is loaded.
+            self._loaded = _Loaded(self.load_start(cell), _base_of(cell), None)
         if step > 0:
-            assert cell.training is not None
+            self._exchange(cell, step)
+        assert self._loaded is not None
+        return self._loaded.model
+
+    def _takes(self, cell: CellConfig, step: int) -> bool:
+        """Whether the loaded model can be given the weights of a step."""
+        loaded = self._loaded
+        if loaded is None or loaded.base != _base_of(cell):
+            return False
+        if loaded.trained is None:
+            return True
+        return step > 0 and loaded.trained == _trained_part(cell)
+
+    def _exchange(self, cell: CellConfig, step: int) -> None:
+        """Put the weights of a step onto the loaded model."""
+        assert cell.training is not None
+        # Nothing counts as loaded meanwhile: a fault would leave weights of two steps.
+        loaded, self._loaded = self._loaded, None
+        assert loaded is not None
+        model = loaded.model
+        if loaded.trained is None:
             model.transformer = prepare_transformer(model.transformer, cell.training, cell.lora)
-            load_transformer(model.transformer, self.training_folder(cell).snapshot(step))
             # Drawn in the base's precision, whatever it was trained in.
             model.transformer.to(getattr(torch, cell.model.dtype)).requires_grad_(False).eval()
-        return model
+        load_transformer(model.transformer, self.training_folder(cell).snapshot(step))
+        self._loaded = replace(loaded, trained=_trained_part(cell))
 
     def drawer(self, cell: CellConfig, step: int) -> Drawer:
         """What draws images with the weights of a step, which are loaded unless they are."""

@@ -47,6 +47,7 @@ def test_defaults_are_the_published_values():
         (FlowGrpoConfig, {"kl_form": "forward"}, "kl_form = 'forward'.*published, exact"),
         (FlowGrpoConfig, {"train_timestep_fraction": 0.0}, "train_timestep_fraction"),
         (FlowGrpoConfig, {"updates_per_collection": 0}, "updates_per_collection"),
+        (FlowGrpoConfig, {"rollout_batch_size": 0}, "rollout_batch_size = 0.*1 or more"),
         (FlowGrpoConfig, {"sde_window_size": -1}, "sde_window_size"),
         (FlowGrpoConfig, {"sde_window_size": 6}, "sde_window_size = 6.*holds 5 steps"),
         (

@@ -11,10 +11,14 @@ from baselines.rewards.base import (
     checked_rewards,
     refusal,
     reward_name,
+    runs_elsewhere,
     score_images,
 )
 from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
 from evaluators.base import Canary, Evaluator, EvaluatorError, JudgeConfig, Sample, Score
+from evaluators.ocr.evaluator import OcrConfig
+from evaluators.preference.clipscore import ClipScoreConfig
+from evaluators.preference.unifiedreward import UnifiedRewardConfig
 
 IMAGES = [Image.new("RGB", (4, 4), (level, 0, 0)) for level in (0, 100, 200)]
 PROMPTS = ["a", "b", "c"]
@@ -192,6 +196,50 @@ class Paleness(Redness):
 
 class Reversed(Redness):
     canary_levels = (0, 255)
+
+
+class Placed:
+    """A user's own reward that says where it computes."""
+
+    name = "placed"
+
+    def __init__(self, runs_on):
+        self.runs_on = runs_on
+
+
+@pytest.mark.parametrize(
+    ("place", "device", "expected"),
+    [
+        (None, "cuda:0", False),
+        ("cpu", "cpu", False),
+        ("cpu", "cuda:0", True),
+        ("cuda:0", "cpu", True),
+        ("cuda", "cuda:1", False),
+        ("cuda:1", "cuda:1", False),
+        ("cuda:0", "cuda:1", True),
+        ("server", "cpu", True),
+    ],
+)
+def test_where_a_reward_runs(place, device, expected):
+    assert runs_elsewhere(Placed(place), torch.device(device)) is expected
+    # A mixture has to wait for its slowest part, so one on the model's device keeps it there.
+    mixture = Mixture({"a": Placed(place), "b": Placed("server")}, {"a": 1.0, "b": 1.0})
+    assert runs_elsewhere(mixture, torch.device(device)) is expected
+
+
+def test_a_reward_that_runs_nowhere_is_named():
+    with pytest.raises(RewardError, match=r"'placed' says runs_on='moon'.*'cuda:1', or 'server'"):
+        runs_elsewhere(Placed("moon"), torch.device("cpu"))
+
+
+def test_judges_say_where_they_run():
+    gpu = torch.device("cuda:0")
+    assert not runs_elsewhere(EvaluatorReward(Redness()), gpu)
+    assert runs_elsewhere(OcrConfig(), gpu)
+    assert not runs_elsewhere(OcrConfig(device="gpu:0"), gpu)
+    assert not runs_elsewhere(ClipScoreConfig(device="cuda"), gpu)
+    assert runs_elsewhere(ClipScoreConfig(device="cpu"), gpu)
+    assert runs_elsewhere(UnifiedRewardConfig(), torch.device("cpu"))
 
 
 def test_an_evaluator_is_a_reward():

@@ -48,6 +48,7 @@ ANY_DATA = "data=lab_general"
         (["reward=no_such_module.f"], "no module 'no_such_module' can be found"),
         (["reward=null", "task=aesthetic"], "has no reward, which flow_grpo needs"),
         (["training.save_steps=3"], "multiple of the method's updates_per_collection=2"),
+        (["training.save_minutes=0"], "save_minutes=0.0: must be a positive number, or null"),
         (["training.batch_size=31"], "multiple of the method's group_size=8"),
         (["training.num_snapshots=7"], "must be at most training.steps=6"),
         (["suites.drawbench.judges=[beauty]"], "'beauty' does not exist"),

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from baselines.flow_grpo_config import FlowGrpoConfig
+from soarbench.common.strict import address_content
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
@@ -47,6 +49,7 @@ NO_NUMBER = [
     "training.num_workers=3",
     "training.logging_steps=2",
     "training.save_steps=6",
+    "training.save_minutes=0.5",
     "sampling.batch_size=5",
     "task.description=words",
     "budget.images_per_prompt=7",
@@ -86,6 +89,12 @@ TRAINING = [
 def test_what_training_depends_on_changes_every_address(arguments: list[str], word: str) -> None:
     before, after = (every_address(cell_of(words)) for words in (arguments, [*arguments, word]))
     assert not set(before.values()) & set(after.values())
+
+
+def test_a_setting_that_came_later_is_in_addresses_where_it_is_set() -> None:
+    before, after = (address_content(FlowGrpoConfig(rollout_batch_size=n)) for n in (None, 32))
+    assert after == {**before, "rollout_batch_size": 32}
+    assert "rollout_batch_size" not in before
 
 
 @pytest.mark.parametrize("word", ["sampling.num_inference_steps=7", "sampling.guidance_scale=2.5"])

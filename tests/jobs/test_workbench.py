@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from typing_extensions import override
 
+from baselines.flow_grpo import FlowGrpo
+from baselines.loop.post_train import post_train
+from baselines.loop.weights import load_transformer, prepare_transformer
 from soarbench.cli.run import run_whole
 from soarbench.common.errors import UserError
 from soarbench.config.registries import suite_named
@@ -22,9 +30,12 @@ from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import OnStep
 from soarbench.jobs.graph import grid_jobs
 from soarbench.jobs.workbench import ModelWorkbench
+from soarbench.models.base import ImageModel, PromptEncoder
+from soarbench.models.sd3.config import Sd3Config
 from soarbench.store.artefact import Store
 from soarbench.store.cells import Cell, stored_cell
 from tests.fakes import SMALL, numbers
+from tests.rewards import brightness
 from tests.tiny import build_tiny_pipeline
 
 pytestmark = pytest.mark.slow
@@ -118,6 +129,20 @@ def test_a_grid_of_real_cells_resumed_in_the_middle_equals_one_straight_through(
     assert rows_of(resumed) == rows_of(arguments)
 
 
+def test_a_reward_says_whether_it_runs_beside_the_model(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = expand([*arguments, "method=flow_grpo"])
+    bench = ModelWorkbench("cpu", grid.store)
+    (cell,) = (cell for cell in grid.cells if cell.method_name == "flow_grpo")
+    model = bench.load(cell)
+    for place, expected in (("cpu", False), ("server", True)):
+        monkeypatch.setattr(brightness, "runs_on", place, raising=False)
+        method = bench.method(cell, model)
+        assert isinstance(method, FlowGrpo)
+        assert method.world.is_reward_elsewhere is expected
+
+
 def test_a_second_stage_starts_from_the_weights_of_its_first(arguments: list[str]) -> None:
     staged = ["grid=soar_then_grpo", *arguments[1:], "method=soar_then_flow_grpo"]
     assert go(staged) == 0
@@ -136,6 +161,69 @@ def test_a_second_stage_starts_from_the_weights_of_its_first(arguments: list[str
         kept = base.get(name, base.get(base_layer_name(name)))
         assert kept is not None
         assert kept.equal(value), name
+
+
+class LoadedAnew(ModelWorkbench):
+    """Loads base and snapshot for every step, and rounds what was trained last."""
+
+    @override
+    def model_at(self, cell: CellConfig, step: int) -> ImageModel:
+        model = self.load_start(cell)
+        if step > 0:
+            assert cell.training is not None
+            trained = prepare_transformer(model.transformer, cell.training, cell.lora)
+            load_transformer(trained, self.training_folder(cell).snapshot(step))
+            model.transformer = trained.to(torch.bfloat16).requires_grad_(False).eval()
+        return model
+
+
+def pictures(bench: ModelWorkbench, cells: Sequence[CellConfig]) -> dict[str, list[bytes]]:
+    """What every step of some cells draws."""
+    batch = [(item, 0) for item in suite_named("lab_drawbench").items()[:2]]
+    return {
+        f"{cell.label} {step}": [image.tobytes() for image in bench.drawer(cell, step)(batch)]
+        for cell in cells
+        for step in cell.steps
+    }
+
+
+def test_rounded_snapshots_on_one_loaded_model_draw_the_same_bits(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments += ["model.dtype=bfloat16", "optim.learning_rate=0.01"]
+    drawn, loads, load = {}, [], Sd3Config.load
+
+    def counted(config: Sd3Config, device: torch.device, prompts: PromptEncoder) -> ImageModel:
+        loads.append(config.name)
+        return load(config, device, prompts)
+
+    monkeypatch.setattr(Sd3Config, "load", counted)
+    kinds = {None: LoadedAnew, torch.bfloat16: ModelWorkbench}
+    for dtype, kind in kinds.items():
+        kept = functools.partial(post_train_keeping, dtype)
+        monkeypatch.setattr("soarbench.jobs.workbench.post_train", kept)
+        grid = expand([*arguments, f"output_dir={tmp_path / str(dtype)}"])
+        cells = [cell for cell in grid.cells if cell.method_name != "soar"]
+        bench = kind("cpu", grid.store)
+        for cell in cells[1:]:
+            bench.train(cell, lambda *_: None)
+            (file,) = bench.training_folder(cell).snapshot(6).glob("*.safetensors")
+            assert {v.dtype for v in load_file(file).values()} == {dtype or torch.float32}
+        loads.clear()
+        drawn[kind] = pictures(bench, cells)
+        # The base and SFT's two steps, then Flow-GRPO's two with an adapter.
+        assert len(loads) == (5 if kind is LoadedAnew else 2)
+    assert drawn[ModelWorkbench] == drawn[LoadedAnew]
+    assert len({images[0] for images in drawn[ModelWorkbench].values()}) == 5
+    # From trained weights back to what training started from.
+    start = bench.model_at(cells[-1], 0).transformer.state_dict()
+    fresh = bench.load(cells[0]).transformer.state_dict()
+    assert start.keys() == fresh.keys()
+    assert all(value.equal(fresh[name]) for name, value in start.items())
+
+
+def post_train_keeping(dtype: torch.dtype | None, *arguments: Any, **options: Any) -> object:
+    return post_train(*arguments, **{**options, "snapshot_dtype": dtype})
 
 
 def base_layer_name(name: str) -> str:

@@ -38,6 +38,12 @@ WAITS = {
     "baselines/loop/trainer.py:_get_grad_norm": 1,
     "baselines/loop/post_train.py:post_train": 1,
 }
+#: In bf16 on compute capability 9.0, where torch prefers cuDNN's; on 8.0 it takes flash attention.
+KERNELS = [
+    "_fused_adamw_",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_cudnn_attention_backward",
+]
 Finished = subprocess.CompletedProcess[str]
 
 
@@ -89,6 +95,14 @@ def test_an_update_runs_at_the_published_size(
     assert result["planned"] == pytest.approx(result["peak"], rel=0.03)
 
 
+@pytest.mark.parametrize("half", ["even", "odd"])
+def test_attention_and_the_optimiser_run_in_fused_kernels(
+    processes: Mapping[str, Finished], half: str
+) -> None:
+    for result in _results(processes[half]):
+        assert result["kernels"] == KERNELS
+
+
 @pytest.mark.parametrize("case", SHARDED)
 def test_an_update_runs_in_shards(
     processes: Mapping[str, Finished], case: tuple[str, str, bool]
@@ -130,7 +144,13 @@ def test_images_and_prompts_go_through_the_model_in_bounded_memory(
         # 64 images: four of 512 px at a time take what one of 1024 px takes.
         assert result["peaks"]["decode"] == pytest.approx(3.25, abs=0.1)
         assert result["peaks"]["encode_images"] == pytest.approx(2.8, abs=0.1)
-        assert result["peaks"]["encode_prompts"] < 2
+        # 80 prompts: 64 of 256 tokens at a time, 32 of 512.
+        prompts = [result["peaks"][f"encode_prompts {tokens}"] for tokens in (77, 256, 512)]
+        assert prompts == pytest.approx([0.57, 1.90, 2.06], rel=0.03)
+    # 16 images of 512 px at a time, 4 of 1024 px; 16 of those took 5.8 GB.
+    assert (small["rows"], large["rows"]) == (16, 4)
+    assert small["peaks"]["sample"] == pytest.approx(1.72, rel=0.05)
+    assert large["peaks"]["sample"] <= small["peaks"]["sample"]
 
 
 def test_judges_forward_in_memory_that_the_images_size_does_not_change(

@@ -119,7 +119,7 @@ def update(words: list[str]) -> dict[str, object]:
             one_update(
                 demand, transformer, lambda _step, _values: None, parallelism=demand.parallelism
             )
-    result = {"peak": seen.peak, "waits": dict(seen.waits)}
+    result = {"peak": seen.peak, "waits": dict(seen.waits), "kernels": sorted(seen.kernels)}
     return result | ({"planned": planned_bytes(demand)} if is_planned else {})
 
 

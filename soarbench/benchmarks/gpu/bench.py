@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -22,6 +23,7 @@ from soarbench.benchmarks.gpu.record import (
     write_table,
 )
 from soarbench.benchmarks.tables import number_table
+from soarbench.common.errors import UserError
 from soarbench.common.provenance import command_line
 from soarbench.config.compose import parse_overrides
 from soarbench.config.keys import Options, split
@@ -42,7 +44,7 @@ class GpuBenchOptions(Options):
         only: Names of measurements; empty: all.
     """
 
-    minutes: float = 7.5
+    minutes: float = 7
     output: str = "results/gpu"
     only: tuple[str, ...] = ()
 
@@ -67,6 +69,8 @@ def bench_gpu(
 
     ``UserError`` where the machine has no GPU with enough memory, or torch is too old.
     """
+    if find_spec("torch") is None:
+        raise UserError(f"{sys.executable} has no torch: use the Python that has a CUDA torch")
     # Loads torch, after the words are known to be right.
     from soarbench.benchmarks.gpu.machine import facts, require_machine
     from soarbench.jobs.workbench import torch_device
@@ -81,7 +85,7 @@ def bench_gpu(
     known = {**facts(torch_device(name)), "command": command_line(), "words": list(words)}
     record = Record(Path(options.output) / file_name(str(known["name"])), known)
     _measure_all(options, words, record, console)
-    console.print(write_table(record.path.parent), markup=False, highlight=False)
+    console.print(write_table(record.path.parent), markup=False, highlight=False, soft_wrap=True)
     console.print(f"written: {record.path}", highlight=False)
     return 1 if any(entry["state"] == FAILED for entry in record.entries.values()) else 0
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import open_clip
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from transformers import Mask2FormerForUniversalSegmentation as Mask2Former
-from transformers.initialization import no_init_weights
 
+from evaluators.base import Sample
 from evaluators.clip.encoders import ClipEncoder, TransformersClipEncoder, paired_cosines
 from evaluators.clip.open_clip_models import (
     OpenClipParts,
@@ -22,11 +22,17 @@ from evaluators.clip.open_clip_models import (
     image_preprocess,
     save_open_clip,
 )
+from evaluators.devices import on_device
 from evaluators.geneval.canaries import draw_street
 from evaluators.geneval.colors import ColorClassifier
 from evaluators.geneval.mask2former import Mask2FormerDetector
-from evaluators.preference.hpsv21 import padded_square
+from evaluators.preference.aesthetic import AestheticConfig
+from evaluators.preference.base import LoadedScorer, PreferenceEvaluator, ScorerConfig
+from evaluators.preference.clipscore import ClipScoreConfig
+from evaluators.preference.hpsv21 import HpsConfig, padded_square
+from evaluators.preference.imagereward import ImageRewardConfig
 from evaluators.preference.imagereward_model import MAX_TOKENS, ImageRewardModel
+from evaluators.preference.pickscore import PickScoreConfig
 from evaluators.preference.rating_head import AestheticHead
 from soarbench.benchmarks import published_sizes
 from soarbench.benchmarks.gpu.inference import images_a_second
@@ -35,18 +41,42 @@ from soarbench.planning.memory_and_time import Demand, Gpu
 
 COUNT, SIZE, ROUNDS = 64, 512, 3
 DTYPE = torch.bfloat16
-Judge = Callable[[Sequence[Image.Image]], object]
+Judge = Callable[[Sequence[Image.Image]], Sequence[object]]
 
 
 def measure_judges(_demand: Demand, device: torch.device, _gpu: Gpu | None, report: Report) -> None:
-    """Each judge alone, in bfloat16, preprocessing included; OCR runs on the CPU."""
+    """Each judge alone, in bfloat16, from pictures to scores; OCR runs on the CPU."""
     images = [draw_street(signs=i % 4).resize((SIZE, SIZE)) for i in range(COUNT)]
     for name, build in JUDGES.items():
-        with torch.inference_mode():
-            judge = build(device)
-            judge(images[:8])
-            rate = images_a_second(functools.partial(judge, images), COUNT, device, rounds=ROUNDS)
+        judge = build(device)
+        judge(images[:8])
+        rate = images_a_second(functools.partial(judge, images), COUNT, device, rounds=ROUNDS)
         report({f"{name} images/s": rate})
+
+
+class RandomEvaluator(PreferenceEvaluator):
+    """A judge as it is, with random weights in the place of the published ones."""
+
+    def __init__(self, config: ScorerConfig, scorer: LoadedScorer) -> None:
+        super().__init__(config)
+        self._random = scorer
+
+    @functools.cached_property
+    def _scorer(self) -> LoadedScorer:
+        return self._random
+
+
+def judging(config: ScorerConfig, scorer: LoadedScorer) -> Judge:
+    """What scores pictures by the evaluator's own code."""
+    evaluator = RandomEvaluator(config, scorer)
+
+    def judge(images: Sequence[Image.Image]) -> Sequence[object]:
+        # Four images a prompt, as suites have them.
+        prompts = (f"a photo of {i // 4} stop signs beside a road" for i in range(len(images)))
+        pairs = enumerate(zip(prompts, images, strict=True))
+        return evaluator.score([Sample.drawn(str(i), *pair) for i, pair in pairs])
+
+    return judge
 
 
 def clip_parts(architecture: str, device: torch.device) -> OpenClipParts:
@@ -64,38 +94,40 @@ def frozen(model: nn.Module) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _cosines(encoder: ClipEncoder) -> Judge:
-    return lambda images: paired_cosines(encoder, _prompts(images), images)
-
-
-def _prompts(images: Sequence[Image.Image]) -> list[str]:
-    # Four images a prompt, as suites have them.
-    return [f"a photo of {i // 4} stop signs beside a road" for i in range(len(images))]
+def _cosines(config: ScorerConfig, encoder: ClipEncoder) -> Judge:
+    values = functools.partial(paired_cosines, encoder)
+    return judging(config, LoadedScorer(values, encoder.preprocess, encoder.side, "random"))
 
 
 def clipscore(device: torch.device) -> Judge:
     """CLIP ViT-L/14."""
-    return _cosines(clip_parts("ViT-L-14", device))
+    return _cosines(ClipScoreConfig(), clip_parts("ViT-L-14", device))
 
 
 def hpsv21(device: torch.device) -> Judge:
     """CLIP ViT-H/14 with a transform of its own."""
     parts = clip_parts("ViT-H-14", device)
-    return _cosines(parts._replace(preprocess=functools.partial(padded_square, size=224)))
+    whole = functools.partial(padded_square, size=parts.side)
+    return _cosines(HpsConfig(), parts._replace(preprocess=whole))
 
 
 def aesthetic(device: torch.device) -> Judge:
     """The head on CLIP ViT-L/14's embedding."""
     parts = clip_parts("ViT-L-14", device)
     head = frozen(AestheticHead(parts.width).to(device))
-    return lambda images: head(parts.images(images)).tolist()
+
+    def values(_: Sequence[str], pixels: Tensor) -> list[float]:
+        ratings: list[float] = head(parts.images(pixels)).tolist()
+        return ratings
+
+    return judging(AestheticConfig(), LoadedScorer(values, parts.preprocess, parts.side, "random"))
 
 
 def pickscore(device: torch.device) -> Judge:
     """CLIP ViT-H/14 in transformers' classes, loaded as the published one is."""
     vocabulary = open_clip.SimpleTokenizer()
     with tempfile.TemporaryDirectory() as name:
-        with device, no_init_weights():
+        with device:
             CLIPModel(published_sizes.pickscore()).to(DTYPE).save_pretrained(name)
         CLIPImageProcessorPil().save_pretrained(name)
         # open_clip's words, with the two special ones under transformers' names.
@@ -104,7 +136,7 @@ def pickscore(device: torch.device) -> Judge:
         merges = list(vocabulary.bpe_ranks)
         CLIPTokenizer(vocab=vocab, merges=merges).save_pretrained(name)
         encoder = TransformersClipEncoder(Path(name), dtype=DTYPE, device=device)
-    return _cosines(encoder)
+    return _cosines(PickScoreConfig(), encoder)
 
 
 def imagereward(device: torch.device) -> Judge:
@@ -115,12 +147,12 @@ def imagereward(device: torch.device) -> Judge:
         encoder.to(dtype=DTYPE)
     transform = image_preprocess({"model_cfg": {"vision_cfg": {}}})
 
-    def judge(images: Sequence[Image.Image]) -> object:
-        pixels = torch.stack([transform(image) for image in images]).to(device, DTYPE)
-        ids = torch.ones(len(images), MAX_TOKENS, dtype=torch.long, device=device)
-        return model(pixels, ids, ids).tolist()
+    def values(prompts: Sequence[str], pixels: Tensor) -> list[float]:
+        ids = torch.ones(len(prompts), MAX_TOKENS, dtype=torch.long, device=device)
+        rewards: list[float] = model(on_device(pixels, device, DTYPE), ids, ids).tolist()
+        return rewards
 
-    return judge
+    return judging(ImageRewardConfig(), LoadedScorer(values, transform, 224, "random"))
 
 
 def geneval(device: torch.device) -> Judge:

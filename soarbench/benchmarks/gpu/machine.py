@@ -6,6 +6,7 @@ import platform
 import subprocess
 import time
 from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
 
 import torch
 from packaging.requirements import Requirement
@@ -83,7 +84,7 @@ def facts(device: torch.device) -> dict[str, object]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
-        "commit": git_commit(),
+        "commit": _commit(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     if device.type == "cuda":
@@ -97,6 +98,12 @@ def facts(device: torch.device) -> dict[str, object]:
             "driver": _driver(),
         }
     return known
+
+
+def _commit() -> str:
+    """Of the checkout, or of the one that the bundle on this machine was packed from."""
+    packed = Path(__file__).parents[3] / "wheels/commit"
+    return packed.read_text().strip() if packed.is_file() else git_commit()
 
 
 def _version(name: str) -> str | None:

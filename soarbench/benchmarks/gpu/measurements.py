@@ -55,7 +55,7 @@ MEASUREMENTS = (
     Measurement(name="judges", kind="judges", words=("method=sft",), seconds=120),
     Measurement(name="resume", kind="resume", words=("method=soar", LORA, *_ROWS)),
     _update("soar, kept activations", "soar", _FULL, _KEPT, compared_with="soar, all weights"),
-    Measurement(name="laboratory", kind="laboratory", seconds=150),
+    Measurement(name="laboratory", kind="laboratory", words=("method=sft",), seconds=150),
     _update(
         "soar, three points at a time", "soar", LORA, "method.aux_chunk=3",
         compared_with="soar, adapter",

@@ -1,15 +1,24 @@
+import errno
 import itertools
 import json
 import pkgutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
+from transformers import TrainerControl, TrainerState
 from typing_extensions import override
 
 from baselines.base import Collected, LossOutput, Method
 from baselines.config import EmaConfig, OptimConfig
-from baselines.loop.checkpoints import snapshot_path
+from baselines.flow_grpo import FlowGrpo
+from baselines.loop.callbacks import SaveRhythm
+from baselines.loop.checkpoints import checkpoint_path, last_complete_checkpoint, snapshot_path
 from baselines.loop.trainer import TrainingDiverged
 from tests.baselines.toys import (
     LORA,
@@ -100,8 +109,8 @@ class Killed(BaseException):
     ("where", "call"),
     [
         ("torch.save", 2),  # the second file of the first checkpoint
-        ("baselines.loop.trainer.save_transformer", 2),  # the second checkpoint's first file
-        ("baselines.loop.callbacks.mark_complete", 2),  # all written, not marked
+        ("baselines.loop.trainer.held_transformer", 2),  # the second checkpoint's first file
+        ("baselines.loop.checkpoints.mark_complete", 2),  # all written, not marked
         ("baselines.loop.checkpoints.shutil.rmtree", 1),  # marked, the older one not yet removed
     ],
 )
@@ -124,6 +133,103 @@ def test_killed_while_writing_a_checkpoint_equals_straight_through(
             run(tmp_path / "cut", sft(), config)
     resumed, _, _ = run(tmp_path / "cut", sft(), config)
     assert_same(straight, resumed)
+
+
+KILLED_WRITER = """
+import os, pathlib, signal, sys, threading, torch
+from baselines.config import EmaConfig
+from tests.baselines.toys import Logs, run, run_config, sft
+
+gone_on = threading.Event()
+
+class Watched(Logs):
+    def __call__(self, step, metrics):
+        if step == 6:
+            gone_on.set()
+
+def half(state, path):
+    if pathlib.Path(path) == pathlib.Path(sys.argv[1], "checkpoint-4", "optimizer.pt"):
+        pathlib.Path(path).write_bytes(b"half")
+        assert gone_on.wait(60), "training waits for the checkpoint"
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(state, path)
+
+original, torch.save = torch.save, half
+config = run_config(save_steps=2, ema=EmaConfig(decay=0.9, every=2))
+run(pathlib.Path(sys.argv[1]), sft(), config, logs=Watched())
+"""
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_a_kill_leaves_the_one_before(tmp_path):
+    straight, _, _ = run(tmp_path / "straight", sft(), run_config(ema=EMA))
+    command = [sys.executable, "-c", KILLED_WRITER, str(tmp_path / "cut")]
+    killed = subprocess.run(command, cwd=Path(__file__).parents[3], timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "cut" / "checkpoint-4" / "optimizer.pt").read_bytes() == b"half"
+    resumed, _, _ = run(tmp_path / "cut", sft(), run_config(ema=EMA))
+    assert_same(straight, resumed)
+
+
+@pytest.mark.parametrize("full_at", [4, 8], ids=["in the middle", "at the end"])
+def test_a_full_disk_ends_the_run(tmp_path, monkeypatch, full_at):
+    def full(state, path):
+        if Path(path).parent.name == f"checkpoint-{full_at}":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(state, path)
+
+    save = torch.save
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path, sft(), run_config())
+    assert last_complete_checkpoint(tmp_path) == (
+        checkpoint_path(tmp_path, 4) if full_at > 4 else None
+    )
+
+
+def test_checkpoints_by_time_change_no_number(tmp_path):
+    config = run_config(save_steps=None, save_minutes=None, logging_steps=3)
+    seldom, _, logs = run(tmp_path / "seldom", flow_grpo(), config)
+    config = run_config(save_steps=None, save_minutes=1e-9, logging_steps=3)
+    interrupted = Logs(stop_at=6)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "often", flow_grpo(), config, logs=interrupted)
+    assert last_complete_checkpoint(tmp_path / "often") == checkpoint_path(tmp_path / "often", 4)
+    often, _, rest = run(tmp_path / "often", flow_grpo(), config)
+    assert_same(seldom, often)
+    assert {**interrupted.without_time(), **rest.without_time()} == logs.without_time()
+
+
+def saved_steps(seconds_per_update, **rhythm):
+    """Steps with a checkpoint in 1,000 updates, and the updates at which the clock was read."""
+    now, looks = [0.0], []
+
+    def clock():
+        looks.append(state.global_step)
+        return now[0]
+
+    state, control = TrainerState(max_steps=1000), TrainerControl()
+    callback, steps = SaveRhythm(**rhythm, clock=clock), []
+    callback.on_train_begin(None, state, control)
+    for step in range(1, 1001):
+        state.global_step, now[0] = step, now[0] + seconds_per_update(step)
+        callback.on_step_end(None, state, control)
+        if control.should_save:
+            steps.append(step)
+            callback.on_save(None, state, control)
+    return steps, looks
+
+
+def test_the_clock_is_read_seldom_and_checkpoints_are_in_time():
+    steady, looks = saved_steps(lambda _: 2.0, steps=None, minutes=10, unit=1)
+    assert steady == [300, 600, 900, 1000]
+    assert len(looks) < 50
+    # Three times as slow in the middle of an interval: late by less than half an interval.
+    slower, _ = saved_steps(lambda step: 2 if step < 100 else 6, steps=None, minutes=10, unit=1)
+    assert 600 <= 2 * 99 + 6 * (slower[0] - 99) < 900
+    slow, _ = saved_steps(lambda _: 331.0, steps=None, minutes=10, unit=2)
+    assert slow == list(range(2, 1001, 2))
+    by_steps, looks = saved_steps(lambda _: 1e9, steps=250, minutes=None, unit=1)
+    assert by_steps == [250, 500, 750, 1000]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -199,6 +305,25 @@ def test_flow_grpo_trains_each_collected_row_once_and_starts_at_ratio_one(tmp_pa
     assert logs.points[1]["train/ratio_deviation"] == 0
     assert logs.points[1]["train/kl"] == 0
     assert logs.points[2]["train/ratio_deviation"] > 0
+
+
+def test_a_larger_rollout_batch_is_measured_at_its_first_update(tmp_path):
+    method, model, rows = flow_grpo(), plane_model(), []
+    method = FlowGrpo(replace(method.config, rollout_batch_size=6), method.world)
+
+    def count(_module, _arguments, output):
+        if not output.requires_grad:
+            rows.append(len(output))
+
+    model.register_forward_hook(count)
+    config = run_config(steps=2, logging_steps=1, micro_batch_size=2, lora=LORA)
+    _, _, logs = run(tmp_path, method, config, model=model)
+    # Three parts of 16 rows, four steps each and two branches; then the reference's micro-batches.
+    assert rows[:12] == [12] * 8 + [8] * 4
+    assert set(rows[12:]) == {4}
+    assert 0 <= logs.points[1]["train/first_ratio_deviation"] < 1e-5
+    assert logs.points[1]["train/first_clip_fraction"] == 0
+    assert "train/first_ratio_deviation" not in logs.points[2]
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
