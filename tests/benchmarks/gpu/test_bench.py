@@ -78,8 +78,8 @@ ONE = Measurement(name="one", kind="training")
 def test_a_worker_that_takes_too_long_is_ended_and_its_numbers_stay(tmp_path: Path) -> None:
     lines = ["import time; print('{\"seconds\": 1}', flush=True)", "time.sleep(60)"]
     with printing(tmp_path, *lines):
-        state, reason, values = run_worker(ONE, [], 2)
-    assert (state, reason, values) == ("failed", "ended after 2 s", {"seconds": 1})
+        state, reason, values = run_worker(ONE, [], 5)
+    assert (state, reason, values) == ("failed", "ended after 5 s", {"seconds": 1})
 
 
 @pytest.mark.parametrize(("code", "state"), [(1, "failed"), (2, "not measured")])
