@@ -226,7 +226,8 @@ class TrainingConfig:
         micro_batch_size: Rows that go through the model at once on one process; null takes all of
             a process's rows. Bounds memory; changes no result.
         mixed_precision: ``no`` or ``bf16`` (autocast over float32 trained weights).
-        gradient_checkpointing: Trades speed for memory; enable when one row does not fit.
+        gradient_checkpointing: Trades speed for memory; null does so only where training would not
+            fit on the GPU otherwise, and never on a CPU.
         compile: Whether torch.compile makes the layers faster, at minutes of compiling.
         logging_steps: Updates between two logged points.
         num_workers: Processes that load data; 0 loads in the training process.
@@ -240,7 +241,7 @@ class TrainingConfig:
     micro_batch_size: int | None = field(default=None, metadata=ADDRESS)
     mixed_precision: Precision = "no"
     # Without it SFT and SOAR do a quarter fewer operations.
-    gradient_checkpointing: bool = field(default=False, metadata=ADDRESS)
+    gradient_checkpointing: bool | None = field(default=False, metadata=ADDRESS)
     compile: bool = field(default=False, metadata=ADDRESS)
     logging_steps: int = field(default=1, metadata=ADDRESS)
     num_workers: int = field(default=0, metadata=ADDRESS)

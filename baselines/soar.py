@@ -131,7 +131,7 @@ class Soar(Method):
             return
         x_off = self._rollout(velocity, velocity_cond, batch)
         paths, points = range(self.config.num_rollout_paths), range(self.config.num_aux_points)
-        slots, chunk = list(itertools.product(paths, points)), self.config.aux_chunk
+        slots, chunk = list(itertools.product(paths, points)), self.config.points_at_once
         # The public code keeps the graphs of all points until one backward; the sum is the same.
         for first in range(0, len(slots), chunk):
             yield self._aux_term(velocity, x_off, batch, slots[first : first + chunk])

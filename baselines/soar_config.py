@@ -38,8 +38,8 @@ class SoarConfig(MethodConfig):
         aux_weight: Weight lambda of the auxiliary points; 0 is SFT. Published ``lambda_aux`` 1.
         step_kind: Kind of the stochastic steps. Published ``sde_rollout_type`` flow_sde.
         noise_scale: Scale a of the stochastic steps. Published ``sde_noise_scale`` 0.5.
-        aux_chunk: Auxiliary points of a row that share one forward and backward. Changes memory and
-            speed only.
+        aux_chunk: Auxiliary points of a row that share one forward and backward; null takes as many
+            as the GPU's memory allows, and 1 on a CPU. Changes memory, speed and rounding only.
     """
 
     kind: ClassVar[str] = "soar"
@@ -59,7 +59,7 @@ class SoarConfig(MethodConfig):
     step_kind: StepKind = "flow_sde"
     noise_scale: float = 0.5
     # One point's graph at a time: planning counts 285 MiB instead of 1,768.
-    aux_chunk: int = field(default=1, metadata=ADDRESS)
+    aux_chunk: int | None = field(default=1, metadata=ADDRESS)
 
     def __post_init__(self) -> None:
         require_dropout(self.condition_dropout)
@@ -70,13 +70,19 @@ class SoarConfig(MethodConfig):
         require(1 <= steps <= most, "num_inference_steps", steps, f"use 1 to {most}")
         for name in ("num_aux_points", "num_rollout_paths", "aux_chunk"):
             value = getattr(self, name)
-            require(value >= 1, name, value, "use 1 or more; aux_weight=0 turns SOAR off")
+            valid = value is None or value >= 1
+            require(valid, name, value, "use 1 or more; aux_weight=0 turns SOAR off")
         require_at_least(self, 0, "aux_weight", "noise_scale")
 
     @property
     def points(self) -> int:
         """Auxiliary points of a row, over all paths; none that is not weighted is made."""
         return self.num_rollout_paths * self.num_aux_points if self.aux_weight > 0 else 0
+
+    @property
+    def points_at_once(self) -> int:
+        """Auxiliary points of a row in one forward, where memory has not been asked."""
+        return self.aux_chunk or 1
 
     @override
     def build(self, world: World) -> Method:
@@ -95,4 +101,4 @@ class SoarConfig(MethodConfig):
 
     @override
     def rows_with_graph(self, rows: int) -> int:
-        return rows * max(1, min(self.aux_chunk, self.points))
+        return rows * max(1, min(self.points_at_once, self.points))

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from baselines.base import Batch, Condition, VelocityModel
 from baselines.flow import training_sigmas
 from baselines.loop.stream import row_generator
+from baselines.loop.velocity import casts_kept
 from baselines.loop.weights import prepare_transformer
 from baselines.soar import Soar
 from baselines.soar_config import SoarConfig
@@ -162,7 +163,7 @@ class Step:
         generators = [row_generator(0, position) for position in self.batch.positions]
         batch = batch or self.method.collect(velocity, self.batch, generators).batch
         weight, sums = self.method.weight(batch), []
-        with self.accelerator.autocast():
+        with casts_kept(self.accelerator.device):
             for term in self.method.losses(velocity, None, batch):
                 self.accelerator.backward(term.loss_sum / weight)
                 sums.append(term.loss_sum.detach())

@@ -114,9 +114,11 @@ class CheckpointWriter:
     ) -> None:
         if self._pool is not None:
             self._pool.shutdown()
-        # A run that ends for another reason says that one.
         if kind is None:
             self.wait()
+        # A run that ends for another reason raises that one.
+        elif self._writing is not None and (fault := self._writing.exception()):
+            log.error("the last checkpoint could not be written: %s", fault)
 
 
 def _write(files: list[Callable[[], object]], checkpoint: Path) -> None:

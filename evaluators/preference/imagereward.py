@@ -79,7 +79,7 @@ class ImageRewardConfig(ScorerConfig):
         for encoder in (model.vision, model.text):
             torch.nn.Module.to(encoder, dtype=dtype)
         # BLIP was published with CLIP's transform.
-        size = model.vision.config.image_size
+        size = cast(int, model.vision.config.image_size)
         transform = image_transform_v2(PreprocessCfg(size=size), is_train=False)
 
         def values(prompts: Sequence[str], pixels: Tensor) -> list[float]:

@@ -25,6 +25,7 @@ from soarbench.config.keys import split
 from soarbench.jobs.workbench import torch_device
 from soarbench.models.base import Architecture
 from soarbench.planning.demand import PlanOptions, read_request
+from soarbench.planning.fake_transformer import transformer_of
 from soarbench.planning.memory_and_time import GB, Demand
 from soarbench.planning.planner import Planner
 
@@ -76,8 +77,9 @@ def full_size(words: Sequence[str], *, console: Console) -> int:
 
 
 def planned_bytes(demand: Demand) -> float:
-    """What ``plan`` expects, without what only a whole run on a GPU holds."""
-    rows = Planner().memory(demand)
+    """What ``plan`` expects of one update, without what only a whole run on a GPU holds."""
+    one = replace(demand.training, steps=1, save_steps=1, num_snapshots=0)
+    rows = Planner().memory(replace(demand, training=one, is_judged=False))
     absent = ("autoencoder", "judges", "set aside")
     return sum(size for name, size in rows.items() if name not in absent)
 
@@ -200,13 +202,7 @@ def random_transformer(architecture: Architecture, dtype: torch.dtype) -> nn.Mod
     """The architecture with torch's own initial weights, seeded."""
     # No download: without the weights it is not known how good images are, but whether a model of
     # this size builds, fits and trains.
-    # Made in their final type: in float32 first, SD3.5-Medium would take 10 GB whatever the type.
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            transformer = architecture.transformer()
-    finally:
-        torch.set_default_dtype(before)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformer = transformer_of(architecture, dtype)
     return transformer.requires_grad_(False).eval()

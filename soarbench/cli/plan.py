@@ -8,34 +8,45 @@ from datetime import timedelta
 from rich.console import Console
 from rich.table import Table
 
+from soarbench.common.errors import UserError
 from soarbench.planning.demand import PlanOptions, Request, gpus, read_request
-from soarbench.planning.memory_and_time import GB
-from soarbench.planning.planner import MethodPlan, Planner, refuse
+from soarbench.planning.memory_and_time import GB, Demand, gigabytes
+from soarbench.planning.planner import MethodPlan, Planner, choices, refuse
 
 
 def plan(options: PlanOptions, words: Sequence[str], *, console: Console) -> int:
     """Print what every method needs; ``UserError`` where one does not fit, with what would."""
     request = read_request(options, words)
     planner = Planner()
-    plans = {}
+    plans, demands = {}, {}
     for method, demand in request.demands.items():
         with console.status(f"counting {method}"):
-            plans[method] = planner.plan(demand, request.gpu, request.utilisation)
-    console.print(plan_table(request, plans))
+            demands[method] = planner.chosen(demand, request.gpu.memory_gb)
+            plans[method] = planner.plan(demands[method], request.gpu, request.utilisation)
+    console.print(plan_table(request, plans, demands))
     # Refused after the table, which shows by how much.
     for method, plan in plans.items():
-        if plan.peak_gb > request.gpu.memory_gb:
+        if gigabytes(plan.memory) > request.gpu.memory_gb:
             larger = [n for n, gpu in gpus().items() if gpu.memory_gb >= plan.peak_gb]
             refuse(
-                planner, method, request.demands[method],
+                planner, method, demands[method],
                 name=request.gpu_name,
                 memory_gb=request.gpu.memory_gb,
                 others=[f"gpu={name}" for name in larger[:1]],
             )  # fmt: skip
+        for phase, size in plan.phases.items():
+            if size > request.gpu.memory_gb * GB:
+                raise UserError(
+                    f"method={method}: {phase} needs {size / GB:.0f} GB and {request.gpu_name} has "
+                    f"{request.gpu.memory_gb:.0f}: use a larger GPU, fewer judges or a smaller "
+                    "sampling.batch_size"
+                )
     return 0
 
 
-def plan_table(request: Request, plans: Mapping[str, MethodPlan]) -> Table:
+def plan_table(
+    request: Request, plans: Mapping[str, MethodPlan], demands: Mapping[str, Demand]
+) -> Table:
     """Memory by what it is, and time, one column a method."""
     first = next(iter(request.demands.values()))
     table = Table(
@@ -56,7 +67,17 @@ def plan_table(request: Request, plans: Mapping[str, MethodPlan]) -> Table:
         sizes = [p.memory.get(name) for p in plans.values()]
         texts = ["-" if size is None else f"{size / GB:.2f}" for size in sizes]
         table.add_row(f"{name}, GB", *texts)
+    row("training, GB", lambda p: f"{gigabytes(p.memory):.2f}")
+    table.add_section()
+    for name in dict.fromkeys(name for p in plans.values() for name in p.phases):
+        table.add_row(f"{name}, GB", *(f"{p.phases[name] / GB:.2f}" for p in plans.values()))
     row("peak, GB", lambda p: f"{p.peak_gb:.1f}")
+    table.add_section()
+    opened = {name: choices(request.demands[name], demands[name]) for name in plans}
+    for key in dict.fromkeys(key for chosen in opened.values() for key in chosen):
+        table.add_row(
+            f"{key} by memory", *(str(chosen.get(key, "-")) for chosen in opened.values())
+        )
     table.add_section()
     row("forward equivalents an update", lambda p: f"{p.time.forward_equivalents:,.0f}")
     row("seconds an update", lambda p: f"{p.time.seconds:.2f}")

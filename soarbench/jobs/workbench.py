@@ -30,6 +30,7 @@ from baselines.rewards.base import (
 from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
 from soarbench.common.errors import UserError
+from soarbench.common.files import write_json
 from soarbench.config.run import ProcessesConfig
 from soarbench.data.prompts import PromptItem
 from soarbench.diagnostics.measured import Measured
@@ -50,7 +51,8 @@ from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import apply_adapter
 from soarbench.models.base import ImageModel
 from soarbench.models.quiet import quiet_libraries
-from soarbench.planning.planner import require_fit
+from soarbench.planning.demand import demand_of
+from soarbench.planning.planner import choices, require_fit, settled
 from soarbench.store.artefact import Store
 from soarbench.store.training import TrainingFolder, TrainingLog
 
@@ -147,7 +149,13 @@ class ModelWorkbench:
         if self.device.type == "cuda":
             # A public tool's default ran out of memory on an 80 GB card (flow_grpo issue 25).
             gpu = torch.cuda.get_device_properties(self.device)
-            require_fit(trained, self.processes, name=gpu.name, memory=gpu.total_memory)
+            require_fit(trained, self.processes, name=gpu.name, memory=self._memory())
+
+    def _memory(self) -> float:
+        """Bytes of the smallest GPU that trains, so that all processes choose alike."""
+        many = self.processes.num_processes
+        devices = [self.device] if many == 1 else [torch.device("cuda", i) for i in range(many)]
+        return min(torch.cuda.get_device_properties(one).total_memory for one in devices)
 
     def _try_training(self, trained: Sequence[CellConfig], drawn: Sequence[CellConfig]) -> None:
         """Try what training needs, once all prompts are encoded: both never share a GPU."""
@@ -219,6 +227,7 @@ class ModelWorkbench:
         assert cell.training is not None
         assert cell.optim is not None
         assert cell.data is not None
+        cell = self._settled(cell)
         block = cell.data.rows_per_shape
         folder, model = self.training_folder(cell), self.load_start(cell)
         rows = self.sets.rows(cell, model)
@@ -251,6 +260,17 @@ class ModelWorkbench:
                 parallelism=self.processes.parallelism,
             )
         return {name: float(value) for name, value in dataclasses.asdict(summary).items()}
+
+    def _settled(self, cell: CellConfig) -> CellConfig:
+        """A cell with what it leaves to the GPUs' memory chosen, which its folder then says."""
+        if self.device.type != "cuda":
+            return cell
+        chosen = settled(cell, self.processes, self._memory())
+        if chosen != cell and os.environ.get("RANK", "0") == "0":
+            path = self.training_folder(cell).choices_path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, choices(demand_of(cell, self.processes), chosen))
+        return chosen
 
     def method(self, cell: CellConfig, model: ImageModel) -> Method:
         """A cell's method, with its reward where it has one."""

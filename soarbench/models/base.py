@@ -108,8 +108,9 @@ class ImageModel(abc.ABC):
 class Architecture(abc.ABC):
     """Sizes of a model, known without its weights; what planning and benchmarks build from."""
 
-    #: Parameters of the autoencoder.
+    #: Parameters of the autoencoder, and of all text encoders.
     vae_parameters: int
+    encoder_parameters: int = 0
 
     @property
     @abc.abstractmethod
@@ -137,6 +138,10 @@ class Architecture(abc.ABC):
     @abc.abstractmethod
     def condition_shapes(self, max_sequence_length: int) -> dict[str, tuple[int, ...]]:
         """Shapes of a prompt's condition."""
+
+    def vae_bytes(self, resolution: int) -> float:  # noqa: ARG002 (of those that have one)
+        """Most bytes beside weights of encoding or decoding images, of which few go at once."""
+        return 0.0
 
     @abc.abstractmethod
     def transformer(self) -> nn.Module:

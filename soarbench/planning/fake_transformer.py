@@ -13,15 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.library import Library
+from torch.nn.functional import layer_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
 
 from baselines.config import LoraConfig, TrainingConfig
+from baselines.loop.velocity import casts_kept
 from baselines.loop.weights import prepare_transformer
 from soarbench.models.base import Architecture, ModelConfig
-from soarbench.planning.memory_and_time import Parameters
+from soarbench.planning.memory_and_time import Parameters, Passes
 
 FloatArray = NDArray[np.float64]
 Measure = Callable[[nn.Module], Sequence[float]]
@@ -69,17 +72,46 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
+@contextmanager
+def cuda_layer_norm() -> Iterator[None]:
+    """Inside the block the CPU's autocast computes layer norms in float32, as CUDA's does."""
+    # And so keeps their inputs in float32; nothing else that a transformer runs differs.
+    library = Library("aten", "IMPL")
+    library.impl("layer_norm", _float32_layer_norm, "AutocastCPU")
+    try:
+        yield
+    finally:
+        library._destroy()
+
+
+def _float32_layer_norm(
+    x: Tensor,
+    shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    _cudnn: bool = True,
+) -> Tensor:
+    affine = [None if tensor is None else tensor.float() for tensor in (weight, bias)]
+    with torch.autocast("cpu", enabled=False):
+        return layer_norm(x.float(), list(shape), *affine, eps)
+
+
 @dataclass(frozen=True)
 class MetaModel:
-    """The transformer of a run without its numbers; without ``lora`` all weights are trained."""
+    """The transformer of a run without its numbers; without ``lora`` all weights are trained.
+
+    ``in_shards``: each forward casts its weights anew, as the loop has them then.
+    """
 
     # The real modules run, so that shapes, autocast, adapters and gradient checkpointing are those
-    # of training: peaks come out within 15 % of measured ones.
+    # of training.
 
     architecture: Architecture
     model: ModelConfig
     training: TrainingConfig
     lora: LoraConfig | None = None
+    in_shards: bool = False
 
     def parameters(self) -> Parameters:
         """How many numbers the model holds."""
@@ -91,14 +123,20 @@ class MetaModel:
                 buffers=sum(buffer.numel() for buffer in transformer.buffers()),
             )
 
+    def forward(self) -> tuple[float, float]:
+        """Of one row without gradients: floating-point operations, and bytes at the peak."""
+        operations, peak = self._over_layers(self._forward)
+        return float(operations), float(peak)
+
     def forward_flops(self) -> float:
         """Floating-point operations of one forward of one row."""
-        return float(self._over_layers(self._flops)[0])
+        return self.forward()[0]
 
-    def activation_bytes(self, rows: int) -> float:
-        """Most bytes alive in a forward and backward of ``rows``, beside weights and gradients."""
-        # Each phase grows evenly with the layers, the larger of the two does not.
-        return float(self._over_layers(lambda transformer: self._peaks(transformer, rows)).max())
+    def passes(self, rows: int) -> Passes:
+        """What forwards and backwards of ``rows`` hold at their peak."""
+        # A forward and a backward each grow evenly with the layers, the larger of the two does not.
+        peaks = self._over_layers(lambda transformer: self._peaks(transformer, rows))
+        return Passes(first=float(peaks[:2].max()), later=float(peaks[2:].max()))
 
     def _over_layers(self, measure: Measure) -> FloatArray:
         """Measurements that grow evenly with the layers of each kind."""
@@ -126,14 +164,8 @@ class MetaModel:
     @contextmanager
     def _built(self, architecture: Architecture) -> Iterator[nn.Module]:
         """The model under a mode in which tensors have shapes and no content."""
-        before = torch.get_default_dtype()
-        # New weights are of a type from the start: diffusers warns of converting them later.
-        torch.set_default_dtype(getattr(torch, self.model.dtype))
-        try:
-            with torch.device("meta"):
-                transformer = architecture.transformer()
-        finally:
-            torch.set_default_dtype(before)
+        with torch.device("meta"):
+            transformer = transformer_of(architecture, getattr(torch, self.model.dtype))
         # Compiled layers keep what the plain ones keep, or less.
         training = replace(self.training, compile=False)
         with torch.device("meta"):
@@ -157,26 +189,46 @@ class MetaModel:
 
         return run
 
-    def _flops(self, transformer: nn.Module) -> tuple[float]:
+    def _forward(self, transformer: nn.Module) -> tuple[float, float]:
         run = self._velocity(transformer, 1)
         counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
-        with torch.no_grad(), counter:
+        live = LiveBytes([*transformer.parameters(), *transformer.buffers()])
+        with torch.no_grad(), live, cuda_layer_norm(), counter:
             run()
-        return (float(counter.get_total_flops()),)
+        return float(counter.get_total_flops()), float(live.peak)
 
-    def _peaks(self, transformer: nn.Module, rows: int) -> tuple[float, float]:
-        """Of the forward and of the backward, in the second of two passes."""
-        # Gradients of the first pass are there then and stay, as under accumulation.
+    def _peaks(self, transformer: nn.Module, rows: int) -> list[float]:
+        """Of forward and backward, twice: before there are gradients, and beside them."""
         run = self._velocity(transformer, rows)
-        _backward(run())
-        known = [*transformer.parameters(), *transformer.buffers()]
-        known += [p.grad for p in transformer.parameters() if p.grad is not None]
-        live = LiveBytes(known)
-        with live:
-            velocity = run()
-            forward, live.peak = live.peak, live.now
-            _backward(velocity)
-        return float(forward), float(live.peak)
+        live = LiveBytes([*transformer.parameters(), *transformer.buffers()])
+        peaks = []
+        kept = nullcontext() if self.in_shards else casts_kept(torch.device("cpu"))
+        with live, kept, cuda_layer_norm():
+            for _ in range(2):
+                live.peak = live.now
+                velocity = run()
+                peaks.append(float(live.peak))
+                live.peak = live.now
+                velocity.float().square().mean().backward()
+                del velocity
+                peaks.append(float(live.peak))
+        return peaks
+
+
+def transformer_of(architecture: Architecture, dtype: torch.dtype) -> nn.Module:
+    """An architecture's transformer with initial weights, as a pipeline holds it in a type."""
+    before = torch.get_default_dtype()
+    # Of their type from the start: in float32 first, SD3.5-Medium would take 10 GB whatever the
+    # type, and diffusers warns of converting later.
+    torch.set_default_dtype(dtype)
+    try:
+        transformer = architecture.transformer()
+    finally:
+        torch.set_default_dtype(before)
+    for module in transformer.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(dtype))  # made in float32 whatever the default
+    return transformer
 
 
 def _to_fake(model: nn.Module) -> None:
@@ -187,10 +239,6 @@ def _to_fake(model: nn.Module) -> None:
             setattr(module, name, nn.Parameter(fake, requires_grad=parameter.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
-
-
-def _backward(velocity: Tensor) -> None:
-    velocity.float().square().mean().backward()
 
 
 def _attention_flops(

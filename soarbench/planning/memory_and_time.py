@@ -17,6 +17,9 @@ _CONTEXT_GB = 1.5
 #: Share of the tensors' bytes that the caching allocator loses between them.
 _FRAGMENTATION = 0.05
 _MASTER_BYTES = 4
+#: Most that text encoders take beside their weights, counted on a pretended GPU: prompts of 256
+#: tokens, 64 at a time, or fewer longer ones.
+_PROMPTS_GB = 1.9
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: Bytes of both moments of one trained weight; 8-bit moments carry a float32 scale every 256.
 _OPTIMIZER_BYTES = {"adamw": 8.0, "adamw_8bit": 2 + 2 * 4 / 256}
@@ -34,6 +37,17 @@ class Parameters:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Passes:
+    """Bytes at the peak of a forward and backward, gradients included, weights not.
+
+    ``first`` is of the first after the gradients were let go, ``later`` of one that adds to them.
+    """
+
+    first: float
+    later: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gpu:
     """One kind of GPU, from its maker's data sheet: 10^9 bytes, and dense peaks of 10^12/s."""
 
@@ -44,7 +58,13 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What is planned; ``judges_gb`` are weights of all judges that stay loaded."""
+    """What is planned.
+
+    ``judges_gb`` are weights of all judges that stay loaded, ``judging_gb`` what the hungriest of
+    them takes beside, ``rewarding_gb`` of those that a reward asks; ``drawn_rows`` go
+    through the model at once when images are drawn.
+    ``is_judged``: rewards decode and judge, as they do but in a bench.
+    """
 
     model: ModelConfig
     method: MethodConfig
@@ -55,6 +75,10 @@ class Demand:
     num_processes: int = 1
     parallelism: str = "ddp"
     judges_gb: float = 0.0
+    judging_gb: float = 0.0
+    rewarding_gb: float = 0.0
+    drawn_rows: int = 0
+    is_judged: bool = True
 
     @property
     def rows(self) -> int:
@@ -72,15 +96,30 @@ class Demand:
         return self.method.rows_with_graph(self.micro_batch_size)
 
     @property
+    def num_backwards(self) -> float:
+        """Backwards of an update on one GPU; a little above 1 where the second has fewer rows."""
+        forwards = self.method.forwards_with_gradient() * self.micro_batch_size / self.model_rows
+        return forwards * self.rows / self.micro_batch_size
+
+    @property
     def forward_equivalents(self) -> float:
         """Model evaluations of an update, over all GPUs; a backward counts as two."""
         return self.training.batch_size * self.method.forward_equivalents()
 
 
 def memory_rows(
-    demand: Demand, architecture: Architecture, sizes: Parameters, activations: float
+    demand: Demand,
+    architecture: Architecture,
+    sizes: Parameters,
+    passes: Passes,
+    *,
+    rewarded: float = 0.0,
 ) -> dict[str, float]:
-    """Bytes on each GPU, by what they are; ``activations`` are those of ``demand.model_rows``."""
+    """Bytes on each GPU at the peak of training, by what they are.
+
+    ``passes`` are of ``demand.model_rows``; ``rewarded`` is what decoding and judging a rollout
+    take.
+    """
     # What is trained is float32, whatever the model's type: steps of 2e-5 vanish in bfloat16.
     frozen = _BYTES[demand.model.dtype]
     trained = sizes.trained
@@ -90,20 +129,59 @@ def memory_rows(
     shards = 1 if demand.parallelism == "ddp" else demand.num_processes
     # An adapter is switched off instead of copying what it is on.
     copies_reference = demand.method.needs_reference and demand.lora is None
+    gradients = _MASTER_BYTES * trained
+    moments = _OPTIMIZER_BYTES[demand.optim.optimizer] * trained / shards
     rows = {
         "weights": weights / shards + held * sizes.buffers,
-        "gradients": _MASTER_BYTES * trained / shards,
-        "optimiser": _OPTIMIZER_BYTES[demand.optim.optimizer] * trained / shards,
+        "gradients": gradients / shards,
+        "optimiser": moments,
         "averaged weights": _MASTER_BYTES * trained / shards if demand.ema else 0.0,
-        "reference model": _MASTER_BYTES * sizes.total if copies_reference else 0.0,
-        "communication": _communicated(demand, weights, _MASTER_BYTES * trained, architecture),
+        "reference model": _MASTER_BYTES * (sizes.total + sizes.buffers) * copies_reference,
+        "communication": _communicated(demand, weights, gradients, architecture),
         "autoencoder": _BYTES["float32"] * architecture.vae_parameters,
         "judges": demand.judges_gb * GB,
         "rows of an update": _row_bytes(demand, architecture),
-        "activations": activations,
+        "activations": max(
+            _beside_gradients(demand, passes, gradients, moments),
+            # Rewards are asked while there are no gradients.
+            rewarded - gradients / shards - moments * (demand.training.steps == 1),
+        ),
     }
+    # Shards are cut, and averages with them, from weights that are whole on every GPU.
+    start = weights + weights / shards + _MASTER_BYTES * trained * (demand.ema is not None)
+    if shards > 1:
+        later = ("optimiser", "gradients", "averaged weights", "communication", "activations")
+        used = weights / shards + sum(rows[name] for name in later)
+        rows["whole weights at the start"] = max(0.0, start - used)
     rows["set aside"] = _CONTEXT_GB * GB + _FRAGMENTATION * sum(rows.values())
     return {name: float(size) for name, size in rows.items() if size}
+
+
+def _beside_gradients(demand: Demand, passes: Passes, gradients: float, moments: float) -> float:
+    """Bytes at the peak of an update beyond all gradients and moments; 0 where those are it."""
+    # One backward alone frees activations as it makes gradients, so that both never meet in full;
+    # in shards gradients are small, and every activation counts.
+    is_alone = demand.num_backwards <= 1 and demand.parallelism == "ddp"
+    peak = passes.first if is_alone else passes.later
+    # The first update makes the moments when its activations are gone.
+    held = moments if demand.training.steps > 1 else 0.0
+    return max(0.0, peak - gradients - moments + held)
+
+
+def other_phases(
+    demand: Demand, architecture: Architecture, sizes: Parameters, forward: float
+) -> dict[str, float]:
+    """Bytes at the peak of what is not training, on the first GPU; ``forward`` is of one row."""
+    dtype, judges = _BYTES[demand.model.dtype], demand.judges_gb * GB
+    decode = architecture.vae_bytes(demand.model.resolution)
+    model = dtype * (sizes.total + sizes.buffers) + 4 * architecture.vae_parameters + judges
+    encoders = dtype * architecture.encoder_parameters + _PROMPTS_GB * GB
+    phases = {
+        "encoding": max(encoders * (architecture.encoder_parameters > 0) + judges, model + decode),
+        "drawing": model + max(demand.drawn_rows * forward, decode),
+        "judging": model + demand.judging_gb * GB,
+    }
+    return {name: _CONTEXT_GB * GB + (1 + _FRAGMENTATION) * n for name, n in phases.items()}
 
 
 def _communicated(

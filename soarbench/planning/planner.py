@@ -7,8 +7,10 @@ import logging
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from baselines.config import LoraConfig
+from baselines.soar_config import SoarConfig
 from soarbench.common.errors import UserError
 from soarbench.config.run import ProcessesConfig
 from soarbench.grid.cell import CellConfig
@@ -18,9 +20,11 @@ from soarbench.planning.memory_and_time import (
     GB,
     Demand,
     Gpu,
+    Passes,
     TimePlan,
     gigabytes,
     memory_rows,
+    other_phases,
     time_plan,
 )
 
@@ -37,33 +41,36 @@ class MethodPlan:
     """What one method needs: bytes on each GPU by what they are, and numbers of weights."""
 
     memory: Mapping[str, float]
+    phases: Mapping[str, float]
     time: TimePlan
     total: int
     trained: int
 
     @property
     def peak_gb(self) -> float:
-        """All memory together."""
-        return gigabytes(self.memory)
+        """The most that any phase takes, GB."""
+        return max(gigabytes(self.memory), max(self.phases.values(), default=0.0) / GB)
 
 
 class Planner:
     """Plans demands; counts like demands once."""
 
     def __init__(self) -> None:
-        self._activations: dict[str, float] = {}
-        self._flops: dict[str, float] = {}
+        self._passes: dict[str, Passes] = {}
+        self._forwards: dict[str, tuple[float, float]] = {}
 
     def plan(self, demand: Demand, gpu: Gpu, utilisation: float) -> MethodPlan:
         """What a demand needs on a kind of GPU, of whose peak training reaches a share."""
         meta = self._meta(demand)
         key = repr((demand.lora, demand.model))
-        if key not in self._flops:
-            self._flops[key] = meta.forward_flops()
+        if key not in self._forwards:
+            self._forwards[key] = meta.forward()
+        flops, row = self._forwards[key]
         sizes = meta.parameters()
         return MethodPlan(
             memory=self.memory(demand),
-            time=time_plan(demand, gpu, forward_flops=self._flops[key], utilisation=utilisation),
+            phases=other_phases(demand, demand.model.architecture(), sizes, row),
+            time=time_plan(demand, gpu, forward_flops=flops, utilisation=utilisation),
             total=sizes.total,
             trained=sizes.trained,
         )
@@ -71,17 +78,49 @@ class Planner:
     def _meta(self, demand: Demand) -> MetaModel:
         from soarbench.planning.fake_transformer import MetaModel
 
-        return MetaModel(demand.model.architecture(), demand.model, demand.training, demand.lora)
+        architecture, in_shards = demand.model.architecture(), demand.parallelism != "ddp"
+        return MetaModel(architecture, demand.model, demand.training, demand.lora, in_shards)
 
     def memory(self, demand: Demand) -> dict[str, float]:
         """Bytes on each GPU, by what they are."""
         meta, training = self._meta(demand), demand.training
         mode = (training.gradient_checkpointing, training.mixed_precision, demand.model_rows)
-        key = repr((demand.lora, mode, demand.model.resolution, demand.model.max_sequence_length))
-        if key not in self._activations:
-            self._activations[key] = meta.activation_bytes(demand.model_rows)
+        key = repr((demand.lora, mode, demand.model, demand.parallelism == "ddp"))
+        if key not in self._passes:
+            self._passes[key] = meta.passes(demand.model_rows)
         architecture = demand.model.architecture()
-        return memory_rows(demand, architecture, meta.parameters(), self._activations[key])
+        rewarded = 0.0
+        if demand.method.needs_reward and demand.is_judged:
+            rewarded = max(
+                architecture.vae_bytes(demand.model.resolution), demand.rewarding_gb * GB
+            )
+        passes = self._passes[key]
+        return memory_rows(demand, architecture, meta.parameters(), passes, rewarded=rewarded)
+
+    def chosen(self, demand: Demand, memory_gb: float) -> Demand:
+        """With what is left to memory set: the fastest that fits on such a GPU, or the smallest."""
+        # Checkpointing takes a quarter more operations, one point at a time a few percent.
+        if demand.training.gradient_checkpointing is None:
+            plain, checkpointed = (_checkpointing(demand, value) for value in (False, True))
+            fits = self._gb(one_point(plain)) <= memory_gb
+            demand = plain if fits else checkpointed
+        method = demand.method
+        if isinstance(method, SoarConfig) and method.aux_chunk is None:
+            return self._with_points(demand, method, memory_gb)
+        return demand
+
+    def _with_points(self, demand: Demand, method: SoarConfig, memory_gb: float) -> Demand:
+        """As many auxiliary points at once as fit; counted are the ends, what lies between not."""
+        ends = [_points(demand, method, count) for count in (1, max(1, method.points))]
+        low, high = map(self._gb, ends)
+        if high <= memory_gb:
+            return ends[1]
+        # Memory grows evenly, or faster with more: between the ends it is below the line.
+        share = (memory_gb - low) / (high - low) if high > low else 0.0
+        return _points(demand, method, max(1, 1 + int(share * (method.points - 1))))
+
+    def _gb(self, demand: Demand) -> float:
+        return gigabytes(self.memory(demand))
 
     def remedies(self, demand: Demand, memory_gb: float) -> list[str]:
         """The first few settings that would make a demand fit, with the memory each needs."""
@@ -89,6 +128,22 @@ class Planner:
         peaks = ((words, gigabytes(self.memory(new))) for words, new in alternatives(demand))
         fitting = (f"{words} ({peak:.0f} GB)" for words, peak in peaks if peak <= memory_gb)
         return list(itertools.islice(fitting, _MOST_REMEDIES))
+
+
+def _checkpointing(demand: Demand, value: bool) -> Demand:
+    return replace(demand, training=replace(demand.training, gradient_checkpointing=value))
+
+
+def _points(demand: Demand, method: SoarConfig, count: int) -> Demand:
+    return replace(demand, method=replace(method, aux_chunk=count))
+
+
+def one_point(demand: Demand) -> Demand:
+    """With what memory would choose of SOAR at its smallest."""
+    method = demand.method
+    if isinstance(method, SoarConfig) and method.aux_chunk is None:
+        return _points(demand, method, 1)
+    return demand
 
 
 def alternatives(demand: Demand) -> Iterator[tuple[str, Demand]]:
@@ -122,6 +177,32 @@ def alternatives(demand: Demand) -> Iterator[tuple[str, Demand]]:
         yield f"lora={{rank:32,alpha:64}} {checkpointing}", adapter
 
 
+def settled(cell: CellConfig, processes: ProcessesConfig, memory: float) -> CellConfig:
+    """A trained cell with what it leaves to the memory of its GPUs, bytes, chosen."""
+    demand = demand_of(cell, processes)
+    if not open_choices(demand):
+        return cell
+    try:
+        demand = Planner().chosen(demand, memory / GB)
+    # What cannot be counted is trained as it takes least.
+    except UnknownArchitecture:
+        demand = one_point(_checkpointing(demand, True))
+    return replace(cell, training=demand.training, method=demand.method)
+
+
+def open_choices(demand: Demand) -> list[str]:
+    """Keys of the settings that are left to memory."""
+    open_ = {"training.gradient_checkpointing": demand.training.gradient_checkpointing is None}
+    if isinstance(demand.method, SoarConfig):
+        open_["method.aux_chunk"] = demand.method.aux_chunk is None
+    return [key for key, is_open in open_.items() if is_open]
+
+
+def choices(before: Demand, after: Demand | CellConfig) -> dict[str, object]:
+    """What memory chose of what was left to it, by key."""
+    return {key: attrgetter(key)(after) for key in open_choices(before)}
+
+
 def refuse(
     planner: Planner,
     method: str,
@@ -153,11 +234,14 @@ def require_fit(
             demands.setdefault(repr(demand), (cell.method_name, demand))
     for method, demand in demands.values():
         try:
+            before, demand = demand, planner.chosen(demand, memory / GB)
             needed = gigabytes(planner.memory(demand))
         # Whoever brings another model may know that it fits, where a download is needed to tell.
         except UnknownArchitecture as error:
             log.info("whether training fits is not checked: %s", error)
             return
+        for key, value in choices(before, demand).items():
+            log.info("%s trains with %s=%s, chosen by memory", method, key, value)
         log.info("%s needs %.0f GB of the %.0f of %s", method, needed, memory / GB, name)
         if needed > memory / GB:
             refuse(planner, method, demand, name=name, memory_gb=memory / GB)

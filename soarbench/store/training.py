@@ -38,6 +38,11 @@ class TrainingFolder(Artefact):
         return self.root / "cost.json"
 
     @property
+    def choices_path(self) -> Path:
+        """Settings that were left to the GPU's memory, as training began with them."""
+        return self.root / "choices.json"
+
+    @property
     def is_whole(self) -> bool:
         """Whether training is over."""
         return self.table_path.is_file()

@@ -18,6 +18,7 @@ from baselines.flow_grpo import (
 from baselines.flow_grpo_config import FlowGrpoConfig
 from baselines.groups import group_spread, prompt_ids
 from baselines.rewards.base import RewardError
+from soarbench.planning.fake_transformer import LiveBytes
 from tests.baselines.method_toys import (
     ConvModel,
     ToyModel,
@@ -236,6 +237,22 @@ def test_steps_are_drawn_from_the_transition():
         assert draws.std().item() == pytest.approx(1, abs=0.1)
         log_prob = Normal(mean, std[:, None]).log_prob(batch["trajectory"][:, step + 1]).mean(1)
         torch.testing.assert_close(batch["old_log_prob"][:, step], log_prob, rtol=1e-4, atol=1e-4)
+
+
+def test_a_rollout_in_more_parts_takes_no_more_memory():
+    """Held are the trained part of every path, latents for the reward, and one part's work."""
+    shape, count = (4, 8, 8), 24
+    method = flow_grpo(shape, num_inference_steps=10)
+    peaks = []
+    for size in (24, 6, 2, 1):
+        parts = [range(first, first + size) for first in range(0, count, size)]
+        with LiveBytes([]) as live:
+            collected(method, lambda latents, *_: 0.5 * latents, count, parts=parts)
+        peaks.append(live.peak / (4 * count * 4 * 8 * 8))
+    assert sorted(peaks, reverse=True) == peaks
+    ends = method.config.num_trained_steps + 1
+    assert peaks[-1] < ends + 3.5
+    assert peaks[0] < FlowGrpoConfig().latents_held
 
 
 # --- groups and rewards ---------------------------------------------------------------------------

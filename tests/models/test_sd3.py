@@ -12,7 +12,7 @@ from PIL import Image
 from soarbench.common.errors import UserError
 from soarbench.evaluation.seeds import evaluation_noise
 from soarbench.models.sd3.config import Sd3Config
-from soarbench.models.sd3.model import SD3Model
+from soarbench.models.sd3.model import SD3Model, prompts_at_once
 from tests.tiny import build_tiny_pipeline
 
 PROMPTS = ["a photo of a red circle", "a photo of two stars", "a photo of a heart"]
@@ -144,6 +144,27 @@ def test_images_are_decoded_a_bounded_number_of_pixels_at_once(side, count, rows
     latents = torch.zeros(1, 1, 1, 1).expand(count, 16, side // 8, side // 8)
     assert len(model.decode(latents)) == count
     assert pipeline.vae.rows == rows
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(0, 64), (77, 64), (256, 64), (512, 32)])
+def test_prompts_are_encoded_a_bounded_number_of_tokens_at_once(tokens, expected):
+    assert prompts_at_once(tokens) == expected
+
+
+def test_channels_last_is_of_the_autoencoder_alone_and_gives_about_the_same(model, config):
+    option = dataclasses.replace(config, vae_channels_last=True)
+    other = SD3Model.load(option)
+    assert other.pipeline.vae.decoder.conv_in.weight.is_contiguous(
+        memory_format=torch.channels_last
+    )
+    assert other.transformer.pos_embed.proj.weight.is_contiguous()
+    noise = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(1))
+    ours, theirs = (np.stack([np.asarray(i) for i in m.decode(noise)]) for m in (other, model))
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+    images = [Image.fromarray(pixels) for pixels in theirs]
+    assert torch.allclose(other.encode_images(images), model.encode_images(images), atol=1e-4)
+    # Other bits are other artefacts; those without it stay where they were.
+    assert option.weights_digest() == f"{config.weights_digest()}+vae_channels_last"
 
 
 def test_batch_size_and_order_do_not_change_an_image(model):

@@ -16,6 +16,7 @@ from soarbench.jobs.graph import grid_jobs
 from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.planning.demand import PlanOptions, demand_of, read_request
 from soarbench.planning.fake_transformer import MetaModel
+from soarbench.planning.memory_and_time import Passes
 from soarbench.planning.planner import require_fit
 from soarbench.store.artefact import Store
 
@@ -35,7 +36,12 @@ def test_a_cell_asks_for_what_plan_plans() -> None:
 @pytest.fixture
 def _a_gigabyte_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands for the counting of activations, which takes seconds."""
-    monkeypatch.setattr(MetaModel, "activation_bytes", lambda _, rows: 1e9 * rows)
+
+    def passes(meta: MetaModel, rows: int) -> Passes:
+        size = 1e9 * rows + 4 * meta.parameters().trained
+        return Passes(first=size, later=size)
+
+    monkeypatch.setattr(MetaModel, "passes", passes)
 
 
 @pytest.mark.usefixtures("_a_gigabyte_a_row")

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from baselines.config import EmaConfig, LoraConfig, OptimConfig, TrainingConfig
+from baselines.sft_config import SftConfig
 from baselines.soar_config import SoarConfig
 from soarbench.cli.app import main
 from soarbench.cli.plan import plan, plan_table
@@ -29,11 +30,13 @@ from soarbench.planning.memory_and_time import (
     GB,
     Demand,
     Parameters,
+    Passes,
     gigabytes,
     memory_rows,
+    other_phases,
     time_plan,
 )
-from soarbench.planning.planner import Planner, alternatives
+from soarbench.planning.planner import Planner, alternatives, choices
 from tests.peaks import CASES, MODEL, ROWS, SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +65,8 @@ def measured() -> dict[str, float]:
 def test_activations_are_within_15_percent_of_measured_peaks(
     case: str, measured: dict[str, float]
 ) -> None:
-    estimate = MetaModel(SMALL, MODEL, *CASES[case]).activation_bytes(ROWS)
+    meta = MetaModel(SMALL, MODEL, *CASES[case])
+    estimate = meta.passes(ROWS).later - 4 * meta.parameters().trained
     assert estimate == pytest.approx(measured[case], rel=0.15)
 
 
@@ -71,8 +75,10 @@ def test_few_layers_tell_of_many() -> None:
     larger = SMALL.with_layers((4, 3))
     meta = MetaModel(larger, MODEL, *CASES["adapter checkpointed"])
     whole = meta._measured(larger, lambda model: meta._peaks(model, ROWS))
-    assert meta.activation_bytes(ROWS) == pytest.approx(whole.max(), rel=0.01)
-    flops = meta._measured(larger, meta._flops)[0]
+    passes = meta.passes(ROWS)
+    assert passes.first == pytest.approx(whole[:2].max(), rel=0.01)
+    assert passes.later == pytest.approx(whole[2:].max(), rel=0.01)
+    flops = meta._measured(larger, meta._forward)[0]
     assert meta.forward_flops() == pytest.approx(flops, rel=1e-6)
 
 
@@ -102,29 +108,30 @@ def test_live_bytes_rise_and_fall() -> None:
 
 def demand(**changes: object) -> Demand:
     """SOAR of all weights, 32 rows on one GPU."""
-    loop = TrainingConfig(steps=1, batch_size=32, micro_batch_size=4, mixed_precision="bf16")
+    loop = TrainingConfig(steps=9, batch_size=32, micro_batch_size=4, mixed_precision="bf16")
     model = dataclasses.replace(MODEL, dtype="bfloat16")
     made = Demand(model=model, method=SoarConfig(), optim=OptimConfig(), training=loop)
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 
 
 SIZES = Parameters(total=1000, trained=1000, buffers=100)
+NOTHING = Passes(first=0.0, later=0.0)
 
 
 def test_a_full_fine_tune_holds_16_bytes_a_parameter() -> None:
-    rows = memory_rows(demand(), SMALL, SIZES, 0.0)
+    rows = memory_rows(demand(), SMALL, SIZES, NOTHING)
     held = rows["weights"] + rows["gradients"] + rows["optimiser"]
     assert held == 16 * 1000 + 4 * 100
     assert "averaged weights" not in rows
     assert "communication" not in rows
-    assert memory_rows(demand(num_processes=2), SMALL, SIZES, 0.0)["communication"] == 4000
+    assert memory_rows(demand(num_processes=2), SMALL, SIZES, NOTHING)["communication"] == 4000
     eight_bit = demand(optim=OptimConfig(optimizer="adamw_8bit"))
-    assert 2000 < memory_rows(eight_bit, SMALL, SIZES, 0.0)["optimiser"] < 2100
+    assert 2000 < memory_rows(eight_bit, SMALL, SIZES, NOTHING)["optimiser"] < 2100
 
 
 def test_an_adapter_keeps_the_rest_in_the_types_of_the_model() -> None:
     sizes = Parameters(total=1010, trained=10, buffers=100)
-    rows = memory_rows(demand(lora=LoraConfig()), SMALL, sizes, 7.0)
+    rows = memory_rows(demand(lora=LoraConfig()), SMALL, sizes, Passes(first=9.0, later=47.0))
     assert rows["weights"] == 2 * 1000 + 4 * 10 + 2 * 100
     assert (rows["gradients"], rows["optimiser"], rows["activations"]) == (40, 80, 7.0)
 
@@ -133,7 +140,7 @@ def test_shards_divide_what_is_held_and_gather_what_is_used() -> None:
     sizes = Parameters(total=1200, trained=1200, buffers=100)
     rows = {
         word: memory_rows(
-            demand(num_processes=4, parallelism=word, ema=EmaConfig()), SMALL, sizes, 0.0
+            demand(num_processes=4, parallelism=word, ema=EmaConfig()), SMALL, sizes, NOTHING
         )
         for word in ("ddp", "fsdp2", "zero2")
     }
@@ -200,7 +207,9 @@ class Counted(Planner):
         share = 0.25 if demand.training.gradient_checkpointing else 1.0
         architecture = demand.model.architecture()
         sizes = Parameters(total=10**9, trained=10**9, buffers=0)
-        return memory_rows(demand, architecture, sizes, 10 * GB * demand.model_rows * share)
+        bytes_ = 10 * GB * demand.model_rows * share
+        passes = Passes(first=bytes_ + 4 * GB, later=bytes_ + 4 * GB)
+        return memory_rows(demand, architecture, sizes, passes)
 
 
 def test_what_does_not_fit_is_told_with_what_would() -> None:
@@ -273,6 +282,41 @@ def test_the_laboratory_is_read_from_its_files() -> None:
 
 def test_the_table_has_a_column_a_method() -> None:
     request = read_request(PlanOptions(), [*MEDIUM, "launcher.num_processes=8"])
-    table = plan_table(request, {})
+    table = plan_table(request, {}, {})
     assert table.title == "sd35_medium at 512 px on 8 x h100-80gb"
     assert gigabytes({"a": 5e8, "b": 5e8}) == 1.0
+
+
+def test_one_backward_alone_frees_activations_as_it_makes_gradients() -> None:
+    passes = Passes(first=5000.0, later=9000.0)
+    alone = demand(method=SftConfig(), training=TrainingConfig(steps=9, batch_size=4))
+    assert memory_rows(alone, SMALL, SIZES, passes)["activations"] == 1000
+    assert memory_rows(demand(), SMALL, SIZES, passes)["activations"] == 5000
+    # The first update of all has no moments beside its activations: 1000 of 8000 are not seen.
+    first = dataclasses.replace(alone.training, steps=1)
+    one = memory_rows(dataclasses.replace(alone, training=first), SMALL, SIZES, passes)
+    assert "activations" not in one
+
+
+def test_memory_chooses_what_is_left_to_it() -> None:
+    free = dataclasses.replace(demand().training, gradient_checkpointing=None)
+    soar = demand(training=free, method=SoarConfig(aux_chunk=None))
+    # 12 GB of weights, 4 of moments, 40 of activations a point, or 10 with checkpointing.
+    for memory_gb, is_checkpointed, points in ((400, False, 6), (150, False, 3), (45, True, 2)):
+        chosen = Counted().chosen(soar, memory_gb)
+        assert chosen.training.gradient_checkpointing is is_checkpointed
+        assert isinstance(chosen.method, SoarConfig)
+        assert chosen.method.aux_chunk == points
+        assert choices(soar, chosen) == {
+            "training.gradient_checkpointing": is_checkpointed,
+            "method.aux_chunk": points,
+        }
+    assert Counted().chosen(demand(), 1.0) == demand()
+
+
+def test_other_phases_hold_what_they_need() -> None:
+    asked = demand(judges_gb=2.0, judging_gb=1.0, drawn_rows=32)
+    phases = other_phases(asked, SMALL, SIZES, 1e8)
+    fixed = 2 * 1100 + 2e9
+    assert phases["drawing"] == pytest.approx(1.5e9 + 1.05 * (fixed + 3.2e9))
+    assert phases["judging"] == pytest.approx(1.5e9 + 1.05 * (fixed + 1e9))

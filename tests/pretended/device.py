@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -87,7 +88,8 @@ class Pretended(TorchDispatchMode):
         self.kernels: set[str] = set()
         self.now = 0
         self.peak = 0
-        self._seen: set[int] = set()
+        self._sizes: dict[int, int] = {}
+        self._is_real = True
 
     def __torch_dispatch__(
         self,
@@ -117,16 +119,36 @@ class Pretended(TorchDispatchMode):
         return output
 
     def _count(self, storage: Any) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._seen:
-            self._seen.add(key)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._forget, key, size)
+        key = storage._cdata
+        if key not in self._sizes and self._is_real:
+            self._change(key, storage.nbytes())
+            weakref.finalize(storage, self._forget, key)
 
-    def _forget(self, key: int, size: int) -> None:
-        self._seen.discard(key)
-        self.now -= size
+    def _change(self, key: int, size: int) -> None:
+        self.now += size - self._sizes.get(key, 0)
+        self._sizes[key] = size
+        self.peak = max(self.peak, self.now)
+
+    def _forget(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+    def resize(self, storage: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
+        """As ``UntypedStorage.resize_``, by which FSDP2 takes and frees what it has gathered."""
+        if storage._cdata in self._sizes:
+            self._change(storage._cdata, size)
+        return _RESIZE(storage, size)
+
+    def propagate(self, *arguments: object) -> object:
+        """As DTensor finds out the shape of a result: by tensors of whole shape that are none."""
+        self._is_real, before = False, self._is_real
+        try:
+            return _PROPAGATE(*arguments)
+        finally:
+            self._is_real = before
+
+
+_RESIZE = torch.UntypedStorage.resize_
+_PROPAGATE = ShardingPropagator._propagate_tensor_meta_non_cached
 
 
 def _number(tensor: Tensor) -> bool | int | float:
@@ -182,9 +204,13 @@ def _apply(module: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = Tr
 @contextlib.contextmanager
 def pretended() -> Iterator[Pretended]:
     """Inside the block tensors have no content, and the device is watched."""
+    watch, meta = Pretended(), "_propagate_tensor_meta_non_cached"
+    # Functions, not bound methods: what they take the place of gets the object first.
     with (
         mock.patch.object(nn.Module, "_apply", _apply),
+        mock.patch.object(torch.UntypedStorage, "resize_", lambda *words: watch.resize(*words)),
+        mock.patch.object(ShardingPropagator, meta, lambda *words: watch.propagate(*words)),
         FakeTensorMode(allow_non_fake_inputs=True),
-        Pretended() as watch,
+        watch,
     ):
         yield watch

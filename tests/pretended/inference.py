@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import tempfile
@@ -20,13 +21,15 @@ from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
 from soarbench.benchmarks import published_sizes
 from soarbench.benchmarks.full_size import random_transformer
+from soarbench.config.settings import SamplingConfig
 from soarbench.models.sd3.config import Sd3Config
-from soarbench.models.sd3.model import SD3Model
+from soarbench.models.sd3.model import SD3Model, TextEncoders
 from soarbench.planning.demand import PlanOptions, read_request
 from tests.pretended.device import Pretended, pretended
 from tests.tiny import build_tiny_pipeline
 
-_PROMPTS = 80
+_PROMPTS, _TOKENS = 80, (77, 256, 512)
+SAMPLING = SamplingConfig(num_inference_steps=40, guidance_scale=4.5, batch_size=16)
 
 
 def full_pipeline(tiny: StableDiffusion3Pipeline, dtype: torch.dtype) -> StableDiffusion3Pipeline:
@@ -63,7 +66,7 @@ def images_of(_: VaeImageProcessor, pixels: torch.Tensor, output_type: str) -> l
     return [Image.new("RGB", (pixels.shape[-1], pixels.shape[-2]))] * len(pixels)
 
 
-def stages(resolution: int, rows: int = 16) -> dict[str, object]:
+def stages(resolution: int) -> dict[str, object]:
     """Encode prompts, sample, decode and encode images at a resolution."""
     device = torch.device("cuda", 0)
     peaks: dict[str, float] = {}
@@ -81,23 +84,24 @@ def stages(resolution: int, rows: int = 16) -> dict[str, object]:
             )
             model = SD3Model(pipeline, config)
             peaks["weights"] = seen.now / 1e9
-            peaks["encode_prompts"], condition = peak_of(
-                seen, lambda: model.encode_prompts([f"a photo of a {i}" for i in range(_PROMPTS)])
-            )
-            condition = {name: value[:rows] for name, value in condition.items()}
+            for tokens in _TOKENS:
+                encoders = TextEncoders(pipeline, tokens, device)
+                encode = functools.partial(encoders.encode, [f"p {i}" for i in range(_PROMPTS)])
+                peaks[f"encode_prompts {tokens}"], encoded = peak_of(seen, encode)
+            rows = SAMPLING.images_at_once(resolution)
+            condition = {name: value[:rows] for name, value in encoded.items()}
             noise = torch.randn(rows, *model.latent_shape)
             peaks["sample"], latents = peak_of(
                 seen, lambda: model.sample(condition, condition, noise, 2, 4.5)
             )
-            peaks["decode"], images = peak_of(
-                seen, lambda: model.decode(latents.repeat(4, 1, 1, 1))
-            )
-            assert [image.size for image in images] == [(resolution, resolution)] * 4 * rows
+            latents = latents.repeat(64 // rows, 1, 1, 1)
+            peaks["decode"], images = peak_of(seen, lambda: model.decode(latents))
+            assert [image.size for image in images] == [(resolution, resolution)] * 64
             peaks["encode_images"], encoded = peak_of(seen, lambda: model.encode_images(images))
-            assert encoded.shape == (4 * rows, *model.latent_shape)
+            assert encoded.shape == (64, *model.latent_shape)
             assert {t.device for t in (latents, encoded, *condition.values())} == {device}
     return {
-        "resolution": resolution,
+        "rows": rows,
         "peaks": peaks,
         "waits": dict(seen.waits),
         "latents": str(latents.dtype),

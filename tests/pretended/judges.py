@@ -10,6 +10,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 from unittest import mock
 
 import open_clip
@@ -111,21 +112,32 @@ def geneval(images: list[Image.Image]) -> list[str]:
         return []
 
     with mock.patch.object(mask2former, "instances_from_logits", logits_of):
-        without_mode(detector._instances)(images[:8], [0.3] * 8)
+        # Where a batch ends is the detector's own.
+        detector._batch_size = 8
+        for rows in detector._batches(images):
+            some = [images[row] for row in rows]
+            list(without_mode(detector._instances)(some, [0.3] * len(rows)))
     classifier = object.__new__(colors.ColorClassifier)
     classifier._clip, classifier._batch_size, classifier._texts = parts("ViT-L-14"), 64, {}
     return without_mode(classifier.classify)(images, ["cup"] * len(images))
 
 
+def preprocessed(encoder: Any, images: list[Image.Image]) -> torch.Tensor:
+    """What an encoder of either kind takes, (B, 3, S, S) on the CPU."""
+    return torch.stack([encoder.preprocess(image) for image in images])
+
+
 def cosines(encoder: OpenClipParts | TransformersClipEncoder, images: list[Image.Image]) -> object:
     """Of every image and its prompt."""
-    return paired_cosines(encoder, [f"prompt {i % 4}" for i in range(len(images))], images)
+    prompts = [f"prompt {i % 4}" for i in range(len(images))]
+    return paired_cosines(encoder, prompts, preprocessed(encoder, images))
 
 
 def aesthetic(images: list[Image.Image]) -> list[float]:
     """The head on CLIP's embedding."""
     encoder = parts("ViT-L-14")
-    return frozen(AestheticHead(encoder.width).to(GPU))(encoder.images(images)).tolist()
+    head = frozen(AestheticHead(encoder.width).to(GPU))
+    return head(encoder.images(preprocessed(encoder, images))).tolist()
 
 
 JUDGES: Mapping[str, Callable[[list[Image.Image]], object]] = {

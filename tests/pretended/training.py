@@ -114,6 +114,7 @@ def update(words: list[str]) -> dict[str, object]:
         seen = stack.enter_context(pretended())
         with device:
             transformer = random_transformer(architecture, getattr(torch, demand.model.dtype))
+        seen.peak = seen.now
         with contextlib.suppress(_Finished):
             one_update(
                 demand, transformer, lambda _step, _values: None, parallelism=demand.parallelism

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from soarbench.common.files import read_json
-from soarbench.config.run import FORMATS
 from soarbench.evaluation.protocol import fingerprint
 from soarbench.evaluation.rows import SCHEMA as ROW_SCHEMA
 from soarbench.grid.checkpoint_rule import LAST
@@ -369,10 +368,10 @@ def build_report(
     baseline: str = "sft",
     show_published: bool = False,
     checkpoint_rule: str = LAST,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = ("png",),
     options: ReportOptions | None = None,
 ) -> build.Report:
-    """A report of the cells that ``write_grid`` wrote."""
+    """A report of the cells that ``write_grid`` wrote; PDFs of all figures double its time."""
     source = GridCells(
         grid=grid,
         folder=grid_folder,

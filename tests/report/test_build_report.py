@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console, Group
 
 from soarbench.common.errors import StoreError
+from soarbench.config.run import FORMATS
 from soarbench.report import build
 from soarbench.report.numbers.reference import published_curves, published_table
 from soarbench.report.text.console import report_parts
@@ -18,7 +19,7 @@ from tests.report.folders import Folder, base, build_report, main_table, reward_
 FILES = {
     "table.md", "table.csv", "table.tex", "matched.csv", "thresholds.csv", "trace.csv",
     "published_layout.csv", "summary.json", "index.html", "figures.json",
-    *(f"curves_forward_equivalents.{suffix}" for suffix in ("png", "pdf", "svg")),
+    *(f"curves_forward_equivalents.{suffix}" for suffix in FORMATS),
 }  # fmt: skip
 FIGURES = ("curves", "bars", "gaming", "overoptimisation_aesthetic", "overoptimisation_alignment")
 FILES |= {f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "pdf", "svg", "csv")}
@@ -41,7 +42,8 @@ def reported(tmp_path_factory):
     root = tmp_path_factory.mktemp("store")
     grid = write_grid(root / "runs" / "reward_specific", small_grid())
     shutil.copytree(REFERENCE, root / "results" / "reference")
-    return build_report(grid, root / "results", grid="reward_specific"), grid, root / "results"
+    report = build_report(grid, root / "results", grid="reward_specific", formats=FORMATS)
+    return report, grid, root / "results"
 
 
 def test_all_files_are_written_and_nothing_else(reported):
@@ -56,7 +58,7 @@ def test_the_same_store_gives_the_same_bytes(reported):
     _, grid, results = reported
     folder = results / "reward_specific"
     before = {name: (folder / name).read_bytes() for name in FILES}
-    build_report(grid, results, grid="reward_specific")
+    build_report(grid, results, grid="reward_specific", formats=FORMATS)
     assert before == {name: (folder / name).read_bytes() for name in FILES}
 
 

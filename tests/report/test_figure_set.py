@@ -44,7 +44,7 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reported(store, tmp_path_factory):
     results = tmp_path_factory.mktemp("results")
-    return build_report(store, results, grid="grid"), results / "grid"
+    return build_report(store, results, grid="grid", formats=FORMATS), results / "grid"
 
 
 def rows_of(path):

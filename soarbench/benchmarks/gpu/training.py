@@ -113,7 +113,12 @@ def measure_updates(demand: Demand, device: torch.device, gpu: Gpu | None, repor
     # One more than are taken: none of them writes a checkpoint, gigabytes of all weights.
     steps = clock.warm_ups + clock.timed + 2
     training = replace(
-        demand.training, steps=steps, save_steps=steps, num_snapshots=0, logging_steps=1
+        demand.training,
+        steps=steps,
+        save_steps=None,
+        save_minutes=None,
+        num_snapshots=0,
+        logging_steps=1,
     )
     with device:
         transformer = random_transformer(demand.model.architecture(), _dtype(demand))

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from baselines.base import VelocityModel
 
+#: Bytes of float32 a pixel and channel of the widest level that decoding holds at its peak, which
+#: is above encoding's; counted on a pretended GPU.
+_DECODE_BYTES = 24.5
 #: Hub ids whose configuration is written down in ``facts``.
 KNOWN = {
     "stabilityai/stable-diffusion-3.5-medium": "sd35_medium",
@@ -38,6 +41,9 @@ class Sd3Architecture(Architecture):
     #: Pixels of an image along one latent.
     vae_scale_factor: int
     vae_parameters: int
+    #: Channels of the autoencoder where it has all pixels.
+    vae_channels: int = 0
+    encoder_parameters: int = 0
 
     @property
     @override
@@ -87,6 +93,13 @@ class Sd3Architecture(Architecture):
         }
 
     @override
+    def vae_bytes(self, resolution: int) -> float:
+        # By name: the model imports the architecture.
+        pixels, model = resolution**2, "soarbench.models.sd3.model"
+        images: int = resolve_name(f"{model}:images_at_once")(pixels)
+        return _DECODE_BYTES * self.vae_channels * images * pixels
+
+    @override
     def transformer(self) -> nn.Module:
         from diffusers import SD3Transformer2DModel
 
@@ -126,6 +139,8 @@ def _of_directory(folder: Path) -> Sd3Architecture:
         # As the pipeline takes it: every block but the last halves the image.
         vae_scale_factor=2 ** (len(vae["block_out_channels"]) - 1),
         vae_parameters=num_stored(folder / "vae"),
+        vae_channels=vae["block_out_channels"][0],
+        encoder_parameters=sum(map(num_stored, folder.glob("text_encoder*"))),
     )
 
 

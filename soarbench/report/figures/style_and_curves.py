@@ -250,9 +250,12 @@ def add_legend(figure: Figure, axes: Sequence[Axes], title: str) -> None:
 def settle(figure: Figure) -> Figure:
     """Lay a figure out once and for all."""
     with style():
-        figure.draw_without_rendering()
-        # Else every format would do it again, and they would not look alike.
-        figure.set_layout_engine("none")
+        engine = figure.get_layout_engine()
+        assert engine is not None
+        # Laying out takes no drawing, and a figure with an engine, even one that does nothing, is
+        # drawn once more for every format. With "none" formats would also not look alike.
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     return figure
 
 

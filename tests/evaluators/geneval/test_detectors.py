@@ -1,10 +1,12 @@
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from evaluators.geneval import detectors
 from evaluators.geneval.detectors import Instance, instances_from_logits
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "data" / "vectors.json").read_text())["instances"]
@@ -145,3 +147,25 @@ def test_half_precision_logits_are_processed_in_float32():
     half = instances_from_logits(classes, masks, *sizes)
     single = instances_from_logits(classes.float(), masks.float(), *sizes)
     assert [facts(i) for i in half] == [facts(i) for i in single]
+
+
+def test_masks_are_enlarged_by_their_pixels_at_a_time(monkeypatch):
+    class_logits, mask_logits, sizes, _ = random_case(7)
+    tensors = torch.from_numpy(class_logits), torch.from_numpy(mask_logits)
+    together, chunks = instances_from_logits(*tensors, *sizes), []
+    resized = detectors._resized
+
+    def counting(logits, size):
+        chunks.append(len(logits))
+        return resized(logits, size)
+
+    monkeypatch.setattr(detectors, "_resized", counting)
+    # A picture 16 times as large as usual.
+    monkeypatch.setattr(detectors, "_QUERY_PIXELS", max(map(math.prod, sizes)) // 16)
+    alone = instances_from_logits(*tensors, *sizes)
+    assert set(chunks) == {1}
+    for one, other in zip(together, alone, strict=True):
+        assert (one.label, one.box) == (other.label, other.box)
+        # A sum of another shape may differ in the last bits.
+        assert one.score == pytest.approx(other.score, rel=1e-6)
+        assert torch.equal(one.mask, other.mask)

@@ -121,6 +121,13 @@ def test_batches_of_mixed_sizes_equal_one_image_at_a_time(sure):
         assert np.abs(boxes[0] - boxes[1]).max(initial=0) <= 1
 
 
+def test_wide_images_go_in_smaller_batches(sure):
+    # SCALE fits a square into its shorter edge, and a wide picture into the longer one.
+    square, wide = Image.new("RGB", (8, 8)), Image.new("RGB", (16, 8))
+    assert [len(rows) for rows in sure._batches([square] * 3)] == [3]
+    assert [len(rows) for rows in sure._batches([wide] * 3)] == [2, 1]
+
+
 def test_no_images(sure):
     assert sure.detect([], []) == []
 
