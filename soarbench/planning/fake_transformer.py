@@ -175,13 +175,14 @@ class MetaModel:
             _to_fake(prepared)
             yield prepared
 
-    def _velocity(self, transformer: nn.Module, rows: int) -> Callable[[], Tensor]:
+    def _velocity(
+        self, transformer: nn.Module, rows: int, *, is_mixed: bool
+    ) -> Callable[[], Tensor]:
         latents = torch.empty(rows, *self.architecture.latent_shape(self.model.resolution))
         sigma = torch.empty(rows)
         sizes = self.architecture.condition_shapes(self.model.max_sequence_length)
         condition = {name: torch.empty(rows, *size) for name, size in sizes.items()}
         velocity = self.architecture.velocity(transformer)
-        is_mixed = self.training.mixed_precision == "bf16"
 
         def run() -> Tensor:
             with torch.autocast("cpu", torch.bfloat16) if is_mixed else nullcontext():
@@ -190,16 +191,19 @@ class MetaModel:
         return run
 
     def _forward(self, transformer: nn.Module) -> tuple[float, float]:
-        run = self._velocity(transformer, 1)
+        # As images are drawn: in the model's type, whatever it is trained in.
+        _to_fake(transformer, getattr(torch, self.model.dtype))
+        run = self._velocity(transformer, 1, is_mixed=False)
         counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
         live = LiveBytes([*transformer.parameters(), *transformer.buffers()])
-        with torch.no_grad(), live, cuda_layer_norm(), counter:
+        with torch.no_grad(), live, counter:
             run()
         return float(counter.get_total_flops()), float(live.peak)
 
     def _peaks(self, transformer: nn.Module, rows: int) -> list[float]:
         """Of forward and backward, twice: before there are gradients, and beside them."""
-        run = self._velocity(transformer, rows)
+        is_mixed = self.training.mixed_precision == "bf16"
+        run = self._velocity(transformer, rows, is_mixed=is_mixed)
         live = LiveBytes([*transformer.parameters(), *transformer.buffers()])
         peaks = []
         kept = nullcontext() if self.in_shards else casts_kept(torch.device("cpu"))
@@ -231,14 +235,14 @@ def transformer_of(architecture: Architecture, dtype: torch.dtype) -> nn.Module:
     return transformer
 
 
-def _to_fake(model: nn.Module) -> None:
+def _to_fake(model: nn.Module, dtype: torch.dtype | None = None) -> None:
     # A fake one says that it is on the CPU, where autocast works.
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            fake = torch.empty(parameter.shape, dtype=parameter.dtype)
+            fake = torch.empty(parameter.shape, dtype=dtype or parameter.dtype)
             setattr(module, name, nn.Parameter(fake, requires_grad=parameter.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+            setattr(module, name, torch.empty(buffer.shape, dtype=dtype or buffer.dtype))
 
 
 def _attention_flops(

@@ -101,7 +101,10 @@ def test_a_full_disk_ends_the_drawing(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_an_interruption_loses_unwritten_images_alone(tmp_path: Path) -> None:
     def draw(batch: Sequence[tuple[PromptItem, int]]) -> list[Image.Image]:
         if batch[0] == PAIRS[8]:
-            time.sleep(0.2)  # the threads write what they have
+            deadline = time.monotonic() + 120
+            while not all(path.is_file() for path in paths(tmp_path)[:8]):
+                assert time.monotonic() < deadline  # the threads write what they have
+                time.sleep(0.01)
             raise KeyboardInterrupt
         return pictures(batch)
 

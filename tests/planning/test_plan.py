@@ -299,10 +299,9 @@ def test_one_backward_alone_frees_activations_as_it_makes_gradients() -> None:
 
 
 def test_memory_chooses_what_is_left_to_it() -> None:
-    free = dataclasses.replace(demand().training, gradient_checkpointing=None)
-    soar = demand(training=free, method=SoarConfig(aux_chunk=None))
-    # 12 GB of weights, 4 of moments, 40 of activations a point, or 10 with checkpointing.
-    for memory_gb, is_checkpointed, points in ((400, False, 6), (150, False, 3), (45, True, 2)):
+    soar = read_request(PlanOptions(), [*MEDIUM, "method=soar"]).demands["soar"]
+    # 20 GB whatever is chosen, 40 of activations a point, or 10 with checkpointing.
+    for memory_gb, is_checkpointed, points in ((400, False, 6), (160, False, 3), (45, True, 2)):
         chosen = Counted().chosen(soar, memory_gb)
         assert chosen.training.gradient_checkpointing is is_checkpointed
         assert isinstance(chosen.method, SoarConfig)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch.autograd import DeviceType
+from torch._C._autograd import DeviceType
 from torch.profiler import profile
 
 #: First and last moment, in one unit.

@@ -46,7 +46,7 @@ Judge = Callable[[Sequence[Image.Image]], Sequence[object]]
 
 def measure_judges(_demand: Demand, device: torch.device, _gpu: Gpu | None, report: Report) -> None:
     """Each judge alone, in bfloat16, from pictures to scores; OCR runs on the CPU."""
-    images = [draw_street(signs=i % 4).resize((SIZE, SIZE)) for i in range(COUNT)]
+    images = [draw_street(signs=i % 4 > 0).resize((SIZE, SIZE)) for i in range(COUNT)]
     for name, build in JUDGES.items():
         judge = build(device)
         judge(images[:8])
@@ -128,7 +128,9 @@ def pickscore(device: torch.device) -> Judge:
     vocabulary = open_clip.SimpleTokenizer()
     with tempfile.TemporaryDirectory() as name:
         with device:
-            CLIPModel(published_sizes.pickscore()).to(DTYPE).save_pretrained(name)
+            model = CLIPModel(published_sizes.pickscore())
+        nn.Module.to(model, dtype=DTYPE)
+        model.save_pretrained(name)
         CLIPImageProcessorPil().save_pretrained(name)
         # open_clip's words, with the two special ones under transformers' names.
         words = [*list(vocabulary.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"]

@@ -126,7 +126,7 @@ def measure_updates(demand: Demand, device: torch.device, gpu: Gpu | None, repor
         take_updates(replace(demand, training=training), transformer, clock, Path(folder))
 
 
-def derived(values: Values, demand: Demand, planned: float, gpu: Gpu | None) -> dict[str, object]:
+def derived(values: Values, demand: Demand, planned: float, gpu: Gpu | None) -> dict[str, float]:
     """What follows from seconds and peak: rates, utilisation, and the plan's error."""
     seconds, peak = float(str(values["seconds"])), values.get("peak_gb")
     rate = {"rows_per_second": demand.training.batch_size / seconds}

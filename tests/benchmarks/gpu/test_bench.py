@@ -78,8 +78,8 @@ ONE = Measurement(name="one", kind="training")
 def test_a_worker_that_takes_too_long_is_ended_and_its_numbers_stay(tmp_path: Path) -> None:
     lines = ["import time; print('{\"seconds\": 1}', flush=True)", "time.sleep(60)"]
     with printing(tmp_path, *lines):
-        state, reason, values = run_worker(ONE, [], 2)
-    assert (state, reason, values) == ("failed", "ended after 2 s", {"seconds": 1})
+        state, reason, values = run_worker(ONE, [], 5)
+    assert (state, reason, values) == ("failed", "ended after 5 s", {"seconds": 1})
 
 
 @pytest.mark.parametrize(("code", "state"), [(1, "failed"), (2, "not measured")])
@@ -89,23 +89,16 @@ def test_a_worker_that_fails_says_why(tmp_path: Path, code: int, state: str) -> 
 
 
 @pytest.mark.slow
-def test_methods_are_measured_on_a_cpu_and_recorded(tmp_path: Path) -> None:
-    options = GpuBenchOptions(
-        minutes=3, output=str(tmp_path), only=("sft, adapter", "flow_grpo, all weights")
-    )
-    stream = (tmp_path / "said").open("w")
-    few = ["method.num_inference_steps=2", "method.sde_window_size=0"]
-    # SFT has no such key: its process fails, and the other's numbers are there all the same.
-    assert bench_gpu(options, [*LAB, *few], is_dry=False, console=Console(file=stream)) == 0
+def test_a_method_is_measured_on_a_cpu_and_recorded(tmp_path: Path) -> None:
+    options = GpuBenchOptions(minutes=3, output=str(tmp_path), only=("sft, adapter",))
+    with (tmp_path / "said").open("w") as stream:
+        assert bench_gpu(options, LAB, is_dry=False, console=Console(file=stream)) == 0
     (path,) = tmp_path.glob("*.json")
-    stored = json.loads(path.read_text())["measurements"]
-    assert stored["sft, adapter"]["state"] == "not measured"
-    assert "num_inference_steps" in stored["sft, adapter"]["reason"]
-    values = stored["flow_grpo, all weights"]["values"]
+    entry = json.loads(path.read_text())["measurements"]["sft, adapter"]
+    assert entry["state"] == "measured"
+    values = entry["values"]
     assert len(values["all_seconds"]) == 5
     assert values["rows_per_second"] == pytest.approx(4 / values["seconds"])
-    # Without spread in the rewards nothing would be trained, and the loss stay 0.
-    assert values["loss"] != 0
 
 
 @pytest.mark.parametrize("measurement", MEASUREMENTS, ids=lambda measurement: measurement.name)
