@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
@@ -23,6 +24,9 @@ StepKind = Literal["flow_sde", "cps", "sde", "simple"]
 Schedule = Literal["constant", "linear", "cosine"]
 Optimizer = Literal["adamw", "adamw_8bit"]
 Precision = Literal["no", "bf16"]
+
+#: Of the gradients that processes add up at a time.
+BUCKET_BYTES = 64 * 2**20
 
 #: Levels of the training grid of Stable Diffusion 3's scheduler.
 NUM_TRAIN_TIMESTEPS = 1000
@@ -100,6 +104,10 @@ class MethodConfig(abc.ABC):
     def rows_with_graph(self, rows: int) -> int:
         """Rows that the model sees at once while gradients are kept, of a micro-batch of some."""
         return rows
+
+    def by_memory(self) -> Sequence[MethodConfig]:
+        """Forms of equal results that memory chooses from, the smallest first; else itself."""
+        return (self,)
 
     @property
     def group_size(self) -> int:
@@ -229,6 +237,9 @@ class TrainingConfig:
         gradient_checkpointing: Trades speed for memory; null does so only where training would not
             fit on the GPU otherwise, and never on a CPU.
         compile: Whether torch.compile makes the layers faster, at minutes of compiling.
+        deterministic: Whether torch is asked for deterministic kernels, so that a run that is
+            repeated or resumed on the same kind of GPU ends with the same bits; slower there, and
+            no difference on a CPU.
         logging_steps: Updates between two logged points.
         num_workers: Processes that load data; 0 loads in the training process.
     """
@@ -243,6 +254,7 @@ class TrainingConfig:
     # Without it SFT and SOAR do a quarter fewer operations.
     gradient_checkpointing: bool | None = field(default=False, metadata=ADDRESS)
     compile: bool = field(default=False, metadata=ADDRESS)
+    deterministic: bool = field(default=False, metadata=ADDRESS)
     logging_steps: int = field(default=1, metadata=ADDRESS)
     num_workers: int = field(default=0, metadata=ADDRESS)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, ClassVar
 
@@ -102,3 +103,9 @@ class SoarConfig(MethodConfig):
     @override
     def rows_with_graph(self, rows: int) -> int:
         return rows * max(1, min(self.points_at_once, self.points))
+
+    @override
+    def by_memory(self) -> Sequence[SoarConfig]:
+        if self.aux_chunk is not None:
+            return (self,)
+        return [replace(self, aux_chunk=count) for count in range(1, max(1, self.points) + 1)]

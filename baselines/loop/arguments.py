@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -12,6 +15,34 @@ from baselines.loop.sharding import DDP, sharding_arguments
 
 #: Names of the optimisers in ``transformers``.
 _OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}
+
+
+@contextlib.contextmanager
+def deterministic_kernels(is_asked: bool) -> Iterator[None]:
+    """Inside the block torch takes deterministic kernels only, if that is asked.
+
+    ``RuntimeError`` by torch where an operation has none.
+    """
+    if not is_asked:
+        yield
+        return
+    allow_determinism()
+    cudnn, fill = torch.backends.cudnn, torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled()
+    values = cudnn.benchmark, fill.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    # Filling new memory with nan finds faults, which are not looked for here, and takes time.
+    cudnn.benchmark = fill.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        cudnn.benchmark, fill.fill_uninitialized_memory = values
+
+
+def allow_determinism() -> None:
+    """Give cuBLAS the work space with which it is deterministic; before its first product."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def check_device(training: TrainingConfig, optim: OptimConfig, device: torch.device) -> None:

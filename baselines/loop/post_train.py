@@ -11,7 +11,7 @@ from torch import nn
 
 from baselines.base import Condition, Method
 from baselines.config import EmaConfig, LoraConfig, OptimConfig, TrainingConfig
-from baselines.loop.arguments import training_arguments
+from baselines.loop.arguments import deterministic_kernels, training_arguments
 from baselines.loop.callbacks import EmaCallback, MarkComplete, SaveRhythm, Snapshots
 from baselines.loop.checkpoints import CheckpointWriter, last_complete_checkpoint
 from baselines.loop.progress import ProgressCallback
@@ -102,7 +102,7 @@ def post_train(
     )
     if checkpoint is not None:
         trainer.go_on_from(checkpoint)
-    with closing(progress), writer:
+    with closing(progress), writer, deterministic_kernels(training.deterministic):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # Takes accelerate's autocast off the module, which the caller goes on using.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from baselines.base import Method, World
-from baselines.loop.arguments import check_device
+from baselines.loop.arguments import allow_determinism, check_device
 from baselines.loop.post_train import post_train
 from baselines.loop.weights import load_transformer, prepare_transformer, start_from
 from baselines.rewards.base import (
@@ -142,6 +142,8 @@ class ModelWorkbench:
         for cell in trained:
             assert cell.training is not None
             assert cell.optim is not None
+            if cell.training.deterministic:
+                allow_determinism()
             try:
                 check_device(cell.training, cell.optim, self.device)
             except ValueError as error:
@@ -223,11 +225,11 @@ class ModelWorkbench:
 
         -> Its cost: optimizer_steps, images_seen, forward_equivalents, reward_calls, seconds.
         """
+        cell = self._settled(cell)
         assert cell.method is not None
         assert cell.training is not None
         assert cell.optim is not None
         assert cell.data is not None
-        cell = self._settled(cell)
         block = cell.data.rows_per_shape
         folder, model = self.training_folder(cell), self.load_start(cell)
         rows = self.sets.rows(cell, model)

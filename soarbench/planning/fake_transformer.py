@@ -92,9 +92,9 @@ def _float32_layer_norm(
     eps: float = 1e-5,
     _cudnn: bool = True,
 ) -> Tensor:
-    affine = [None if tensor is None else tensor.float() for tensor in (weight, bias)]
+    scale, shift = (None if tensor is None else tensor.float() for tensor in (weight, bias))
     with torch.autocast("cpu", enabled=False):
-        return layer_norm(x.float(), list(shape), *affine, eps)
+        return layer_norm(x.float(), list(shape), scale, shift, eps)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from baselines.config import EmaConfig, LoraConfig, MethodConfig, OptimConfig, TrainingConfig
+from baselines.config import (
+    BUCKET_BYTES,
+    EmaConfig,
+    LoraConfig,
+    MethodConfig,
+    OptimConfig,
+    TrainingConfig,
+)
 from soarbench.models.base import Architecture, ModelConfig
 
 GB = 10**9
@@ -194,8 +201,7 @@ def _communicated(
         return 0.0
     match demand.parallelism:
         case "ddp":
-            # DistributedDataParallel's buckets.
-            return gradients
+            return min(gradients, BUCKET_BYTES)
         case "fsdp2":
             return share * (weights + gradients)
         case _:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 
-from baselines.config import LoraConfig
-from baselines.soar_config import SoarConfig
+from baselines.config import LoraConfig, MethodConfig
 from soarbench.common.errors import UserError
 from soarbench.config.run import ProcessesConfig
 from soarbench.grid.cell import CellConfig
@@ -102,22 +102,21 @@ class Planner:
         # Checkpointing takes a quarter more operations, one point at a time a few percent.
         if demand.training.gradient_checkpointing is None:
             plain, checkpointed = (_checkpointing(demand, value) for value in (False, True))
-            fits = self._gb(one_point(plain)) <= memory_gb
+            fits = self._gb(smallest(plain)) <= memory_gb
             demand = plain if fits else checkpointed
-        method = demand.method
-        if isinstance(method, SoarConfig) and method.aux_chunk is None:
-            return self._with_points(demand, method, memory_gb)
-        return demand
+        return self._with_method(demand, demand.method.by_memory(), memory_gb)
 
-    def _with_points(self, demand: Demand, method: SoarConfig, memory_gb: float) -> Demand:
-        """As many auxiliary points at once as fit; counted are the ends, what lies between not."""
-        ends = [_points(demand, method, count) for count in (1, max(1, method.points))]
-        low, high = map(self._gb, ends)
-        if high <= memory_gb:
-            return ends[1]
+    def _with_method(
+        self, demand: Demand, forms: Sequence[MethodConfig], memory_gb: float
+    ) -> Demand:
+        """With the largest form that fits; the ends are counted, what lies between not."""
+        if len(forms) == 1:
+            return replace(demand, method=forms[0])
+        low, high = (self._gb(replace(demand, method=forms[end])) for end in (0, -1))
         # Memory grows evenly, or faster with more: between the ends it is below the line.
-        share = (memory_gb - low) / (high - low) if high > low else 0.0
-        return _points(demand, method, max(1, 1 + int(share * (method.points - 1))))
+        share = (memory_gb - low) / (high - low) if high > low else 1.0
+        place = math.floor(min(max(share, 0.0), 1.0) * (len(forms) - 1))
+        return replace(demand, method=forms[place])
 
     def _gb(self, demand: Demand) -> float:
         return gigabytes(self.memory(demand))
@@ -134,16 +133,9 @@ def _checkpointing(demand: Demand, value: bool) -> Demand:
     return replace(demand, training=replace(demand.training, gradient_checkpointing=value))
 
 
-def _points(demand: Demand, method: SoarConfig, count: int) -> Demand:
-    return replace(demand, method=replace(method, aux_chunk=count))
-
-
-def one_point(demand: Demand) -> Demand:
-    """With what memory would choose of SOAR at its smallest."""
-    method = demand.method
-    if isinstance(method, SoarConfig) and method.aux_chunk is None:
-        return _points(demand, method, 1)
-    return demand
+def smallest(demand: Demand) -> Demand:
+    """With the method's form that takes least memory."""
+    return replace(demand, method=demand.method.by_memory()[0])
 
 
 def alternatives(demand: Demand) -> Iterator[tuple[str, Demand]]:
@@ -186,16 +178,17 @@ def settled(cell: CellConfig, processes: ProcessesConfig, memory: float) -> Cell
         demand = Planner().chosen(demand, memory / GB)
     # What cannot be counted is trained as it takes least.
     except UnknownArchitecture:
-        demand = one_point(_checkpointing(demand, True))
+        demand = smallest(_checkpointing(demand, True))
     return replace(cell, training=demand.training, method=demand.method)
 
 
 def open_choices(demand: Demand) -> list[str]:
     """Keys of the settings that are left to memory."""
-    open_ = {"training.gradient_checkpointing": demand.training.gradient_checkpointing is None}
-    if isinstance(demand.method, SoarConfig):
-        open_["method.aux_chunk"] = demand.method.aux_chunk is None
-    return [key for key, is_open in open_.items() if is_open]
+    keys = ["training.gradient_checkpointing"]
+    keys += [f"method.{field.name}" for field in fields(demand.method)]
+    least = replace(smallest(demand), training=_checkpointing(demand, True).training)
+    values = ((key, attrgetter(key)) for key in keys)
+    return [key for key, value in values if value(demand) is None and value(least) is not None]
 
 
 def choices(before: Demand, after: Demand | CellConfig) -> dict[str, object]:

@@ -28,13 +28,16 @@ METHODS = {
 }
 ADAPTERS = {"full": "null", "lora": "{rank:32,alpha:64}"}
 CASES = list(itertools.product(METHODS, ADAPTERS, (True, False)))
-EIGHT_GPUS = ("launcher.num_processes=8", "launcher.parallelism=fsdp2", "training.batch_size=16")
-SHARDED = [("sft", "full", True), ("soar", "lora", True)]
+EIGHT_GPUS = ("launcher.num_processes=8", "training.batch_size=16")
+EIGHT = [
+    ("sft", "full", "fsdp2"),
+    ("soar", "lora", "fsdp2"),
+    ("sft", "full", "ddp"),
+]
 FAULTS = ("device", "type", "wait")
-#: Once an update, after its last backward: the sums of loss and metrics, the gradient's norm, and
-#: what the Trainer logs. What Flow-GRPO's rewards are is asked once a collection.
+#: Once an update, after its last backward: the gradient's norm, and with it the sums of loss and
+#: metrics; and what the Trainer logs. What Flow-GRPO's rewards are is asked once a collection.
 WAITS = {
-    "baselines/loop/trainer.py:_account": 1,
     "baselines/loop/trainer.py:_get_grad_norm": 1,
     "baselines/loop/post_train.py:post_train": 1,
 }
@@ -57,6 +60,11 @@ def _words(method: str, adapter: str, is_checkpointed: bool, *more: str) -> str:
     )
 
 
+def _on_eight_gpus(method: str, adapter: str, parallelism: str) -> str:
+    more = ("planned", f"launcher.parallelism={parallelism}", *EIGHT_GPUS)
+    return _words(method, adapter, True, *more)
+
+
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Finished]:
     """What each process printed; two at a time, since together they take minutes."""
@@ -72,7 +80,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Finished
         "odd": (training, *cases[1::2]),
         "inference": (inference, "512", "1024"),
         "judges": ("tests.pretended.judges", "512", "1024"),
-        "shards": (training, *(_words(*case, "planned", *EIGHT_GPUS) for case in SHARDED)),
+        "eight": (training, *itertools.starmap(_on_eight_gpus, EIGHT)),
         **{fault: (training, _words("sft", "lora", True, f"fault={fault}")) for fault in FAULTS},
     }
     with ThreadPoolExecutor(2) as pool:
@@ -103,11 +111,11 @@ def test_attention_and_the_optimiser_run_in_fused_kernels(
         assert result["kernels"] == KERNELS
 
 
-@pytest.mark.parametrize("case", SHARDED)
-def test_an_update_runs_in_shards(
-    processes: Mapping[str, Finished], case: tuple[str, str, bool]
+@pytest.mark.parametrize("case", EIGHT)
+def test_an_update_runs_on_eight_gpus(
+    processes: Mapping[str, Finished], case: tuple[str, str, str]
 ) -> None:
-    result = _results(processes["shards"])[SHARDED.index(case)]
+    result = _results(processes["eight"])[EIGHT.index(case)]
     # The Trainer also waits for the other processes before it logs.
     logged = {"baselines/loop/post_train.py:post_train": 2}
     assert result["waits"] == WAITS | logged

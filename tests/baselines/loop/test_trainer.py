@@ -1,6 +1,7 @@
 import errno
 import itertools
 import json
+import os
 import pkgutil
 import signal
 import subprocess
@@ -99,6 +100,28 @@ def test_logged_means_do_not_depend_on_where_checkpoints_lie(tmp_path, save_step
         run(tmp_path / "cut", Quadratic(), often, logs=interrupted)
     _, _, rest = run(tmp_path / "cut", Quadratic(), often)
     assert {**interrupted.without_time(), **rest.without_time()} == straight.without_time()
+
+
+class IsDeterministic(Logs):
+    """Notes what torch is asked for while training runs."""
+
+    def __call__(self, step, metrics):
+        super().__call__(step, metrics)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_deterministic_kernels_are_asked_for_while_training_runs(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    plain, *_ = run(tmp_path / "plain", METHODS[name](), run_config())
+    config = run_config(deterministic=True)
+    asked, *_ = run(tmp_path / "asked", METHODS[name](), config, logs=IsDeterministic())
+    assert_same(plain, asked)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.benchmark
 
 
 class Killed(BaseException):
