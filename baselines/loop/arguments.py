@@ -27,17 +27,15 @@ def deterministic_kernels(is_asked: bool) -> Iterator[None]:
         yield
         return
     allow_determinism()
-    cudnn, fill = torch.backends.cudnn, torch.utils.deterministic
-    before = torch.are_deterministic_algorithms_enabled()
-    values = cudnn.benchmark, fill.fill_uninitialized_memory
+    cudnn = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.benchmark
     torch.use_deterministic_algorithms(True)
-    # Filling new memory with nan finds faults, which are not looked for here, and takes time.
-    cudnn.benchmark = fill.fill_uninitialized_memory = False
+    cudnn.benchmark = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
-        cudnn.benchmark, fill.fill_uninitialized_memory = values
+        torch.use_deterministic_algorithms(before[0])
+        cudnn.benchmark = before[1]
 
 
 def allow_determinism() -> None:

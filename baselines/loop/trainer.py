@@ -329,7 +329,7 @@ class PostTrainer(Trainer):
         # All at once, since a fetch waits until the device has done all that it was given.
         numbers = torch.stack([norm.to(self.args.device), *update.sums.values()]).double()
         fetched = torch.cat([torch.stack([update.loss, update.weight]), numbers, update.users])
-        loss, weight, norm, *rest = fetched.tolist()
+        loss, weight, norm, *rest = fetched.cpu().tolist()
         self._require_finite("the loss", loss)
         self._require_finite("the gradient norm", norm)
         sums, users = rest[: len(update.sums)], rest[len(update.sums) :]
