@@ -32,7 +32,8 @@ class Measurement:
 def _update(
     name: str, method: str, lora: str, *words: str, compared_with: str = "", seconds: float = 60
 ) -> Measurement:
-    rows = _GROUP if method == "flow_grpo" else _ROWS
+    # What the published recipes leave to memory is the same on every card here.
+    rows = _GROUP if method == "flow_grpo" else (*_ROWS, _REPEATED)
     return Measurement(
         name=name,
         kind="training",
@@ -43,7 +44,8 @@ def _update(
 
 
 _FULL = "lora=null"
-_KEPT = "training.gradient_checkpointing=false"
+_REPEATED, _KEPT = (f"training.gradient_checkpointing={word}" for word in ("true", "false"))
+_DETERMINISTIC = "training.deterministic=true"
 
 MEASUREMENTS = (
     _update("sft, adapter", "sft", LORA),
@@ -54,6 +56,13 @@ MEASUREMENTS = (
     Measurement(name="sampling", kind="sampling", words=("method=sft",), seconds=90),
     Measurement(name="judges", kind="judges", words=("method=sft",), seconds=120),
     Measurement(name="resume", kind="resume", words=("method=soar", LORA, *_ROWS)),
+    Measurement(
+        name="resume, deterministic", kind="resume",
+        words=("method=soar", LORA, *_ROWS, _DETERMINISTIC),
+    ),
+    _update(
+        "soar, deterministic", "soar", LORA, _DETERMINISTIC, compared_with="soar, adapter",
+    ),
     _update("soar, kept activations", "soar", _FULL, _KEPT, compared_with="soar, all weights"),
     Measurement(name="laboratory", kind="laboratory", words=("method=sft",), seconds=150),
     _update(
