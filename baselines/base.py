@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from baselines.rewards.base import ImagesReward
+from evaluators.devices import on_device
 
 Condition = Mapping[str, Tensor]
 """What a prompt becomes for the model: named tensors whose first axis is the batch."""
@@ -66,7 +67,8 @@ class Batch:
     def select(self, rows: Sequence[int]) -> Batch:
         """The given rows, in the given order."""
         index = torch.as_tensor(rows, dtype=torch.long)
-        selected = self._each_tensor(lambda value: value[index.to(value.device, non_blocking=True)])
+        places = {device: on_device(index, device) for device in self._devices()}
+        selected = self._each_tensor(lambda value: value[places[value.device]])
         return replace(
             selected,
             prompts=[self.prompts[i] for i in rows],
@@ -74,6 +76,10 @@ class Batch:
             positions=[self.positions[i] for i in rows] if self.positions else (),
             parts=(),
         )
+
+    def _devices(self) -> set[torch.device]:
+        groups = (self.tensors, self.condition, self.negative_condition)
+        return {value.device for group in groups for value in group.values()}
 
     # accelerate moves, and torch's loader pins, whatever has a method of that name; neither looks
     # into a dataclass by itself.

@@ -28,6 +28,7 @@ from baselines.flow_grpo_config import FlowGrpoConfig
 from baselines.flow_matching import velocity_rms
 from baselines.groups import group_advantages, group_spread, prompt_ids
 from baselines.judged_rollouts import Part, rewards_of
+from evaluators.devices import on_device
 
 
 def transition_log_prob(next_latents: Tensor, mean: Tensor, transition_std: Tensor) -> Tensor:
@@ -89,8 +90,8 @@ class FlowGrpo(Method):
         parts = self._parts(velocity, batch, generators, into=rollout)
         values = rewards_of(self.world, batch, parts)
         device = rollout["trajectory"].device
-        rewards = torch.tensor(values, dtype=torch.float64, device=device)
-        judged, metrics = self._judge(rewards, prompt_ids(batch.prompts).to(device))
+        rewards = on_device(torch.tensor(values, dtype=torch.float64), device)
+        judged, metrics = self._judge(rewards, on_device(prompt_ids(batch.prompts), device))
         return Collected(batch.with_tensors(**rollout, **judged), metrics, len(batch))
 
     def _parts(
@@ -105,7 +106,7 @@ class FlowGrpo(Method):
         for rows in batch.parts or [range(len(batch))]:
             part = batch.select(rows)
             latents, rollout = self._rollout(velocity, part, [generators[row] for row in rows])
-            index = torch.tensor(rows).to(latents.device, non_blocking=True)
+            index = on_device(torch.tensor(rows), latents.device)
             for name, value in rollout.items():
                 if name not in into:
                     into[name] = value.new_empty(len(batch), *value.shape[1:])
@@ -125,7 +126,7 @@ class FlowGrpo(Method):
         device = tensors[0].device if tensors else torch.device("cpu")
         latents = draw_noise(shape, generators, device)
         start = self._window_start(generators, device)
-        sigmas = self.sigmas.to(device)
+        sigmas = on_device(self.sigmas, device)
         trajectory = latents.new_empty(len(batch), config.num_trained_steps + 1, *shape)
         log_probs = []
         for step in range(config.num_inference_steps):
@@ -185,7 +186,7 @@ class FlowGrpo(Method):
             "rollout/frac_zero_std_groups": zero_spread.mean().item(),
             "rollout/frac_clipped_advantages": (clipped != advantages).double().mean().item(),
         }
-        return {"advantages": clipped[local].to(device), "active": active[local]}, metrics
+        return {"advantages": on_device(clipped[local], device), "active": active[local]}, metrics
 
     @override
     def weight(self, batch: Batch) -> float:
@@ -239,7 +240,7 @@ class FlowGrpo(Method):
             spread = std if is_exact else std / (sigma - sigma_next).sqrt()
             items["train/kl"] = gaussian_kl_same_std(mean, reference_mean, spread)
             loss = loss + config.kl_coeff * items["train/kl"]
-        active = batch["active"].to(loss.device)
+        active = on_device(batch["active"], loss.device)
         metrics = {name: (item.detach() * active).sum() for name, item in items.items()}
         return LossOutput((loss * active).sum(), metrics)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from baselines.base import Batch, World
 from baselines.rewards.base import checked_rewards, reward_name
+from evaluators.devices import on_device
 
 Part = tuple[Sequence[int], Tensor]
 """Rows of a collection, and their latents at sigma 0."""
@@ -28,7 +29,7 @@ def rewards_of(world: World, batch: Batch, parts: Iterable[Part]) -> list[float]
         return _meanwhile(world, batch, parts)
     ((rows, latents),) = _joined(parts, len(batch))
     # All in one call and in the rows' order: a judge's batches decide how its numbers round.
-    images = world.decode(latents[torch.tensor(rows).argsort().to(latents.device)])
+    images = world.decode(latents[on_device(torch.tensor(rows).argsort(), latents.device)])
     return _answer(world, batch.prompts, images, batch.columns)
 
 

@@ -45,6 +45,7 @@ class JudgeConfig(abc.ABC):
         packages: Names of the packages that it imports, as pip has them.
         code: Further modules that its numbers come from; a change there makes scores stale.
         published: What its default settings download.
+        batch_gb: Most that a batch of images takes beside the weights in float32, GB.
     """
 
     kind: ClassVar[str]
@@ -62,6 +63,8 @@ class JudgeConfig(abc.ABC):
     packages: ClassVar[tuple[str, ...]] = ()
     code: ClassVar[tuple[str, ...]] = ()
     published: ClassVar[tuple[PublishedWeights, ...]] = ()
+    # Ours are twice what is counted in bfloat16 on a pretended GPU.
+    batch_gb: ClassVar[float] = 0.0
 
     @abc.abstractmethod
     def build(self) -> Evaluator:

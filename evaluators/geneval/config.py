@@ -76,6 +76,7 @@ class GenEvalConfig(GenEvalFacts):
         "evaluators.geneval.mask2former",
     )
     published = (_DETECTOR, _COLORS)
+    batch_gb = 4.24
 
     detector: str = _DETECTOR.repo
     color_model: str = _COLORS.repo

@@ -43,6 +43,7 @@ class AestheticConfig(ScorerConfig):
     value_range = (1.0, 10.0)
     code: ClassVar[tuple[str, ...]] = (*CLIP_CODE, "evaluators.preference.rating_head")
     published: ClassVar[tuple[PublishedWeights, ...]] = (CLIP_L, _HEAD)
+    batch_gb = 0.44
 
     weights: str = CLIP_L.repo
     head: str = _HEAD.repo

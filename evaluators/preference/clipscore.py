@@ -29,6 +29,7 @@ class ClipScoreConfig(ScorerConfig):
     value_range = (-1.0, 1.0)
     code: ClassVar[tuple[str, ...]] = CLIP_CODE
     published: ClassVar[tuple[PublishedWeights, ...]] = (CLIP_L,)
+    batch_gb = 0.44
 
     weights: str = CLIP_L.repo
 

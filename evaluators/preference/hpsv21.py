@@ -44,6 +44,7 @@ class HpsConfig(ScorerConfig):
     value_range = (-1.0, 1.0)
     code = CLIP_CODE
     published = (_MODEL,)
+    batch_gb = 0.52
 
     weights: str = _MODEL.repo
     weights_file: str = field(default=_MODEL.files[0], metadata=ADDRESS)

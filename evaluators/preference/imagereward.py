@@ -47,6 +47,7 @@ class ImageRewardConfig(ScorerConfig):
     value_range = (-4.0, 4.0)
     code = ("evaluators.preference.imagereward_model", "evaluators.preference.rating_head")
     published = (_MODEL, _TOKENIZER)
+    batch_gb = 1.80
 
     weights: str = _MODEL.repo
     weights_file: str = field(default=_MODEL.files[0], metadata=ADDRESS)

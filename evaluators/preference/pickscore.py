@@ -44,6 +44,7 @@ class PickScoreConfig(ScorerConfig):
     value_range = (-100.0, 100.0)
     code = CLIP_CODE
     published = (_MODEL, _PROCESSOR)
+    batch_gb = 0.70
 
     weights: str = _MODEL.repo
     processor: str = _PROCESSOR.repo

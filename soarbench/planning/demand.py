@@ -19,19 +19,10 @@ from soarbench.config.settings import SamplingConfig, Settings, SuiteConfig
 from soarbench.config.stages import stages
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.checks import reward_judge, reward_mixture
+from soarbench.models.base import ModelConfig
 from soarbench.planning.memory_and_time import UTILISATION, Demand, Gpu
 
 _DEFAULT_GPU, _DEFAULT_GRID = "h100-80gb", "reward_specific"
-#: What a judge's batch takes beside its weights in float32, by its kind: twice what is counted in
-#: bf16 on a pretended GPU.
-_FORWARD_GB = {
-    "clipscore": 0.44,
-    "aesthetic": 0.44,
-    "pickscore": 0.70,
-    "hpsv21": 0.52,
-    "imagereward": 1.80,
-    "geneval": 4.24,
-}
 _GPUS = Path(__file__).with_name("gpus.yaml")
 
 
@@ -122,9 +113,8 @@ def _demand(settings: Mapping[str, typing.Any], method: str) -> Demand:
         lora=None if lora is None else settings["model"].adapted(lora),
         num_processes=launcher.num_processes,
         parallelism=launcher.parallelism,
-        **_inference(
-            settings["judge"], settings["suites"], rewards, launcher, settings["sampling"]
-        ),
+        drawn_rows=_drawn_rows(settings["sampling"], settings["model"]),
+        **_judging(settings["judge"], settings["suites"], rewards, launcher),
     )
 
 
@@ -142,28 +132,33 @@ def demand_of(cell: CellConfig, processes: ProcessesConfig) -> Demand:
         ema=cell.ema,
         num_processes=processes.num_processes,
         parallelism=processes.parallelism,
-        **_inference(cell.judges, cell.suites, cell.rewards, processes, cell.sampling),
+        drawn_rows=_drawn_rows(cell.sampling, cell.model),
+        **_judging(cell.judges, cell.suites, cell.rewards, processes),
     )
 
 
-def _inference(
+def _drawn_rows(sampling: SamplingConfig, model: ModelConfig) -> int:
+    """Rows of a forward that draws images: guidance doubles them."""
+    branches = 1 if sampling.guidance_scale == 1 else 2
+    return branches * sampling.images_at_once(model.resolution)
+
+
+def _judging(
     judges: Mapping[str, JudgeConfig],
     suites: Mapping[str, SuiteConfig],
     rewards: Iterable[str],
     processes: ProcessesConfig,
-    sampling: SamplingConfig,
-) -> dict[str, typing.Any]:
-    """What is on the first GPU of the suites' judges, the reward's and sampling, by ``Demand``."""
+) -> dict[str, float]:
+    """What is on the first GPU of the suites' judges and the reward's, by field of ``Demand``."""
     judging = {name for suite in suites.values() for name in suite.judges}
     asked = {reward_judge(name) for name in rewards}
     # One process shares the judge between reward and suites; several have their own beside it.
     loaded = [*judging, *asked] if processes.num_processes > 1 else judging | asked
     # What a reward function of the user's own holds, nobody knows.
     known = [judges[name] for name in loaded if name in judges]
-    asking = [_FORWARD_GB.get(judges[name].kind, 0.0) for name in asked if name in judges]
+    asking = [judges[name].batch_gb for name in asked if name in judges]
     return {
         "judges_gb": sum(weights.memory_gb for judge in known for weights in judge.published),
-        "judging_gb": max((_FORWARD_GB.get(judge.kind, 0.0) for judge in known), default=0.0),
+        "judging_gb": max((judge.batch_gb for judge in known), default=0.0),
         "rewarding_gb": max(asking, default=0.0),
-        "drawn_rows": sampling.batch_size * (1 if sampling.guidance_scale == 1 else 2),
     }

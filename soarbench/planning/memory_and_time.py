@@ -20,13 +20,13 @@ GB = 10**9
 #: Share of a GPU's peak that training reaches; published SD3-sized runs report 0.3 to 0.5.
 UTILISATION = 0.4
 #: The CUDA context and libraries, GB; not part of what torch counts.
-_CONTEXT_GB = 1.5
+CONTEXT_GB = 1.5
 #: Share of the tensors' bytes that the caching allocator loses between them.
-_FRAGMENTATION = 0.05
+FRAGMENTATION = 0.05
 _MASTER_BYTES = 4
-#: Most that text encoders take beside their weights, counted on a pretended GPU: prompts of 256
-#: tokens, 64 at a time, or fewer longer ones.
-_PROMPTS_GB = 1.9
+#: Most that text encoders take beside their weights, counted on a pretended GPU: 32 prompts of 512
+#: tokens; 64 of 256 take 1.90.
+_PROMPTS_GB = 2.06
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: Bytes of both moments of one trained weight; 8-bit moments carry a float32 scale every 256.
 _OPTIMIZER_BYTES = {"adamw": 8.0, "adamw_8bit": 2 + 2 * 4 / 256}
@@ -160,7 +160,7 @@ def memory_rows(
         later = ("optimiser", "gradients", "averaged weights", "communication", "activations")
         used = weights / shards + sum(rows[name] for name in later)
         rows["whole weights at the start"] = max(0.0, start - used)
-    rows["set aside"] = _CONTEXT_GB * GB + _FRAGMENTATION * sum(rows.values())
+    rows["set aside"] = CONTEXT_GB * GB + FRAGMENTATION * sum(rows.values())
     return {name: float(size) for name, size in rows.items() if size}
 
 
@@ -188,7 +188,7 @@ def other_phases(
         "drawing": model + max(demand.drawn_rows * forward, decode),
         "judging": model + demand.judging_gb * GB,
     }
-    return {name: _CONTEXT_GB * GB + (1 + _FRAGMENTATION) * n for name, n in phases.items()}
+    return {name: CONTEXT_GB * GB + (1 + FRAGMENTATION) * n for name, n in phases.items()}
 
 
 def _communicated(
