@@ -148,7 +148,7 @@ def _judging(
     suites: Mapping[str, SuiteConfig],
     rewards: Iterable[str],
     processes: ProcessesConfig,
-) -> dict[str, float]:
+) -> dict[str, typing.Any]:
     """What is on the first GPU of the suites' judges and the reward's, by field of ``Demand``."""
     judging = {name for suite in suites.values() for name in suite.judges}
     asked = {reward_judge(name) for name in rewards}

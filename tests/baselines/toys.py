@@ -56,7 +56,8 @@ class PlaneVelocity:
 def plane_model(seed: int = 0, width: int = 32) -> PlaneModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return PlaneModel(width)
+        # By name: diffusers takes what comes by place for a default, and copies leave it out.
+        return PlaneModel(width=width)
 
 
 class PlaneRows:

@@ -138,7 +138,7 @@ def test_interrupted_drawing_goes_on_and_ends_equal(
     pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert evaluated(pipeline, tmp_path / "whole") == 0
-    save, saved = drawing._save_png, []
+    save, saved = drawing._write, []
 
     def stops(*args: object) -> None:
         saved.append(args)
@@ -146,14 +146,16 @@ def test_interrupted_drawing_goes_on_and_ends_equal(
             raise KeyboardInterrupt
         save(*args)
 
-    monkeypatch.setattr(drawing, "_save_png", stops)
+    monkeypatch.setattr(drawing, "_write", stops)
     assert evaluated(pipeline, tmp_path / "parts") == 130
-    assert len(images(tmp_path / "parts.store")) == 3
+    # Another thread may have written some of those after it.
+    kept = len(images(tmp_path / "parts.store"))
+    assert 3 <= kept < 10
     assert not (tmp_path / "parts/summary.json").exists()
-    monkeypatch.setattr(drawing, "_save_png", lambda *args: saved.append(args) or save(*args))
+    monkeypatch.setattr(drawing, "_write", lambda *args: saved.append(args) or save(*args))
     saved.clear()
     assert evaluated(pipeline, tmp_path / "parts") == 0
-    assert len(saved) == 7
+    assert len(saved) == 10 - kept
     assert images(tmp_path / "parts/images") == images(tmp_path / "whole/images")
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
 

@@ -20,6 +20,8 @@ from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
 
+#: Checkpointing is published as true, for the published GPUs: neither changes what is computed.
+LEFT_TO_MEMORY = ("training.gradient_checkpointing", "method.aux_chunk")
 TABLE = Path(__file__).parents[2] / "results" / "reference" / "hyperparameters.csv"
 REAL = ["model=sd35_medium", "data=lab_general"]
 
@@ -110,9 +112,13 @@ def test_the_table_beside_the_sources_is_what_the_recipes_say(method: str) -> No
     table = published_values(method)
     for key, value in table.items():
         found = config.plain(key)
+        if key in LEFT_TO_MEMORY:
+            assert found is None, key
+            continue
         assert found == (float(value) if isinstance(found, float) else value), key
     recipe = yaml.safe_load((CONF / f"recipe/sd35_medium/{method}.yaml").read_text())
-    assert leaves({k: v for k, v in recipe.items() if k != "defaults"}) <= table.keys()
+    known = table.keys() | set(LEFT_TO_MEMORY)
+    assert leaves({k: v for k, v in recipe.items() if k != "defaults"}) <= known
 
 
 def test_one_word_makes_it_small_or_large() -> None:

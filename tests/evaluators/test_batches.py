@@ -19,6 +19,7 @@ class Host:
     """A tensor of the CPU that notes what is asked of it."""
 
     dtype = torch.float32
+    device = torch.device("cpu")
 
     def __init__(self):
         self.calls = []

@@ -231,7 +231,7 @@ def test_a_set_of_the_plugins_form_is_checked(
     assert call("data", "check", *checked, output, WITH_CONF) == 1
     assert "24 │ captions that another row has too" in capsys.readouterr().out
     # A task that a model has no protocol of does not stand in the way of others.
-    checked[-1] = "model.resolution=8"
+    checked[-1] = "model.resolution=16"
     assert call("data", "check", *checked, output, WITH_CONF) == 1
     assert "suite 'drawbench'" in capsys.readouterr().out
 
