@@ -76,10 +76,10 @@ def full_size(words: Sequence[str], *, console: Console) -> int:
     return 0
 
 
-def planned_bytes(demand: Demand) -> float:
+def planned_bytes(demand: Demand, planner: Planner | None = None) -> float:
     """What ``plan`` expects of one update, without what only a whole run on a GPU holds."""
     one = replace(demand.training, steps=1, save_steps=1, num_snapshots=0)
-    rows = Planner().memory(replace(demand, training=one, is_judged=False))
+    rows = (planner or Planner()).memory(replace(demand, training=one, is_judged=False))
     absent = ("autoencoder", "judges", "set aside")
     return sum(size for name, size in rows.items() if name not in absent)
 

@@ -21,9 +21,9 @@ from evaluators.preference.clipscore import ClipScoreConfig
 from evaluators.preference.hpsv21 import HpsConfig
 from evaluators.preference.imagereward import ImageRewardConfig
 from evaluators.preference.pickscore import PickScoreConfig
-from soarbench.planning.demand import PlanOptions, gpus, read_request
-from soarbench.planning.memory_and_time import CONTEXT_GB, FRAGMENTATION, GB, UTILISATION
-from soarbench.planning.planner import Planner
+from soarbench.planning.demand import PlanOptions, read_request
+from soarbench.planning.fake_transformer import MetaModel
+from soarbench.planning.memory_and_time import CONTEXT_GB, FRAGMENTATION, GB, other_phases
 from tests.pretended import device
 
 METHODS = {
@@ -167,9 +167,9 @@ def test_images_and_prompts_go_through_the_model_in_bounded_memory(
         # 64 images: four of 512 px at a time take what one of 1024 px takes.
         assert result["peaks"]["decode"] == pytest.approx(3.25, abs=0.1)
         assert result["peaks"]["encode_images"] == pytest.approx(2.8, abs=0.1)
-        # 80 prompts: 64 of 256 tokens at a time, 32 of 512.
-        prompts = [result["peaks"][f"encode_prompts {tokens}"] for tokens in (77, 256, 512)]
-        assert prompts == pytest.approx([0.57, 1.90, 2.06], rel=0.03)
+    # 80 prompts: 64 of 256 tokens at a time, 32 of 512.
+    prompts = [small["peaks"][f"encode_prompts {tokens}"] for tokens in (77, 256, 512)]
+    assert prompts == pytest.approx([0.57, 1.90, 2.06], rel=0.03)
     # 16 images of 512 px at a time, 4 of 1024 px; 16 of those took 5.8 GB.
     assert (small["rows"], large["rows"]) == (16, 4)
     assert small["peaks"]["sample"] == pytest.approx(1.72, rel=0.05)
@@ -195,20 +195,24 @@ def test_encoding_and_drawing_take_what_is_planned(
 ) -> None:
     words = ["model=sd35_medium", "method=sft", f"model.resolution={resolution}"]
     (demand,) = read_request(PlanOptions(), words).demands.values()
-    plan = Planner().plan(demand, gpus()["h100-80gb"], UTILISATION)
-    peaks = _results(processes["inference"])[resolution // 1024]["peaks"]
-    encoders = 2 * demand.model.architecture().encoder_parameters / GB
+    architecture = demand.model.architecture()
+    meta = MetaModel(architecture, demand.model, demand.training)
+    _, row = meta.forward()
+    phases = other_phases(demand, architecture, meta.parameters(), row)
+    small, large = (result["peaks"] for result in _results(processes["inference"]))
+    peaks = large if resolution == 1024 else small
+    encoders = 2 * architecture.encoder_parameters / GB
     model = peaks["weights"] - encoders
     counted = {
         "encoding": max(
-            encoders + max(peaks[f"encode_prompts {tokens}"] for tokens in (77, 256, 512)),
+            encoders + max(small[f"encode_prompts {tokens}"] for tokens in (77, 256, 512)),
             model + peaks["encode_images"],
         ),
         "drawing": model + max(peaks["sample"], peaks["decode"]),
     }
     # Without judges, which are not loaded there, and what torch does not count.
     planned = {
-        name: (plan.phases[name] / GB - CONTEXT_GB) / (1 + FRAGMENTATION) - demand.judges_gb
+        name: (phases[name] / GB - CONTEXT_GB) / (1 + FRAGMENTATION) - demand.judges_gb
         for name in counted
     }
     assert planned == pytest.approx(counted, rel=0.03)

@@ -28,6 +28,7 @@ from baselines.loop import trainer
 from baselines.loop.trainer import PostTrainer
 from soarbench.benchmarks.full_size import one_update, planned_bytes, random_transformer
 from soarbench.planning.demand import PlanOptions, read_request
+from soarbench.planning.planner import Planner
 from tests.pretended.device import pretended
 
 
@@ -84,13 +85,15 @@ def processes(count: int) -> Iterator[None]:
     torch.distributed.destroy_process_group()
 
 
-def update(words: list[str]) -> dict[str, object]:
-    """Take one update of the one method that the words name."""
+def update(words: list[str], planner: Planner) -> dict[str, object]:
+    """Take one update of the one method that the words name; with a fault, of a few layers."""
     is_planned = "planned" in words
     fault = [word.removeprefix("fault=") for word in words if word.startswith("fault=")]
     words = [word for word in words if "=" in word and not word.startswith("fault=")]
     (demand,) = read_request(PlanOptions(), words).demands.values()
     architecture = demand.model.architecture()
+    if fault:
+        architecture = architecture.with_layers((2, 1))
     device = torch.device("cuda", 0)
     judge = FlowGrpo._judge
 
@@ -125,9 +128,10 @@ def update(words: list[str]) -> dict[str, object]:
         "uploads": dict(seen.uploads),
         "kernels": sorted(seen.kernels),
     }
-    return result | ({"planned": planned_bytes(demand)} if is_planned else {})
+    return result | ({"planned": planned_bytes(demand, planner)} if is_planned else {})
 
 
 if __name__ == "__main__":
+    counts_once = Planner()
     for case in sys.argv[1:]:
-        sys.stdout.write(json.dumps(update(case.split(";"))) + "\n")
+        sys.stdout.write(json.dumps(update(case.split(";"), counts_once)) + "\n")
