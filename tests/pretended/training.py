@@ -118,11 +118,19 @@ def update(words: list[str], planner: Planner) -> dict[str, object]:
         with device:
             transformer = random_transformer(architecture, getattr(torch, demand.model.dtype))
         seen.peak = seen.now
-        with contextlib.suppress(_Finished):
+        error = ""
+        try:
             one_update(
                 demand, transformer, lambda _step, _values: None, parallelism=demand.parallelism
             )
+        except _Finished:
+            pass
+        except RuntimeError as raised:
+            if not fault:
+                raise
+            error = f"{type(raised).__name__}: {raised}"
     result = {
+        "error": error,
         "peak": seen.peak,
         "waits": dict(seen.waits),
         "uploads": dict(seen.uploads),
