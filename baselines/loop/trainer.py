@@ -218,8 +218,8 @@ class PostTrainer(Trainer):
             # accelerate puts autocast around a model unless it shards it.
             velocity = in_autocast(velocity, self.accelerator)
         if not self._updates:
-            # Apart from the update's casts: before 2.11 torch keeps those of no_grad without a
-            # graph, and the weights would get no gradient (pytorch/pytorch#165068).
+            # Apart from the update's casts: older torch keeps those of no_grad without a graph, and
+            # the weights would get no gradient (pytorch/pytorch#165068).
             with self._casts_kept():
                 self._collect(velocity, cast(list[Batch], inputs))
         # Accumulated here, not by the Trainer, whose num_items_in_batch knows no method's weight:
