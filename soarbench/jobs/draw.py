@@ -14,7 +14,7 @@ from soarbench.data.prompts import PromptItem
 from soarbench.evaluation.drawing import draw_missing, image_path, sampler_path
 from soarbench.evaluation.selection import suite_images
 from soarbench.grid import addresses
-from soarbench.jobs.base import Context, SuiteJob
+from soarbench.jobs.base import Context, Needs, SuiteJob
 from soarbench.store.artefact import Artefact, Extent, Store
 
 
@@ -33,6 +33,15 @@ class Draw(SuiteJob):
     def source(self) -> addresses.Source:
         """The images."""
         return addresses.images(self.cell, self.step, self.suite)
+
+    @property
+    def step_needed(self) -> int:
+        """Its snapshot is enough, while training goes on."""
+        return self.step
+
+    def needs(self) -> Needs:
+        """A GPU."""
+        return Needs(gpus=1, loads=addresses.loads(self.cell, self.step))
 
     def is_done(self, store: Store) -> bool:
         """Whether every image of this part of the suite was drawn."""
