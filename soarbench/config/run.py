@@ -111,7 +111,12 @@ class LauncherConfig(ProcessesConfig, abc.ABC):
 
     #: Name for people.
     kind: ClassVar[str]
+    #: Whether it hands the run to a queue, where another launcher runs it.
+    submits: ClassVar[bool] = False
 
     @abc.abstractmethod
     def build(self) -> object:
-        """The launcher (``soarbench.launchers.base.Launcher``); imports it."""
+        """The launcher (``soarbench.launchers.base.Launcher``); imports it.
+
+        What ``submits`` builds a ``Submitter`` of that module.
+        """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator, Sequence
 
+from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Context, Job
 
 Outcome = tuple[Job, Exception | None]
@@ -17,3 +18,15 @@ class Launcher(abc.ABC):
     @abc.abstractmethod
     def run(self, jobs: Sequence[Job], context: Context) -> Iterator[Outcome]:
         """Run jobs, each after those that it waits for; yields each at its end, well or not."""
+
+
+class Submitter(abc.ABC):
+    """Hands a whole run to a queue, in which the same command is run later."""
+
+    @abc.abstractmethod
+    def script(self, grid: Grid) -> str:
+        """What would be submitted."""
+
+    @abc.abstractmethod
+    def submit(self, grid: Grid) -> str:
+        """Submit it. -> A line for people. ``UserError`` where the queue does not take it."""
