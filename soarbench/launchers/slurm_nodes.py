@@ -6,6 +6,7 @@ script before the run, and ends with 2 where some do not join in time.
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 import time
@@ -36,7 +37,7 @@ def num_alive(address: str) -> int:
     try:
         # Asked first, since ray.init() waits for minutes where nobody listens.
         with socket.create_connection((host, int(port)), _SECONDS_TO_CONNECT):
-            ray.init(address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except OSError:
         return 0
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import socket
@@ -55,6 +56,8 @@ PartitionName=p Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP OverSubscribe=
 
 def reason_to_skip() -> str | None:
     """Why there can be no cluster here; None where there can."""
+    if importlib.util.find_spec("ray") is None:
+        return "pip install 'soarbench[ray]'"
     missing = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
     if missing:
         return f"no {', '.join(missing)}: apt-get install slurm-wlm munge"
