@@ -19,8 +19,9 @@ from soarbench.grid import addresses
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import Job, Workbench
 from soarbench.jobs.graph import grid_jobs, settle, waiting_on
-from soarbench.launchers.base import Submitter
-from soarbench.launchers.run_grid import START, Failures, MakeWorkbench, estimates, run_grid
+from soarbench.jobs.prepare import START
+from soarbench.launchers.base import MakeWorkbench, Submitter
+from soarbench.launchers.run_grid import Failures, estimates, run_grid
 from soarbench.store.artefact import Store, refuse_old
 
 _MISSING_DATA = (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from evaluators.base import Evaluator
 from soarbench.common.code import digests
-from soarbench.common.progress import GridProgress, Key, Stage
+from soarbench.common.progress import Key, Progress, Stage
 from soarbench.config.run import RatesConfig
 from soarbench.config.settings import SuiteConfig
 from soarbench.diagnostics.measured import Measured
@@ -58,13 +58,29 @@ class Context:
 
     Attributes:
         workbench: Loads what is needed, when it is first needed.
-        tracker: MLflow, or nothing.
+        tracker: MLflow, or nothing; None in a worker, which logs nothing.
     """
 
     store: Store
     workbench: Workbench
-    tracker: Tracker
-    progress: GridProgress
+    tracker: Tracker | None
+    progress: Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a job asks of the machine that runs it; where no node has a GPU, cores do.
+
+    Attributes:
+        gpus: Whole ones, all at once.
+        gpu_gb: Memory of a part of one GPU; 0 asks for whole ones, or for none.
+        loads: What it loads, from the base to the particular: a worker whose last job began alike
+            has that part loaded already.
+    """
+
+    gpus: int = 0
+    gpu_gb: float = 0.0
+    loads: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +92,8 @@ class Job(abc.ABC):
     """
 
     kind: ClassVar[str]
+    #: Whether the process that runs the grid does it itself, one after the other.
+    runs_here: ClassVar[bool] = False
     cell: CellConfig
 
     @property
@@ -97,6 +115,15 @@ class Job(abc.ABC):
     def waits_for(self) -> tuple[str, ...]:
         """Addresses that must be whole before this can start."""
         return self.source.inputs
+
+    @property
+    def step_needed(self) -> int | None:
+        """Of the training that it waits for; None needs its end."""
+        return None
+
+    def needs(self) -> Needs:
+        """What it asks of a machine; a core, if not said."""
+        return Needs()
 
     @abc.abstractmethod
     def is_done(self, store: Store) -> bool:

@@ -10,15 +10,18 @@ from soarbench.common.code import code_of
 from soarbench.common.files import read_json
 from soarbench.config.run import RatesConfig
 from soarbench.evaluation.drawing import sampler_path
-from soarbench.evaluation.judging import judge_files
+from soarbench.evaluation.judging import judge_files, summed_up
 from soarbench.evaluation.protocol import fingerprint, image_facts, judge_facts
 from soarbench.evaluation.rows import ScoreRows
 from soarbench.evaluation.selection import sample_files, suite_images
 from soarbench.grid import addresses
-from soarbench.jobs.base import Context, SuiteJob
+from soarbench.jobs.base import Context, Needs, SuiteJob
 from soarbench.jobs.draw import extent_of
 from soarbench.store.artefact import Store
 from soarbench.store.judged import ScoresFolder
+
+#: What CUDA, cuDNN and torch's allocator take beside a judge; not counted, but on the safe side.
+CONTEXT_GB = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,16 @@ class Judge(SuiteJob):
         """The scores."""
         return addresses.scores(self.cell, self.step, self.suite, self.judge)
 
+    def needs(self) -> Needs:
+        """A part of a GPU, all of one where the judge does not say how large it is, or none."""
+        loads, place = ("judge", self.config.identity()), self.config.runs_on
+        if place is not None and place != "auto" and not place.startswith("cuda"):
+            return Needs(loads=loads)
+        weights = sum(weights.memory_gb for weights in self.config.published)
+        if not weights:
+            return Needs(gpus=1, loads=loads)
+        return Needs(gpu_gb=weights + self.config.batch_gb + CONTEXT_GB, loads=loads)
+
     def is_done(self, store: Store) -> bool:
         """Whether every image of this part of the suite has a row, and the part a summary."""
         # Not whether a larger part covers it: the summary is of this very part.
@@ -64,7 +77,7 @@ class Judge(SuiteJob):
             facts = {**drawing, **judge_facts(evaluator)}
             scores = ScoresFolder(artefact.root)
             scores.write_protocol(facts, self.config.facts())
-            numbers = judge_files(
+            judge_files(
                 evaluator,
                 files,
                 scores.rows,
@@ -72,6 +85,7 @@ class Judge(SuiteJob):
                 largest=self.cell.model.resolution**2,
                 progress=stage,
             )
+            numbers = summed_up(evaluator, files, scores.rows)
             scores.write_summary(extent, numbers, [file.prompt_id for file in files])
             # Last: whoever finds the part noted, finds its rows and its summary.
             artefact.add_extent(extent)

@@ -48,7 +48,6 @@ class SlurmConfig(LauncherConfig):
         options: More options of sbatch, as typed there: ``--qos=high --constraint=a100``.
         template: Jinja2 file of the user's instead of ``ray_on_slurm.sh.jinja`` beside this module.
         grace_seconds: How long before its end a job is told to stop.
-        join_seconds: How long nodes have to join Ray.
     """
 
     kind: ClassVar[str] = "slurm"
@@ -63,11 +62,10 @@ class SlurmConfig(LauncherConfig):
     options: str | None = None
     template: str | None = None
     grace_seconds: int = 120
-    join_seconds: int = 300
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("nodes", "gpus_per_node", "cpus_per_task", "grace_seconds", "join_seconds"):
+        for key in ("nodes", "gpus_per_node", "cpus_per_task", "grace_seconds"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"launcher.{key}={value}: must be at least 1")

@@ -1,6 +1,6 @@
 """Waits until all nodes of a SLURM job have joined Ray.
 
-``python -m soarbench.launchers.slurm_nodes ADDRESS NODES SECONDS LOGS`` is called by the batch
+``python -m soarbench.launchers.slurm_nodes ADDRESS NODES MINUTES LOGS`` is called by the batch
 script before the run, and ends with 2 where some do not join in time.
 """
 
@@ -19,14 +19,14 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_CONNECT = 5.0
 
 
-def wait_for_nodes(address: str, num_nodes: int, seconds: float, logs: str) -> None:
+def wait_for_nodes(address: str, num_nodes: int, minutes: float, logs: str) -> None:
     """Return when Ray has so many nodes; ``UserError`` where it has not in time."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + 60.0 * minutes
     while (count := num_alive(address)) < num_nodes:
         if time.monotonic() > end:
             raise UserError(
                 f"{count} of {num_nodes} nodes joined Ray at {address} within launcher."
-                f"join_seconds={seconds:.0f}: see what the others say in {logs}, or give more time"
+                f"start_minutes={minutes}: see what the others say in {logs}, or give more time"
             )
         time.sleep(_SECONDS_BETWEEN_LOOKS)
 

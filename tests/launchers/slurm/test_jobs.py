@@ -208,10 +208,10 @@ def test_nodes_that_do_not_join_are_waited_for_so_long(
     submit: Submit, at: Path, slurm: Cluster
 ) -> None:
     without = {"ray.scripts.scripts": "exec sleep 300"}
-    job = submit(INTERRUPTED, "launcher.join_seconds=2", stands_for=without)
+    job = submit(INTERRUPTED, "launcher.start_minutes=0.05", stands_for=without)
     assert slurm.wait_for_state(job, *ENDED)["ExitCode"] == "2:0"
     assert "0 of 2 nodes joined Ray" in log(at, job)
-    assert "launcher.join_seconds=2" in log(at, job)
+    assert "launcher.start_minutes=0.05" in log(at, job)
     assert starts(at) == 0
 
 
