@@ -127,11 +127,12 @@ def requeue_at_once(slurm: Cluster, job: str) -> None:
 
 
 def test_the_command_finds_ray_on_all_nodes(submit: Submit, at: Path, slurm: Cluster) -> None:
-    job = submit(ON_RAY, "model.name=a b,c'd $HOME", stands_for={})
+    job = submit(ON_RAY, "model.name=a b,c'd $HOME", "launcher.options=--mem=3000", stands_for={})
     assert slurm.wait_for_state(job, *ENDED)["JobState"] == "COMPLETED", log(at, job)
     values = json.loads((at / "on_ray.json").read_text())
     assert sorted(values["nodes"]) == ["n1", "n2"]
     assert values["resources"]["GPU"] == values["resources"]["CPU"] == 4
+    assert values["resources"]["memory"] == 2 * 3000 * 2**20
     assert values["has_token"]
     words = values["words"]
     assert words[:3] == ["-m", "soarbench", "run"]
