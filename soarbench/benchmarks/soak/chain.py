@@ -27,7 +27,7 @@ _PATIENCE, _PATIENCE_SECONDS = 8.0, 300.0
 _SECONDS_TO_GO = 60.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Kill:
     """A process that was alive, and died by it.
 
@@ -113,15 +113,9 @@ class Killer:
                     continue
                 running = _running(folder.store, launch.pid)
                 if victims.kill(chosen[1]):
-                    chain.kills.append(
-                        Kill(
-                            launch=number,
-                            seconds=round(time.monotonic() - begun, 2),
-                            moment=moment,
-                            victim=chosen[0],
-                            running=running,
-                        )  # fmt: skip
-                    )
+                    seconds = round(time.monotonic() - begun, 2)
+                    kill = Kill(number, seconds, moment, chosen[0], running)
+                    chain.kills.append(kill)
                 if chosen[0] == "orchestrator":
                     break
             code = self._end(launch)

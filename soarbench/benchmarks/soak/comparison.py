@@ -20,16 +20,10 @@ import pyarrow.parquet as pq
 from soarbench.common.files import read_json, short_digest
 from soarbench.store.training import TrainingFolder, read_training_log
 
-#: Of no result: locks, what is said while it runs, and MLflow's own files, read by their content.
-_UNREAD = (
-    "*.lock",
-    ".lock",
-    "live.json",
-    "processes.log",
-    "mlruns.db*",
-    "cache/*",
-    "mlartifacts/*",
-)
+#: Of no result: locks, and what is said while it runs.
+_UNREAD = ("*.lock", ".lock", "live.json", "processes.log")
+#: Read by their entries.
+_CONTAINERS = ("cache", "mlartifacts", "mlruns.db")
 #: What a killed process may leave, and a finished run must not hold.
 _LEFTOVERS = ("*.partial*", "checkpoint-*", "error.txt", ".write-test-*")
 #: Columns of tables, and keys of records, that tell when, where and by which command.
@@ -100,8 +94,8 @@ def _stored(store: Path) -> dict[str, object]:
     return {
         name: _content(path)
         for name, path in _files(store)
-        if not any(Path(name).match(pattern) for pattern in _UNREAD)
-        and Path(name).parts[0] not in ("cache", "mlartifacts")
+        if Path(name).parts[0] not in _CONTAINERS
+        and not any(path.match(pattern) for pattern in _UNREAD)
     }
 
 
@@ -159,7 +153,7 @@ def _unlike_caches(expected: Path, actual: Path) -> list[str]:
     for folder in sorted({path.parent for path in expected.rglob("*.safetensors")}):
         name = folder.relative_to(expected)
         stored, other = TensorStore(folder), TensorStore(actual / name)
-        for key in stored.keys() & other.keys():
+        for key in sorted(set(stored) & set(other)):
             here, there = stored[key], other[key]
             if here.keys() != there.keys() or any(not here[k].equal(there[k]) for k in here):
                 lines.append(f"cache/{name}: {key} differs")

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from rich.console import Console
 
-from soarbench.benchmarks.soak.chain import Chain, Killer, run_straight
+from soarbench.benchmarks.soak.chain import Killer, run_straight
 from soarbench.benchmarks.soak.comparison import RunFolder
 from soarbench.benchmarks.tables import number_table, this_machine
 from soarbench.common.errors import UserError
@@ -142,7 +142,7 @@ class Soak:
 
 
 def sorts_of(running: Sequence[str]) -> set[str]:
-    """``soar seed 0: judge lab_drawbench at step 6 1/3`` is ``judge``; nothing is a start or end."""
+    """Of jobs: ``soar seed 0: judge lab_geneval at step 6 1/3`` is ``judge``."""
     return {text.partition(": ")[2].split()[0] for text in running} or {"no job"}
 
 

@@ -39,7 +39,7 @@ def processes(token: str) -> list[psutil.Process]:
 def is_alive(process: psutil.Process) -> bool:
     """Whether it still does something: a zombie only waits for its parent."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 
