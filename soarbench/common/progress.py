@@ -143,6 +143,10 @@ class GridProgress(Progress):
         #: Facts of who works, for example "7 of 8 GPUs busy".
         self.facts = ""
 
+    def estimate(self, seconds: Mapping[Key, float]) -> None:
+        """What is left are these jobs, after all."""
+        self._left = dict(seconds)
+
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Show the bars while the block runs."""

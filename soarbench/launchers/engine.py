@@ -366,7 +366,6 @@ class Engine:
         decide about the order alone.
         """
         tasks = tasks_of(jobs, seconds, self.processes)
-        self._tasks = {task.job.key: task for task in tasks}
         # The longest path first; of equals the one that one process would do first.
         self._waiting = sorted(tasks, key=lambda task: (-task.path, task.index))
         with ThreadPoolExecutor(1, "grid") as desk:
@@ -478,13 +477,11 @@ class Engine:
         yield from self._hanging()
 
     def _follow(self, update: Update) -> None:
-        task = self._tasks.get(update.key)
-        work = next((w for w in self._works.values() if w.task is task and task), None)
-        # Of a worker that was ended meanwhile.
-        if task is None or work is None:
-            return
-        task.reached, work.last_sign = update.position, self.backend.now()
-        self.watcher.follow(update)
+        for work in self._works.values():
+            # None has it if its worker was ended meanwhile.
+            if work.task is not None and work.task.job.key == update.key:
+                work.task.reached, work.last_sign = update.position, self.backend.now()
+                self.watcher.follow(update)
 
     def _ended(self, event: Ended) -> Iterator[Outcome]:
         work = self._works[event.worker]
