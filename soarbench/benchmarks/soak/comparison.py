@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 from soarbench.common.files import read_json, short_digest
 from soarbench.store.training import TrainingFolder, read_training_log
 
-#: Of no result: locks, and what is said while it runs.
-_UNREAD = ("*.lock", ".lock", "live.json", "processes.log")
+#: Of no result: locks, what is said while it runs, and digests of files that have seconds in them.
+_UNREAD = (
+    "*.lock", ".lock", "live.json", "processes.log", "owner.json", "trainings/*/manifest.json",
+)  # fmt: skip
 #: Read by their entries.
 _CONTAINERS = ("cache", "mlartifacts", "mlruns.db")
 #: What a killed process may leave, and a finished run must not hold.
@@ -104,7 +106,7 @@ def _content(path: Path) -> object:
         # Steps that were trained twice stand there twice.
         logged = read_training_log(TrainingFolder(path.parent))
         return {name: value for name, value in logged.items() if name[1] not in _UNLIKE}
-    reader = _READERS.get(path.suffix)
+    reader = _READERS.get(Path(path.name.removesuffix(".copy")).suffix)
     return short_digest(path.read_bytes()) if reader is None else reader(path)
 
 
