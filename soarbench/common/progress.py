@@ -222,6 +222,11 @@ class GridProgress(Progress):
                 self._bars.update(bar, completed=stage.position, note=text)
             self._show()
 
+    def tick(self) -> None:
+        """Time goes by: whoever reads should see that the grid lives."""
+        with self._lock:
+            self._show()
+
     def report(self) -> dict[str, object]:
         """What ``status`` shows of a grid that runs."""
         elapsed = max(self.clock() - self._begun, 1e-9)

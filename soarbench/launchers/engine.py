@@ -139,6 +139,9 @@ class Watcher(Protocol):
     def forget(self, key: Key) -> None:
         """Nothing more of a job will be done."""
 
+    def tick(self) -> None:
+        """Time goes by."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
@@ -372,6 +375,7 @@ class Engine:
             while self._waiting or self._own or any(w.task for w in self._works.values()):
                 self._assign(desk, here)
                 yield from self._collect()
+                self.watcher.tick()
 
     # Handing out
 
