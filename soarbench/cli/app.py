@@ -98,6 +98,12 @@ COMMANDS: Mapping[str, Command] = {
         flags=("--dry-run",),
         function="soarbench.benchmarks.gpu.bench:bench_gpu",
     ),
+    "soak": Command(
+        "kill a small grid at random moments, repeat it, and compare it with one nobody killed",
+        "output_dir=DIR [kills=200] [launchers=[local,processes]] [seed=0] [minutes=N] and "
+        "settings of a run, e.g. method=[sft,soar]",
+        function="soarbench.benchmarks.soak.soak:soak",
+    ),
     "data score": Command(
         "score a training set by a judge",
         f"data.path=FILE judge=aesthetic output=FILE and {_SETTINGS}",

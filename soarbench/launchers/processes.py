@@ -147,6 +147,8 @@ def _work(
         try:
             job: Job = connection.recv()
         except EOFError:
+            # On the way out it would be a traceback of whoever is cleaning up.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             return
         connection.send(runner.run(job))
 
