@@ -254,11 +254,7 @@ def test_a_bad_reward_is_refused_before_training(
 
 
 def test_layers_that_the_model_lacks_are_refused_before_training(arguments: list[str]) -> None:
-    words = [
-        *arguments,
-        "lora={rank:2,alpha:2,target_modules:[to_q,to_nothing]}",
-        "method=flow_grpo",
-    ]
+    lora = "lora={rank:2,alpha:2,target_modules:[to_q,to_nothing]}"
     with pytest.raises(UserError, match=r"target_modules=.*has no layer 'to_nothing'"):
         go([*arguments, lora, "method=flow_grpo"])
 
