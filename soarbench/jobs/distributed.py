@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from baselines.loop.owner import OWNER_VARIABLE, Owner
 from baselines.loop.sharding import end_process
 from soarbench.common.errors import UserError
 from soarbench.common.files import write_json
@@ -82,7 +83,8 @@ class DistributedWorkbench(ModelWorkbench):
                 [sys.executable, *launch, str(self.processes.num_processes), *worker],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {LAUNCH_PID: str(os.getpid())},
+                env=os.environ
+                | {LAUNCH_PID: str(os.getpid()), OWNER_VARIABLE: Owner.current(folder.root).token},
             )
             try:
                 self._follow(process, folder, on_step)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from baselines.loop.checkpoints import COMPLETE
+from baselines.loop.checkpoints import MANIFEST
 from soarbench.common.code import code_of
 from soarbench.common.files import write_json
 from soarbench.config.run import RatesConfig
 from soarbench.config.stages import stages
 from soarbench.grid import addresses
-from soarbench.jobs.base import Context, Job
+from soarbench.jobs.base import Context, Job, Needs
 from soarbench.store.artefact import Store
 from soarbench.store.training import TrainingFolder, write_training_table
 
@@ -29,6 +29,10 @@ class Train(Job):
         source = addresses.training(self.cell)
         assert source is not None, "the base model is not trained"
         return source
+
+    def needs(self) -> Needs:
+        """A GPU; the launcher multiplies it by the processes that train together."""
+        return Needs(gpus=1, loads=addresses.base_loads(self.cell))
 
     def is_done(self, store: Store) -> bool:
         """Whether training is over."""
@@ -63,5 +67,5 @@ def _steps_done(root: Path) -> int:
     """Of the last checkpoint."""
     # Only looks: ``last_complete_checkpoint`` removes unfinished ones, and a dry run would take a
     # running training its half-written checkpoint.
-    marks = root.glob(f"checkpoint-*/{COMPLETE}")
+    marks = root.glob(f"checkpoint-*/{MANIFEST}")
     return max((int(mark.parent.name.rpartition("-")[2]) for mark in marks), default=0)

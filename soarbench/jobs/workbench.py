@@ -17,6 +17,7 @@ from torch import nn
 
 from baselines.base import Method, World
 from baselines.loop.arguments import allow_determinism, check_device
+from baselines.loop.owner import Owner
 from baselines.loop.post_train import post_train
 from baselines.loop.weights import load_transformer, prepare_transformer, start_from
 from baselines.rewards.base import (
@@ -227,6 +228,7 @@ class ModelWorkbench:
         rows = self.sets.rows(cell, model)
         if cell.method.trains_on == "prompts":
             rows = rows.without_latents()
+        owner = Owner.current(folder.root)
         with TrainingLog(folder) as training_log:
 
             def on_log(step: int, values: Mapping[str, float]) -> None:
@@ -252,6 +254,8 @@ class ModelWorkbench:
                 # Images are drawn in it: what else the weights hold would be rounded off there.
                 snapshot_dtype=getattr(torch, cell.model.dtype),
                 parallelism=self.processes.parallelism,
+                journal=training_log,
+                owner=owner,
             )
         return {name: float(value) for name, value in dataclasses.asdict(summary).items()}
 
