@@ -6,14 +6,17 @@ import functools
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from baselines.loop.disk import remove_partials
 from soarbench.common.code import code_of
-from soarbench.common.files import write_json
+from soarbench.common.files import read_record, write_record
 from soarbench.config.run import RatesConfig
 from soarbench.config.settings import SuiteConfig
+from soarbench.evaluation.drawing import Draw as Drawer
 from soarbench.evaluation.drawing import Pair, batches, draw_missing, image_path, sampler_path
 from soarbench.evaluation.selection import suite_images
 from soarbench.grid import addresses
 from soarbench.jobs.base import Context, SuiteJob
+from soarbench.jobs.train import require_weights
 from soarbench.store.artefact import Artefact, Extent, Store
 
 
@@ -52,12 +55,17 @@ class Draw(SuiteJob):
         with self.begun(context, what, total, code) as (artefact, stage):
             root = artefact.root
             # Asked for at the first batch, so that weights are not loaded where none is missing.
-            drawer = functools.cache(lambda: context.workbench.drawer(self.cell, self.step))
+            drawer = functools.cache(lambda: self._drawer(context))
             for part in (*older, new):
                 draw_missing(part, root, self._at_once, drawer, stage)
-            if not sampler_path(root).is_file():
-                write_json(sampler_path(root), context.workbench.scheduler_facts(self.cell))
+            if read_record(sampler_path(root)) is None:
+                write_record(sampler_path(root), context.workbench.scheduler_facts(self.cell))
             artefact.add_extent(extent_of(self.suite))
+            remove_partials(root)
+
+    def _drawer(self, context: Context) -> Drawer:
+        require_weights(context.store, self.cell, self.step)
+        return context.workbench.drawer(self.cell, self.step)
 
     @property
     def _at_once(self) -> int:

@@ -11,6 +11,7 @@ from typing_extensions import override
 from soarbench.common.errors import reason
 from soarbench.config.run import LauncherConfig
 from soarbench.jobs.base import Context, Job
+from soarbench.jobs.repair import run_repaired
 from soarbench.launchers.base import Launcher, Outcome
 
 
@@ -51,7 +52,7 @@ def run_jobs(jobs: Sequence[Job], context: Context) -> Iterator[Outcome]:
             failure = _blocked(missing, failed[missing])
         else:
             try:
-                job.run(context)
+                run_repaired(job, context)
             # Whatever goes wrong in one job (out of memory, a user's reward, a diverged loss), the
             # reason is recorded with it, and the rest of the grid goes on.
             except Exception as error:  # noqa: BLE001
