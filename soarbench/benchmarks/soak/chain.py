@@ -137,8 +137,8 @@ class Killer:
         """Wait for a random moment; which sort it was, None when the run ended before."""
         sort = str(rng.choice(["any", "start", "write"], p=[0.35, 0.25, 0.4]))
         longest = min(self.seconds, _START_SECONDS) if sort == "start" else self.seconds
-        # The rest of a chain has less to do than the straight run.
-        wait = rng.random() * longest * (1.0 if sort == "start" else 0.6)
+        # Less is left to do after each kill: anywhere in the whole would soon be after the end.
+        wait = rng.random() * longest * (1.0 if sort == "start" else 0.4)
         if not _waited(launch, time.monotonic() + wait):
             return None
         if sort == "write":

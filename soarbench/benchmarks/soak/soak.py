@@ -31,6 +31,8 @@ DEFAULTS = (
     "budget.num_snapshots=2", "budget.save_steps=2", "budget.images_per_prompt=1",
     "budget.max_prompts=3", "figure_formats=[png]",
 )  # fmt: skip
+#: At least, and one more than at most.
+_KILLS_OF_CHAIN = (4, 21)
 RUN = (sys.executable, "-m", "soarbench", "run")
 
 
@@ -143,7 +145,7 @@ class Soak:
 
 def sorts_of(running: Sequence[str]) -> set[str]:
     """Of jobs: ``soar seed 0: judge lab_geneval at step 6 1/3`` is ``judge``."""
-    return {text.partition(": ")[2].split()[0] for text in running} or {"no job"}
+    return {text.rpartition(": ")[2].split()[0] for text in running} or {"no job"}
 
 
 def soak(options: SoakOptions, words: Sequence[str], *, console: Console) -> int:
@@ -221,7 +223,7 @@ def _next_chain(options: SoakOptions, killers: Mapping[str, Killer], record: Soa
     folder = RunFolder(record.path.parent / name)
     # Of a soak that was itself ended.
     shutil.rmtree(folder.root, ignore_errors=True)
-    limit = min(int(rng.integers(3, 13)), options.kills - len(record.kills()))
+    limit = min(int(rng.integers(*_KILLS_OF_CHAIN)), options.kills - len(record.kills()))
     chain = killers[launcher].run(folder, rng, limit)
     record.chains.append({"name": name, "launcher": launcher, **asdict(chain)})
     record.write()
