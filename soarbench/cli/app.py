@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 
 from soarbench import __version__
 from soarbench.common.errors import UserError
+from soarbench.common.logs import set_levels
 
 if typing.TYPE_CHECKING:
     from soarbench.config.keys import Options
@@ -163,9 +163,7 @@ def _usage(commands: Mapping[str, Command] = COMMANDS) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code."""
-    # Of libraries only what is wrong; the package itself says how far long work is.
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("soarbench").setLevel(logging.INFO)
+    set_levels()
     try:
         return _dispatch(list(arguments))
     except UserError as error:

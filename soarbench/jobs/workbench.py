@@ -16,6 +16,7 @@ from rich.console import Console
 
 from baselines.base import Method, World
 from baselines.loop.arguments import allow_determinism, check_device
+from baselines.loop.owner import Owner
 from baselines.loop.post_train import post_train
 from baselines.loop.weights import load_transformer, prepare_transformer, start_from
 from baselines.rewards.base import (
@@ -50,6 +51,7 @@ from soarbench.jobs.train import Train
 from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import apply_adapter
 from soarbench.models.base import ImageModel
+from soarbench.models.devices import torch_device
 from soarbench.models.quiet import quiet_libraries
 from soarbench.planning.demand import demand_of
 from soarbench.planning.planner import choices, require_fit, settled
@@ -57,19 +59,6 @@ from soarbench.store.artefact import Store
 from soarbench.store.training import TrainingFolder, TrainingLog
 
 ONE_PROCESS = ProcessesConfig()
-
-
-def torch_device(name: str) -> torch.device:
-    """The configured device, ``auto`` being CUDA where there is one; ``UserError`` without it."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; "
-            "use device=auto or device=cpu"
-        )
-    return device
 
 
 @dataclass(frozen=True)
@@ -235,6 +224,7 @@ class ModelWorkbench:
         rows = self.sets.rows(cell, model)
         if cell.method.trains_on == "prompts":
             rows = rows.without_latents()
+        owner = Owner.current(folder.root)
         with TrainingLog(folder) as training_log:
 
             def on_log(step: int, values: Mapping[str, float]) -> None:
@@ -260,6 +250,8 @@ class ModelWorkbench:
                 # Images are drawn in it: what else the weights hold would be rounded off there.
                 snapshot_dtype=getattr(torch, cell.model.dtype),
                 parallelism=self.processes.parallelism,
+                journal=training_log,
+                owner=owner,
             )
         return {name: float(value) for name, value in dataclasses.asdict(summary).items()}
 
