@@ -135,7 +135,7 @@ def test_a_grid_on_two_nodes_ends_with_the_numbers_of_one_process_though_its_tim
 ) -> None:
     """On the nodes' own Ray, which is another one after the job came back."""
     strange = "task.description=a b,c'd $HOME"
-    words = ["tracking=none", "task=aesthetic", "device=cpu", strange]
+    words = ["tracking=none", "task=aesthetic", "method=sft", "device=cpu", strange]
     job = submit(GRID, *words, "launcher.options=--mem=5000", stands_for={})
     root = tmp_path / "runs"
     slurm.wait_for(lambda: bool(list(root.glob("trainings/*/checkpoint-*"))), seconds=180)
