@@ -100,8 +100,8 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "soak": Command(
         "kill a small grid at random moments, repeat it, and compare it with one nobody killed",
-        "output_dir=DIR [kills=200] [launchers=[local,processes]] [seed=0] [minutes=N] and "
-        "settings of a run, e.g. method=[sft,soar]",
+        "output_dir=DIR [kills=200] [launchers=[local,processes,ray,ray_nodes]] [seed=0] "
+        "[minutes=N] and settings of a run, e.g. method=[sft,soar]",
         function="soarbench.benchmarks.soak.soak:soak",
     ),
     "data score": Command(

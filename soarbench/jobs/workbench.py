@@ -33,7 +33,7 @@ from baselines.rewards.base import (
 from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
 from soarbench.common.errors import UserError
-from soarbench.common.files import write_json
+from soarbench.common.files import write_record
 from soarbench.config.run import ProcessesConfig
 from soarbench.data.prompts import PromptItem
 from soarbench.diagnostics.measured import Measured
@@ -267,7 +267,7 @@ class ModelWorkbench:
         if chosen != cell and os.environ.get("RANK", "0") == "0":
             path = self.training_folder(cell).choices_path
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, choices(demand_of(cell, self.processes), chosen))
+            write_record(path, choices(demand_of(cell, self.processes), chosen))
         return chosen
 
     def method(self, cell: CellConfig, model: ImageModel) -> Method:
