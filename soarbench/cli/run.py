@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from soarbench.cli.disk import require_space, space_line
 from soarbench.common.errors import UserError, reason
 from soarbench.common.files import locked, make_writable
 from soarbench.common.progress import print_line
@@ -92,6 +93,7 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
             print_line(console, line, "yellow")
         pending = _pending(jobs, grid.store)
         if pending:
+            require_space(grid, pending)
             failures, tracker = run_grid(
                 grid, pending, console=console, make_workbench=make_workbench
             )
@@ -228,7 +230,7 @@ def dry_table(grid: Grid) -> Table:
     table.add_row("loading and curating", "", "", _duration(start))
     table.add_row("diagnostics", "", "", _duration(probing))
     table.add_row("all", "", "", _duration(total + probing + start))
-    notes = [f"estimates from rates measured on {rates.machine}"]
+    notes = [f"estimates from rates measured on {rates.machine}", space_line(grid, pending)]
     notes += [f"to run it, {missing_prompts(suite)}" for suite in grid.without_prompts]
     notes += [_MISSING_DATA] if grid.without_data else []
     table.caption = "\n".join(notes)
