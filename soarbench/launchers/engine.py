@@ -7,14 +7,16 @@ simulated one run by the same rules.
 from __future__ import annotations
 
 import abc
+import bisect
 import functools
+import heapq
 import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from soarbench.common.errors import reason
 from soarbench.common.progress import Key, Update
@@ -26,9 +28,12 @@ log = logging.getLogger(__name__)
 _PARTS = 8
 #: How long the engine waits for news before it looks whether something hangs.
 _SECONDS_BETWEEN_LOOKS = 1.0
+#: Of the jobs that would not end in time, before a job of many GPUs begins, so many are looked at.
+_MOST_TOO_LONG = 200
 Outcome = tuple[Job, Exception | None]
 """A job that ended, and what it failed with."""
 Worker = int
+_Answer = Literal["begun", "no place", "too long"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +170,15 @@ class _Task:
     needs: Needs
     waits_for: list[_Task] = field(default_factory=list)
     dependents: list[_Task] = field(default_factory=list)
+    is_waiting: bool = True
     is_over: bool = False
     losses: int = 0
     reached: int = -1
+
+    @functools.cached_property
+    def rank(self) -> tuple[float, int]:
+        """The longest path first; of equals the one that one process would do first."""
+        return -self.path, self.index
 
     @functools.cached_property
     def path(self) -> float:
@@ -222,6 +233,59 @@ def tasks_of(jobs: Sequence[Job], seconds: Mapping[Key, float], processes: int =
 def _needs(job: Job, processes: int) -> Needs:
     needs = job.needs()
     return replace(needs, gpus=processes) if job.kind == "train" else needs
+
+
+class _Queue:
+    """Jobs that could begin now, by rank."""
+
+    # By what they ask for: where one finds no place, none of its kind does, and is not looked at.
+    def __init__(self) -> None:
+        self._lines: dict[tuple[int, float], list[_Task]] = {}
+
+    def __iter__(self) -> Iterator[_Task]:
+        return heapq.merge(*self._lines.values(), key=lambda task: task.rank)
+
+    def add(self, task: _Task) -> None:
+        """Once more, or for the first time."""
+        line = self._lines.setdefault((task.needs.gpus, task.needs.gpu_gb), [])
+        place = self._place(line, task)
+        if line[place : place + 1] != [task]:
+            line.insert(place, task)
+
+    def discard(self, task: _Task) -> None:
+        """If it is there."""
+        line = self._lines.get((task.needs.gpus, task.needs.gpu_gb), [])
+        place = self._place(line, task)
+        if line[place : place + 1] == [task]:
+            del line[place]
+
+    @staticmethod
+    def _place(line: list[_Task], task: _Task) -> int:
+        return bisect.bisect_left(line, task.rank, key=lambda one: one.rank)
+
+    def hand_out(self, begin: Callable[[_Task], _Answer]) -> None:
+        """Offer jobs by rank, and take away those that begin."""
+        heads = [(line[0].rank, kind, 0) for kind, line in self._lines.items() if line]
+        heapq.heapify(heads)
+        num_too_long = 0
+        while heads:
+            _, kind, place = heapq.heappop(heads)
+            line = self._lines[kind]
+            answer = begin(line[place])
+            if answer == "begun":
+                del line[place]
+            elif answer == "too long":
+                place, num_too_long = place + 1, num_too_long + 1
+            if answer != "no place" and num_too_long < _MOST_TOO_LONG and place < len(line):
+                heapq.heappush(heads, (line[place].rank, kind, place))
+
+
+@dataclass
+class _Gap:
+    """Before a job of whole GPUs that waits for them; ``spare`` GPUs it will not need."""
+
+    until: float = math.inf
+    spare: int = 0
 
 
 def _is_earlier_part(other: _Task, task: _Task) -> bool:
@@ -335,7 +399,7 @@ def _overlap(place: Place, other: Place) -> bool:
     )
 
 
-def _shared(loads: tuple[object, ...], others: tuple[object, ...]) -> int:
+def num_shared(loads: tuple[object, ...], others: tuple[object, ...]) -> int:
     """How much of what a job loads is loaded."""
     pairs = zip(loads, others, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(loads), len(others)))
@@ -353,8 +417,11 @@ class Engine:
         self.backend, self.watcher, self.patience = backend, watcher, patience
         self.processes = processes
         self._works: dict[Worker, _Work] = {}
-        self._waiting: list[_Task] = []
+        self._queue = _Queue()
+        self._tasks: dict[Key, _Task] = {}
+        self._num_left = 0
         self._own: dict[Future[None], _Task] = {}
+        self._own_ready: list[_Task] = []
         self._homeless_since: float | None = None
 
     def run(
@@ -367,35 +434,51 @@ class Engine:
         """
         tasks = tasks_of(jobs, seconds, self.processes)
         self._tasks = {task.job.key: task for task in tasks}
-        # The longest path first; of equals the one that one process would do first.
-        self._waiting = sorted(tasks, key=lambda task: (-task.path, task.index))
+        self._num_left = len(tasks)
+        for task in tasks:
+            self._offer(task)
         with ThreadPoolExecutor(1, "grid") as desk:
-            while self._waiting or self._own or any(w.task for w in self._works.values()):
+            while self._num_left:
                 self._assign(desk, here)
                 yield from self._collect()
+
+    def _offer(self, task: _Task) -> None:
+        """Have a job begun as soon as there is a place, if it waits for nothing else."""
+        if task.is_waiting and task.is_ready:
+            if not task.job.runs_here:
+                self._queue.add(task)
+            elif task not in self._own_ready:
+                self._own_ready.append(task)
 
     # Handing out
 
     def _assign(self, desk: ThreadPoolExecutor, here: Callable[[Job], None]) -> None:
+        for task in sorted(self._own_ready, key=lambda task: task.rank):
+            task.is_waiting = False
+            self._own[desk.submit(here, task.job)] = task
+        self._own_ready.clear()
         nodes = self.backend.nodes()
-        room = _Room(nodes, list(self._works.values()))
-        until = math.inf
-        for task in [task for task in self._waiting if task.is_ready]:
-            if task.job.runs_here:
-                self._waiting.remove(task)
-                self._own[desk.submit(here, task.job)] = task
-                continue
-            on_gpu = bool(room.parts and (task.needs.gpus or task.needs.gpu_gb))
-            # What would still run when a job of many GPUs could begin, has to let it pass.
-            if on_gpu and self.backend.now() + task.seconds > until:
-                continue
-            work = self._worker_for(task.needs, room)
-            if work is not None:
-                room.take(work.place)
-                self._begin(work, task)
-            elif on_gpu and task.needs.gpus and until == math.inf:
-                until = self._free_at(task.needs.gpus, room)
+        room, gap = _Room(nodes, list(self._works.values())), _Gap()
+        self._queue.hand_out(lambda task: self._try(task, room, gap))
         self._tell(room, nodes)
+
+    def _try(self, task: _Task, room: _Room, gap: _Gap) -> _Answer:
+        """Begin a job, unless it finds no place or would be in the way of one that waits."""
+        on_gpu = bool(room.parts and (task.needs.gpus or task.needs.gpu_gb))
+        count = max(task.needs.gpus, 1)
+        # Nobody knows how long a job without an estimate is.
+        is_late = self.backend.now() + (task.seconds or math.inf) > gap.until
+        if on_gpu and is_late and count > gap.spare:
+            return "too long"
+        work = self._worker_for(task.needs, room)
+        if work is not None:
+            gap.spare -= count if on_gpu and is_late else 0
+            room.take(work.place)
+            self._begin(work, task)
+            return "begun"
+        if on_gpu and task.needs.gpus and gap.until == math.inf:
+            gap.until, gap.spare = self._free_at(task.needs.gpus, room)
+        return "no place"
 
     def _worker_for(self, needs: Needs, room: _Room) -> _Work | None:
         """A free worker, if possible one that has loaded what is needed; None: wait."""
@@ -405,9 +488,9 @@ class Engine:
             if work.task is None and room.has(work.place) and room.is_fit(work.place, needs)
         ]
         best = max(
-            idle, key=lambda work: (_shared(needs.loads, work.loads), -work.since), default=None
+            idle, key=lambda work: (num_shared(needs.loads, work.loads), -work.since), default=None
         )
-        if best is not None and _shared(needs.loads, best.loads) > 0:
+        if best is not None and num_shared(needs.loads, best.loads) > 0:
             return best
         # Beside the idle ones, which keep what they have loaded, if there is room.
         place = _Room(room.nodes, list(self._works.values()), with_idle=True).place(needs)
@@ -432,23 +515,24 @@ class Engine:
                 self.backend.stop(work.worker)
 
     def _begin(self, work: _Work, task: _Task) -> None:
-        self._waiting.remove(task)
+        task.is_waiting = False
         work.task, work.loads = task, task.needs.loads
         work.since = work.last_sign = self.backend.now()
         self.backend.submit(work.worker, task.job)
 
-    def _free_at(self, count: int, room: _Room) -> float:
-        """When so many GPUs will be free, by the estimates of what runs."""
-        now, free = self.backend.now(), sum(map(len, room.whole.values()))
-        for end, gpus in sorted(
-            (max(work.since + work.task.seconds, now), len(work.gpus))
-            for work in self._works.values()
-            if work.task is not None and work.gpus
-        ):
-            free += gpus
-            if free >= count:
-                return end
-        return math.inf
+    def _free_at(self, count: int, room: _Room) -> tuple[float, int]:
+        """When so many GPUs will be free, by the estimates of what runs, and how many beyond."""
+        now, ends = self.backend.now(), dict.fromkeys(room.parts, -math.inf)
+        for work in self._works.values():
+            if work.task is not None:
+                # What takes longer than its estimate may end at any moment.
+                end = max(work.since + work.task.seconds, now)
+                ends |= {gpu: max(ends[gpu], end) for gpu in work.gpus if gpu in ends}
+        in_order = sorted(ends.values())
+        if len(in_order) < count:
+            return math.inf, 0
+        until = in_order[count - 1]
+        return until, sum(end <= until for end in in_order) - count
 
     def _tell(self, room: _Room, nodes: Sequence[Node]) -> None:
         busy = [work for work in self._works.values() if work.task is not None]
@@ -483,8 +567,13 @@ class Engine:
         # Of a worker that was ended meanwhile.
         if task is None or work is None:
             return
-        task.reached, work.last_sign = update.position, self.backend.now()
+        work.last_sign = self.backend.now()
         self.watcher.follow(update)
+        # A training that was begun again is not as far as it was, and its snapshots are there.
+        if update.position > task.reached:
+            task.reached = update.position
+            for other in task.dependents:
+                self._offer(other)
 
     def _ended(self, event: Ended) -> Iterator[Outcome]:
         work = self._works[event.worker]
@@ -504,14 +593,17 @@ class Engine:
             yield from self._over(task, WorkerLost(f"{text}last one: {event.why}"))
             return
         log.warning("%s: %s; begun again", _name(task.job), event.why)
-        self._waiting.append(task)
-        self._waiting.sort(key=lambda one: (-one.path, one.index))
+        task.is_waiting = True
+        self._offer(task)
 
     def _over(self, task: _Task, failure: Exception | None) -> Iterator[Outcome]:
         """A job's end, and that of all that can now never begin."""
-        task.is_over = failure is None
+        task.is_over, task.is_waiting = failure is None, False
+        self._num_left -= 1
         self.watcher.end(task.job.key)
         if failure is None:
+            for other in task.dependents:
+                self._offer(other)
             yield task.job, None
             return
         # Or its seconds would stay in what is left of the grid.
@@ -519,8 +611,8 @@ class Engine:
         yield task.job, failure
         for other in task.dependents:
             # One that runs already (on an early step) says itself how it ends.
-            if other in self._waiting:
-                self._waiting.remove(other)
+            if other.is_waiting:
+                self._queue.discard(other)
                 yield from self._over(other, blocked(task.job.address, failure))
 
     def _hanging(self) -> Iterator[Outcome]:
@@ -531,17 +623,17 @@ class Engine:
                 self.backend.stop(work.worker)
                 why = f"no progress for {limit:g} minutes (launcher.stall_minutes)"
                 yield from self._lost(Lost(worker=work.worker, why=why))
-        ready = [t for t in self._waiting if t.is_ready and not t.job.runs_here]
+        first = next(iter(self._queue), None)
         is_working = any(w.task for w in self._works.values()) or self._own
-        if is_working or not ready:
+        if is_working or first is None:
             self._homeless_since = None
         elif self._homeless_since is None:
             self._homeless_since = now
         elif now - self._homeless_since > 60 * self.patience.start_minutes:
-            task, minutes = ready[0], self.patience.start_minutes
-            self._waiting.remove(task)
+            minutes = self.patience.start_minutes
+            self._queue.discard(first)
             text = f"no node could run it for {minutes:g} minutes (launcher.start_minutes)"
-            yield from self._over(task, WorkerLost(text))
+            yield from self._over(first, WorkerLost(text))
 
 
 def _name(job: Job) -> str:
