@@ -10,7 +10,7 @@ from soarbench.common.code import code_of
 from soarbench.common.files import read_json
 from soarbench.config.run import RatesConfig
 from soarbench.evaluation.drawing import sampler_path
-from soarbench.evaluation.judging import judge_files
+from soarbench.evaluation.judging import judge_files, summed_up
 from soarbench.evaluation.protocol import fingerprint, image_facts, judge_facts
 from soarbench.evaluation.rows import ScoreRows
 from soarbench.evaluation.selection import sample_files, suite_images
@@ -77,7 +77,7 @@ class Judge(SuiteJob):
             facts = {**drawing, **judge_facts(evaluator)}
             scores = ScoresFolder(artefact.root)
             scores.write_protocol(facts, self.config.facts())
-            numbers = judge_files(
+            judge_files(
                 evaluator,
                 files,
                 scores.rows,
@@ -85,6 +85,7 @@ class Judge(SuiteJob):
                 largest=self.cell.model.resolution**2,
                 progress=stage,
             )
+            numbers = summed_up(evaluator, files, scores.rows)
             scores.write_summary(extent, numbers, [file.prompt_id for file in files])
             # Last: whoever finds the part noted, finds its rows and its summary.
             artefact.add_extent(extent)
