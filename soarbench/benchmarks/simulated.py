@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from typing_extensions import override
 from soarbench.common.progress import Key, Update
 from soarbench.jobs.base import Job
 from soarbench.launchers.engine import Backend, Ended, Event, Lost, Node, Place, Worker, num_shared
+
+#: Whose events are the cluster's own.
+_NOBODY = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +52,7 @@ class Interval:
         """GPUs that it had; a part counts as such."""
         return sum(share.gpu_share * len(share.gpus) for share in self.place)
 
-    def gpu_seconds(self, until: float = float("inf")) -> float:
+    def gpu_seconds(self, until: float = math.inf) -> float:
         """GPU time that it took up to a moment."""
         return self.gpus * max(min(self.end, until) - self.start, 0.0)
 
@@ -106,9 +110,7 @@ class SimulatedCluster(Backend):
         for step in marks:
             update = _update(job.key, step, marks[-1])
             self._plan(begin + seconds * step / marks[-1], worker, lambda update=update: update)
-        interval = Interval(
-            job=job, place=state.place, start=self._clock, end=end, loading=loading
-        )
+        interval = Interval(job=job, place=state.place, start=self._clock, end=end, loading=loading)
 
         def finish() -> Event:
             self.intervals.append(interval)
@@ -128,16 +130,13 @@ class SimulatedCluster(Backend):
         """A worker dies now."""
         return Lost(worker=worker, why=why) if self._workers.pop(worker, None) else None
 
-    def at(self, seconds: float, act: Callable[[], object]) -> None:
+    def at(self, moment: float, act: Callable[[], Event | None]) -> None:
         """Have something happen to the cluster at a moment."""
-
-        def event() -> None:
-            act()
-
-        self._plan(seconds, -1, event)
+        self._plan(moment, _NOBODY, act)
 
     def _plan(self, moment: float, worker: Worker, event: Callable[[], Event | None]) -> None:
-        heapq.heappush(self._agenda, (moment, next(self._numbers), worker, event))
+        if moment < math.inf:
+            heapq.heappush(self._agenda, (moment, next(self._numbers), worker, event))
 
     @override
     def events(self, seconds: float) -> Iterator[Event]:
@@ -149,7 +148,7 @@ class SimulatedCluster(Backend):
         while self._agenda and self._agenda[0][0] <= self._clock:
             _, _, worker, event = heapq.heappop(self._agenda)
             # Nothing comes of a worker that was ended meanwhile.
-            if worker in self._workers or worker < 0:
+            if worker in self._workers or worker == _NOBODY:
                 result = event()
                 if result is not None:
                     yield result

@@ -13,7 +13,7 @@ import heapq
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
@@ -206,7 +206,7 @@ class _Work:
     since: float = 0.0
     last_sign: float = 0.0
 
-    @property
+    @functools.cached_property
     def gpus(self) -> list[tuple[str, int]]:
         """Its GPUs, wholly or in part."""
         return [(share.node, gpu) for share in self.place for gpu in share.gpus]
@@ -282,10 +282,19 @@ class _Queue:
 
 @dataclass
 class _Gap:
-    """Before a job of whole GPUs that waits for them; ``spare`` GPUs it will not need."""
+    """Before a job of ``count`` GPUs that waits for them; ``spare`` ones it will not need."""
 
-    until: float = math.inf
+    count: int = 0
+    until: float = math.nan
     spare: int = 0
+
+    def find(self, ends_of: Callable[[], list[float]]) -> None:
+        """Look when enough will be free, once."""
+        if math.isnan(self.until):
+            ends = ends_of()
+            enough = len(ends) >= self.count
+            self.until = ends[self.count - 1] if enough else math.inf
+            self.spare = sum(end <= self.until for end in ends) - self.count
 
 
 def _is_earlier_part(other: _Task, task: _Task) -> bool:
@@ -297,25 +306,23 @@ def _is_earlier_part(other: _Task, task: _Task) -> bool:
 
 
 class _Room:
-    """What of the nodes no running job has; idle workers may be ended for it."""
+    """What of the nodes nobody has."""
 
-    def __init__(
-        self, nodes: Sequence[Node], works: Sequence[_Work], *, with_idle: bool = False
-    ) -> None:
-        self.nodes, self._nodes = nodes, {node.name: node for node in nodes}
+    def __init__(self, nodes: Sequence[Node], places: Iterable[Place]) -> None:
+        self._nodes = {node.name: node for node in nodes}
         self.parts = {(node.name, gpu): _PARTS for node in nodes for gpu in range(node.gpus)}
         self.slots = Counter({node.name: node.slots for node in nodes})
-        for work in works:
-            if with_idle or work.task is not None:
-                self.take(work.place)
+        for place in places:
+            self.take(place)
 
-    def take(self, place: Place) -> None:
-        """A job has it now."""
+    def take(self, place: Place, count: int = 1) -> None:
+        """Somebody has it now; -1 gives it back."""
         for share in place:
-            self.slots[share.node] -= share.slots
+            self.slots[share.node] -= count * share.slots
             for gpu in share.gpus:
+                # A node may be gone.
                 if (share.node, gpu) in self.parts:
-                    self.parts[share.node, gpu] -= share.parts
+                    self.parts[share.node, gpu] -= count * share.parts
 
     @property
     def whole(self) -> dict[str, list[int]]:
@@ -368,15 +375,13 @@ class _Room:
         return min(math.ceil(_PARTS * gpu_gb / memory), _PARTS) if memory else _PARTS
 
     def _on_part(self, gpu_gb: float) -> Place | None:
-        fitting = [
-            (parts, name, gpu)
-            for (name, gpu), parts in self.parts.items()
-            if parts >= self.parts_for(gpu_gb, name)
-        ]
+        needed = {name: self.parts_for(gpu_gb, name) for name in self._nodes}
+        fitting = [(parts, gpu) for gpu, parts in self.parts.items() if parts >= needed[gpu[0]]]
         if not fitting:
             return None
-        _, name, gpu = min(fitting)
-        return (Share(name, (gpu,), self.parts_for(gpu_gb, name)),)
+        # Beside others, so that whole ones stay free.
+        _, (name, gpu) = min(fitting)
+        return (Share(name, (gpu,), needed[name]),)
 
     def is_fit(self, place: Place, needs: Needs) -> bool:
         """Whether a worker there has what a job asks for, and not more."""
@@ -417,12 +422,17 @@ class Engine:
         self.backend, self.watcher, self.patience = backend, watcher, patience
         self.processes = processes
         self._works: dict[Worker, _Work] = {}
+        self._idle: dict[Worker, _Work] = {}
+        self._running: dict[Key, _Work] = {}
+        self._nodes: Sequence[Node] = ()
+        # What running jobs leave, and what idle workers leave of that.
+        self._room = self._space = _Room((), ())
         self._queue = _Queue()
-        self._tasks: dict[Key, _Task] = {}
         self._num_left = 0
         self._own: dict[Future[None], _Task] = {}
         self._own_ready: list[_Task] = []
         self._homeless_since: float | None = None
+        self._last_look = -math.inf
 
     def run(
         self, jobs: Sequence[Job], seconds: Mapping[Key, float], here: Callable[[Job], None]
@@ -433,7 +443,6 @@ class Engine:
         decide about the order alone.
         """
         tasks = tasks_of(jobs, seconds, self.processes)
-        self._tasks = {task.job.key: task for task in tasks}
         self._num_left = len(tasks)
         for task in tasks:
             self._offer(task)
@@ -457,91 +466,117 @@ class Engine:
             task.is_waiting = False
             self._own[desk.submit(here, task.job)] = task
         self._own_ready.clear()
-        nodes = self.backend.nodes()
-        room, gap = _Room(nodes, list(self._works.values())), _Gap()
-        self._queue.hand_out(lambda task: self._try(task, room, gap))
-        self._tell(room, nodes)
+        self._look_at_nodes()
+        gap = _Gap()
+        self._queue.hand_out(lambda task: self._try(task, gap))
+        self._tell()
 
-    def _try(self, task: _Task, room: _Room, gap: _Gap) -> _Answer:
+    def _look_at_nodes(self) -> None:
+        nodes = list(self.backend.nodes())
+        if nodes != self._nodes:
+            self._nodes = nodes
+            self._room = _Room(nodes, [work.place for work in self._running.values()])
+            self._space = _Room(nodes, [work.place for work in self._works.values()])
+
+    def _try(self, task: _Task, gap: _Gap) -> _Answer:
         """Begin a job, unless it finds no place or would be in the way of one that waits."""
-        on_gpu = bool(room.parts and (task.needs.gpus or task.needs.gpu_gb))
-        count = max(task.needs.gpus, 1)
-        # Nobody knows how long a job without an estimate is.
-        is_late = self.backend.now() + (task.seconds or math.inf) > gap.until
-        if on_gpu and is_late and count > gap.spare:
-            return "too long"
-        work = self._worker_for(task.needs, room)
-        if work is not None:
-            gap.spare -= count if on_gpu and is_late else 0
-            room.take(work.place)
-            self._begin(work, task)
-            return "begun"
-        if on_gpu and task.needs.gpus and gap.until == math.inf:
-            gap.until, gap.spare = self._free_at(task.needs.gpus, room)
-        return "no place"
+        on_gpu = bool(self._room.parts and (task.needs.gpus or task.needs.gpu_gb))
+        is_late, count = False, max(task.needs.gpus, 1)
+        if on_gpu and gap.count:
+            gap.find(self._ends)
+            # Nobody knows how long a job without an estimate is.
+            is_late = self.backend.now() + (task.seconds or math.inf) > gap.until
+            if is_late and count > gap.spare:
+                return "too long"
+        if self._room.place(task.needs) is None:
+            if on_gpu and task.needs.gpus:
+                gap.count = gap.count or task.needs.gpus
+            return "no place"
+        gap.spare -= count * is_late
+        self._begin(self._worker_for(task.needs), task)
+        return "begun"
 
-    def _worker_for(self, needs: Needs, room: _Room) -> _Work | None:
-        """A free worker, if possible one that has loaded what is needed; None: wait."""
-        idle = [
-            work
-            for work in self._works.values()
-            if work.task is None and room.has(work.place) and room.is_fit(work.place, needs)
-        ]
+    def _worker_for(self, needs: Needs) -> _Work:
+        """A free worker, if possible one that has loaded what is needed."""
         best = max(
-            idle, key=lambda work: (num_shared(needs.loads, work.loads), -work.since), default=None
+            (work for work in self._idle.values() if self._suits(work, needs)),
+            key=lambda work: (num_shared(needs.loads, work.loads), -work.since),
+            default=None,
         )
-        if best is not None and num_shared(needs.loads, best.loads) > 0:
+        # Another judge, or another base, has the first word in common, and nothing loaded.
+        if best is not None and num_shared(needs.loads, best.loads) > 1:
             return best
         # Beside the idle ones, which keep what they have loaded, if there is room.
-        place = _Room(room.nodes, list(self._works.values()), with_idle=True).place(needs)
-        if place is None and best is not None:
-            return best
-        place = place or room.place(needs)
+        place = self._space.place(needs)
         if place is None:
-            return None
-        self._clear(place)
-        worker = self.backend.start(place)
-        self._works[worker] = work = _Work(worker, place)
+            if best is not None:
+                return best
+            place = self._room.place(needs)
+            assert place is not None
+            self._clear(place)
+        work = _Work(self.backend.start(place), place)
+        self._works[work.worker] = self._idle[work.worker] = work
+        self._space.take(place)
         return work
+
+    def _suits(self, work: _Work, needs: Needs) -> bool:
+        """Whether an idle worker is where a job could run."""
+        return self._room.has(work.place) and self._room.is_fit(work.place, needs)
 
     def _clear(self, place: Place) -> None:
         """End idle workers in whose way a new one would be: they hold memory."""
-        for work in [work for work in self._works.values() if work.task is None]:
-            room = _Room(self.backend.nodes(), list(self._works.values()), with_idle=True)
-            if room.has(place):
+        for work in list(self._idle.values()):
+            if self._space.has(place):
                 return
             if _overlap(place, work.place):
-                del self._works[work.worker]
+                self._forget(work)
                 self.backend.stop(work.worker)
+
+    def _forget(self, work: _Work) -> None:
+        """A worker is no more."""
+        del self._works[work.worker]
+        self._space.take(work.place, -1)
+        self._idle.pop(work.worker, None)
+        if work.task is not None:
+            self._rest(work)
+
+    def _rest(self, work: _Work) -> _Task:
+        """A worker does nothing any more. -> What it did."""
+        task, work.task = work.task, None
+        assert task is not None
+        del self._running[task.job.key]
+        self._room.take(work.place, -1)
+        return task
 
     def _begin(self, work: _Work, task: _Task) -> None:
         task.is_waiting = False
         work.task, work.loads = task, task.needs.loads
         work.since = work.last_sign = self.backend.now()
+        del self._idle[work.worker]
+        self._running[task.job.key] = work
+        self._homeless_since = None
+        self._room.take(work.place)
         self.backend.submit(work.worker, task.job)
 
-    def _free_at(self, count: int, room: _Room) -> tuple[float, int]:
-        """When so many GPUs will be free, by the estimates of what runs, and how many beyond."""
-        now, ends = self.backend.now(), dict.fromkeys(room.parts, -math.inf)
-        for work in self._works.values():
-            if work.task is not None:
-                # What takes longer than its estimate may end at any moment.
-                end = max(work.since + work.task.seconds, now)
-                ends |= {gpu: max(ends[gpu], end) for gpu in work.gpus if gpu in ends}
-        in_order = sorted(ends.values())
-        if len(in_order) < count:
-            return math.inf, 0
-        until = in_order[count - 1]
-        return until, sum(end <= until for end in in_order) - count
+    def _ends(self) -> list[float]:
+        """When each GPU will be free, by the estimates of what runs; ascending."""
+        now, ends = self.backend.now(), dict.fromkeys(self._room.parts, -math.inf)
+        for work in self._running.values():
+            assert work.task is not None
+            # What takes longer than its estimate may end at any moment.
+            end = max(work.since + work.task.seconds, now)
+            for gpu in work.gpus:
+                if end > ends.get(gpu, math.inf):
+                    ends[gpu] = end
+        return sorted(ends.values())
 
-    def _tell(self, room: _Room, nodes: Sequence[Node]) -> None:
-        busy = [work for work in self._works.values() if work.task is not None]
-        if room.parts:
-            count = len({gpu for work in busy for gpu in work.gpus})
-            self.watcher.facts = f"{count} of {len(room.parts)} GPUs busy"
+    def _tell(self) -> None:
+        if self._room.parts:
+            count = sum(parts < _PARTS for parts in self._room.parts.values())
+            self.watcher.facts = f"{count} of {len(self._room.parts)} GPUs busy"
         else:
-            slots = sum(node.slots for node in nodes)
-            self.watcher.facts = f"{len(busy)} of {slots} workers busy"
+            slots = sum(node.slots for node in self._nodes)
+            self.watcher.facts = f"{len(self._running)} of {slots} workers busy"
 
     # What comes back
 
@@ -562,11 +597,11 @@ class Engine:
         yield from self._hanging()
 
     def _follow(self, update: Update) -> None:
-        task = self._tasks.get(update.key)
-        work = next((w for w in self._works.values() if w.task is task and task), None)
+        work = self._running.get(update.key)
         # Of a worker that was ended meanwhile.
-        if task is None or work is None:
+        if work is None or work.task is None:
             return
+        task = work.task
         work.last_sign = self.backend.now()
         self.watcher.follow(update)
         # A training that was begun again is not as far as it was, and its snapshots are there.
@@ -577,15 +612,17 @@ class Engine:
 
     def _ended(self, event: Ended) -> Iterator[Outcome]:
         work = self._works[event.worker]
-        task, work.task = work.task, None
-        assert task is not None
-        yield from self._over(task, event.failure)
+        self._idle[work.worker] = work
+        yield from self._over(self._rest(work), event.failure)
 
     def _lost(self, event: Lost) -> Iterator[Outcome]:
-        work = self._works.pop(event.worker, None)
-        if work is None or work.task is None:
+        work = self._works.get(event.worker)
+        if work is None:
             return
         task = work.task
+        self._forget(work)
+        if task is None:
+            return
         task.losses += 1
         self.watcher.end(task.job.key)
         if task.losses > self.patience.retries:
@@ -617,15 +654,17 @@ class Engine:
 
     def _hanging(self) -> Iterator[Outcome]:
         """End workers that give no sign of life, and a grid that has no node to run on."""
-        now, limit = self.backend.now(), self.patience.stall_minutes
-        for work in list(self._works.values()):
-            if work.task is not None and now - work.last_sign > 60 * limit:
+        now, limit = self.backend.now(), 60 * self.patience.stall_minutes
+        # Not at every event: there may be thousands of workers.
+        if now - self._last_look > limit / 60:
+            self._last_look = now
+            for work in [w for w in self._running.values() if now - w.last_sign > limit]:
                 self.backend.stop(work.worker)
-                why = f"no progress for {limit:g} minutes (launcher.stall_minutes)"
+                minutes = self.patience.stall_minutes
+                why = f"no progress for {minutes:g} minutes (launcher.stall_minutes)"
                 yield from self._lost(Lost(worker=work.worker, why=why))
         first = next(iter(self._queue), None)
-        is_working = any(w.task for w in self._works.values()) or self._own
-        if is_working or first is None:
+        if self._running or self._own or first is None:
             self._homeless_since = None
         elif self._homeless_since is None:
             self._homeless_since = now
