@@ -13,12 +13,8 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from baselines.loop.checkpoints import (
-    atomic_directory,
-    checkpoint_path,
-    last_complete_checkpoint,
-    mark_complete,
-)
+from baselines.loop.checkpoints import checkpoint_path, last_complete_checkpoint, mark_complete
+from baselines.loop.disk import atomic_directory
 from evaluators.base import Canary, Evaluator, JudgeConfig, Sample, Score
 from soarbench.common.errors import UserError
 from soarbench.data.prompts import PromptItem

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from baselines.loop.disk import write_whole
 from soarbench.common.errors import UserError
 
 #: Hashing 15 GB of weights before every run would take a minute.
@@ -47,15 +48,11 @@ def parts_digest(*parts: object) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a file beside ``path``, then rename it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A killed process leaves this file, which nobody reads and the next try overwrites.
-    partial = path.with_name(f"{path.name}.partial")
-    write(partial)
-    # On the disk before the name is, so that a power cut leaves no empty file either.
-    with partial.open("rb") as written:
-        os.fsync(written.fileno())
-    partial.replace(path)
+    """Let ``write`` make a file beside ``path``, then rename it there: the last writer wins.
+
+    ``StorageError`` where the disk is full or cannot be written to.
+    """
+    write_whole(path, write)
 
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:
@@ -86,6 +83,17 @@ def make_writable(folder: Path, key: str) -> None:
         raise UserError(
             f"{key}={folder} cannot be written to ({error.strerror}); choose another {key}"
         ) from error
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process of this machine holds a folder."""
+    if not (folder / ".lock").is_file():
+        return False
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 @contextmanager

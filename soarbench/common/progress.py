@@ -143,6 +143,10 @@ class GridProgress(Progress):
         #: Facts of who works, for example "7 of 8 GPUs busy".
         self.facts = ""
 
+    def estimate(self, seconds: Mapping[Key, float]) -> None:
+        """What is left are these jobs, after all."""
+        self._left = dict(seconds)
+
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Show the bars while the block runs."""
@@ -216,6 +220,11 @@ class GridProgress(Progress):
             if self._bars is not None and stage.key in self._stage_bars:
                 bar, text = self._stage_bars[stage.key], self._notes[stage.key]
                 self._bars.update(bar, completed=stage.position, note=text)
+            self._show()
+
+    def tick(self) -> None:
+        """Time goes by: whoever reads should see that the grid lives."""
+        with self._lock:
             self._show()
 
     def report(self) -> dict[str, object]:

@@ -120,6 +120,8 @@ class LauncherConfig(ProcessesConfig, abc.ABC):
 
     #: Name for people.
     kind: ClassVar[str]
+    #: Whether it hands the run to a queue, where another launcher runs it.
+    submits: ClassVar[bool] = False
 
     shard_minutes: float = 5.0
     retries: int = 3
@@ -137,4 +139,7 @@ class LauncherConfig(ProcessesConfig, abc.ABC):
 
     @abc.abstractmethod
     def build(self) -> object:
-        """The launcher (``soarbench.launchers.base.Launcher``); imports it."""
+        """The launcher (``soarbench.launchers.base.Launcher``); imports it.
+
+        What ``submits`` builds a ``Submitter`` of that module.
+        """

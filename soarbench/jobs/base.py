@@ -5,8 +5,11 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+
+from typing_extensions import override
 
 from evaluators.base import Evaluator
 from soarbench.common.code import digests
@@ -22,6 +25,7 @@ from soarbench.store.artefact import Artefact, Store
 if TYPE_CHECKING:
     from soarbench.tracking.tracker import Tracker
 
+T = TypeVar("T")
 OnStep = Callable[[int, str], None]
 """Told the optimiser step that was done, and a note for the progress bar."""
 
@@ -159,11 +163,38 @@ class Job(abc.ABC):
         ``code`` names the modules that determine the result, beside the settings.
         """
         artefact, title = context.store.artefact(self.address), f"{self.cell.label}: {what}"
-        with artefact.held(), context.progress.stage(self.key, title, total) as stage:
-            artefact.begin(self.source.content, self.source.inputs, digests(code))
+        with self.held(artefact), context.progress.stage(self.key, title, total) as stage:
+            with contextlib.nullcontext() if self.is_whole else artefact.held():
+                artefact.begin(self.source.content, self.source.inputs, digests(code))
             yield artefact, stage
         # Not before: a kill in between would leave a failed artefact without a reason.
-        artefact.error_path.unlink(missing_ok=True)
+        if self.is_whole or self.is_done(context.store):
+            artefact.error_path.unlink(missing_ok=True)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it makes the whole artefact, and not a shard."""
+        return True
+
+    def held(self, artefact: Artefact) -> AbstractContextManager[None]:
+        """Hold the artefact, unless others work on it too: what each writes appears at once."""
+        return artefact.held() if self.is_whole else contextlib.nullcontext()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Every ``count``-th batch of the work on an artefact, which several workers do together."""
+
+    index: int = 0
+    count: int = 1
+
+    def takes(self, number: int) -> bool:
+        """Whether a batch is one of these, by its number."""
+        return number % self.count == self.index
+
+    def part(self, batches: Sequence[T]) -> list[T]:
+        """Its batches."""
+        return [batch for number, batch in enumerate(batches) if self.takes(number)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,10 +204,33 @@ class SuiteJob(Job):
     Attributes:
         step: Of training; 0 is the base model.
         suite: Whose prompts.
+        shard: What of it this job does; the last one to end notes that all is whole.
     """
 
     step: int
     suite: SuiteConfig
+    shard: Shard = Shard()
+
+    @property
+    def num_batches(self) -> int:
+        """Most shards in which it can be cut; 1 is done by one worker alone."""
+        return 1
+
+    @property
+    @override
+    def is_whole(self) -> bool:
+        return self.shard.count == 1
+
+    @property
+    @override
+    def key(self) -> Key:
+        if self.shard.count == 1:
+            return super().key
+        return self.address, f"{self.kind} {self.shard.index + 1}/{self.shard.count}"
+
+    @override
+    def seconds(self, store: Store, rates: RatesConfig) -> float:
+        return super().seconds(store, rates) / self.shard.count
 
     def images(self, store: Store) -> Artefact:
         """The images themselves."""

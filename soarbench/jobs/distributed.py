@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from baselines.loop.owner import OWNER_VARIABLE, Owner
 from baselines.loop.sharding import end_process
 from soarbench.common.errors import UserError
 from soarbench.common.files import write_json
@@ -23,7 +24,8 @@ from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import OnStep
-from soarbench.jobs.workbench import ModelWorkbench, torch_device
+from soarbench.jobs.workbench import ModelWorkbench
+from soarbench.models.devices import torch_device
 from soarbench.store.training import TrainingFolder, read_training_log
 
 #: Tells workers whose they are: one whose launch is gone stops.
@@ -81,7 +83,8 @@ class DistributedWorkbench(ModelWorkbench):
                 [sys.executable, *launch, str(self.processes.num_processes), *worker],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {LAUNCH_PID: str(os.getpid())},
+                env=os.environ
+                | {LAUNCH_PID: str(os.getpid()), OWNER_VARIABLE: Owner.current(folder.root).token},
             )
             try:
                 self._follow(process, folder, on_step)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass, replace
 from typing import ClassVar
+
+from typing_extensions import override
 
 from soarbench.common.code import code_of
 from soarbench.common.files import write_json
@@ -13,7 +16,7 @@ from soarbench.config.settings import SuiteConfig
 from soarbench.evaluation.drawing import Pair, batches, draw_missing, image_path, sampler_path
 from soarbench.evaluation.selection import suite_images
 from soarbench.grid import addresses
-from soarbench.jobs.base import Context, Needs, SuiteJob
+from soarbench.jobs.base import Context, Needs, SuiteJob, Workbench
 from soarbench.store.artefact import Artefact, Extent, Store
 
 
@@ -55,22 +58,36 @@ class Draw(SuiteJob):
 
     def run(self, context: Context) -> None:
         """Draw what is missing, then note that this part of the suite is whole."""
-        *older, new = self._parts(context.store.artefact(self.address))
-        total = sum(map(len, [*older, new]))
+        parts = self._parts(context.store.artefact(self.address))
+        own = [self.shard.part(batches(part, self._at_once)) for part in parts]
+        total = sum(len(batch) for part in own for batch in part)
         what, code = f"draw {self.suite.name} at step {self.step}", code_of(self.cell.model)
         with self.begun(context, what, total, code) as (artefact, stage):
             root = artefact.root
             # Asked for at the first batch, so that weights are not loaded where none is missing.
             drawer = functools.cache(lambda: context.workbench.drawer(self.cell, self.step))
-            for part in (*older, new):
-                draw_missing(part, root, self._at_once, drawer, stage)
-            if not sampler_path(root).is_file():
-                write_json(sampler_path(root), context.workbench.scheduler_facts(self.cell))
-            artefact.add_extent(extent_of(self.suite))
+            for part in parts:
+                draw_missing(part, root, self._at_once, drawer, stage, only=self.shard.takes)
+            with contextlib.nullcontext() if self.is_whole else artefact.held():
+                self._finish(artefact, context.workbench)
+
+    def _finish(self, artefact: Artefact, workbench: Workbench) -> None:
+        """Note that the suite is whole, if no other shard has images left to draw."""
+        pairs = suite_images(self.suite)
+        if not all(image_path(artefact.root, *_key(pair)).is_file() for pair in pairs):
+            return
+        if not sampler_path(artefact.root).is_file():
+            write_json(sampler_path(artefact.root), workbench.scheduler_facts(self.cell))
+        artefact.add_extent(extent_of(self.suite))
 
     @property
     def _at_once(self) -> int:
         return self.cell.sampling.images_at_once(self.cell.model.resolution)
+
+    @property
+    @override
+    def num_batches(self) -> int:
+        return len(batches(suite_images(self.suite), self._at_once))
 
     def _parts(self, artefact: Artefact) -> list[list[Pair]]:
         """Images by the part of the suite for which they were drawn first; the last is this one.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from baselines.loop.checkpoints import COMPLETE
+from baselines.loop.checkpoints import MANIFEST
 from soarbench.common.code import code_of
 from soarbench.common.files import write_json
 from soarbench.config.run import RatesConfig
@@ -67,5 +67,5 @@ def _steps_done(root: Path) -> int:
     """Of the last checkpoint."""
     # Only looks: ``last_complete_checkpoint`` removes unfinished ones, and a dry run would take a
     # running training its half-written checkpoint.
-    marks = root.glob(f"checkpoint-*/{COMPLETE}")
+    marks = root.glob(f"checkpoint-*/{MANIFEST}")
     return max((int(mark.parent.name.rpartition("-")[2]) for mark in marks), default=0)

@@ -144,6 +144,9 @@ class Watcher(Protocol):
     def forget(self, key: Key) -> None:
         """Nothing more of a job will be done."""
 
+    def tick(self) -> None:
+        """Time goes by."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
@@ -450,6 +453,7 @@ class Engine:
             while self._num_left:
                 self._assign(desk, here)
                 yield from self._collect()
+                self.watcher.tick()
 
     def _offer(self, task: _Task) -> None:
         """Have a job begun as soon as there is a place, if it waits for nothing else."""

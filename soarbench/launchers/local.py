@@ -64,7 +64,7 @@ class Local(Launcher):
         else:
             text = f"{node.slots} workers with {cores() // node.slots} of {cores()} cores each"
         print_line(launch.progress.console, f"{text}; launcher.workers=1 does one job at a time")
-        threads = max(cores() // max(node.gpus, node.slots), 1)
+        threads = max(cores() // (node.gpus + node.slots), 1)
         self._pool = Pool(
             self._config,
             lambda launch: Processes(
@@ -82,7 +82,8 @@ class Local(Launcher):
 
             memory = torch.cuda.get_device_properties(0).total_memory / 1e9
             count = min(workers or gpus, gpus)
-            return Node(name="here", gpus=count, slots=cores(), gpu_memory_gb=memory)
+            # As many jobs again on the cores alone: OCR, statistics.
+            return Node(name="here", gpus=count, slots=count, gpu_memory_gb=memory)
         return Node(name="here", slots=workers or self._slots(launch, jobs))
 
     def _slots(self, launch: Launch, jobs: Sequence[Job]) -> int:

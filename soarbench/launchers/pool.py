@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 from typing_extensions import override
 
 from soarbench.config.run import LauncherConfig
 from soarbench.jobs.base import Context, Job
+from soarbench.jobs.graph import sharded
 from soarbench.jobs.prepare import Prepare
 from soarbench.launchers.base import Launch, Launcher, Outcome
 from soarbench.launchers.engine import Backend, Engine, Patience
@@ -44,7 +46,14 @@ class Pool(Launcher):
         def here(job: Job) -> None:
             job.run(context)
 
-        yield from self._engine.run(jobs, self._launch.seconds, here)
+        shards = sharded(jobs, self._launch.seconds, 60 * self._config.shard_minutes)
+        seconds = {
+            job.key: self._launch.seconds.get(key, 0.0) / len(parts)
+            for key, parts in shards.items()
+            for job in parts
+        }
+        self._launch.progress.estimate(seconds)
+        yield from self._engine.run(list(itertools.chain(*shards.values())), seconds, here)
 
     @override
     def close(self) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TextIO
 
 from baselines.loop.checkpoints import snapshot_path
+from baselines.loop.disk import writing
 from soarbench.common.files import read_json, write_atomically
 from soarbench.store.artefact import Artefact
 
@@ -60,37 +62,65 @@ class TrainingFolder(Artefact):
 
 
 class TrainingLog:
-    """Appends what training logs; a killed process loses at most the line it was writing."""
+    """Appends what training logs; a killed process loses at most the line it was writing.
+
+    Every checkpoint has a copy, so that the log survives what the checkpoint survives.
+    """
 
     def __init__(self, folder: TrainingFolder) -> None:
-        folder.root.mkdir(parents=True, exist_ok=True)
-        self._stream = folder.log_path.open("a")
-        if folder.log_path.stat().st_size > 0:
-            self._stream.write("\n")  # ends a torn line; empty lines are skipped on reading
+        self._path = folder.log_path
+        # Opened late: of the processes that train together one logs, and a file that several nodes
+        # extend at once gets holes on network disks.
+        self._stream: TextIO | None = None
 
     def append(self, step: int, values: Mapping[str, float]) -> None:
         """Store the values of one step."""
-        self._stream.write(json.dumps({"step": step, "values": dict(values)}) + "\n")
-        # A killed process keeps what it flushed; the resumed one logs only what came after.
-        self._stream.flush()
+        with writing(self._path):
+            if self._stream is None:
+                self._stream = self._opened()
+            self._stream.write(json.dumps({"step": step, "values": dict(values)}) + "\n")
+            # A killed process keeps what it flushed; the resumed one logs only what came after.
+            self._stream.flush()
+
+    def _opened(self) -> TextIO:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        stream = self._path.open("a")
+        if self._path.stat().st_size > 0:
+            stream.write("\n")  # ends a torn line; empty lines are skipped on reading
+        return stream
+
+    def save(self, checkpoint: Path) -> None:
+        """Copy what was logged so far into a checkpoint."""
+        if self._path.is_file():
+            shutil.copyfile(self._path, checkpoint / self._path.name)
+
+    def go_back(self, checkpoint: Path | None) -> None:
+        """Hold what a checkpoint's copy says; nothing without one."""
+        copy = None if checkpoint is None else checkpoint / self._path.name
+        if copy is not None and copy.is_file():
+            write_atomically(self._path, functools.partial(shutil.copyfile, copy))
+        else:
+            self._path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stream.close()
+        if self._stream is not None:
+            self._stream.close()
 
 
 def read_training_log(folder: TrainingFolder) -> dict[tuple[int, str], float]:
     """Logged values by (step, key), by step; a step that was trained twice counts once."""
     values: dict[tuple[int, str], float] = {}
-    lines = folder.log_path.read_text().splitlines() if folder.log_path.is_file() else []
+    lines = folder.log_path.read_bytes().splitlines() if folder.log_path.is_file() else []
     for line in lines:
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+            logged = {(int(row["step"]), str(k)): float(v) for k, v in row["values"].items()}
+        except (ValueError, TypeError, KeyError, AttributeError):
             continue  # torn by a kill; the resumed training logged that step again
-        values |= {(row["step"], key): value for key, value in row["values"].items()}
+        values |= logged
     return dict(sorted(values.items()))
 
 

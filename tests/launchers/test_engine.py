@@ -90,6 +90,9 @@ class Watched:
     def end(self, key: Key) -> None:
         pass
 
+    def tick(self) -> None:
+        pass
+
     def forget(self, key: Key) -> None:
         self.forgotten.append(key)
 
