@@ -15,7 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from soarbench.common.errors import reason
@@ -164,15 +164,15 @@ class Patience:
 
 
 @dataclass(eq=False)
-class _Task:
+class Task:
     """A job of the grid, what it waits for, and how far it is."""
 
     job: Job
     index: int
     seconds: float
     needs: Needs
-    waits_for: list[_Task] = field(default_factory=list)
-    dependents: list[_Task] = field(default_factory=list)
+    waits_for: list[Task] = field(default_factory=list)
+    dependents: list[Task] = field(default_factory=list)
     is_waiting: bool = True
     is_over: bool = False
     losses: int = 0
@@ -205,7 +205,7 @@ class _Work:
     worker: Worker
     place: Place
     loads: tuple[object, ...] = ()
-    task: _Task | None = None
+    task: Task | None = None
     since: float = 0.0
     last_sign: float = 0.0
 
@@ -215,13 +215,12 @@ class _Work:
         return [(share.node, gpu) for share in self.place for gpu in share.gpus]
 
 
-def tasks_of(jobs: Sequence[Job], seconds: Mapping[Key, float], processes: int = 1) -> list[_Task]:
+def tasks_of(jobs: Sequence[Job], seconds: Mapping[Key, float]) -> list[Task]:
     """Jobs and what each of them waits for among the others."""
     tasks = [
-        _Task(job, index, seconds.get(job.key, 0.0), _needs(job, processes))
-        for index, job in enumerate(jobs)
+        Task(job, index, seconds.get(job.key, 0.0), job.needs()) for index, job in enumerate(jobs)
     ]
-    makers: dict[str, list[_Task]] = {}
+    makers: dict[str, list[Task]] = {}
     for task in tasks:
         makers.setdefault(task.job.address, []).append(task)
     for task in tasks:
@@ -233,29 +232,24 @@ def tasks_of(jobs: Sequence[Job], seconds: Mapping[Key, float], processes: int =
     return tasks
 
 
-def _needs(job: Job, processes: int) -> Needs:
-    needs = job.needs()
-    return replace(needs, gpus=processes) if job.kind == "train" else needs
-
-
 class _Queue:
     """Jobs that could begin now, by rank."""
 
     # By what they ask for: where one finds no place, none of its kind does, and is not looked at.
     def __init__(self) -> None:
-        self._lines: dict[tuple[int, float], list[_Task]] = {}
+        self._lines: dict[tuple[int, float], list[Task]] = {}
 
-    def __iter__(self) -> Iterator[_Task]:
+    def __iter__(self) -> Iterator[Task]:
         return heapq.merge(*self._lines.values(), key=lambda task: task.rank)
 
-    def add(self, task: _Task) -> None:
+    def add(self, task: Task) -> None:
         """Once more, or for the first time."""
         line = self._lines.setdefault((task.needs.gpus, task.needs.gpu_gb), [])
         place = self._place(line, task)
         if line[place : place + 1] != [task]:
             line.insert(place, task)
 
-    def discard(self, task: _Task) -> None:
+    def discard(self, task: Task) -> None:
         """If it is there."""
         line = self._lines.get((task.needs.gpus, task.needs.gpu_gb), [])
         place = self._place(line, task)
@@ -263,10 +257,10 @@ class _Queue:
             del line[place]
 
     @staticmethod
-    def _place(line: list[_Task], task: _Task) -> int:
+    def _place(line: list[Task], task: Task) -> int:
         return bisect.bisect_left(line, task.rank, key=lambda one: one.rank)
 
-    def hand_out(self, begin: Callable[[_Task], _Answer]) -> None:
+    def hand_out(self, begin: Callable[[Task], _Answer]) -> None:
         """Offer jobs by rank, and take away those that begin."""
         heads = [(line[0].rank, kind, 0) for kind, line in self._lines.items() if line]
         heapq.heapify(heads)
@@ -300,7 +294,7 @@ class _Gap:
             self.spare = sum(end <= self.until for end in ends) - self.count
 
 
-def _is_earlier_part(other: _Task, task: _Task) -> bool:
+def _is_earlier_part(other: Task, task: Task) -> bool:
     """Whether another job works on the part of a suite that comes before a job's."""
     # Which images share a batch depends on what the part before had. Shards of one part are drawn
     # at the same time.
@@ -414,16 +408,10 @@ def num_shared(loads: tuple[object, ...], others: tuple[object, ...]) -> int:
 
 
 class Engine:
-    """Brings jobs to their end on the workers of a backend, which stay from one run to the next.
+    """Brings jobs to their end on the workers of a backend, which stay from one run to the next."""
 
-    ``processes`` train a cell together.
-    """
-
-    def __init__(
-        self, backend: Backend, watcher: Watcher, patience: Patience, processes: int = 1
-    ) -> None:
+    def __init__(self, backend: Backend, watcher: Watcher, patience: Patience) -> None:
         self.backend, self.watcher, self.patience = backend, watcher, patience
-        self.processes = processes
         self._works: dict[Worker, _Work] = {}
         self._idle: dict[Worker, _Work] = {}
         self._running: dict[Key, _Work] = {}
@@ -432,8 +420,8 @@ class Engine:
         self._room = self._space = _Room((), ())
         self._queue = _Queue()
         self._num_left = 0
-        self._own: dict[Future[None], _Task] = {}
-        self._own_ready: list[_Task] = []
+        self._own: dict[Future[None], Task] = {}
+        self._own_ready: list[Task] = []
         self._homeless_since: float | None = None
         self._last_look = -math.inf
 
@@ -445,7 +433,7 @@ class Engine:
         ``here`` runs those that the grid's own process does, in a thread. Estimated ``seconds``
         decide about the order alone.
         """
-        tasks = tasks_of(jobs, seconds, self.processes)
+        tasks = tasks_of(jobs, seconds)
         self._num_left = len(tasks)
         for task in tasks:
             self._offer(task)
@@ -455,7 +443,7 @@ class Engine:
                 yield from self._collect()
                 self.watcher.tick()
 
-    def _offer(self, task: _Task) -> None:
+    def _offer(self, task: Task) -> None:
         """Have a job begun as soon as there is a place, if it waits for nothing else."""
         if task.is_waiting and task.is_ready:
             if not task.job.runs_here:
@@ -482,7 +470,7 @@ class Engine:
             self._room = _Room(nodes, [work.place for work in self._running.values()])
             self._space = _Room(nodes, [work.place for work in self._works.values()])
 
-    def _try(self, task: _Task, gap: _Gap) -> _Answer:
+    def _try(self, task: Task, gap: _Gap) -> _Answer:
         """Begin a job, unless it finds no place or would be in the way of one that waits."""
         on_gpu = bool(self._room.parts and (task.needs.gpus or task.needs.gpu_gb))
         is_late, count = False, max(task.needs.gpus, 1)
@@ -544,7 +532,7 @@ class Engine:
         if work.task is not None:
             self._rest(work)
 
-    def _rest(self, work: _Work) -> _Task:
+    def _rest(self, work: _Work) -> Task:
         """A worker does nothing any more. -> What it did."""
         task, work.task = work.task, None
         assert task is not None
@@ -552,7 +540,7 @@ class Engine:
         self._room.take(work.place, -1)
         return task
 
-    def _begin(self, work: _Work, task: _Task) -> None:
+    def _begin(self, work: _Work, task: Task) -> None:
         task.is_waiting = False
         work.task, work.loads = task, task.needs.loads
         work.since = work.last_sign = self.backend.now()
@@ -637,7 +625,7 @@ class Engine:
         task.is_waiting = True
         self._offer(task)
 
-    def _over(self, task: _Task, failure: Exception | None) -> Iterator[Outcome]:
+    def _over(self, task: Task, failure: Exception | None) -> Iterator[Outcome]:
         """A job's end, and that of all that can now never begin."""
         task.is_over, task.is_waiting = failure is None, False
         self._num_left -= 1

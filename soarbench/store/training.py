@@ -12,7 +12,7 @@ from typing import Self, TextIO
 
 from baselines.loop.checkpoints import snapshot_path
 from baselines.loop.disk import writing
-from soarbench.common.files import read_json, write_atomically
+from soarbench.common.files import read_json, write_atomically, write_json
 from soarbench.store.artefact import Artefact
 
 
@@ -41,8 +41,17 @@ class TrainingFolder(Artefact):
 
     @property
     def choices_path(self) -> Path:
-        """Settings that were left to the GPU's memory, as training began with them."""
+        """Settings that were left to the GPUs, as training began with them."""
         return self.root / "choices.json"
+
+    def choices(self) -> dict[str, object]:
+        """Those settings, by key."""
+        return read_json(self.choices_path) if self.choices_path.is_file() else {}
+
+    def note_choices(self, values: Mapping[str, object]) -> None:
+        """Keep more of them."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_json(self.choices_path, {**self.choices(), **values})
 
     @property
     def is_whole(self) -> bool:
