@@ -69,7 +69,7 @@ def _submit(grid: Grid, *, is_dry: bool, console: Console) -> int:
 
 def workbench(grid: Grid) -> Workbench:
     """The heavy half, for one process or several."""
-    if grid.settings.launcher.num_processes > 1:
+    if grid.settings.launcher.count > 1:
         from soarbench.jobs.distributed import DistributedWorkbench
 
         return DistributedWorkbench(grid)
