@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 
 from soarbench import __version__
 from soarbench.common.errors import UserError
+from soarbench.common.logs import set_levels
 
 if typing.TYPE_CHECKING:
     from soarbench.config.keys import Options
@@ -57,6 +57,11 @@ COMMANDS: Mapping[str, Command] = {
         "make a grid's reports again from stored scores",
         f"[x=seconds,images_seen] [thresholds.METRIC=VALUE] and {_SETTINGS}",
     ),
+    "status": Command(
+        "how far the grids of an output directory are, and what runs",
+        f"output_dir=DIR and {_SETTINGS}",
+        flags=("--json",),
+    ),
     "compare": Command(
         "is A better than B, by how much, how sure",
         "A and B are methods, cell ids, or folders of scores; [metric=NAME] [step=N] and "
@@ -92,6 +97,12 @@ COMMANDS: Mapping[str, Command] = {
         "--dry-run says whether this machine will do, and what is measured",
         flags=("--dry-run",),
         function="soarbench.benchmarks.gpu.bench:bench_gpu",
+    ),
+    "soak": Command(
+        "kill a small grid at random moments, repeat it, and compare it with one nobody killed",
+        "output_dir=DIR [kills=200] [launchers=[local,processes]] [seed=0] [minutes=N] and "
+        "settings of a run, e.g. method=[sft,soar]",
+        function="soarbench.benchmarks.soak.soak:soak",
     ),
     "data score": Command(
         "score a training set by a judge",
@@ -152,9 +163,7 @@ def _usage(commands: Mapping[str, Command] = COMMANDS) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code."""
-    # Of libraries only what is wrong; the package itself says how far long work is.
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("soarbench").setLevel(logging.INFO)
+    set_levels()
     try:
         return _dispatch(list(arguments))
     except UserError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -122,11 +123,38 @@ class ProcessesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LauncherConfig(ProcessesConfig, abc.ABC):
-    """Who runs the jobs of a grid, and in which order."""
+    """Who runs the jobs of a grid, and in which order.
+
+    Attributes:
+        shard_minutes: Images are drawn and judged in shards of about so long, so that several
+            workers can do a suite at once.
+        retries: Workers that a job may lose (killed, or with their node) before it has failed.
+        stall_minutes: Without a sign of life of a job, until its worker is ended.
+        start_minutes: Until a worker, or a node for one, has to be there.
+    """
 
     #: Name for people.
     kind: ClassVar[str]
+    #: Whether it hands the run to a queue, where another launcher runs it.
+    submits: ClassVar[bool] = False
+
+    shard_minutes: float = 5.0
+    retries: int = 3
+    stall_minutes: float = 60.0
+    start_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("shard_minutes", "stall_minutes", "start_minutes"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(f"launcher.{name}={value}: must be a positive number of minutes")
+        if self.retries < 0:
+            raise ValueError(f"launcher.retries={self.retries}: must be 0 or more")
 
     @abc.abstractmethod
     def build(self) -> object:
-        """The launcher (``soarbench.launchers.base.Launcher``); imports it."""
+        """The launcher (``soarbench.launchers.base.Launcher``); imports it.
+
+        What ``submits`` builds a ``Submitter`` of that module.
+        """

@@ -24,7 +24,8 @@ from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import OnStep
-from soarbench.jobs.workbench import ModelWorkbench, torch_device
+from soarbench.jobs.workbench import ModelWorkbench
+from soarbench.models.devices import torch_device
 from soarbench.store.training import TrainingFolder, read_training_log
 
 #: Tells workers whose they are: one whose launch is gone stops.

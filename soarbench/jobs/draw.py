@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass, replace
 from typing import ClassVar
+
+from typing_extensions import override
 
 from baselines.loop.disk import remove_partials
 from soarbench.common.code import code_of
@@ -15,7 +18,7 @@ from soarbench.evaluation.drawing import Draw as Drawer
 from soarbench.evaluation.drawing import Pair, batches, draw_missing, image_path, sampler_path
 from soarbench.evaluation.selection import suite_images
 from soarbench.grid import addresses
-from soarbench.jobs.base import Context, SuiteJob
+from soarbench.jobs.base import Context, Needs, SuiteJob, Workbench
 from soarbench.jobs.train import require_weights
 from soarbench.store.artefact import Artefact, Extent, Store
 
@@ -36,6 +39,15 @@ class Draw(SuiteJob):
         """The images."""
         return addresses.images(self.cell, self.step, self.suite)
 
+    @property
+    def step_needed(self) -> int:
+        """Its snapshot is enough, while training goes on."""
+        return self.step
+
+    def needs(self) -> Needs:
+        """A GPU."""
+        return Needs(gpus=1, loads=addresses.loads(self.cell, self.step))
+
     def is_done(self, store: Store) -> bool:
         """Whether every image of this part of the suite was drawn."""
         return store.artefact(self.address).covers(extent_of(self.suite))
@@ -49,27 +61,41 @@ class Draw(SuiteJob):
 
     def run(self, context: Context) -> None:
         """Draw what is missing, then note that this part of the suite is whole."""
-        *older, new = self._parts(context.store.artefact(self.address))
-        total = sum(map(len, [*older, new]))
+        parts = self._parts(context.store.artefact(self.address))
+        own = [self.shard.part(batches(part, self._at_once)) for part in parts]
+        total = sum(len(batch) for part in own for batch in part)
         what, code = f"draw {self.suite.name} at step {self.step}", code_of(self.cell.model)
         with self.begun(context, what, total, code) as (artefact, stage):
             root = artefact.root
             # Asked for at the first batch, so that weights are not loaded where none is missing.
             drawer = functools.cache(lambda: self._drawer(context))
-            for part in (*older, new):
-                draw_missing(part, root, self._at_once, drawer, stage)
-            if read_record(sampler_path(root)) is None:
-                write_record(sampler_path(root), context.workbench.scheduler_facts(self.cell))
-            artefact.add_extent(extent_of(self.suite))
-            remove_partials(root)
+            for part in parts:
+                draw_missing(part, root, self._at_once, drawer, stage, only=self.shard.takes)
+            with contextlib.nullcontext() if self.is_whole else artefact.held():
+                self._finish(artefact, context.workbench)
 
     def _drawer(self, context: Context) -> Drawer:
         require_weights(context.store, self.cell, self.step)
         return context.workbench.drawer(self.cell, self.step)
 
+    def _finish(self, artefact: Artefact, workbench: Workbench) -> None:
+        """Note that the suite is whole, if no other shard has images left to draw."""
+        pairs = suite_images(self.suite)
+        if not all(image_path(artefact.root, *_key(pair)).is_file() for pair in pairs):
+            return
+        if read_record(sampler_path(artefact.root)) is None:
+            write_record(sampler_path(artefact.root), workbench.scheduler_facts(self.cell))
+        artefact.add_extent(extent_of(self.suite))
+        remove_partials(artefact.root)
+
     @property
     def _at_once(self) -> int:
         return self.cell.sampling.images_at_once(self.cell.model.resolution)
+
+    @property
+    @override
+    def num_batches(self) -> int:
+        return len(batches(suite_images(self.suite), self._at_once))
 
     def _parts(self, artefact: Artefact) -> list[list[Pair]]:
         """Images by the part of the suite for which they were drawn first; the last is this one.

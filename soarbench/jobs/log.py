@@ -29,6 +29,7 @@ class Log(Job):
     """
 
     kind: ClassVar[str] = "log"
+    runs_here: ClassVar[bool] = True
     description: Mapping[str, object]
     parts: tuple[str, ...]
 
@@ -82,6 +83,7 @@ class Log(Job):
         """Log, and note that it was done."""
         record = self.record(context.store)
         with context.progress.stage(self.key, f"{self.cell.label}: {self.kind}", 1):
+            assert context.tracker is not None
             run_id = context.tracker.log_cell(self.described(context.store))
         record.update_status(
             state="finished", reason=None, mlflow_run_id=run_id, logged=self.digest
@@ -113,5 +115,6 @@ class LogDiagnostics(Log):
     def run(self, context: Context) -> None:
         """Log, and note that it was done."""
         with context.progress.stage(self.key, f"{self.cell.label}: {self.kind}", 1):
+            assert context.tracker is not None
             context.tracker.log_diagnostics(self.described(context.store))
         self.record(context.store).update_status(diagnosed=self.digest)

@@ -27,8 +27,8 @@ class SnapshotKeeper:
         self._needed = {_name(job): set(_read_by(job)) for job in pending}
 
     def ended(self, job: Job) -> None:
-        """A job has ended well."""
-        if self._needed.pop(_name(job), None):
+        """A job has ended well; a shard is not all of one."""
+        if job.is_done(self.store) and self._needed.pop(_name(job), None):
             self.tidy()
 
     def tidy(self) -> None:
@@ -44,7 +44,7 @@ class SnapshotKeeper:
 
 def _name(job: Job) -> object:
     # A part of a suite is a job of its own.
-    return job.key, getattr(job, "suite", None)
+    return job.address, job.kind, getattr(job, "suite", None)
 
 
 def _read_by(job: Job) -> Iterator[_Snapshot]:

@@ -14,7 +14,7 @@ from soarbench.config.run import RatesConfig
 from soarbench.config.stages import stages
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
-from soarbench.jobs.base import Context, Job
+from soarbench.jobs.base import Context, Job, Needs
 from soarbench.store.artefact import Store
 from soarbench.store.training import TrainingFolder
 
@@ -34,9 +34,15 @@ class Train(Job):
         assert source is not None, "the base model is not trained"
         return source
 
+    def needs(self) -> Needs:
+        """A GPU; the launcher multiplies it by the processes that train together."""
+        return Needs(gpus=1, loads=addresses.base_loads(self.cell))
+
     def is_done(self, store: Store) -> bool:
         """Whether training is over."""
-        return TrainingFolder(store.artefact(self.address).root).is_whole
+        folder = TrainingFolder(store.artefact(self.address).root)
+        # Killed between its end and their removal, 40 GB would stay for ever.
+        return folder.is_whole and not any(folder.root.glob("checkpoint-*"))
 
     def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
         assert self.cell.training is not None
@@ -54,6 +60,7 @@ class Train(Job):
             folder = TrainingFolder(artefact.root)
             # Another process may have finished it while this one waited for the lock.
             if folder.is_whole:
+                folder.remove_checkpoints()
                 return
             if folder.was_whole and self._is_mended(folder):
                 return

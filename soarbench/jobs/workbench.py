@@ -51,6 +51,7 @@ from soarbench.jobs.train import Train
 from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import apply_adapter
 from soarbench.models.base import ImageModel
+from soarbench.models.devices import torch_device
 from soarbench.models.quiet import quiet_libraries
 from soarbench.planning.demand import demand_of
 from soarbench.planning.planner import choices, require_fit, settled
@@ -58,19 +59,6 @@ from soarbench.store.artefact import Store
 from soarbench.store.training import TrainingFolder, TrainingLog
 
 ONE_PROCESS = ProcessesConfig()
-
-
-def torch_device(name: str) -> torch.device:
-    """The configured device, ``auto`` being CUDA where there is one; ``UserError`` without it."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; "
-            "use device=auto or device=cpu"
-        )
-    return device
 
 
 @dataclass(frozen=True)

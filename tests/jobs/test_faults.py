@@ -265,6 +265,16 @@ def test_a_training_that_lost_its_table_and_its_log_is_trained_again(
     assert "bytes of training.jsonl" in caplog.text
 
 
+def test_checkpoints_that_a_kill_left_beside_a_finished_training_go(
+    straight: Straight, tmp_path: Path
+) -> None:
+    store = straight.copied(tmp_path)
+    train = next(job for job in straight.jobs if type(job) is Train)
+    checkpoint_path(trained_folder(store, train.cell).root, 6).mkdir()
+    assert run(straight.jobs, store) == []
+    assert not list(store.root.rglob("checkpoint-*"))
+
+
 def test_two_damaged_copies_of_a_record_are_one_line(straight: Straight, tmp_path: Path) -> None:
     store = straight.copied(tmp_path)
     path = sorted(store.root.glob("scores/*/artefact.json"))[0]
