@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from baselines.loop.disk import remove_partials
 from soarbench.cli.disk import require_space, space_line
 from soarbench.common.errors import UserError, reason
 from soarbench.common.files import locked, make_writable
@@ -97,6 +98,8 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
             failures, tracker = run_grid(
                 grid, pending, console=console, make_workbench=make_workbench
             )
+        grid.store.remove_partials()
+        remove_partials(results_dir / grid.settings.grid.name)
         SnapshotKeeper(jobs, grid.store, grid.settings.store.keep_snapshots).tidy()
         # Also after a failure: what the other cells came to is worth seeing.
         if len(failures.cells) < len(grid.cells):

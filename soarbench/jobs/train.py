@@ -45,7 +45,9 @@ class Train(Job):
 
     def is_done(self, store: Store) -> bool:
         """Whether training is over."""
-        return TrainingFolder(store.artefact(self.address).root).is_whole
+        folder = TrainingFolder(store.artefact(self.address).root)
+        # Killed between its end and their removal, 40 GB would stay for ever.
+        return folder.is_whole and not any(folder.root.glob("checkpoint-*"))
 
     def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
         assert self.cell.training is not None
@@ -63,6 +65,7 @@ class Train(Job):
             folder = TrainingFolder(artefact.root)
             # Another process may have finished it while this one waited for the lock.
             if folder.is_whole:
+                folder.remove_checkpoints()
                 return
             if folder.was_whole and self._is_mended(folder):
                 return

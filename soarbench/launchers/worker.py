@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from soarbench.common.errors import JobFailed, UserError, reason
+from soarbench.common.errors import Damaged, JobFailed, UserError, reason
 from soarbench.common.progress import SentProgress, Update
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Context, Job, Workbench
@@ -20,6 +20,9 @@ from soarbench.launchers.engine import Share
 
 def failure_of(error: Exception) -> Exception:
     """A failure as it can be sent: not every exception can be made again from its words."""
+    # Says which artefact is to be made again.
+    if isinstance(error, Damaged):
+        return error
     if isinstance(error, UserError):
         return UserError(str(error))
     return JobFailed(reason(error), "".join(traceback.format_exception(error)))

@@ -12,13 +12,12 @@ from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from baselines.loop.disk import remove_partials
 from soarbench.common.errors import UserError
 from soarbench.common.files import write_atomically
 
 #: Seconds to wait for another process; making a store takes 1 to 8, opening one less.
 _PATIENCE = 300
-#: What SQLite keeps beside a file while it is written; it would be replayed into a new one.
-_JOURNALS = ("-journal", "-wal", "-shm")
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -74,8 +73,8 @@ def _make(path: Path, *, uri: str, artifact_root: str | None) -> None:
     """Make a store under the name ``path``, over whatever an interrupted try left there."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    for name in (path.name, *(path.name + suffix for suffix in _JOURNALS)):
-        path.with_name(name).unlink(missing_ok=True)
+    # And SQLite's journals beside it, which would be replayed into the new one.
+    remove_partials(path.parent, ".*.partial*")
     address = make_url(uri).set(database=str(path)).render_as_string(hide_password=False)
     store = SqlAlchemyStore(address, artifact_root or DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
     # No connection may keep the name that the file is about to lose.
