@@ -58,6 +58,7 @@ class NodeHost:
         Args:
             folder: The working one.
             check: A folder of the output directory; its file ``driver`` holds ``mark``.
+            mark: Of the process that runs the grid.
             name: A file that is written there.
             code: Of the process that runs the grid.
         """
