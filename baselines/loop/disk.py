@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 #: A checkpoint of a full fine-tune has 40 GB: of longer files the two ends are read.
@@ -144,9 +144,10 @@ def atomic_directory(target: Path, allowed: Callable[[], None] = lambda: None) -
         flush(target.parent)
 
 
-def write_manifest(folder: Path, manifest: Path) -> None:
-    """Keep sizes and digests of all files below a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != manifest)
+def write_manifest(folder: Path, manifest: Path, files: Iterable[Path] | None = None) -> None:
+    """Keep sizes and digests of files below a folder, by default of all."""
+    if files is None:
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path != manifest)
     facts = {str(path.relative_to(folder)): _facts(path) for path in files}
     text = json.dumps({"files": facts}, indent=1) + "\n"
     write_whole(manifest, lambda partial: partial.write_text(text))

@@ -20,6 +20,7 @@ from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import Job, Workbench
 from soarbench.jobs.graph import grid_jobs, settle, waiting_on
 from soarbench.jobs.prepare import START
+from soarbench.jobs.snapshots import SnapshotKeeper
 from soarbench.launchers.base import MakeWorkbench, Submitter
 from soarbench.launchers.run_grid import Failures, estimates, run_grid
 from soarbench.store.artefact import Store, refuse_old
@@ -94,6 +95,7 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
             failures, tracker = run_grid(
                 grid, pending, console=console, make_workbench=make_workbench
             )
+        SnapshotKeeper(jobs, grid.store, grid.settings.store.keep_snapshots).tidy()
         # Also after a failure: what the other cells came to is worth seeing.
         if len(failures.cells) < len(grid.cells):
             from soarbench.cli.report import build

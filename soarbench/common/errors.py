@@ -15,6 +15,17 @@ class StoreError(UserError):
     """Stored results that cannot be reported as they are."""
 
 
+class Damaged(StoreError):
+    """Stored files that are lost or damaged; ``address`` is the artefact to be made again."""
+
+    def __init__(self, message: str, address: str) -> None:
+        super().__init__(message, address)
+        self.address = address
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class JobFailed(RuntimeError):
     """What a job failed with in another process; ``traceback`` is of there."""
 
