@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shlex
@@ -16,7 +17,7 @@ from rich.console import Console
 from soarbench import __version__
 from soarbench.common.errors import UserError, reason
 from soarbench.common.files import write_atomically
-from soarbench.common.progress import GridProgress, Key
+from soarbench.common.progress import GridProgress, Key, print_line
 from soarbench.grid import addresses
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Context, Job, Workbench
@@ -70,20 +71,24 @@ def run_grid(
             f"launcher {settings.launcher.kind!r}: builds no Launcher, but {launcher!r}"
         )
     progress = GridProgress(console, estimates(grid, pending))
+    say = functools.partial(print_line, console, style="yellow")
     failures = Failures()
     with progress.shown():
         with progress.stage(START, "loading models and judges, curating data", 1):
             # MLflow takes seconds to import, and a dry run needs it not.
             from soarbench.tracking.tracker import open_tracker
 
-            tracker = open_tracker(settings.tracking, store.root, settings.grid.name)
+            tracker = open_tracker(settings.tracking, grid.folder, say)
             workbench = make_workbench(grid)
             heavy = [job for job in pending if job.kind not in _LIGHT]
             if heavy:
                 workbench.prepare(heavy)
         context = Context(store=store, workbench=workbench, tracker=tracker, progress=progress)
+        unmade = {job.address for job in pending if not isinstance(job, Log)}
         for job in pending:
-            if type(job) is Log:
+            # Not of a cell that only waits for being delivered: its results stay what they are.
+            is_whole = unmade.isdisjoint(job.waits_for)
+            if type(job) is Log and not (is_whole and job.is_finished(store)):
                 record = job.record(store)
                 record.describe(job.description)
                 record.update_status(state="running", reason=None)
