@@ -57,6 +57,11 @@ COMMANDS: Mapping[str, Command] = {
         "make a grid's reports again from stored scores",
         f"[x=seconds,images_seen] [thresholds.METRIC=VALUE] and {_SETTINGS}",
     ),
+    "status": Command(
+        "how far the grids of an output directory are, and what runs",
+        f"output_dir=DIR and {_SETTINGS}",
+        flags=("--json",),
+    ),
     "compare": Command(
         "is A better than B, by how much, how sure",
         "A and B are methods, cell ids, or folders of scores; [metric=NAME] [step=N] and "

@@ -21,7 +21,9 @@ from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import Job, Workbench
 from soarbench.jobs.graph import grid_jobs, settle, waiting_on
 from soarbench.jobs.log import Log
-from soarbench.launchers.run_grid import START, Failures, MakeWorkbench, estimates, run_grid
+from soarbench.jobs.prepare import START
+from soarbench.launchers.base import MakeWorkbench
+from soarbench.launchers.run_grid import Failures, estimates, run_grid
 from soarbench.store.artefact import Store, refuse_old
 
 _MISSING_DATA = (

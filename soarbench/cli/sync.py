@@ -62,6 +62,8 @@ def deliver_grid(grid: Grid, tracker: Tracker | None, console: Console) -> None:
     tracker = tracker or open_tracker(grid.settings.tracking, grid.folder, lines.append)
     cell_ids = {addresses.cell_id(cell) for cell in grid.cells}
     rest = deliver_rest(grid.store, grid.settings.grid.name, tracker, cell_ids)
+    if rest.delivered:
+        print_line(console, f"delivered {rest.delivered} cells that MLflow did not have")
     if rest.problems:
         print_line(console, _undelivered(rest, grid), "yellow")
 

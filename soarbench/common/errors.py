@@ -25,6 +25,17 @@ class TrackerAway(NotDelivered):
     """It does not answer at all, so that the next try will not fare better at once."""
 
 
+class JobFailed(RuntimeError):
+    """What a job failed with in another process; ``traceback`` is of there."""
+
+    def __init__(self, text: str, trace: str) -> None:
+        super().__init__(text, trace)
+        self.text, self.traceback = text, trace
+
+    def __str__(self) -> str:
+        return self.text
+
+
 _LONGEST_REASON = 500
 #: A password in an address: before its host, or among its parameters.
 _PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s/]+(?=@)|([?&]password=)[^&\s'\"]+")
@@ -37,6 +48,8 @@ def without_passwords(text: str) -> str:
 
 def reason(error: BaseException) -> str:
     """One line for a failure."""
+    if isinstance(error, JobFailed):
+        return error.text
     # Some say nothing at all: an EOFError of a damaged file has no message.
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:_LONGEST_REASON]

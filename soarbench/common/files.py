@@ -88,6 +88,17 @@ def make_writable(folder: Path, key: str) -> None:
         ) from error
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process of this machine holds a folder."""
+    if not (folder / ".lock").is_file():
+        return False
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for this process; ``UserError`` where another one holds it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -107,10 +108,32 @@ class ProcessesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LauncherConfig(ProcessesConfig, abc.ABC):
-    """Who runs the jobs of a grid, and in which order."""
+    """Who runs the jobs of a grid, and in which order.
+
+    Attributes:
+        shard_minutes: Images are drawn and judged in shards of about so long, so that several
+            workers can do a suite at once.
+        retries: Workers that a job may lose (killed, or with their node) before it has failed.
+        stall_minutes: Without a sign of life of a job, until its worker is ended.
+        start_minutes: Until a worker, or a node for one, has to be there.
+    """
 
     #: Name for people.
     kind: ClassVar[str]
+
+    shard_minutes: float = 5.0
+    retries: int = 3
+    stall_minutes: float = 60.0
+    start_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("shard_minutes", "stall_minutes", "start_minutes"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(f"launcher.{name}={value}: must be a positive number of minutes")
+        if self.retries < 0:
+            raise ValueError(f"launcher.retries={self.retries}: must be 0 or more")
 
     @abc.abstractmethod
     def build(self) -> object:

@@ -12,7 +12,10 @@ from soarbench.common.files import write_atomically
 from soarbench.common.progress import Stage
 from soarbench.data.prompts import PromptItem
 
-Draw = Callable[[Sequence[tuple[PromptItem, int]]], list[Image.Image]]
+Pair = tuple[PromptItem, int]
+"""A prompt and which of its images."""
+
+Draw = Callable[[Sequence[Pair]], list[Image.Image]]
 """Draws the images of (prompt, image index) pairs, in order."""
 
 
@@ -27,36 +30,43 @@ def sampler_path(root: Path) -> Path:
 
 
 def draw_missing(
-    pairs: Sequence[tuple[PromptItem, int]],
+    pairs: Sequence[Pair],
     root: Path,
     batch_size: int,
     draw: Callable[[], Draw],
     progress: Stage,
+    *,
+    only: Callable[[int], bool] = lambda _: True,
 ) -> None:
     """Draw those images of (prompt, image index) pairs that are not below ``root`` yet.
 
     Weights are loaded, by ``draw``, only if one is missing. Threads write images while the next are
-    drawn; all are on the disk at the end, and those that ``progress`` counts at any time.
+    drawn; all are on the disk at the end, and those that ``progress`` counts at any time. ``only``
+    says whether this process draws a batch, by its number.
     """
-    drawn = _drawn(pairs, root, batch_size, draw, progress)
+    # Batches are cut from all pairs, not from what is missing: a resumed run then repeats the
+    # interrupted batch as it was, and matrix products of another batch size, which differ in the
+    # last bits, cannot change an image.
+    own = [batch for i, batch in enumerate(batches(pairs, batch_size)) if only(i)]
+    drawn = _drawn(own, root, draw, progress)
     # A batch waits to be written while the next is drawn; more would fill the memory.
     for _ in in_threads(_write, drawn, ahead=batch_size + 1):
         progress.advance()
 
 
+def batches(pairs: Sequence[Pair], size: int) -> list[Sequence[Pair]]:
+    """Pairs as they are drawn together."""
+    return [pairs[start : start + size] for start in range(0, len(pairs), size)]
+
+
 def _drawn(
-    pairs: Sequence[tuple[PromptItem, int]],
+    own: Sequence[Sequence[Pair]],
     root: Path,
-    batch_size: int,
     draw: Callable[[], Draw],
     progress: Stage,
 ) -> Iterator[tuple[Path, Image.Image]]:
     """Missing images and their places, as they are drawn."""
-    # Batches are cut from all pairs, not from what is missing: a resumed run then repeats the
-    # interrupted batch as it was, and matrix products of another batch size, which differ in the
-    # last bits, cannot change an image.
-    for start in range(0, len(pairs), batch_size):
-        batch = pairs[start : start + batch_size]
+    for batch in own:
         paths = [image_path(root, item.prompt_id, index) for item, index in batch]
         missing = [path for path in paths if not path.is_file()]
         progress.skip(len(paths) - len(missing))

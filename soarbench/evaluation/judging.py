@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from PIL import Image
@@ -90,14 +90,27 @@ def judge_files(
     largest: int,
     progress: Stage | Pace,
     sha256: Mapping[str, str] = MappingProxyType({}),
-) -> dict[str, float]:
-    """Score the images that have no row yet. -> The judge's summary of all of them.
+    only: Callable[[int], bool] = lambda _: True,
+) -> None:
+    """Score the images that have no row yet; ``summed_up`` ends the judging.
 
-    ``largest`` is in pixels; ``sha256`` is of each image by sample id, where others made them.
+    Args:
+        evaluator: The judge.
+        files: All images.
+        rows: Where their scores come.
+        fingerprint: Of the judge's protocol.
+        largest: Pixels of the largest image.
+        progress: Counts images; those with a finished row are the share of chunk 0.
+        sha256: Of each image by sample id, where others made them.
+        only: Whether this process judges a chunk of ``chunks_to_judge``, by its number.
     """
-    done = {str(row["sample_id"]) for row in rows.read()}
-    missing = [file for file in files if file.sample_id not in done]
-    progress.skip(len(files) - len(missing))
+    chunks = chunks_to_judge(files, rows, largest)
+    if only(0):
+        progress.skip(len(files) - sum(map(len, chunks)))
+    own = [chunk for number, chunk in enumerate(chunks) if only(number)]
+    unjudged = [chunk for chunk in own if not rows.has(file.sample_id for file in chunk)]
+    missing = list(itertools.chain.from_iterable(unjudged))
+    progress.skip(sum(map(len, own)) - len(missing))
     facts = {
         file.sample_id: {
             "image_index": file.image_index,
@@ -113,6 +126,24 @@ def judge_files(
         progress=progress,
         facts=facts,
     )
+
+
+def chunks_to_judge(
+    files: Sequence[SampleFile], rows: ScoreRows, largest: int
+) -> list[Sequence[SampleFile]]:
+    """Images without a finished row, as they are judged together; ``largest`` in pixels."""
+    finished = {row["sample_id"] for row in rows.finished()}
+    # Not of what nobody has judged: which images share a batch, and so the last bits of their
+    # scores, must not depend on who judges, nor on when a judging was interrupted.
+    missing = [file for file in files if file.sample_id not in finished]
+    size = images_at_a_time(largest)
+    return [missing[start : start + size] for start in range(0, len(missing), size)]
+
+
+def summed_up(
+    evaluator: Evaluator, files: Sequence[SampleFile], rows: ScoreRows
+) -> dict[str, float]:
+    """Make one table of the rows of all chunks. -> The judge's summary of ``files``."""
     rows.finish([file.sample_id for file in files])
     # Of what is stored, so that a resumed judging sums up what a straight one does. Aggregation
     # does not read pixels.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +36,8 @@ SCHEMA = pa.schema(
     ]
 )
 Row = Mapping[str, object]
+
+log = logging.getLogger(__name__)
 
 
 def score_row(sample: Sample, score: Score, fingerprint: str, facts: Row) -> Row:
@@ -63,7 +68,10 @@ def score_of(row: Row) -> Score:
 
 @dataclass(frozen=True)
 class ScoreRows:
-    """The rows of one judge in a folder; a killed process loses at most the line it was writing."""
+    """The rows of one judge in a folder; a killed process loses at most the images it had at hand.
+
+    Several processes may append at once: rows that were judged together are a file of their own.
+    """
 
     root: Path
 
@@ -73,14 +81,17 @@ class ScoreRows:
         return self.root / "rows.parquet"
 
     @property
-    def partial_path(self) -> Path:
-        """Rows of a judging that is under way, a JSON list a line."""
-        return self.root / "rows.partial.jsonl"
+    def partial_dir(self) -> Path:
+        """Rows of a judging that is under way, a JSON list a file."""
+        return self.root / "rows.partial"
 
     def read(self) -> list[dict[str, object]]:
         """Every row that was made, the finished ones first."""
-        finished = read_table(self.path).to_pylist() if self.path.is_file() else []
-        return [*finished, *self._partial()]
+        return [*self.finished(), *self._partial()]
+
+    def finished(self) -> list[dict[str, object]]:
+        """The rows of the one table."""
+        return read_table(self.path).to_pylist() if self.path.is_file() else []
 
     def count(self) -> int:
         """How many rows there are."""
@@ -89,33 +100,48 @@ class ScoreRows:
         return finished + sum(1 for _ in self._partial())
 
     def _partial(self) -> Iterator[dict[str, object]]:
-        if not self.partial_path.is_file():
-            return
-        content = self.partial_path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            # A torn last line is cut off, or the next rows would be appended to it.
-            with self.partial_path.open("r+b") as stream:
-                stream.truncate(len(whole))
-        for line in whole.splitlines():
-            yield from json.loads(line)
+        for path in sorted(self.partial_dir.glob("*.json")):
+            yield from _together(path) or ()
+
+    def _chunk_path(self, sample_ids: Iterable[str]) -> Path:
+        digest = hashlib.sha256(json.dumps(list(sample_ids)).encode()).hexdigest()
+        return self.partial_dir / f"{digest[:32]}.json"
+
+    def has(self, sample_ids: Iterable[str]) -> bool:
+        """Whether the rows of these images, judged together, were appended."""
+        return _together(self._chunk_path(sample_ids)) is not None
 
     def append(self, rows: Sequence[Row]) -> None:
         """Add the rows of images that were judged together."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        # They share a line, and so are lost together: a judging that goes on asks about the same
+        # They share a file, and so are lost together: a judging that goes on asks about the same
         # images at once as one that was never stopped, and gets the same bits.
-        with self.partial_path.open("a") as stream:
-            stream.write(f"{json.dumps(rows)}\n")
+        path = self._chunk_path(str(row["sample_id"]) for row in rows)
+        write_atomically(path, lambda partial: partial.write_text(json.dumps(rows)))
 
     def finish(self, order: Sequence[str]) -> None:
         """Make one table of all rows, by sample ids; others, that were judged before, follow."""
-        rows = {str(row["sample_id"]): row for row in self.read()}
+        rows: dict[str, dict[str, object]] = {}
+        # A kill before the end leaves rows twice; those of the table are the finished ones.
+        for row in self.read():
+            rows.setdefault(str(row["sample_id"]), row)
         ids = dict.fromkeys([*order, *rows])
         table = pa.Table.from_pylist([rows[name] for name in ids], SCHEMA)
         write_atomically(self.path, lambda partial: pq.write_table(table, partial))
-        # A kill before this leaves rows twice, which the dictionary above makes one.
-        self.partial_path.unlink(missing_ok=True)
+        if self.partial_dir.is_dir():
+            shutil.rmtree(self.partial_dir)
+
+
+def _together(path: Path) -> list[dict[str, object]] | None:
+    """Rows that were judged together; None, and the file is gone, where they are damaged."""
+    try:
+        rows: list[dict[str, object]] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        log.warning("%s is damaged (%s); its images are judged again", path, error)
+        path.unlink(missing_ok=True)
+        return None
+    return rows
 
 
 def read_table(path: Path) -> pa.Table:

@@ -136,6 +136,17 @@ def path_probe(cell: CellConfig, source: CellConfig, settings: Content) -> Sourc
     return _source("probes", "paths", content, inputs)
 
 
+def base_loads(cell: CellConfig) -> tuple[object, ...]:
+    """What is loaded to train a cell or to draw with it, the base's weights first."""
+    return "model", digest(_base(cell)), cell.parent and cell_id(cell.parent)
+
+
+def loads(cell: CellConfig, step: int) -> tuple[object, ...]:
+    """What is loaded to draw with a step's weights."""
+    origin = training(cell) if step else None
+    return (*base_loads(cell), origin and origin.address, step)
+
+
 def data_key(cell: CellConfig) -> str:
     """Names a trained cell's data, so that the base can be followed on that of every task."""
     return f"{cell.task_name}-{digest(data_content(cell))}"

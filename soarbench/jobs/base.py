@@ -5,12 +5,15 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+
+from typing_extensions import override
 
 from evaluators.base import Evaluator
 from soarbench.common.code import digests
-from soarbench.common.progress import GridProgress, Key, Stage
+from soarbench.common.progress import Key, Progress, Stage
 from soarbench.config.run import RatesConfig
 from soarbench.config.settings import SuiteConfig
 from soarbench.diagnostics.measured import Measured
@@ -22,6 +25,7 @@ from soarbench.store.artefact import Artefact, Store
 if TYPE_CHECKING:
     from soarbench.tracking.tracker import Tracker
 
+T = TypeVar("T")
 OnStep = Callable[[int, str], None]
 """Told the optimiser step that was done, and a note for the progress bar."""
 
@@ -58,13 +62,29 @@ class Context:
 
     Attributes:
         workbench: Loads what is needed, when it is first needed.
-        tracker: MLflow, or nothing.
+        tracker: MLflow, or nothing; None in a worker, which logs nothing.
     """
 
     store: Store
     workbench: Workbench
-    tracker: Tracker
-    progress: GridProgress
+    tracker: Tracker | None
+    progress: Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a job asks of the machine that runs it; where no node has a GPU, cores do.
+
+    Attributes:
+        gpus: Whole ones, all at once.
+        gpu_gb: Memory of a part of one GPU; 0 asks for whole ones, or for none.
+        loads: What it loads, from the base to the particular: a worker whose last job began alike
+            has that part loaded already.
+    """
+
+    gpus: int = 0
+    gpu_gb: float = 0.0
+    loads: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +96,8 @@ class Job(abc.ABC):
     """
 
     kind: ClassVar[str]
+    #: Whether the process that runs the grid does it itself, one after the other.
+    runs_here: ClassVar[bool] = False
     cell: CellConfig
 
     @property
@@ -97,6 +119,15 @@ class Job(abc.ABC):
     def waits_for(self) -> tuple[str, ...]:
         """Addresses that must be whole before this can start."""
         return self.source.inputs
+
+    @property
+    def step_needed(self) -> int | None:
+        """Of the training that it waits for; None needs its end."""
+        return None
+
+    def needs(self) -> Needs:
+        """What it asks of a machine; a core, if not said."""
+        return Needs()
 
     @abc.abstractmethod
     def is_done(self, store: Store) -> bool:
@@ -132,11 +163,38 @@ class Job(abc.ABC):
         ``code`` names the modules that determine the result, beside the settings.
         """
         artefact, title = context.store.artefact(self.address), f"{self.cell.label}: {what}"
-        with artefact.held(), context.progress.stage(self.key, title, total) as stage:
-            artefact.begin(self.source.content, self.source.inputs, digests(code))
+        with self.held(artefact), context.progress.stage(self.key, title, total) as stage:
+            with contextlib.nullcontext() if self.is_whole else artefact.held():
+                artefact.begin(self.source.content, self.source.inputs, digests(code))
             yield artefact, stage
         # Not before: a kill in between would leave a failed artefact without a reason.
-        artefact.error_path.unlink(missing_ok=True)
+        if self.is_whole or self.is_done(context.store):
+            artefact.error_path.unlink(missing_ok=True)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it makes the whole artefact, and not a shard."""
+        return True
+
+    def held(self, artefact: Artefact) -> AbstractContextManager[None]:
+        """Hold the artefact, unless others work on it too: what each writes appears at once."""
+        return artefact.held() if self.is_whole else contextlib.nullcontext()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Every ``count``-th batch of the work on an artefact, which several workers do together."""
+
+    index: int = 0
+    count: int = 1
+
+    def takes(self, number: int) -> bool:
+        """Whether a batch is one of these, by its number."""
+        return number % self.count == self.index
+
+    def part(self, batches: Sequence[T]) -> list[T]:
+        """Its batches."""
+        return [batch for number, batch in enumerate(batches) if self.takes(number)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,10 +204,33 @@ class SuiteJob(Job):
     Attributes:
         step: Of training; 0 is the base model.
         suite: Whose prompts.
+        shard: What of it this job does; the last one to end notes that all is whole.
     """
 
     step: int
     suite: SuiteConfig
+    shard: Shard = Shard()
+
+    @property
+    def num_batches(self) -> int:
+        """Most shards in which it can be cut; 1 is done by one worker alone."""
+        return 1
+
+    @property
+    @override
+    def is_whole(self) -> bool:
+        return self.shard.count == 1
+
+    @property
+    @override
+    def key(self) -> Key:
+        if self.shard.count == 1:
+            return super().key
+        return self.address, f"{self.kind} {self.shard.index + 1}/{self.shard.count}"
+
+    @override
+    def seconds(self, store: Store, rates: RatesConfig) -> float:
+        return super().seconds(store, rates) / self.shard.count
 
     def images(self, store: Store) -> Artefact:
         """The images themselves."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass, replace
 from typing import ClassVar
+
+from typing_extensions import override
 
 from soarbench.common.code import code_of
 from soarbench.common.files import write_json
 from soarbench.config.run import RatesConfig
 from soarbench.config.settings import SuiteConfig
-from soarbench.data.prompts import PromptItem
-from soarbench.evaluation.drawing import draw_missing, image_path, sampler_path
+from soarbench.evaluation.drawing import Pair, batches, draw_missing, image_path, sampler_path
 from soarbench.evaluation.selection import suite_images
 from soarbench.grid import addresses
-from soarbench.jobs.base import Context, SuiteJob
+from soarbench.jobs.base import Context, Needs, SuiteJob, Workbench
 from soarbench.store.artefact import Artefact, Extent, Store
 
 
@@ -34,6 +36,15 @@ class Draw(SuiteJob):
         """The images."""
         return addresses.images(self.cell, self.step, self.suite)
 
+    @property
+    def step_needed(self) -> int:
+        """Its snapshot is enough, while training goes on."""
+        return self.step
+
+    def needs(self) -> Needs:
+        """A GPU."""
+        return Needs(gpus=1, loads=addresses.loads(self.cell, self.step))
+
     def is_done(self, store: Store) -> bool:
         """Whether every image of this part of the suite was drawn."""
         return store.artefact(self.address).covers(extent_of(self.suite))
@@ -47,33 +58,56 @@ class Draw(SuiteJob):
 
     def run(self, context: Context) -> None:
         """Draw what is missing, then note that this part of the suite is whole."""
-        pairs, extent = suite_images(self.suite), extent_of(self.suite)
+        parts = self._parts(context.store.artefact(self.address))
+        own = [self.shard.part(batches(part, self._at_once)) for part in parts]
+        total = sum(len(batch) for part in own for batch in part)
         what, code = f"draw {self.suite.name} at step {self.step}", code_of(self.cell.model)
-        with self.begun(context, what, len(pairs), code) as (artefact, stage):
-            root, older = artefact.root, self._older(artefact)
-            # Batches are cut from what no earlier, smaller part of the suite had: which images are
-            # drawn together must not depend on when a run was interrupted.
-            new = [
-                pair
-                for pair in pairs
-                if _key(pair) not in older or not image_path(root, *_key(pair)).is_file()
-            ]
-            stage.skip(len(pairs) - len(new))
+        with self.begun(context, what, total, code) as (artefact, stage):
+            root = artefact.root
             # Asked for at the first batch, so that weights are not loaded where none is missing.
             drawer = functools.cache(lambda: context.workbench.drawer(self.cell, self.step))
-            at_once = self.cell.sampling.images_at_once(self.cell.model.resolution)
-            draw_missing(new, root, at_once, drawer, stage)
-            if not sampler_path(root).is_file():
-                write_json(sampler_path(root), context.workbench.scheduler_facts(self.cell))
-            artefact.add_extent(extent)
+            for part in parts:
+                draw_missing(part, root, self._at_once, drawer, stage, only=self.shard.takes)
+            with contextlib.nullcontext() if self.is_whole else artefact.held():
+                self._finish(artefact, context.workbench)
 
-    def _older(self, artefact: Artefact) -> set[tuple[str, int]]:
-        """The images of the parts of the suite that are whole."""
+    def _finish(self, artefact: Artefact, workbench: Workbench) -> None:
+        """Note that the suite is whole, if no other shard has images left to draw."""
+        pairs = suite_images(self.suite)
+        if not all(image_path(artefact.root, *_key(pair)).is_file() for pair in pairs):
+            return
+        if not sampler_path(artefact.root).is_file():
+            write_json(sampler_path(artefact.root), workbench.scheduler_facts(self.cell))
+        artefact.add_extent(extent_of(self.suite))
+
+    @property
+    def _at_once(self) -> int:
+        return self.cell.sampling.images_at_once(self.cell.model.resolution)
+
+    @property
+    @override
+    def num_batches(self) -> int:
+        return len(batches(suite_images(self.suite), self._at_once))
+
+    def _parts(self, artefact: Artefact) -> list[list[Pair]]:
+        """Images by the part of the suite for which they were drawn first; the last is this one.
+
+        Of older parts, which are whole unless images were lost, only batches that this one needs.
+        """
         record = artefact.record()
-        assert record is not None
-        parts = (replace(self.suite, **vars(extent)) for extent in record.extents)
-        return {_key(pair) for part in parts for pair in suite_images(part)}
+        extents = () if record is None else record.extents
+        suites = [*(replace(self.suite, **vars(extent)) for extent in extents), self.suite]
+        own = {_key(pair) for pair in suite_images(self.suite)}
+        parts, before = [], set[tuple[str, int]]()
+        # Batches are cut from what no earlier part had: which images are drawn together must not
+        # depend on when a run was interrupted, and a lost image must come back with the same bits.
+        for suite in suites:
+            new = [pair for pair in suite_images(suite) if _key(pair) not in before]
+            needed = [b for b in batches(new, self._at_once) if own & set(map(_key, b))]
+            parts.append([pair for batch in needed for pair in batch])
+            before |= set(map(_key, new))
+        return parts
 
 
-def _key(pair: tuple[PromptItem, int]) -> tuple[str, int]:
+def _key(pair: Pair) -> tuple[str, int]:
     return pair[0].prompt_id, pair[1]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from soarbench.common.code import changed
 from soarbench.common.errors import UserError
+from soarbench.common.progress import Key
 from soarbench.config.run import Stale
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.description import describe, followed
-from soarbench.jobs.base import Job
+from soarbench.jobs.base import Job, Shard, SuiteJob
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.judge import Judge
 from soarbench.jobs.log import Log, LogDiagnostics
@@ -54,6 +56,23 @@ def _probe_jobs(cell: CellConfig, cells: Sequence[CellConfig]) -> list[Job]:
     logged = tuple(job.address for job in (*statistics, *paths))
     log = LogDiagnostics(cell=cell, description=describe(cell, cells), parts=logged)
     return [*statistics, *paths, log]
+
+
+def sharded(
+    jobs: Sequence[Job], seconds: Mapping[Key, float], shard_seconds: float
+) -> dict[Key, list[Job]]:
+    """Jobs by key, those on images cut in shards of about ``shard_seconds``."""
+    shards: dict[Key, list[Job]] = {}
+    for job in jobs:
+        count = round(seconds.get(job.key, 0.0) / shard_seconds)
+        parts = min(count, job.num_batches) if isinstance(job, SuiteJob) else 1
+        if parts > 1:
+            assert isinstance(job, SuiteJob)
+            cut = [replace(job, shard=Shard(index=i, count=parts)) for i in range(parts)]
+            shards.setdefault(job.key, []).extend(cut)
+        else:
+            shards.setdefault(job.key, []).append(job)
+    return shards
 
 
 def waiting_on(job: Job, jobs: Sequence[Job]) -> list[str]:

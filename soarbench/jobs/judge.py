@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from evaluators.base import JudgeConfig
+from typing_extensions import override
+
+from evaluators.base import Evaluator, JudgeConfig
+from evaluators.samples import SampleFile
 from soarbench.common.code import code_of
 from soarbench.common.files import read_json
 from soarbench.config.run import RatesConfig
 from soarbench.evaluation.drawing import sampler_path
-from soarbench.evaluation.judging import judge_files
+from soarbench.evaluation.judging import chunks_to_judge, images_at_a_time, judge_files, summed_up
 from soarbench.evaluation.protocol import fingerprint, image_facts, judge_facts
 from soarbench.evaluation.rows import ScoreRows
 from soarbench.evaluation.selection import sample_files, suite_images
 from soarbench.grid import addresses
-from soarbench.jobs.base import Context, SuiteJob
+from soarbench.jobs.base import Context, Needs, SuiteJob
 from soarbench.jobs.draw import extent_of
-from soarbench.store.artefact import Store
+from soarbench.store.artefact import Artefact, Store
 from soarbench.store.judged import ScoresFolder
+
+#: What CUDA, cuDNN and torch's allocator take beside a judge; not counted, but on the safe side.
+CONTEXT_GB = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +51,16 @@ class Judge(SuiteJob):
         """The scores."""
         return addresses.scores(self.cell, self.step, self.suite, self.judge)
 
+    def needs(self) -> Needs:
+        """A part of a GPU, all of one where the judge does not say how large it is, or none."""
+        loads, place = ("judge", self.config.identity()), self.config.runs_on
+        if place is not None and place != "auto" and not place.startswith("cuda"):
+            return Needs(loads=loads)
+        weights = sum(weights.memory_gb for weights in self.config.published)
+        if not weights:
+            return Needs(gpus=1, loads=loads)
+        return Needs(gpu_gb=weights + self.config.batch_gb + CONTEXT_GB, loads=loads)
+
     def is_done(self, store: Store) -> bool:
         """Whether every image of this part of the suite has a row, and the part a summary."""
         # Not whether a larger part covers it: the summary is of this very part.
@@ -54,24 +73,53 @@ class Judge(SuiteJob):
 
     def run(self, context: Context) -> None:
         """Score what is missing, then note that this part of the suite is whole."""
-        drawn, extent = self.images(context.store).root, extent_of(self.suite)
+        drawn = self.images(context.store).root
         files = sample_files(self.suite, drawn)
         what = f"judge {self.suite.name} at step {self.step} by {self.judge}"
-        with self.begun(context, what, len(files), code_of(self.config)) as (artefact, stage):
+        total = self._num_own(files, context.store)
+        with self.begun(context, what, total, code_of(self.config)) as (artefact, stage):
             evaluator = context.workbench.evaluator(self.cell, self.judge)
             sampler = read_json(sampler_path(drawn))
             drawing = image_facts(self.suite, self.cell.model, self.cell.sampling, sampler)
             facts = {**drawing, **judge_facts(evaluator)}
             scores = ScoresFolder(artefact.root)
             scores.write_protocol(facts, self.config.facts())
-            numbers = judge_files(
+            judge_files(
                 evaluator,
                 files,
                 scores.rows,
                 fingerprint=fingerprint(facts),
-                largest=self.cell.model.resolution**2,
+                largest=self._largest,
                 progress=stage,
+                only=self.shard.takes,
             )
-            scores.write_summary(extent, numbers, [file.prompt_id for file in files])
-            # Last: whoever finds the part noted, finds its rows and its summary.
-            artefact.add_extent(extent)
+            with contextlib.nullcontext() if self.is_whole else artefact.held():
+                self._finish(artefact, evaluator, files)
+
+    @property
+    @override
+    def num_batches(self) -> int:
+        return math.ceil(len(suite_images(self.suite)) / images_at_a_time(self._largest))
+
+    @property
+    def _largest(self) -> int:
+        return self.cell.model.resolution**2
+
+    def _num_own(self, files: Sequence[SampleFile], store: Store) -> int:
+        """Images that this shard counts: those with a finished row are the first one's."""
+        chunks = chunks_to_judge(files, ScoreRows(store.artefact(self.address).root), self._largest)
+        finished = len(files) - sum(map(len, chunks)) if self.shard.takes(0) else 0
+        return finished + sum(map(len, self.shard.part(chunks)))
+
+    def _finish(
+        self, artefact: Artefact, evaluator: Evaluator, files: Sequence[SampleFile]
+    ) -> None:
+        """Sum up, if no other shard has images left to judge."""
+        scores, extent = ScoresFolder(artefact.root), extent_of(self.suite)
+        judged = {row["sample_id"] for row in scores.rows.read()}
+        if not judged.issuperset(file.sample_id for file in files):
+            return
+        numbers = summed_up(evaluator, files, scores.rows)
+        scores.write_summary(extent, numbers, [file.prompt_id for file in files])
+        # Last: whoever finds the part noted, finds its rows and its summary.
+        artefact.add_extent(extent)

@@ -34,6 +34,7 @@ class Log(Job):
     """
 
     kind: ClassVar[str] = "log"
+    runs_here: ClassVar[bool] = True
     description: Mapping[str, object]
     parts: tuple[str, ...]
 
@@ -91,6 +92,7 @@ class Log(Job):
             # Before the tracker is asked: a cell is finished when its files are.
             log.record.update_status(state="finished", reason=None)
             log.record.error_path.unlink(missing_ok=True)
+            assert context.tracker is not None
             # The tracker says why, once, and what it did not take is left to do.
             with contextlib.suppress(NotDelivered):
                 log.deliver(context.tracker)
@@ -123,4 +125,5 @@ class LogDiagnostics(Log):
             context.progress.stage(self.key, f"{self.cell.label}: {self.kind}", 1),
             contextlib.suppress(NotDelivered),
         ):
+            assert context.tracker is not None
             self.log(context.store).deliver_probes(context.tracker)

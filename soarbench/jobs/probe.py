@@ -19,7 +19,7 @@ from soarbench.evaluation.drawing import image_path
 from soarbench.evaluation.selection import suite_images
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
-from soarbench.jobs.base import Context, Job, SuiteJob
+from soarbench.jobs.base import Context, Job, Needs, SuiteJob
 from soarbench.store.artefact import Artefact, Store
 from soarbench.store.tables import ProbeFolder, Table
 
@@ -106,6 +106,10 @@ class Paths(Job):
     def source(self) -> addresses.Source:
         """The paths."""
         return addresses.path_probe(self.cell, self.data_of, PROBE_SETTINGS)
+
+    def needs(self) -> Needs:
+        """A GPU."""
+        return Needs(gpus=1, loads=addresses.base_loads(self.cell))
 
     def is_done(self, store: Store) -> bool:
         """Whether both tables are there."""

@@ -19,7 +19,7 @@ from soarbench.common.code import code_of, digests
 from soarbench.common.errors import UserError
 from soarbench.common.files import write_json
 from soarbench.common.progress import console_pace
-from soarbench.evaluation.judging import judge_files
+from soarbench.evaluation.judging import judge_files, summed_up
 from soarbench.evaluation.protocol import fingerprint, judge_facts
 from soarbench.evaluation.request import ScoreRequest
 from soarbench.store.artefact import Artefact, Extent
@@ -129,7 +129,7 @@ def score_by(
     sha256 = {file.sample_id: _sha256(file.path) for file in files}
     _refuse_changed(folder, files, sha256)
     evaluator, protocol = opened(folder, config, content, images.prompts)
-    numbers = judge_files(
+    judge_files(
         evaluator,
         files,
         folder.rows,
@@ -138,6 +138,7 @@ def score_by(
         progress=console_pace(console, name, len(files)),
         sha256=sha256,
     )
+    numbers = summed_up(evaluator, files, folder.rows)
     folder.write_summary(_WHOLE, numbers, [])
     return summary_of(
         config,

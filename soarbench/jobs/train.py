@@ -12,7 +12,7 @@ from soarbench.common.files import write_json
 from soarbench.config.run import RatesConfig
 from soarbench.config.stages import stages
 from soarbench.grid import addresses
-from soarbench.jobs.base import Context, Job
+from soarbench.jobs.base import Context, Job, Needs
 from soarbench.store.artefact import Store
 from soarbench.store.training import TrainingFolder, write_training_table
 
@@ -29,6 +29,10 @@ class Train(Job):
         source = addresses.training(self.cell)
         assert source is not None, "the base model is not trained"
         return source
+
+    def needs(self) -> Needs:
+        """A GPU; the launcher multiplies it by the processes that train together."""
+        return Needs(gpus=1, loads=addresses.base_loads(self.cell))
 
     def is_done(self, store: Store) -> bool:
         """Whether training is over."""

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
 import shlex
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+import typing
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from soarbench import __version__
-from soarbench.common.errors import UserError, reason
+from soarbench.common.errors import JobFailed, UserError, reason
 from soarbench.common.files import write_atomically
 from soarbench.common.progress import GridProgress, Key, print_line
 from soarbench.grid import addresses
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Context, Job, Workbench
 from soarbench.jobs.log import Log, LogDiagnostics
-from soarbench.launchers.base import Launcher
-from soarbench.launchers.local import Blocked
+from soarbench.jobs.prepare import START
+from soarbench.launchers.base import Launch, Launcher, MakeWorkbench
+from soarbench.launchers.engine import Blocked
+from soarbench.launchers.live import Live
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from soarbench.tracking.tracker import Tracker
 
-MakeWorkbench = Callable[[Grid], Workbench]
-START: Key = ("", "start")
 #: Kinds of jobs that only read what is stored, so that no model is loaded for them.
 _LIGHT = ("log", "log diagnostics", "statistics")
 
@@ -70,20 +71,24 @@ def run_grid(
         raise UserError(
             f"launcher {settings.launcher.kind!r}: builds no Launcher, but {launcher!r}"
         )
-    progress = GridProgress(console, estimates(grid, pending))
+    seconds = estimates(grid, pending)
+    progress = GridProgress(console, seconds, keep=Live(grid.folder).keep)
+    launch = Launch(grid=grid, make_workbench=make_workbench, progress=progress, seconds=seconds)
     say = functools.partial(print_line, console, style="yellow")
     failures = Failures()
-    with progress.shown():
-        with progress.stage(START, "loading models and judges, curating data", 1):
-            # MLflow takes seconds to import, and a dry run needs it not.
-            from soarbench.tracking.tracker import open_tracker
+    with progress.shown(), contextlib.closing(launcher):
+        # MLflow takes seconds to import, and a dry run needs it not.
+        from soarbench.tracking.tracker import open_tracker
 
-            tracker = open_tracker(settings.tracking, grid.folder, say)
-            workbench = make_workbench(grid)
-            heavy = [job for job in pending if job.kind not in _LIGHT]
-            if heavy:
-                workbench.prepare(heavy)
-        context = Context(store=store, workbench=workbench, tracker=tracker, progress=progress)
+        tracker = open_tracker(settings.tracking, grid.folder, say)
+        workbench = launcher.open(launch, [job for job in pending if job.kind not in _LIGHT])
+        context = Context(
+            store=store,
+            # Jobs of this process use none where workers have their own.
+            workbench=typing.cast("Workbench", workbench),
+            tracker=tracker,
+            progress=progress,
+        )
         unmade = {job.address for job in pending if not isinstance(job, Log)}
         for job in pending:
             # Not of a cell that only waits for being delivered: its results stay what they are.
@@ -107,7 +112,7 @@ def run_grid(
 
 def _note(job: Job, error: Exception, context: Context, failures: Failures) -> None:
     """Keep a failure with the artefact, and with the cell whose log it stops."""
-    text = "".join(traceback.format_exception(error))
+    text = _trace(error)
     if not isinstance(job, Log):
         # What only waited is noted where it broke.
         if not isinstance(error, Blocked):
@@ -125,8 +130,17 @@ def _note(job: Job, error: Exception, context: Context, failures: Failures) -> N
     write_atomically(record.error_path, lambda partial: partial.write_text(text))
     # Before the tracker is told: if that fails too, the reason is on disk.
     record.update_status(state="failed", reason=reason(error))
+    assert context.tracker is not None
     run_id = context.tracker.mark_failed(job.described(context.store), reason(error))
     record.update_status(mlflow_run_id=run_id)
+
+
+def _trace(error: Exception) -> str:
+    # Of the process in which it happened, where that was another.
+    cause = error.__cause__ or error
+    if isinstance(cause, JobFailed):
+        return cause.traceback
+    return "".join(traceback.format_exception(error))
 
 
 def _launch_tags(grid: Grid) -> dict[str, str]:

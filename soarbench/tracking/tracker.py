@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +25,8 @@ T = TypeVar("T")
 #: Seconds without a try after one that failed: each may take 20 s, and cells must not wait for
 #: them again and again.
 _FIRST_PAUSE, _LONGEST_PAUSE = 60.0, 900.0
+#: Seconds after which what failed may be tried again by those who cannot wait for the pause's end.
+_JUST_NOW = 5.0
 
 
 class Tracker:
@@ -100,7 +103,7 @@ class Delivery(Tracker):
         self._config, self._folder, self._say, self._clock = config, folder, say, clock
         self._runs: MlflowRuns | None = None
         self._launch: Launch | None = None
-        self._pause, self._next_try = _FIRST_PAUSE, 0.0
+        self._pause, self._next_try, self._failed_at = _FIRST_PAUSE, 0.0, -math.inf
         #: Why MLflow cannot be used now, in one line; None while it can.
         self.problem: str | None = None
         # Cells are logged by one thread, failures noted by another.
@@ -151,9 +154,10 @@ class Delivery(Tracker):
         return self._attempt(lambda runs: runs.log_failure(cell, reason, self._any_launch()))
 
     def known(self) -> Mapping[str, Mapping[str, str]]:
-        """See ``Tracker``; tried in a pause as well."""
+        """See ``Tracker``; tried in a pause as well, unless that has only just begun."""
         with self._lock:
-            self._next_try = 0.0
+            if self._clock() - self._failed_at > _JUST_NOW:
+                self._next_try = 0.0
             return self._attempt(lambda runs: runs.known())
 
     def settle(self) -> None:
@@ -207,7 +211,8 @@ class Delivery(Tracker):
             self._say(f"{error}; the run goes on, and what is not delivered is delivered later")
         self.problem = str(error)
         if isinstance(error, TrackerAway):
-            self._next_try = self._clock() + self._pause
+            self._failed_at = self._clock()
+            self._next_try = self._failed_at + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 

@@ -120,3 +120,20 @@ def test_an_interruption_loses_unwritten_images_alone(tmp_path: Path) -> None:
     draw_missing(PAIRS, tmp_path, 4, lambda: again, progress)
     assert drawn == PAIRS[8:]
     assert (progress.done, progress.skipped) == (2, 8)
+
+
+def test_two_that_share_a_drawing_cut_the_batches_of_one(tmp_path: Path) -> None:
+    drawn: list[list[str]] = []
+
+    def draw(batch: Sequence[tuple[PromptItem, int]]) -> list[Image.Image]:
+        drawn.append([item.prompt_id[-1] for item, _ in batch])
+        return pictures(batch)
+
+    for number in (1, 0):
+        progress = Counted(tmp_path)
+        draw_missing(
+            PAIRS, tmp_path, 4, lambda: draw, progress, only=lambda batch, n=number: batch % 2 == n
+        )
+        assert progress.done == (4, 6)[number == 0]
+    assert drawn == [list("4567"), list("0123"), list("89")]
+    assert all(path.is_file() for path in paths(tmp_path))

@@ -7,20 +7,28 @@ import shutil
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from evaluators import samples
-from evaluators.base import Evaluator
+from evaluators.base import Evaluator, Sample, Score
 from evaluators.geneval.verdict import GenEval
 from evaluators.samples import SampleFile
 from soarbench.cli.app import main
-from soarbench.evaluation.judging import CHUNK, USUAL_PIXELS, images_at_a_time, judge_files
+from soarbench.evaluation.judging import (
+    CHUNK,
+    USUAL_PIXELS,
+    images_at_a_time,
+    judge_files,
+    summed_up,
+)
 from soarbench.evaluation.rows import ScoreRows
 from soarbench.lab.judges import OracleAesthetic
 from soarbench.lab.world.draw import draw_suite
+from tests.fakes import Brightness
 
 
 @pytest.fixture
@@ -67,8 +75,8 @@ def test_an_interrupted_scoring_goes_on_and_ends_equal(
     monkeypatch.setattr(GenEval, "score", stops)
     assert scored(drawn, tmp_path / "parts") == 130
     assert len(rows_of(tmp_path / "parts/geneval")) == 32
-    partial = ScoreRows(tmp_path / "parts/geneval").partial_path
-    partial.write_text(partial.read_text() + '[{"sample_id": "torn')
+    partial = ScoreRows(tmp_path / "parts/geneval").partial_dir
+    (partial / "00.json").write_text('[{"sample_id": "torn')
     monkeypatch.setattr(GenEval, "score", score)
     assert scored(drawn, tmp_path / "parts") == 0
     assert rows_of(tmp_path / "parts/geneval") == rows_of(tmp_path / "whole/geneval")
@@ -197,7 +205,58 @@ class Uncounted:
 def judged(judge: Evaluator, files: list, folder: Path, at_a_time: int) -> list[dict[str, object]]:
     rows, largest = ScoreRows(folder), CHUNK * USUAL_PIXELS // at_a_time
     judge_files(judge, files, rows, fingerprint="f", largest=largest, progress=Uncounted())
+    summed_up(judge, files, rows)
     return rows.read()
+
+
+class Together(Brightness):
+    """An image's score says which images it was judged with."""
+
+    def score(self, samples: Sequence[Sample]) -> list[Score]:
+        names = ",".join(sample.sample_id for sample in samples)
+        self.num_scored += len(samples)
+        return [Score(sample_id=s.sample_id, value=0.0, details={"with": names}) for s in samples]
+
+
+class Counting(Uncounted):
+    def __init__(self) -> None:
+        self.done = 0
+
+    def advance(self, count: int) -> None:
+        self.done += count
+
+    skip = advance
+
+
+def share(number: int, files: list, rows: ScoreRows, judge: Together) -> int:
+    """Judge every second chunk, four images a chunk; how far the progress came."""
+    largest, progress = CHUNK * USUAL_PIXELS // 4, Counting()
+    judge_files(
+        judge, files, rows, fingerprint="f", largest=largest, progress=progress,
+        only=lambda chunk: chunk % 2 == number,
+    )  # fmt: skip
+    return progress.done
+
+
+def test_two_that_share_a_judging_make_what_one_makes(tmp_path: Path) -> None:
+    files, rows = many(tmp_path, 23), ScoreRows(tmp_path / "shared")
+    straight = judged(Together(), files[:6], tmp_path / "one", 4)
+    assert judged(Together(), files[:6], rows.root, 4) == straight
+    straight = judged(Together(), files, tmp_path / "one", 4)
+    judges = Together(), Together(), Together()
+    # The second begins last, and sees what the first has done meanwhile.
+    assert share(0, files, rows, judges[0]) == 6 + 4 + 4 + 1
+    assert len(rows.finished()) == 6
+    assert share(1, files, rows, judges[1]) == 4 + 4
+    lost = sorted(rows.partial_dir.iterdir())[2]
+    lost.write_bytes(lost.read_bytes()[:-9])
+    assert [share(number, files, rows, judges[2]) for number in (0, 1)] == [15, 8]
+    assert [judge.num_scored for judge in judges[:2]] == [9, 8]
+    assert judges[2].num_scored in (1, 4)
+    summed_up(judges[0], files, rows)
+    assert rows.read() == straight
+    assert rows.path.read_bytes() == ScoreRows(tmp_path / "one").path.read_bytes()
+    assert not rows.partial_dir.exists()
 
 
 @pytest.mark.parametrize("at_a_time", [4, 32])

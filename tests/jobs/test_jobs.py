@@ -45,14 +45,17 @@ def cell_of(grid: Grid, label: str = "sft aesthetic seed 0") -> CellConfig:
     return {cell.label: cell for cell in grid.cells}[label]
 
 
-def run_cell(cell: CellConfig, grid: Grid, bench: FakeWorkbench) -> list[Job]:
-    jobs = cell_jobs(cell, grid.cells)
-    context = Context(
+def context_of(grid: Grid, bench: FakeWorkbench) -> Context:
+    return Context(
         store=grid.store,
         workbench=bench.at(grid.store),
         tracker=NoTracker(),
         progress=GridProgress(Console(file=io.StringIO()), {}),
     )
+
+
+def run_cell(cell: CellConfig, grid: Grid, bench: FakeWorkbench) -> list[Job]:
+    jobs, context = cell_jobs(cell, grid.cells), context_of(grid, bench)
     description = describe(cell, grid.cells)
     cell_record(grid.store, description).describe(description)
     for _, error in run_jobs([job for job in jobs if not job.is_done(grid.store)], context):
@@ -146,13 +149,15 @@ def test_only_missing_scores_are_made_again(grid: Grid) -> None:
     first, *rest = before.to_pylist()
     rows.path.unlink()
     rows.append([first])
-    with rows.partial_path.open("a") as stream:
-        stream.write(json.dumps(rest)[:-9])  # a kill while the second line was written
+    rows.finish([])
+    rows.append(rest)
+    (part,) = rows.partial_dir.iterdir()
+    part.write_text(json.dumps(rest)[:-9])  # what a power cut may leave
     bench = FakeWorkbench()
     run_cell(cell_of(grid), grid, bench)
     assert bench.judge.num_scored == 2
     assert pq.read_table(rows.path).equals(before)
-    assert not rows.partial_path.exists()
+    assert not rows.partial_dir.exists()
 
 
 def test_an_estimate_counts_whole_checkpoints_and_leaves_half_written_ones(grid: Grid) -> None:
@@ -265,6 +270,29 @@ def test_more_images_a_prompt_draw_and_judge_those_alone(arguments: list[str]) -
     assert bench.judge.num_scored == 3 * 2 * (2 + 2)
     # And the smaller report is still what it was.
     assert go(arguments)[0] == []
+
+
+def test_a_lost_image_comes_back_in_the_batch_that_it_was_drawn_in(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go([*arguments, "sampling.batch_size=2"])
+    more = [*arguments, "sampling.batch_size=2", "budget.images_per_prompt=2"]
+    grid, drawn = expand(more), list[int]()
+    job = of_kind(cell_jobs(grid.cells[0], grid.cells), "draw")[0]
+    root = grid.store.artefact(job.address).root
+    lost, drawer = sorted(root.rglob("0000.png"))[0], FakeWorkbench.drawer
+    before = lost.read_bytes()
+    lost.unlink()
+
+    def counting(*place: object) -> object:
+        draw = drawer(*place)
+        return lambda batch: drawn.append(len(batch)) or draw(batch)
+
+    monkeypatch.setattr(FakeWorkbench, "drawer", counting)
+    job.run(context_of(grid, FakeWorkbench()))
+    # The first part's batch of two once more, then its three prompts' second images.
+    assert drawn == [2, 2, 1]
+    assert lost.read_bytes() == before
 
 
 def test_other_sampler_steps_draw_and_judge_and_train_nothing(arguments: list[str]) -> None:

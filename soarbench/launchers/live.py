@@ -1,0 +1,33 @@
+"""What a running grid says of itself, for ``status`` in another terminal."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from soarbench.common.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Live:
+    """The file in a grid's folder that is written every second while it runs."""
+
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.folder / "live.json"
+
+    def keep(self, report: Mapping[str, object]) -> None:
+        """Write how far the grid is."""
+        facts = {"host": platform.node(), "pid": os.getpid(), "time": time.time()}
+        write_json(self.path, {**facts, **report})
+
+    def read(self) -> dict[str, object] | None:
+        """What was written last; None where nothing ever ran."""
+        return read_json(self.path) if self.path.is_file() else None

@@ -1,0 +1,64 @@
+"""A launcher whose jobs run on workers, wherever those are."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+from typing_extensions import override
+
+from soarbench.config.run import LauncherConfig
+from soarbench.jobs.base import Context, Job
+from soarbench.jobs.graph import sharded
+from soarbench.jobs.prepare import Prepare
+from soarbench.launchers.base import Launch, Launcher, Outcome
+from soarbench.launchers.engine import Backend, Engine, Patience
+
+OpenBackend = Callable[[Launch], contextlib.AbstractContextManager[Backend]]
+
+
+class Pool(Launcher):
+    """Runs jobs on the workers of a backend, which is there while the launcher is open."""
+
+    def __init__(self, config: LauncherConfig, open_backend: OpenBackend) -> None:
+        self._config, self._open_backend = config, open_backend
+        self._stack = contextlib.ExitStack()
+
+    @override
+    def open(self, launch: Launch, jobs: Sequence[Job]) -> None:
+        config, self._launch = self._config, launch
+        backend = self._stack.enter_context(self._open_backend(launch))
+        patience = Patience(
+            retries=config.retries,
+            stall_minutes=config.stall_minutes,
+            start_minutes=config.start_minutes,
+        )
+        self._engine = Engine(backend, launch.progress, patience, config.num_processes)
+        if jobs:
+            prepare = Prepare(cell=jobs[0].cell, jobs=tuple(jobs))
+            for _, failure in self._engine.run([prepare], launch.seconds, _nobody):
+                if failure is not None:
+                    raise failure
+
+    @override
+    def run(self, jobs: Sequence[Job], context: Context) -> Iterator[Outcome]:
+        def here(job: Job) -> None:
+            job.run(context)
+
+        shards = sharded(jobs, self._launch.seconds, 60 * self._config.shard_minutes)
+        seconds = {
+            job.key: self._launch.seconds.get(key, 0.0) / len(parts)
+            for key, parts in shards.items()
+            for job in parts
+        }
+        self._launch.progress.estimate(seconds)
+        yield from self._engine.run(list(itertools.chain(*shards.values())), seconds, here)
+
+    @override
+    def close(self) -> None:
+        self._stack.close()
+
+
+def _nobody(job: Job) -> None:
+    raise AssertionError(f"{job.kind} is no job of this process")

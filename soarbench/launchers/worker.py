@@ -1,0 +1,87 @@
+"""What a worker does: one job after the other, in a process with its own GPUs or cores."""
+
+# Imported before the worker knows which GPUs are its own: no framework.
+from __future__ import annotations
+
+import contextlib
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from soarbench.common.errors import JobFailed, UserError, reason
+from soarbench.common.progress import SentProgress, Update
+from soarbench.grid.expand import Grid
+from soarbench.jobs.base import Context, Job, Workbench
+from soarbench.launchers.base import MakeWorkbench
+from soarbench.launchers.engine import Share
+
+
+def failure_of(error: Exception) -> Exception:
+    """A failure as it can be sent: not every exception can be made again from its words."""
+    if isinstance(error, UserError):
+        return UserError(str(error))
+    return JobFailed(reason(error), "".join(traceback.format_exception(error)))
+
+
+@dataclass(eq=False)
+class JobRunner:
+    """Runs jobs in this process, which nothing else uses.
+
+    Attributes:
+        send: Takes how far a job is.
+        is_small: Whether it has a part of a GPU: judges that it has loaded make way for the next.
+    """
+
+    grid: Grid
+    make_workbench: MakeWorkbench
+    send: Callable[[Update], object]
+    is_small: bool = False
+    _workbench: Workbench | None = field(default=None, init=False)
+    _loads: tuple[object, ...] = field(default=(), init=False)
+
+    def run(self, job: Job) -> Exception | None:
+        """Run a job; what it failed with."""
+        try:
+            job.run(self._context(job))
+        # Whatever goes wrong in one job, the rest of the grid goes on.
+        except Exception as error:  # noqa: BLE001
+            return failure_of(error)
+        return None
+
+    def _context(self, job: Job) -> Context:
+        loads = job.needs().loads
+        if self._workbench is None or (self.is_small and loads != self._loads):
+            self._workbench = None
+            self._workbench = self.make_workbench(self.grid)
+        self._loads = loads
+        return Context(
+            store=self.grid.store,
+            workbench=self._workbench,
+            tracker=None,
+            progress=SentProgress(self.send),
+        )
+
+
+def variables(share: Share, threads: int) -> dict[str, str]:
+    """Environment of a process with a share of this machine: its GPUs, and threads of its cores."""
+    # A machine's owner, or SLURM, may have given this process a part of the GPUs only.
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    names = [given[gpu] if len(given) > gpu and given[0] else str(gpu) for gpu in share.gpus]
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    return counts | {"CUDA_VISIBLE_DEVICES": ",".join(names)}
+
+
+@contextlib.contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """Variables for processes that are started inside the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
