@@ -74,10 +74,10 @@ def lines(name: str, values: Mapping[str, object]) -> list[str]:
     assert isinstance(failed, dict)
     total = sum(cells.values())
     text = f"{name}: {cells.get('finished', 0)} of {total} cells finished"
-    text += f", {len(failed)} failed" if failed else ""
     undelivered = values["undelivered"]
     assert isinstance(undelivered, list)
-    text += f", {len(undelivered)} of them not delivered to MLflow" if undelivered else ""
+    text += f", {len(undelivered)} of them not yet delivered" if undelivered else ""
+    text += f", {len(failed)} failed" if failed else ""
     if live:
         left = timedelta(seconds=round(live["seconds_left"]))
         text += f"; {100 * live['share']:.0f} %, {left} left"

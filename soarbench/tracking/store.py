@@ -29,10 +29,12 @@ _PATIENCE = 60
 _JOURNALS = ("-journal", "-wal", "-shm")
 #: MLflow's own are 7 retries and 120 s: it takes 4.5 minutes to find that a server is away, and
 #: 16 that it hangs. One retry stays, for connections that a server closed while nothing was sent.
-_BRIEF = {
+_BRIEF_AND_QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "9",
     "PGCONNECT_TIMEOUT": "9",
+    # Two lines a run, with the password of the address.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 #: What databases say of an address that will never work, however long one waits.
 _MISTAKES = ("authentication failed", "does not exist", "no such file", "Access denied")
@@ -57,7 +59,8 @@ def sqlite_file(uri: str) -> Path | None:
     """The file that a store's address names; None for a server, memory, or no address at all."""
     try:
         address = make_url(uri)
-    except ArgumentError:
+    # Of some addresses, such as http://[::1, it says no more than what int() says.
+    except (ArgumentError, ValueError):
         return None
     name = address.database or ":memory:"
     is_file = address.get_backend_name() == "sqlite" and not name.startswith((":memory:", "file:"))
@@ -73,7 +76,7 @@ class _NoRetries(logging.Filter):
 
 def be_brief_and_quiet(uri: str) -> None:
     """Shorten MLflow's waiting, unless the user chose it, and keep its logs off the console."""
-    for name, value in _BRIEF.items():
+    for name, value in _BRIEF_AND_QUIET.items():
         os.environ.setdefault(name, value)
     if sqlite_file(uri) is not None:
         # A pool's connections would go on writing into a file that somebody deleted.
