@@ -101,8 +101,8 @@ class ProcessesConfig:
             raise ValueError(f"launcher.num_processes={self.num_processes}: must be at least 1")
         if self.parallelism != "ddp" and self.num_processes is None:
             raise ValueError(
-                f"launcher.num_processes=null launcher.parallelism={self.parallelism}: how many share "
-                "decides whether the weights fit; set launcher.num_processes=N"
+                f"launcher.num_processes=null launcher.parallelism={self.parallelism}: how many "
+                "share decides whether the weights fit; set launcher.num_processes=N"
             )
         if self.parallelism != "ddp" and self.num_processes == 1:
             raise ValueError(
