@@ -11,6 +11,8 @@ from typing import ClassVar, Literal, get_args
 FigureFormat = Literal["png", "pdf", "svg"]
 #: What becomes of results that other code than today's made.
 Stale = Literal["refuse", "warn", "rerun"]
+#: Which snapshots of a training stay when a grid is done with them.
+KeepSnapshots = Literal["all", "last"]
 FORMATS: tuple[FigureFormat, ...] = get_args(FigureFormat)
 
 
@@ -77,6 +79,19 @@ class TrackingConfig:
     enabled: bool
     uri: str | None = None
     artifacts: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreConfig:
+    """What is kept in the output directory; changes no result.
+
+    Attributes:
+        keep_snapshots: ``all``, or ``last`` alone: a training's other snapshots are removed once
+            their images are drawn and measured. Those of a full fine-tune take 5 to 9 GB each.
+            What needs a removed one later (another suite, more images) trains again, and says so.
+    """
+
+    keep_snapshots: KeepSnapshots = "all"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,14 @@ from baselines.config import (
 )
 from evaluators.base import JudgeConfig
 from evaluators.batches import at_once
-from soarbench.config.run import BudgetConfig, FigureFormat, LauncherConfig, Stale, TrackingConfig
+from soarbench.config.run import (
+    BudgetConfig,
+    FigureFormat,
+    LauncherConfig,
+    Stale,
+    StoreConfig,
+    TrackingConfig,
+)
 from soarbench.config.suites import SuiteConfig as SuiteConfig
 from soarbench.data.config import CurationConfig, DataConfig
 from soarbench.models.base import ModelConfig
@@ -137,6 +144,7 @@ class Settings:
         figure_formats: What figures are written as; png, which pages show, is among them.
         tracking: MLflow.
         launcher: Who runs the jobs.
+        store: What is kept.
         stale: What becomes of results that other code than today's made: ``warn`` takes them and
             says so, ``rerun`` makes them again, ``refuse`` ends the command.
     """
@@ -163,4 +171,5 @@ class Settings:
     figure_formats: tuple[FigureFormat, ...]
     tracking: TrackingConfig
     launcher: LauncherConfig
+    store: StoreConfig = field(default_factory=StoreConfig)
     stale: Stale = "warn"

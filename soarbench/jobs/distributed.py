@@ -20,7 +20,7 @@ import torch
 from baselines.loop.owner import OWNER_VARIABLE, Owner
 from baselines.loop.sharding import end_process
 from soarbench.common.errors import UserError
-from soarbench.common.files import write_json
+from soarbench.common.files import write_record
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
@@ -32,7 +32,9 @@ from soarbench.store.training import TrainingFolder, read_training_log
 #: Tells workers whose they are: one whose launch is gone stops.
 LAUNCH_PID = "SOARBENCH_LAUNCH_PID"
 _SECONDS_BETWEEN_LOOKS = 1.0
-_ERROR_LINE = re.compile(r"(?:\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|Diverged|Exception): .*)")
+_ERROR_LINE = re.compile(
+    r"(?:\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|Diverged|TakenOver|Exception): .*)"
+)
 
 
 class TrainingFailed(RuntimeError):
@@ -142,7 +144,7 @@ def main(words: Sequence[str]) -> None:
     workbench = ModelWorkbench(device, grid.store, together)
     cost = workbench.train(cell, stop_without_launch)
     if os.environ["RANK"] == "0":
-        write_json(workbench.training_folder(cell).cost_path, cost)
+        write_record(workbench.training_folder(cell).cost_path, cost)
     end_process()
 
 

@@ -18,9 +18,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from soarbench.common.errors import reason
+from soarbench.common.errors import Damaged, reason
 from soarbench.common.progress import Key, Update
 from soarbench.jobs.base import Job, Needs
+from soarbench.jobs.graph import maker_of
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +178,7 @@ class Task:
     is_over: bool = False
     losses: int = 0
     reached: int = -1
+    mended: set[str] = field(default_factory=set)
 
     @functools.cached_property
     def rank(self) -> tuple[float, int]:
@@ -419,6 +421,7 @@ class Engine:
         # What running jobs leave, and what idle workers leave of that.
         self._room = self._space = _Room((), ())
         self._queue = _Queue()
+        self._tasks: list[Task] = []
         self._num_left = 0
         self._own: dict[Future[None], Task] = {}
         self._own_ready: list[Task] = []
@@ -433,9 +436,9 @@ class Engine:
         ``here`` runs those that the grid's own process does, in a thread. Estimated ``seconds``
         decide about the order alone.
         """
-        tasks = tasks_of(jobs, seconds)
-        self._num_left = len(tasks)
-        for task in tasks:
+        self._tasks = tasks_of(jobs, seconds)
+        self._num_left = len(self._tasks)
+        for task in self._tasks:
             self._offer(task)
         with ThreadPoolExecutor(1, "grid") as desk:
             while self._num_left:
@@ -585,7 +588,7 @@ class Engine:
             # An interruption, or the end of the interpreter, is nobody's outcome.
             if error is not None and not isinstance(error, Exception):
                 raise error
-            yield from self._over(task, error)
+            yield from self._mended_or_over(task, error)
         yield from self._hanging()
 
     def _follow(self, update: Update) -> None:
@@ -605,7 +608,7 @@ class Engine:
     def _ended(self, event: Ended) -> Iterator[Outcome]:
         work = self._works[event.worker]
         self._idle[work.worker] = work
-        yield from self._over(self._rest(work), event.failure)
+        yield from self._mended_or_over(self._rest(work), event.failure)
 
     def _lost(self, event: Lost) -> Iterator[Outcome]:
         work = self._works.get(event.worker)
@@ -624,6 +627,34 @@ class Engine:
         log.warning("%s: %s; begun again", _name(task.job), event.why)
         task.is_waiting = True
         self._offer(task)
+
+    def _mended_or_over(self, task: Task, failure: Exception | None) -> Iterator[Outcome]:
+        """A job's end, unless what it read is damaged: that is made again, and then the job."""
+        mender = self._mender(task, failure) if isinstance(failure, Damaged) else None
+        if mender is None:
+            yield from self._over(task, failure)
+            return
+        log.warning("%s; made again", failure)
+        self.watcher.end(task.job.key)
+        task.waits_for.append(mender)
+        mender.dependents.append(task)
+        task.is_waiting = True
+        self._offer(mender)
+
+    def _mender(self, task: Task, damage: Damaged) -> Task | None:
+        """What makes a damaged artefact again; None where nothing can, or it did."""
+        job = maker_of(damage.address, task.job)
+        if job is None or damage.address in task.mended:
+            return None
+        task.mended.add(damage.address)
+        for other in self._tasks:
+            is_alike = other.job.address == job.address and other.job.kind == job.kind
+            if is_alike and (other.is_waiting or other.job.key in self._running):
+                return other
+        mender = Task(job, task.index, 0.0, job.needs())
+        self._tasks.append(mender)
+        self._num_left += 1
+        return mender
 
     def _over(self, task: Task, failure: Exception | None) -> Iterator[Outcome]:
         """A job's end, and that of all that can now never begin."""

@@ -12,6 +12,7 @@ from typing_extensions import override
 from soarbench.common.progress import print_line
 from soarbench.config.run import LauncherConfig
 from soarbench.jobs.base import Context, Job, Workbench
+from soarbench.jobs.repair import run_repaired
 from soarbench.launchers.base import Launch, Launcher, Outcome
 from soarbench.launchers.engine import Node, blocked
 from soarbench.launchers.pool import Pool
@@ -138,7 +139,7 @@ def run_jobs(jobs: Sequence[Job], context: Context) -> Iterator[Outcome]:
             failure = blocked(missing, failed[missing])
         else:
             try:
-                job.run(context)
+                run_repaired(job, context)
             # Whatever goes wrong in one job (out of memory, a user's reward, a diverged loss), the
             # reason is recorded with it, and the rest of the grid goes on.
             except Exception as error:  # noqa: BLE001

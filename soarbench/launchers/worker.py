@@ -9,16 +9,20 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from soarbench.common.errors import JobFailed, UserError, reason
+from soarbench.common.errors import Damaged, JobFailed, UserError, reason
 from soarbench.common.progress import SentProgress, Update
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Context, Job, Workbench
+from soarbench.jobs.repair import run_repaired
 from soarbench.launchers.base import MakeWorkbench
 from soarbench.launchers.engine import Share
 
 
 def failure_of(error: Exception) -> Exception:
     """A failure as it can be sent: not every exception can be made again from its words."""
+    # Says which artefact is to be made again.
+    if isinstance(error, Damaged):
+        return error
     if isinstance(error, UserError):
         return UserError(str(error))
     return JobFailed(reason(error), "".join(traceback.format_exception(error)))
@@ -43,7 +47,7 @@ class JobRunner:
     def run(self, job: Job) -> Exception | None:
         """Run a job; what it failed with."""
         try:
-            job.run(self._context(job))
+            run_repaired(job, self._context(job))
         # Whatever goes wrong in one job, the rest of the grid goes on.
         except Exception as error:  # noqa: BLE001
             return failure_of(error)
