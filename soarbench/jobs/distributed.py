@@ -5,16 +5,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 from typing_extensions import override
@@ -26,18 +23,12 @@ from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import OnStep
-from soarbench.jobs.span import Span
+from soarbench.jobs.torchrun import LAUNCH_PID, Span, last_error, started
 from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.models.devices import torch_device
 from soarbench.store.training import TrainingFolder, read_training_log
 
-#: Tells workers whose they are: one whose launch is gone stops.
-LAUNCH_PID = "SOARBENCH_LAUNCH_PID"
 _SECONDS_BETWEEN_LOOKS = 1.0
-_ERROR_LINE = re.compile(r"(?:\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|Diverged|Exception): .*)")
-
-
-_LOST_PEER = re.compile(r"Connection (closed|reset|refused)|NCCL|DistBackendError|Broken pipe")
 
 
 class TrainingFailed(RuntimeError):
@@ -85,55 +76,6 @@ class DistributedWorkbench(ModelWorkbench):
                 on_step(done, "")
             if not is_over:
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
-
-
-@contextlib.contextmanager
-def started(
-    grid: Grid, cell: CellConfig, folder: TrainingFolder, span: Span, variables: Mapping[str, str]
-) -> Iterator[subprocess.Popen[bytes]]:
-    """The processes of this node that train a cell, under torch's launcher, inside the block."""
-    # Each process makes the grid again from its command line.
-    worker = ["-m", "soarbench.jobs.distributed", addresses.cell_id(cell), *grid.arguments]
-    with span.logs(folder.root)[span.node].open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", *span.words, *worker],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **span.variable, **variables, LAUNCH_PID: str(os.getpid())},
-        )
-        try:
-            yield process
-        finally:
-            # After Ctrl-C they would train on, without anybody who counts their steps.
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-
-
-def join(grid: Grid, cell: CellConfig, span: Span) -> None:
-    """Train a cell to its end on this node, beside the one that leads."""
-    source = addresses.training(cell)
-    assert source is not None, "the base model is not trained"
-    folder = TrainingFolder(grid.store.artefact(source.address).root)
-    folder.root.mkdir(parents=True, exist_ok=True)
-    with started(grid, cell, folder, span, {}) as process:
-        process.wait()
-
-
-def last_error(logs: Sequence[Path], exit_code: int) -> str:
-    """What the processes of all nodes said last that is an error, and in which log."""
-    errors = [
-        (match.group(1), log)
-        for log in logs
-        if log.is_file()
-        for match in map(_ERROR_LINE.fullmatch, log.read_text(errors="replace").splitlines())
-        # The launcher of the processes ends with an error of its own, which says nothing.
-        if match and "ChildFailedError" not in match.group(1)
-    ]
-    # Where one process ends, the others lose their connection to it, and say so as well.
-    errors.sort(key=lambda error: _LOST_PEER.search(error[0]) is not None)
-    cause, log = errors[0] if errors else (f"exit code {exit_code}", logs[0])
-    return f"{cause} (all of it: {log})"
 
 
 class _RankWorkbench(ModelWorkbench):

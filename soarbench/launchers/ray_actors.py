@@ -20,7 +20,7 @@ from soarbench.common.files import files_digest
 from soarbench.common.progress import Update
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Job
-from soarbench.jobs.span import Span
+from soarbench.jobs.torchrun import Span, join
 from soarbench.launchers.base import MakeWorkbench
 from soarbench.launchers.worker import JobRunner
 
@@ -147,7 +147,4 @@ class NodePartner:
 
     def join(self, shared: tuple[Grid, MakeWorkbench], job: Job, span: Span, master: str) -> None:
         """Run the processes of this node."""
-        # torch, once the variables are set.
-        from soarbench.jobs.distributed import join
-
         join(shared[0], job.cell, dataclasses.replace(span, master=master))

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeAlias
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from typing_extensions import override
 
@@ -22,7 +22,7 @@ from soarbench.common.errors import UserError, reason
 from soarbench.common.progress import Update
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Job
-from soarbench.jobs.span import Span
+from soarbench.jobs.torchrun import Span
 from soarbench.launchers.base import MakeWorkbench
 from soarbench.launchers.engine import (
     Backend,
@@ -45,6 +45,9 @@ _SECONDS_BETWEEN_LOOKS = 5.0
 _SECONDS_FOR_ALL_NODES = 60.0
 #: Of memory, for a job beside the GPUs.
 _SLOT_BYTES = 4e9
+#: In what Ray says of an actor that is gone.
+_DEATH = "The actor is dead because"
+_LONGEST_WHY = 200
 #: Jobs share a thread, of which torch's handling of denormal numbers is a property; another one
 #: answers meanwhile.
 _THREADS = {"jobs": 1, "news": 1}
@@ -231,6 +234,10 @@ class Actors(Backend):
         try:
             facts: Facts = ray.get(ref)
         except RayError as error:
+            if not _is_refusal(error):
+                # The node went away again.
+                log.warning("node %s: %s", host.address, why(error))
+                return None
             return f"cannot run soarbench: {why(error)}"
         if facts.problem is None and not (self._check / host.name).is_file():
             return f"writes to another folder {self._check.parent} than this machine reads"
@@ -251,7 +258,7 @@ class Actors(Backend):
             NodeWorker, share.node, self._variables(share), Path.cwd(), num_gpus=0, num_cpus=cpus
         )
         is_small = bool(share.gpus) and share.gpu_share < 1
-        begun = actor.begin.options(concurrency_group="jobs").remote(
+        begun: Ref = actor.begin.options(concurrency_group="jobs").remote(
             self._shared, is_small=is_small
         )
         worker = next(self._numbers)
@@ -284,7 +291,7 @@ class Actors(Backend):
         running = self._workers[worker]
         first, *others = self._spans(running.place)
         host = self._hosts[running.place[0].node]
-        meet = running.actor.meet.options(concurrency_group="jobs")
+        meet: Any = running.actor.meet.options(concurrency_group="jobs")
         master = meet.remote(first, host.address)
         for span, share in zip(others, running.place[1:], strict=True):
             values = self._variables(share)
@@ -328,6 +335,8 @@ class Actors(Backend):
             messages = ray.get(ref)
         except RayError as error:
             self.stop(worker)
+            # Now, or the job would lose all of its workers on a node that is no more.
+            self._look()
             yield Lost(worker=worker, why=why(error))
             return
         if ref == running.begun:
@@ -385,6 +394,14 @@ def why(error: RayError) -> str:
     """What ended an actor, in one line."""
     if isinstance(error, RayTaskError):
         return reason(error.cause)
+    if isinstance(error, ActorUnavailableError):
+        return "its node does not answer"
     lines = [line.strip() for line in str(error).splitlines()]
-    causes = [line for line in lines if line.startswith("The actor is dead because")]
-    return causes[-1] if causes else reason(error)
+    # Of a constructor the last line is the error itself.
+    causes = lines[-1:] if _is_refusal(error) else [line for line in lines if _DEATH in line]
+    return (causes or lines)[0][:_LONGEST_WHY]
+
+
+def _is_refusal(error: RayError) -> bool:
+    """Whether an actor could not even be made, for example since a package is missing."""
+    return isinstance(error, RayTaskError) or "raised in its creation task" in str(error)
