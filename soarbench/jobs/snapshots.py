@@ -28,7 +28,8 @@ class SnapshotKeeper:
 
     def ended(self, job: Job) -> None:
         """A job has ended well; a shard is not all of one."""
-        if job.is_done(self.store) and self._needed.pop(_name(job), None):
+        if _name(job) in self._needed and job.is_done(self.store):
+            del self._needed[_name(job)]
             self.tidy()
 
     def tidy(self) -> None:
