@@ -100,9 +100,14 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "soak": Command(
         "kill a small grid at random moments, repeat it, and compare it with one nobody killed",
-        "output_dir=DIR [kills=200] [launchers=[local,processes]] [seed=0] [minutes=N] and "
-        "settings of a run, e.g. method=[sft,soar]",
+        "output_dir=DIR [kills=200] [launchers=[local,processes,ray,ray_nodes]] [seed=0] "
+        "[minutes=N] and settings of a run, e.g. method=[sft,soar]",
         function="soarbench.benchmarks.soak.soak:soak",
+    ),
+    "bench grid": Command(
+        "how busy a pretended cluster is that runs a grid, and for how long",
+        f"[gpus=[8,64]] [gpus_per_node=N] [gpu=NAME] [load_seconds=N] and {_SETTINGS}",
+        function="soarbench.benchmarks.grid:bench_grid",
     ),
     "data score": Command(
         "score a training set by a judge",

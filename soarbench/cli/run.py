@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from baselines.loop.disk import remove_partials
+from soarbench.cli.disk import require_space, space_line
 from soarbench.common.errors import UserError, reason
 from soarbench.common.files import locked, make_writable
 from soarbench.common.progress import print_line
@@ -69,7 +70,7 @@ def _submit(grid: Grid, *, is_dry: bool, console: Console) -> int:
 
 def workbench(grid: Grid) -> Workbench:
     """The heavy half, for one process or several."""
-    if grid.settings.launcher.num_processes > 1:
+    if grid.settings.launcher.count > 1:
         from soarbench.jobs.distributed import DistributedWorkbench
 
         return DistributedWorkbench(grid)
@@ -93,6 +94,7 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
             print_line(console, line, "yellow")
         pending = _pending(jobs, grid.store)
         if pending:
+            require_space(grid, pending)
             failures, tracker = run_grid(
                 grid, pending, console=console, make_workbench=make_workbench
             )
@@ -231,7 +233,7 @@ def dry_table(grid: Grid) -> Table:
     table.add_row("loading and curating", "", "", _duration(start))
     table.add_row("diagnostics", "", "", _duration(probing))
     table.add_row("all", "", "", _duration(total + probing + start))
-    notes = [f"estimates from rates measured on {rates.machine}"]
+    notes = [f"estimates from rates measured on {rates.machine}", space_line(grid, pending)]
     notes += [f"to run it, {missing_prompts(suite)}" for suite in grid.without_prompts]
     notes += [_MISSING_DATA] if grid.without_data else []
     table.caption = "\n".join(notes)

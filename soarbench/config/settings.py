@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 
 from baselines.config import (
@@ -54,6 +56,13 @@ class GridConfig:
     # Fixed before anything is run: a step chosen by the metric that is reported looks too good.
     checkpoint_rule: str = "last"
 
+    def __post_init__(self) -> None:
+        # Folders of runs and reports have this name, and ../ would put them anywhere.
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ValueError(
+                f"grid.name={self.name!r}: is the name of folders; use letters, digits, _, - and ."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
@@ -98,8 +107,9 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         for key, least in (("num_inference_steps", 1), ("guidance_scale", 0), ("batch_size", 1)):
-            if getattr(self, key) < least:
-                raise ValueError(f"{key}={getattr(self, key)}: must be at least {least}")
+            # Not ``<``, which nan passes; images drawn with an infinite guidance are black.
+            if not least <= getattr(self, key) < math.inf:
+                raise ValueError(f"{key}={getattr(self, key)}: must be finite, at least {least}")
 
     def images_at_once(self, resolution: int) -> int:
         """How many images of a resolution are drawn together."""

@@ -161,6 +161,7 @@ class Curation:
 
     def _usable(self) -> Iterator[tuple[Record, Size]]:
         """Records above the thresholds, as far as their scores are known, and their buckets."""
+        known: set[str] = set()
         for record in records_of(self.config):
             self._count += 1
             # First, as it costs nothing, and what is not trained on may be damaged.
@@ -172,6 +173,11 @@ class Curation:
             # Before its image is opened: a misspelt threshold must not cost a pass over the set.
             self._require_scores(record)
             try:
+                # Rows of one md5 share latents: the images of the others are not opened again.
+                if record.md5 in known:
+                    record.check_md5()
+                elif record.md5 is not None:
+                    known.add(record.md5)
                 yield record, self._bucket(record)
             except ImageError as error:
                 self.unusable.add(record.place, str(error))

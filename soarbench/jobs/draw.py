@@ -80,13 +80,13 @@ class Draw(SuiteJob):
 
     def _finish(self, artefact: Artefact, workbench: Workbench) -> None:
         """Note that the suite is whole, if no other shard has images left to draw."""
-        pairs = suite_images(self.suite)
-        if not all(image_path(artefact.root, *_key(pair)).is_file() for pair in pairs):
+        root, pairs = artefact.root, suite_images(self.suite)
+        if not all(image_path(root, *_key(pair)).is_file() for pair in pairs):
             return
-        if read_record(sampler_path(artefact.root)) is None:
-            write_record(sampler_path(artefact.root), workbench.scheduler_facts(self.cell))
+        if read_record(sampler_path(root)) is None:
+            write_record(sampler_path(root), workbench.scheduler_facts(self.cell))
         artefact.add_extent(extent_of(self.suite))
-        remove_partials(artefact.root)
+        remove_partials(root)
 
     @property
     def _at_once(self) -> int:

@@ -27,8 +27,9 @@ class SnapshotKeeper:
         self._needed = {_name(job): set(_read_by(job)) for job in pending}
 
     def ended(self, job: Job) -> None:
-        """A job has ended well; a shard is not all of one."""
-        if _name(job) in self._needed and job.is_done(self.store):
+        """A job has ended well."""
+        # A shard may not be the last one.
+        if self._needed.get(_name(job)) and job.is_done(self.store):
             del self._needed[_name(job)]
             self.tidy()
 

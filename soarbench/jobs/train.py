@@ -23,9 +23,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Job):
-    """Trains to the end, from the last checkpoint on."""
+    """Trains to the end, from the last checkpoint on.
+
+    Attributes:
+        num_processes: That train together; the launcher says how many.
+    """
 
     kind: ClassVar[str] = "train"
+    num_processes: int = 1
 
     @property
     def source(self) -> addresses.Source:
@@ -35,8 +40,8 @@ class Train(Job):
         return source
 
     def needs(self) -> Needs:
-        """A GPU; the launcher multiplies it by the processes that train together."""
-        return Needs(gpus=1, loads=addresses.base_loads(self.cell))
+        """A GPU for each process."""
+        return Needs(gpus=self.num_processes, loads=addresses.base_loads(self.cell))
 
     def is_done(self, store: Store) -> bool:
         """Whether training is over."""

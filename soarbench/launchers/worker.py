@@ -7,7 +7,7 @@ import contextlib
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from soarbench.common.errors import Damaged, JobFailed, UserError, reason
 from soarbench.common.progress import SentProgress, Update
@@ -56,7 +56,7 @@ class JobRunner:
         loads = job.needs().loads
         if self._workbench is None or (self.is_small and loads != self._loads):
             self._workbench = None
-            self._workbench = self.make_workbench(self.grid)
+            self._workbench = self.make_workbench(self._grid_for(job))
         self._loads = loads
         return Context(
             store=self.grid.store,
@@ -64,6 +64,15 @@ class JobRunner:
             tracker=None,
             progress=SentProgress(self.send),
         )
+
+    def _grid_for(self, job: Job) -> Grid:
+        """The grid, with the number of processes that the launcher chose for a training."""
+        settings = self.grid.settings
+        if job.kind != "train" or settings.launcher.num_processes is not None:
+            return self.grid
+        # A worker of several GPUs is given nothing but trainings of that many processes.
+        launcher = replace(settings.launcher, num_processes=max(job.needs().gpus, 1))
+        return replace(self.grid, settings=replace(settings, launcher=launcher))
 
 
 def variables(share: Share, threads: int, gpus: Sequence[str] | None = None) -> dict[str, str]:

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from soarbench.benchmarks.soak import victims
 from soarbench.benchmarks.soak.comparison import RunFolder, differences
+from soarbench.benchmarks.soak.nodes import RayNodes
 
 _SECONDS_BETWEEN_LOOKS = 0.02
 #: Of the start of a process, in which MLflow makes its store and libraries are imported.
@@ -68,12 +70,14 @@ class Killer:
         command: Without the words that name its folders.
         straight: The run that nobody killed, and ``seconds``, how long it took.
         until: Clock time (``time.monotonic``) after which nothing is killed any more.
+        nodes: Of a cluster that the command joins; None: it joins none.
     """
 
     command: tuple[str, ...]
     straight: RunFolder
     seconds: float
     until: float = float("inf")
+    nodes: RayNodes | None = None
 
     def run(self, folder: RunFolder, rng: np.random.Generator, limit: int) -> Chain:
         """A chain of at most ``limit`` kills, compared with the straight run."""
@@ -107,16 +111,17 @@ class Killer:
                 moment = self._await_moment(launch, folder.store, rng)
                 if moment is None:
                     break
-                chosen = victims.choose(victims.processes(token), launch.pid, rng)
+                chosen = self._choose(launch.pid, rng, token)
                 # Between the birth of a process and its program it has no variables.
                 if chosen is None:
                     continue
+                kind, process = chosen
                 running = _running(folder.store, launch.pid)
-                if victims.kill(chosen[1]):
+                if self._kill(process):
                     seconds = round(time.monotonic() - begun, 2)
-                    kill = Kill(number, seconds, moment, chosen[0], running)
+                    kill = Kill(number, seconds, moment, kind, running)
                     chain.kills.append(kill)
-                if chosen[0] == "orchestrator":
+                if kind == "orchestrator":
                     break
             code = self._end(launch)
         chain.exits.append(code)
@@ -131,14 +136,28 @@ class Killer:
             chain.faults.append(f"launch {number} ended with {code}: {_last_line(folder.root)}")
         return False
 
+    def _choose(
+        self, orchestrator: int, rng: np.random.Generator, token: str
+    ) -> tuple[str, psutil.Process | None] | None:
+        alive = victims.processes(token)
+        if self.nodes is not None:
+            alive += self.nodes.workers()
+        return victims.choose(alive, orchestrator, rng, has_node=self.nodes is not None)
+
+    def _kill(self, process: psutil.Process | None) -> bool:
+        if process is not None:
+            return victims.kill(process)
+        assert self.nodes is not None
+        return self.nodes.kill_node()
+
     def _await_moment(
         self, launch: subprocess.Popen[bytes], store: Path, rng: np.random.Generator
     ) -> str | None:
         """Wait for a random moment; which sort it was, None when the run ended before."""
         sort = str(rng.choice(["any", "start", "write"], p=[0.35, 0.25, 0.4]))
         longest = min(self.seconds, _START_SECONDS) if sort == "start" else self.seconds
-        # The rest of a chain has less to do than the straight run.
-        wait = rng.random() * longest * (1.0 if sort == "start" else 0.6)
+        # Less is left to do after each kill: anywhere in the whole would soon be after the end.
+        wait = rng.random() * longest * (1.0 if sort == "start" else 0.4)
         if not _waited(launch, time.monotonic() + wait):
             return None
         if sort == "write":
@@ -161,7 +180,8 @@ def _started(command: Sequence[str], log: Path, token: str) -> Iterator[subproce
             stdout=stream,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env=os.environ | {victims.TOKEN: token},
+            # As the nodes, which would need a secret in common.
+            env=os.environ | {"RAY_AUTH_MODE": "disabled", victims.TOKEN: token},
             # Ctrl-C is the soak's own.
             start_new_session=True,
         )
