@@ -13,6 +13,7 @@ from rich.table import Table
 
 from baselines.loop.disk import remove_partials
 from soarbench.cli.disk import require_space, space_line
+from soarbench.cli.sync import deliver_grid
 from soarbench.common.errors import UserError, reason
 from soarbench.common.files import locked, make_writable
 from soarbench.common.progress import print_line
@@ -21,6 +22,7 @@ from soarbench.grid import addresses
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import Job, Workbench
 from soarbench.jobs.graph import grid_jobs, settle, waiting_on
+from soarbench.jobs.log import Log
 from soarbench.jobs.prepare import START
 from soarbench.jobs.snapshots import SnapshotKeeper
 from soarbench.launchers.base import MakeWorkbench, Submitter
@@ -64,6 +66,7 @@ def _submit(grid: Grid, *, is_dry: bool, console: Console) -> int:
         console.file.write(script)
         return 0
     _refuse_what_cannot_run(grid)
+    require_space(grid, _pending(all_jobs(grid), grid.store))
     print_line(console, queue.submit(grid))
     return 0
 
@@ -109,6 +112,7 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
             build(cells_of(grid), None, console)
             if tracker is not None:
                 tracker.log_report(results_dir / grid.settings.grid.name)
+        deliver_grid(grid, tracker, console)
     say_failures(grid, failures, console)
     return 1 if failures else 0
 
@@ -152,14 +156,16 @@ def diagnose(
     # Whatever diagnostics= says: who asks for them by name wants them.
     jobs = grid_jobs(grid.cells, diagnostics=True)
     finished = {
-        addresses.cell_id(job.cell) for job in jobs if job.kind == "log" and job.is_done(grid.store)
+        addresses.cell_id(job.cell)
+        for job in jobs
+        if type(job) is Log and job.is_finished(grid.store)
     }
     if not finished:
         raise UserError(
             f"{grid.folder} has no finished cell of this grid; run 'python -m soarbench run "
             f"grid={grid.settings.grid.name}' with the same settings first"
         )
-    failures = Failures()
+    failures, tracker = Failures(), None
     with locked(grid.folder):
         pending = [
             job
@@ -169,7 +175,10 @@ def diagnose(
             and not job.is_done(grid.store)
         ]
         if pending:
-            failures, _ = run_grid(grid, pending, console=console, make_workbench=make_workbench)
+            failures, tracker = run_grid(
+                grid, pending, console=console, make_workbench=make_workbench
+            )
+        deliver_grid(grid, tracker, console)
     say_failures(grid, failures, console)
     print_line(
         console,
@@ -248,6 +257,8 @@ def _state(pending: Sequence[Job], grid: Grid) -> str:
     if "failed" in states:
         return "failed, to do again"
     kinds = list(dict.fromkeys(job.kind for job in pending))
+    if all(isinstance(job, Log) and job.is_finished(grid.store) for job in pending):
+        return "finished, to deliver"
     if states == {"to do"} and len(kinds) > 1 and kinds[0] in ("train", "draw"):
         return "to do"
     return f"to {', '.join(kinds)}"

@@ -421,10 +421,10 @@ class Engine:
         # What running jobs leave, and what idle workers leave of that.
         self._room = self._space = _Room((), ())
         self._queue = _Queue()
+        self._tasks: list[Task] = []
         self._num_left = 0
         self._own: dict[Future[None], Task] = {}
         self._own_ready: list[Task] = []
-        self._mending: list[Task] = []
         self._homeless_since: float | None = None
         self._last_look = -math.inf
 
@@ -436,9 +436,9 @@ class Engine:
         ``here`` runs those that the grid's own process does, in a thread. Estimated ``seconds``
         decide about the order alone.
         """
-        tasks = tasks_of(jobs, seconds)
-        self._num_left = len(tasks)
-        for task in tasks:
+        self._tasks = tasks_of(jobs, seconds)
+        self._num_left = len(self._tasks)
+        for task in self._tasks:
             self._offer(task)
         with ThreadPoolExecutor(1, "grid") as desk:
             while self._num_left:
@@ -639,29 +639,27 @@ class Engine:
         task.waits_for.append(mender)
         mender.dependents.append(task)
         task.is_waiting = True
-        if mender not in self._mending:
-            self._mending.append(mender)
-            self._num_left += 1
-            self._offer(mender)
+        self._offer(mender)
 
     def _mender(self, task: Task, damage: Damaged) -> Task | None:
         """What makes a damaged artefact again; None where nothing can, or it did."""
-        # Not in the worker that reads it: a judge's has no GPU, or a part of one, and a core draws
-        # other bits.
         job = maker_of(damage.address, task.job)
         if job is None or damage.address in task.mended:
             return None
         task.mended.add(damage.address)
-        # Shards of one job find the same damage.
-        alike = (other for other in self._mending if other.job.key == job.key)
-        return next(alike, None) or Task(job, task.index, 0.0, job.needs())
+        for other in self._tasks:
+            is_alike = other.job.address == job.address and other.job.kind == job.kind
+            if is_alike and (other.is_waiting or other.job.key in self._running):
+                return other
+        mender = Task(job, task.index, 0.0, job.needs())
+        self._tasks.append(mender)
+        self._num_left += 1
+        return mender
 
     def _over(self, task: Task, failure: Exception | None) -> Iterator[Outcome]:
         """A job's end, and that of all that can now never begin."""
         task.is_over, task.is_waiting = failure is None, False
         self._num_left -= 1
-        if task in self._mending:
-            self._mending.remove(task)
         self.watcher.end(task.job.key)
         if failure is None:
             for other in task.dependents:

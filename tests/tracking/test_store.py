@@ -17,8 +17,9 @@ from sqlalchemy.engine import Engine
 
 from soarbench.common.errors import UserError
 from soarbench.config.run import TrackingConfig
-from soarbench.tracking.store import sqlite_file
-from soarbench.tracking.tracker import MlflowTracker, store_uri, ui_views
+from soarbench.tracking.runs import MlflowRuns
+from soarbench.tracking.store import sqlite_file, store_uri
+from soarbench.tracking.ui import ui_views
 
 CONFIG = TrackingConfig(enabled=True)
 #: One server imports MLflow once, and each child is its fork: a kill reaches the store alone.
@@ -27,7 +28,7 @@ FORKS.set_forkserver_preload([__name__])
 
 
 def opened(folder: Path) -> None:
-    MlflowTracker(CONFIG, folder, "grid")
+    MlflowRuns(CONFIG, folder / "grids" / "grid")
 
 
 def experiments(folder: Path) -> set[str]:
