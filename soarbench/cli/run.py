@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from baselines.loop.disk import remove_partials
 from soarbench.common.errors import UserError, reason
 from soarbench.common.files import locked, make_writable
 from soarbench.common.progress import print_line
@@ -86,6 +87,9 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
     """As ``run``; ``make_workbench`` is called only if something is left to do."""
     results_dir = _refuse_what_cannot_run(grid)
     with locked(grid.folder):
+        # What killed runs were writing; artefacts are cleaned by the jobs that make them.
+        for folder in (grid.folder, grid.store.cache_dir, results_dir / grid.settings.grid.name):
+            remove_partials(folder)
         failures, tracker = Failures(), None
         jobs = all_jobs(grid)
         for line in settle(jobs, grid.store, grid.settings.stale):

@@ -126,9 +126,9 @@ class Judge(SuiteJob):
             return
         numbers = summed_up(evaluator, files, scores.rows)
         scores.write_summary(extent, numbers, [file.prompt_id for file in files])
+        remove_partials(artefact.root)
         # Last: whoever finds the part noted, finds its rows and its summary.
         artefact.add_extent(extent)
-        remove_partials(artefact.root)
 
     def _sampler(self, store: Store) -> dict[str, object]:
         images = self.images(store)
