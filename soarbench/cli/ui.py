@@ -27,7 +27,7 @@ class UiOptions(Options):
 
 def ui(options: UiOptions, words: Sequence[str], *, console: Console) -> int:
     """Say where the views are, and serve them until interrupted."""
-    from soarbench.tracking.tracker import ui_command, ui_views
+    from soarbench.tracking.ui import ui_command, ui_views
 
     settings = run_settings(words)
     output_dir = Path(settings.output_dir).expanduser()

@@ -68,7 +68,7 @@ class Record:
         if self.md5 is None:
             return
         with self._opened() as stream:
-            digest = hashlib.file_digest(stream, _md5).hexdigest()
+            digest = _md5(stream.read()).hexdigest()
         if digest != self.md5.lower():
             raise ImageError(f"{self.place}: its md5 is {digest}, but the set says {self.md5}")
 

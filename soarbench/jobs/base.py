@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from typing_extensions import override
 
-from baselines.loop.disk import remove_partials
 from evaluators.base import Evaluator
 from evaluators.images import ImageError, is_readable
 from soarbench.common.code import digests
@@ -169,7 +168,6 @@ class Job(abc.ABC):
         artefact, title = context.store.artefact(self.address), f"{self.cell.label}: {what}"
         with self.held(artefact), context.progress.stage(self.key, title, total) as stage:
             with contextlib.nullcontext() if self.is_whole else artefact.held():
-                remove_partials(artefact.root)
                 artefact.begin(self.source.content, self.source.inputs, digests(code))
             yield artefact, stage
         # Not before: a kill in between would leave a failed artefact without a reason.

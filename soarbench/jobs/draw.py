@@ -85,9 +85,8 @@ class Draw(SuiteJob):
             return
         if read_record(sampler_path(root)) is None:
             write_record(sampler_path(root), workbench.scheduler_facts(self.cell))
-        # Before the end is noted, after which nobody comes back.
-        remove_partials(root)
         artefact.add_extent(extent_of(self.suite))
+        remove_partials(root)
 
     @property
     def _at_once(self) -> int:

@@ -125,7 +125,7 @@ class Actors(Backend):
     def _check_gpus(self) -> None:
         """Refuse more GPUs than the cluster has, before any is waited for."""
         counts = [self._gpus(info) for info in _alive()]
-        limit, processes = self._gpus_per_node, self._config.num_processes
+        limit, processes = self._gpus_per_node, self._config.count
         most = max((int(info["Resources"].get("GPU", 0)) for info in _alive()), default=0)
         if self._uses_gpus and limit is not None and limit > most:
             raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import platform
@@ -19,7 +20,7 @@ from baselines.loop.disk import StorageError
 from soarbench import __version__
 from soarbench.common.errors import JobFailed, UserError, reason
 from soarbench.common.files import write_atomically
-from soarbench.common.progress import GridProgress, Key
+from soarbench.common.progress import GridProgress, Key, print_line
 from soarbench.grid import addresses
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Context, Job, Workbench
@@ -52,7 +53,7 @@ class Failures:
 
 def estimates(grid: Grid, jobs: Iterable[Job]) -> dict[Key, float]:
     """Estimated seconds of every job, and of loading what they need."""
-    rates, processes = grid.settings.budget.rates, grid.settings.launcher.num_processes
+    rates, processes = grid.settings.budget.rates, grid.settings.launcher.count
     seconds = {job.key: job.seconds(grid.store, rates) for job in jobs}
     # Rates are of one process.
     seconds |= {key: value / processes for key, value in seconds.items() if key[1] == "train"}
@@ -78,12 +79,13 @@ def run_grid(
     seconds = estimates(grid, pending)
     progress = GridProgress(console, seconds, keep=Live(grid.folder).keep)
     launch = Launch(grid=grid, make_workbench=make_workbench, progress=progress, seconds=seconds)
+    say = functools.partial(print_line, console, style="yellow")
     failures = Failures()
     with progress.shown(), contextlib.closing(launcher):
         # MLflow takes seconds to import, and a dry run needs it not.
         from soarbench.tracking.tracker import open_tracker
 
-        tracker = open_tracker(settings.tracking, store.root, settings.grid.name)
+        tracker = open_tracker(settings.tracking, grid.folder, say)
         workbench = launcher.open(launch, [job for job in pending if job.kind not in _LIGHT])
         context = Context(
             store=store,
@@ -92,8 +94,11 @@ def run_grid(
             tracker=tracker,
             progress=progress,
         )
+        unmade = {job.address for job in pending if not isinstance(job, Log)}
         for job in pending:
-            if type(job) is Log:
+            # Not of a cell that only waits for being delivered: its results stay what they are.
+            is_whole = unmade.isdisjoint(job.waits_for)
+            if type(job) is Log and not (is_whole and job.is_finished(store)):
                 record = job.record(store)
                 record.describe(job.description)
                 record.update_status(state="running", reason=None)
