@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -21,6 +22,15 @@ _STARTED = "Ray runtime started"
 #: Artefacts go through the shared folder.
 _WORDS = ("--num-cpus=1", "--object-store-memory=134217728", "--block")
 _SECONDS_TO_START = 120.0
+
+
+def require_ray() -> None:
+    """Refuse where Ray is missing; ``UserError`` with the remedy."""
+    if importlib.util.find_spec("ray") is None:
+        raise UserError(
+            "launchers=ray: Ray is not installed; run 'pip install soarbench[ray]', or give "
+            "launchers=[local,processes]"
+        )
 
 
 class RayNodes:
