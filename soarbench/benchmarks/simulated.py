@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import math
@@ -109,7 +110,7 @@ class SimulatedCluster(Backend):
         marks = self._marks(job)
         for step in marks:
             update = _update(job.key, step, marks[-1])
-            self._plan(begin + seconds * step / marks[-1], worker, lambda update=update: update)
+            self._plan(begin + seconds * step / marks[-1], worker, functools.partial(_same, update))
         interval = Interval(job=job, place=state.place, start=self._clock, end=end, loading=loading)
 
         def finish() -> Event:
@@ -156,3 +157,7 @@ class SimulatedCluster(Backend):
 
 def _update(key: Key, step: int, total: int) -> Update:
     return Update(key=key, description=key[1], total=total, position=step, skipped=0)
+
+
+def _same(event: Event) -> Event:
+    return event
