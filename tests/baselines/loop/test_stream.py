@@ -30,6 +30,18 @@ def test_the_order_is_that_of_every_stored_training():
     assert order == [4, 3, 5, 6, 0, 1, 2, 3, 4, 2, 5, 6, 1, 0]
 
 
+def test_groups_come_in_the_order_of_trl() -> None:
+    from trl.trainer.utils import RepeatSampler
+
+    from baselines.loop.stream import _EPOCH_STREAM, _seed_of
+
+    own = stream(7, group_size=2, seed=3)
+    for epoch in range(3):
+        seed = _seed_of(3, epoch, stream=_EPOCH_STREAM)
+        theirs = list(RepeatSampler(range(7), mini_repeat_count=2, seed=seed))
+        assert [own.row_index(14 * epoch + place) for place in range(14)] == theirs
+
+
 def test_order_depends_on_the_position_alone():
     ascending, jumping = stream(), stream()
     expected = [ascending.row_index(position) for position in range(40)]
