@@ -14,7 +14,7 @@ from diffusers import SD3Transformer2DModel
 
 from baselines.config import LoraConfig, TrainingConfig
 from baselines.loop.weights import prepare_transformer
-from soarbench.benchmarks.worker import PeakMemory
+from soarbench.benchmarks.memory import PeakMemory
 from soarbench.models.sd3.architecture import Sd3Architecture
 from soarbench.models.sd3.config import Sd3Config
 from soarbench.models.sd3.model import SD3Velocity

@@ -39,11 +39,11 @@ from baselines.loop.weights import prepare_transformer
 from baselines.soar import Soar
 from baselines.soar_config import SoarConfig
 from soarbench.benchmarks.full_size import RandomRows, random_transformer
+from soarbench.benchmarks.memory import PeakMemory
 from soarbench.benchmarks.methods import LIVE_MEMORY
-from soarbench.benchmarks.worker import PeakMemory
 from soarbench.common.errors import UserError
 from soarbench.config.compose import parse_overrides
-from soarbench.jobs.workbench import torch_device
+from soarbench.models.devices import torch_device
 from soarbench.planning.demand import PlanOptions, read_request
 from soarbench.planning.memory_and_time import Demand
 

@@ -4,8 +4,8 @@
 #   tools/gpu_bundle.sh OUT.tar [PACKAGES.txt]
 #   there: tar xf OUT.tar && cd soarbench && make gpu PYTHON=python3
 #
-# PACKAGES.txt is `pip freeze` of that machine; without it torch, torchvision, numpy, scipy, pandas,
-# pyarrow and what these need are taken to be there. PYTHON_VERSION (3.12) is that machine's. Exit code 2 over 64 MB.
+# PACKAGES.txt is `pip freeze` of that machine; without it torch, torchvision, numpy and what these
+# need are taken to be there. PYTHON_VERSION (3.12) is that machine's. Exit code 2 over 64 MB.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?usage: tools/gpu_bundle.sh OUT.tar [PACKAGES.txt]}

@@ -22,14 +22,14 @@ from packaging.utils import canonicalize_name as canonical
 from packaging.version import Version
 from setuptools import build_meta
 
-#: What is imported on the way to a GPU's numbers; MLflow, PaddleOCR and RapidOCR are not.
+#: What is imported on the way to a GPU's numbers, but for those of the laboratory's grid.
 ROOTS = (
-    "accelerate", "datasets", "diffusers", "hydra-core", "matplotlib", "omegaconf",
-    "open_clip_torch", "pandas", "peft", "pillow", "pyarrow", "pytest", "pyyaml", "rich",
-    "safetensors", "scipy", "torch", "torchvision", "transformers", "trl",
+    "accelerate", "diffusers", "filelock", "hydra-core", "numpy", "omegaconf", "open_clip_torch",
+    "peft", "pillow", "pytest", "pyyaml", "requests", "rich", "safetensors", "torch",
+    "torchvision", "transformers",
 )  # fmt: skip
 #: Taken to be there; torch and torchvision are of one build, which no bundle can know.
-THERE = ("torch", "torchvision", "numpy", "scipy", "pandas", "pyarrow")
+THERE = ("torch", "torchvision", "numpy")
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (39, 35, 34, 31, 28, 27, 24, 17)]
 PLATFORMS += ["manylinux2014_x86_64", "manylinux1_x86_64"]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,12 +22,15 @@ from typing_extensions import override
 from baselines.loop.checkpoints import (
     EMA_FILE,
     CheckpointWriter,
-    atomic_directory,
     checkpoint_path,
+    new_snapshot,
+    snapshot_damage,
     snapshot_path,
 )
 from baselines.loop.sharding import gathered, local, scattered
 from baselines.loop.weights import on_host, save_transformer
+
+log = logging.getLogger(__name__)
 
 
 class EmaCallback(TrainerCallback):
@@ -146,10 +151,18 @@ class SaveRhythm(TrainerCallback):
 
 
 class MarkComplete(TrainerCallback):
-    """Marks a checkpoint once every file of it is written; must be the last with ``on_save``."""
+    """Marks a checkpoint once every file of it is written; must be the last with ``on_save``.
 
-    def __init__(self, writer: CheckpointWriter | None = None) -> None:
+    ``save_log`` puts into it what was logged so far.
+    """
+
+    def __init__(
+        self,
+        writer: CheckpointWriter | None = None,
+        save_log: Callable[[Path], object] = lambda _: None,
+    ) -> None:
         self.writer = writer or CheckpointWriter()
+        self.save_log = save_log
 
     @override
     def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -160,7 +173,9 @@ class MarkComplete(TrainerCallback):
     @override
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         if args.should_save:
-            self.writer.finish(checkpoint_path(Path(str(args.output_dir)), state.global_step))
+            folder = checkpoint_path(Path(str(args.output_dir)), state.global_step)
+            self.save_log(folder)
+            self.writer.finish(folder)
 
 
 @dataclass(eq=False)
@@ -188,13 +203,15 @@ class LogWindow(TrainerCallback):
 class Snapshots(TrainerCallback):
     """Keeps the weights to be evaluated after given steps: ``ema``'s, where there is one.
 
-    They are rounded to ``dtype``, if one is given.
+    They are rounded to ``dtype``, if one is given; ``allowed`` is asked before one appears, and may
+    raise.
     """
 
     steps: Sequence[int]
     model: nn.Module
     ema: EmaCallback | None
     dtype: torch.dtype | None
+    allowed: Callable[[], None] = lambda: None
 
     @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
@@ -202,12 +219,20 @@ class Snapshots(TrainerCallback):
             return
         # Every process takes part to the end, as gathering shards needs.
         target = snapshot_path(Path(str(args.output_dir)), state.global_step)
-        with args.main_process_first(local=False, desc="looking for the snapshot"):
-            exists = target.exists()
-        if exists:
-            return  # of the run before it was resumed: the same bits
         is_main = bool(args.should_save)
+        (is_there,) = broadcast_object_list([is_main and _is_whole(target)])
+        if is_there:
+            return  # of the run before it was resumed: the same bits
         weights = contextlib.nullcontext() if self.ema is None else self.ema.averaged()
-        place = atomic_directory(target) if is_main else contextlib.nullcontext(target)
-        with weights, place as unfinished:
-            save_transformer(self.model, unfinished, dtype=self.dtype, is_main=is_main)
+        unfinished = contextlib.nullcontext(target)
+        place = new_snapshot(target, self.allowed) if is_main else unfinished
+        with weights, place as folder:
+            save_transformer(self.model, folder, dtype=self.dtype, is_main=is_main)
+
+
+def _is_whole(snapshot: Path) -> bool:
+    """Whether a snapshot is there; a damaged one is removed."""
+    if snapshot.is_dir() and (fault := snapshot_damage(snapshot)):
+        log.warning("%s %s: it is written again", snapshot, fault)
+        shutil.rmtree(snapshot)
+    return snapshot.is_dir()

@@ -2,10 +2,12 @@
 
 Layout of a training folder::
 
-    checkpoint-200/     what resuming needs; valid only with the COMPLETE mark
+    checkpoint-200/     what resuming needs; valid only as its manifest.json says
         transformer/    diffusers' or peft's own directory
         optimizer.pt scheduler.pt rng_state*.pth trainer_state.json counters.json ema.pt
     snapshots/step-000050/    weights to be evaluated, diffusers' or peft's own directory
+    snapshots/step-000050.manifest.json
+    owner.json          who trains
 """
 
 # Imports no framework: the orchestrator asks these questions before it loads a model.
@@ -22,7 +24,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-COMPLETE = "COMPLETE"
+from baselines.loop.disk import (
+    StorageError,
+    atomic_directory,
+    damage,
+    flush,
+    flush_tree,
+    remove_partials,
+    write_manifest,
+    writing,
+)
+
+MANIFEST = "manifest.json"
 EMA_FILE = "ema.pt"
 COUNTERS_FILE = "counters.json"
 TRANSFORMER_DIR = "transformer"
@@ -57,14 +70,57 @@ def snapshot_path(folder: Path, step: int) -> Path:
     return folder / "snapshots" / f"step-{step:06d}"
 
 
-def mark_complete(checkpoint: Path) -> None:
-    """Declare a checkpoint finished, whose every file is written, then drop the older ones."""
-    # In this order: a kill between the two leaves one checkpoint too many, never none.
-    (checkpoint / COMPLETE).touch()
+def snapshot_manifest(snapshot: Path) -> Path:
+    """Where sizes and digests of a snapshot's files are kept."""
+    # Beside it: inside, it would change what a snapshot is as somebody's ``model.adapter``.
+    return snapshot.with_name(f"{snapshot.name}.{MANIFEST}")
+
+
+def removal_note(snapshot: Path) -> Path:
+    """Says why a snapshot is no longer there, where it was removed on purpose."""
+    return snapshot.with_name(f"{snapshot.name}.removed")
+
+
+def snapshot_damage(snapshot: Path) -> str | None:
+    """What is wrong with a snapshot, in words that follow its name; None: nothing."""
+    if not snapshot.is_dir():
+        note = removal_note(snapshot)
+        return f"was removed {note.read_text()}" if note.is_file() else "is missing"
+    manifest = snapshot_manifest(snapshot)
+    # Older versions, and a kill before it was written, leave none: the snapshot is whole then.
+    return damage(snapshot, manifest) if manifest.is_file() else None
+
+
+@contextlib.contextmanager
+def new_snapshot(snapshot: Path, allowed: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """As ``atomic_directory``, with the manifest."""
+    with atomic_directory(snapshot, allowed) as unfinished:
+        yield unfinished
+    write_manifest(snapshot, snapshot_manifest(snapshot))
+    removal_note(snapshot).unlink(missing_ok=True)
+
+
+def mark_complete(checkpoint: Path, allowed: Callable[[], None] = lambda: None) -> None:
+    """Declare a checkpoint finished, whose every file is written, then drop the older ones.
+
+    ``allowed`` is asked before the mark, and may raise.
+    """
+    manifest = checkpoint / MANIFEST
+    flush_tree(checkpoint)
+    flush(checkpoint.parent)
+    allowed()
+    write_manifest(checkpoint, manifest)
+    # The older ones are the last good ones until this one has been read back.
+    if fault := damage(checkpoint, manifest):
+        raise StorageError(f"{checkpoint} {fault}, though it was just written; look at the disk")
     for older in _checkpoints(checkpoint.parent)[0][:-1]:
-        # The mark goes first, so that a half-removed checkpoint does not pass for a whole one.
-        (older / COMPLETE).unlink()
-        shutil.rmtree(older)
+        _remove(older)
+
+
+def _remove(checkpoint: Path) -> None:
+    # The mark goes first, so that a half-removed checkpoint does not pass for a whole one.
+    (checkpoint / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint)
 
 
 class CheckpointWriter:
@@ -73,12 +129,21 @@ class CheckpointWriter:
     Files that are put in hold copies of the state in host memory, of the state's size, until they
     are written: training only waits for the copies. A fault of the thread comes out of the next
     call, and where the writer is left; an interruption waits for what is being written.
+    ``allowed`` is asked before anything is written and before the mark, and may raise.
     """
 
-    def __init__(self, *, in_background: bool = False) -> None:
+    def __init__(
+        self, *, in_background: bool = False, allowed: Callable[[], None] = lambda: None
+    ) -> None:
+        self.allowed = allowed
         self._pool = ThreadPoolExecutor(1, "checkpoint") if in_background else None
         self._files: list[Callable[[], object]] = []
         self._writing: Future[None] | None = None
+
+    def begin(self) -> None:
+        """Wait until a checkpoint may be written."""
+        self.wait()
+        self.allowed()
 
     def put(self, write: Callable[[], object]) -> None:
         """Take what writes a file of the checkpoint that is coming."""
@@ -89,11 +154,11 @@ class CheckpointWriter:
 
     def finish(self, checkpoint: Path) -> None:
         """Have the files written, then the checkpoint marked."""
-        if self._pool is None:
-            mark_complete(checkpoint)
-            return
         files, self._files = self._files, []
-        self._writing = self._pool.submit(_write, files, checkpoint)
+        if self._pool is None:
+            _write(files, checkpoint, self.allowed)
+        else:
+            self._writing = self._pool.submit(_write, files, checkpoint, self.allowed)
 
     def check(self) -> None:
         """Raise the thread's fault if it is there already."""
@@ -121,19 +186,29 @@ class CheckpointWriter:
             log.error("the last checkpoint could not be written: %s", fault)
 
 
-def _write(files: list[Callable[[], object]], checkpoint: Path) -> None:
+def _write(
+    files: list[Callable[[], object]], checkpoint: Path, allowed: Callable[[], None]
+) -> None:
     """Write a checkpoint's files, and mark it if that went well."""
-    for write in files:
-        write()
-    mark_complete(checkpoint)
+    with writing(checkpoint):
+        for write in files:
+            write()
+        mark_complete(checkpoint, allowed)
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest finished checkpoint; half-written ones (a killed process) are removed."""
+    """The newest whole checkpoint; half-written (a killed process) and damaged ones are removed."""
     finished, unfinished = _checkpoints(folder)
     for path in unfinished:
         log.warning("removing the unfinished checkpoint %s", path)
         shutil.rmtree(path)
+    remove_partials(folder)
+    # A whole one without its optimiser was gone on from with a fresh one: other numbers, no word.
+    while finished and (fault := damage(finished[-1], finished[-1] / MANIFEST)):
+        path = finished.pop()
+        goal = finished[-1].name if finished else "the start"
+        log.warning("%s %s: it is removed, and training goes back to %s", path, fault, goal)
+        _remove(path)
     return finished[-1] if finished else None
 
 
@@ -145,16 +220,5 @@ def _checkpoints(folder: Path) -> tuple[list[Path], list[Path]]:
         if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
     ]
     ascending = [path for _, path in sorted(numbered)]
-    finished = [path for path in ascending if (path / COMPLETE).exists()]
+    finished = [path for path in ascending if (path / MANIFEST).exists()]
     return finished, [path for path in ascending if path not in finished]
-
-
-@contextlib.contextmanager
-def atomic_directory(target: Path) -> Iterator[Path]:
-    """Write into the yielded directory; ``target`` appears, whole, when the block ends well."""
-    partial = target.with_name(f".{target.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)  # of a killed process
-    partial.mkdir(parents=True)
-    yield partial
-    partial.rename(target)

@@ -13,8 +13,7 @@ from typing import NotRequired, Protocol, TypedDict
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
-from trl.trainer.utils import RepeatSampler
+from torch.utils.data import Dataset, RandomSampler, Sampler
 from typing_extensions import override
 
 from baselines.base import Batch
@@ -100,8 +99,8 @@ class TrainingStream(Dataset[StreamItem]):
                 self._order = block_order(self.shapes, self.seed, epoch)
             else:
                 seed = _seed_of(self.seed, epoch, stream=_EPOCH_STREAM)
-                sampler = RepeatSampler(self.rows, mini_repeat_count=self.group_size, seed=seed)
-                self._order = list(sampler)
+                rows = RandomSampler(self.rows, generator=torch.Generator().manual_seed(seed))
+                self._order = [row for row in rows for _ in range(self.group_size)]
             self._epoch = epoch
         return self._order[place]
 

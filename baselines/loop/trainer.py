@@ -27,6 +27,7 @@ from baselines.config import TrainingConfig
 from baselines.loop import sharding
 from baselines.loop.callbacks import LogWindow
 from baselines.loop.checkpoints import TRANSFORMER_DIR, CheckpointWriter, checkpoint_path
+from baselines.loop.disk import writing
 from baselines.loop.ledger import LOSS, Ledger, LossWindow, Share
 from baselines.loop.reduction import Reduction, broadcast
 from baselines.loop.stream import (
@@ -368,6 +369,7 @@ class PostTrainer(Trainer):
         values |= self.ledger.close_window()
         super().log(dict(values), start_time)
         if self.is_world_process_zero():
+            self.writer.allowed()
             self.on_log(self.state.global_step, values)
 
     @override
@@ -397,11 +399,12 @@ class PostTrainer(Trainer):
     @override
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._settle()
-        self.writer.wait()
-        super()._save_checkpoint(model, trial)
+        self.writer.begin()
+        folder = checkpoint_path(Path(str(self.args.output_dir)), self.state.global_step)
+        with writing(folder):
+            super()._save_checkpoint(model, trial)
         if self.args.should_save:
             self.ledger.tick()
-            folder = checkpoint_path(Path(str(self.args.output_dir)), self.state.global_step)
             updates = self.state.global_step - self._globalstep_last_logged
             self.ledger.save(folder, LossWindow(updates, self._tr_loss.item()))
         # The mark must not come before every process has written its generator states.

@@ -17,13 +17,13 @@ from baselines.loop.post_train import post_train
 from baselines.loop.sharding import DDP
 from baselines.loop.stream import Row
 from baselines.loop.trainer import OnLog, TrainingSummary
+from soarbench.benchmarks.memory import PeakMemory, proc_bytes
 from soarbench.benchmarks.tables import number_table
-from soarbench.benchmarks.worker import PeakMemory, proc_bytes
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.config.compose import parse_overrides
 from soarbench.config.keys import split
-from soarbench.jobs.workbench import torch_device
 from soarbench.models.base import Architecture
+from soarbench.models.devices import torch_device
 from soarbench.planning.demand import PlanOptions, read_request
 from soarbench.planning.fake_transformer import transformer_of
 from soarbench.planning.memory_and_time import GB, Demand

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 
 from soarbench import __version__
 from soarbench.common.errors import UserError, without_passwords
+from soarbench.common.logs import set_levels
 
 if typing.TYPE_CHECKING:
     from soarbench.config.keys import Options
@@ -98,6 +98,12 @@ COMMANDS: Mapping[str, Command] = {
         flags=("--dry-run",),
         function="soarbench.benchmarks.gpu.bench:bench_gpu",
     ),
+    "soak": Command(
+        "kill a small grid at random moments, repeat it, and compare it with one nobody killed",
+        "output_dir=DIR [kills=200] [launchers=[local,processes,ray,ray_nodes]] [seed=0] "
+        "[minutes=N] and settings of a run, e.g. method=[sft,soar]",
+        function="soarbench.benchmarks.soak.soak:soak",
+    ),
     "data score": Command(
         "score a training set by a judge",
         f"data.path=FILE judge=aesthetic output=FILE and {_SETTINGS}",
@@ -161,9 +167,7 @@ def _usage(commands: Mapping[str, Command] = COMMANDS) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code."""
-    # Of libraries only what is wrong; the package itself says how far long work is.
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("soarbench").setLevel(logging.INFO)
+    set_levels()
     try:
         return _dispatch(list(arguments))
     except UserError as error:

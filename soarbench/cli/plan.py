@@ -8,10 +8,9 @@ from datetime import timedelta
 from rich.console import Console
 from rich.table import Table
 
-from soarbench.common.errors import UserError
 from soarbench.planning.demand import PlanOptions, Request, gpus, read_request
 from soarbench.planning.memory_and_time import GB, Demand, gigabytes
-from soarbench.planning.planner import MethodPlan, Planner, choices, refuse
+from soarbench.planning.planner import MethodPlan, Planner, choices, refuse, require_phases
 
 
 def plan(options: PlanOptions, words: Sequence[str], *, console: Console) -> int:
@@ -34,13 +33,7 @@ def plan(options: PlanOptions, words: Sequence[str], *, console: Console) -> int
                 memory_gb=request.gpu.memory_gb,
                 others=[f"gpu={name}" for name in larger[:1]],
             )  # fmt: skip
-        for phase, size in plan.phases.items():
-            if size > request.gpu.memory_gb * GB:
-                raise UserError(
-                    f"method={method}: {phase} needs {size / GB:.0f} GB and {request.gpu_name} has "
-                    f"{request.gpu.memory_gb:.0f}: use a larger GPU, fewer judges or a smaller "
-                    "sampling.batch_size"
-                )
+        require_phases(method, plan.phases, name=request.gpu_name, memory_gb=request.gpu.memory_gb)
     return 0
 
 

@@ -22,7 +22,8 @@ from soarbench.jobs.base import Job, Workbench
 from soarbench.jobs.graph import grid_jobs, settle, waiting_on
 from soarbench.jobs.log import Log
 from soarbench.jobs.prepare import START
-from soarbench.launchers.base import MakeWorkbench
+from soarbench.jobs.snapshots import SnapshotKeeper
+from soarbench.launchers.base import MakeWorkbench, Submitter
 from soarbench.launchers.run_grid import Failures, estimates, run_grid
 from soarbench.store.artefact import Store, refuse_old
 
@@ -44,10 +45,27 @@ def run(arguments: Sequence[str], *, is_dry: bool, as_json: bool, console: Conso
         # Past rich, which would wrap it to the terminal's width.
         console.file.write(json.dumps(job_list(grid), indent=1) + "\n")
         return 0
+    if grid.settings.launcher.submits:
+        return _submit(grid, is_dry=is_dry, console=console)
     if is_dry:
         console.print(dry_table(grid))
         return 0
     return run_whole(grid, console=console, make_workbench=workbench)
+
+
+def _submit(grid: Grid, *, is_dry: bool, console: Console) -> int:
+    """Hand a grid to a queue, or print the script that would be."""
+    queue = grid.settings.launcher.build()
+    assert isinstance(queue, Submitter)
+    if is_dry:
+        script = queue.script(grid)
+        # Beside the script, so that it can be written to a file as it is.
+        Console(stderr=True).print(dry_table(grid))
+        console.file.write(script)
+        return 0
+    _refuse_what_cannot_run(grid)
+    print_line(console, queue.submit(grid))
+    return 0
 
 
 def workbench(grid: Grid) -> Workbench:
@@ -68,15 +86,7 @@ def all_jobs(grid: Grid) -> list[Job]:
 
 def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) -> int:
     """As ``run``; ``make_workbench`` is called only if something is left to do."""
-    for suite in grid.without_prompts:
-        raise UserError(missing_prompts(suite))
-    if grid.without_data:
-        raise UserError(_MISSING_DATA)
-    # Found now, and not after hours of training.
-    results_dir = Path(grid.settings.results_dir).expanduser()
-    make_writable(grid.store.root, "output_dir")
-    make_writable(results_dir, "results_dir")
-    grid.folder.mkdir(parents=True, exist_ok=True)
+    results_dir = _refuse_what_cannot_run(grid)
     with locked(grid.folder):
         failures, tracker = Failures(), None
         jobs = all_jobs(grid)
@@ -87,6 +97,7 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
             failures, tracker = run_grid(
                 grid, pending, console=console, make_workbench=make_workbench
             )
+        SnapshotKeeper(jobs, grid.store, grid.settings.store.keep_snapshots).tidy()
         # Also after a failure: what the other cells came to is worth seeing.
         if len(failures.cells) < len(grid.cells):
             from soarbench.cli.report import build
@@ -98,6 +109,19 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
         deliver_grid(grid, tracker, console)
     say_failures(grid, failures, console)
     return 1 if failures else 0
+
+
+def _refuse_what_cannot_run(grid: Grid) -> Path:
+    """``UserError`` now, and not after hours of training. -> Where reports go."""
+    for suite in grid.without_prompts:
+        raise UserError(missing_prompts(suite))
+    if grid.without_data:
+        raise UserError(_MISSING_DATA)
+    results_dir = Path(grid.settings.results_dir).expanduser()
+    make_writable(grid.store.root, "output_dir")
+    make_writable(results_dir, "results_dir")
+    grid.folder.mkdir(parents=True, exist_ok=True)
+    return results_dir
 
 
 def _pending(jobs: Sequence[Job], store: Store) -> list[Job]:
@@ -118,6 +142,11 @@ def diagnose(
     """Measure the finished cells that were not measured yet. -> 1 when not all cells are."""
     grid = expand(arguments)
     refuse_old(grid.store.root, grid.settings.grid.name)
+    if grid.settings.launcher.submits:
+        raise UserError(
+            f"launcher={grid.settings.launcher.kind}: only 'run' is submitted; it measures, too, "
+            "with diagnostics=true"
+        )
     # Whatever diagnostics= says: who asks for them by name wants them.
     jobs = grid_jobs(grid.cells, diagnostics=True)
     finished = {

@@ -25,6 +25,17 @@ class TrackerAway(NotDelivered):
     """It does not answer at all, so that the next try will not fare better at once."""
 
 
+class Damaged(StoreError):
+    """Stored files that are lost or damaged; ``address`` is the artefact to be made again."""
+
+    def __init__(self, message: str, address: str) -> None:
+        super().__init__(message, address)
+        self.address = address
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class JobFailed(RuntimeError):
     """What a job failed with in another process; ``traceback`` is of there."""
 

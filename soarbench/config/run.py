@@ -11,6 +11,8 @@ from typing import ClassVar, Literal, get_args
 FigureFormat = Literal["png", "pdf", "svg"]
 #: What becomes of results that other code than today's made.
 Stale = Literal["refuse", "warn", "rerun"]
+#: Which snapshots of a training stay when a grid is done with them.
+KeepSnapshots = Literal["all", "last"]
 FORMATS: tuple[FigureFormat, ...] = get_args(FigureFormat)
 
 
@@ -80,6 +82,19 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoreConfig:
+    """What is kept in the output directory; changes no result.
+
+    Attributes:
+        keep_snapshots: ``all``, or ``last`` alone: a training's other snapshots are removed once
+            their images are drawn and measured. Those of a full fine-tune take 5 to 9 GB each.
+            What needs a removed one later (another suite, more images) trains again, and says so.
+    """
+
+    keep_snapshots: KeepSnapshots = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProcessesConfig:
     """How a cell's training is shared out; changes no result.
 
@@ -120,6 +135,8 @@ class LauncherConfig(ProcessesConfig, abc.ABC):
 
     #: Name for people.
     kind: ClassVar[str]
+    #: Whether it hands the run to a queue, where another launcher runs it.
+    submits: ClassVar[bool] = False
 
     shard_minutes: float = 5.0
     retries: int = 3
@@ -137,4 +154,7 @@ class LauncherConfig(ProcessesConfig, abc.ABC):
 
     @abc.abstractmethod
     def build(self) -> object:
-        """The launcher (``soarbench.launchers.base.Launcher``); imports it."""
+        """The launcher (``soarbench.launchers.base.Launcher``); imports it.
+
+        What ``submits`` builds a ``Submitter`` of that module.
+        """

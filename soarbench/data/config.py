@@ -160,6 +160,9 @@ class CurationConfig:
 
     def __post_init__(self) -> None:
         require_share("keep_fraction", self.keep_fraction)
+        for name, least in self.thresholds.items():
+            if not math.isfinite(least):
+                raise ValueError(f"thresholds.{name}={least}: must be a finite number")
         # Either alone would change nothing, and somebody meant it to.
         if bool(self.rank_by) != (self.keep_fraction < 1):
             raise ValueError(

@@ -16,20 +16,24 @@ from pathlib import Path
 
 import torch
 
+from baselines.loop.owner import OWNER_VARIABLE, Owner
 from baselines.loop.sharding import end_process
 from soarbench.common.errors import UserError
-from soarbench.common.files import write_json
+from soarbench.common.files import write_record
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import OnStep
-from soarbench.jobs.workbench import ModelWorkbench, torch_device
+from soarbench.jobs.workbench import ModelWorkbench
+from soarbench.models.devices import torch_device
 from soarbench.store.training import TrainingFolder, read_training_log
 
 #: Tells workers whose they are: one whose launch is gone stops.
 LAUNCH_PID = "SOARBENCH_LAUNCH_PID"
 _SECONDS_BETWEEN_LOOKS = 1.0
-_ERROR_LINE = re.compile(r"(?:\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|Diverged|Exception): .*)")
+_ERROR_LINE = re.compile(
+    r"(?:\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|Diverged|TakenOver|Exception): .*)"
+)
 
 
 class TrainingFailed(RuntimeError):
@@ -81,7 +85,8 @@ class DistributedWorkbench(ModelWorkbench):
                 [sys.executable, *launch, str(self.processes.num_processes), *worker],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {LAUNCH_PID: str(os.getpid())},
+                env=os.environ
+                | {LAUNCH_PID: str(os.getpid()), OWNER_VARIABLE: Owner.current(folder.root).token},
             )
             try:
                 self._follow(process, folder, on_step)
@@ -136,7 +141,7 @@ def main(words: Sequence[str]) -> None:
     workbench = ModelWorkbench(device, grid.store, settings.launcher)
     cost = workbench.train(cell, stop_without_launch)
     if os.environ["RANK"] == "0":
-        write_json(workbench.training_folder(cell).cost_path, cost)
+        write_record(workbench.training_folder(cell).cost_path, cost)
     end_process()
 
 

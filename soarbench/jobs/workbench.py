@@ -13,9 +13,11 @@ import torch
 from accelerate.utils import gather
 from PIL import Image
 from rich.console import Console
+from torch import nn
 
 from baselines.base import Method, World
 from baselines.loop.arguments import allow_determinism, check_device
+from baselines.loop.owner import Owner
 from baselines.loop.post_train import post_train
 from baselines.loop.weights import load_transformer, prepare_transformer, start_from
 from baselines.rewards.base import (
@@ -26,11 +28,12 @@ from baselines.rewards.base import (
     reward_name,
     runs_elsewhere,
     score_images,
+    try_reward,
 )
 from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
 from soarbench.common.errors import UserError
-from soarbench.common.files import write_json
+from soarbench.common.files import write_record
 from soarbench.config.run import ProcessesConfig
 from soarbench.data.prompts import PromptItem
 from soarbench.diagnostics.measured import Measured
@@ -50,6 +53,7 @@ from soarbench.jobs.train import Train
 from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import apply_adapter
 from soarbench.models.base import ImageModel
+from soarbench.models.devices import torch_device
 from soarbench.models.quiet import quiet_libraries
 from soarbench.planning.demand import demand_of
 from soarbench.planning.planner import choices, require_fit, settled
@@ -57,19 +61,6 @@ from soarbench.store.artefact import Store
 from soarbench.store.training import TrainingFolder, TrainingLog
 
 ONE_PROCESS = ProcessesConfig()
-
-
-def torch_device(name: str) -> torch.device:
-    """The configured device, ``auto`` being CUDA where there is one; ``UserError`` without it."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; "
-            "use device=auto or device=cpu"
-        )
-    return device
 
 
 @dataclass(frozen=True)
@@ -168,6 +159,8 @@ class ModelWorkbench:
             return
         self.sets.encode_prompts(drawn)
         model = self.load(drawn[0])
+        for cell in trained:
+            _check_targets(cell, model.transformer)
         # Of all cells: a suite of another task is as spoilt by a training prompt as one's own.
         suites = [suite_prompts(suite) for cell in drawn for suite in cell.suites.values()]
         for cell in trained:
@@ -235,6 +228,7 @@ class ModelWorkbench:
         rows = self.sets.rows(cell, model)
         if cell.method.trains_on == "prompts":
             rows = rows.without_latents()
+        owner = Owner.current(folder.root)
         with TrainingLog(folder) as training_log:
 
             def on_log(step: int, values: Mapping[str, float]) -> None:
@@ -260,6 +254,8 @@ class ModelWorkbench:
                 # Images are drawn in it: what else the weights hold would be rounded off there.
                 snapshot_dtype=getattr(torch, cell.model.dtype),
                 parallelism=self.processes.parallelism,
+                journal=training_log,
+                owner=owner,
             )
         return {name: float(value) for name, value in dataclasses.asdict(summary).items()}
 
@@ -271,7 +267,7 @@ class ModelWorkbench:
         if chosen != cell and os.environ.get("RANK", "0") == "0":
             path = self.training_folder(cell).choices_path
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, choices(demand_of(cell, self.processes), chosen))
+            write_record(path, choices(demand_of(cell, self.processes), chosen))
         return chosen
 
     def method(self, cell: CellConfig, model: ImageModel) -> Method:
@@ -323,7 +319,7 @@ class ModelWorkbench:
         tried = [rows[index] for index in range(min(2, len(rows)))]
         columns = {name: [row["columns"][name] for row in tried] for name in tried[0]["columns"]}
         images = [model.decode(row["x0"][None].to(self.device))[0] for row in tried]
-        score_images(reward, [row["prompt"] for row in tried], images, columns)
+        try_reward(reward, [row["prompt"] for row in tried], images, columns)
 
     # Sampling
 
@@ -410,6 +406,18 @@ class ModelWorkbench:
         if not self._scheduler:
             self.load(cell)
         return self._scheduler
+
+
+def _check_targets(cell: CellConfig, transformer: nn.Module) -> None:
+    """``UserError`` where an adapter's layers are not there: peft passes over some of them."""
+    named = () if cell.lora is None else cell.lora.target_modules or ()
+    paths = [f".{path}" for path, _ in transformer.named_modules()]
+    for name in named:
+        if not any(path.endswith(f".{name}") for path in paths):
+            raise UserError(
+                f"lora.target_modules={list(named)}: {type(transformer).__name__} has no layer "
+                f"{name!r}; leave them out to take {', '.join(cell.model.lora_targets)}"
+            )
 
 
 def _cells(jobs: Iterable[Job]) -> list[CellConfig]:

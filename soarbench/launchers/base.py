@@ -53,3 +53,15 @@ class Launcher(abc.ABC):
 
     def close(self) -> None:  # noqa: B027 (most start nothing)
         """End what was started, however the run ended."""
+
+
+class Submitter(abc.ABC):
+    """Hands a whole run to a queue, in which the same command is run later."""
+
+    @abc.abstractmethod
+    def script(self, grid: Grid) -> str:
+        """What would be submitted."""
+
+    @abc.abstractmethod
+    def submit(self, grid: Grid) -> str:
+        """Submit it. -> A line for people. ``UserError`` where the queue does not take it."""

@@ -12,6 +12,7 @@ from typing_extensions import override
 from soarbench.common.progress import print_line
 from soarbench.config.run import LauncherConfig
 from soarbench.jobs.base import Context, Job, Workbench
+from soarbench.jobs.repair import run_repaired
 from soarbench.launchers.base import Launch, Launcher, Outcome
 from soarbench.launchers.engine import Node, blocked
 from soarbench.launchers.pool import Pool
@@ -64,7 +65,7 @@ class Local(Launcher):
         else:
             text = f"{node.slots} workers with {cores() // node.slots} of {cores()} cores each"
         print_line(launch.progress.console, f"{text}; launcher.workers=1 does one job at a time")
-        threads = max(cores() // max(node.gpus, node.slots), 1)
+        threads = max(cores() // (node.gpus + node.slots), 1)
         self._pool = Pool(
             self._config,
             lambda launch: Processes(
@@ -82,7 +83,8 @@ class Local(Launcher):
 
             memory = torch.cuda.get_device_properties(0).total_memory / 1e9
             count = min(workers or gpus, gpus)
-            return Node(name="here", gpus=count, slots=cores(), gpu_memory_gb=memory)
+            # As many jobs again on the cores alone: OCR, statistics.
+            return Node(name="here", gpus=count, slots=count, gpu_memory_gb=memory)
         return Node(name="here", slots=workers or self._slots(launch, jobs))
 
     def _slots(self, launch: Launch, jobs: Sequence[Job]) -> int:
@@ -137,7 +139,7 @@ def run_jobs(jobs: Sequence[Job], context: Context) -> Iterator[Outcome]:
             failure = blocked(missing, failed[missing])
         else:
             try:
-                job.run(context)
+                run_repaired(job, context)
             # Whatever goes wrong in one job (out of memory, a user's reward, a diverged loss), the
             # reason is recorded with it, and the rest of the grid goes on.
             except Exception as error:  # noqa: BLE001

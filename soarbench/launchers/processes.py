@@ -16,6 +16,7 @@ from typing import Self
 
 from typing_extensions import override
 
+from soarbench.common.logs import set_levels
 from soarbench.common.progress import Update
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Job
@@ -139,12 +140,15 @@ def _work(
     # Ctrl-C goes to all processes of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
+    set_levels()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     runner = JobRunner(grid, make_workbench, connection.send, is_small)
     while True:
         try:
             job: Job = connection.recv()
         except EOFError:
+            # On the way out it would be a traceback of whoever is cleaning up.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             return
         connection.send(runner.run(job))
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 import contextlib
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from soarbench.common.errors import JobFailed, UserError, reason
 from soarbench.common.progress import SentProgress, Update
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Context, Job, Workbench
+from soarbench.jobs.repair import run_repaired
 from soarbench.launchers.base import MakeWorkbench
 from soarbench.launchers.engine import Share
 
@@ -43,7 +44,7 @@ class JobRunner:
     def run(self, job: Job) -> Exception | None:
         """Run a job; what it failed with."""
         try:
-            job.run(self._context(job))
+            run_repaired(job, self._context(job))
         # Whatever goes wrong in one job, the rest of the grid goes on.
         except Exception as error:  # noqa: BLE001
             return failure_of(error)
@@ -63,10 +64,13 @@ class JobRunner:
         )
 
 
-def variables(share: Share, threads: int) -> dict[str, str]:
-    """Environment of a process with a share of this machine: its GPUs, and threads of its cores."""
+def variables(share: Share, threads: int, gpus: Sequence[str] | None = None) -> dict[str, str]:
+    """Environment of a process with a share of a machine: its GPUs, and threads of its cores.
+
+    ``gpus`` are the names of the machine's; None: of those of this process.
+    """
     # A machine's owner, or SLURM, may have given this process a part of the GPUs only.
-    given = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    given = gpus or os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     names = [given[gpu] if len(given) > gpu and given[0] else str(gpu) for gpu in share.gpus]
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     return counts | {"CUDA_VISIBLE_DEVICES": ",".join(names)}

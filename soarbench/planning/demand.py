@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from evaluators.base import JudgeConfig
+from evaluators.base import SERVER, JudgeConfig
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import build, did_you_mean
 from soarbench.config.compose import apply, compose_choices, grid_config, parse_overrides
@@ -155,8 +155,9 @@ def _judging(
     # One process shares the judge between reward and suites; several have their own beside it.
     loaded = [*judging, *asked] if processes.num_processes > 1 else judging | asked
     # What a reward function of the user's own holds, nobody knows.
-    known = [judges[name] for name in loaded if name in judges]
-    asking = [judges[name].batch_gb for name in asked if name in judges]
+    on_gpu = {name: judge for name, judge in judges.items() if judge.runs_on not in ("cpu", SERVER)}
+    known = [on_gpu[name] for name in loaded if name in on_gpu]
+    asking = [on_gpu[name].batch_gb for name in asked if name in on_gpu]
     return {
         "judges_gb": sum(weights.memory_gb for judge in known for weights in judge.published),
         "judging_gb": max((judge.batch_gb for judge in known), default=0.0),

@@ -34,6 +34,13 @@ if typing.TYPE_CHECKING:
 log = logging.getLogger(__name__)
 #: Named at most when something does not fit.
 _MOST_REMEDIES = 3
+_JUDGES_ON_CPU = "judges on the CPU (judge.NAME.device=cpu)"
+#: What takes less of a phase's memory, by ``other_phases``.
+_OF_PHASES = {
+    "encoding": f"a smaller model.resolution, {_JUDGES_ON_CPU}",
+    "drawing": f"a smaller sampling.batch_size, {_JUDGES_ON_CPU}",
+    "judging": f"{_JUDGES_ON_CPU}, fewer of them (suites.NAME.judges)",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,19 +68,28 @@ class Planner:
 
     def plan(self, demand: Demand, gpu: Gpu, utilisation: float) -> MethodPlan:
         """What a demand needs on a kind of GPU, of whose peak training reaches a share."""
-        meta = self._meta(demand)
-        key = repr((demand.lora, demand.model))
-        if key not in self._forwards:
-            self._forwards[key] = meta.forward()
-        flops, row = self._forwards[key]
-        sizes = meta.parameters()
+        flops, _ = self._forward(demand)
+        sizes = self._meta(demand).parameters()
         return MethodPlan(
             memory=self.memory(demand),
-            phases=other_phases(demand, demand.model.architecture(), sizes, row),
+            phases=self.phases(demand),
             time=time_plan(demand, gpu, forward_flops=flops, utilisation=utilisation),
             total=sizes.total,
             trained=sizes.trained,
         )
+
+    def phases(self, demand: Demand) -> dict[str, float]:
+        """Bytes on the first GPU at the peak of what is not training."""
+        _, row = self._forward(demand)
+        sizes = self._meta(demand).parameters()
+        return other_phases(demand, demand.model.architecture(), sizes, row)
+
+    def _forward(self, demand: Demand) -> tuple[float, float]:
+        """Operations and bytes of one row's forward."""
+        key = repr((demand.lora, demand.model))
+        if key not in self._forwards:
+            self._forwards[key] = self._meta(demand).forward()
+        return self._forwards[key]
 
     def _meta(self, demand: Demand) -> MetaModel:
         from soarbench.planning.fake_transformer import MetaModel
@@ -214,10 +230,25 @@ def refuse(
     )
 
 
+def require_phases(
+    method: str, phases: Mapping[str, float], *, name: str, memory_gb: float
+) -> None:
+    """``UserError`` where drawing, judging or encoding does not fit on a GPU; bytes by phase."""
+    for phase, size in phases.items():
+        if size > memory_gb * GB:
+            raise UserError(
+                f"method={method}: {phase} needs {size / GB:.0f} GB on one GPU and {name} has "
+                f"{memory_gb:.0f}: what takes less: {_OF_PHASES[phase]}, a larger GPU"
+            )
+
+
 def require_fit(
     cells: Sequence[CellConfig], processes: ProcessesConfig, *, name: str, memory: float
 ) -> None:
-    """Say what training needs of GPUs of ``memory`` bytes; ``UserError`` where it cannot fit."""
+    """Say what training needs of GPUs of ``memory`` bytes.
+
+    ``UserError`` where training, encoding, drawing or judging cannot fit.
+    """
     planner = Planner()
     demands: dict[str, tuple[str, Demand]] = {}
     for cell in cells:
@@ -228,7 +259,7 @@ def require_fit(
     for method, demand in demands.values():
         try:
             before, demand = demand, planner.chosen(demand, memory / GB)
-            needed = gigabytes(planner.memory(demand))
+            needed, phases = gigabytes(planner.memory(demand)), planner.phases(demand)
         # Whoever brings another model may know that it fits, where a download is needed to tell.
         except UnknownArchitecture as error:
             log.info("whether training fits is not checked: %s", error)
@@ -238,3 +269,5 @@ def require_fit(
         log.info("%s needs %.0f GB of the %.0f of %s", method, needed, memory / GB, name)
         if needed > memory / GB:
             refuse(planner, method, demand, name=name, memory_gb=memory / GB)
+        # Found out now, not when the training of days is over.
+        require_phases(method, phases, name=name, memory_gb=memory / GB)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TextIO
 
-from baselines.loop.checkpoints import snapshot_path
-from soarbench.common.files import read_json, write_atomically
+from baselines.loop.checkpoints import MANIFEST, removal_note, snapshot_damage, snapshot_path
+from baselines.loop.disk import damage, remove_partials, write_manifest, writing
+from soarbench.common.errors import Damaged
+from soarbench.common.files import is_parquet, read_record, write_atomically, write_record
 from soarbench.store.artefact import Artefact
 
 
 @dataclass(frozen=True)
 class TrainingFolder(Artefact):
-    """Where a training keeps what; checkpoints lie in it until it is over."""
+    """Where a training keeps what; checkpoints lie in it until it is over.
+
+    ``manifest.json`` says what the log and the cost were when it was.
+    """
 
     def snapshot(self, step: int) -> Path:
         """Weights after ``step`` updates, to be evaluated."""
@@ -45,13 +51,58 @@ class TrainingFolder(Artefact):
     @property
     def is_whole(self) -> bool:
         """Whether training is over."""
-        return self.table_path.is_file()
+        return is_parquet(self.table_path)
 
     def cost(self) -> dict[str, float]:
         """What training cost, by counter; empty before its end."""
-        if not self.cost_path.is_file():
-            return {}
-        return {name: float(str(value)) for name, value in read_json(self.cost_path).items()}
+        return {k: float(str(v)) for k, v in (read_record(self.cost_path) or {}).items()}
+
+    def finish(self, cost: Mapping[str, float]) -> None:
+        """Keep what training cost, then declare it over."""
+        write_record(self.cost_path, dict(cost))
+        write_manifest(self.root, self._manifest, [self.log_path])
+        self.write_table()
+
+    def write_table(self) -> None:
+        """Make the table of the log, which says that training is over."""
+        write_training_table(self)
+        self.remove_checkpoints()
+        remove_partials(self.root)
+
+    @property
+    def was_whole(self) -> bool:
+        """Whether training was over once, whatever was lost since."""
+        return self._manifest.is_file()
+
+    def fault(self, steps: Sequence[int]) -> str | None:
+        """What lacks, beside its table, of a training that was whole; ``steps`` of snapshots."""
+        if fault := damage(self.root, self._manifest):
+            return f"{self.root} {fault}"
+        for snapshot in map(self.snapshot, steps):
+            is_removed = not snapshot.is_dir() and removal_note(snapshot).is_file()
+            if not is_removed and (fault := snapshot_damage(snapshot)):
+                return f"{snapshot} {fault}"
+        return None
+
+    def remove_snapshot(self, step: int, why: str) -> None:
+        """Remove weights on purpose, with a note of it."""
+        snapshot = self.snapshot(step)
+        write_atomically(removal_note(snapshot), lambda partial: partial.write_text(why))
+        shutil.rmtree(snapshot)
+
+    @property
+    def _manifest(self) -> Path:
+        return self.root / MANIFEST
+
+    def require_snapshot(self, step: int) -> None:
+        """Make sure that weights are as they were written; ``Damaged`` where they are not."""
+        snapshot = self.snapshot(step)
+        if fault := snapshot_damage(snapshot):
+            # No longer whole, whoever asks; the job that trains looks once more at all of it, as
+            # the disk may have been away for a moment.
+            removal_note(snapshot).unlink(missing_ok=True)
+            self.table_path.unlink(missing_ok=True)
+            raise Damaged(f"{snapshot} {fault}; its training is repeated", self.address)
 
     def remove_checkpoints(self) -> None:
         """Drop optimiser states, which nothing needs once training is over."""
@@ -60,37 +111,65 @@ class TrainingFolder(Artefact):
 
 
 class TrainingLog:
-    """Appends what training logs; a killed process loses at most the line it was writing."""
+    """Appends what training logs; a killed process loses at most the line it was writing.
+
+    Every checkpoint has a copy, so that the log survives what the checkpoint survives.
+    """
 
     def __init__(self, folder: TrainingFolder) -> None:
-        folder.root.mkdir(parents=True, exist_ok=True)
-        self._stream = folder.log_path.open("a")
-        if folder.log_path.stat().st_size > 0:
-            self._stream.write("\n")  # ends a torn line; empty lines are skipped on reading
+        self._path = folder.log_path
+        # Opened late: of the processes that train together one logs, and a file that several nodes
+        # extend at once gets holes on network disks.
+        self._stream: TextIO | None = None
 
     def append(self, step: int, values: Mapping[str, float]) -> None:
         """Store the values of one step."""
-        self._stream.write(json.dumps({"step": step, "values": dict(values)}) + "\n")
-        # A killed process keeps what it flushed; the resumed one logs only what came after.
-        self._stream.flush()
+        with writing(self._path):
+            if self._stream is None:
+                self._stream = self._opened()
+            self._stream.write(json.dumps({"step": step, "values": dict(values)}) + "\n")
+            # A killed process keeps what it flushed; the resumed one logs only what came after.
+            self._stream.flush()
+
+    def _opened(self) -> TextIO:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        stream = self._path.open("a")
+        if self._path.stat().st_size > 0:
+            stream.write("\n")  # ends a torn line; empty lines are skipped on reading
+        return stream
+
+    def save(self, checkpoint: Path) -> None:
+        """Copy what was logged so far into a checkpoint."""
+        if self._path.is_file():
+            shutil.copyfile(self._path, checkpoint / self._path.name)
+
+    def go_back(self, checkpoint: Path | None) -> None:
+        """Hold what a checkpoint's copy says; nothing without one."""
+        copy = None if checkpoint is None else checkpoint / self._path.name
+        if copy is not None and copy.is_file():
+            write_atomically(self._path, functools.partial(shutil.copyfile, copy))
+        else:
+            self._path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stream.close()
+        if self._stream is not None:
+            self._stream.close()
 
 
 def read_training_log(folder: TrainingFolder) -> dict[tuple[int, str], float]:
     """Logged values by (step, key), by step; a step that was trained twice counts once."""
     values: dict[tuple[int, str], float] = {}
-    lines = folder.log_path.read_text().splitlines() if folder.log_path.is_file() else []
+    lines = folder.log_path.read_bytes().splitlines() if folder.log_path.is_file() else []
     for line in lines:
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+            logged = {(int(row["step"]), str(k)): float(v) for k, v in row["values"].items()}
+        except (ValueError, TypeError, KeyError, AttributeError):
             continue  # torn by a kill; the resumed training logged that step again
-        values |= {(row["step"], key): value for key, value in row["values"].items()}
+        values |= logged
     return dict(sorted(values.items()))
 
 

@@ -111,7 +111,7 @@ def hold(mib: int) -> None:
 
 
 def test_peak_memory_is_what_was_held_since_the_measurement_began() -> None:
-    from soarbench.benchmarks.worker import PeakMemory
+    from soarbench.benchmarks.memory import PeakMemory
 
     hold(200)
     memory = PeakMemory(CPU)
@@ -121,7 +121,7 @@ def test_peak_memory_is_what_was_held_since_the_measurement_began() -> None:
 
 
 def test_memory_that_was_freed_before_is_not_in_use() -> None:
-    from soarbench.benchmarks.worker import PeakMemory
+    from soarbench.benchmarks.memory import PeakMemory
 
     # Every second block is freed: glibc keeps that memory, and gives it to whoever asks next.
     blocks = [torch.ones(MIB // 64) for _ in range(2 * 200 * 16)]

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from baselines.loop.checkpoints import COMPLETE, checkpoint_path
+from baselines.loop.checkpoints import MANIFEST, checkpoint_path
 from soarbench.cli.run import job_list, run, run_whole
 from soarbench.common.errors import UserError
 from soarbench.common.progress import GridProgress
@@ -166,7 +166,7 @@ def test_an_estimate_counts_whole_checkpoints_and_leaves_half_written_ones(grid:
     root = grid.store.artefact(train.address).root
     for step in (2, 4):
         checkpoint_path(root, step).mkdir(parents=True)
-    (checkpoint_path(root, 2) / COMPLETE).touch()
+    (checkpoint_path(root, 2) / MANIFEST).touch()
     assert train.seconds(grid.store, rates) == 6 - 2
     assert checkpoint_path(root, 4).is_dir()
 

@@ -238,6 +238,8 @@ def base_layer_name(name: str) -> str:
         ("one_short", "returned 1 values for 2 images"),
         ("not_a_number", "returned nan for image 0 of 2"),
         ("no_such_function", "has no 'no_such_function'"),
+        ("with_a_fault", "'with_a_fault' raised KeyError: 'a fault' ("),
+        ("that_leaves", "'that_leaves' called sys.exit(7): raise an error instead"),
     ],
 )
 def test_a_bad_reward_is_refused_before_training(
@@ -249,6 +251,12 @@ def test_a_bad_reward_is_refused_before_training(
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(expand(bad).store.root.rglob("training.jsonl"))
+
+
+def test_layers_that_the_model_lacks_are_refused_before_training(arguments: list[str]) -> None:
+    lora = "lora={rank:2,alpha:2,target_modules:[to_q,to_nothing]}"
+    with pytest.raises(UserError, match=r"target_modules=.*has no layer 'to_nothing'"):
+        go([*arguments, lora, "method=flow_grpo"])
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,30 @@ def test_what_a_run_needs_is_said_and_what_cannot_fit_is_refused(
     )
 
 
+@pytest.mark.usefixtures("_a_gigabyte_a_row")
+def test_what_fits_in_training_and_not_in_drawing_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(MetaModel, "forward", lambda _: (1.0, 1e9))
+    cells = expand([*SFT, "sampling.batch_size=30"]).cells
+    # 60 rows with guidance, 5 % more for the allocator, 1.5 GB for the context.
+    with pytest.raises(UserError) as caught:
+        require_fit(cells, ONE, name="Mid GPU", memory=48e9)
+    assert str(caught.value) == (
+        "method=sft: drawing needs 65 GB on one GPU and Mid GPU has 48: what takes less: a smaller "
+        "sampling.batch_size, judges on the CPU (judge.NAME.device=cpu), a larger GPU"
+    )
+    require_fit(expand([*SFT, "sampling.batch_size=15"]).cells, ONE, name="Mid GPU", memory=48e9)
+
+
+def test_a_judge_on_the_cpu_takes_nothing_of_a_gpu() -> None:
+    words = ["model=sd35_medium", "method=sft", "suites.drawbench.judges=[aesthetic]"]
+    on_gpu = read_request(PlanOptions(), words).demands["sft"]
+    on_cpu = read_request(PlanOptions(), [*words, "judge.aesthetic.device=cpu"]).demands["sft"]
+    assert on_gpu.judges_gb > 1.7
+    assert (on_cpu.judges_gb, on_cpu.judging_gb) == (0.0, 0.0)
+
+
 def test_an_unknown_hub_id_is_let_through_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
     cells = expand([*SFT, "model.path=org/name"]).cells
     with caplog.at_level(logging.INFO):

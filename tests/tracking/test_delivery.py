@@ -174,7 +174,8 @@ def test_a_server_that_goes_away_in_the_middle_keeps_the_launch_that_it_has(benc
     assert base.data.tags["method"] == "base"
     # With nothing left to do but this, and the status says so until then.
     assert (
-        said(bench) == "reward_specific: 2 of 2 cells finished, 2 not yet delivered; does not run"
+        said(bench)
+        == "reward_specific: 2 of 2 cells finished, 2 of them not yet delivered; does not run"
     )
     code, text = bench.run()
     assert (code, "delivered 2 cells that MLflow did not have" in text) == (0, True)

@@ -73,7 +73,7 @@ def bench_gpu(
         raise UserError(f"{sys.executable} has no torch: use the Python that has a CUDA torch")
     # Loads torch, after the words are known to be right.
     from soarbench.benchmarks.gpu.machine import facts, require_machine
-    from soarbench.jobs.workbench import torch_device
+    from soarbench.models.devices import torch_device
 
     keys = {split(word).key for word in words}
     words = [*(word for word in DEFAULTS if split(word).key not in keys), *words]

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -17,25 +18,38 @@ from soarbench.benchmarks.gpu.training import Report
 from soarbench.common.errors import UserError
 from soarbench.planning.memory_and_time import Demand, Gpu
 
-#: Twelve updates of each method, eight prompts: what differs is rounding, and what it grows to.
+#: Four small updates of each method, eight images: what differs is rounding, and what it grows to.
 WORDS = (
     "grid=reward_specific",
     "grid.tasks=[aesthetic]",
-    "budget.steps=12",
-    "budget.save_steps=12",
+    "budget.steps=4",
+    "budget.save_steps=4",
     "budget.num_snapshots=1",
-    "budget.max_prompts=8",
+    "budget.max_prompts=4",
     "budget.images_per_prompt=2",
+    "training.batch_size=8",
+    "method.group_size=4",
+    "data.num_candidates=200",
     "tracking=none",
     "diagnostics=false",
     "figure_formats=[png]",
 )
 
 
+#: What a whole run imports and the other measurements do not: too large for a bundle.
+PACKAGES = ("matplotlib", "pandas", "pyarrow", "scipy")
+
+
 def measure_laboratory(
     _demand: Demand, device: torch.device, _gpu: Gpu | None, report: Report
 ) -> None:
-    """Scores of every method here and on the CPU, and the largest difference."""
+    """Scores of every method here and on the CPU, and the largest difference.
+
+    ``UserError`` where a package of a whole run is not installed.
+    """
+    lacking = [name for name in PACKAGES if find_spec(name) is None]
+    if lacking:
+        raise UserError(f"a whole run needs {', '.join(lacking)}: pip install {' '.join(lacking)}")
     scores_on = partial(grid_scores, WORDS)
     # Beside each other: one waits for the GPU, the other computes.
     with ThreadPoolExecutor(2) as pool:

@@ -16,7 +16,7 @@ import torch
 from soarbench.benchmarks.gpu.machine import known_gpu
 from soarbench.common.errors import UserError
 from soarbench.config.compose import parse_overrides
-from soarbench.jobs.workbench import torch_device
+from soarbench.models.devices import torch_device
 from soarbench.models.quiet import quiet_libraries
 from soarbench.planning.demand import PlanOptions, read_request
 from soarbench.planning.memory_and_time import GB, Demand, Gpu

@@ -3,22 +3,27 @@ import sys
 
 import pytest
 
+from baselines.loop import checkpoints
 from baselines.loop.checkpoints import (
-    COMPLETE,
-    atomic_directory,
+    MANIFEST,
     checkpoint_path,
     last_complete_checkpoint,
     mark_complete,
+    snapshot_damage,
+    snapshot_manifest,
     snapshot_path,
 )
+from baselines.loop.disk import StorageError, write_manifest
+from baselines.loop.owner import Owner, TakenOver
 
 
 def checkpoint(folder, step, *, complete=True):
     path = checkpoint_path(folder, step)
-    path.mkdir(parents=True)
+    (path / "transformer").mkdir(parents=True)
     (path / "optimizer.pt").write_text("state")
+    (path / "transformer" / "weights").write_text("w" * 99)
     if complete:
-        (path / COMPLETE).touch()
+        write_manifest(path, path / MANIFEST)
     return path
 
 
@@ -49,21 +54,63 @@ def test_marking_removes_older_checkpoints_only(tmp_path):
     assert last_complete_checkpoint(tmp_path) == new
 
 
-def test_a_directory_appears_only_when_it_is_whole(tmp_path):
-    target = snapshot_path(tmp_path, 50)
+FAULTS = {
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "zero": lambda path: path.write_bytes(b""),
+    "junk": lambda path: path.write_bytes(b"\0" * path.stat().st_size),
+    "gone": lambda path: path.unlink(),
+}
 
-    def write_half():
-        with atomic_directory(target) as unfinished:
-            (unfinished / "weights").write_text("half")
-            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        write_half()
-    assert not target.exists()
-    with atomic_directory(target) as unfinished:
-        assert list(unfinished.iterdir()) == []
-        (unfinished / "weights").write_text("whole")
-    assert (target / "weights").read_text() == "whole"
+@pytest.mark.parametrize("name", ["optimizer.pt", "transformer/weights", MANIFEST])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_checkpoint_goes_and_the_one_before_counts(tmp_path, caplog, name, fault):
+    before, damaged = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
+    FAULTS[fault](damaged / name)
+    assert last_complete_checkpoint(tmp_path) == before
+    assert not damaged.exists()
+    (line,) = caplog.messages
+    assert str(damaged) in line
+    # Without its mark it looks like one that was never finished.
+    assert name in line or (name, fault) == (MANIFEST, "gone")
+
+
+def test_the_last_good_checkpoint_stays_until_the_next_is_read_back(tmp_path, monkeypatch):
+    old, new = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10, complete=False)
+
+    def torn(folder, manifest):
+        write_manifest(folder, manifest)
+        FAULTS["zero"](folder / "optimizer.pt")
+
+    monkeypatch.setattr(checkpoints, "write_manifest", torn)
+    with pytest.raises(StorageError, match="0 of the 5 bytes of optimizer"):
+        mark_complete(new)
+    assert last_complete_checkpoint(tmp_path) == old
+
+
+def test_who_was_taken_over_marks_nothing(tmp_path):
+    old, new = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10, complete=False)
+    late = Owner.claim(tmp_path)
+    late.check()
+    assert Owner.current(tmp_path) == late
+    Owner.claim(tmp_path).check()
+    with pytest.raises(TakenOver, match="was taken over by"):
+        mark_complete(new, late.check)
+    assert not (new / MANIFEST).exists()
+    assert old.exists()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_snapshot_is_noticed_and_an_old_one_without_manifest_passes(tmp_path, fault):
+    snapshot = snapshot_path(tmp_path, 50)
+    snapshot.mkdir(parents=True)
+    weights = snapshot / "weights"
+    weights.write_text("w" * 99)
+    assert snapshot_damage(snapshot) is None
+    write_manifest(snapshot, snapshot_manifest(snapshot))
+    assert snapshot_damage(snapshot) is None
+    FAULTS[fault](weights)
+    assert "weights" in str(snapshot_damage(snapshot))
 
 
 def test_needs_no_framework():

@@ -25,6 +25,11 @@ def test_each_epoch_is_a_permutation_of_all_rows_and_differs_from_the_last():
     assert epochs[0] != epochs[1] or epochs[1] != epochs[2]
 
 
+def test_the_order_is_that_of_every_stored_training():
+    order = [stream(7, group_size=2, seed=3).row_index(position) for position in range(0, 28, 2)]
+    assert order == [4, 3, 5, 6, 0, 1, 2, 3, 4, 2, 5, 6, 1, 0]
+
+
 def test_order_depends_on_the_position_alone():
     ascending, jumping = stream(), stream()
     expected = [ascending.row_index(position) for position in range(40)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
@@ -10,10 +11,12 @@ from unittest import mock
 import pytest
 from rich.console import Console
 
-from soarbench.benchmarks.gpu import bench
+from soarbench.benchmarks.gpu import bench, laboratory
 from soarbench.benchmarks.gpu.bench import GpuBenchOptions, bench_gpu, run_worker
 from soarbench.benchmarks.gpu.measurements import MEASUREMENTS, Measurement
 from soarbench.benchmarks.gpu.record import Record, file_name, write_table
+from soarbench.benchmarks.gpu.worker import KINDS, measure
+from soarbench.common.errors import UserError
 from soarbench.planning.demand import PlanOptions, read_request
 
 ROOT = Path(__file__).parents[3]
@@ -111,3 +114,34 @@ def test_a_measurement_is_of_one_method_that_can_be_asked_for(measurement: Measu
         updates_per_collection=demand.method.updates_per_collection,
         group_size=demand.method.group_size,
     )
+
+
+#: What tools/gpu_bundle.sh leaves out is not there, for whoever looks for it either.
+HIDING = """
+import sys
+from importlib.machinery import PathFinder
+
+real = PathFinder.find_spec
+names = ("datasets", "matplotlib", "mlflow", "pandas", "pyarrow", "scipy", "trl")
+PathFinder.find_spec = staticmethod(
+    lambda name, *rest: None if name.partition(".")[0] in names else real(name, *rest)
+)
+for module in sys.argv[1:]:
+    __import__(module)
+print(*set(names) & {*sys.modules})
+"""
+
+
+def test_a_gpu_is_measured_without_the_packages_of_a_whole_run() -> None:
+    kinds = [f"soarbench.benchmarks.gpu.{path.partition(':')[0]}" for path in KINDS.values()]
+    command = [sys.executable, "-c", HIDING, *kinds, "tests.gpu.test_kernels"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_a_grid_that_lacks_packages_is_not_measured_and_says_which(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(laboratory, "PACKAGES", ("pandas", "no_such_package"))
+    with pytest.raises(UserError, match="a whole run needs no_such_package: pip install no_such"):
+        measure("laboratory", [*LAB, "method=sft"], lambda values: pytest.fail(str(values)))

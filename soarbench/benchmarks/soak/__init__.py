@@ -1,0 +1,1 @@
+"""Kills a grid at random moments until it is done, and compares it with one that nobody killed."""

@@ -1,0 +1,331 @@
+"""The nodes of a Ray cluster, and workers that are Ray's actors on them."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeAlias
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from typing_extensions import override
+
+from soarbench.common.errors import UserError, reason
+from soarbench.common.progress import Update
+from soarbench.grid.expand import Grid
+from soarbench.jobs.base import Job
+from soarbench.launchers.base import MakeWorkbench
+from soarbench.launchers.engine import Backend, Ended, Event, Lost, Node, Place, Worker
+from soarbench.launchers.ray_actors import Facts, NodeHost, NodeWorker, code_version
+from soarbench.launchers.worker import variables
+
+Ref: TypeAlias = "ray.ObjectRef[Any]"
+log = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LOOKS = 5.0
+#: For nodes whose GPUs others hold, when some are there already.
+_SECONDS_FOR_ALL_NODES = 60.0
+#: Of memory, for a job beside the GPUs.
+_SLOT_BYTES = 4e9
+#: Jobs share a thread, of which torch's handling of denormal numbers is a property; another one
+#: answers meanwhile.
+_THREADS = {"jobs": 1, "news": 1}
+
+
+@dataclass(kw_only=True)
+class _Host:
+    """A node, and the actor that holds its GPUs; ``facts`` are None until it does."""
+
+    actor: ActorHandle[Any]
+    name: str
+    address: str
+    cpus: int
+    slots: int
+    mark: str
+    facts: Facts | None = None
+
+    @property
+    def node(self) -> Node:
+        assert self.facts is not None
+        gpus, memory = len(self.facts.gpus), self.facts.gpu_memory_gb
+        return Node(name=self.name, gpus=gpus, slots=self.slots, gpu_memory_gb=memory)
+
+
+@dataclass(kw_only=True)
+class _Running:
+    """A worker: its actor, and since when it is being started (None: it is there)."""
+
+    actor: ActorHandle[Any]
+    place: Place
+    starting_since: float | None
+    begun: Ref | None = None
+
+
+class Actors(Backend):
+    """Workers that are actors, each pinned to its node.
+
+    They end with this process, however it ends, as all that Ray does for it. Nodes may come and go.
+
+    Args:
+        gpus_per_node: That are used; None: all.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        make_workbench: MakeWorkbench,
+        *,
+        gpus_per_node: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._grid, self._gpus_per_node, self._clock = grid, gpus_per_node, clock
+        self._config = grid.settings.launcher
+        # Once for all workers.
+        self._shared = ray.put((grid, make_workbench))
+        self._code = code_version()
+        self._hosts: dict[str, _Host] = {}
+        self._looks: dict[Ref, str] = {}
+        self._looked = -_SECONDS_BETWEEN_LOOKS
+        self._numbers = itertools.count()
+        self._workers: dict[Worker, _Running] = {}
+        self._refs: dict[Ref, Worker] = {}
+
+    # Nodes
+
+    def __enter__(self) -> Self:
+        self._check_gpus()
+        root = self._grid.store.root.resolve()
+        root.mkdir(parents=True, exist_ok=True)
+        self._check = Path(tempfile.mkdtemp(prefix=".nodes-", dir=root))
+        (self._check / "driver").write_text(self._check.name)
+        try:
+            self._wait_for_nodes()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in list(self._workers):
+            self.stop(worker)
+        for host in self._hosts.values():
+            ray.kill(host.actor)
+        shutil.rmtree(self._check)
+
+    def _check_gpus(self) -> None:
+        """Refuse more GPUs than the cluster has, before any is waited for."""
+        counts = [self._gpus(info) for info in _alive()]
+        limit, processes = self._gpus_per_node, self._config.num_processes
+        most = max((int(info["Resources"].get("GPU", 0)) for info in _alive()), default=0)
+        if self._uses_gpus and limit is not None and limit > most:
+            raise UserError(
+                f"launcher.gpus_per_node={limit}: no node of the Ray cluster has more than {most}"
+            )
+        # Without any, processes share the cores of a node.
+        if sum(counts) and processes > sum(counts):
+            raise UserError(
+                f"launcher.num_processes={processes}: the Ray cluster has {sum(counts)} GPUs"
+                f"{'' if limit is None else f' with launcher.gpus_per_node={limit}'}"
+            )
+
+    @property
+    def _uses_gpus(self) -> bool:
+        return self._grid.settings.device != "cpu"
+
+    def _gpus(self, info: dict[str, Any]) -> int:
+        """GPUs of a node that are used."""
+        count = int(info["Resources"].get("GPU", 0)) if self._uses_gpus else 0
+        return min(count, self._gpus_per_node or count)
+
+    def _wait_for_nodes(self) -> None:
+        self._look()
+        ray.wait(list(self._looks), num_returns=len(self._looks), timeout=_SECONDS_FOR_ALL_NODES)
+        self._hear(is_start=True)
+        minutes = self._config.start_minutes
+        if not self.nodes():
+            ray.wait(list(self._looks), timeout=60 * minutes)
+            self._hear(is_start=True)
+        if not self.nodes():
+            raise UserError(
+                f"launcher=ray: no node was free for {minutes:g} minutes (launcher.start_minutes); "
+                "'ray status' shows what others hold"
+            )
+
+    def summary(self) -> str:
+        """What there is to work with."""
+        nodes = self.nodes()
+        gpus, slots = sum(node.gpus for node in nodes), sum(node.slots for node in nodes)
+        what = f"{gpus} GPUs, and room for {slots} jobs beside them" if gpus else f"{slots} workers"
+        return f"Ray: {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'} with {what}"
+
+    @override
+    def nodes(self) -> Sequence[Node]:
+        if self.now() - self._looked >= _SECONDS_BETWEEN_LOOKS:
+            self._look()
+        return [host.node for host in self._hosts.values() if host.facts]
+
+    def _look(self) -> None:
+        """See which nodes came and went."""
+        self._looked = self.now()
+        alive = {info["NodeID"]: info for info in _alive()}
+        for name in self._hosts.keys() - alive.keys():
+            log.warning("node %s is gone", self._hosts.pop(name).address)
+        for name, info in alive.items():
+            # A head that only manages offers nothing.
+            if name not in self._hosts and (info["Resources"].get("CPU", 0) or self._gpus(info)):
+                self._hosts[name] = self._host(name, info)
+        self._hear(is_start=False)
+
+    def _host(self, name: str, info: dict[str, Any]) -> _Host:
+        gpus, cpus = self._gpus(info), int(info["Resources"].get("CPU", 0))
+        memory = int(info["Resources"].get("memory", 0) / _SLOT_BYTES)
+        actor = _actor(NodeHost, name, num_gpus=gpus, num_cpus=0)
+        ref: Ref = actor.look.remote(Path.cwd(), self._check, name, self._code)
+        self._looks[ref] = name
+        slots = max(min(cpus, memory), 1)
+        return _Host(
+            actor=actor,
+            name=name,
+            address=info["NodeManagerAddress"],
+            cpus=cpus,
+            slots=slots,
+            mark=name,
+        )
+
+    def _hear(self, *, is_start: bool) -> None:
+        """Take on the nodes that answered; at the start all must be able to do the work."""
+        refs = list(self._looks)
+        for ref in ray.wait(refs, num_returns=len(refs), timeout=0)[0] if refs else ():
+            host = self._hosts.get(self._looks.pop(ref))
+            if host is None:
+                continue
+            problem = self._problem(host, ref)
+            if problem is None:
+                continue
+            text = f"launcher=ray: node {host.address} {problem}"
+            if is_start:
+                raise UserError(text)
+            log.warning("%s; it is not used", text)
+
+    def _problem(self, host: _Host, ref: Ref) -> str | None:
+        """Why a node that answered cannot do the work."""
+        try:
+            facts: Facts = ray.get(ref)
+        except RayError as error:
+            return f"cannot run soarbench: {why(error)}"
+        if facts.problem is None and not (self._check / host.name).is_file():
+            return f"writes to another folder {self._check.parent} than this machine reads"
+        host.facts = facts if facts.problem is None else None
+        return facts.problem
+
+    # Workers
+
+    @override
+    def now(self) -> float:
+        return self._clock()
+
+    @override
+    def start(self, place: Place) -> Worker:
+        share, host = place[0], self._hosts[place[0].node]
+        assert host.facts is not None
+        cpus = min(share.slots, host.cpus)
+        threads = share.slots or max(host.cpus // max(len(host.facts.gpus), 1), 1)
+        values = variables(share, threads, host.facts.gpus)
+        actor = _actor(NodeWorker, host.name, values, Path.cwd(), num_gpus=0, num_cpus=cpus)
+        running = _Running(actor=actor, place=place, starting_since=self.now())
+        worker = next(self._numbers)
+        self._workers[worker] = running
+        is_small = bool(share.gpus) and share.gpu_share < 1
+        running.begun = actor.begin.options(concurrency_group="jobs").remote(
+            self._shared, is_small=is_small
+        )
+        self._watch(worker, running.begun)
+        self._watch(worker, actor.news.options(concurrency_group="news").remote())
+        return worker
+
+    def _watch(self, worker: Worker, ref: Ref) -> None:
+        self._refs[ref] = worker
+
+    @override
+    def submit(self, worker: Worker, job: Job) -> None:
+        actor = self._workers[worker].actor
+        self._watch(worker, actor.run.options(concurrency_group="jobs").remote(job))
+
+    @override
+    def stop(self, worker: Worker) -> None:
+        running = self._workers.pop(worker)
+        self._refs = {ref: owner for ref, owner in self._refs.items() if owner != worker}
+        ray.kill(running.actor)
+
+    @override
+    def events(self, seconds: float) -> Iterator[Event]:
+        refs = list(self._refs)
+        if not refs:
+            time.sleep(seconds)
+            return
+        ray.wait(refs, timeout=seconds)
+        for ref in ray.wait(refs, num_returns=len(refs), timeout=0)[0]:
+            worker = self._refs.pop(ref, None)
+            # One that was ended meanwhile has nothing more to say.
+            if worker is not None:
+                yield from self._events(worker, ref)
+        yield from self._late()
+
+    def _events(self, worker: Worker, ref: Ref) -> Iterator[Event]:
+        running = self._workers[worker]
+        try:
+            messages = ray.get(ref)
+        except RayError as error:
+            self.stop(worker)
+            yield Lost(worker=worker, why=why(error))
+            return
+        if ref == running.begun:
+            running.starting_since = None
+        # What begins and runs a job returns nothing.
+        if messages is None:
+            return
+        self._watch(worker, running.actor.news.options(concurrency_group="news").remote())
+        for message in messages:
+            is_update = isinstance(message, Update)
+            yield message if is_update else Ended(worker=worker, failure=message)
+
+    def _late(self) -> Iterator[Event]:
+        """Give up workers that do not come to life, for example since others hold the cores."""
+        minutes = self._config.start_minutes
+        for worker, running in list(self._workers.items()):
+            since = running.starting_since
+            if since is not None and self.now() - since > 60 * minutes:
+                self.stop(worker)
+                text = f"no worker started within {minutes:g} minutes (launcher.start_minutes)"
+                yield Lost(worker=worker, why=text)
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [info for info in ray.nodes() if info["Alive"]]
+
+
+def _actor(kind: type, node: str, *arguments: object, **resources: float) -> ActorHandle[Any]:
+    """Begin an actor of a class on a node; one that is lost is not begun again."""
+    # To its types actors have no concurrency groups.
+    remote: Any = ray.remote
+    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+    make = remote(max_restarts=0, concurrency_groups=_THREADS, **resources)(kind)
+    actor: ActorHandle[Any] = make.options(scheduling_strategy=strategy).remote(*arguments)
+    return actor
+
+
+def why(error: RayError) -> str:
+    """What ended an actor, in one line."""
+    if isinstance(error, RayTaskError):
+        return reason(error.cause)
+    lines = [line.strip() for line in str(error).splitlines()]
+    causes = [line for line in lines if line.startswith("The actor is dead because")]
+    return causes[-1] if causes else reason(error)

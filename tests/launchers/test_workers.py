@@ -1,0 +1,131 @@
+"""``launcher.workers=2``: the results of one process, whatever happens to workers."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from soarbench.cli.run import run_whole
+from soarbench.common.errors import UserError
+from soarbench.grid.expand import Grid, expand
+from soarbench.launchers.base import MakeWorkbench
+from tests.fakes import numbers
+from tests.launchers import benches
+
+
+@pytest.fixture
+def words(overrides: list[str]) -> list[str]:
+    return [*overrides, "tracking=none", "task=aesthetic", "launcher.workers=2"]
+
+
+def run(words: list[str], bench: MakeWorkbench) -> tuple[Grid, int, str]:
+    grid, stream = expand(words), io.StringIO()
+    code = run_whole(grid, console=Console(file=stream, width=200), make_workbench=bench)
+    return grid, code, stream.getvalue()
+
+
+def in_one_process(words: list[str], tmp_path: Path) -> str:
+    """What the same grid gives without workers."""
+    places = [f"output_dir={tmp_path / 'one'}", f"results_dir={tmp_path / 'one'}"]
+    grid, code, _ = run([*words, *places, "launcher.workers=1"], benches.quick)
+    assert code == 0
+    return numbers(grid.store.root)
+
+
+def no_workers() -> bool:
+    """Whether no process of this one is alive, but multiprocessing's own."""
+    children = psutil.Process().children()
+    return not [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_two_workers_give_the_numbers_of_one_process(words: list[str], tmp_path: Path) -> None:
+    grid, code, text = run(words, benches.quick)
+    assert code == 0
+    assert "2 workers with" in text
+    assert "2 of 2 workers busy" in text
+    assert numbers(grid.store.root) == in_one_process(words, tmp_path)
+    assert not list(grid.store.root.rglob("*.partial*"))
+    assert no_workers()
+
+
+def test_a_worker_that_is_killed_loses_nothing(words: list[str], tmp_path: Path) -> None:
+    grid = expand(words)
+    grid.store.root.mkdir(parents=True)
+    (grid.store.root / "deaths").write_text("2")
+    _, code, _ = run(words, benches.dying)
+    assert code == 0
+    assert (grid.store.root / "deaths").read_text() == "0"
+    assert numbers(grid.store.root) == in_one_process(words, tmp_path)
+
+
+def test_a_job_that_kills_every_worker_fails_alone(words: list[str]) -> None:
+    grid = expand(words)
+    grid.store.root.mkdir(parents=True)
+    (grid.store.root / "deaths").write_text("99")
+    _, code, text = run([*words, "launcher.retries=1"], benches.dying)
+    assert code == 1
+    assert "FAILED soar-aesthetic-seed0" in text
+    assert "lost 2 workers (launcher.retries=1)" in text
+    assert "its process was killed, as Linux does when memory is short" in text
+    assert (grid.store.root / "deaths").read_text() == "97"
+    finished = list(grid.folder.glob("*/status.json"))
+    assert sum('"finished"' in path.read_text() for path in finished) == len(grid.cells) - 1
+
+
+def test_a_worker_without_a_sign_of_life_is_ended(words: list[str]) -> None:
+    # Long enough for a worker to start: it gives its first sign with its first job.
+    short = ["launcher.stall_minutes=0.25", "launcher.retries=0"]
+    _, code, text = run([*words, *short], benches.hanging)
+    assert code == 1
+    assert "no progress for 0.25 minutes (launcher.stall_minutes)" in text
+    assert no_workers()
+
+
+def test_a_failure_in_a_worker_is_told_with_its_own_traceback(words: list[str]) -> None:
+    grid, code, text = run(words, benches.broken)
+    assert code == 1
+    assert "RuntimeError: reward 'x' returned 3 values for 4 images" in text
+    (cell,) = grid.folder.glob("soar-*")
+    assert "in train" in (cell / "error.txt").read_text()
+
+
+def test_what_cannot_be_used_is_refused_before_anything_starts(words: list[str]) -> None:
+    with pytest.raises(UserError, match=r"model\.path=x cannot be used; choose another"):
+        run(words, benches.refusing)
+    assert not list(expand(words).store.root.glob("trainings/*"))
+    assert no_workers()
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
+def test_workers_end_with_the_grid_and_the_same_command_goes_on(
+    name: str, words: list[str], tmp_path: Path
+) -> None:
+    code = (
+        "import sys; from rich.console import Console; from soarbench.cli.run import run_whole;"
+        "from soarbench.grid.expand import expand; from tests.launchers import benches;"
+        "run_whole(expand(sys.argv[1:]), console=Console(), make_workbench=benches.slow)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)  # fmt: skip
+    grid, deadline = expand(words), time.monotonic() + 60
+    while not list(grid.store.root.glob("trainings/*/checkpoint-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) >= 2
+    os.kill(process.pid, getattr(signal, name))
+    process.wait(30)
+    _, alive = psutil.wait_procs(workers, timeout=15)
+    assert alive == []
+    _, exit_code, _ = run(words, benches.quick)
+    assert exit_code == 0
+    assert numbers(grid.store.root) == in_one_process(words, tmp_path)
