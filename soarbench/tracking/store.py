@@ -25,8 +25,6 @@ from soarbench.config.run import TrackingConfig
 
 #: Seconds to wait for other processes; making a store takes 1 to 8, opening one less.
 _PATIENCE = 60
-#: What SQLite keeps beside a file while it is written; it would be replayed into a new one.
-_JOURNALS = ("-journal", "-wal", "-shm")
 #: MLflow's own are 7 retries and 120 s: it takes 4.5 minutes to find that a server is away, and
 #: 16 that it hangs. One retry stays, for connections that a server closed while nothing was sent.
 _BRIEF_AND_QUIET = {
@@ -185,6 +183,9 @@ def _file_held(path: Path, uri: str, artifact_root: str | None) -> Iterator[None
     with held:
         # Nothing at all is what a version that made the file in place left when killed at once.
         if not path.is_file() or path.stat().st_size == 0:
+            # Of killed processes, with SQLite's journals, which nobody else knows.
+            for leftover in path.parent.glob(f".{path.name}.*.partial*"):
+                leftover.unlink()
             write_atomically(path, partial(_make, uri=uri, artifact_root=artifact_root))
         with _connected(uri):
             yield
@@ -214,11 +215,9 @@ def _connected(uri: str) -> Iterator[Connection]:
 
 
 def _make(path: Path, *, uri: str, artifact_root: str | None) -> None:
-    """Make a store under the name ``path``, over whatever an interrupted try left there."""
+    """Make a store under the name ``path``."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    for name in (path.name, *(path.name + suffix for suffix in _JOURNALS)):
-        path.with_name(name).unlink(missing_ok=True)
     address = make_url(uri).set(database=str(path)).render_as_string(hide_password=False)
     store = SqlAlchemyStore(address, artifact_root or DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
     # No connection may keep the name that the file is about to lose.

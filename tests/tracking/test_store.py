@@ -56,11 +56,11 @@ def test_killed_while_it_is_made_the_store_is_made_by_the_next_run(
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert (tmp_path / "mlruns.db.partial").exists()
+    assert list(tmp_path.glob(".mlruns.db.*.partial"))
     assert not (tmp_path / "mlruns.db").exists()
     opened(tmp_path)
     assert experiments(tmp_path) == {"Default", "grid"}
-    assert not list(tmp_path.glob("mlruns.db.partial*"))
+    assert not list(tmp_path.glob(".mlruns.db.*.partial*"))
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_interrupted_in_the_making_nothing_has_the_stores_name(
 def test_a_leftover_with_its_journal_is_discarded_and_an_empty_store_made_again(
     tmp_path: Path,
 ) -> None:
-    for name in ("mlruns.db.partial", "mlruns.db.partial-journal"):
+    for name in (".mlruns.db.here-1-0.partial", ".mlruns.db.here-1-0.partial-journal"):
         (tmp_path / name).write_bytes(b"half a database")
     (tmp_path / "mlruns.db").touch()  # as a version left it that made the file in place
     opened(tmp_path)
