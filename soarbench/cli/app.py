@@ -104,6 +104,11 @@ COMMANDS: Mapping[str, Command] = {
         "[minutes=N] and settings of a run, e.g. method=[sft,soar]",
         function="soarbench.benchmarks.soak.soak:soak",
     ),
+    "bench grid": Command(
+        "how busy a pretended cluster is that runs a grid, and for how long",
+        f"[gpus=[8,64]] [gpus_per_node=N] [gpu=NAME] [load_seconds=N] and {_SETTINGS}",
+        function="soarbench.benchmarks.grid:bench_grid",
+    ),
     "data score": Command(
         "score a training set by a judge",
         f"data.path=FILE judge=aesthetic output=FILE and {_SETTINGS}",

@@ -11,6 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from baselines.loop.disk import remove_partials
+from soarbench.cli.disk import require_space, space_line
 from soarbench.cli.sync import deliver_grid
 from soarbench.common.errors import UserError, reason
 from soarbench.common.files import locked, make_writable
@@ -64,13 +66,14 @@ def _submit(grid: Grid, *, is_dry: bool, console: Console) -> int:
         console.file.write(script)
         return 0
     _refuse_what_cannot_run(grid)
+    require_space(grid, _pending(all_jobs(grid), grid.store))
     print_line(console, queue.submit(grid))
     return 0
 
 
 def workbench(grid: Grid) -> Workbench:
     """The heavy half, for one process or several."""
-    if grid.settings.launcher.num_processes > 1:
+    if grid.settings.launcher.count > 1:
         from soarbench.jobs.distributed import DistributedWorkbench
 
         return DistributedWorkbench(grid)
@@ -95,9 +98,12 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
         pending = _pending(jobs, grid.store)
         # What only waits for being delivered belongs to the launch that it was made by.
         if not all(isinstance(job, Log) and job.is_finished(grid.store) for job in pending):
+            require_space(grid, pending)
             failures, tracker = run_grid(
                 grid, pending, console=console, make_workbench=make_workbench
             )
+        grid.store.remove_partials()
+        remove_partials(results_dir / grid.settings.grid.name)
         SnapshotKeeper(jobs, grid.store, grid.settings.store.keep_snapshots).tidy()
         # Also after a failure: what the other cells came to is worth seeing.
         if len(failures.cells) < len(grid.cells):
@@ -237,7 +243,7 @@ def dry_table(grid: Grid) -> Table:
     table.add_row("loading and curating", "", "", _duration(start))
     table.add_row("diagnostics", "", "", _duration(probing))
     table.add_row("all", "", "", _duration(total + probing + start))
-    notes = [f"estimates from rates measured on {rates.machine}"]
+    notes = [f"estimates from rates measured on {rates.machine}", space_line(grid, pending)]
     notes += [f"to run it, {missing_prompts(suite)}" for suite in grid.without_prompts]
     notes += [_MISSING_DATA] if grid.without_data else []
     table.caption = "\n".join(notes)

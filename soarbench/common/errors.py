@@ -17,14 +17,6 @@ class StoreError(UserError):
     """Stored results that cannot be reported as they are."""
 
 
-class NotDelivered(UserError):
-    """A tracker did not take what it was given; the results are stored, and given again later."""
-
-
-class TrackerAway(NotDelivered):
-    """It does not answer at all, so that the next try will not fare better at once."""
-
-
 class Damaged(StoreError):
     """Stored files that are lost or damaged; ``address`` is the artefact to be made again."""
 
@@ -34,6 +26,14 @@ class Damaged(StoreError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class NotDelivered(UserError):
+    """A tracker did not take what it was given; the results are stored, and given again later."""
+
+
+class TrackerAway(NotDelivered):
+    """It does not answer at all, so that the next try will not fare better at once."""
 
 
 class JobFailed(RuntimeError):

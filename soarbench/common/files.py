@@ -82,9 +82,9 @@ def read_json(path: Path) -> dict[str, object]:
 # ones are exist twice.
 def write_record(path: Path, values: Mapping[str, object]) -> None:
     """As ``write_json``, with a copy beside the file that ``read_record`` falls back on."""
-    # In this order, so that the copy is never the older one.
-    write_json(_copy(path), values)
+    # In this order, so that nobody finds the copy alone and writes it over a newer record.
     write_json(path, values)
+    write_json(_copy(path), values)
 
 
 def read_record(path: Path) -> dict[str, object] | None:

@@ -100,7 +100,7 @@ class ProcessesConfig:
 
     Attributes:
         num_processes: That train a cell together, each with a GPU of its own (on a CPU: a share of
-            its cores).
+            its cores). Null has the launcher choose for each training, so that all GPUs work.
         parallelism: How processes share the work. ``ddp``: each has everything. ``fsdp2``: each has
             a part of weights, gradients and optimiser (torch's FSDP2 through accelerate).
             ``zero2``: as ZeRO's second stage, weights are whole while an update is computed;
@@ -108,17 +108,27 @@ class ProcessesConfig:
     """
 
     # No result depends on them, since every row has its own noise, whoever trains on it.
-    num_processes: int = 1
+    num_processes: int | None = 1
     parallelism: Literal["ddp", "fsdp2", "zero2"] = "ddp"
 
     def __post_init__(self) -> None:
-        if self.num_processes < 1:
+        if self.num_processes is not None and self.num_processes < 1:
             raise ValueError(f"launcher.num_processes={self.num_processes}: must be at least 1")
+        if self.parallelism != "ddp" and self.num_processes is None:
+            raise ValueError(
+                f"launcher.num_processes=null launcher.parallelism={self.parallelism}: how many "
+                "share decides whether the weights fit; set launcher.num_processes=N"
+            )
         if self.parallelism != "ddp" and self.num_processes == 1:
             raise ValueError(
                 f"launcher.parallelism={self.parallelism}: one process has nobody to share with; "
                 "set launcher.num_processes=N"
             )
+
+    @property
+    def count(self) -> int:
+        """Of processes; 1 where the launcher chooses and has not yet."""
+        return self.num_processes or 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,6 +105,11 @@ class DataConfig(abc.ABC):
         return True
 
     @property
+    def most_rows(self) -> int | None:
+        """About how many rows are trained on, at most; None where only reading the set tells."""
+        return None
+
+    @property
     def rows_per_shape(self) -> int | None:
         """Rows in a row that share a size, which micro-batches divide; null: all images do."""
         return None
@@ -246,6 +251,11 @@ class ImageDataConfig(CurationConfig, DataConfig):
     @override
     def keeps_latents(self) -> bool:
         return self.cache_latents
+
+    @property
+    @override
+    def most_rows(self) -> int | None:
+        return self.max_rows
 
     @property
     @override

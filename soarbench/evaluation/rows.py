@@ -99,7 +99,7 @@ class ScoreRows:
             self.finished()
         except Damaged as damage:
             log.warning("%s: its images are judged again", damage)
-            self.path.unlink()
+            self.path.unlink(missing_ok=True)
 
     def count(self) -> int:
         """How many rows there are."""

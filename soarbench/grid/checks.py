@@ -56,7 +56,7 @@ def check(settings: Settings, method: str) -> None:
         training.check_method(
             updates_per_collection=config.updates_per_collection, group_size=config.group_size
         )
-        training.check_processes(launcher.num_processes)
+        training.check_processes(launcher.count)
         optim.check_parallelism(launcher.parallelism)
         optim.check_packages()
     except ValueError as error:
@@ -108,7 +108,7 @@ def _check_shapes(settings: Settings, config: MethodConfig, training: TrainingCo
     # A method that makes its own images makes them of one size.
     if config.trains_on == "images":
         try:
-            training.check_shapes(data.rows_per_shape, settings.launcher.num_processes)
+            training.check_shapes(data.rows_per_shape, settings.launcher.count)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     try:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -67,7 +68,7 @@ class DistributedWorkbench(ModelWorkbench):
         super().__init__(grid.settings.device, grid.store, grid.settings.launcher)
         # Each process makes the grid again from its command line.
         self.grid = grid
-        check_gpus(self.device, grid.settings.device, self.processes.num_processes)
+        check_gpus(self.device, grid.settings.device, self.processes.count)
 
     def train(self, cell: CellConfig, on_step: OnStep) -> dict[str, float]:
         """Train a cell to its end in several processes, from its last checkpoint on; what it cost.
@@ -82,7 +83,7 @@ class DistributedWorkbench(ModelWorkbench):
         worker = ["-m", "soarbench.jobs.distributed", addresses.cell_id(cell), *self.grid.arguments]
         with log_path.open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, *launch, str(self.processes.num_processes), *worker],
+                [sys.executable, *launch, str(self.processes.count), *worker],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=os.environ
@@ -138,7 +139,9 @@ def main(words: Sequence[str]) -> None:
         # Judges that a reward asks go to the current device.
         torch.cuda.set_device(rank)
         device = f"cuda:{rank}"
-    workbench = ModelWorkbench(device, grid.store, settings.launcher)
+    # A number that the launcher chose stands in no command line.
+    together = replace(settings.launcher, num_processes=int(os.environ["WORLD_SIZE"]))
+    workbench = ModelWorkbench(device, grid.store, together)
     cost = workbench.train(cell, stop_without_launch)
     if os.environ["RANK"] == "0":
         write_record(workbench.training_folder(cell).cost_path, cost)

@@ -79,14 +79,14 @@ class Judge(SuiteJob):
         drawn = self.images(context.store).root
         files = sample_files(self.suite, drawn)
         what = f"judge {self.suite.name} at step {self.step} by {self.judge}"
-        total = self._num_own(files, context.store)
+        scores = ScoresFolder(context.store.artefact(self.address).root)
+        scores.rows.drop_damaged()
+        total = self._num_own(files, scores.rows)
         with self.begun(context, what, total, code_of(self.config)) as (artefact, stage):
             evaluator = context.workbench.evaluator(self.cell, self.judge)
             sampler = self._sampler(context.store)
             drawing = image_facts(self.suite, self.cell.model, self.cell.sampling, sampler)
             facts = {**drawing, **judge_facts(evaluator)}
-            scores = ScoresFolder(artefact.root)
-            scores.rows.drop_damaged()
             scores.write_protocol(facts, self.config.facts())
             with self.reading(context.store):
                 judge_files(
@@ -101,6 +101,13 @@ class Judge(SuiteJob):
             with contextlib.nullcontext() if self.is_whole else artefact.held():
                 self._finish(artefact, evaluator, files)
 
+    def _sampler(self, store: Store) -> dict[str, object]:
+        images = self.images(store)
+        facts = read_record(sampler_path(images.root))
+        if facts is None:
+            raise Damaged(f"{sampler_path(images.root)} is missing", images.address)
+        return facts
+
     @property
     @override
     def num_batches(self) -> int:
@@ -110,9 +117,9 @@ class Judge(SuiteJob):
     def _largest(self) -> int:
         return self.cell.model.resolution**2
 
-    def _num_own(self, files: Sequence[SampleFile], store: Store) -> int:
+    def _num_own(self, files: Sequence[SampleFile], rows: ScoreRows) -> int:
         """Images that this shard counts: those with a finished row are the first one's."""
-        chunks = chunks_to_judge(files, ScoreRows(store.artefact(self.address).root), self._largest)
+        chunks = chunks_to_judge(files, rows, self._largest)
         finished = len(files) - sum(map(len, chunks)) if self.shard.takes(0) else 0
         return finished + sum(map(len, self.shard.part(chunks)))
 
@@ -129,10 +136,3 @@ class Judge(SuiteJob):
         # Last: whoever finds the part noted, finds its rows and its summary.
         artefact.add_extent(extent)
         remove_partials(artefact.root)
-
-    def _sampler(self, store: Store) -> dict[str, object]:
-        images = self.images(store)
-        facts = read_record(sampler_path(images.root))
-        if facts is None:
-            raise Damaged(f"{sampler_path(images.root)} is missing", images.address)
-        return facts

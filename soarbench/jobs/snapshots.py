@@ -29,7 +29,8 @@ class SnapshotKeeper:
     def ended(self, job: Job) -> None:
         """A job has ended well."""
         # A shard may not be the last one.
-        if job.is_done(self.store) and self._needed.pop(_name(job), None):
+        if self._needed.get(_name(job)) and job.is_done(self.store):
+            del self._needed[_name(job)]
             self.tidy()
 
     def tidy(self) -> None:

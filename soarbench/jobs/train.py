@@ -23,9 +23,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Job):
-    """Trains to the end, from the last checkpoint on."""
+    """Trains to the end, from the last checkpoint on.
+
+    Attributes:
+        num_processes: That train together; the launcher says how many.
+    """
 
     kind: ClassVar[str] = "train"
+    num_processes: int = 1
 
     @property
     def source(self) -> addresses.Source:
@@ -35,12 +40,14 @@ class Train(Job):
         return source
 
     def needs(self) -> Needs:
-        """A GPU; the launcher multiplies it by the processes that train together."""
-        return Needs(gpus=1, loads=addresses.base_loads(self.cell))
+        """A GPU for each process."""
+        return Needs(gpus=self.num_processes, loads=addresses.base_loads(self.cell))
 
     def is_done(self, store: Store) -> bool:
         """Whether training is over."""
-        return TrainingFolder(store.artefact(self.address).root).is_whole
+        folder = TrainingFolder(store.artefact(self.address).root)
+        # Killed between its end and their removal, 40 GB would stay for ever.
+        return folder.is_whole and not any(folder.root.glob("checkpoint-*"))
 
     def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
         assert self.cell.training is not None
@@ -58,6 +65,7 @@ class Train(Job):
             folder = TrainingFolder(artefact.root)
             # Another process may have finished it while this one waited for the lock.
             if folder.is_whole:
+                folder.remove_checkpoints()
                 return
             if folder.was_whole and self._is_mended(folder):
                 return

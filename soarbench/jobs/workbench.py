@@ -33,7 +33,6 @@ from baselines.rewards.base import (
 from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
 from soarbench.common.errors import UserError
-from soarbench.common.files import write_record
 from soarbench.config.run import ProcessesConfig
 from soarbench.data.prompts import PromptItem
 from soarbench.diagnostics.measured import Measured
@@ -146,7 +145,7 @@ class ModelWorkbench:
 
     def _memory(self) -> float:
         """Bytes of the smallest GPU that trains, so that all processes choose alike."""
-        many = self.processes.num_processes
+        many = self.processes.count
         devices = [self.device] if many == 1 else [torch.device("cuda", i) for i in range(many)]
         return min(torch.cuda.get_device_properties(one).total_memory for one in devices)
 
@@ -265,9 +264,8 @@ class ModelWorkbench:
             return cell
         chosen = settled(cell, self.processes, self._memory())
         if chosen != cell and os.environ.get("RANK", "0") == "0":
-            path = self.training_folder(cell).choices_path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_record(path, choices(demand_of(cell, self.processes), chosen))
+            values = choices(demand_of(cell, self.processes), chosen)
+            self.training_folder(cell).note_choices(values)
         return chosen
 
     def method(self, cell: CellConfig, model: ImageModel) -> Method:

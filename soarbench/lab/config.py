@@ -103,6 +103,11 @@ class LabDataConfig(DataConfig):
     def judged_by(self) -> tuple[str, ...]:
         return self.select_by
 
+    @property
+    @override
+    def most_rows(self) -> int:
+        return math.ceil(self.num_candidates * self.keep_fraction)
+
     @override
     def held_out(self, count: int) -> LabDataConfig:
         """Pictures from another seed, just enough of them, curated alike."""

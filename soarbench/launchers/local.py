@@ -91,7 +91,7 @@ class Local(Launcher):
         """Workers without GPUs: as many as cores, memory and jobs allow, where it is worth it."""
         seconds = sum(launch.seconds[job.key] for job in jobs)
         # Processes that train together share the cores already.
-        if seconds < _WORTH_SECONDS or self._config.num_processes > 1:
+        if seconds < _WORTH_SECONDS or self._config.count > 1:
             return 1
         num_weights = len({job.needs().loads for job in jobs if job.kind in ("train", "draw")})
         return max(min(cores(), num_weights, int(memory_gb() / _WORKER_GB)), 1)

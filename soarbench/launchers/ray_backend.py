@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import logging
 import shutil
-import tempfile
+import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Self, TypeAlias
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from typing_extensions import override
 
@@ -90,7 +91,7 @@ class Actors(Backend):
         self._config = grid.settings.launcher
         # Once for all workers.
         self._shared = ray.put((grid, make_workbench))
-        self._code = code_version()
+        self._code, self._mark = code_version(), uuid.uuid4().hex
         self._hosts: dict[str, _Host] = {}
         self._looks: dict[Ref, str] = {}
         self._looked = -_SECONDS_BETWEEN_LOOKS
@@ -102,10 +103,11 @@ class Actors(Backend):
 
     def __enter__(self) -> Self:
         self._check_gpus()
-        root = self._grid.store.root.resolve()
-        root.mkdir(parents=True, exist_ok=True)
-        self._check = Path(tempfile.mkdtemp(prefix=".nodes-", dir=root))
-        (self._check / "driver").write_text(self._check.name)
+        # One name: what a killed run left, the next one takes away, whose folder it is alone.
+        self._check = self._grid.folder.resolve() / ".nodes"
+        shutil.rmtree(self._check, ignore_errors=True)
+        self._check.mkdir(parents=True)
+        (self._check / "driver").write_text(self._mark)
         try:
             self._wait_for_nodes()
         except BaseException:
@@ -123,7 +125,7 @@ class Actors(Backend):
     def _check_gpus(self) -> None:
         """Refuse more GPUs than the cluster has, before any is waited for."""
         counts = [self._gpus(info) for info in _alive()]
-        limit, processes = self._gpus_per_node, self._config.num_processes
+        limit, processes = self._gpus_per_node, self._config.count
         most = max((int(info["Resources"].get("GPU", 0)) for info in _alive()), default=0)
         if self._uses_gpus and limit is not None and limit > most:
             raise UserError(
@@ -150,8 +152,13 @@ class Actors(Backend):
         ray.wait(list(self._looks), num_returns=len(self._looks), timeout=_SECONDS_FOR_ALL_NODES)
         self._hear(is_start=True)
         minutes = self._config.start_minutes
-        if not self.nodes():
-            ray.wait(list(self._looks), timeout=60 * minutes)
+        until = self.now() + 60 * minutes
+        # A node that died while it was asked, or is busy, is asked again.
+        while not self.nodes() and self.now() < until:
+            if self._looks:
+                ray.wait(list(self._looks), timeout=_SECONDS_BETWEEN_LOOKS)
+            else:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
             self._hear(is_start=True)
         if not self.nodes():
             raise UserError(
@@ -188,7 +195,7 @@ class Actors(Backend):
         gpus, cpus = self._gpus(info), int(info["Resources"].get("CPU", 0))
         memory = int(info["Resources"].get("memory", 0) / _SLOT_BYTES)
         actor = _actor(NodeHost, name, num_gpus=gpus, num_cpus=0)
-        ref: Ref = actor.look.remote(Path.cwd(), self._check, name, self._code)
+        ref: Ref = actor.look.remote(Path.cwd(), self._check, self._mark, name, self._code)
         self._looks[ref] = name
         slots = max(min(cpus, memory), 1)
         return _Host(
@@ -207,7 +214,13 @@ class Actors(Backend):
             host = self._hosts.get(self._looks.pop(ref))
             if host is None:
                 continue
-            problem = self._problem(host, ref)
+            try:
+                problem = self._problem(host, ref)
+            except RayActorError as error:
+                # It is there again, or another one is: whoever died said nothing of its node.
+                log.warning("node %s did not answer (%s)", host.address, why(error))
+                del self._hosts[host.name]
+                continue
             if problem is None:
                 continue
             text = f"launcher=ray: node {host.address} {problem}"
@@ -219,6 +232,8 @@ class Actors(Backend):
         """Why a node that answered cannot do the work."""
         try:
             facts: Facts = ray.get(ref)
+        except RayActorError:
+            raise
         except RayError as error:
             return f"cannot run soarbench: {why(error)}"
         if facts.problem is None and not (self._check / host.name).is_file():
@@ -245,7 +260,7 @@ class Actors(Backend):
         self._workers[worker] = running
         is_small = bool(share.gpus) and share.gpu_share < 1
         running.begun = actor.begin.options(concurrency_group="jobs").remote(
-            self._shared, is_small=is_small
+            self._shared, is_small=is_small, argv=sys.argv
         )
         self._watch(worker, running.begun)
         self._watch(worker, actor.news.options(concurrency_group="news").remote())

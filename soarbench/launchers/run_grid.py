@@ -53,7 +53,7 @@ class Failures:
 
 def estimates(grid: Grid, jobs: Iterable[Job]) -> dict[Key, float]:
     """Estimated seconds of every job, and of loading what they need."""
-    rates, processes = grid.settings.budget.rates, grid.settings.launcher.num_processes
+    rates, processes = grid.settings.budget.rates, grid.settings.launcher.count
     seconds = {job.key: job.seconds(grid.store, rates) for job in jobs}
     # Rates are of one process.
     seconds |= {key: value / processes for key, value in seconds.items() if key[1] == "train"}

@@ -7,9 +7,9 @@ import contextlib
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from soarbench.common.errors import JobFailed, UserError, reason
+from soarbench.common.errors import Damaged, JobFailed, UserError, reason
 from soarbench.common.progress import SentProgress, Update
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Context, Job, Workbench
@@ -20,6 +20,9 @@ from soarbench.launchers.engine import Share
 
 def failure_of(error: Exception) -> Exception:
     """A failure as it can be sent: not every exception can be made again from its words."""
+    # Says which artefact is to be made again.
+    if isinstance(error, Damaged):
+        return error
     if isinstance(error, UserError):
         return UserError(str(error))
     return JobFailed(reason(error), "".join(traceback.format_exception(error)))
@@ -54,7 +57,7 @@ class JobRunner:
         loads = job.needs().loads
         if self._workbench is None or (self.is_small and loads != self._loads):
             self._workbench = None
-            self._workbench = self.make_workbench(self.grid)
+            self._workbench = self.make_workbench(self._grid_for(job))
         self._loads = loads
         return Context(
             store=self.grid.store,
@@ -62,6 +65,15 @@ class JobRunner:
             tracker=None,
             progress=SentProgress(self.send),
         )
+
+    def _grid_for(self, job: Job) -> Grid:
+        """The grid, with the number of processes that the launcher chose for a training."""
+        settings = self.grid.settings
+        if job.kind != "train" or settings.launcher.num_processes is not None:
+            return self.grid
+        # A worker of several GPUs is given nothing but trainings of that many processes.
+        launcher = replace(settings.launcher, num_processes=max(job.needs().gpus, 1))
+        return replace(self.grid, settings=replace(settings, launcher=launcher))
 
 
 def variables(share: Share, threads: int, gpus: Sequence[str] | None = None) -> dict[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from baselines.loop.disk import StorageError
+from baselines.loop.disk import StorageError, remove_partials
 from soarbench.common.errors import UserError
 from soarbench.common.files import read_record, write_atomically, write_record
 from soarbench.common.provenance import STORE_VERSION, this_launch
@@ -178,6 +178,16 @@ class Store:
     def cache_dir(self) -> Path:
         """Encoded prompts and images: made again when they are missing."""
         return self.root / "cache"
+
+    def remove_partials(self) -> None:
+        """Remove what killed processes were writing; images, of which there are many, are left out.
+
+        Those are looked for by the job that ends their drawing.
+        """
+        remove_partials(self.root / "grids")
+        remove_partials(self.cache_dir)
+        for kind in KINDS:
+            remove_partials(self.root / kind, "*/.*.partial")
 
     def discard(self, address: str) -> list[str]:
         """Remove an artefact and all that was made from it; the addresses that are gone."""

@@ -45,8 +45,17 @@ class TrainingFolder(Artefact):
 
     @property
     def choices_path(self) -> Path:
-        """Settings that were left to the GPU's memory, as training began with them."""
+        """Settings that were left to the GPUs, as training began with them."""
         return self.root / "choices.json"
+
+    def choices(self) -> dict[str, object]:
+        """Those settings, by key."""
+        return read_record(self.choices_path) or {}
+
+    def note_choices(self, values: Mapping[str, object]) -> None:
+        """Keep more of them."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_record(self.choices_path, {**self.choices(), **values})
 
     @property
     def is_whole(self) -> bool:

@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from baselines.loop.disk import remove_partials
 from soarbench.common.errors import NotDelivered, TrackerAway, UserError, without_passwords
 from soarbench.common.files import write_atomically
 from soarbench.config.run import TrackingConfig
@@ -183,9 +184,6 @@ def _file_held(path: Path, uri: str, artifact_root: str | None) -> Iterator[None
     with held:
         # Nothing at all is what a version that made the file in place left when killed at once.
         if not path.is_file() or path.stat().st_size == 0:
-            # Of killed processes, with SQLite's journals, which nobody else knows.
-            for leftover in path.parent.glob(f".{path.name}.*.partial*"):
-                leftover.unlink()
             write_atomically(path, partial(_make, uri=uri, artifact_root=artifact_root))
         with _connected(uri):
             yield
@@ -215,9 +213,11 @@ def _connected(uri: str) -> Iterator[Connection]:
 
 
 def _make(path: Path, *, uri: str, artifact_root: str | None) -> None:
-    """Make a store under the name ``path``."""
+    """Make a store under the name ``path``, over whatever an interrupted try left there."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    # And SQLite's journals beside it, which would be replayed into the new one.
+    remove_partials(path.parent, ".*.partial*")
     address = make_url(uri).set(database=str(path)).render_as_string(hide_password=False)
     store = SqlAlchemyStore(address, artifact_root or DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
     # No connection may keep the name that the file is about to lose.

@@ -222,7 +222,7 @@ WRITER = """
 import os, pathlib, sys, time
 store = pathlib.Path(next(w for w in sys.argv if w.startswith("output_dir=")).partition("=")[2])
 for number in range(10):
-    path = store / f"{number}.txt"
+    path = store / "images" / f"{number}.txt"
     if not path.exists():
         time.sleep(0.1)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import logging
+import pickle
 import shutil
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +25,13 @@ from soarbench.common.progress import GridProgress
 from soarbench.grid.expand import expand
 from soarbench.jobs.base import Context, Job
 from soarbench.jobs.draw import Draw
-from soarbench.jobs.graph import grid_jobs
+from soarbench.jobs.graph import grid_jobs, sharded
 from soarbench.jobs.log import Log
 from soarbench.jobs.snapshots import SnapshotKeeper
 from soarbench.jobs.train import Train, trained_folder
+from soarbench.launchers.engine import Backend, Ended, Engine, Node, Patience, Place
 from soarbench.launchers.local import run_jobs
+from soarbench.launchers.worker import failure_of
 from soarbench.store.artefact import Store
 from soarbench.store.training import TrainingFolder
 from soarbench.tracking.tracker import NoTracker
@@ -63,17 +68,49 @@ def outcomes(
     jobs: Sequence[Job], store: Store, bench: FakeWorkbench
 ) -> list[tuple[Job, Exception | None]]:
     """Do what is left of jobs; how each ended."""
-    context = Context(
-        store=store,
-        workbench=bench.at(store),
-        tracker=NoTracker(),
-        progress=GridProgress(Console(file=io.StringIO()), {}),
-    )
+    return list(run_jobs(pending(jobs, store), context_of(store, bench)))
+
+
+def context_of(store: Store, bench: FakeWorkbench) -> Context:
+    progress = GridProgress(Console(file=io.StringIO()), {})
+    return Context(store=store, workbench=bench.at(store), tracker=NoTracker(), progress=progress)
+
+
+def pending(jobs: Sequence[Job], store: Store) -> list[Job]:
     for job in jobs:
         if type(job) is Log:
             job.record(store).describe(job.description)
-    pending = [job for job in jobs if not job.is_done(store)]
-    return list(run_jobs(pending, context))
+    return [job for job in jobs if not job.is_done(store)]
+
+
+class AtOnce(Backend):
+    """A node whose worker is this process."""
+
+    def __init__(self, context: Context) -> None:
+        self.context, self.ended = context, list[Ended]()
+
+    def nodes(self) -> list[Node]:
+        return [Node(name="here")]
+
+    def start(self, place: Place) -> int:  # noqa: ARG002
+        return 0
+
+    def submit(self, worker: int, job: Job) -> None:
+        failure = None
+        try:
+            job.run(self.context)
+        except Exception as error:  # noqa: BLE001
+            failure = pickle.loads(pickle.dumps(failure_of(error)))  # noqa: S301
+        self.ended.append(Ended(worker=worker, failure=failure))
+
+    def stop(self, worker: int) -> None: ...
+
+    def events(self, _: float) -> Iterator[Ended]:
+        ended, self.ended = self.ended, []
+        yield from ended
+
+    def now(self) -> float:
+        return time.monotonic()
 
 
 def run(jobs: Sequence[Job], store: Store, bench: FakeWorkbench | None = None) -> list[str]:
@@ -209,6 +246,27 @@ def test_a_damaged_snapshot_is_trained_again_when_it_is_needed(
     assert str(folder.snapshot(step)) in caplog.text
 
 
+def test_workers_mend_what_they_find_damaged(straight: Straight, tmp_path: Path) -> None:
+    store, bench = unjudged(straight, tmp_path), FakeWorkbench()
+    trainings = [job for job in straight.jobs if type(job) is Train]
+    for image in sorted(store.root.rglob("*.png"))[:2]:
+        image.write_bytes(b"")
+    draw = next(job for job in straight.jobs if type(job) is Draw and job.step == 6)
+    shutil.rmtree(draw.images(store).root)
+    for train in trainings:
+        (trained_folder(store, train.cell).snapshot(6) / "weights").write_bytes(b"")
+    context = context_of(store, bench)
+    engine = Engine(AtOnce(context), context.progress, Patience())
+    jobs = pending(straight.jobs, store)
+    jobs = list(itertools.chain(*sharded(jobs, {job.key: 2.0 for job in jobs}, 1.0).values()))
+    assert any(job.kind == "draw" and not job.is_whole for job in jobs)
+    ends = engine.run(jobs, {}, lambda job: job.run(context))
+    assert [error for _, error in ends if error is not None] == []
+    assert content(store) == content(straight.store)
+    trained = [call for call in bench.calls if call.startswith("train")]
+    assert trained == [f"train {train.cell.label}" for train in trainings]
+
+
 def broken_off(straight: Straight, tmp_path: Path) -> tuple[Train, Store]:
     """A training that was interrupted after its checkpoint of step 4."""
     train = next(job for job in straight.jobs if type(job) is Train)
@@ -263,6 +321,16 @@ def test_a_training_that_lost_its_table_and_its_log_is_trained_again(
     assert run(straight.jobs, store) == [f"train {train.cell.label}"]
     assert content(store) == content(straight.store)
     assert "bytes of training.jsonl" in caplog.text
+
+
+def test_checkpoints_that_a_kill_left_beside_a_finished_training_go(
+    straight: Straight, tmp_path: Path
+) -> None:
+    store = straight.copied(tmp_path)
+    train = next(job for job in straight.jobs if type(job) is Train)
+    checkpoint_path(trained_folder(store, train.cell).root, 6).mkdir()
+    assert run(straight.jobs, store) == []
+    assert not list(store.root.rglob("checkpoint-*"))
 
 
 def test_two_damaged_copies_of_a_record_are_one_line(straight: Straight, tmp_path: Path) -> None:

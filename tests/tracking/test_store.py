@@ -3,7 +3,9 @@
 import itertools
 import multiprocessing
 import os
+import re
 import signal
+import socket
 import sqlite3
 from pathlib import Path
 
@@ -91,7 +93,12 @@ def test_interrupted_in_the_making_nothing_has_the_stores_name(
 def test_a_leftover_with_its_journal_is_discarded_and_an_empty_store_made_again(
     tmp_path: Path,
 ) -> None:
-    for name in (".mlruns.db.here-1-0.partial", ".mlruns.db.here-1-0.partial-journal"):
+    process = FORKS.Process(target=int)
+    process.start()
+    process.join()
+    host = re.sub(r"\W", "_", socket.gethostname())
+    partial = f".mlruns.db.{host}-{process.pid}-0.partial"
+    for name in (partial, f"{partial}-journal"):
         (tmp_path / name).write_bytes(b"half a database")
     (tmp_path / "mlruns.db").touch()  # as a version left it that made the file in place
     opened(tmp_path)
