@@ -96,7 +96,8 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
         for line in settle(jobs, grid.store, grid.settings.stale):
             print_line(console, line, "yellow")
         pending = _pending(jobs, grid.store)
-        if pending:
+        # What only waits for being delivered belongs to the launch that it was made by.
+        if not all(isinstance(job, Log) and job.is_finished(grid.store) for job in pending):
             require_space(grid, pending)
             failures, tracker = run_grid(
                 grid, pending, console=console, make_workbench=make_workbench
