@@ -1,4 +1,4 @@
-"""Cells that several processes of this machine train together, one GPU each.
+"""Cells that several processes of a machine or more train together, one GPU each.
 
 ``python -m soarbench.jobs.distributed CELL key=value`` is one of them, under torch's launcher.
 """
@@ -6,35 +6,30 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-import re
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
+from typing_extensions import override
 
 from baselines.loop.owner import OWNER_VARIABLE, Owner
 from baselines.loop.sharding import end_process
-from soarbench.common.errors import UserError
 from soarbench.common.files import write_record
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import OnStep
+from soarbench.jobs.torchrun import LAUNCH_PID, Span, last_error, started
 from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.models.devices import torch_device
 from soarbench.store.training import TrainingFolder, read_training_log
 
-#: Tells workers whose they are: one whose launch is gone stops.
-LAUNCH_PID = "SOARBENCH_LAUNCH_PID"
 _SECONDS_BETWEEN_LOOKS = 1.0
-_ERROR_LINE = re.compile(
-    r"(?:\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|Diverged|TakenOver|Exception): .*)"
-)
 
 
 class TrainingFailed(RuntimeError):
@@ -45,59 +40,27 @@ class LaunchGone(RuntimeError):
     """The launch that wanted this training was killed."""
 
 
-def check_gpus(device: torch.device, name: str, num_processes: int) -> None:
-    """Refuse more processes than there are GPUs, or a single GPU for several."""
-    if device.type != "cuda":
-        return
-    if name not in ("auto", "cuda"):
-        raise UserError(
-            f"device={name}: one GPU for launcher.num_processes={num_processes}; use device=auto"
-        )
-    count = torch.cuda.device_count()
-    if num_processes > count:
-        raise UserError(
-            f"launcher.num_processes={num_processes}: this machine has {count} CUDA devices; use "
-            f"launcher.num_processes={count}"
-        )
-
-
 class DistributedWorkbench(ModelWorkbench):
     """A workbench whose training runs in processes of its own; the rest stays in this one."""
 
     def __init__(self, grid: Grid) -> None:
         super().__init__(grid.settings.device, grid.store, grid.settings.launcher)
-        # Each process makes the grid again from its command line.
         self.grid = grid
-        check_gpus(self.device, grid.settings.device, self.processes.count)
 
     def train(self, cell: CellConfig, on_step: OnStep) -> dict[str, float]:
         """Train a cell to its end in several processes, from its last checkpoint on; what it cost.
 
         ``TrainingFailed`` where a process ended badly; says why.
         """
-        folder = self.training_folder(cell)
+        folder, span = self.training_folder(cell), Span.current(self.processes.count)
         # The processes need all of the GPUs, this one's among them.
         self.let_go()
-        log_path = folder.root / "processes.log"
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-        worker = ["-m", "soarbench.jobs.distributed", addresses.cell_id(cell), *self.grid.arguments]
-        with log_path.open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, *launch, str(self.processes.count), *worker],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ
-                | {LAUNCH_PID: str(os.getpid()), OWNER_VARIABLE: Owner.current(folder.root).token},
-            )
-            try:
-                self._follow(process, folder, on_step)
-            finally:
-                # After Ctrl-C they would train on, without anybody who counts their steps.
-                if process.poll() is None:
-                    process.terminate()
-                    process.wait()
+        # Those of other nodes find it in the folder, once they have met these.
+        owner = {OWNER_VARIABLE: Owner.current(folder.root).token}
+        with started(self.grid, cell, folder, span, owner) as process:
+            self._follow(process, folder, on_step)
         if process.returncode != 0:
-            raise TrainingFailed(last_error(log_path, process.returncode))
+            raise TrainingFailed(last_error(span.logs(folder.root), process.returncode))
         return folder.cost()
 
     def _follow(
@@ -116,13 +79,14 @@ class DistributedWorkbench(ModelWorkbench):
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
-def last_error(log: Path, exit_code: int) -> str:
-    """What the processes said last that is an error."""
-    lines = log.read_text(errors="replace").splitlines()
-    errors = [match.group(1) for match in map(_ERROR_LINE.fullmatch, lines) if match]
-    # The launcher of the processes ends with an error of its own, which says nothing.
-    causes = [line for line in errors if "ChildFailedError" not in line]
-    return f"{causes[0] if causes else f'exit code {exit_code}'} (all of it: {log})"
+class _RankWorkbench(ModelWorkbench):
+    """Of one process, whose GPU may be larger than those of other nodes."""
+
+    @override
+    def _memory(self) -> float:
+        smallest = Span.current(1).gpu_memory_gb
+        # Bytes, exactly: all processes must choose alike.
+        return min(super()._memory(), round(smallest * 1e9) or math.inf)
 
 
 def main(words: Sequence[str]) -> None:
@@ -141,7 +105,7 @@ def main(words: Sequence[str]) -> None:
         device = f"cuda:{rank}"
     # A number that the launcher chose stands in no command line.
     together = replace(settings.launcher, num_processes=int(os.environ["WORLD_SIZE"]))
-    workbench = ModelWorkbench(device, grid.store, together)
+    workbench = _RankWorkbench(device, grid.store, together)
     cost = workbench.train(cell, stop_without_launch)
     if os.environ["RANK"] == "0":
         write_record(workbench.training_folder(cell).cost_path, cost)

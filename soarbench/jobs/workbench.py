@@ -145,7 +145,8 @@ class ModelWorkbench:
 
     def _memory(self) -> float:
         """Bytes of the smallest GPU that trains, so that all processes choose alike."""
-        many = self.processes.count
+        # Of those that this process sees: a worker that tries jobs has one of them.
+        many = min(self.processes.count, torch.cuda.device_count())
         devices = [self.device] if many == 1 else [torch.device("cuda", i) for i in range(many)]
         return min(torch.cuda.get_device_properties(one).total_memory for one in devices)
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
+from soarbench.common.errors import UserError
 from soarbench.common.progress import print_line
 from soarbench.config.run import LauncherConfig
 from soarbench.jobs.base import Context, Job, Workbench
@@ -58,6 +59,7 @@ class Local(Launcher):
     @override
     def open(self, launch: Launch, jobs: Sequence[Job]) -> Workbench | None:
         node = self._node(launch, jobs)
+        require_gpus(node.gpus, launch.grid.settings.device, self._config)
         if max(node.gpus, node.slots) == 1:
             return super().open(launch, jobs)
         if node.gpus:
@@ -104,6 +106,23 @@ class Local(Launcher):
     def close(self) -> None:
         if self._pool is not None:
             self._pool.close()
+
+
+def require_gpus(gpus: int, device: str, config: LocalConfig) -> None:
+    """Refuse more processes for a cell than there are GPUs, or a single GPU for several."""
+    many = config.count
+    # Without any, processes share the cores.
+    if not gpus or many <= gpus:
+        return
+    if device not in ("auto", "cuda"):
+        raise UserError(
+            f"device={device}: one GPU for launcher.num_processes={many}; use device=auto"
+        )
+    limit = f" for launcher.workers={config.workers}" if config.workers == gpus else ""
+    raise UserError(
+        f"launcher.num_processes={many}: this machine has {gpus} CUDA devices{limit}; use "
+        f"launcher.num_processes={gpus}"
+    )
 
 
 def cores() -> int:

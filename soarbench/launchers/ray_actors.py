@@ -3,10 +3,12 @@
 # Neither Ray nor a framework: a worker's variables are set before anything reads them.
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import queue
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,6 +20,7 @@ from soarbench.common.files import files_digest
 from soarbench.common.progress import Update
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Job
+from soarbench.jobs.torchrun import Span, join
 from soarbench.launchers.base import MakeWorkbench
 from soarbench.launchers.worker import JobRunner
 
@@ -129,3 +132,22 @@ class NodeWorker:
         while not self._news.empty():
             messages.append(self._news.get())
         return messages
+
+    def meet(self, span: Span, host: str) -> str:
+        """Lead the next training on several nodes, which meet at this one; where that is."""
+        with socket.create_server((host, 0)) as server:
+            master = f"{host}:{server.getsockname()[1]}"
+        os.environ.update(dataclasses.replace(span, master=master).variable)
+        return master
+
+
+class NodePartner:
+    """Trains beside a worker that leads, for one job."""
+
+    def __init__(self, variables: Mapping[str, str], folder: Path) -> None:
+        os.environ.update(variables)
+        os.chdir(folder)
+
+    def join(self, shared: tuple[Grid, MakeWorkbench], job: Job, span: Span, master: str) -> None:
+        """Run the processes of this node."""
+        join(shared[0], job.cell, dataclasses.replace(span, master=master))

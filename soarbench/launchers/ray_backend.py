@@ -9,13 +9,13 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from typing_extensions import override
 
@@ -23,9 +23,19 @@ from soarbench.common.errors import UserError, reason
 from soarbench.common.progress import Update
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Job
+from soarbench.jobs.torchrun import Span
 from soarbench.launchers.base import MakeWorkbench
-from soarbench.launchers.engine import Backend, Ended, Event, Lost, Node, Place, Worker
-from soarbench.launchers.ray_actors import Facts, NodeHost, NodeWorker, code_version
+from soarbench.launchers.engine import (
+    Backend,
+    Ended,
+    Event,
+    Lost,
+    Node,
+    Place,
+    Share,
+    Worker,
+)
+from soarbench.launchers.ray_actors import Facts, NodeHost, NodePartner, NodeWorker, code_version
 from soarbench.launchers.worker import variables
 
 Ref: TypeAlias = "ray.ObjectRef[Any]"
@@ -36,6 +46,9 @@ _SECONDS_BETWEEN_LOOKS = 5.0
 _SECONDS_FOR_ALL_NODES = 60.0
 #: Of memory, for a job beside the GPUs.
 _SLOT_BYTES = 4e9
+#: In what Ray says of an actor that is gone.
+_DEATH = "The actor is dead because"
+_LONGEST_WHY = 200
 #: Jobs share a thread, of which torch's handling of denormal numbers is a property; another one
 #: answers meanwhile.
 _THREADS = {"jobs": 1, "news": 1}
@@ -50,8 +63,8 @@ class _Host:
     address: str
     cpus: int
     slots: int
-    mark: str
     facts: Facts | None = None
+    is_gone: bool = False
 
     @property
     def node(self) -> Node:
@@ -67,7 +80,8 @@ class _Running:
     actor: ActorHandle[Any]
     place: Place
     starting_since: float | None
-    begun: Ref | None = None
+    begun: Ref
+    partners: dict[Ref, ActorHandle[Any]] = field(default_factory=dict)
 
 
 class Actors(Backend):
@@ -177,14 +191,17 @@ class Actors(Backend):
     def nodes(self) -> Sequence[Node]:
         if self.now() - self._looked >= _SECONDS_BETWEEN_LOOKS:
             self._look()
-        return [host.node for host in self._hosts.values() if host.facts]
+        return [host.node for host in self._hosts.values() if host.facts and not host.is_gone]
 
     def _look(self) -> None:
         """See which nodes came and went."""
         self._looked = self.now()
         alive = {info["NodeID"]: info for info in _alive()}
-        for name in self._hosts.keys() - alive.keys():
-            log.warning("node %s is gone", self._hosts.pop(name).address)
+        for name, host in self._hosts.items():
+            if name not in alive and not host.is_gone:
+                # Still named by workers that are about to be lost.
+                host.is_gone = True
+                log.warning("node %s is gone", host.address)
         for name, info in alive.items():
             # A head that only manages offers nothing.
             if name not in self._hosts and (info["Resources"].get("CPU", 0) or self._gpus(info)):
@@ -204,7 +221,6 @@ class Actors(Backend):
             address=info["NodeManagerAddress"],
             cpus=cpus,
             slots=slots,
-            mark=name,
         )
 
     def _hear(self, *, is_start: bool) -> None:
@@ -235,6 +251,10 @@ class Actors(Backend):
         except RayActorError:
             raise
         except RayError as error:
+            if not _is_refusal(error):
+                # The node went away again.
+                log.warning("node %s: %s", host.address, why(error))
+                return None
             return f"cannot run soarbench: {why(error)}"
         if facts.problem is None and not (self._check / host.name).is_file():
             return f"writes to another folder {self._check.parent} than this machine reads"
@@ -250,34 +270,66 @@ class Actors(Backend):
     @override
     def start(self, place: Place) -> Worker:
         share, host = place[0], self._hosts[place[0].node]
-        assert host.facts is not None
         cpus = min(share.slots, host.cpus)
-        threads = share.slots or max(host.cpus // max(len(host.facts.gpus), 1), 1)
-        values = variables(share, threads, host.facts.gpus)
-        actor = _actor(NodeWorker, host.name, values, Path.cwd(), num_gpus=0, num_cpus=cpus)
-        running = _Running(actor=actor, place=place, starting_since=self.now())
-        worker = next(self._numbers)
-        self._workers[worker] = running
+        actor = _actor(
+            NodeWorker, share.node, self._variables(share), Path.cwd(), num_gpus=0, num_cpus=cpus
+        )
         is_small = bool(share.gpus) and share.gpu_share < 1
-        running.begun = actor.begin.options(concurrency_group="jobs").remote(
+        begun: Ref = actor.begin.options(concurrency_group="jobs").remote(
             self._shared, is_small=is_small, argv=sys.argv
         )
-        self._watch(worker, running.begun)
-        self._watch(worker, actor.news.options(concurrency_group="news").remote())
+        worker = next(self._numbers)
+        self._workers[worker] = _Running(
+            actor=actor, place=place, begun=begun, starting_since=self.now()
+        )
+        self._watch(worker, begun)
+        self._watch(worker, _news(actor))
         return worker
+
+    def _variables(self, share: Share) -> dict[str, str]:
+        """Environment of a process with a share of a node."""
+        host = self._hosts[share.node]
+        assert host.facts is not None
+        gpus = host.facts.gpus
+        return variables(share, share.slots or max(host.cpus // max(len(gpus), 1), 1), gpus)
 
     def _watch(self, worker: Worker, ref: Ref) -> None:
         self._refs[ref] = worker
 
     @override
     def submit(self, worker: Worker, job: Job) -> None:
-        actor = self._workers[worker].actor
-        self._watch(worker, actor.run.options(concurrency_group="jobs").remote(job))
+        running = self._workers[worker]
+        if len(running.place) > 1:
+            self._begin_partners(worker, job)
+        self._watch(worker, running.actor.run.options(concurrency_group="jobs").remote(job))
+
+    def _begin_partners(self, worker: Worker, job: Job) -> None:
+        """Have the other nodes of a worker train with it."""
+        running = self._workers[worker]
+        first, *others = self._spans(running.place)
+        host = self._hosts[running.place[0].node]
+        meet: Any = running.actor.meet.options(concurrency_group="jobs")
+        master = meet.remote(first, host.address)
+        for span, share in zip(others, running.place[1:], strict=True):
+            values = self._variables(share)
+            partner = _actor(NodePartner, share.node, values, Path.cwd(), num_gpus=0, num_cpus=0)
+            ref = partner.join.remote(self._shared, job, span, master)
+            running.partners[ref] = partner
+            self._watch(worker, ref)
+
+    def _spans(self, place: Place) -> list[Span]:
+        hosts = [self._hosts[share.node].node for share in place]
+        memory = min(node.gpu_memory_gb for node in hosts)
+        return [
+            Span(processes=len(share.gpus), nodes=len(place), node=index, gpu_memory_gb=memory)
+            for index, share in enumerate(place)
+        ]
 
     @override
     def stop(self, worker: Worker) -> None:
         running = self._workers.pop(worker)
         self._refs = {ref: owner for ref, owner in self._refs.items() if owner != worker}
+        self._end_partners(running)
         ray.kill(running.actor)
 
     @override
@@ -300,6 +352,8 @@ class Actors(Backend):
             messages = ray.get(ref)
         except RayError as error:
             self.stop(worker)
+            # Now, or the job would lose all of its workers on a node that is no more.
+            self._look()
             yield Lost(worker=worker, why=why(error))
             return
         if ref == running.begun:
@@ -307,10 +361,20 @@ class Actors(Backend):
         # What begins and runs a job returns nothing.
         if messages is None:
             return
-        self._watch(worker, running.actor.news.options(concurrency_group="news").remote())
+        self._watch(worker, _news(running.actor))
         for message in messages:
-            is_update = isinstance(message, Update)
-            yield message if is_update else Ended(worker=worker, failure=message)
+            if isinstance(message, Update):
+                yield message
+            else:
+                self._end_partners(running)
+                yield Ended(worker=worker, failure=message)
+
+    def _end_partners(self, running: _Running) -> None:
+        # One may still wait for a leader that had nothing to do.
+        for ref, partner in running.partners.items():
+            self._refs.pop(ref, None)
+            ray.kill(partner)
+        running.partners.clear()
 
     def _late(self) -> Iterator[Event]:
         """Give up workers that do not come to life, for example since others hold the cores."""
@@ -327,6 +391,12 @@ def _alive() -> list[dict[str, Any]]:
     return [info for info in ray.nodes() if info["Alive"]]
 
 
+def _news(actor: ActorHandle[Any]) -> Ref:
+    """What a worker will say next."""
+    news: Ref = actor.news.options(concurrency_group="news").remote()
+    return news
+
+
 def _actor(kind: type, node: str, *arguments: object, **resources: float) -> ActorHandle[Any]:
     """Begin an actor of a class on a node; one that is lost is not begun again."""
     # To its types actors have no concurrency groups.
@@ -341,6 +411,14 @@ def why(error: RayError) -> str:
     """What ended an actor, in one line."""
     if isinstance(error, RayTaskError):
         return reason(error.cause)
+    if isinstance(error, ActorUnavailableError):
+        return "its node does not answer"
     lines = [line.strip() for line in str(error).splitlines()]
-    causes = [line for line in lines if line.startswith("The actor is dead because")]
-    return causes[-1] if causes else reason(error)
+    # Of a constructor the last line is the error itself.
+    causes = lines[-1:] if _is_refusal(error) else [line for line in lines if _DEATH in line]
+    return (causes or lines)[0][:_LONGEST_WHY]
+
+
+def _is_refusal(error: RayError) -> bool:
+    """Whether an actor could not even be made, for example since a package is missing."""
+    return isinstance(error, RayTaskError) or "raised in its creation task" in str(error)

@@ -14,13 +14,11 @@ from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.distributed import (
-    LAUNCH_PID,
     DistributedWorkbench,
     LaunchGone,
-    check_gpus,
-    last_error,
     stop_without_launch,
 )
+from soarbench.jobs.torchrun import LAUNCH_PID, Span, last_error
 from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.store.training import TrainingFolder, read_training_log
 from tests.fakes import SMALL
@@ -86,19 +84,29 @@ def test_a_failing_process_says_why_in_one_line(tmp_path: Path) -> None:
     expected = (
         f"soarbench.common.errors.UserError: model.path=x: holds a Kandinsky (all of it: {log})"
     )
-    assert last_error(log, 1) == expected
+    assert last_error([log], 1) == expected
     log.write_text("Killed\n")
-    assert last_error(log, 137) == f"exit code 137 (all of it: {log})"
+    assert last_error([log], 137) == f"exit code 137 (all of it: {log})"
 
 
-def test_as_many_processes_as_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    check_gpus(torch.device("cpu"), "auto", 8)
-    check_gpus(torch.device("cuda"), "auto", 2)
-    with pytest.raises(UserError, match=r"num_processes=8: this machine has 2 CUDA devices"):
-        check_gpus(torch.device("cuda"), "auto", 8)
-    with pytest.raises(UserError, match=r"device=cuda:1: one GPU for launcher\.num_processes=2"):
-        check_gpus(torch.device("cuda:1"), "cuda:1", 2)
+def test_the_cause_may_be_on_another_node(tmp_path: Path) -> None:
+    here, there = Span(processes=1, nodes=2, master="a:1").logs(tmp_path)
+    here.write_text("RuntimeError: [pair.cc:534] Connection closed by peer [10.0.0.2]:4711\n")
+    assert last_error([here, there], 1).startswith("RuntimeError: [pair.cc:534] Connection closed")
+    there.write_text("[rank1]: torch.OutOfMemoryError: CUDA out of memory\n")
+    expected = f"torch.OutOfMemoryError: CUDA out of memory (all of it: {there})"
+    assert last_error([here, there], 1) == expected
+
+
+def test_torch_is_told_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Span.current(2).words == ["--standalone", "--nproc-per-node", "2"]
+    span = Span(processes=8, nodes=2, node=1, master="10.0.0.1:29500", gpu_memory_gb=79.6)
+    for name, value in span.variable.items():
+        monkeypatch.setenv(name, value)
+    assert Span.current(2) == span
+    assert " ".join(span.words) == (
+        "--nproc-per-node 8 --nnodes 2 --node-rank 1 --master-addr 10.0.0.1 --master-port 29500"
+    )
 
 
 def test_a_batch_that_processes_cannot_share_is_refused_at_once(overrides: list[str]) -> None:
