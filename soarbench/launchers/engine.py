@@ -209,6 +209,7 @@ class _Work:
     loads: tuple[object, ...] = ()
     task: Task | None = None
     since: float = 0.0
+    end: float = 0.0
     last_sign: float = 0.0
 
     @functools.cached_property
@@ -547,6 +548,7 @@ class Engine:
         task.is_waiting = False
         work.task, work.loads = task, task.needs.loads
         work.since = work.last_sign = self.backend.now()
+        work.end = work.since + task.seconds
         del self._idle[work.worker]
         self._running[task.job.key] = work
         self._homeless_since = None
@@ -555,14 +557,12 @@ class Engine:
 
     def _ends(self) -> list[float]:
         """When each GPU will be free, by the estimates of what runs; ascending."""
-        now, ends = self.backend.now(), dict.fromkeys(self._room.parts, -math.inf)
+        # What takes longer than its estimate may end at any moment.
+        ends = dict.fromkeys(self._room.parts, self.backend.now())
         for work in self._running.values():
-            assert work.task is not None
-            # What takes longer than its estimate may end at any moment.
-            end = max(work.since + work.task.seconds, now)
             for gpu in work.gpus:
-                if end > ends.get(gpu, math.inf):
-                    ends[gpu] = end
+                if work.end > ends.get(gpu, math.inf):
+                    ends[gpu] = work.end
         return sorted(ends.values())
 
     def _tell(self) -> None:
