@@ -46,6 +46,15 @@ def load_image(path: str | Path) -> Image.Image:
         return decode_image(stream, str(path))
 
 
+def is_readable(path: Path) -> bool:
+    """Whether a file is an image that can be used."""
+    try:
+        load_image(path)
+    except ImageError:
+        return False
+    return True
+
+
 def decode_image(stream: BinaryIO, path: str) -> Image.Image:
     """As ``load_image``, of bytes from anywhere, which messages call ``path``."""
     with _opened(stream, path) as image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,13 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from baselines.loop.checkpoints import checkpoint_path, last_complete_checkpoint, mark_complete
-from baselines.loop.disk import atomic_directory
+from baselines.loop.checkpoints import (
+    checkpoint_path,
+    last_complete_checkpoint,
+    mark_complete,
+    new_snapshot,
+    snapshot_damage,
+)
 from evaluators.base import Canary, Evaluator, JudgeConfig, Sample, Score
 from soarbench.common.errors import UserError
 from soarbench.data.prompts import PromptItem
@@ -95,6 +101,8 @@ class FakeWorkbench:
         self.broken = broken
         self.refuse = refuse
         self.unprobed = unprobed
+        #: The step of training after which it is interrupted.
+        self.stop_after = 0
         self.calls: list[str] = []
         self.judge = Brightness()
         self.store = Store(Path())
@@ -129,21 +137,26 @@ class FakeWorkbench:
         weights = (checkpoint / "weights").read_text() if checkpoint else self._start(cell)
         first = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         with TrainingLog(folder) as log:
+            log.go_back(checkpoint)
             for step in range(first + 1, cell.training.steps + 1):
                 time.sleep(self.delay)
                 if cell.label == self.broken and step == 3:
                     raise RuntimeError("reward 'x' returned 3 values for 4 images\nand more")
                 weights = hashlib.sha256(f"{weights}{step}".encode()).hexdigest()
                 log.append(step, {"train/loss": 1.0 / step, "images_seen": 32.0 * step})
-                if step in cell.training.snapshot_steps and not folder.snapshot(step).exists():
-                    with atomic_directory(folder.snapshot(step)) as unfinished:
+                if step in cell.training.snapshot_steps and snapshot_damage(folder.snapshot(step)):
+                    shutil.rmtree(folder.snapshot(step), ignore_errors=True)
+                    with new_snapshot(folder.snapshot(step)) as unfinished:
                         (unfinished / "weights").write_text(weights)
                 if step % (cell.training.save_steps or 1) == 0:
                     place = checkpoint_path(folder.root, step)
                     place.mkdir(exist_ok=True)
                     (place / "weights").write_text(weights)
+                    log.save(place)
                     mark_complete(place)
                 on_step(step, "")
+                if step == self.stop_after:
+                    raise KeyboardInterrupt
         return {"optimizer_steps": float(cell.training.steps), "seconds": 1.0}
 
     def drawer(self, cell: CellConfig, step: int) -> Draw:

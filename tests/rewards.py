@@ -61,3 +61,11 @@ class Dullness(Evaluator):
             for c in ("grey", "red")
         )
         return [Canary(good=grey, bad=red)]
+
+
+def with_a_fault(**_columns: object) -> list[float]:
+    raise KeyError("a fault")
+
+
+def that_leaves(**_columns: object) -> list[float]:
+    raise SystemExit(7)

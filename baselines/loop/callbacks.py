@@ -23,11 +23,10 @@ from baselines.loop.checkpoints import (
     EMA_FILE,
     CheckpointWriter,
     checkpoint_path,
+    new_snapshot,
     snapshot_damage,
-    snapshot_manifest,
     snapshot_path,
 )
-from baselines.loop.disk import atomic_directory, write_manifest
 from baselines.loop.sharding import gathered, local, scattered
 from baselines.loop.weights import on_host, save_transformer
 
@@ -226,11 +225,9 @@ class Snapshots(TrainerCallback):
             return  # of the run before it was resumed: the same bits
         weights = contextlib.nullcontext() if self.ema is None else self.ema.averaged()
         unfinished = contextlib.nullcontext(target)
-        place = atomic_directory(target, self.allowed) if is_main else unfinished
+        place = new_snapshot(target, self.allowed) if is_main else unfinished
         with weights, place as folder:
             save_transformer(self.model, folder, dtype=self.dtype, is_main=is_main)
-        if is_main:
-            write_manifest(target, snapshot_manifest(target))
 
 
 def _is_whole(snapshot: Path) -> bool:

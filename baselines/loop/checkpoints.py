@@ -13,10 +13,11 @@ Layout of a training folder::
 # Imports no framework: the orchestrator asks these questions before it loads a model.
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Self
 
 from baselines.loop.disk import (
     StorageError,
+    atomic_directory,
     damage,
     flush,
     flush_tree,
@@ -74,13 +76,28 @@ def snapshot_manifest(snapshot: Path) -> Path:
     return snapshot.with_name(f"{snapshot.name}.{MANIFEST}")
 
 
+def removal_note(snapshot: Path) -> Path:
+    """Says why a snapshot is no longer there, where it was removed on purpose."""
+    return snapshot.with_name(f"{snapshot.name}.removed")
+
+
 def snapshot_damage(snapshot: Path) -> str | None:
     """What is wrong with a snapshot, in words that follow its name; None: nothing."""
     if not snapshot.is_dir():
-        return "is missing"
+        note = removal_note(snapshot)
+        return f"was removed {note.read_text()}" if note.is_file() else "is missing"
     manifest = snapshot_manifest(snapshot)
     # Older versions, and a kill before it was written, leave none: the snapshot is whole then.
     return damage(snapshot, manifest) if manifest.is_file() else None
+
+
+@contextlib.contextmanager
+def new_snapshot(snapshot: Path, allowed: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """As ``atomic_directory``, with the manifest."""
+    with atomic_directory(snapshot, allowed) as unfinished:
+        yield unfinished
+    write_manifest(snapshot, snapshot_manifest(snapshot))
+    removal_note(snapshot).unlink(missing_ok=True)
 
 
 def mark_complete(checkpoint: Path, allowed: Callable[[], None] = lambda: None) -> None:

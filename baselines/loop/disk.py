@@ -12,7 +12,8 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 #: A checkpoint of a full fine-tune has 40 GB: of longer files the two ends are read.
@@ -25,6 +26,7 @@ _FAULTS = {
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
 }
+_DAY = 24 * 3600.0
 _NUMBERS = itertools.count()
 
 
@@ -77,8 +79,11 @@ def flush_tree(folder: Path) -> None:
 
 def partial_path(target: Path) -> Path:
     """A name beside ``target`` that no other writer has, on whatever node it runs."""
-    host = re.sub(r"\W", "_", socket.gethostname())
-    return target.with_name(f".{target.name}.{host}-{os.getpid()}-{next(_NUMBERS)}.partial")
+    return target.with_name(f".{target.name}.{_host()}-{os.getpid()}-{next(_NUMBERS)}.partial")
+
+
+def _host() -> str:
+    return re.sub(r"\W", "_", socket.gethostname())
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -96,13 +101,14 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         flush(path.parent)
 
 
-def remove_partials(folder: Path) -> None:
-    """Remove what killed processes of this machine were writing below a folder."""
-    host = re.sub(r"\W", "_", socket.gethostname())
-    for path in list(folder.rglob(".*.partial")):
-        match = re.search(r"\.([^.]+)-(\d+)-\d+\.partial$", path.name)
-        # Another node's may be alive: its process cannot be asked from here.
-        if match is None or match[1] != host or _is_alive(int(match[2])):
+def remove_partials(folder: Path, pattern: str = "**/.*.partial") -> None:
+    """Remove what killed processes were writing below a folder, and nothing that is being written.
+
+    ``pattern`` says how deep is looked.
+    """
+    for path in list(folder.glob(pattern)):
+        match = re.search(r"\.([^.]+)-(\d+)-\d+\.partial[-\w]*$", path.name)
+        if match is None or _is_alive(path, host=match[1], process=int(match[2])):
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -110,7 +116,12 @@ def remove_partials(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _is_alive(process: int) -> bool:
+def _is_alive(path: Path, *, host: str, process: int) -> bool:
+    if host != _host():
+        # Of another node nobody can be asked; nothing takes a day to be written.
+        with contextlib.suppress(FileNotFoundError):
+            return time.time() - path.stat().st_mtime < _DAY
+        return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -144,9 +155,10 @@ def atomic_directory(target: Path, allowed: Callable[[], None] = lambda: None) -
         flush(target.parent)
 
 
-def write_manifest(folder: Path, manifest: Path) -> None:
-    """Keep sizes and digests of all files below a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != manifest)
+def write_manifest(folder: Path, manifest: Path, files: Iterable[Path] | None = None) -> None:
+    """Keep sizes and digests of files below a folder, by default of all."""
+    if files is None:
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path != manifest)
     facts = {str(path.relative_to(folder)): _facts(path) for path in files}
     text = json.dumps({"files": facts}, indent=1) + "\n"
     write_whole(manifest, lambda partial: partial.write_text(text))

@@ -7,12 +7,14 @@ The convention is TRL's, with images for completions, so that a user's function 
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol
 
 from evaluators.base import SERVER
 from evaluators.devices import torch_device
+from evaluators.weights import EvaluatorError
 
 if TYPE_CHECKING:
     import torch
@@ -77,8 +79,34 @@ def score_images(
     columns: Mapping[str, Sequence[object]],
 ) -> list[float]:
     """Call a reward and hold its answer to the convention, as ``checked_rewards`` does."""
-    values = reward(prompts=prompts, images=images, **columns)
+    try:
+        values = reward(prompts=prompts, images=images, **columns)
+    except SystemExit as err:
+        # It would end the whole grid, without a word.
+        raise RewardError(
+            f"reward {reward_name(reward)!r} called sys.exit({err.code}): raise an error instead"
+        ) from err
     return checked_rewards(reward_name(reward), values, len(images))
+
+
+def try_reward(
+    reward: RewardFunction,
+    prompts: Sequence[str],
+    images: Sequence[Image.Image],
+    columns: Mapping[str, Sequence[object]],
+) -> None:
+    """``score_images`` before training; ``RewardError`` whatever a user's function raises."""
+    try:
+        score_images(reward, prompts, images, columns)
+    except (RewardError, EvaluatorError):
+        raise
+    except Exception as err:
+        place = traceback.extract_tb(err.__traceback__)[-1]
+        raise RewardError(
+            f"reward {reward_name(reward)!r} raised {type(err).__name__}: {err} "
+            f"({place.filename}:{place.lineno}); it takes keywords: prompts, images, "
+            f"{', '.join(columns)}"
+        ) from err
 
 
 def refusal(reward: object, prompt: str, columns: Mapping[str, object]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
 import re
 import socket
@@ -52,6 +53,8 @@ _SERVER = (
     "--served-model-name UnifiedReward-7b-v1.5 --port 8080"
 )
 _SERVER_WAIT_SECONDS = 0.5
+#: To be connected, at most; ``timeout_seconds`` is for the answer of a model that is at work.
+_CONNECT_SECONDS = 10.0
 
 
 class _PassingError(Exception):
@@ -60,6 +63,10 @@ class _PassingError(Exception):
     def __init__(self, what: str, wait: float | None = None) -> None:
         super().__init__(what)
         self.wait = wait
+
+
+class _SilenceError(_PassingError):
+    """No answer at all, not even that the server is busy."""
 
 
 def parse_score(answer: str) -> float | None:
@@ -78,7 +85,8 @@ class UnifiedRewardConfig(JudgeConfig):
         model: The name under which the server offers it.
         api_key_env: Environment variable that holds the key; unset sends none.
         concurrency: Requests under way at once.
-        timeout_seconds: For one request.
+        timeout_seconds: For one request. A server that answers none of the tries of a request, nor
+            any other meanwhile, ends the judging.
         max_retries: Further tries after a failed one that may pass (no answer, 408, 429, 5xx).
         backoff_seconds: Wait before the first further try; doubles each time, at most 60.
         image_size: Side of the square the image is resized to, pixels (Flow-GRPO: 512).
@@ -140,6 +148,7 @@ class UnifiedRewardEvaluator(Evaluator):
     ) -> None:
         self.config = config
         self._sleep = sleep
+        self._last_answer = -math.inf
 
     @property
     def weights_hash(self) -> str:
@@ -151,24 +160,31 @@ class UnifiedRewardEvaluator(Evaluator):
         return shape_canaries(self.config.kind)
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
-        """One score a sample; ``EvaluatorError`` where the server refuses requests as such."""
+        """One score a sample; ``EvaluatorError`` where the server refuses requests or is silent."""
         # Where one is refused, map gives up those that are not yet under way.
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             return list(pool.map(self._scored, samples))
 
     def _scored(self, sample: Sample) -> Score:
-        body = self._body(sample)
+        body, start = self._body(sample), time.monotonic()
         for attempt in range(self.config.max_retries + 1):
             try:
                 answer = self._ask(body)
             except _PassingError as err:
-                failure, wait = str(err), err.wait
+                failure, wait = err, err.wait
             else:
                 return _as_score(sample, answer)
             if attempt < self.config.max_retries:
                 doubled = self.config.backoff_seconds * 2**attempt
                 self._sleep(min(_LONGEST_WAIT, doubled if wait is None else wait))
         tries = self.config.max_retries + 1
+        # Of a server that is gone every image would be unscored for good, hours later.
+        if isinstance(failure, _SilenceError) and self._last_answer < start:
+            raise EvaluatorError(
+                f"unifiedreward: {self.config.base_url} is silent in {tries} tries ({failure}); "
+                f"start the server, or raise timeout_seconds={self.config.timeout_seconds:g} or "
+                f"max_retries={self.config.max_retries} of judge.unifiedreward"
+            )
         return Score.unscored(sample.sample_id, f"no answer in {tries} tries: {failure}")
 
     def _body(self, sample: Sample) -> dict[str, object]:
@@ -190,12 +206,13 @@ class UnifiedRewardEvaluator(Evaluator):
         # A server that asks for no key may refuse an empty one.
         if key:
             headers["Authorization"] = f"Bearer {key}"
+        seconds = self.config.timeout_seconds
+        waits = (min(_CONNECT_SECONDS, seconds), seconds)
         try:
-            response = requests.post(
-                url, data=json.dumps(body), headers=headers, timeout=self.config.timeout_seconds
-            )
+            response = requests.post(url, data=json.dumps(body), headers=headers, timeout=waits)
         except (requests.ConnectionError, requests.Timeout) as err:
-            raise _PassingError(f"{type(err).__name__} at {url}") from err
+            raise _SilenceError(f"{type(err).__name__} at {url}") from err
+        self._last_answer = time.monotonic()
         if response.status_code in _REFUSALS:
             raise EvaluatorError(
                 f"unifiedreward: {url} answers {response.status_code} ({response.text[:120]!r}); "
@@ -203,8 +220,8 @@ class UnifiedRewardEvaluator(Evaluator):
             )
         if response.status_code in _PASSING:
             wait = response.headers.get("Retry-After", "")
-            seconds = float(wait) if wait.isdecimal() else None
-            raise _PassingError(f"status {response.status_code}", seconds)
+            pause = float(wait) if wait.isdecimal() else None
+            raise _PassingError(f"status {response.status_code}", pause)
         return _answer(response)
 
 

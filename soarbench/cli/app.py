@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from soarbench import __version__
-from soarbench.common.errors import UserError
+from soarbench.common.errors import UserError, without_passwords
 from soarbench.common.logs import set_levels
 
 if typing.TYPE_CHECKING:
@@ -100,9 +100,14 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "soak": Command(
         "kill a small grid at random moments, repeat it, and compare it with one nobody killed",
-        "output_dir=DIR [kills=200] [launchers=[local,processes]] [seed=0] [minutes=N] and "
-        "settings of a run, e.g. method=[sft,soar]",
+        "output_dir=DIR [kills=200] [launchers=[local,processes,ray,ray_nodes]] [seed=0] "
+        "[minutes=N] and settings of a run, e.g. method=[sft,soar]",
         function="soarbench.benchmarks.soak.soak:soak",
+    ),
+    "bench grid": Command(
+        "how busy a pretended cluster is that runs a grid, and for how long",
+        f"[gpus=[8,64]] [gpus_per_node=N] [gpu=NAME] [load_seconds=N] and {_SETTINGS}",
+        function="soarbench.benchmarks.grid:bench_grid",
     ),
     "data score": Command(
         "score a training set by a judge",
@@ -146,6 +151,10 @@ COMMANDS: Mapping[str, Command] = {
         "draw a suite's prompts with its renderer",
         "output=DIR [suite=lab_geneval] [images_per_prompt=2] [wrong=0.2]",
     ),
+    "sync": Command(
+        "deliver to MLflow what it did not get, or has lost",
+        "[grid=NAME] output_dir=DIR [tracking.uri=URI]; without grid= all grids of the folder",
+    ),
     "ui": Command("open the MLflow store in a browser", f"[port=N] and {_SETTINGS}"),
 }
 
@@ -182,7 +191,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _say(error: str, code: int) -> int:
     """One line, without the middle of a value that is pages long: the remedy stands at the end."""
-    line = " ".join(error.splitlines())
+    line = without_passwords(" ".join(error.splitlines()))
     if len(line) > _LONGEST_LINE:
         line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 4 :]}"
     sys.stderr.write(f"soarbench: error: {line}\n")

@@ -32,6 +32,7 @@ from soarbench.evaluation.selection import suite_images, suite_prompts
 from soarbench.evaluation.suites import PromptFile
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
+from soarbench.grid.checks import check_device
 from soarbench.grid.expand import with_digest
 from soarbench.jobs.base import Context, Job
 from soarbench.jobs.draw import Draw, extent_of
@@ -67,6 +68,7 @@ def read_evaluation(options: EvaluateOptions, words: Sequence[str]) -> Evaluatio
     # The suite's judges are those of the model that they judge best, not of this one.
     of_model = [word for word in words if not split(word).key.startswith("judge.")]
     settings = run_settings([*model, *of_model])
+    check_device(settings.device)
     _check_resolution(settings.model)
     cell = _cell(settings, suite, judges)
     label = settings.model.name
@@ -141,16 +143,18 @@ def _suite(suite: SuiteConfig, choice: SuiteChoice) -> SuiteConfig:
 
 
 def _check_resolution(model: ModelConfig) -> None:
-    """Refuse images larger than the positions that a local transformer knows."""
+    """Refuse images of a size that a local transformer cannot make."""
     try:
-        largest = model.architecture().largest_image
+        sizes = model.architecture()
     except UnknownArchitecture:
         return  # Of a hub id whose sizes nobody wrote down; the model says it when it is loaded.
-    if model.resolution > largest:
+    if model.resolution > sizes.largest_image:
         raise ConfigError(
-            f"model.resolution={model.resolution}: {model.path} draws at most {largest} pixels; "
-            f"say model.resolution={largest}, or the one that it was trained at"
+            f"model.resolution={model.resolution}: {model.path} draws at most "
+            f"{sizes.largest_image} pixels; say model.resolution={sizes.largest_image}, or the one "
+            "that it was trained at"
         )
+    sizes.latent_shape(model.resolution)
 
 
 def _cell(settings: Settings, suite: SuiteConfig, judges: Mapping[str, JudgeConfig]) -> CellConfig:

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from rich.console import Console
 
+from soarbench.common.errors import UserError
 from soarbench.common.files import make_writable
 from soarbench.common.progress import print_line
 from soarbench.config.keys import Options
@@ -40,6 +41,11 @@ def export(options: ExportOptions, settings: Sequence[str], *, console: Console)
     finished, _ = finished_and_holes(source.cells, str(source.folder))
     refuse_unlike(finished)
     target = options.output / source.grid
+    # Every later command would read the copy in its place, and refuse what a run is asked.
+    if (options.output / "grids").is_dir() or target.resolve() == source.folder.resolve():
+        raise UserError(
+            f"output={options.output} holds the runs themselves; choose a folder of its own"
+        )
     make_writable(target, "output")
     # A study may come from several folders: what was exported into this one before stays.
     there = Export(target)

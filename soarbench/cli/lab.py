@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from PIL import Image
 from rich.console import Console
 from rich.markdown import Markdown
 
+from soarbench.common.files import make_writable
 from soarbench.common.progress import print_line
 from soarbench.config.keys import Options
 from soarbench.lab.assets import ASSETS, manifest
@@ -38,6 +40,10 @@ class SheetOptions(CardOptions):
 
     output: Path = Path("runs/lab_sheet.png")
 
+    def __post_init__(self) -> None:
+        if self.output.suffix.lower() not in Image.registered_extensions():
+            raise ValueError(f"output={self.output}: name a picture, e.g. FILE.png")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DrawOptions(CardOptions):
@@ -48,6 +54,13 @@ class DrawOptions(CardOptions):
     suite: str = "lab_geneval"
     images_per_prompt: int = 2
     wrong: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.images_per_prompt <= 1000 or not 0 <= self.wrong <= 1:
+            raise ValueError(
+                f"images_per_prompt={self.images_per_prompt} wrong={self.wrong}: must be in "
+                "1..1000, and in 0..1"
+            )
 
 
 def build(options: BuildOptions, _words: Sequence[str], *, console: Console) -> int:  # noqa: ARG001
@@ -67,6 +80,7 @@ def card(_options: CardOptions, _words: Sequence[str], *, console: Console) -> i
 
 def sheet(options: SheetOptions, _words: Sequence[str], *, console: Console) -> int:
     """Draw the base model's images of GenEval prompts of the laboratory."""
+    make_writable(options.output.parent, "output")
     from soarbench.lab.build.card import base_samples
     from soarbench.lab.config import LabModelConfig
     from soarbench.lab.world.draw import contact_sheet
@@ -77,7 +91,6 @@ def sheet(options: SheetOptions, _words: Sequence[str], *, console: Console) -> 
     rows = [samples[i : i + count] for i in range(0, len(samples), count)]
     # Every fourth prompt: all of them make a picture too long to look at.
     picture = contact_sheet([(row[0].prompt, [s.image for s in row]) for row in rows[::4]])
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     picture.save(options.output)
     print_line(console, f"wrote {options.output}")
     return 0
@@ -85,6 +98,7 @@ def sheet(options: SheetOptions, _words: Sequence[str], *, console: Console) -> 
 
 def draw(options: DrawOptions, _words: Sequence[str], *, console: Console) -> int:
     """Draw a suite's prompts with the renderer; ``UserError`` where an option cannot work."""
+    make_writable(options.output.parent, "output")
     from soarbench.lab.world.draw import draw_suite
 
     num_drawn = draw_suite(options.output, options.suite, options.images_per_prompt, options.wrong)

@@ -11,6 +11,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from baselines.loop.disk import remove_partials
+from soarbench.cli.disk import require_space, space_line
+from soarbench.cli.sync import deliver_grid
 from soarbench.common.errors import UserError, reason
 from soarbench.common.files import locked, make_writable
 from soarbench.common.progress import print_line
@@ -19,7 +22,9 @@ from soarbench.grid import addresses
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import Job, Workbench
 from soarbench.jobs.graph import grid_jobs, settle, waiting_on
+from soarbench.jobs.log import Log
 from soarbench.jobs.prepare import START
+from soarbench.jobs.snapshots import SnapshotKeeper
 from soarbench.launchers.base import MakeWorkbench, Submitter
 from soarbench.launchers.run_grid import Failures, estimates, run_grid
 from soarbench.store.artefact import Store, refuse_old
@@ -67,7 +72,7 @@ def _submit(grid: Grid, *, is_dry: bool, console: Console) -> int:
 
 def workbench(grid: Grid) -> Workbench:
     """The heavy half, for one process or several."""
-    if grid.settings.launcher.num_processes > 1:
+    if grid.settings.launcher.count > 1:
         from soarbench.jobs.distributed import DistributedWorkbench
 
         return DistributedWorkbench(grid)
@@ -91,9 +96,13 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
             print_line(console, line, "yellow")
         pending = _pending(jobs, grid.store)
         if pending:
+            require_space(grid, pending)
             failures, tracker = run_grid(
                 grid, pending, console=console, make_workbench=make_workbench
             )
+        grid.store.remove_partials()
+        remove_partials(results_dir / grid.settings.grid.name)
+        SnapshotKeeper(jobs, grid.store, grid.settings.store.keep_snapshots).tidy()
         # Also after a failure: what the other cells came to is worth seeing.
         if len(failures.cells) < len(grid.cells):
             from soarbench.cli.report import build
@@ -102,6 +111,7 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
             build(cells_of(grid), None, console)
             if tracker is not None:
                 tracker.log_report(results_dir / grid.settings.grid.name)
+        deliver_grid(grid, tracker, console)
     say_failures(grid, failures, console)
     return 1 if failures else 0
 
@@ -145,14 +155,16 @@ def diagnose(
     # Whatever diagnostics= says: who asks for them by name wants them.
     jobs = grid_jobs(grid.cells, diagnostics=True)
     finished = {
-        addresses.cell_id(job.cell) for job in jobs if job.kind == "log" and job.is_done(grid.store)
+        addresses.cell_id(job.cell)
+        for job in jobs
+        if type(job) is Log and job.is_finished(grid.store)
     }
     if not finished:
         raise UserError(
             f"{grid.folder} has no finished cell of this grid; run 'python -m soarbench run "
             f"grid={grid.settings.grid.name}' with the same settings first"
         )
-    failures = Failures()
+    failures, tracker = Failures(), None
     with locked(grid.folder):
         pending = [
             job
@@ -162,7 +174,10 @@ def diagnose(
             and not job.is_done(grid.store)
         ]
         if pending:
-            failures, _ = run_grid(grid, pending, console=console, make_workbench=make_workbench)
+            failures, tracker = run_grid(
+                grid, pending, console=console, make_workbench=make_workbench
+            )
+        deliver_grid(grid, tracker, console)
     say_failures(grid, failures, console)
     print_line(
         console,
@@ -226,7 +241,7 @@ def dry_table(grid: Grid) -> Table:
     table.add_row("loading and curating", "", "", _duration(start))
     table.add_row("diagnostics", "", "", _duration(probing))
     table.add_row("all", "", "", _duration(total + probing + start))
-    notes = [f"estimates from rates measured on {rates.machine}"]
+    notes = [f"estimates from rates measured on {rates.machine}", space_line(grid, pending)]
     notes += [f"to run it, {missing_prompts(suite)}" for suite in grid.without_prompts]
     notes += [_MISSING_DATA] if grid.without_data else []
     table.caption = "\n".join(notes)
@@ -241,6 +256,8 @@ def _state(pending: Sequence[Job], grid: Grid) -> str:
     if "failed" in states:
         return "failed, to do again"
     kinds = list(dict.fromkeys(job.kind for job in pending))
+    if all(isinstance(job, Log) and job.is_finished(grid.store) for job in pending):
+        return "finished, to deliver"
     if states == {"to do"} and len(kinds) > 1 and kinds[0] in ("train", "draw"):
         return "to do"
     return f"to {', '.join(kinds)}"

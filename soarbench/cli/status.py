@@ -16,7 +16,9 @@ from soarbench.common.errors import UserError
 from soarbench.common.files import is_locked
 from soarbench.common.progress import print_line
 from soarbench.config.compose import run_settings
+from soarbench.jobs.delivery import CellLog
 from soarbench.launchers.live import Live
+from soarbench.store.artefact import Store
 from soarbench.store.cell_record import CellRecord, Status
 
 #: Without a word for so long, a grid of another machine counts as ended.
@@ -43,12 +45,17 @@ def report(folder: Path) -> dict[str, object]:
     """What is known of a grid: its cells, and what it said last if it runs."""
     records = [CellRecord(path.parent) for path in sorted(folder.glob("*/cell.json"))]
     states = {record.root.name: record.status() or Status() for record in records}
+    store = Store(folder.parents[1])
+    finished = [record for record in records if states[record.root.name].state == "finished"]
+    logs = [CellLog(store=store, description=record.description()) for record in finished]
     live = Live(folder).read() or {}
     is_running = is_locked(folder) or _is_fresh(live)
     return {
         "running": is_running,
         "cells": dict(Counter(status.state for status in states.values())),
         "failed": {name: s.reason for name, s in states.items() if s.state == "failed"},
+        # As far as was known when it was last tried: only ``sync`` asks MLflow.
+        "undelivered": [log.cell_id for log in logs if not log.is_delivered],
         "live": live if is_running else {},
     }
 
@@ -67,6 +74,9 @@ def lines(name: str, values: Mapping[str, object]) -> list[str]:
     assert isinstance(failed, dict)
     total = sum(cells.values())
     text = f"{name}: {cells.get('finished', 0)} of {total} cells finished"
+    undelivered = values["undelivered"]
+    assert isinstance(undelivered, list)
+    text += f", {len(undelivered)} of them not yet delivered" if undelivered else ""
     text += f", {len(failed)} failed" if failed else ""
     if live:
         left = timedelta(seconds=round(live["seconds_left"]))

@@ -20,10 +20,14 @@ class UiOptions(Options):
 
     port: int = 5000
 
+    def __post_init__(self) -> None:
+        if not 0 < self.port < 2**16:
+            raise ValueError(f"port={self.port}: must be in 1..{2**16 - 1}")
+
 
 def ui(options: UiOptions, words: Sequence[str], *, console: Console) -> int:
     """Say where the views are, and serve them until interrupted."""
-    from soarbench.tracking.tracker import ui_command, ui_views
+    from soarbench.tracking.ui import ui_command, ui_views
 
     settings = run_settings(words)
     output_dir = Path(settings.output_dir).expanduser()

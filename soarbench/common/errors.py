@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class UserError(Exception):
     """Ends the command with exit code 2 and its message, without a traceback."""
@@ -13,6 +15,25 @@ class ConfigError(UserError):
 
 class StoreError(UserError):
     """Stored results that cannot be reported as they are."""
+
+
+class Damaged(StoreError):
+    """Stored files that are lost or damaged; ``address`` is the artefact to be made again."""
+
+    def __init__(self, message: str, address: str) -> None:
+        super().__init__(message, address)
+        self.address = address
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class NotDelivered(UserError):
+    """A tracker did not take what it was given; the results are stored, and given again later."""
+
+
+class TrackerAway(NotDelivered):
+    """It does not answer at all, so that the next try will not fare better at once."""
 
 
 class JobFailed(RuntimeError):
@@ -27,6 +48,13 @@ class JobFailed(RuntimeError):
 
 
 _LONGEST_REASON = 500
+#: A password in an address: before its host, or among its parameters.
+_PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s/]+(?=@)|([?&]password=)[^&\s'\"]+")
+
+
+def without_passwords(text: str) -> str:
+    """A text with stars for the passwords of the addresses in it."""
+    return _PASSWORD.sub(lambda match: f"{match[1] or match[2]}***", text)
 
 
 def reason(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,10 @@ from soarbench.common.errors import UserError
 
 #: Hashing 15 GB of weights before every run would take a minute.
 _WHOLE_FILE = 64 * 2**20
+#: What a table in Parquet ends with.
+_PARQUET = b"PAR1"
+
+log = logging.getLogger(__name__)
 
 
 def files_digest(paths: Iterable[Path], root: Path, end: int = _WHOLE_FILE) -> str:
@@ -65,10 +70,60 @@ def write_json(path: Path, values: Mapping[str, object]) -> None:
 def read_json(path: Path) -> dict[str, object]:
     """Read a JSON mapping; ``UserError`` where the file is damaged."""
     try:
-        values: dict[str, object] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        values = json.loads(path.read_bytes())
+    except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); delete the folder it is in") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is damaged (no JSON object); delete the folder it is in")
     return values
+
+
+# Days of training were to be thrown away for a file of 500 bytes: small files that say what large
+# ones are exist twice.
+def write_record(path: Path, values: Mapping[str, object]) -> None:
+    """As ``write_json``, with a copy beside the file that ``read_record`` falls back on."""
+    # In this order, so that nobody finds the copy alone and writes it over a newer record.
+    write_json(path, values)
+    write_json(_copy(path), values)
+
+
+def read_record(path: Path) -> dict[str, object] | None:
+    """What ``write_record`` wrote, None before; ``UserError`` where both files are damaged."""
+    copy = _copy(path)
+    try:
+        if path.is_file() or not copy.is_file():
+            return read_json(path) if path.is_file() else None
+        fault = "is missing"
+    except UserError:
+        if not copy.is_file():
+            raise
+        fault = "is damaged"
+    values = read_json(copy)
+    log.warning("%s %s; it is written again from its copy", path, fault)
+    write_json(path, values)
+    return values
+
+
+def records(folder: Path, pattern: str) -> list[Path]:
+    """Records of a folder by name, the oldest first, also those of which the copy alone is left."""
+    ages = {path: path.stat().st_mtime for path in folder.glob(pattern)}
+    # A record that was written again from its copy is as old as that.
+    for copy in folder.glob(f".{pattern}.copy"):
+        ages[copy.with_name(copy.name[1:].removesuffix(".copy"))] = copy.stat().st_mtime
+    return sorted(ages, key=ages.__getitem__)
+
+
+def _copy(path: Path) -> Path:
+    return path.with_name(f".{path.name}.copy")
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a table is there and was not cut short; its content is not read."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        stream.seek(max(path.stat().st_size - len(_PARQUET), 0))
+        return stream.read() == _PARQUET
 
 
 def make_writable(folder: Path, key: str) -> None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from soarbench import __version__
+from soarbench.common.errors import without_passwords
 
 #: Of the files of a run folder. Rises when a reader of the one before would misread them; cells
 #: that were written before there was a number are 1.
@@ -39,11 +40,13 @@ def _git(*words: str) -> str | None:
 
 
 def command_line() -> str:
-    """The command that this process was started with, as it can be typed again."""
+    """The command that this process was started with, without passwords."""
     program, *arguments = sys.argv
     # ``python -m`` puts the path of __main__.py there, which is of this machine.
     is_module = Path(program).name == "__main__.py"
-    return shlex.join([*(("python", "-m", "soarbench") if is_module else (program,)), *arguments])
+    words = [*(("python", "-m", "soarbench") if is_module else (program,)), *arguments]
+    # It is stored, shown in reports and published.
+    return without_passwords(shlex.join(words))
 
 
 @functools.cache

@@ -375,6 +375,10 @@ def grid_config(overrides: Overrides) -> GridConfig:
         # Twice the same cell would be a table with two rows of one measurement.
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"grid.{axis}s={list(names)}: name each once, and at least one")
+    known = options("method", overrides.folders)
+    if not set(stages(grid.baseline)) <= set(known):
+        hint = did_you_mean(grid.baseline, known)
+        raise ConfigError(f"grid.baseline: {grid.baseline!r} does not exist: {hint}")
     return grid
 
 

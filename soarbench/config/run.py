@@ -11,6 +11,8 @@ from typing import ClassVar, Literal, get_args
 FigureFormat = Literal["png", "pdf", "svg"]
 #: What becomes of results that other code than today's made.
 Stale = Literal["refuse", "warn", "rerun"]
+#: Which snapshots of a training stay when a grid is done with them.
+KeepSnapshots = Literal["all", "last"]
 FORMATS: tuple[FigureFormat, ...] = get_args(FigureFormat)
 
 
@@ -80,12 +82,25 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoreConfig:
+    """What is kept in the output directory; changes no result.
+
+    Attributes:
+        keep_snapshots: ``all``, or ``last`` alone: a training's other snapshots are removed once
+            their images are drawn and measured. Those of a full fine-tune take 5 to 9 GB each.
+            What needs a removed one later (another suite, more images) trains again, and says so.
+    """
+
+    keep_snapshots: KeepSnapshots = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProcessesConfig:
     """How a cell's training is shared out; changes no result.
 
     Attributes:
         num_processes: That train a cell together, each with a GPU of its own (on a CPU: a share of
-            its cores).
+            its cores). Null has the launcher choose for each training, so that all GPUs work.
         parallelism: How processes share the work. ``ddp``: each has everything. ``fsdp2``: each has
             a part of weights, gradients and optimiser (torch's FSDP2 through accelerate).
             ``zero2``: as ZeRO's second stage, weights are whole while an update is computed;
@@ -93,17 +108,27 @@ class ProcessesConfig:
     """
 
     # No result depends on them, since every row has its own noise, whoever trains on it.
-    num_processes: int = 1
+    num_processes: int | None = 1
     parallelism: Literal["ddp", "fsdp2", "zero2"] = "ddp"
 
     def __post_init__(self) -> None:
-        if self.num_processes < 1:
+        if self.num_processes is not None and self.num_processes < 1:
             raise ValueError(f"launcher.num_processes={self.num_processes}: must be at least 1")
+        if self.parallelism != "ddp" and self.num_processes is None:
+            raise ValueError(
+                f"launcher.num_processes=null launcher.parallelism={self.parallelism}: how many "
+                "share decides whether the weights fit; set launcher.num_processes=N"
+            )
         if self.parallelism != "ddp" and self.num_processes == 1:
             raise ValueError(
                 f"launcher.parallelism={self.parallelism}: one process has nobody to share with; "
                 "set launcher.num_processes=N"
             )
+
+    @property
+    def count(self) -> int:
+        """Of processes; 1 where the launcher chooses and has not yet."""
+        return self.num_processes or 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 
 from baselines.config import (
@@ -14,7 +16,14 @@ from baselines.config import (
 )
 from evaluators.base import JudgeConfig
 from evaluators.batches import at_once
-from soarbench.config.run import BudgetConfig, FigureFormat, LauncherConfig, Stale, TrackingConfig
+from soarbench.config.run import (
+    BudgetConfig,
+    FigureFormat,
+    LauncherConfig,
+    Stale,
+    StoreConfig,
+    TrackingConfig,
+)
 from soarbench.config.suites import SuiteConfig as SuiteConfig
 from soarbench.data.config import CurationConfig, DataConfig
 from soarbench.models.base import ModelConfig
@@ -46,6 +55,13 @@ class GridConfig:
     baseline: str = "sft"
     # Fixed before anything is run: a step chosen by the metric that is reported looks too good.
     checkpoint_rule: str = "last"
+
+    def __post_init__(self) -> None:
+        # Folders of runs and reports have this name, and ../ would put them anywhere.
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ValueError(
+                f"grid.name={self.name!r}: is the name of folders; use letters, digits, _, - and ."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +107,9 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         for key, least in (("num_inference_steps", 1), ("guidance_scale", 0), ("batch_size", 1)):
-            if getattr(self, key) < least:
-                raise ValueError(f"{key}={getattr(self, key)}: must be at least {least}")
+            # Not ``<``, which nan passes; images drawn with an infinite guidance are black.
+            if not least <= getattr(self, key) < math.inf:
+                raise ValueError(f"{key}={getattr(self, key)}: must be finite, at least {least}")
 
     def images_at_once(self, resolution: int) -> int:
         """How many images of a resolution are drawn together."""
@@ -127,6 +144,7 @@ class Settings:
         figure_formats: What figures are written as; png, which pages show, is among them.
         tracking: MLflow.
         launcher: Who runs the jobs.
+        store: What is kept.
         stale: What becomes of results that other code than today's made: ``warn`` takes them and
             says so, ``rerun`` makes them again, ``refuse`` ends the command.
     """
@@ -153,4 +171,5 @@ class Settings:
     figure_formats: tuple[FigureFormat, ...]
     tracking: TrackingConfig
     launcher: LauncherConfig
+    store: StoreConfig = field(default_factory=StoreConfig)
     stale: Stale = "warn"

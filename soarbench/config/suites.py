@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from soarbench.common.strict import ADDRESS
 from soarbench.data.prompts import PromptItem
 
+#: Of prompts, or of images of one; a list of many more would take a machine's memory.
+_MOST = 100_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteConfig(abc.ABC):
@@ -36,8 +39,8 @@ class SuiteConfig(abc.ABC):
     def __post_init__(self) -> None:
         for key in ("images_per_prompt", "max_prompts", "published_images"):
             value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key}={value}: must be at least 1")
+            if value is not None and not 1 <= value <= _MOST:
+                raise ValueError(f"{key}={value}: must be in 1..{_MOST}")
 
     @abc.abstractmethod
     def items(self) -> list[PromptItem]:

@@ -105,6 +105,11 @@ class DataConfig(abc.ABC):
         return True
 
     @property
+    def most_rows(self) -> int | None:
+        """About how many rows are trained on, at most; None where only reading the set tells."""
+        return None
+
+    @property
     def rows_per_shape(self) -> int | None:
         """Rows in a row that share a size, which micro-batches divide; null: all images do."""
         return None
@@ -160,6 +165,9 @@ class CurationConfig:
 
     def __post_init__(self) -> None:
         require_share("keep_fraction", self.keep_fraction)
+        for name, least in self.thresholds.items():
+            if not math.isfinite(least):
+                raise ValueError(f"thresholds.{name}={least}: must be a finite number")
         # Either alone would change nothing, and somebody meant it to.
         if bool(self.rank_by) != (self.keep_fraction < 1):
             raise ValueError(
@@ -243,6 +251,11 @@ class ImageDataConfig(CurationConfig, DataConfig):
     @override
     def keeps_latents(self) -> bool:
         return self.cache_latents
+
+    @property
+    @override
+    def most_rows(self) -> int | None:
+        return self.max_rows
 
     @property
     @override

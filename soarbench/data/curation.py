@@ -65,6 +65,9 @@ class Unusable:
             )
 
 
+_NUM_ENTRIES = "num_entries"
+
+
 class ScoreBook:
     """What a judge said of images: JSON Lines, appended as it is said."""
 
@@ -75,8 +78,13 @@ class ScoreBook:
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):
             path.write_bytes(whole)
-        rows = map(json.loads, whole.splitlines())
-        self.values: dict[str, float] = {row["key"]: row["value"] for row in rows}
+        self.values: dict[str, float] = {}
+        for line in whole.splitlines():
+            try:
+                row = json.loads(line)
+                self.values[str(row["key"])] = float(row["value"])
+            except (ValueError, TypeError, KeyError) as error:
+                log.warning("%s: a damaged line (%s) is judged again", path, error)
 
     def add(self, scores: Mapping[str, float]) -> None:
         """Append scores."""
@@ -126,8 +134,8 @@ class Curation:
     def entries(self) -> list[Entry]:
         """The rows; ``UserError`` where something cannot be used, or nothing is left."""
         # What is remembered stays as it is, so that all cells train on the same rows.
-        if self.path.is_file():
-            return read_entries(self.path)
+        if (remembered := read_entries(self.path)) is not None:
+            return remembered
         self.measure()
         kept: list[Entry] = []
         usable = iter(self._usable() if self._measured is None else self._measured)
@@ -153,6 +161,7 @@ class Curation:
 
     def _usable(self) -> Iterator[tuple[Record, Size]]:
         """Records above the thresholds, as far as their scores are known, and their buckets."""
+        known: set[str] = set()
         for record in records_of(self.config):
             self._count += 1
             # First, as it costs nothing, and what is not trained on may be damaged.
@@ -164,6 +173,11 @@ class Curation:
             # Before its image is opened: a misspelt threshold must not cost a pass over the set.
             self._require_scores(record)
             try:
+                # Rows of one md5 share latents: the images of the others are not opened again.
+                if record.md5 in known:
+                    record.check_md5()
+                elif record.md5 is not None:
+                    known.add(record.md5)
                 yield record, self._bucket(record)
             except ImageError as error:
                 self.unusable.add(record.place, str(error))
@@ -258,10 +272,25 @@ def sample_of(record: Record) -> Sample:
 
 def write_entries(path: Path, entries: Iterable[Entry]) -> None:
     """Remember rows."""
-    write_lines(path, map(dataclasses.asdict, entries))
+    rows = [dataclasses.asdict(entry) for entry in entries]
+    # The last line says that all are there: a cell would train on half of them without a word.
+    write_lines(path, [*rows, {_NUM_ENTRIES: len(rows)}])
 
 
-def read_entries(path: Path) -> list[Entry]:
-    """Rows that ``write_entries`` wrote."""
-    rows = map(json.loads, path.read_text().splitlines())
-    return [Entry(**(row | {"bucket": tuple(row["bucket"])})) for row in rows]
+def read_entries(path: Path) -> list[Entry] | None:
+    """Rows that ``write_entries`` wrote; None where there are none, or (removed) damaged ones."""
+    if not path.is_file():
+        return None
+    try:
+        rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+        # Older versions wrote no such line.
+        count = rows.pop()[_NUM_ENTRIES] if _NUM_ENTRIES in rows[-1] else len(rows)
+        entries = [Entry(**(row | {"bucket": tuple(row["bucket"])})) for row in rows]
+        fault = None if len(entries) == count else f"{len(entries)} of {count} rows"
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        entries, fault = [], f"{type(error).__name__}: {error}"
+    if fault is None:
+        return entries
+    log.warning("%s is damaged (%s); it is made again", path, fault)
+    path.unlink(missing_ok=True)
+    return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import functools
+import hashlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -15,6 +17,11 @@ from soarbench.common.errors import UserError
 
 Scorer = Callable[[Sequence[Sample]], Sequence[float]]
 """Gives every sample a score; nan for one that cannot be scored."""
+#: Of scores; an int of 400 digits is no float.
+_LARGEST = sys.float_info.max
+
+
+_md5 = functools.partial(hashlib.md5, usedforsecurity=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +47,8 @@ class Record:
     md5: str | None = None
 
     def image(self) -> Image.Image:
-        """The image, upright, 8-bit RGB; ``ImageError`` where it is missing or damaged."""
+        """The image, upright, 8-bit RGB; ``ImageError`` where it is missing, damaged or another."""
+        self.check_md5()
         with self._opened() as stream:
             return decode_image(stream, self.place)
 
@@ -55,11 +63,22 @@ class Record:
             )
         return size
 
+    def check_md5(self) -> None:
+        """``ImageError`` where the image's file is not the one whose md5 the set states."""
+        if self.md5 is None:
+            return
+        with self._opened() as stream:
+            digest = _md5(stream.read()).hexdigest()
+        if digest != self.md5.lower():
+            raise ImageError(f"{self.place}: its md5 is {digest}, but the set says {self.md5}")
+
     def _opened(self) -> BinaryIO:
         try:
             return self.open()
         except OSError as error:
             raise ImageError(f"{self.place}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise ImageError(f"{self.place}: no file can have this name ({error})") from error
 
 
 def caption_text(caption: object) -> str:
@@ -67,10 +86,20 @@ def caption_text(caption: object) -> str:
     return caption if isinstance(caption, str) else ""
 
 
+def _is_text(caption: str) -> bool:
+    try:
+        caption.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def caption_fault(record: Record, max_length: int) -> str | None:
     """Why a caption cannot be trained on, and what to do about it."""
     if not record.caption.strip():
         return f"{record.place}: the caption is empty; write one or remove the row"
+    if not record.caption.isprintable() and not _is_text(record.caption):
+        return f"{record.place}: the caption holds half a character; write it anew"
     if len(record.caption) > max_length:
         return (
             f"{record.place}: the caption has {len(record.caption)} characters, more than "
@@ -93,8 +122,8 @@ def checked_scores(scores: object, place: str) -> dict[str, float]:
             continue
         # To Python True is an int; as a score it is a mistake.
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or math.isnan(value):
-            raise UserError(f"{place}: score {name}={value!r} must be a number")
+        if not is_number or not -_LARGEST <= value <= _LARGEST:
+            raise UserError(f"{place}: score {name}={value!r} must be a finite number")
         by_name[str(name)] = float(value)
     return by_name
 

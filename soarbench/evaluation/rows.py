@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evaluators.base import Sample, Score
-from soarbench.common.errors import UserError
-from soarbench.common.files import write_atomically
+from soarbench.common.errors import Damaged
+from soarbench.common.files import is_parquet, write_atomically
 
 #: A row: what was asked for, what was judged, and what came of it.
 SCHEMA = pa.schema(
@@ -93,10 +93,18 @@ class ScoreRows:
         """The rows of the one table."""
         return read_table(self.path).to_pylist() if self.path.is_file() else []
 
+    def drop_damaged(self) -> None:
+        """Remove a damaged table, whose images are then judged again."""
+        try:
+            self.finished()
+        except Damaged as damage:
+            log.warning("%s: its images are judged again", damage)
+            self.path.unlink(missing_ok=True)
+
     def count(self) -> int:
         """How many rows there are."""
         # A dry run asks this of every judge and step: the table's header is enough.
-        finished = pq.read_metadata(self.path).num_rows if self.path.is_file() else 0
+        finished = pq.read_metadata(self.path).num_rows if is_parquet(self.path) else 0
         return finished + sum(1 for _ in self._partial())
 
     def _partial(self) -> Iterator[dict[str, object]]:
@@ -124,6 +132,8 @@ class ScoreRows:
         # A kill before the end leaves rows twice; those of the table are the finished ones.
         for row in self.read():
             rows.setdefault(str(row["sample_id"]), row)
+        if lacking := [name for name in order if name not in rows]:
+            raise _damaged(self.root, f"rows.partial lacks the scores of {len(lacking)} images")
         ids = dict.fromkeys([*order, *rows])
         table = pa.Table.from_pylist([rows[name] for name in ids], SCHEMA)
         write_atomically(self.path, lambda partial: pq.write_table(table, partial))
@@ -145,10 +155,13 @@ def _together(path: Path) -> list[dict[str, object]] | None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """A table of scores; ``UserError`` where it is damaged, or no table of scores."""
+    """A table of scores; ``Damaged`` where it is no such table."""
     try:
         return pq.read_table(path, schema=SCHEMA)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}); delete {path.parent} and give the same command again"
-        ) from error
+        why = f"is damaged ({error}); delete it and give the same command again"
+        raise _damaged(path.parent, f"{path.name} {why}") from error
+
+
+def _damaged(folder: Path, why: str) -> Damaged:
+    return Damaged(f"{folder}/{why}", f"{folder.parent.name}/{folder.name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Sequence
 
 from baselines.config import MethodConfig, TrainingConfig
@@ -29,12 +30,12 @@ def reward_mixture(reward: str | dict[str, float] | None) -> dict[str, float]:
 
 def check(settings: Settings, method: str) -> None:
     """Refuse combinations that cannot work; ``ConfigError`` names values and what to change."""
-    seeds, device, config = settings.seeds, settings.device, settings.method
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise ConfigError(f"seeds={list(seeds)}: give different non-negative integers, e.g. [0,1]")
-    # Whether there is such a device only torch knows, which nothing here imports.
-    if device not in ("auto", "cpu", "cuda") and not device.removeprefix("cuda:").isdigit():
-        raise ConfigError(f"device={device!r}: must be auto, cpu, cuda or cuda:N")
+    seeds, config = settings.seeds, settings.method
+    if not seeds or len(set(seeds)) != len(seeds) or not 0 <= min(seeds) <= max(seeds) < 2**32:
+        raise ConfigError(
+            f"seeds={list(seeds)}: give different integers in 0..{2**32 - 1}, e.g. [0,1]"
+        )
+    check_device(settings.device)
     if "png" not in settings.figure_formats:
         raise ConfigError(
             f"figure_formats={list(settings.figure_formats)}: png must be among them, since pages "
@@ -55,12 +56,18 @@ def check(settings: Settings, method: str) -> None:
         training.check_method(
             updates_per_collection=config.updates_per_collection, group_size=config.group_size
         )
-        training.check_processes(launcher.num_processes)
+        training.check_processes(launcher.count)
         optim.check_parallelism(launcher.parallelism)
         optim.check_packages()
     except ValueError as error:
         raise ConfigError(f"method={method}: {error}") from error
     _check_shapes(settings, config, training)
+
+
+def check_device(device: str) -> None:
+    """Refuse, by ``ConfigError``, what names no device; whether it is there only torch knows."""
+    if device not in ("auto", "cpu", "cuda") and not device.removeprefix("cuda:").isdigit():
+        raise ConfigError(f"device={device!r}: must be auto, cpu, cuda or cuda:N")
 
 
 def _check_evaluation(settings: Settings) -> None:
@@ -101,7 +108,7 @@ def _check_shapes(settings: Settings, config: MethodConfig, training: TrainingCo
     # A method that makes its own images makes them of one size.
     if config.trains_on == "images":
         try:
-            training.check_shapes(data.rows_per_shape, settings.launcher.num_processes)
+            training.check_shapes(data.rows_per_shape, settings.launcher.count)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     try:
@@ -128,6 +135,8 @@ def _check_rewards(settings: Settings, method: str) -> None:
             f"task {settings.task.name!r} has no reward, which {method} needs: set reward=NAME or "
             f"leave {method} out with method=..."
         )
+    if not all(map(math.isfinite, rewards.values())) or not any(rewards.values()):
+        raise ConfigError(f"reward={rewards}: weights must be finite, and one of them not 0")
     for name in rewards:
         if reward_judge(name) in settings.judge:
             continue

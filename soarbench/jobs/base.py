@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 from typing_extensions import override
 
 from evaluators.base import Evaluator
+from evaluators.images import ImageError, is_readable
 from soarbench.common.code import digests
+from soarbench.common.errors import Damaged
 from soarbench.common.progress import Key, Progress, Stage
 from soarbench.config.run import RatesConfig
 from soarbench.config.settings import SuiteConfig
 from soarbench.diagnostics.measured import Measured
 from soarbench.evaluation.drawing import Draw
+from soarbench.evaluation.selection import sample_files
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.store.artefact import Artefact, Store
@@ -235,3 +238,19 @@ class SuiteJob(Job):
     def images(self, store: Store) -> Artefact:
         """The images themselves."""
         return store.artefact(addresses.images(self.cell, self.step, self.suite).address)
+
+    @contextlib.contextmanager
+    def reading(self, store: Store) -> Iterator[None]:
+        """Inside the block, images that cannot be read are removed, and ``Damaged`` names them."""
+        try:
+            yield
+        except ImageError as error:
+            images = self.images(store)
+            paths = [file.path for file in sample_files(self.suite, images.root)]
+            damaged = [path for path in paths if not is_readable(path)]
+            # Whatever else went wrong is no reason to draw again.
+            if not damaged:
+                raise
+            for path in damaged:
+                path.unlink(missing_ok=True)
+            raise Damaged(f"{error} ({len(damaged)} to be drawn again)", images.address) from error

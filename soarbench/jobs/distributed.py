@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from typing_extensions import override
 
 from baselines.loop.owner import OWNER_VARIABLE, Owner
 from baselines.loop.sharding import end_process
-from soarbench.common.files import write_json
+from soarbench.common.files import write_record
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
@@ -51,11 +52,11 @@ class DistributedWorkbench(ModelWorkbench):
 
         ``TrainingFailed`` where a process ended badly; says why.
         """
-        folder, span = self.training_folder(cell), Span.current(self.processes.num_processes)
+        folder, span = self.training_folder(cell), Span.current(self.processes.count)
         # The processes need all of the GPUs, this one's among them.
         self.let_go()
         # Those of other nodes find it in the folder, once they have met these.
-        owner = {OWNER_VARIABLE: Owner.claim(folder.root).token}
+        owner = {OWNER_VARIABLE: Owner.current(folder.root).token}
         with started(self.grid, cell, folder, span, owner) as process:
             self._follow(process, folder, on_step)
         if process.returncode != 0:
@@ -102,10 +103,12 @@ def main(words: Sequence[str]) -> None:
         # Judges that a reward asks go to the current device.
         torch.cuda.set_device(rank)
         device = f"cuda:{rank}"
-    workbench = _RankWorkbench(device, grid.store, settings.launcher)
+    # A number that the launcher chose stands in no command line.
+    together = replace(settings.launcher, num_processes=int(os.environ["WORLD_SIZE"]))
+    workbench = _RankWorkbench(device, grid.store, together)
     cost = workbench.train(cell, stop_without_launch)
     if os.environ["RANK"] == "0":
-        write_json(workbench.training_folder(cell).cost_path, cost)
+        write_record(workbench.training_folder(cell).cost_path, cost)
     end_process()
 
 

@@ -9,14 +9,17 @@ from typing import ClassVar
 
 from typing_extensions import override
 
+from baselines.loop.disk import remove_partials
 from soarbench.common.code import code_of
-from soarbench.common.files import write_json
+from soarbench.common.files import read_record, write_record
 from soarbench.config.run import RatesConfig
 from soarbench.config.settings import SuiteConfig
+from soarbench.evaluation.drawing import Draw as Drawer
 from soarbench.evaluation.drawing import Pair, batches, draw_missing, image_path, sampler_path
 from soarbench.evaluation.selection import suite_images
 from soarbench.grid import addresses
 from soarbench.jobs.base import Context, Needs, SuiteJob, Workbench
+from soarbench.jobs.train import require_weights
 from soarbench.store.artefact import Artefact, Extent, Store
 
 
@@ -65,20 +68,25 @@ class Draw(SuiteJob):
         with self.begun(context, what, total, code) as (artefact, stage):
             root = artefact.root
             # Asked for at the first batch, so that weights are not loaded where none is missing.
-            drawer = functools.cache(lambda: context.workbench.drawer(self.cell, self.step))
+            drawer = functools.cache(lambda: self._drawer(context))
             for part in parts:
                 draw_missing(part, root, self._at_once, drawer, stage, only=self.shard.takes)
             with contextlib.nullcontext() if self.is_whole else artefact.held():
                 self._finish(artefact, context.workbench)
 
+    def _drawer(self, context: Context) -> Drawer:
+        require_weights(context.store, self.cell, self.step)
+        return context.workbench.drawer(self.cell, self.step)
+
     def _finish(self, artefact: Artefact, workbench: Workbench) -> None:
         """Note that the suite is whole, if no other shard has images left to draw."""
-        pairs = suite_images(self.suite)
-        if not all(image_path(artefact.root, *_key(pair)).is_file() for pair in pairs):
+        root, pairs = artefact.root, suite_images(self.suite)
+        if not all(image_path(root, *_key(pair)).is_file() for pair in pairs):
             return
-        if not sampler_path(artefact.root).is_file():
-            write_json(sampler_path(artefact.root), workbench.scheduler_facts(self.cell))
+        if read_record(sampler_path(root)) is None:
+            write_record(sampler_path(root), workbench.scheduler_facts(self.cell))
         artefact.add_extent(extent_of(self.suite))
+        remove_partials(root)
 
     @property
     def _at_once(self) -> int:

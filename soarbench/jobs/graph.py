@@ -35,7 +35,15 @@ def grid_jobs(cells: Sequence[CellConfig], *, diagnostics: bool) -> list[Job]:
 
 def cell_jobs(cell: CellConfig, cells: Sequence[CellConfig]) -> list[Job]:
     """From training to the log."""
-    training: list[Job] = [] if cell.training is None else [Train(cell=cell)]
+    training, drawing, judging = _made_jobs(cell)
+    logged = tuple(job.address for job in (*training, *judging))
+    log = Log(cell=cell, description=describe(cell, cells), parts=logged)
+    return [*training, *drawing, *judging, log]
+
+
+def _made_jobs(cell: CellConfig) -> tuple[Sequence[Job], Sequence[Job], Sequence[Job]]:
+    """What trains, draws and judges."""
+    training = [] if cell.training is None else [Train(cell=cell)]
     parts = list(itertools.product(cell.steps, cell.suites.values()))
     # All suites of a step follow each other, and are drawn with weights that are loaded once.
     drawing = [Draw(cell=cell, step=step, suite=suite) for step, suite in parts]
@@ -44,9 +52,20 @@ def cell_jobs(cell: CellConfig, cells: Sequence[CellConfig]) -> list[Job]:
         for step, suite in parts
         for judge in suite.judges
     ]
-    logged = tuple(job.address for job in (*training, *judging))
-    log = Log(cell=cell, description=describe(cell, cells), parts=logged)
-    return [*training, *drawing, *judging, log]
+    return training, drawing, judging
+
+
+def maker_of(address: str, job: Job) -> Job | None:
+    """The job that makes an artefact which another job reads; None where it reads no such one."""
+    cells = (*job.cell.lineage, job.cell)
+    made = itertools.chain.from_iterable(kind for cell in cells for kind in _made_jobs(cell))
+    suite = getattr(job, "suite", None)
+    # Of two parts of a suite, which share an artefact, the one that is asked for.
+    makers = sorted(
+        (one for one in made if one.address == address),
+        key=lambda one: getattr(one, "suite", None) != suite,
+    )
+    return next(iter(makers), None)
 
 
 def _probe_jobs(cell: CellConfig, cells: Sequence[CellConfig]) -> list[Job]:

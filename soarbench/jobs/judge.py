@@ -10,10 +10,12 @@ from typing import ClassVar
 
 from typing_extensions import override
 
+from baselines.loop.disk import remove_partials
 from evaluators.base import Evaluator, JudgeConfig
 from evaluators.samples import SampleFile
 from soarbench.common.code import code_of
-from soarbench.common.files import read_json
+from soarbench.common.errors import Damaged
+from soarbench.common.files import read_record
 from soarbench.config.run import RatesConfig
 from soarbench.evaluation.drawing import sampler_path
 from soarbench.evaluation.judging import chunks_to_judge, images_at_a_time, judge_files, summed_up
@@ -64,7 +66,8 @@ class Judge(SuiteJob):
     def is_done(self, store: Store) -> bool:
         """Whether every image of this part of the suite has a row, and the part a summary."""
         # Not whether a larger part covers it: the summary is of this very part.
-        return store.artefact(self.address).has(extent_of(self.suite))
+        artefact, extent = store.artefact(self.address), extent_of(self.suite)
+        return artefact.has(extent) and ScoresFolder(artefact.root).has(extent)
 
     def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
         done = ScoreRows(store.artefact(self.address).root).count()
@@ -76,25 +79,34 @@ class Judge(SuiteJob):
         drawn = self.images(context.store).root
         files = sample_files(self.suite, drawn)
         what = f"judge {self.suite.name} at step {self.step} by {self.judge}"
-        total = self._num_own(files, context.store)
+        scores = ScoresFolder(context.store.artefact(self.address).root)
+        scores.rows.drop_damaged()
+        total = self._num_own(files, scores.rows)
         with self.begun(context, what, total, code_of(self.config)) as (artefact, stage):
             evaluator = context.workbench.evaluator(self.cell, self.judge)
-            sampler = read_json(sampler_path(drawn))
+            sampler = self._sampler(context.store)
             drawing = image_facts(self.suite, self.cell.model, self.cell.sampling, sampler)
             facts = {**drawing, **judge_facts(evaluator)}
-            scores = ScoresFolder(artefact.root)
             scores.write_protocol(facts, self.config.facts())
-            judge_files(
-                evaluator,
-                files,
-                scores.rows,
-                fingerprint=fingerprint(facts),
-                largest=self._largest,
-                progress=stage,
-                only=self.shard.takes,
-            )
+            with self.reading(context.store):
+                judge_files(
+                    evaluator,
+                    files,
+                    scores.rows,
+                    fingerprint=fingerprint(facts),
+                    largest=self._largest,
+                    progress=stage,
+                    only=self.shard.takes,
+                )
             with contextlib.nullcontext() if self.is_whole else artefact.held():
                 self._finish(artefact, evaluator, files)
+
+    def _sampler(self, store: Store) -> dict[str, object]:
+        images = self.images(store)
+        facts = read_record(sampler_path(images.root))
+        if facts is None:
+            raise Damaged(f"{sampler_path(images.root)} is missing", images.address)
+        return facts
 
     @property
     @override
@@ -105,9 +117,9 @@ class Judge(SuiteJob):
     def _largest(self) -> int:
         return self.cell.model.resolution**2
 
-    def _num_own(self, files: Sequence[SampleFile], store: Store) -> int:
+    def _num_own(self, files: Sequence[SampleFile], rows: ScoreRows) -> int:
         """Images that this shard counts: those with a finished row are the first one's."""
-        chunks = chunks_to_judge(files, ScoreRows(store.artefact(self.address).root), self._largest)
+        chunks = chunks_to_judge(files, rows, self._largest)
         finished = len(files) - sum(map(len, chunks)) if self.shard.takes(0) else 0
         return finished + sum(map(len, self.shard.part(chunks)))
 
@@ -123,3 +135,4 @@ class Judge(SuiteJob):
         scores.write_summary(extent, numbers, [file.prompt_id for file in files])
         # Last: whoever finds the part noted, finds its rows and its summary.
         artefact.add_extent(extent)
+        remove_partials(artefact.root)

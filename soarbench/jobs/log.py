@@ -1,17 +1,20 @@
-"""Jobs that log a cell to MLflow from stored artefacts, and so bring it to its end."""
+"""Jobs that bring a cell to its end, and tell a tracker of it from stored artefacts."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
 
+from soarbench.common.errors import NotDelivered
 from soarbench.config.run import RatesConfig
-from soarbench.grid.addresses import Source, digest
+from soarbench.grid.addresses import Source
 from soarbench.grid.description import cell_record
 from soarbench.jobs.base import Context, Job
+from soarbench.jobs.delivery import CellLog
 from soarbench.store.artefact import Store
 from soarbench.store.cell_record import CellRecord
 
@@ -21,7 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Log(Job):
-    """Logs a cell's curves and scores; the cell is finished then.
+    """Brings a cell to its end, and delivers its curves and scores.
+
+    What a tracker does not take is no failure: ``run`` ends well, and ``is_done`` stays false.
 
     Attributes:
         description: Of the cell (``soarbench.grid.description``).
@@ -42,28 +47,27 @@ class Log(Job):
             inputs=self.parts,
         )
 
-    @property
-    def digest(self) -> str:
-        """Of what is logged: another judge or image makes it another."""
-        # The whole configuration is left out: other words or a larger batch change no number.
-        names = {key: value for key, value in self.description.items() if key != "config"}
-        return digest({"description": names, "parts": self.parts})
-
     def record(self, store: Store) -> CellRecord:
         """Where the grid keeps how far the cell is."""
         return cell_record(store, self.description)
 
     def described(self, store: Store) -> Cell:
         """The cell as it is stored."""
-        # A dry run lists this job, and needs no statistics.
-        from soarbench.store.cells import stored_cell
+        return self.log(store).cell()
 
-        return stored_cell(store, self.description, self.record(store))
+    def log(self, store: Store) -> CellLog:
+        """What is delivered."""
+        return CellLog(store=store, description=self.description)
+
+    def is_finished(self, store: Store) -> bool:
+        """Whether the cell came to its end, delivered or not."""
+        return self.log(store).is_finished
 
     def is_done(self, store: Store) -> bool:
-        """Whether this very description was logged."""
-        status = self.record(store).status()
-        return status is not None and status.state == "finished" and status.logged == self.digest
+        """Whether the cell came to its end, and this very description was delivered."""
+        log = self.log(store)
+        status = log.record.status()
+        return status is not None and status.state == "finished" and status.logged == log.digest
 
     def state(self, store: Store) -> str:
         """As of any job."""
@@ -80,15 +84,18 @@ class Log(Job):
         return rates.cell_seconds
 
     def run(self, context: Context) -> None:
-        """Log, and note that it was done."""
-        record = self.record(context.store)
+        """Note that the cell is finished, and deliver it."""
+        log = self.log(context.store)
         with context.progress.stage(self.key, f"{self.cell.label}: {self.kind}", 1):
+            # Read before it is called finished: of a damaged cell the reason is known then.
+            log.cell()
+            # Before the tracker is asked: a cell is finished when its files are.
+            log.record.update_status(state="finished", reason=None)
+            log.record.error_path.unlink(missing_ok=True)
             assert context.tracker is not None
-            run_id = context.tracker.log_cell(self.described(context.store))
-        record.update_status(
-            state="finished", reason=None, mlflow_run_id=run_id, logged=self.digest
-        )
-        record.error_path.unlink(missing_ok=True)
+            # The tracker says why, once, and what it did not take is left to do.
+            with contextlib.suppress(NotDelivered):
+                log.deliver(context.tracker)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +110,9 @@ class LogDiagnostics(Log):
         return (*self.parts, self.address)
 
     def is_done(self, store: Store) -> bool:
-        """Whether these probes were logged."""
-        status = self.record(store).status()
-        return status is not None and status.diagnosed == self.digest
+        """Whether these probes were delivered."""
+        log = self.log(store)
+        return log.status.diagnosed == log.digest
 
     @override
     def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
@@ -113,8 +120,10 @@ class LogDiagnostics(Log):
         return 0.0
 
     def run(self, context: Context) -> None:
-        """Log, and note that it was done."""
-        with context.progress.stage(self.key, f"{self.cell.label}: {self.kind}", 1):
+        """Deliver the probes."""
+        with (
+            context.progress.stage(self.key, f"{self.cell.label}: {self.kind}", 1),
+            contextlib.suppress(NotDelivered),
+        ):
             assert context.tracker is not None
-            context.tracker.log_diagnostics(self.described(context.store))
-        self.record(context.store).update_status(diagnosed=self.digest)
+            self.log(context.store).deliver_probes(context.tracker)

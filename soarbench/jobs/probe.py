@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from PIL import Image
 from typing_extensions import override
 
+from evaluators.images import load_image
 from soarbench.common.code import code_of
-from soarbench.common.files import write_atomically
+from soarbench.common.files import is_parquet, write_atomically
 from soarbench.config.run import RatesConfig
 from soarbench.diagnostics.settings import PROBE_SETTINGS
 from soarbench.evaluation.drawing import image_path
@@ -20,6 +20,7 @@ from soarbench.evaluation.selection import suite_images
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.jobs.base import Context, Job, Needs, SuiteJob
+from soarbench.jobs.train import require_weights
 from soarbench.store.artefact import Artefact, Store
 from soarbench.store.tables import ProbeFolder, Table
 
@@ -50,7 +51,7 @@ class ImageStatistics(SuiteJob):
 
     def is_done(self, store: Store) -> bool:
         """Whether the table is there."""
-        return ProbeFolder(store.artefact(self.address).root).path("images").is_file()
+        return is_parquet(ProbeFolder(store.artefact(self.address).root).path("images"))
 
     @override
     def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
@@ -66,7 +67,8 @@ class ImageStatistics(SuiteJob):
         with self.begun(context, what, len(pairs), code) as (artefact, stage):
             for prompt_id, group in itertools.groupby(pairs, lambda pair: pair[0].prompt_id):
                 own = [index for _, index in group]
-                rows += _image_rows(root, prompt_id, own)
+                with self.reading(context.store):
+                    rows += _image_rows(root, prompt_id, own)
                 stage.advance(len(own))
             _write(artefact, "images", rows)
 
@@ -78,8 +80,7 @@ def _image_rows(root: Path, prompt_id: str, indices: Sequence[int]) -> Iterator[
 
     pictures = []
     for index in indices:
-        with Image.open(image_path(root, prompt_id, index)) as file:
-            pictures.append(file.convert("RGB"))
+        pictures.append(load_image(image_path(root, prompt_id, index)))
     apart = diversity(pictures) if len(pictures) > 1 else None
     for index, image in zip(indices, pictures, strict=True):
         pixels = pixels_of(image)
@@ -113,8 +114,8 @@ class Paths(Job):
 
     def is_done(self, store: Store) -> bool:
         """Whether both tables are there."""
-        # The norms are written last.
-        return ProbeFolder(store.artefact(self.address).root).path("norms").is_file()
+        folder = ProbeFolder(store.artefact(self.address).root)
+        return is_parquet(folder.path("norms")) and is_parquet(folder.path("deviations"))
 
     @override
     def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
@@ -130,6 +131,7 @@ class Paths(Job):
         code = [*own, *code_of(self.cell.model)]
         with self.begun(context, what, len(steps), code) as (artefact, stage):
             for step in steps:
+                require_weights(context.store, self.cell, step)
                 measured = context.workbench.probe(
                     self.cell, self.data_of, step, with_paths=step == last
                 )

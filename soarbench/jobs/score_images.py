@@ -126,6 +126,7 @@ def score_by(
         "judge": config.identity(),
     }
     content = Artefact(folder.root).refuse_other(stated, "scores")
+    folder.rows.drop_damaged()
     sha256 = {file.sample_id: _sha256(file.path) for file in files}
     _refuse_changed(folder, files, sha256)
     evaluator, protocol = opened(folder, config, content, images.prompts)

@@ -65,6 +65,7 @@ class SetScoring:
             )
 
     def _judge(self, evaluator: Evaluator, protocol: str) -> None:
+        self.folder.rows.drop_damaged()
         done = {str(row["sample_id"]) for row in self.folder.rows.read()}
         # A streamed set does not know how many rows it has.
         progress = Pace(f"{self.judge}: scored images", None, self._say)

@@ -24,7 +24,9 @@ from soarbench.store.training import TrainingFolder
 LAUNCH_PID = "SOARBENCH_LAUNCH_PID"
 #: Tells a process its span.
 SPAN = "SOARBENCH_SPAN"
-_ERROR_LINE = re.compile(r"(?:\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|Diverged|Exception): .*)")
+_ERROR_LINE = re.compile(
+    r"(?:\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|Diverged|TakenOver|Exception): .*)"
+)
 _LOST_PEER = re.compile(r"Connection (closed|reset|refused)|NCCL|DistBackendError|Broken pipe")
 
 

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from baselines.loop.checkpoints import MANIFEST
+from baselines.loop.owner import Owner, TakenOver
 from soarbench.common.code import code_of
-from soarbench.common.files import write_json
 from soarbench.config.run import RatesConfig
 from soarbench.config.stages import stages
 from soarbench.grid import addresses
+from soarbench.grid.cell import CellConfig
 from soarbench.jobs.base import Context, Job, Needs
 from soarbench.store.artefact import Store
-from soarbench.store.training import TrainingFolder, write_training_table
+from soarbench.store.training import TrainingFolder
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Job):
-    """Trains to the end, from the last checkpoint on."""
+    """Trains to the end, from the last checkpoint on.
+
+    Attributes:
+        num_processes: That train together; the launcher says how many.
+    """
 
     kind: ClassVar[str] = "train"
+    num_processes: int = 1
 
     @property
     def source(self) -> addresses.Source:
@@ -31,12 +40,14 @@ class Train(Job):
         return source
 
     def needs(self) -> Needs:
-        """A GPU; the launcher multiplies it by the processes that train together."""
-        return Needs(gpus=1, loads=addresses.base_loads(self.cell))
+        """A GPU for each process."""
+        return Needs(gpus=self.num_processes, loads=addresses.base_loads(self.cell))
 
     def is_done(self, store: Store) -> bool:
         """Whether training is over."""
-        return TrainingFolder(store.artefact(self.address).root).is_whole
+        folder = TrainingFolder(store.artefact(self.address).root)
+        # Killed between its end and their removal, 40 GB would stay for ever.
+        return folder.is_whole and not any(folder.root.glob("checkpoint-*"))
 
     def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
         assert self.cell.training is not None
@@ -54,13 +65,47 @@ class Train(Job):
             folder = TrainingFolder(artefact.root)
             # Another process may have finished it while this one waited for the lock.
             if folder.is_whole:
+                folder.remove_checkpoints()
                 return
+            if folder.was_whole and self._is_mended(folder):
+                return
+            for parent in self.cell.lineage:
+                trained_folder(context.store, parent).require_snapshot(parent.steps[-1])
             stage.skip(_steps_done(folder.root))
-            cost = context.workbench.train(self.cell, stage.reach)
-            write_json(folder.cost_path, dict(cost))
-            # The table says that training is over; a kill before it goes on from a checkpoint.
-            write_training_table(folder)
-            folder.remove_checkpoints()
+            owner = Owner.claim(folder.root)
+            try:
+                cost = context.workbench.train(self.cell, stage.reach)
+                owner.check()
+            except TakenOver:
+                # A node that comes back late: who took over has brought it to its end.
+                if folder.is_whole:
+                    return
+                raise
+            # A kill before its end goes on from a checkpoint.
+            folder.finish(cost)
+
+    def _is_mended(self, folder: TrainingFolder) -> bool:
+        """Whether all that a finished training lacks is its table, which is made again."""
+        assert self.cell.training is not None
+        fault = folder.fault(self.cell.training.snapshot_steps)
+        if fault is None:
+            folder.write_table()
+        else:
+            log.warning("%s: %s is trained again", fault, self.cell.label)
+        return fault is None
+
+
+def trained_folder(store: Store, cell: CellConfig) -> TrainingFolder:
+    """Where a cell's training lies."""
+    return TrainingFolder(store.artefact(Train(cell=cell).address).root)
+
+
+def require_weights(store: Store, cell: CellConfig, step: int) -> None:
+    """Make sure that the weights of a step can be loaded; ``Damaged`` names the training."""
+    for stage in cell.lineage:
+        trained_folder(store, stage).require_snapshot(stage.steps[-1])
+    if step > 0:
+        trained_folder(store, cell).require_snapshot(step)
 
 
 def _steps_done(root: Path) -> int:

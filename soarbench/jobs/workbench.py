@@ -13,6 +13,7 @@ import torch
 from accelerate.utils import gather
 from PIL import Image
 from rich.console import Console
+from torch import nn
 
 from baselines.base import Method, World
 from baselines.loop.arguments import allow_determinism, check_device
@@ -27,11 +28,11 @@ from baselines.rewards.base import (
     reward_name,
     runs_elsewhere,
     score_images,
+    try_reward,
 )
 from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
 from soarbench.common.errors import UserError
-from soarbench.common.files import write_json
 from soarbench.config.run import ProcessesConfig
 from soarbench.data.prompts import PromptItem
 from soarbench.diagnostics.measured import Measured
@@ -145,7 +146,7 @@ class ModelWorkbench:
     def _memory(self) -> float:
         """Bytes of the smallest GPU that trains, so that all processes choose alike."""
         # Of those that this process sees: a worker that tries jobs has one of them.
-        many = min(self.processes.num_processes, torch.cuda.device_count())
+        many = min(self.processes.count, torch.cuda.device_count())
         devices = [self.device] if many == 1 else [torch.device("cuda", i) for i in range(many)]
         return min(torch.cuda.get_device_properties(one).total_memory for one in devices)
 
@@ -158,6 +159,8 @@ class ModelWorkbench:
             return
         self.sets.encode_prompts(drawn)
         model = self.load(drawn[0])
+        for cell in trained:
+            _check_targets(cell, model.transformer)
         # Of all cells: a suite of another task is as spoilt by a training prompt as one's own.
         suites = [suite_prompts(suite) for cell in drawn for suite in cell.suites.values()]
         for cell in trained:
@@ -262,9 +265,8 @@ class ModelWorkbench:
             return cell
         chosen = settled(cell, self.processes, self._memory())
         if chosen != cell and os.environ.get("RANK", "0") == "0":
-            path = self.training_folder(cell).choices_path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, choices(demand_of(cell, self.processes), chosen))
+            values = choices(demand_of(cell, self.processes), chosen)
+            self.training_folder(cell).note_choices(values)
         return chosen
 
     def method(self, cell: CellConfig, model: ImageModel) -> Method:
@@ -316,7 +318,7 @@ class ModelWorkbench:
         tried = [rows[index] for index in range(min(2, len(rows)))]
         columns = {name: [row["columns"][name] for row in tried] for name in tried[0]["columns"]}
         images = [model.decode(row["x0"][None].to(self.device))[0] for row in tried]
-        score_images(reward, [row["prompt"] for row in tried], images, columns)
+        try_reward(reward, [row["prompt"] for row in tried], images, columns)
 
     # Sampling
 
@@ -403,6 +405,18 @@ class ModelWorkbench:
         if not self._scheduler:
             self.load(cell)
         return self._scheduler
+
+
+def _check_targets(cell: CellConfig, transformer: nn.Module) -> None:
+    """``UserError`` where an adapter's layers are not there: peft passes over some of them."""
+    named = () if cell.lora is None else cell.lora.target_modules or ()
+    paths = [f".{path}" for path, _ in transformer.named_modules()]
+    for name in named:
+        if not any(path.endswith(f".{name}") for path in paths):
+            raise UserError(
+                f"lora.target_modules={list(named)}: {type(transformer).__name__} has no layer "
+                f"{name!r}; leave them out to take {', '.join(cell.model.lora_targets)}"
+            )
 
 
 def _cells(jobs: Iterable[Job]) -> list[CellConfig]:

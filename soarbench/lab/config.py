@@ -86,6 +86,13 @@ class LabDataConfig(DataConfig):
             raise ValueError(
                 f"data.num_candidates={self.num_candidates}: keeps no picture; raise it"
             )
+        if self.keep_fraction < 1 and not self.select_by:
+            raise ValueError(
+                f"data.select_by=[] with data.keep_fraction={self.keep_fraction}: name the scores "
+                "to select by, or keep all (data.keep_fraction=1)"
+            )
+        if self.seed < 0:
+            raise ValueError(f"data.seed={self.seed}: must be at least 0")
         if not 0 <= self.wrong_captions < 1:
             raise ValueError(f"data.wrong_captions={self.wrong_captions}: must be in [0, 1)")
         if self.kinds is not None and not (self.kinds and set(self.kinds) <= set(KINDS)):
@@ -95,6 +102,11 @@ class LabDataConfig(DataConfig):
     @override
     def judged_by(self) -> tuple[str, ...]:
         return self.select_by
+
+    @property
+    @override
+    def most_rows(self) -> int:
+        return math.ceil(self.num_candidates * self.keep_fraction)
 
     @override
     def held_out(self, count: int) -> LabDataConfig:

@@ -82,12 +82,13 @@ class LabSet:
         place = folder / f"lab-{name}"
         store = TensorStore(place)
         path = place / "rows.jsonl"
-        if not path.is_file():
+        entries = read_entries(path)
+        if entries is None or any(latent_key(entry) not in store for entry in entries):
             kept, images = zip(*_select(self.config, self.scorers, name), strict=True)
             store.add([latent_key(entry) for entry in kept], {"x0": encode(images)})
             # Last, since the list says that all is there.
             write_entries(path, kept)
-        entries = read_entries(path)
+            entries = list(kept)
         for judge in self.config.select_by:
             least = min(entry.scores[judge] for entry in entries)
             log.info("%s of the %d training pictures: at least %.3f", judge, len(entries), least)

@@ -13,6 +13,7 @@ from soarbench.common.errors import UserError
 from soarbench.common.progress import print_line
 from soarbench.config.run import LauncherConfig
 from soarbench.jobs.base import Context, Job, Workbench
+from soarbench.jobs.repair import run_repaired
 from soarbench.launchers.base import Launch, Launcher, Outcome
 from soarbench.launchers.engine import Node, blocked
 from soarbench.launchers.pool import Pool
@@ -92,7 +93,7 @@ class Local(Launcher):
         """Workers without GPUs: as many as cores, memory and jobs allow, where it is worth it."""
         seconds = sum(launch.seconds[job.key] for job in jobs)
         # Processes that train together share the cores already.
-        if seconds < _WORTH_SECONDS or self._config.num_processes > 1:
+        if seconds < _WORTH_SECONDS or self._config.count > 1:
             return 1
         num_weights = len({job.needs().loads for job in jobs if job.kind in ("train", "draw")})
         return max(min(cores(), num_weights, int(memory_gb() / _WORKER_GB)), 1)
@@ -109,7 +110,7 @@ class Local(Launcher):
 
 def require_gpus(gpus: int, device: str, config: LocalConfig) -> None:
     """Refuse more processes for a cell than there are GPUs, or a single GPU for several."""
-    many = config.num_processes
+    many = config.count
     # Without any, processes share the cores.
     if not gpus or many <= gpus:
         return
@@ -157,7 +158,7 @@ def run_jobs(jobs: Sequence[Job], context: Context) -> Iterator[Outcome]:
             failure = blocked(missing, failed[missing])
         else:
             try:
-                job.run(context)
+                run_repaired(job, context)
             # Whatever goes wrong in one job (out of memory, a user's reward, a diverged loss), the
             # reason is recorded with it, and the rest of the grid goes on.
             except Exception as error:  # noqa: BLE001

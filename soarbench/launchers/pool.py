@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from typing_extensions import override
 
+from soarbench.common.progress import Key
 from soarbench.config.run import LauncherConfig
 from soarbench.jobs.base import Context, Job
 from soarbench.jobs.graph import sharded
 from soarbench.jobs.prepare import Prepare
+from soarbench.jobs.train import Train
 from soarbench.launchers.base import Launch, Launcher, Outcome
 from soarbench.launchers.engine import Backend, Engine, Patience
+from soarbench.launchers.gangs import choose_and_keep
+from soarbench.store.artefact import Store
 
 OpenBackend = Callable[[Launch], contextlib.AbstractContextManager[Backend]]
 
@@ -34,7 +39,8 @@ class Pool(Launcher):
             stall_minutes=config.stall_minutes,
             start_minutes=config.start_minutes,
         )
-        self._engine = Engine(backend, launch.progress, patience, config.num_processes)
+        self._num_gpus = sum(node.gpus for node in backend.nodes())
+        self._engine = Engine(backend, launch.progress, patience)
         if jobs:
             prepare = Prepare(cell=jobs[0].cell, jobs=tuple(jobs))
             for _, failure in self._engine.run([prepare], launch.seconds, _nobody):
@@ -46,14 +52,31 @@ class Pool(Launcher):
         def here(job: Job) -> None:
             job.run(context)
 
-        shards = sharded(jobs, self._launch.seconds, 60 * self._config.shard_minutes)
+        whole, estimates = self._with_processes(jobs, context.store)
+        shards = sharded(whole, estimates, 60 * self._config.shard_minutes)
         seconds = {
-            job.key: self._launch.seconds.get(key, 0.0) / len(parts)
+            job.key: estimates.get(key, 0.0) / len(parts)
             for key, parts in shards.items()
             for job in parts
         }
         self._launch.progress.estimate(seconds)
         yield from self._engine.run(list(itertools.chain(*shards.values())), seconds, here)
+
+    def _with_processes(
+        self, jobs: Sequence[Job], store: Store
+    ) -> tuple[list[Job], Mapping[Key, float]]:
+        """Jobs that know how many processes train together, and how long they take then."""
+        trainings = [job for job in jobs if isinstance(job, Train)]
+        counts = {job.address: self._config.count for job in trainings}
+        seconds = dict(self._launch.seconds)
+        if self._config.num_processes is None:
+            counts = choose_and_keep(trainings, seconds, store, self._num_gpus)
+            # So far they were of one process.
+            seconds |= {job.key: seconds[job.key] / counts[job.address] for job in trainings}
+        return [
+            replace(job, num_processes=counts[job.address]) if isinstance(job, Train) else job
+            for job in jobs
+        ], seconds
 
     @override
     def close(self) -> None:

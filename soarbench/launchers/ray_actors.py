@@ -55,30 +55,31 @@ class NodeHost:
     GPUs of which the engine counts one as free: who holds all of them can say which one it is.
     """
 
-    def look(self, folder: Path, check: Path, mark: str, code: str) -> Facts:
+    def look(self, folder: Path, check: Path, mark: str, name: str, code: str) -> Facts:
         """Say what the node is like.
 
         Args:
             folder: The working one.
-            check: A folder of the output directory; its file ``driver`` holds its name.
-            mark: A file that is written there.
+            check: A folder of the output directory; its file ``driver`` holds ``mark``.
+            mark: Of the process that runs the grid.
+            name: A file that is written there.
             code: Of the process that runs the grid.
         """
         names = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         gpus = tuple(name for name in names.split(",") if name)
-        problem = _problem(folder, check, code)
+        problem = _problem(folder, check, mark, code)
         if problem is None:
-            (check / mark).write_text(mark)
+            (check / name).write_text(mark)
         return Facts(gpus=gpus, gpu_memory_gb=_memory_gb() if gpus else 0.0, problem=problem)
 
 
-def _problem(folder: Path, check: Path, code: str) -> str | None:
+def _problem(folder: Path, check: Path, mark: str, code: str) -> str | None:
     if code != code_version():
         return f"has soarbench {code_version()}, not {code}; install the same on all nodes"
     for needed in (folder, check):
         if not needed.is_dir():
             return f"does not share the folder {needed} with the machine that runs the grid"
-    if (check / "driver").read_text() != check.name:
+    if (check / "driver").read_text() != mark:
         return f"reads another file than was written at {check}"
     return None
 
@@ -114,8 +115,10 @@ class NodeWorker:
         os.chdir(folder)
         self._news = queue.SimpleQueue[Message]()
 
-    def begin(self, shared: tuple[Grid, MakeWorkbench], *, is_small: bool) -> None:
+    def begin(self, shared: tuple[Grid, MakeWorkbench], *, is_small: bool, argv: list[str]) -> None:
         """Be ready for the jobs of a grid."""
+        # What artefacts keep as the command that made them: Ray's own names ports and folders.
+        sys.argv = argv
         # Not in the constructor, whose arguments are imported before the variables are set.
         self._runner = JobRunner(*shared, self._news.put, is_small)
 

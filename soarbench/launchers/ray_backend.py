@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import logging
 import shutil
-import tempfile
+import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +105,7 @@ class Actors(Backend):
         self._config = grid.settings.launcher
         # Once for all workers.
         self._shared = ray.put((grid, make_workbench))
-        self._code = code_version()
+        self._code, self._mark = code_version(), uuid.uuid4().hex
         self._hosts: dict[str, _Host] = {}
         self._looks: dict[Ref, str] = {}
         self._looked = -_SECONDS_BETWEEN_LOOKS
@@ -116,10 +117,11 @@ class Actors(Backend):
 
     def __enter__(self) -> Self:
         self._check_gpus()
-        root = self._grid.store.root.resolve()
-        root.mkdir(parents=True, exist_ok=True)
-        self._check = Path(tempfile.mkdtemp(prefix=".nodes-", dir=root))
-        (self._check / "driver").write_text(self._check.name)
+        # One name: what a killed run left, the next one takes away, whose folder it is alone.
+        self._check = self._grid.folder.resolve() / ".nodes"
+        shutil.rmtree(self._check, ignore_errors=True)
+        self._check.mkdir(parents=True)
+        (self._check / "driver").write_text(self._mark)
         try:
             self._wait_for_nodes()
         except BaseException:
@@ -137,7 +139,7 @@ class Actors(Backend):
     def _check_gpus(self) -> None:
         """Refuse more GPUs than the cluster has, before any is waited for."""
         counts = [self._gpus(info) for info in _alive()]
-        limit, processes = self._gpus_per_node, self._config.num_processes
+        limit, processes = self._gpus_per_node, self._config.count
         most = max((int(info["Resources"].get("GPU", 0)) for info in _alive()), default=0)
         if self._uses_gpus and limit is not None and limit > most:
             raise UserError(
@@ -164,8 +166,13 @@ class Actors(Backend):
         ray.wait(list(self._looks), num_returns=len(self._looks), timeout=_SECONDS_FOR_ALL_NODES)
         self._hear(is_start=True)
         minutes = self._config.start_minutes
-        if not self.nodes():
-            ray.wait(list(self._looks), timeout=60 * minutes)
+        until = self.now() + 60 * minutes
+        # A node that died while it was asked, or is busy, is asked again.
+        while not self.nodes() and self.now() < until:
+            if self._looks:
+                ray.wait(list(self._looks), timeout=_SECONDS_BETWEEN_LOOKS)
+            else:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
             self._hear(is_start=True)
         if not self.nodes():
             raise UserError(
@@ -205,7 +212,7 @@ class Actors(Backend):
         gpus, cpus = self._gpus(info), int(info["Resources"].get("CPU", 0))
         memory = int(info["Resources"].get("memory", 0) / _SLOT_BYTES)
         actor = _actor(NodeHost, name, num_gpus=gpus, num_cpus=0)
-        ref: Ref = actor.look.remote(Path.cwd(), self._check, name, self._code)
+        ref: Ref = actor.look.remote(Path.cwd(), self._check, self._mark, name, self._code)
         self._looks[ref] = name
         slots = max(min(cpus, memory), 1)
         return _Host(
@@ -221,7 +228,13 @@ class Actors(Backend):
         refs = list(self._looks)
         for ref in ray.wait(refs, num_returns=len(refs), timeout=0)[0] if refs else ():
             host = self._hosts[self._looks.pop(ref)]
-            problem = self._problem(host, ref)
+            try:
+                problem = self._problem(host, ref)
+            except RayError as error:
+                # It is there again, or another one is: whoever died said nothing of its node.
+                log.warning("node %s did not answer (%s)", host.address, why(error))
+                del self._hosts[host.name]
+                continue
             if problem is None:
                 continue
             text = f"launcher=ray: node {host.address} {problem}"
@@ -230,14 +243,12 @@ class Actors(Backend):
             log.warning("%s; it is not used", text)
 
     def _problem(self, host: _Host, ref: Ref) -> str | None:
-        """Why a node that answered cannot do the work."""
+        """Why a node that answered cannot do the work; ``RayError`` where it went away again."""
         try:
             facts: Facts = ray.get(ref)
         except RayError as error:
             if not _is_refusal(error):
-                # The node went away again.
-                log.warning("node %s: %s", host.address, why(error))
-                return None
+                raise
             return f"cannot run soarbench: {why(error)}"
         if facts.problem is None and not (self._check / host.name).is_file():
             return f"writes to another folder {self._check.parent} than this machine reads"
@@ -259,7 +270,7 @@ class Actors(Backend):
         )
         is_small = bool(share.gpus) and share.gpu_share < 1
         begun: Ref = actor.begin.options(concurrency_group="jobs").remote(
-            self._shared, is_small=is_small
+            self._shared, is_small=is_small, argv=sys.argv
         )
         worker = next(self._numbers)
         self._workers[worker] = _Running(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import os
 import platform
 import shlex
@@ -14,15 +16,18 @@ from datetime import datetime
 
 from rich.console import Console
 
+from baselines.loop.disk import StorageError
 from soarbench import __version__
 from soarbench.common.errors import JobFailed, UserError, reason
 from soarbench.common.files import write_atomically
-from soarbench.common.progress import GridProgress, Key
+from soarbench.common.progress import GridProgress, Key, print_line
 from soarbench.grid import addresses
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Context, Job, Workbench
+from soarbench.jobs.graph import grid_jobs
 from soarbench.jobs.log import Log, LogDiagnostics
 from soarbench.jobs.prepare import START
+from soarbench.jobs.snapshots import SnapshotKeeper
 from soarbench.launchers.base import Launch, Launcher, MakeWorkbench
 from soarbench.launchers.engine import Blocked
 from soarbench.launchers.live import Live
@@ -30,6 +35,7 @@ from soarbench.launchers.live import Live
 if typing.TYPE_CHECKING:
     from soarbench.tracking.tracker import Tracker
 
+log = logging.getLogger(__name__)
 #: Kinds of jobs that only read what is stored, so that no model is loaded for them.
 _LIGHT = ("log", "log diagnostics", "statistics")
 
@@ -47,7 +53,7 @@ class Failures:
 
 def estimates(grid: Grid, jobs: Iterable[Job]) -> dict[Key, float]:
     """Estimated seconds of every job, and of loading what they need."""
-    rates, processes = grid.settings.budget.rates, grid.settings.launcher.num_processes
+    rates, processes = grid.settings.budget.rates, grid.settings.launcher.count
     seconds = {job.key: job.seconds(grid.store, rates) for job in jobs}
     # Rates are of one process.
     seconds |= {key: value / processes for key, value in seconds.items() if key[1] == "train"}
@@ -73,12 +79,13 @@ def run_grid(
     seconds = estimates(grid, pending)
     progress = GridProgress(console, seconds, keep=Live(grid.folder).keep)
     launch = Launch(grid=grid, make_workbench=make_workbench, progress=progress, seconds=seconds)
+    say = functools.partial(print_line, console, style="yellow")
     failures = Failures()
     with progress.shown(), contextlib.closing(launcher):
         # MLflow takes seconds to import, and a dry run needs it not.
         from soarbench.tracking.tracker import open_tracker
 
-        tracker = open_tracker(settings.tracking, store.root, settings.grid.name)
+        tracker = open_tracker(settings.tracking, grid.folder, say)
         workbench = launcher.open(launch, [job for job in pending if job.kind not in _LIGHT])
         context = Context(
             store=store,
@@ -87,17 +94,25 @@ def run_grid(
             tracker=tracker,
             progress=progress,
         )
+        unmade = {job.address for job in pending if not isinstance(job, Log)}
         for job in pending:
-            if type(job) is Log:
+            # Not of a cell that only waits for being delivered: its results stay what they are.
+            is_whole = unmade.isdisjoint(job.waits_for)
+            if type(job) is Log and not (is_whole and job.is_finished(store)):
                 record = job.record(store)
                 record.describe(job.description)
                 record.update_status(state="running", reason=None)
+        keep = settings.store.keep_snapshots
+        jobs = [*grid_jobs(grid.cells, diagnostics=settings.diagnostics), *pending]
+        keeper = SnapshotKeeper(jobs, store, keep)
         name = f"{settings.budget.name} {datetime.now().astimezone():%Y-%m-%d %H:%M}"
         tracker.start_launch(name, _launch_tags(grid))
         try:
             for job, error in launcher.run(pending, context):
                 if error is not None:
                     _note(job, error, context, failures)
+                else:
+                    keeper.ended(job)
         except KeyboardInterrupt:
             tracker.end_launch("KILLED")
             raise
@@ -122,9 +137,14 @@ def _note(job: Job, error: Exception, context: Context, failures: Failures) -> N
         return
     failures.cells[cell_id] = error
     record = job.record(context.store)
-    write_atomically(record.error_path, lambda partial: partial.write_text(text))
-    # Before the tracker is told: if that fails too, the reason is on disk.
-    record.update_status(state="failed", reason=reason(error))
+    try:
+        write_atomically(record.error_path, lambda partial: partial.write_text(text))
+        # Before the tracker is told: if that fails too, the reason is on disk.
+        record.update_status(state="failed", reason=reason(error))
+    except StorageError as fault:
+        # Perhaps why it failed; the other cells go on.
+        log.warning("the state of %s is not kept: %s", cell_id, fault)
+        return
     assert context.tracker is not None
     run_id = context.tracker.mark_failed(job.described(context.store), reason(error))
     record.update_status(mlflow_run_id=run_id)

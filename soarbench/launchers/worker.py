@@ -7,18 +7,22 @@ import contextlib
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from soarbench.common.errors import JobFailed, UserError, reason
+from soarbench.common.errors import Damaged, JobFailed, UserError, reason
 from soarbench.common.progress import SentProgress, Update
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Context, Job, Workbench
+from soarbench.jobs.repair import run_repaired
 from soarbench.launchers.base import MakeWorkbench
 from soarbench.launchers.engine import Share
 
 
 def failure_of(error: Exception) -> Exception:
     """A failure as it can be sent: not every exception can be made again from its words."""
+    # Says which artefact is to be made again.
+    if isinstance(error, Damaged):
+        return error
     if isinstance(error, UserError):
         return UserError(str(error))
     return JobFailed(reason(error), "".join(traceback.format_exception(error)))
@@ -43,7 +47,7 @@ class JobRunner:
     def run(self, job: Job) -> Exception | None:
         """Run a job; what it failed with."""
         try:
-            job.run(self._context(job))
+            run_repaired(job, self._context(job))
         # Whatever goes wrong in one job, the rest of the grid goes on.
         except Exception as error:  # noqa: BLE001
             return failure_of(error)
@@ -53,7 +57,7 @@ class JobRunner:
         loads = job.needs().loads
         if self._workbench is None or (self.is_small and loads != self._loads):
             self._workbench = None
-            self._workbench = self.make_workbench(self.grid)
+            self._workbench = self.make_workbench(self._grid_for(job))
         self._loads = loads
         return Context(
             store=self.grid.store,
@@ -61,6 +65,15 @@ class JobRunner:
             tracker=None,
             progress=SentProgress(self.send),
         )
+
+    def _grid_for(self, job: Job) -> Grid:
+        """The grid, with the number of processes that the launcher chose for a training."""
+        settings = self.grid.settings
+        if job.kind != "train" or settings.launcher.num_processes is not None:
+            return self.grid
+        # A worker of several GPUs is given nothing but trainings of that many processes.
+        launcher = replace(settings.launcher, num_processes=max(job.needs().gpus, 1))
+        return replace(self.grid, settings=replace(settings, launcher=launcher))
 
 
 def variables(share: Share, threads: int, gpus: Sequence[str] | None = None) -> dict[str, str]:

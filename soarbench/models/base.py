@@ -111,6 +111,8 @@ class Architecture(abc.ABC):
     #: Parameters of the autoencoder, and of all text encoders.
     vae_parameters: int
     encoder_parameters: int = 0
+    #: Numbers in the transformer's files, fixed ones included; 0 where that is not known.
+    stored_parameters: int = 0
 
     @property
     @abc.abstractmethod
@@ -130,6 +132,10 @@ class Architecture(abc.ABC):
     @abc.abstractmethod
     def with_layers(self, layers: Sequence[int]) -> Architecture:
         """The same model with other numbers of layers."""
+
+    def adapter_parameters(self, lora: LoraConfig) -> int:  # noqa: ARG002 (of those that know it)
+        """About how many numbers an adapter has; 0 where that is not known."""
+        return 0
 
     @abc.abstractmethod
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:

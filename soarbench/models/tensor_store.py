@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from soarbench.common.errors import UserError
-from soarbench.common.files import parts_digest
+from soarbench.common.files import parts_digest, write_atomically
 
 _KEYS = "keys"
 
+log = logging.getLogger(__name__)
+
 
 class TensorStore:
-    """Entries of named tensors in a folder; ``UserError`` where a file in it is damaged."""
+    """Entries of named tensors in a folder; a damaged file and its entries are gone."""
 
     # A file of some entries each, never one of all: an interrupted computation keeps what it has,
     # and several processes can read and write the same folder.
@@ -55,23 +56,21 @@ class TensorStore:
         path = self.folder / f"{parts_digest(*keys)}.safetensors"
         stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         metadata = {_KEYS: json.dumps(list(keys))}
-        # Aside, by process: another one may be writing the same entries, and one may be killed.
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_file(stored, partial, metadata)
-        partial.replace(path)
+        write_atomically(path, lambda partial: save_file(stored, partial, metadata))
         self._open.pop(path, None)
         self._register(path)
 
     def _register(self, path: Path) -> None:
-        metadata = self._opened(path).metadata() or {}
+        try:
+            metadata = self._opened(path).metadata() or {}
+        except (OSError, SafetensorError) as error:
+            log.warning("%s is damaged (%s); its entries are computed again", path, error)
+            path.unlink(missing_ok=True)
+            return
         for index, key in enumerate(json.loads(metadata.get(_KEYS, "[]"))):
             self._places[key] = (path, index)
 
     def _opened(self, path: Path) -> Any:  # noqa: ANN401 (safetensors has no types)
         if path not in self._open:
-            try:
-                self._open[path] = safe_open(path, framework="pt")
-            except (OSError, SafetensorError) as error:
-                raise UserError(f"{path} is damaged ({error}); delete it") from error
+            self._open[path] = safe_open(path, framework="pt")
         return self._open[path]

@@ -103,7 +103,7 @@ def _settings(words: Sequence[str]) -> Iterator[tuple[str, Mapping[str, typing.A
 def _demand(settings: Mapping[str, typing.Any], method: str) -> Demand:
     launcher, lora, reward = settings["launcher"], settings["lora"], settings["reward"]
     try:
-        settings["training"].check_processes(launcher.num_processes)
+        settings["training"].check_processes(launcher.count)
         settings["optim"].check_parallelism(launcher.parallelism)
     except ValueError as error:
         raise ConfigError(f"method={method}: {error}") from error
@@ -111,7 +111,7 @@ def _demand(settings: Mapping[str, typing.Any], method: str) -> Demand:
     return Demand(
         **{name: settings[name] for name in ("model", "method", "optim", "training", "ema")},
         lora=None if lora is None else settings["model"].adapted(lora),
-        num_processes=launcher.num_processes,
+        num_processes=launcher.count,
         parallelism=launcher.parallelism,
         drawn_rows=_drawn_rows(settings["sampling"], settings["model"]),
         **_judging(settings["judge"], settings["suites"], rewards, launcher),
@@ -130,7 +130,7 @@ def demand_of(cell: CellConfig, processes: ProcessesConfig) -> Demand:
         training=cell.training,
         lora=cell.lora,
         ema=cell.ema,
-        num_processes=processes.num_processes,
+        num_processes=processes.count,
         parallelism=processes.parallelism,
         drawn_rows=_drawn_rows(cell.sampling, cell.model),
         **_judging(cell.judges, cell.suites, cell.rewards, processes),
@@ -153,7 +153,7 @@ def _judging(
     judging = {name for suite in suites.values() for name in suite.judges}
     asked = {reward_judge(name) for name in rewards}
     # One process shares the judge between reward and suites; several have their own beside it.
-    loaded = [*judging, *asked] if processes.num_processes > 1 else judging | asked
+    loaded = [*judging, *asked] if processes.count > 1 else judging | asked
     # What a reward function of the user's own holds, nobody knows.
     on_gpu = {name: judge for name, judge in judges.items() if judge.runs_on not in ("cpu", SERVER)}
     known = [on_gpu[name] for name in loaded if name in on_gpu]

@@ -23,13 +23,15 @@ UTILISATION = 0.4
 CONTEXT_GB = 1.5
 #: Share of the tensors' bytes that the caching allocator loses between them.
 FRAGMENTATION = 0.05
-_MASTER_BYTES = 4
+#: Of a weight that is trained.
+MASTER_BYTES = 4
 #: Most that text encoders take beside their weights, counted on a pretended GPU: 32 prompts of 512
 #: tokens; 64 of 256 take 1.90.
 _PROMPTS_GB = 2.06
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+#: By type.
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: Bytes of both moments of one trained weight; 8-bit moments carry a float32 scale every 256.
-_OPTIMIZER_BYTES = {"adamw": 8.0, "adamw_8bit": 2 + 2 * 4 / 256}
+OPTIMIZER_BYTES = {"adamw": 8.0, "adamw_8bit": 2 + 2 * 4 / 256}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,24 +130,24 @@ def memory_rows(
     take.
     """
     # What is trained is float32, whatever the model's type: steps of 2e-5 vanish in bfloat16.
-    frozen = _BYTES[demand.model.dtype]
+    frozen = BYTES[demand.model.dtype]
     trained = sizes.trained
-    weights = _MASTER_BYTES * trained + frozen * (sizes.total - trained)
-    held = _MASTER_BYTES if demand.lora is None else frozen
+    weights = MASTER_BYTES * trained + frozen * (sizes.total - trained)
+    held = MASTER_BYTES if demand.lora is None else frozen
     # Buffers are in every process: FSDP2 shards parameters alone.
     shards = 1 if demand.parallelism == "ddp" else demand.num_processes
     # An adapter is switched off instead of copying what it is on.
     copies_reference = demand.method.needs_reference and demand.lora is None
-    gradients = _MASTER_BYTES * trained
-    moments = _OPTIMIZER_BYTES[demand.optim.optimizer] * trained / shards
+    gradients = MASTER_BYTES * trained
+    moments = OPTIMIZER_BYTES[demand.optim.optimizer] * trained / shards
     rows = {
         "weights": weights / shards + held * sizes.buffers,
         "gradients": gradients / shards,
         "optimiser": moments,
-        "averaged weights": _MASTER_BYTES * trained / shards if demand.ema else 0.0,
-        "reference model": _MASTER_BYTES * (sizes.total + sizes.buffers) * copies_reference,
+        "averaged weights": MASTER_BYTES * trained / shards if demand.ema else 0.0,
+        "reference model": MASTER_BYTES * (sizes.total + sizes.buffers) * copies_reference,
         "communication": _communicated(demand, weights, gradients, architecture),
-        "autoencoder": _BYTES["float32"] * architecture.vae_parameters,
+        "autoencoder": BYTES["float32"] * architecture.vae_parameters,
         "judges": demand.judges_gb * GB,
         "rows of an update": _row_bytes(demand, architecture),
         "activations": max(
@@ -155,7 +157,7 @@ def memory_rows(
         ),
     }
     # Shards are cut, and averages with them, from weights that are whole on every GPU.
-    start = weights + weights / shards + _MASTER_BYTES * trained * (demand.ema is not None)
+    start = weights + weights / shards + MASTER_BYTES * trained * (demand.ema is not None)
     if shards > 1:
         later = ("optimiser", "gradients", "averaged weights", "communication", "activations")
         used = weights / shards + sum(rows[name] for name in later)
@@ -179,7 +181,7 @@ def other_phases(
     demand: Demand, architecture: Architecture, sizes: Parameters, forward: float
 ) -> dict[str, float]:
     """Bytes at the peak of what is not training, on the first GPU; ``forward`` is of one row."""
-    dtype, judges = _BYTES[demand.model.dtype], demand.judges_gb * GB
+    dtype, judges = BYTES[demand.model.dtype], demand.judges_gb * GB
     decode = architecture.vae_bytes(demand.model.resolution)
     model = dtype * (sizes.total + sizes.buffers) + 4 * architecture.vae_parameters + judges
     encoders = dtype * architecture.encoder_parameters + _PROMPTS_GB * GB
@@ -216,7 +218,7 @@ def _row_bytes(demand: Demand, architecture: Architecture) -> float:
     condition = sum(map(math.prod, shapes.values()))
     count = demand.rows * demand.method.updates_per_collection
     held = demand.method.latents_held
-    return float(_MASTER_BYTES * count * (held * latents + condition))
+    return float(MASTER_BYTES * count * (held * latents + condition))
 
 
 @dataclass(frozen=True, kw_only=True)

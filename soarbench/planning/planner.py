@@ -68,15 +68,19 @@ class Planner:
 
     def plan(self, demand: Demand, gpu: Gpu, utilisation: float) -> MethodPlan:
         """What a demand needs on a kind of GPU, of whose peak training reaches a share."""
-        flops, _ = self._forward(demand)
         sizes = self._meta(demand).parameters()
         return MethodPlan(
             memory=self.memory(demand),
             phases=self.phases(demand),
-            time=time_plan(demand, gpu, forward_flops=flops, utilisation=utilisation),
+            time=self.time(demand, gpu, utilisation),
             total=sizes.total,
             trained=sizes.trained,
         )
+
+    def time(self, demand: Demand, gpu: Gpu, utilisation: float) -> TimePlan:
+        """What an update takes on such GPUs."""
+        flops, _ = self._forward(demand)
+        return time_plan(demand, gpu, forward_flops=flops, utilisation=utilisation)
 
     def phases(self, demand: Demand) -> dict[str, float]:
         """Bytes on the first GPU at the peak of what is not training."""

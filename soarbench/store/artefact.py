@@ -6,6 +6,7 @@ An address is the digest of exactly what determines the content; see ``grid.addr
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,14 +15,17 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from baselines.loop.disk import StorageError, remove_partials
 from soarbench.common.errors import UserError
-from soarbench.common.files import read_json, write_atomically, write_json
+from soarbench.common.files import read_record, write_atomically, write_record
 from soarbench.common.provenance import STORE_VERSION, this_launch
 from soarbench.common.strict import build
 
 #: Kinds of artefacts are folders of the store, in the order in which they are made.
 KINDS = ("trainings", "images", "scores", "probes")
 _RECORD = "artefact.json"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -82,9 +86,9 @@ class Artefact:
     def record(self) -> Record | None:
         """The record, None before the first touch; ``UserError`` where it is damaged or old."""
         path = self.root / _RECORD
-        if not path.is_file():
+        values = read_record(path)
+        if values is None:
             return None
-        values = read_json(path)
         refuse_other_version(path, values)
         return build(Record, values, str(path))
 
@@ -98,7 +102,7 @@ class Artefact:
                 version=STORE_VERSION, address=self.address, content=content, inputs=tuple(inputs),
                 code=code, launches=(this_launch(),),
             )  # fmt: skip
-            write_json(self.root / _RECORD, vars(record))
+            write_record(self.root / _RECORD, vars(record))
         # The code stays that of the first launch, which made a part of what is there: were it
         # replaced, that part would pass for the work of today's code and never be made again.
         elif this_launch() not in stored.launches:
@@ -140,11 +144,16 @@ class Artefact:
         return stored is not None and any(part.covers(extent) for part in stored.extents)
 
     def _replace(self, **changes: object) -> None:
-        write_json(self.root / _RECORD, {**read_json(self.root / _RECORD), **changes})
+        stored = read_record(self.root / _RECORD)
+        assert stored is not None
+        write_record(self.root / _RECORD, {**stored, **changes})
 
     def note_failure(self, text: str) -> None:
-        """Keep the traceback of a failure beside what was done."""
-        write_atomically(self.error_path, lambda partial: partial.write_text(text))
+        """Keep the traceback of a failure beside what was done, unless that is why it failed."""
+        try:
+            write_atomically(self.error_path, lambda partial: partial.write_text(text))
+        except StorageError as error:
+            log.warning("a traceback is not kept: %s", error)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -169,6 +178,16 @@ class Store:
     def cache_dir(self) -> Path:
         """Encoded prompts and images: made again when they are missing."""
         return self.root / "cache"
+
+    def remove_partials(self) -> None:
+        """Remove what killed processes were writing; images, of which there are many, are left out.
+
+        Those are looked for by the job that ends their drawing.
+        """
+        remove_partials(self.root / "grids")
+        remove_partials(self.cache_dir)
+        for kind in KINDS:
+            remove_partials(self.root / kind, "*/.*.partial")
 
     def discard(self, address: str) -> list[str]:
         """Remove an artefact and all that was made from it; the addresses that are gone."""

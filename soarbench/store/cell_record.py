@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from soarbench.common.files import read_json, write_json
+from soarbench.common.errors import UserError
+from soarbench.common.files import read_record, write_record
 from soarbench.common.strict import build
 from soarbench.store.artefact import refuse_other_version
 
@@ -53,25 +54,26 @@ class CellRecord:
     def description(self) -> dict[str, object]:
         """See ``grid.description``; ``UserError`` where it is damaged or of another version."""
         path = self.root / "cell.json"
-        values = read_json(path)
+        values = read_record(path)
+        if values is None:
+            raise UserError(f"{path} is missing; give the command of the run again")
         refuse_other_version(path, values)
         return values
 
     def describe(self, description: Mapping[str, object]) -> None:
         """Write the description, and a first status unless there is one."""
         path = self.root / "cell.json"
-        if not path.is_file() or read_json(path) != description:
-            write_json(path, description)
-        if not self._status_path.is_file():
+        if read_record(path) != description:
+            write_record(path, description)
+        if self.status() is None:
             self.update_status()
 
     def status(self) -> Status | None:
         """The stored status, None before the first touch; ``UserError`` where it is damaged."""
-        if not self._status_path.is_file():
-            return None
-        return build(Status, read_json(self._status_path), str(self._status_path))
+        values = read_record(self._status_path)
+        return None if values is None else build(Status, values, str(self._status_path))
 
     def update_status(self, **changes: object) -> None:
         """Change some fields of the stored status, or of a first one."""
         status = dataclasses.replace(self.status() or Status(), **changes)  # type: ignore[arg-type]
-        write_json(self._status_path, dataclasses.asdict(status))
+        write_record(self._status_path, dataclasses.asdict(status))

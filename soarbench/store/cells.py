@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from evaluators.images import ImageError, load_image
 from soarbench.common.errors import StoreError
 from soarbench.common.provenance import UNKNOWN
 from soarbench.config.stages import BASE
@@ -176,10 +177,12 @@ class Cell:
         path = self.tables.image_file(step, prompt_id, image_index)
         if path is None:
             return None
-        # Pillow reads pixels when they are first asked for, and by then the file is closed.
-        with Image.open(path) as image:
-            image.load()
-            return image
+        try:
+            return load_image(path)
+        except ImageError as error:
+            raise StoreError(
+                f"{error}; delete {path.parents[2]} and give the command of the run again"
+            ) from error
 
     def strip(self, task: str, step: int) -> Image.Image | None:
         """The samples of a task beside each other, as ``export`` leaves them; None without."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from soarbench.common.errors import StoreError
-from soarbench.common.files import read_json, write_json
+from soarbench.common.files import is_parquet, read_record, records, write_record
 from soarbench.evaluation.protocol import fingerprint
 from soarbench.evaluation.rows import ScoreRows, read_table
 from soarbench.store.artefact import Extent
@@ -38,12 +38,12 @@ class ScoresFolder:
         # Libraries may be newer than they were for the first rows; then the two do not compare.
         path = self.root / f"protocol-{fingerprint(facts)}.json"
         if not path.is_file():
-            write_json(path, {**facts, "judge": dict(judge)})
+            write_record(path, {**facts, "judge": dict(judge)})
 
     def protocol(self) -> dict[str, object]:
         """What stands behind the first rows; empty where nothing was judged."""
-        paths = sorted(self.root.glob("protocol-*.json"), key=lambda path: path.stat().st_mtime)
-        return read_json(paths[0]) if paths else {}
+        paths = records(self.root, "protocol-*.json")
+        return (read_record(paths[0]) or {}) if paths else {}
 
     def write_summary(
         self, extent: Extent, numbers: Mapping[str, float], prompt_ids: Sequence[str]
@@ -55,7 +55,7 @@ class ScoresFolder:
         # Rows of several parts lie in one table, and do not say which part they were judged for.
         ids = None if extent.max_prompts is None else list(dict.fromkeys(prompt_ids))
         summary = {"extent": vars(extent), "numbers": finite, "prompt_ids": ids}
-        write_json(self._summary_path, {"summaries": [*others, summary]})
+        write_record(self._summary_path, {"summaries": [*others, summary]})
 
     def summary(self, extent: Extent) -> dict[str, float]:
         """The judge's summary of a part of the suite; nan where nothing could be scored."""
@@ -91,8 +91,10 @@ class ScoresFolder:
         return next((one for one in self._summaries() if one["extent"] == vars(extent)), {})
 
     def _summaries(self) -> list[Mapping[str, Any]]:
-        if not self._summary_path.is_file():
-            return []
-        summaries = read_json(self._summary_path)["summaries"]
+        summaries = (read_record(self._summary_path) or {}).get("summaries", [])
         assert isinstance(summaries, list)
         return summaries
+
+    def has(self, extent: Extent) -> bool:
+        """Whether a part of the suite was summed up, and its rows are there."""
+        return is_parquet(self.rows.path) and bool(self._of(extent))

@@ -21,7 +21,7 @@ from soarbench.store.training import TrainingFolder
 Facts = Mapping[str, object]
 #: Of a probe; see ``ProbeFolder``.
 Table = Literal["images", "norms", "deviations"]
-_REMEDY = "delete {0} and give the command of the run again"
+_REMEDY = "delete it and give the command of the run again"
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,9 @@ class StoredTables:
         path = TrainingFolder(self.store.artefact(address).root).table_path
         # The end of a training is this file: without it a finished cell has lost its curves, and a
         # report that leaves them out without a word would look like a whole one.
-        remedy = _REMEDY.format(path.parent)
-        table = read_table(path, remedy)
+        table = read_table(path, _REMEDY)
         if table is None:
-            raise StoreError(f"{path} is missing; {remedy}")
+            raise StoreError(f"{path} is missing; give the command of the run again")
         return table
 
     def probe(self, name: Table, key: str = "") -> pa.Table | None:
@@ -157,7 +156,7 @@ class StoredTables:
 
     def _table(self, address: str, name: Table) -> pa.Table | None:
         path = ProbeFolder(self.store.artefact(address).root).path(name)
-        return read_table(path, _REMEDY.format(path.parent))
+        return read_table(path, _REMEDY)
 
 
 def read_table(path: Path, remedy: str) -> pa.Table | None:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TextIO
 
-from baselines.loop.checkpoints import snapshot_path
-from baselines.loop.disk import writing
-from soarbench.common.files import read_json, write_atomically
+from baselines.loop.checkpoints import MANIFEST, removal_note, snapshot_damage, snapshot_path
+from baselines.loop.disk import damage, remove_partials, write_manifest, writing
+from soarbench.common.errors import Damaged
+from soarbench.common.files import is_parquet, read_record, write_atomically, write_record
 from soarbench.store.artefact import Artefact
 
 
 @dataclass(frozen=True)
 class TrainingFolder(Artefact):
-    """Where a training keeps what; checkpoints lie in it until it is over."""
+    """Where a training keeps what; checkpoints lie in it until it is over.
+
+    ``manifest.json`` says what the log and the cost were when it was.
+    """
 
     def snapshot(self, step: int) -> Path:
         """Weights after ``step`` updates, to be evaluated."""
@@ -41,19 +45,73 @@ class TrainingFolder(Artefact):
 
     @property
     def choices_path(self) -> Path:
-        """Settings that were left to the GPU's memory, as training began with them."""
+        """Settings that were left to the GPUs, as training began with them."""
         return self.root / "choices.json"
+
+    def choices(self) -> dict[str, object]:
+        """Those settings, by key."""
+        return read_record(self.choices_path) or {}
+
+    def note_choices(self, values: Mapping[str, object]) -> None:
+        """Keep more of them."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_record(self.choices_path, {**self.choices(), **values})
 
     @property
     def is_whole(self) -> bool:
         """Whether training is over."""
-        return self.table_path.is_file()
+        return is_parquet(self.table_path)
 
     def cost(self) -> dict[str, float]:
         """What training cost, by counter; empty before its end."""
-        if not self.cost_path.is_file():
-            return {}
-        return {name: float(str(value)) for name, value in read_json(self.cost_path).items()}
+        return {k: float(str(v)) for k, v in (read_record(self.cost_path) or {}).items()}
+
+    def finish(self, cost: Mapping[str, float]) -> None:
+        """Keep what training cost, then declare it over."""
+        write_record(self.cost_path, dict(cost))
+        write_manifest(self.root, self._manifest, [self.log_path])
+        self.write_table()
+
+    def write_table(self) -> None:
+        """Make the table of the log, which says that training is over."""
+        write_training_table(self)
+        self.remove_checkpoints()
+        remove_partials(self.root)
+
+    @property
+    def was_whole(self) -> bool:
+        """Whether training was over once, whatever was lost since."""
+        return self._manifest.is_file()
+
+    def fault(self, steps: Sequence[int]) -> str | None:
+        """What lacks, beside its table, of a training that was whole; ``steps`` of snapshots."""
+        if fault := damage(self.root, self._manifest):
+            return f"{self.root} {fault}"
+        for snapshot in map(self.snapshot, steps):
+            is_removed = not snapshot.is_dir() and removal_note(snapshot).is_file()
+            if not is_removed and (fault := snapshot_damage(snapshot)):
+                return f"{snapshot} {fault}"
+        return None
+
+    def remove_snapshot(self, step: int, why: str) -> None:
+        """Remove weights on purpose, with a note of it."""
+        snapshot = self.snapshot(step)
+        write_atomically(removal_note(snapshot), lambda partial: partial.write_text(why))
+        shutil.rmtree(snapshot)
+
+    @property
+    def _manifest(self) -> Path:
+        return self.root / MANIFEST
+
+    def require_snapshot(self, step: int) -> None:
+        """Make sure that weights are as they were written; ``Damaged`` where they are not."""
+        snapshot = self.snapshot(step)
+        if fault := snapshot_damage(snapshot):
+            # No longer whole, whoever asks; the job that trains looks once more at all of it, as
+            # the disk may have been away for a moment.
+            removal_note(snapshot).unlink(missing_ok=True)
+            self.table_path.unlink(missing_ok=True)
+            raise Damaged(f"{snapshot} {fault}; its training is repeated", self.address)
 
     def remove_checkpoints(self) -> None:
         """Drop optimiser states, which nothing needs once training is over."""

@@ -34,23 +34,6 @@ from soarbench.grid.expand import expand
 from tests.fakes import SMALL, FakeWorkbench
 
 ROOT = Path(__file__).parents[2]
-#: As ``soarbench run``, with a workbench that loads no model.
-GRID = """
-import sys
-from rich.console import Console
-from soarbench.cli.run import run_whole
-from soarbench.grid.expand import expand
-from tests.fakes import FakeWorkbench
-
-
-def make_workbench(grid):
-    return FakeWorkbench(delay=0.2).at(grid.store)
-
-
-if __name__ == "__main__":
-    grid = expand(sys.argv[1:])
-    sys.exit(run_whole(grid, console=Console(), make_workbench=make_workbench))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +222,7 @@ WRITER = """
 import os, pathlib, sys, time
 store = pathlib.Path(next(w for w in sys.argv if w.startswith("output_dir=")).partition("=")[2])
 for number in range(10):
-    path = store / f"{number}.txt"
+    path = store / "images" / f"{number}.txt"
     if not path.exists():
         time.sleep(0.1)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -311,13 +294,12 @@ def test_a_run_that_cannot_end_well_is_told_before_any_kill(tmp_path: Path) -> N
 def test_a_grid_on_two_workers_survives_kills(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = tmp_path / "grid.py"
-    script.write_text(GRID)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     options = SoakOptions(output_dir=str(tmp_path / "soak"), launchers=("local",), kills=3, seed=2)
     stream = io.StringIO()
     words = [*SMALL, "diagnostics=false"]
-    code = soak_command(options, words, (sys.executable, str(script)), Console(file=stream))
+    command = (sys.executable, str(ROOT / "tests" / "fake_grid.py"), "0.2")
+    code = soak_command(options, words, command, Console(file=stream))
     record = json.loads((tmp_path / "soak" / "soak.json").read_text())
     assert record["counts"]["launcher"] == {"local": 3}
     assert [chain["faults"] for chain in record["chains"]] == [[]] * len(record["chains"])
@@ -338,6 +320,7 @@ def test_a_soak_that_was_ended_goes_on_and_one_of_other_words_is_refused(tmp_pat
 def test_kills_are_counted_by_what_was_running() -> None:
     running = ["sft seed 0: judge lab_geneval at step 6 by x 1/3", "base: draw y at step 0 0/3"]
     assert soak_module.sorts_of(running) == {"judge", "draw"}
+    assert soak_module.sorts_of(["loading models and judges 0/1"]) == {"loading"}
     assert soak_module.sorts_of([]) == {"no job"}
 
 

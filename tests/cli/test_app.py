@@ -57,6 +57,12 @@ def test_every_command_exists_with_its_options(name: str) -> None:
         (["lab", "build", "stge=base"], "did you mean 'stage'?"),
         (["lab", "card", "x=1"], "there is no key 'x' here; there are none"),
         (["ui", "output_dir=/nowhere/at/all"], "nothing was logged there yet"),
+        (["ui", "port=-1"], "port=-1: must be in 1..65535"),
+        (["ui", "port=99999"], "port=99999: must be in 1..65535"),
+        (["lab", "sheet", "output=a.xyz"], "output=a.xyz: name a picture, e.g. FILE.png"),
+        (["lab", "sheet", "output=/proc/a/b.png"], "output=/proc/a cannot be written to"),
+        (["lab", "draw", "output=/proc/x"], "output=/proc cannot be written to"),
+        (["lab", "draw", "output=x", "images_per_prompt=10000000"], "must be in 1..1000"),
         (["ui", "foo=1"], "there is no key 'foo' here; did you mean"),
     ],
 )

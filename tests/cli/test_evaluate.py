@@ -280,7 +280,10 @@ def test_other_weights_and_settings_are_refused_and_nothing_is_written_over(
         (["model=/nowhere"], "no model_index.json there"),
         (["model.resolution=512"], "draws at most 128 pixels"),
         (["model.resolutoin=64"], "did you mean 'model.resolution'"),
-        (["sampling.num_inference_steps=0"], "must be at least 1"),
+        (["sampling.num_inference_steps=0"], "must be finite, at least 1"),
+        (["sampling.guidance_scale=inf"], "guidance_scale=inf: must be finite"),
+        (["model.resolution=63"], "must be a multiple of"),
+        (["device=foo"], "device='foo': must be auto, cpu, cuda or cuda:N"),
         (["suites.lab_geneval.judges=ocr"], "no text in double quotes"),
     ],
 )

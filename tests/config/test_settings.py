@@ -32,7 +32,17 @@ ANY_DATA = "data=lab_general"
         (["budget=quik"], "budget='quik' does not exist: did you mean 'quick'?"),
         (["budget.steps=many"], "budget.steps='many' must be an integer"),
         (["budget.steps=0"], "steps=0"),
-        (["seeds=[]"], "seeds=[]: give different non-negative integers"),
+        (["seeds=[]"], "seeds=[]: give different integers in 0..4294967295"),
+        (["seeds=[4294967296]"], "seeds=[4294967296]: give different integers in 0..4294967295"),
+        (["grid.name=../evil"], "grid.name='../evil': is the name of folders"),
+        (["grid.name=."], "grid.name='.': is the name of folders"),
+        (["grid.baseline=sfft"], "grid.baseline: 'sfft' does not exist: did you mean 'sft'?"),
+        (["sampling.guidance_scale=inf"], "guidance_scale=inf: must be finite"),
+        (["sampling.guidance_scale=nan"], "sampling.guidance_scale=nan: must be a number"),
+        (["reward={aesthetic:inf}"], "weights must be finite, and one of them not 0"),
+        (["reward={aesthetic:0,geneval:0}"], "weights must be finite, and one of them not 0"),
+        (["data.select_by=[]"], "data.select_by=[] with data.keep_fraction=0.3: name the scores"),
+        (["data.seed=-1"], "data.seed=-1: must be at least 0"),
         (["seeds=[1,1]"], "seeds=[1, 1]"),
         (["seeds=a"], "seeds[0]='a' must be an integer"),
         (["figure_formats=[pdf]"], "png must be among them"),
@@ -53,7 +63,8 @@ ANY_DATA = "data=lab_general"
         (["training.num_snapshots=7"], "must be at most training.steps=6"),
         (["suites.drawbench.judges=[beauty]"], "'beauty' does not exist"),
         (["suites.drawbench.judges=[clipscore]"], "decides by 'aesthetic', which no suite"),
-        (["suites.drawbench.images_per_prompt=0"], "images_per_prompt=0: must be at least 1"),
+        (["suites.drawbench.images_per_prompt=0"], "images_per_prompt=0: must be in 1..100000"),
+        (["suites.drawbench.images_per_prompt=9999999999999999999"], "must be in 1..100000"),
         (["data.select_by=[beauty]"], "data.select_by: 'beauty' does not exist"),
         (["data.keep_fraction=2"], "data.keep_fraction=2.0: must be in (0, 1]"),
         (["grid.tasks=[beauty]"], "grid.tasks: 'beauty' does not exist"),
@@ -111,9 +122,9 @@ def test_snapshots_are_evenly_spaced_and_end_at_the_last_step() -> None:
 
 
 def test_impossible_values_are_refused() -> None:
-    with pytest.raises(ValueError, match="batch_size=0: must be at least 1"):
+    with pytest.raises(ValueError, match="batch_size=0: must be finite, at least 1"):
         SamplingConfig(num_inference_steps=1, guidance_scale=1.0, batch_size=0)
-    with pytest.raises(ValueError, match="max_prompts=0: must be at least 1"):
+    with pytest.raises(ValueError, match=r"max_prompts=0: must be in 1\.\.100000"):
         OfficialGenEval(name="a", judges=("b",), max_prompts=0)
 
 

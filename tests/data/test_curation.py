@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from evaluators.images import ImageError
 from soarbench.common.errors import UserError
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig, WebDatasetConfig
 from soarbench.data.curation import Curation
+from soarbench.data.sources.source import records_of
 from tests.sets import CountingJudge, picture, write_set, write_shards
 
 
@@ -100,6 +104,28 @@ def test_unusable_images_are_listed_and_left_out_up_to_the_limit(tmp_path: Path)
     assert "60 x 200 pixels, smaller than the 64 x 64 it is trained at" in reasons[2]
 
 
+def test_rows_of_one_md5_are_of_one_image(tmp_path: Path) -> None:
+    """Else all of them would be trained on the first one's latents."""
+    path = write_set(tmp_path)
+    first = tmp_path / json.loads(path.read_text().splitlines()[0])["image"]
+    md5 = hashlib.md5(first.read_bytes(), usedforsecurity=False).hexdigest()
+    shutil.copy(first, tmp_path / "images/copy.png")
+    same = {0: {"md5": md5.upper()}, 1: {"md5": md5.upper(), "image": "images/copy.png"}}
+    write_set(tmp_path, changes=same)
+    shutil.copy(first, tmp_path / "images/copy.png")
+    curation(tmp_path / "a", JsonlDataConfig(path=str(path))).measure()
+    write_set(tmp_path, changes={0: {"md5": md5}, 1: {"md5": md5}})
+    with pytest.raises(UserError, match=f"its md5 is .*, but the set says {md5}"):
+        curation(tmp_path / "b", JsonlDataConfig(path=str(path))).measure()
+
+
+def test_an_image_that_is_not_the_one_of_its_md5_cannot_be_used(tmp_path: Path) -> None:
+    path = write_set(tmp_path, changes={2: {"md5": "abc"}})
+    record = list(records_of(JsonlDataConfig(path=str(path))))[2]
+    with pytest.raises(ImageError, match="but the set says abc"):
+        record.image()
+
+
 @pytest.mark.parametrize("limit", [0, 2])
 def test_one_more_than_the_limit_ends_it(tmp_path: Path, limit: int) -> None:
     config = JsonlDataConfig(path=str(spoil(tmp_path)), max_unreadable=limit)
@@ -151,9 +177,6 @@ def test_no_usable_row_is_refused_with_the_reason(tmp_path: Path) -> None:
     high = JsonlDataConfig(path=str(path), thresholds={"beauty": 6.8})
     with pytest.raises(UserError, match=r"0 of 6 rows are usable \(6 are below beauty>=6\.8\)"):
         curation(tmp_path, high).measure()
-    unknown = JsonlDataConfig(path=str(path), thresholds={"beauty": float("nan")})
-    with pytest.raises(UserError, match=r"0 of 6 rows are usable \(6 are below beauty>=nan\)"):
-        curation(tmp_path, unknown).measure()
     path.write_text("\n")
     with pytest.raises(UserError, match="0 of 0 rows are usable"):
         curation(tmp_path, JsonlDataConfig(path=str(path))).measure()
@@ -169,6 +192,8 @@ def test_no_usable_row_is_refused_with_the_reason(tmp_path: Path) -> None:
         ({"bucket_step": 4}, "bucket_step=4"),
         ({"max_rows": 0}, "max_rows=0"),
         ({"max_aspect_ratio": float("nan")}, "max_aspect_ratio=nan"),
+        ({"thresholds": {"x": float("nan")}}, r"thresholds\.x=nan: must be a finite number"),
+        ({"thresholds": {"x": float("inf")}}, r"thresholds\.x=inf: must be a finite number"),
     ],
 )
 def test_impossible_values_are_named(values: dict[str, object], message: str) -> None:

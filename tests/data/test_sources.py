@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,6 +65,26 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_json_lines(tmp_path: Path) -> None:
     expect_pictures(records(JsonlDataConfig(path=str(write_set(tmp_path)))))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    path = write_set(tmp_path)
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    expect_pictures(records(JsonlDataConfig(path=str(path))))
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "\ud800.png", "x" * 5000])
+def test_a_name_that_no_file_can_have_is_no_image(tmp_path: Path, name: str) -> None:
+    path = write_set(tmp_path, changes={1: {"image": name}})
+    record = records(JsonlDataConfig(path=str(path)))[1]
+    with pytest.raises(ImageError, match="line 2"):
+        record.measured()
+
+
+def test_half_a_character_is_no_caption(tmp_path: Path) -> None:
+    path = write_set(tmp_path, changes={1: {"caption": "a \ud800 dog"}})
+    record = records(JsonlDataConfig(path=str(path)))[1]
+    assert "half a character" in str(caption_fault(record, 100))
 
 
 def test_json_lines_by_md5(tmp_path: Path) -> None:
@@ -175,7 +196,9 @@ def test_the_address_follows_the_content(tmp_path: Path) -> None:
     [
         ({"image": None}, r'line 2: no image; give its path as "image", or its "md5"'),
         ({"scores": [1]}, r"line 2: scores=\[1\] must be an object"),
-        ({"scores": {"beauty": "high"}}, r"line 2: score beauty='high' must be a number"),
+        ({"scores": {"beauty": "high"}}, r"line 2: score beauty='high' must be a finite number"),
+        ({"scores": {"beauty": math.inf}}, "line 2: score beauty=inf must be a finite number"),
+        ({"scores": {"beauty": 10**400}}, "must be a finite number"),
         ({"width": "64", "height": 64}, r"line 2: width='64', height=64 must be positive"),
     ],
 )
@@ -187,7 +210,12 @@ def test_a_malformed_line_is_named(tmp_path: Path, change: dict[str, object], me
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("{", "line 7 is not JSON"), ("[1]", "line 7: must be an object"), ("\xff", "not UTF-8")],
+    [
+        ("{", "line 7 is not JSON"),
+        ("[" * 50_000, "line 7 is not JSON"),
+        ("[1]", "line 7: must be an object"),
+        ("\xff", "not UTF-8"),
+    ],
 )
 def test_a_line_that_is_no_object_is_named(tmp_path: Path, line: str, message: str) -> None:
     path = write_set(tmp_path)

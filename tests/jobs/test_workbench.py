@@ -20,7 +20,8 @@ from typing_extensions import override
 from baselines.flow_grpo import FlowGrpo
 from baselines.loop.post_train import post_train
 from baselines.loop.weights import load_transformer, prepare_transformer
-from soarbench.cli.run import run_whole
+from soarbench.cli.disk import disk_need
+from soarbench.cli.run import all_jobs, run_whole
 from soarbench.common.errors import UserError
 from soarbench.config.registries import suite_named
 from soarbench.data.encoded_rows import EncodedRows
@@ -32,6 +33,7 @@ from soarbench.jobs.graph import grid_jobs
 from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.models.base import ImageModel, PromptEncoder
 from soarbench.models.sd3.config import Sd3Config
+from soarbench.planning.disk import weight_bytes
 from soarbench.store.artefact import Store
 from soarbench.store.cells import Cell, stored_cell
 from tests.fakes import SMALL, numbers
@@ -108,8 +110,13 @@ def stored(cell: CellConfig, grid: Grid) -> Cell:
 def test_a_grid_of_real_cells_resumed_in_the_middle_equals_one_straight_through(
     arguments: list[str], tmp_path: Path
 ) -> None:
-    assert go(arguments) == 0
     grid = expand(arguments)
+    need = disk_need(grid, all_jobs(grid)).sizes
+    assert go(arguments) == 0
+    # Of the logs and tables beside the weights, which are small here, nothing is counted.
+    written = sum(path.stat().st_size for path in grid.store.root.glob("*/*/**/*.safetensors"))
+    assert need["snapshots"] + need["caches"] == pytest.approx(written, rel=0.1)
+    assert not any(disk_need(grid, []).sizes.values())
     values = {}
     for cell in grid.cells:
         table = stored(cell, grid).tables.scores().to_pylist()
@@ -125,6 +132,13 @@ def test_a_grid_of_real_cells_resumed_in_the_middle_equals_one_straight_through(
     resumed = [*arguments, f"output_dir={tmp_path / 'resumed'}"]
     with pytest.raises(KeyboardInterrupt):
         go(resumed, Interrupted)
+    soar = next(cell for cell in grid.cells if cell.method_name == "soar")
+    folder = ModelWorkbench("cpu", expand(resumed).store).training_folder(soar).root
+    (checkpoint,) = folder.glob("checkpoint-*")
+    sizes = weight_bytes(soar)
+    assert sizes is not None
+    held = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+    assert held == pytest.approx(sizes[1], rel=0.1)
     assert go(resumed) == 0
     assert rows_of(resumed) == rows_of(arguments)
 
@@ -238,6 +252,8 @@ def base_layer_name(name: str) -> str:
         ("one_short", "returned 1 values for 2 images"),
         ("not_a_number", "returned nan for image 0 of 2"),
         ("no_such_function", "has no 'no_such_function'"),
+        ("with_a_fault", "'with_a_fault' raised KeyError: 'a fault' ("),
+        ("that_leaves", "'that_leaves' called sys.exit(7): raise an error instead"),
     ],
 )
 def test_a_bad_reward_is_refused_before_training(
@@ -249,6 +265,12 @@ def test_a_bad_reward_is_refused_before_training(
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(expand(bad).store.root.rglob("training.jsonl"))
+
+
+def test_layers_that_the_model_lacks_are_refused_before_training(arguments: list[str]) -> None:
+    lora = "lora={rank:2,alpha:2,target_modules:[to_q,to_nothing]}"
+    with pytest.raises(UserError, match=r"target_modules=.*has no layer 'to_nothing'"):
+        go([*arguments, lora, "method=flow_grpo"])
 
 
 @pytest.mark.parametrize(

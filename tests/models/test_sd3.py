@@ -1,6 +1,7 @@
 """The adapter around StableDiffusion3Pipeline, on a tiny pipeline of the same classes."""
 
 import dataclasses
+import math
 import shutil
 from types import SimpleNamespace
 
@@ -109,6 +110,14 @@ def test_decoded_images_equal_the_pipelines_own(model):
     ).images
     for a, b in zip(ours, theirs, strict=True):
         assert np.array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_latents_that_are_not_finite_are_no_picture(model, value):
+    latents = torch.zeros(2, *model.latent_shape)
+    latents[1, 0, 0, 0] = value
+    with pytest.raises(UserError, match=r"not finite.*sampling\.guidance_scale"):
+        model.decode(latents)
 
 
 class CountingVae:

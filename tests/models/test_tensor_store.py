@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from soarbench.common.errors import UserError
 from soarbench.models.tensor_store import TensorStore
 
 
@@ -42,7 +41,18 @@ def test_a_write_that_was_cut_short_is_no_entry(tmp_path: Path) -> None:
     assert len(TensorStore(tmp_path)) == 0
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x.safetensors").write_bytes(b"\x05")
-    with pytest.raises(UserError, match=r"x\.safetensors is damaged .*; delete it"):
-        TensorStore(tmp_path)
+def test_a_damaged_file_is_named_and_its_entries_are_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = TensorStore(tmp_path)
+    for key in "ab":
+        store.add([key], {"x": torch.zeros(9)})
+    (first, _) = sorted(tmp_path.glob("*.safetensors"))
+    content = first.read_bytes()
+    for damaged in (b"", b"\x05", content[:-1], b"\0" * len(content)):
+        first.write_bytes(damaged)
+        store = TensorStore(tmp_path)
+        (key,) = [key for key in "ab" if key not in store]
+        assert f"{first} is damaged" in caplog.messages[-1]
+        store.add([key], {"x": torch.zeros(9)})
+        assert first.read_bytes() == content

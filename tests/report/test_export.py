@@ -265,6 +265,20 @@ def test_misuse_is_named(finished: list[str], tmp_path: Path) -> None:
         export(ExportOptions(output=Path("/proc/copy")), finished, console=quiet())
 
 
+def test_a_copy_is_not_written_among_the_runs_or_over_itself(
+    finished: list[str], tmp_path: Path
+) -> None:
+    # Later commands would read the copy in their place.
+    runs = expand(finished).store.root
+    with pytest.raises(UserError, match=f"output={runs} holds the runs themselves"):
+        export(ExportOptions(output=runs), finished, console=quiet())
+    assert not list(runs.rglob("export.json"))
+    copy = tmp_path / "copy"
+    assert export(ExportOptions(output=copy), finished, console=quiet()) == 0
+    with pytest.raises(UserError, match="holds the runs themselves"):
+        export(ExportOptions(output=copy), [f"output_dir={copy}"], console=quiet())
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [

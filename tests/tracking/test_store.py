@@ -3,7 +3,9 @@
 import itertools
 import multiprocessing
 import os
+import re
 import signal
+import socket
 import sqlite3
 from pathlib import Path
 
@@ -15,8 +17,9 @@ from sqlalchemy.engine import Engine
 
 from soarbench.common.errors import UserError
 from soarbench.config.run import TrackingConfig
-from soarbench.tracking.store import sqlite_file
-from soarbench.tracking.tracker import MlflowTracker, store_uri, ui_views
+from soarbench.tracking.runs import MlflowRuns
+from soarbench.tracking.store import sqlite_file, store_uri
+from soarbench.tracking.ui import ui_views
 
 CONFIG = TrackingConfig(enabled=True)
 #: One server imports MLflow once, and each child is its fork: a kill reaches the store alone.
@@ -25,7 +28,7 @@ FORKS.set_forkserver_preload([__name__])
 
 
 def opened(folder: Path) -> None:
-    MlflowTracker(CONFIG, folder, "grid")
+    MlflowRuns(CONFIG, folder / "grids" / "grid")
 
 
 def experiments(folder: Path) -> set[str]:
@@ -55,11 +58,11 @@ def test_killed_while_it_is_made_the_store_is_made_by_the_next_run(
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert (tmp_path / "mlruns.db.partial").exists()
+    assert list(tmp_path.glob(".mlruns.db.*.partial"))
     assert not (tmp_path / "mlruns.db").exists()
     opened(tmp_path)
     assert experiments(tmp_path) == {"Default", "grid"}
-    assert not list(tmp_path.glob("mlruns.db.partial*"))
+    assert not list(tmp_path.glob(".mlruns.db.*.partial*"))
 
 
 @pytest.mark.slow
@@ -90,7 +93,12 @@ def test_interrupted_in_the_making_nothing_has_the_stores_name(
 def test_a_leftover_with_its_journal_is_discarded_and_an_empty_store_made_again(
     tmp_path: Path,
 ) -> None:
-    for name in ("mlruns.db.partial", "mlruns.db.partial-journal"):
+    process = FORKS.Process(target=int)
+    process.start()
+    process.join()
+    host = re.sub(r"\W", "_", socket.gethostname())
+    partial = f".mlruns.db.{host}-{process.pid}-0.partial"
+    for name in (partial, f"{partial}-journal"):
         (tmp_path / name).write_bytes(b"half a database")
     (tmp_path / "mlruns.db").touch()  # as a version left it that made the file in place
     opened(tmp_path)

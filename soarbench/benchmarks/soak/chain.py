@@ -14,13 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from soarbench.benchmarks.soak import victims
 from soarbench.benchmarks.soak.comparison import RunFolder, differences
+from soarbench.benchmarks.soak.nodes import RayNodes
+from soarbench.store.artefact import KINDS
 
 _SECONDS_BETWEEN_LOOKS = 0.02
 #: Of the start of a process, in which MLflow makes its store and libraries are imported.
 _START_SECONDS = 15.0
+#: One more than the changes of files that a kill waits for at most.
+_MOST_WRITES = 12
 #: A run that nobody kills may take so many times the straight one, and so many seconds more.
 _PATIENCE, _PATIENCE_SECONDS = 8.0, 300.0
 #: Until processes whose orchestrator was killed have to be gone: they look once an update.
@@ -34,7 +39,7 @@ class Kill:
     Attributes:
         launch: Of the command, from 1.
         seconds: Since it began.
-        moment: How it was chosen: ``any``, ``start``, or ``write``: just after a file changed.
+        moment: How it was chosen: ``any``, ``start``, or just after an artefact's ``write``.
         running: Jobs that ran, as the run said last.
     """
 
@@ -68,12 +73,14 @@ class Killer:
         command: Without the words that name its folders.
         straight: The run that nobody killed, and ``seconds``, how long it took.
         until: Clock time (``time.monotonic``) after which nothing is killed any more.
+        nodes: Of a cluster that the command joins; None: it joins none.
     """
 
     command: tuple[str, ...]
     straight: RunFolder
     seconds: float
     until: float = float("inf")
+    nodes: RayNodes | None = None
 
     def run(self, folder: RunFolder, rng: np.random.Generator, limit: int) -> Chain:
         """A chain of at most ``limit`` kills, compared with the straight run."""
@@ -107,16 +114,17 @@ class Killer:
                 moment = self._await_moment(launch, folder.store, rng)
                 if moment is None:
                     break
-                chosen = victims.choose(victims.processes(token), launch.pid, rng)
+                chosen = self._choose(launch.pid, rng, token)
                 # Between the birth of a process and its program it has no variables.
                 if chosen is None:
                     continue
+                kind, process = chosen
                 running = _running(folder.store, launch.pid)
-                if victims.kill(chosen[1]):
+                if self._kill(process):
                     seconds = round(time.monotonic() - begun, 2)
-                    kill = Kill(number, seconds, moment, chosen[0], running)
+                    kill = Kill(number, seconds, moment, kind, running)
                     chain.kills.append(kill)
-                if chosen[0] == "orchestrator":
+                if kind == "orchestrator":
                     break
             code = self._end(launch)
         chain.exits.append(code)
@@ -131,26 +139,52 @@ class Killer:
             chain.faults.append(f"launch {number} ended with {code}: {_last_line(folder.root)}")
         return False
 
+    def _choose(
+        self, orchestrator: int, rng: np.random.Generator, token: str
+    ) -> tuple[str, psutil.Process | None] | None:
+        alive = victims.processes(token)
+        if self.nodes is not None:
+            alive += self.nodes.workers()
+        return victims.choose(alive, orchestrator, rng, has_node=self.nodes is not None)
+
+    def _kill(self, process: psutil.Process | None) -> bool:
+        if process is not None:
+            return victims.kill(process)
+        assert self.nodes is not None
+        return self.nodes.kill_node()
+
     def _await_moment(
         self, launch: subprocess.Popen[bytes], store: Path, rng: np.random.Generator
     ) -> str | None:
         """Wait for a random moment; which sort it was, None when the run ended before."""
-        sort = str(rng.choice(["any", "start", "write"], p=[0.35, 0.25, 0.4]))
-        longest = min(self.seconds, _START_SECONDS) if sort == "start" else self.seconds
-        # The rest of a chain has less to do than the straight run.
-        wait = rng.random() * longest * (1.0 if sort == "start" else 0.6)
-        if not _waited(launch, time.monotonic() + wait):
-            return None
+        sort = str(rng.choice(["any", "start", "write"], p=[0.25, 0.15, 0.6]))
         if sort == "write":
-            before = _changes(store)
-            if not _waited(launch, time.monotonic() + 30.0, lambda: _changes(store) != before):
-                return None
+            goes_on = self._await_writes(launch, store, int(rng.integers(1, _MOST_WRITES)))
             time.sleep(0.05 * rng.random())
-        return sort if time.monotonic() < self.until else None
+        else:
+            # Less is left after each kill: anywhere in the whole would soon be after the end.
+            longest = min(_START_SECONDS, self.seconds) if sort == "start" else 0.5 * self.seconds
+            goes_on = _waited(launch, time.monotonic() + longest * rng.random())
+        return sort if goes_on and time.monotonic() < self.until else None
+
+    def _await_writes(self, launch: subprocess.Popen[bytes], store: Path, number: int) -> bool:
+        """Whether the run still goes on after so many changes of artefacts."""
+        # Loading takes longest and writes none: kills by the clock alone would nearly all hit it.
+        until = min(self.until, time.monotonic() + self._patience)
+        for _ in range(number):
+            before = _changes(store)
+            if not _waited(launch, until, lambda before=before: _changes(store) != before):  # type: ignore[misc]
+                return False
+        return True
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that a run which nobody kills may take."""
+        return _PATIENCE * self.seconds + _PATIENCE_SECONDS
 
     def _end(self, launch: subprocess.Popen[bytes]) -> int:
         """Wait for the end of the command; ``TimeoutExpired`` where it hangs."""
-        return launch.wait(_PATIENCE * self.seconds + _PATIENCE_SECONDS)
+        return launch.wait(self._patience)
 
 
 @contextmanager
@@ -161,7 +195,8 @@ def _started(command: Sequence[str], log: Path, token: str) -> Iterator[subproce
             stdout=stream,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env=os.environ | {victims.TOKEN: token},
+            # As the nodes, which would need a secret in common.
+            env=os.environ | {"RAY_AUTH_MODE": "disabled", victims.TOKEN: token},
             # Ctrl-C is the soak's own.
             start_new_session=True,
         )
@@ -191,22 +226,21 @@ def _waited(
 
 
 def _changes(store: Path) -> int:
-    """A number that is another one after each change of a file of a store."""
-    return hash(
-        tuple(
-            (entry.path, entry.stat(follow_symlinks=False).st_mtime_ns)
-            for folder, _, _ in os.walk(store)
-            for entry in _entries(folder)
-        )
-    )
+    """A number that is another one after each change of an artefact."""
+    stamps = []
+    for folder, _, names in os.walk(store):
+        # What is cached, logged and said while it runs is no artefact.
+        if Path(folder).relative_to(store).parts[:1] in [(kind,) for kind in KINDS]:
+            stamps += [_stamp(os.path.join(folder, name)) for name in names]
+    return hash(tuple(stamps))
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
+def _stamp(path: str) -> tuple[str, int]:
+    """Of a file that may be gone already."""
     try:
-        # live.json is no result, and changes every second.
-        return [entry for entry in os.scandir(folder) if "live.json" not in entry.name]
+        return path, os.stat(path).st_mtime_ns
     except FileNotFoundError:
-        return []
+        return path, 0
 
 
 def _running(store: Path, pid: int) -> tuple[str, ...]:

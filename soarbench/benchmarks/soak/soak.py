@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -17,6 +18,7 @@ from rich.console import Console
 
 from soarbench.benchmarks.soak.chain import Killer, run_straight
 from soarbench.benchmarks.soak.comparison import RunFolder
+from soarbench.benchmarks.soak.nodes import RayNodes
 from soarbench.benchmarks.tables import number_table, this_machine
 from soarbench.common.errors import UserError
 from soarbench.common.files import make_writable, read_json, write_json
@@ -31,15 +33,21 @@ DEFAULTS = (
     "budget.num_snapshots=2", "budget.save_steps=2", "budget.images_per_prompt=1",
     "budget.max_prompts=3", "figure_formats=[png]",
 )  # fmt: skip
+#: At least, and one more than at most.
+_KILLS_OF_CHAIN = (4, 21)
 RUN = (sys.executable, "-m", "soarbench", "run")
 
 
 @dataclass(frozen=True)
 class Form:
-    """A way to run a grid: its words, and those of the run that it is compared with."""
+    """A way to run a grid: its words, and those of the run that it is compared with.
+
+    ``has_nodes``: it joins a cluster of two nodes, of which one is killed as a whole.
+    """
 
     words: tuple[str, ...]
     straight: tuple[str, ...] = ("launcher=local", "launcher.workers=1")
+    has_nodes: bool = False
 
 
 FORMS: Mapping[str, Form] = {
@@ -49,6 +57,8 @@ FORMS: Mapping[str, Form] = {
         ("launcher=local", "launcher.workers=1", "launcher.num_processes=2"),
         ("launcher=local", "launcher.workers=1", "launcher.num_processes=2"),
     ),
+    "ray": Form(("launcher=ray",)),
+    "ray_nodes": Form(("launcher=ray",), has_nodes=True),
 }
 
 
@@ -143,7 +153,7 @@ class Soak:
 
 def sorts_of(running: Sequence[str]) -> set[str]:
     """Of jobs: ``soar seed 0: judge lab_geneval at step 6 1/3`` is ``judge``."""
-    return {text.partition(": ")[2].split()[0] for text in running} or {"no job"}
+    return {text.rpartition(": ")[2].split()[0] for text in running} or {"no job"}
 
 
 def soak(options: SoakOptions, words: Sequence[str], *, console: Console) -> int:
@@ -167,7 +177,17 @@ def soak_command(
         "command": command_line(), "words": words,
     }  # fmt: skip
     record = Soak.at(root / "soak.json", facts)
-    killers = _killers(options, [*command, *words], record, console)
+    with contextlib.ExitStack() as stack:
+        killers = _killers(options, [*command, *words], record, console, stack)
+        _kill_all(options, killers, record, console)
+    _summarise(record, console)
+    return 1 if record.faults else 0
+
+
+def _kill_all(
+    options: SoakOptions, killers: Mapping[str, Killer], record: Soak, console: Console
+) -> None:
+    """Run chains until all kills are made, or the time is over."""
     start, first = time.monotonic(), len(record.kills())
     until = min(killer.until for killer in killers.values())
     while len(record.kills()) < options.kills and time.monotonic() < until:
@@ -176,12 +196,14 @@ def soak_command(
         left = (time.monotonic() - start) / max(done - first, 1) * max(total - done, 0)
         line = f"{_line(record.chains[-1])}; {done} of {total} kills, {left / 60:.0f} minutes left"
         print_line(console, line)
-    _summarise(record, console)
-    return 1 if record.faults else 0
 
 
 def _killers(
-    options: SoakOptions, command: Sequence[str], record: Soak, console: Console
+    options: SoakOptions,
+    command: Sequence[str],
+    record: Soak,
+    console: Console,
+    stack: contextlib.ExitStack,
 ) -> dict[str, Killer]:
     """Who kills each launcher's runs; the straight ones are run first, where they are missing."""
     until = float("inf") if options.minutes is None else time.monotonic() + 60 * options.minutes
@@ -198,11 +220,14 @@ def _killers(
             except ChildProcessError as error:
                 raise UserError(f"the grid fails without a kill, too: {error}") from error
             record.write()
+        nodes = stack.enter_context(RayNodes(record.path.parent)) if form.has_nodes else None
+        address = () if nodes is None else (f"launcher.address={nodes.address}",)
         killers[name] = Killer(
-            command=(*command, *form.words),
+            command=(*command, *form.words, *address),
             straight=folder,
             seconds=record.seconds[key],
             until=until,
+            nodes=nodes,
         )
     return killers
 
@@ -221,7 +246,7 @@ def _next_chain(options: SoakOptions, killers: Mapping[str, Killer], record: Soa
     folder = RunFolder(record.path.parent / name)
     # Of a soak that was itself ended.
     shutil.rmtree(folder.root, ignore_errors=True)
-    limit = min(int(rng.integers(3, 13)), options.kills - len(record.kills()))
+    limit = min(int(rng.integers(*_KILLS_OF_CHAIN)), options.kills - len(record.kills()))
     chain = killers[launcher].run(folder, rng, limit)
     record.chains.append({"name": name, "launcher": launcher, **asdict(chain)})
     record.write()

@@ -19,7 +19,7 @@ _SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
     """Objects of a file and their places, blank lines left out; ``UserError`` for other lines."""
-    with path.open(encoding="utf-8") as stream:
+    with path.open(encoding="utf-8-sig") as stream:
         try:
             for number, line in enumerate(stream, start=1):
                 if line.strip():
@@ -38,7 +38,8 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
 def _parsed(line: str, place: str) -> dict[str, object]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    # Brackets within brackets, 50,000 deep, are no JSON either.
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{place} is not JSON: {error}") from error
     if not isinstance(row, dict):
         raise UserError(f'{place}: must be an object, e.g. {{"image": ..., "caption": ...}}')
@@ -78,12 +79,13 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _key(path: Path, row: Mapping[str, object]) -> str:
-    # Believed and not computed, which would read every image; ``data check`` compares them.
+    # Not computed, which would read every image twice; compared when the image is read.
     if isinstance(row.get("md5"), str):
         return f"md5:{row['md5']}"
     try:
         place, size, time = file_facts(path)
-    except OSError:
+    # ValueError: a name that holds what no name can, a NUL or half a character.
+    except (OSError, ValueError):
         # Whoever opens the image says what is wrong, and it is left out if that is allowed.
         return f"missing:{path}"
     return hashlib.sha256(f"{place} {size} {time}".encode()).hexdigest()

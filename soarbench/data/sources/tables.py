@@ -152,7 +152,8 @@ def _explained(path: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, tarfile.TarError, DatasetsError) as error:
+    # RuntimeError: a folder with a script, which is never run.
+    except (OSError, ValueError, RuntimeError, tarfile.TarError, DatasetsError) as error:
         raise UserError(
             f"data.path={path}: `datasets` cannot read it ({first_line(error)}); check the path, "
             "data.split and the files"

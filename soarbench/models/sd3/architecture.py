@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from baselines.base import VelocityModel
+    from baselines.config import LoraConfig
 
 #: Bytes of float32 a pixel and channel of the widest level that decoding holds at its peak, which
 #: is above encoding's; counted on a pretended GPU.
@@ -44,6 +45,7 @@ class Sd3Architecture(Architecture):
     #: Channels of the autoencoder where it has all pixels.
     vae_channels: int = 0
     encoder_parameters: int = 0
+    stored_parameters: int = 0
 
     @property
     @override
@@ -67,6 +69,13 @@ class Sd3Architecture(Architecture):
         plain, dual = layers
         changed = {"num_layers": plain + dual, "dual_attention_layers": tuple(range(dual))}
         return replace(self, config={**self.config, **changed})
+
+    @override
+    def adapter_parameters(self, lora: LoraConfig) -> int:
+        # A few per cent too many: the last layer lacks the text's way out.
+        width = self.config["num_attention_heads"] * self.config["attention_head_dim"]
+        layers = self.config["num_layers"] * len(lora.target_modules or ())
+        return int(2 * width * lora.rank * layers)
 
     @override
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
@@ -141,6 +150,7 @@ def _of_directory(folder: Path) -> Sd3Architecture:
         vae_parameters=num_stored(folder / "vae"),
         vae_channels=vae["block_out_channels"][0],
         encoder_parameters=sum(map(num_stored, folder.glob("text_encoder*"))),
+        stored_parameters=num_stored(folder / "transformer"),
     )
 
 

@@ -214,6 +214,12 @@ class SD3Model(ImageModel):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Images of scaled latents (B, C, H, W), as the pipeline itself decodes them."""
+        if not latents.isfinite().all():
+            # The autoencoder makes a black image of them, which a judge would score like any other.
+            raise UserError(
+                f"model.path={self.config.path}: drew latents that are not finite; the weights "
+                "hold nan or inf, or sampling.guidance_scale is too large"
+            )
         vae = self.pipeline.vae
         images: list[Image.Image] = []
         height, width = latents.shape[-2:]

@@ -93,6 +93,9 @@ def test_what_a_killed_process_was_writing_goes_and_what_others_write_stays(tmp_
 
     write_whole(tmp_path / "a.json", write)
     assert sorted(path.name for path in tmp_path.iterdir()) == [elsewhere.name, "a.json"]
+    os.utime(elsewhere, (0, 0))
+    remove_partials(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 @pytest.fixture

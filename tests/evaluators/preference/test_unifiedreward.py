@@ -179,20 +179,45 @@ def test_a_refused_request_stops_the_evaluator(serve, status):
         evaluator(url).score(samples(3))
 
 
-def test_no_server_is_unscored_with_its_address():
-    judge = evaluator("http://127.0.0.1:9/v1", max_retries=1)
-    score = judge.score(samples(1))[0]
-    assert "ConnectionError at http://127.0.0.1:9/v1/chat/completions" in score.reason
-    with pytest.raises(EvaluatorError, match="unifiedreward"):
+def test_no_server_ends_the_judging_and_says_how_to_go_on():
+    waits = []
+    judge = evaluator("http://127.0.0.1:9/v1", waits, max_retries=1)
+    message = "http://127.0.0.1:9/v1 is silent in 2 tries .ConnectionError.*start the server"
+    with pytest.raises(EvaluatorError, match=message) as caught:
+        judge.score(samples(1))
+    assert "\n" not in str(caught.value)
+    assert waits == [0.5]
+    with pytest.raises(EvaluatorError, match=message):
         judge.check_canaries()
 
 
-def test_a_slow_answer_times_out(serve):
-    done = threading.Event()
-    url, _ = serve(lambda *_: (done.wait(120), completion("Final Score: 1"))[1])
-    score = evaluator(url, timeout_seconds=0.1, max_retries=0).score(samples(1))[0]
-    done.set()
-    assert "Timeout" in score.reason
+@pytest.fixture
+def done():
+    """Lets the answers that a server holds back go at the end."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_a_server_that_accepts_and_never_answers_ends_the_judging(serve, done):
+    url, server = serve(lambda *_: (done.wait(120), completion("Final Score: 1"))[1])
+    message = "is silent in 3 tries .ReadTimeout.*raise timeout_seconds=0.1 or max_retries=2"
+    with pytest.raises(EvaluatorError, match=message):
+        evaluator(url, timeout_seconds=0.1, max_retries=2, concurrency=2).score(samples(40))
+    # The images that were not yet under way were not asked about.
+    assert len(server.requests) <= 12
+
+
+def test_one_answer_that_does_not_come_is_unscored(serve, done):
+    def reply(body, _):
+        if caption(body)[0] == "1":
+            done.wait(120)
+        return completion("Final Score: 4")
+
+    url, _ = serve(reply)
+    scores = evaluator(url, timeout_seconds=1, max_retries=0).score(samples(3))
+    assert [score.value for score in scores if score.reason is None] == [0.8, 0.8]
+    assert "ReadTimeout" in scores[1].reason
 
 
 def test_requests_under_way_are_bounded(serve):

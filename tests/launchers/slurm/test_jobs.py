@@ -9,8 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from soarbench.cli.app import main
+from soarbench.cli.run import run_whole
+from soarbench.grid.expand import expand
+from tests.fakes import numbers
+from tests.launchers import benches
 from tests.launchers.slurm.cluster import Cluster, cluster, reason_to_skip
 
 pytestmark = [
@@ -45,19 +50,18 @@ except KeyboardInterrupt:
 """
 #: Takes no interrupt, as one that is within a long call.
 STUBBORN = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{INTERRUPTED}"
-#: Says what it was called with and what Ray has, by tasks that need both nodes at a time.
-ON_RAY = """\
-import json, os, pathlib, ray, sys
-address = sys.argv[-1].removeprefix("launcher.address=")
-ray.init(address, log_to_driver=False)
-node = ray.remote(num_gpus=2)(lambda: os.environ["SLURMD_NODENAME"])
-values = {
-    "words": sys.argv[1:],
-    "nodes": ray.get([node.remote() for _ in range(2)]),
-    "resources": ray.cluster_resources(),
-    "has_token": bool(os.environ["RAY_AUTH_TOKEN"]),
-}
-pathlib.Path("on_ray.json").write_text(json.dumps(values))
+#: ``python -m soarbench run`` with a workbench that takes its time at the first start.
+GRID = """\
+import json, pathlib, sys
+from rich.console import Console
+from soarbench.cli.run import run_whole
+from soarbench.grid.expand import expand
+from tests.launchers import benches
+
+words = pathlib.Path("words.json")
+bench = benches.quick if words.exists() else benches.slow
+words.write_text(json.dumps(sys.argv[1:]))
+sys.exit(run_whole(expand(sys.argv[4:]), console=Console(width=200), make_workbench=bench))
 """
 #: A job takes all GPUs, so that none runs beside another.
 ASKED = ("launcher=slurm", "launcher.nodes=2", "launcher.gpus_per_node=2", "launcher.time=10")
@@ -126,19 +130,32 @@ def requeue_at_once(slurm: Cluster, job: str) -> None:
     slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now+4")
 
 
-def test_the_command_finds_ray_on_all_nodes(submit: Submit, at: Path, slurm: Cluster) -> None:
-    job = submit(ON_RAY, "model.name=a b,c'd $HOME", "launcher.options=--mem=3000", stands_for={})
-    assert slurm.wait_for_state(job, *ENDED)["JobState"] == "COMPLETED", log(at, job)
-    values = json.loads((at / "on_ray.json").read_text())
-    assert sorted(values["nodes"]) == ["n1", "n2"]
-    assert values["resources"]["GPU"] == values["resources"]["CPU"] == 4
-    assert values["resources"]["memory"] == 2 * 3000 * 2**20
-    assert values["has_token"]
-    words = values["words"]
-    assert words[:3] == ["-m", "soarbench", "run"]
-    assert "model.name=a b,c'd $HOME" in words
-    assert words[-2] == "launcher=ray"
-    assert not list(Path("/tmp").glob(f"ray_{job}"))
+def test_a_grid_on_two_nodes_ends_with_the_numbers_of_one_process_though_its_time_is_over(
+    submit: Submit, at: Path, slurm: Cluster, overrides: list[str], tmp_path: Path
+) -> None:
+    """On the nodes' own Ray, which is another one after the job came back."""
+    strange = "task.description=a b,c'd $HOME"
+    words = ["tracking=none", "task=aesthetic", "method=sft", "device=cpu", strange]
+    job = submit(GRID, *words, "launcher.options=--mem=5000", stands_for={})
+    root = tmp_path / "runs"
+    slurm.wait_for(lambda: bool(list(root.glob("trainings/*/checkpoint-*"))), seconds=180)
+    slurm.call("scancel", "--signal=USR1", "--batch", job)
+    requeue_at_once(slurm, job)
+    state = slurm.wait_for_state(job, *ENDED, seconds=180)
+    assert (state["JobState"], state["Restarts"]) == ("COMPLETED", "1"), log(at, job)
+
+    # As many workers of 4 GB as SLURM gives memory for, though there are two cores each.
+    assert log(at, job).count("Ray: 2 nodes with 2 workers") == 2
+    given = json.loads((at / "words.json").read_text())
+    assert given[:3] == ["-m", "soarbench", "run"]
+    assert strange in given
+    assert given[-2] == "launcher=ray"
+    assert not Path(f"/tmp/ray_{job}").exists()
+
+    places = [f"output_dir={tmp_path / 'one'}", f"results_dir={tmp_path / 'one'}"]
+    grid = expand([*overrides, *words, *places, "launcher.workers=1"])
+    assert run_whole(grid, console=Console(quiet=True), make_workbench=benches.quick) == 0
+    assert numbers(root) == numbers(grid.store.root)
 
 
 def test_at_the_end_of_its_time_a_run_is_interrupted_and_goes_on_later(

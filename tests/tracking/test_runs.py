@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,13 +16,10 @@ from soarbench.config.run import TrackingConfig
 from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import expand
 from soarbench.store.cells import Cell, stored_cell
-from soarbench.tracking.tracker import (
-    MlflowTracker,
-    short_params,
-    store_uri,
-    ui_command,
-    ui_views,
-)
+from soarbench.tracking.runs import MlflowRuns, short_params
+from soarbench.tracking.store import artifact_root, store_uri
+from soarbench.tracking.tracker import Delivery
+from soarbench.tracking.ui import ui_command, ui_views
 from tests.fakes import FakeWorkbench
 
 CONFIG = TrackingConfig(enabled=True)
@@ -32,8 +29,15 @@ CONFIG = TrackingConfig(enabled=True)
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output directory whose store exists; making one takes MLflow seconds."""
     folder = tmp_path_factory.mktemp("runs")
-    MlflowTracker(CONFIG, folder, "warm-up")
+    MlflowRuns(CONFIG, folder / "grids" / "warm-up")
     return folder
+
+
+def tracker_at(store: Path, folder: Path) -> Delivery:
+    """The tracker of a grid's folder that logs to another's store."""
+    uri, artifacts = store_uri(CONFIG, store), artifact_root(CONFIG, store)
+    config = TrackingConfig(enabled=True, uri=uri, artifacts=artifacts)
+    return Delivery(config, folder, pytest.fail)
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,11 @@ def test_a_cell_is_a_child_run_with_curves_tags_params_and_artifacts(
 
     done = finished(overrides, tmp_path / "run")
     cell = done.cell
-    tracker = MlflowTracker(CONFIG, store, "layout")
+    tracker = tracker_at(store, tmp_path / "grids" / "layout")
     command = "python -m soarbench run grid=layout"
-    tracker.start_launch("quick", {"folder": str(tmp_path), "command": command})
-    run_id = tracker.log_cell(cell)
+    tracker.start_launch("quick", {"command": command})
+    run_id = tracker.log_cell(cell, "digest")
+    assert run_id is not None
     tracker.end_launch("FINISHED")
 
     client = MlflowClient(tracking_uri=store_uri(CONFIG, store))
@@ -125,13 +130,15 @@ def test_diagnostics_and_the_report_are_added_to_runs_that_exist(
 
     done = finished(overrides, tmp_path / "run", diagnostics=True)
     cell = done.cell
-    tracker = MlflowTracker(CONFIG, store, "added")
-    tracker.log_diagnostics(cell)  # no run yet, so nothing to add to
-    tracker.start_launch("quick", {"folder": str(tmp_path)})
-    run_id = tracker.log_cell(cell)
-    cell = replace(cell, mlflow_run_id=run_id)
+    tracker = tracker_at(store, tmp_path / "grids" / "added")
+    tracker.start_launch("quick", {})
+    run_id = tracker.log_cell(cell, "digest")
+    assert run_id is not None
     for _ in range(2):
-        tracker.log_diagnostics(cell)
+        tracker.log_diagnostics(cell, "digest")
+    assert (
+        tracker.known()[cell.cell_id].items() >= {"logged": "digest", "diagnosed": "digest"}.items()
+    )
     report = tmp_path / "report"
     report.mkdir()
     for name in ("table.md", "curves.png", "curves.pdf"):
@@ -163,16 +170,18 @@ def test_logging_again_duplicates_nothing_and_a_failure_is_overwritten(
 
     done = finished(overrides, tmp_path / "run")
     cell = done.cell
-    first = MlflowTracker(CONFIG, store, "again")
-    first.start_launch("killed while logging", {"folder": str(tmp_path)})
+    folder = tmp_path / "grids" / "again"
+    first = tracker_at(store, folder)
+    first.start_launch("killed while logging", {})
     failed = first.mark_failed(cell, "out of memory")
     client = MlflowClient(tracking_uri=store_uri(CONFIG, store))
     run = client.get_run(failed)
     assert (run.info.status, run.data.tags["reason"]) == ("FAILED", "out of memory")
 
-    second = MlflowTracker(CONFIG, store, "again")
-    second.start_launch("quick", {"folder": str(tmp_path)})
-    assert second.log_cell(cell) == second.log_cell(cell) == failed
+    second = tracker_at(store, folder)
+    second.start_launch("quick", {})
+    assert "logged" not in second.known()[cell.cell_id]
+    assert second.log_cell(cell, "digest") == second.log_cell(cell, "digest") == failed
     second.end_launch("FINISHED")
     assert len(client.get_metric_history(failed, "train/loss")) == 6
     assert len(client.get_metric_history(failed, "eval/aesthetic/mean")) == 2
@@ -198,9 +207,9 @@ def test_the_same_cell_of_another_folder_is_another_run(
     run_ids = set()
     for name in ("one", "two"):
         cell = finished(overrides, tmp_path / name).cell
-        tracker = MlflowTracker(CONFIG, store, "folders")
-        tracker.start_launch(name, {"folder": str(tmp_path / name)})
-        run_ids.add(tracker.log_cell(cell))
+        tracker = tracker_at(store, tmp_path / name / "grids" / "folders")
+        tracker.start_launch(name, {})
+        run_ids.add(tracker.log_cell(cell, "digest"))
         tracker.end_launch("FINISHED")
     assert len(run_ids) == 2
 
@@ -209,7 +218,7 @@ def test_the_same_cell_of_another_folder_is_another_run(
 def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     config = TrackingConfig(enabled=True, uri="nosuchscheme://x")
     with pytest.raises(UserError, match=r"tracking\.uri=nosuchscheme://x cannot be used") as caught:
-        MlflowTracker(config, tmp_path, "x")
+        Delivery(config, tmp_path / "grids" / "x", pytest.fail)
     assert "\n" not in str(caught.value)
 
 
