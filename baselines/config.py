@@ -28,6 +28,9 @@ Precision = Literal["no", "bf16"]
 #: Of the gradients that processes add up at a time.
 BUCKET_BYTES = 64 * 2**20
 
+#: Updates or rows, at most: beyond it, times and sizes of a plan are no numbers of a machine.
+_MOST = 10**9
+
 #: Levels of the training grid of Stable Diffusion 3's scheduler.
 NUM_TRAIN_TIMESTEPS = 1000
 
@@ -260,7 +263,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "logging_steps"):
-            self._require(getattr(self, name) >= 1, name, "must be at least 1")
+            self._require(1 <= getattr(self, name) <= _MOST, name, f"must be in 1..{_MOST}")
         for name in ("save_steps", "micro_batch_size"):
             value = getattr(self, name)
             self._require(value is None or value >= 1, name, "must be at least 1, or null")

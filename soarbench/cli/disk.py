@@ -21,7 +21,8 @@ from soarbench.planning import disk
 from soarbench.store.artefact import Store
 
 _REMEDY = (
-    "use fewer snapshots (budget.num_snapshots), free some, or choose another disk by output_dir"
+    "use store.keep_snapshots=last or fewer of them (budget.num_snapshots), free some space, or "
+    "choose another disk by output_dir"
 )
 
 
@@ -68,7 +69,7 @@ def disk_need(grid: Grid, pending: Sequence[Job]) -> DiskNeed:
     launcher = grid.settings.launcher
     # How many train at once only a launcher that runs can tell; one does.
     workers = (launcher.workers or 1) if isinstance(launcher, LocalConfig) else 1
-    snapshots, checkpoints = _trainings(trained, grid.store, workers)
+    snapshots, checkpoints = _trainings(trained, grid, workers)
     caches = _caches([job.cell for job in [*trained, *drawn]], grid.store)
     images = sum(
         _left(disk.images_bytes(job.cell, job.suite), grid.store.artefact(job.address).root)
@@ -84,16 +85,17 @@ def disk_need(grid: Grid, pending: Sequence[Job]) -> DiskNeed:
 
 
 def _trainings(
-    jobs: Sequence[Train], store: Store, workers: int
+    jobs: Sequence[Train], grid: Grid, workers: int
 ) -> tuple[float | None, float | None]:
     """Snapshots of all, and what those that train at once take beside; None: not known."""
     total, peaks = 0.0, []
+    keeps_last = grid.settings.store.keep_snapshots == "last"
     for job in jobs:
-        sizes = disk.training_bytes(job.cell, keeps_last=False)
+        sizes = disk.training_bytes(job.cell, keeps_last=keeps_last)
         if sizes is None:
             return None, None
         kept, peak = sizes
-        root = store.artefact(job.address).root
+        root = grid.store.artefact(job.address).root
         total += _left(kept, root / "snapshots")
         peaks.append(_left(kept + peak, root) - _left(kept, root / "snapshots"))
     return total, sum(sorted(peaks)[-workers:])

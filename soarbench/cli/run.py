@@ -66,6 +66,7 @@ def _submit(grid: Grid, *, is_dry: bool, console: Console) -> int:
         console.file.write(script)
         return 0
     _refuse_what_cannot_run(grid)
+    require_space(grid, _pending(all_jobs(grid), grid.store))
     print_line(console, queue.submit(grid))
     return 0
 

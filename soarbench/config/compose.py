@@ -184,7 +184,8 @@ def _in_grammar(word: Word, *, takes_several: bool) -> object:
     try:
         override = OverridesParser.create().parse_override(f"x={word.text}")
         value: object = override.value()
-    except HydraException as error:
+    # ValueError: a number of 5,000 digits.
+    except (HydraException, ValueError) as error:
         raise ConfigError(
             f"{str(word)!r} is not an override: write key=value, e.g. budget=quick or "
             f"seeds=[0,1,2], with quotes around what is no plain word ({_first_line(error)})"

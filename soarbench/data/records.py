@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +18,6 @@ Scorer = Callable[[Sequence[Sample]], Sequence[float]]
 """Gives every sample a score; nan for one that cannot be scored."""
 #: Of scores; an int of 400 digits is no float.
 _LARGEST = sys.float_info.max
-
-
-_md5 = functools.partial(hashlib.md5, usedforsecurity=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +64,7 @@ class Record:
         if self.md5 is None:
             return
         with self._opened() as stream:
-            digest = _md5(stream.read()).hexdigest()
+            digest = hashlib.md5(stream.read(), usedforsecurity=False).hexdigest()
         if digest != self.md5.lower():
             raise ImageError(f"{self.place}: its md5 is {digest}, but the set says {self.md5}")
 

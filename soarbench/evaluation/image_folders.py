@@ -101,7 +101,9 @@ def _image_paths(folder: Path) -> list[Path]:
     """Images directly in a folder, by the numbers in their names."""
     if not folder.is_dir():
         return []
-    paths = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    files = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    # To open a pipe would wait for ever.
+    paths = (path for path in files if not path.is_fifo())
     return sorted(paths, key=lambda path: _natural(path.name))
 
 

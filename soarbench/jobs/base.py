@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -108,7 +109,8 @@ class Job(abc.ABC):
     def source(self) -> addresses.Source:
         """The artefact that is made, and from what."""
 
-    @property
+    # Once a job: 3 ms of digests, which a scheduler of thousands of jobs asks for again and again.
+    @functools.cached_property
     def address(self) -> str:
         """Of the artefact."""
         return self.source.address

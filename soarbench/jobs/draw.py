@@ -85,8 +85,9 @@ class Draw(SuiteJob):
             return
         if read_record(sampler_path(root)) is None:
             write_record(sampler_path(root), workbench.scheduler_facts(self.cell))
-        artefact.add_extent(extent_of(self.suite))
+        # Before the end is noted, after which nobody comes back.
         remove_partials(root)
+        artefact.add_extent(extent_of(self.suite))
 
     @property
     def _at_once(self) -> int:

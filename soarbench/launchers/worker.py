@@ -13,7 +13,6 @@ from soarbench.common.errors import Damaged, JobFailed, UserError, reason
 from soarbench.common.progress import SentProgress, Update
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Context, Job, Workbench
-from soarbench.jobs.repair import run_repaired
 from soarbench.launchers.base import MakeWorkbench
 from soarbench.launchers.engine import Share
 
@@ -47,7 +46,7 @@ class JobRunner:
     def run(self, job: Job) -> Exception | None:
         """Run a job; what it failed with."""
         try:
-            run_repaired(job, self._context(job))
+            job.run(self._context(job))
         # Whatever goes wrong in one job, the rest of the grid goes on.
         except Exception as error:  # noqa: BLE001
             return failure_of(error)

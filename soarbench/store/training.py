@@ -74,9 +74,10 @@ class TrainingFolder(Artefact):
 
     def write_table(self) -> None:
         """Make the table of the log, which says that training is over."""
-        write_training_table(self)
+        # First what nothing needs any more: after the table nobody comes back to remove it.
         self.remove_checkpoints()
         remove_partials(self.root)
+        write_training_table(self)
 
     @property
     def was_whole(self) -> bool:

@@ -247,6 +247,7 @@ def chain_of(command: tuple[str, ...], tmp_path: Path):
 def test_a_chain_kills_until_it_is_done_and_counts_only_what_died(tmp_path: Path) -> None:
     chain = chain_of(writer(), tmp_path)
     assert chain.faults == []
+    assert chain.is_compared
     assert chain.exits == [-9] * len(chain.kills) + [0]
     assert 1 <= len(chain.kills) <= 4
     assert {kill.victim for kill in chain.kills} == {"orchestrator"}
@@ -307,6 +308,15 @@ def test_a_grid_on_two_workers_survives_kills(
     assert "3 kills" in stream.getvalue()
     # What was alike is not kept.
     assert [path.name for path in (tmp_path / "soak").glob("chain-*")] == []
+
+
+def test_without_ray_its_launchers_are_refused_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    options = SoakOptions(output_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"Ray is not installed; .* give launchers=\[local,proc"):
+        soak_command(options, [], writer(), Console(quiet=True))
 
 
 def test_a_soak_that_was_ended_goes_on_and_one_of_other_words_is_refused(tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ def test_help_lists_exactly_the_commands_that_exist(capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out
     for name in COMMANDS:
         assert f"  {name} " in text
-    training = {"run", "report", "compare", "export", "diagnose", "plan", "bench", "data"}
+    grids = {"run", "status", "report", "compare", "export", "diagnose", "sync", "ui"}
+    judging = {"evaluate", "score", "doctor", "fetch"}
     first_words = {name.split()[0] for name in COMMANDS}
-    assert first_words == training | {"evaluate", "score", "doctor", "fetch", "lab", "ui"}
+    assert first_words == grids | judging | {"plan", "bench", "soak", "data", "lab"}
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, "data", "lab"])

@@ -15,7 +15,7 @@ from soarbench.common.errors import UserError
 from soarbench.grid.expand import expand
 from soarbench.jobs.train import Train
 from soarbench.models.sd3.architecture import KNOWN, architecture_of
-from soarbench.planning import disk
+from soarbench.planning.disk import weight_bytes
 
 MEDIUM = ["grid=reward_specific", "task=aesthetic", "method=sft", "model=sd35_medium"]
 LORA = "lora={rank:32,alpha:64}"
@@ -45,17 +45,19 @@ def test_snapshots_and_checkpoints_by_hand(words: list[str]) -> None:
     # bfloat16, three times; float32 with two moments, twice.
     assert need.sizes["snapshots"] == 3 * 2 * _SIZE
     assert need.sizes["checkpoints"] == 2 * 12 * _SIZE
-    (train,) = (job for job in all_jobs(grid) if isinstance(job, Train))
-    both = disk.training_bytes(train.cell, keeps_last=True)
-    assert both == (2 * _SIZE, 2 * 2 * _SIZE + 2 * 12 * _SIZE)
+    last = expand([*words, "lora=null", "budget.steps=30", "budget.num_snapshots=3",
+                   "store.keep_snapshots=last"])  # fmt: skip
+    need_of_last = disk_need(last, all_jobs(last)).sizes
+    assert need_of_last["snapshots"] == 2 * _SIZE
+    assert need_of_last["checkpoints"] == 2 * 2 * _SIZE + 2 * 12 * _SIZE
     averaged = expand([*words, "lora=null", "ema={decay:0.999}"])
-    assert disk.weight_bytes(averaged.cells[-1]) == (2 * _SIZE, 16 * _SIZE)
+    assert weight_bytes(averaged.cells[-1]) == (2 * _SIZE, 16 * _SIZE)
     assert need.unknown == ()
 
 
 def test_an_adapter_is_small(words: list[str]) -> None:
     grid = expand([*words, LORA])
-    sizes = disk.weight_bytes(grid.cells[-1])
+    sizes = weight_bytes(grid.cells[-1])
     # Rank 32 of eight layers of 1536 x 1536 in 24 blocks, of which the last lacks one.
     assert sizes == pytest.approx((2 * 18_776_064, 12 * 18_776_064), rel=0.01)
 

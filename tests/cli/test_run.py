@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -308,3 +310,29 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 def test_make_writable_leaves_nothing_behind(tmp_path: Path) -> None:
     make_writable(tmp_path / "new", "output_dir")
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_what_killed_runs_were_writing_is_taken_away(arguments: list[str], tmp_path: Path) -> None:
+    words = [*arguments, f"output_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"]
+    (tmp_path / "runs").mkdir()
+    grid = expand(words)
+    jobs = grid_jobs(grid.cells, diagnostics=True)
+    probe = next(job.address for job in jobs if job.kind == "paths")
+    files = (
+        "runs/grids/reward_specific/live.json", "runs/cache/prompts/p/x.safetensors",
+        "results/reward_specific/table.csv", f"runs/{probe}/norms.parquet",
+    )  # fmt: skip
+    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    dead.wait()
+    host = re.sub(r"\W", "_", socket.gethostname())
+
+    def partials(process: int) -> list[Path]:
+        ends = f"{host}-{process}-99999.partial"
+        return [(tmp_path / name).with_name(f".{Path(name).name}.{ends}") for name in files]
+
+    for path in [*partials(dead.pid), *partials(os.getpid())]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert go(words, FakeWorkbench())[0] == 0
+    assert not any(path.exists() for path in partials(dead.pid))
+    assert all(path.exists() for path in partials(os.getpid()))

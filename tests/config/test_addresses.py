@@ -34,7 +34,7 @@ CONFIGS = (
     JsonlDataConfig(path="rows.jsonl"),
     DatasetsDataConfig(path="owner/name"),
     WebDatasetConfig(path="shards"),
-    LabDataConfig(num_candidates=10, keep_fraction=0.5),
+    LabDataConfig(num_candidates=10, select_by=("aesthetic",), keep_fraction=0.5),
     Sd3Config(name="x", path="owner/name", resolution=64),
     LabModelConfig(),
 )

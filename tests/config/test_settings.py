@@ -32,6 +32,8 @@ ANY_DATA = "data=lab_general"
         (["budget=quik"], "budget='quik' does not exist: did you mean 'quick'?"),
         (["budget.steps=many"], "budget.steps='many' must be an integer"),
         (["budget.steps=0"], "steps=0"),
+        (["budget.steps=99999999999999999999"], "must be in 1..1000000000"),
+        (["budget.steps=" + "9" * 5000], "is not an override: write key=value"),
         (["seeds=[]"], "seeds=[]: give different integers in 0..4294967295"),
         (["seeds=[4294967296]"], "seeds=[4294967296]: give different integers in 0..4294967295"),
         (["grid.name=../evil"], "grid.name='../evil': is the name of folders"),

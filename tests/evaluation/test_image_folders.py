@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -162,6 +163,15 @@ def test_listed_images_must_exist(tmp_path: Path) -> None:
         find_images(path, ANY, None)
     with pytest.raises(UserError, match="no such folder"):
         find_images(tmp_path / "other.jsonl", ANY, None)
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    """To open one would wait for ever."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    os.mkfifo(tmp_path / "1.png")
+    items = tuple(PromptItem(f"s/{i:05d}", f"a {i}", {"prompt": f"a {i}"}) for i in range(2))
+    with pytest.raises(CoverageError, match="has 1 images, but 2 prompts"):
+        find_images(tmp_path, PromptSuite("s", items), 1)
 
 
 def test_the_prompts_of_the_suite_are_covered_exactly(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -461,3 +462,34 @@ def test_every_job_runs_once_after_its_inputs_within_grahams_bound(seed: int) ->
             path[job.name] = job.length + max((path[n] for n in job.inputs), default=0.0)
         bound = max(max(path.values()), sum(job.length for job in jobs) / total)
         assert cluster.now() <= 2 * bound + 1e-9
+
+
+def test_twenty_thousand_jobs_on_512_gpus_are_handed_out_quickly() -> None:
+    rng = random.Random(0)
+    draws = [
+        Sleep(
+            name=f"draw{i}",
+            length=rng.uniform(200, 400),
+            asks=Needs(gpus=1, loads=("model", "base", None, f"training{i % 50}", i)),
+        )
+        for i in range(5000)
+    ]
+    judges = [
+        Sleep(
+            name=f"judge{i}-{judge}",
+            length=rng.uniform(10, 40),
+            inputs=(f"draw{i}",),
+            asks=Needs(gpu_gb=10, loads=("judge", judge)),
+        )
+        for i in range(5000)
+        for judge in range(3)
+    ]
+    cluster = Cluster(*(gpus(8, f"node{i}") for i in range(64)))
+    cluster.check = lambda: None
+    start = time.process_time()
+    outcomes = run(cluster, *draws, *judges)
+    # 4 s on this machine; looking at every job at every event took minutes.
+    assert time.process_time() - start < 60
+    assert set(outcomes.values()) == {None}
+    work = sum(one.gpu_seconds() for one in cluster.intervals)
+    assert cluster.now() <= 1.1 * work / 512

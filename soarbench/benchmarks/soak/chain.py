@@ -57,11 +57,13 @@ class Chain:
     Attributes:
         exits: Exit code of every launch.
         faults: What is wrong with it; none: as if nobody had killed anything.
+        is_compared: Whether it came to an end that could be compared.
     """
 
     kills: list[Kill] = field(default_factory=list)
     exits: list[int] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    is_compared: bool = False
     seconds: float = 0.0
 
 
@@ -100,7 +102,7 @@ class Killer:
             for process in victims.processes(token):
                 victims.kill(process)
         if not chain.faults:
-            chain.faults = differences(self.straight, folder)
+            chain.faults, chain.is_compared = differences(self.straight, folder), True
         chain.seconds = time.monotonic() - start
         return chain
 

@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 from soarbench.common.files import read_json, short_digest
 from soarbench.store.training import TrainingFolder, read_training_log
 
-#: Of no result: locks, what is said while it runs, and digests of files that have seconds in them.
+#: Of no result: locks, what is said of a launch, and digests of files that have seconds in them.
 _UNREAD = (
-    "*.lock", ".lock", "live.json", "processes*.log", "owner.json", "trainings/*/manifest.json",
+    "*.lock", ".lock", "launch.json", "live.json", "processes*.log", "owner.json",
+    "trainings/*/manifest.json",
 )  # fmt: skip
 #: Read by their entries.
 _CONTAINERS = ("cache", "mlartifacts", "mlruns.db")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -21,6 +22,15 @@ _STARTED = "Ray runtime started"
 #: Artefacts go through the shared folder.
 _WORDS = ("--num-cpus=1", "--object-store-memory=134217728", "--block")
 _SECONDS_TO_START = 120.0
+
+
+def require_ray() -> None:
+    """Refuse where Ray is missing; ``UserError`` with the remedy."""
+    if importlib.util.find_spec("ray") is None:
+        raise UserError(
+            "launchers=ray: Ray is not installed; run 'pip install soarbench[ray]', or give "
+            "launchers=[local,processes]"
+        )
 
 
 class RayNodes:
@@ -84,5 +94,5 @@ class RayNodes:
 
 
 def _kill_all(token: str) -> bool:
-    alive = victims.processes(token)
-    return bool(alive) and all([victims.kill(process) for process in alive])
+    # Some of them end by themselves when the first one is gone.
+    return any([victims.kill(process) for process in victims.processes(token)])

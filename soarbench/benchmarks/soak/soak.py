@@ -18,7 +18,7 @@ from rich.console import Console
 
 from soarbench.benchmarks.soak.chain import Killer, run_straight
 from soarbench.benchmarks.soak.comparison import RunFolder
-from soarbench.benchmarks.soak.nodes import RayNodes
+from soarbench.benchmarks.soak.nodes import RayNodes, require_ray
 from soarbench.benchmarks.tables import number_table, this_machine
 from soarbench.common.errors import UserError
 from soarbench.common.files import make_writable, read_json, write_json
@@ -167,8 +167,10 @@ def soak_command(
     """As ``soak``, of any command that takes the words of ``run``."""
     keys = {split(word).key for word in words}
     words = [*(word for word in DEFAULTS if split(word).key not in keys), *words]
-    # A word that cannot work is said before anything runs.
     for name in options.launchers:
+        if "launcher=ray" in FORMS[name].words:
+            require_ray()
+        # A word that cannot work is said before anything runs.
         expand([*words, *FORMS[name].words])
     root = Path(options.output_dir).expanduser().resolve()
     make_writable(root, "output_dir")
@@ -194,6 +196,7 @@ def _kill_all(
         _next_chain(options, killers, record)
         done, total = len(record.kills()), options.kills
         left = (time.monotonic() - start) / max(done - first, 1) * max(total - done, 0)
+        left = max(min(left, until - time.monotonic()), 0.0)
         line = f"{_line(record.chains[-1])}; {done} of {total} kills, {left / 60:.0f} minutes left"
         print_line(console, line)
 
@@ -210,31 +213,37 @@ def _killers(
     killers = {}
     for name in options.launchers:
         form = FORMS[name]
-        key = " ".join(form.straight)
-        folder = RunFolder(record.path.parent / f"straight-{_place(name)}")
-        if key not in record.seconds:
-            print_line(console, f"straight run: {key}")
-            shutil.rmtree(folder.root, ignore_errors=True)
-            try:
-                record.seconds[key] = run_straight([*command, *form.straight], folder)
-            except ChildProcessError as error:
-                raise UserError(f"the grid fails without a kill, too: {error}") from error
-            record.write()
+        folder, seconds = _straight(name, command, record, console)
         nodes = stack.enter_context(RayNodes(record.path.parent)) if form.has_nodes else None
         address = () if nodes is None else (f"launcher.address={nodes.address}",)
         killers[name] = Killer(
             command=(*command, *form.words, *address),
             straight=folder,
-            seconds=record.seconds[key],
+            seconds=seconds,
             until=until,
             nodes=nodes,
         )
     return killers
 
 
-def _place(name: str) -> str:
-    """The first launcher with the same straight run."""
-    return next(one for one, form in FORMS.items() if form.straight == FORMS[name].straight)
+def _straight(
+    name: str, command: Sequence[str], record: Soak, console: Console
+) -> tuple[RunFolder, float]:
+    """The run that a launcher's chains are compared with, and its seconds; run if it is missing."""
+    words = FORMS[name].straight
+    key = " ".join(words)
+    # Launchers share it.
+    first = next(one for one, form in FORMS.items() if form.straight == words)
+    folder = RunFolder(record.path.parent / f"straight-{first}")
+    if key not in record.seconds:
+        print_line(console, f"straight run: {key}")
+        shutil.rmtree(folder.root, ignore_errors=True)
+        try:
+            record.seconds[key] = run_straight([*command, *words], folder)
+        except ChildProcessError as error:
+            raise UserError(f"the grid fails without a kill, too: {error}") from error
+        record.write()
+    return folder, record.seconds[key]
 
 
 def _next_chain(options: SoakOptions, killers: Mapping[str, Killer], record: Soak) -> None:
@@ -266,7 +275,7 @@ def _summarise(record: Soak, console: Console) -> None:
     for title, counts in record.counts().items():
         rows = ((name, str(count)) for name, count in sorted(counts.items()))
         console.print(number_table(f"Kills by {title}", (title, "kills"), rows))
-    compared = [chain for chain in record.chains if chain["exits"] and chain["exits"][-1] == 0]
+    compared = [chain for chain in record.chains if chain["is_compared"]]
     for fault in record.faults:
         print_line(console, f"UNLIKE {fault}", "red")
     print_line(

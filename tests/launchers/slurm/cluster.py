@@ -86,13 +86,13 @@ class Cluster:
         words = self.call("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait_for(self, is_so: Callable[[], bool], seconds: float = 60.0) -> None:
+    def wait_for(self, is_so: Callable[[], bool], seconds: float = 120.0) -> None:
         end = time.monotonic() + seconds
         while not is_so():
             assert time.monotonic() < end, self.logs()
             time.sleep(0.2)
 
-    def wait_for_state(self, job: str, *states: str, seconds: float = 60.0) -> dict[str, str]:
+    def wait_for_state(self, job: str, *states: str, seconds: float = 120.0) -> dict[str, str]:
         self.wait_for(lambda: self.job(job)["JobState"] in states, seconds)
         return self.job(job)
 

@@ -138,10 +138,10 @@ def test_a_grid_on_two_nodes_ends_with_the_numbers_of_one_process_though_its_tim
     words = ["tracking=none", "task=aesthetic", "method=sft", "device=cpu", strange]
     job = submit(GRID, *words, "launcher.options=--mem=5000", stands_for={})
     root = tmp_path / "runs"
-    slurm.wait_for(lambda: bool(list(root.glob("trainings/*/checkpoint-*"))), seconds=180)
+    slurm.wait_for(lambda: bool(list(root.glob("trainings/*/checkpoint-*"))), seconds=300)
     slurm.call("scancel", "--signal=USR1", "--batch", job)
     requeue_at_once(slurm, job)
-    state = slurm.wait_for_state(job, *ENDED, seconds=180)
+    state = slurm.wait_for_state(job, *ENDED, seconds=300)
     assert (state["JobState"], state["Restarts"]) == ("COMPLETED", "1"), log(at, job)
 
     # As many workers of 4 GB as SLURM gives memory for, though there are two cores each.
