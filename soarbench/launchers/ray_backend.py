@@ -15,7 +15,7 @@ from typing import Any, Self, TypeAlias
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from typing_extensions import override
 
@@ -227,12 +227,10 @@ class Actors(Backend):
         """Take on the nodes that answered; at the start all must be able to do the work."""
         refs = list(self._looks)
         for ref in ray.wait(refs, num_returns=len(refs), timeout=0)[0] if refs else ():
-            host = self._hosts.get(self._looks.pop(ref))
-            if host is None:
-                continue
+            host = self._hosts[self._looks.pop(ref)]
             try:
                 problem = self._problem(host, ref)
-            except RayActorError as error:
+            except RayError as error:
                 # It is there again, or another one is: whoever died said nothing of its node.
                 log.warning("node %s did not answer (%s)", host.address, why(error))
                 del self._hosts[host.name]
@@ -245,16 +243,12 @@ class Actors(Backend):
             log.warning("%s; it is not used", text)
 
     def _problem(self, host: _Host, ref: Ref) -> str | None:
-        """Why a node that answered cannot do the work."""
+        """Why a node that answered cannot do the work; ``RayError`` where it went away again."""
         try:
             facts: Facts = ray.get(ref)
-        except RayActorError:
-            raise
         except RayError as error:
             if not _is_refusal(error):
-                # The node went away again.
-                log.warning("node %s: %s", host.address, why(error))
-                return None
+                raise
             return f"cannot run soarbench: {why(error)}"
         if facts.problem is None and not (self._check / host.name).is_file():
             return f"writes to another folder {self._check.parent} than this machine reads"
