@@ -90,6 +90,12 @@ def stored(words: list[str], pattern: str) -> Path:
     return sorted(expand(words).store.root.glob(pattern))[0]
 
 
+def with_copy(path: Path) -> list[Path]:
+    """A file, and the copy that it is read from where it is lost."""
+    copy = path.with_name(f".{path.name}.copy")
+    return [path, copy] if copy.is_file() else [path]
+
+
 FILES = {
     "rows": "scores/*/rows.parquet",
     "training": "trainings/*/training.parquet",
@@ -102,19 +108,23 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_named_and_its_remedy_is_one(words: list[str], name: str) -> None:
     path = stored(words, FILES[name])
-    path.unlink()
+    for file in with_copy(path):
+        file.unlink()
     text = refused(words)
-    assert f"{path} is missing; delete {path.parent} and give the command of the run" in text or (
-        f"{path} is missing; delete {path.parent} and give the command that scored it" in text
-    )
-    shutil.rmtree(path.parent)
+    assert f"{path} is missing; " in text
+    assert "give the command " in text
+    # A table is made again where it is missed; what a record said, nobody knows.
+    if path.suffix == ".json":
+        assert f"delete {path.parent} and " in text
+        shutil.rmtree(path.parent)
     assert go(words) == 0
     assert report(ReportOptions(), words, console=quiet()) == 0
 
 
 def test_which_prompts_were_judged_is_never_guessed(words: list[str]) -> None:
     path = stored(words, "scores/*/summary.json")
-    path.unlink()
+    for file in with_copy(path):
+        file.unlink()
     assert f"{path} does not say which 3 prompts were judged; delete {path.parent}" in refused(
         words
     )
@@ -126,9 +136,11 @@ def test_which_prompts_were_judged_is_never_guessed(words: list[str]) -> None:
 def test_a_damaged_file_is_named_and_its_remedy_is_one(words: list[str], name: str) -> None:
     more = {"norms": "probes/*/norms.parquet", "summary": "scores/*/summary.json"}
     path = stored(words, (FILES | more)[name])
-    path.write_bytes(path.read_bytes()[:40])
+    files = with_copy(path)
+    for file in files:
+        file.write_bytes(file.read_bytes()[:40])
     text = refused(words)
-    assert f"{path} is damaged" in text
+    assert f"{files[-1]} is damaged" in text
     assert "delete" in text
     shutil.rmtree(path.parent)
     assert go(words) == 0
