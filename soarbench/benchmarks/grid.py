@@ -23,8 +23,10 @@ from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import Job
 from soarbench.jobs.graph import grid_jobs, sharded
 from soarbench.jobs.train import Train
-from soarbench.launchers.engine import Engine, Node, Patience, tasks_of
+from soarbench.launchers.backend import Node
+from soarbench.launchers.engine import Engine, Patience
 from soarbench.launchers.gangs import Counts, Training, choose, possible_counts
+from soarbench.launchers.tasks import tasks_of
 from soarbench.planning.demand import PlanOptions, demand_of, gpus
 from soarbench.planning.planner import Planner, smallest
 from soarbench.store.artefact import Store

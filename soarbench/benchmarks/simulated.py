@@ -13,7 +13,8 @@ from typing_extensions import override
 
 from soarbench.common.progress import Key, Update
 from soarbench.jobs.base import Job
-from soarbench.launchers.engine import Backend, Ended, Event, Lost, Node, Place, Worker, num_shared
+from soarbench.launchers.backend import Backend, Ended, Event, Lost, Node, Place, Worker
+from soarbench.launchers.tasks import num_shared
 
 #: Whose events are the cluster's own.
 _NOBODY = -1

@@ -6,111 +6,28 @@ simulated one run by the same rules.
 
 from __future__ import annotations
 
-import abc
-import bisect
 import functools
-import heapq
 import logging
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from soarbench.common.errors import Damaged, reason
 from soarbench.common.progress import Key, Update
 from soarbench.jobs.base import Job, Needs
 from soarbench.jobs.graph import maker_of
+from soarbench.launchers.backend import PARTS, Backend, Ended, Lost, Node, Place, Worker
+from soarbench.launchers.room import Room, overlap
+from soarbench.launchers.tasks import Answer, Queue, Task, num_shared, tasks_of
 
 log = logging.getLogger(__name__)
 
-#: A GPU is shared in eighths.
-_PARTS = 8
 #: How long the engine waits for news before it looks whether something hangs.
 _SECONDS_BETWEEN_LOOKS = 1.0
-#: Of the jobs that would not end in time, before a job of many GPUs begins, so many are looked at.
-_MOST_TOO_LONG = 200
 Outcome = tuple[Job, Exception | None]
 """A job that ended, and what it failed with."""
-Worker = int
-_Answer = Literal["begun", "no place", "too long"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Node:
-    """A machine: its GPUs, and the jobs that its cores do beside them at a time."""
-
-    name: str
-    gpus: int = 0
-    slots: int = 1
-    gpu_memory_gb: float = 0.0
-
-
-@dataclass(frozen=True)
-class Share:
-    """A worker's share of a node: eighths of GPUs by their index, or slots of its cores."""
-
-    node: str
-    gpus: tuple[int, ...] = ()
-    parts: int = _PARTS
-    slots: int = 0
-
-    @property
-    def gpu_share(self) -> float:
-        """Of each of its GPUs."""
-        return self.parts / _PARTS
-
-
-Place = tuple[Share, ...]
-"""What one worker has: of several nodes where a job needs more GPUs than one has."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """A job ended in its worker, which goes on living."""
-
-    worker: Worker
-    failure: Exception | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lost:
-    """A worker died, or its node did."""
-
-    worker: Worker
-    why: str
-
-
-Event = Update | Ended | Lost
-
-
-class Backend(abc.ABC):
-    """Who has nodes and workers."""
-
-    @abc.abstractmethod
-    def nodes(self) -> Sequence[Node]:
-        """The nodes that are there now."""
-
-    @abc.abstractmethod
-    def start(self, place: Place) -> Worker:
-        """Begin to start a worker; jobs can be handed to it at once."""
-
-    @abc.abstractmethod
-    def submit(self, worker: Worker, job: Job) -> None:
-        """Have a worker that is free run a job."""
-
-    @abc.abstractmethod
-    def stop(self, worker: Worker) -> None:
-        """End a worker at once, whatever it does; no event of it comes afterwards."""
-
-    @abc.abstractmethod
-    def events(self, seconds: float) -> Iterator[Event]:
-        """What came to pass, waiting for it at most so long."""
-
-    @abc.abstractmethod
-    def now(self) -> float:
-        """Seconds."""
 
 
 class WorkerLost(RuntimeError):
@@ -165,42 +82,6 @@ class Patience:
 
 
 @dataclass(eq=False)
-class Task:
-    """A job of the grid, what it waits for, and how far it is."""
-
-    job: Job
-    index: int
-    seconds: float
-    needs: Needs
-    waits_for: list[Task] = field(default_factory=list)
-    dependents: list[Task] = field(default_factory=list)
-    is_waiting: bool = True
-    is_over: bool = False
-    losses: int = 0
-    reached: int = -1
-    mended: set[str] = field(default_factory=set)
-
-    @functools.cached_property
-    def rank(self) -> tuple[float, int]:
-        """The longest path first; of equals the one that one process would do first."""
-        return -self.path, self.index
-
-    @functools.cached_property
-    def path(self) -> float:
-        """Seconds from its start to the end of the longest chain that waits for it."""
-        return self.seconds + max((task.path for task in self.dependents), default=0.0)
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether all that it needs is there: of a training the step is enough."""
-        step = self.job.step_needed
-        return all(
-            task.is_over or (step is not None and task.job.kind == "train" and task.reached >= step)
-            for task in self.waits_for
-        )
-
-
-@dataclass(eq=False)
 class _Work:
     """A worker: where it is, what it has loaded, and what it does."""
 
@@ -216,68 +97,6 @@ class _Work:
     def gpus(self) -> list[tuple[str, int]]:
         """Its GPUs, wholly or in part."""
         return [(share.node, gpu) for share in self.place for gpu in share.gpus]
-
-
-def tasks_of(jobs: Sequence[Job], seconds: Mapping[Key, float]) -> list[Task]:
-    """Jobs and what each of them waits for among the others."""
-    tasks = [
-        Task(job, index, seconds.get(job.key, 0.0), job.needs()) for index, job in enumerate(jobs)
-    ]
-    makers: dict[str, list[Task]] = {}
-    for task in tasks:
-        makers.setdefault(task.job.address, []).append(task)
-    for task in tasks:
-        inputs = [maker for name in task.job.waits_for for maker in makers.get(name, ())]
-        inputs += [other for other in makers[task.job.address] if _is_earlier_part(other, task)]
-        task.waits_for = [maker for maker in dict.fromkeys(inputs) if maker is not task]
-        for maker in task.waits_for:
-            maker.dependents.append(task)
-    return tasks
-
-
-class _Queue:
-    """Jobs that could begin now, by rank."""
-
-    # By what they ask for: where one finds no place, none of its kind does, and is not looked at.
-    def __init__(self) -> None:
-        self._lines: dict[tuple[int, float], list[Task]] = {}
-
-    def __iter__(self) -> Iterator[Task]:
-        return heapq.merge(*self._lines.values(), key=lambda task: task.rank)
-
-    def add(self, task: Task) -> None:
-        """Once more, or for the first time."""
-        line = self._lines.setdefault((task.needs.gpus, task.needs.gpu_gb), [])
-        place = self._place(line, task)
-        if line[place : place + 1] != [task]:
-            line.insert(place, task)
-
-    def discard(self, task: Task) -> None:
-        """If it is there."""
-        line = self._lines.get((task.needs.gpus, task.needs.gpu_gb), [])
-        place = self._place(line, task)
-        if line[place : place + 1] == [task]:
-            del line[place]
-
-    @staticmethod
-    def _place(line: list[Task], task: Task) -> int:
-        return bisect.bisect_left(line, task.rank, key=lambda one: one.rank)
-
-    def hand_out(self, begin: Callable[[Task], _Answer]) -> None:
-        """Offer jobs by rank, and take away those that begin."""
-        heads = [(line[0].rank, kind, 0) for kind, line in self._lines.items() if line]
-        heapq.heapify(heads)
-        num_too_long = 0
-        while heads:
-            _, kind, place = heapq.heappop(heads)
-            line = self._lines[kind]
-            answer = begin(line[place])
-            if answer == "begun":
-                del line[place]
-            elif answer == "too long":
-                place, num_too_long = place + 1, num_too_long + 1
-            if answer != "no place" and num_too_long < _MOST_TOO_LONG and place < len(line):
-                heapq.heappush(heads, (line[place].rank, kind, place))
 
 
 @dataclass
@@ -297,119 +116,6 @@ class _Gap:
             self.spare = sum(end <= self.until for end in ends) - self.count
 
 
-def _is_earlier_part(other: Task, task: Task) -> bool:
-    """Whether another job works on the part of a suite that comes before a job's."""
-    # Which images share a batch depends on what the part before had. Shards of one part are drawn
-    # at the same time.
-    is_alike = other.index < task.index and other.job.kind == task.job.kind
-    return is_alike and getattr(other.job, "suite", None) != getattr(task.job, "suite", None)
-
-
-class _Room:
-    """What of the nodes nobody has."""
-
-    def __init__(self, nodes: Sequence[Node], places: Iterable[Place]) -> None:
-        self._nodes = {node.name: node for node in nodes}
-        self.parts = {(node.name, gpu): _PARTS for node in nodes for gpu in range(node.gpus)}
-        self.slots = Counter({node.name: node.slots for node in nodes})
-        for place in places:
-            self.take(place)
-
-    def take(self, place: Place, count: int = 1) -> None:
-        """Somebody has it now; -1 gives it back."""
-        for share in place:
-            self.slots[share.node] -= count * share.slots
-            for gpu in share.gpus:
-                # A node may be gone.
-                if (share.node, gpu) in self.parts:
-                    self.parts[share.node, gpu] -= count * share.parts
-
-    @property
-    def whole(self) -> dict[str, list[int]]:
-        """Free GPUs by node."""
-        free = {name: list[int]() for name in self._nodes}
-        for (name, gpu), parts in self.parts.items():
-            if parts == _PARTS:
-                free[name].append(gpu)
-        return free
-
-    def has(self, place: Place) -> bool:
-        """Whether a place is free of jobs."""
-        return all(
-            self.slots[share.node] >= share.slots
-            and all(self.parts.get((share.node, gpu), 0) >= share.parts for gpu in share.gpus)
-            for share in place
-        )
-
-    def place(self, needs: Needs) -> Place | None:
-        """Where a job could run; None as long as it has to wait."""
-        if not self.parts or not (needs.gpus or needs.gpu_gb):
-            return self._on_cores(1 if self.parts else max(needs.gpus, 1))
-        return self._on_gpus(needs.gpus) if needs.gpus else self._on_part(needs.gpu_gb)
-
-    def _on_cores(self, slots: int) -> Place | None:
-        name, free = max(self.slots.items(), key=lambda item: item[1], default=("", 0))
-        if free < 1:
-            return None
-        wanted = min(slots, self._nodes[name].slots)
-        return (Share(name, slots=wanted),) if free >= wanted else None
-
-    def _on_gpus(self, count: int) -> Place | None:
-        free = self.whole
-        # A job fits best where the fewest GPUs are free; one of many takes as few nodes as can be.
-        roomy = [name for name in free if len(free[name]) >= count]
-        if roomy:
-            name = min(roomy, key=lambda one: len(free[one]))
-            return (Share(name, tuple(free[name][:count])),)
-        shares, missing = list[Share](), count
-        for name in sorted(free, key=lambda one: -len(free[one])):
-            gpus = tuple(free[name][:missing])
-            if gpus:
-                shares.append(Share(name, gpus))
-            missing -= len(gpus)
-        return tuple(shares) if missing == 0 else None
-
-    def parts_for(self, gpu_gb: float, name: str) -> int:
-        """Eighths of a node's GPU that hold so much."""
-        memory = self._nodes[name].gpu_memory_gb
-        return min(math.ceil(_PARTS * gpu_gb / memory), _PARTS) if memory else _PARTS
-
-    def _on_part(self, gpu_gb: float) -> Place | None:
-        needed = {name: self.parts_for(gpu_gb, name) for name in self._nodes}
-        fitting = [(parts, gpu) for gpu, parts in self.parts.items() if parts >= needed[gpu[0]]]
-        if not fitting:
-            return None
-        # Beside others, so that whole ones stay free.
-        _, (name, gpu) = min(fitting)
-        return (Share(name, (gpu,), needed[name]),)
-
-    def is_fit(self, place: Place, needs: Needs) -> bool:
-        """Whether a worker there has what a job asks for, and not more."""
-        if not self.parts or not (needs.gpus or needs.gpu_gb):
-            slots = 1 if self.parts else max(needs.gpus, 1)
-            return not place[0].gpus and place[0].slots == min(
-                slots, self._nodes[place[0].node].slots
-            )
-        parts = _PARTS if needs.gpus else self.parts_for(needs.gpu_gb, place[0].node)
-        count = sum(len(share.gpus) for share in place)
-        return count == max(needs.gpus, 1) and all(share.parts == parts for share in place)
-
-
-def _overlap(place: Place, other: Place) -> bool:
-    """Whether two places have a GPU, or the cores of a node, in common."""
-    return any(
-        a.node == b.node and (set(a.gpus) & set(b.gpus) or (a.slots and b.slots))
-        for a in place
-        for b in other
-    )
-
-
-def num_shared(loads: tuple[object, ...], others: tuple[object, ...]) -> int:
-    """How much of what a job loads is loaded."""
-    pairs = zip(loads, others, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(loads), len(others)))
-
-
 class Engine:
     """Brings jobs to their end on the workers of a backend, which stay from one run to the next."""
 
@@ -420,8 +126,8 @@ class Engine:
         self._running: dict[Key, _Work] = {}
         self._nodes: Sequence[Node] = ()
         # What running jobs leave, and what idle workers leave of that.
-        self._room = self._space = _Room((), ())
-        self._queue = _Queue()
+        self._room = self._space = Room((), ())
+        self._queue = Queue()
         self._tasks: list[Task] = []
         self._num_left = 0
         self._own: dict[Future[None], Task] = {}
@@ -471,10 +177,10 @@ class Engine:
         nodes = list(self.backend.nodes())
         if nodes != self._nodes:
             self._nodes = nodes
-            self._room = _Room(nodes, [work.place for work in self._running.values()])
-            self._space = _Room(nodes, [work.place for work in self._works.values()])
+            self._room = Room(nodes, [work.place for work in self._running.values()])
+            self._space = Room(nodes, [work.place for work in self._works.values()])
 
-    def _try(self, task: Task, gap: _Gap) -> _Answer:
+    def _try(self, task: Task, gap: _Gap) -> Answer:
         """Begin a job, unless it finds no place or would be in the way of one that waits."""
         on_gpu = bool(self._room.parts and (task.needs.gpus or task.needs.gpu_gb))
         is_late, count = False, max(task.needs.gpus, 1)
@@ -524,7 +230,7 @@ class Engine:
         for work in list(self._idle.values()):
             if self._space.has(place):
                 return
-            if _overlap(place, work.place):
+            if overlap(place, work.place):
                 self._forget(work)
                 self.backend.stop(work.worker)
 
@@ -567,7 +273,7 @@ class Engine:
 
     def _tell(self) -> None:
         if self._room.parts:
-            count = sum(parts < _PARTS for parts in self._room.parts.values())
+            count = sum(parts < PARTS for parts in self._room.parts.values())
             self.watcher.facts = f"{count} of {len(self._room.parts)} GPUs busy"
         else:
             slots = sum(node.slots for node in self._nodes)

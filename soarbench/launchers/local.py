@@ -14,8 +14,9 @@ from soarbench.common.progress import print_line
 from soarbench.config.run import LauncherConfig
 from soarbench.jobs.base import Context, Job, Workbench
 from soarbench.jobs.repair import run_repaired
+from soarbench.launchers.backend import Node
 from soarbench.launchers.base import Launch, Launcher, Outcome
-from soarbench.launchers.engine import Node, blocked
+from soarbench.launchers.engine import blocked
 from soarbench.launchers.pool import Pool
 from soarbench.launchers.processes import Processes
 

@@ -15,8 +15,9 @@ from soarbench.jobs.base import Context, Job
 from soarbench.jobs.graph import sharded
 from soarbench.jobs.prepare import Prepare
 from soarbench.jobs.train import Train
+from soarbench.launchers.backend import Backend
 from soarbench.launchers.base import Launch, Launcher, Outcome
-from soarbench.launchers.engine import Backend, Engine, Patience
+from soarbench.launchers.engine import Engine, Patience
 from soarbench.launchers.gangs import choose_and_keep
 from soarbench.store.artefact import Store
 

@@ -20,8 +20,8 @@ from soarbench.common.logs import set_levels
 from soarbench.common.progress import Update
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Job
+from soarbench.launchers.backend import Backend, Ended, Event, Lost, Node, Place, Worker
 from soarbench.launchers.base import MakeWorkbench
-from soarbench.launchers.engine import Backend, Ended, Event, Lost, Node, Place, Worker
 from soarbench.launchers.worker import JobRunner, environment, variables
 
 #: A worker that was asked to end is killed after so many seconds.

@@ -15,8 +15,8 @@ from typing_extensions import override
 from soarbench.common.errors import UserError
 from soarbench.common.progress import print_line
 from soarbench.config.run import LauncherConfig
+from soarbench.launchers.backend import Backend
 from soarbench.launchers.base import Launch, Launcher
-from soarbench.launchers.engine import Backend
 from soarbench.launchers.pool import Pool
 
 

@@ -24,17 +24,8 @@ from soarbench.common.progress import Update
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Job
 from soarbench.jobs.torchrun import Span
+from soarbench.launchers.backend import Backend, Ended, Event, Lost, Node, Place, Share, Worker
 from soarbench.launchers.base import MakeWorkbench
-from soarbench.launchers.engine import (
-    Backend,
-    Ended,
-    Event,
-    Lost,
-    Node,
-    Place,
-    Share,
-    Worker,
-)
 from soarbench.launchers.ray_actors import Facts, NodeHost, NodePartner, NodeWorker, code_version
 from soarbench.launchers.worker import variables
 

@@ -13,8 +13,8 @@ from soarbench.common.errors import Damaged, JobFailed, UserError, reason
 from soarbench.common.progress import SentProgress, Update
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Context, Job, Workbench
+from soarbench.launchers.backend import Share
 from soarbench.launchers.base import MakeWorkbench
-from soarbench.launchers.engine import Share
 
 
 def failure_of(error: Exception) -> Exception:

@@ -29,7 +29,8 @@ from soarbench.jobs.graph import grid_jobs, sharded
 from soarbench.jobs.log import Log
 from soarbench.jobs.snapshots import SnapshotKeeper
 from soarbench.jobs.train import Train, trained_folder
-from soarbench.launchers.engine import Backend, Ended, Engine, Node, Patience, Place
+from soarbench.launchers.backend import Backend, Ended, Node, Place
+from soarbench.launchers.engine import Engine, Patience
 from soarbench.launchers.local import run_jobs
 from soarbench.launchers.worker import failure_of
 from soarbench.store.artefact import Store

@@ -18,15 +18,8 @@ from soarbench.config.run import RatesConfig
 from soarbench.grid.addresses import Source
 from soarbench.grid.cell import CellConfig
 from soarbench.jobs.base import Context, Job, Needs
-from soarbench.launchers.engine import (
-    Blocked,
-    Engine,
-    Event,
-    Node,
-    Outcome,
-    Patience,
-    WorkerLost,
-)
+from soarbench.launchers.backend import Event, Node
+from soarbench.launchers.engine import Blocked, Engine, Outcome, Patience, WorkerLost
 from soarbench.store.artefact import Store
 
 WHOLE = Needs(gpus=1)

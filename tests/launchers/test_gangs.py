@@ -16,8 +16,8 @@ from soarbench.jobs.base import Context, Job
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.graph import grid_jobs
 from soarbench.jobs.train import Train
+from soarbench.launchers.backend import Node
 from soarbench.launchers.base import Launch
-from soarbench.launchers.engine import Node
 from soarbench.launchers.gangs import Training, choose, makespan, possible_counts
 from soarbench.launchers.pool import Pool
 from soarbench.launchers.worker import JobRunner

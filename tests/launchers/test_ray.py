@@ -19,8 +19,8 @@ from rich.console import Console
 from soarbench.cli.run import run_whole, workbench
 from soarbench.common.errors import UserError
 from soarbench.grid.expand import Grid, expand
+from soarbench.launchers.backend import Lost, Share
 from soarbench.launchers.base import MakeWorkbench
-from soarbench.launchers.engine import Lost, Share
 from tests.fakes import SMALL, numbers
 from tests.launchers import benches
 from tests.tiny import build_tiny_pipeline
