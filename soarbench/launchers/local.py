@@ -66,7 +66,7 @@ class Local(Launcher):
         if node.gpus:
             text = f"{node.gpus} workers, each with a GPU of its own"
         else:
-            text = f"{node.slots} workers with {cores() // node.slots} of {cores()} cores each"
+            text = f"{node.slots} workers on {cores()} cores"
         print_line(launch.progress.console, f"{text}; launcher.workers=1 does one job at a time")
         threads = max(cores() // (node.gpus + node.slots), 1)
         self._pool = Pool(

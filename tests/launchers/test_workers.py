@@ -50,7 +50,7 @@ def no_workers() -> bool:
 def test_two_workers_give_the_numbers_of_one_process(words: list[str], tmp_path: Path) -> None:
     grid, code, text = run(words, benches.quick)
     assert code == 0
-    assert "2 workers with" in text
+    assert "2 workers on" in text
     assert "2 of 2 workers busy" in text
     assert numbers(grid.store.root) == in_one_process(words, tmp_path)
     assert not list(grid.store.root.rglob("*.partial*"))
