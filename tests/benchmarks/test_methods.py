@@ -67,6 +67,7 @@ def test_a_worker_measures_a_tiny_pipeline(
         *("sampling.num_inference_steps=2", "method.num_inference_steps=4"),
         *("method.group_size=2", "training.batch_size=4", "lora.rank=2", "device=cpu"),
         *("suites.drawbench.judges=[oracle_aesthetic]", "data.select_by=[]"),
+        "data.keep_fraction=1",
         *("task.final_metric=oracle_aesthetic", "reward=tests.rewards.brightness"),
     ]
     arguments = [

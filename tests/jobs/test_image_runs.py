@@ -145,7 +145,7 @@ def test_two_processes_train_on_shapes_as_one_does(arguments: list[str], tmp_pat
         ({"caption": ""}, "the caption is empty"),
         ({"caption": "x" * 10_000}, "the caption has 10000 characters"),
         ({"image": "images/none.png"}, "images cannot be used, more than data.max_unreadable=0"),
-        ({"scores": {"beauty": 9, "x": "y"}}, "score x='y' must be a number"),
+        ({"scores": {"beauty": 9, "x": "y"}}, "score x='y' must be a finite number"),
     ],
 )
 def test_a_bad_row_is_refused_before_weights_are_loaded(
