@@ -103,7 +103,7 @@ def new_snapshot(snapshot: Path, allowed: Callable[[], None] = lambda: None) -> 
 def mark_complete(checkpoint: Path, allowed: Callable[[], None] = lambda: None) -> None:
     """Declare a checkpoint finished, whose every file is written, then drop the older ones.
 
-    ``allowed`` is asked before the mark, and may raise.
+    ``allowed`` is asked before the mark and before anything is dropped, and may raise.
     """
     manifest = checkpoint / MANIFEST
     flush_tree(checkpoint)
@@ -111,7 +111,10 @@ def mark_complete(checkpoint: Path, allowed: Callable[[], None] = lambda: None) 
     allowed()
     write_manifest(checkpoint, manifest)
     # The older ones are the last good ones until this one has been read back.
-    if fault := damage(checkpoint, manifest):
+    fault = damage(checkpoint, manifest)
+    # Whoever took over meanwhile may have removed it, and the older ones are theirs.
+    allowed()
+    if fault is not None:
         raise StorageError(f"{checkpoint} {fault}, though it was just written; look at the disk")
     for older in _checkpoints(checkpoint.parent)[0][:-1]:
         _remove(older)
