@@ -126,6 +126,9 @@ def opening(uri: str, artifact_root: str | None) -> Iterator[None]:
 
 def _is_away(uri: str, error: Exception) -> bool:
     """Whether it may go better later without anybody's help."""
+    if sqlite_file(uri) is not None:
+        # A file that was deleted or emptied is made again by the next try.
+        return "locked" in str(error)
     if isinstance(error, MlflowException):
         status = error.get_http_status_code()
         # A server that answers "no" is no server that is away. To a database MLflow gives the
@@ -133,8 +136,6 @@ def _is_away(uri: str, error: Exception) -> bool:
         return bool(status >= 500 if uri.startswith("http") else status == 503)
     if isinstance(error, OperationalError):
         words = str(error.orig)
-        if sqlite_file(uri) is not None:
-            return "locked" in words
         return not any(mistake in words for mistake in _MISTAKES)
     return isinstance(error, requests.RequestException)
 
