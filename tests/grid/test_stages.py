@@ -37,7 +37,8 @@ def cells_of(arguments: list[str]) -> dict[str, CellConfig]:
 def go(arguments: list[str], bench: FakeWorkbench) -> tuple[int, str]:
     stream = io.StringIO()
     console = Console(file=stream, width=160)
-    grid = expand(arguments)
+    # What it was asked is counted in this process.
+    grid = expand([*arguments, "launcher.workers=1"])
     code = run_whole(grid, console=console, make_workbench=lambda grid: bench.at(grid.store))
     return code, stream.getvalue()
 
