@@ -147,7 +147,7 @@ class ModelWorkbench:
         """Bytes of the smallest GPU that trains, so that all processes choose alike."""
         # Of those that this process sees: a worker that tries jobs has one of them.
         many = min(self.processes.count, torch.cuda.device_count())
-        devices = [self.device] if many == 1 else [torch.device("cuda", i) for i in range(many)]
+        devices = [torch.device("cuda", i) for i in range(many)] if many > 1 else [self.device]
         return min(torch.cuda.get_device_properties(one).total_memory for one in devices)
 
     def _try_training(self, trained: Sequence[CellConfig], drawn: Sequence[CellConfig]) -> None:
