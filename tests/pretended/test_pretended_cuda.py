@@ -52,7 +52,7 @@ FAULTS = ("device", "type", "wait")
 #: metrics; and what the Trainer logs. What Flow-GRPO's rewards are is asked once a collection.
 WAITS = {
     "baselines/loop/trainer.py:_get_grad_norm": 1,
-    "baselines/loop/post_train.py:post_train": 1,
+    "baselines/loop/post_train.py:_train": 1,
 }
 #: In bf16 on compute capability 9.0, where torch prefers cuDNN's; on 8.0 it takes flash attention.
 KERNELS = [
@@ -133,7 +133,7 @@ def test_an_update_runs_on_eight_gpus(
 ) -> None:
     result = _results(processes["eight"])[EIGHT.index(case)]
     # The Trainer also waits for the other processes before it logs.
-    logged = {"baselines/loop/post_train.py:post_train": 2}
+    logged = {"baselines/loop/post_train.py:_train": 2}
     assert result["waits"] == WAITS | logged
     assert result["planned"] == pytest.approx(result["peak"], rel=0.03)
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from PIL import Image
@@ -214,12 +215,6 @@ class SD3Model(ImageModel):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Images of scaled latents (B, C, H, W), as the pipeline itself decodes them."""
-        if not latents.isfinite().all():
-            # The autoencoder makes a black image of them, which a judge would score like any other.
-            raise UserError(
-                f"model.path={self.config.path}: drew latents that are not finite; the weights "
-                "hold nan or inf, or sampling.guidance_scale is too large"
-            )
         vae = self.pipeline.vae
         images: list[Image.Image] = []
         height, width = latents.shape[-2:]
@@ -227,5 +222,13 @@ class SD3Model(ImageModel):
         for part in latents.split(batch):
             raw = part.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
             drawn = vae.decode(raw, return_dict=False)[0]
-            images += self.pipeline.image_processor.postprocess(drawn, output_type="pil")
+            pixels = self.pipeline.image_processor.postprocess(drawn, output_type="np")
+            # Here, since a look at the GPU's tensors would be waited for.
+            if not np.isfinite(pixels).all():
+                # As an image they are black, which a judge would score like any other.
+                raise UserError(
+                    f"model.path={self.config.path}: drew latents that are not finite; the weights "
+                    "hold nan or inf, or sampling.guidance_scale is too large"
+                )
+            images += self.pipeline.image_processor.numpy_to_pil(pixels)
         return images
