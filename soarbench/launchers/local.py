@@ -24,6 +24,8 @@ from soarbench.launchers.processes import Processes
 _WORTH_SECONDS = 90.0
 #: Of memory, for a worker without a GPU: the laboratory's hold 2.
 _WORKER_GB = 4.0
+#: On two cores two workers with a thread each took longer than one process with two threads.
+_WORKER_CORES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class LocalConfig(LauncherConfig):
     Attributes:
         workers: Processes that do jobs at the same time, each with a GPU of its own or with its
             share of the cores. 1 is this process, one job after the other, with all cores. Null
-            chooses: every GPU, or every core, where that is faster.
+            chooses: a worker for every GPU, or for every two cores, where that is faster.
     """
 
     kind: ClassVar[str] = "local"
@@ -97,7 +99,7 @@ class Local(Launcher):
         if seconds < _WORTH_SECONDS or self._config.count > 1:
             return 1
         num_weights = len({job.needs().loads for job in jobs if job.kind in ("train", "draw")})
-        return max(min(cores(), num_weights, int(memory_gb() / _WORKER_GB)), 1)
+        return max(min(cores() // _WORKER_CORES, num_weights, int(memory_gb() / _WORKER_GB)), 1)
 
     @override
     def run(self, jobs: Sequence[Job], context: Context) -> Iterator[Outcome]:
