@@ -19,6 +19,7 @@ from soarbench.common.progress import Key, Update
 from soarbench.jobs.base import Job, Needs
 from soarbench.jobs.graph import maker_of
 from soarbench.launchers.backend import PARTS, Backend, Ended, Lost, Node, Place, Worker
+from soarbench.launchers.base import Outcome
 from soarbench.launchers.room import Room, overlap
 from soarbench.launchers.tasks import Answer, Queue, Task, num_shared, tasks_of
 
@@ -26,8 +27,6 @@ log = logging.getLogger(__name__)
 
 #: How long the engine waits for news before it looks whether something hangs.
 _SECONDS_BETWEEN_LOOKS = 1.0
-Outcome = tuple[Job, Exception | None]
-"""A job that ended, and what it failed with."""
 
 
 class WorkerLost(RuntimeError):
