@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import time
@@ -82,3 +83,17 @@ def test_another_machines_grid_runs_as_long_as_it_writes(
 def test_where_nothing_ran_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no grid was run there yet"):
         status([f"output_dir={tmp_path}"], as_json=False, console=Console())
+
+
+def test_a_full_disk_under_the_view_ends_no_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    Live(tmp_path).keep({"share": 0.1})
+    monkeypatch.setattr("baselines.loop.disk.flush", full)
+    Live(tmp_path).keep({"share": 0.2})
+    kept = Live(tmp_path).read()
+    assert kept is not None
+    assert kept["share"] == 0.1
