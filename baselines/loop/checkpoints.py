@@ -87,16 +87,19 @@ def snapshot_damage(snapshot: Path) -> str | None:
         note = removal_note(snapshot)
         return f"was removed {note.read_text()}" if note.is_file() else "is missing"
     manifest = snapshot_manifest(snapshot)
-    # Older versions, and a kill before it was written, leave none: the snapshot is whole then.
+    # Older versions left none.
     return damage(snapshot, manifest) if manifest.is_file() else None
 
 
 @contextlib.contextmanager
 def new_snapshot(snapshot: Path, allowed: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """As ``atomic_directory``, with the manifest."""
+    """As ``atomic_directory``, with the manifest, which is there before it."""
     with atomic_directory(snapshot, allowed) as unfinished:
         yield unfinished
-    write_manifest(snapshot, snapshot_manifest(snapshot))
+        allowed()
+        # After it, a process that was killed or held in between would leave a snapshot without.
+        if not snapshot.is_dir():
+            write_manifest(unfinished, snapshot_manifest(snapshot))
     removal_note(snapshot).unlink(missing_ok=True)
 
 

@@ -9,6 +9,7 @@ from baselines.loop.checkpoints import (
     checkpoint_path,
     last_complete_checkpoint,
     mark_complete,
+    new_snapshot,
     snapshot_damage,
     snapshot_manifest,
     snapshot_path,
@@ -119,3 +120,29 @@ def test_needs_no_framework():
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_snapshot_never_lacks_its_manifest(tmp_path):
+    snapshot = snapshot_path(tmp_path, 3)
+    seen = []
+
+    def allowed():
+        seen.append((snapshot.is_dir(), snapshot_manifest(snapshot).is_file()))
+
+    with new_snapshot(snapshot, allowed) as unfinished:
+        (unfinished / "weights").write_text("w" * 99)
+    # The last time just before it appears.
+    assert seen[-1] == (False, True)
+    assert snapshot_damage(snapshot) is None
+    (snapshot / "weights").write_text("w" * 98)
+    assert "98 of the 99 bytes" in str(snapshot_damage(snapshot))
+
+
+def test_of_two_makers_of_a_snapshot_the_later_changes_nothing(tmp_path):
+    snapshot = snapshot_path(tmp_path, 3)
+    with new_snapshot(snapshot) as later:
+        (later / "weights").write_text("later")
+        with new_snapshot(snapshot) as first:
+            (first / "weights").write_text("first")
+    assert (snapshot / "weights").read_text() == "first"
+    assert snapshot_damage(snapshot) is None
