@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from baselines.config import (
@@ -117,6 +118,24 @@ class SamplingConfig:
         return at_once(self.batch_size, resolution**2, usual=_SAMPLED_PIXELS)
 
 
+def sizes_by_metric(key: str, texts: Sequence[str]) -> dict[str, float]:
+    """Sizes of differences by metric, of ``METRIC:NUMBER`` each; ``ValueError`` names the key."""
+    sizes = {}
+    for text in texts:
+        metric, _, number = text.rpartition(":")
+        try:
+            size = float(number)
+        except ValueError:
+            size = math.nan
+        # Not ``size <= 0``, which nan passes.
+        if not metric or not 0 < size < math.inf:
+            raise ValueError(
+                f"{key}={text}: write METRIC:NUMBER, the number above 0, e.g. {key}=CLIPScore:0.01"
+            )
+        sizes[metric] = size
+    return sizes
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that one composition of the YAML says: the run, and one method in one task.
@@ -141,6 +160,10 @@ class Settings:
         results_dir: Reports.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         diagnostics: Whether finished cells are measured for signs of gaming.
+        margin: Differences that count as none, e.g. ``CLIPScore:0.01``: a tie within it is called
+            equivalent.
+        detect: Differences that should be seen, written alike: of these reports say what would
+            decide them.
         figure_formats: What figures are written as; png, which pages show, is among them.
         tracking: MLflow.
         launcher: Who runs the jobs.
@@ -173,3 +196,9 @@ class Settings:
     launcher: LauncherConfig
     store: StoreConfig = field(default_factory=StoreConfig)
     stale: Stale = "warn"
+    margin: tuple[str, ...] = ()
+    detect: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for key in ("margin", "detect"):
+            sizes_by_metric(key, getattr(self, key))

@@ -14,6 +14,7 @@ from soarbench.common.strict import did_you_mean
 from soarbench.report.numbers import reference
 from soarbench.report.numbers.budgets import matched_tables
 from soarbench.report.numbers.curves import build_curves
+from soarbench.report.numbers.estimates import Targets, refuse_unknown_metrics, size_of
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
 from soarbench.report.numbers.samples import read_samples
@@ -27,6 +28,7 @@ from soarbench.report.text import frames
 from soarbench.report.text.latex import latex
 from soarbench.report.text.markdown import markdown
 from soarbench.store.cells import finished_and_holes
+from soarbench.store.facts import MetricFacts
 
 #: The counter at which methods are compared beside their last steps. A step of one method costs
 #: many times a step of another, and seconds depend on the machine.
@@ -47,13 +49,18 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
     cells, holes = finished_and_holes(source.cells, str(source.folder))
     refuse_unlike(cells)
     panels, more_holes = build_panels(cells)
-    tables = build_tables(cells, panels, [*holes, *more_holes], baseline=source.baseline)
+    reference_dir = reference_folder(source.results_dir)
+    tables = build_tables(
+        cells, panels, [*holes, *more_holes], baseline=source.baseline,
+        state=lambda task, facts: targets_of(source, task, facts),
+    )  # fmt: skip
     _refuse_unknown(options.thresholds, tables)
+    for key, sizes in (("margin", source.margins), ("detect", source.detects)):
+        refuse_unknown_metrics(key, sizes, (panel.facts for panel in panels.values()))
     curves = build_curves(cells, panels, tables)
     # Importing matplotlib is slow, and who is refused need not wait for it.
     from soarbench.report.figures.figure_set import write_figures
 
-    reference_dir = reference_folder(source.results_dir)
     published = reference.published_table(reference_dir, grid)
     folder = source.results_dir / grid
     make_writable(folder, "results_dir")
@@ -77,6 +84,17 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
     )  # fmt: skip
     _write_tables(report)
     return report
+
+
+def targets_of(source: GridCells, task: str, facts: MetricFacts) -> Targets:
+    """What was said beforehand about the metric that decides a task."""
+    folder = reference_folder(source.results_dir)
+    return Targets(
+        metric=facts.name,
+        margin=size_of(source.margins, facts),
+        detect=size_of(source.detects, facts),
+        published=reference.published_scores(folder, source.grid, task, facts.name),
+    )
 
 
 def _refuse_unknown(thresholds: Mapping[str, float], tables: Sequence[TaskTable]) -> None:
