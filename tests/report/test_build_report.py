@@ -183,7 +183,7 @@ def test_holes_are_shown_and_the_report_is_marked_partial(tmp_path):
     text = (tmp_path / "grid" / "table.md").read_text()
     assert "**Partial report.**" in text
     assert f"{broken[0].cell_id}: failed: reward gave NaN" in text
-    assert "| SOAR | 1 of 2 |" in text
+    assert "| SOAR | 2 of 3 |" in text
     assert "| Flow-GRPO | 0 of 1 | - | - | - | - | - | - |" in text
     assert json.loads((tmp_path / "grid" / "summary.json").read_text())["partial"] is True
     lines = rows_of(tmp_path / "grid" / "table.csv")

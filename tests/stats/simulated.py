@@ -7,6 +7,7 @@ prints the table of docs/statistics.md.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -187,3 +188,33 @@ def _families(panel: Panel, num_seeds: int) -> Iterator[bool]:
                 for own in scores.values()
             ]
             yield bool((holm(p_values) < ALPHA).any())
+
+
+def main() -> None:
+    """Print the table of docs/statistics.md, a row a shape and design."""
+    for name, shape in SHAPES.items():
+        truth = components(shape)
+        for is_heavy in (False, True):
+            for num_prompts in (50,) if is_heavy else (10, 50, 200):
+                for num_seeds in (1, 2, 3, 5):
+                    _print_row(name, truth, num_prompts, num_seeds, is_heavy)
+
+
+def _print_row(
+    name: str, truth: VarianceComponents, num_prompts: int, num_seeds: int, is_heavy: bool
+) -> None:
+    size = Simulation(
+        num_families=2000, num_prompts=num_prompts, num_seeds=num_seeds, is_heavy=is_heavy
+    )
+    table = differences(truth, size, np.random.default_rng([num_prompts, num_seeds]))
+    null, shifted = outcome(table), outcome(table, shift=detectable(truth, size))
+    tails = "heavy" if is_heavy else "normal"
+    sys.stdout.write(
+        f"| {name} | {tails} | {num_prompts} | {num_seeds} | {null.covered:.3f} | "
+        f"{null.family_error:.3f} | {shifted.first:.2f} |\n"
+    )
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
