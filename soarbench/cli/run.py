@@ -34,7 +34,7 @@ _MISSING_DATA = (
     "data=webdataset with data.path=DIR"
 )
 #: Jobs of a cell by what a reader calls them.
-_OF_DIAGNOSTICS = ("statistics", "paths", "log diagnostics")
+_OF_DIAGNOSTICS = ("statistics", "diversity", "paths", "log diagnostics")
 
 
 def run(arguments: Sequence[str], *, is_dry: bool, as_json: bool, console: Console) -> int:
