@@ -17,7 +17,7 @@ from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.diagnostics import DeviationPoint
 from soarbench.report.numbers.gaming import Benchmark, Gaming, GamingPoint
 from soarbench.report.numbers.trained_on import trained_on
-from soarbench.stats import Interval
+from soarbench.stats.intervals import Interval
 from tests.report.diagnosed import color_of, write_diagnostics, write_images
 from tests.report.folders import FACTS, Folder, base, build_report, read_cells, write_grid
 

@@ -11,9 +11,10 @@ from soarbench.stats.best_of import (
     picking_gains,
     picking_rate,
 )
-from soarbench.stats.bootstrap import mean_interval, prompt_weights
+from soarbench.stats.bootstrap import prompt_weights
 from soarbench.stats.clusters import cluster
-from soarbench.stats.significance import paired_permutation_test
+from soarbench.stats.intervals import mean_interval
+from soarbench.stats.significance import paired_test
 
 NUM_PROMPTS, NUM_IMAGES = 40, 4
 PROMPTS = np.repeat(np.arange(NUM_PROMPTS), NUM_IMAGES)
@@ -106,7 +107,7 @@ def test_the_interval_is_that_of_resampling_rate_and_gains_together():
     rate = rate_of(base)
     terms = rate.shortfall(gains, true, PROMPTS)
     assert np.mean(terms) == pytest.approx(rate.rate * gains.mean() - true.mean())
-    interval = mean_interval(cluster(terms, PROMPTS), rng, num_resamples=20_000)
+    interval = mean_interval(cluster(terms, PROMPTS))
     # Directly: the ratio of every resample, by the same prompts for base and method.
     picked = picking_gains(*[v.ravel() for v in base], PROMPTS, NUM_IMAGES)
     weights = prompt_weights(np.zeros(NUM_PROMPTS, int), 20_000, rng)
@@ -118,7 +119,7 @@ def test_the_interval_is_that_of_resampling_rate_and_gains_together():
     width = np.subtract(*np.quantile(draws, [0.975, 0.025]))
     assert interval.high - interval.low == pytest.approx(width, rel=0.08)
     # Without the rate's own error it would be another, and here a narrower one.
-    fixed = mean_interval(cluster(rate.rate * gains - true, PROMPTS), rng, num_resamples=20_000)
+    fixed = mean_interval(cluster(rate.rate * gains - true, PROMPTS))
     assert interval.high - interval.low > 1.1 * (fixed.high - fixed.low)
 
 
@@ -130,7 +131,7 @@ def test_planted_exploitation_shows_and_an_honest_imperfect_choice_does_not():
         rate = rate_of(base)
         for cheat, results in ((0.0, honest), (1.0, planted)):
             terms = rate.shortfall(*trained(rng, base, 5, pull=4, cheat=cheat), PROMPTS)
-            results.append(mean_interval(cluster(terms, PROMPTS), rng, num_resamples=1000))
+            results.append(mean_interval(cluster(terms, PROMPTS)))
     # Both sides of 95 %: an interval that is too wide would show nothing either.
     assert 0.91 <= np.mean([i.low <= 0 <= i.high for i in honest]) <= 0.99
     assert np.mean([i.low > 0 for i in planted]) > 0.8
@@ -148,9 +149,7 @@ def test_methods_that_exploit_alike_are_told_apart_as_rarely_as_stated(seeds):
             rate.shortfall(*trained(rng, base, seeds, pull=pull), PROMPTS) for pull in (2, 4)
         )
         contrast = cluster(one - other, PROMPTS)
-        interval = mean_interval(contrast, rng, num_resamples=1000)
-        p_value = paired_permutation_test(contrast, rng, num_permutations=500)
-        errors.append(interval.excludes_zero and p_value < 0.05)
+        errors.append(paired_test(contrast) < 0.05)
     # Three standard errors of 400 simulations above 5 %.
     assert np.mean(errors) <= 0.083
 
@@ -176,7 +175,7 @@ def test_intervals_of_a_correlation_hold_it():
         rng = np.random.default_rng(seed)
         first, second = (values.ravel() for values in base_images(rng))
         terms = correlation_terms(first, second, PROMPTS)
-        interval = mean_interval(cluster(terms, PROMPTS), rng, num_resamples=1000)
+        interval = mean_interval(cluster(terms, PROMPTS))
         hits.append(interval.low <= CORRELATION <= interval.high)
     assert 0.915 <= np.mean(hits) <= 0.98
 

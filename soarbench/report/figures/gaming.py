@@ -16,7 +16,7 @@ from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.diagnostics import QUANTITIES, DeviationPoint
 from soarbench.report.numbers.gaming import Benchmark, Gaming, GamingPoint
 from soarbench.report.numbers.names import BASE, METHOD_TITLES, Titles, method_title
-from soarbench.stats.bootstrap import Interval
+from soarbench.stats.intervals import Interval
 from soarbench.store.facts import MetricFacts
 
 #: From the base to the truth of what choosing gains.

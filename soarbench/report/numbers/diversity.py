@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from soarbench.report.numbers.diagnostics import DIVERSITY, QUANTITIES
-from soarbench.report.numbers.estimates import Comparison, Estimate, compare, corrected, estimate
+from soarbench.report.numbers.estimates import Comparison, Estimate, compare, decided, estimate
 from soarbench.report.numbers.names import Titles
 from soarbench.report.numbers.panels import Panel, Run
 from soarbench.store.facts import MetricFacts
@@ -22,7 +22,8 @@ class Diversity:
     Attributes:
         facts: About each measure.
         values: By method and measure.
-        comparisons: With the baseline, paired by prompt and seed, corrected for their number.
+        comparisons: With the baseline, paired by prompt and seed; those of the first measure are
+            the family that is decided.
     """
 
     task: str
@@ -50,18 +51,21 @@ def measure_diversity(
         for name, panel in panels.items()
         if panel.steps(method)
     }
-    pairs = {
+    deciding = next(iter(panels))
+    compared = {
         key: compare(panels[key[1]], (key[0], step), (baseline, last[baseline, key[1]]))
         for key, step in last.items()
         if key[0] != baseline and (baseline, key[1]) in last
     }
+    comparisons = {key: one for key, one in compared.items() if one is not None}
+    family = {key: one for key, one in comparisons.items() if key[1] == deciding}
     return Diversity(
         task=task,
         baseline=baseline,
         titles=titles,
         facts={name: panel.facts for name, panel in panels.items()},
         values={key: estimate(panels[key[1]], key[0], step) for key, step in last.items()},
-        comparisons=corrected({key: one for key, one in pairs.items() if one is not None}),
+        comparisons=comparisons | decided(family),
     )
 
 

@@ -9,12 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from soarbench.config.stages import first_stage
-from soarbench.report.numbers.estimates import (
-    Comparison,
-    compare_scores,
-    corrected,
-    labelled_rng,
-)
+from soarbench.report.numbers.estimates import Comparison, compare_scores, decided
 from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import At, Panel
 from soarbench.report.numbers.tables import Panels
@@ -24,8 +19,8 @@ from soarbench.stats.best_of import (
     picking_gains,
     picking_rate,
 )
-from soarbench.stats.bootstrap import Interval, mean_interval
 from soarbench.stats.clusters import ClusteredScores, FloatArray, IntArray, cluster
+from soarbench.stats.intervals import Interval, mean_interval
 from soarbench.store.facts import MetricFacts
 
 
@@ -175,9 +170,9 @@ class _Sides:
         """Values of images, (S, N) or (N,), by prompt."""
         return cluster(values, self.prompts)
 
-    def interval(self, values: FloatArray, *labels: object) -> Interval:
-        names = self.proxy.task, self.proxy.evaluator, self.truth.evaluator
-        return mean_interval(self.table(values), labelled_rng("gaming", *names, *labels))
+    def interval(self, values: FloatArray) -> Interval:
+        """Of the mean of such values."""
+        return mean_interval(self.table(values))
 
 
 def _sides(proxy: Panel, truth: Panel) -> _Sides | None:
@@ -208,8 +203,8 @@ def _gaming(both: _Sides, baseline: str) -> Gaming:
         truth=both.truth.facts,
         benchmark=benchmark,
         points=tuple(points),
-        levels=corrected({key: _compared(both, key, one) for key, one in levels.items()}),
-        contrasts=corrected(dict(_contrasts(both, levels, baseline))),
+        levels=decided({key: _compared(both, key, one) for key, one in levels.items()}),
+        contrasts=decided(dict(_contrasts(both, levels, baseline))),
     )
 
 
@@ -230,7 +225,7 @@ def _benchmark(both: _Sides) -> tuple[Benchmark | None, PickingRate | None]:
         proxy_gains=tuple(mean[0] for mean in means),
         true_gains=tuple(mean[1] for mean in means),
         # Of images: the term of its prompt.
-        rate=both.interval(rate.rate + rate.influence[both.prompts], "rate"),
+        rate=both.interval(rate.rate + rate.influence[both.prompts]),
     )
     return benchmark, rate
 
@@ -255,14 +250,13 @@ def _point(both: _Sides, rate: PickingRate | None, at: At, since: At) -> Iterato
         return
     first, second = (np.stack([pair[side] for pair in gains.values()]) for side in (0, 1))
     shortfall = None if rate is None else rate.shortfall(first, second, both.prompts)
-    labels = (*at, *since)
     yield GamingPoint(
         method=at[0],
         step=at[1],
         since=since[0],
-        proxy_gain=both.interval(first, "proxy", *labels),
-        true_gain=both.interval(second, "truth", *labels),
-        shortfall=None if shortfall is None else both.interval(shortfall, "shortfall", *labels),
+        proxy_gain=both.interval(first),
+        true_gain=both.interval(second),
+        shortfall=None if shortfall is None else both.interval(shortfall),
         correlation=_correlation(both, at),
     )
 
@@ -273,7 +267,7 @@ def _correlation(both: _Sides, at: At) -> Interval | None:
     # A mean over some of the seeds would pass for one over all.
     if len(rows) < len(terms):
         return None
-    return both.interval(np.stack(rows), "correlation", *at)
+    return both.interval(np.stack(rows)).within((-1.0, 1.0))
 
 
 def _levels(
@@ -308,20 +302,17 @@ def _contrasts(
             continue
         shared = {seed: own[seed] - other[seed] for seed in own if seed in other}
         if shared:
-            yield (method, since), _compared(both, (method, baseline), shared, since)
+            yield (method, since), _compared(both, (method, baseline), shared)
 
 
 def _compared(
     both: _Sides,
     names: tuple[str, str],
     terms: Mapping[int, FloatArray],
-    *labels: object,
 ) -> Comparison:
     facts = both.proxy.facts
-    judges = both.proxy.task, both.proxy.evaluator, both.truth.evaluator
     return compare_scores(
         both.table(np.stack(list(terms.values()))),
-        labelled_rng("shortfall", *judges, *names, *labels),
         names=names,
         facts=MetricFacts(
             name=f"{facts.name}_shortfall",

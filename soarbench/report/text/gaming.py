@@ -11,9 +11,9 @@ from soarbench.report.numbers.diversity import Diversity
 from soarbench.report.numbers.estimates import Comparison
 from soarbench.report.numbers.gaming import Gaming, GamingPoint
 from soarbench.report.numbers.names import BASE, Titles, method_title
-from soarbench.report.numbers.tables import finding, p_text
+from soarbench.report.numbers.tables import HOW_DECIDED, finding, p_text, seed_notes
 from soarbench.report.text.frames import NOTHING, number_text, value_text
-from soarbench.stats.bootstrap import Interval
+from soarbench.stats.intervals import Interval
 
 _INTERVALS = ("proxy_gain", "true_gain", "shortfall", "correlation")
 
@@ -109,7 +109,7 @@ def _texts(point: GamingPoint, level: Comparison | None) -> Iterator[str]:
     yield NOTHING if math.isnan(point.rate) else f"{point.rate:.2f}"
     has_shortfall = point.shortfall is not None and not is_base
     yield number_text(point.shortfall, 3, sign="+") if has_shortfall else NOTHING
-    yield NOTHING if level is None else p_text(level.adjusted_p_value).removeprefix("= ")
+    yield NOTHING if level is None else p_text(level.shown_p_value).removeprefix("= ")
     yield NOTHING if point.correlation is None else number_text(point.correlation, 2)
 
 
@@ -150,9 +150,13 @@ def gaming_note(one: Gaming) -> str:
             "Correlations are of the two scores of an image within prompts, pooled over prompts; a "
             "narrower spread of images lowers them too."
         )
-    tests = f"shortfalls ({len(one.levels)}) and contrasts ({len(one.contrasts)})"
     if one.levels:
-        parts.append(f"p-values are Holm-corrected for the {tests} of this table, each apart.")
+        counts = {comparison.difference.num_seeds for comparison in one.levels.values()}
+        parts += [
+            f"{HOW_DECIDED}, for the {len(one.levels)} shortfalls and, apart from them, for the "
+            f"{len(one.contrasts)} contrasts of this table.",
+            *seed_notes(counts),
+        ]
     return " ".join(parts)
 
 
@@ -173,10 +177,15 @@ def diversity_texts(one: Diversity) -> pd.DataFrame:
 
 def diversity_note(one: Diversity) -> str:
     """How to read its table."""
+    family = [
+        comparison
+        for comparison in one.comparisons.values()
+        if comparison.adjusted_p_value is not None
+    ]
     return (
         "Of the images of a prompt at the last step, mean over prompts; better is more diverse. "
-        "Differences are paired by prompt and seed, and p-values Holm-corrected for the "
-        f"{len(one.comparisons)} comparisons of this table."
+        f"Differences are paired by prompt and seed. {HOW_DECIDED} for the {len(family)} "
+        f"comparisons of {next(iter(one.facts.values())).title}; other measures are exploratory."
     )
 
 
