@@ -133,6 +133,19 @@ def test_an_image_without_one_of_its_scores_counts_for_neither():
     assert point.shortfall.estimate == pytest.approx(0.8 * 4 / 6 - 0.2)
 
 
+def test_a_prompt_that_the_base_lacks_is_left_out_of_the_benchmark():
+    both = panels({"sft": (0.8, 0.2)})
+    proxy = both["aesthetic", "aesthetic"]
+    start = BASE.copy()
+    # The one prompt in which the truth does not follow the score.
+    start[-2:] = np.nan
+    values = {**proxy.values, Run("base", 0, 0): start}
+    both["aesthetic", "aesthetic"] = dataclasses.replace(proxy, values=values)
+    [one] = measure(both)
+    assert one.benchmark.rate.estimate == pytest.approx(1.0)
+    assert last(one, "sft").shortfall.estimate == pytest.approx(0.8 - 0.2)
+
+
 def test_a_seed_of_which_a_judge_scored_nothing_leaves_the_point_out():
     both = panels({"sft": (0.8, 0.2)})
     proxy = both["aesthetic", "aesthetic"]

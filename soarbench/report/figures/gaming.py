@@ -64,7 +64,7 @@ def draw_gaming(measured: Sequence[Gaming], titles: Titles = METHOD_TITLES) -> F
             plane, shortfall, correlation = axes[3 * row : 3 * row + 3]
             for ax in (plane, shortfall, correlation):
                 ax.set_title(f"{one.task}: {one.proxy.title}")
-            plane.set(xlabel="Score gain (SD)", ylabel=f"{one.truth.title} gain")
+            plane.set(xlabel="Score gain (SD)", ylabel=f"{one.truth.title} gain (SD)")
             _draw_plane(plane, points, one.benchmark, titles)
             shortfall.set_ylabel("Shortfall (SD)")
             _draw_course(shortfall, points, "shortfall", titles)

@@ -211,7 +211,8 @@ def _gaming(both: _Sides, baseline: str) -> Gaming:
 def _benchmark(both: _Sides) -> tuple[Benchmark | None, PickingRate | None]:
     """Both None where no prompt has two images with both scores, or choosing gains nothing."""
     [base] = both.values(both.base)
-    sizes = np.bincount(both.prompts[~np.isnan(base[0])])
+    scored = both.prompts[~np.isnan(base[0])]
+    sizes = np.bincount(scored, minlength=int(both.prompts.max()) + 1)
     if not (sizes > 1).any():
         return None, None
     counts = tuple(range(2, int(sizes[sizes > 1].min()) + 1))

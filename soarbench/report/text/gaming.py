@@ -97,7 +97,7 @@ def gaming_texts(one: Gaming, titles: Titles) -> pd.DataFrame:
         lines.append((name, *_texts(point, one.levels.get((method, since)))))
     heads = (
         "Method", "Score gain (SD) [95 %]", "True gain (SD) [95 %]", "Rate",
-        "Shortfall (SD) [95 %]", "p", "Correlation in a prompt [95 %]",
+        "Shortfall (SD) [95 %]", "p (Holm)", "Correlation in a prompt [95 %]",
     )  # fmt: skip
     return pd.DataFrame(lines, columns=heads)
 
@@ -107,8 +107,8 @@ def _texts(point: GamingPoint, level: Comparison | None) -> Iterator[str]:
     for gain in (point.proxy_gain, point.true_gain):
         yield NOTHING if is_base else number_text(gain, 3, sign="+")
     yield NOTHING if math.isnan(point.rate) else f"{point.rate:.2f}"
-    has_shortfall = point.shortfall is not None and not is_base
-    yield number_text(point.shortfall, 3, sign="+") if has_shortfall else NOTHING
+    shortfall = None if is_base else point.shortfall
+    yield NOTHING if shortfall is None else number_text(shortfall, 3, sign="+")
     yield NOTHING if level is None else p_text(level.shown_p_value).removeprefix("= ")
     yield NOTHING if point.correlation is None else number_text(point.correlation, 2)
 
@@ -177,15 +177,13 @@ def diversity_texts(one: Diversity) -> pd.DataFrame:
 
 def diversity_note(one: Diversity) -> str:
     """How to read its table."""
-    family = [
-        comparison
-        for comparison in one.comparisons.values()
-        if comparison.adjusted_p_value is not None
-    ]
+    deciding, *others = one.facts.values()
+    family = [key for key in one.comparisons if key[1] == deciding.name]
+    exploratory = "; other measures are exploratory" if others else ""
     return (
         "Of the images of a prompt at the last step, mean over prompts; better is more diverse. "
         f"Differences are paired by prompt and seed. {HOW_DECIDED} for the {len(family)} "
-        f"comparisons of {next(iter(one.facts.values())).title}; other measures are exploratory."
+        f"comparisons of {deciding.title}{exploratory}."
     )
 
 
