@@ -75,7 +75,7 @@ def matched_markdown(matched: Sequence[MatchedTable]) -> str:
     parts = [title, frames.matched_note(matched)]
     for one in matched:
         parts += [f"{frames.level_text(one)}:", task_markdown(one.table)]
-        parts += [frames.early_note(one), _items(one.table.findings())]
+        parts += [_items(frames.place_notes(one)), _items(one.table.findings())]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -85,4 +85,4 @@ def threshold_markdown(crossings: Sequence[Crossing]) -> str:
         return ""
     title = frames.threshold_title(crossings[0])
     table = markdown_table(frames.threshold_texts(crossings))
-    return f"### {title}\n\n{table}\n\n{frames.threshold_note(crossings)}"
+    return f"### {title}\n\n{table}\n\n{frames.THRESHOLD_NOTE}"
