@@ -278,7 +278,7 @@ def _matched(
         for name, panel in panels.items()
     }
     # Holm's correction is over this table, as that at the last steps is over its own.
-    comparisons = final_comparisons(moved, places, table.baseline)
+    comparisons = final_comparisons(moved, places, table.baseline, table.final_metric)
     measured = [name for name in places if len(gaps.get(name, ())) < len(panels)]
     nothing = Estimate(interval=None, num_unscored=0, reasons=(), problem=NOT_MEASURED)
     rows = [
