@@ -21,6 +21,7 @@ from soarbench.report.numbers.tables import build_tables
 from soarbench.report.numbers.thresholds import crossings
 from soarbench.report.text.frames import csv_text, matched_numbers, threshold_numbers
 from soarbench.report.text.markdown import matched_markdown, threshold_markdown
+from soarbench.stats import Verdict
 from soarbench.store.cells import Cell
 from tests.report.folders import Folder, base, read_cells, reward_specific, write_grid
 
@@ -170,6 +171,9 @@ def test_between_snapshots_that_hardly_differ_values_are_linear_in_the_cost(grid
     assert soar.budget["optimizer_steps"] == pytest.approx(100 + 50 / 3)
     assert soar.budget["forward_equivalents"] == pytest.approx(total)
     assert found.gaps == {"flow_grpo": ("aesthetic", "oracle_aesthetic")}
+    # No verdict rests on a number that was not measured.
+    assert [one.verdict for one in soar.comparisons.values()] == [Verdict.EXPLORATORY] * 2
+    assert found.table.family == []
     text = matched_markdown([found])
     assert "SOAR: Aesthetic, Aesthetic (oracle) linear between step 100 and step 150." in text
     assert "30 % too narrow" in text
@@ -237,9 +241,11 @@ def test_a_snapshot_at_the_cost_is_compared_and_says_its_own_cost(tmp_path):
     measured = panels["aesthetic", "aesthetic"].scores("soar", 17).seed_means().mean()
     assert soar.estimates["aesthetic"].interval.estimate == measured
     assert soar.budget["forward_equivalents"] == 4896
+    assert [one.method for one in found.table.family] == ["soar"]
     text = matched_markdown([found])
     assert "| 17 | 4,896 |" in text
     assert "linear" not in text
+    assert "- Decided: Aesthetic of SOAR against SFT." in text
     # Without it nobody knows: the next one cost 14,400.
     curves = [one for one in curves if one.step != 17 or one.method != "soar"]
     assert "soar" in matched_tables(tables, panels, curves, "forward_equivalents")[0].gaps

@@ -10,6 +10,7 @@ import numpy as np
 from soarbench.config.stages import first_stage
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
 from soarbench.report.numbers.estimates import (
+    Comparison,
     Estimate,
     estimate,
     final_comparisons,
@@ -203,7 +204,7 @@ def matched_tables(
     By task, then level; only levels that two trained methods reached, those that were ``asked`` for
     by task included. ``points`` are of the deciding metrics. Where a snapshot was taken at the
     level, it is compared; else every image's score is taken as linear between two that hardly
-    differ.
+    differ, and decides nothing.
     """
     matched = []
     for table in tables:
@@ -278,7 +279,7 @@ def _matched(
         for name, panel in panels.items()
     }
     # Holm's correction is over this table, as that at the last steps is over its own.
-    comparisons = final_comparisons(moved, places, table.baseline, table.final_metric)
+    comparisons = _comparisons(moved, places, table)
     measured = [name for name in places if len(gaps.get(name, ())) < len(panels)]
     nothing = Estimate(interval=None, num_unscored=0, reasons=(), problem=NOT_MEASURED)
     rows = [
@@ -295,6 +296,21 @@ def _matched(
         if row.method != BASE
     ]
     return replace(table, rows=tuple(rows))
+
+
+def _comparisons(
+    panels: Mapping[str, Panel], places: Mapping[str, Place], table: TaskTable
+) -> dict[tuple[str, str], Comparison]:
+    """Comparisons with the baseline, by (method, evaluator); decided where both were measured."""
+    exact = [name for name, place in places.items() if place.is_measured]
+    # Two noisy numbers make a mean that is quieter than any measurement: no verdict rests on it.
+    if table.baseline not in exact:
+        return final_comparisons(panels, places, table.baseline, "")
+    between = [name for name in places if name not in exact]
+    return {
+        **final_comparisons(panels, exact, table.baseline, table.final_metric),
+        **final_comparisons(panels, between, table.baseline, ""),
+    }
 
 
 def _spent(place: Place) -> dict[str, float]:

@@ -94,7 +94,8 @@ def _matched(matched: Sequence[MatchedTable]) -> list[dict[str, object]]:
     levels: dict[str, list[dict[str, object]]] = {}
     for one in matched:
         caption = f"Task {one.table.task}, {frames.level_text(one)}"
-        level = {"table": methods_table(one.table, caption), "notes": frames.place_notes(one)}
+        notes = [*frames.place_notes(one), *one.table.about_family()[:1]]
+        level = {"table": methods_table(one.table, caption), "notes": notes}
         levels.setdefault(one.table.task, []).append({**level, "findings": one.table.findings()})
     return [{"title": f"Task: {task}", "levels": own} for task, own in levels.items()]
 

@@ -63,8 +63,8 @@ _MATCHED_NOTE = (
 )
 _LINEAR_NOTE = (
     "Without one, an image's score is taken as linear between two snapshots that differ by at most "
-    "a quarter of the narrower one's 95 % interval; as a mean of two images it then has an "
-    "interval that is up to 30 % too narrow."
+    "a quarter of the narrower one's 95 % interval; as a mean of two images it has an interval up "
+    "to 30 % too narrow, and decides nothing."
 )
 
 

@@ -75,7 +75,8 @@ def matched_markdown(matched: Sequence[MatchedTable]) -> str:
     parts = [title, frames.matched_note(matched)]
     for one in matched:
         parts += [f"{frames.level_text(one)}:", task_markdown(one.table)]
-        parts += [_items(frames.place_notes(one)), _items(one.table.findings())]
+        notes = [*frames.place_notes(one), *one.table.about_family()[:1]]
+        parts += [_items(notes), _items(one.table.findings())]
     return "\n\n".join(part for part in parts if part)
 
 
