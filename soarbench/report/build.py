@@ -12,7 +12,7 @@ from soarbench.common.errors import ConfigError
 from soarbench.common.files import make_writable
 from soarbench.common.strict import did_you_mean
 from soarbench.report.numbers import reference
-from soarbench.report.numbers.budgets import matched_tables
+from soarbench.report.numbers.budgets import asked_costs, matched_tables
 from soarbench.report.numbers.curves import build_curves
 from soarbench.report.numbers.diagnostics import image_statistics
 from soarbench.report.numbers.diversity import Diversity, measure_diversity
@@ -80,7 +80,7 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
     deciding = [panels.get((table.task, table.final_metric)) for table in tables]
     report = Report(
         grid=grid, folder=folder, cells=tuple(cells), tables=tuple(tables),
-        matched=tuple(matched_tables(tables, panels, curves, MATCHED_COUNTER)),
+        matched=tuple(matched_tables(tables, panels, curves, MATCHED_COUNTER, asked_costs(cells))),
         crossings=tuple(crossings(tables, panels, curves, options.thresholds)),
         gaming=tuple(gaming), diversity=tuple(diversity.values()),
         samples=tuple(read_samples(cells, panel) for panel in deciding if panel is not None),

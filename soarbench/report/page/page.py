@@ -53,7 +53,7 @@ def _values(report: Report) -> dict[str, object]:
         "matched": _matched(report.matched),
         "matched_note": frames.matched_note(report.matched),
         "thresholds": _thresholds(report.crossings),
-        "threshold_note": frames.threshold_note(report.crossings),
+        "threshold_note": frames.THRESHOLD_NOTE,
         "gaming": _gaming(report),
         "figures": figures(report.figures.entries, report.folder),
         "samples": sampled,
@@ -95,7 +95,8 @@ def _matched(matched: Sequence[MatchedTable]) -> list[dict[str, object]]:
     levels: dict[str, list[dict[str, object]]] = {}
     for one in matched:
         caption = f"Task {one.table.task}, {frames.level_text(one)}"
-        level = {"table": methods_table(one.table, caption), "note": frames.early_note(one)}
+        notes = [*frames.place_notes(one), *one.table.about_family()[:1]]
+        level = {"table": methods_table(one.table, caption), "notes": notes}
         levels.setdefault(one.table.task, []).append({**level, "findings": one.table.findings()})
     return [{"title": f"Task: {task}", "levels": own} for task, own in levels.items()]
 

@@ -79,7 +79,8 @@ def matched_markdown(matched: Sequence[MatchedTable]) -> str:
     parts = [title, frames.matched_note(matched)]
     for one in matched:
         parts += [f"{frames.level_text(one)}:", task_markdown(one.table)]
-        parts += [frames.early_note(one), _items(one.table.findings())]
+        notes = [*frames.place_notes(one), *one.table.about_family()[:1]]
+        parts += [_items(notes), _items(one.table.findings())]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -89,7 +90,7 @@ def threshold_markdown(crossings: Sequence[Crossing]) -> str:
         return ""
     title = frames.threshold_title(crossings[0])
     table = markdown_table(frames.threshold_texts(crossings))
-    return f"### {title}\n\n{table}\n\n{frames.threshold_note(crossings)}"
+    return f"### {title}\n\n{table}\n\n{frames.THRESHOLD_NOTE}"
 
 
 def gaming_markdown(one: Gaming, table: TaskTable) -> str:
