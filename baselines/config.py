@@ -291,6 +291,10 @@ class TrainingConfig:
         parts = range(1, self.num_snapshots + 1)
         return tuple(round(self.steps * part / self.num_snapshots) for part in parts)
 
+    def update_cost(self, method: MethodConfig) -> float:
+        """Model evaluations of an update, over all processes; a backward counts as two."""
+        return self.batch_size * method.forward_equivalents()
+
     # The checks below raise ValueError, which names the value and one that works.
 
     def check_method(self, *, updates_per_collection: int, group_size: int) -> None:

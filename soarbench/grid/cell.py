@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from baselines.config import EmaConfig, LoraConfig, MethodConfig, OptimConfig, TrainingConfig
 from evaluators.base import JudgeConfig
 from soarbench.common.strict import ADDRESS
-from soarbench.config.settings import SamplingConfig, SuiteConfig, TaskConfig
+from soarbench.config.settings import SamplingConfig, SuiteConfig, TaskConfig, VariantConfig
 from soarbench.config.stages import BASE
 from soarbench.data.config import DataConfig
 from soarbench.models.base import ModelConfig
@@ -28,6 +28,8 @@ class CellConfig:
         judges: Those that the suites, the data and the rewards name.
         weights_digest: Of the base's weights (and of an adapter's).
         parent: The first stage whose last weights this cell starts from; null: the base's.
+        variant: What makes the method another one than ``method.kind``'s; null: nothing.
+        is_trial: Whether its grid chooses among settings.
     """
 
     grid: str
@@ -48,6 +50,9 @@ class CellConfig:
     weights_digest: str
     # Its training's address stands for it.
     parent: CellConfig | None = field(default=None, metadata=ADDRESS)
+    # Names alone: the settings that it comes to are above.
+    variant: VariantConfig | None = field(default=None, metadata=ADDRESS)
+    is_trial: bool = field(default=False, metadata=ADDRESS)
 
     @property
     def task_name(self) -> str:
@@ -64,8 +69,14 @@ class CellConfig:
     @property
     def title(self) -> str | None:
         """What the method, stage by stage, calls itself; None where nothing is trained."""
-        titles = [one.method.title for one in (*self.lineage, self) if one.method is not None]
-        return " → ".join(titles) or None
+        named = [one.variant or one.method for one in (*self.lineage, self)]
+        return " → ".join(one.title for one in named if one is not None) or None
+
+    @property
+    def trial_of(self) -> str | None:
+        """The method that its grid chooses settings of; None in any other grid."""
+        origin = self.method_name if self.variant is None else self.variant.of
+        return origin if self.is_trial else None
 
     @property
     def steps(self) -> tuple[int, ...]:
