@@ -228,9 +228,13 @@ def dry_table(grid: Grid) -> Table:
     seconds = estimates(grid, pending)
     total = 0.0
     own_jobs = [job for job in pending if job.kind not in _OF_DIAGNOSTICS]
+    # Once a job: an id is a digest, and asking for it by cell and job took minutes with 90 cells.
+    jobs_of: dict[str, list[Job]] = {}
+    for job in own_jobs:
+        jobs_of.setdefault(addresses.cell_id(job.cell), []).append(job)
     for cell in grid.cells:
         cell_id = addresses.cell_id(cell)
-        own = [job for job in own_jobs if addresses.cell_id(job.cell) == cell_id]
+        own = jobs_of.get(cell_id, [])
         steps = str(cell.training.steps) if cell.training is not None else "-"
         cost = sum(seconds[job.key] for job in own)
         total += cost
