@@ -295,7 +295,10 @@ class TrainingConfig:
         return tuple(round(self.steps * part / self.num_snapshots) for part in parts)
 
     def update_cost(self, method: MethodConfig) -> float:
-        """Model evaluations of an update, over all processes; a backward counts as two."""
+        """Forward equivalents of an update, over all processes, as they are planned.
+
+        Flow-GRPO may spend less: groups whose rewards are all alike are not trained on.
+        """
         return self.batch_size * method.forward_equivalents()
 
     # The checks below raise ValueError, which names the value and one that works.

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from baselines.config import MethodConfig, TrainingConfig
 from soarbench.common.errors import ConfigError
 from soarbench.config.compose import Overrides, compose_pairs, grid_config, parse_overrides
 from soarbench.config.settings import GridConfig, Settings, SuiteConfig, VariantConfig
@@ -73,6 +74,7 @@ def expand(arguments: Sequence[str]) -> Grid:
     methods = () if is_published else _trained_methods(grid, overrides)
     tasks = _selected("task", overrides, grid.tasks, grid)
     settings = _settings(grid, overrides, methods, tasks)
+    costs = {} if is_published else _costs(grid, overrides, settings, tasks)
     bases = {task: settings[BASE, task] for task in grid.tasks}
     if not is_published:
         _check_rule(grid, bases)
@@ -95,6 +97,7 @@ def expand(arguments: Sequence[str]) -> Grid:
                     seed=seed,
                     variant=grid.variants.get(stages(method)[-1]),
                     parent=by_method.get(first_stage(method)),
+                    costs=costs[task],
                 )
             cells += by_method.values()
     return Grid(run, tuple(cells), tuple(arguments))
@@ -102,8 +105,12 @@ def expand(arguments: Sequence[str]) -> Grid:
 
 def _trained_methods(grid: GridConfig, overrides: Overrides) -> tuple[str, ...]:
     """The methods, each after the one whose weights it starts from."""
+    return _with_first_stages(_selected("method", overrides, (BASE, *grid.methods), grid))
+
+
+def _with_first_stages(methods: Iterable[str]) -> tuple[str, ...]:
     chains: dict[str, None] = {}
-    for method in _selected("method", overrides, (BASE, *grid.methods), grid):
+    for method in methods:
         parts = stages(method)
         chains |= dict.fromkeys(THEN.join(parts[:count]) for count in range(1, len(parts) + 1))
     return tuple(method for method in chains if method != BASE)
@@ -138,6 +145,39 @@ def _settings(
     for method, task in pairs:
         check(settings[method, task], method)
     return settings
+
+
+def _costs(
+    grid: GridConfig,
+    overrides: Overrides,
+    settings: Mapping[tuple[str, str], Settings],
+    tasks: Sequence[str],
+) -> dict[str, tuple[float, ...]]:
+    """By task, the forward equivalents at which its methods are compared, ascending."""
+    # Of all methods of the grid, whichever are selected, so that a cell is the same one.
+    methods = _with_first_stages(grid.methods)
+    pairs = [(stages(method)[-1], task) for task in tasks for method in methods]
+    costs = {pair: _stage_cost(one.training, one.method) for pair, one in settings.items()}
+    absent = [pair for pair in dict.fromkeys(pairs) if pair not in costs]
+    if absent:
+        # With the others, which take the values that are theirs alone.
+        composed = compose_pairs([*settings, *absent], overrides, grid.variants)
+        parts = {pair: map(composed[pair].section, ("training", "method")) for pair in absent}
+        costs |= {pair: _stage_cost(*both) for pair, both in parts.items()}
+    levels = {}
+    for task in tasks:
+        totals = [sum(costs[part, task] for part in stages(method)) for method in methods]
+        budget = settings[BASE, task].budget
+        shared = {share * total for total in totals for share in budget.cost_shares}
+        levels[task] = tuple(sorted(shared | {*budget.costs}))
+    return levels
+
+
+def _stage_cost(training: object, method: object) -> float:
+    """What a stage costs; nothing without training."""
+    if not isinstance(training, TrainingConfig) or not isinstance(method, MethodConfig):
+        return 0.0
+    return training.steps * training.update_cost(method)
 
 
 def _check_rule(grid: GridConfig, settings: Mapping[str, Settings]) -> None:
@@ -206,6 +246,7 @@ def _cell(
     suites: Iterable[SuiteConfig] | None = None,
     parent: CellConfig | None = None,
     variant: VariantConfig | None = None,
+    costs: tuple[float, ...] = (),
 ) -> CellConfig:
     """A cell, whose judges are those that somebody asks; None: the task's own suites."""
     is_base = method == BASE
@@ -235,9 +276,13 @@ def _cell(
         sampling=settings.sampling,
         judges={name: settings.judge[name] for name in sorted(judges)},
         weights_digest=digest,
+        diversity={
+            name: one for name, one in settings.diversity.items() if one.weights is not None
+        },
         parent=parent,
         variant=variant,
         is_trial=settings.grid.selects and not is_base,
+        costs=costs,
     )
 
 
