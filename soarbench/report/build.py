@@ -22,8 +22,8 @@ from soarbench.report.numbers.protocols import refuse_unlike
 from soarbench.report.numbers.samples import read_samples
 from soarbench.report.numbers.tables import MethodRow, TaskTable, build_tables
 from soarbench.report.numbers.thresholds import crossings
-from soarbench.report.numbers.tuning import choices
 from soarbench.report.numbers.trained_on import trained_on
+from soarbench.report.numbers.tuning import choices
 from soarbench.report.options import ReportOptions
 from soarbench.report.page.page import page_html
 from soarbench.report.report import Report
