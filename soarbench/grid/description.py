@@ -26,6 +26,7 @@ def describe(cell: CellConfig, cells: Sequence[CellConfig]) -> dict[str, object]
         "task": cell.task_name,
         "method": cell.method_name,
         "title": cell.title,
+        "trial_of": cell.trial_of,
         "seed": cell.seed,
         "steps": list(cell.steps),
         "final_metric": None if task is None else task.final_metric,
@@ -50,13 +51,17 @@ def _suite(cell: CellConfig, suite: SuiteConfig) -> Mapping[str, object]:
     def at(source_of: Callable[..., addresses.Source], *judge: str) -> dict[str, str]:
         return {str(step): source_of(cell, step, suite, *judge).address for step in cell.steps}
 
-    return {
+    facts: dict[str, object] = {
         "max_prompts": suite.max_prompts,
         "images_per_prompt": suite.images_per_prompt,
         "images": at(addresses.images),
         "statistics": at(addresses.image_statistics),
         "scores": {judge: at(addresses.scores, judge) for judge in suite.judges},
     }
+    # Not where there is none: descriptions of cells without stay as they are.
+    if measures := cell.measures(suite):
+        facts["diversity"] = {name: at(addresses.diversity, name) for name in measures}
+    return facts
 
 
 def followed(cell: CellConfig, cells: Iterable[CellConfig]) -> list[CellConfig]:

@@ -8,9 +8,12 @@ from pathlib import Path
 import pandas as pd
 
 from soarbench.report.numbers.budgets import MatchedTable
+from soarbench.report.numbers.diversity import Diversity
+from soarbench.report.numbers.gaming import Gaming
 from soarbench.report.numbers.samples import Samples
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.numbers.thresholds import Crossing
+from soarbench.report.numbers.tuning import Choice
 from soarbench.store.cells import Cell
 
 
@@ -40,6 +43,9 @@ class Report:
     Attributes:
         matched: The methods at equal cost.
         crossings: What each needs to reach a value.
+        choices: What a grid of trials chooses; empty for any other.
+        gaming: Learned scores against what they stand for.
+        diversity: Of the images of a prompt, by task.
         measured: Measured rows under the columns of the paper's table, None where it has none.
         published: Rows of the paper, None where it has none for this grid.
         gaps: What is missing, a line each.
@@ -53,6 +59,9 @@ class Report:
     tables: tuple[TaskTable, ...]
     matched: tuple[MatchedTable, ...]
     crossings: tuple[Crossing, ...]
+    choices: tuple[Choice, ...]
+    gaming: tuple[Gaming, ...]
+    diversity: tuple[Diversity, ...]
     samples: tuple[Samples, ...]
     measured: pd.DataFrame | None
     published: pd.DataFrame | None

@@ -108,7 +108,7 @@ class Spread:
     def half_width(self, alpha: float) -> FloatArray:
         """The error that is exceeded, on either side, with chance ``alpha``."""
         ends = [
-            np.asarray(scale) * -special.stdtrit(freedom, alpha / 2)
+            np.asarray(scale) * -special.stdtrit(np.asarray(freedom, float), alpha / 2)
             for scale, freedom in (
                 (self.prompts, self.prompt_freedom),
                 (self.seeds, self.seed_freedom),

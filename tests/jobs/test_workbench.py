@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from typing_extensions import override
 
 from baselines.flow_grpo import FlowGrpo
+from baselines.loop.checkpoints import last_complete_checkpoint
 from baselines.loop.post_train import post_train
 from baselines.loop.weights import load_transformer, prepare_transformer
 from soarbench.cli.disk import disk_need
@@ -30,6 +31,7 @@ from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import OnStep
 from soarbench.jobs.graph import grid_jobs
+from soarbench.jobs.train import trained_folder
 from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.models.base import ImageModel, PromptEncoder
 from soarbench.models.sd3.config import Sd3Config
@@ -134,13 +136,32 @@ def test_a_grid_of_real_cells_resumed_in_the_middle_equals_one_straight_through(
         go(resumed, Interrupted)
     soar = next(cell for cell in grid.cells if cell.method_name == "soar")
     folder = ModelWorkbench("cpu", expand(resumed).store).training_folder(soar).root
-    (checkpoint,) = folder.glob("checkpoint-*")
+    checkpoint = last_complete_checkpoint(folder)
+    assert checkpoint is not None
     sizes = weight_bytes(soar)
     assert sizes is not None
     held = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
     assert held == pytest.approx(sizes[1], rel=0.1)
     assert go(resumed) == 0
     assert rows_of(resumed) == rows_of(arguments)
+
+
+def test_a_training_repeated_for_a_snapshot_has_the_bits_that_it_had(arguments: list[str]) -> None:
+    arguments += ["method=[soar]", "diagnostics=false"]
+    assert go(arguments) == 0
+    # SOAR's update of 4 rows costs 88.
+    more = [*arguments, "budget.costs=[176]"]
+    grid = expand(more)
+    folder = trained_folder(grid.store, grid.cells[1])
+    before = {path: path.read_bytes() for path in folder.root.rglob("*.safetensors")}
+    rows = rows_of(arguments)
+    assert go(more) == 0
+    after = {path: path.read_bytes() for path in folder.root.rglob("*.safetensors")}
+    (made,) = after.keys() - before.keys()
+    assert made.parent.name == "step-000002"
+    assert after == {**before, made: after[made]}
+    assert rows_of(more) == {**rows_of(more), **rows}
+    assert stored(grid.cells[1], grid).steps == (2, 3, 6)
 
 
 def test_a_reward_says_whether_it_runs_beside_the_model(

@@ -24,6 +24,7 @@ from soarbench.report.numbers.names import (
 )
 from soarbench.report.numbers.panels import Panel
 from soarbench.stats.intervals import Interval
+from soarbench.stats.significance import Verdict
 from soarbench.store.cells import Cell, Hole
 from soarbench.store.facts import MetricFacts
 
@@ -139,7 +140,8 @@ class TaskTable:
     def family(self) -> list[Comparison]:
         """The comparisons that this table decides: of the deciding metric, by method."""
         rows = [row for row in self.rows if self.final_metric in row.comparisons]
-        return [row.comparisons[self.final_metric] for row in rows]
+        comparisons = [row.comparisons[self.final_metric] for row in rows]
+        return [one for one in comparisons if one.verdict is not Verdict.EXPLORATORY]
 
     def about_family(self) -> list[str]:
         """What is decided, how, and what is not."""
@@ -190,13 +192,17 @@ def _span(numbers: Sequence[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
+_RULE = (
+    "Better or worse means p < 0.05, where p is the larger one of a permutation test over prompts "
+    "and of the test behind the interval, which takes prompts and training seeds as samples"
+)
+#: To be followed by what the correction is for.
+HOW_DECIDED = f"{_RULE}, after Holm's correction"
+
+
 def how_decided(count: int) -> str:
     """The rule of verdicts, for a family of so many comparisons."""
-    return (
-        "Better or worse means p < 0.05, where p is the larger one of a permutation test over "
-        "prompts and of the test behind the interval, which takes prompts and training seeds as "
-        + (f"samples; Holm's correction is for {count} comparisons." if count > 1 else "samples.")
-    )
+    return f"{HOW_DECIDED} for {count} comparisons." if count > 1 else f"{_RULE}."
 
 
 def margin_note(margin: float, count: int) -> str:

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import pandas as pd
 
 from soarbench.report.numbers.budgets import MatchedTable
+from soarbench.report.numbers.diversity import Diversity
+from soarbench.report.numbers.gaming import Gaming
 from soarbench.report.numbers.reference import AS_PUBLISHED, SOURCE
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.numbers.thresholds import Crossing
 from soarbench.report.report import Report
-from soarbench.report.text import frames
+from soarbench.report.text import frames, gaming
 from soarbench.report.text.frames import NOTHING
+from soarbench.report.text.tuning import NOTE, choice_lines, tuning_texts
 
 
 def markdown(report: Report) -> str:
@@ -21,6 +24,9 @@ def markdown(report: Report) -> str:
     if report.gaps:
         parts.append(f"**Partial report.** Missing:\n\n{_items(report.gaps)}")
     parts.append(_items(report.stale))  # before any number that it is about
+    if report.choices:
+        lines = _items([*choice_lines(report.choices), NOTE])
+        parts += ["## Chosen", lines, markdown_table(tuning_texts(report.choices))]
     for table in report.tables:
         parts += [
             f"## Task: {table.task}",
@@ -29,6 +35,8 @@ def markdown(report: Report) -> str:
             _items(table.notes()),
             matched_markdown([one for one in report.matched if one.table.task == table.task]),
             threshold_markdown([one for one in report.crossings if one.task == table.task]),
+            *(gaming_markdown(one, table) for one in report.gaming if one.task == table.task),
+            *(diversity_markdown(one) for one in report.diversity if one.task == table.task),
         ]
     if report.measured is not None:
         title = "## Measured, under the columns of the published table"
@@ -75,7 +83,8 @@ def matched_markdown(matched: Sequence[MatchedTable]) -> str:
     parts = [title, frames.matched_note(matched)]
     for one in matched:
         parts += [f"{frames.level_text(one)}:", task_markdown(one.table)]
-        parts += [frames.early_note(one), _items(one.table.findings())]
+        notes = [*frames.place_notes(one), *one.table.about_family()[:1]]
+        parts += [_items(notes), _items(one.table.findings())]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -85,4 +94,21 @@ def threshold_markdown(crossings: Sequence[Crossing]) -> str:
         return ""
     title = frames.threshold_title(crossings[0])
     table = markdown_table(frames.threshold_texts(crossings))
-    return f"### {title}\n\n{table}\n\n{frames.threshold_note(crossings)}"
+    return f"### {title}\n\n{table}\n\n{frames.THRESHOLD_NOTE}"
+
+
+def gaming_markdown(one: Gaming, table: TaskTable) -> str:
+    """Whether a learned score's gains are real."""
+    parts = [
+        f"### {gaming.gaming_title(one)}",
+        markdown_table(gaming.gaming_texts(one, table.titles)),
+        _items(gaming.gaming_findings(one, table.titles)),
+        gaming.gaming_note(one),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def diversity_markdown(one: Diversity) -> str:
+    """How unlike a prompt's images are."""
+    table = markdown_table(gaming.diversity_texts(one))
+    return f"### Diversity within a prompt\n\n{table}\n\n{gaming.diversity_note(one)}"
