@@ -27,6 +27,7 @@ class CellConfig:
         rewards: A reward method's rewards with their weights; empty for other methods.
         judges: Those that the suites, the data and the rewards name.
         weights_digest: Of the base's weights (and of an adapter's).
+        robustness: Samplers that images of the last step are drawn with, too.
         parent: The first stage whose last weights this cell starts from; null: the base's.
     """
 
@@ -46,6 +47,8 @@ class CellConfig:
     sampling: SamplingConfig
     judges: Mapping[str, JudgeConfig]
     weights_digest: str
+    # Their images have addresses of their own.
+    robustness: tuple[SamplingConfig, ...] = field(default=(), metadata=ADDRESS)
     # Its training's address stands for it.
     parent: CellConfig | None = field(default=None, metadata=ADDRESS)
 

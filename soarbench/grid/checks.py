@@ -41,6 +41,10 @@ def check(settings: Settings, method: str) -> None:
             f"figure_formats={list(settings.figure_formats)}: png must be among them, since pages "
             "show it"
         )
+    if settings.robustness.enabled and not settings.diagnostics:
+        raise ConfigError(
+            "robustness.enabled=true: is one of the diagnostics; leave diagnostics=false out"
+        )
     _check_evaluation(settings)
     _check_resolution(settings)
     if config is None:

@@ -14,8 +14,10 @@ from soarbench.common.strict import did_you_mean
 from soarbench.report.numbers import reference
 from soarbench.report.numbers.budgets import matched_tables
 from soarbench.report.numbers.curves import build_curves
+from soarbench.report.numbers.exposure import exposure_points
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
+from soarbench.report.numbers.robustness import robustness_points
 from soarbench.report.numbers.samples import read_samples
 from soarbench.report.numbers.tables import MethodRow, TaskTable, build_tables
 from soarbench.report.numbers.thresholds import crossings
@@ -50,6 +52,12 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
     tables = build_tables(cells, panels, [*holes, *more_holes], baseline=source.baseline)
     _refuse_unknown(options.thresholds, tables)
     curves = build_curves(cells, panels, tables)
+    exposure = [
+        point for table in tables for point in exposure_points(cells, table.task, table.baseline)
+    ]
+    robustness = [
+        point for table in tables for point in robustness_points(cells, table.task, table.baseline)
+    ]
     # Importing matplotlib is slow, and who is refused need not wait for it.
     from soarbench.report.figures.figure_set import write_figures
 
@@ -61,11 +69,13 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
         cells, panels, tables, curves, folder, axes=options.axes, formats=source.formats,
         checkpoint_rule=source.checkpoint_rule,
         published=reference.published_curves(reference_dir) if source.show_published else (),
+        exposure=exposure, robustness=robustness,
     )  # fmt: skip
     deciding = [panels.get((table.task, table.final_metric)) for table in tables]
     report = Report(
         grid=grid, folder=folder, cells=tuple(cells), tables=tuple(tables),
         matched=tuple(matched_tables(tables, panels, curves, MATCHED_COUNTER)),
+        exposure=tuple(exposure), robustness=tuple(robustness),
         crossings=tuple(crossings(tables, panels, curves, options.thresholds)),
         samples=tuple(read_samples(cells, panel) for panel in deciding if panel is not None),
         measured=None if published is None else frames.measured_texts(published, tables, cells),

@@ -20,7 +20,7 @@ from soarbench.store.training import TrainingFolder
 #: What a protocol says, by field; ``judge`` holds the facts about the judge's number.
 Facts = Mapping[str, object]
 #: Of a probe; see ``ProbeFolder``.
-Table = Literal["images", "norms", "deviations"]
+Table = Literal["images", "norms", "states", "exposure", "robustness"]
 _REMEDY = "delete it and give the command of the run again"
 
 
@@ -36,8 +36,9 @@ class ProbeFolder:
         ``images``: statistics of every image of a suite at a step; prompt_id, image_index, those of
         ``image_statistics.STATISTICS``, and diversity (of the prompt; null where it has one image).
         ``norms``: RMS of the velocity at every evaluated step; step, row, norm.
-        ``deviations``: from the training path at the last step; step, row, start (level that the
-        path was left at), index, sigma, deviation.
+        ``states``: of the base; level, shape (of a state), values (float32's bytes).
+        ``exposure``: measures of exposure bias at the last step; step, row, measure, level, sigma
+        (of the sampler, nearest to the level), value.
         """
         return self.root / f"{name}.parquet"
 
@@ -52,7 +53,11 @@ class CellTables(Protocol):
         """What training logged: step, key, value; None without a log."""
 
     def probe(self, name: Table, key: str = "") -> pa.Table | None:
-        """A table of diagnostics, those of images with step and suite; None where there is none."""
+        """A table of diagnostics, those of images with step and suite; None where there is none.
+
+        ``robustness`` has the columns of ``scores``, num_inference_steps and state_noise, and is of
+        every sampler, the cell's own first.
+        """
 
     def protocols(self) -> dict[tuple[str, str], Facts]:
         """What stands behind the scores, by (suite, evaluator)."""
@@ -96,6 +101,8 @@ class StoredTables:
 
     def probe(self, name: Table, key: str = "") -> pa.Table | None:
         """See ``CellTables``."""
+        if name == "robustness":
+            return self._robustness()
         if name != "images":
             paths = self.description["paths"]
             return self._table(paths[key], name) if key in paths else None
@@ -109,6 +116,21 @@ class StoredTables:
                 tables.append(labelled(table, step=int(step), suite=suite))
         # A prompt with one image has no diversity: a column of nulls, of no type of its own.
         return pa.concat_tables(tables, promote_options="permissive")
+
+    def _robustness(self) -> pa.Table | None:
+        """See ``probe``; None while scores of a sampler are missing."""
+        step, tables = self.description["steps"][-1], []
+        for sampler in self.description.get("robustness", []):
+            settings = {key: sampler[key] for key in ("num_inference_steps", "state_noise")}
+            for suite, judges in sampler["scores"].items():
+                for judge, address in judges.items():
+                    folder = ScoresFolder(self.store.artefact(address).root)
+                    if not folder.has(self.extent(suite)):
+                        return None
+                    rows = folder.part(self.extent(suite))
+                    names = {"step": step, "evaluator": judge, "suite": suite}
+                    tables.append(labelled(rows, **names, **settings))
+        return pa.concat_tables(tables) if tables else None
 
     def protocols(self) -> dict[tuple[str, str], Facts]:
         """See ``CellTables``."""
@@ -169,7 +191,7 @@ def read_table(path: Path, remedy: str) -> pa.Table | None:
         raise StoreError(f"{path} is damaged ({error}); {remedy}") from error
 
 
-def labelled(rows: pa.Table, **labels: str | int) -> pa.Table:
+def labelled(rows: pa.Table, **labels: str | float) -> pa.Table:
     """Rows with further columns, each of one value."""
     for name, value in labels.items():
         rows = rows.append_column(name, pa.repeat(value, rows.num_rows))

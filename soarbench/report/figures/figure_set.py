@@ -15,22 +15,25 @@ from soarbench.common.files import read_json, write_atomically
 from soarbench.config.run import FORMATS
 from soarbench.grid.checkpoint_rule import LAST
 from soarbench.report.figures.bars import Bar, build_bars, draw_bars
-from soarbench.report.figures.gaming import draw_deviation, draw_gaming, draw_overoptimisation
+from soarbench.report.figures.exposure import draw_exposure, draw_robustness
+from soarbench.report.figures.gaming import draw_gaming, draw_overoptimisation
 from soarbench.report.figures.sheets import Tile, draw_sheet, plan_sheet
 from soarbench.report.figures.style_and_curves import AXIS_TITLES, draw_curves, save, settle
 from soarbench.report.numbers import diagnostics
 from soarbench.report.numbers.checkpoints import marked_steps
 from soarbench.report.numbers.curves import CurvePoint, panel_points
+from soarbench.report.numbers.exposure import ExposurePoint
 from soarbench.report.numbers.gaming import GamingPoint, gaming_points
 from soarbench.report.numbers.names import titles_of
 from soarbench.report.numbers.reference import PublishedPoint
+from soarbench.report.numbers.robustness import RobustnessPoint
 from soarbench.report.numbers.tables import Panels, TaskTable
 from soarbench.report.numbers.trained_on import trained_on
 from soarbench.report.report import FigureEntry, FigureSet
 from soarbench.report.text.frames import csv_text, curve_numbers, write_text
 from soarbench.store.cells import Cell
 
-Row = CurvePoint | Bar | GamingPoint | diagnostics.DeviationPoint | Tile
+Row = CurvePoint | Bar | GamingPoint | ExposurePoint | RobustnessPoint | Tile
 #: Title and caption of each kind of figure; the curves name their axis.
 _TEXTS = {
     "curves": (
@@ -55,14 +58,23 @@ _TEXTS = {
         "What was trained on beside what was not: oracle, held-out metrics, statistics of the "
         "images, diversity within a prompt, and the norm of the velocity relative to the base.",
     ),
-    "deviation": (
-        "Drift from the training path",
-        "RMS distance, in latent units, between the sampler's states and the straight path of a "
-        "real image that training did not use, after leaving that path at a noise level. The "
-        "distance also holds what no model can know (which image the noise ends in) and how well a "
-        "model knows images of this kind, so its level alone is no exposure bias: compare methods "
-        "that trained on the same data, and each with the base on the same images, as the lower "
-        "row does.",
+    "exposure": (
+        "Exposure bias",
+        "Real images that training did not use, less is better everywhere. Error off the path: at "
+        "states that the base drifted to, the same for all, the squared error against the velocity "
+        "back to the image minus the error on the path. Left of a kick: RMS at the end of sampling "
+        "over that of a random kick, or of a kick along the model's own drift; it also falls when "
+        "a model loses diversity. Distance to noised data: energy distance between the states of "
+        "sampling from noise and noised images of the same level, which lost diversity raises. "
+        "Filled markers differ from the baseline after Holm's correction over methods and levels.",
+    ),
+    "robustness": (
+        "Scores by sampler",
+        "The last step's images by samplers with other numbers of steps, and with fresh noise in "
+        "every state (RMS of the whole way). Left, each method's score; right, by how much its "
+        "difference to the baseline is another than by the usual sampler: above zero (where more "
+        "is better) it bears the sampler's errors better than the baseline does. Paired by image "
+        "and seed; Holm's correction is over methods and samplers.",
     ),
     "samples": (
         "Samples",
@@ -83,6 +95,8 @@ def write_figures(
     published: Sequence[PublishedPoint] = (),
     checkpoint_rule: str = LAST,
     formats: Sequence[str] = FORMATS,
+    exposure: Sequence[ExposurePoint] = (),
+    robustness: Sequence[RobustnessPoint] = (),
 ) -> FigureSet:
     """Write every figure that there is data for, and ``figures.json``.
 
@@ -109,7 +123,7 @@ def write_figures(
     writer.figure("gaming", _TEXTS["gaming"], gaming, lambda: draw_gaming(gaming, facts, titles))
     for table in tables:
         if table.metrics:
-            _write_task(table, cells, panels, curves, checkpoint_rule, writer)
+            _write_task(table, cells, panels, curves, exposure, robustness, checkpoint_rule, writer)
     writer.finish()
     return FigureSet(entries=tuple(writer.entries), notes=tuple(writer.notes))
 
@@ -119,6 +133,8 @@ def _write_task(
     cells: Sequence[Cell],
     panels: Panels,
     curves: Sequence[CurvePoint],
+    exposure: Sequence[ExposurePoint],
+    robustness: Sequence[RobustnessPoint],
     rule: str,
     writer: _Writer,
 ) -> None:
@@ -138,9 +154,12 @@ def _write_task(
     )
     name = f"overoptimisation_{task}"
     writer.figure(name, texts["overoptimisation"], points, draw, marked=marked)
-    drift = diagnostics.deviation_points(cells, task)
-    draw = partial(draw_deviation, drift, table.titles)
-    writer.figure(f"deviation_{task}", texts["deviation"], drift, draw)
+    own = [point for point in exposure if point.task == task]
+    draw = partial(draw_exposure, own, table.titles)
+    writer.figure(f"exposure_{task}", texts["exposure"], own, draw)
+    scores = [point for point in robustness if point.task == task]
+    draw = partial(draw_robustness, scores, table.facts, table.titles)
+    writer.figure(f"robustness_{task}", texts["robustness"], scores, draw)
     tiles = plan_sheet(cells, task)
     absent = sum(not tile.is_stored for tile in tiles)
     if absent:

@@ -7,11 +7,19 @@ from collections.abc import Sequence
 import pandas as pd
 
 from soarbench.report.numbers.budgets import MatchedTable
+from soarbench.report.numbers.exposure import ExposurePoint
 from soarbench.report.numbers.reference import AS_PUBLISHED, SOURCE
+from soarbench.report.numbers.robustness import RobustnessPoint
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.numbers.thresholds import Crossing
 from soarbench.report.report import Report
 from soarbench.report.text import frames
+from soarbench.report.text.exposure import (
+    EXPOSURE_NOTE,
+    ROBUSTNESS_NOTE,
+    exposure_texts,
+    robustness_texts,
+)
 from soarbench.report.text.frames import NOTHING
 
 
@@ -29,6 +37,8 @@ def markdown(report: Report) -> str:
             _items(table.notes()),
             matched_markdown([one for one in report.matched if one.table.task == table.task]),
             threshold_markdown([one for one in report.crossings if one.task == table.task]),
+            exposure_markdown(report.exposure, table),
+            robustness_markdown(report.robustness, table),
         ]
     if report.measured is not None:
         title = "## Measured, under the columns of the published table"
@@ -86,3 +96,23 @@ def threshold_markdown(crossings: Sequence[Crossing]) -> str:
     title = frames.threshold_title(crossings[0])
     table = markdown_table(frames.threshold_texts(crossings))
     return f"### {title}\n\n{table}\n\n{frames.threshold_note(crossings)}"
+
+
+def exposure_markdown(points: Sequence[ExposurePoint], table: TaskTable) -> str:
+    """What was measured of exposure bias in a table's task; empty where nothing was."""
+    own = [point for point in points if point.task == table.task]
+    if not own:
+        return ""
+    texts = markdown_table(exposure_texts(own, table.titles))
+    note = EXPOSURE_NOTE.format(baseline=table.title(table.baseline))
+    return f"### Exposure bias\n\n{texts}\n\n{note}"
+
+
+def robustness_markdown(points: Sequence[RobustnessPoint], table: TaskTable) -> str:
+    """Scores by other samplers in a table's task; empty where none was drawn with."""
+    own = [point for point in points if point.task == table.task]
+    if not own:
+        return ""
+    texts = markdown_table(robustness_texts(own, table.facts, table.titles))
+    note = ROBUSTNESS_NOTE.format(baseline=table.title(table.baseline))
+    return f"### Scores by sampler\n\n{texts}\n\n{note}"
