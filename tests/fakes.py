@@ -191,7 +191,7 @@ class FakeWorkbench:
         if cell.label == self.unprobed:
             raise RuntimeError("out of memory")
         exposure = [
-            {"row": row, "measure": "steering", "level": level, "sigma": level, "value": 0.1 * row}
+            {"row": row, "measure": "off_path", "level": level, "sigma": level, "value": 0.1 * row}
             for level, state in (states or {}).items() for row in range(len(state))
         ]  # fmt: skip
         norms = [{"row": row, "norm": 1.0 + row} for row in (0, 1)]

@@ -48,27 +48,29 @@ class Sampler:
 
 
 @torch.no_grad()
-def steering_error(
+def path_errors(
     velocity: VelocityModel,
     x0: Tensor,
     noise: Tensor,
     state: Tensor,
     sigma: Tensor,
     condition: Condition,
-) -> Tensor:
-    """Squared error off the path, against the velocity back to ``x0``, minus that on the path.
+) -> tuple[Tensor, Tensor]:
+    """Squared error on the path, and what comes to it at ``state``, against the velocity to ``x0``.
 
     Of states that other models are asked about as well, so that only the answers differ; without
-    guidance, which no velocity of training has. What a model knows less of these images it knows
-    less on the path, too, and that cancels.
+    guidance, which no velocity of training has. A model steers back better where the second number
+    is less and the first is not more: one that looks at its state too little has less of the second
+    alone.
 
-    ``x0``, ``noise`` and ``state`` are (B, ...), ``sigma`` (B,), in (0, 1]. -> (B,).
+    ``x0``, ``noise`` and ``state`` are (B, ...), ``sigma`` (B,), in (0, 1]. -> (B,) each.
 
     Source: the target is SOAR's, arXiv:2604.12617, here at states of no model that is compared.
     """
     off = velocity_mse(velocity(state, sigma, condition), correction_velocity(state, x0, sigma))
     path = add_noise(x0, noise, sigma)
-    return off - velocity_mse(velocity(path, sigma, condition), noise - x0)
+    on = velocity_mse(velocity(path, sigma, condition), noise - x0)
+    return on, off - on
 
 
 def contraction(sampler: Sampler, state: Tensor, kicks: Sequence[Tensor], sigmas: Tensor) -> Tensor:
@@ -86,29 +88,21 @@ def contraction(sampler: Sampler, state: Tensor, kicks: Sequence[Tensor], sigmas
     )
 
 
-def two_sample_distance(own: Tensor, data: Tensor) -> Tensor:
-    """Energy distance between states of own sampling and noised data at one level, row by row.
+def energy_score(own: Tensor, data: Tensor) -> Tensor:
+    """``2 E|x - y| - E|x - x'|`` of states of own sampling and noised data of one prompt and level.
 
-    ``2 E|x - y| - E|x - x'| - E|y - y'|``, in units of RMS: 0 where both have one distribution, and
-    above 0 elsewhere. A model whose images lose diversity that data have comes nearer to each datum
-    on average, and loses more in its own spread: the distance rises. A row is a state and a datum
-    of one prompt; only states and data of different rows are compared.
+    In units of RMS. It is the energy distance between the two distributions and a constant, the
+    spread of the data, which no model changes: least where both are the same. A model whose images
+    lose diversity that data have comes nearer to each datum and loses more of its own spread, so
+    that its score rises. Prompt by prompt, since one real image of each is enough for it.
 
-    (N, ...) each, N >= 2. -> (N,), the rows' shares, whose mean is the unbiased estimate and whose
-    spread is that of a U-statistic.
+    ``own`` is (M, B, ...), ``data`` (J, B, ...), M >= 2. -> (B,).
 
-    Source: Szekely and Rizzo 2013, "Energy statistics"; the paired form of the estimate is that of
-    Gretton et al. 2012, "A kernel two-sample test", lemma 6; shares by Hajek's projection.
+    Source: Gneiting and Raftery 2007, "Strictly proper scoring rules", section 4.3.
     """
-    x, y = (part.double().flatten(1) / part[0].numel() ** 0.5 for part in (own, data))
-    # The quick form subtracts squares of nearly equal size, and loses half of the digits.
-    exact = "donot_use_mm_for_euclid_dist"
-    between = torch.cdist(x, y, compute_mode=exact)
-    kernel = between + between.T
-    for part in (x, y):
-        kernel -= torch.cdist(part, part, compute_mode=exact)
-    by_row = kernel.fill_diagonal_(0).sum(1) / (len(x) - 1)
-    return 2 * by_row - by_row.mean()
+    between = [rms(x - y) for x, y in itertools.product(own, data)]
+    within = [rms(x - y) for x, y in itertools.combinations(own, 2)]
+    return 2 * torch.stack(between).mean(0) - torch.stack(within).mean(0)
 
 
 @torch.no_grad()

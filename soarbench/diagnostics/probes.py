@@ -17,9 +17,9 @@ from evaluators.devices import on_device
 from soarbench.diagnostics.exposure import (
     Sampler,
     contraction,
+    energy_score,
+    path_errors,
     scaled,
-    steering_error,
-    two_sample_distance,
     velocity_norm,
 )
 from soarbench.diagnostics.measured import Row, States
@@ -29,12 +29,14 @@ from soarbench.diagnostics.settings import (
     LEVELS,
     NOISE_SEED,
     NORM_LEVELS,
+    NUM_NOISED,
     NUM_PROBES,
+    NUM_SAMPLES,
 )
 from soarbench.models.base import ImageModel
 
-#: Of kicks; the starting noise of the same rows has another.
-_KICK_SEED = NOISE_SEED + 1_000_000
+# Of what a row draws beside its ``noise``.
+_KICK, _SAMPLE, _NOISED = (NOISE_SEED + number * 1_000_000 for number in (1, 2, 3))
 
 
 def make_probes(rows: RowSource, model: ImageModel) -> Batch:
@@ -43,14 +45,14 @@ def make_probes(rows: RowSource, model: ImageModel) -> Batch:
     chosen = [rows[index * len(rows) // count] for index in range(count)]
     # A batch has one shape: of images of several, those that are like the first.
     batch = batch_of([row for row in chosen if row["x0"].shape == chosen[0]["x0"].shape], model)
-    noise, kick = (_noise(batch, seed, model.device) for seed in (NOISE_SEED, _KICK_SEED))
+    noise, kick = (_noise(batch, seed) for seed in (NOISE_SEED, _KICK))
     return batch.with_tensors(noise=noise, kick=scaled(kick, KICK))
 
 
-def _noise(batch: Batch, seed: int, device: torch.device) -> Tensor:
+def _noise(batch: Batch, seed: int) -> Tensor:
     # A generator a row, so that a row's noise does not depend on how many there are.
     generators = [torch.Generator().manual_seed(seed + index) for index in batch.positions]
-    return draw_noise(batch["x0"].shape[1:], generators, device)
+    return draw_noise(batch["x0"].shape[1:], generators, batch["x0"].device)
 
 
 def batch_of(rows: Sequence[DataRow], model: ImageModel) -> Batch:
@@ -100,62 +102,57 @@ class Probing:
     def exposure(self, states: States) -> list[Row]:
         """All measures at every level; ``states`` are what the base's ``drifted`` gave."""
         velocity, grid = self.model.velocity(), self._grid
-        places = _places(grid)
-        values: dict[tuple[str, float], list[Tensor]] = {}
-        own: dict[float, list[Tensor]] = {level: [] for level in places}
-        start = 0
+        places, values, start = _places(grid), dict[tuple[str, float], list[Tensor]](), 0
         for part in self._parts():
             common = {level: state[start : start + len(part)] for level, state in states.items()}
             start += len(part)
-            for key, value in self._local(velocity, part, grid, common).items():
-                values.setdefault(key, []).append(value)
-            for level, state in self._own_states(velocity, part, grid).items():
-                own[level].append(state)
-        measured = {key: torch.cat(parts) for key, parts in values.items()}
-        # A distance between distributions takes all rows together.
-        if len(self.rows) > 1:
-            for level, i in places.items():
-                data = add_noise(self.rows["x0"], self.rows["noise"], grid[i]).cpu()
-                distance = two_sample_distance(torch.cat(own[level]), data)
-                measured["two_sample", level] = distance
-        return list(_rows(measured, {level: float(grid[i]) for level, i in places.items()}))
+            measured = self._asked(velocity, part, grid, common)
+            measured |= self._sampled(velocity, part, grid)
+            for key, value in measured.items():
+                values.setdefault(key, []).append(value.cpu())
+        sigmas = {level: float(grid[place]) for level, place in places.items()}
+        return list(_rows({key: torch.cat(parts) for key, parts in values.items()}, sigmas))
 
-    def _local(
+    def _asked(
         self, velocity: VelocityModel, part: Batch, grid: Tensor, states: States
     ) -> dict[tuple[str, float], Tensor]:
-        """What each row says alone: steering, and contraction of a kick and of its own drift."""
+        """Errors on and off the path, and contraction of a kick and of the model's own drift."""
         x0, noise, device = part["x0"], part["noise"], part["x0"].device
         sampler = self._sampler(velocity, part)
         values: dict[tuple[str, float], Tensor] = {}
-        for level, i in _places(grid).items():
-            sigma = on_device(grid[i].expand(len(part)), device)
+        for level, place in _places(grid).items():
+            sigma = on_device(grid[place].expand(len(part)), device)
             state = on_device(torch.from_numpy(states[level]), device)
-            values["steering", level] = steering_error(
+            values["on_path", level], values["off_path", level] = path_errors(
                 velocity, x0, noise, state, sigma, part.condition
             )
             path = add_noise(x0, noise, sigma)
-            drift = scaled(self._drift(velocity, part, grid, i) - path, KICK)
-            kicked = contraction(sampler, path, (part["kick"], drift), grid[i:])
+            drift = scaled(self._drift(velocity, part, grid, place) - path, KICK)
+            kicked = contraction(sampler, path, (part["kick"], drift), grid[place:])
             values["contraction_random", level], values["contraction_drift", level] = kicked
-        return {key: value.cpu() for key, value in values.items()}
+        return values
+
+    def _sampled(
+        self, velocity: VelocityModel, part: Batch, grid: Tensor
+    ) -> dict[tuple[str, float], Tensor]:
+        """States of sampling from noise beside noised images."""
+        sampler, before = self._sampler(velocity, part), 0
+        own = [_noise(part, _SAMPLE + number * NUM_PROBES) for number in range(NUM_SAMPLES)]
+        fresh = [_noise(part, _NOISED + number * NUM_PROBES) for number in range(NUM_NOISED)]
+        values = {}
+        for level, place in _places(grid).items():
+            # On from the level above.
+            own = [sampler.follow(state, grid[before : place + 1]) for state in own]
+            before = place
+            data = [add_noise(part["x0"], noise, grid[place]) for noise in fresh]
+            values["own_states", level] = energy_score(torch.stack(own), torch.stack(data))
+        return values
 
     def _drift(self, velocity: VelocityModel, part: Batch, grid: Tensor, place: int) -> Tensor:
         """States at ``grid[place]``, that far from where they left the path."""
         sigmas = grid[max(place - DRIFT_STEPS, 0) : place + 1]
         left = add_noise(part["x0"], part["noise"], sigmas[0])
         return self._sampler(velocity, part).follow(left, sigmas)
-
-    def _own_states(
-        self, velocity: VelocityModel, part: Batch, grid: Tensor
-    ) -> dict[float, Tensor]:
-        """Of sampling from noise, at every level."""
-        sampler, state, before = self._sampler(velocity, part), part["noise"], 0
-        states = {}
-        for level, i in _places(grid).items():
-            state, before = sampler.follow(state, grid[before : i + 1]), i
-            # Beside the model there is memory for few.
-            states[level] = state.cpu()
-        return states
 
     @property
     def _grid(self) -> Tensor:

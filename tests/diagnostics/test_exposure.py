@@ -9,10 +9,10 @@ from baselines.flow import add_noise, sampling_sigmas
 from soarbench.diagnostics.exposure import (
     Sampler,
     contraction,
+    energy_score,
+    path_errors,
     rms,
     scaled,
-    steering_error,
-    two_sample_distance,
     velocity_norm,
 )
 
@@ -67,11 +67,13 @@ def test_a_model_that_steers_back_a_share_errs_by_the_square_of_the_rest(share):
         path = add_noise(x0, noise, sigmas)
         return noise - x0 + share * (latents - path) / sigmas.view(3, 1, 1, 1) + 0.3
 
-    error = steering_error(model, x0, noise, add_noise(x0, noise, sigma) + drift, sigma, NOTHING)
-    # The constant 0.3 is on the path as well; what stays is the drift's share and their product.
+    state = add_noise(x0, noise, sigma) + drift
+    on, more = path_errors(model, x0, noise, state, sigma, NOTHING)
+    torch.testing.assert_close(on, torch.full((3,), 0.09))
+    # The constant 0.3 is on the path as well; what comes to it is the rest and their product.
     rest = (1 - share) * drift / level
     expected = (rest.square() - 0.6 * rest).flatten(1).mean(1)
-    torch.testing.assert_close(error, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(more, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_images_do_not_touch_each_other():
@@ -87,60 +89,56 @@ def test_images_do_not_touch_each_other():
         state = add_noise(x0[rows], noise[rows], sigma[rows])
         sigmas = sampling_sigmas(5, 3.0)[2:]
         kicked = contraction(sampler(model, condition=one), state, (drift[rows],), sigmas)[0]
-        error = steering_error(model, x0[rows], noise[rows], state + drift[rows], sigma[rows], one)
-        return kicked, error
+        errors = path_errors(model, x0[rows], noise[rows], state + drift[rows], sigma[rows], one)
+        own = torch.stack([state, state + drift[rows]])
+        return kicked, *errors, energy_score(own, own.flip(0) + 0.1)
 
     for together, alone in zip(measure(slice(None)), measure(slice(1, 2)), strict=True):
         torch.testing.assert_close(together[1:2], alone)
 
 
-def test_the_distance_is_the_energy_distance_of_other_rows():
+def test_the_score_is_twice_the_distance_to_data_minus_that_between_samples():
+    own = torch.tensor([[[0.0], [2.0]], [[3.0], [2.0]], [[6.0], [5.0]]])
+    data = torch.tensor([[[1.0], [2.0]], [[4.0], [2.0]]])
+    # First row: 2 (1 + 4 + 2 + 1 + 5 + 2) / 6 - (3 + 6 + 3) / 3; second: 2 * 6 / 6 - 6 / 3.
+    torch.testing.assert_close(energy_score(own, data), torch.tensor([1.0, 0.0]))
+    # And in units of RMS: eight equal latents are as far apart as one.
+    wide = energy_score(own.repeat(1, 1, 8), data.repeat(1, 1, 8))
+    torch.testing.assert_close(wide, torch.tensor([1.0, 0.0]))
+
+
+def test_differences_of_scores_are_differences_of_energy_distances():
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(5, 3)), rng.normal(size=(5, 3)) + 0.5
-    terms = [
-        np.linalg.norm(x[i] - y[j]) + np.linalg.norm(x[j] - y[i])
-        - np.linalg.norm(x[i] - x[j]) - np.linalg.norm(y[i] - y[j])
-        for i in range(5) for j in range(5) if i != j
-    ]  # fmt: skip
-    shares = two_sample_distance(torch.from_numpy(x), torch.from_numpy(y))
-    assert shares.mean().item() == pytest.approx(np.mean(terms) / 3**0.5)
-    x, y = rng.normal(size=2000), rng.gumbel(size=2000)
-    shares = two_sample_distance(*(torch.from_numpy(part)[:, None] for part in (x, y)))
-    assert shares.mean().item() == pytest.approx(stats.energy_distance(x, y) ** 2, abs=5e-3)
-
-
-def test_the_estimate_is_unbiased_and_its_shares_show_its_spread():
-    generator = torch.Generator().manual_seed(1)
-
-    def replicates(shift):
-        for _ in range(300):
-            x, y = torch.randn(2, 24, 16, generator=generator)
-            yield two_sample_distance(x + shift, y)
-
-    same = torch.stack([shares.mean() for shares in replicates(0.0)])
-    assert abs(same.mean()) < 3 * same.std() / 300**0.5
-    other = torch.stack(list(replicates(0.7)))
-    spread = other.mean(1).std().item()
-    assert (other.var(1).mean() / 24).sqrt().item() == pytest.approx(spread, rel=0.15)
+    data = rng.gumbel(size=(60, 400))
+    expected, scores = [], []
+    for scale in (1.0, 2.0):
+        own = scale * rng.gumbel(size=(60, 400))
+        pair = (torch.from_numpy(part)[:, :, None] for part in (own, data))
+        scores.append(energy_score(*pair).mean().item())
+        expected.append(stats.energy_distance(own.ravel(), data.ravel()) ** 2)
+    assert scores[1] - scores[0] == pytest.approx(expected[1] - expected[0], abs=0.01)
+    assert expected[1] - expected[0] > 0.1
 
 
 @pytest.mark.parametrize("bias", [0.0, 0.3])
 def test_a_model_that_loses_diversity_does_not_come_nearer(bias):
+    """Of every prompt, also of a model that is wrong about the mean."""
     generator = torch.Generator().manual_seed(2)
-    prompt, within, truth = torch.randn(3, 256, 48, generator=generator)
-    noise = torch.randn(2, 256, 48, generator=generator)
+    prompt, truth, *within = torch.randn(4, 256, 48, generator=generator)
+    noise = torch.randn(4, 256, 48, generator=generator)
     sigma = torch.full((256,), 0.5)
-    data = add_noise(prompt + 0.7 * truth, noise[0], sigma)
-    shares, near = {}, {}
+    image = prompt + 0.7 * truth
+    data = torch.stack([add_noise(image, one, sigma) for one in noise[:2]])
+    scores, near = {}, {}
     for kept in (1.0, 0.6, 0.0):
-        images = prompt + bias + kept * 0.7 * within
-        state = add_noise(images, noise[1], sigma)
-        shares[kept] = two_sample_distance(state, data)
-        near[kept] = rms(images - (prompt + 0.7 * truth)).mean()
+        images = [prompt + bias + kept * 0.7 * own for own in within]
+        states = [add_noise(*pair, sigma) for pair in zip(images, noise[2:], strict=True)]
+        scores[kept] = energy_score(torch.stack(states), data)
+        near[kept] = rms(images[0] - image).mean()
     # The distance of each image to the real one, as of an earlier figure, calls it a gain.
     assert near[0.0] < near[0.6] < near[1.0]
     for more, less in ((1.0, 0.6), (0.6, 0.0)):
-        change = shares[less] - shares[more]
+        change = scores[less] - scores[more]
         assert change.mean() > 3 * change.std() / 256**0.5
 
 
@@ -167,6 +165,5 @@ def test_no_graph_is_kept():
         return weight * latents
 
     ratios = contraction(sampler(model), x0, (noise,), torch.tensor([0.5, 0.0]))
-    error = steering_error(model, x0, noise, x0, torch.full((3,), 0.5), NOTHING)
-    assert not ratios.requires_grad
-    assert not error.requires_grad
+    errors = path_errors(model, x0, noise, x0, torch.full((3,), 0.5), NOTHING)
+    assert not any(one.requires_grad for one in (ratios, *errors))

@@ -9,6 +9,7 @@ from baselines.flow import per_row, sampling_sigmas
 from soarbench.diagnostics.probes import Probing, make_probes
 from soarbench.diagnostics.settings import DRIFT_STEPS, KICK, LEVELS, NUM_PROBES
 from soarbench.models.base import ImageModel
+from soarbench.report.numbers.exposure import MEASURES
 
 SHAPE, SPREAD = (2, 4, 4), 0.8
 
@@ -78,8 +79,7 @@ def exposure(model, **options):
 
 def test_every_measure_has_a_value_an_image_at_every_level():
     values = exposure(Gaussian())
-    names = ("steering", "contraction_random", "contraction_drift", "two_sample")
-    assert set(values) == {(name, level) for name in names for level in LEVELS}
+    assert set(values) == {(name, level) for name in MEASURES for level in LEVELS}
     assert all(one.shape == (NUM_PROBES,) for one in values.values())
     assert all(np.isfinite(one).all() for one in values.values())
     levels = {(row["level"], row["sigma"]) for row in probing(Gaussian()).exposure(STATES)}
@@ -132,10 +132,19 @@ class Steering(Gaussian):
 def test_a_planted_model_that_steers_back_wins():
     base, steering = exposure(Gaussian()), exposure(Steering())
     for level in LEVELS:
-        change = steering["steering", level] - base["steering", level]
+        change = steering["off_path", level] - base["off_path", level]
         assert change.mean() < -5 * change.std() / NUM_PROBES**0.5
-        # It is an effect of answers, not of other states.
         assert (change < 0).mean() > 0.9
+        assert np.array_equal(steering["on_path", level], base["on_path", level])
+
+
+def test_a_model_that_looks_away_is_not_taken_for_one_that_steers():
+    """It is fooled less off the path, and pays for that on the path."""
+    base, blind = exposure(Gaussian()), exposure(Gaussian(spread=0.2))
+    for level in LEVELS:
+        assert blind["off_path", level].mean() < base["off_path", level].mean()
+        change = blind["on_path", level] - base["on_path", level]
+        assert change.mean() > 2.5 * change.std() / NUM_PROBES**0.5
 
 
 def test_contraction_of_gaussian_data_is_the_one_of_its_own_ode():
@@ -155,12 +164,14 @@ def test_contraction_of_gaussian_data_is_the_one_of_its_own_ode():
 
 
 @pytest.mark.parametrize("off", [0.0, 0.2])
-def test_a_collapsed_model_is_further_from_the_data(off):
-    """With the right mean and with a wrong one, at every level."""
+def test_states_of_a_collapsed_model_have_a_worse_score(off):
+    """With the right mean and with a wrong one."""
     right, collapsed = exposure(Gaussian(off=off)), exposure(Gaussian(spread=0.2, off=off))
-    for level in LEVELS:
-        change = collapsed["two_sample", level] - right["two_sample", level]
-        assert change.mean() > 3 * change.std() / NUM_PROBES**0.5
+    change = collapsed["own_states", 0.5] - right["own_states", 0.5]
+    assert change.mean() > 3 * change.std() / NUM_PROBES**0.5
+    # Nearer to noise less of it shows, and not as a gain.
+    change = collapsed["own_states", 0.75] - right["own_states", 0.75]
+    assert change.mean() > 0
 
 
 @pytest.mark.parametrize(("steps", "levels"), [(1, set()), (2, {0.75}), (4, {0.75, 0.5})])
@@ -169,9 +180,3 @@ def test_samplers_of_few_steps_have_the_levels_that_they_visit(steps, levels):
     states = model.drifted()
     assert set(states) == levels
     assert {row["level"] for row in model.exposure(states)} == levels
-
-
-def test_a_single_image_has_no_distance_and_every_other_measure():
-    model = probing(Gaussian(), data=rows(1))
-    measures = {row["measure"] for row in model.exposure(model.drifted())}
-    assert measures == {"steering", "contraction_random", "contraction_drift"}

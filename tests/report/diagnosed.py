@@ -14,7 +14,7 @@ from tests.report.folders import SCALES, Folder, data_key, image_file, table_fil
 
 NUM_IMAGES = 8
 LEVELS = {0.75: 0.74, 0.5: 0.52}
-MEASURES = ("steering", "contraction_random", "contraction_drift", "two_sample")
+MEASURES = ("on_path", "off_path", "contraction_random", "contraction_drift", "own_states")
 
 
 def strength(cell: Folder, step: int) -> float:

@@ -88,7 +88,7 @@ def test_the_data_beside_a_figure_is_what_it_shows(reported):
     marked = {(row["method"], row["step"]) for row in panel if row["is_marked"] == "True"}
     assert marked == {("base", "0"), ("sft", "200"), ("flow_grpo", "200")}
     exposure = rows_of(folder / "exposure_aesthetic.csv")
-    assert len(exposure) == 4 * 2 * 3
+    assert len(exposure) == 5 * 2 * 3
     decided = {
         row["method"] for row in exposure if row["verdict"] not in ("", "not distinguishable")
     }
@@ -265,12 +265,12 @@ def test_exposure_bias_has_a_panel_a_measure_and_fills_what_is_decided():
             verdict=Verdict.BETTER if (method, level) == ("soar", 0.5) else None,
             num_images=8, num_seeds=2,
         )
-        for measure in ("steering", "two_sample") for level in (0.75, 0.5)
+        for measure in ("off_path", "own_states") for level in (0.75, 0.5)
         for method, change in (("base", 0.0), ("sft", -0.1), ("soar", -0.3))
     ]  # fmt: skip
     figure = draw_exposure(points)
     assert [ax.get_title(loc="left") for ax in figure.axes] == [
-        "Error off the path", "Distance to noised data",
+        "More of it off the path", "Own states, energy score",
     ]  # fmt: skip
     (ax, _) = figure.axes
     drawn = {bar.get_label(): bar.lines[0] for bar in ax.containers}

@@ -27,7 +27,7 @@ def draw_exposure(points: Sequence[ExposurePoint], titles: Titles = METHOD_TITLE
     """
     names = [name for name in MEASURES if any(point.measure == name for point in points)]
     with drawing.style():
-        figure, axes = drawing.panel_grid(len(names), 2 if len(names) > 1 else None)
+        figure, axes = drawing.panel_grid(len(names))
         for ax, name in zip(axes, names, strict=True):
             own = [point for point in points if point.measure == name]
             ax.set_title(MEASURES[name].title)

@@ -35,10 +35,11 @@ def _facts(name: str, title: str, unit: str) -> MetricFacts:
 MEASURES = {
     one.name: one
     for one in (
-        _facts("steering", "Error off the path", "squared error"),
+        _facts("on_path", "Error on the path", "squared error"),
+        _facts("off_path", "More of it off the path", "squared error"),
         _facts("contraction_random", "Left of a random kick", "share of its RMS"),
         _facts("contraction_drift", "Left of its own drift", "share of its RMS"),
-        _facts("two_sample", "Distance to noised data", "RMS"),
+        _facts("own_states", "Own states, energy score", "RMS"),
     )
 }
 #: Level, as asked for and of the sampler.
