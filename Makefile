@@ -1,5 +1,5 @@
 # make run    the whole comparison in the laboratory (about 10 minutes on two cores)
-# make test   all tests, a process a core; PYTEST_ARGS="-x tests/grid" for other words of pytest
+# make test   all tests, three processes for two cores; PYTEST_ARGS="-x tests/grid" for other words of pytest
 # make check  linter, formatter's check, types
 # make gpu    GPU-marked tests, then speed and memory of everything on a CUDA device (docs/gpu.md)
 # Each sets up .venv by itself. TORCH_INDEX=URL installs torch from another index first, for

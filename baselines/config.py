@@ -233,6 +233,8 @@ class TrainingConfig:
             updates a collection. Null counts none.
         save_minutes: Time between checkpoints, of which one more is written at the end; null writes
             none by time. Neither changes a number.
+        keep_checkpoints: The newest ones that stay while it trains. With 2, one that the disk has
+            damaged costs the time since the one before it; with 1, all of the training.
         num_snapshots: Weights kept for evaluation, evenly spaced, the last at the end.
         micro_batch_size: Rows that go through the model at once on one process; null takes all of
             a process's rows. Bounds memory; changes no result.
@@ -251,6 +253,7 @@ class TrainingConfig:
     batch_size: int
     save_steps: int | None = field(default=None, metadata=ADDRESS)
     save_minutes: float | None = field(default=10.0, metadata=ADDRESS)
+    keep_checkpoints: int = field(default=2, metadata=ADDRESS)
     num_snapshots: int = 1
     micro_batch_size: int | None = field(default=None, metadata=ADDRESS)
     mixed_precision: Precision = "no"
@@ -262,7 +265,7 @@ class TrainingConfig:
     num_workers: int = field(default=0, metadata=ADDRESS)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "logging_steps"):
+        for name in ("steps", "batch_size", "keep_checkpoints", "logging_steps"):
             self._require(1 <= getattr(self, name) <= _MOST, name, f"must be in 1..{_MOST}")
         for name in ("save_steps", "micro_batch_size"):
             value = getattr(self, name)

@@ -7,11 +7,19 @@ from pathlib import Path
 
 import pytest
 
-# Before anything imports torch: a process a core has no use for more threads, and sums come out
+# Before anything imports torch: so many processes have no use for more threads, and sums come out
 # alike however many cores a machine has.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.fakes import SMALL
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Processes for ``-n logical``: many a test waits for a timer or a server, not for a core."""
+    has_share = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_share else os.cpu_count() or 1
+    return cores + (cores + 1) // 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -103,8 +103,10 @@ def new_snapshot(snapshot: Path, allowed: Callable[[], None] = lambda: None) -> 
     removal_note(snapshot).unlink(missing_ok=True)
 
 
-def mark_complete(checkpoint: Path, allowed: Callable[[], None] = lambda: None) -> None:
-    """Declare a checkpoint finished, whose every file is written, then drop the older ones.
+def mark_complete(
+    checkpoint: Path, allowed: Callable[[], None] = lambda: None, *, keep: int = 1
+) -> None:
+    """Declare a checkpoint finished, whose every file is written, then drop all but ``keep``.
 
     ``allowed`` is asked before the mark and before anything is dropped, and may raise.
     """
@@ -119,7 +121,7 @@ def mark_complete(checkpoint: Path, allowed: Callable[[], None] = lambda: None) 
     allowed()
     if fault is not None:
         raise StorageError(f"{checkpoint} {fault}, though it was just written; look at the disk")
-    for older in _checkpoints(checkpoint.parent)[0][:-1]:
+    for older in _checkpoints(checkpoint.parent)[0][:-keep]:
         _remove(older)
 
 
@@ -135,13 +137,19 @@ class CheckpointWriter:
     Files that are put in hold copies of the state in host memory, of the state's size, until they
     are written: training only waits for the copies. A fault of the thread comes out of the next
     call, and where the writer is left; an interruption waits for what is being written.
-    ``allowed`` is asked before anything is written and before the mark, and may raise.
+    ``allowed`` is asked before anything is written and before the mark, and may raise. Of finished
+    checkpoints ``keep`` stay.
     """
 
     def __init__(
-        self, *, in_background: bool = False, allowed: Callable[[], None] = lambda: None
+        self,
+        *,
+        in_background: bool = False,
+        allowed: Callable[[], None] = lambda: None,
+        keep: int = 1,
     ) -> None:
         self.allowed = allowed
+        self._keep = keep
         self._pool = ThreadPoolExecutor(1, "checkpoint") if in_background else None
         self._files: list[Callable[[], object]] = []
         self._writing: Future[None] | None = None
@@ -162,9 +170,16 @@ class CheckpointWriter:
         """Have the files written, then the checkpoint marked."""
         files, self._files = self._files, []
         if self._pool is None:
-            _write(files, checkpoint, self.allowed)
+            self._write(files, checkpoint)
         else:
-            self._writing = self._pool.submit(_write, files, checkpoint, self.allowed)
+            self._writing = self._pool.submit(self._write, files, checkpoint)
+
+    def _write(self, files: list[Callable[[], object]], checkpoint: Path) -> None:
+        """Write a checkpoint's files, and mark it if that went well."""
+        with writing(checkpoint):
+            for write in files:
+                write()
+            mark_complete(checkpoint, self.allowed, keep=self._keep)
 
     def check(self) -> None:
         """Raise the thread's fault if it is there already."""
@@ -190,16 +205,6 @@ class CheckpointWriter:
         # A run that ends for another reason raises that one.
         elif self._writing is not None and (fault := self._writing.exception()):
             log.error("the last checkpoint could not be written: %s", fault)
-
-
-def _write(
-    files: list[Callable[[], object]], checkpoint: Path, allowed: Callable[[], None]
-) -> None:
-    """Write a checkpoint's files, and mark it if that went well."""
-    with writing(checkpoint):
-        for write in files:
-            write()
-        mark_complete(checkpoint, allowed)
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:

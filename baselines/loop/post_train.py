@@ -91,7 +91,9 @@ def post_train(
     checkpoint = _last_checkpoint(arguments, folder, journal)
     model = prepare_transformer(transformer, training, lora, seed)
     # Sharded states are gathered and written by accelerate, which has all processes wait.
-    writer = CheckpointWriter(in_background=parallelism == DDP, allowed=allowed)
+    writer = CheckpointWriter(
+        in_background=parallelism == DDP, allowed=allowed, keep=training.keep_checkpoints
+    )
     averaging = None
     if ema is not None:
         averaging = EmaCallback(

@@ -21,8 +21,8 @@ from soarbench.planning import disk
 from soarbench.store.artefact import Store
 
 _REMEDY = (
-    "use store.keep_snapshots=last or fewer of them (budget.num_snapshots), free some space, or "
-    "choose another disk by output_dir"
+    "use store.keep_snapshots=last or fewer of them (budget.num_snapshots), "
+    "training.keep_checkpoints=1, free some space, or choose another disk by output_dir"
 )
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -34,13 +35,15 @@ _SPAWN = multiprocessing.get_context("spawn")
 class _Running:
     process: SpawnProcess
     connection: Connection
+    cores: tuple[int, ...]
 
 
 class Processes(Backend):
     """Processes that end with this one, however it ends.
 
     Args:
-        threads: Of each; so many as make up its share of the cores.
+        threads: Of each; so many as make up its share of the cores. Without GPUs it is held to as
+            many cores, where the system can.
     """
 
     def __init__(
@@ -56,6 +59,9 @@ class Processes(Backend):
         self._node, self._threads, self._clock = node, threads, clock
         self._numbers = itertools.count()
         self._workers: dict[Worker, _Running] = {}
+        # Beside a GPU a process is best off near it, which its driver sees to.
+        is_bound = hasattr(os, "sched_setaffinity") and not node.gpus
+        self._cores = Counter({core: 0 for core in os.sched_getaffinity(0)} if is_bound else {})
 
     @override
     def nodes(self) -> Sequence[Node]:
@@ -70,17 +76,25 @@ class Processes(Backend):
         (share,) = place
         here, there = _SPAWN.Pipe()
         is_small = bool(share.gpus) and share.gpu_share < 1
+        threads = self._threads * max(share.slots, 1)
+        cores = self._least_used(threads)
         process = _SPAWN.Process(
-            target=_work, args=(there, self._grid, self._make_workbench, is_small)
+            target=_work, args=(there, self._grid, self._make_workbench, is_small, cores)
         )
         # torch reads them once, when it is imported, so they are set before it starts.
-        with environment(variables(share, self._threads * max(share.slots, 1))):
+        with environment(variables(share, threads)):
             process.start()
         # Or the pipe would not end when the worker does.
         there.close()
         worker = next(self._numbers)
-        self._workers[worker] = _Running(process, here)
+        self._workers[worker] = _Running(process, here, cores)
         return worker
+
+    def _least_used(self, count: int) -> tuple[int, ...]:
+        """Cores for a worker, which are taken from then on."""
+        cores = tuple(sorted(self._cores, key=lambda core: (self._cores[core], core))[:count])
+        self._cores.update(cores)
+        return cores
 
     @override
     def submit(self, worker: Worker, job: Job) -> None:
@@ -93,6 +107,7 @@ class Processes(Backend):
     @override
     def stop(self, worker: Worker) -> None:
         running = self._workers.pop(worker)
+        self._cores.subtract(running.cores)
         running.connection.close()
         running.process.terminate()
         running.process.join(_SECONDS_TO_END)
@@ -134,9 +149,16 @@ def _why(exit_code: int | None) -> str:
 
 
 def _work(
-    connection: Connection, grid: Grid, make_workbench: MakeWorkbench, is_small: bool
+    connection: Connection,
+    grid: Grid,
+    make_workbench: MakeWorkbench,
+    is_small: bool,
+    cores: tuple[int, ...],
 ) -> None:
     """Run what comes over the connection, until it ends."""
+    if cores:
+        # Of the process, and of those that it starts.
+        os.sched_setaffinity(0, cores)
     # Ctrl-C goes to all processes of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)

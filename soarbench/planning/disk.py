@@ -14,8 +14,6 @@ from soarbench.planning.memory_and_time import BYTES, MASTER_BYTES, OPTIMIZER_BY
 #: Bytes a pixel of an 8-bit RGB image in PNG's lossless compression: those of the laboratory at
 #: 64 px took 1.8, noise takes 3.
 _PNG_BYTES = 2.0
-#: The new one, and the last good one until the new one has been read back.
-_CHECKPOINTS = 2
 
 
 def architecture_of(cell: CellConfig) -> Architecture | None:
@@ -50,7 +48,10 @@ def training_bytes(cell: CellConfig, *, keeps_last: bool) -> tuple[float, float]
         return None
     snapshot, checkpoint = sizes
     kept = 1 if keeps_last else len(cell.steps)
-    return kept * snapshot, (len(cell.steps) - kept) * snapshot + _CHECKPOINTS * checkpoint
+    assert cell.training is not None
+    # The new one is read back before the oldest goes.
+    checkpoints = cell.training.keep_checkpoints + 1
+    return kept * snapshot, (len(cell.steps) - kept) * snapshot + checkpoints * checkpoint
 
 
 def images_bytes(cell: CellConfig, suite: SuiteConfig) -> float:

@@ -44,12 +44,12 @@ def test_snapshots_and_checkpoints_by_hand(words: list[str]) -> None:
     need = disk_need(grid, all_jobs(grid))
     # bfloat16, three times; float32 with two moments, twice.
     assert need.sizes["snapshots"] == 3 * 2 * _SIZE
-    assert need.sizes["checkpoints"] == 2 * 12 * _SIZE
+    assert need.sizes["checkpoints"] == 3 * 12 * _SIZE
     last = expand([*words, "lora=null", "budget.steps=30", "budget.num_snapshots=3",
                    "store.keep_snapshots=last"])  # fmt: skip
     need_of_last = disk_need(last, all_jobs(last)).sizes
     assert need_of_last["snapshots"] == 2 * _SIZE
-    assert need_of_last["checkpoints"] == 2 * 2 * _SIZE + 2 * 12 * _SIZE
+    assert need_of_last["checkpoints"] == 2 * 2 * _SIZE + 3 * 12 * _SIZE
     averaged = expand([*words, "lora=null", "ema={decay:0.999}"])
     assert weight_bytes(averaged.cells[-1]) == (2 * _SIZE, 16 * _SIZE)
     assert need.unknown == ()
@@ -86,8 +86,8 @@ def test_too_little_space_is_refused_in_one_line(
     with pytest.raises(UserError) as caught:
         require_space(grid, jobs)
     text = str(caught.value)
-    assert text.startswith(f"output_dir={grid.store.root}: needs 76.3 GB (")
-    assert "snapshots 14.8 GB, checkpoints 59.3 GB" in text
+    assert text.startswith(f"output_dir={grid.store.root}: needs 106.0 GB (")
+    assert "snapshots 14.8 GB, checkpoints 89.0 GB" in text
     assert "budget.num_snapshots" in text
     assert "\n" not in text
 

@@ -56,6 +56,7 @@ def test_every_field_can_be_given_as_yaml_gives_it(config: object) -> None:
             {
                 "save_steps": 2,
                 "save_minutes": 3.0,
+                "keep_checkpoints": 1,
                 "micro_batch_size": 1,
                 "gradient_checkpointing": True,
                 "compile": True,

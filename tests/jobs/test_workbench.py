@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from typing_extensions import override
 
 from baselines.flow_grpo import FlowGrpo
+from baselines.loop.checkpoints import last_complete_checkpoint
 from baselines.loop.post_train import post_train
 from baselines.loop.weights import load_transformer, prepare_transformer
 from soarbench.cli.disk import disk_need
@@ -136,7 +137,8 @@ def test_a_grid_of_real_cells_resumed_in_the_middle_equals_one_straight_through(
         go(resumed, Interrupted)
     soar = next(cell for cell in grid.cells if cell.method_name == "soar")
     folder = ModelWorkbench("cpu", expand(resumed).store).training_folder(soar).root
-    (checkpoint,) = folder.glob("checkpoint-*")
+    checkpoint = last_complete_checkpoint(folder)
+    assert checkpoint is not None
     sizes = weight_bytes(soar)
     assert sizes is not None
     held = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())

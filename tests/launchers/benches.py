@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -15,6 +16,13 @@ from tests.fakes import FakeWorkbench
 
 def quick(grid: Grid) -> FakeWorkbench:
     return FakeWorkbench().at(grid.store)
+
+
+def noting_cores(grid: Grid) -> FakeWorkbench:
+    """As ``quick``; each process leaves the cores that it may use."""
+    place = Path(grid.store.root) / f"cores-{os.getpid()}.json"
+    place.write_text(json.dumps(sorted(os.sched_getaffinity(0))))
+    return quick(grid)
 
 
 def refusing(grid: Grid) -> FakeWorkbench:

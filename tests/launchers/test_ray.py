@@ -30,7 +30,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install soarb
 # ruff: noqa: E402 (skipped above where Ray is missing)
 from ray.cluster_utils import Cluster
 
-from soarbench.launchers import ray_backend
+from soarbench.launchers import ray_actors, ray_backend
 from soarbench.launchers.ray import RayConfig
 from soarbench.launchers.ray_cluster import connected
 
@@ -78,9 +78,10 @@ def results(grid: Grid) -> dict[str, list[dict[str, object]]]:
     return {name: [r for r in rows if r.get("key") != "seconds"] for name, rows in tables.items()}
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_two_nodes_give_the_numbers_of_one_process(
-    tmp_path: Path, cluster: Any, processes: int
+# ``ddp`` and ``zero2`` take the same way from node to node, and were run by hand.
+@pytest.mark.parametrize("parallelism", ["fsdp2"])
+def test_a_training_over_two_nodes_gives_the_numbers_of_two_processes_here(
+    tmp_path: Path, cluster: Any, parallelism: str
 ) -> None:
     build_tiny_pipeline(tmp_path / "model")
     words = [
@@ -89,15 +90,16 @@ def test_two_nodes_give_the_numbers_of_one_process(
         *(f"results_dir={tmp_path}", "training.batch_size=4", "data.num_candidates=12"),
         *("data.select_by=[oracle_aesthetic]", "task.final_metric=oracle_aesthetic"),
         *("suites.drawbench.judges=[oracle_aesthetic]", "diagnostics=false", "launcher=ray"),
-        *(f"launcher.address={cluster.address}", f"launcher.num_processes={processes}"),
+        *(f"launcher.address={cluster.address}", "launcher.num_processes=2"),
+        f"launcher.parallelism={parallelism}",
     ]
     grid, code, text = run([*words, "launcher.gpus_per_node=1"], workbench)
     assert code == 0
     assert "Ray: 2 nodes with 2 GPUs" in text
     assert results(grid) == in_one_process(words, tmp_path, workbench)
-    # With two processes each node had one.
+    # Each node had one.
     logs = {path.name for path in grid.store.root.glob("trainings/*/processes*.log")}
-    assert logs == ({"processes.log", "processes-1.log"} if processes == 2 else set())
+    assert logs == {"processes.log", "processes-1.log"}
     assert not (grid.folder / ".nodes").exists()
     assert not ray.is_initialized()
 
@@ -226,6 +228,18 @@ def test_another_version_on_a_node_is_refused(
     monkeypatch.setattr(ray_backend, "code_version", lambda: "0.0.1 (a-b-c)")
     with pytest.raises(UserError, match=r"node \S+ has soarbench \S+ \S+, not 0\.0\.1 \(a-b-c\)"):
         run(words, benches.quick)
+
+
+def test_a_folder_that_a_node_does_not_share_is_named(tmp_path: Path) -> None:
+    check, code = tmp_path / ".nodes", ray_actors.code_version()
+    problem = ray_actors._problem(tmp_path, check, "mark", code)
+    assert problem == f"does not share the folder {check} with the machine that runs the grid"
+    check.mkdir()
+    (check / "driver").write_text("of another disk with the same name")
+    problem = ray_actors._problem(tmp_path, check, "mark", code)
+    assert problem == f"reads another file than was written at {check}"
+    (check / "driver").write_text("mark")
+    assert ray_actors._problem(tmp_path, check, "mark", code) is None
 
 
 def silent(server: socket.socket) -> str:

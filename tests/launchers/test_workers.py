@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -55,6 +56,20 @@ def test_two_workers_give_the_numbers_of_one_process(words: list[str], tmp_path:
     assert numbers(grid.store.root) == in_one_process(words, tmp_path)
     assert not list(grid.store.root.rglob("*.partial*"))
     assert no_workers()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no cores to be held to")
+def test_each_worker_has_cores_of_its_own(words: list[str]) -> None:
+    before = os.sched_getaffinity(0)
+    grid, code, _ = run(words, benches.noting_cores)
+    assert code == 0
+    assert os.sched_getaffinity(0) == before
+    first, second = (
+        set(json.loads(path.read_text())) for path in grid.store.root.glob("cores-*.json")
+    )
+    assert len(first) == len(second) == max(len(before) // 2, 1)
+    assert first | second <= before
+    assert not first & second or len(before) == 1
 
 
 def test_a_worker_that_is_killed_loses_nothing(words: list[str], tmp_path: Path) -> None:

@@ -62,13 +62,13 @@ _TEXTS = {
         "Exposure bias",
         "On real images that training did not use; less is better. Error on the path: squared, of "
         "the velocity. More off the path: at states that the base drifted to, the same for all, "
-        "the error against the velocity back to the image, minus that on the path; a model steers back "
-        "better where this is less and the error on the path is not more. Left of a kick: RMS at "
-        "the end of sampling over that of a random kick, or of one along the model's own drift; it "
-        "falls, too, when a model loses diversity. Own states: energy score of states of sampling "
-        "from noise against noised images of the same prompt and level, which rises when a model "
-        "loses diversity that the data have. Filled markers differ from the baseline after Holm's "
-        "correction over methods and levels.",
+        "the error against the velocity back to the image, minus that on the path; a model steers "
+        "back better where this is less and the error on the path is not more. Left of a kick: "
+        "RMS at the end of sampling over that of a random kick, or of one along the model's own "
+        "drift; it falls, too, when a model loses diversity. Own states: energy score of states of "
+        "sampling from noise against noised images of the same prompt and level, which rises when "
+        "a model loses diversity that the data have. Filled markers differ from the baseline after "
+        "Holm's correction over methods and levels.",
     ),
     "robustness": (
         "Scores by sampler",

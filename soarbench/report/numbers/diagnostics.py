@@ -9,10 +9,9 @@ import pandas as pd
 
 from soarbench.common.errors import StoreError
 from soarbench.report.numbers.curves import CurvePoint, curve_point
-from soarbench.report.numbers.estimates import labelled_rng
 from soarbench.report.numbers.names import BASE, ordered_methods
-from soarbench.stats.bootstrap import mean_interval
 from soarbench.stats.clusters import cluster
+from soarbench.stats.intervals import mean_interval
 from soarbench.store.cells import Cell
 
 #: Quantities by name, with what the axis says.
@@ -112,5 +111,4 @@ def _points(task: str, quantity: str, values: pd.DataFrame) -> Iterator[CurvePoi
         # Every step on its own, so that another snapshot does not move the numbers of this one.
         for step, at in values[values["method"] == method].groupby("step"):
             table = cluster(at["value"], at["label"], seeds=at["seed"])
-            mean = mean_interval(table, labelled_rng("diagnostics", task, quantity, method, step))
-            yield curve_point(task, quantity, method, step, mean, {})
+            yield curve_point(task, quantity, method, step, mean_interval(table), {})

@@ -9,16 +9,11 @@ import numpy as np
 
 from soarbench.common.errors import StoreError
 from soarbench.report.numbers.diagnostics import members, task_key
-from soarbench.report.numbers.estimates import (
-    Comparison,
-    compare_scores,
-    corrected,
-    labelled_rng,
-)
+from soarbench.report.numbers.estimates import Comparison, compare_scores, decided
 from soarbench.report.numbers.names import BASE, ordered_methods
 from soarbench.report.numbers.panels import paired
-from soarbench.stats.bootstrap import Interval, mean_interval
 from soarbench.stats.clusters import FloatArray, cluster
+from soarbench.stats.intervals import mean_interval
 from soarbench.stats.significance import Verdict
 from soarbench.store.cells import Cell
 from soarbench.store.facts import MetricFacts
@@ -78,7 +73,7 @@ class ExposurePoint:
     difference: float
     difference_low: float
     difference_high: float
-    adjusted_p_value: float
+    adjusted_p_value: float | None
     verdict: Verdict | None
     num_images: int
     num_seeds: int
@@ -132,12 +127,12 @@ def _points(
     task: str, measure: str, values: Mapping[Place, Mapping[str, BySeed]], baseline: str
 ) -> Iterator[ExposurePoint]:
     """Of one measure, whose comparisons are one family."""
-    family = corrected(
+    family = decided(
         {
             (method, str(place)): comparison
             for place, by_method in values.items()
             for method in by_method
-            if (comparison := _compared(task, measure, place, by_method, method, baseline))
+            if (comparison := _compared(measure, by_method, method, baseline)) is not None
         }
     )
     for place, by_method in values.items():
@@ -146,12 +141,7 @@ def _points(
 
 
 def _compared(
-    task: str,
-    measure: str,
-    place: Place,
-    by_method: Mapping[str, BySeed],
-    method: str,
-    baseline: str,
+    measure: str, by_method: Mapping[str, BySeed], method: str, baseline: str
 ) -> Comparison | None:
     """A trained method with the baseline; None where there is nothing to compare."""
     if method in (BASE, baseline) or baseline not in by_method:
@@ -162,7 +152,6 @@ def _compared(
     differences = np.stack([one - other for one, other in pairs.values()])
     return compare_scores(
         cluster(differences, np.arange(differences.shape[1])),
-        labelled_rng("exposure", task, measure, place[0], method, baseline),
         names=(method, baseline),
         facts=MEASURES[measure],
         seeds=tuple(pairs),
@@ -177,16 +166,12 @@ def _point(
     method: str,
     comparison: Comparison | None,
 ) -> ExposurePoint:
-    def interval(kind: str, rows: FloatArray) -> Interval:
-        rng = labelled_rng("exposure", kind, task, measure, place[0], method)
-        return mean_interval(cluster(rows, np.arange(rows.shape[1])), rng)
-
     rows = np.stack(list(by_method[method].values()))
-    mean, nothing = interval("value", rows), [float("nan")] * 3
-    change = difference = nothing
+    images, nothing = np.arange(rows.shape[1]), [float("nan")] * 3
+    mean, change, difference = mean_interval(cluster(rows, images)), nothing, nothing
     if BASE in by_method:
         # On the same images and states, so that what no model can know cancels.
-        one = interval("change", rows - by_method[BASE][None])
+        one = mean_interval(cluster(rows - by_method[BASE][None], images))
         change = [one.estimate, one.low, one.high]
     if comparison is not None:
         one = comparison.difference
@@ -207,7 +192,7 @@ def _point(
         difference=difference[0],
         difference_low=difference[1],
         difference_high=difference[2],
-        adjusted_p_value=nothing[0] if comparison is None else comparison.adjusted_p_value,
+        adjusted_p_value=None if comparison is None else comparison.adjusted_p_value,
         verdict=None if comparison is None else comparison.verdict,
         num_images=mean.num_prompts,
         num_seeds=mean.num_seeds,

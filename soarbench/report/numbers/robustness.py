@@ -12,17 +12,11 @@ from typing_extensions import override
 
 from soarbench.common.errors import StoreError
 from soarbench.report.numbers.diagnostics import members
-from soarbench.report.numbers.estimates import (
-    Comparison,
-    compare_scores,
-    corrected,
-    estimate,
-    labelled_rng,
-)
+from soarbench.report.numbers.estimates import Comparison, compare_scores, decided, estimate
 from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import Panel, build_panels
-from soarbench.stats.bootstrap import Interval
 from soarbench.stats.clusters import cluster
+from soarbench.stats.intervals import Interval
 from soarbench.stats.significance import Verdict
 from soarbench.store.cells import Cell
 from soarbench.store.scores import ScoreSet, score_sets, tags_of
@@ -61,7 +55,7 @@ class RobustnessPoint:
     interaction: float
     interaction_low: float
     interaction_high: float
-    adjusted_p_value: float
+    adjusted_p_value: float | None
     verdict: Verdict | None
     num_prompts: int
     num_seeds: int
@@ -133,7 +127,7 @@ def _by(cell: Cell, table: pa.Table, sampler: Sampler) -> _Drawn:
 def _points(panels: BySampler, baseline: str) -> Iterator[RobustnessPoint]:
     """Of one metric, whose interactions are one family."""
     usual = next(iter(panels))
-    family = corrected(
+    family = decided(
         {
             (method, str(sampler)): comparison
             for sampler, panel in panels.items()
@@ -166,10 +160,7 @@ def _interaction(
         scores = cluster(rows, one.prompts, strata=one.strata)
     except ValueError:
         return None  # no image was scored by both
-    rng = labelled_rng("robustness", one.task, one.evaluator, *sampler, method, baseline)
-    return compare_scores(
-        scores, rng, names=(method, baseline), facts=one.facts, seeds=tuple(seeds)
-    )
+    return compare_scores(scores, names=(method, baseline), facts=one.facts, seeds=tuple(seeds))
 
 
 def _point(
@@ -196,7 +187,7 @@ def _point(
         interaction=nothing if difference is None else difference.estimate,
         interaction_low=nothing if difference is None else difference.low,
         interaction_high=nothing if difference is None else difference.high,
-        adjusted_p_value=nothing if comparison is None else comparison.adjusted_p_value,
+        adjusted_p_value=None if comparison is None else comparison.adjusted_p_value,
         verdict=None if comparison is None else comparison.verdict,
         num_prompts=interval.num_prompts,
         num_seeds=interval.num_seeds,

@@ -41,6 +41,14 @@ def test_no_checkpoint_and_no_folder_give_none(tmp_path):
     assert last_complete_checkpoint(tmp_path / "missing") is None
 
 
+def test_as_many_checkpoints_stay_as_are_kept(tmp_path):
+    old = [checkpoint(tmp_path, step) for step in (7, 8, 9)]
+    new = checkpoint(tmp_path, 10, complete=False)
+    mark_complete(new, keep=2)
+    assert [path.exists() for path in old] == [False, False, True]
+    assert last_complete_checkpoint(tmp_path) == new
+
+
 def test_other_directories_are_left_alone(tmp_path):
     mine = tmp_path / "checkpoint-of-mine"
     mine.mkdir()

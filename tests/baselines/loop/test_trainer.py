@@ -89,6 +89,23 @@ def test_interrupted_and_resumed_equals_straight_through(tmp_path, name, lora):
             assert path.read_bytes() == twin.read_bytes()
 
 
+@pytest.mark.parametrize(("keep", "goes_back_to"), [(2, 4), (1, 0)])
+def test_a_checkpoint_that_the_disk_damaged_costs_the_time_since_the_one_before(
+    tmp_path, caplog, keep, goes_back_to
+):
+    config = run_config(save_steps=2, keep_checkpoints=keep, logging_steps=1)
+    straight, _, _ = run(tmp_path / "straight", sft(), config)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", sft(), config, logs=Logs(stop_at=7))
+    damaged = checkpoint_path(tmp_path / "cut", 6) / "optimizer.pt"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    resumed, _, rest = run(tmp_path / "cut", sft(), config)
+    assert min(rest.points) == goes_back_to + 1
+    goal = f"checkpoint-{goes_back_to}" if goes_back_to else "the start"
+    assert f"training goes back to {goal}" in caplog.text
+    assert_same(straight, resumed)
+
+
 @pytest.mark.parametrize("save_steps", [1, 2, 5])
 def test_logged_means_do_not_depend_on_where_checkpoints_lie(tmp_path, save_steps):
     config = run_config(logging_steps=3, save_steps=4)
@@ -140,7 +157,7 @@ class Killed(BaseException):
 def test_killed_while_writing_a_checkpoint_equals_straight_through(
     tmp_path, monkeypatch, where, call
 ):
-    config = run_config(steps=6, save_steps=2, ema=EMA)
+    config = run_config(steps=6, save_steps=2, keep_checkpoints=1, ema=EMA)
     straight, _, _ = run(tmp_path / "straight", sft(), config)
     calls = itertools.count(1)
 
