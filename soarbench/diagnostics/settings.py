@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 #: Real images whose paths are followed.
-NUM_PROBES = 48
+NUM_PROBES = 32
 #: Levels at which states are compared, by the sampler's nearest: an image is partly decided there.
 LEVELS = (0.75, 0.5)
 #: Steps of the sampler that a state drifts from the path before it is compared.

@@ -31,7 +31,7 @@ from soarbench.store.artefact import Artefact, Store
 from soarbench.store.tables import ProbeFolder, Table
 
 #: On two cores, in the laboratory; progress corrects them as it goes.
-_SECONDS_PER_IMAGE, _SECONDS_PER_STATES, _SECONDS_PER_PATHS = 0.003, 2.0, 12.0
+_SECONDS_PER_IMAGE, _SECONDS_PER_STATES, _SECONDS_PER_PATHS = 0.003, 2.0, 10.0
 _CODE = ("soarbench.diagnostics.probes", "soarbench.diagnostics.exposure")
 
 

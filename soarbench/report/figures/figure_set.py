@@ -157,6 +157,11 @@ def _write_task(
     name = f"overoptimisation_{task}"
     writer.figure(name, texts["overoptimisation"], points, draw, marked=marked)
     own = [point for point in exposure if point.task == task]
+    if not own and not missing:
+        writer.notes.append(
+            f"task {task}: exposure bias was measured by another version, or not at all; "
+            "'python -m soarbench diagnose' with the same settings measures it"
+        )
     draw = partial(draw_exposure, own, table.titles)
     writer.figure(f"exposure_{task}", texts["exposure"], own, draw)
     scores = [point for point in robustness if point.task == task]
