@@ -74,7 +74,8 @@ def _draw_marks(ax: Axes, marks: Sequence[Mark], titles: Titles) -> None:
             is_decided = mark.verdict is not None and mark.verdict.is_decided
             ax.errorbar(
                 mark.place + shift, mark.value,
-                yerr=[[mark.value - mark.low], [mark.high - mark.value]],
+                # Ends of an interval of no width may lie a rounding on the wrong side.
+                yerr=[[max(mark.value - mark.low, 0)], [max(mark.high - mark.value, 0)]],
                 color=look.color, marker=look.marker, linestyle="none", capsize=2, elinewidth=0.9,
                 markerfacecolor=look.color if is_decided else "white",
                 label=method_title(method, titles),

@@ -148,7 +148,9 @@ def _interaction(
 ) -> Comparison | None:
     """Difference to the baseline by a sampler minus that by the usual one, on the same images."""
     one, other = panels[sampler], panels[usual]
-    if sampler == usual or method in (BASE, baseline) or baseline not in one.methods:
+    if sampler == usual or method in (BASE, baseline):
+        return None
+    if not {method, baseline} <= {*one.methods} & {*other.methods}:
         return None
     pairs = [
         panel.pairs((method, panel.steps(method)[-1]), (baseline, panel.steps(baseline)[-1]))
