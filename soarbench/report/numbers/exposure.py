@@ -102,7 +102,8 @@ def _values(cells: Sequence[Cell], task: str) -> dict[tuple[str, float, float], 
         if table is None:
             continue
         # Images in one order in every table: differences are taken by position.
-        frame = table.to_pandas().sort_values("row").astype({"value": np.float64})
+        frame = table.to_pandas().sort_values(["level", "row"], ascending=[False, True])
+        frame = frame.astype({"value": np.float64})
         seed = None if cell.is_base else cell.seed
         for place, rows in frame.groupby(["measure", "level", "sigma"], sort=False)["value"]:
             values.setdefault(place, {}).setdefault(cell.method, {})[seed] = rows.to_numpy()
