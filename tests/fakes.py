@@ -22,6 +22,7 @@ from baselines.loop.checkpoints import (
     snapshot_damage,
 )
 from evaluators.base import Canary, Evaluator, JudgeConfig, Sample, Score
+from evaluators.diversity.config import Measure
 from soarbench.common.errors import UserError
 from soarbench.data.prompts import PromptItem
 from soarbench.diagnostics.measured import Measured, States
@@ -36,6 +37,7 @@ from soarbench.store.training import TrainingFolder, TrainingLog
 SMALL = (
     "budget.steps=6",
     "budget.num_snapshots=2",
+    "budget.cost_shares=[]",
     "budget.save_steps=2",
     "budget.max_prompts=3",
     "budget.images_per_prompt=1",
@@ -144,7 +146,7 @@ class FakeWorkbench:
                     raise RuntimeError("reward 'x' returned 3 values for 4 images\nand more")
                 weights = hashlib.sha256(f"{weights}{step}".encode()).hexdigest()
                 log.append(step, {"train/loss": 1.0 / step, "images_seen": 32.0 * step})
-                if step in cell.training.snapshot_steps and snapshot_damage(folder.snapshot(step)):
+                if step in cell.steps and snapshot_damage(folder.snapshot(step)):
                     shutil.rmtree(folder.snapshot(step), ignore_errors=True)
                     with new_snapshot(folder.snapshot(step)) as unfinished:
                         (unfinished / "weights").write_text(weights)
@@ -186,7 +188,7 @@ class FakeWorkbench:
         self, cell: CellConfig, source: CellConfig, step: int, *, states: States | None
     ) -> Measured:
         """Two images, an error off the path of 0.1 a row."""
-        if step == cell.steps[0]:
+        if step == cell.own_steps[0]:
             self.calls.append(f"probe {cell.label} on {source.task_name}")
         if cell.label == self.unprobed:
             raise RuntimeError("out of memory")
@@ -196,6 +198,10 @@ class FakeWorkbench:
         ]  # fmt: skip
         norms = [{"row": row, "norm": 1.0 + row} for row in (0, 1)]
         return Measured(norms=norms, exposure=exposure)
+
+    def diversity(self, cell: CellConfig, measure: str) -> Measure:
+        assert measure in cell.diversity
+        return lambda images: 1.0 + len(images) / 10
 
     def scheduler_facts(self, cell: CellConfig) -> dict[str, object]:
         return {"scheduler": cell.model.name, "shift": 3.0}

@@ -120,6 +120,13 @@ def image_statistics(cell: CellConfig, step: int, suite: SuiteConfig) -> Source:
     return _source("probes", "images", content, (measured,))
 
 
+def diversity(cell: CellConfig, step: int, suite: SuiteConfig, measure: str) -> Source:
+    """How unlike the images of a suite's prompts are, by one measure."""
+    statistics = image_statistics(cell, step, suite)
+    content = {**statistics.content, "measure": cell.diversity[measure].identity()}
+    return _source("probes", cell.diversity[measure].kind, content, statistics.inputs)
+
+
 def base_states(source: CellConfig, settings: Content) -> Source:
     """States that the base drifts to from the path of held-out images of the data of ``source``.
 
@@ -139,7 +146,8 @@ def path_probe(cell: CellConfig, source: CellConfig, settings: Content) -> Sourc
 
     ``source`` is the cell itself, but for the base.
     """
-    trained, inputs = _at(cell, list(cell.steps))
+    # Velocities are compared step by step, not at equal cost.
+    trained, inputs = _at(cell, list(cell.own_steps))
     states = base_states(source, settings).address
     content = {"base": _base(cell), "training": trained, "states": states}
     return _source("probes", "paths", content, (*inputs, states))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from baselines.config import EmaConfig, LoraConfig, MethodConfig, OptimConfig, TrainingConfig
 from evaluators.base import JudgeConfig
+from evaluators.diversity.config import DiversityConfig
 from soarbench.common.strict import ADDRESS
 from soarbench.config.settings import SamplingConfig, SuiteConfig, TaskConfig
 from soarbench.config.stages import BASE
@@ -28,6 +29,9 @@ class CellConfig:
         judges: Those that the suites, the data and the rewards name.
         weights_digest: Of the base's weights (and of an adapter's).
         robustness: Samplers that images of the last step are drawn with, too.
+        diversity: Measures of how unlike a prompt's images are, by name.
+        costs: Forward equivalents, first stages included, at which the methods of its task are
+            compared; those that it never reaches among them.
         parent: The first stage whose last weights this cell starts from; null: the base's.
     """
 
@@ -49,8 +53,11 @@ class CellConfig:
     weights_digest: str
     # Their images have addresses of their own.
     robustness: tuple[SamplingConfig, ...] = field(default=(), metadata=ADDRESS)
+    # Measured beside the scores; each has an address of its own.
+    diversity: Mapping[str, DiversityConfig] = field(default_factory=dict, metadata=ADDRESS)
     # Its training's address stands for it.
     parent: CellConfig | None = field(default=None, metadata=ADDRESS)
+    costs: tuple[float, ...] = ()
 
     @property
     def task_name(self) -> str:
@@ -71,11 +78,45 @@ class CellConfig:
         return " → ".join(titles) or None
 
     @property
-    def steps(self) -> tuple[int, ...]:
-        """Steps whose images are evaluated."""
+    def own_steps(self) -> tuple[int, ...]:
+        """Steps that are evaluated whatever other methods cost, ascending."""
         return (0,) if self.training is None else self.training.snapshot_steps
+
+    def measures(self, suite: SuiteConfig) -> list[str]:
+        """Measures of diversity of a suite; none where prompts have one image."""
+        return sorted(self.diversity) if suite.images_per_prompt > 1 else []
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Steps whose images are evaluated, ascending."""
+        # Weights do not depend on which of them are kept, so that no address holds the others.
+        return tuple(sorted({*self.own_steps, *self.cost_steps}))
+
+    @property
+    def cost_steps(self) -> dict[int, float]:
+        """The step that is nearest to each of ``costs`` within this stage, and that cost."""
+        if self.training is None:
+            return {}
+        before, update = self.cost_at(0), self.cost_at(1) - self.cost_at(0)
+        nearest = {round((cost - before) / update): cost for cost in self.costs}
+        return {step: cost for step, cost in nearest.items() if 0 < step <= self.training.steps}
+
+    def cost_at(self, step: int) -> float:
+        """Forward equivalents of training up to a step, first stages included, as planned."""
+        if self.training is None or self.method is None:
+            return 0.0
+        before = 0.0 if self.parent is None else self.parent.cost_at(self.parent.own_steps[-1])
+        return before + step * update_cost(self.training, self.method)
 
     @property
     def lineage(self) -> tuple[CellConfig, ...]:
         """The stages before this one, the first one first."""
         return () if self.parent is None else (*self.parent.lineage, self.parent)
+
+
+def update_cost(training: TrainingConfig, method: MethodConfig) -> float:
+    """Forward equivalents of an update, as they are planned.
+
+    Flow-GRPO may spend less: groups whose rewards are all alike are not trained on.
+    """
+    return training.batch_size * method.forward_equivalents()

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from baselines.config import MethodConfig, TrainingConfig
 from soarbench.common.errors import ConfigError
 from soarbench.config.compose import Overrides, compose_pairs, grid_config, parse_overrides
 from soarbench.config.settings import GridConfig, Settings, SuiteConfig
 from soarbench.config.stages import BASE, THEN, first_stage, stages
 from soarbench.evaluation.suites import PromptFile
-from soarbench.grid.cell import CellConfig
+from soarbench.grid.cell import CellConfig, update_cost
 from soarbench.grid.checkpoint_rule import problem_with
 from soarbench.grid.checks import check, reward_judge, reward_mixture
 from soarbench.models.adapters import adapter_name
@@ -73,6 +74,7 @@ def expand(arguments: Sequence[str]) -> Grid:
     methods = () if is_published else _trained_methods(grid, overrides)
     tasks = _selected("task", overrides, grid.tasks, grid)
     settings = _settings(grid, overrides, methods, tasks)
+    costs = {} if is_published else _costs(grid, overrides, settings, tasks)
     bases = {task: settings[BASE, task] for task in grid.tasks}
     if not is_published:
         _check_rule(grid, bases)
@@ -94,6 +96,7 @@ def expand(arguments: Sequence[str]) -> Grid:
                     digest=digest,
                     seed=seed,
                     parent=by_method.get(first_stage(method)),
+                    costs=costs[task],
                 )
             cells += by_method.values()
     return Grid(run, tuple(cells), tuple(arguments))
@@ -101,8 +104,12 @@ def expand(arguments: Sequence[str]) -> Grid:
 
 def _trained_methods(grid: GridConfig, overrides: Overrides) -> tuple[str, ...]:
     """The methods, each after the one whose weights it starts from."""
+    return _with_first_stages(_selected("method", overrides, (BASE, *grid.methods), grid))
+
+
+def _with_first_stages(methods: Iterable[str]) -> tuple[str, ...]:
     chains: dict[str, None] = {}
-    for method in _selected("method", overrides, (BASE, *grid.methods), grid):
+    for method in methods:
         parts = stages(method)
         chains |= dict.fromkeys(THEN.join(parts[:count]) for count in range(1, len(parts) + 1))
     return tuple(method for method in chains if method != BASE)
@@ -136,6 +143,39 @@ def _settings(
     for (method, _), of_pair in settings.items():
         check(of_pair, method)
     return settings
+
+
+def _costs(
+    grid: GridConfig,
+    overrides: Overrides,
+    settings: Mapping[tuple[str, str], Settings],
+    tasks: Sequence[str],
+) -> dict[str, tuple[float, ...]]:
+    """By task, the forward equivalents at which its methods are compared, ascending."""
+    # Of all methods of the grid, whichever are selected, so that a cell is the same one.
+    methods = _with_first_stages(grid.methods)
+    pairs = [(stages(method)[-1], task) for task in tasks for method in methods]
+    costs = {pair: _stage_cost(one.training, one.method) for pair, one in settings.items()}
+    absent = [pair for pair in dict.fromkeys(pairs) if pair not in costs]
+    if absent:
+        # With the others, which take the values that are theirs alone.
+        composed = compose_pairs([*settings, *absent], overrides)
+        parts = {pair: map(composed[pair].section, ("training", "method")) for pair in absent}
+        costs |= {pair: _stage_cost(*both) for pair, both in parts.items()}
+    levels = {}
+    for task in tasks:
+        totals = [sum(costs[part, task] for part in stages(method)) for method in methods]
+        budget = settings[BASE, task].budget
+        shared = {share * total for total in totals for share in budget.cost_shares}
+        levels[task] = tuple(sorted(shared | {*budget.costs}))
+    return levels
+
+
+def _stage_cost(training: object, method: object) -> float:
+    """What a stage costs; nothing without training."""
+    if not isinstance(training, TrainingConfig) or not isinstance(method, MethodConfig):
+        return 0.0
+    return training.steps * update_cost(training, method)
 
 
 def _check_rule(grid: GridConfig, settings: Mapping[str, Settings]) -> None:
@@ -192,6 +232,7 @@ def _cell(
     seed: int = 0,
     suites: Iterable[SuiteConfig] | None = None,
     parent: CellConfig | None = None,
+    costs: tuple[float, ...] = (),
 ) -> CellConfig:
     """A cell, whose judges are those that somebody asks; None: the task's own suites."""
     is_base = method == BASE
@@ -222,7 +263,11 @@ def _cell(
         robustness=settings.sampling.others(settings.robustness),
         judges={name: settings.judge[name] for name in sorted(judges)},
         weights_digest=digest,
+        diversity={
+            name: one for name, one in settings.diversity.items() if one.weights is not None
+        },
         parent=parent,
+        costs=costs,
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 from typing_extensions import override
 
 from evaluators.base import Evaluator
+from evaluators.diversity.config import Measure
 from evaluators.images import ImageError, is_readable
 from soarbench.common.code import digests
 from soarbench.common.errors import Damaged
@@ -24,7 +25,7 @@ from soarbench.evaluation.drawing import Draw
 from soarbench.evaluation.selection import sample_files
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
-from soarbench.store.artefact import Artefact, Store
+from soarbench.store.artefact import Artefact, Extent, Store
 
 if TYPE_CHECKING:
     from soarbench.tracking.tracker import Tracker
@@ -50,6 +51,9 @@ class Workbench(Protocol):
 
     def evaluator(self, cell: CellConfig, judge: str) -> Evaluator:
         """A cell's judge by its name."""
+
+    def diversity(self, cell: CellConfig, measure: str) -> Measure:
+        """A cell's measure of diversity by its name."""
 
     def scheduler_facts(self, cell: CellConfig) -> Mapping[str, object]:
         """The sampler's class and shift, for the fingerprint."""
@@ -190,6 +194,11 @@ class Job(abc.ABC):
     def held(self, artefact: Artefact) -> AbstractContextManager[None]:
         """Hold the artefact, unless others work on it too: what each writes appears at once."""
         return artefact.held() if self.is_whole else contextlib.nullcontext()
+
+
+def extent_of(suite: SuiteConfig) -> Extent:
+    """The part of a suite that is evaluated."""
+    return Extent(max_prompts=suite.max_prompts, images_per_prompt=suite.images_per_prompt)
 
 
 @dataclass(frozen=True, kw_only=True)

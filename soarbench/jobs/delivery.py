@@ -41,7 +41,10 @@ class CellLog:
     def digest(self) -> str:
         """Of what is told: another judge or image makes it another."""
         # The whole configuration is left out: other words or a larger batch change no number.
-        return digest({key: value for key, value in self.description.items() if key != "config"})
+        return self._without("config")
+
+    def _without(self, *names: str) -> str:
+        return digest({k: value for k, value in self.description.items() if k not in names})
 
     @property
     def record(self) -> CellRecord:
@@ -59,7 +62,9 @@ class CellLog:
         if self.status.state != "finished":
             return False
         stored = CellLog(store=self.store, description=self.record.description())
-        return stored.digest == self.digest
+        # Samplers that are asked for afterwards belong to diagnostics, as all probes do.
+        names = ("config", "robustness")
+        return stored._without(*names) == self._without(*names)
 
     @property
     def is_delivered(self) -> bool:
@@ -74,6 +79,8 @@ class CellLog:
         suites = self.description["suites"].values()
         statistics = [address for suite in suites for address in suite["statistics"].values()]
         tables: list[tuple[str, Table]] = [(address, "images") for address in statistics]
+        measures = [steps for suite in suites for steps in suite.get("diversity", {}).values()]
+        tables += [(address, "diversity") for steps in measures for address in steps.values()]
         tables += [(address, "norms") for address in self.description["paths"].values()]
         folders = ((ProbeFolder(self.store.artefact(one).root), name) for one, name in tables)
         return all(folder.path(name).is_file() for folder, name in folders)

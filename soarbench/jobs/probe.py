@@ -201,7 +201,7 @@ class Paths(FollowedJob):
     def run(self, context: Context) -> None:
         """Measure every step's velocities, and exposure bias at the last step."""
         norms: list[Row] = []
-        steps, last = self.cell.steps, self.cell.steps[-1]
+        steps, last = self.cell.own_steps, self.cell.own_steps[-1]
         what = f"paths of {self.data_of.task_name} images"
         states = self.states.states(context.store)
         with self.begun(context, what, len(steps), (*_CODE, *code_of(self.cell.model))) as begun:

@@ -33,6 +33,7 @@ from baselines.rewards.base import (
 )
 from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
+from evaluators.diversity.config import DiversityConfig, Measure
 from soarbench.common.errors import UserError
 from soarbench.config.run import ProcessesConfig
 from soarbench.config.settings import SamplingConfig
@@ -47,6 +48,7 @@ from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.checks import reward_judge
 from soarbench.jobs.base import Job, OnStep
+from soarbench.jobs.diversity import Diversity
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.judge import Judge
 from soarbench.jobs.probe import FollowedJob
@@ -96,6 +98,7 @@ class ModelWorkbench:
         self.processes = processes
         self.sets = TrainingSets(self.device, store.cache_dir, self.evaluator)
         self._evaluators: dict[JudgeConfig, Evaluator] = {}
+        self._measures: dict[DiversityConfig, Measure] = {}
         self._scheduler: dict[str, object] = {}
         self._drawer: tuple[tuple[str, int, SamplingConfig], Drawer] | None = None
         self._loaded: _Loaded | None = None
@@ -126,6 +129,8 @@ class ModelWorkbench:
             for job in jobs:
                 if isinstance(job, Judge):
                     self.evaluator(job.cell, job.judge)
+                elif isinstance(job, Diversity):
+                    self.diversity(job.cell, job.measure)
             self._try_training(trained, drawn)
         except (EvaluatorError, RewardError) as error:
             raise UserError(str(error)) from error
@@ -178,6 +183,13 @@ class ModelWorkbench:
             evaluator.check_canaries()
             self._evaluators[config] = evaluator
         return self._evaluators[config]
+
+    def diversity(self, cell: CellConfig, measure: str) -> Measure:
+        """A cell's measure of diversity by its name, loaded once."""
+        config = cell.diversity[measure]
+        if config not in self._measures:
+            self._measures[config] = config.build()
+        return self._measures[config]
 
     def let_go(self) -> None:
         """Free the memory of the model that was loaded last."""
@@ -255,6 +267,7 @@ class ModelWorkbench:
                 console=Console(quiet=True),
                 # Images are drawn in it: what else the weights hold would be rounded off there.
                 snapshot_dtype=getattr(torch, cell.model.dtype),
+                snapshot_steps=cell.steps,
                 parallelism=self.processes.parallelism,
                 journal=training_log,
                 owner=owner,

@@ -8,7 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from soarbench.report.numbers.budgets import MatchedTable
+from soarbench.report.numbers.diversity import Diversity
 from soarbench.report.numbers.exposure import ExposurePoint
+from soarbench.report.numbers.gaming import Gaming
 from soarbench.report.numbers.robustness import RobustnessPoint
 from soarbench.report.numbers.samples import Samples
 from soarbench.report.numbers.tables import TaskTable
@@ -44,6 +46,8 @@ class Report:
         crossings: What each needs to reach a value.
         exposure: Measures of exposure bias.
         robustness: Scores by other samplers.
+        gaming: Learned scores against what they stand for.
+        diversity: Of the images of a prompt, by task.
         measured: Measured rows under the columns of the paper's table, None where it has none.
         published: Rows of the paper, None where it has none for this grid.
         gaps: What is missing, a line each.
@@ -59,6 +63,8 @@ class Report:
     crossings: tuple[Crossing, ...]
     exposure: tuple[ExposurePoint, ...]
     robustness: tuple[RobustnessPoint, ...]
+    gaming: tuple[Gaming, ...]
+    diversity: tuple[Diversity, ...]
     samples: tuple[Samples, ...]
     measured: pd.DataFrame | None
     published: pd.DataFrame | None

@@ -7,6 +7,7 @@ from soarbench.common.errors import StoreError
 from soarbench.report.numbers.diagnostics import (
     QUANTITIES,
     diagnostic_points,
+    image_statistics,
     unmeasured,
 )
 from tests.report.diagnosed import write_diagnostics
@@ -30,8 +31,13 @@ def grid(tmp_path):
     return folder
 
 
+def all_points(cells):
+    statistics = image_statistics(cells, "aesthetic", PROMPTS)
+    return diagnostic_points(cells, "aesthetic", statistics)
+
+
 def points(grid):
-    found = diagnostic_points(read_cells(grid)[0], "aesthetic", PROMPTS)
+    found = all_points(read_cells(grid)[0])
     return {(point.metric, point.method, point.step): point for point in found}
 
 
@@ -62,9 +68,7 @@ def test_the_norm_is_relative_to_the_base_on_the_same_image(grid):
 
 def test_without_the_base_there_is_no_ratio(grid):
     cells = [cell for cell in read_cells(grid)[0] if not cell.is_base]
-    assert {p.metric for p in diagnostic_points(cells, "aesthetic", PROMPTS)} == (
-        set(QUANTITIES) - {"velocity_norm"}
-    )
+    assert {p.metric for p in all_points(cells)} == (set(QUANTITIES) - {"velocity_norm"})
 
 
 def test_unmeasured_cells_are_named_and_left_out(grid):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,23 +24,25 @@ from soarbench.report.numbers import diagnostics
 from soarbench.report.numbers.checkpoints import marked_steps
 from soarbench.report.numbers.curves import CurvePoint, panel_points
 from soarbench.report.numbers.exposure import ExposurePoint
-from soarbench.report.numbers.gaming import GamingPoint, gaming_points
-from soarbench.report.numbers.names import titles_of
+from soarbench.report.numbers.gaming import Gaming
+from soarbench.report.numbers.names import BASE, titles_of
 from soarbench.report.numbers.reference import PublishedPoint
 from soarbench.report.numbers.robustness import RobustnessPoint
 from soarbench.report.numbers.tables import Panels, TaskTable
 from soarbench.report.numbers.trained_on import trained_on
 from soarbench.report.report import FigureEntry, FigureSet
 from soarbench.report.text.frames import csv_text, curve_numbers, write_text
+from soarbench.report.text.gaming import point_numbers
 from soarbench.store.cells import Cell
 
-Row = CurvePoint | Bar | GamingPoint | ExposurePoint | RobustnessPoint | Tile
+Row = CurvePoint | Bar | Gaming | ExposurePoint | RobustnessPoint | Tile
 #: Title and caption of each kind of figure; the curves name their axis.
 _TEXTS = {
     "curves": (
         "Metric over {0}",
-        "Each method's deciding metric over {0}, from the base that all start from; bands are 95 % "
-        "intervals over prompts and training seeds.",
+        "Each method's deciding metric over {0}, from the base that all start from. Markers were "
+        "measured, and lines only join them; bands are 95 % intervals over prompts and training "
+        "seeds.",
     ),
     "bars": (
         "Change from the base",
@@ -48,10 +51,11 @@ _TEXTS = {
     ),
     "gaming": (
         "Learned score against oracle",
-        "Gains over the base in standard deviations of the base's images. Below the diagonal, and "
-        "above zero on the right, the learned score gained more than the truth: reward hacking, "
-        "measured. A noisy score gains less than the truth when a gain is real, so a gap below "
-        "zero is no defect.",
+        "Gains over the base in standard deviations of the base's images. The line is what "
+        "choosing among the base's images by the score gains without training: an imperfect score "
+        "gains more than the truth even where nobody exploits it. Below the line, and above zero "
+        "in the middle, a method found what the score likes and the truth does not. On the right, "
+        "how well the score still ranks a prompt's images.",
     ),
     "overoptimisation": (
         "Over-optimisation",
@@ -93,6 +97,8 @@ def write_figures(
     curves: Sequence[CurvePoint],
     folder: Path,
     *,
+    gaming: Sequence[Gaming] = (),
+    statistics: Mapping[str, pd.DataFrame],
     axes: Sequence[str] = ("step",),
     published: Sequence[PublishedPoint] = (),
     checkpoint_rule: str = LAST,
@@ -103,7 +109,8 @@ def write_figures(
     """Write every figure that there is data for, and ``figures.json``.
 
     Figures of an earlier report that there is no data for any more are removed. ``axes`` are what
-    the curves are drawn over, a figure each; ``formats`` those of figures, while sheets are PNG.
+    the curves are drawn over, a figure each; ``formats`` those of figures, while sheets are PNG;
+    ``statistics`` those of each task's images.
 
     Raises:
         StoreError: Stored diagnostics are damaged or do not compare.
@@ -121,13 +128,25 @@ def write_figures(
             writer.figure(name, (title, caption), curves, draw, data=data)
     bars = build_bars(panels, tables)
     writer.figure("bars", _TEXTS["bars"], bars, lambda: draw_bars(bars, facts, titles))
-    gaming = gaming_points(panels)
-    writer.figure("gaming", _TEXTS["gaming"], gaming, lambda: draw_gaming(gaming, facts, titles))
+    drawn = [one for one in gaming if any(point.method != BASE for point in one.points)]
+    draw = partial(draw_gaming, drawn, titles)
+    data = ("gaming", point_numbers(drawn))
+    writer.figure("gaming", _TEXTS["gaming"], drawn, draw, data=data)
     for table in tables:
         if table.metrics:
-            _write_task(table, cells, panels, curves, exposure, robustness, checkpoint_rule, writer)
+            own = statistics.get(table.task, pd.DataFrame())
+            off_path = _OffPath(exposure=exposure, robustness=robustness)
+            _write_task(table, cells, panels, curves, own, off_path, checkpoint_rule, writer)
     writer.finish()
     return FigureSet(entries=tuple(writer.entries), notes=tuple(writer.notes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OffPath:
+    """What was measured off the training path, of all tasks."""
+
+    exposure: Sequence[ExposurePoint]
+    robustness: Sequence[RobustnessPoint]
 
 
 def _write_task(
@@ -135,8 +154,8 @@ def _write_task(
     cells: Sequence[Cell],
     panels: Panels,
     curves: Sequence[CurvePoint],
-    exposure: Sequence[ExposurePoint],
-    robustness: Sequence[RobustnessPoint],
+    statistics: pd.DataFrame,
+    off_path: _OffPath,
     rule: str,
     writer: _Writer,
 ) -> None:
@@ -150,13 +169,13 @@ def _write_task(
             "'python -m soarbench diagnose' with the same settings measures them"
         )
     points = [*_score_points(table, panels, curves, roles)]
-    points += diagnostics.diagnostic_points(cells, task, panels[task, table.metrics[0]].prompts)
+    points += diagnostics.diagnostic_points(cells, task, statistics)
     draw = partial(
         draw_overoptimisation, points, table.facts, roles, marked, rule, titles=table.titles
     )
     name = f"overoptimisation_{task}"
     writer.figure(name, texts["overoptimisation"], points, draw, marked=marked)
-    own = [point for point in exposure if point.task == task]
+    own = [point for point in off_path.exposure if point.task == task]
     if not own and not missing:
         writer.notes.append(
             f"task {task}: exposure bias was measured by another version, or not at all; "
@@ -164,7 +183,7 @@ def _write_task(
         )
     draw = partial(draw_exposure, own, table.titles)
     writer.figure(f"exposure_{task}", texts["exposure"], own, draw)
-    scores = [point for point in robustness if point.task == task]
+    scores = [point for point in off_path.robustness if point.task == task]
     draw = partial(draw_robustness, scores, table.facts, table.titles)
     writer.figure(f"robustness_{task}", texts["robustness"], scores, draw)
     tiles = plan_sheet(cells, task)

@@ -21,7 +21,7 @@ from soarbench.report.page.figures import figures
 from soarbench.report.page.sources import configurations, environment, protocols
 from soarbench.report.page.tables import DataTable, data_table, methods_table, others_table
 from soarbench.report.report import Report
-from soarbench.report.text import frames
+from soarbench.report.text import frames, gaming
 from soarbench.store.cells import Cell
 
 #: Of all samples of a page, before base64 makes them a third larger.
@@ -53,7 +53,8 @@ def _values(report: Report) -> dict[str, object]:
         "matched": _matched(report.matched),
         "matched_note": frames.matched_note(report.matched),
         "thresholds": _thresholds(report.crossings),
-        "threshold_note": frames.threshold_note(report.crossings),
+        "threshold_note": frames.THRESHOLD_NOTE,
+        "gaming": _gaming(report),
         "figures": figures(report.figures.entries, report.folder),
         "samples": sampled,
         "samples_note": sample_note,
@@ -94,7 +95,8 @@ def _matched(matched: Sequence[MatchedTable]) -> list[dict[str, object]]:
     levels: dict[str, list[dict[str, object]]] = {}
     for one in matched:
         caption = f"Task {one.table.task}, {frames.level_text(one)}"
-        level = {"table": methods_table(one.table, caption), "note": frames.early_note(one)}
+        notes = [*frames.place_notes(one), *one.table.about_family()[:1]]
+        level = {"table": methods_table(one.table, caption), "notes": notes}
         levels.setdefault(one.table.task, []).append({**level, "findings": one.table.findings()})
     return [{"title": f"Task: {task}", "levels": own} for task, own in levels.items()]
 
@@ -106,6 +108,25 @@ def _thresholds(crossings: Sequence[Crossing]) -> list[DataTable]:
         caption = f"Task {task}: {frames.threshold_title(own[0])}"
         tables.append(data_table(caption, frames.threshold_texts(own), texts=1))
     return tables
+
+
+def _gaming(report: Report) -> list[dict[str, object]]:
+    """Tables of scores against what they stand for, and of diversity, by task."""
+    parts = []
+    for table in report.tables:
+        tables: list[dict[str, object]] = []
+        for one in (one for one in report.gaming if one.task == table.task):
+            caption = f"Task {one.task}: {gaming.gaming_title(one)}"
+            texts = data_table(caption, gaming.gaming_texts(one, table.titles), texts=1)
+            findings = gaming.gaming_findings(one, table.titles)
+            tables.append({"table": texts, "findings": findings, "note": gaming.gaming_note(one)})
+        for own in (own for own in report.diversity if own.task == table.task):
+            caption = f"Task {own.task}: diversity within a prompt"
+            texts = data_table(caption, gaming.diversity_texts(own), texts=2)
+            tables.append({"table": texts, "findings": [], "note": gaming.diversity_note(own)})
+        if tables:
+            parts.append({"title": f"Task: {table.task}", "tables": tables})
+    return parts
 
 
 def _published(caption: str, frame: pd.DataFrame | None) -> DataTable | None:

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 import pandas as pd
 
 from soarbench.report.numbers.budgets import MatchedTable
+from soarbench.report.numbers.diversity import Diversity
 from soarbench.report.numbers.exposure import ExposurePoint
+from soarbench.report.numbers.gaming import Gaming
 from soarbench.report.numbers.reference import AS_PUBLISHED, SOURCE
 from soarbench.report.numbers.robustness import RobustnessPoint
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.numbers.thresholds import Crossing
 from soarbench.report.report import Report
-from soarbench.report.text import frames
+from soarbench.report.text import frames, gaming
 from soarbench.report.text.exposure import (
     EXPOSURE_NOTE,
     ROBUSTNESS_NOTE,
@@ -37,6 +39,8 @@ def markdown(report: Report) -> str:
             _items(table.notes()),
             matched_markdown([one for one in report.matched if one.table.task == table.task]),
             threshold_markdown([one for one in report.crossings if one.task == table.task]),
+            *(gaming_markdown(one, table) for one in report.gaming if one.task == table.task),
+            *(diversity_markdown(one) for one in report.diversity if one.task == table.task),
             exposure_markdown(report.exposure, table),
             robustness_markdown(report.robustness, table),
         ]
@@ -85,7 +89,8 @@ def matched_markdown(matched: Sequence[MatchedTable]) -> str:
     parts = [title, frames.matched_note(matched)]
     for one in matched:
         parts += [f"{frames.level_text(one)}:", task_markdown(one.table)]
-        parts += [frames.early_note(one), _items(one.table.findings())]
+        notes = [*frames.place_notes(one), *one.table.about_family()[:1]]
+        parts += [_items(notes), _items(one.table.findings())]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -95,7 +100,24 @@ def threshold_markdown(crossings: Sequence[Crossing]) -> str:
         return ""
     title = frames.threshold_title(crossings[0])
     table = markdown_table(frames.threshold_texts(crossings))
-    return f"### {title}\n\n{table}\n\n{frames.threshold_note(crossings)}"
+    return f"### {title}\n\n{table}\n\n{frames.THRESHOLD_NOTE}"
+
+
+def gaming_markdown(one: Gaming, table: TaskTable) -> str:
+    """Whether a learned score's gains are real."""
+    parts = [
+        f"### {gaming.gaming_title(one)}",
+        markdown_table(gaming.gaming_texts(one, table.titles)),
+        _items(gaming.gaming_findings(one, table.titles)),
+        gaming.gaming_note(one),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def diversity_markdown(one: Diversity) -> str:
+    """How unlike a prompt's images are."""
+    table = markdown_table(gaming.diversity_texts(one))
+    return f"### Diversity within a prompt\n\n{table}\n\n{gaming.diversity_note(one)}"
 
 
 def exposure_markdown(points: Sequence[ExposurePoint], table: TaskTable) -> str:
