@@ -42,6 +42,10 @@ def check(settings: Settings, method: str) -> None:
             "show it"
         )
     _check_sizes(settings)
+    if settings.robustness.enabled and not settings.diagnostics:
+        raise ConfigError(
+            "robustness.enabled=true: is one of the diagnostics; leave diagnostics=false out"
+        )
     _check_evaluation(settings)
     _check_resolution(settings)
     if config is None:

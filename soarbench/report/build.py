@@ -17,9 +17,11 @@ from soarbench.report.numbers.curves import build_curves
 from soarbench.report.numbers.diagnostics import image_statistics
 from soarbench.report.numbers.diversity import Diversity, measure_diversity
 from soarbench.report.numbers.estimates import Targets, refuse_unknown_metrics, size_of
+from soarbench.report.numbers.exposure import exposure_points
 from soarbench.report.numbers.gaming import measure_gaming
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
+from soarbench.report.numbers.robustness import robustness_points
 from soarbench.report.numbers.samples import read_samples
 from soarbench.report.numbers.tables import MethodRow, TaskTable, build_tables
 from soarbench.report.numbers.thresholds import crossings
@@ -65,6 +67,12 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
     for key, sizes in (("margin", source.margins), ("detect", source.detects)):
         refuse_unknown_metrics(key, sizes, (panel.facts for panel in panels.values()))
     curves = build_curves(cells, panels, tables)
+    exposure = [
+        point for table in tables for point in exposure_points(cells, table.task, table.baseline)
+    ]
+    robustness = [
+        point for table in tables for point in robustness_points(cells, table.task, table.baseline)
+    ]
     # Importing matplotlib is slow, and who is refused need not wait for it.
     from soarbench.report.figures.figure_set import write_figures
 
@@ -85,11 +93,13 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
         cells, panels, tables, curves, folder, gaming=gaming, statistics=statistics,
         axes=options.axes, formats=source.formats, checkpoint_rule=source.checkpoint_rule,
         published=reference.published_curves(reference_dir) if source.show_published else (),
+        exposure=exposure, robustness=robustness,
     )  # fmt: skip
     deciding = [panels.get((table.task, table.final_metric)) for table in tables]
     report = Report(
         grid=grid, folder=folder, cells=tuple(cells), tables=tuple(tables),
         matched=tuple(matched_tables(tables, panels, curves, MATCHED_COUNTER, asked_costs(cells))),
+        exposure=tuple(exposure), robustness=tuple(robustness),
         crossings=tuple(crossings(tables, panels, curves, options.thresholds)),
         choices=tuple(choices(source.cells, panels)),
         gaming=tuple(gaming), diversity=tuple(diversity.values()),
