@@ -250,9 +250,9 @@ def dry_table(grid: Grid) -> Table:
     table.add_row("diagnostics", "", "", _duration(diagnosing))
     table.add_row("all", "", "", _duration(total + diagnosing + start))
     notes = [f"estimates from rates measured on {rates.machine}", space_line(grid, pending)]
-    extra = sum(seconds[job.key] for job in own_jobs if _is_at_cost(job))
+    extra = sum(seconds[job.key] for job in pending if _is_at_cost(job))
     notes += equal_cost_lines(grid.cells, _duration(extra))
-    notes += repeated_lines(own_jobs, grid.store)
+    notes += repeated_lines(pending, grid.store)
     notes += [f"to run it, {missing_prompts(suite)}" for suite in grid.without_prompts]
     notes += [_MISSING_DATA] if grid.without_data else []
     table.caption = "\n".join(notes)

@@ -9,7 +9,7 @@ from baselines.config import EmaConfig, LoraConfig, MethodConfig, OptimConfig, T
 from evaluators.base import JudgeConfig
 from evaluators.diversity.config import DiversityConfig
 from soarbench.common.strict import ADDRESS
-from soarbench.config.settings import SamplingConfig, SuiteConfig, TaskConfig
+from soarbench.config.settings import SamplingConfig, SuiteConfig, TaskConfig, VariantConfig
 from soarbench.config.stages import BASE
 from soarbench.data.config import DataConfig
 from soarbench.models.base import ModelConfig
@@ -33,6 +33,8 @@ class CellConfig:
         costs: Forward equivalents, first stages included, at which the methods of its task are
             compared; those that it never reaches among them.
         parent: The first stage whose last weights this cell starts from; null: the base's.
+        variant: What makes the method another one than ``method.kind``'s; null: nothing.
+        is_trial: Whether its grid chooses among settings.
     """
 
     grid: str
@@ -57,6 +59,9 @@ class CellConfig:
     diversity: Mapping[str, DiversityConfig] = field(default_factory=dict, metadata=ADDRESS)
     # Its training's address stands for it.
     parent: CellConfig | None = field(default=None, metadata=ADDRESS)
+    # Names alone: the settings that it comes to are above.
+    variant: VariantConfig | None = field(default=None, metadata=ADDRESS)
+    is_trial: bool = field(default=False, metadata=ADDRESS)
     costs: tuple[float, ...] = ()
 
     @property
@@ -74,8 +79,14 @@ class CellConfig:
     @property
     def title(self) -> str | None:
         """What the method, stage by stage, calls itself; None where nothing is trained."""
-        titles = [one.method.title for one in (*self.lineage, self) if one.method is not None]
-        return " → ".join(titles) or None
+        named = [one.variant or one.method for one in (*self.lineage, self)]
+        return " → ".join(one.title for one in named if one is not None) or None
+
+    @property
+    def trial_of(self) -> str | None:
+        """The method that its grid chooses settings of; None in any other grid."""
+        origin = self.method_name if self.variant is None else self.variant.of
+        return origin if self.is_trial else None
 
     @property
     def own_steps(self) -> tuple[int, ...]:
@@ -106,17 +117,9 @@ class CellConfig:
         if self.training is None or self.method is None:
             return 0.0
         before = 0.0 if self.parent is None else self.parent.cost_at(self.parent.own_steps[-1])
-        return before + step * update_cost(self.training, self.method)
+        return before + step * self.training.update_cost(self.method)
 
     @property
     def lineage(self) -> tuple[CellConfig, ...]:
         """The stages before this one, the first one first."""
         return () if self.parent is None else (*self.parent.lineage, self.parent)
-
-
-def update_cost(training: TrainingConfig, method: MethodConfig) -> float:
-    """Forward equivalents of an update, as they are planned.
-
-    Flow-GRPO may spend less: groups whose rewards are all alike are not trained on.
-    """
-    return training.batch_size * method.forward_equivalents()

@@ -69,7 +69,7 @@ class Train(Job):
 
     def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
         assert self.cell.training is not None
-        # A second stage is as fast as that method is anywhere.
+        # A second stage is as fast as that method, or variant, is anywhere.
         method = stages(self.cell.method_name)[-1]
         steps = self.cell.training.steps - _steps_done(store.artefact(self.address).root)
         return steps * rates.seconds_per_step.get(method, 0.0)

@@ -16,6 +16,7 @@ from soarbench.report.numbers.budgets import asked_costs, matched_tables
 from soarbench.report.numbers.curves import build_curves
 from soarbench.report.numbers.diagnostics import image_statistics
 from soarbench.report.numbers.diversity import Diversity, measure_diversity
+from soarbench.report.numbers.estimates import Targets, refuse_unknown_metrics, size_of
 from soarbench.report.numbers.exposure import exposure_points
 from soarbench.report.numbers.gaming import measure_gaming
 from soarbench.report.numbers.panels import build_panels
@@ -25,6 +26,7 @@ from soarbench.report.numbers.samples import read_samples
 from soarbench.report.numbers.tables import MethodRow, TaskTable, build_tables
 from soarbench.report.numbers.thresholds import crossings
 from soarbench.report.numbers.trained_on import trained_on
+from soarbench.report.numbers.tuning import choices
 from soarbench.report.options import ReportOptions
 from soarbench.report.page.page import page_html
 from soarbench.report.report import Report
@@ -33,7 +35,9 @@ from soarbench.report.text import frames
 from soarbench.report.text.gaming import no_diversity_note, sign_numbers
 from soarbench.report.text.latex import latex
 from soarbench.report.text.markdown import markdown
+from soarbench.report.text.tuning import tuning_numbers
 from soarbench.store.cells import Cell, finished_and_holes
+from soarbench.store.facts import MetricFacts
 
 #: The counter at which methods are compared beside their last steps. A step of one method costs
 #: many times a step of another, and seconds depend on the machine.
@@ -54,8 +58,14 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
     cells, holes = finished_and_holes(source.cells, str(source.folder))
     refuse_unlike(cells)
     panels, more_holes = build_panels(cells)
-    tables = build_tables(cells, panels, [*holes, *more_holes], baseline=source.baseline)
+    reference_dir = reference_folder(source.results_dir)
+    tables = build_tables(
+        cells, panels, [*holes, *more_holes], baseline=source.baseline,
+        state=lambda task, facts: targets_of(source, task, facts),
+    )  # fmt: skip
     _refuse_unknown(options.thresholds, tables)
+    for key, sizes in (("margin", source.margins), ("detect", source.detects)):
+        refuse_unknown_metrics(key, sizes, (panel.facts for panel in panels.values()))
     curves = build_curves(cells, panels, tables)
     exposure = [
         point for table in tables for point in exposure_points(cells, table.task, table.baseline)
@@ -66,7 +76,6 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
     # Importing matplotlib is slow, and who is refused need not wait for it.
     from soarbench.report.figures.figure_set import write_figures
 
-    reference_dir = reference_folder(source.results_dir)
     published = reference.published_table(reference_dir, grid)
     gaming = measure_gaming(panels, _trained_on(tables, cells), source.baseline)
     statistics = {
@@ -92,6 +101,7 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
         matched=tuple(matched_tables(tables, panels, curves, MATCHED_COUNTER, asked_costs(cells))),
         exposure=tuple(exposure), robustness=tuple(robustness),
         crossings=tuple(crossings(tables, panels, curves, options.thresholds)),
+        choices=tuple(choices(source.cells, panels)),
         gaming=tuple(gaming), diversity=tuple(diversity.values()),
         samples=tuple(read_samples(cells, panel) for panel in deciding if panel is not None),
         measured=None if published is None else frames.measured_texts(published, tables, cells),
@@ -107,6 +117,17 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
     )  # fmt: skip
     _write_tables(report)
     return report
+
+
+def targets_of(source: GridCells, task: str, facts: MetricFacts) -> Targets:
+    """What was said beforehand about the metric that decides a task."""
+    folder = reference_folder(source.results_dir)
+    return Targets(
+        metric=facts.name,
+        margin=size_of(source.margins, facts),
+        detect=size_of(source.detects, facts),
+        published=reference.published_scores(folder, source.grid, task, facts.name),
+    )
 
 
 def _refuse_unknown(thresholds: Mapping[str, float], tables: Sequence[TaskTable]) -> None:
@@ -168,6 +189,8 @@ def _write_tables(report: Report) -> None:
         "trace": frames.trace_numbers(report.cells),
         "signs_of_gaming": sign_numbers(report.gaming, report.diversity),
     }
+    if report.choices:
+        tables["tuning"] = tuning_numbers(report.choices)
     if report.measured is not None and report.published is not None:
         tables["published_layout"] = frames.layout_numbers(report.measured, report.published)
     texts = {

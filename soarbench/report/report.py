@@ -15,6 +15,7 @@ from soarbench.report.numbers.robustness import RobustnessPoint
 from soarbench.report.numbers.samples import Samples
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.numbers.thresholds import Crossing
+from soarbench.report.numbers.tuning import Choice
 from soarbench.store.cells import Cell
 
 
@@ -44,6 +45,7 @@ class Report:
     Attributes:
         matched: The methods at equal cost.
         crossings: What each needs to reach a value.
+        choices: What a grid of trials chooses; empty for any other.
         exposure: Measures of exposure bias.
         robustness: Scores by other samplers.
         gaming: Learned scores against what they stand for.
@@ -61,6 +63,7 @@ class Report:
     tables: tuple[TaskTable, ...]
     matched: tuple[MatchedTable, ...]
     crossings: tuple[Crossing, ...]
+    choices: tuple[Choice, ...]
     exposure: tuple[ExposurePoint, ...]
     robustness: tuple[RobustnessPoint, ...]
     gaming: tuple[Gaming, ...]

@@ -23,6 +23,7 @@ from soarbench.report.text.exposure import (
     robustness_texts,
 )
 from soarbench.report.text.frames import NOTHING
+from soarbench.report.text.tuning import NOTE, choice_lines, tuning_texts
 
 
 def markdown(report: Report) -> str:
@@ -31,6 +32,9 @@ def markdown(report: Report) -> str:
     if report.gaps:
         parts.append(f"**Partial report.** Missing:\n\n{_items(report.gaps)}")
     parts.append(_items(report.stale))  # before any number that it is about
+    if report.choices:
+        lines = _items([*choice_lines(report.choices), NOTE])
+        parts += ["## Chosen", lines, markdown_table(tuning_texts(report.choices))]
     for table in report.tables:
         parts += [
             f"## Task: {table.task}",
