@@ -17,10 +17,11 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import yaml
 from griffe import Docstring, DocstringSectionKind
 
 from soarbench.cli.app import COMMANDS, function_of, options_of
-from soarbench.common.plugins import conf_folders
+from soarbench.common.plugins import OWN, conf_folders
 from soarbench.common.strict import TARGET, imported, is_needed, typed_fields
 from soarbench.config.compose import options, registered
 from soarbench.config.keys import members
@@ -55,9 +56,16 @@ def main() -> int:
         page = SOURCE / "reference" / name
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(text)
+    (ROOT / "build/external_links.txt").write_text("".join(f"{one}\n" for one in external_links()))
     command = ["zensical", "build", "--strict", "--clean", "-f", str(ROOT / "zensical.toml")]
     built = subprocess.run([sys.executable, "-m", *command], check=False, cwd=ROOT)
     return built.returncode
+
+
+def external_links() -> list[str]:
+    """Every address that leads out of the site; nobody follows them here."""
+    pages = [page.read_text() for page in SOURCE.rglob("*.md")]
+    return sorted({t for text in pages for t in targets(text) if t.startswith("http")})
 
 
 def copy_pages(pages: Iterable[Path]) -> None:
@@ -186,17 +194,31 @@ def _escaped(text: str) -> str:
 def settings() -> dict[str, str]:
     """The settings of a run, and a page for every group of YAML."""
     text = (
-        "# Settings of a run\n\nWhat `run` and the commands about runs take as `key=value`. Where a "
-        "group is a class that a YAML file chooses, its keys stand on the page of that group. A "
+        "# Settings of a run\n\nWhat `run` and the commands about runs take as `key=value`. Where "
+        "a group is a class that a YAML file chooses, its keys stand on the page of that group. A "
         "default of the class counts only where no YAML file says another value.\n\n"
     )
-    text += fields_table(Settings)
+    text += table(("key", "chosen or set to", "what it is"), _top_rows())
     for key, (hint, _) in typed_fields(Settings).items():
         kinds = [kind for kind in members(hint) if dataclasses.is_dataclass(kind)]
         for kind in kinds:
             if key not in GROUPS:
                 text += f"\n## {key}\n\n{_summary(kind)}\n\n{fields_table(kind, f'{key}.')}"
     return {"settings.md": text} | {f"yaml/{group}.md": yaml_page(group) for group in GROUPS}
+
+
+def _top_rows() -> Iterator[tuple[str, str, str]]:
+    """The settings at the top, and what ``config.yaml`` makes of each."""
+    values = yaml.safe_load((OWN.path / "config.yaml").read_text())
+    chosen = {
+        k: v for one in values.pop("defaults") if isinstance(one, dict) for k, v in one.items()
+    }
+    texts = attributes(Settings)
+    for name, (_, entry) in typed_fields(Settings).items():
+        group = "suite" if name == "suites" else name
+        value = f"`{chosen.get(name, values[name])}`" if name in {**chosen, **values} else "by YAML"
+        shown = f"[{value}](yaml/{group}.md)" if group in GROUPS else value
+        yield f"`{name}`", shown if is_needed(entry) else written_default(entry), texts[name]
 
 
 def yaml_page(group: str) -> str:
@@ -242,9 +264,10 @@ def budgets() -> dict[str, str]:
         rows.append((f"`{shown}`", f"{time} ({number})", disk))
     notes = "".join(f"{number}. Rates of {machine}.\n" for machine, number in machines.items())
     return {
-        "budgets.md": "# Time and disk of every grid\n\nWhat `python -m soarbench run ... --dry-run` "
-        "says with nothing done yet and one worker, computed when this page was built. Before you "
-        "start, ask it on your machine: it knows what is there already, and how much disk is free. "
+        "budgets.md": "# Time and disk of every grid\n\nWhat `python -m soarbench run ... "
+        "--dry-run` says with nothing done yet and one worker, computed when this page was built. "
+        "Before you start, ask it on your machine: it knows what is there already, and how much "
+        "disk is free. "
         "`python -m soarbench plan` says the memory of each method.\n\n"
         + table(("words of `run`", "time, one device", "disk"), rows)
         + f"\n{notes}"
