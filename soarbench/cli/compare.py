@@ -27,9 +27,16 @@ from soarbench.report.numbers.names import (
 from soarbench.report.numbers.pairs import Answer, Pair, answers, measured_pairs, panel_pair
 from soarbench.report.numbers.panels import Panel, build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
-from soarbench.report.numbers.tables import finding, p_text
+from soarbench.report.numbers.tables import (
+    HOW_DECIDED,
+    finding,
+    p_text,
+    problem_note,
+    seed_notes,
+)
 from soarbench.report.source import grid_cells, own_settings
 from soarbench.report.text.frames import number_text
+from soarbench.stats import Verdict
 from soarbench.store.artefact import Store
 from soarbench.store.cell_record import CellRecord
 from soarbench.store.cells import FINISHED, Cell, finished_and_holes, stored_cell
@@ -51,6 +58,7 @@ class Question:
     pairs: Sequence[Pair]
     scope: str
     titles: Titles
+    final_metric: str = ""
 
 
 def compare(
@@ -75,7 +83,7 @@ def compare(
     if not pairs:
         hint = did_you_mean(str(options.metric), {pair.evaluator for pair in question.pairs})
         raise UserError(f"metric={options.metric!r} was not measured of both: {hint}")
-    results = answers(pairs)
+    results = answers(pairs, options.metric or question.final_metric)
     if as_json:
         # Past rich, which would wrap it to the terminal's width.
         console.file.write(json.dumps(_plain(question, results), indent=1) + "\n")
@@ -100,6 +108,7 @@ def _find(names: tuple[str, str], settings: Sequence[str], step: int | None) -> 
         pairs=sorted(pairs, key=lambda pair: order.index(pair.evaluator)),
         scope="" if step is None else f"after {step} steps",
         titles={**first.titles, **second.titles},
+        final_metric=final_metric,
     )
 
 
@@ -191,7 +200,8 @@ def _found_methods(names: tuple[str, str], settings: Sequence[str], step: int | 
     when = " and ".join(
         f"{method_title(name, titles)} ({step_title(name, at)})" for name, at in steps.items()
     )
-    return Question(pairs=pairs, scope=f"task {task}, {when}", titles=titles)
+    scope = f"task {task}, {when}"
+    return Question(pairs=pairs, scope=scope, titles=titles, final_metric=final_metric)
 
 
 def _task(cells: Sequence[Cell], names: tuple[str, str], grid: str) -> str:
@@ -228,7 +238,7 @@ def _show(question: Question, results: Sequence[Answer], console: Console) -> No
         console.print(line, highlight=False, markup=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("Metric")
-    for head in ("A\nB", "A - B [95 %]", "p (Holm)", "P(A better)"):
+    for head in ("A\nB", "A - B [95 %]", "p", "P(A better)"):
         table.add_column(head, justify="right")
     for one in results:
         digits, comparison = one.facts.decimals, one.comparison
@@ -237,7 +247,7 @@ def _show(question: Question, results: Sequence[Answer], console: Console) -> No
             f"{one.facts.title}\n{comparison.verdict}",
             "\n".join(f"{value:.{digits}f}" for value in one.values),
             escape(number_text(comparison.difference, digits, sign="+")),
-            p_text(comparison.adjusted_p_value).removeprefix("= "),
+            p_text(comparison.shown_p_value).removeprefix("= "),
             f"{chance}\n{escape(ends)}",
         )
     console.print(table)
@@ -250,8 +260,8 @@ def _lines(results: Sequence[Answer], titles: Titles) -> list[str]:
     first = results[0]
     comparison = first.comparison
     lines = [finding(comparison, titles)]
-    # Of a tie the finding says it itself.
-    if comparison.verdict.is_decided and comparison.detectable is not None:
+    if not comparison.is_open and comparison.detectable is not None:
+        # Of a tie the finding says it itself.
         digits = first.facts.decimals
         lines.append(f"This design sees {comparison.detectable:.{digits}f} or more.")
     for one in results:
@@ -276,9 +286,23 @@ def _lines(results: Sequence[Answer], titles: Titles) -> list[str]:
     )
     lines.append(
         f"Paired over {difference.num_prompts} prompts with {first.num_images:g} images each and "
-        f"{seeds}. p: permutation test over prompts, Holm-corrected for {len(results)}."
+        f"{seeds}."
     )
-    return lines
+    return [*lines, *_about_family(results)]
+
+
+def _about_family(results: Sequence[Answer]) -> list[str]:
+    """What is decided and how, and what that leaves out."""
+    family = [one for one in results if one.comparison.verdict is not Verdict.EXPLORATORY]
+    titles = ", ".join(one.facts.title for one in family)
+    notes = [f"Decided: {titles}, as asked. {HOW_DECIDED} for {len(family)}."]
+    if len(family) < len(results):
+        notes.append("Other metrics are exploratory: they decide nothing.")
+    notes.append(
+        "That covers what was asked here, and not picking this pair after a look at others."
+    )
+    notes += seed_notes({one.comparison.difference.num_seeds for one in family})
+    return notes + [problem_note(one.comparison) for one in family if one.comparison.problem]
 
 
 def _plain(question: Question, results: Sequence[Answer]) -> dict[str, object]:

@@ -6,13 +6,14 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from baselines.loop.disk import write_whole
+from baselines.loop.disk import partial_path, write_whole
 from soarbench.common.errors import UserError
 
 #: Hashing 15 GB of weights before every run would take a minute.
@@ -82,9 +83,10 @@ def read_json(path: Path) -> dict[str, object]:
 # ones are exist twice.
 def write_record(path: Path, values: Mapping[str, object]) -> None:
     """As ``write_json``, with a copy beside the file that ``read_record`` falls back on."""
-    # In this order, so that nobody finds the copy alone and writes it over a newer record.
-    write_json(path, values)
+    # In this order: whoever is killed in between comes back, since the record does not say yet that
+    # its work is done; the other way round the copy would stay behind for ever.
     write_json(_copy(path), values)
+    write_json(path, values)
 
 
 def read_record(path: Path) -> dict[str, object] | None:
@@ -100,8 +102,23 @@ def read_record(path: Path) -> dict[str, object] | None:
         fault = "is damaged"
     values = read_json(copy)
     log.warning("%s %s; it is written again from its copy", path, fault)
-    write_json(path, values)
+    if fault == "is damaged":
+        write_json(path, values)
+    else:
+        _add(path, copy)
     return values
+
+
+def _add(path: Path, copy: Path) -> None:
+    """Write a record again from its copy, unless it is there."""
+    # Its writer may be between the two files, and far beyond when this one writes.
+    partial = partial_path(path)
+    try:
+        shutil.copyfile(copy, partial)
+        with suppress(FileExistsError):
+            os.link(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def records(folder: Path, pattern: str) -> list[Path]:

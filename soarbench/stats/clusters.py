@@ -83,6 +83,16 @@ class ClusteredScores:
         shares: FloatArray = (self.sums / totals).mean(0) / self.num_strata
         return shares
 
+    def influences(self) -> FloatArray:
+        """How far each prompt moves each seed's statistic; (S, P), they sum to 0 in a stratum."""
+        moved = np.zeros_like(self.sums)
+        for members in self.members():
+            sums, counts = self.sums[:, members], self.counts[:, members]
+            totals = counts.sum(axis=1, keepdims=True)
+            means = sums.sum(axis=1, keepdims=True) / totals
+            moved[:, members] = (sums - counts * means) / totals / self.num_strata
+        return moved
+
 
 def cluster(
     values: ArrayLike,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from soarbench.stats.bootstrap import LEVEL
 from soarbench.stats.clusters import ClusteredScores, FloatArray
+from soarbench.stats.intervals import LEVEL
 
 #: Chance to call a difference that is there.
 POWER = 0.8

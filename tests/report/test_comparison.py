@@ -1,10 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from soarbench.report.numbers.estimates import compare, corrected, estimate, labelled_rng
+from soarbench.report.numbers.estimates import (
+    compare,
+    decided,
+    estimate,
+    final_comparisons,
+    labelled_rng,
+)
 from soarbench.report.numbers.panels import Panel, Run
 from soarbench.stats import Verdict
+from soarbench.stats.clusters import cluster
 from tests.report.folders import FACTS
 
 NAN = float("nan")
@@ -25,6 +34,11 @@ def draws(seed, shift=0.0, spread=0.1):
     return shared + shift + np.random.default_rng(seed + 1).normal(0, spread, 60)
 
 
+def alone(comparison):
+    """The comparison as a family of one."""
+    return decided({("a", "b"): comparison})["a", "b"]
+
+
 def test_an_estimate_is_the_mean_over_seeds():
     found = estimate(
         panel({("sft", 0, 5): np.full(60, 0.2), ("sft", 1, 5): np.full(60, 0.4)}), "sft", 5
@@ -42,9 +56,9 @@ def test_a_comparison_is_paired():
         0.95, 29, difference.mean(), difference.std(ddof=1) / np.sqrt(30)
     )
     assert found.difference.estimate == pytest.approx(difference.mean())
-    assert found.difference.low == pytest.approx(low, abs=0.1 * (high - low))
-    assert found.difference.high == pytest.approx(high, abs=0.1 * (high - low))
-    assert found.verdict is Verdict.BETTER
+    assert found.difference.low == pytest.approx(low)
+    assert found.difference.high == pytest.approx(high)
+    assert alone(found).verdict is Verdict.CHECKPOINT_BETTER
     assert found.detectable == pytest.approx(2.8 * difference.std(ddof=1) / np.sqrt(30), rel=0.01)
 
 
@@ -68,8 +82,8 @@ def test_the_base_stands_beside_every_seed():
     back = compare(panel(scores), ("sft", 5), ("base", 0))
     assert forth.seeds == back.seeds == (4, 7)
     assert forth.difference.estimate == pytest.approx(-0.5)
-    assert forth.verdict is Verdict.WORSE
-    assert back.verdict is Verdict.BETTER
+    assert alone(forth).verdict is Verdict.WORSE
+    assert alone(back).verdict is Verdict.BETTER
 
 
 def test_the_difference_of_macro_means_is_the_macro_mean_of_differences():
@@ -101,13 +115,36 @@ def test_nothing_scored_is_a_problem_not_a_number():
 
 def test_correction_can_take_a_verdict_back():
     scores = {("sft", 0, 5): draws(2, 0.0, 0.3), ("soar", 0, 5): draws(1, 0.12, 0.3)}
-    alone = compare(panel(scores), ("soar", 5), ("sft", 5))
-    assert alone.verdict is Verdict.BETTER
-    assert alone.p_value > 0.001
-    family = corrected({(f"method {i}", "clipscore"): alone for i in range(60)})
+    one = compare(panel(scores), ("soar", 5), ("sft", 5))
+    assert one.verdict is Verdict.EXPLORATORY
+    assert one.adjusted_p_value is None
+    assert alone(one).verdict is Verdict.CHECKPOINT_BETTER
+    assert one.p_value > 0.001
+    family = decided({(f"method {i}", "clipscore"): one for i in range(60)})
     assert {one.verdict for one in family.values()} == {Verdict.NOT_DISTINGUISHABLE}
-    assert corrected({("soar", "clipscore"): alone}) == {("soar", "clipscore"): alone}
-    assert corrected({}) == {}
+    assert decided({}) == {}
+
+
+def test_too_many_comparisons_for_so_few_prompts_have_no_verdict():
+    scores = {("sft", 0, 5): draws(2), ("soar", 0, 5): draws(1, 1.0)}
+    one = compare(panel(scores), ("soar", 5), ("sft", 5))
+    few = replace(one, scores=cluster(np.ones(8), np.arange(8)))
+    assert alone(few).verdict is Verdict.CHECKPOINT_BETTER
+    family = decided({("soar", "clipscore"): few} | {(f"m{i}", "clipscore"): one for i in range(6)})
+    assert family["soar", "clipscore"].verdict is Verdict.TOO_FEW_PROMPTS
+    assert "8 give p = 0.0078 at best" in family["soar", "clipscore"].problem
+    assert family["m0", "clipscore"].verdict is Verdict.CHECKPOINT_BETTER
+
+
+def test_only_the_deciding_metric_is_a_family():
+    runs = {("sft", 0, 5): draws(2), ("soar", 0, 5): draws(1, 1.0), ("base", 0, 0): draws(3)}
+    panels = {name: panel(runs, name) for name in ("clipscore", "aesthetic")}
+    found = final_comparisons(panels, ("base", "sft", "soar"), "sft", "clipscore")
+    assert len(found) == 4
+    for (_, metric), one in found.items():
+        assert (one.verdict is Verdict.EXPLORATORY) == (metric == "aesthetic")
+        assert (one.adjusted_p_value is None) == (metric == "aesthetic")
+    assert found["soar", "clipscore"].adjusted_p_value == 2 * found["soar", "clipscore"].p_value
 
 
 def test_numbers_do_not_depend_on_what_else_is_reported():

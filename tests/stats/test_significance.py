@@ -2,22 +2,35 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from soarbench.stats.bootstrap import Interval
 from soarbench.stats.clusters import cluster
-from soarbench.stats.significance import Verdict, holm, mcnemar, paired_permutation_test, verdict
+from soarbench.stats.intervals import Interval, seed_aware_test
+from soarbench.stats.significance import (
+    Verdict,
+    holm,
+    mcnemar,
+    paired_permutation_test,
+    paired_test,
+    too_few_prompts,
+    verdict,
+)
 
 
-def interval(estimate, half_width):
+def interval(estimate, half_width, num_seeds=3):
     return Interval(
         estimate=estimate, low=estimate - half_width, high=estimate + half_width,
-        level=0.95, num_prompts=10, num_seeds=1,
+        level=0.95, num_prompts=10, num_seeds=num_seeds,
     )  # fmt: skip
 
 
-def test_exact_permutations_equal_scipys():
+@pytest.mark.parametrize("is_binary", [False, True])
+@pytest.mark.parametrize("num_prompts", [2, 7, 11])
+def test_permutations_equal_scipys(num_prompts, is_binary):
+    """Verdicts of two images a prompt have many ties, which all count as no less."""
     rng = np.random.default_rng(0)
-    first, second = rng.normal(0.4, 1, 11), rng.normal(0, 1, 11)
-    found = paired_permutation_test(cluster(first - second, np.arange(11)), rng)
+    if is_binary:
+        first, second = rng.integers(0, 3, (2, num_prompts)) / 2
+    else:
+        first, second = rng.normal(0.4, 1, num_prompts), rng.normal(0, 1, num_prompts)
     expected = scipy_stats.permutation_test(
         (first, second),
         lambda a, b: np.mean(a - b),
@@ -25,24 +38,28 @@ def test_exact_permutations_equal_scipys():
         n_resamples=np.inf,
         vectorized=False,
     )
+    found = paired_permutation_test(cluster(first - second, np.arange(num_prompts)))
     assert found == pytest.approx(expected.pvalue, abs=1e-12)
 
 
-def test_random_permutations_approach_the_t_test():
+@pytest.mark.parametrize("num_prompts", [50, 553])
+def test_many_prompts_agree_with_random_swaps(num_prompts):
     rng = np.random.default_rng(1)
-    second = rng.normal(0, 1, 200)
-    first = second + rng.normal(0.07, 0.5, 200)
-    found = paired_permutation_test(cluster(first - second, np.arange(200)), rng)
-    assert found == pytest.approx(scipy_stats.ttest_rel(first, second).pvalue, abs=0.015)
+    differences = rng.normal(2.4 / np.sqrt(num_prompts), 1, num_prompts)
+    found = paired_permutation_test(cluster(differences, np.arange(num_prompts)))
+    swaps = rng.choice([-1.0, 1.0], size=(100_000, num_prompts))
+    expected = (np.abs(swaps @ differences) >= abs(differences.sum())).mean()
+    assert 0.005 < found < 0.1
+    assert found == pytest.approx(expected, abs=4 * np.sqrt(expected / 100_000) + 0.02 * expected)
 
 
 def test_images_of_a_prompt_are_swapped_together():
     """Copies of the images add nothing, so they must not make the test surer."""
     rng = np.random.default_rng(2)
     first, second = rng.normal(0.5, 1, 10), rng.normal(0, 1, 10)
-    alone = paired_permutation_test(cluster(first - second, np.arange(10)), rng)
+    alone = paired_permutation_test(cluster(first - second, np.arange(10)))
     copied = cluster(np.repeat(first - second, 8), np.repeat(np.arange(10), 8))
-    assert paired_permutation_test(copied, rng) == pytest.approx(alone)
+    assert paired_permutation_test(copied) == pytest.approx(alone)
 
 
 def test_p_values_are_uniform_under_the_null():
@@ -52,20 +69,40 @@ def test_p_values_are_uniform_under_the_null():
         prompts = np.repeat(np.arange(30), 2)
         shared = rng.normal(0, 1, 30)[prompts]
         first, second = shared + rng.normal(0, 1, 60), shared + rng.normal(0, 1, 60)
-        pairs = cluster(first - second, prompts)
-        p_values.append(paired_permutation_test(pairs, rng, num_permutations=400))
+        p_values.append(paired_permutation_test(cluster(first - second, prompts)))
     assert scipy_stats.kstest(p_values, "uniform").pvalue > 0.01
 
 
 def test_no_difference_at_all_is_p_one():
-    pairs = cluster(np.zeros(30), np.arange(30))
-    assert paired_permutation_test(pairs, np.random.default_rng(0)) == 1.0
+    assert paired_permutation_test(cluster(np.zeros(30), np.arange(30))) == 1.0
 
 
-def test_a_random_p_value_is_never_zero():
-    pairs = cluster(np.ones(100), np.arange(100))
-    found = paired_permutation_test(pairs, np.random.default_rng(0), num_permutations=999)
-    assert found == pytest.approx(1 / 1000)
+def test_the_smallest_p_value_is_that_of_one_swap_in_all():
+    found = paired_permutation_test(cluster(np.ones(100), np.arange(100)))
+    assert found == pytest.approx(2 / 2**100)
+
+
+def test_the_larger_of_both_tests_counts():
+    """Where seeds differ prompts alone are too sure; where one prompt stands out the t test is."""
+    rng = np.random.default_rng(5)
+    seeds = cluster(np.array([[0.1], [0.5], [0.3]]) + 0.01 * rng.random((3, 20)), np.arange(20))
+    assert paired_permutation_test(seeds) < 0.001 < seed_aware_test(seeds) == paired_test(seeds)
+    few = cluster([0.9, 1.0, 1.1, 1.0], np.arange(4))
+    assert seed_aware_test(few) < 0.001 < paired_permutation_test(few) == paired_test(few)
+
+
+def test_too_few_prompts_for_so_many_comparisons():
+    rng = np.random.default_rng(6)
+
+    def pairs(count, strata=None):
+        return cluster(rng.random(count), np.arange(count), strata=strata)
+
+    assert too_few_prompts(pairs(7), 1) == ""
+    assert "7 give p = 0.016 at best" in too_few_prompts(pairs(7), 4)
+    assert too_few_prompts(pairs(9), 10) == ""
+    assert too_few_prompts(pairs(9), 13) != ""
+    assert "2 of a task" in too_few_prompts(pairs(12, np.repeat(np.arange(6), 2)), 1)
+    assert too_few_prompts(pairs(18, np.repeat(np.arange(6), 3)), 1) == ""
 
 
 @pytest.mark.parametrize(("only_first", "only_second"), [(12, 3), (3, 12), (5, 5), (1, 0)])
@@ -108,10 +145,21 @@ def test_holm_refuses_what_is_no_p_value(raw):
         holm(raw)
 
 
-def test_verdict_needs_the_interval_and_the_p_value():
+def test_a_verdict_follows_the_p_value():
     assert verdict(interval(0.3, 0.1), 0.01) is Verdict.BETTER
     assert verdict(interval(-0.3, 0.1), 0.01) is Verdict.WORSE
     assert verdict(interval(-0.3, 0.1), 0.01, higher_is_better=False) is Verdict.BETTER
-    assert verdict(interval(0.3, 0.4), 0.01) is Verdict.NOT_DISTINGUISHABLE
-    assert verdict(interval(0.3, 0.1), 0.2) is Verdict.NOT_DISTINGUISHABLE
-    assert verdict(interval(0.3, 0.3), 0.001) is Verdict.NOT_DISTINGUISHABLE
+    assert verdict(interval(0.3, 0.1), 0.05) is Verdict.NOT_DISTINGUISHABLE
+
+
+def test_one_seed_speaks_of_its_checkpoint_alone():
+    assert str(verdict(interval(0.3, 0.1, 1), 0.01)) == "this checkpoint is better"
+    assert str(verdict(interval(-0.3, 0.1, 1), 0.01)) == "this checkpoint is worse"
+    assert verdict(interval(0.3, 0.1, 1), 0.5) is Verdict.NOT_DISTINGUISHABLE
+
+
+def test_directions_of_all_verdicts():
+    directions = {str(one): one.direction for one in Verdict if one.is_decided}
+    assert directions == {
+        "better": 1, "worse": -1, "this checkpoint is better": 1, "this checkpoint is worse": -1,
+    }  # fmt: skip

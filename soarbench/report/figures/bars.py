@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from soarbench.report.figures.style_and_curves import add_legend, method_styles, panel_grid, style
-from soarbench.report.numbers.estimates import labelled_rng
 from soarbench.report.numbers.names import BASE, METHOD_TITLES, Titles, method_title
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.tables import TaskTable
@@ -56,9 +55,7 @@ def _bar(panel: Panel, method: str) -> Bar | None:
         base = panel.scores(BASE, base_step).mean()
     except ValueError:
         return None
-    # The label of the table's own comparison with the base: both show the same interval.
-    rng = labelled_rng(panel.task, panel.evaluator, method, step, BASE, base_step)
-    change = mean_interval(differences, rng)
+    change = mean_interval(differences)
     return Bar(
         task=panel.task, metric=panel.evaluator, method=method, step=step, base=base,
         change=change.estimate, low=change.low, high=change.high,

@@ -183,7 +183,7 @@ def _matched(
     """The table with every method at its place."""
     moved = {name: _moved(panels[table.task, name], places) for name in table.metrics}
     # Holm's correction is over this table, as that at the last steps is over its own.
-    comparisons = final_comparisons(moved, places, table.baseline)
+    comparisons = final_comparisons(moved, places, table.baseline, table.final_metric)
     rows = [
         dataclasses.replace(
             row,

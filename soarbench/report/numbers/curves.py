@@ -11,7 +11,7 @@ from soarbench.report.numbers.estimates import estimate
 from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.tables import Panels, TaskTable
-from soarbench.stats.bootstrap import Interval
+from soarbench.stats.intervals import Interval
 from soarbench.store.cells import Cell
 
 #: Cumulative counters of training, any of which can be the figure's x axis.

@@ -11,10 +11,9 @@ import pyarrow as pa
 
 from soarbench.common.errors import StoreError
 from soarbench.report.numbers.curves import CurvePoint, curve_point
-from soarbench.report.numbers.estimates import labelled_rng
 from soarbench.report.numbers.names import BASE, ordered_methods
-from soarbench.stats.bootstrap import Interval, mean_interval
 from soarbench.stats.clusters import FloatArray, cluster
+from soarbench.stats.intervals import Interval, mean_interval
 from soarbench.store.cells import Cell
 
 #: Quantities by name, with what the axis says.
@@ -143,8 +142,7 @@ def _points(task: str, quantity: str, values: pd.DataFrame) -> Iterator[CurvePoi
         # Every step on its own, so that another snapshot does not move the numbers of this one.
         for step, at in values[values["method"] == method].groupby("step"):
             table = cluster(at["value"], at["label"], seeds=at["seed"])
-            mean = mean_interval(table, labelled_rng("diagnostics", task, quantity, method, step))
-            yield curve_point(task, quantity, method, step, mean, {})
+            yield curve_point(task, quantity, method, step, mean_interval(table), {})
 
 
 def deviation_points(cells: Sequence[Cell], task: str) -> list[DeviationPoint]:
@@ -191,15 +189,14 @@ def _deviation(
     """A point of deviations (S, N) and the base's (N,)."""
     start, index, sigma = place
 
-    def interval(kind: str, values: FloatArray) -> Interval:
-        rng = labelled_rng("diagnostics", task, kind, method, start, index)
-        return mean_interval(cluster(values, np.arange(values.shape[1])), rng)
+    def interval(values: FloatArray) -> Interval:
+        return mean_interval(cluster(values, np.arange(values.shape[1])))
 
-    level = interval("deviation", rows)
+    level = interval(rows)
     differences = [float("nan")] * 3
     if base is not None:
         # On the same images, so that what no model can know cancels.
-        paired = interval("difference", rows - base)
+        paired = interval(rows - base)
         differences = [paired.estimate, paired.low, paired.high]
     return DeviationPoint(
         task=task,

@@ -5,21 +5,21 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.random import Generator
 
 from soarbench.report.numbers.panels import At, Panel
-from soarbench.stats.bootstrap import Interval, mean_interval
 from soarbench.stats.clusters import ClusteredScores
+from soarbench.stats.intervals import Interval, mean_interval
 from soarbench.stats.power import (
     minimum_detectable_difference,
     required_prompts,
     required_seeds,
     variance_components,
 )
-from soarbench.stats.significance import Verdict, holm, paired_permutation_test, verdict
+from soarbench.stats.significance import Verdict, holm, paired_test, too_few_prompts, verdict
 from soarbench.store.facts import MetricFacts
 
 #: Any number would do; it is fixed, so that the same scores give the same report.
@@ -48,10 +48,13 @@ class Comparison:
     """A method against the baseline on the same images and training seeds.
 
     Attributes:
+        scores: The paired differences themselves.
         difference: Method - baseline, with its interval.
         seeds: Training seeds that both have.
-        p_value: Paired permutation test.
-        adjusted_p_value: The same after Holm's correction for the family it was reported in.
+        p_value: ``paired_test``.
+        adjusted_p_value: The same after Holm's correction for the family that its table decides;
+            None of others, which are exploratory.
+        problem: Why so few prompts can decide nothing; empty where they can.
         detectable: Smallest true difference that this design would call in 80 % of cases; None
             where prompts are too few to say.
         required_prompts: Prompts that would decide a true difference as large as the one measured,
@@ -62,14 +65,26 @@ class Comparison:
     method: str
     baseline: str
     facts: MetricFacts
+    scores: ClusteredScores = field(repr=False, compare=False)
     difference: Interval
     seeds: tuple[int, ...]
     p_value: float
-    adjusted_p_value: float
-    verdict: Verdict
+    adjusted_p_value: float | None = None
+    verdict: Verdict = Verdict.EXPLORATORY
+    problem: str = ""
     detectable: float | None = None
     required_prompts: int | None = None
     required_seeds: int | None = None
+
+    @property
+    def shown_p_value(self) -> float:
+        """Corrected where it belongs to a family."""
+        return self.p_value if self.adjusted_p_value is None else self.adjusted_p_value
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was to be decided and was not, though prompts are enough."""
+        return self.verdict is Verdict.NOT_DISTINGUISHABLE
 
 
 def labelled_rng(*labels: object) -> Generator:
@@ -87,8 +102,7 @@ def estimate(panel: Panel, method: str, step: int) -> Estimate:
         # One judge that failed everywhere must not cost the report its other numbers.
         problem = str(error)
     else:
-        rng = labelled_rng(panel.task, panel.evaluator, method, step)
-        interval = mean_interval(scores, rng)
+        interval = mean_interval(scores).within(panel.facts.value_range)
     return Estimate(
         interval=interval,
         num_unscored=sum(int(np.isnan(panel.values[run]).sum()) for run in runs),
@@ -107,15 +121,13 @@ def final_estimates(panels: Mapping[str, Panel], method: str) -> dict[str, Estim
 
 
 def compare(panel: Panel, method: At, baseline: At) -> Comparison | None:
-    """Compare two methods, as if it were the only comparison; None where no pair was scored."""
+    """Compare two methods, as yet in no family; None where no pair was scored."""
     try:
         scores = panel.differences(method, baseline)
     except ValueError:
         return None
     return compare_scores(
         scores,
-        # The steps are part of the label, so that another snapshot does not move this number.
-        labelled_rng(panel.task, panel.evaluator, *method, *baseline),
         names=(method[0], baseline[0]),
         facts=panel.facts,
         seeds=tuple(panel.pairs(method, baseline)),
@@ -124,24 +136,21 @@ def compare(panel: Panel, method: At, baseline: At) -> Comparison | None:
 
 def compare_scores(
     scores: ClusteredScores,
-    rng: Generator,
     *,
     names: tuple[str, str],
     facts: MetricFacts,
     seeds: tuple[int, ...],
 ) -> Comparison:
-    """Compare by paired differences, first - second, as if it were the only comparison."""
-    difference = mean_interval(scores, rng)
-    p_value = paired_permutation_test(scores, rng)
+    """Compare by paired differences, first - second, as yet in no family."""
+    difference = mean_interval(scores)
     comparison = Comparison(
         method=names[0],
         baseline=names[1],
         facts=facts,
+        scores=scores,
         difference=difference,
         seeds=seeds,
-        p_value=p_value,
-        adjusted_p_value=p_value,
-        verdict=verdict(difference, p_value, higher_is_better=facts.higher_is_better),
+        p_value=paired_test(scores),
     )
     try:
         components = variance_components(scores)
@@ -157,10 +166,14 @@ def compare_scores(
 
 
 def final_comparisons(
-    panels: Mapping[str, Panel], methods: Iterable[str], baseline: str
+    panels: Mapping[str, Panel], methods: Iterable[str], baseline: str, deciding: str
 ) -> dict[Key, Comparison]:
-    """Every method's last step against the baseline's, corrected, by (method, evaluator)."""
-    family = {}
+    """Every method's last step against the baseline's, by (method, evaluator).
+
+    Those by the ``deciding`` metric are the family, named before any number was known; all others
+    are exploratory.
+    """
+    comparisons = {}
     for evaluator, panel in panels.items():
         for method in methods:
             last, reference = panel.steps(method)[-1:], panel.steps(baseline)[-1:]
@@ -168,20 +181,27 @@ def final_comparisons(
             if method != baseline and last and reference:
                 one = compare(panel, (method, last[0]), (baseline, reference[0]))
                 if one is not None:
-                    family[method, evaluator] = one
-    # Over all metrics of one table: a reader looks for what stands out in it.
-    return corrected(family)
+                    comparisons[method, evaluator] = one
+    return comparisons | decided(
+        {key: one for key, one in comparisons.items() if key[1] == deciding}
+    )
 
 
-def corrected(family: Mapping[Key, Comparison]) -> dict[Key, Comparison]:
-    """All comparisons of one table, with p-values and verdicts corrected for being many."""
-    # The verdict follows the corrected p-value: with many comparisons one is small by chance.
+def decided(family: Mapping[Key, Comparison]) -> dict[Key, Comparison]:
+    """All comparisons of one family, with p-values corrected for being many, and verdicts."""
+    problems = [too_few_prompts(one.scores, len(family)) for one in family.values()]
+    # What cannot be decided counts as tried all the same: who has a look has asked.
     adjusted = holm([comparison.p_value for comparison in family.values()])
     return {
         key: dataclasses.replace(
             one,
             adjusted_p_value=p_value,
-            verdict=verdict(one.difference, p_value, higher_is_better=one.facts.higher_is_better),
+            verdict=Verdict.TOO_FEW_PROMPTS
+            if problem
+            else verdict(one.difference, p_value, higher_is_better=one.facts.higher_is_better),
+            problem=problem,
         )
-        for (key, one), p_value in zip(family.items(), adjusted.tolist(), strict=True)
+        for (key, one), p_value, problem in zip(
+            family.items(), adjusted.tolist(), problems, strict=True
+        )
     }

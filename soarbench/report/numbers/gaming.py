@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from soarbench.report.numbers.estimates import labelled_rng
 from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.tables import Panels
-from soarbench.stats.bootstrap import Interval, mean_interval
 from soarbench.stats.clusters import FloatArray, cluster
+from soarbench.stats.intervals import Interval, mean_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,14 +97,13 @@ def _point(
 ) -> GamingPoint:
     """A point of two judges' gains; (S, N) each."""
 
-    def interval(values: FloatArray, name: str) -> Interval:
-        rng = labelled_rng(proxy.task, proxy.evaluator, "gaming", name, method, step)
-        return mean_interval(cluster(values, proxy.prompts), rng)
+    def interval(values: FloatArray) -> Interval:
+        return mean_interval(cluster(values, proxy.prompts))
 
     # An image without one of its two scores would shift the gap.
     hidden = np.where(np.isnan(first + second), np.nan, 0.0)
-    gained, true = interval(first + hidden, "proxy"), interval(second + hidden, "oracle")
-    gap = interval(first - second, "gap")
+    gained, true = interval(first + hidden), interval(second + hidden)
+    gap = interval(first - second)
     return GamingPoint(
         task=proxy.task,
         proxy=proxy.evaluator,

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from soarbench.common.errors import UserError
-from soarbench.report.numbers.estimates import Comparison, compare_scores, corrected, labelled_rng
+from soarbench.report.numbers.estimates import Comparison, compare_scores, decided
 from soarbench.report.numbers.measured import Key, Measured
 from soarbench.report.numbers.panels import At, Panel, paired, strata_of
 from soarbench.report.numbers.protocols import differing, unlike_text
-from soarbench.stats.bootstrap import Interval, probability_of_improvement
 from soarbench.stats.clusters import FloatArray, cluster
+from soarbench.stats.intervals import Interval, probability_of_improvement
 from soarbench.stats.significance import McNemar, mcnemar
 from soarbench.store.facts import MetricFacts
 
@@ -30,7 +30,6 @@ class Pair:
         scores: Of both, (N,) each, by the training seeds that they share.
         prompts: Prompt of each image; (N,).
         strata: Stratum of each image's prompt where the metric is a macro mean; (N,), else None.
-        label: Of its random numbers; those of a report's comparison where it is one.
     """
 
     names: tuple[str, str]
@@ -40,7 +39,6 @@ class Pair:
     scores: Mapping[int, tuple[FloatArray, FloatArray]]
     prompts: np.ndarray
     strata: np.ndarray | None
-    label: tuple[object, ...]
 
     def __post_init__(self) -> None:
         if not self.scores:
@@ -55,7 +53,8 @@ class Answer:
         values: Mean of the first and the second, over the images that both have a score of.
         comparison: The paired difference, its tests and what would decide it.
         improvement: How often the first is the better one on an image; ties count half.
-        mcnemar: Where both are right-or-wrong verdicts; it takes images as independent.
+        mcnemar: Where both are right-or-wrong verdicts of one training seed; it takes images as
+            independent.
         num_images: A prompt's, on average.
         num_unscored: Images left out because either has no score.
     """
@@ -81,7 +80,6 @@ def panel_pair(panel: Panel, first: At, second: At) -> Pair:
         scores=panel.pairs(first, second),
         prompts=panel.prompts,
         strata=panel.strata,
-        label=(panel.task, panel.evaluator, *first, *second),
     )
 
 
@@ -115,7 +113,6 @@ def _measured_pair(names: tuple[str, str], first: BySeed, second: BySeed) -> Pai
         scores={seed: (a.scores.values, b.scores.values) for seed, (a, b) in pairs.items()},
         prompts=one.scores.prompts,
         strata=strata_of(one.scores.prompts, tags) if one.facts.is_macro_mean else None,
-        label=(one.scores.suite, one.facts.name),
     )
 
 
@@ -145,26 +142,31 @@ def _refuse_unlike(first: Measured, second: Measured) -> None:
         )
 
 
-def answers(pairs: Sequence[Pair]) -> list[Answer]:
-    """Answer every pair, p-values corrected for all; ``UserError``: both scored no image of one."""
+def answers(pairs: Sequence[Pair], deciding: str | None) -> list[Answer]:
+    """Answer every pair; ``UserError``: both scored no image of one.
+
+    Those by the ``deciding`` metric are the family; without one that was measured, all are.
+    """
     alone = [_answer(pair) for pair in pairs]
-    family = corrected({(one.suite, one.evaluator): one.comparison for one in alone})
-    return [replace(one, comparison=family[one.suite, one.evaluator]) for one in alone]
+    own = [one for one in alone if one.evaluator == deciding] or alone
+    family = decided({(one.suite, one.evaluator): one.comparison for one in own})
+    return [
+        replace(one, comparison=family.get((one.suite, one.evaluator), one.comparison))
+        for one in alone
+    ]
 
 
 def _answer(pair: Pair) -> Answer:
     first, second = (np.stack(rows) for rows in zip(*pair.scores.values(), strict=True))
     both, sign = ~np.isnan(first - second), pair.facts.sign
-    rng = labelled_rng("improvement", *pair.label)
     try:
         scores = cluster(first - second, pair.prompts, strata=pair.strata)
         # Turned so that above is better, since improvement counts who is above.
-        improvement = probability_of_improvement(sign * first, sign * second, pair.prompts, rng)
+        improvement = probability_of_improvement(sign * first, sign * second, pair.prompts)
     except ValueError as error:
         raise UserError(f"{pair.evaluator} of {' and '.join(pair.names)}: {error}") from error
     comparison = compare_scores(
         scores,
-        labelled_rng(*pair.label),
         names=pair.names,
         facts=pair.facts,
         seeds=tuple(pair.scores),
@@ -179,14 +181,19 @@ def _answer(pair: Pair) -> Answer:
         values=(means[0], means[1]),
         comparison=comparison,
         improvement=improvement,
-        mcnemar=_mcnemar(first[both], second[both], correct=max(sign, 0.0)),
+        mcnemar=_mcnemar(first, second, correct=max(sign, 0.0)),
         num_images=scores.num_values / scores.num_prompts / scores.num_seeds,
         num_unscored=int((~both).sum()),
     )
 
 
 def _mcnemar(first: FloatArray, second: FloatArray, *, correct: float) -> McNemar | None:
-    """The test of two sets of verdicts; None where scores are not 0 or 1."""
-    if not np.isin(np.concatenate([first, second]), (0.0, 1.0)).all():
+    """The test of two sets of verdicts, (S, N); None where it does not apply."""
+    # It would take the images of one prompt under several seeds as so many independent ones, and
+    # count those of an untrained base once a seed.
+    if len(first) > 1:
         return None
-    return mcnemar(first == correct, second == correct)
+    both = ~np.isnan(first - second)
+    if not np.isin(np.concatenate([first[both], second[both]]), (0.0, 1.0)).all():
+        return None
+    return mcnemar(first[both] == correct, second[both] == correct)

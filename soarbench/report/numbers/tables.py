@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from soarbench.config.stages import first_stage
@@ -22,7 +22,7 @@ from soarbench.report.numbers.names import (
     titles_of,
 )
 from soarbench.report.numbers.panels import Panel
-from soarbench.stats.bootstrap import Interval
+from soarbench.stats.intervals import Interval
 from soarbench.store.cells import Cell, Hole
 from soarbench.store.facts import MetricFacts
 
@@ -102,6 +102,7 @@ class TaskTable:
         ]
         if intervals:
             notes.append(self._about_intervals(intervals))
+        notes += self.about_family()
         steps = {row.budget.get("optimizer_steps") for row in self.rows if row.budget}
         # At unlike steps the last rows compare budgets as much as methods.
         if len(steps) > 1:
@@ -126,13 +127,33 @@ class TaskTable:
             seeds = f" and {_span(counts)} training seeds"
             if min(counts) == 1:
                 seeds += "; those of one seed leave out what another seed would change"
-        count = sum(len(row.comparisons) for row in self.rows)
         return (
             f"95 % intervals over {prompts} prompts{seeds}. Differences to "
-            f"{self.title(self.baseline)} are paired by prompt, image and seed; better or worse "
-            "means that the interval excludes 0 and that a permutation test over prompts gives "
-            f"p < 0.05, Holm-corrected for the {count} comparisons of this table."
+            f"{self.title(self.baseline)} are paired by prompt, image and seed."
         )
+
+    @property
+    def family(self) -> list[Comparison]:
+        """The comparisons that this table decides: of the deciding metric, by method."""
+        rows = [row for row in self.rows if self.final_metric in row.comparisons]
+        return [row.comparisons[self.final_metric] for row in rows]
+
+    def about_family(self) -> list[str]:
+        """What is decided, how, and what is not."""
+        if not self.family:
+            return []
+        names = ", ".join(self.title(one.method) for one in self.family)
+        notes = [
+            f"Decided: {self.facts[self.final_metric].title} of {names} against "
+            f"{self.title(self.baseline)}. {HOW_DECIDED} for {len(self.family)}."
+        ]
+        if len(self.metrics) > 1:
+            notes.append(
+                "All other metrics are exploratory: their intervals are not corrected for how many "
+                "they are, and they decide nothing."
+            )
+        notes += seed_notes({one.difference.num_seeds for one in self.family})
+        return notes + list(dict.fromkeys(problem_note(one) for one in self.family if one.problem))
 
     def gaps(self) -> list[str]:
         """What is missing, a line each; empty when the table is whole."""
@@ -149,16 +170,41 @@ class TaskTable:
 
     def findings(self) -> list[str]:
         """The deciding metric's comparisons in words."""
-        return [
-            finding(row.comparisons[self.final_metric], self.titles)
-            for row in self.rows
-            if row.method != BASE and self.final_metric in row.comparisons
-        ]
+        return [finding(one, self.titles) for one in self.family if one.method != BASE]
 
 
 def _span(numbers: Sequence[int]) -> str:
     low, high = min(numbers), max(numbers)
     return str(low) if low == high else f"{low} to {high}"
+
+
+#: To be followed by the number of comparisons.
+HOW_DECIDED = (
+    "Better or worse means p < 0.05, where p is the larger one of a permutation test over prompts "
+    "and of the test behind the interval, which takes prompts and training seeds as samples, after "
+    "Holm's correction"
+)
+
+
+def seed_notes(counts: Collection[int]) -> list[str]:
+    """What verdicts of so few training seeds say."""
+    notes = []
+    if 1 in counts:
+        notes.append(
+            "With one training seed a verdict is about this checkpoint, not about the method: "
+            "where seeds matter, another one can turn it round."
+        )
+    if 2 in counts:
+        notes.append(
+            "Two training seeds have one degree of freedom: verdicts keep their error rate, and "
+            "are rare."
+        )
+    return notes
+
+
+def problem_note(comparison: Comparison) -> str:
+    """Why a comparison has no verdict."""
+    return f"Too few prompts for a verdict: {comparison.problem}."
 
 
 def p_text(p_value: float) -> str:
@@ -174,10 +220,10 @@ def finding(comparison: Comparison, titles: Titles = METHOD_TITLES) -> str:
         f"{' against '.join(names)}, "
         f"{comparison.facts.title}: {comparison.verdict}, {difference.estimate:+.{digits}f} "
         f"[{difference.low:+.{digits}f}, {difference.high:+.{digits}f}], "
-        f"p {p_text(comparison.adjusted_p_value)}"
+        f"p {p_text(comparison.shown_p_value)}"
     )
     # Only an open question needs to be told what would close it.
-    if comparison.verdict.is_decided or comparison.detectable is None:
+    if not comparison.is_open or comparison.detectable is None:
         return f"{text}."
     ways = []
     if comparison.required_prompts is not None:
@@ -209,7 +255,7 @@ def _task_table(
     facts = {name: panel.facts for (of, name), panel in panels.items() if of == task}
     own = {name: panels[task, name] for name in ordered_metrics(facts, final_metric)}
     methods = ordered_methods({cell.method for cell in members} | {hole.method for hole in missing})
-    comparisons = final_comparisons(own, methods, baseline)
+    comparisons = final_comparisons(own, methods, baseline, final_metric)
     rows = []
     for method in methods:
         done = [cell for cell in members if cell.method == method]

@@ -10,7 +10,10 @@ from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.text.frames import NOTHING, cost_texts, score_texts
 from soarbench.stats import Verdict
 
-_MARKS = {"better": "better", "worse": "worse", str(Verdict.NOT_DISTINGUISHABLE): "open"}
+_MARKS = {
+    **{str(one): "better" if one.direction > 0 else "worse" for one in Verdict if one.is_decided},
+    str(Verdict.NOT_DISTINGUISHABLE): "open",
+}
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.report import Report
 from soarbench.report.text.frames import NOTHING, cost_texts, score_texts
+from soarbench.stats import Verdict
 
-_VERDICT_STYLES = {"better": "green", "worse": "red"}
+_STYLES = {str(one): "green" if one.direction > 0 else "red" for one in Verdict if one.is_decided}
 
 
 def report_parts(report: Report) -> Iterator[RenderableType]:
@@ -53,7 +54,7 @@ def score_table(table: TaskTable) -> Table:
             is_claim = metric == table.final_metric and row.method != BASE
             rendered.add_row(
                 f" {row.name}", row.value, row.difference or nothing, row.verdict,
-                style=_VERDICT_STYLES.get(row.verdict) if is_claim else None,
+                style=_STYLES.get(row.verdict) if is_claim else None,
                 end_section=row.method == table.rows[-1].method,
             )  # fmt: skip
     return rendered

@@ -18,7 +18,7 @@ _ESCAPES = {
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "→": r"$\rightarrow$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
 }  # fmt: skip
-_MARKS = {str(Verdict.BETTER): "↑", str(Verdict.WORSE): "↓"}
+_MARKS = {str(one): "↑" if one.direction > 0 else "↓" for one in Verdict if one.is_decided}
 #: A hyphen that is a sign.
 _MINUS = re.compile(r"(?<!\w)-(?=\d)")
 _HEAD = "% Needs \\usepackage{booktabs,graphicx}. Made by soarbench; numbers as in table.csv.\n"
@@ -60,8 +60,8 @@ def _task_float(grid: str, table: TaskTable, partial: str) -> str:
             lines.append(["", "", *more, *("" for _ in BUDGET_COLUMNS)])
     caption = (
         f"{grid}, task {table.task}. Brackets are 95 % intervals. Below a value is the difference "
-        f"to {table.title(table.baseline)}, paired; arrows mark what is better or worse after "
-        f"Holm's correction.{partial}"
+        f"to {table.title(table.baseline)}, paired; arrows mark what is better or worse. "
+        f"{' '.join(table.about_family())}{partial}"
     )
     return _float(caption, f"{grid}-{table.task}", _tabular(list(values), [(None, lines)]))
 
