@@ -35,7 +35,7 @@ OTHER_PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "results/lab/README.md")
 MODULES = (
     "baselines.base", "baselines.config", "baselines.flow", "evaluators.base",
     "soarbench.config.suites", "soarbench.data.config", "soarbench.data.prompts",
-    "soarbench.models.base", "soarbench.launchers.base", "soarbench.stats.bootstrap",
+    "soarbench.models.base", "soarbench.launchers.base", "soarbench.stats.intervals",
     "soarbench.stats.significance", "soarbench.stats.power",
 )  # fmt: skip
 #: Groups of YAML, in the order in which a newcomer meets them.
@@ -44,7 +44,7 @@ GROUPS = (
     "launcher", "tracking",
 )  # fmt: skip
 _LINK = re.compile(r"(\]\()([^)\s]+)")
-_CODE = re.compile(r"^```.*?^```$", re.M | re.S)
+CODE = re.compile(r"(^```.*?^```$)", re.M | re.S)
 _IMAGE = re.compile(r"(<img src=\")([^\"]+)")
 
 
@@ -93,7 +93,7 @@ def place_of(path: Path) -> Path:
 
 def targets(text: str) -> list[str]:
     """What a page links or shows, without what stands in its code."""
-    prose = _CODE.sub("", text)
+    prose = CODE.sub("", text)
     return [m[2] for pattern in (_LINK, _IMAGE) for m in pattern.finditer(prose)]
 
 
@@ -124,9 +124,8 @@ def relinked(text: str, page: Path) -> str:
         path = Path(os.path.normpath(page.parent / target))
         return f"{match[1]}{os.path.relpath(place_of(path), here)}{sign}{anchor}"
 
-    parts = re.split(r"(^```.*?^```$)", text, flags=re.M | re.S)
-    prose = [_IMAGE.sub(moved, _LINK.sub(moved, part)) for part in parts[::2]]
-    parts[::2] = prose
+    parts = CODE.split(text)
+    parts[::2] = [_IMAGE.sub(moved, _LINK.sub(moved, part)) for part in parts[::2]]
     return "".join(parts)
 
 

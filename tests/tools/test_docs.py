@@ -72,6 +72,12 @@ def test_zsh_takes_the_command(command: str) -> None:
     assert not SPECIAL.search(re.sub(r"'[^']*'|\"[^\"]*\"", "", command)), "quote it"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_zsh_takes_the_words_between_backticks(page: Path) -> None:
+    words = re.findall(r"`([\w.]+=[][{}][^`]*)`", docs.CODE.sub("", page.read_text()))
+    assert words == [], "quote them"
+
+
 @pytest.mark.parametrize("command", COMMANDS_SHOWN)
 def test_the_command_line_takes_the_command(
     command: str, folder: Path, capsys: pytest.CaptureFixture[str]
