@@ -26,6 +26,22 @@ SPECIAL = re.compile(r"[][{}*?()<>~$!;&|^]|(^|\s)#")
 #: Of another person's package, which tests/plugin runs.
 FOREIGN = "conf_dir=toyplugin/conf"
 
+MY_PACKAGE = """
+from evaluators.base import Evaluator, Score
+
+
+def my_reward(prompts, images, **columns):
+    return [0.0 for _ in images]
+
+
+class MyEvaluator(Evaluator):
+    def score(self, samples):
+        return [Score(sample_id=one.sample_id, value=0.0) for one in samples]
+
+    def canaries(self):
+        return ()
+"""
+
 
 def commands_of(text: str) -> list[str]:
     """Commands on lines of their own, and those between backticks."""
@@ -51,10 +67,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
     for name in ("prompts", "drawbench", "ocr"):
         (tmp_path / f"{name}.txt").write_text('a sign that says "CAT"\n')
-    (tmp_path / "my_package.py").write_text(
-        "from tests.fakes import *\n\n\n"
-        "def my_reward(prompts, images, **columns):\n    return [0.0 for _ in images]\n"
-    )
+    (tmp_path / "my_package.py").write_text(MY_PACKAGE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
