@@ -101,7 +101,9 @@ def test_the_command_line_takes_the_command(
     if name == "run":
         # Without a grid it lists them.
         expected = 0 if any(word.startswith("grid=") for word in words) else main(["run"])
-        assert main(["run", *words, *{*flags, "--dry-run"}]) == expected, capsys.readouterr().err
+        # Of two values the last counts: one seed's cells are as good as those of five.
+        dry = ["run", *words, *(["seeds=[0]"] if words else []), *sorted({*flags, "--dry-run"})]
+        assert main(dry) == expected, capsys.readouterr().err
         return
     kind = options_of(function_of(name))
     names = COMMANDS[name].names
