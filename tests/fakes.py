@@ -22,6 +22,7 @@ from baselines.loop.checkpoints import (
     snapshot_damage,
 )
 from evaluators.base import Canary, Evaluator, JudgeConfig, Sample, Score
+from evaluators.diversity.config import Measure
 from soarbench.common.errors import UserError
 from soarbench.data.prompts import PromptItem
 from soarbench.diagnostics.measured import Measured
@@ -194,6 +195,10 @@ class FakeWorkbench:
         ]  # fmt: skip
         norms = [{"row": row, "norm": 1.0 + row} for row in (0, 1)]
         return Measured(norms=norms, paths=paths if with_paths else [])
+
+    def diversity(self, cell: CellConfig, measure: str) -> Measure:
+        assert measure in cell.diversity
+        return lambda images: 1.0 + len(images) / 10
 
     def scheduler_facts(self, cell: CellConfig) -> dict[str, object]:
         return {"scheduler": cell.model.name, "shift": 3.0}

@@ -16,6 +16,7 @@ from baselines.config import (
 )
 from evaluators.base import JudgeConfig
 from evaluators.batches import at_once
+from evaluators.diversity.config import DiversityConfig
 from soarbench.config.run import (
     BudgetConfig,
     FigureFormat,
@@ -145,6 +146,7 @@ class Settings:
         tracking: MLflow.
         launcher: Who runs the jobs.
         store: What is kept.
+        diversity: Measures of how unlike a prompt's images are, taken with ``diagnostics``.
         stale: What becomes of results that other code than today's made: ``warn`` takes them and
             says so, ``rerun`` makes them again, ``refuse`` ends the command.
     """
@@ -172,4 +174,5 @@ class Settings:
     tracking: TrackingConfig
     launcher: LauncherConfig
     store: StoreConfig = field(default_factory=StoreConfig)
+    diversity: dict[str, DiversityConfig] = field(default_factory=dict)
     stale: Stale = "warn"

@@ -120,6 +120,13 @@ def image_statistics(cell: CellConfig, step: int, suite: SuiteConfig) -> Source:
     return _source("probes", "images", content, (measured,))
 
 
+def diversity(cell: CellConfig, step: int, suite: SuiteConfig, measure: str) -> Source:
+    """How unlike the images of a suite's prompts are, by one measure."""
+    statistics = image_statistics(cell, step, suite)
+    content = {**statistics.content, "measure": cell.diversity[measure].identity()}
+    return _source("probes", cell.diversity[measure].kind, content, statistics.inputs)
+
+
 def path_probe(cell: CellConfig, source: CellConfig, settings: Content) -> Source:
     """Paths of a cell's models along held-out images of the data of ``source``.
 

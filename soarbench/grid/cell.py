@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from baselines.config import EmaConfig, LoraConfig, MethodConfig, OptimConfig, TrainingConfig
 from evaluators.base import JudgeConfig
+from evaluators.diversity.config import DiversityConfig
 from soarbench.common.strict import ADDRESS
 from soarbench.config.settings import SamplingConfig, SuiteConfig, TaskConfig
 from soarbench.config.stages import BASE
@@ -27,6 +28,7 @@ class CellConfig:
         rewards: A reward method's rewards with their weights; empty for other methods.
         judges: Those that the suites, the data and the rewards name.
         weights_digest: Of the base's weights (and of an adapter's).
+        diversity: Measures of how unlike a prompt's images are, by name.
         parent: The first stage whose last weights this cell starts from; null: the base's.
     """
 
@@ -46,6 +48,8 @@ class CellConfig:
     sampling: SamplingConfig
     judges: Mapping[str, JudgeConfig]
     weights_digest: str
+    # Measured beside the scores; each has an address of its own.
+    diversity: Mapping[str, DiversityConfig] = field(default_factory=dict, metadata=ADDRESS)
     # Its training's address stands for it.
     parent: CellConfig | None = field(default=None, metadata=ADDRESS)
 
@@ -71,6 +75,10 @@ class CellConfig:
     def steps(self) -> tuple[int, ...]:
         """Steps whose images are evaluated."""
         return (0,) if self.training is None else self.training.snapshot_steps
+
+    def measures(self, suite: SuiteConfig) -> list[str]:
+        """Measures of diversity of a suite; none where prompts have one image."""
+        return sorted(self.diversity) if suite.images_per_prompt > 1 else []
 
     @property
     def lineage(self) -> tuple[CellConfig, ...]:

@@ -50,13 +50,17 @@ def _suite(cell: CellConfig, suite: SuiteConfig) -> Mapping[str, object]:
     def at(source_of: Callable[..., addresses.Source], *judge: str) -> dict[str, str]:
         return {str(step): source_of(cell, step, suite, *judge).address for step in cell.steps}
 
-    return {
+    facts: dict[str, object] = {
         "max_prompts": suite.max_prompts,
         "images_per_prompt": suite.images_per_prompt,
         "images": at(addresses.images),
         "statistics": at(addresses.image_statistics),
         "scores": {judge: at(addresses.scores, judge) for judge in suite.judges},
     }
+    # Not where there is none: descriptions of cells without stay as they are.
+    if measures := cell.measures(suite):
+        facts["diversity"] = {name: at(addresses.diversity, name) for name in measures}
+    return facts
 
 
 def followed(cell: CellConfig, cells: Iterable[CellConfig]) -> list[CellConfig]:

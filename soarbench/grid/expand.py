@@ -221,6 +221,9 @@ def _cell(
         sampling=settings.sampling,
         judges={name: settings.judge[name] for name in sorted(judges)},
         weights_digest=digest,
+        diversity={
+            name: one for name, one in settings.diversity.items() if one.weights is not None
+        },
         parent=parent,
     )
 

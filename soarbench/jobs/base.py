@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 from typing_extensions import override
 
 from evaluators.base import Evaluator
+from evaluators.diversity.config import Measure
 from evaluators.images import ImageError, is_readable
 from soarbench.common.code import digests
 from soarbench.common.errors import Damaged
@@ -50,6 +51,9 @@ class Workbench(Protocol):
 
     def evaluator(self, cell: CellConfig, judge: str) -> Evaluator:
         """A cell's judge by its name."""
+
+    def diversity(self, cell: CellConfig, measure: str) -> Measure:
+        """A cell's measure of diversity by its name."""
 
     def scheduler_facts(self, cell: CellConfig) -> Mapping[str, object]:
         """The sampler's class and shift, for the fingerprint."""

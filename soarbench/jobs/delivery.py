@@ -74,6 +74,8 @@ class CellLog:
         suites = self.description["suites"].values()
         statistics = [address for suite in suites for address in suite["statistics"].values()]
         tables: list[tuple[str, Table]] = [(address, "images") for address in statistics]
+        measures = [steps for suite in suites for steps in suite.get("diversity", {}).values()]
+        tables += [(address, "diversity") for steps in measures for address in steps.values()]
         tables += [(address, "norms") for address in self.description["paths"].values()]
         folders = ((ProbeFolder(self.store.artefact(one).root), name) for one, name in tables)
         return all(folder.path(name).is_file() for folder, name in folders)

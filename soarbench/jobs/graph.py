@@ -13,6 +13,7 @@ from soarbench.config.run import Stale
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.description import describe, followed
 from soarbench.jobs.base import Job, Shard, SuiteJob
+from soarbench.jobs.diversity import Diversity
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.judge import Judge
 from soarbench.jobs.log import Log, LogDiagnostics
@@ -71,10 +72,16 @@ def maker_of(address: str, job: Job) -> Job | None:
 def _probe_jobs(cell: CellConfig, cells: Sequence[CellConfig]) -> list[Job]:
     parts = itertools.product(cell.steps, cell.suites.values())
     statistics = [ImageStatistics(cell=cell, step=step, suite=suite) for step, suite in parts]
+    diversity = [
+        Diversity(cell=cell, step=step, suite=suite, measure=measure)
+        for step, suite in itertools.product(cell.steps, cell.suites.values())
+        for measure in cell.measures(suite)
+    ]
     paths = [Paths(cell=cell, data_of=source) for source in followed(cell, cells)]
-    logged = tuple(job.address for job in (*statistics, *paths))
+    probes: list[Job] = [*statistics, *diversity, *paths]
+    logged = tuple(job.address for job in probes)
     log = LogDiagnostics(cell=cell, description=describe(cell, cells), parts=logged)
-    return [*statistics, *paths, log]
+    return [*probes, log]
 
 
 def sharded(

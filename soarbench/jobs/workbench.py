@@ -32,6 +32,7 @@ from baselines.rewards.base import (
 )
 from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
+from evaluators.diversity.config import DiversityConfig, Measure
 from soarbench.common.errors import UserError
 from soarbench.config.run import ProcessesConfig
 from soarbench.data.prompts import PromptItem
@@ -45,6 +46,7 @@ from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.checks import reward_judge
 from soarbench.jobs.base import Job, OnStep
+from soarbench.jobs.diversity import Diversity
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.judge import Judge
 from soarbench.jobs.probe import Paths
@@ -94,6 +96,7 @@ class ModelWorkbench:
         self.processes = processes
         self.sets = TrainingSets(self.device, store.cache_dir, self.evaluator)
         self._evaluators: dict[JudgeConfig, Evaluator] = {}
+        self._measures: dict[DiversityConfig, Measure] = {}
         self._scheduler: dict[str, object] = {}
         self._drawer: tuple[tuple[str, int], Drawer] | None = None
         self._loaded: _Loaded | None = None
@@ -124,6 +127,8 @@ class ModelWorkbench:
             for job in jobs:
                 if isinstance(job, Judge):
                     self.evaluator(job.cell, job.judge)
+                elif isinstance(job, Diversity):
+                    self.diversity(job.cell, job.measure)
             self._try_training(trained, drawn)
         except (EvaluatorError, RewardError) as error:
             raise UserError(str(error)) from error
@@ -176,6 +181,13 @@ class ModelWorkbench:
             evaluator.check_canaries()
             self._evaluators[config] = evaluator
         return self._evaluators[config]
+
+    def diversity(self, cell: CellConfig, measure: str) -> Measure:
+        """A cell's measure of diversity by its name, loaded once."""
+        config = cell.diversity[measure]
+        if config not in self._measures:
+            self._measures[config] = config.build()
+        return self._measures[config]
 
     def let_go(self) -> None:
         """Free the memory of the model that was loaded last."""

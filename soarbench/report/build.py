@@ -14,19 +14,24 @@ from soarbench.common.strict import did_you_mean
 from soarbench.report.numbers import reference
 from soarbench.report.numbers.budgets import matched_tables
 from soarbench.report.numbers.curves import build_curves
+from soarbench.report.numbers.diagnostics import image_statistics
+from soarbench.report.numbers.diversity import Diversity, measure_diversity
+from soarbench.report.numbers.gaming import measure_gaming
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
 from soarbench.report.numbers.samples import read_samples
 from soarbench.report.numbers.tables import MethodRow, TaskTable, build_tables
 from soarbench.report.numbers.thresholds import crossings
+from soarbench.report.numbers.trained_on import trained_on
 from soarbench.report.options import ReportOptions
 from soarbench.report.page.page import page_html
 from soarbench.report.report import Report
 from soarbench.report.source import GridCells, stale_lines
 from soarbench.report.text import frames
+from soarbench.report.text.gaming import no_diversity_note, sign_numbers
 from soarbench.report.text.latex import latex
 from soarbench.report.text.markdown import markdown
-from soarbench.store.cells import finished_and_holes
+from soarbench.store.cells import Cell, finished_and_holes
 
 #: The counter at which methods are compared beside their last steps. A step of one method costs
 #: many times a step of another, and seconds depend on the machine.
@@ -55,11 +60,21 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
 
     reference_dir = reference_folder(source.results_dir)
     published = reference.published_table(reference_dir, grid)
+    gaming = measure_gaming(panels, _trained_on(tables, cells), source.baseline)
+    statistics = {
+        table.task: image_statistics(
+            cells, table.task, panels[table.task, table.metrics[0]].prompts
+        )
+        for table in tables
+        if table.metrics
+    }
+    statistics = {task: own for task, own in statistics.items() if len(own)}
+    diversity = _diversity(tables, statistics)
     folder = source.results_dir / grid
     make_writable(folder, "results_dir")
     figures = write_figures(
-        cells, panels, tables, curves, folder, axes=options.axes, formats=source.formats,
-        checkpoint_rule=source.checkpoint_rule,
+        cells, panels, tables, curves, folder, gaming=gaming, statistics=statistics,
+        axes=options.axes, formats=source.formats, checkpoint_rule=source.checkpoint_rule,
         published=reference.published_curves(reference_dir) if source.show_published else (),
     )  # fmt: skip
     deciding = [panels.get((table.task, table.final_metric)) for table in tables]
@@ -67,13 +82,18 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
         grid=grid, folder=folder, cells=tuple(cells), tables=tuple(tables),
         matched=tuple(matched_tables(tables, panels, curves, MATCHED_COUNTER)),
         crossings=tuple(crossings(tables, panels, curves, options.thresholds)),
+        gaming=tuple(gaming), diversity=tuple(diversity.values()),
         samples=tuple(read_samples(cells, panel) for panel in deciding if panel is not None),
         measured=None if published is None else frames.measured_texts(published, tables, cells),
         published=published,
         # The base is in every task's table, and its gaps are named once.
         gaps=tuple(dict.fromkeys(gap for table in tables for gap in table.gaps())),
         figures=figures, stale=tuple(stale_lines(cells)),
-        notes=(*figures.notes, *_missing_published(grid, published, reference_dir)),
+        notes=(
+            *figures.notes,
+            *(no_diversity_note(task) for task in statistics if task not in diversity),
+            *_missing_published(grid, published, reference_dir),
+        ),
     )  # fmt: skip
     _write_tables(report)
     return report
@@ -85,6 +105,28 @@ def _refuse_unknown(thresholds: Mapping[str, float], tables: Sequence[TaskTable]
         if metric not in deciding:
             hint = did_you_mean(metric, deciding)
             raise ConfigError(f"threshold={metric}: no task is decided by that metric; {hint}")
+
+
+def _trained_on(tables: Sequence[TaskTable], cells: Sequence[Cell]) -> dict[str, set[str]]:
+    """What drove the training of each task."""
+    return {
+        table.task: trained_on([cell for cell in cells if cell.task == table.task])
+        for table in tables
+    }
+
+
+def _diversity(
+    tables: Sequence[TaskTable], statistics: Mapping[str, pd.DataFrame]
+) -> dict[str, Diversity]:
+    """By task, where prompts have two images."""
+    measured = {
+        table.task: measure_diversity(
+            table.task, statistics[table.task], table.baseline, table.titles
+        )
+        for table in tables
+        if table.task in statistics
+    }
+    return {task: one for task, one in measured.items() if one is not None}
 
 
 def _missing_published(grid: str, published: pd.DataFrame | None, folder: Path) -> list[str]:
@@ -114,6 +156,7 @@ def _write_tables(report: Report) -> None:
         "matched": frames.matched_numbers(report.matched),
         "thresholds": frames.threshold_numbers(report.crossings),
         "trace": frames.trace_numbers(report.cells),
+        "signs_of_gaming": sign_numbers(report.gaming, report.diversity),
     }
     if report.measured is not None and report.published is not None:
         tables["published_layout"] = frames.layout_numbers(report.measured, report.published)

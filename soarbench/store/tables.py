@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -20,7 +21,7 @@ from soarbench.store.training import TrainingFolder
 #: What a protocol says, by field; ``judge`` holds the facts about the judge's number.
 Facts = Mapping[str, object]
 #: Of a probe; see ``ProbeFolder``.
-Table = Literal["images", "norms", "deviations"]
+Table = Literal["images", "diversity", "norms", "deviations"]
 _REMEDY = "delete it and give the command of the run again"
 
 
@@ -35,6 +36,7 @@ class ProbeFolder:
 
         ``images``: statistics of every image of a suite at a step; prompt_id, image_index, those of
         ``image_statistics.STATISTICS``, and diversity (of the prompt; null where it has one image).
+        ``diversity``: of a suite's prompts at a step, by one measure; prompt_id, value.
         ``norms``: RMS of the velocity at every evaluated step; step, row, norm.
         ``deviations``: from the training path at the last step; step, row, start (level that the
         path was left at), index, sigma, deviation.
@@ -52,7 +54,10 @@ class CellTables(Protocol):
         """What training logged: step, key, value; None without a log."""
 
     def probe(self, name: Table, key: str = "") -> pa.Table | None:
-        """A table of diagnostics, those of images with step and suite; None where there is none."""
+        """A table of diagnostics; None where there is none.
+
+        Those of images have step and suite, and a column a measure of diversity.
+        """
 
     def protocols(self) -> dict[tuple[str, str], Facts]:
         """What stands behind the scores, by (suite, evaluator)."""
@@ -103,12 +108,26 @@ class StoredTables:
         for suite, facts in self.description["suites"].items():
             for step, address in facts["statistics"].items():
                 table = self._table(address, name)
+                if table is not None:
+                    table = self._with_diversity(table, step, facts.get("diversity", {}))
                 # Means over some of the steps would pass for the course of training.
                 if table is None:
                     return None
                 tables.append(labelled(table, step=int(step), suite=suite))
         # A prompt with one image has no diversity: a column of nulls, of no type of its own.
         return pa.concat_tables(tables, promote_options="permissive")
+
+    def _with_diversity(
+        self, table: pa.Table, step: str, measures: Mapping[str, Mapping[str, str]]
+    ) -> pa.Table | None:
+        """Statistics with a column a measure of their prompts; None where one is missing."""
+        for measure, steps in measures.items():
+            values = self._table(steps[step], "diversity")
+            if values is None:
+                return None
+            places = pc.index_in(table["prompt_id"], value_set=values["prompt_id"])
+            table = table.append_column(measure, values["value"].take(places))
+        return table
 
     def protocols(self) -> dict[tuple[str, str], Facts]:
         """See ``CellTables``."""

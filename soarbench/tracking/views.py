@@ -18,8 +18,8 @@ from soarbench.store.tables import StoredTables
 
 #: Of a sheet; sides in pixels.
 _COLUMNS, _ROWS, _SIDE, _CAPTION_HEIGHT = 6, 4, 160, 36
-#: Statistics of images that are logged; columns of a probe's ``images``.
-_STATISTICS = ("entropy", "edge_density", "saturation", "brightness", "diversity")
+#: Statistics of images that are logged; columns of a probe's ``images``, the last ones maybe.
+_STATISTICS = ("entropy", "edge_density", "saturation", "brightness", "diversity", "lpips", "vendi")
 
 
 class Value(NamedTuple):
@@ -140,7 +140,8 @@ def diagnostic_values(cell: Cell) -> Iterator[Value]:
     """``diagnostics/...``: means over images, and of a trained cell over followed images."""
     statistics, key = cell.statistics(), cell.data_key
     if statistics is not None:
-        yield from _means(statistics, {name: name for name in _STATISTICS})
+        names = [name for name in _STATISTICS if name in statistics.column_names]
+        yield from _means(statistics, {name: name for name in names})
     norms = None if key is None else cell.norms(key)
     if key is None or norms is None:
         return

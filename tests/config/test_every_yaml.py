@@ -21,7 +21,7 @@ YAMLS = {
     for path in sorted(folder.path.rglob("*.yaml"))
 }
 #: Where the settings hold several options of one group, by names of their own.
-SEVERAL = {"suite": "suites", "judge": "judge"}
+SEVERAL = {"suite": "suites", "judge": "judge", "diversity": "diversity"}
 #: A model without recipes, so that nothing overrules a method's own values.
 NO_RECIPES = "sd35_large"
 ANY_DATA = "data=lab_general"

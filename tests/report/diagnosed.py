@@ -25,9 +25,10 @@ def strength(cell: Folder, step: int) -> float:
 def write_diagnostics(grid_folder: Path, cell: Folder, tasks: tuple[str, ...]) -> None:
     """Write all diagnostics of a cell, on the data of ``tasks``.
 
-    Brightness of prompt p is 0.4 + p / 1000 + strength / 10, diversity 0.3 - strength / 10; the
-    velocity norm of image r is (1 + r / 10) (1 + strength / 20); the distance to the path after i
-    steps is i (1 + r / 10) (0.1 + strength / 100).
+    Brightness of prompt p is 0.4 + p / 1000 + strength / 10, diversity 0.3 - strength / 10 and the
+    Vendi score 1.5 + p / 100 - strength / 10; the velocity norm of image r is
+    (1 + r / 10) (1 + strength / 20); the distance to the path after i steps is
+    i (1 + r / 10) (0.1 + strength / 100).
     """
     root = grid_folder / "cells" / cell.cell_id
     table_file(root, "images").parent.mkdir()
@@ -65,6 +66,7 @@ def _image_rows(cell: Folder) -> list[dict[str, object]]:
             "edge_density": 0.05, "saturation": 0.2,
             "brightness": 0.4 + prompt / 1000 + strength(cell, step) / 10,
             "diversity": 0.3 - strength(cell, step) / 10,
+            "lpips": 0.5, "vendi": 1.5 + prompt / 100 - strength(cell, step) / 10,
         }
         for step in cell.steps for suite in suites
         for prompt in range(cell.num_prompts) for index in range(cell.images_per_prompt)

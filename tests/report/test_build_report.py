@@ -18,6 +18,7 @@ from tests.report.folders import Folder, base, build_report, main_table, reward_
 
 FILES = {
     "table.md", "table.csv", "table.tex", "matched.csv", "thresholds.csv", "trace.csv",
+    "signs_of_gaming.csv",
     "published_layout.csv", "summary.json", "index.html", "figures.json",
     *(f"curves_forward_equivalents.{suffix}" for suffix in FORMATS),
 }  # fmt: skip

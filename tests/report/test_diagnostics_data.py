@@ -10,6 +10,7 @@ from soarbench.report.numbers.diagnostics import (
     QUANTITIES,
     deviation_points,
     diagnostic_points,
+    image_statistics,
     unmeasured,
 )
 from tests.report.diagnosed import NUM_IMAGES, STARTS, write_diagnostics
@@ -33,8 +34,13 @@ def grid(tmp_path):
     return folder
 
 
+def all_points(cells):
+    statistics = image_statistics(cells, "aesthetic", PROMPTS)
+    return diagnostic_points(cells, "aesthetic", statistics)
+
+
 def points(grid):
-    found = diagnostic_points(read_cells(grid)[0], "aesthetic", PROMPTS)
+    found = all_points(read_cells(grid)[0])
     return {(point.metric, point.method, point.step): point for point in found}
 
 
@@ -95,9 +101,7 @@ def test_without_the_base_there_are_levels_and_no_differences(grid):
     found = deviation_points(cells, "aesthetic")
     assert found
     assert all(np.isnan(point.difference) for point in found)
-    assert {p.metric for p in diagnostic_points(cells, "aesthetic", PROMPTS)} == (
-        set(QUANTITIES) - {"velocity_norm"}
-    )
+    assert {p.metric for p in all_points(cells)} == (set(QUANTITIES) - {"velocity_norm"})
 
 
 def test_unmeasured_cells_are_named_and_left_out(grid):

@@ -15,8 +15,9 @@ from soarbench.report.figures.sheets import draw_sheet, plan_sheet
 from soarbench.report.figures.style_and_curves import METHOD_STYLES, settle
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.diagnostics import DeviationPoint
-from soarbench.report.numbers.gaming import GamingPoint
+from soarbench.report.numbers.gaming import Benchmark, Gaming, GamingPoint
 from soarbench.report.numbers.trained_on import trained_on
+from soarbench.stats.intervals import Interval
 from tests.report.diagnosed import color_of, write_diagnostics, write_images
 from tests.report.folders import FACTS, Folder, base, build_report, read_cells, write_grid
 
@@ -79,10 +80,11 @@ def test_the_data_beside_a_figure_is_what_it_shows(reported):
     _, folder = reported
     gamed = rows_of(folder / "gaming.csv")
     last = {row["method"]: row for row in gamed if row["step"] == "200"}
-    assert float(last["flow_grpo"]["gap_low"]) > 0
-    assert float(last["sft"]["gap_low"]) < 0 < float(last["sft"]["gap_high"])
+    # The scores of this store are independent of the truth, so that nothing is expected of a gain.
+    assert float(last["flow_grpo"]["proxy_gain_low"]) > 1.5
+    assert float(last["sft"]["shortfall_low"]) < 0 < float(last["sft"]["shortfall_high"])
     panel = rows_of(folder / "overoptimisation_aesthetic.csv")
-    assert len(panel) == 8 * (1 + 2 * 4)
+    assert len(panel) == 10 * (1 + 2 * 4)
     marked = {(row["method"], row["step"]) for row in panel if row["is_marked"] == "True"}
     assert marked == {("base", "0"), ("sft", "200"), ("flow_grpo", "200")}
     drift = rows_of(folder / "deviation_aesthetic.csv")
@@ -165,12 +167,11 @@ def test_a_sheet_shows_the_same_prompts_and_seed_everywhere(store):
 
 
 def test_nothing_to_draw_is_refused():
-    for draw in (draw_deviation, draw_sheet):
+    for draw in (draw_deviation, draw_sheet, draw_gaming):
         with pytest.raises(ValueError, match="n"):
             draw([])
-    for draw in (draw_gaming, draw_bars):
-        with pytest.raises(ValueError, match="n"):
-            draw([], FACTS)
+    with pytest.raises(ValueError, match="n"):
+        draw_bars([], FACTS)
     with pytest.raises(ValueError, match="no point to draw"):
         draw_overoptimisation([], {}, {}, {}, "last")
 
@@ -196,7 +197,7 @@ def test_the_marked_checkpoint_is_filled_also_of_a_second_stage():
         "best:ocr",
     )
     (ax,) = figure.axes
-    assert ax.get_title(loc="left") == "Trained on"
+    assert (ax.get_title(loc="left"), ax.get_ylabel()) == ("t: Aesthetic", "Trained on")
     filled = {
         tuple(line.get_xdata())
         for line in ax.lines
@@ -212,41 +213,70 @@ def test_the_marked_checkpoint_is_filled_also_of_a_second_stage():
     assert "checkpoint by rule 'best:ocr'" in figure.legends[0].get_title().get_text()
 
 
-def gaming(method, step, proxy, oracle):
+def interval(value):
+    return Interval(
+        estimate=value, low=value - 0.1, high=value + 0.1, level=0.95, num_prompts=4, num_seeds=1
+    )
+
+
+def point(method, step, proxy, truth):
     return GamingPoint(
-        task="t", proxy="aesthetic", oracle="oracle_aesthetic", method=method, step=step,
-        proxy_gain=proxy, proxy_low=proxy - 0.1, proxy_high=proxy + 0.1,
-        oracle_gain=oracle, oracle_low=oracle - 0.1, oracle_high=oracle + 0.1,
-        gap=proxy - oracle, gap_low=proxy - oracle - 0.1, gap_high=proxy - oracle + 0.1,
-        num_prompts=4, num_seeds=1,
+        method=method, step=step, since="base", proxy_gain=interval(proxy),
+        true_gain=interval(truth), shortfall=interval(proxy - truth), correlation=interval(0.5),
+    )  # fmt: skip
+
+
+def measured(*points, task="t"):
+    benchmark = Benchmark(
+        counts=(2, 3), proxy_gains=(0.5, 0.7), true_gains=(0.25, 0.35), rate=interval(0.5)
+    )
+    return Gaming(
+        task=task, proxy=FACTS["aesthetic"], truth=FACTS["oracle_aesthetic"], benchmark=benchmark,
+        points=(point("base", 0, 0.0, 0.0), *points), levels={}, contrasts={},
     )  # fmt: skip
 
 
 def test_a_second_stage_gains_on_from_where_its_first_ended():
     points = [
-        gaming("sft", 10, 0.2, 0.1),
-        gaming("sft", 20, 0.5, 0.5),
-        gaming("sft_then_flow_grpo", 10, 0.9, 0.6),
+        point("sft", 10, 0.2, 0.1),
+        point("sft", 20, 0.5, 0.5),
+        point("sft_then_flow_grpo", 10, 0.9, 0.6),
     ]
-    plane, gap = draw_gaming(points, FACTS).axes
+    # Gains since the first stage are a row of the table, and no point of the course.
+    since = replace(points[-1], since="sft")
+    plane, shortfall, correlation = draw_gaming([measured(*points, since)]).axes
     label = "SFT → Flow-GRPO"
     assert lines(plane)[label].get_xdata().tolist() == [0.5, 0.9]
     assert lines(plane)[label].get_ydata().tolist() == [0.5, 0.6]
     assert lines(plane)[label].get_markevery() == [1]
-    assert lines(gap)[label].get_xdata().tolist() == [20, 30]
-    np.testing.assert_allclose(lines(gap)[label].get_ydata(), [0.0, 0.3])
+    for ax in (shortfall, correlation):
+        assert lines(ax)[label].get_xdata().tolist() == [20, 30]
+    np.testing.assert_allclose(lines(shortfall)[label].get_ydata(), [0.0, 0.3])
     # Where it started is not known without the first stage.
-    _, gap = draw_gaming(points[2:], FACTS).axes
-    assert lines(gap)[label].get_xdata().tolist() == [10]
+    _, shortfall, _ = draw_gaming([measured(*points[2:])]).axes
+    assert lines(shortfall)[label].get_xdata().tolist() == [10]
 
 
-def test_gains_start_at_the_base_and_the_plane_is_square():
-    figure = draw_gaming([gaming("soar", 20, 0.8, 0.6), gaming("soar", 10, 0.5, 0.5)], FACTS)
-    plane, gap = figure.axes
+def test_gains_start_at_the_base_beside_what_choosing_gains():
+    figure = draw_gaming([measured(point("soar", 20, 0.8, 0.6), point("soar", 10, 0.5, 0.5))])
+    plane, shortfall, _ = figure.axes
     assert lines(plane)["SOAR"].get_xdata().tolist() == [0.0, 0.5, 0.8]
     assert lines(plane)["SOAR"].get_ydata().tolist() == [0.0, 0.5, 0.6]
-    assert plane.get_xlim() == plane.get_ylim()
-    np.testing.assert_allclose(lines(gap)["SOAR"].get_ydata(), [0.0, 0.0, 0.2])
+    assert lines(plane)["Best of 2 to 3 base images"].get_ydata().tolist() == [0.25, 0.35]
+    np.testing.assert_allclose(lines(shortfall)["SOAR"].get_ydata(), [0.0, 0.0, 0.2])
+
+
+def test_every_panel_of_gaming_is_named_by_its_task_and_score():
+    one = point("soar", 20, 0.8, 0.6)
+    bare = replace(measured(one), benchmark=None)
+    points = tuple(replace(p, shortfall=None, correlation=None) for p in bare.points)
+    figure = draw_gaming([measured(one, task="a"), replace(bare, points=points)])
+    names = [ax.get_title(loc="left") for ax in figure.axes]
+    assert names == ["a: Aesthetic"] * 3 + ["t: Aesthetic"] * 3
+    # An empty frame would look like a fault.
+    assert [text.get_text() for ax in figure.axes[4:] for text in ax.texts] == [
+        "needs 2 images a prompt"
+    ] * 2
 
 
 def test_drift_has_a_level_above_and_a_difference_below():

@@ -14,7 +14,7 @@ from soarbench.cli.words import read
 from soarbench.report.numbers.budgets import matched_tables
 from soarbench.report.numbers.checkpoints import marked_steps
 from soarbench.report.numbers.curves import build_curves
-from soarbench.report.numbers.gaming import gaming_points
+from soarbench.report.numbers.gaming import measure_gaming
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.tables import build_tables
 from soarbench.report.numbers.thresholds import crossings
@@ -109,14 +109,18 @@ def test_the_best_checkpoint_is_the_lowest(store):
 
 
 def test_gains_on_score_and_oracle_count_towards_the_better(store):
-    lower, higher = (gaming_points(numbers(store, name)[0]) for name in ("lower", "higher"))
-    last = lower[-1]
+    [lower], [higher] = (
+        measure_gaming(numbers(store, name)[0], {}, "sft") for name in ("lower", "higher")
+    )
+    last = lower.points[-1]
     assert (last.method, last.step) == ("soar", 150)
-    assert last.proxy_gain > last.oracle_gain > 0
-    assert last.gap > 0
-    for one, other in zip(lower, higher, strict=True):
-        assert one.proxy_gain == pytest.approx(-other.proxy_gain)
-        assert one.gap == pytest.approx(-other.gap)
+    assert last.proxy_gain.estimate > last.true_gain.estimate > 0
+    for one, other in zip(lower.points, higher.points, strict=True):
+        for gain in ("proxy_gain", "true_gain"):
+            turned = -getattr(other, gain).estimate
+            assert getattr(one, gain).estimate == pytest.approx(turned)
+        # Two scores that are both turned round rank the images as before.
+        assert one.correlation.estimate == pytest.approx(other.correlation.estimate)
 
 
 def answer(*words):

@@ -21,16 +21,17 @@ from soarbench.report.figures.style_and_curves import AXIS_TITLES, draw_curves, 
 from soarbench.report.numbers import diagnostics
 from soarbench.report.numbers.checkpoints import marked_steps
 from soarbench.report.numbers.curves import CurvePoint, panel_points
-from soarbench.report.numbers.gaming import GamingPoint, gaming_points
-from soarbench.report.numbers.names import titles_of
+from soarbench.report.numbers.gaming import Gaming
+from soarbench.report.numbers.names import BASE, titles_of
 from soarbench.report.numbers.reference import PublishedPoint
 from soarbench.report.numbers.tables import Panels, TaskTable
 from soarbench.report.numbers.trained_on import trained_on
 from soarbench.report.report import FigureEntry, FigureSet
 from soarbench.report.text.frames import csv_text, curve_numbers, write_text
+from soarbench.report.text.gaming import point_numbers
 from soarbench.store.cells import Cell
 
-Row = CurvePoint | Bar | GamingPoint | diagnostics.DeviationPoint | Tile
+Row = CurvePoint | Bar | Gaming | diagnostics.DeviationPoint | Tile
 #: Title and caption of each kind of figure; the curves name their axis.
 _TEXTS = {
     "curves": (
@@ -45,10 +46,11 @@ _TEXTS = {
     ),
     "gaming": (
         "Learned score against oracle",
-        "Gains over the base in standard deviations of the base's images. Below the diagonal, and "
-        "above zero on the right, the learned score gained more than the truth: reward hacking, "
-        "measured. A noisy score gains less than the truth when a gain is real, so a gap below "
-        "zero is no defect.",
+        "Gains over the base in standard deviations of the base's images. The line is what "
+        "choosing among the base's images by the score gains without training: an imperfect score "
+        "gains more than the truth even where nobody exploits it. Below the line, and above zero "
+        "in the middle, a method found what the score likes and the truth does not. On the right, "
+        "how well the score still ranks a prompt's images.",
     ),
     "overoptimisation": (
         "Over-optimisation",
@@ -79,6 +81,8 @@ def write_figures(
     curves: Sequence[CurvePoint],
     folder: Path,
     *,
+    gaming: Sequence[Gaming] = (),
+    statistics: Mapping[str, pd.DataFrame],
     axes: Sequence[str] = ("step",),
     published: Sequence[PublishedPoint] = (),
     checkpoint_rule: str = LAST,
@@ -87,7 +91,8 @@ def write_figures(
     """Write every figure that there is data for, and ``figures.json``.
 
     Figures of an earlier report that there is no data for any more are removed. ``axes`` are what
-    the curves are drawn over, a figure each; ``formats`` those of figures, while sheets are PNG.
+    the curves are drawn over, a figure each; ``formats`` those of figures, while sheets are PNG;
+    ``statistics`` those of each task's images.
 
     Raises:
         StoreError: Stored diagnostics are damaged or do not compare.
@@ -105,11 +110,14 @@ def write_figures(
             writer.figure(name, (title, caption), curves, draw, data=data)
     bars = build_bars(panels, tables)
     writer.figure("bars", _TEXTS["bars"], bars, lambda: draw_bars(bars, facts, titles))
-    gaming = gaming_points(panels)
-    writer.figure("gaming", _TEXTS["gaming"], gaming, lambda: draw_gaming(gaming, facts, titles))
+    drawn = [one for one in gaming if any(point.method != BASE for point in one.points)]
+    draw = partial(draw_gaming, drawn, titles)
+    data = ("gaming", point_numbers(drawn))
+    writer.figure("gaming", _TEXTS["gaming"], drawn, draw, data=data)
     for table in tables:
         if table.metrics:
-            _write_task(table, cells, panels, curves, checkpoint_rule, writer)
+            own = statistics.get(table.task, pd.DataFrame())
+            _write_task(table, cells, panels, curves, own, checkpoint_rule, writer)
     writer.finish()
     return FigureSet(entries=tuple(writer.entries), notes=tuple(writer.notes))
 
@@ -119,6 +127,7 @@ def _write_task(
     cells: Sequence[Cell],
     panels: Panels,
     curves: Sequence[CurvePoint],
+    statistics: pd.DataFrame,
     rule: str,
     writer: _Writer,
 ) -> None:
@@ -132,7 +141,7 @@ def _write_task(
             "'python -m soarbench diagnose' with the same settings measures them"
         )
     points = [*_score_points(table, panels, curves, roles)]
-    points += diagnostics.diagnostic_points(cells, task, panels[task, table.metrics[0]].prompts)
+    points += diagnostics.diagnostic_points(cells, task, statistics)
     draw = partial(
         draw_overoptimisation, points, table.facts, roles, marked, rule, titles=table.titles
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,15 +13,14 @@ from matplotlib.ticker import MaxNLocator
 from soarbench.config.stages import first_stage
 from soarbench.report.figures import style_and_curves as drawing
 from soarbench.report.numbers.curves import CurvePoint
-from soarbench.report.numbers.diagnostics import QUANTITIES, ROLES, DeviationPoint
-from soarbench.report.numbers.gaming import GamingPoint
+from soarbench.report.numbers.diagnostics import QUANTITIES, DeviationPoint
+from soarbench.report.numbers.gaming import Benchmark, Gaming, GamingPoint
 from soarbench.report.numbers.names import BASE, METHOD_TITLES, Titles, method_title
+from soarbench.stats.intervals import Interval
 from soarbench.store.facts import MetricFacts
 
-_NO_GAIN: dict[str, Any] = dict.fromkeys(
-    ("proxy_gain", "proxy_low", "proxy_high", "oracle_gain", "oracle_low", "oracle_high",
-     "gap", "gap_low", "gap_high"), 0.0,
-)  # fmt: skip
+#: From the base to the truth of what choosing gains.
+_CHOICE = {"color": "0.35", "linewidth": 0.8}
 
 
 def draw_overoptimisation(
@@ -35,99 +34,130 @@ def draw_overoptimisation(
 ) -> Figure:
     """Draw everything that moves while one number is optimised, a panel a quantity of one task.
 
-    ``roles`` are the titles of the panels of judges, e.g. what was trained on, and ``marked`` the
-    checkpoints that ``rule`` chose. ``ValueError`` without any point.
+    ``roles`` say what each judge was to training, e.g. trained on, and ``marked`` the checkpoints
+    that ``rule`` chose. ``ValueError`` without any point.
     """
     names = list(dict.fromkeys(point.metric for point in points))
     with drawing.style():
         figure, axes = drawing.panel_grid(len(names))
         for ax, name in zip(axes, names, strict=True):
-            ax.set(title=roles.get(name) or ROLES[name], xlabel=drawing.AXIS_TITLES["step"])
-            ax.set_ylabel(QUANTITIES.get(name) or facts[name].title)
             own = [point for point in points if point.metric == name]
+            title, unit = QUANTITIES.get(name) or (facts[name].title, roles[name])
+            ax.set(title=f"{own[0].task}: {title}", xlabel=drawing.AXIS_TITLES["step"], ylabel=unit)
             drawing.draw_panel(ax, own, marked=marked, titles=titles)
         title = f"{drawing.BAND_TITLE}; filled markers: checkpoint by rule {rule!r}"
         drawing.add_legend(figure, axes, title)
     return figure
 
 
-def draw_gaming(
-    points: Sequence[GamingPoint], facts: Mapping[str, MetricFacts], titles: Titles = METHOD_TITLES
-) -> Figure:
-    """Draw what was gained on a learned score against what was gained on its oracle.
+def draw_gaming(measured: Sequence[Gaming], titles: Titles = METHOD_TITLES) -> Figure:
+    """Draw a learned score against what it stands for, a row a pair of a task.
 
-    A row a learned score: the course of training in the plane of both gains, where below the
-    diagonal the score gained more than the truth, and the gap over steps. ``ValueError`` without.
+    The course of training in the plane of both gains, beside what choosing among the base's images
+    gains; what is short of that over steps; and the correlation of both scores. ``ValueError``
+    without.
     """
-    pairs = list(dict.fromkeys((p.task, p.proxy, p.oracle) for p in points))
     with drawing.style():
-        figure, axes = drawing.panel_grid(2 * len(pairs), 2)
-        for row, (task, proxy, oracle) in enumerate(pairs):
-            own = [p for p in points if (p.task, p.proxy) == (task, proxy)]
-            plane, gap = axes[2 * row : 2 * row + 2]
-            gain = f"Gain in {facts[proxy].title} (SD of base)"
-            plane.set(title=f"Task: {task}", xlabel=gain, ylabel=f"Gain in {facts[oracle].title}")
-            _draw_plane(plane, own, titles)
-            gap.set(title="Gain on the score alone", xlabel=drawing.AXIS_TITLES["step"])
-            gap.set_ylabel("Score gain - oracle gain (SD)")
-            for method, look in drawing.method_styles({p.method for p in own}).items():
-                line = _course(own, method)
-                bands = [(p.gap, p.gap_low, p.gap_high) for p in line]
-                name, marks = method_title(method, titles), _own(line, method)
-                steps = [p.step for p in line]
-                drawing.draw_band(gap, steps, bands, look, label=name, markevery=marks)
-            drawing.draw_zero(gap)
-        title = "Bars and bands: 95 % intervals, paired with the base by image"
+        figure, axes = drawing.panel_grid(3 * len(measured), 3)
+        for row, one in enumerate(measured):
+            points = [point for point in one.points if point.since == BASE]
+            plane, shortfall, correlation = axes[3 * row : 3 * row + 3]
+            for ax in (plane, shortfall, correlation):
+                ax.set_title(f"{one.task}: {one.proxy.title}")
+            plane.set(xlabel="Score gain (SD)", ylabel=f"{one.truth.title} gain (SD)")
+            _draw_plane(plane, points, one.benchmark, titles)
+            shortfall.set_ylabel("Shortfall (SD)")
+            _draw_course(shortfall, points, "shortfall", titles)
+            correlation.set_ylabel("Correlation in a prompt")
+            _draw_course(correlation, points, "correlation", titles)
+        title = "Bars and bands: 95 % intervals; gains are paired with the base by image"
         drawing.add_legend(figure, axes, title)
     return figure
 
 
-def _draw_plane(ax: Axes, points: Sequence[GamingPoint], titles: Titles) -> None:
-    for method, look in drawing.method_styles({point.method for point in points}).items():
+def _draw_course(
+    ax: Axes,
+    points: Sequence[GamingPoint],
+    quantity: Literal["shortfall", "correlation"],
+    titles: Titles,
+) -> None:
+    ax.set_xlabel(drawing.AXIS_TITLES["step"])
+    known = [point for point in points if getattr(point, quantity) is not None]
+    if not known:
+        # With one image a prompt; an empty frame would look like a fault.
+        ax.annotate("needs 2 images a prompt", (0.5, 0.5), xycoords="axes fraction", ha="center")
+        return
+    for method, look in drawing.method_styles({point.method for point in known} - {BASE}).items():
+        line = _course(known, method)
+        intervals = [getattr(point, quantity) for point in line]
+        bands = [(one.estimate, one.low, one.high) for one in intervals]
+        steps, name = [point.step for point in line], method_title(method, titles)
+        drawing.draw_band(ax, steps, bands, look, label=name, markevery=_own(line, method))
+    base = next((point for point in known if point.method == BASE), None)
+    level = 0.0 if base is None else getattr(base, quantity).estimate
+    drawing.draw_level(ax, level)
+
+
+def _draw_plane(
+    ax: Axes, points: Sequence[GamingPoint], benchmark: Benchmark | None, titles: Titles
+) -> None:
+    for method, look in drawing.method_styles({p.method for p in points} - {BASE}).items():
         line = _course(points, method)
-        across, up = [p.proxy_gain for p in line], [p.oracle_gain for p in line]
+        across, up = (
+            [gain.estimate for gain in one] for one in zip(*map(_gains, line), strict=True)
+        )
         title, own = method_title(method, titles), _own(line, method)
         ax.plot(across, up, **look.hollow, markevery=own, label=title)
         # Crosses at every step would hide the course.
-        end = line[-1]
+        score, truth = _gains(line[-1])
         ax.errorbar(
-            end.proxy_gain, end.oracle_gain,
-            xerr=[[end.proxy_gain - end.proxy_low], [end.proxy_high - end.proxy_gain]],
-            yerr=[[end.oracle_gain - end.oracle_low], [end.oracle_high - end.oracle_gain]],
+            score.estimate, truth.estimate,
+            xerr=[[score.estimate - score.low], [score.high - score.estimate]],
+            yerr=[[truth.estimate - truth.low], [truth.high - truth.estimate]],
             color=look.color, marker=look.marker, elinewidth=0.9, capsize=2,
         )  # fmt: skip
     ax.plot([0], [0], color="black", marker="D", linestyle="none", label=method_title(BASE))
-    # On the diagonal all that the score gained is true.
-    ax.axline((0, 0), slope=1, color="0.45", linewidth=0.8, zorder=1)
-    _make_square(ax, [0.0, *(g for p in points for g in (p.proxy_gain, p.oracle_gain))])
-    ax.annotate(
-        "above: the truth gains more\nbelow: the score gains more", (0.03, 0.97),
-        xycoords="axes fraction", va="top", fontsize=6.5, color="0.3", zorder=1,
-    )  # fmt: skip
+    _fit(ax, points)
+    if benchmark is not None:
+        # Along this line a gain is as true as one that nobody trained for.
+        ax.axline((0, 0), slope=benchmark.rate.estimate, **_CHOICE, zorder=1)
+        ax.plot(
+            benchmark.proxy_gains, benchmark.true_gains, **_CHOICE, marker="x", zorder=1,
+            linestyle="none", label=f"Best of 2 to {benchmark.counts[-1]} base images",
+        )  # fmt: skip
+
+
+def _gains(point: GamingPoint) -> tuple[Interval, Interval]:
+    return point.proxy_gain, point.true_gain
 
 
 def _course(points: Sequence[GamingPoint], method: str) -> list[GamingPoint]:
-    """A method's points after its start: the base, which gained nothing, or its first stage."""
+    """A method's points from where it started: the base, or the end of its first stage."""
     own = sorted((p for p in points if p.method == method), key=lambda p: p.step)
     earlier = first_stage(method)
     if not earlier:
-        return [*(replace(one, method=BASE, step=0, **_NO_GAIN) for one in own[:1]), *own]
+        return [*(point for point in points if point.method == BASE), *own]
     before = _course(points, earlier)[-1:]
-    return [*before, *(replace(p, step=p.step + q.step) for q in before for p in own)] or own
+    # Where it started is not known without the first stage.
+    if not before or before[0].method != earlier:
+        return own
+    return [*before, *(replace(point, step=point.step + before[0].step) for point in own)]
 
 
 def _own(line: Sequence[GamingPoint], method: str) -> list[int]:
     return [i for i, point in enumerate(line) if point.method == method]
 
 
-def _make_square(ax: Axes, gains: Sequence[float]) -> None:
-    """The same range on both axes, so that the diagonal is one."""
-    shown = (*ax.get_xlim(), *ax.get_ylim())
-    # A very long interval leaves the panel: it would squeeze all courses into a point.
-    reach = max(gains) - min(gains)
-    low, high = max(min(shown), min(gains) - reach), min(max(shown), max(gains) + reach)
-    if low < high:
-        ax.set(xlim=(low, high), ylim=(low, high))
+def _fit(ax: Axes, points: Sequence[GamingPoint]) -> None:
+    """Show the courses: a very long interval would squeeze them into a point."""
+    ends = []
+    for gains, (low, high) in zip(
+        zip(*map(_gains, points), strict=True), (ax.get_xlim(), ax.get_ylim()), strict=True
+    ):
+        values = [gain.estimate for gain in gains]
+        reach = max(values) - min(values) or high - low
+        ends.append((max(low, min(values) - reach), min(high, max(values) + reach)))
+    ax.set(xlim=ends[0], ylim=ends[1])
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(nbins=5))
 

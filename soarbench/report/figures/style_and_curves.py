@@ -230,7 +230,12 @@ def draw_band(
 
 def draw_zero(ax: Axes) -> None:
     """The base's level in a panel of differences to it."""
-    ax.axhline(0, color="black", linewidth=0.9, linestyle=":", zorder=1)
+    draw_level(ax, 0.0)
+
+
+def draw_level(ax: Axes, level: float) -> None:
+    """The base's level in a panel over steps."""
+    ax.axhline(level, color="black", linewidth=0.9, linestyle=":", zorder=1)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=_MOST_TICKS, integer=True))
 
 

@@ -16,21 +16,19 @@ from soarbench.stats.clusters import FloatArray, cluster
 from soarbench.stats.intervals import Interval, mean_interval
 from soarbench.store.cells import Cell
 
-#: Quantities by name, with what the axis says.
+#: Quantities by name: their title, and what the axis says.
 QUANTITIES = {
-    "entropy": "Entropy (bits)",
-    "edge_density": "Edge density",
-    "saturation": "Saturation",
-    "brightness": "Brightness",
-    "diversity": "RMS between images",
-    "velocity_norm": "Velocity norm / base",
+    "entropy": ("Entropy", "Bits"),
+    "edge_density": ("Edge density", "Share of pixels"),
+    "saturation": ("Saturation", "Mean over pixels"),
+    "brightness": ("Brightness", "Mean luma"),
+    "diversity": ("RMS diversity", "Between images of a prompt"),
+    "lpips": ("LPIPS", "Between images of a prompt"),
+    "vendi": ("Vendi score", "Distinct images of a prompt"),
+    "velocity_norm": ("Velocity norm", "Share of the base's"),
 }
-#: What each quantity is about.
-ROLES = {
-    **dict.fromkeys(("entropy", "edge_density", "saturation", "brightness"), "Images"),
-    "diversity": "Within a prompt",
-    "velocity_norm": "Model",
-}
+#: How unlike the images of a prompt are.
+DIVERSITY = ("diversity", "lpips", "vendi")
 _STATISTICS = [name for name in QUANTITIES if name != "velocity_norm"]
 #: Where on a trajectory: level of its start, step of the sampler, level.
 Place = tuple[float, int, float]
@@ -85,15 +83,27 @@ def _task_key(cells: Sequence[Cell], task: str) -> str:
     return next(filter(None, keys), task)
 
 
-def diagnostic_points(cells: Sequence[Cell], task: str, prompts: np.ndarray) -> list[CurvePoint]:
-    """All quantities of a task, whose evaluation prompts are given, at all steps.
+def image_statistics(cells: Sequence[Cell], task: str, prompts: np.ndarray) -> pd.DataFrame:
+    """Means of every statistic of a task by method, seed, step and prompt: quantity, label, value.
+
+    ``prompts`` are the task's evaluation prompts; a label is the number of one, in sorted order.
+    ``StoreError`` where a table is damaged.
+    """
+    known = np.unique(prompts)
+    frames = [frame for cell in _members(cells, task) for frame in _statistics(cell, known)]
+    return pd.concat(frames) if frames else pd.DataFrame()
+
+
+def diagnostic_points(
+    cells: Sequence[Cell], task: str, statistics: pd.DataFrame
+) -> list[CurvePoint]:
+    """All quantities of a task at all steps; ``statistics`` are ``image_statistics``.
 
     Raises:
         StoreError: A table is damaged, or cells trained on unlike data.
     """
-    members, known = _members(cells, task), np.unique(prompts)
-    frames = [frame for cell in members for frame in _statistics(cell, known)]
-    frames += _norm_ratios(members, _task_key(cells, task))
+    norms = _norm_ratios(_members(cells, task), _task_key(cells, task))
+    frames = [frame for frame in (statistics, *norms) if len(frame)]
     if not frames:
         return []
     values = pd.concat(frames)
@@ -109,14 +119,15 @@ def _statistics(cell: Cell, known: np.ndarray) -> Iterator[pd.DataFrame]:
     table = cell.statistics()
     if table is None:
         return
+    names = [name for name in _STATISTICS if name in table.column_names]
     # Images of one prompt resemble each other: prompts are what is resampled later.
-    means = table.group_by(["step", "prompt_id"]).aggregate([(n, "mean") for n in _STATISTICS])
+    means = table.group_by(["step", "prompt_id"]).aggregate([(n, "mean") for n in names])
     frame = means.rename_columns([n.removesuffix("_mean") for n in means.column_names]).to_pandas()
     # The base drew the prompts of all tasks; those of others would shift its mean.
     frame = frame[frame["prompt_id"].isin(known)]
     # By number: many seeds' tables are sorted by it several times quicker than by name.
     frame["label"] = np.searchsorted(known, frame["prompt_id"].to_numpy(dtype=str))
-    values = frame.melt(["step", "label"], _STATISTICS, "quantity", "value")
+    values = frame.melt(["step", "label"], names, "quantity", "value")
     # A prompt with one image has no diversity: null, which became nan.
     yield values.dropna().assign(method=cell.method, seed=cell.seed)
 

@@ -21,7 +21,7 @@ from soarbench.report.page.figures import figures
 from soarbench.report.page.sources import configurations, environment, protocols
 from soarbench.report.page.tables import DataTable, data_table, methods_table, others_table
 from soarbench.report.report import Report
-from soarbench.report.text import frames
+from soarbench.report.text import frames, gaming
 from soarbench.store.cells import Cell
 
 #: Of all samples of a page, before base64 makes them a third larger.
@@ -54,6 +54,7 @@ def _values(report: Report) -> dict[str, object]:
         "matched_note": frames.matched_note(report.matched),
         "thresholds": _thresholds(report.crossings),
         "threshold_note": frames.threshold_note(report.crossings),
+        "gaming": _gaming(report),
         "figures": figures(report.figures.entries, report.folder),
         "samples": sampled,
         "samples_note": sample_note,
@@ -106,6 +107,25 @@ def _thresholds(crossings: Sequence[Crossing]) -> list[DataTable]:
         caption = f"Task {task}: {frames.threshold_title(own[0])}"
         tables.append(data_table(caption, frames.threshold_texts(own), texts=1))
     return tables
+
+
+def _gaming(report: Report) -> list[dict[str, object]]:
+    """Tables of scores against what they stand for, and of diversity, by task."""
+    parts = []
+    for table in report.tables:
+        tables: list[dict[str, object]] = []
+        for one in (one for one in report.gaming if one.task == table.task):
+            caption = f"Task {one.task}: {gaming.gaming_title(one)}"
+            texts = data_table(caption, gaming.gaming_texts(one, table.titles), texts=1)
+            findings = gaming.gaming_findings(one, table.titles)
+            tables.append({"table": texts, "findings": findings, "note": gaming.gaming_note(one)})
+        for own in (own for own in report.diversity if own.task == table.task):
+            caption = f"Task {own.task}: diversity within a prompt"
+            texts = data_table(caption, gaming.diversity_texts(own), texts=2)
+            tables.append({"table": texts, "findings": [], "note": gaming.diversity_note(own)})
+        if tables:
+            parts.append({"title": f"Task: {table.task}", "tables": tables})
+    return parts
 
 
 def _published(caption: str, frame: pd.DataFrame | None) -> DataTable | None:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from soarbench.report.numbers.budgets import MatchedTable
+from soarbench.report.numbers.diversity import Diversity
+from soarbench.report.numbers.gaming import Gaming
 from soarbench.report.numbers.reference import AS_PUBLISHED, SOURCE
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.numbers.thresholds import Crossing
 from soarbench.report.report import Report
-from soarbench.report.text import frames
+from soarbench.report.text import frames, gaming
 from soarbench.report.text.frames import NOTHING
 
 
@@ -29,6 +31,8 @@ def markdown(report: Report) -> str:
             _items(table.notes()),
             matched_markdown([one for one in report.matched if one.table.task == table.task]),
             threshold_markdown([one for one in report.crossings if one.task == table.task]),
+            *(gaming_markdown(one, table) for one in report.gaming if one.task == table.task),
+            *(diversity_markdown(one) for one in report.diversity if one.task == table.task),
         ]
     if report.measured is not None:
         title = "## Measured, under the columns of the published table"
@@ -86,3 +90,20 @@ def threshold_markdown(crossings: Sequence[Crossing]) -> str:
     title = frames.threshold_title(crossings[0])
     table = markdown_table(frames.threshold_texts(crossings))
     return f"### {title}\n\n{table}\n\n{frames.threshold_note(crossings)}"
+
+
+def gaming_markdown(one: Gaming, table: TaskTable) -> str:
+    """Whether a learned score's gains are real."""
+    parts = [
+        f"### {gaming.gaming_title(one)}",
+        markdown_table(gaming.gaming_texts(one, table.titles)),
+        _items(gaming.gaming_findings(one, table.titles)),
+        gaming.gaming_note(one),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def diversity_markdown(one: Diversity) -> str:
+    """How unlike a prompt's images are."""
+    table = markdown_table(gaming.diversity_texts(one))
+    return f"### Diversity within a prompt\n\n{table}\n\n{gaming.diversity_note(one)}"

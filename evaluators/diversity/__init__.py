@@ -1,0 +1,1 @@
+"""How unlike the images of a prompt are: measures that look at all of them together."""
