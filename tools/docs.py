@@ -41,7 +41,7 @@ MODULES = (
 #: Groups of YAML, in the order in which a newcomer meets them.
 GROUPS = (
     "grid", "budget", "task", "method", "recipe", "protocol", "model", "data", "suite", "judge",
-    "launcher", "tracking",
+    "diversity", "launcher", "tracking",
 )  # fmt: skip
 _LINK = re.compile(r"(\]\()([^)\s]+)")
 CODE = re.compile(r"(^```.*?^```$)", re.M | re.S)
@@ -223,7 +223,7 @@ def _top_rows() -> Iterator[tuple[str, str, str]]:
 def yaml_page(group: str) -> str:
     """All YAML files of a group as they stand, and the settings of the classes they name."""
     text = f"# {group}=\n\n"
-    held, is_whole = typed_fields(Settings).get(group), group in ("judge", "suite")
+    held, is_whole = typed_fields(Settings).get(group), group in ("judge", "suite", "diversity")
     named = registered(group, conf_folders()) if is_whole else {}
     targets_of = [str(value[TARGET]) for value in named.values() if TARGET in value]
     for folder in conf_folders():

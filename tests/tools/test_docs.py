@@ -11,6 +11,7 @@ import pytest
 
 from soarbench.cli.app import COMMANDS, function_of, main, options_of
 from soarbench.cli.words import read
+from soarbench.common.plugins import OWN
 from soarbench.config.compose import run_settings
 from soarbench.planning.demand import PlanOptions, read_request
 from tools import docs
@@ -162,6 +163,8 @@ def test_the_navigation_names_every_page_once() -> None:
     named = re.findall(r'"([^"]+\.md)"', (ROOT / "zensical.toml").read_text())
     assert len(set(named)) == len(named)
     pages = {str(page.relative_to(docs.DOCS)) for page in docs.DOCS.rglob("*.md")}
+    folders = {path.name for path in OWN.path.iterdir() if path.is_dir()}
+    assert folders - {"__pycache__"} == set(docs.GROUPS)
     groups = {f"reference/yaml/{group}.md" for group in docs.GROUPS}
     assert pages | groups | {"reference/commands.md", "reference/settings.md"} <= set(named)
 
