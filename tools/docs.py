@@ -160,7 +160,8 @@ def written_default(entry: dataclasses.Field[object]) -> str:
         return f"`{str(default).lower().replace('none', 'null')}`"
     if dataclasses.is_dataclass(default):
         return "its own"
-    return f"`{list(default) if isinstance(default, tuple) else default}`"
+    shown = list(default) if isinstance(default, tuple) else default
+    return f"`{shown}`".replace(f"{ROOT}/", "")
 
 
 def fields_table(kind: type, prefix: str = "") -> str:
@@ -208,14 +209,13 @@ def settings() -> dict[str, str]:
 
 def _top_rows() -> Iterator[tuple[str, str, str]]:
     """The settings at the top, and what ``config.yaml`` makes of each."""
-    values = yaml.safe_load((OWN.path / "config.yaml").read_text())
-    chosen = {
-        k: v for one in values.pop("defaults") if isinstance(one, dict) for k, v in one.items()
-    }
+    values = yaml.safe_load((OWN / "config.yaml").read_text())
+    for group in values.pop("defaults"):
+        values |= group if isinstance(group, dict) else {}
     texts = attributes(Settings)
     for name, (_, entry) in typed_fields(Settings).items():
         group = "suite" if name == "suites" else name
-        value = f"`{chosen.get(name, values[name])}`" if name in {**chosen, **values} else "by YAML"
+        value = f"`{values[name]}`" if name in values else "by YAML"
         shown = f"[{value}](yaml/{group}.md)" if group in GROUPS else value
         yield f"`{name}`", shown if is_needed(entry) else written_default(entry), texts[name]
 

@@ -163,7 +163,7 @@ def test_the_navigation_names_every_page_once() -> None:
     named = re.findall(r'"([^"]+\.md)"', (ROOT / "zensical.toml").read_text())
     assert len(set(named)) == len(named)
     pages = {str(page.relative_to(docs.DOCS)) for page in docs.DOCS.rglob("*.md")}
-    folders = {path.name for path in OWN.path.iterdir() if path.is_dir()}
+    folders = {path.name for path in OWN.iterdir() if path.is_dir()}
     assert folders - {"__pycache__"} == set(docs.GROUPS)
     groups = {f"reference/yaml/{group}.md" for group in docs.GROUPS}
     assert pages | groups | {"reference/commands.md", "reference/settings.md"} <= set(named)
