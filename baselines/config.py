@@ -294,6 +294,13 @@ class TrainingConfig:
         parts = range(1, self.num_snapshots + 1)
         return tuple(round(self.steps * part / self.num_snapshots) for part in parts)
 
+    def update_cost(self, method: MethodConfig) -> float:
+        """Forward equivalents of an update, over all processes, as they are planned.
+
+        Flow-GRPO may spend less: groups whose rewards are all alike are not trained on.
+        """
+        return self.batch_size * method.forward_equivalents()
+
     # The checks below raise ValueError, which names the value and one that works.
 
     def check_method(self, *, updates_per_collection: int, group_size: int) -> None:

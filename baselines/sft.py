@@ -13,7 +13,7 @@ from baselines.sft_config import SftConfig
 
 
 class Sft(Method):
-    """``(v(latents(sigma), sigma, c) - (noise - x0))^2``, a mean over elements and rows."""
+    """``(v(latents(sigma), sigma, c) - (noise - x0))^2``, a mean over elements, points and rows."""
 
     needs_rollout = False
 
@@ -25,18 +25,25 @@ class Sft(Method):
     def collect(self, velocity: VelocityModel, batch: Batch, generators: Generators) -> Collected:
         dropout = self.config.condition_dropout
         point = draw_training_point(batch, generators, shift=self.shift, condition_dropout=dropout)
+        for index in range(1, self.config.num_points):
+            other = draw_training_point(batch, generators, shift=self.shift, condition_dropout=0)
+            drawn = {f"sigma_{index}": other["sigma"], f"noise_{index}": other["noise"]}
+            point = point.with_tensors(**drawn)
         return Collected(point)
 
     @override
     def weight(self, batch: Batch) -> float:
-        return float(len(batch))
+        return float(len(batch) * self.config.num_points)
 
     @override
     def losses(
         self, velocity: VelocityModel, reference: VelocityModel | None, batch: Batch
     ) -> Iterator[LossOutput]:
-        term, _ = on_trajectory_term(velocity, batch)
-        yield replace(term, is_last=True)
+        last = self.config.num_points - 1
+        for index in range(last + 1):
+            at = {name: batch[f"{name}_{index}"] for name in ("sigma", "noise") if index > 0}
+            term, _ = on_trajectory_term(velocity, batch.with_tensors(**at))
+            yield replace(term, is_last=index == last)
 
     @override
     def forward_equivalents(self, batch: Batch) -> float:

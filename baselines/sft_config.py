@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
 
-from baselines.config import MethodConfig, require_dropout
+from baselines.config import ADDRESS_IF_SET, MethodConfig, require_at_least, require_dropout
 
 if TYPE_CHECKING:
     from baselines.base import Method, World
@@ -21,6 +21,8 @@ class SftConfig(MethodConfig):
     Attributes:
         condition_dropout: Probability, drawn for each row, of training on the empty prompt.
             Published 0.
+        num_points: Points of its path, each with a level and a noise of its own, that a row is
+            trained at in an update: loss terms a row, as SOAR has 1 + 6. Published 1.
     """
 
     kind: ClassVar[str] = "sft"
@@ -28,9 +30,11 @@ class SftConfig(MethodConfig):
     title: ClassVar[str] = "SFT"
 
     condition_dropout: float = 0.0
+    num_points: int = field(default=1, metadata=ADDRESS_IF_SET)
 
     def __post_init__(self) -> None:
         require_dropout(self.condition_dropout)
+        require_at_least(self, 1, "num_points")
 
     @override
     def build(self, world: World) -> Method:
@@ -39,8 +43,8 @@ class SftConfig(MethodConfig):
 
     @override
     def forward_equivalents(self) -> float:
-        return 3.0  # a forward, and a backward of two
+        return 3.0 * self.num_points  # a forward, and a backward of two
 
     @override
     def forwards_with_gradient(self) -> float:
-        return 1.0
+        return float(self.num_points)

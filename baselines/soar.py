@@ -96,7 +96,8 @@ class Soar(Method):
         """Draw everything random of steps 2 and 3.
 
         Adds ``sigma_next``, (B,), ``path_exists``, (B, M), on the CPU as ``t0`` is, ``sigma_aux``,
-        (B, M, N), and ``path_noise``, (B, M - 1, ...).
+        (B, M, N), ``path_noise``, (B, M - 1, ...), and ``endpoint``, (B, M, ...), where it is not
+        the row's noise.
         """
         config, x0 = self.config, batch["x0"]
         t1 = (batch["t0"] - 1 / config.num_inference_steps).clamp(min=0)
@@ -105,13 +106,21 @@ class Soar(Method):
         uniform = draw_uniform((paths, points), generators, x0.device)
         # Stochastic paths are skipped where the step reaches the clean boundary; path 0 is the ODE.
         path_exists = (t1 > 0)[:, None].expand(-1, paths).clone()
-        path_exists[:, 0] = True
-        return batch.with_tensors(
+        if config.renoise:
+            path_exists[:, 0] = True
+        else:
+            uniform = torch.zeros_like(uniform)
+        drawn = batch.with_tensors(
             sigma_next=sigma_next,
             sigma_aux=sample_renoise_sigmas(sigma_next, uniform),
             path_exists=path_exists,
             path_noise=draw_noise((paths - 1, *x0.shape[1:]), generators, x0.device),
         )
+        if config.shared_noise:
+            return drawn
+        # Last: the published method's draws are then the same ones.
+        endpoint = draw_noise((paths, *x0.shape[1:]), generators, x0.device)
+        return drawn.with_tensors(endpoint=endpoint)
 
     def _num_aux(self, batch: Batch) -> float:
         """Auxiliary points that exist, B_aux."""
@@ -146,6 +155,8 @@ class Soar(Method):
     def _rollout(self, velocity: VelocityModel, velocity_cond: Tensor, batch: Batch) -> Tensor:
         """Step 2: one step from the training point on every path. -> ``x_off``, (B, M, ...)."""
         config, sigma, sigma_next = self.config, batch["sigma"], batch["sigma_next"]
+        if not config.off_path:
+            return add_noise(batch["x0"], batch["noise"], sigma_next).unsqueeze(1)
         latents = add_noise(batch["x0"], batch["noise"], sigma)
         # Of the main term, where the public code evaluates the same once more, with a graph.
         v_cfg = velocity_cond
@@ -167,7 +178,9 @@ class Soar(Method):
         for path, point in slots:
             sigma_aux = batch["sigma_aux"][:, path, point]
             # The pair's own noise: a new one a path takes GenEval from .78 to .76 (paper, Table 3).
-            x = renoise(x_off[:, path], batch["noise"], batch["sigma_next"], sigma_aux)
+            shared = self.config.shared_noise
+            endpoint = batch["noise"] if shared else batch["endpoint"][:, path]
+            x = renoise(x_off[:, path], endpoint, batch["sigma_next"], sigma_aux)
             x_aux.append(x)
             targets.append(correction_velocity(x, batch["x0"], sigma_aux))
             sigmas.append(sigma_aux)
@@ -178,7 +191,8 @@ class Soar(Method):
         exists = torch.cat([batch["path_exists"][:, path] for path, _ in slots])
         exists = on_device(exists, prediction.device)
         error_sum = (velocity_mse(prediction, torch.cat(targets)) * exists).sum()
-        scale = self.weight(batch) / self._num_aux(batch)
+        # Without re-noising a micro-batch may have no point at all.
+        scale = self.weight(batch) / max(self._num_aux(batch), 1)
         metrics = {"train/aux_loss": scale * error_sum.detach()}
         return LossOutput(self.config.aux_weight * error_sum, metrics)
 

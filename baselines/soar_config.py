@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from baselines.config import (
     ADDRESS,
+    ADDRESS_IF_SET,
     NUM_TRAIN_TIMESTEPS,
     MethodConfig,
     StepKind,
@@ -39,6 +40,14 @@ class SoarConfig(MethodConfig):
         aux_weight: Weight lambda of the auxiliary points; 0 is SFT. Published ``lambda_aux`` 1.
         step_kind: Kind of the stochastic steps. Published ``sde_rollout_type`` flow_sde.
         noise_scale: Scale a of the stochastic steps. Published ``sde_noise_scale`` 0.5.
+        off_path: Whether auxiliary points start where the model's own step ends; false starts at
+            the same level of the row's path: as many terms at the same levels, on states that no
+            error of the model has moved. Published true.
+        renoise: Whether auxiliary points are moved up towards the noise; false leaves the one point
+            of each path at the step's end, and has none where that is the clean image, whose
+            correction velocity is 0 / 0. Published true.
+        shared_noise: Whether they are moved towards the row's own noise; false draws an endpoint
+            for each path ("fresh noise", paper's Table 3). Published true.
         aux_chunk: Auxiliary points of a row that share one forward and backward; null takes as many
             as the GPU's memory allows, and 1 on a CPU. Changes memory, speed and rounding only.
     """
@@ -59,6 +68,9 @@ class SoarConfig(MethodConfig):
     aux_weight: float = 1.0
     step_kind: StepKind = "flow_sde"
     noise_scale: float = 0.5
+    off_path: bool = field(default=True, metadata=ADDRESS_IF_SET)
+    renoise: bool = field(default=True, metadata=ADDRESS_IF_SET)
+    shared_noise: bool = field(default=True, metadata=ADDRESS_IF_SET)
     # One point's graph at a time: planning counts 285 MiB instead of 1,768.
     aux_chunk: int | None = field(default=1, metadata=ADDRESS)
 
@@ -74,6 +86,17 @@ class SoarConfig(MethodConfig):
             valid = value is None or value >= 1
             require(valid, name, value, "use 1 or more; aux_weight=0 turns SOAR off")
         require_at_least(self, 0, "aux_weight", "noise_scale")
+        self._check_switches()
+
+    def _check_switches(self) -> None:
+        """Refuse points that would all be the same one, and a switch without effect."""
+        paths, points = self.num_rollout_paths, self.num_aux_points
+        remedy = "off_path=false has one path, which takes no step: use 1"
+        require(self.off_path or paths == 1, "num_rollout_paths", paths, remedy)
+        remedy = "renoise=false makes all points of a path the same: use 1 and more aux_weight"
+        require(self.renoise or points == 1, "num_aux_points", points, remedy)
+        remedy = "renoise=false moves no point towards any noise: use true"
+        require(self.renoise or self.shared_noise, "shared_noise", self.shared_noise, remedy)
 
     @property
     def points(self) -> int:
@@ -93,7 +116,7 @@ class SoarConfig(MethodConfig):
     @override
     def forward_equivalents(self) -> float:
         # The rollout reuses the main term's conditional velocity, so guidance adds one forward.
-        rollout = 1 if self.points and self.guidance_scale != 1 else 0
+        rollout = 1 if self.points and self.off_path and self.guidance_scale != 1 else 0
         return 3.0 * (1 + self.points) + rollout
 
     @override

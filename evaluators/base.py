@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 #: Metadata of a field that no address holds: it changes speed, memory or words, and no number.
 ADDRESS: Mapping[str, bool] = {"address": False}
-#: Of one that came later and may change numbers: addresses hold it unless it is null, as before.
+#: Of one that came later and may change numbers: addresses hold it unless it has its default,
+#: with which numbers are as before.
 ADDRESS_IF_SET: Mapping[str, str] = {"address": "if set"}
 #: What ``runs_on`` is of a judge whose model another process holds.
 SERVER = "server"

@@ -37,6 +37,7 @@ from soarbench.store.training import TrainingFolder, TrainingLog
 SMALL = (
     "budget.steps=6",
     "budget.num_snapshots=2",
+    "budget.cost_shares=[]",
     "budget.save_steps=2",
     "budget.max_prompts=3",
     "budget.images_per_prompt=1",
@@ -145,7 +146,7 @@ class FakeWorkbench:
                     raise RuntimeError("reward 'x' returned 3 values for 4 images\nand more")
                 weights = hashlib.sha256(f"{weights}{step}".encode()).hexdigest()
                 log.append(step, {"train/loss": 1.0 / step, "images_seen": 32.0 * step})
-                if step in cell.training.snapshot_steps and snapshot_damage(folder.snapshot(step)):
+                if step in cell.steps and snapshot_damage(folder.snapshot(step)):
                     shutil.rmtree(folder.snapshot(step), ignore_errors=True)
                     with new_snapshot(folder.snapshot(step)) as unfinished:
                         (unfinished / "weights").write_text(weights)
@@ -182,7 +183,7 @@ class FakeWorkbench:
         self, cell: CellConfig, source: CellConfig, step: int, *, with_paths: bool
     ) -> Measured:
         """Two images, a drift that grows by 0.1 a step of the sampler."""
-        if step == cell.steps[0]:
+        if step == cell.own_steps[0]:
             self.calls.append(f"probe {cell.label} on {source.task_name}")
         if cell.label == self.unprobed:
             raise RuntimeError("out of memory")

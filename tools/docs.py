@@ -276,7 +276,8 @@ def budgets() -> dict[str, str]:
 def _published() -> Iterator[list[str]]:
     """Every grid with the laboratory's budgets, and with SD3.5-Medium as published."""
     for grid in options("grid"):
-        for budget in ("quick", "standard"):
+        # Trials have a length of their own.
+        for budget in ("tuning",) if grid == "tuning" else ("quick", "standard"):
             yield [f"grid={grid}", f"budget={budget}"]
     for grid in ("main_table", "reward_specific", "soar_then_grpo"):
         yield [f"grid={grid}", "model=sd35_medium"]

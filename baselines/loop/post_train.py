@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Protocol
@@ -54,6 +54,7 @@ def post_train(
     shapes: Shapes | None = None,
     console: Console | None = None,
     snapshot_dtype: torch.dtype | None = None,
+    snapshot_steps: Sequence[int] | None = None,
     parallelism: str = DDP,
     journal: Journal | None = None,
     owner: Owner | None = None,
@@ -67,7 +68,8 @@ def post_train(
     ``transformer`` is a diffusers model as the run starts from it, also when resuming. Without
     ``lora`` every weight is trained, held in float32. ``negative_condition``, of the empty prompt,
     has a batch axis of 1. Snapshots are rounded to ``snapshot_dtype``, which None leaves in
-    the trained one. ``shapes`` are needed where the rows' latents are not all alike.
+    the trained one, and kept at ``snapshot_steps``; None takes those of ``training``. ``shapes``
+    are needed where the rows' latents are not all alike.
     ``on_log`` is called on the main process; a resumed run repeats the steps after its checkpoint,
     with the same values. ``journal`` keeps what was logged with each checkpoint. Without ``owner``
     the folder is taken over from whoever trains into it.
@@ -81,6 +83,7 @@ def post_train(
     training.check_method(
         updates_per_collection=method.updates_per_collection, group_size=method.group_size
     )
+    kept = training.snapshot_steps if snapshot_steps is None else snapshot_steps
     device = next(transformer.parameters()).device
     arguments = training_arguments(
         training, optim, folder, device, seed=seed, parallelism=parallelism
@@ -103,7 +106,7 @@ def post_train(
     # In this order: snapshots are of the new average, and the mark comes after all files.
     callbacks = [
         *([] if averaging is None else [averaging]),
-        Snapshots(training.snapshot_steps, model, averaging, snapshot_dtype, allowed),
+        Snapshots(kept, model, averaging, snapshot_dtype, allowed),
         SaveRhythm(training.save_steps, training.save_minutes, method.updates_per_collection),
         MarkComplete(writer) if journal is None else MarkComplete(writer, journal.save),
         progress,

@@ -53,7 +53,8 @@ class Lpips:
         load_strictly(network, load_tensors(weights), weights)
         network.eval().requires_grad_(False).to(device)
         self._layers, self._batch_size, self._device = network.features, batch_size, device
-        widths = [one.out_channels for one in network.features if hasattr(one, "out_channels")]
+        layers = network.features
+        widths = [one.out_channels for one in layers if isinstance(one, torch.nn.Conv2d)]
         self._heads = [one.to(device) for one in _read_heads(head, widths)]
 
     def features(self, pixels: Tensor) -> list[Tensor]:

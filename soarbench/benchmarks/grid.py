@@ -226,8 +226,7 @@ def simulate(work: Work, num_gpus: int, options: GridBenchOptions, grid: Grid) -
 
 
 def _snapshots(job: Job) -> Sequence[int]:
-    training = job.cell.training
-    return () if job.kind != "train" or training is None else training.snapshot_steps
+    return job.cell.steps if job.kind == "train" else ()
 
 
 def _refuse(job: Job) -> None:

@@ -34,20 +34,27 @@ def naive_soar_loss(
     for path in range(config.num_rollout_paths):
         if path == 0:
             x_off = latents + (sigma_next - sigma) * v
+            if not config.off_path:
+                x_off = (1 - sigma_next) * x0 + sigma_next * noise
         else:
             fresh = batch["path_noise"][:, path - 1]
             x_off = _naive_step(latents, v, sigma, sigma_next, config, sigma_max, fresh)
+        endpoint = noise if config.shared_noise else batch["endpoint"][:, path]
         # One by one, and every graph lives until the one backward.
         for point in range(config.num_aux_points):
             sigma_aux = batch["sigma_aux"][:, path, point]
+            if not config.renoise:
+                sigma_aux = batch["sigma_next"]
             level = sigma_aux.view(shape)
             alpha = (level - sigma_next) / (1 - sigma_next)
-            x_aux = ((1 - alpha) * x_off + alpha * noise).detach()
+            x_aux = ((1 - alpha) * x_off + alpha * endpoint).detach()
             target = (x_aux - x0) / level
             error = (velocity(x_aux, sigma_aux, batch.condition) - target) ** 2
             for row, row_error in enumerate(error.flatten(1).mean(1)):
-                # A stochastic step that reaches the clean end has no noise to draw: no such path.
-                if path == 0 or batch["t0"][row] > 1 / config.num_inference_steps:
+                # A stochastic step that reaches the clean end has no noise to draw: no such path;
+                # nor is there a way back from there for a point that stays.
+                is_clean = batch["t0"][row] <= 1 / config.num_inference_steps
+                if not is_clean or (path == 0 and config.renoise):
                     total = total + config.aux_weight * row_error
                     count = count + config.aux_weight
     return total / count

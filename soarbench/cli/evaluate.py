@@ -34,8 +34,8 @@ from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.checks import check_device
 from soarbench.grid.expand import with_digest
-from soarbench.jobs.base import Context, Job
-from soarbench.jobs.draw import Draw, extent_of
+from soarbench.jobs.base import Context, Job, extent_of
+from soarbench.jobs.draw import Draw
 from soarbench.jobs.judge import Judge
 from soarbench.jobs.score_images import one_line, show_summaries, summary_of
 from soarbench.models.adapters import adapter_name

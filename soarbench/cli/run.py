@@ -20,12 +20,14 @@ from soarbench.common.files import locked, make_writable
 from soarbench.common.progress import print_line
 from soarbench.config.suites import missing_prompts
 from soarbench.grid import addresses
+from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
-from soarbench.jobs.base import Job, Workbench
+from soarbench.jobs.base import Job, SuiteJob, Workbench
 from soarbench.jobs.graph import grid_jobs, settle, waiting_on
 from soarbench.jobs.log import Log
 from soarbench.jobs.prepare import START
 from soarbench.jobs.snapshots import SnapshotKeeper
+from soarbench.jobs.train import Train
 from soarbench.launchers.base import MakeWorkbench, Submitter
 from soarbench.launchers.run_grid import Failures, estimates, run_grid
 from soarbench.store.artefact import Store, refuse_old
@@ -229,10 +231,10 @@ def dry_table(grid: Grid) -> Table:
     seconds = estimates(grid, pending)
     total = 0.0
     # Once a job: an id takes a millisecond, and a grid has a thousand jobs.
+    own_jobs = [job for job in pending if job.kind not in _OF_DIAGNOSTICS]
     jobs_of = defaultdict[str, list[Job]](list)
-    for job in pending:
-        if job.kind not in _OF_DIAGNOSTICS:
-            jobs_of[addresses.cell_id(job.cell)].append(job)
+    for job in own_jobs:
+        jobs_of[addresses.cell_id(job.cell)].append(job)
     for cell in grid.cells:
         cell_id = addresses.cell_id(cell)
         own = jobs_of[cell_id]
@@ -249,10 +251,46 @@ def dry_table(grid: Grid) -> Table:
     table.add_row("diagnostics", "", "", _duration(probing))
     table.add_row("all", "", "", _duration(total + probing + start))
     notes = [f"estimates from rates measured on {rates.machine}", space_line(grid, pending)]
+    extra = sum(seconds[job.key] for job in pending if _is_at_cost(job))
+    notes += equal_cost_lines(grid.cells, _duration(extra))
+    notes += repeated_lines(pending, grid.store)
     notes += [f"to run it, {missing_prompts(suite)}" for suite in grid.without_prompts]
     notes += [_MISSING_DATA] if grid.without_data else []
     table.caption = "\n".join(notes)
     return table
+
+
+def _is_at_cost(job: Job) -> bool:
+    return isinstance(job, SuiteJob) and job.step not in job.cell.own_steps
+
+
+def equal_cost_lines(cells: Sequence[CellConfig], duration: str) -> list[str]:
+    """Snapshots beside the evenly spaced ones, where other methods' costs are met."""
+    tasks: dict[tuple[str, str], dict[str, None]] = {}
+    for cell in cells:
+        steps = {n: cost for n, cost in cell.cost_steps.items() if n not in cell.own_steps}
+        texts = [
+            f"step {step:,} ({cell.cost_at(step):,.0f} of {cost:,.0f})"
+            for step, cost in sorted(steps.items())
+        ]
+        if texts:
+            tasks.setdefault((cell.method_name, ", ".join(texts)), {})[cell.task_name] = None
+    lines = [f"{method} ({', '.join(of)}) at {text}" for (method, text), of in tasks.items()]
+    if not lines:
+        return []
+    return [f"also at equal cost, in forward equivalents ({duration} of all):", *lines]
+
+
+def repeated_lines(jobs: Sequence[Job], store: Store) -> list[str]:
+    """Trainings that are over, and are repeated for a snapshot that nobody kept."""
+    trainings = [job for job in jobs if isinstance(job, Train)]
+    lacking = ((job.cell.label, job.lacking(store)) for job in trainings)
+    return [
+        f"{label} is trained again: it is over, and has no snapshot of step "
+        f"{', '.join(map(str, steps))}"
+        for label, steps in lacking
+        if steps
+    ]
 
 
 def _state(pending: Sequence[Job], grid: Grid) -> str:

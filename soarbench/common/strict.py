@@ -230,7 +230,7 @@ def address_content(value: object) -> object:
     """What of a configuration enters an address, as plain JSON values.
 
     Fields that are marked ``ADDRESS`` are left out: they change speed, memory or words, and no
-    number. So are those marked ``ADDRESS_IF_SET`` that are null.
+    number. So are those marked ``ADDRESS_IF_SET`` that have their default.
     """
     if not dataclasses.is_dataclass(value):
         return _inside(value, address_content)
@@ -239,7 +239,7 @@ def address_content(value: object) -> object:
         entry.name: address_content(getattr(value, entry.name))
         for entry in entries
         if entry.metadata.get("address", True)
-        and not (entry.metadata == ADDRESS_IF_SET and getattr(value, entry.name) is None)
+        and not (entry.metadata == ADDRESS_IF_SET and getattr(value, entry.name) == entry.default)
     }
     # A component is named by its kind, not by its class, which may move.
     kind = getattr(type(value), "kind", None)

@@ -13,6 +13,7 @@ import stat
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -22,12 +23,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from baselines.config import MethodConfig, TrainingConfig
 from soarbench.common.errors import ConfigError
 from soarbench.common.plugins import OWN, ConfFolder, conf_folders
 from soarbench.common.strict import TARGET, build, convert, did_you_mean, typed_fields
 from soarbench.config.keys import UnknownKeyError, Word, hint_of, known_keys, members, split
-from soarbench.config.settings import GridConfig, Settings
-from soarbench.config.stages import stages
+from soarbench.config.settings import GridConfig, Settings, VariantConfig
+from soarbench.config.stages import BASE, stages
 
 #: Groups that span the grid; everything else is the same for all cells that have the key.
 AXES = ("method", "task")
@@ -35,6 +37,8 @@ AXES = ("method", "task")
 _CHOSEN_BY_YAML = ("suite", "judge")
 CONF_DIR = "conf_dir"
 Folders = tuple[ConfFolder, ...]
+Variants = Mapping[str, VariantConfig]
+NO_VARIANTS: Variants = {}
 
 
 def sources(group: str, folders: Folders | None = None) -> dict[str, str]:
@@ -112,7 +116,8 @@ def parse_overrides(words: Sequence[str]) -> Overrides:
         names = tuple(str(name) for name in _as_list(_in_grammar(word, takes_several=True)))
         for name in names:
             for part in stages(name) if word.key == "method" else (name,):
-                require_option(word.key, part, folders)
+                if word.key != "method" or part not in _every_variant(folders):
+                    require_option(word.key, part, folders)
         if len(names) != 1 and word.key not in AXES:
             raise _only_axes_take_several(word)
         chosen[word.key] = names
@@ -320,15 +325,82 @@ def registered(group: str, folders: Folders) -> Mapping[str, Mapping[str, object
     )
 
 
-def compose_pairs(
-    pairs: Iterable[tuple[str, str]], overrides: Overrides
+def _every_variant(folders: Folders) -> set[str]:
+    """Names of the variants of all grids."""
+    grids = registered("grid", folders).values()
+    return {str(name) for grid in grids for name in typing.cast(Variants, grid.get("variants", {}))}
+
+
+def compose_methods(
+    pairs: Iterable[tuple[str, str]], overrides: Overrides, variants: Variants
 ) -> dict[tuple[str, str], Composition]:
-    """Compose (method, task) pairs; a value applies to all that have its key."""
-    composed = {
-        (method, task): overrides.composed(f"method={method}", f"task={task}")
-        for method, task in pairs
-    }
+    """Compose (method, task) pairs; a value applies to all that have its key.
+
+    With what the variants among them refer to, which are pairs of their own.
+    """
+    needed = dict.fromkeys(pairs)
+    for method, task in [pair for pair in needed if pair[0] in variants]:
+        others = (variants[method].of, variants[method].cost_of)
+        needed |= dict.fromkeys((other, task) for other in others if other)
+    composed = {}
+    for method, task in needed:
+        origin = variants[method].of if method in variants else method
+        require_option("method", origin, overrides.folders)
+        composed[method, task] = overrides.composed(f"method={origin}", f"task={task}")
     apply(overrides.values, composed.values())
+    # After the command line: a value that went to all would undo what makes a variant.
+    varied = [pair for pair in composed if pair[0] in variants]
+    for method, task in varied:
+        _vary(composed[method, task], variants[method], f"grid.variants.{method}")
+    for method, task in varied:
+        if other := variants[method].cost_of:
+            _spend(composed[method, task], composed[other, task])
+    return composed
+
+
+def _vary(composition: Composition, variant: VariantConfig, where: str) -> None:
+    """Apply a variant's settings and factors."""
+    words = [split(text) for text in variant.settings]
+    for word in map(split, variant.factors):
+        value = composition.plain(word.key)
+        try:
+            factor = Fraction(word.text)
+        except (ValueError, ZeroDivisionError):
+            raise ConfigError(f"{where}.factors: {word}: is no factor, write 3 or 1/3") from None
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise ConfigError(
+                f"{where}.factors: {word.key}={value!r} is no number of the recipe; give a value "
+                "in settings"
+            )
+        # Twelve digits: three times a third is then the same setting.
+        words.append(Word(word.key, f"{value * float(factor):.12g}"))
+    for word in words:
+        if not composition.set(word):
+            raise ConfigError(f"{where}: {UnknownKeyError(word, composition.known())}")
+
+
+def _spend(composition: Composition, other: Composition) -> None:
+    """Train for as many forward equivalents as another does, to the nearest step."""
+    method, training = _trained(composition)
+    others_method, others_training = _trained(other)
+    cost = others_training.steps * others_training.update_cost(others_method)
+    unit = method.updates_per_collection
+    collections = max(1, round(cost / training.update_cost(method) / unit))
+    composition.set(Word("training.steps", str(collections * unit)))
+
+
+def _trained(composition: Composition) -> tuple[MethodConfig, TrainingConfig]:
+    method, training = composition.section("method"), composition.section("training")
+    assert isinstance(method, MethodConfig)
+    assert isinstance(training, TrainingConfig)
+    return method, training
+
+
+def compose_pairs(
+    pairs: Iterable[tuple[str, str]], overrides: Overrides, variants: Variants = NO_VARIANTS
+) -> dict[tuple[str, str], Composition]:
+    """As ``compose_methods``; each task has to say what it is judged by."""
+    composed = compose_methods(pairs, overrides, variants)
     for (_, task), composition in composed.items():
         if not composition.plain("suites"):
             raise ConfigError(
@@ -366,8 +438,11 @@ def grid_config(overrides: Overrides) -> GridConfig:
             composition.set(word)
     grid = composition.section("grid")
     assert isinstance(grid, GridConfig)
+    methods = options("method", overrides.folders)
+    _check_variants(grid.variants, methods)
+    methods = [*methods, *grid.variants]
     for axis, names in (("method", grid.methods), ("task", grid.tasks)):
-        known = options(axis, overrides.folders)
+        known = methods if axis == "method" else options(axis, overrides.folders)
         for name in names:
             parts = stages(name) if axis == "method" else (name,)
             if not set(parts) <= set(known):
@@ -376,11 +451,26 @@ def grid_config(overrides: Overrides) -> GridConfig:
         # Twice the same cell would be a table with two rows of one measurement.
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"grid.{axis}s={list(names)}: name each once, and at least one")
-    known = options("method", overrides.folders)
-    if not set(stages(grid.baseline)) <= set(known):
-        hint = did_you_mean(grid.baseline, known)
+    if not set(stages(grid.baseline)) <= set(methods):
+        hint = did_you_mean(grid.baseline, methods)
         raise ConfigError(f"grid.baseline: {grid.baseline!r} does not exist: {hint}")
     return grid
+
+
+def _check_variants(variants: Variants, methods: Collection[str]) -> None:
+    """Refuse a variant of nothing, or one with the name of a method."""
+    trained = sorted(set(methods) - {BASE})
+    # What takes another's cost has none to give, or two could wait for each other.
+    priced = [*trained, *(name for name, one in variants.items() if not one.cost_of)]
+    for name, one in variants.items():
+        where = f"grid.variants.{name}"
+        if name in methods:
+            raise ConfigError(f"{where}: a method has that name; call the variant something else")
+        if one.of not in trained:
+            raise ConfigError(f"{where}.of={one.of!r}: {did_you_mean(one.of, trained)}")
+        if one.cost_of and one.cost_of not in priced:
+            hint = did_you_mean(one.cost_of, priced)
+            raise ConfigError(f"{where}.cost_of={one.cost_of!r} has no cost of its own: {hint}")
 
 
 def run_settings(words: Sequence[str], only: Collection[str] | None = None) -> Settings:

@@ -46,6 +46,11 @@ class BudgetConfig:
         description: One line.
         steps: Optimiser updates of every trained cell.
         num_snapshots: Points of each curve after step 0.
+        cost_shares: Shares of every method's whole cost, in forward equivalents, at which all
+            methods of a task are evaluated besides: 1.0 at what each of them spends in all, [] at
+            none of these.
+        costs: Further such costs, forward equivalents. Grids that share a training keep what both
+            ask for if each names the other's.
         save_steps: Updates between checkpoints, beside those by ``training.save_minutes``; null
             counts none.
         seeds: Training seeds.
@@ -63,6 +68,16 @@ class BudgetConfig:
     images_per_prompt: int
     max_prompts: int | None
     rates: RatesConfig
+    cost_shares: tuple[float, ...] = (1.0,)
+    costs: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for share in self.cost_shares:
+            if not 0 < share <= 1:
+                raise ValueError(f"budget.cost_shares: {share} must be above 0 and at most 1")
+        for cost in self.costs:
+            if not 0 < cost < math.inf:
+                raise ValueError(f"budget.costs: {cost} must be above 0 and finite")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,12 +25,34 @@ from soarbench.config.run import (
     StoreConfig,
     TrackingConfig,
 )
+from soarbench.config.stages import THEN, stages
 from soarbench.config.suites import SuiteConfig as SuiteConfig
 from soarbench.data.config import CurationConfig, DataConfig
 from soarbench.models.base import ModelConfig
 
 #: Pixels of an image, for which ``sampling.batch_size`` is stated: the published evaluation's.
 _SAMPLED_PIXELS = 512**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantConfig:
+    """A method with settings of its own, which a grid names as if it were another method.
+
+    Attributes:
+        of: The method.
+        title: For tables and figures.
+        settings: ``KEY=VALUE``, written as on the command line and applied after it.
+        factors: ``KEY=FACTOR``: numbers that are multiplied, whatever recipe and command line say
+            they are; ``1/3`` is a factor, too.
+        cost_of: Another method or variant of the grid; training takes the steps that come nearest
+            to its forward equivalents, whatever ``training.steps`` is.
+    """
+
+    of: str
+    title: str
+    settings: tuple[str, ...] = ()
+    factors: tuple[str, ...] = ()
+    cost_of: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +64,14 @@ class GridConfig:
         description: One line for the list of grids.
         methods: Trained in every task; the base model is always evaluated beside them.
             ``soar_then_flow_grpo`` is Flow-GRPO on the weights that SOAR ended with.
+        variants: Methods with other settings, by the names that ``methods`` has for them.
         tasks: Each names data, a reward, suites and a final metric.
         baseline: The method that the others' differences are taken to.
         checkpoint_rule: Which step of every curve the figures mark: ``last``, or ``best:NAME`` for
             the step that evaluator NAME likes best, which no task of the grid may train on and
             which may not be an oracle.
+        selects: Whether the grid chooses among settings: its report then says which variant of each
+            method is the best.
     """
 
     name: str
@@ -56,6 +81,8 @@ class GridConfig:
     baseline: str = "sft"
     # Fixed before anything is run: a step chosen by the metric that is reported looks too good.
     checkpoint_rule: str = "last"
+    variants: dict[str, VariantConfig] = field(default_factory=dict)
+    selects: bool = False
 
     def __post_init__(self) -> None:
         # Folders of runs and reports have this name, and ../ would put them anywhere.
@@ -63,6 +90,12 @@ class GridConfig:
             raise ValueError(
                 f"grid.name={self.name!r}: is the name of folders; use letters, digits, _, - and ."
             )
+        for name in self.variants:
+            if not re.fullmatch(r"\w+", name) or len(stages(name)) > 1:
+                raise ValueError(
+                    f"grid.variants.{name}: is the name of folders and of one stage; use letters, "
+                    f"digits and _, and no {THEN}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -132,7 +132,8 @@ def path_probe(cell: CellConfig, source: CellConfig, settings: Content) -> Sourc
 
     That is the cell itself, but for the base; ``settings`` are ``diagnostics.settings``'.
     """
-    trained, inputs = _at(cell, list(cell.steps))
+    # Velocities are compared step by step, not at equal cost.
+    trained, inputs = _at(cell, list(cell.own_steps))
     content = {
         "base": _base(cell),
         "training": trained,

@@ -9,7 +9,7 @@ from baselines.config import EmaConfig, LoraConfig, MethodConfig, OptimConfig, T
 from evaluators.base import JudgeConfig
 from evaluators.diversity.config import DiversityConfig
 from soarbench.common.strict import ADDRESS
-from soarbench.config.settings import SamplingConfig, SuiteConfig, TaskConfig
+from soarbench.config.settings import SamplingConfig, SuiteConfig, TaskConfig, VariantConfig
 from soarbench.config.stages import BASE
 from soarbench.data.config import DataConfig
 from soarbench.models.base import ModelConfig
@@ -29,7 +29,11 @@ class CellConfig:
         judges: Those that the suites, the data and the rewards name.
         weights_digest: Of the base's weights (and of an adapter's).
         diversity: Measures of how unlike a prompt's images are, by name.
+        costs: Forward equivalents, first stages included, at which the methods of its task are
+            compared; those that it never reaches among them.
         parent: The first stage whose last weights this cell starts from; null: the base's.
+        variant: What makes the method another one than ``method.kind``'s; null: nothing.
+        is_trial: Whether its grid chooses among settings.
     """
 
     grid: str
@@ -52,6 +56,10 @@ class CellConfig:
     diversity: Mapping[str, DiversityConfig] = field(default_factory=dict, metadata=ADDRESS)
     # Its training's address stands for it.
     parent: CellConfig | None = field(default=None, metadata=ADDRESS)
+    # Names alone: the settings that it comes to are above.
+    variant: VariantConfig | None = field(default=None, metadata=ADDRESS)
+    is_trial: bool = field(default=False, metadata=ADDRESS)
+    costs: tuple[float, ...] = ()
 
     @property
     def task_name(self) -> str:
@@ -68,17 +76,45 @@ class CellConfig:
     @property
     def title(self) -> str | None:
         """What the method, stage by stage, calls itself; None where nothing is trained."""
-        titles = [one.method.title for one in (*self.lineage, self) if one.method is not None]
-        return " → ".join(titles) or None
+        named = [one.variant or one.method for one in (*self.lineage, self)]
+        return " → ".join(one.title for one in named if one is not None) or None
 
     @property
-    def steps(self) -> tuple[int, ...]:
-        """Steps whose images are evaluated."""
+    def trial_of(self) -> str | None:
+        """The method that its grid chooses settings of; None in any other grid."""
+        origin = self.method_name if self.variant is None else self.variant.of
+        return origin if self.is_trial else None
+
+    @property
+    def own_steps(self) -> tuple[int, ...]:
+        """Steps that are evaluated whatever other methods cost, ascending."""
         return (0,) if self.training is None else self.training.snapshot_steps
 
     def measures(self, suite: SuiteConfig) -> list[str]:
         """Measures of diversity of a suite; none where prompts have one image."""
         return sorted(self.diversity) if suite.images_per_prompt > 1 else []
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Steps whose images are evaluated, ascending."""
+        # Weights do not depend on which of them are kept, so that no address holds the others.
+        return tuple(sorted({*self.own_steps, *self.cost_steps}))
+
+    @property
+    def cost_steps(self) -> dict[int, float]:
+        """The step that is nearest to each of ``costs`` within this stage, and that cost."""
+        if self.training is None:
+            return {}
+        before, update = self.cost_at(0), self.cost_at(1) - self.cost_at(0)
+        nearest = {round((cost - before) / update): cost for cost in self.costs}
+        return {step: cost for step, cost in nearest.items() if 0 < step <= self.training.steps}
+
+    def cost_at(self, step: int) -> float:
+        """Forward equivalents of training up to a step, first stages included, as planned."""
+        if self.training is None or self.method is None:
+            return 0.0
+        before = 0.0 if self.parent is None else self.parent.cost_at(self.parent.own_steps[-1])
+        return before + step * self.training.update_cost(self.method)
 
     @property
     def lineage(self) -> tuple[CellConfig, ...]:

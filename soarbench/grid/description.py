@@ -26,6 +26,7 @@ def describe(cell: CellConfig, cells: Sequence[CellConfig]) -> dict[str, object]
         "task": cell.task_name,
         "method": cell.method_name,
         "title": cell.title,
+        "trial_of": cell.trial_of,
         "seed": cell.seed,
         "steps": list(cell.steps),
         "final_metric": None if task is None else task.final_metric,

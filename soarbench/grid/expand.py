@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from baselines.config import MethodConfig, TrainingConfig
 from soarbench.common.errors import ConfigError
 from soarbench.config.compose import Overrides, compose_pairs, grid_config, parse_overrides
-from soarbench.config.settings import GridConfig, Settings, SuiteConfig
+from soarbench.config.settings import GridConfig, Settings, SuiteConfig, VariantConfig
 from soarbench.config.stages import BASE, THEN, first_stage, stages
 from soarbench.evaluation.suites import PromptFile
 from soarbench.grid.cell import CellConfig
@@ -73,10 +74,11 @@ def expand(arguments: Sequence[str]) -> Grid:
     methods = () if is_published else _trained_methods(grid, overrides)
     tasks = _selected("task", overrides, grid.tasks, grid)
     settings = _settings(grid, overrides, methods, tasks)
+    costs = {} if is_published else _costs(grid, overrides, settings, tasks)
     bases = {task: settings[BASE, task] for task in grid.tasks}
     if not is_published:
         _check_rule(grid, bases)
-    run = _with_rates(bases[grid.tasks[0]], settings.values())
+    run = _with_rates(bases[grid.tasks[0]], settings)
     # Once: it reads the ends of all files of weights.
     digest = dataclasses.replace(run.model, adapter=None).weights_digest()
     cells = [_base_cell(list(bases.values()), digest)]
@@ -93,7 +95,9 @@ def expand(arguments: Sequence[str]) -> Grid:
                     method,
                     digest=digest,
                     seed=seed,
+                    variant=grid.variants.get(stages(method)[-1]),
                     parent=by_method.get(first_stage(method)),
+                    costs=costs[task],
                 )
             cells += by_method.values()
     return Grid(run, tuple(cells), tuple(arguments))
@@ -101,8 +105,12 @@ def expand(arguments: Sequence[str]) -> Grid:
 
 def _trained_methods(grid: GridConfig, overrides: Overrides) -> tuple[str, ...]:
     """The methods, each after the one whose weights it starts from."""
+    return _with_first_stages(_selected("method", overrides, (BASE, *grid.methods), grid))
+
+
+def _with_first_stages(methods: Iterable[str]) -> tuple[str, ...]:
     chains: dict[str, None] = {}
-    for method in _selected("method", overrides, (BASE, *grid.methods), grid):
+    for method in methods:
         parts = stages(method)
         chains |= dict.fromkeys(THEN.join(parts[:count]) for count in range(1, len(parts) + 1))
     return tuple(method for method in chains if method != BASE)
@@ -131,11 +139,45 @@ def _settings(
     # A second stage is configured as that method is anywhere.
     trained = dict.fromkeys(stages(method)[-1] for method in methods)
     pairs += [(method, task) for task in tasks for method in trained]
-    composed = compose_pairs(pairs, overrides)
+    composed = compose_pairs(pairs, overrides, grid.variants)
     settings = {pair: composition.settings() for pair, composition in composed.items()}
-    for (method, _), of_pair in settings.items():
-        check(of_pair, method)
+    # Others are there for what variants take of them, and are not trained.
+    for method, task in pairs:
+        check(settings[method, task], method)
     return settings
+
+
+def _costs(
+    grid: GridConfig,
+    overrides: Overrides,
+    settings: Mapping[tuple[str, str], Settings],
+    tasks: Sequence[str],
+) -> dict[str, tuple[float, ...]]:
+    """By task, the forward equivalents at which its methods are compared, ascending."""
+    # Of all methods of the grid, whichever are selected, so that a cell is the same one.
+    methods = _with_first_stages(grid.methods)
+    pairs = [(stages(method)[-1], task) for task in tasks for method in methods]
+    costs = {pair: _stage_cost(one.training, one.method) for pair, one in settings.items()}
+    absent = [pair for pair in dict.fromkeys(pairs) if pair not in costs]
+    if absent:
+        # With the others, which take the values that are theirs alone.
+        composed = compose_pairs([*settings, *absent], overrides, grid.variants)
+        parts = {pair: map(composed[pair].section, ("training", "method")) for pair in absent}
+        costs |= {pair: _stage_cost(*both) for pair, both in parts.items()}
+    levels = {}
+    for task in tasks:
+        totals = [sum(costs[part, task] for part in stages(method)) for method in methods]
+        budget = settings[BASE, task].budget
+        shared = {share * total for total in totals for share in budget.cost_shares}
+        levels[task] = tuple(sorted(shared | {*budget.costs}))
+    return levels
+
+
+def _stage_cost(training: object, method: object) -> float:
+    """What a stage costs; nothing without training."""
+    if not isinstance(training, TrainingConfig) or not isinstance(method, MethodConfig):
+        return 0.0
+    return training.steps * training.update_cost(method)
 
 
 def _check_rule(grid: GridConfig, settings: Mapping[str, Settings]) -> None:
@@ -150,12 +192,23 @@ def _check_rule(grid: GridConfig, settings: Mapping[str, Settings]) -> None:
         raise ConfigError(problem)
 
 
-def _with_rates(run: Settings, others: Iterable[Settings]) -> Settings:
+def _with_rates(run: Settings, settings: Mapping[tuple[str, str], Settings]) -> Settings:
     """Settings that know the speed of every method: a method's own YAML may state it."""
-    known = [other.budget.rates.seconds_per_step for other in others]
+    known = [other.budget.rates.seconds_per_step for other in settings.values()]
     steps = {name: seconds for one in known for name, seconds in one.items()}
+    for name, variant in run.grid.variants.items():
+        of_variant = [task for method, task in settings if method == name]
+        if of_variant and variant.of in steps:
+            costs = [_update_cost(settings[method, of_variant[0]]) for method in (name, variant.of)]
+            steps[name] = steps[variant.of] * costs[0] / costs[1]
     rates = dataclasses.replace(run.budget.rates, seconds_per_step=steps)
     return dataclasses.replace(run, budget=dataclasses.replace(run.budget, rates=rates))
+
+
+def _update_cost(settings: Settings) -> float:
+    assert settings.training is not None
+    assert settings.method is not None
+    return settings.training.update_cost(settings.method)
 
 
 def _base_cell(settings: Sequence[Settings], digest: str) -> CellConfig:
@@ -192,6 +245,8 @@ def _cell(
     seed: int = 0,
     suites: Iterable[SuiteConfig] | None = None,
     parent: CellConfig | None = None,
+    variant: VariantConfig | None = None,
+    costs: tuple[float, ...] = (),
 ) -> CellConfig:
     """A cell, whose judges are those that somebody asks; None: the task's own suites."""
     is_base = method == BASE
@@ -225,6 +280,9 @@ def _cell(
             name: one for name, one in settings.diversity.items() if one.weights is not None
         },
         parent=parent,
+        variant=variant,
+        is_trial=settings.grid.selects and not is_base,
+        costs=costs,
     )
 
 

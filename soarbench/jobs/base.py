@@ -25,7 +25,7 @@ from soarbench.evaluation.drawing import Draw
 from soarbench.evaluation.selection import sample_files
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
-from soarbench.store.artefact import Artefact, Store
+from soarbench.store.artefact import Artefact, Extent, Store
 
 if TYPE_CHECKING:
     from soarbench.tracking.tracker import Tracker
@@ -188,6 +188,11 @@ class Job(abc.ABC):
     def held(self, artefact: Artefact) -> AbstractContextManager[None]:
         """Hold the artefact, unless others work on it too: what each writes appears at once."""
         return artefact.held() if self.is_whole else contextlib.nullcontext()
+
+
+def extent_of(suite: SuiteConfig) -> Extent:
+    """The part of a suite that is evaluated."""
+    return Extent(max_prompts=suite.max_prompts, images_per_prompt=suite.images_per_prompt)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,7 @@ from soarbench.evaluation.protocol import fingerprint, image_facts, judge_facts
 from soarbench.evaluation.rows import ScoreRows
 from soarbench.evaluation.selection import sample_files, suite_images
 from soarbench.grid import addresses
-from soarbench.jobs.base import Context, Needs, SuiteJob
-from soarbench.jobs.draw import extent_of
+from soarbench.jobs.base import Context, Needs, SuiteJob, extent_of
 from soarbench.store.artefact import Artefact, Store
 from soarbench.store.judged import ScoresFolder
 

@@ -125,7 +125,7 @@ class Paths(Job):
     def run(self, context: Context) -> None:
         """Measure every step's velocities, and the last step's paths."""
         norms: list[Row] = []
-        steps, last = self.cell.steps, self.cell.steps[-1]
+        steps, last = self.cell.own_steps, self.cell.own_steps[-1]
         what = f"paths of {self.data_of.task_name} images"
         own = ["soarbench.diagnostics.probes", "soarbench.diagnostics.trajectories"]
         code = [*own, *code_of(self.cell.model)]

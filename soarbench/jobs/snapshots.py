@@ -53,5 +53,5 @@ def _read_by(job: Job) -> Iterator[_Snapshot]:
     """The snapshots that a job reads."""
     if isinstance(job, (Draw, Paths)) and job.cell.training is not None:
         address = Train(cell=job.cell).address
-        steps = (job.step,) if isinstance(job, Draw) else job.cell.steps
+        steps = (job.step,) if isinstance(job, Draw) else job.cell.own_steps
         yield from ((address, step) for step in steps)

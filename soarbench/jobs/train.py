@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from baselines.loop.checkpoints import MANIFEST
+from baselines.loop.checkpoints import MANIFEST, snapshot_damage
 from baselines.loop.owner import Owner, TakenOver
 from soarbench.common.code import code_of
+from soarbench.common.errors import UserError
 from soarbench.config.run import RatesConfig
 from soarbench.config.stages import stages
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
-from soarbench.jobs.base import Context, Job, Needs
+from soarbench.jobs.base import Context, Job, Needs, extent_of
 from soarbench.store.artefact import Store
 from soarbench.store.training import TrainingFolder
 
@@ -47,11 +48,28 @@ class Train(Job):
         """Whether training is over."""
         folder = TrainingFolder(store.artefact(self.address).root)
         # Killed between its end and their removal, 40 GB would stay for ever.
-        return folder.is_whole and not any(folder.root.glob("checkpoint-*"))
+        is_tidy = folder.is_whole and not any(folder.root.glob("checkpoint-*"))
+        return is_tidy and not self.lacking(store)
+
+    def lacking(self, store: Store) -> list[int]:
+        """Of a training that is over: steps without a snapshot whose images are still to be drawn.
+
+        Another grid may have trained it, with other costs to be compared at.
+        """
+        folder = TrainingFolder(store.artefact(self.address).root)
+        if not folder.was_whole:
+            return []
+        gone = (step for step in self.cell.steps if not folder.snapshot(step).is_dir())
+        return [step for step in gone if not self._is_drawn(step, store)]
+
+    def _is_drawn(self, step: int, store: Store) -> bool:
+        suites = self.cell.suites.values()
+        drawn = {suite.name: addresses.images(self.cell, step, suite).address for suite in suites}
+        return all(store.artefact(drawn[one.name]).covers(extent_of(one)) for one in suites)
 
     def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
         assert self.cell.training is not None
-        # A second stage is as fast as that method is anywhere.
+        # A second stage is as fast as that method, or variant, is anywhere.
         method = stages(self.cell.method_name)[-1]
         steps = self.cell.training.steps - _steps_done(store.artefact(self.address).root)
         return steps * rates.seconds_per_step.get(method, 0.0)
@@ -63,11 +81,7 @@ class Train(Job):
         code = code_of(self.cell.method, *self.cell.judges.values(), *self.cell.rewards)
         with self.begun(context, "train", self.cell.training.steps, code) as (artefact, stage):
             folder = TrainingFolder(artefact.root)
-            # Another process may have finished it while this one waited for the lock.
-            if folder.is_whole:
-                folder.remove_checkpoints()
-                return
-            if folder.was_whole and self._is_mended(folder):
+            if self._is_over(folder, context.store):
                 return
             for parent in self.cell.lineage:
                 trained_folder(context.store, parent).require_snapshot(parent.steps[-1])
@@ -81,13 +95,34 @@ class Train(Job):
                 if folder.is_whole:
                     return
                 raise
+            # Snapshots of two trainings must not pass for those of one.
+            if not folder.is_as_before(self.cell.steps[-1]):
+                raise UserError(
+                    f"{self.cell.label} was trained again for snapshots that it lacked, and came "
+                    "to other weights than the first time (another machine or version?); what was "
+                    "there is kept. Choose another output_dir, or leave these snapshots out: "
+                    "budget.cost_shares=[] budget.costs=[]"
+                )
             # A kill before its end goes on from a checkpoint.
             folder.finish(cost)
 
+    def _is_over(self, folder: TrainingFolder, store: Store) -> bool:
+        """Whether nothing is left to train; one that lacks snapshots begins again."""
+        lacking = self.lacking(store)
+        # Another process may have finished it while this one waited for the lock.
+        if folder.is_whole and not lacking:
+            folder.remove_checkpoints()
+            return True
+        for snapshot in map(folder.snapshot, lacking):
+            fault = snapshot_damage(snapshot)
+            log.warning("%s %s: %s is trained again", snapshot, fault, self.cell.label)
+        if lacking:
+            folder.begin_again(lacking, self.cell.steps[-1])
+        return folder.was_whole and self._is_mended(folder)
+
     def _is_mended(self, folder: TrainingFolder) -> bool:
         """Whether all that a finished training lacks is its table, which is made again."""
-        assert self.cell.training is not None
-        fault = folder.fault(self.cell.training.snapshot_steps)
+        fault = folder.fault(self.cell.steps)
         if fault is None:
             folder.write_table()
         else:

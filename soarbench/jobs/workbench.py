@@ -265,6 +265,7 @@ class ModelWorkbench:
                 console=Console(quiet=True),
                 # Images are drawn in it: what else the weights hold would be rounded off there.
                 snapshot_dtype=getattr(torch, cell.model.dtype),
+                snapshot_steps=cell.steps,
                 parallelism=self.processes.parallelism,
                 journal=training_log,
                 owner=owner,

@@ -10,7 +10,7 @@ from soarbench.config.suites import SuiteConfig
 from soarbench.data.prompts import PromptItem
 from soarbench.lab.world.grammar import Composition, split
 
-Part = Literal["geneval", "ocr", "drawbench"]
+Part = Literal["geneval", "ocr", "drawbench", "tuning_geneval", "tuning_drawbench"]
 
 
 @dataclass(frozen=True, kw_only=True)

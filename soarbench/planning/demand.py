@@ -12,7 +12,7 @@ import yaml
 from evaluators.base import SERVER, JudgeConfig
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import build, did_you_mean
-from soarbench.config.compose import apply, compose_choices, grid_config, parse_overrides
+from soarbench.config.compose import compose_methods, grid_config, parse_overrides
 from soarbench.config.keys import Options
 from soarbench.config.run import ProcessesConfig
 from soarbench.config.settings import SamplingConfig, Settings, SuiteConfig
@@ -84,15 +84,12 @@ def _settings(words: Sequence[str]) -> Iterator[tuple[str, Mapping[str, typing.A
     overrides = replace(overrides, grid=overrides.grid or _DEFAULT_GRID)
     grid = grid_config(overrides)
     task = overrides.axes.get("task", grid.tasks)[0]
-    choices = [f"grid={overrides.grid}", *overrides.groups, f"task={task}"]
     # A later stage is configured as that method is anywhere.
     of_grid = dict.fromkeys(stages(name)[-1] for name in grid.methods)
-    composed = {
-        name: compose_choices([*choices, f"method={name}"], overrides.folders)
-        for name in overrides.axes.get("method", tuple(of_grid))
-    }
-    apply(overrides.values, composed.values())
-    for name, composition in composed.items():
+    names = overrides.axes.get("method", tuple(of_grid))
+    composed = compose_methods([(name, task) for name in names], overrides, grid.variants)
+    for name in names:
+        composition = composed[name, task]
         if composition.plain("training") is None:
             raise ConfigError(f"method={name} is not trained; choose one of {', '.join(of_grid)}")
         # Everything but the data, which may not be named yet, has to be right as in a run.

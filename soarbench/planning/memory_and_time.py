@@ -113,7 +113,7 @@ class Demand:
     @property
     def forward_equivalents(self) -> float:
         """Model evaluations of an update, over all GPUs; a backward counts as two."""
-        return self.training.batch_size * self.method.forward_equivalents()
+        return self.training.update_cost(self.method)
 
 
 def memory_rows(

@@ -12,7 +12,7 @@ from soarbench.common.errors import ConfigError
 from soarbench.common.files import make_writable
 from soarbench.common.strict import did_you_mean
 from soarbench.report.numbers import reference
-from soarbench.report.numbers.budgets import matched_tables
+from soarbench.report.numbers.budgets import asked_costs, matched_tables
 from soarbench.report.numbers.curves import build_curves
 from soarbench.report.numbers.diagnostics import image_statistics
 from soarbench.report.numbers.diversity import Diversity, measure_diversity
@@ -23,6 +23,7 @@ from soarbench.report.numbers.samples import read_samples
 from soarbench.report.numbers.tables import MethodRow, TaskTable, build_tables
 from soarbench.report.numbers.thresholds import crossings
 from soarbench.report.numbers.trained_on import trained_on
+from soarbench.report.numbers.tuning import choices
 from soarbench.report.options import ReportOptions
 from soarbench.report.page.page import page_html
 from soarbench.report.report import Report
@@ -31,6 +32,7 @@ from soarbench.report.text import frames
 from soarbench.report.text.gaming import no_diversity_note, sign_numbers
 from soarbench.report.text.latex import latex
 from soarbench.report.text.markdown import markdown
+from soarbench.report.text.tuning import tuning_numbers
 from soarbench.store.cells import Cell, finished_and_holes
 
 #: The counter at which methods are compared beside their last steps. A step of one method costs
@@ -80,8 +82,9 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
     deciding = [panels.get((table.task, table.final_metric)) for table in tables]
     report = Report(
         grid=grid, folder=folder, cells=tuple(cells), tables=tuple(tables),
-        matched=tuple(matched_tables(tables, panels, curves, MATCHED_COUNTER)),
+        matched=tuple(matched_tables(tables, panels, curves, MATCHED_COUNTER, asked_costs(cells))),
         crossings=tuple(crossings(tables, panels, curves, options.thresholds)),
+        choices=tuple(choices(source.cells, panels)),
         gaming=tuple(gaming), diversity=tuple(diversity.values()),
         samples=tuple(read_samples(cells, panel) for panel in deciding if panel is not None),
         measured=None if published is None else frames.measured_texts(published, tables, cells),
@@ -158,6 +161,8 @@ def _write_tables(report: Report) -> None:
         "trace": frames.trace_numbers(report.cells),
         "signs_of_gaming": sign_numbers(report.gaming, report.diversity),
     }
+    if report.choices:
+        tables["tuning"] = tuning_numbers(report.choices)
     if report.measured is not None and report.published is not None:
         tables["published_layout"] = frames.layout_numbers(report.measured, report.published)
     texts = {

@@ -13,6 +13,7 @@ from soarbench.report.numbers.gaming import Gaming
 from soarbench.report.numbers.samples import Samples
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.numbers.thresholds import Crossing
+from soarbench.report.numbers.tuning import Choice
 from soarbench.store.cells import Cell
 
 
@@ -42,6 +43,7 @@ class Report:
     Attributes:
         matched: The methods at equal cost.
         crossings: What each needs to reach a value.
+        choices: What a grid of trials chooses; empty for any other.
         gaming: Learned scores against what they stand for.
         diversity: Of the images of a prompt, by task.
         measured: Measured rows under the columns of the paper's table, None where it has none.
@@ -57,6 +59,7 @@ class Report:
     tables: tuple[TaskTable, ...]
     matched: tuple[MatchedTable, ...]
     crossings: tuple[Crossing, ...]
+    choices: tuple[Choice, ...]
     gaming: tuple[Gaming, ...]
     diversity: tuple[Diversity, ...]
     samples: tuple[Samples, ...]

@@ -85,6 +85,11 @@ class Cell:
         return self._text("title")
 
     @property
+    def trial_of(self) -> str | None:
+        """The method whose settings its grid chooses among; None in grids that choose none."""
+        return self._text("trial_of")
+
+    @property
     def seed(self) -> int:
         """Of training."""
         return int(self.description["seed"])

@@ -10,11 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TextIO
 
-from baselines.loop.checkpoints import MANIFEST, removal_note, snapshot_damage, snapshot_path
-from baselines.loop.disk import damage, remove_partials, write_manifest, writing
+from baselines.loop.checkpoints import (
+    MANIFEST,
+    removal_note,
+    snapshot_damage,
+    snapshot_manifest,
+    snapshot_path,
+)
+from baselines.loop.disk import (
+    atomic_directory,
+    damage,
+    remove_partials,
+    write_manifest,
+    writing,
+)
 from soarbench.common.errors import Damaged
 from soarbench.common.files import is_parquet, read_record, write_atomically, write_record
 from soarbench.store.artefact import Artefact
+
+#: Says which snapshots a training is repeated for.
+_LACKING = "lacking.json"
 
 
 @dataclass(frozen=True)
@@ -93,6 +108,57 @@ class TrainingFolder(Artefact):
             if not is_removed and (fault := snapshot_damage(snapshot)):
                 return f"{snapshot} {fault}"
         return None
+
+    def begin_again(self, lacking: Sequence[int], last: int) -> None:
+        """Make a finished training one to be repeated, for snapshots that it lacks.
+
+        What it came to is kept until ``is_as_before``: its log, and the snapshot of its ``last``
+        step, unless that is gone or damaged.
+        """
+        snapshot = self.snapshot(last)
+        if not self._before.is_dir() and snapshot_damage(snapshot) is None:
+            with atomic_directory(self._before) as kept:
+                shutil.copytree(snapshot, kept / snapshot.name)
+                shutil.copyfile(self.log_path, kept / self.log_path.name)
+                write_manifest(snapshot, kept / MANIFEST)
+                (kept / _LACKING).write_text(json.dumps(list(lacking)))
+        if self._before.is_dir():
+            shutil.rmtree(snapshot, ignore_errors=True)
+        for step in lacking:
+            removal_note(self.snapshot(step)).unlink(missing_ok=True)
+        # The table says that training is over, the manifest that it was.
+        self.table_path.unlink(missing_ok=True)
+        self._manifest.unlink()
+
+    def is_as_before(self, last: int) -> bool:
+        """Whether a repeated training came to the weights that it had; if not, these come back."""
+        kept, snapshot = self._before, self.snapshot(last)
+        if not kept.is_dir():
+            return True
+        manifest = snapshot_manifest(snapshot)
+        is_alike = manifest.read_bytes() == (kept / MANIFEST).read_bytes()
+        if not is_alike:
+            self._bring_back(snapshot)
+        shutil.rmtree(kept)
+        return is_alike
+
+    def _bring_back(self, snapshot: Path) -> None:
+        """Leave the training as it was before it was repeated."""
+        kept = self._before
+        # In place of what the repetition made, so that a kill in between repeats this much.
+        for made in map(self.snapshot, json.loads((kept / _LACKING).read_text())):
+            shutil.rmtree(made, ignore_errors=True)
+            snapshot_manifest(made).unlink(missing_ok=True)
+        shutil.rmtree(snapshot, ignore_errors=True)
+        shutil.copyfile(kept / MANIFEST, snapshot_manifest(snapshot))
+        shutil.copytree(kept / snapshot.name, snapshot)
+        shutil.copyfile(kept / self.log_path.name, self.log_path)
+        write_manifest(self.root, self._manifest, [self.log_path])
+        self.write_table()
+
+    @property
+    def _before(self) -> Path:
+        return self.root / "before"
 
     def remove_snapshot(self, step: int, why: str) -> None:
         """Remove weights on purpose, with a note of it."""

@@ -16,7 +16,9 @@ from baselines.soar_config import SoarConfig
 WORLD = World(shift=3.0, latent_shape=(2,), reward=lambda prompts, *_: [0.0] * len(prompts))
 CONFIGS = [
     SftConfig(),
+    SftConfig(num_points=7),
     SoarConfig(),
+    SoarConfig(off_path=False),
     SoarConfig(guidance_scale=1.0, num_rollout_paths=2),
     SoarConfig(aux_weight=0.0),
     FlowGrpoConfig(),

@@ -109,3 +109,37 @@ def test_learns_points_by_their_labels():
     before, after = distances_while_learning(method, rows=24)
     assert before > 1.2
     assert after < 0.6
+
+
+def test_more_points_of_a_row_are_so_many_rows():
+    config, model = SftConfig(num_points=3, condition_dropout=0.5), ConvModel()
+    method = Sft(config, shift=3.0)
+    batch = method.collect(None, toy_batch(4, (4, 2, 2)), generators(4)).batch
+    assert method.weight(batch) == 12
+    assert method.forward_equivalents(batch) == 4 * 9
+    loss, metrics = backward(method, model, batch)
+    gradient = gradients(model)
+    # Of each row the first point, then the second, then the third, as rows of their own.
+    parts = [batch.with_tensors(sigma=batch["sigma"], noise=batch["noise"])]
+    for index in (1, 2):
+        drawn = {name: batch[f"{name}_{index}"] for name in ("sigma", "noise")}
+        parts.append(batch.with_tensors(**drawn))
+    single = Sft(SftConfig(), shift=3.0)
+    losses = [backward(single, model, part)[0] for part in parts]
+    assert loss == pytest.approx(sum(losses) / 3)
+    assert metrics["train/main_loss"] == pytest.approx(loss)
+    gradient_sum = 0
+    for part in parts:
+        backward(single, model, part)
+        gradient_sum = gradient_sum + gradients(model)
+    torch.testing.assert_close(gradient, gradient_sum / 3, rtol=1e-4, atol=1e-6)
+
+
+def test_the_first_point_is_that_of_one_point_and_the_others_are_their_own():
+    one, three = collect(toy_batch(500)).batch, collect(toy_batch(500), num_points=3).batch
+    assert all(torch.equal(value, three[name]) for name, value in one.tensors.items())
+    sigmas = torch.stack([three["sigma"], three["sigma_1"], three["sigma_2"]])
+    assert torch.corrcoef(sigmas).fill_diagonal_(0).abs().max() < 0.15
+    assert sigmas.mean(1).std() < 0.03
+    assert three["noise_1"].std().item() == pytest.approx(1, abs=0.07)
+    assert not torch.isclose(three["noise_1"], three["noise_2"]).any()

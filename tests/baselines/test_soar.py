@@ -136,6 +136,10 @@ CASES = [
     {"num_rollout_paths": 2, "num_aux_points": 3, "step_kind": "simple"},
     # 1 / K = 0.4: a third of the rows hit the clean boundary and lose their stochastic path
     {"num_rollout_paths": 3, "num_aux_points": 2, "num_inference_steps": 2},
+    {"off_path": False, "num_aux_points": 2},
+    {"shared_noise": False, "num_rollout_paths": 2, "num_aux_points": 2},
+    {"renoise": False, "num_aux_points": 1, "aux_weight": 6.0, "num_inference_steps": 2},
+    {"renoise": False, "num_aux_points": 1, "num_rollout_paths": 2, "num_inference_steps": 2},
 ]
 
 
@@ -236,3 +240,96 @@ def test_slots_cover_every_point_once():
     list(method.losses(recording, None, batch))
     points = itertools.product(range(2), range(4))
     assert seen[1:] == [batch["sigma_aux"][0, path, point].item() for path, point in points]
+
+
+# --- the controls ---------------------------------------------------------------------------------
+
+
+def evaluated(method: Soar, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Latents and levels of the auxiliary points, and their summed error for a velocity of 0."""
+    seen = []
+
+    def still(latents, sigma, _condition):
+        if torch.is_grad_enabled():
+            seen.append((latents, sigma))
+        return torch.zeros_like(latents)
+
+    _, *aux = method.losses(still, None, batch)
+    latents, sigmas = (torch.cat(parts) for parts in zip(*seen[1:], strict=True))
+    return latents, sigmas, sum(term.loss_sum.item() for term in aux)
+
+
+def test_the_published_method_draws_the_same_beside_any_control():
+    published = collected(soar(), toy_batch(6))
+    assert "endpoint" not in published.tensors
+    for control in ({"off_path": False}, {"shared_noise": False}):
+        batch = collected(soar(**control), toy_batch(6))
+        for name, value in published.tensors.items():
+            assert torch.equal(batch[name], value)
+
+
+def test_on_the_path_the_points_teach_the_path_at_the_same_levels():
+    method = soar(off_path=False, num_aux_points=3)
+    batch = collected(method, toy_batch(5))
+    latents, sigmas, error = evaluated(method, batch)
+    x0, noise = batch["x0"], batch["noise"]
+    assert torch.equal(sigmas, batch["sigma_aux"][:, 0].T.flatten())
+    on_path = add_noise(x0.repeat(3, 1), noise.repeat(3, 1), sigmas)
+    torch.testing.assert_close(latents, on_path, atol=1e-5, rtol=1e-5)
+    assert error == pytest.approx(3 * (noise - x0).square().mean(1).sum().item(), rel=1e-4)
+    # It takes no step, whatever the guidance: a forward fewer, none without a gradient.
+    model = ToyModel()
+    backward(method, model, batch)
+    assert model.calls == [(5, True)] * 4
+    assert method.forward_equivalents(batch) == 5 * 3 * 4
+
+
+def test_without_renoising_the_point_stays_where_the_step_ends():
+    method = soar(renoise=False, num_aux_points=1, aux_weight=6.0, num_inference_steps=2)
+    batch = collected(method, toy_batch(40))
+    has_point = batch["t0"] > 0.5
+    assert 0 < has_point.sum() < 40
+    assert torch.equal(batch["path_exists"][:, 0], has_point)
+    assert method.weight(batch) == 40 + 6 * has_point.sum().item()
+    latents, sigmas, error = evaluated(method, batch)
+    x0, noise, sigma = batch["x0"], batch["noise"], batch["sigma"]
+    assert torch.equal(sigmas, batch["sigma_next"])
+    # A velocity of 0 stays at (1 - sigma) x0 + sigma noise; from there (x - x0) / sigma_next.
+    torch.testing.assert_close(latents, add_noise(x0, noise, sigma))
+    stretch = (sigma / sigmas).square() * (noise - x0).square().mean(1)
+    assert error == pytest.approx(6 * stretch[has_point].sum().item(), rel=1e-4)
+
+
+def test_without_renoising_a_micro_batch_may_have_no_point():
+    method, model = soar(renoise=False, num_aux_points=1, num_inference_steps=1), ToyModel()
+    batch = collected(method, toy_batch(3))
+    assert method.weight(batch) == 3
+    loss, metrics = backward(method, model, batch)
+    assert loss == pytest.approx(metrics["train/main_loss"])
+    assert metrics["train/aux_loss"] == 0
+
+
+def test_fresh_noise_is_another_endpoint_for_each_path():
+    method = soar(shared_noise=False, num_rollout_paths=2, num_aux_points=1)
+    batch = collected(method, toy_batch(4))
+    batch = batch.with_tensors(sigma_aux=torch.ones_like(batch["sigma_aux"]))
+    latents, _, error = evaluated(method, batch)
+    endpoint = batch["endpoint"]
+    torch.testing.assert_close(latents, torch.cat([endpoint[:, 0], endpoint[:, 1]]))
+    assert not torch.isclose(endpoint, batch["noise"][:, None]).any()
+    exists = batch["path_exists"]
+    target = (endpoint - batch["x0"][:, None]).square().mean(2)
+    assert error == pytest.approx((target * exists).sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"renoise": False}, "num_aux_points = 6 .* use 1"),
+        ({"renoise": False, "num_aux_points": 1, "shared_noise": False}, "shared_noise = False"),
+        ({"off_path": False, "num_rollout_paths": 2}, "num_rollout_paths = 2"),
+    ],
+)
+def test_a_switch_without_effect_is_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        SoarConfig(**config)

@@ -85,9 +85,18 @@ def test_what_changes_a_number_is_in_the_address(config: object) -> None:
         entry.name
         for entry in dataclasses.fields(config)  # type: ignore[arg-type]
         if entry.metadata.get("address", True)
-        and not (entry.metadata == ADDRESS_IF_SET and getattr(config, entry.name) is None)
+        and not (entry.metadata == ADDRESS_IF_SET and getattr(config, entry.name) == entry.default)
     }
     assert names == content.keys() - {"kind"}
+
+
+def test_a_setting_that_came_later_is_in_the_address_once_it_is_another() -> None:
+    assert not address_content(SftConfig()).keys() & {"num_points"}  # type: ignore[attr-defined]
+    assert address_content(SftConfig(num_points=7)) != address_content(SftConfig())
+    controls = [SoarConfig(off_path=False), SoarConfig(shared_noise=False)]
+    contents = [repr(address_content(config)) for config in (SoarConfig(), *controls)]
+    assert len(set(contents)) == 3
+    assert "off_path" not in contents[0]
 
 
 def test_a_class_that_moves_keeps_its_address() -> None:

@@ -28,7 +28,7 @@ def cell_of(arguments: Sequence[str], method: str = "soar") -> CellConfig:
 
 def every_address(cell: CellConfig) -> dict[str, str]:
     """Of the first step and suite; the training's under ``training``."""
-    (suite, *_), step = cell.suites.values(), cell.steps[0]
+    (suite, *_), step = cell.suites.values(), cell.own_steps[0]
     origin = addresses.training(cell)
     assert origin is not None
     return {
@@ -53,6 +53,8 @@ NO_NUMBER = [
     "sampling.batch_size=5",
     "task.description=words",
     "budget.images_per_prompt=7",
+    "budget.cost_shares=[0.5,1.0]",
+    "budget.costs=[700]",
     "budget.max_prompts=2",
     "method.aux_chunk=3",
     "device=cpu",

@@ -134,10 +134,71 @@ def test_cell_configurations_survive_json(overrides: list[str]) -> None:
         for name, part in parts.items():
             if dataclasses.is_dataclass(part):
                 assert build(type(part), stored[name], name) == part
-            elif name not in ("suites", "judges", "parent"):
+            elif name not in ("suites", "judges", "parent", "costs"):
                 assert stored[name] == part
         for name, many in (("suites", cell.suites), ("judges", cell.judges)):
             assert {
                 key: build(type(one), stored[name][key], key) for key, one in many.items()
             } == many
         assert stored["sampling"]["num_inference_steps"] == 7
+
+
+def steps_of(arguments: list[str]) -> dict[str, tuple[int, ...]]:
+    return {cell.label: cell.steps for cell in cells_of([*arguments, "seeds=[0]"]) if cell.task}
+
+
+SHARES = "budget.cost_shares=[1.0]"
+
+
+def test_every_method_is_evaluated_at_what_the_others_spend(overrides: list[str]) -> None:
+    # 6 updates of 32 rows at 3, 22 and 16 forward equivalents: 576, 4,224 and 3,072.
+    arguments = [*overrides, "task=aesthetic", SHARES]
+    assert steps_of(arguments) == {
+        "sft aesthetic seed 0": (3, 6),
+        "soar aesthetic seed 0": (1, 3, 4, 6),
+        "flow_grpo aesthetic seed 0": (1, 3, 6),
+    }
+    cells = {cell.method_name: cell for cell in cells_of(arguments)}
+    assert cells["soar"].cost_steps == {1: 576.0, 4: 3072.0, 6: 4224.0}
+    assert {cells[name].costs for name in ("sft", "soar", "flow_grpo")} == {(576.0, 3072.0, 4224.0)}
+    assert cells["base"].steps == (0,)
+
+
+def test_costs_are_those_of_the_grid_whatever_is_selected(overrides: list[str]) -> None:
+    arguments = [*overrides, "task=aesthetic", SHARES, "method.aux_weight=0.5"]
+    whole = steps_of(arguments)
+    assert steps_of([*arguments, "method=[soar]"]) == {
+        name: steps for name, steps in whole.items() if name.startswith("soar")
+    }
+    # A value that no selected method has is refused as ever.
+    with pytest.raises(ConfigError, match=r"method\.aux_weight"):
+        expand([*arguments, "method=[sft]"])
+
+
+def test_a_second_stage_has_paid_for_its_first_before_it_begins(overrides: list[str]) -> None:
+    arguments = ["grid=soar_then_grpo", *overrides[1:], "task=aesthetic", SHARES]
+    assert steps_of(arguments) == {
+        "sft aesthetic seed 0": (3, 6),
+        # 3,648 of SFT, then Flow-GRPO, are 5.2 of SOAR's updates of 704.
+        "soar aesthetic seed 0": (1, 3, 5, 6),
+        # 4,224 of SOAR are 7.1 updates of 512 after the 576 of SFT: more than it has.
+        "sft_then_flow_grpo aesthetic seed 0": (3, 6),
+        "soar_then_flow_grpo aesthetic seed 0": (3, 6),
+    }
+    further = steps_of([*arguments, "budget.costs=[2000,5000]"])
+    assert further["sft_then_flow_grpo aesthetic seed 0"] == (3, 6)
+    assert further["soar_then_flow_grpo aesthetic seed 0"] == (2, 3, 6)
+    assert further["soar aesthetic seed 0"] == (1, 3, 5, 6)
+
+
+def test_shares_and_further_costs_are_settings(overrides: list[str]) -> None:
+    arguments = [*overrides, "task=aesthetic", "method=[soar]"]
+    assert steps_of(arguments)["soar aesthetic seed 0"] == (3, 6)
+    half = steps_of([*arguments, "budget.cost_shares=[0.5]"])
+    assert half["soar aesthetic seed 0"] == (2, 3, 6)
+    assert steps_of([*arguments, "budget.costs=[1408]"])["soar aesthetic seed 0"] == (2, 3, 6)
+    # Less than half an update is nothing yet, and more than all of it is no step.
+    assert steps_of([*arguments, "budget.costs=[300,9000]"])["soar aesthetic seed 0"] == (3, 6)
+    for word in ("budget.cost_shares=[0.0]", "budget.cost_shares=[1.5]", "budget.costs=[-1]"):
+        with pytest.raises(ConfigError, match=word.partition("=")[0]):
+            expand([*arguments, word])

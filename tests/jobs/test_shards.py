@@ -14,8 +14,8 @@ from rich.console import Console
 
 from soarbench.common.progress import GridProgress
 from soarbench.grid.expand import Grid, expand
-from soarbench.jobs.base import Context, Shard, SuiteJob
-from soarbench.jobs.draw import Draw, extent_of
+from soarbench.jobs.base import Context, Shard, SuiteJob, extent_of
+from soarbench.jobs.draw import Draw
 from soarbench.jobs.graph import grid_jobs, sharded
 from soarbench.jobs.judge import Judge
 from soarbench.store.artefact import Store

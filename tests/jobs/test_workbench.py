@@ -31,6 +31,7 @@ from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import OnStep
 from soarbench.jobs.graph import grid_jobs
+from soarbench.jobs.train import trained_folder
 from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.models.base import ImageModel, PromptEncoder
 from soarbench.models.sd3.config import Sd3Config
@@ -143,6 +144,24 @@ def test_a_grid_of_real_cells_resumed_in_the_middle_equals_one_straight_through(
     assert held == pytest.approx(sizes[1], rel=0.1)
     assert go(resumed) == 0
     assert rows_of(resumed) == rows_of(arguments)
+
+
+def test_a_training_repeated_for_a_snapshot_has_the_bits_that_it_had(arguments: list[str]) -> None:
+    arguments += ["method=[soar]", "diagnostics=false"]
+    assert go(arguments) == 0
+    # SOAR's update of 4 rows costs 88.
+    more = [*arguments, "budget.costs=[176]"]
+    grid = expand(more)
+    folder = trained_folder(grid.store, grid.cells[1])
+    before = {path: path.read_bytes() for path in folder.root.rglob("*.safetensors")}
+    rows = rows_of(arguments)
+    assert go(more) == 0
+    after = {path: path.read_bytes() for path in folder.root.rglob("*.safetensors")}
+    (made,) = after.keys() - before.keys()
+    assert made.parent.name == "step-000002"
+    assert after == {**before, made: after[made]}
+    assert rows_of(more) == {**rows_of(more), **rows}
+    assert stored(grid.cells[1], grid).steps == (2, 3, 6)
 
 
 def test_a_reward_says_whether_it_runs_beside_the_model(

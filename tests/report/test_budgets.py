@@ -5,13 +5,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from soarbench.report.numbers.budgets import matched_tables, place_at, way
-from soarbench.report.numbers.curves import CurvePoint, build_curves
+from soarbench.report.numbers.budgets import (
+    Place,
+    Stop,
+    asked_costs,
+    is_gap,
+    matched_tables,
+    place_at,
+    way,
+)
+from soarbench.report.numbers.curves import CurvePoint, build_curves, panel_points
+from soarbench.report.numbers.estimates import estimate
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.tables import build_tables
 from soarbench.report.numbers.thresholds import crossings
 from soarbench.report.text.frames import csv_text, matched_numbers, threshold_numbers
 from soarbench.report.text.markdown import matched_markdown, threshold_markdown
+from soarbench.stats import Verdict
+from soarbench.store.cells import Cell
 from tests.report.folders import Folder, base, read_cells, reward_specific, write_grid
 
 
@@ -68,8 +79,13 @@ def test_a_counter_that_the_first_stage_lacks_is_not_made_up():
 
 @pytest.mark.parametrize(
     ("level", "before", "after", "share"),
-    [(2.0, 0, 10, 0.5), (4.0, 0, 10, 1.0), (7.0, 10, 20, 0.75), (8.0, 10, 20, 1.0)],
-)
+    [
+        (2.0, 0, 10, 0.5), (7.0, 10, 20, 0.75),
+        # A snapshot is taken where it is within half an update (of 0.4 seconds) or 2.5 %.
+        (4.0, 10, 10, 0.0), (3.81, 10, 10, 0.0), (4.19, 10, 10, 0.0), (8.0, 20, 20, 0.0),
+        (8.19, 20, 20, 0.0), (3.79, 0, 10, 0.9475), (4.21, 10, 20, 0.0525),
+    ],
+)  # fmt: skip
 def test_places_by_hand(level, before, after, share):
     points = [
         point("base", 0, 1.0, seconds=0.0), point("sft", 10, 2.0, seconds=4.0),
@@ -80,14 +96,15 @@ def test_places_by_hand(level, before, after, share):
     assert found.share == pytest.approx(share)
     assert found.spent("step") == pytest.approx(before + share * (after - before))
     # Between the base and the first snapshot nothing was measured; a snapshot itself was.
-    assert found.is_early == (level == 2.0)
+    assert found.is_early == (level in (2.0, 3.79))
+    assert found.is_measured == (before == after)
 
 
 def test_beyond_the_ends_is_no_place():
     points = [point("sft", 10, 2.0, seconds=4.0), point("sft", 20, 3.0, seconds=8.0)]
     stops = way(points, "sft")
     assert place_at(stops, "seconds", 3.9) is None  # the base was not evaluated
-    assert place_at(stops, "seconds", 8.1) is None
+    assert place_at(stops, "seconds", 8.3) is None
     assert place_at(stops, "reward_calls", 1.0) is None
     assert place_at([], "seconds", 1.0) is None
 
@@ -108,58 +125,180 @@ def test_where_everyone_ends_the_table_is_the_one_at_the_last_step(grid):
     last = next(table for table in grid[0] if table.task == "aesthetic")
     for row in found.table.rows:
         same = next(one for one in last.rows if one.method == row.method)
-        for name, estimate in row.estimates.items():
-            assert estimate.interval.estimate == pytest.approx(
-                same.estimates[name].interval.estimate
-            )
+        for name, one in row.estimates.items():
+            assert one.interval.estimate == pytest.approx(same.estimates[name].interval.estimate)
         assert {name: one.verdict for name, one in row.comparisons.items()} == {
             name: one.verdict for name, one in same.comparisons.items()
         }
 
 
-def test_values_between_snapshots_are_linear_in_the_cost(grid):
+def moved_level(grid, share):
+    """SFT ends where SOAR is some of the way from its second snapshot to its last."""
     tables, panels, curves = grid
-    # SFT ends where SOAR is a third of the way from its second snapshot to its last.
     level = {one.step: one.spent["forward_equivalents"] for one in curves if one.method == "soar"}
-    total = level[100] + (level[150] - level[100]) / 3
+    total = level[100] + (level[150] - level[100]) * share
     curves = [
         replace(one, spent={**one.spent, "forward_equivalents": total * one.step / 150})
         if one.method == "sft"
         else one
         for one in curves
     ]
+    return tables, panels, curves, total
+
+
+def flattened(panels, step, metrics):
+    """SOAR's scores of a step, hardly moved, at step 150 as well."""
+    changed = {}
+    for (task, name), panel in panels.items():
+        values = dict(panel.values)
+        for run, scores in panel.values.items():
+            if run.method == "soar" and run.step == step and name in metrics:
+                values[run._replace(step=150)] = scores + 0.01
+        changed[task, name] = replace(panel, values=values)
+    return changed
+
+
+def test_between_snapshots_that_hardly_differ_values_are_linear_in_the_cost(grid):
+    tables, panels, curves, total = moved_level(grid, 1 / 3)
+    panels = flattened(panels, 100, ("aesthetic", "oracle_aesthetic"))
     found = matched_tables(tables, panels, curves, "forward_equivalents")[0]
     soar = next(row for row in found.table.rows if row.method == "soar")
-    ends = {
-        one.step: one.value for one in curves if (one.method, one.task) == ("soar", "aesthetic")
-    }
-    expected = ends[100] + (ends[150] - ends[100]) / 3
+    ends = [
+        panels["aesthetic", "aesthetic"].scores("soar", step).seed_means() for step in (100, 150)
+    ]
+    expected = (2 * ends[0].mean() + ends[1].mean()) / 3
     assert soar.estimates["aesthetic"].interval.estimate == pytest.approx(expected)
     assert soar.budget["optimizer_steps"] == pytest.approx(100 + 50 / 3)
     assert soar.budget["forward_equivalents"] == pytest.approx(total)
-    assert "soar" not in found.early
+    assert found.gaps == {"flow_grpo": ("aesthetic", "oracle_aesthetic")}
+    # No verdict rests on a number that was not measured.
+    assert [one.verdict for one in soar.comparisons.values()] == [Verdict.EXPLORATORY] * 2
+    assert found.table.family == []
+    text = matched_markdown([found])
+    assert "SOAR: Aesthetic, Aesthetic (oracle) linear between step 100 and step 150." in text
+    assert "30 % too narrow" in text
 
 
-def test_between_the_base_and_the_first_snapshot_there_is_a_dash_and_a_reason(grid):
+def test_a_steep_rise_between_snapshots_is_refused_metric_by_metric(grid):
+    tables, panels, curves, total = moved_level(grid, 1 / 3)
+    # The learned score hardly moves, and the truth jumps by more than its whole interval.
+    panels = flattened(panels, 100, ("aesthetic",))
+    jump = panels["aesthetic", "oracle_aesthetic"]
+    values = {
+        run: scores + 0.5 * (run.method == "soar" and run.step == 150)
+        for run, scores in jump.values.items()
+    }
+    panels["aesthetic", "oracle_aesthetic"] = replace(jump, values=values)
+    found = matched_tables(tables, panels, curves, "forward_equivalents")[0]
+    assert found.gaps["soar"] == ("oracle_aesthetic",)
+    soar = next(row for row in found.table.rows if row.method == "soar")
+    assert soar.estimates["aesthetic"].interval is not None
+    assert soar.estimates["oracle_aesthetic"].interval is None
+    assert set(soar.comparisons) == {"aesthetic"}
+    text = matched_markdown([found])
+    assert " | not measured | 117 |" in text
+    assert (
+        "SOAR: Aesthetic (oracle) not measured between step 100 and step 150; "
+        f"budget.costs=[{total:.0f}] measures there." in text
+    )
+
+
+def test_a_quarter_of_the_narrower_interval_is_the_limit(grid):
+    panel = grid[1]["aesthetic", "aesthetic"]
+    widths = []
+    for step in (100, 150):
+        interval = estimate(panel, "soar", step).interval
+        widths.append(interval.high - interval.low)
+    stops = [Stop(method="soar", step=step, spent={"step": step}, value=0.0) for step in (100, 150)]
+    place = Place(before=stops[0], after=stops[1], share=0.5)
+    for share, expected in ((0.2, False), (-0.2, False), (0.3, True), (-0.3, True)):
+        values = dict(panel.values)
+        for run in panel.runs("soar", 150):
+            first = panel.values[run._replace(step=100)]
+            # The same images at another level have the same interval there.
+            values[run] = first + share * widths[0]
+        assert is_gap(replace(panel, values=values), place) == expected
+    assert is_gap(panel, replace(place, before=replace(stops[0], method="base", step=0)))
+
+
+def test_a_snapshot_at_the_cost_is_compared_and_says_its_own_cost(tmp_path):
+    cells = [base(num_prompts=12)] + [
+        Folder(method=method, task="aesthetic", seed=seed, num_prompts=12, steps=steps)
+        for method, steps in (("sft", (50, 100, 150)), ("soar", (17, 50, 100, 150)))
+        for seed in (0, 1)
+    ]
+    tables, panels, curves = parts(write_grid(tmp_path / "grid", cells))
+    # Counters are logged at the very step, as they are by every training.
+    curves = [
+        replace(one, spent={**one.spent, "forward_equivalents": 9 * 32.0 * one.step})
+        if one.method == "soar"
+        else one
+        for one in curves
+    ]
+    found = matched_tables(tables, panels, curves, "forward_equivalents")[0]
+    assert (found.level, found.gaps) == (4800, {})
+    soar = next(row for row in found.table.rows if row.method == "soar")
+    measured = panels["aesthetic", "aesthetic"].scores("soar", 17).seed_means().mean()
+    assert soar.estimates["aesthetic"].interval.estimate == measured
+    assert soar.budget["forward_equivalents"] == 4896
+    assert [one.method for one in found.table.family] == ["soar"]
+    text = matched_markdown([found])
+    assert "| 17 | 4,896 |" in text
+    assert "linear" not in text
+    assert "- Decided: Aesthetic of SOAR against SFT." in text
+    # Without it nobody knows: the next one cost 14,400.
+    curves = [one for one in curves if one.step != 17 or one.method != "soar"]
+    assert "soar" in matched_tables(tables, panels, curves, "forward_equivalents")[0].gaps
+
+
+def test_costs_that_were_asked_for_are_levels_too(grid):
+    tables, panels, curves = grid
+    asked = {"aesthetic": [4900.0, 24000.0, 50000.0]}
+    found = matched_tables(tables, panels, curves, "forward_equivalents", asked)
+    levels = [one.level for one in found if one.table.task == "aesthetic"]
+    # 4,900 are as good as SFT's 4,800; nobody but Flow-GRPO reached 50,000.
+    assert levels == [4800, 24000, 43200]
+    text = matched_markdown([one for one in found if one.level == 24000])
+    assert "\n\n24,000 forward equivalents:\n\n" in text
+    assert "SOAR: Aesthetic not measured between step 50 and step 100;" in text
+    assert "SOAR: Aesthetic (oracle) linear between step 50 and step 100." in text
+
+
+def test_cells_say_what_they_were_asked_for():
+    cells = [cell_with(costs) for costs in ([1.0, 5.0], [5.0, 3.0], None)]
+    assert asked_costs(cells) == {"aesthetic": [1.0, 3.0, 5.0]}
+
+
+def cell_with(costs):
+    config = {} if costs is None else {"costs": costs}
+    return Cell(tables=None, description={"task": "aesthetic", "config": config}, state="finished")
+
+
+def test_between_the_base_and_the_first_snapshot_nothing_is_measured(grid):
     found = [
         one for one in matched_tables(*grid, "forward_equivalents") if one.table.task == "aesthetic"
     ]
     # 4,800 forward equivalents are a third of the way to SOAR's first snapshot.
-    assert found[0].early == ("soar", "flow_grpo")
+    assert list(found[0].gaps) == ["soar", "flow_grpo"]
     soar = next(row for row in found[0].table.rows if row.method == "soar")
-    assert (soar.estimates, soar.comparisons, soar.budget) == ({}, {}, {})
+    assert all(one.interval is None for one in soar.estimates.values())
+    assert soar.comparisons == {}
     text = matched_markdown(found[:1])
-    assert "| SOAR | 2 | - | - | - | - | - | - |" in text
-    assert "never spent as much, or spent it before its first snapshot." in text
-    assert "SOAR and Flow-GRPO: a dash, since this cost lies between the base and the first" in text
+    assert "| SOAR | 2 | not measured | not measured | - | - | - | - |" in text
+    assert (
+        "- SOAR: Aesthetic, Aesthetic (oracle) not measured between untrained and step 50; "
+        "budget.costs=[4800] measures there." in text
+    )
     lines = csv.DictReader(io.StringIO(csv_text(matched_numbers(found[:1]))))
     assert {line["value"] for line in lines if line["method"] != "sft"} == {""}
 
 
-def test_where_all_were_measured_no_dash_is_explained(grid):
+def test_where_all_were_measured_no_gap_is_explained(grid):
     found = matched_tables(*grid, "images_seen")
-    assert all(one.early == () for one in found)
-    assert "dash, since" not in matched_markdown(found[:1])
+    assert all(one.gaps == {} for one in found)
+    text = matched_markdown(found[:1])
+    assert "not measured" not in text
+    assert "linear" not in text
 
 
 def test_beyond_the_baseline_the_comparison_is_with_who_spent_it_all(grid):
@@ -169,7 +308,7 @@ def test_beyond_the_baseline_the_comparison_is_with_who_spent_it_all(grid):
     assert [one.table.baseline for one in found] == ["sft", "soar"]
     rows = {row.method: row for row in found[1].table.rows}
     assert not rows["sft"].estimates
-    assert found[1].early == ("flow_grpo",)
+    assert list(found[1].gaps) == ["flow_grpo"]
     text = matched_markdown(found)
     assert "first stage" not in text
     assert "43,200 forward equivalents: all that SOAR spent" in text
@@ -188,8 +327,8 @@ def test_a_method_in_its_first_stage_is_not_compared_with_it(tmp_path):
     store = write_grid(tmp_path / "grid", [base(num_prompts=12), *cells])
     found = matched_tables(*parts(store, "sft_then_flow_grpo"), "forward_equivalents")
     compared = [{row.method for row in one.table.rows if row.estimates} for one in found]
-    assert compared[0] == {"sft"}
-    assert found[0].early == ("soar",)
+    assert compared[0] == {"sft", "soar"}
+    assert list(found[0].gaps) == ["soar"]
     assert found[0].methods == ("sft",)
     assert found[0].table.baseline == "sft"
     assert all("sft" not in methods for methods in compared[1:])
@@ -206,17 +345,21 @@ def test_the_baseline_reaches_its_own_value_at_its_end_and_no_later(grid):
     found = {(one.task, one.method): one for one in crossings(*grid, {})}
     sft = found["aesthetic", "sft"]
     assert sft.source == "where SFT ends"
-    assert sft.needed["step"] <= 150
-    assert sft.share == 1.0
+    assert sft.needed["step"] == 150
+    assert (sft.share, sft.high) == (1.0, 150)
     soar = found["aesthetic", "soar"]
-    assert soar.needed["step"] < sft.needed["step"]
-    assert soar.low is None  # before the first snapshot
-    assert soar.needed["step"] <= soar.high
-    assert soar.needed["forward_equivalents"] == pytest.approx(32 * 9 * soar.needed["step"])
+    # A steep rise: somewhere between two snapshots, and nobody knows where.
+    assert soar.needed == {}
+    assert soar.between["step"] == (50, 100)
+    assert soar.between["forward_equivalents"] == (32 * 9 * 50, 32 * 9 * 100)
+    # Ends in a gap are at what was measured beyond them: the base, and the second snapshot.
+    assert (soar.low, soar.high) == (0, 100)
 
 
 def test_a_chosen_threshold_by_hand(grid):
     tables, panels, curves = grid
+    panels = raised(panels, 50, 100)
+    curves = build_points(panels, curves)
     line = sorted(
         (one.step, one.value)
         for one in curves
@@ -226,45 +369,53 @@ def test_a_chosen_threshold_by_hand(grid):
     found = crossings(tables, panels, curves, {"aesthetic": middle})
     soar = next(one for one in found if (one.task, one.method) == ("aesthetic", "soar"))
     assert soar.needed["step"] == pytest.approx(75)
-    assert soar.source == "chosen"
+    assert soar.needed["forward_equivalents"] == pytest.approx(32 * 9 * 75)
+    assert (soar.source, soar.between) == ("chosen", {})
 
 
-def test_a_crossing_before_the_first_snapshot_is_a_dash_with_a_reason(grid):
+def raised(panels, first, second):
+    """SOAR's scores of one step a little above those of another, and all that follow."""
+    panel = panels["aesthetic", "aesthetic"]
+    values = dict(panel.values)
+    for run in panel.runs("soar", first):
+        values[run._replace(step=second)] = values[run] + 0.01
+    return {**panels, ("aesthetic", "aesthetic"): replace(panel, values=values)}
+
+
+def build_points(panels, curves):
+    """The points of a panel that was changed, with what was spent there."""
+    spent = {(one.method, one.step): one.spent for one in curves if one.task == "aesthetic"}
+    points = panel_points(panels["aesthetic", "aesthetic"])
+    return [replace(one, spent=spent[one.method, one.step]) for one in points]
+
+
+def test_a_crossing_in_a_gap_is_between_its_neighbours(grid):
     tables, panels, curves = grid
     ends = {
         one.step: one.value
         for one in curves
         if one.task == "aesthetic" and one.method in ("base", "soar")
     }
-    found = crossings(tables, panels, curves, {"aesthetic": (ends[0] + ends[50]) / 2})
-    soar = next(one for one in found if (one.task, one.method) == ("aesthetic", "soar"))
-    assert soar.is_reached
-    assert soar.is_early
-    assert soar.needed == {}
-    # Where the base itself reaches it, and after the first snapshot, resamples are measured.
-    assert (soar.low, soar.high > 50) == (0, True)
-    assert f"| SOAR | - [0, {soar.high:.0f}] | - | - | - | - | 100 % |" in threshold_markdown(
-        [soar]
-    )
-    text = threshold_markdown([replace(soar, low=None, high=None)])
-    assert "| SOAR | - | - | - | - | - | 100 % |" in text
-    assert "A dash for steps lies between the base and the first snapshot." in text
-    (line,) = csv.DictReader(io.StringIO(csv_text(threshold_numbers([soar]))))
-    assert (line["reached"], line["step"], line["steps_low"]) == ("True", "", "0.0")
+    for first, last in ((0, 50), (50, 100)):
+        found = crossings(tables, panels, curves, {"aesthetic": (ends[first] + ends[last]) / 2})
+        soar = next(one for one in found if (one.task, one.method) == ("aesthetic", "soar"))
+        assert soar.is_reached
+        assert (soar.needed, soar.between["step"]) == ({}, (first, last))
+        assert soar.low in (0, 50)
+        assert soar.high in (50, 100, 150)
+        row = threshold_markdown([soar])
+        assert f"| SOAR | between {first} and {last} [{soar.low:.0f}, {soar.high:.0f}] |" in row
+        assert f"between {first * 32:,} and {last * 32:,} |" in row
+        (line,) = csv.DictReader(io.StringIO(csv_text(threshold_numbers([soar]))))
+        assert (line["reached"], line["step"]) == ("True", "")
+        assert (line["steps_before"], line["steps_after"]) == (str(first), str(last))
 
 
 def test_what_the_base_reaches_already_was_measured(grid):
     found = crossings(*grid, {"aesthetic": 0.0})
     mine = [one for one in found if one.task == "aesthetic"]
     assert all((one.needed["step"], one.low, one.high) == (0, 0, 0) for one in mine)
-    assert "A dash for steps" not in threshold_markdown(mine)
-
-
-def test_an_end_of_an_interval_before_the_first_snapshot_is_a_dash(grid):
-    soar = next(one for one in crossings(*grid, {}) if one.method == "soar")
-    changed = replace(soar, needed={"step": 60.0}, low=None, high=80.0)
-    assert "| 60 [-, 80] |" in threshold_markdown([changed])
-    assert "A dash for steps" in threshold_markdown([changed])
+    assert "| between" not in threshold_markdown(mine)
 
 
 def test_what_is_never_reached_says_so(grid):

@@ -10,9 +10,10 @@ from PIL import Image
 
 from soarbench.common.files import read_json
 from soarbench.report.numbers.panels import build_panels
-from soarbench.report.numbers.samples import read_samples
+from soarbench.report.numbers.samples import read_samples, shown_steps
 from soarbench.report.page.figures import figures
 from soarbench.report.report import FigureEntry
+from soarbench.store.cells import Cell
 from tests.report.folders import (
     Folder,
     base,
@@ -221,3 +222,23 @@ def test_samples_are_of_the_lowest_seed_and_show_the_prompts_text(tmp_path):
     assert {one.seed for one in found.samples.values() if one.method == "sft"} == {1}
     assert found.steps == [50, 100, 150]
     assert set(found.prompts.values()) == {"a photo"}
+
+
+def shown(**steps):
+    cells = [
+        Cell(
+            tables=None, state="finished",
+            description={"method": name, "task": "base" if name == "base" else "t", "steps": own},
+        )
+        for name, own in {"base": [0], **steps}.items()
+    ]  # fmt: skip
+    return shown_steps(cells)
+
+
+def test_samples_are_of_steps_that_all_methods_have_and_of_each_ones_last():
+    found = shown(sft=[20, 40, 60], soar=[8, 20, 40, 44, 60])
+    assert found == {"base": [0], "sft": [20, 40, 60], "soar": [20, 40, 60]}
+    found = shown(sft=[20, 60], soar=[8, 20, 50])
+    assert found == {"base": [0], "sft": [20, 60], "soar": [20, 50]}
+    assert shown(sft=[20, 60], soar=[8, 50]) == {"base": [0], "sft": [20, 60], "soar": [8, 50]}
+    assert shown() == {"base": [0]}

@@ -25,6 +25,7 @@ WORDS = (
     "budget.steps=4",
     "budget.save_steps=4",
     "budget.num_snapshots=1",
+    "budget.cost_shares=[]",
     "budget.max_prompts=4",
     "budget.images_per_prompt=2",
     "training.batch_size=8",

@@ -36,6 +36,7 @@ TRAINING_SHARES = {
 }
 #: Compositions of each kind in the evaluation suites.
 GENEVAL_PROMPTS_PER_TASK = 10
+TUNING_PROMPTS_PER_TASK = 8
 OCR_PROMPTS = 24
 DRAWBENCH_SHARES = {"counting": 10, "colors": 5, "position": 10, "color_attr": 10, "text": 5}
 _SPLIT_SEED = 43
@@ -114,12 +115,18 @@ def all_compositions() -> dict[str, tuple[Composition, ...]]:
 
 @dataclass(frozen=True)
 class Split:
-    """Compositions of the three evaluation suites and, by kind, of the training data."""
+    """Compositions of the three evaluation suites and, by kind, of the training data.
+
+    Those that settings are tuned on are in no evaluation suite, but this world is too small to keep
+    them from training, too: it has ten pairs of objects and ten colours that are not evaluated.
+    """
 
     geneval: tuple[Composition, ...]
     ocr: tuple[Composition, ...]
     drawbench: tuple[Composition, ...]
     training: dict[str, tuple[Composition, ...]]
+    tuning_geneval: tuple[Composition, ...]
+    tuning_drawbench: tuple[Composition, ...]
 
 
 @functools.cache
@@ -139,7 +146,10 @@ def split() -> Split:
     ocr = [pools["text"].pop(0) for _ in range(OCR_PROMPTS)]
     drawbench = [pools[kind].pop() for kind, take in DRAWBENCH_SHARES.items() for _ in range(take)]
     training = {kind: tuple(pool) for kind, pool in pools.items()}
-    return Split(tuple(geneval), tuple(ocr), tuple(drawbench), training)
+    # The single objects are all evaluated.
+    tuned = [c for kind in TASKS[1:] for c in training[kind][:TUNING_PROMPTS_PER_TASK]]
+    shown = [c for kind, take in DRAWBENCH_SHARES.items() for c in training[kind][-take:]]
+    return Split(tuple(geneval), tuple(ocr), tuple(drawbench), training, tuple(tuned), tuple(shown))
 
 
 @functools.cache

@@ -36,8 +36,9 @@ Row = CurvePoint | Bar | Gaming | diagnostics.DeviationPoint | Tile
 _TEXTS = {
     "curves": (
         "Metric over {0}",
-        "Each method's deciding metric over {0}, from the base that all start from; bands are 95 % "
-        "intervals over prompts and training seeds.",
+        "Each method's deciding metric over {0}, from the base that all start from. Markers were "
+        "measured, and lines only join them; bands are 95 % intervals over prompts and training "
+        "seeds.",
     ),
     "bars": (
         "Change from the base",

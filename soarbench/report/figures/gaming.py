@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ from soarbench.stats.intervals import Interval
 from soarbench.store.facts import MetricFacts
 
 #: From the base to the truth of what choosing gains.
-_CHOICE = {"color": "0.35", "linewidth": 0.8}
+_CHOICE: dict[str, Any] = {"color": "0.35", "linewidth": 0.8}
 
 
 def draw_overoptimisation(

@@ -12,7 +12,7 @@ import matplotlib as mpl
 from PIL import Image, ImageDraw, ImageFont
 
 from soarbench.report.numbers.names import Titles, method_title, step_title, titles_of
-from soarbench.report.numbers.samples import shown_cells
+from soarbench.report.numbers.samples import shown_cells, shown_steps
 from soarbench.store.cells import Cell
 
 T = TypeVar("T")
@@ -47,7 +47,8 @@ def plan_sheet(cells: Sequence[Cell], task: str) -> list[Tile]:
     # The base alone shows nothing that training changed.
     if not trained:
         return []
-    columns = [(cell, step) for cell in chosen for step in _spread(cell.steps, _MOST_STEPS)]
+    steps = shown_steps(chosen)
+    columns = [(cell, step) for cell in chosen for step in _spread(steps[cell.method], _MOST_STEPS)]
     return [
         Tile(
             task=task, prompt_id=prompt_id, prompt=prompt, image_index=index, method=cell.method,

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from soarbench.config.stages import first_stage
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
-from soarbench.report.numbers.estimates import final_comparisons, final_estimates
+from soarbench.report.numbers.estimates import (
+    Comparison,
+    Estimate,
+    estimate,
+    final_comparisons,
+    final_estimates,
+)
 from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import Panel, Run
 from soarbench.report.numbers.tables import Panels, TaskTable
+from soarbench.store.cells import Cell
 
+#: Stands in the place of a number that nobody measured, and that is no straight line's either.
+NOT_MEASURED = "not measured"
 #: Step of a synthetic evaluation between two real ones; no training has it.
 BETWEEN = -1
-#: Shares of a level that count as having spent it all: counters are means over seeds, and floats.
-_NEARLY = 1 - 1e-9
+#: What counts as the same cost where no snapshot is nearer: half an update, or this share.
+_NEAR = 0.025
+#: Two neighbours that differ by more of the narrower one's 95 % interval have no line between them.
+_STEEP = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +66,7 @@ def way(points: Sequence[CurvePoint], method: str) -> list[Stop]:
     # A second stage has paid for its first one too.
     before = earlier[-1].spent
     return earlier + [
-        dataclasses.replace(
+        replace(
             stop, spent={key: before[key] + n for key, n in stop.spent.items() if key in before}
         )
         for stop in stops
@@ -69,13 +79,23 @@ def trained_ways(table: TaskTable, points: Sequence[CurvePoint]) -> dict[str, li
     return {row.method: way(own, row.method) for row in table.rows if row.method != BASE}
 
 
+def asked_costs(cells: Iterable[Cell]) -> dict[str, list[float]]:
+    """By task, the forward equivalents at which its cells were to be compared, ascending."""
+    asked: dict[str, set[float]] = {}
+    for cell in cells:
+        # Older exports do not say, and were asked for none.
+        costs = cell.config.get("costs", ())
+        asked.setdefault(cell.task, set()).update(costs if isinstance(costs, list) else ())
+    return {task: sorted(costs) for task, costs in asked.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A place between two stops of a way.
+    """A place on a way.
 
     Attributes:
         before: The last stop at or before it.
-        after: The next one; the same where the place is a stop.
+        after: The next one; the same where it was measured.
         share: Of the way from ``before`` to ``after``; 0..1.
     """
 
@@ -84,11 +104,16 @@ class Place:
     share: float
 
     @property
+    def is_measured(self) -> bool:
+        """Whether it is a stop."""
+        return self.before == self.after
+
+    @property
     def is_early(self) -> bool:
         """Whether it lies between the base and the first snapshot, where nothing was measured."""
         # Learning curves are steepest and most concave there: a straight line put SOAR at SFT's
         # cost .042 behind SFT on the laboratory's aesthetic task, where it measures .100 ahead.
-        return self.before.method == BASE and 0 < self.share < _NEARLY
+        return self.before.method == BASE and not self.is_measured
 
     def spent(self, counter: str) -> float | None:
         """A counter at this place, linear between the stops; None where it was not logged."""
@@ -99,18 +124,50 @@ class Place:
 
 
 def place_at(stops: Sequence[Stop], counter: str, level: float) -> Place | None:
-    """Where a way has spent ``level`` of a counter; None beyond its ends."""
+    """Where a way has spent ``level`` of a counter; None beyond its ends.
+
+    The nearest stop, if it is within half an update or 2.5 % of the level.
+    """
     # Training that did not log a counter has no place on its axis.
     if not stops or any(counter not in stop.spent for stop in stops):
         return None
     reached = np.array([float(stop.spent[counter]) for stop in stops])
-    if level < reached[0] or level * _NEARLY > reached[-1]:
+    nearest = int(np.abs(reached - level).argmin())
+    half = _update(stops, nearest, counter) / 2
+    if abs(reached[nearest] - level) <= max(half, _NEAR * level):
+        return Place(before=stops[nearest], after=stops[nearest], share=0.0)
+    if not reached[0] < level < reached[-1]:
         return None
-    after = int(np.searchsorted(reached, min(level, reached[-1])))
-    before = max(after - 1, 0)
-    width = reached[after] - reached[before]
-    share = (level - reached[before]) / width if width > 0 else 1.0
-    return Place(before=stops[before], after=stops[after], share=min(share, 1.0))
+    after = int(np.searchsorted(reached, level))
+    width = reached[after] - reached[after - 1]
+    share = float((level - reached[after - 1]) / width)
+    return Place(before=stops[after - 1], after=stops[after], share=share)
+
+
+def _update(stops: Sequence[Stop], index: int, counter: str) -> float:
+    """What an update adds to a counter on the way to a stop; 0 at the first one."""
+    if index == 0:
+        return 0.0
+    first, last = stops[index - 1].spent, stops[index].spent
+    return (last[counter] - first[counter]) / max(last["step"] - first["step"], 1.0)
+
+
+def is_gap(panel: Panel, place: Place) -> bool:
+    """Whether nothing is interpolated at a place that is no stop.
+
+    That is before the first snapshot, and where the neighbours differ by more than a quarter of the
+    narrower one's 95 % interval. A curve that only rises or only falls between them is off the
+    straight line by no more than they differ.
+    """
+    if place.is_early:
+        return True
+    stops = (place.before, place.after)
+    ends = [estimate(panel, stop.method, stop.step).interval for stop in stops]
+    if None in ends:
+        return True
+    first, last = (end for end in ends if end is not None)
+    width = min(end.high - end.low for end in (first, last))
+    return abs(last.estimate - first.estimate) > _STEEP * width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,56 +176,69 @@ class MatchedTable:
 
     Attributes:
         counter: What is equal, e.g. ``forward_equivalents``.
-        methods: Whose whole training the level is.
-        early: Who spent it before the first snapshot, where nothing is interpolated.
-        table: The numbers; a method that never spent as much has none, nor one that is early, nor
-            one that was still in its first stage, which is a row itself.
+        methods: Whose whole training the level is; none of a level that was asked for.
+        places: Where the methods are that spent as much.
+        gaps: Metrics without a measurement at a method's place: all where that is early, else
+            those that are steep there.
+        table: The numbers; a method that never spent as much has none, nor has a gap, nor one that
+            was still in its first stage, which is a row itself.
     """
 
     counter: str
     level: float
     methods: tuple[str, ...]
-    early: tuple[str, ...]
+    places: Mapping[str, Place]
+    gaps: Mapping[str, tuple[str, ...]]
     table: TaskTable
 
 
 def matched_tables(
-    tables: Sequence[TaskTable], panels: Panels, points: Sequence[CurvePoint], counter: str
+    tables: Sequence[TaskTable],
+    panels: Panels,
+    points: Sequence[CurvePoint],
+    counter: str,
+    asked: Mapping[str, Collection[float]] | None = None,
 ) -> list[MatchedTable]:
     """Compare the methods of every task at what each of them spent in all of a counter.
 
-    By task, then level; only levels that two trained methods reached. ``points`` are of the
-    deciding metrics. Between two snapshots every image's score is taken as linear in the counter.
+    By task, then level; only levels that two trained methods reached, those that were ``asked`` for
+    by task included. ``points`` are of the deciding metrics. Where a snapshot was taken at the
+    level, it is compared; else every image's score is taken as linear between two that hardly
+    differ, and decides nothing.
     """
     matched = []
     for table in tables:
-        for level, methods, reached in _levels(table, points, counter):
-            measured = {name: place for name, place in reached.items() if not place.is_early}
+        own = {name: panels[table.task, name] for name in table.metrics}
+        for level, methods, places in _levels(table, points, counter, asked or {}):
+            gaps = {name: gap for name, at in places.items() if (gap := _gap(own, at))}
+            whole = [name for name in places if table.final_metric not in gaps.get(name, ())]
             # Beyond the baseline's own cost, who spent it all is what there is to compare with.
-            baseline = table.baseline if table.baseline in measured else methods[0]
-            own = dataclasses.replace(table, baseline=baseline)
+            candidates = [table.baseline, *methods, *places]
+            baseline = next((name for name in candidates if name in whole), table.baseline)
             matched.append(
                 MatchedTable(
                     counter=counter,
                     level=level,
                     methods=tuple(methods),
-                    early=tuple(name for name in reached if name not in measured),
-                    table=_matched(own, panels, measured, {counter: level}),
+                    places=places,
+                    gaps=gaps,
+                    table=_matched(replace(table, baseline=baseline), own, places, gaps),
                 )
             )
     return matched
 
 
 def _levels(
-    table: TaskTable, points: Sequence[CurvePoint], counter: str
+    table: TaskTable,
+    points: Sequence[CurvePoint],
+    counter: str,
+    asked: Mapping[str, Collection[float]],
 ) -> Iterator[tuple[float, list[str], dict[str, Place]]]:
-    """What methods spent in all, whose that is, and the places of all that spent as much."""
+    """Levels, who spent that in all, and the places of all that spent as much."""
     ways = trained_ways(table, points)
-    totals: dict[float, list[str]] = {}
-    for method, stops in ways.items():
-        if stops and (total := stops[-1].spent.get(counter)):
-            totals.setdefault(total, []).append(method)
-    for level, methods in sorted(totals.items()):
+    spent = [(stops[-1].spent.get(counter), name) for name, stops in ways.items() if stops]
+    totals = sorted((total, [name]) for total, name in spent if total)
+    for level, methods in _merged([*totals, *((cost, []) for cost in asked.get(table.task, ()))]):
         places = {name: place_at(stops, counter, level) for name, stops in ways.items()}
         # In its first stage a method is that stage's, which has a row of its own.
         reached = {n: place for n, place in places.items() if place and place.after.method == n}
@@ -177,25 +247,70 @@ def _levels(
             yield level, methods, reached
 
 
+def _merged(levels: Iterable[tuple[float, list[str]]]) -> list[tuple[float, list[str]]]:
+    """Levels in ascending order; those that are as good as the same are one."""
+    merged: list[tuple[float, list[str]]] = []
+    # Those that somebody spent come first, so that one that was asked for gives way.
+    for level, methods in levels:
+        near = [one for one in merged if abs(one[0] - level) <= _NEAR * level]
+        if near:
+            near[0][1].extend(methods)
+        else:
+            merged.append((level, list(methods)))
+    return sorted(merged)
+
+
+def _gap(panels: Mapping[str, Panel], place: Place) -> tuple[str, ...]:
+    """The metrics that are not measured at a place, nor nearly so."""
+    if place.is_measured:
+        return ()
+    return tuple(name for name, panel in panels.items() if is_gap(panel, place))
+
+
 def _matched(
-    table: TaskTable, panels: Panels, places: Mapping[str, Place], level: Mapping[str, float]
+    table: TaskTable,
+    panels: Mapping[str, Panel],
+    places: Mapping[str, Place],
+    gaps: Mapping[str, Collection[str]],
 ) -> TaskTable:
     """The table with every method at its place."""
-    moved = {name: _moved(panels[table.task, name], places) for name in table.metrics}
+    moved = {
+        name: _moved(panel, {n: at for n, at in places.items() if name not in gaps.get(n, ())})
+        for name, panel in panels.items()
+    }
     # Holm's correction is over this table, as that at the last steps is over its own.
-    comparisons = final_comparisons(moved, places, table.baseline, table.final_metric)
+    comparisons = _comparisons(moved, places, table)
+    measured = [name for name in places if len(gaps.get(name, ())) < len(panels)]
+    nothing = Estimate(interval=None, num_unscored=0, reasons=(), problem=NOT_MEASURED)
     rows = [
-        dataclasses.replace(
+        replace(
             row,
-            # Exactly the level, which rounding along the way may miss.
-            budget={**_spent(places[row.method]), **level} if row.method in places else {},
-            estimates=final_estimates(moved, row.method),
+            budget=_spent(places[row.method]) if row.method in measured else {},
+            estimates={
+                **final_estimates(moved, row.method),
+                **dict.fromkeys(gaps.get(row.method, ()), nothing),
+            },
             comparisons={name: one for (of, name), one in comparisons.items() if of == row.method},
         )
         for row in table.rows
         if row.method != BASE
     ]
-    return dataclasses.replace(table, rows=tuple(rows))
+    return replace(table, rows=tuple(rows))
+
+
+def _comparisons(
+    panels: Mapping[str, Panel], places: Mapping[str, Place], table: TaskTable
+) -> dict[tuple[str, str], Comparison]:
+    """Comparisons with the baseline, by (method, evaluator); decided where both were measured."""
+    exact = [name for name, place in places.items() if place.is_measured]
+    # Two noisy numbers make a mean that is quieter than any measurement: no verdict rests on it.
+    if table.baseline not in exact:
+        return final_comparisons(panels, places, table.baseline, "")
+    between = [name for name in places if name not in exact]
+    return {
+        **final_comparisons(panels, exact, table.baseline, table.final_metric),
+        **final_comparisons(panels, between, table.baseline, ""),
+    }
 
 
 def _spent(place: Place) -> dict[str, float]:
@@ -213,4 +328,4 @@ def _moved(panel: Panel, places: Mapping[str, Place]) -> Panel:
         for seed, (before, after) in panel.pairs(ends[0], ends[1]).items():
             between = (1 - place.share) * before + place.share * after
             values[Run(method, seed, BETWEEN)] = between
-    return dataclasses.replace(panel, values=values, reasons={run: {} for run in values})
+    return replace(panel, values=values, reasons={run: {} for run in values})

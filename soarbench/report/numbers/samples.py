@@ -63,16 +63,30 @@ def shown_cells(cells: Sequence[Cell], task: str) -> list[Cell]:
     return [shown[method] for method in ordered_methods(shown)]
 
 
+def shown_steps(cells: Sequence[Cell]) -> dict[str, list[int]]:
+    """By method, the steps that all trained cells have, and its last; all where they share none."""
+    # One that stands for another method's cost has nothing beside it.
+    trained = [set(cell.steps) for cell in cells if not cell.is_base]
+    shared = set.intersection(*trained) if trained else set()
+    return {
+        cell.method: [
+            step for step in cell.steps if not shared or step in {*shared, cell.steps[-1]}
+        ]
+        for cell in cells
+    }
+
+
 def read_samples(cells: Sequence[Cell], panel: Panel) -> Samples:
     """The stored images, maybe none, of a task; the panel of its deciding metric names prompts."""
     shown = shown_cells(cells, panel.task)
     # A strip shows the prompts that it was exported with, whatever would be chosen today.
     stored = (cell.strip_prompts(panel.task) for cell in shown)
     prompts = next(filter(None, stored), None) or _chosen_prompts(shown, panel)
+    steps = shown_steps(shown)
     samples = {
         (one.method, one.step, one.prompt_id): one
         for cell in shown
-        for step in cell.steps
+        for step in steps[cell.method]
         for one in _of_step(cell, panel.task, step, list(prompts))
     }
     return Samples(task=panel.task, prompts=prompts, samples=samples, titles=titles_of(shown))

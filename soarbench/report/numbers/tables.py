@@ -23,6 +23,7 @@ from soarbench.report.numbers.names import (
 )
 from soarbench.report.numbers.panels import Panel
 from soarbench.stats.intervals import Interval
+from soarbench.stats.significance import Verdict
 from soarbench.store.cells import Cell, Hole
 from soarbench.store.facts import MetricFacts
 
@@ -136,7 +137,8 @@ class TaskTable:
     def family(self) -> list[Comparison]:
         """The comparisons that this table decides: of the deciding metric, by method."""
         rows = [row for row in self.rows if self.final_metric in row.comparisons]
-        return [row.comparisons[self.final_metric] for row in rows]
+        comparisons = [row.comparisons[self.final_metric] for row in rows]
+        return [one for one in comparisons if one.verdict is not Verdict.EXPLORATORY]
 
     def about_family(self) -> list[str]:
         """What is decided, how, and what is not."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from soarbench.report.numbers.budgets import Place, Stop, trained_ways
+from soarbench.report.numbers.budgets import Place, Stop, is_gap, trained_ways
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
 from soarbench.report.numbers.estimates import labelled_rng
 from soarbench.report.numbers.panels import Panel
@@ -29,11 +30,13 @@ class Crossing:
         source: Where the threshold comes from, in words.
         title: Of the method.
         is_reached: Whether it is, by the scores as they are.
-        needed: Steps and counters at the crossing, linear between snapshots; empty where the
-            threshold is not reached, or is crossed between the base and the first snapshot.
-        low: Steps at the lower end of the 95 % interval over prompts; inf where not even there,
-            None when prompts could not be resampled or it lies before the first snapshot.
-        high: The upper end; inf where the threshold may not be reached at all.
+        needed: Steps and counters at the crossing; empty where the threshold is not reached, or
+            somewhere ``between``.
+        between: Steps and counters at the neighbours of a crossing that is in a gap: between the
+            base and the first snapshot, or between two that differ too much for a straight line.
+        low: Steps at the lower end of the 95 % interval over prompts, at the neighbour before where
+            it is in a gap; inf where not even there, None when prompts could not be resampled.
+        high: The upper end, at the neighbour after; inf where the threshold may not be reached.
         share: Of the resamples in which it is reached; None when prompts could not be resampled.
     """
 
@@ -46,15 +49,30 @@ class Crossing:
     title: str
     is_reached: bool
     needed: Mapping[str, float]
+    between: Mapping[str, tuple[float, float]]
     low: float | None
     high: float | None
     share: float | None
 
-    @property
-    def is_early(self) -> bool:
-        """Whether it or an end of its interval lies between the base and the first snapshot."""
-        ends = () if self.share is None else (self.low, self.high)
-        return None in ends or (self.is_reached and not self.needed)
+
+@dataclass(frozen=True)
+class _Course:
+    """A method's stops, and which of the ways between them are gaps."""
+
+    stops: Sequence[Stop]
+    gaps: Sequence[bool]
+
+    def around(self, axis: str, index: float) -> tuple[float, float]:
+        """An axis at a fractional index: twice the same, or at its neighbours in a gap."""
+        if np.isinf(index):
+            return index, index
+        before = min(int(index), len(self.stops) - 1)
+        share = index - before
+        first, last = (self.stops[n].spent[axis] for n in (before, before + (share > 0)))
+        if share > 0 and self.gaps[before]:
+            return first, last
+        place = first + share * (last - first)
+        return place, place
 
 
 def first_crossing(
@@ -118,14 +136,17 @@ def _crossing(
     values = np.array([[stop.value for stop in stops]])
     higher = panel.facts.higher_is_better
     place = float(first_crossing(values, np.array([threshold]), higher_is_better=higher)[0])
+    course = _Course(stops, _gaps(panel, stops))
     spread = _spread(panel, stops, given, goal)
-    ends: list[float | None] = [None, None]
+    low, high = None, None
     if spread is not None:
         # Nearest: between a step and 'never' (inf) there is no number.
-        quantiles = np.quantile(spread, (0.025, 0.975), method="nearest")
-        ends = [_at(stops, "step", float(end)) for end in quantiles]
+        ends = np.quantile(spread, (0.025, 0.975), method="nearest")
+        # Outwards to what was measured, where an end is in a gap.
+        low, high = (course.around("step", float(end))[side] for side, end in enumerate(ends))
     logged = [axis for axis in AXES if all(axis in stop.spent for stop in stops)]
-    needed = {axis: _at(stops, axis, place) for axis in logged if np.isfinite(place)}
+    around = {axis: course.around(axis, place) for axis in logged if np.isfinite(place)}
+    is_in_gap = any(first != last for first, last in around.values())
     return Crossing(
         task=panel.task,
         metric=panel.evaluator,
@@ -135,21 +156,18 @@ def _crossing(
         method=method,
         title=table.title(method),
         is_reached=not np.isinf(place),
-        needed={axis: amount for axis, amount in needed.items() if amount is not None},
-        low=ends[0],
-        high=ends[1],
+        needed={} if is_in_gap else {axis: first for axis, (first, _) in around.items()},
+        between=around if is_in_gap else {},
+        low=low,
+        high=high,
         share=None if spread is None else float(np.isfinite(spread).mean()),
     )
 
 
-def _at(stops: Sequence[Stop], axis: str, index: float) -> float | None:
-    """An axis at a fractional index of the stops; inf stays, None before the first snapshot."""
-    if np.isinf(index):
-        return index
-    before = int(index)
-    after = min(before + 1, len(stops) - 1)
-    place = Place(before=stops[before], after=stops[after], share=index - before)
-    return None if place.is_early else place.spent(axis)
+def _gaps(panel: Panel, stops: Sequence[Stop]) -> list[bool]:
+    """Between which neighbours nothing is interpolated."""
+    pairs = list(pairwise(stops))
+    return [is_gap(panel, Place(before=one, after=other, share=0.5)) for one, other in pairs]
 
 
 def _spread(

@@ -17,11 +17,13 @@ from soarbench.report.numbers.reference import AS_PUBLISHED, SOURCE
 from soarbench.report.numbers.samples import Sample, Samples
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.numbers.thresholds import Crossing
+from soarbench.report.numbers.tuning import Choice
 from soarbench.report.page.figures import figures
 from soarbench.report.page.sources import configurations, environment, protocols
 from soarbench.report.page.tables import DataTable, data_table, methods_table, others_table
 from soarbench.report.report import Report
 from soarbench.report.text import frames, gaming
+from soarbench.report.text.tuning import NOTE, choice_lines, tuning_texts
 from soarbench.store.cells import Cell
 
 #: Of all samples of a page, before base64 makes them a third larger.
@@ -50,10 +52,13 @@ def _values(report: Report) -> dict[str, object]:
         "version": __version__,
         "summaries": [_summary(table, report.matched) for table in report.tables],
         "results": [_results(table) for table in report.tables],
+        "choices": list(choice_lines(report.choices)),
+        "choices_table": _choices(report.choices),
+        "choices_note": NOTE,
         "matched": _matched(report.matched),
         "matched_note": frames.matched_note(report.matched),
         "thresholds": _thresholds(report.crossings),
-        "threshold_note": frames.threshold_note(report.crossings),
+        "threshold_note": frames.THRESHOLD_NOTE,
         "gaming": _gaming(report),
         "figures": figures(report.figures.entries, report.folder),
         "samples": sampled,
@@ -95,7 +100,8 @@ def _matched(matched: Sequence[MatchedTable]) -> list[dict[str, object]]:
     levels: dict[str, list[dict[str, object]]] = {}
     for one in matched:
         caption = f"Task {one.table.task}, {frames.level_text(one)}"
-        level = {"table": methods_table(one.table, caption), "note": frames.early_note(one)}
+        notes = [*frames.place_notes(one), *one.table.about_family()[:1]]
+        level = {"table": methods_table(one.table, caption), "notes": notes}
         levels.setdefault(one.table.task, []).append({**level, "findings": one.table.findings()})
     return [{"title": f"Task: {task}", "levels": own} for task, own in levels.items()]
 
@@ -109,9 +115,13 @@ def _thresholds(crossings: Sequence[Crossing]) -> list[DataTable]:
     return tables
 
 
+def _choices(choices: Sequence[Choice]) -> DataTable:
+    return data_table("Every trial", tuning_texts(choices), texts=2)
+
+
 def _gaming(report: Report) -> list[dict[str, object]]:
     """Tables of scores against what they stand for, and of diversity, by task."""
-    parts = []
+    parts: list[dict[str, object]] = []
     for table in report.tables:
         tables: list[dict[str, object]] = []
         for one in (one for one in report.gaming if one.task == table.task):

@@ -14,6 +14,7 @@ from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.report import Report
 from soarbench.report.text.frames import NOTHING, cost_texts, score_texts
+from soarbench.report.text.tuning import choice_lines
 from soarbench.stats import Verdict
 
 _STYLES = {str(one): "green" if one.direction > 0 else "red" for one in Verdict if one.is_decided}
@@ -27,6 +28,7 @@ def report_parts(report: Report) -> Iterator[RenderableType]:
         yield from (Padding(Text(text, style="bold"), (0, 1)) for text in table.findings())
         yield from (Padding(Text(text, style="dim"), (0, 1)) for text in table.notes())
         yield ""
+    yield from (Padding(Text(text, style="bold"), (0, 1)) for text in choice_lines(report.choices))
     if report.gaps:
         yield Text("Partial report. Missing:", style="bold yellow")
         yield from (Padding(Text(gap, style="yellow"), (0, 2)) for gap in report.gaps)

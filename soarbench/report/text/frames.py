@@ -12,10 +12,10 @@ import pandas as pd
 from soarbench.common.files import write_atomically
 from soarbench.common.provenance import UNKNOWN
 from soarbench.config.stages import first_stage
-from soarbench.report.numbers.budgets import MatchedTable
+from soarbench.report.numbers.budgets import NOT_MEASURED, MatchedTable
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
 from soarbench.report.numbers.estimates import Estimate
-from soarbench.report.numbers.names import BASE, method_title, titles_of
+from soarbench.report.numbers.names import BASE, method_title, step_title, titles_of
 from soarbench.report.numbers.reference import AS_PUBLISHED, published_head
 from soarbench.report.numbers.tables import BUDGET_COLUMNS, MethodRow, TaskTable
 from soarbench.report.numbers.thresholds import AXES, Crossing
@@ -39,7 +39,7 @@ _CURVE_COLUMNS = (
 )  # fmt: skip
 _THRESHOLD_COLUMNS = (
     "task", "metric", "threshold", "source", "method", "reached", *AXES,
-    "steps_low", "steps_high", "share_of_resamples",
+    "steps_before", "steps_after", "steps_low", "steps_high", "share_of_resamples",
 )  # fmt: skip
 _TRACE_COLUMNS = (
     "task", "method", "seed", "cell_id", "mlflow_run_id",
@@ -47,15 +47,24 @@ _TRACE_COLUMNS = (
 )  # fmt: skip
 
 COUNTER_TITLES = {name: name.replace("_", " ") for name in COUNTERS}
-#: Interpolated there, SOAR was .044 behind SFT at SFT's cost; measured, it was .100 ahead.
-_NOT_MEASURED = (
-    "lies between the base and the first snapshot. Nothing was measured there and scores do not "
-    "rise in a straight line, so nothing is interpolated; more budget.num_snapshots would measure "
-    "it."
+#: How to read what a value costs.
+THRESHOLD_NOTE = (
+    "The first crossing. The interval resamples prompts and takes the training seeds as they are; "
+    "'never' is a resample that does not reach the value. 'Between' two snapshots, or the base and "
+    "the first one, nothing more was measured, and an end of an interval there is the snapshot "
+    "beyond it; where two differ by at most a quarter of the narrower one's 95 % interval, the "
+    "crossing is linear between them."
 )
-_THRESHOLD_NOTE = (
-    "The first crossing, linear between snapshots. The interval resamples prompts and takes the "
-    "training seeds as they are; 'never' is a resample that does not reach the value."
+#: Interpolated before its first snapshot, SOAR was .044 behind SFT at SFT's cost; measured, it was
+#: .100 ahead.
+_MATCHED_NOTE = (
+    "Every method at the same cost: at a snapshot within half an update or 2.5 % of it, whose own "
+    "cost the table shows."
+)
+_LINEAR_NOTE = (
+    "Without one, an image's score is taken as linear between two snapshots that differ by at most "
+    "a quarter of the narrower one's 95 % interval; as a mean of two images it has an interval up "
+    "to 30 % too narrow, and decides nothing."
 )
 
 
@@ -129,11 +138,12 @@ def matched_numbers(matched: Sequence[MatchedTable]) -> pd.DataFrame:
 
 
 def threshold_numbers(crossings: Sequence[Crossing]) -> pd.DataFrame:
-    """A row a task and method; no numbers where it is not reached or not measured."""
+    """A row a task and method; no numbers where it is not reached, or in a gap but its ends."""
     lines = (
         {
             **vars(one), **one.needed, "reached": one.is_reached, "steps_low": one.low,
             "steps_high": one.high, "share_of_resamples": one.share,
+            **dict(zip(("steps_before", "steps_after"), one.between.get("step", ()), strict=False)),
         }
         for one in crossings
     )  # fmt: skip
@@ -166,7 +176,7 @@ def number_text(interval: Interval, decimals: int, *, sign: str = "") -> str:
 def value_text(estimate: Estimate | None, facts: MetricFacts) -> str:
     """A metric's value with its interval; marked with a star where images are left out."""
     if estimate is None or estimate.interval is None:
-        return NOTHING
+        return NOT_MEASURED if estimate and estimate.problem == NOT_MEASURED else NOTHING
     mark = "*" if estimate.num_unscored else ""
     return number_text(estimate.interval, facts.decimals) + mark
 
@@ -222,7 +232,7 @@ def threshold_texts(crossings: Sequence[Crossing]) -> pd.DataFrame:
     """A row a method: what it needs to reach one task's threshold."""
     lines = []
     for one in crossings:
-        spent = (_amount(one.needed, name) for name in COUNTERS)
+        spent = (_needed_text(one, name) for name in COUNTERS)
         sure = NOTHING if one.share is None else f"{100 * one.share:.0f} %"
         lines.append((one.title, _steps_text(one), *spent, sure))
     costs = [title.capitalize() for title in COUNTER_TITLES.values()]
@@ -230,15 +240,21 @@ def threshold_texts(crossings: Sequence[Crossing]) -> pd.DataFrame:
 
 
 def _steps_text(one: Crossing) -> str:
-    reached = _end_text(one.needed.get("step")) if one.is_reached else "never"
-    if one.low is None and one.high is None:
+    reached = _needed_text(one, "step") if one.is_reached else "never"
+    if one.low is None or one.high is None:
         return reached
     return f"{reached} [{_end_text(one.low)}, {_end_text(one.high)}]"
 
 
-def _end_text(steps: float | None) -> str:
-    if steps is None:
-        return NOTHING
+def _needed_text(one: Crossing, axis: str) -> str:
+    """What is needed of an axis, or between what."""
+    if axis not in one.between:
+        return _amount(one.needed, axis)
+    first, last = (f"{amount:,.0f}" for amount in one.between[axis])
+    return first if first == last else f"between {first} and {last}"
+
+
+def _end_text(steps: float) -> str:
     # A resample that never reaches the value has its end at infinity.
     return f"{steps:.0f}" if math.isfinite(steps) else "never"
 
@@ -294,33 +310,40 @@ def amount_text(matched: MatchedTable) -> str:
 def level_text(matched: MatchedTable) -> str:
     """What is equal, and whose whole training that is."""
     spenders = " and ".join(matched.table.title(method) for method in matched.methods)
-    return f"{amount_text(matched)}: all that {spenders} spent"
+    return amount_text(matched) + (f": all that {spenders} spent" if spenders else "")
 
 
 def matched_note(matched: Sequence[MatchedTable]) -> str:
     """How to read tables at equal cost."""
     # Only what happened here: of other reasons a reader would look for the dash in vain.
     reasons = ["never spent as much"]
-    if any(one.early for one in matched):
-        reasons.append("spent it before its first snapshot")
     if any(first_stage(row.method) for one in matched for row in one.table.rows):
         reasons.append("was still in its first stage")
-    return (
-        "Every method at the same cost. Between two snapshots an image's score is taken as linear "
-        f"in the cost; a dash marks a method that {', or '.join(reasons)}."
-    )
+    parts = [_MATCHED_NOTE]
+    if not all(place.is_measured for one in matched for place in one.places.values()):
+        parts.append(_LINEAR_NOTE)
+    return " ".join([*parts, f"A dash marks a method that {', or '.join(reasons)}."])
 
 
-def early_note(matched: MatchedTable) -> str:
-    """Why methods have a dash though they spent as much; empty where none has."""
-    names = " and ".join(matched.table.title(method) for method in matched.early)
-    return f"{names}: a dash, since this cost {_NOT_MEASURED}" if names else ""
-
-
-def threshold_note(crossings: Sequence[Crossing]) -> str:
-    """How to read what a value costs."""
-    is_early = any(one.is_early for one in crossings)
-    return f"{_THRESHOLD_NOTE} A dash for steps {_NOT_MEASURED}" if is_early else _THRESHOLD_NOTE
+def place_notes(matched: MatchedTable) -> list[str]:
+    """Where methods were that have no snapshot at this cost, a line each."""
+    notes = []
+    for method, place in matched.places.items():
+        if place.is_measured:
+            continue
+        title, table = matched.table.title(method), matched.table
+        gaps = matched.gaps.get(method, ())
+        ends = (step_title(stop.method, stop.step) for stop in (place.before, place.after))
+        between = "between {} and {}".format(*ends)
+        if gaps:
+            names = ", ".join(table.facts[name].title for name in gaps)
+            notes.append(
+                f"{title}: {names} not measured {between}; budget.costs=[{matched.level:.0f}] "
+                "measures there."
+            )
+        if linear := [table.facts[name].title for name in table.metrics if name not in gaps]:
+            notes.append(f"{title}: {', '.join(linear)} linear {between}.")
+    return notes
 
 
 def threshold_title(one: Crossing) -> str:

@@ -15,6 +15,7 @@ from soarbench.report.numbers.thresholds import Crossing
 from soarbench.report.report import Report
 from soarbench.report.text import frames, gaming
 from soarbench.report.text.frames import NOTHING
+from soarbench.report.text.tuning import NOTE, choice_lines, tuning_texts
 
 
 def markdown(report: Report) -> str:
@@ -23,6 +24,9 @@ def markdown(report: Report) -> str:
     if report.gaps:
         parts.append(f"**Partial report.** Missing:\n\n{_items(report.gaps)}")
     parts.append(_items(report.stale))  # before any number that it is about
+    if report.choices:
+        lines = _items([*choice_lines(report.choices), NOTE])
+        parts += ["## Chosen", lines, markdown_table(tuning_texts(report.choices))]
     for table in report.tables:
         parts += [
             f"## Task: {table.task}",
@@ -79,7 +83,8 @@ def matched_markdown(matched: Sequence[MatchedTable]) -> str:
     parts = [title, frames.matched_note(matched)]
     for one in matched:
         parts += [f"{frames.level_text(one)}:", task_markdown(one.table)]
-        parts += [frames.early_note(one), _items(one.table.findings())]
+        notes = [*frames.place_notes(one), *one.table.about_family()[:1]]
+        parts += [_items(notes), _items(one.table.findings())]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -89,7 +94,7 @@ def threshold_markdown(crossings: Sequence[Crossing]) -> str:
         return ""
     title = frames.threshold_title(crossings[0])
     table = markdown_table(frames.threshold_texts(crossings))
-    return f"### {title}\n\n{table}\n\n{frames.threshold_note(crossings)}"
+    return f"### {title}\n\n{table}\n\n{frames.THRESHOLD_NOTE}"
 
 
 def gaming_markdown(one: Gaming, table: TaskTable) -> str:
