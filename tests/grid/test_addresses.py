@@ -38,6 +38,7 @@ def every_address(cell: CellConfig) -> dict[str, str]:
             f"scores {name}": addresses.scores(cell, step, suite, name).address
             for name in suite.judges
         },
+        "states": addresses.base_states(cell, {}).address,
         "paths": addresses.path_probe(cell, cell, {}).address,
     }
 
@@ -59,6 +60,7 @@ NO_NUMBER = [
     "method.aux_chunk=3",
     "device=cpu",
     "diagnostics=false",
+    "robustness.enabled=true",
     "grid.baseline=soar",
     "suites.drawbench.judges=[aesthetic,oracle_aesthetic,clipscore]",
 ]
@@ -99,7 +101,10 @@ def test_a_setting_that_came_later_is_in_addresses_where_it_is_set() -> None:
     assert "rollout_batch_size" not in before
 
 
-@pytest.mark.parametrize("word", ["sampling.num_inference_steps=7", "sampling.guidance_scale=2.5"])
+@pytest.mark.parametrize(
+    "word",
+    ["sampling.num_inference_steps=7", "sampling.guidance_scale=2.5", "sampling.state_noise=0.2"],
+)
 def test_sampling_changes_images_and_scores_and_no_training(
     arguments: list[str], word: str
 ) -> None:
