@@ -108,7 +108,7 @@ def _values(cells: Sequence[Cell], task: str) -> dict[tuple[str, float, float], 
         for place, rows in frame.groupby(["measure", "level", "sigma"], sort=False)["value"]:
             values.setdefault(place, {}).setdefault(cell.method, {})[seed] = rows.to_numpy()
     _refuse_unlike(values, task)
-    return dict(values)
+    return {place: dict(by_method) for place, by_method in values.items()}
 
 
 def _refuse_unlike(
@@ -150,9 +150,11 @@ def _compared(
     pairs = paired(by_method[method], by_method[baseline])
     if not pairs:
         return None
-    differences = np.stack([one - other for one, other in pairs.values()])
+    differences = [one - other for one, other in pairs.values()]
     return compare_scores(
-        cluster(differences, np.arange(differences.shape[1])),
+        differences,
+        np.arange(differences[0].size),
+        None,
         names=(method, baseline),
         facts=MEASURES[measure],
         seeds=tuple(pairs),

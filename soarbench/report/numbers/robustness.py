@@ -15,7 +15,6 @@ from soarbench.report.numbers.diagnostics import members
 from soarbench.report.numbers.estimates import Comparison, compare_scores, decided, estimate
 from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import Panel, build_panels
-from soarbench.stats.clusters import cluster
 from soarbench.stats.intervals import Interval
 from soarbench.stats.significance import Verdict
 from soarbench.store.cells import Cell
@@ -159,10 +158,16 @@ def _interaction(
     seeds = [seed for seed in pairs[0] if seed in pairs[1]]
     rows = [np.subtract(*pairs[0][seed]) - np.subtract(*pairs[1][seed]) for seed in seeds]
     try:
-        scores = cluster(rows, one.prompts, strata=one.strata)
+        return compare_scores(
+            rows,
+            one.prompts,
+            one.strata,
+            names=(method, baseline),
+            facts=one.facts,
+            seeds=tuple(seeds),
+        )
     except ValueError:
         return None  # no image was scored by both
-    return compare_scores(scores, names=(method, baseline), facts=one.facts, seeds=tuple(seeds))
 
 
 def _point(
