@@ -199,17 +199,28 @@ def euler_sample(
     condition: Condition,
     negative_condition: Condition,
     guidance_scale: float,
+    *,
+    state_noise: float | None = None,
+    generators: Generators = (),
 ) -> Tensor:
     """Integrate the ODE from noise; the same bits as diffusers' ``StableDiffusion3Pipeline``.
 
     ``noise``, (B, ...), is at ``sigmas[0]``; ``sigmas``, (num_inference_steps + 1,), are of
-    ``sampling_sigmas``, and the rest is as in ``guided_velocity``. -> latents at ``sigmas[-1]``, as
-    ``noise``, in the model's dtype.
+    ``sampling_sigmas``, and the rest is as in ``guided_velocity``. With ``state_noise`` every step
+    but the last is ``stochastic_step``'s ``simple`` one, with noise of ``generators``. -> latents
+    at ``sigmas[-1]``, as ``noise``, in the model's dtype.
     """
-    latents = noise
-    for sigma, sigma_next in itertools.pairwise(sigmas.to(noise.device)):
+    latents, last = noise, len(sigmas) - 2
+    for i, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas.to(noise.device))):
         level = sigma.expand(len(noise))
         v = guided_velocity(velocity, latents, level, condition, negative_condition, guidance_scale)
+        # The last step's would be grain on the image, which no model could answer.
+        if state_noise is not None and i < last:
+            fresh = draw_noise(noise.shape[1:], generators, noise.device)
+            latents = stochastic_step(
+                latents, v, level, sigma_next, "simple", state_noise, 1.0, fresh
+            ).to(v.dtype)
+            continue
         # Not euler_step: the scheduler multiplies in the model's dtype, which shows in bfloat16.
         latents = (latents.float() + (sigma_next - sigma) * v).to(v.dtype)
     return latents

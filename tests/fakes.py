@@ -25,7 +25,7 @@ from evaluators.base import Canary, Evaluator, JudgeConfig, Sample, Score
 from evaluators.diversity.config import Measure
 from soarbench.common.errors import UserError
 from soarbench.data.prompts import PromptItem
-from soarbench.diagnostics.measured import Measured
+from soarbench.diagnostics.measured import Measured, States
 from soarbench.evaluation.drawing import Draw
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
@@ -179,23 +179,25 @@ class FakeWorkbench:
         assert judge in cell.judges
         return self.judge
 
+    def base_states(self, cell: CellConfig, source: CellConfig) -> States:
+        """Two images, as the base drifts at one level."""
+        self.calls.append(f"states {cell.label} on {source.task_name}")
+        return {0.5: np.arange(6, dtype=np.float32).reshape(2, 3, 1, 1)}
+
     def probe(
-        self, cell: CellConfig, source: CellConfig, step: int, *, with_paths: bool
+        self, cell: CellConfig, source: CellConfig, step: int, *, states: States | None
     ) -> Measured:
-        """Two images, a drift that grows by 0.1 a step of the sampler."""
+        """Two images, an error off the path of 0.1 a row."""
         if step == cell.own_steps[0]:
             self.calls.append(f"probe {cell.label} on {source.task_name}")
         if cell.label == self.unprobed:
             raise RuntimeError("out of memory")
-        paths = [
-            {
-                "row": row, "start": start, "index": index, "sigma": start * (1 - index / 2),
-                "deviation": 0.1 * index,
-            }
-            for row in (0, 1) for start in (1.0, 0.5) for index in range(3)
+        exposure = [
+            {"row": row, "measure": "off_path", "level": level, "sigma": level, "value": 0.1 * row}
+            for level, state in (states or {}).items() for row in range(len(state))
         ]  # fmt: skip
         norms = [{"row": row, "norm": 1.0 + row} for row in (0, 1)]
-        return Measured(norms=norms, paths=paths if with_paths else [])
+        return Measured(norms=norms, exposure=exposure)
 
     def diversity(self, cell: CellConfig, measure: str) -> Measure:
         assert measure in cell.diversity

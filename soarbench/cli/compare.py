@@ -15,6 +15,9 @@ from rich.table import Table
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.strict import did_you_mean
 from soarbench.config.keys import Options
+from soarbench.config.settings import sizes_by_metric
+from soarbench.report.build import reference_folder
+from soarbench.report.numbers.estimates import Targets, refuse_unknown_metrics, size_of
 from soarbench.report.numbers.measured import Key, Measured, of_cell, of_scored
 from soarbench.report.numbers.names import (
     BASE,
@@ -27,9 +30,11 @@ from soarbench.report.numbers.names import (
 from soarbench.report.numbers.pairs import Answer, Pair, answers, measured_pairs, panel_pair
 from soarbench.report.numbers.panels import Panel, build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
+from soarbench.report.numbers.reference import published_scores
 from soarbench.report.numbers.tables import (
-    HOW_DECIDED,
     finding,
+    how_decided,
+    margin_note,
     p_text,
     problem_note,
     seed_notes,
@@ -59,6 +64,8 @@ class Question:
     scope: str
     titles: Titles
     final_metric: str = ""
+    grid: str = ""
+    task: str = ""
 
 
 def compare(
@@ -83,13 +90,32 @@ def compare(
     if not pairs:
         hint = did_you_mean(str(options.metric), {pair.evaluator for pair in question.pairs})
         raise UserError(f"metric={options.metric!r} was not measured of both: {hint}")
-    results = answers(pairs, options.metric or question.final_metric)
+    targets = _targets(question, pairs, options.metric or question.final_metric, settings)
+    results = answers(pairs, targets)
     if as_json:
         # Past rich, which would wrap it to the terminal's width.
         console.file.write(json.dumps(_plain(question, results), indent=1) + "\n")
     else:
-        _show(question, results, console)
+        _show(question, results, targets, console)
     return 0
+
+
+def _targets(
+    question: Question, pairs: Sequence[Pair], metric: str, settings: Sequence[str]
+) -> Targets:
+    """What was said beforehand about the metric that decides, or about the first one."""
+    own = own_settings(settings)
+    sizes = {key: sizes_by_metric(key, getattr(own, key)) for key in ("margin", "detect")}
+    for key, named in sizes.items():
+        refuse_unknown_metrics(key, named, (pair.facts for pair in pairs))
+    facts = next((pair.facts for pair in pairs if pair.evaluator == metric), pairs[0].facts)
+    folder = reference_folder(Path(own.results_dir).expanduser())
+    return Targets(
+        metric=metric,
+        margin=size_of(sizes["margin"], facts),
+        detect=size_of(sizes["detect"], facts),
+        published=published_scores(folder, question.grid, question.task, facts.name),
+    )
 
 
 def _find(names: tuple[str, str], settings: Sequence[str], step: int | None) -> Question:
@@ -201,7 +227,9 @@ def _found_methods(names: tuple[str, str], settings: Sequence[str], step: int | 
         f"{method_title(name, titles)} ({step_title(name, at)})" for name, at in steps.items()
     )
     scope = f"task {task}, {when}"
-    return Question(pairs=pairs, scope=scope, titles=titles, final_metric=final_metric)
+    return Question(
+        pairs=pairs, scope=scope, titles=titles, final_metric=final_metric, grid=grid, task=task
+    )
 
 
 def _task(cells: Sequence[Cell], names: tuple[str, str], grid: str) -> str:
@@ -231,7 +259,9 @@ def _step_of(panel: Panel, method: str, step: int | None) -> int:
     return step
 
 
-def _show(question: Question, results: Sequence[Answer], console: Console) -> None:
+def _show(
+    question: Question, results: Sequence[Answer], targets: Targets, console: Console
+) -> None:
     names = [method_title(name, question.titles) for name in question.pairs[0].names]
     # Wrapped, since sentences are read and not copied.
     for line in (f"A: {names[0]}", f"B: {names[1]}", *filter(None, [question.scope])):
@@ -251,11 +281,11 @@ def _show(question: Question, results: Sequence[Answer], console: Console) -> No
             f"{chance}\n{escape(ends)}",
         )
     console.print(table)
-    for line in _lines(results, question.titles):
+    for line in _lines(results, question.titles, targets):
         console.print(line, highlight=False, markup=False)
 
 
-def _lines(results: Sequence[Answer], titles: Titles) -> list[str]:
+def _lines(results: Sequence[Answer], titles: Titles, targets: Targets) -> list[str]:
     """The first metric's answer in words, and how to read the numbers."""
     first = results[0]
     comparison = first.comparison
@@ -288,14 +318,16 @@ def _lines(results: Sequence[Answer], titles: Titles) -> list[str]:
         f"Paired over {difference.num_prompts} prompts with {first.num_images:g} images each and "
         f"{seeds}."
     )
-    return [*lines, *_about_family(results)]
+    return [*lines, *_about_family(results, targets)]
 
 
-def _about_family(results: Sequence[Answer]) -> list[str]:
+def _about_family(results: Sequence[Answer], targets: Targets) -> list[str]:
     """What is decided and how, and what that leaves out."""
     family = [one for one in results if one.comparison.verdict is not Verdict.EXPLORATORY]
     titles = ", ".join(one.facts.title for one in family)
-    notes = [f"Decided: {titles}, as asked. {HOW_DECIDED} for {len(family)}."]
+    notes = [f"Decided: {titles}, as asked. {how_decided(len(family))}"]
+    if targets.margin is not None:
+        notes.append(margin_note(targets.margin, len(family)))
     if len(family) < len(results):
         notes.append("Other metrics are exploratory: they decide nothing.")
     notes.append(
@@ -324,8 +356,8 @@ def _plain(question: Question, results: Sequence[Answer]) -> dict[str, object]:
                 "probability_of_improvement": vars(one.improvement),
                 "mcnemar": None if one.mcnemar is None else vars(one.mcnemar),
                 "detectable_difference": one.comparison.detectable,
-                "required_prompts": one.comparison.required_prompts,
-                "required_seeds": one.comparison.required_seeds,
+                "goal": one.comparison.goal,
+                "required": one.comparison.required and vars(one.comparison.required),
                 "seeds": list(one.comparison.seeds),
                 "num_unscored": one.num_unscored,
             }

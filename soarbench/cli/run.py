@@ -23,7 +23,7 @@ from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import Job, SuiteJob, Workbench
-from soarbench.jobs.graph import grid_jobs, settle, waiting_on
+from soarbench.jobs.graph import diagnostic_keys, grid_jobs, settle, waiting_on
 from soarbench.jobs.log import Log
 from soarbench.jobs.prepare import START
 from soarbench.jobs.snapshots import SnapshotKeeper
@@ -36,8 +36,6 @@ _MISSING_DATA = (
     "there is nothing to train on: give data.path=FILE (data=jsonl), or data=datasets or "
     "data=webdataset with data.path=DIR"
 )
-#: Jobs of a cell by what a reader calls them.
-_OF_DIAGNOSTICS = ("statistics", "diversity", "paths", "log diagnostics")
 
 
 def run(arguments: Sequence[str], *, is_dry: bool, as_json: bool, console: Console) -> int:
@@ -169,12 +167,12 @@ def diagnose(
             f"{grid.folder} has no finished cell of this grid; run 'python -m soarbench run "
             f"grid={grid.settings.grid.name}' with the same settings first"
         )
-    failures, tracker = Failures(), None
+    failures, tracker, probing = Failures(), None, diagnostic_keys(grid.cells)
     with locked(grid.folder):
         pending = [
             job
             for job in jobs
-            if job.kind in _OF_DIAGNOSTICS
+            if job.key in probing
             and addresses.cell_id(job.cell) in finished
             and not job.is_done(grid.store)
         ]
@@ -230,8 +228,9 @@ def dry_table(grid: Grid) -> Table:
     pending = [job for job in all_jobs(grid) if not job.is_done(grid.store)]
     seconds = estimates(grid, pending)
     total = 0.0
+    probing = diagnostic_keys(grid.cells)
     # Once a job: an id takes a millisecond, and a grid has a thousand jobs.
-    own_jobs = [job for job in pending if job.kind not in _OF_DIAGNOSTICS]
+    own_jobs = [job for job in pending if job.key not in probing]
     jobs_of = defaultdict[str, list[Job]](list)
     for job in own_jobs:
         jobs_of[addresses.cell_id(job.cell)].append(job)
@@ -243,13 +242,13 @@ def dry_table(grid: Grid) -> Table:
         total += cost
         table.add_row(cell_id, steps, _state(own, grid), _duration(cost))
     # Several cells may share a measurement, so that it has a line of its own.
-    probing = sum(s for (_, kind), s in seconds.items() if kind in _OF_DIAGNOSTICS)
+    diagnosing = sum(seconds[job.key] for job in pending if job.key in probing)
     table.add_section()
     # Nothing is loaded where nothing is left to do.
-    start = seconds[START] if total or probing else 0.0
+    start = seconds[START] if total or diagnosing else 0.0
     table.add_row("loading and curating", "", "", _duration(start))
-    table.add_row("diagnostics", "", "", _duration(probing))
-    table.add_row("all", "", "", _duration(total + probing + start))
+    table.add_row("diagnostics", "", "", _duration(diagnosing))
+    table.add_row("all", "", "", _duration(total + diagnosing + start))
     notes = [f"estimates from rates measured on {rates.machine}", space_line(grid, pending)]
     extra = sum(seconds[job.key] for job in pending if _is_at_cost(job))
     notes += equal_cost_lines(grid.cells, _duration(extra))

@@ -110,6 +110,32 @@ class StoreConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RobustnessConfig:
+    """Other samplers that images of the last step are drawn with and judged; part of diagnostics.
+
+    What a model's errors off the training path cost in pictures shows where there are more of them.
+
+    Attributes:
+        enabled: Whether they are: as many images as the last step has, a sampler each.
+        num_inference_steps: Of the samplers without noise.
+        state_noise: As ``sampling.state_noise``, of samplers with the usual number of steps.
+    """
+
+    enabled: bool
+    num_inference_steps: tuple[int, ...]
+    state_noise: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for key in ("num_inference_steps", "state_noise"):
+            values: tuple[float, ...] = getattr(self, key)
+            # Without noise it would be the usual sampler by another name.
+            if not all(0 < value < math.inf for value in values):
+                raise ValueError(
+                    f"robustness.{key}={list(values)}: give numbers above 0, or [] for none"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProcessesConfig:
     """How a cell's training is shared out; changes no result.
 

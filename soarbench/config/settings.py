@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from baselines.config import (
     ADDRESS,
+    ADDRESS_IF_SET,
     EmaConfig,
     LoraConfig,
     MethodConfig,
@@ -21,6 +23,7 @@ from soarbench.config.run import (
     BudgetConfig,
     FigureFormat,
     LauncherConfig,
+    RobustnessConfig,
     Stale,
     StoreConfig,
     TrackingConfig,
@@ -132,14 +135,19 @@ class SamplingConfig:
         guidance_scale: Classifier-free guidance; 1.0 is off.
         batch_size: Images at once, of 512 x 512 pixels or fewer; larger ones are so many fewer.
             Does not change which noise an image gets.
+        state_noise: Fresh noise in every state but the last, RMS of a whole way from noise to image
+            that removed none of it; null adds none.
     """
 
     num_inference_steps: int
     guidance_scale: float
     # In no address: an image's noise comes from its prompt id and index, whichever batch it is in.
     batch_size: int = field(metadata=ADDRESS)
+    state_noise: float | None = field(default=None, metadata=ADDRESS_IF_SET)
 
     def __post_init__(self) -> None:
+        if self.state_noise is not None and not 0 < self.state_noise < math.inf:
+            raise ValueError(f"state_noise={self.state_noise}: must be above 0, or null for none")
         for key, least in (("num_inference_steps", 1), ("guidance_scale", 0), ("batch_size", 1)):
             # Not ``<``, which nan passes; images drawn with an infinite guidance are black.
             if not least <= getattr(self, key) < math.inf:
@@ -149,6 +157,33 @@ class SamplingConfig:
         """How many images of a resolution are drawn together."""
         # By the resolution alone: which images share a batch may not depend on what is missing.
         return at_once(self.batch_size, resolution**2, usual=_SAMPLED_PIXELS)
+
+    def others(self, robustness: RobustnessConfig) -> tuple[SamplingConfig, ...]:
+        """The samplers of ``robustness`` without this one; none where it is not enabled."""
+        if not robustness.enabled:
+            return ()
+        steps, noise = robustness.num_inference_steps, robustness.state_noise
+        samplers = [replace(self, num_inference_steps=count, state_noise=None) for count in steps]
+        samplers += [replace(self, state_noise=scale) for scale in noise]
+        return tuple(one for one in dict.fromkeys(samplers) if one != self)
+
+
+def sizes_by_metric(key: str, texts: Sequence[str]) -> dict[str, float]:
+    """Sizes of differences by metric, of ``METRIC:NUMBER`` each; ``ValueError`` names the key."""
+    sizes = {}
+    for text in texts:
+        metric, _, number = text.rpartition(":")
+        try:
+            size = float(number)
+        except ValueError:
+            size = math.nan
+        # Not ``size <= 0``, which nan passes.
+        if not metric or not 0 < size < math.inf:
+            raise ValueError(
+                f"{key}={text}: write METRIC:NUMBER, the number above 0, e.g. {key}=CLIPScore:0.01"
+            )
+        sizes[metric] = size
+    return sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +210,11 @@ class Settings:
         results_dir: Reports.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         diagnostics: Whether finished cells are measured for signs of gaming.
+        margin: Differences that count as none, e.g. ``CLIPScore:0.01``: a tie within it is called
+            equivalent.
+        detect: Differences that should be seen, written alike: of these reports say what would
+            decide them.
+        robustness: Part of the diagnostics.
         figure_formats: What figures are written as; png, which pages show, is among them.
         tracking: MLflow.
         launcher: Who runs the jobs.
@@ -203,9 +243,16 @@ class Settings:
     results_dir: str
     device: str
     diagnostics: bool
+    robustness: RobustnessConfig
     figure_formats: tuple[FigureFormat, ...]
     tracking: TrackingConfig
     launcher: LauncherConfig
     store: StoreConfig = field(default_factory=StoreConfig)
     diversity: dict[str, DiversityConfig] = field(default_factory=dict)
     stale: Stale = "warn"
+    margin: tuple[str, ...] = ()
+    detect: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for key in ("margin", "detect"):
+            sizes_by_metric(key, getattr(self, key))

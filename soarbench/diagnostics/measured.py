@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+Row = Mapping[str, object]
+#: States by level, of followed images in their order; (N, C, H, W) each.
+States = Mapping[float, NDArray[np.float32]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -12,9 +19,9 @@ class Measured:
 
     Attributes:
         norms: RMS of the velocity; row, norm.
-        paths: Deviation from the training path; row, start, index, sigma, deviation. Empty where it
-            was not asked for.
+        exposure: Measures of exposure bias; row, measure, level, sigma, value. Empty where they
+            were not asked for.
     """
 
-    norms: Sequence[Mapping[str, float]]
-    paths: Sequence[Mapping[str, float]]
+    norms: Sequence[Row]
+    exposure: Sequence[Row]

@@ -29,12 +29,15 @@ def image_facts(
     # How many images a prompt has is not in it: every image has noise of its own, so that more of
     # them change no number of those that are there. Steps and guidance are: the same model was
     # seen to give 7.9 to 22 depending on them (UniRL issue 221).
+    # Named where there is some: protocols of before it stay what they are.
+    noise = {} if sampling.state_noise is None else {"state_noise": sampling.state_noise}
     return {
         "prompts": load_suite(suite).sha256,
         "seed_rule": SEED_RULE,
         "resolution": model.resolution,
         "num_inference_steps": sampling.num_inference_steps,
         "guidance_scale": sampling.guidance_scale,
+        **noise,
         **scheduler,
         "dtype": model.dtype,
     }

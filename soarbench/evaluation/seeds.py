@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from baselines.flow import draw_noise
+
 
 def evaluation_seed(prompt_id: str, image_index: int) -> int:
     """Seed of one image, 0 .. 2**63 - 1, from the sha256 of ``prompt_id/image_index``."""
@@ -16,12 +18,13 @@ def evaluation_seed(prompt_id: str, image_index: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def evaluation_noise(images: Sequence[tuple[str, int]], shape: tuple[int, int, int]) -> Tensor:
-    """Starting noise of images given as (prompt id, image index). -> (B, *shape) float32, CPU."""
+def evaluation_generators(images: Sequence[tuple[str, int]]) -> list[torch.Generator]:
+    """One an image, given as (prompt id, image index), at its start."""
     # A generator an image: neither the batch nor the number of GPUs changes which noise it gets.
     # On the CPU whatever the device, so that every machine draws the same images.
-    rows = []
-    for prompt_id, image_index in images:
-        generator = torch.Generator().manual_seed(evaluation_seed(prompt_id, image_index))
-        rows.append(torch.randn(shape, generator=generator))
-    return torch.stack(rows)
+    return [torch.Generator().manual_seed(evaluation_seed(*image)) for image in images]
+
+
+def evaluation_noise(images: Sequence[tuple[str, int]], shape: tuple[int, int, int]) -> Tensor:
+    """The first noise of ``evaluation_generators``. -> (B, *shape) float32, CPU."""
+    return draw_noise(shape, evaluation_generators(images), torch.device("cpu"))

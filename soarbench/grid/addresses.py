@@ -127,21 +127,30 @@ def diversity(cell: CellConfig, step: int, suite: SuiteConfig, measure: str) -> 
     return _source("probes", cell.diversity[measure].kind, content, statistics.inputs)
 
 
-def path_probe(cell: CellConfig, source: CellConfig, settings: Content) -> Source:
-    """Paths of a cell's models along held-out images of the data of ``source``.
+def base_states(source: CellConfig, settings: Content) -> Source:
+    """States that the base drifts to from the path of held-out images of the data of ``source``.
 
-    That is the cell itself, but for the base; ``settings`` are ``diagnostics.settings``'.
+    ``settings`` are ``diagnostics.settings``'.
+    """
+    content = {
+        "base": _base(source),
+        "followed": data_content(source),
+        "sampling": address_content(source.sampling),
+        "settings": settings,
+    }
+    return _source("probes", "states", content, ())
+
+
+def path_probe(cell: CellConfig, source: CellConfig, settings: Content) -> Source:
+    """A cell's models on and off the path of the images of ``base_states``.
+
+    ``source`` is the cell itself, but for the base.
     """
     # Velocities are compared step by step, not at equal cost.
     trained, inputs = _at(cell, list(cell.own_steps))
-    content = {
-        "base": _base(cell),
-        "training": trained,
-        "followed": data_content(source),
-        "sampling": address_content(cell.sampling),
-        "settings": settings,
-    }
-    return _source("probes", "paths", content, inputs)
+    states = base_states(source, settings).address
+    content = {"base": _base(cell), "training": trained, "states": states}
+    return _source("probes", "paths", content, (*inputs, states))
 
 
 def base_loads(cell: CellConfig) -> tuple[object, ...]:

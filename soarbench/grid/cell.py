@@ -28,6 +28,7 @@ class CellConfig:
         rewards: A reward method's rewards with their weights; empty for other methods.
         judges: Those that the suites, the data and the rewards name.
         weights_digest: Of the base's weights (and of an adapter's).
+        robustness: Samplers that images of the last step are drawn with, too.
         diversity: Measures of how unlike a prompt's images are, by name.
         costs: Forward equivalents, first stages included, at which the methods of its task are
             compared; those that it never reaches among them.
@@ -52,6 +53,8 @@ class CellConfig:
     sampling: SamplingConfig
     judges: Mapping[str, JudgeConfig]
     weights_digest: str
+    # Their images have addresses of their own.
+    robustness: tuple[SamplingConfig, ...] = field(default=(), metadata=ADDRESS)
     # Measured beside the scores; each has an address of its own.
     diversity: Mapping[str, DiversityConfig] = field(default_factory=dict, metadata=ADDRESS)
     # Its training's address stands for it.

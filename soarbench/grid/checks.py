@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from baselines.config import MethodConfig, TrainingConfig
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import did_you_mean
-from soarbench.config.settings import Settings
+from soarbench.config.settings import Settings, sizes_by_metric
 from soarbench.models.base import UnknownArchitecture
 
 #: The paper's names of the two rewards, and the evaluator each is.
@@ -41,6 +41,11 @@ def check(settings: Settings, method: str) -> None:
             f"figure_formats={list(settings.figure_formats)}: png must be among them, since pages "
             "show it"
         )
+    _check_sizes(settings)
+    if settings.robustness.enabled and not settings.diagnostics:
+        raise ConfigError(
+            "robustness.enabled=true: is one of the diagnostics; leave diagnostics=false out"
+        )
     _check_evaluation(settings)
     _check_resolution(settings)
     if config is None:
@@ -62,6 +67,17 @@ def check(settings: Settings, method: str) -> None:
     except ValueError as error:
         raise ConfigError(f"method={method}: {error}") from error
     _check_shapes(settings, config, training)
+
+
+def _check_sizes(settings: Settings) -> None:
+    """Refuse margins and differences of metrics that nobody judges."""
+    known = {name for key, judge in settings.judge.items() for name in (key, judge.title)}
+    for key in ("margin", "detect"):
+        for metric in sizes_by_metric(key, getattr(settings, key)):
+            if metric.lower() not in {name.lower() for name in known}:
+                raise ConfigError(
+                    f"{key}={metric}: there is no such metric; {did_you_mean(metric, known)}"
+                )
 
 
 def check_device(device: str) -> None:

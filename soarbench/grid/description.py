@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from soarbench.common.provenance import STORE_VERSION
 from soarbench.common.strict import plain
@@ -40,6 +41,7 @@ def describe(cell: CellConfig, cells: Sequence[CellConfig]) -> dict[str, object]
             addresses.data_key(source): addresses.path_probe(cell, source, PROBE_SETTINGS).address
             for source in followed(cell, cells)
         },
+        **_robustness(cell, cells),
         # Through JSON, so that it equals what is read back.
         "config": json.loads(json.dumps(plain(cell))),
     }
@@ -62,6 +64,44 @@ def _suite(cell: CellConfig, suite: SuiteConfig) -> Mapping[str, object]:
     if measures := cell.measures(suite):
         facts["diversity"] = {name: at(addresses.diversity, name) for name in measures}
     return facts
+
+
+def _robustness(cell: CellConfig, cells: Iterable[CellConfig]) -> dict[str, object]:
+    """The scores of the last step by every sampler, the usual one first; empty without others."""
+    if not cell.robustness:
+        return {}
+    step = cell.steps[-1]
+    samplers = [
+        {
+            "num_inference_steps": one.sampling.num_inference_steps,
+            "state_noise": one.sampling.state_noise or 0.0,
+            "scores": {
+                name: {
+                    judge: addresses.scores(one, step, suite, judge).address
+                    for judge in suite.judges
+                }
+                for name, suite in one.suites.items()
+            },
+        }
+        for one in by_samplers(cell, cells)
+    ]
+    return {"robustness": samplers}
+
+
+def by_samplers(cell: CellConfig, cells: Iterable[CellConfig]) -> list[CellConfig]:
+    """The cell with its own sampler and with each of ``robustness``, judged by what decides.
+
+    That are the deciding metric and the oracles of its task; of the base of every task.
+    """
+    tasks = [one.task for one in cells if one.task is not None and cell.task in (None, one.task)]
+    deciding = {name for task in tasks for name in (task.final_metric, *task.oracle_metrics)}
+    suites = {
+        key: replace(suite, judges=tuple(name for name in suite.judges if name in deciding))
+        for key, suite in cell.suites.items()
+        if deciding.intersection(suite.judges)
+    }
+    samplers = (cell.sampling, *cell.robustness)
+    return [replace(cell, sampling=one, suites=suites, robustness=()) for one in samplers]
 
 
 def followed(cell: CellConfig, cells: Iterable[CellConfig]) -> list[CellConfig]:

@@ -274,6 +274,7 @@ def _cell(
         # Training starts from the base, whatever is evaluated beside it.
         model=dataclasses.replace(settings.model, adapter=None),
         sampling=settings.sampling,
+        robustness=settings.sampling.others(settings.robustness),
         judges={name: settings.judge[name] for name in sorted(judges)},
         weights_digest=digest,
         diversity={

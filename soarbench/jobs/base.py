@@ -20,7 +20,7 @@ from soarbench.common.errors import Damaged
 from soarbench.common.progress import Key, Progress, Stage
 from soarbench.config.run import RatesConfig
 from soarbench.config.settings import SuiteConfig
-from soarbench.diagnostics.measured import Measured
+from soarbench.diagnostics.measured import Measured, States
 from soarbench.evaluation.drawing import Draw
 from soarbench.evaluation.selection import sample_files
 from soarbench.grid import addresses
@@ -58,10 +58,16 @@ class Workbench(Protocol):
     def scheduler_facts(self, cell: CellConfig) -> Mapping[str, object]:
         """The sampler's class and shift, for the fingerprint."""
 
+    def base_states(self, cell: CellConfig, source: CellConfig) -> States:
+        """Where sampling without training leads from the path of images of ``probe``."""
+
     def probe(
-        self, cell: CellConfig, source: CellConfig, step: int, *, with_paths: bool
+        self, cell: CellConfig, source: CellConfig, step: int, *, states: States | None
     ) -> Measured:
-        """Measure a step's weights along held-out images of the data of ``source``."""
+        """Measure a step's weights along held-out images of the data of ``source``.
+
+        ``states`` are what ``base_states`` gave of these images; without, norms alone.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

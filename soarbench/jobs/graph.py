@@ -11,7 +11,7 @@ from soarbench.common.errors import UserError
 from soarbench.common.progress import Key
 from soarbench.config.run import Stale
 from soarbench.grid.cell import CellConfig
-from soarbench.grid.description import describe, followed
+from soarbench.grid.description import by_samplers, describe, followed
 from soarbench.jobs.base import Job, Shard, SuiteJob
 from soarbench.jobs.diversity import Diversity
 from soarbench.jobs.draw import Draw
@@ -32,6 +32,12 @@ def grid_jobs(cells: Sequence[CellConfig], *, diagnostics: bool) -> list[Job]:
     for job in jobs:
         once.setdefault((job.key, getattr(job, "suite", None)), job)
     return list(once.values())
+
+
+def diagnostic_keys(cells: Sequence[CellConfig]) -> set[Key]:
+    """Names of the jobs that diagnostics add to those of the cells."""
+    every, own = (grid_jobs(cells, diagnostics=with_them) for with_them in (True, False))
+    return {job.key for job in every} - {job.key for job in own}
 
 
 def cell_jobs(cell: CellConfig, cells: Sequence[CellConfig]) -> list[Job]:
@@ -58,6 +64,8 @@ def _made_jobs(cell: CellConfig) -> tuple[Sequence[Job], Sequence[Job], Sequence
 
 def maker_of(address: str, job: Job) -> Job | None:
     """The job that makes an artefact which another job reads; None where it reads no such one."""
+    if isinstance(job, Paths) and job.states.address == address:
+        return job.states
     cells = (*job.cell.lineage, job.cell)
     made = itertools.chain.from_iterable(kind for cell in cells for kind in _made_jobs(cell))
     suite = getattr(job, "suite", None)
@@ -78,10 +86,30 @@ def _probe_jobs(cell: CellConfig, cells: Sequence[CellConfig]) -> list[Job]:
         for measure in cell.measures(suite)
     ]
     paths = [Paths(cell=cell, data_of=source) for source in followed(cell, cells)]
-    probes: list[Job] = [*statistics, *diversity, *paths]
-    logged = tuple(job.address for job in probes)
+    states = [one.states for one in paths]
+    drawing, judging = _by_other_samplers(cell, cells)
+    probes: list[Job] = [*statistics, *diversity, *states, *paths, *drawing, *judging]
+    logged = tuple(job.address for job in (*statistics, *diversity, *paths, *judging))
     log = LogDiagnostics(cell=cell, description=describe(cell, cells), parts=logged)
     return [*probes, log]
+
+
+def _by_other_samplers(
+    cell: CellConfig, cells: Sequence[CellConfig]
+) -> tuple[Sequence[Job], Sequence[Job]]:
+    """What draws and judges the last step's images by the cell's other samplers."""
+    step = cell.steps[-1]
+    # The first one's sampler is the cell's own, whose images are made anyway.
+    others = by_samplers(cell, cells)[1:]
+    drawing = [
+        Draw(cell=one, step=step, suite=suite) for one in others for suite in one.suites.values()
+    ]
+    judging = [
+        Judge(cell=one.cell, step=step, suite=one.suite, judge=judge)
+        for one in drawing
+        for judge in one.suite.judges
+    ]
+    return drawing, judging
 
 
 def sharded(

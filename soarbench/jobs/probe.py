@@ -1,4 +1,4 @@
-"""Jobs that measure finished artefacts for signs of gaming: image statistics, and paths."""
+"""Jobs that measure finished artefacts: statistics of images, and models along real images."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from evaluators.images import load_image
 from soarbench.common.code import code_of
+from soarbench.common.errors import Damaged
 from soarbench.common.files import is_parquet, write_atomically
 from soarbench.config.run import RatesConfig
+from soarbench.diagnostics.measured import Row, States
 from soarbench.diagnostics.settings import PROBE_SETTINGS
 from soarbench.evaluation.drawing import image_path
 from soarbench.evaluation.selection import suite_images
@@ -25,14 +31,11 @@ from soarbench.store.artefact import Artefact, Store
 from soarbench.store.tables import ProbeFolder, Table
 
 #: On two cores, in the laboratory; progress corrects them as it goes.
-_SECONDS_PER_IMAGE, _SECONDS_PER_PATHS = 0.003, 12.0
-Row = Mapping[str, object]
+_SECONDS_PER_IMAGE, _SECONDS_PER_STATES, _SECONDS_PER_PATHS = 0.003, 2.0, 10.0
+_CODE = ("soarbench.diagnostics.probes", "soarbench.diagnostics.exposure")
 
 
 def _write(artefact: Artefact, name: Table, rows: Sequence[Row]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     table = pa.Table.from_pylist(list(rows))
     path = ProbeFolder(artefact.root).path(name)
     write_atomically(path, lambda partial: pq.write_table(table, partial))
@@ -93,29 +96,102 @@ def _image_rows(root: Path, prompt_id: str, indices: Sequence[int]) -> Iterator[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paths(Job):
-    """Follows a cell's models along real images that training did not see.
+class FollowedJob(Job):
+    """A model at work along real images that training did not see.
 
     Attributes:
         data_of: The trained cell whose data is used: the cell itself, but for the base.
     """
 
-    kind: ClassVar[str] = "paths"
     data_of: CellConfig
-
-    @property
-    def source(self) -> addresses.Source:
-        """The paths."""
-        return addresses.path_probe(self.cell, self.data_of, PROBE_SETTINGS)
 
     def needs(self) -> Needs:
         """A GPU."""
         return Needs(gpus=1, loads=addresses.base_loads(self.cell))
 
+    def _folder(self, store: Store) -> ProbeFolder:
+        return ProbeFolder(store.artefact(self.address).root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseStates(FollowedJob):
+    """Keeps where the base's own sampling leads from the path of each image.
+
+    ``cell`` is the base, or one that starts from it.
+    """
+
+    # An artefact, though it is made in seconds: all models must be asked about the same bits, also
+    # where other machines, and other kinds of them, measure some of the models.
+    kind: ClassVar[str] = "base states"
+
+    @property
+    def source(self) -> addresses.Source:
+        """The states."""
+        return addresses.base_states(self.data_of, PROBE_SETTINGS)
+
+    def is_done(self, store: Store) -> bool:
+        """Whether the table is there."""
+        return is_parquet(self._folder(store).path("states"))
+
+    @override
+    def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
+        return _SECONDS_PER_STATES
+
+    def run(self, context: Context) -> None:
+        """Sample from the path to every level."""
+        what = f"states of {self.data_of.task_name} images"
+        with self.begun(context, what, 1, (*_CODE, *code_of(self.cell.model))) as (artefact, stage):
+            states = context.workbench.base_states(self.cell, self.data_of)
+            # As bytes: of numbers there are 25 million at 1024 px.
+            rows = [
+                {"level": level, "shape": list(one.shape), "values": one.tobytes()}
+                for level, state in states.items()
+                for one in state
+            ]
+            _write(artefact, "states", rows)
+            stage.advance()
+
+    def states(self, store: Store) -> States:
+        """What ``run`` kept; ``Damaged`` where it cannot be read."""
+        path = self._folder(store).path("states")
+        try:
+            rows = pq.read_table(path).to_pylist()
+        except (pa.ArrowInvalid, OSError) as error:
+            path.unlink(missing_ok=True)
+            raise Damaged(f"{path} is damaged ({error})", self.address) from error
+        levels = dict.fromkeys(row["level"] for row in rows)
+        return {
+            level: np.stack([_state(row) for row in rows if row["level"] == level])
+            for level in levels
+        }
+
+
+def _state(row: Mapping[str, Any]) -> NDArray[np.float32]:
+    return np.frombuffer(row["values"], np.float32).reshape(row["shape"]).copy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths(FollowedJob):
+    """Measures a cell's models on and off the path of each image."""
+
+    kind: ClassVar[str] = "paths"
+
+    @property
+    def source(self) -> addresses.Source:
+        """The measures."""
+        return addresses.path_probe(self.cell, self.data_of, PROBE_SETTINGS)
+
+    @property
+    def states(self) -> BaseStates:
+        """Where all models are asked."""
+        # Of a second stage too the base, which its first stage started from.
+        first, *_ = (*self.cell.lineage, self.cell)
+        return BaseStates(cell=first, data_of=self.data_of)
+
     def is_done(self, store: Store) -> bool:
         """Whether both tables are there."""
-        folder = ProbeFolder(store.artefact(self.address).root)
-        return is_parquet(folder.path("norms")) and is_parquet(folder.path("deviations"))
+        folder = self._folder(store)
+        return is_parquet(folder.path("norms")) and is_parquet(folder.path("exposure"))
 
     @override
     def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
@@ -123,20 +199,21 @@ class Paths(Job):
         return _SECONDS_PER_PATHS
 
     def run(self, context: Context) -> None:
-        """Measure every step's velocities, and the last step's paths."""
+        """Measure every step's velocities, and exposure bias at the last step."""
         norms: list[Row] = []
         steps, last = self.cell.own_steps, self.cell.own_steps[-1]
         what = f"paths of {self.data_of.task_name} images"
-        own = ["soarbench.diagnostics.probes", "soarbench.diagnostics.trajectories"]
-        code = [*own, *code_of(self.cell.model)]
-        with self.begun(context, what, len(steps), code) as (artefact, stage):
+        states = self.states.states(context.store)
+        with self.begun(context, what, len(steps), (*_CODE, *code_of(self.cell.model))) as begun:
+            artefact, stage = begun
             for step in steps:
                 require_weights(context.store, self.cell, step)
                 measured = context.workbench.probe(
-                    self.cell, self.data_of, step, with_paths=step == last
+                    self.cell, self.data_of, step, states=states if step == last else None
                 )
                 norms += [{"step": step, **row} for row in measured.norms]
                 if step == last:
-                    _write(artefact, "deviations", [{"step": step, **r} for r in measured.paths])
+                    rows = [{"step": step, **row} for row in measured.exposure]
+                    _write(artefact, "exposure", rows)
                 stage.advance()
             _write(artefact, "norms", norms)

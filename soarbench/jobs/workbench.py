@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import nn
 
 from baselines.base import Method, World
+from baselines.flow import draw_noise
 from baselines.loop.arguments import allow_determinism, check_device
 from baselines.loop.owner import Owner
 from baselines.loop.post_train import post_train
@@ -35,12 +36,13 @@ from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
 from evaluators.diversity.config import DiversityConfig, Measure
 from soarbench.common.errors import UserError
 from soarbench.config.run import ProcessesConfig
+from soarbench.config.settings import SamplingConfig
 from soarbench.data.prompts import PromptItem
-from soarbench.diagnostics.measured import Measured
-from soarbench.diagnostics.probes import make_probes, measure
+from soarbench.diagnostics.measured import Measured, States
+from soarbench.diagnostics.probes import Probing, make_probes
 from soarbench.diagnostics.settings import NUM_PROBES
 from soarbench.evaluation.drawing import Draw as Drawer
-from soarbench.evaluation.seeds import evaluation_noise
+from soarbench.evaluation.seeds import evaluation_generators
 from soarbench.evaluation.selection import refuse_overlap, suite_prompts
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
@@ -49,7 +51,7 @@ from soarbench.jobs.base import Job, OnStep
 from soarbench.jobs.diversity import Diversity
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.judge import Judge
-from soarbench.jobs.probe import Paths
+from soarbench.jobs.probe import FollowedJob
 from soarbench.jobs.train import Train
 from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import apply_adapter
@@ -98,7 +100,7 @@ class ModelWorkbench:
         self._evaluators: dict[JudgeConfig, Evaluator] = {}
         self._measures: dict[DiversityConfig, Measure] = {}
         self._scheduler: dict[str, object] = {}
-        self._drawer: tuple[tuple[str, int], Drawer] | None = None
+        self._drawer: tuple[tuple[str, int, SamplingConfig], Drawer] | None = None
         self._loaded: _Loaded | None = None
         # Denormal numbers appear in late training and are a hundred times slower on a CPU.
         torch.set_flush_denormal(True)
@@ -112,7 +114,7 @@ class ModelWorkbench:
         """
         # What is quick to find out comes first: devices, sizes, indices of models, files of data.
         trained = _cells(job for job in jobs if isinstance(job, Train))
-        drawn = _cells(job for job in jobs if isinstance(job, (Train, Draw, Paths)))
+        drawn = _cells(job for job in jobs if isinstance(job, (Train, Draw, FollowedJob)))
         self._check_devices(trained)
         models = {cell.model: cell for cell in drawn}
         for config in models:
@@ -375,7 +377,7 @@ class ModelWorkbench:
     def drawer(self, cell: CellConfig, step: int) -> Drawer:
         """What draws images with the weights of a step, which are loaded unless they are."""
         # All suites of a step follow each other.
-        key = (addresses.cell_id(cell), step)
+        key = (addresses.cell_id(cell), step, cell.sampling)
         if self._drawer is None or self._drawer[0] != key:
             self._drawer = key, self._new_drawer(cell, step)
         return self._drawer[1]
@@ -385,32 +387,43 @@ class ModelWorkbench:
         negative = model.encode_prompts([""])
 
         def draw(batch: Sequence[tuple[PromptItem, int]]) -> list[Image.Image]:
-            pairs = [(item.prompt_id, index) for item, index in batch]
+            generators = evaluation_generators([(item.prompt_id, i) for item, i in batch])
             latents = model.sample(
                 model.encode_prompts([item.prompt for item, _ in batch]),
                 {k: v.expand(len(batch), *v.shape[1:]) for k, v in negative.items()},
-                evaluation_noise(pairs, model.latent_shape),
+                draw_noise(model.latent_shape, generators, torch.device("cpu")),
                 cell.sampling.num_inference_steps,
                 cell.sampling.guidance_scale,
+                state_noise=cell.sampling.state_noise,
+                generators=generators,
             )
             return model.decode(latents)
 
         return draw
 
+    def base_states(self, cell: CellConfig, source: CellConfig) -> States:
+        """Where sampling without training leads from the path of images of ``probe``."""
+        return self._probing(cell, source, 0).drifted()
+
     def probe(
-        self, cell: CellConfig, source: CellConfig, step: int, *, with_paths: bool
+        self, cell: CellConfig, source: CellConfig, step: int, *, states: States | None
     ) -> Measured:
         """Measure a step's weights along held-out images of the data of ``source``."""
+        probing = self._probing(cell, source, step)
+        return Measured(
+            norms=probing.norms(), exposure=[] if states is None else probing.exposure(states)
+        )
+
+    def _probing(self, cell: CellConfig, source: CellConfig, step: int) -> Probing:
         model = self.model_at(cell, step)
         data = None if source.data is None else source.data.held_out(NUM_PROBES)
         rows = self.sets.rows(dataclasses.replace(source, data=data), model)
-        return measure(
-            model,
-            make_probes(rows, model),
+        return Probing(
+            model=model,
+            rows=make_probes(rows, model),
             batch_size=cell.sampling.images_at_once(cell.model.resolution),
             num_inference_steps=cell.sampling.num_inference_steps,
             guidance_scale=cell.sampling.guidance_scale,
-            with_paths=with_paths,
         )
 
     def scheduler_facts(self, cell: CellConfig) -> dict[str, object]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
-    from baselines.base import Condition, VelocityModel
+    from baselines.base import Condition, Generators, VelocityModel
 
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -89,10 +89,14 @@ class ImageModel(abc.ABC):
         noise: Tensor,
         num_inference_steps: int,
         guidance_scale: float,
+        *,
+        state_noise: float | None = None,
+        generators: Generators = (),
     ) -> Tensor:
         """Scaled latents at sigma 0, in the transformer's dtype, by Euler's method from ``noise``.
 
-        Noise is (B, C, H, W), float32; conditions have batch B; a guidance of 1.0 is off.
+        Noise is (B, C, H, W), float32; conditions have batch B; a guidance of 1.0 is off, and
+        ``state_noise`` is ``euler_sample``'s.
         """
         from baselines.flow import euler_sample
         from evaluators.devices import on_device
@@ -101,8 +105,9 @@ class ImageModel(abc.ABC):
         # Rounded first, as diffusers' pipelines do: the same noise then gives the same bits.
         noise = on_device(noise, self.device, next(self.transformer.parameters()).dtype)
         return euler_sample(
-            self.velocity(), noise, sigmas, condition, negative_condition, guidance_scale
-        )
+            self.velocity(), noise, sigmas, condition, negative_condition, guidance_scale,
+            state_noise=state_noise, generators=generators,
+        )  # fmt: skip
 
 
 class Architecture(abc.ABC):

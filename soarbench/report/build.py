@@ -16,9 +16,12 @@ from soarbench.report.numbers.budgets import asked_costs, matched_tables
 from soarbench.report.numbers.curves import build_curves
 from soarbench.report.numbers.diagnostics import image_statistics
 from soarbench.report.numbers.diversity import Diversity, measure_diversity
+from soarbench.report.numbers.estimates import Targets, refuse_unknown_metrics, size_of
+from soarbench.report.numbers.exposure import exposure_points
 from soarbench.report.numbers.gaming import measure_gaming
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
+from soarbench.report.numbers.robustness import robustness_points
 from soarbench.report.numbers.samples import read_samples
 from soarbench.report.numbers.tables import MethodRow, TaskTable, build_tables
 from soarbench.report.numbers.thresholds import crossings
@@ -34,6 +37,7 @@ from soarbench.report.text.latex import latex
 from soarbench.report.text.markdown import markdown
 from soarbench.report.text.tuning import tuning_numbers
 from soarbench.store.cells import Cell, finished_and_holes
+from soarbench.store.facts import MetricFacts
 
 #: The counter at which methods are compared beside their last steps. A step of one method costs
 #: many times a step of another, and seconds depend on the machine.
@@ -54,13 +58,24 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
     cells, holes = finished_and_holes(source.cells, str(source.folder))
     refuse_unlike(cells)
     panels, more_holes = build_panels(cells)
-    tables = build_tables(cells, panels, [*holes, *more_holes], baseline=source.baseline)
+    reference_dir = reference_folder(source.results_dir)
+    tables = build_tables(
+        cells, panels, [*holes, *more_holes], baseline=source.baseline,
+        state=lambda task, facts: targets_of(source, task, facts),
+    )  # fmt: skip
     _refuse_unknown(options.thresholds, tables)
+    for key, sizes in (("margin", source.margins), ("detect", source.detects)):
+        refuse_unknown_metrics(key, sizes, (panel.facts for panel in panels.values()))
     curves = build_curves(cells, panels, tables)
+    exposure = [
+        point for table in tables for point in exposure_points(cells, table.task, table.baseline)
+    ]
+    robustness = [
+        point for table in tables for point in robustness_points(cells, table.task, table.baseline)
+    ]
     # Importing matplotlib is slow, and who is refused need not wait for it.
     from soarbench.report.figures.figure_set import write_figures
 
-    reference_dir = reference_folder(source.results_dir)
     published = reference.published_table(reference_dir, grid)
     gaming = measure_gaming(panels, _trained_on(tables, cells), source.baseline)
     statistics = {
@@ -78,11 +93,13 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
         cells, panels, tables, curves, folder, gaming=gaming, statistics=statistics,
         axes=options.axes, formats=source.formats, checkpoint_rule=source.checkpoint_rule,
         published=reference.published_curves(reference_dir) if source.show_published else (),
+        exposure=exposure, robustness=robustness,
     )  # fmt: skip
     deciding = [panels.get((table.task, table.final_metric)) for table in tables]
     report = Report(
         grid=grid, folder=folder, cells=tuple(cells), tables=tuple(tables),
         matched=tuple(matched_tables(tables, panels, curves, MATCHED_COUNTER, asked_costs(cells))),
+        exposure=tuple(exposure), robustness=tuple(robustness),
         crossings=tuple(crossings(tables, panels, curves, options.thresholds)),
         choices=tuple(choices(source.cells, panels)),
         gaming=tuple(gaming), diversity=tuple(diversity.values()),
@@ -100,6 +117,17 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
     )  # fmt: skip
     _write_tables(report)
     return report
+
+
+def targets_of(source: GridCells, task: str, facts: MetricFacts) -> Targets:
+    """What was said beforehand about the metric that decides a task."""
+    folder = reference_folder(source.results_dir)
+    return Targets(
+        metric=facts.name,
+        margin=size_of(source.margins, facts),
+        detect=size_of(source.detects, facts),
+        published=reference.published_scores(folder, source.grid, task, facts.name),
+    )
 
 
 def _refuse_unknown(thresholds: Mapping[str, float], tables: Sequence[TaskTable]) -> None:

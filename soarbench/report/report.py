@@ -9,7 +9,9 @@ import pandas as pd
 
 from soarbench.report.numbers.budgets import MatchedTable
 from soarbench.report.numbers.diversity import Diversity
+from soarbench.report.numbers.exposure import ExposurePoint
 from soarbench.report.numbers.gaming import Gaming
+from soarbench.report.numbers.robustness import RobustnessPoint
 from soarbench.report.numbers.samples import Samples
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.numbers.thresholds import Crossing
@@ -44,6 +46,8 @@ class Report:
         matched: The methods at equal cost.
         crossings: What each needs to reach a value.
         choices: What a grid of trials chooses; empty for any other.
+        exposure: Measures of exposure bias.
+        robustness: Scores by other samplers.
         gaming: Learned scores against what they stand for.
         diversity: Of the images of a prompt, by task.
         measured: Measured rows under the columns of the paper's table, None where it has none.
@@ -60,6 +64,8 @@ class Report:
     matched: tuple[MatchedTable, ...]
     crossings: tuple[Crossing, ...]
     choices: tuple[Choice, ...]
+    exposure: tuple[ExposurePoint, ...]
+    robustness: tuple[RobustnessPoint, ...]
     gaming: tuple[Gaming, ...]
     diversity: tuple[Diversity, ...]
     samples: tuple[Samples, ...]

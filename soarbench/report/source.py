@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from soarbench.common.code import changed
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.config.compose import Overrides, parse_overrides, run_settings
 from soarbench.config.run import FORMATS
-from soarbench.config.settings import Settings
+from soarbench.config.settings import Settings, sizes_by_metric
 from soarbench.grid.checkpoint_rule import LAST
 from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import Grid, expand
@@ -20,7 +20,7 @@ from soarbench.store.cells import Cell, stored_cell
 from soarbench.store.exports import MANIFEST, Export
 
 #: What a command may say about an export beside method= and task=.
-_KEYS = ("seeds", "output_dir", "results_dir")
+_KEYS = ("seeds", "output_dir", "results_dir", "margin", "detect")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,8 @@ class GridCells:
         baseline: Method that differences are taken to.
         show_published: Whether the paper's curves were made as these.
         checkpoint_rule: Which step of every curve the figures mark.
+        margins: Differences that count as none, by metric.
+        detects: Differences that should be seen, by metric.
     """
 
     grid: str
@@ -42,6 +44,8 @@ class GridCells:
     show_published: bool = False
     checkpoint_rule: str = LAST
     formats: tuple[str, ...] = FORMATS
+    margins: Mapping[str, float] = field(default_factory=dict)
+    detects: Mapping[str, float] = field(default_factory=dict)
 
 
 def grid_cells(words: Sequence[str]) -> GridCells:
@@ -58,7 +62,7 @@ def grid_cells(words: Sequence[str]) -> GridCells:
     name = overrides.grid or _only_export(output_dir)
     if name is not None and (export := Export(output_dir / name)).exists:
         results_dir = Path(settings.results_dir).expanduser()
-        return _exported(export, results_dir, overrides, settings.seeds)
+        return _exported(export, results_dir, overrides, settings)
     # Else the cells of an old folder would all be called not started.
     refuse_old(output_dir, name)
     return cells_of(expand(words))
@@ -74,6 +78,8 @@ def cells_of(grid: Grid) -> GridCells:
         results_dir=Path(settings.results_dir).expanduser(), baseline=settings.grid.baseline,
         show_published=(settings.model.name, settings.model.resolution) == PUBLISHED_MODEL,
         checkpoint_rule=settings.grid.checkpoint_rule, formats=settings.figure_formats,
+        margins=sizes_by_metric("margin", settings.margin),
+        detects=sizes_by_metric("detect", settings.detect),
     )  # fmt: skip
 
 
@@ -94,7 +100,7 @@ def _only_export(output_dir: Path) -> str | None:
 
 
 def _exported(
-    export: Export, results_dir: Path, overrides: Overrides, seeds: Sequence[int]
+    export: Export, results_dir: Path, overrides: Overrides, settings: Settings
 ) -> GridCells:
     # A setting without effect would pass for one that the numbers were made with.
     keys = [word.key for word in overrides.values]
@@ -113,12 +119,13 @@ def _exported(
         or (
             cell.method in overrides.axes.get("method", (cell.method,))
             and cell.task in overrides.axes.get("task", (cell.task,))
-            and (cell.seed in seeds or "seeds" not in keys)
+            and (cell.seed in settings.seeds or "seeds" not in keys)
         )
     )
     return GridCells(
         grid=manifest.grid, folder=export.root, results_dir=results_dir, cells=cells,
-        baseline=manifest.baseline,
+        baseline=manifest.baseline, margins=sizes_by_metric("margin", settings.margin),
+        detects=sizes_by_metric("detect", settings.detect),
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,11 +17,13 @@ from soarbench.stats.clusters import ClusteredScores, FloatArray, cluster
 #: in words.
 ALPHA = 0.05
 LEVEL = 1 - ALPHA
-#: Normal scores over which one of two t distributions is averaged, with their weights.
-_SCORES = np.linspace(-8.0, 8.0, 321)
+#: Normal scores over which one of two t distributions is averaged, with their weights: a
+#: tail of 1 in 60 is right to 0.1 % of itself with six prompts or more, to 4 % with three.
+_SCORES = np.linspace(-8.0, 8.0, 193)
 _WEIGHTS = np.exp(-np.square(_SCORES) / 2) / np.exp(-np.square(_SCORES) / 2).sum()
-#: Halvings until a quantile is as exact as a float is.
-_NUM_HALVINGS = 50
+_MUCH_NARROWER = 8.0
+#: Halvings until a quantile has twelve digits.
+_NUM_HALVINGS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,30 +79,36 @@ class Spread:
     prompts: ArrayLike
     prompt_freedom: ArrayLike
 
+    @cached_property
+    def _parts(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Scale and freedom of one part, (..., 1), and points of the other, (..., N)."""
+        prompts, seeds = np.asarray(self.prompts, float), np.asarray(self.seeds, float)
+        freedoms = np.asarray(self.prompt_freedom, float), np.asarray(self.seed_freedom, float)
+        # The average is over the prompts' part, which has light tails, but where the seeds' part
+        # is so narrow that its tail, a step, would fall between two points.
+        is_step = _MUCH_NARROWER * seeds < prompts
+        freedom = np.where(is_step, freedoms[1], freedoms[0])[..., None]
+        steps = -np.sign(_SCORES) * special.stdtrit(freedom, special.ndtr(-np.abs(_SCORES)))
+        return (
+            np.where(is_step, prompts, seeds)[..., None],
+            np.where(is_step, freedoms[0], freedoms[1])[..., None],
+            np.where(is_step, seeds, prompts)[..., None] * steps,
+        )
+
     def tail(self, error: ArrayLike) -> FloatArray:
         """Chance of an error beyond a positive one, on one side."""
-        first, second = np.asarray(self.prompts, float), np.asarray(self.seeds, float)
-        wide, narrow = np.maximum(first, second), np.minimum(first, second)
-        freedoms = np.where(
-            first >= second,
-            (self.prompt_freedom, self.seed_freedom),
-            (self.seed_freedom, self.prompt_freedom),
-        )
-        # Averaged over the narrower of the two, along which the other's tail changes slowly.
-        steps = np.sign(_SCORES) * -special.stdtrit(
-            freedoms[1][..., None], special.ndtr(-np.abs(_SCORES))
-        )
-        beyond = narrow[..., None] * steps - np.asarray(error, float)[..., None]
+        wide, freedom, points = self._parts
+        beyond = points - np.asarray(error, float)[..., None]
         with np.errstate(divide="ignore", invalid="ignore"):
             # Without any spread 0 / 0 is the one error that there is.
-            places = np.where(beyond == 0, 0.0, beyond / wide[..., None])
-        tails: FloatArray = special.stdtr(freedoms[0][..., None], places) @ _WEIGHTS
+            places = np.where(beyond == 0, 0.0, beyond / wide)
+        tails: FloatArray = special.stdtr(freedom, places) @ _WEIGHTS
         return tails
 
     def half_width(self, alpha: float) -> FloatArray:
         """The error that is exceeded, on either side, with chance ``alpha``."""
         ends = [
-            np.asarray(scale) * -special.stdtrit(freedom, alpha / 2)
+            np.asarray(scale) * -special.stdtrit(np.asarray(freedom, float), alpha / 2)
             for scale, freedom in (
                 (self.prompts, self.prompt_freedom),
                 (self.seeds, self.seed_freedom),

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from soarbench.stats.clusters import ClusteredScores, FloatArray
-from soarbench.stats.intervals import ALPHA, Interval, seed_aware_test
+from soarbench.stats.intervals import ALPHA, Interval, seed_aware_test, spread
 
 #: Prompts that a stratum needs: intervals over two of each covered 73 to 93 % in simulations.
 LEAST_PROMPTS = 3
@@ -27,6 +27,8 @@ class Verdict(enum.StrEnum):
     CHECKPOINT_BETTER = "this checkpoint is better"
     CHECKPOINT_WORSE = "this checkpoint is worse"
     NOT_DISTINGUISHABLE = "not distinguishable"
+    EQUIVALENT = "equivalent"
+    CHECKPOINT_EQUIVALENT = "this checkpoint is equivalent"
     #: No number of prompts as small as this can decide.
     TOO_FEW_PROMPTS = "too few prompts"
     #: Not among the comparisons that the table was made to decide.
@@ -96,6 +98,17 @@ def paired_permutation_test(differences: ClusteredScores) -> float:
     return min(2 * float(chances.sum()), 1.0)
 
 
+def equivalence_test(differences: ClusteredScores, margin: float) -> float:
+    """P-value of "the mean is ``margin`` or more away from 0", of the test behind the interval.
+
+    Below 0.05 where the 90 % interval lies within the margin on both sides.
+
+    Source: Schuirmann 1987, "A comparison of the two one-sided tests procedure".
+    """
+    room = margin - abs(differences.mean())
+    return float(spread(differences).tail(room)) if room > 0 else 1.0
+
+
 def too_few_prompts(differences: ClusteredScores, num_comparisons: int) -> str:
     """Why so few prompts cannot decide any of so many comparisons, in words; empty if they can."""
     fewest = min(members.size for members in differences.members())
@@ -154,16 +167,26 @@ def holm(p_values: ArrayLike) -> FloatArray:
     return adjusted
 
 
-def verdict(difference: Interval, p_value: float, *, higher_is_better: bool = True) -> Verdict:
+def verdict(
+    difference: Interval,
+    p_value: float,
+    *,
+    equivalence_p_value: float = 1.0,
+    higher_is_better: bool = True,
+) -> Verdict:
     """Say what a paired difference, first - second, comes to.
 
     Args:
         difference: Its interval.
         p_value: ``paired_test`` of the same differences, after ``holm``.
+        equivalence_p_value: ``equivalence_test``, after ``holm`` over the same family.
         higher_is_better: Of the metric.
     """
     if not p_value < ALPHA:
-        return Verdict.NOT_DISTINGUISHABLE
+        if not equivalence_p_value < ALPHA:
+            return Verdict.NOT_DISTINGUISHABLE
+        one_seed = difference.num_seeds == 1
+        return Verdict.CHECKPOINT_EQUIVALENT if one_seed else Verdict.EQUIVALENT
     is_better = (difference.estimate > 0) == higher_is_better
     if difference.num_seeds == 1:
         return Verdict.CHECKPOINT_BETTER if is_better else Verdict.CHECKPOINT_WORSE

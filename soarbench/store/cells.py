@@ -173,9 +173,15 @@ class Cell:
         """RMS of the velocity along the data of that key; None where it was not measured."""
         return self.tables.probe("norms", key)
 
-    def deviations(self, key: str) -> pa.Table | None:
-        """Distance to the training path; None as ``norms``."""
-        return self.tables.probe("deviations", key)
+    def exposure(self, key: str) -> pa.Table | None:
+        """Measures of exposure bias; None as ``norms``, and where another version measured."""
+        table = self.tables.probe("exposure", key)
+        # A sampler of a single step has no states of its own.
+        return table if table is not None and table.num_rows else None
+
+    def robustness(self) -> pa.Table | None:
+        """Scores of the last step by several samplers; None where not all of them were judged."""
+        return self.tables.probe("robustness")
 
     def image(self, step: int, prompt_id: str, image_index: int) -> Image.Image | None:
         """An image as it was drawn; None where it is not stored."""

@@ -31,7 +31,7 @@ MANIFEST = "export.json"
 _ID, _REMEDY = "cell_id", "export the grid again"
 _QUALITY = 85
 #: Measurements of images and paths, which nobody pairs to the last bit.
-_SINGLE = {"images", "norms", "deviations"}
+_SINGLE = {"images", "norms", "exposure"}
 #: Of a cell as ``cells.parquet`` has it, beside its launches and protocols.
 _PLAIN = ("description", "state", "reason", "mlflow_run_id", "budget", "created_at", "code")
 
@@ -128,7 +128,7 @@ class _ExportedTables:
 
     def probe(self, name: Table, key: str = "") -> pa.Table | None:
         rows = self._rows(name)
-        if rows is None or name == "images":
+        if rows is None or name in ("images", "robustness"):
             return rows
         rows = rows.filter(pc.equal(rows["key"], key)).drop_columns(["key"])
         return rows if rows.num_rows else None
@@ -197,7 +197,8 @@ def write_export(
         "training": lambda cell: cell.tables.training(),
         "images": Cell.statistics,
         "norms": lambda cell: _on_all_data(cell, "norms", older.get(cell.cell_id)),
-        "deviations": lambda cell: _on_all_data(cell, "deviations", older.get(cell.cell_id)),
+        "robustness": Cell.robustness,
+        "exposure": lambda cell: _on_all_data(cell, "exposure", older.get(cell.cell_id)),
     }
     finished = [cell for cell in cells if cell.state == FINISHED]
     # One kind after the other: no more than one is in memory at a time.

@@ -21,7 +21,7 @@ from soarbench.store.training import TrainingFolder
 #: What a protocol says, by field; ``judge`` holds the facts about the judge's number.
 Facts = Mapping[str, object]
 #: Of a probe; see ``ProbeFolder``.
-Table = Literal["images", "diversity", "norms", "deviations"]
+Table = Literal["images", "diversity", "norms", "states", "exposure", "robustness"]
 _REMEDY = "delete it and give the command of the run again"
 
 
@@ -38,8 +38,9 @@ class ProbeFolder:
         ``image_statistics.STATISTICS``, and diversity (of the prompt; null where it has one image).
         ``diversity``: of a suite's prompts at a step, by one measure; prompt_id, value.
         ``norms``: RMS of the velocity at every evaluated step; step, row, norm.
-        ``deviations``: from the training path at the last step; step, row, start (level that the
-        path was left at), index, sigma, deviation.
+        ``states``: of the base; level, shape (of a state), values (float32's bytes).
+        ``exposure``: measures of exposure bias at the last step; step, row, measure, level, sigma
+        (of the sampler, nearest to the level), value.
         """
         return self.root / f"{name}.parquet"
 
@@ -56,7 +57,9 @@ class CellTables(Protocol):
     def probe(self, name: Table, key: str = "") -> pa.Table | None:
         """A table of diagnostics; None where there is none.
 
-        Those of images have step and suite, and a column a measure of diversity.
+        Those of images have step and suite, and a column a measure of diversity. ``robustness`` has
+        the columns of ``scores``, num_inference_steps and state_noise, and is of every sampler, the
+        cell's own first.
         """
 
     def protocols(self) -> dict[tuple[str, str], Facts]:
@@ -101,6 +104,8 @@ class StoredTables:
 
     def probe(self, name: Table, key: str = "") -> pa.Table | None:
         """See ``CellTables``."""
+        if name == "robustness":
+            return self._robustness()
         if name != "images":
             paths = self.description["paths"]
             return self._table(paths[key], name) if key in paths else None
@@ -116,6 +121,21 @@ class StoredTables:
                 tables.append(labelled(table, step=int(step), suite=suite))
         # A prompt with one image has no diversity: a column of nulls, of no type of its own.
         return pa.concat_tables(tables, promote_options="permissive")
+
+    def _robustness(self) -> pa.Table | None:
+        """See ``probe``; None while scores of a sampler are missing."""
+        step, tables = self.description["steps"][-1], []
+        for sampler in self.description.get("robustness", []):
+            settings = {key: sampler[key] for key in ("num_inference_steps", "state_noise")}
+            for suite, judges in sampler["scores"].items():
+                for judge, address in judges.items():
+                    folder = ScoresFolder(self.store.artefact(address).root)
+                    if not folder.has(self.extent(suite)):
+                        return None
+                    rows = folder.part(self.extent(suite))
+                    names = {"step": step, "evaluator": judge, "suite": suite}
+                    tables.append(labelled(rows, **names, **settings))
+        return pa.concat_tables(tables) if tables else None
 
     def _with_diversity(
         self, table: pa.Table, step: str, measures: Mapping[str, Mapping[str, str]]
@@ -188,7 +208,7 @@ def read_table(path: Path, remedy: str) -> pa.Table | None:
         raise StoreError(f"{path} is damaged ({error}); {remedy}") from error
 
 
-def labelled(rows: pa.Table, **labels: str | int) -> pa.Table:
+def labelled(rows: pa.Table, **labels: str | float) -> pa.Table:
     """Rows with further columns, each of one value."""
     for name, value in labels.items():
         rows = rows.append_column(name, pa.repeat(value, rows.num_rows))

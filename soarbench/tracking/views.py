@@ -146,14 +146,11 @@ def diagnostic_values(cell: Cell) -> Iterator[Value]:
     if key is None or norms is None:
         return
     yield from _means(norms, {"norm": "velocity_norm"})
-    deviations = cell.deviations(key)
-    if deviations is None:
+    exposure = cell.exposure(key)
+    if exposure is None:
         return
-    for start, own in deviations.to_pandas().groupby("start"):
-        # The distance grows along the path: what counts is where an image ends.
-        ends = own.loc[own["index"] == own["index"].max(), "deviation"].tolist()
-        name = f"diagnostics/path_deviation_from_{start:.2f}"
-        yield Value(name, int(own["step"].iloc[0]), sum(ends) / len(ends))
+    for (measure, level, step), own in exposure.to_pandas().groupby(["measure", "level", "step"]):
+        yield Value(f"diagnostics/{measure}_at_{level:.2f}", int(step), float(own["value"].mean()))
 
 
 def _means(table: pa.Table, names: Mapping[str, str]) -> Iterator[Value]:

@@ -181,3 +181,39 @@ def test_draws_of_a_row_do_not_depend_on_the_batch(draw):
     assert torch.equal(together, torch.cat(alone))
     assert together.shape == (4, 3, 2)
     assert len(set(together.flatten().tolist())) == 24
+
+
+def still(latents, _sigma, _condition):
+    return torch.zeros_like(latents)
+
+
+def test_noise_in_the_states_adds_up_to_its_scale_and_none_comes_after_the_last_step():
+    sigmas = flow.sampling_sigmas(20, 3.0)
+    many = {"prompt": torch.zeros(64, 1)}
+
+    def end(scale, rows=64):
+        return flow.euler_sample(
+            still, torch.zeros(rows, 4, 16, 16), sigmas, {"prompt": many["prompt"][:rows]}, {}, 1.0,
+            state_noise=scale, generators=generators(rows),
+        )  # fmt: skip
+
+    # Var = a^2 (1 - sigma) over the steps down to the level before the last step.
+    expected = 0.3 * (1 - sigmas[-2]).sqrt()
+    torch.testing.assert_close(end(0.3).std(), expected, rtol=0.01, atol=0)
+    assert torch.equal(end(None), torch.zeros(64, 4, 16, 16))
+    # A row's noise is its own, whichever batch it is in.
+    assert torch.equal(end(0.3)[:3], end(0.3, 3))
+
+
+def test_noise_in_the_states_is_the_simple_step():
+    sigmas, rng = torch.tensor([1.0, 0.6, 0.0]), generators(2)
+    noise = random(2, 3, 4, 4)
+    fresh = flow.draw_noise((3, 4, 4), generators(2), torch.device("cpu"))
+
+    def model(latents, _sigma, _condition):
+        return latents.tanh()
+
+    state = noise - 0.4 * noise.tanh() + 0.5 * 0.4**0.5 * fresh
+    expected = state - 0.6 * state.tanh()
+    end = flow.euler_sample(model, noise, sigmas, {}, {}, 1.0, state_noise=0.5, generators=rng)
+    torch.testing.assert_close(end, expected)

@@ -34,7 +34,7 @@ def go(first: str, second: str, *words: str, as_json: bool = False) -> str:
     return stream.getvalue()
 
 
-def cells(seeds: tuple[int, ...] = (0, 1), **changes: object) -> list[Folder]:
+def cells(seeds: tuple[int, ...] = (0, 1, 2), **changes: object) -> list[Folder]:
     members = [base(num_prompts=24)]
     for seed in seeds:
         for method, gain in (("sft", 0.5), ("soar", 1.0)):
@@ -75,7 +75,7 @@ def test_two_methods_over_all_their_seeds(store: Path) -> None:
     text = go("soar", "sft", "task=aesthetic", f"output_dir={store}")
     assert "A: SOAR\nB: SFT" in text
     assert "SOAR against SFT, Aesthetic: better, +" in text
-    assert "2 training seeds" in text
+    assert "3 training seeds" in text
     assert max(len(line) for line in text.splitlines()) <= 80
     assert "…" not in text
 
@@ -89,7 +89,7 @@ def test_numbers_are_those_of_the_report(store: Path, tmp_path: Path) -> None:
     assert answer["difference"] == vars(row.comparisons["aesthetic"].difference)
     assert answer["first"] == pytest.approx(row.estimates["aesthetic"].interval.estimate)
     assert answer["p_value"] == row.comparisons["aesthetic"].p_value
-    assert answer["seeds"] == [0, 1]
+    assert answer["seeds"] == [0, 1, 2]
     chance = answer["probability_of_improvement"]
     assert 0.5 < chance["low"] < chance["estimate"] < chance["high"] <= 1
 
@@ -105,14 +105,35 @@ def test_turning_the_question_round_turns_the_answer_round(store: Path) -> None:
 
 
 def test_verdicts_of_images_get_mcnemars_test(store: Path) -> None:
-    text = go("soar", "sft", "task=general", f"output_dir={store}")
+    pair = [Folder(method=name, task="general").cell_id for name in ("soar", "sft")]
+    text = go(*pair, f"output_dir={store}")
     assert "GenEval: A alone is right on" in text
     assert "OCR: A alone" not in text
-    assert "Holm-corrected for 2" in text
-    answer = json.loads(go("soar", "sft", "task=general", f"output_dir={store}", as_json=True))
+    answer = json.loads(go(*pair, f"output_dir={store}", as_json=True))
     assert [one["metric"] for one in answer["metrics"]] == ["geneval", "ocr"]
     assert answer["metrics"][0]["mcnemar"]["p_value"] <= 1
     assert answer["metrics"][1]["mcnemar"] is None
+
+
+def test_seeds_are_no_independent_images_for_mcnemar(store: Path) -> None:
+    words = ("soar", "sft", "task=general", f"output_dir={store}")
+    answer = json.loads(go(*words, as_json=True))["metrics"]
+    assert [one["mcnemar"] for one in answer] == [None, None]
+
+
+def test_the_deciding_metric_decides_unless_another_is_asked_for(store: Path) -> None:
+    words = ("soar", "sft", "task=general", f"output_dir={store}")
+    both = json.loads(go(*words, as_json=True))["metrics"]
+    assert both[1]["metric"] == "ocr"
+    assert both[1]["verdict"] == "exploratory"
+    assert both[1]["adjusted_p_value"] is None
+    assert both[0]["verdict"] != "exploratory"
+    assert both[0]["adjusted_p_value"] == both[0]["p_value"]
+    (asked,) = json.loads(go(*words, "metric=ocr", as_json=True))["metrics"]
+    assert asked["verdict"] == "better"
+    text = " ".join(go(*words).split())
+    assert "Decided: GenEval, as asked." in text
+    assert "not picking this pair after a look at others" in text
 
 
 def test_one_metric_at_an_earlier_step(store: Path) -> None:
@@ -150,7 +171,7 @@ def test_a_method_stands_beside_a_folder_with_all_its_seeds(store: Path, tmp_pat
     words = (f"output_dir={store}", "task=general")
     answer = json.loads(go("soar", str(scored), *words, as_json=True))["metrics"]
     assert [one["metric"] for one in answer] == ["ocr"]
-    assert answer[0]["seeds"] == [0, 1]
+    assert answer[0]["seeds"] == [0, 1, 2]
     values = [
         next(
             one for one in cell.scores() if (one.evaluator, one.step) == ("ocr", 150)
@@ -162,7 +183,7 @@ def test_a_method_stands_beside_a_folder_with_all_its_seeds(store: Path, tmp_pat
     assert answer[0]["second"] == pytest.approx(0.1)
     back = json.loads(go(str(scored), "soar", *words, as_json=True))["metrics"][0]
     assert back["difference"]["estimate"] == pytest.approx(-answer[0]["difference"]["estimate"])
-    assert "2 training seeds" in go("soar", str(scored), *words)
+    assert "3 training seeds" in go("soar", str(scored), *words)
 
 
 def test_any_mixture_can_be_compared(store: Path, tmp_path: Path) -> None:
@@ -172,8 +193,8 @@ def test_any_mixture_can_be_compared(store: Path, tmp_path: Path) -> None:
     for first, second, seeds in (
         (cell_id, scored, [0]),
         (f"{cell_id}@100", scored, [0]),
-        ("soar", cell_id, [0, 1]),
-        (cell_id, "soar", [0, 1]),
+        ("soar", cell_id, [0, 1, 2]),
+        (cell_id, "soar", [0, 1, 2]),
         (BASE, scored, [0]),
         (BASE, cell_id, [0]),
     ):
@@ -213,7 +234,7 @@ def test_folders_of_scores_by_hand(tmp_path: Path) -> None:
     assert (answer["mcnemar"]["only_first"], answer["mcnemar"]["only_second"]) == (12, 0)
     assert answer["mcnemar"]["p_value"] == pytest.approx(2 / 2**12)
     assert answer["probability_of_improvement"]["estimate"] == pytest.approx(0.5 + 12 / 48 / 2)
-    assert answer["verdict"] == "better"
+    assert answer["verdict"] == "this checkpoint is better"
 
 
 def test_images_without_a_score_are_left_out_of_both(tmp_path: Path) -> None:

@@ -134,3 +134,8 @@ def test_the_fingerprint_is_of_every_fact_in_any_order(given: Given) -> None:
     assert fingerprint(facts) == fingerprint(dict(reversed(facts.items())))
     shorter = [{name: facts[name] for name in facts if name != key} for key in facts]
     assert len({fingerprint(part) for part in [facts, *shorter]}) == 1 + len(facts)
+
+
+def test_noise_in_the_states_is_a_fact_where_there_is_some(given: Given) -> None:
+    noisy = with_("sampling", state_noise=0.2)(given).facts()
+    assert noisy == {**given.facts(), "state_noise": 0.2}

@@ -59,6 +59,7 @@ NO_NUMBER = [
     "method.aux_chunk=3",
     "device=cpu",
     "diagnostics=false",
+    "robustness.enabled=true",
     "grid.baseline=soar",
     "suites.drawbench.judges=[aesthetic,oracle_aesthetic,clipscore]",
 ]
@@ -99,7 +100,10 @@ def test_a_setting_that_came_later_is_in_addresses_where_it_is_set() -> None:
     assert "rollout_batch_size" not in before
 
 
-@pytest.mark.parametrize("word", ["sampling.num_inference_steps=7", "sampling.guidance_scale=2.5"])
+@pytest.mark.parametrize(
+    "word",
+    ["sampling.num_inference_steps=7", "sampling.guidance_scale=2.5", "sampling.state_noise=0.2"],
+)
 def test_sampling_changes_images_and_scores_and_no_training(
     arguments: list[str], word: str
 ) -> None:
@@ -183,3 +187,12 @@ def test_no_address_holds_a_class_path_or_a_folder_of_this_machine(
         assert "baselines." not in text
         assert "evaluators." not in text
         assert str(tmp_path) not in text
+
+
+def test_all_methods_of_a_task_are_asked_at_the_same_states(arguments: list[str]) -> None:
+    cells = [cell_of(arguments, method) for method in ("sft", "soar")]
+    assert len({addresses.base_states(cell, {}).address for cell in cells}) == 1
+    (states,) = {addresses.base_states(cell, {}).address for cell in cells}
+    assert all(states in addresses.path_probe(cell, cell, {}).inputs for cell in cells)
+    other = cell_of([*arguments, "sampling.num_inference_steps=7"])
+    assert addresses.base_states(other, {}).address != states

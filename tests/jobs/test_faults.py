@@ -150,6 +150,8 @@ FINISHED = {
     "scores/*/protocol-*.json": False,
     "probes/images-*/images.parquet": False,
     "probes/paths-*/norms.parquet": True,
+    "probes/paths-*/exposure.parquet": True,
+    "probes/states-*/states.parquet": True,
     "grids/*/*/status.json": False,
     "grids/*/*/cell.json": False,
 }

@@ -7,9 +7,11 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -257,6 +259,46 @@ def test_rounded_snapshots_on_one_loaded_model_draw_the_same_bits(
     fresh = bench.load(cells[0]).transformer.state_dict()
     assert start.keys() == fresh.keys()
     assert all(value.equal(fresh[name]) for name, value in start.items())
+
+
+def test_other_samplers_draw_other_images_with_the_weights_that_are_loaded(
+    arguments: list[str],
+) -> None:
+    grid = expand(arguments)
+    bench, cell = ModelWorkbench("cpu", grid.store), grid.cells[0]
+    batch = [(item, 0) for item in suite_named("lab_drawbench").items()[:2]]
+    usual = cell.sampling
+    samplers = (usual, replace(usual, state_noise=0.5), replace(usual, num_inference_steps=3))
+    drawn, models = [], []
+    for sampling in (*samplers, usual):
+        images = bench.drawer(replace(cell, sampling=sampling), 0)(batch)
+        drawn.append([image.tobytes() for image in images])
+        models.append(bench.model_at(cell, 0))
+    assert drawn[0] == drawn[-1]
+    assert len({images[0] for images in drawn}) == 3
+    assert len(set(map(id, models))) == 1
+
+
+def test_a_probing_asks_every_model_at_the_base_states_of_the_same_images(
+    arguments: list[str],
+) -> None:
+    grid = expand(arguments)
+    cell = next(cell for cell in grid.cells if cell.method_name == "sft")
+    bench = ModelWorkbench("cpu", grid.store)
+    bench.train(cell, lambda *_: None)
+    base, last = grid.cells[0], cell.steps[-1]
+    states = bench.base_states(base, cell)
+    # Before training a cell is the base, to the bit.
+    for level, state in bench.base_states(cell, cell).items():
+        assert np.array_equal(state, states[level])
+    untrained = bench.probe(base, cell, 0, states=states)
+    assert bench.probe(base, cell, 0, states=states) == untrained
+    trained = bench.probe(cell, cell, last, states=states)
+    assert len(trained.exposure) == len(untrained.exposure) > 0
+    assert [row["value"] for row in trained.exposure] != [
+        row["value"] for row in untrained.exposure
+    ]
+    assert bench.probe(cell, cell, last, states=None).exposure == []
 
 
 def post_train_keeping(dtype: torch.dtype | None, *arguments: Any, **options: Any) -> object:

@@ -19,9 +19,11 @@ from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 from diffusers.image_processor import VaeImageProcessor
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
+from baselines.base import Condition
 from soarbench.benchmarks import published_sizes
 from soarbench.benchmarks.full_size import random_transformer
 from soarbench.config.settings import SamplingConfig
+from soarbench.diagnostics.exposure import Sampler, contraction, path_errors
 from soarbench.models.sd3.config import Sd3Config
 from soarbench.models.sd3.model import SD3Model, TextEncoders
 from soarbench.planning.demand import PlanOptions, read_request
@@ -66,6 +68,19 @@ def images_of(_: VaeImageProcessor, pixels: torch.Tensor, output_type: str) -> n
     return np.zeros((len(pixels), *pixels.shape[-2:], 3), dtype=np.float32)
 
 
+def off_path(model: SD3Model, condition: Condition, latents: torch.Tensor) -> None:
+    """What is asked of a model off the training path, a step of the sampler long."""
+    velocity, x0 = model.velocity(), latents.float()
+    sampler = Sampler(
+        velocity=velocity, condition=condition, negative_condition=condition, guidance_scale=4.5
+    )
+    kicked = contraction(sampler, x0, (torch.ones_like(x0),), torch.tensor([0.5, 0.0]))
+    sigma = torch.full((len(x0),), 0.5, device=x0.device)
+    errors = path_errors(velocity, x0, x0, x0, sigma, condition)
+    values = (*kicked, *errors)
+    assert {(one.shape, one.dtype) for one in values} == {(sigma.shape, torch.float32)}
+
+
 def stages(resolution: int, *, is_first: bool) -> dict[str, object]:
     """Encode prompts, sample, decode and encode images at a resolution."""
     device = torch.device("cuda", 0)
@@ -94,6 +109,8 @@ def stages(resolution: int, *, is_first: bool) -> dict[str, object]:
             peaks["sample"], latents = peak_of(
                 seen, lambda: model.sample(condition, condition, noise, 2, 4.5)
             )
+            if is_first:
+                peaks["exposure"], _ = peak_of(seen, lambda: off_path(model, condition, latents))
             latents = latents.repeat(64 // rows, 1, 1, 1)
             peaks["decode"], images = peak_of(seen, lambda: model.decode(latents))
             assert [image.size for image in images] == [(resolution, resolution)] * 64

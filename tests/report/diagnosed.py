@@ -13,7 +13,8 @@ from PIL import Image
 from tests.report.folders import SCALES, Folder, data_key, image_file, table_file
 
 NUM_IMAGES = 8
-STARTS = {1.0: 4, 0.5: 2}
+LEVELS = {0.75: 0.74, 0.5: 0.52}
+MEASURES = ("on_path", "off_path", "contraction_random", "contraction_drift", "own_states")
 
 
 def strength(cell: Folder, step: int) -> float:
@@ -27,8 +28,8 @@ def write_diagnostics(grid_folder: Path, cell: Folder, tasks: tuple[str, ...]) -
 
     Brightness of prompt p is 0.4 + p / 1000 + strength / 10, diversity 0.3 - strength / 10 and the
     Vendi score 1.5 + p / 100 - strength / 10; the velocity norm of image r is
-    (1 + r / 10) (1 + strength / 20); the distance to the path after i steps is
-    i (1 + r / 10) (0.1 + strength / 100).
+    (1 + r / 10) (1 + strength / 20); every measure of exposure bias of image r is
+    (r - 2) / 10 - level strength (1 + r / 100) of training seed 0, less by 0.01 of each other one.
     """
     root = grid_folder / "cells" / cell.cell_id
     table_file(root, "images").parent.mkdir()
@@ -43,18 +44,15 @@ def write_diagnostics(grid_folder: Path, cell: Folder, tasks: tuple[str, ...]) -
         ]  # fmt: skip
         pq.write_table(pa.Table.from_pylist(norms), table_file(root, "norms", data_key(task)))
         last = cell.steps[-1]
-        deviations = [
+        exposure = [
             {
-                "step": last, "row": row, "start": start, "index": index,
-                "sigma": start * (1 - index / count),
-                "deviation": index * (1 + row / 10) * (0.1 + strength(cell, last) / 100),
+                "step": last, "row": row, "measure": measure, "level": level, "sigma": sigma,
+                "value": (row - 2) / 10
+                - (level * strength(cell, last) * (1 + row / 100) + cell.seed / 100),
             }
-            for row in range(NUM_IMAGES)
-            for start, count in STARTS.items() for index in range(count + 1)
+            for measure in MEASURES for level, sigma in LEVELS.items() for row in range(NUM_IMAGES)
         ]  # fmt: skip
-        pq.write_table(
-            pa.Table.from_pylist(deviations), table_file(root, "deviations", data_key(task))
-        )
+        pq.write_table(pa.Table.from_pylist(exposure), table_file(root, "exposure", data_key(task)))
 
 
 def _image_rows(cell: Folder) -> list[dict[str, object]]:

@@ -4,14 +4,19 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from soarbench.common.errors import ConfigError
 from soarbench.report.numbers.estimates import (
+    Targets,
     compare,
     decided,
     estimate,
     final_comparisons,
     labelled_rng,
+    refuse_unknown_metrics,
+    size_of,
 )
 from soarbench.report.numbers.panels import Panel, Run
+from soarbench.report.numbers.tables import finding
 from soarbench.stats import Verdict
 from soarbench.stats.clusters import cluster
 from tests.report.folders import FACTS
@@ -59,7 +64,10 @@ def test_a_comparison_is_paired():
     assert found.difference.low == pytest.approx(low)
     assert found.difference.high == pytest.approx(high)
     assert alone(found).verdict is Verdict.CHECKPOINT_BETTER
-    assert found.detectable == pytest.approx(2.8 * difference.std(ddof=1) / np.sqrt(30), rel=0.01)
+    quantiles = scipy_stats.t.ppf(0.975, 29) + scipy_stats.norm.ppf(0.8)
+    expected = quantiles * difference.std(ddof=1) / np.sqrt(30)
+    assert found.detectable is None
+    assert alone(found).detectable == pytest.approx(expected)
 
 
 def test_only_shared_seeds_are_compared():
@@ -139,7 +147,7 @@ def test_too_many_comparisons_for_so_few_prompts_have_no_verdict():
 def test_only_the_deciding_metric_is_a_family():
     runs = {("sft", 0, 5): draws(2), ("soar", 0, 5): draws(1, 1.0), ("base", 0, 0): draws(3)}
     panels = {name: panel(runs, name) for name in ("clipscore", "aesthetic")}
-    found = final_comparisons(panels, ("base", "sft", "soar"), "sft", "clipscore")
+    found = final_comparisons(panels, ("base", "sft", "soar"), "sft", Targets(metric="clipscore"))
     assert len(found) == 4
     for (_, metric), one in found.items():
         assert (one.verdict is Verdict.EXPLORATORY) == (metric == "aesthetic")
@@ -153,3 +161,47 @@ def test_numbers_do_not_depend_on_what_else_is_reported():
     assert estimate(alone, "sft", 5) == estimate(more, "sft", 5)
     assert labelled_rng("a", 1).random() == labelled_rng("a", 1).random()
     assert labelled_rng("a", 1).random() != labelled_rng("a", 2).random()
+
+
+def tie():
+    scores = {("sft", seed, 5): draws(seed, 0.0, 0.3) for seed in (0, 1, 2)}
+    scores |= {("soar", seed, 5): draws(seed + 7, 0.0, 0.3) for seed in (0, 1, 2)}
+    return compare(panel(scores), ("soar", 5), ("sft", 5))
+
+
+def test_a_tie_within_a_margin_is_equivalent():
+    one = tie()
+    wide = 2 * max(abs(one.difference.low), abs(one.difference.high))
+    verdicts = {
+        margin: decided({("a", "b"): one}, Targets(margin=margin))["a", "b"].verdict
+        for margin in (None, wide, 0.5 * abs(one.difference.estimate))
+    }
+    assert list(verdicts.values()) == [
+        Verdict.NOT_DISTINGUISHABLE, Verdict.EQUIVALENT, Verdict.NOT_DISTINGUISHABLE,
+    ]  # fmt: skip
+
+
+def test_what_would_decide_is_of_a_difference_named_beforehand():
+    one, none = tie(), Targets()
+    assert decided({("a", "b"): one}, none)["a", "b"].goal is None
+    assert "would decide" not in finding(decided({("a", "b"): one}, none)["a", "b"])
+    goal = 0.9 * alone(one).detectable
+    published = Targets(published={"soar": 0.30, "sft": 0.30 - goal})
+    open_one = decided({("a", "b"): one}, published)["a", "b"]
+    assert open_one.goal == pytest.approx(goal)
+    assert open_one.required.seeds > 3
+    ending = f"{open_one.required.seeds:,} seeds would decide a difference of {goal:.4f}."
+    assert finding(open_one).endswith(ending)
+    # What was asked for counts, not what was published; and what is seen needs no more.
+    seen = decided({("a", "b"): one}, replace(published, detect=5.0))["a", "b"]
+    assert seen.required is None
+    assert finding(seen).endswith("or more, and with it a difference of 5.0000.")
+
+
+def test_sizes_are_named_by_metric_or_title():
+    facts = FACTS["clipscore"]
+    assert size_of({"CLIPScore": 0.01}, facts) == size_of({"clipscore": 0.01}, facts) == 0.01
+    assert size_of({"OCR": 0.01}, facts) is None
+    refuse_unknown_metrics("margin", {"CLIPScore": 0.01}, [facts])
+    with pytest.raises(ConfigError, match=r"margin=CLIPScor: was not measured; did you mean"):
+        refuse_unknown_metrics("margin", {"CLIPScor": 0.01}, [facts])

@@ -1,19 +1,16 @@
 import dataclasses
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from soarbench.common.errors import StoreError
 from soarbench.report.numbers.diagnostics import (
     QUANTITIES,
-    deviation_points,
     diagnostic_points,
     image_statistics,
     unmeasured,
 )
-from tests.report.diagnosed import NUM_IMAGES, STARTS, write_diagnostics
+from tests.report.diagnosed import write_diagnostics
 from tests.report.folders import Folder, base, data_key, read_cells, table_file, write_grid
 
 SMALL = {"num_prompts": 10, "steps": (50, 100)}
@@ -69,38 +66,8 @@ def test_the_norm_is_relative_to_the_base_on_the_same_image(grid):
     assert (base_point.low, base_point.value, base_point.high) == (1.0, 1.0, 1.0)
 
 
-def test_deviations_are_paired_with_the_base(grid):
-    found = deviation_points(read_cells(grid)[0], "aesthetic")
-    assert len(found) == 3 * sum(count + 1 for count in STARTS.values())
-    at = {(point.method, point.start, point.index): point for point in found}
-    mean = 1 + (NUM_IMAGES - 1) / 20
-    point = at["flow_grpo", 1.0, 4]
-    assert point.deviation == pytest.approx(4 * mean * 0.11)
-    assert point.difference == pytest.approx(4 * mean * 0.01)
-    assert point.difference_high - point.difference_low < (point.high - point.low) / 5
-    assert (point.sigma, point.num_images, point.num_seeds) == (0.0, NUM_IMAGES, 2)
-    for start in STARTS:
-        begun = at["soar", start, 0]
-        assert (begun.deviation, begun.low, begun.high) == (0.0, 0.0, 0.0)
-    assert all(one.difference == 0 for key, one in at.items() if key[0] == "base")
-
-
-def test_what_is_stored_in_single_precision_is_subtracted_in_double(grid):
-    for path in grid.glob(f"cells/*/diagnostics/deviations.{KEY}.parquet"):
-        table = pq.read_table(path)
-        pq.write_table(table.cast(table.schema.set(5, pa.field("deviation", pa.float32()))), path)
-    found = deviation_points(read_cells(grid)[0], "aesthetic")
-    point = next(p for p in found if (p.method, p.start, p.index) == ("flow_grpo", 1.0, 4))
-    rows = 1 + np.arange(NUM_IMAGES) / 10
-    stored = [np.float64(np.float32(4 * rows * factor)) for factor in (0.11, 0.1)]
-    assert point.difference == pytest.approx((stored[0] - stored[1]).mean(), rel=1e-12)
-
-
-def test_without_the_base_there_are_levels_and_no_differences(grid):
+def test_without_the_base_there_is_no_ratio(grid):
     cells = [cell for cell in read_cells(grid)[0] if not cell.is_base]
-    found = deviation_points(cells, "aesthetic")
-    assert found
-    assert all(np.isnan(point.difference) for point in found)
     assert {p.metric for p in all_points(cells)} == (set(QUANTITIES) - {"velocity_norm"})
 
 
@@ -115,26 +82,12 @@ def test_unmeasured_cells_are_named_and_left_out(grid):
     assert found["velocity_norm", "soar", 50].num_seeds == 2
 
 
-def test_tables_of_other_settings_are_refused_in_one_line(grid):
-    cells = read_cells(grid)[0]
-    path = table_file(cells[1].tables.root, "deviations", KEY)
-    table = pq.read_table(path)
-    pq.write_table(table.slice(0, table.num_rows - 1), path)
-    with pytest.raises(StoreError, match="different versions or settings; delete") as caught:
-        deviation_points(cells, "aesthetic")
-    assert "\n" not in str(caught.value)
-
-
 def test_the_base_on_other_data_is_no_partner(grid):
     cells = read_cells(grid)[0]
     base_cell = next(cell for cell in cells if cell.is_base)
-    for name in ("deviations", "norms"):
-        path = table_file(base_cell.tables.root, name, KEY)
-        path.rename(table_file(base_cell.tables.root, name, data_key("other")))
+    path = table_file(base_cell.tables.root, "norms", KEY)
+    path.rename(table_file(base_cell.tables.root, "norms", data_key("other")))
     assert unmeasured(cells, "aesthetic") == [base_cell.cell_id]
-    found = deviation_points(cells, "aesthetic")
-    assert found
-    assert all(np.isnan(point.difference) for point in found)
 
 
 def test_cells_of_unlike_data_are_refused(grid):
@@ -142,4 +95,4 @@ def test_cells_of_unlike_data_are_refused(grid):
     unlike = {**cells[-1].description, "data_key": data_key("other")}
     other = dataclasses.replace(cells[-1], description=unlike)
     with pytest.raises(StoreError, match="trained on different data; report with the overrides"):
-        deviation_points([*cells[:-1], other], "aesthetic")
+        unmeasured([*cells[:-1], other], "aesthetic")

@@ -97,7 +97,7 @@ def test_a_copy_holds_no_images_weights_or_checkpoints(finished: list[str], tmp_
     files = [path for path in (tmp_path / "copy").rglob("*") if path.is_file()]
     assert {path.name for path in files} == {
         "export.json", "cells.parquet", "scores.parquet", "training.parquet", "images.parquet",
-        "norms.parquet", "deviations.parquet", "samples.parquet",
+        "norms.parquet", "exposure.parquet", "samples.parquet",
     }  # fmt: skip
     strips = folder.strips()
     assert {(strip.task, strip.step) for strip in strips} == {

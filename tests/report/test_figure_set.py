@@ -10,14 +10,16 @@ import pytest
 from PIL import Image
 
 from soarbench.report.figures.bars import Bar, draw_bars
-from soarbench.report.figures.gaming import draw_deviation, draw_gaming, draw_overoptimisation
+from soarbench.report.figures.exposure import draw_exposure
+from soarbench.report.figures.gaming import draw_gaming, draw_overoptimisation
 from soarbench.report.figures.sheets import draw_sheet, plan_sheet
 from soarbench.report.figures.style_and_curves import METHOD_STYLES, settle
 from soarbench.report.numbers.curves import CurvePoint
-from soarbench.report.numbers.diagnostics import DeviationPoint
+from soarbench.report.numbers.exposure import ExposurePoint
 from soarbench.report.numbers.gaming import Benchmark, Gaming, GamingPoint
 from soarbench.report.numbers.trained_on import trained_on
 from soarbench.stats.intervals import Interval
+from soarbench.stats.significance import Verdict
 from tests.report.diagnosed import color_of, write_diagnostics, write_images
 from tests.report.folders import FACTS, Folder, base, build_report, read_cells, write_grid
 
@@ -63,7 +65,7 @@ def test_every_figure_has_its_formats_its_data_and_a_line_in_the_index(reported)
     names = [entry["name"] for entry in index["figures"]]
     assert names == [
         "curves", "curves_forward_equivalents", "bars", "gaming", "overoptimisation_aesthetic",
-        "deviation_aesthetic", "samples_aesthetic",
+        "exposure_aesthetic", "samples_aesthetic",
     ]  # fmt: skip
     assert [entry.name for entry in report.figures.entries] == names
     for entry in index["figures"]:
@@ -87,8 +89,12 @@ def test_the_data_beside_a_figure_is_what_it_shows(reported):
     assert len(panel) == 10 * (1 + 2 * 4)
     marked = {(row["method"], row["step"]) for row in panel if row["is_marked"] == "True"}
     assert marked == {("base", "0"), ("sft", "200"), ("flow_grpo", "200")}
-    drift = rows_of(folder / "deviation_aesthetic.csv")
-    assert {row["start"] for row in drift} == {"1.0", "0.5"}
+    exposure = rows_of(folder / "exposure_aesthetic.csv")
+    assert len(exposure) == 5 * 2 * 3
+    decided = {
+        row["method"] for row in exposure if row["verdict"] not in ("", "not distinguishable")
+    }
+    assert decided == {"flow_grpo"}
     bars = rows_of(folder / "bars.csv")
     assert {(row["metric"], row["method"]) for row in bars} == {
         (metric, method)
@@ -126,7 +132,7 @@ def test_without_images_and_diagnostics_the_rest_is_drawn_and_it_is_said(store, 
     assert "56 of the sheet's 56 images are gone" in second
     names = {path.name for path in (results / "grid").iterdir()}
     # Those of the earlier report, which had data, would be lies beside the new table.
-    assert not any(name.startswith(("samples", "deviation")) for name in names)
+    assert not any(name.startswith(("samples", "exposure")) for name in names)
     panel = rows_of(results / "grid" / "overoptimisation_aesthetic.csv")
     assert {row["metric"] for row in panel} == {"aesthetic", "oracle_aesthetic"}
 
@@ -167,7 +173,7 @@ def test_a_sheet_shows_the_same_prompts_and_seed_everywhere(store):
 
 
 def test_nothing_to_draw_is_refused():
-    for draw in (draw_deviation, draw_sheet, draw_gaming):
+    for draw in (draw_exposure, draw_sheet, draw_gaming):
         with pytest.raises(ValueError, match="n"):
             draw([])
     with pytest.raises(ValueError, match="n"):
@@ -279,21 +285,31 @@ def test_every_panel_of_gaming_is_named_by_its_task_and_score():
     ] * 2
 
 
-def test_drift_has_a_level_above_and_a_difference_below():
+def test_exposure_bias_has_a_panel_a_measure_and_fills_what_is_decided():
     points = [
-        DeviationPoint(
-            task="t", start=start, method=method, index=index, sigma=start - index / 10,
-            deviation=index / 10, low=0.0, high=1.0, difference=-index / 100,
-            difference_low=-1.0, difference_high=1.0, num_images=4, num_seeds=1,
+        ExposurePoint(
+            task="t", measure=measure, level=level, sigma=level, method=method, value=0.4, low=0.3,
+            high=0.5, change=change, change_low=change - 0.1, change_high=change + 0.1,
+            baseline="sft", difference=change, difference_low=change - 0.1,
+            difference_high=change + 0.1, adjusted_p_value=0.01,
+            verdict=Verdict.BETTER if (method, level) == ("soar", 0.5) else None,
+            num_images=8, num_seeds=2,
         )
-        for start in (0.5, 1.0) for method in ("base", "soar") for index in range(4)
+        for measure in ("off_path", "own_states") for level in (0.75, 0.5)
+        for method, change in (("base", 0.0), ("sft", -0.1), ("soar", -0.3))
     ]  # fmt: skip
-    figure = draw_deviation(points)
-    levels, differences = figure.axes[:2], figure.axes[2:]
-    assert [ax.get_title(loc="left")[-4:] for ax in levels] == ["$ = 1"[-4:], " 0.5"]
-    assert set(lines(levels[0])) == {"Base", "SOAR"}
-    assert set(lines(differences[0])) == {"SOAR"}
-    assert lines(differences[0])["SOAR"].get_ydata().tolist() == [0.0, -0.01, -0.02, -0.03]
+    figure = draw_exposure(points)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [
+        "More of it off the path", "Own states, energy score",
+    ]  # fmt: skip
+    (ax, _) = figure.axes
+    drawn = {bar.get_label(): bar.lines[0] for bar in ax.containers}
+    assert set(drawn) == {"SFT", "SOAR"}
+    faces = [bar.lines[0].get_markerfacecolor() for bar in ax.containers]
+    assert [face == "white" for face in faces] == [True, True, True, False]
+    assert [text.get_text() for text in ax.get_xticklabels()] == [
+        "$\\sigma$ = 0.75", "$\\sigma$ = 0.5",
+    ]  # fmt: skip
 
 
 def test_bars_stand_on_the_base_and_differ_without_colour():

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from soarbench.report.numbers.estimates import Targets
 from soarbench.report.numbers.measured import of_scored
 from soarbench.report.numbers.pairs import answers, measured_pairs
 from tests.report.folders import write_scored
@@ -18,7 +19,10 @@ def test_a_prompt_that_failed_in_one_seed_keeps_its_task(tmp_path):
     lost = replace(found[0], tags={k: v for k, v in found[0].tags.items() if k != "geneval-00001"})
     assert len(lost.tags) == 11
     whole, part = (
-        answers(measured_pairs(("a", "b"), {key: {0: one, 1: found[1]}}, {key: {None: found[2]}}))
+        answers(
+            measured_pairs(("a", "b"), {key: {0: one, 1: found[1]}}, {key: {None: found[2]}}),
+            Targets(metric="geneval"),
+        )
         for one in (found[0], lost)
     )
     assert part == whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,6 +102,20 @@ def test_a_gain_is_in_spreads_of_the_base_and_a_difference_is_to_the_recipe(fold
                 assert trial.to_recipe.estimate == pytest.approx(mean - by_name["sft"])
     gains = [one.gain for one in choice.of("sft_slow")]
     assert choice.mean_gain("sft_slow") == pytest.approx(np.mean(gains))
+
+
+def test_a_base_without_spread_is_measured_in_the_metrics_own_unit(folder: Path) -> None:
+    cells = cells_of(folder)
+    panels = dict(build_panels(cells)[0])
+    panel = panels["two", "ocr"]
+    still = {
+        run: np.zeros_like(values) if run.method == "base" else values
+        for run, values in panel.values.items()
+    }
+    panels["two", "ocr"] = dataclasses.replace(panel, values=still)
+    choice = next(one for one in choices(cells, panels) if one.method == "sft")
+    trials = [one for one in choice.trials if one.task == "two"]
+    assert [one.gain for one in trials] == [one.value and one.value.estimate for one in trials]
 
 
 def test_an_edge_is_an_end_of_what_was_tried_and_zero_is_none(folder: Path) -> None:

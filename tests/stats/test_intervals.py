@@ -55,10 +55,11 @@ def test_many_spreads_at_once_are_each_by_itself():
         prompts=np.array([1.0, 0.2, 1.0]), prompt_freedom=np.array([9.0, 30.0, 5.0]),
         seeds=np.array([0.0, 1.0, 1.0]), seed_freedom=np.array([1.0, 2.0, 4.0]),
     )  # fmt: skip
+    fields = dict(vars(many))
     for i, (tail, half_width) in enumerate(
         zip(many.tail([2.0, 2.0, 0.0]), many.half_width(0.01), strict=True)
     ):
-        one = Spread(**{name: values[i] for name, values in vars(many).items()})
+        one = Spread(**{name: values[i] for name, values in fields.items()})
         assert one.tail([2.0, 2.0, 0.0][i]) == pytest.approx(tail)
         assert one.half_width(0.01) == pytest.approx(half_width)
 

@@ -6,6 +6,7 @@ from soarbench.stats.clusters import cluster
 from soarbench.stats.intervals import Interval, seed_aware_test
 from soarbench.stats.significance import (
     Verdict,
+    equivalence_test,
     holm,
     mcnemar,
     paired_permutation_test,
@@ -163,3 +164,24 @@ def test_directions_of_all_verdicts():
     assert directions == {
         "better": 1, "worse": -1, "this checkpoint is better": 1, "this checkpoint is worse": -1,
     }  # fmt: skip
+
+
+def test_equivalence_is_two_one_sided_tests():
+    values = np.random.default_rng(7).normal(0.05, 1, 60)
+    for margin in (0.2, 0.4, 1.0):
+        tests = [
+            scipy_stats.ttest_1samp(values, -margin, alternative="greater").pvalue,
+            scipy_stats.ttest_1samp(values, margin, alternative="less").pvalue,
+        ]
+        found = equivalence_test(cluster(values, np.arange(60)), margin)
+        assert found == pytest.approx(max(tests))
+    assert equivalence_test(cluster(values + 1, np.arange(60)), 0.5) == 1.0
+
+
+def test_a_tie_within_the_margin_is_equivalent():
+    for num_seeds, word in ((3, "equivalent"), (1, "this checkpoint is equivalent")):
+        one = interval(0.01, 0.05, num_seeds)
+        assert verdict(one, 0.6, equivalence_p_value=0.04) == word
+        assert verdict(one, 0.6, equivalence_p_value=0.05) is Verdict.NOT_DISTINGUISHABLE
+    # A difference that is seen is one, however small.
+    assert verdict(interval(0.02, 0.01), 0.01, equivalence_p_value=0.01) is Verdict.BETTER

@@ -149,8 +149,8 @@ def test_diagnostics_and_the_report_are_added_to_runs_that_exist(
     client = MlflowClient(tracking_uri=store_uri(CONFIG, store))
     history = client.get_metric_history(run_id, "diagnostics/velocity_norm")
     assert [(point.step, point.value) for point in history] == [(3, 1.5), (6, 1.5)]
-    ends = client.get_metric_history(run_id, "diagnostics/path_deviation_from_0.50")
-    assert [(point.step, point.value) for point in ends] == [(6, 0.2)]
+    ends = client.get_metric_history(run_id, "diagnostics/off_path_at_0.50")
+    assert [(point.step, point.value) for point in ends] == [(6, 0.05)]
     table = client.download_artifacts(run_id, "summary.csv", str(tmp_path))
     head, *rows = Path(table).read_text().splitlines()
     columns = head.split(",")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,15 +16,18 @@ from soarbench.common.files import read_json, write_atomically
 from soarbench.config.run import FORMATS
 from soarbench.grid.checkpoint_rule import LAST
 from soarbench.report.figures.bars import Bar, build_bars, draw_bars
-from soarbench.report.figures.gaming import draw_deviation, draw_gaming, draw_overoptimisation
+from soarbench.report.figures.exposure import draw_exposure, draw_robustness
+from soarbench.report.figures.gaming import draw_gaming, draw_overoptimisation
 from soarbench.report.figures.sheets import Tile, draw_sheet, plan_sheet
 from soarbench.report.figures.style_and_curves import AXIS_TITLES, draw_curves, save, settle
 from soarbench.report.numbers import diagnostics
 from soarbench.report.numbers.checkpoints import marked_steps
 from soarbench.report.numbers.curves import CurvePoint, panel_points
+from soarbench.report.numbers.exposure import ExposurePoint
 from soarbench.report.numbers.gaming import Gaming
 from soarbench.report.numbers.names import BASE, titles_of
 from soarbench.report.numbers.reference import PublishedPoint
+from soarbench.report.numbers.robustness import RobustnessPoint
 from soarbench.report.numbers.tables import Panels, TaskTable
 from soarbench.report.numbers.trained_on import trained_on
 from soarbench.report.report import FigureEntry, FigureSet
@@ -31,7 +35,7 @@ from soarbench.report.text.frames import csv_text, curve_numbers, write_text
 from soarbench.report.text.gaming import point_numbers
 from soarbench.store.cells import Cell
 
-Row = CurvePoint | Bar | Gaming | diagnostics.DeviationPoint | Tile
+Row = CurvePoint | Bar | Gaming | ExposurePoint | RobustnessPoint | Tile
 #: Title and caption of each kind of figure; the curves name their axis.
 _TEXTS = {
     "curves": (
@@ -58,14 +62,25 @@ _TEXTS = {
         "What was trained on beside what was not: oracle, held-out metrics, statistics of the "
         "images, diversity within a prompt, and the norm of the velocity relative to the base.",
     ),
-    "deviation": (
-        "Drift from the training path",
-        "RMS distance, in latent units, between the sampler's states and the straight path of a "
-        "real image that training did not use, after leaving that path at a noise level. The "
-        "distance also holds what no model can know (which image the noise ends in) and how well a "
-        "model knows images of this kind, so its level alone is no exposure bias: compare methods "
-        "that trained on the same data, and each with the base on the same images, as the lower "
-        "row does.",
+    "exposure": (
+        "Exposure bias",
+        "On real images that training did not use; less is better. Error on the path: squared, of "
+        "the velocity. More off the path: at states that the base drifted to, the same for all, "
+        "the error against the velocity back to the image, minus that on the path; a model steers "
+        "back better where this is less and the error on the path is not more. Left of a kick: "
+        "RMS at the end of sampling over that of a random kick, or of one along the model's own "
+        "drift; it falls, too, when a model loses diversity. Own states: energy score of states of "
+        "sampling from noise against noised images of the same prompt and level, which rises when "
+        "a model loses diversity that the data have. Filled markers differ from the baseline after "
+        "Holm's correction over methods and levels.",
+    ),
+    "robustness": (
+        "Scores by sampler",
+        "The last step's images by samplers with other numbers of steps, and with fresh noise in "
+        "every state (RMS of the whole way). Left, each method's score; right, by how much its "
+        "difference to the baseline is another than by the usual sampler: above zero (where more "
+        "is better) it bears the sampler's errors better than the baseline does. Paired by image "
+        "and seed; Holm's correction is over methods and samplers.",
     ),
     "samples": (
         "Samples",
@@ -88,6 +103,8 @@ def write_figures(
     published: Sequence[PublishedPoint] = (),
     checkpoint_rule: str = LAST,
     formats: Sequence[str] = FORMATS,
+    exposure: Sequence[ExposurePoint] = (),
+    robustness: Sequence[RobustnessPoint] = (),
 ) -> FigureSet:
     """Write every figure that there is data for, and ``figures.json``.
 
@@ -118,9 +135,18 @@ def write_figures(
     for table in tables:
         if table.metrics:
             own = statistics.get(table.task, pd.DataFrame())
-            _write_task(table, cells, panels, curves, own, checkpoint_rule, writer)
+            off_path = _OffPath(exposure=exposure, robustness=robustness)
+            _write_task(table, cells, panels, curves, own, off_path, checkpoint_rule, writer)
     writer.finish()
     return FigureSet(entries=tuple(writer.entries), notes=tuple(writer.notes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OffPath:
+    """What was measured off the training path, of all tasks."""
+
+    exposure: Sequence[ExposurePoint]
+    robustness: Sequence[RobustnessPoint]
 
 
 def _write_task(
@@ -129,6 +155,7 @@ def _write_task(
     panels: Panels,
     curves: Sequence[CurvePoint],
     statistics: pd.DataFrame,
+    off_path: _OffPath,
     rule: str,
     writer: _Writer,
 ) -> None:
@@ -148,9 +175,17 @@ def _write_task(
     )
     name = f"overoptimisation_{task}"
     writer.figure(name, texts["overoptimisation"], points, draw, marked=marked)
-    drift = diagnostics.deviation_points(cells, task)
-    draw = partial(draw_deviation, drift, table.titles)
-    writer.figure(f"deviation_{task}", texts["deviation"], drift, draw)
+    own = [point for point in off_path.exposure if point.task == task]
+    if not own and not missing:
+        writer.notes.append(
+            f"task {task}: exposure bias was measured by another version, or not at all; "
+            "'python -m soarbench diagnose' with the same settings measures it"
+        )
+    draw = partial(draw_exposure, own, table.titles)
+    writer.figure(f"exposure_{task}", texts["exposure"], own, draw)
+    scores = [point for point in off_path.robustness if point.task == task]
+    draw = partial(draw_robustness, scores, table.facts, table.titles)
+    writer.figure(f"robustness_{task}", texts["robustness"], scores, draw)
     tiles = plan_sheet(cells, task)
     absent = sum(not tile.is_stored for tile in tiles)
     if absent:

@@ -1,4 +1,4 @@
-"""Figures about whether a gain is real: over-optimisation, proxy against oracle, and drift."""
+"""Figures about whether a gain is real: over-optimisation, and proxy against oracle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from soarbench.config.stages import first_stage
 from soarbench.report.figures import style_and_curves as drawing
 from soarbench.report.numbers.curves import CurvePoint
-from soarbench.report.numbers.diagnostics import QUANTITIES, DeviationPoint
+from soarbench.report.numbers.diagnostics import QUANTITIES
 from soarbench.report.numbers.gaming import Benchmark, Gaming, GamingPoint
 from soarbench.report.numbers.names import BASE, METHOD_TITLES, Titles, method_title
 from soarbench.stats.intervals import Interval
@@ -160,52 +160,3 @@ def _fit(ax: Axes, points: Sequence[GamingPoint]) -> None:
     ax.set(xlim=ends[0], ylim=ends[1])
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(nbins=5))
-
-
-def draw_deviation(points: Sequence[DeviationPoint], titles: Titles = METHOD_TITLES) -> Figure:
-    """Draw how far inference leaves the training path, of one task.
-
-    A column a level at which the path is left; above the distance itself, below the paired
-    difference to the base. ``ValueError`` without any point.
-    """
-    starts = sorted({point.start for point in points}, reverse=True)
-    with drawing.style():
-        figure, axes = drawing.panel_grid(2 * len(starts), len(starts))
-        for column, start in enumerate(starts):
-            own = [point for point in points if point.start == start]
-            above, below = axes[column], axes[len(starts) + column]
-            above.set_title(f"Left the path at $\\sigma$ = {start:g}")
-            _draw_drift(above, own, titles, is_difference=False)
-            # The level is mostly what no model can know, and cancels in a difference: between cells
-            # the distance from noise went with the diversity of their images (r = .87 to .95).
-            _draw_drift(below, own, titles, is_difference=True)
-            drawing.draw_zero(below)
-        axes[0].set_ylabel("Distance to the path")
-        axes[len(starts)].set_ylabel("Difference to base")
-        title = "Bands: 95 % intervals over images; below: paired by image"
-        drawing.add_legend(figure, axes, title)
-    return figure
-
-
-def _draw_drift(
-    ax: Axes, points: Sequence[DeviationPoint], titles: Titles, *, is_difference: bool
-) -> None:
-    styles = drawing.method_styles({point.method for point in points})
-    for number, (method, look) in enumerate(styles.items()):
-        # The base's difference to itself is the zero line.
-        if is_difference and method == BASE:
-            continue
-        line = sorted((p for p in points if p.method == method), key=lambda p: p.index)
-        bands = [
-            (p.difference, p.difference_low, p.difference_high)
-            if is_difference
-            else (p.deviation, p.low, p.high)
-            for p in line
-        ]
-        # Markers of methods alternate: on top of each other they would hide one another.
-        every = max(len(line) // 5, 1)
-        marked = range(number * every // len(styles), len(line), every)
-        across, title = [p.index for p in line], method_title(method, titles)
-        drawing.draw_band(ax, across, bands, look, label=title, markevery=marked)
-    ax.set_xlabel("Sampler step")
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

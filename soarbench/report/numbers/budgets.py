@@ -12,6 +12,7 @@ from soarbench.report.numbers.curves import COUNTERS, CurvePoint
 from soarbench.report.numbers.estimates import (
     Comparison,
     Estimate,
+    Targets,
     estimate,
     final_comparisons,
     final_estimates,
@@ -305,11 +306,11 @@ def _comparisons(
     exact = [name for name, place in places.items() if place.is_measured]
     # Two noisy numbers make a mean that is quieter than any measurement: no verdict rests on it.
     if table.baseline not in exact:
-        return final_comparisons(panels, places, table.baseline, "")
+        return final_comparisons(panels, places, table.baseline, Targets())
     between = [name for name in places if name not in exact]
     return {
-        **final_comparisons(panels, exact, table.baseline, table.final_metric),
-        **final_comparisons(panels, between, table.baseline, ""),
+        **final_comparisons(panels, exact, table.baseline, table.targets),
+        **final_comparisons(panels, between, table.baseline, Targets()),
     }
 
 

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.random import Generator
 
+from soarbench.common.errors import ConfigError
+from soarbench.common.strict import did_you_mean
 from soarbench.report.numbers.panels import At, Panel
-from soarbench.stats.clusters import ClusteredScores
+from soarbench.stats.clusters import ClusteredScores, FloatArray, cluster
 from soarbench.stats.intervals import Interval, mean_interval
 from soarbench.stats.power import (
-    minimum_detectable_difference,
-    required_prompts,
-    required_seeds,
+    Design,
+    Required,
+    VarianceComponents,
+    detectable_difference,
+    required,
     variance_components,
 )
-from soarbench.stats.significance import Verdict, holm, paired_test, too_few_prompts, verdict
+from soarbench.stats.significance import (
+    Verdict,
+    equivalence_test,
+    holm,
+    paired_test,
+    too_few_prompts,
+    verdict,
+)
 from soarbench.store.facts import MetricFacts
 
 #: Any number would do; it is fixed, so that the same scores give the same report.
@@ -44,6 +55,47 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What a family of comparisons is to decide, as it was said before any number was known.
+
+    Attributes:
+        metric: That decides; empty where nothing says which.
+        margin: Differences below it count as none; None: no tie is called equivalent.
+        detect: Difference that should be seen.
+        published: Scores of methods, whose differences should be seen where ``detect`` is None.
+    """
+
+    metric: str = ""
+    margin: float | None = None
+    detect: float | None = None
+    published: Mapping[str, float] = field(default_factory=dict)
+
+    def difference(self, method: str, baseline: str) -> float | None:
+        """The difference of two methods that should be seen; None where nothing says."""
+        if self.detect is not None:
+            return self.detect
+        if method not in self.published or baseline not in self.published:
+            return None
+        return abs(self.published[method] - self.published[baseline])
+
+
+def size_of(sizes: Mapping[str, float], facts: MetricFacts) -> float | None:
+    """A metric's entry, by its name or its title; None where it has none."""
+    names = (facts.name.lower(), facts.title.lower())
+    return next((size for name, size in sizes.items() if name.lower() in names), None)
+
+
+def refuse_unknown_metrics(
+    key: str, sizes: Mapping[str, float], facts: Iterable[MetricFacts]
+) -> None:
+    """``ConfigError`` where an entry is of no metric that was judged."""
+    known = {name for one in facts for name in (one.name, one.title)}
+    for metric in sizes:
+        if metric.lower() not in {name.lower() for name in known}:
+            raise ConfigError(f"{key}={metric}: was not measured; {did_you_mean(metric, known)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """A method against the baseline on the same images and training seeds.
 
@@ -55,11 +107,12 @@ class Comparison:
         adjusted_p_value: The same after Holm's correction for the family that its table decides;
             None of others, which are exploratory.
         problem: Why so few prompts can decide nothing; empty where they can.
+        components: Of the variance of the differences; None where prompts are too few to say.
+        num_images: A prompt's, under every seed.
         detectable: Smallest true difference that this design would call in 80 % of cases; None
-            where prompts are too few to say.
-        required_prompts: Prompts that would decide a true difference as large as the one measured,
-            with these seeds; None when no number would.
-        required_seeds: The same for seeds, with these prompts; None also after a single seed.
+            where it is not known, and of exploratory comparisons.
+        goal: The difference that should be seen, of its ``Targets``.
+        required: What would see it where this design does not.
     """
 
     method: str
@@ -72,9 +125,11 @@ class Comparison:
     adjusted_p_value: float | None = None
     verdict: Verdict = Verdict.EXPLORATORY
     problem: str = ""
+    components: VarianceComponents | None = None
+    num_images: int = 1
     detectable: float | None = None
-    required_prompts: int | None = None
-    required_seeds: int | None = None
+    goal: float | None = None
+    required: Required | None = None
 
     @property
     def shown_p_value(self) -> float:
@@ -122,56 +177,69 @@ def final_estimates(panels: Mapping[str, Panel], method: str) -> dict[str, Estim
 
 def compare(panel: Panel, method: At, baseline: At) -> Comparison | None:
     """Compare two methods, as yet in no family; None where no pair was scored."""
+    pairs = panel.pairs(method, baseline)
+    if not pairs:
+        return None
     try:
-        scores = panel.differences(method, baseline)
+        return compare_scores(
+            [one - other for one, other in pairs.values()],
+            panel.prompts,
+            panel.strata,
+            names=(method[0], baseline[0]),
+            facts=panel.facts,
+            seeds=tuple(pairs),
+        )
     except ValueError:
         return None
-    return compare_scores(
-        scores,
-        names=(method[0], baseline[0]),
-        facts=panel.facts,
-        seeds=tuple(panel.pairs(method, baseline)),
-    )
 
 
 def compare_scores(
-    scores: ClusteredScores,
+    differences: Sequence[FloatArray],
+    prompts: np.ndarray,
+    strata: np.ndarray | None,
     *,
     names: tuple[str, str],
     facts: MetricFacts,
     seeds: tuple[int, ...],
 ) -> Comparison:
-    """Compare by paired differences, first - second, as yet in no family."""
-    difference = mean_interval(scores)
-    comparison = Comparison(
+    """Compare by paired differences, first - second, as yet in no family.
+
+    Args:
+        differences: Of the images' scores, (N,) each, a training seed each.
+        prompts: Prompt of each image; (N,).
+        strata: Stratum of each image's prompt where the metric is a macro mean; (N,), else None.
+        names: Of the two.
+        facts: Of the metric.
+        seeds: Training seeds, as ``differences``.
+
+    Raises:
+        ValueError: As ``cluster``.
+    """
+    scores = cluster(differences, prompts, strata=strata)
+    try:
+        components = variance_components(differences, prompts, strata)
+    except ValueError:
+        components = None  # with a prompt a stratum there is a difference, and no power to speak of
+    return Comparison(
         method=names[0],
         baseline=names[1],
         facts=facts,
         scores=scores,
-        difference=difference,
+        difference=mean_interval(scores),
         seeds=seeds,
         p_value=paired_test(scores),
-    )
-    try:
-        components = variance_components(scores)
-    except ValueError:
-        return comparison  # with a prompt a stratum there is a difference, and no power to speak of
-    prompts, count, size = scores.num_prompts, scores.num_seeds, difference.estimate
-    return dataclasses.replace(
-        comparison,
-        detectable=minimum_detectable_difference(components, prompts, count),
-        required_prompts=required_prompts(components, size, count),
-        required_seeds=required_seeds(components, size, prompts),
+        components=components,
+        num_images=int(np.unique(prompts, return_counts=True)[1].max()),
     )
 
 
 def final_comparisons(
-    panels: Mapping[str, Panel], methods: Iterable[str], baseline: str, deciding: str
+    panels: Mapping[str, Panel], methods: Iterable[str], baseline: str, targets: Targets
 ) -> dict[Key, Comparison]:
     """Every method's last step against the baseline's, by (method, evaluator).
 
-    Those by the ``deciding`` metric are the family, named before any number was known; all others
-    are exploratory.
+    Those by the deciding metric are the family, named before any number was known; all others are
+    exploratory.
     """
     comparisons = {}
     for evaluator, panel in panels.items():
@@ -182,26 +250,56 @@ def final_comparisons(
                 one = compare(panel, (method, last[0]), (baseline, reference[0]))
                 if one is not None:
                     comparisons[method, evaluator] = one
-    return comparisons | decided(
-        {key: one for key, one in comparisons.items() if key[1] == deciding}
-    )
+    family = {key: one for key, one in comparisons.items() if key[1] == targets.metric}
+    return comparisons | decided(family, targets)
 
 
-def decided(family: Mapping[Key, Comparison]) -> dict[Key, Comparison]:
+def decided(
+    family: Mapping[Key, Comparison], targets: Targets | None = None
+) -> dict[Key, Comparison]:
     """All comparisons of one family, with p-values corrected for being many, and verdicts."""
-    problems = [too_few_prompts(one.scores, len(family)) for one in family.values()]
+    targets = targets or Targets()
+    members = list(family.values())
     # What cannot be decided counts as tried all the same: who has a look has asked.
-    adjusted = holm([comparison.p_value for comparison in family.values()])
+    adjusted = holm([one.p_value for one in members]).tolist()
+    equal = holm([equivalence_test(one.scores, targets.margin or 0.0) for one in members]).tolist()
     return {
-        key: dataclasses.replace(
-            one,
-            adjusted_p_value=p_value,
-            verdict=Verdict.TOO_FEW_PROMPTS
-            if problem
-            else verdict(one.difference, p_value, higher_is_better=one.facts.higher_is_better),
-            problem=problem,
-        )
-        for (key, one), p_value, problem in zip(
-            family.items(), adjusted.tolist(), problems, strict=True
-        )
+        key: _decided(family[key], p_value, other, len(members), targets)
+        for key, p_value, other in zip(family, adjusted, equal, strict=True)
     }
+
+
+def _decided(
+    one: Comparison, p_value: float, equivalence_p_value: float, size: int, targets: Targets
+) -> Comparison:
+    """A comparison among ``size``, by its corrected p-values."""
+    problem = too_few_prompts(one.scores, size)
+    answer = verdict(
+        one.difference,
+        p_value,
+        equivalence_p_value=equivalence_p_value,
+        higher_is_better=one.facts.higher_is_better,
+    )
+    one = dataclasses.replace(
+        one,
+        adjusted_p_value=p_value,
+        verdict=Verdict.TOO_FEW_PROMPTS if problem else answer,
+        problem=problem,
+        goal=targets.difference(one.method, one.baseline),
+    )
+    if problem or one.components is None:
+        return one
+    design = Design(
+        num_prompts=one.scores.num_prompts,
+        num_images=one.num_images,
+        num_seeds=one.scores.num_seeds,
+        num_comparisons=size,
+    )
+    detectable = detectable_difference(one.components, design)
+    is_short = one.is_open and one.goal is not None and detectable > one.goal
+    return dataclasses.replace(
+        one,
+        detectable=detectable,
+        # Only an open question needs to be told what would close it.
+        required=required(one.components, design, one.goal or 0.0) if is_short else None,
+    )

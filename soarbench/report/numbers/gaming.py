@@ -313,7 +313,9 @@ def _compared(
 ) -> Comparison:
     facts = both.proxy.facts
     return compare_scores(
-        both.table(np.stack(list(terms.values()))),
+        list(terms.values()),
+        both.prompts,
+        None,
         names=names,
         facts=MetricFacts(
             name=f"{facts.name}_shortfall",

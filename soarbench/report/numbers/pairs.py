@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from soarbench.common.errors import UserError
-from soarbench.report.numbers.estimates import Comparison, compare_scores, decided
+from soarbench.report.numbers.estimates import Comparison, Targets, compare_scores, decided
 from soarbench.report.numbers.measured import Key, Measured
 from soarbench.report.numbers.panels import At, Panel, paired, strata_of
 from soarbench.report.numbers.protocols import differing, unlike_text
@@ -142,14 +142,14 @@ def _refuse_unlike(first: Measured, second: Measured) -> None:
         )
 
 
-def answers(pairs: Sequence[Pair], deciding: str | None) -> list[Answer]:
+def answers(pairs: Sequence[Pair], targets: Targets) -> list[Answer]:
     """Answer every pair; ``UserError``: both scored no image of one.
 
-    Those by the ``deciding`` metric are the family; without one that was measured, all are.
+    Those by the deciding metric are the family; without one that was measured, all are.
     """
     alone = [_answer(pair) for pair in pairs]
-    own = [one for one in alone if one.evaluator == deciding] or alone
-    family = decided({(one.suite, one.evaluator): one.comparison for one in own})
+    own = [one for one in alone if one.evaluator == targets.metric] or alone
+    family = decided({(one.suite, one.evaluator): one.comparison for one in own}, targets)
     return [
         replace(one, comparison=family.get((one.suite, one.evaluator), one.comparison))
         for one in alone
@@ -166,7 +166,9 @@ def _answer(pair: Pair) -> Answer:
     except ValueError as error:
         raise UserError(f"{pair.evaluator} of {' and '.join(pair.names)}: {error}") from error
     comparison = compare_scores(
-        scores,
+        list(first - second),
+        pair.prompts,
+        pair.strata,
         names=pair.names,
         facts=pair.facts,
         seeds=tuple(pair.scores),

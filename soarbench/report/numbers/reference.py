@@ -24,6 +24,8 @@ _HEADS = {
     "hpsv21": "HPSv2.1", "aesthetic": "Aesthetic", "imagereward": "ImageReward",
 }  # fmt: skip
 _METHODS = ("sft", "soar", "flow_grpo")
+#: Rows of ``paper_table.csv`` by method.
+_MODELS = {BASE: "SD3.5-M", "sft": "SD3.5-M + SFT", "soar": "SD3.5-M + SOAR"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,22 @@ def published_table(folder: Path, grid: str) -> pd.DataFrame | None:
     if grid == "reward_specific":
         return _last_values(published_curves(folder))
     return None
+
+
+def published_scores(folder: Path, grid: str, task: str, metric: str) -> dict[str, float]:
+    """Published values of a metric at the end of training, by method; empty without any."""
+    if grid == "reward_specific":
+        points = [p for p in published_curves(folder) if (p.task, p.metric) == (task, metric)]
+        # All curves start from the base, and are in the order of their steps: the last one stays.
+        return {BASE if one.step == 0 else one.method: one.value for one in points}
+    if grid != "main_table":
+        return {}
+    frame = _read(folder / "paper_table.csv", ["model", "iterations", "resolution"])
+    if metric not in frame:
+        return {}
+    values = dict(zip(frame["model"], frame[metric], strict=True))
+    named = {name: values.get(model) for name, model in _MODELS.items()}
+    return {name: float(value) for name, value in named.items() if value}
 
 
 def _last_values(points: Sequence[PublishedPoint]) -> pd.DataFrame | None:

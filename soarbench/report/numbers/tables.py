@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from soarbench.config.stages import first_stage
 from soarbench.report.numbers.estimates import (
     Comparison,
     Estimate,
+    Targets,
     final_comparisons,
     final_estimates,
 )
@@ -75,6 +76,7 @@ class TaskTable:
         suites: Prompt suite by evaluator.
         fingerprints: Of the protocol, by evaluator.
         baseline: Method that differences are taken to.
+        targets: What is decided, and what was said beforehand about it.
     """
 
     task: str
@@ -85,6 +87,7 @@ class TaskTable:
     suites: Mapping[str, str]
     fingerprints: Mapping[str, str]
     baseline: str
+    targets: Targets
     titles: Titles
 
     def title(self, method: str) -> str:
@@ -145,10 +148,19 @@ class TaskTable:
         if not self.family:
             return []
         names = ", ".join(self.title(one.method) for one in self.family)
+        title, margin = self.facts[self.final_metric].title, self.targets.margin
         notes = [
-            f"Decided: {self.facts[self.final_metric].title} of {names} against "
-            f"{self.title(self.baseline)}. {HOW_DECIDED} for {len(self.family)}."
+            f"Decided: {title} of {names} against {self.title(self.baseline)}. "
+            f"{how_decided(len(self.family))}"
         ]
+        if margin is not None:
+            notes.append(margin_note(margin, len(self.family)))
+        goals = [one for one in self.family if one.is_open and one.goal is not None]
+        if goals and self.targets.detect is None:
+            notes.append(
+                "Differences to be decided are the published ones (results/reference); detect= "
+                "names others."
+            )
         if len(self.metrics) > 1:
             notes.append(
                 "All other metrics are exploratory: their intervals are not corrected for how many "
@@ -180,12 +192,30 @@ def _span(numbers: Sequence[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-#: To be followed by the number of comparisons.
-HOW_DECIDED = (
+_RULE = (
     "Better or worse means p < 0.05, where p is the larger one of a permutation test over prompts "
-    "and of the test behind the interval, which takes prompts and training seeds as samples, after "
-    "Holm's correction"
+    "and of the test behind the interval, which takes prompts and training seeds as samples"
 )
+#: To be followed by what the correction is for.
+HOW_DECIDED = f"{_RULE}, after Holm's correction"
+
+
+def how_decided(count: int) -> str:
+    """The rule of verdicts, for a family of so many comparisons."""
+    return f"{HOW_DECIDED} for {count} comparisons." if count > 1 else f"{_RULE}."
+
+
+def margin_note(margin: float, count: int) -> str:
+    """What equivalent means."""
+    return (
+        f"Equivalent means that two one-sided tests put the difference within {margin:g} of 0, p < "
+        f"0.05{_after_holm(count)}; one comparison alone has that where its 90 % interval lies "
+        "within."
+    )
+
+
+def _after_holm(count: int) -> str:
+    return f" after Holm's correction for {count} comparisons" if count > 1 else ""
 
 
 def seed_notes(counts: Collection[int]) -> list[str]:
@@ -224,31 +254,64 @@ def finding(comparison: Comparison, titles: Titles = METHOD_TITLES) -> str:
         f"[{difference.low:+.{digits}f}, {difference.high:+.{digits}f}], "
         f"p {p_text(comparison.shown_p_value)}"
     )
+    if comparison.problem:
+        return f"{text}; {comparison.problem}."
     # Only an open question needs to be told what would close it.
     if not comparison.is_open or comparison.detectable is None:
         return f"{text}."
-    ways = []
-    if comparison.required_prompts is not None:
-        ways.append(f"about {comparison.required_prompts:,} prompts")
-    if comparison.required_seeds is not None:
-        ways.append(f"{comparison.required_seeds:,} seeds")
-    remedy = f"; {' or '.join(ways)} would decide a difference as large as this one" if ways else ""
-    return f"{text}; this design sees {comparison.detectable:.{digits}f} or more{remedy}."
+    return (
+        f"{text}; this design sees {comparison.detectable:.{digits}f} or more{remedy(comparison)}."
+    )
+
+
+def remedy(comparison: Comparison) -> str:
+    """What would decide a difference that should be seen; empty where nothing says which."""
+    if comparison.goal is None:
+        return ""
+    goal = f"{comparison.goal:.{comparison.facts.decimals}f}"
+    if comparison.required is None:
+        return f", and with it a difference of {goal}"
+    ways = [
+        f"{count:,} {what}"
+        for what, count in (
+            ("images a prompt", comparison.required.images),
+            ("prompts", comparison.required.prompts),
+            ("seeds", comparison.required.seeds),
+        )
+        if count is not None
+    ]
+    if not ways:
+        return f"; no number of images, prompts or seeds alone would decide a difference of {goal}"
+    return f"; about {' or '.join(ways)} would decide a difference of {goal}"
+
+
+#: A task and its deciding metric become what was said beforehand about them.
+StateTargets = Callable[[str, MetricFacts], Targets]
 
 
 def build_tables(
-    cells: Sequence[Cell], panels: Panels, holes: Sequence[Hole], *, baseline: str
+    cells: Sequence[Cell],
+    panels: Panels,
+    holes: Sequence[Hole],
+    *,
+    baseline: str,
+    state: StateTargets = lambda _task, facts: Targets(metric=facts.name),
 ) -> list[TaskTable]:
     """One table a task, by name, of finished cells and all that is missing.
 
     Without metrics where no cell of the task is finished.
     """
     tasks = sorted(({cell.task for cell in cells} | {hole.task for hole in holes}) - {BASE})
-    return [_task_table(task, cells, panels, holes, baseline) for task in tasks]
+    return [_task_table(task, cells, panels, holes, baseline, state) for task in tasks]
 
 
 def _task_table(
-    task: str, cells: Sequence[Cell], panels: Panels, holes: Sequence[Hole], baseline: str
+    task: str,
+    cells: Sequence[Cell],
+    panels: Panels,
+    holes: Sequence[Hole],
+    baseline: str,
+    state: StateTargets,
 ) -> TaskTable:
     # Every task starts from the base, whose cell belongs to none.
     members = [cell for cell in cells if cell.task == task or cell.is_base]
@@ -257,7 +320,8 @@ def _task_table(
     facts = {name: panel.facts for (of, name), panel in panels.items() if of == task}
     own = {name: panels[task, name] for name in ordered_metrics(facts, final_metric)}
     methods = ordered_methods({cell.method for cell in members} | {hole.method for hole in missing})
-    comparisons = final_comparisons(own, methods, baseline, final_metric)
+    targets = state(task, facts[final_metric]) if final_metric in facts else Targets()
+    comparisons = final_comparisons(own, methods, baseline, targets)
     rows = []
     for method in methods:
         done = [cell for cell in members if cell.method == method]
@@ -284,6 +348,7 @@ def _task_table(
         suites={name: panel.suite for name, panel in own.items()},
         fingerprints={name: panel.fingerprint for name, panel in own.items()},
         baseline=baseline,
+        targets=targets,
         titles=titles_of(members),
     )
 

@@ -142,7 +142,8 @@ def _measured(trial: Trial, method: str, panel: Panel) -> Trial:
     if value is None or before is None:
         return trial
     spread = np.nanstd(np.concatenate([panel.values[run] for run in panel.runs(BASE, start[-1])]))
-    gain = panel.facts.sign * (value.estimate - before.estimate) / float(spread)
+    # A base that is wrong on every image has no spread: its unit is then the metric's own.
+    gain = panel.facts.sign * (value.estimate - before.estimate) / (float(spread) or 1.0)
     recipe = panel.steps(method)
     paired = None
     if trial.name != method and recipe:

@@ -121,7 +121,7 @@ def _choices(choices: Sequence[Choice]) -> DataTable:
 
 def _gaming(report: Report) -> list[dict[str, object]]:
     """Tables of scores against what they stand for, and of diversity, by task."""
-    parts = []
+    parts: list[dict[str, object]] = []
     for table in report.tables:
         tables: list[dict[str, object]] = []
         for one in (one for one in report.gaming if one.task == table.task):

@@ -8,12 +8,20 @@ import pandas as pd
 
 from soarbench.report.numbers.budgets import MatchedTable
 from soarbench.report.numbers.diversity import Diversity
+from soarbench.report.numbers.exposure import ExposurePoint
 from soarbench.report.numbers.gaming import Gaming
 from soarbench.report.numbers.reference import AS_PUBLISHED, SOURCE
+from soarbench.report.numbers.robustness import RobustnessPoint
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.numbers.thresholds import Crossing
 from soarbench.report.report import Report
 from soarbench.report.text import frames, gaming
+from soarbench.report.text.exposure import (
+    EXPOSURE_NOTE,
+    ROBUSTNESS_NOTE,
+    exposure_texts,
+    robustness_texts,
+)
 from soarbench.report.text.frames import NOTHING
 from soarbench.report.text.tuning import NOTE, choice_lines, tuning_texts
 
@@ -37,6 +45,8 @@ def markdown(report: Report) -> str:
             threshold_markdown([one for one in report.crossings if one.task == table.task]),
             *(gaming_markdown(one, table) for one in report.gaming if one.task == table.task),
             *(diversity_markdown(one) for one in report.diversity if one.task == table.task),
+            exposure_markdown(report.exposure, table),
+            robustness_markdown(report.robustness, table),
         ]
     if report.measured is not None:
         title = "## Measured, under the columns of the published table"
@@ -112,3 +122,23 @@ def diversity_markdown(one: Diversity) -> str:
     """How unlike a prompt's images are."""
     table = markdown_table(gaming.diversity_texts(one))
     return f"### Diversity within a prompt\n\n{table}\n\n{gaming.diversity_note(one)}"
+
+
+def exposure_markdown(points: Sequence[ExposurePoint], table: TaskTable) -> str:
+    """What was measured of exposure bias in a table's task; empty where nothing was."""
+    own = [point for point in points if point.task == table.task]
+    if not own:
+        return ""
+    texts = markdown_table(exposure_texts(own, table.titles))
+    note = EXPOSURE_NOTE.format(baseline=table.title(table.baseline))
+    return f"### Exposure bias\n\n{texts}\n\n{note}"
+
+
+def robustness_markdown(points: Sequence[RobustnessPoint], table: TaskTable) -> str:
+    """Scores by other samplers in a table's task; empty where none was drawn with."""
+    own = [point for point in points if point.task == table.task]
+    if not own:
+        return ""
+    texts = markdown_table(robustness_texts(own, table.facts, table.titles))
+    note = ROBUSTNESS_NOTE.format(baseline=table.title(table.baseline))
+    return f"### Scores by sampler\n\n{texts}\n\n{note}"

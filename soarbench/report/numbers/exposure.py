@@ -1,0 +1,202 @@
+"""Exposure bias as data: what ``soarbench.diagnostics.exposure`` measures, with tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from soarbench.common.errors import StoreError
+from soarbench.report.numbers.diagnostics import members, task_key
+from soarbench.report.numbers.estimates import Comparison, compare_scores, decided
+from soarbench.report.numbers.names import BASE, ordered_methods
+from soarbench.report.numbers.panels import paired
+from soarbench.stats.clusters import FloatArray, cluster
+from soarbench.stats.intervals import mean_interval
+from soarbench.stats.significance import Verdict
+from soarbench.store.cells import Cell
+from soarbench.store.facts import MetricFacts
+
+
+def _facts(name: str, title: str, unit: str) -> MetricFacts:
+    return MetricFacts(
+        name=name, title=title, unit=unit, decimals=4, value_range=(-np.inf, np.inf),
+        higher_is_better=False, is_macro_mean=False, is_oracle=False,
+    )  # fmt: skip
+
+
+#: The measures by name, in the order of tables.
+MEASURES = {
+    one.name: one
+    for one in (
+        _facts("on_path", "Error on the path", "squared error"),
+        _facts("off_path", "More of it off the path", "squared error"),
+        _facts("contraction_random", "Left of a random kick", "share of its RMS"),
+        _facts("contraction_drift", "Left of its own drift", "share of its RMS"),
+        _facts("own_states", "Own states, energy score", "RMS"),
+    )
+}
+#: Level, as asked for and of the sampler.
+Place = tuple[float, float]
+#: Values of the images, (N,), by training seed; the base's under None.
+BySeed = Mapping[int | None, FloatArray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExposurePoint:
+    """One measure of one method at one level, with 95 % intervals over images and seeds.
+
+    Attributes:
+        measure: Name in ``MEASURES``; less is better.
+        level: Nominal noise level, 1 = noise.
+        sigma: The sampler's level nearest to it.
+        value: Mean over images.
+        change: To the base, on the same images and states; nan without it.
+        difference: To the ``baseline``; nan of the base, and of what is compared with nothing.
+        adjusted_p_value: Of the difference, after Holm's correction over methods and levels of one
+            measure.
+    """
+
+    task: str
+    measure: str
+    level: float
+    sigma: float
+    method: str
+    value: float
+    low: float
+    high: float
+    change: float
+    change_low: float
+    change_high: float
+    baseline: str
+    difference: float
+    difference_low: float
+    difference_high: float
+    adjusted_p_value: float | None
+    verdict: Verdict | None
+    num_images: int
+    num_seeds: int
+
+
+def exposure_points(cells: Sequence[Cell], task: str, baseline: str) -> list[ExposurePoint]:
+    """Every measure of every method at every level; empty where nothing was measured.
+
+    Raises:
+        StoreError: A table is damaged, or cells trained or were measured unlike.
+    """
+    values = _values(cells, task)
+    points: list[ExposurePoint] = []
+    for measure in MEASURES:
+        own = {place[1:]: by_method for place, by_method in values.items() if place[0] == measure}
+        points += _points(task, measure, own, baseline)
+    return points
+
+
+def _values(cells: Sequence[Cell], task: str) -> dict[tuple[str, float, float], dict[str, BySeed]]:
+    """Values of every measure at every place, by method."""
+    key = task_key(cells, task)
+    values: dict[tuple[str, float, float], dict[str, dict[int | None, FloatArray]]] = {}
+    for cell in members(cells, task):
+        table = cell.exposure(key)
+        if table is None:
+            continue
+        # Images in one order in every table: differences are taken by position.
+        frame = table.to_pandas().sort_values(["level", "row"], ascending=[False, True])
+        frame = frame.astype({"value": np.float64})
+        seed = None if cell.is_base else cell.seed
+        for place, rows in frame.groupby(["measure", "level", "sigma"], sort=False)["value"]:
+            values.setdefault(place, {}).setdefault(cell.method, {})[seed] = rows.to_numpy()
+    _refuse_unlike(values, task)
+    return {place: dict(by_method) for place, by_method in values.items()}
+
+
+def _refuse_unlike(
+    values: Mapping[tuple[str, float, float], Mapping[str, BySeed]], task: str
+) -> None:
+    """Refuse other images, or other levels, which cannot be compared."""
+    sizes = {rows.size for one in values.values() for own in one.values() for rows in own.values()}
+    counts = {sum(len(own) for own in by_method.values()) for by_method in values.values()}
+    if len(sizes) > 1 or len(counts) > 1:
+        raise StoreError(
+            f"cells of task {task!r} were measured by different versions or settings; delete the "
+            "folder probes of their output_dir and run python -m soarbench diagnose again"
+        )
+
+
+def _points(
+    task: str, measure: str, values: Mapping[Place, Mapping[str, BySeed]], baseline: str
+) -> Iterator[ExposurePoint]:
+    """Of one measure, whose comparisons are one family."""
+    family = decided(
+        {
+            (method, str(place)): comparison
+            for place, by_method in values.items()
+            for method in by_method
+            if (comparison := _compared(measure, by_method, method, baseline)) is not None
+        }
+    )
+    for place, by_method in values.items():
+        for method in ordered_methods(by_method):
+            yield _point(task, measure, place, by_method, method, family.get((method, str(place))))
+
+
+def _compared(
+    measure: str, by_method: Mapping[str, BySeed], method: str, baseline: str
+) -> Comparison | None:
+    """A trained method with the baseline; None where there is nothing to compare."""
+    if method in (BASE, baseline) or baseline not in by_method:
+        return None
+    pairs = paired(by_method[method], by_method[baseline])
+    if not pairs:
+        return None
+    differences = [one - other for one, other in pairs.values()]
+    return compare_scores(
+        differences,
+        np.arange(differences[0].size),
+        None,
+        names=(method, baseline),
+        facts=MEASURES[measure],
+        seeds=tuple(pairs),
+    )
+
+
+def _point(
+    task: str,
+    measure: str,
+    place: Place,
+    by_method: Mapping[str, BySeed],
+    method: str,
+    comparison: Comparison | None,
+) -> ExposurePoint:
+    rows = np.stack(list(by_method[method].values()))
+    images, nothing = np.arange(rows.shape[1]), [float("nan")] * 3
+    mean, change, difference = mean_interval(cluster(rows, images)), nothing, nothing
+    if BASE in by_method:
+        # On the same images and states, so that what no model can know cancels.
+        one = mean_interval(cluster(rows - by_method[BASE][None], images))
+        change = [one.estimate, one.low, one.high]
+    if comparison is not None:
+        one = comparison.difference
+        difference = [one.estimate, one.low, one.high]
+    return ExposurePoint(
+        task=task,
+        measure=measure,
+        level=place[0],
+        sigma=place[1],
+        method=method,
+        value=mean.estimate,
+        low=mean.low,
+        high=mean.high,
+        change=change[0],
+        change_low=change[1],
+        change_high=change[2],
+        baseline="" if comparison is None else comparison.baseline,
+        difference=difference[0],
+        difference_low=difference[1],
+        difference_high=difference[2],
+        adjusted_p_value=None if comparison is None else comparison.adjusted_p_value,
+        verdict=None if comparison is None else comparison.verdict,
+        num_images=mean.num_prompts,
+        num_seeds=mean.num_seeds,
+    )

@@ -1,0 +1,91 @@
+"""Tables about exposure bias, and what it costs in pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from soarbench.report.numbers.exposure import MEASURES, ExposurePoint
+from soarbench.report.numbers.names import (
+    BASE,
+    METHOD_TITLES,
+    Titles,
+    method_title,
+    ordered_methods,
+)
+from soarbench.report.numbers.robustness import RobustnessPoint
+from soarbench.report.text.frames import NOTHING
+from soarbench.store.facts import MetricFacts
+
+EXPOSURE_NOTE = (
+    "Less is better. Read the error off the path beside that on it, and what is left of a kick "
+    "beside the diversity of images: a model that looks at its state too little has less of both. "
+    "The base's value and each method's change from it, over held-out images and training seeds; "
+    "below, the difference to {baseline}, p-values corrected for the methods and levels of a "
+    "measure."
+)
+ROBUSTNESS_NOTE = (
+    "Sampler steps, and fresh noise in the states where it says so. Below a score: by how much the "
+    "difference to {baseline} is another than by the usual sampler, on the same images and seeds; "
+    "p-values corrected for the methods and samplers of a metric."
+)
+
+
+def exposure_texts(points: Sequence[ExposurePoint], titles: Titles = METHOD_TITLES) -> pd.DataFrame:
+    """A row a measure and level, of one task: the base's value, and a column a method."""
+    cells = {
+        (f"{MEASURES[point.measure].title}, sigma {point.level:g}", point.method): _exposure(point)
+        for point in points
+    }
+    return _wide("Measure", cells, titles)
+
+
+def robustness_texts(
+    points: Sequence[RobustnessPoint], facts: Mapping[str, MetricFacts], titles: Titles
+) -> pd.DataFrame:
+    """A row a metric and sampler, of one task, and a column a method."""
+    cells = {}
+    for point in points:
+        noise = f", noise {point.state_noise:g}" if point.state_noise else ""
+        usual = " (usual)" if point.is_usual else ""
+        sampler = f"{point.num_inference_steps} steps{noise}{usual}"
+        name = f"{facts[point.metric].title}, {sampler}"
+        cells[name, point.method] = _robustness(point, facts[point.metric].decimals)
+    return _wide("Score", cells, titles)
+
+
+def _wide(head: str, cells: Mapping[tuple[str, str], str], titles: Titles) -> pd.DataFrame:
+    """Texts by row and method as a table, the methods in their order."""
+    methods = ordered_methods({method for _, method in cells})
+    lines = [
+        [name, *(cells.get((name, method), NOTHING) for method in methods)]
+        for name in dict.fromkeys(name for name, _ in cells)
+    ]
+    heads = [head, *(method_title(method, titles) for method in methods)]
+    return pd.DataFrame(lines, columns=heads, dtype=object)
+
+
+def _exposure(point: ExposurePoint) -> str:
+    """The base's value; of a method its change from it, and its difference to the baseline."""
+    decimals = MEASURES[point.measure].decimals
+    if point.method == BASE:
+        return _text(point.value, point.low, point.high, f".{decimals}f")
+    change = _text(point.change, point.change_low, point.change_high, f"+.{decimals}f")
+    if point.verdict is None:
+        return change
+    ends = point.difference_low, point.difference_high
+    return f"{change}<br>{_text(point.difference, *ends, f'+.{decimals}f')}: {point.verdict}"
+
+
+def _robustness(point: RobustnessPoint, decimals: int) -> str:
+    """A score, and the change of its lead on the baseline."""
+    score = _text(point.value, point.low, point.high, f".{decimals}f")
+    if point.verdict is None:
+        return score
+    ends = point.interaction_low, point.interaction_high
+    return f"{score}<br>{_text(point.interaction, *ends, f'+.{decimals}f')}: {point.verdict}"
+
+
+def _text(value: float, low: float, high: float, form: str) -> str:
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"

@@ -1,0 +1,146 @@
+"""Exposure bias as data: pairing, families, and what cannot be compared."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from soarbench.common.errors import StoreError
+from soarbench.report.numbers.exposure import MEASURES, exposure_points
+from soarbench.report.text.exposure import exposure_texts
+from soarbench.stats.significance import Verdict, holm
+from tests.report.diagnosed import LEVELS, NUM_IMAGES, write_diagnostics
+from tests.report.folders import Folder, base, data_key, read_cells, write_grid
+
+KEY = data_key("aesthetic")
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    cells = [base(num_prompts=10)]
+    cells += [
+        Folder(method=method, task="aesthetic", seed=seed, num_prompts=10, steps=(50, 100))
+        for method in ("sft", "soar", "flow_grpo") for seed in (0, 1, 2)
+    ]  # fmt: skip
+    folder = write_grid(tmp_path_factory.mktemp("exposure") / "grid", cells)
+    for cell in cells:
+        write_diagnostics(folder, cell, ("aesthetic",))
+    return read_cells(folder)[0]
+
+
+def by_place(cells, baseline="sft"):
+    points = exposure_points(cells, "aesthetic", baseline)
+    return {(point.measure, point.level, point.method): point for point in points}
+
+
+def test_methods_are_paired_with_the_base_and_with_the_baseline(stored):
+    points = by_place(stored)
+    assert len(points) == len(MEASURES) * len(LEVELS) * 4
+    rows = 1 + (NUM_IMAGES - 1) / 200
+    point = points["off_path", 0.5, "flow_grpo"]
+    # Seeds 0, 1 and 2 are 0.01 apart; of images with values from -0.2 to 0.5 only what changed.
+    assert point.change == pytest.approx(-0.5 * rows - 0.01)
+    assert point.difference == pytest.approx(-0.5 * 0.7 * rows)
+    assert (point.sigma, point.num_images, point.num_seeds) == (LEVELS[0.5], NUM_IMAGES, 3)
+    assert point.change_high - point.change_low < (point.high - point.low) / 3
+    assert point.baseline == "sft"
+    assert points["off_path", 0.5, "base"].change == 0
+    assert points["off_path", 0.5, "base"].num_seeds == 1
+
+
+def test_less_is_better_and_the_baseline_is_compared_with_nothing(stored):
+    points = by_place(stored)
+    assert points["own_states", 0.75, "flow_grpo"].verdict == Verdict.BETTER
+    # By the strengths of ``diagnosed``: SFT has 0.3, SOAR 0.2.
+    assert points["own_states", 0.75, "soar"].difference > 0
+    assert points["own_states", 0.75, "soar"].verdict == Verdict.WORSE
+    for method in ("base", "sft"):
+        point = points["own_states", 0.75, method]
+        assert point.verdict is None
+        assert np.isnan(point.difference)
+        assert point.adjusted_p_value is None
+
+
+def test_methods_and_levels_of_a_measure_are_one_family(stored):
+    points = by_place(stored)
+    compared = [
+        points["off_path", level, method] for level in LEVELS for method in ("soar", "flow_grpo")
+    ]
+    alone = []
+    for one in compared:
+        cells = [cell for cell in stored if cell.method in ("base", "sft", one.method)]
+        only = [_with(cell, lambda table, at=one.level: _of_level(table, at)) for cell in cells]
+        alone.append(by_place(only)["off_path", one.level, one.method].adjusted_p_value)
+    expected = holm(alone).tolist()
+    assert [one.adjusted_p_value for one in compared] == pytest.approx(expected)
+    assert max(alone) < max(expected)
+
+
+class _Tables:
+    """A cell's tables, changed."""
+
+    def __init__(self, tables, change):
+        self.tables, self.change = tables, change
+
+    def probe(self, name, key=""):
+        return self.change(self.tables.probe(name, key))
+
+
+def _with(cell, change):
+    return dataclasses.replace(cell, tables=_Tables(cell.tables, change))
+
+
+def _of_level(table, level):
+    return table.filter(pc.equal(table["level"], level))
+
+
+def test_without_base_or_baseline_the_rest_is_there(stored):
+    trained = [cell for cell in stored if not cell.is_base]
+    points = by_place(trained)
+    assert np.isnan(points["off_path", 0.5, "soar"].change)
+    assert points["off_path", 0.5, "soar"].verdict == Verdict.WORSE
+    points = by_place([cell for cell in stored if cell.method != "sft"])
+    assert points["off_path", 0.5, "soar"].change == pytest.approx(-0.1 * 1.035 - 0.01)
+    assert points["off_path", 0.5, "soar"].verdict is None
+
+
+def test_cells_of_an_older_version_have_none(stored, tmp_path):
+    for cell in stored:
+        assert cell.exposure("other") is None
+    folder = write_grid(tmp_path / "grid", [base(num_prompts=10)])
+    assert exposure_points(read_cells(folder)[0], "aesthetic", "sft") == []
+
+
+def test_tables_of_other_settings_are_refused_in_one_line(stored):
+    fewer = _with(stored[1], lambda table: _of_level(table, 0.5))
+    with pytest.raises(StoreError, match="different versions or settings; delete") as caught:
+        exposure_points([*stored[:1], fewer, *stored[2:]], "aesthetic", "sft")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_stored_in_single_precision_is_subtracted_in_double(stored):
+    def single(table):
+        index = table.schema.get_field_index("value")
+        return table.set_column(index, "value", table["value"].cast(pa.float32()))
+
+    def values(cell):
+        table = _of_level(single(cell.exposure(KEY)), 0.5).to_pandas()
+        return table[table["measure"] == "off_path"]["value"].to_numpy().astype(np.float64)
+
+    cells = [cell for cell in stored if cell.is_base or (cell.method, cell.seed) == ("soar", 0)]
+    base_cell, soar = sorted(cells, key=lambda cell: cell.method)
+    change = by_place([_with(cell, single) for cell in cells])["off_path", 0.5, "soar"].change
+    assert change == pytest.approx((values(soar) - values(base_cell)).mean(), rel=1e-12)
+
+
+def test_the_table_names_levels_changes_and_verdicts(stored):
+    points = exposure_points(stored, "aesthetic", "sft")
+    frame = exposure_texts(points)
+    assert list(frame.columns) == ["Measure", "Base", "SFT", "SOAR", "Flow-GRPO"]
+    assert len(frame) == len(MEASURES) * len(LEVELS)
+    row = frame.set_index("Measure").loc["More of it off the path, sigma 0.5"]
+    assert row["Base"].startswith("0.1500 [")
+    assert "<br>" not in row["SFT"]
+    assert row["Flow-GRPO"].endswith(": better")
