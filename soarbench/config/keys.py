@@ -166,6 +166,4 @@ def known_keys(hint: object, values: object, prefix: str = "") -> Iterator[str]:
     below = named or ({} if other is None else {"NAME": (other, {})})
     for name, (of_name, held) in below.items():
         yield f"{prefix}{name}"
-        # A new group of a name of one's own is given whole.
-        if named or not any(map(dataclasses.is_dataclass, members(of_name))):
-            yield from known_keys(of_name, held, f"{prefix}{name}.")
+        yield from known_keys(of_name, held, f"{prefix}{name}.")
