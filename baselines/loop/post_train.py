@@ -97,11 +97,7 @@ def post_train(
     writer = CheckpointWriter(
         in_background=parallelism == DDP, allowed=allowed, keep=training.keep_checkpoints
     )
-    averaging = None
-    if ema is not None:
-        averaging = EmaCallback(
-            model, ema.decay, every=ema.every, resume_from=checkpoint, writer=writer
-        )
+    averaging = None if ema is None else _averaging(model, ema, checkpoint, writer)
     progress = ProgressCallback(console)
     # In this order: snapshots are of the new average, and the mark comes after all files.
     callbacks = [
@@ -121,6 +117,12 @@ def post_train(
     if averaging is not None:
         averaging.ema.copy_to(averaging.parameters)
     return TrainingSummary(trainer.state.global_step, **vars(trainer.ledger.counters))
+
+
+def _averaging(
+    model: nn.Module, ema: EmaConfig, checkpoint: Path | None, writer: CheckpointWriter
+) -> EmaCallback:
+    return EmaCallback(model, ema.decay, every=ema.every, resume_from=checkpoint, writer=writer)
 
 
 def _train(trainer: PostTrainer, checkpoint: Path | None) -> None:
