@@ -13,7 +13,7 @@ _CHUNK, _SECONDS = 1 << 20, 30
 def resolve_published(file: PublishedFile, *, key: str = "weights") -> Path:
     """The file in the cache, fetched where it is not; ``WeightsError`` where it is not to be had.
 
-    Messages name the setting ``key``, which can name a copy of the file instead.
+    Messages name the setting ``key``.
     """
     from huggingface_hub import constants
 
@@ -21,8 +21,8 @@ def resolve_published(file: PublishedFile, *, key: str = "weights") -> Path:
         return file.path
     if constants.is_offline_mode():
         raise WeightsError(
-            f"{key}={file.name}: not in {file.path.parent} while HF_HUB_OFFLINE is set; get it "
-            f"from {file.url} and name the file"
+            f"{key}={file.name}: not in {file.path.parent} while HF_HUB_OFFLINE is set; put it "
+            f"there from {file.url}"
         )
     return download(file, key=key)
 
@@ -44,8 +44,8 @@ def download(file: PublishedFile, *, key: str = "weights") -> Path:
         part.replace(file.path)
     except (requests.RequestException, OSError) as error:
         raise WeightsError(
-            f"{key}={file.name}: {file.url} does not give it ({type(error).__name__}); get it "
-            "where there is a network, and name the file"
+            f"{key}={file.name}: {file.url} does not give it ({type(error).__name__}); put it "
+            f"into {file.path.parent}"
         ) from error
     finally:
         part.unlink(missing_ok=True)

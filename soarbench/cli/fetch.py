@@ -27,10 +27,11 @@ def fetch(
     """Fetch the weights of some judges, and verify them."""
     judges = every_judge(search_path(words))
     if not names:
-        known = ", ".join(name for name, judge in judges.items() if judge.published)
+        known = ", ".join(name for name, one in judges.items() if one.published or one.optional)
         raise UserError(f"name what to fetch: {known}")
     require_judges(names, judges)
-    downloads = dict.fromkeys(weights for name in names for weights in judges[name].published)
+    needs = [(*judges[name].published, *judges[name].optional) for name in names]
+    downloads = dict.fromkeys(weights for judge in needs for weights in judge)
     if not downloads:
         console.print("these judges need no weights of the hub")
     for weights in downloads:

@@ -137,11 +137,12 @@ def test_every_weight_comes_to_its_place(state: dict[str, Tensor], tmp_path: Pat
         tensor.numel() for name, tensor in state.items() if not name.endswith("position_index")
     )
     head, decoder = "panoptic_head.", "model.transformer_module.decoder."
+    layer = f"{decoder}layers.0"
     for theirs, ours in {
         "cls_embed.weight": "class_predictor.weight",
         "mask_embed.4.bias": f"{decoder}mask_predictor.mask_embedder.2.0.bias",
         "query_feat.weight": "model.transformer_module.queries_features.weight",
-        "transformer_decoder.layers.0.norms.0.bias": f"{decoder}layers.0.cross_attn_layer_norm.bias",
+        "transformer_decoder.layers.0.norms.0.bias": f"{layer}.cross_attn_layer_norm.bias",
         "pixel_decoder.level_encoding.weight": "model.pixel_level_module.decoder.level_embed",
     }.items():  # fmt: skip
         assert torch.equal(weights[ours], state[head + theirs])
