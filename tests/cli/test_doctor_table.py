@@ -15,6 +15,7 @@ from soarbench.cli.app import main
 
 CLIP = "openai/clip-vit-large-patch14"
 PUBLISHED = {
+    "vqascore", "geneval2", "hpsv3",
     "geneval", "ocr", "clipscore", "aesthetic", "pickscore", "hpsv21", "imagereward",
     "unifiedreward",
 }  # fmt: skip

@@ -28,10 +28,12 @@ from tests.rewards import Dullness, DullnessConfig
 JUDGES = every_judge()
 #: Texts that a field takes; any other text may be anything.
 TEXTS = {
-    "dtype": "bfloat16",
+    "dtype": "float16",
     "engine": "paddle",
     "transform": "published",
     "base_url": "https://example.org/v1",
+    "server": "https://example.org/v1",
+    "question": "Is this {prompt}?",
 }
 #: What loads a model, and imports what it needs to.
 HEAVY = {
@@ -43,6 +45,8 @@ HEAVY = {
     "evaluators.geneval.mmdetection",
     "evaluators.preference.imagereward_model",
     "evaluators.preference.rating_head",
+    "evaluators.vlm.hpsv3_model",
+    "evaluators.vlm.local",
 }
 
 
