@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from evaluators.base import ADDRESS, SERVER, Canary, Evaluator, Sample, Score, check_settings
-from evaluators.preference.base import shape_canaries
+from evaluators.canaries import shape_canaries
 from evaluators.vlm.server import (
     ChatServer,
     NoAnswerError,

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evaluators.base import ADDRESS, SERVER, Canary, Evaluator, Sample, Score, check_settings
+from evaluators.canaries import shape_canaries
 from evaluators.devices import check_dtype, torch_device, torch_dtype
-from evaluators.preference.base import shape_canaries
 from evaluators.vlm import QWEN3_VL, VLM_FILES
 from evaluators.vlm.questions import Answerer, Question
 from evaluators.vlm.server import (

@@ -17,8 +17,8 @@ from evaluators.base import (
     Score,
     check_settings,
 )
+from evaluators.canaries import shape_canaries
 from evaluators.devices import check_dtype, torch_device, torch_dtype
-from evaluators.preference.base import shape_canaries
 from evaluators.weights import PublishedWeights, resolve_directory, resolve_file
 
 if TYPE_CHECKING:
