@@ -33,7 +33,7 @@ class GenEval2Config(QuestionsConfig):
 
     kind = "geneval2"
     title = "GenEval 2"
-    summary = "objects, attributes, counts, positions and verbs, by a vision-language model"
+    summary = "atoms of the prompt, by a vision-language model"
     unit = "Soft-TIFA GM: geometric mean of the answers' probabilities"
     units: ClassVar[Mapping[str, str]] = {
         "soft_tifa_am": "mean over images of their answers' mean, 0..1",
