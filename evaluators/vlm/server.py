@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -22,6 +22,8 @@ from evaluators.base import ADDRESS, JudgeConfig, check_settings
 from evaluators.vlm.questions import Answer, Question
 from evaluators.weights import EvaluatorError
 
+S = TypeVar("S")
+T = TypeVar("T")
 # Answers that say the request itself is wrong: every further image would fail alike.
 _REFUSALS = (401, 403, 404, 405)
 _PASSING = (408, 429, 500, 502, 503, 504)
@@ -134,7 +136,7 @@ class ChatServer:
                 f"model={self.model!r}; set judge.{self.config.kind}.model"
             )
 
-    def map(self, ask: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    def map(self, ask: Callable[[S], T], items: Sequence[S]) -> list[T]:
         """Results in order, several at once; the first ``EvaluatorError`` ends it."""
         # Where one is refused, map gives up those that are not yet under way.
         with ThreadPoolExecutor(self.config.concurrency) as pool:
