@@ -18,6 +18,7 @@ from baselines.config import EmaConfig, LoraConfig, OptimConfig, TrainingConfig
 from baselines.loop.arguments import deterministic_kernels, training_arguments
 from baselines.loop.callbacks import EmaCallback, MarkComplete, SaveRhythm, Snapshots
 from baselines.loop.checkpoints import CheckpointWriter, last_complete_checkpoint
+from baselines.loop.old_policy import OldPolicy
 from baselines.loop.owner import Owner
 from baselines.loop.progress import ProgressCallback
 from baselines.loop.sharding import DDP
@@ -102,10 +103,16 @@ def post_train(
         averaging = EmaCallback(
             model, ema.decay, every=ema.every, resume_from=checkpoint, writer=writer
         )
+    old_policy = None
+    if method.old_decay is not None:
+        every = method.updates_per_collection
+        old_policy = OldPolicy(
+            model, method.old_decay, every=every, resume_from=checkpoint, writer=writer
+        )
     progress = ProgressCallback(console)
     # In this order: snapshots are of the new average, and the mark comes after all files.
     callbacks = [
-        *([] if averaging is None else [averaging]),
+        *(callback for callback in (averaging, old_policy) if callback is not None),
         Snapshots(kept, model, averaging, snapshot_dtype, allowed),
         SaveRhythm(training.save_steps, training.save_minutes, method.updates_per_collection),
         MarkComplete(writer) if journal is None else MarkComplete(writer, journal.save),
@@ -114,7 +121,7 @@ def post_train(
     trainer = PostTrainer(
         model, arguments, method=method, stream=stream, training=training,
         velocity_of=velocity_of, negative_condition=negative_condition, on_log=on_log,
-        writer=writer, callbacks=callbacks,
+        writer=writer, callbacks=callbacks, old_policy=old_policy,
     )  # fmt: skip
     with closing(progress), writer, deterministic_kernels(training.deterministic):
         _train(trainer, checkpoint)

@@ -64,6 +64,9 @@ _OTHER_STYLES = (
     LineStyle("#D55E00", (0, (5, 1, 1, 1, 1, 1)), "v"),
     LineStyle("#CC79A7", (0, (1, 1)), "P"),
     LineStyle("#56B4E9", (0, (8, 3)), "X"),
+    LineStyle("#882255", (0, (5, 2)), "<"),
+    LineStyle("#7F7F7F", (0, (3, 1, 1, 1)), "h"),
+    LineStyle("#332288", (0, (2, 2)), ">"),
 )
 
 
