@@ -1,6 +1,7 @@
 # make run    the whole comparison in the laboratory (about 10 minutes on two cores)
 # make test   all tests, three processes for two cores; PYTEST_ARGS="-x tests/grid" for other words of pytest
-# make check  linter, formatter's check, types
+# make check  linter, formatter's check, types, the documentation
+# make docs   the documentation as a site, into build/site; warnings are errors
 # make gpu    GPU-marked tests, then speed and memory of everything on a CUDA device (docs/gpu.md)
 # Each sets up .venv by itself. TORCH_INDEX=URL installs torch from another index first, for
 # example https://download.pytorch.org/whl/cpu for the small CPU build.
@@ -34,7 +35,7 @@ GPU_STAMP := $(STAMP)
 GPU_PYTHON := $(BIN)/python
 endif
 
-.PHONY: run test check gpu format setup clean
+.PHONY: run test check docs gpu format setup clean
 
 run: setup
 	$(BIN)/python -m soarbench run $(ARGS)
@@ -49,6 +50,10 @@ check: setup
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/flake8 --isolated $(DOCSTRINGS) $(PACKAGES)
 	$(BIN)/python -m pytest -q tests/config/test_every_yaml.py tests/config/test_every_field.py
+	$(BIN)/python tools/docs.py
+
+docs: setup
+	$(BIN)/python tools/docs.py
 
 # A failing test does not keep the numbers from being measured, but make fails all the same.
 gpu: $(GPU_STAMP)

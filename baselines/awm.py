@@ -40,11 +40,11 @@ def matching_log_prob(
         case "sigma":
             return -error * level
         case "sigma_squared":
-            return -error * level**2
+            return -error * level.square()
         case "huber":
             return -((error + EPS).sqrt() - ROOT_EPS) * level
         case "ghuber":
-            return -((error + EPS) ** power - EPS**power) * level / power
+            return -((error + EPS).pow(power) - EPS**power) * level / power
         case _:
             raise ValueError(
                 f"weighting {weighting!r} is unknown: choose uniform, sigma, sigma_squared, huber "

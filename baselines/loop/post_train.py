@@ -98,17 +98,8 @@ def post_train(
     writer = CheckpointWriter(
         in_background=parallelism == DDP, allowed=allowed, keep=training.keep_checkpoints
     )
-    averaging = None
-    if ema is not None:
-        averaging = EmaCallback(
-            model, ema.decay, every=ema.every, resume_from=checkpoint, writer=writer
-        )
-    old_policy = None
-    if method.old_decay is not None:
-        every = method.updates_per_collection
-        old_policy = OldPolicy(
-            model, method.old_decay, every=every, resume_from=checkpoint, writer=writer
-        )
+    averaging = None if ema is None else _averaging(model, ema, checkpoint, writer)
+    old_policy = _old_policy(model, method, checkpoint, writer)
     progress = ProgressCallback(console)
     # In this order: snapshots are of the new average, and the mark comes after all files.
     callbacks = [
@@ -128,6 +119,21 @@ def post_train(
     if averaging is not None:
         averaging.ema.copy_to(averaging.parameters)
     return TrainingSummary(trainer.state.global_step, **vars(trainer.ledger.counters))
+
+
+def _averaging(
+    model: nn.Module, ema: EmaConfig, checkpoint: Path | None, writer: CheckpointWriter
+) -> EmaCallback:
+    return EmaCallback(model, ema.decay, every=ema.every, resume_from=checkpoint, writer=writer)
+
+
+def _old_policy(
+    model: nn.Module, method: Method, checkpoint: Path | None, writer: CheckpointWriter
+) -> OldPolicy | None:
+    if method.old_decay is None:
+        return None
+    every = method.updates_per_collection
+    return OldPolicy(model, method.old_decay, every=every, resume_from=checkpoint, writer=writer)
 
 
 def _train(trainer: PostTrainer, checkpoint: Path | None) -> None:

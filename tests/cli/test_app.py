@@ -45,7 +45,7 @@ def test_every_command_exists_with_its_options(name: str) -> None:
     ("arguments", "message"),
     [
         (["train"], "there is no command 'train'; choose one of run, report"),
-        (["run"], "name a grid. grid=main_table"),
+        (["run"], "name a grid. grid=ablation"),
         (["run", "grid=reward_specifc"], "did you mean 'reward_specific'?"),
         (["run", "--dry"], "unrecognized arguments: --dry; see 'python -m soarbench run --help'"),
         (["run", "--bogus"], "unrecognized arguments: --bogus"),

@@ -35,7 +35,7 @@ def test_a_folder_of_the_user_brings_a_method_and_a_grid(folder: Path) -> None:
     assert cell.optim is not None
     assert cell.optim.learning_rate == 1e-6
     assert f"conf_dir={folder}" in plan.arguments
-    with pytest.raises(ConfigError, match="grid='mine' does not exist: choose one of main_table"):
+    with pytest.raises(ConfigError, match="grid='mine' does not exist: choose one of ablation"):
         expand(["grid=mine"])
 
 

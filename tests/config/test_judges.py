@@ -30,6 +30,7 @@ TEXTS = {"dtype": "bfloat16", "engine": "paddle", "base_url": "https://example.o
 HEAVY = {
     "evaluators.clip.encoders",
     "evaluators.clip.open_clip_models",
+    "evaluators.diversity.measures",
     "evaluators.geneval.colors",
     "evaluators.geneval.mask2former",
     "evaluators.preference.imagereward_model",

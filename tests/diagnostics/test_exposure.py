@@ -124,9 +124,9 @@ def test_differences_of_scores_are_differences_of_energy_distances():
 def test_a_model_that_loses_diversity_does_not_come_nearer(bias):
     """Of every prompt, also of a model that is wrong about the mean."""
     generator = torch.Generator().manual_seed(2)
-    prompt, truth, *within = torch.randn(4, 256, 48, generator=generator)
-    noise = torch.randn(4, 256, 48, generator=generator)
-    sigma = torch.full((256,), 0.5)
+    prompt, truth, *within = torch.randn(4, 4096, 48, generator=generator)
+    noise = torch.randn(4, 4096, 48, generator=generator)
+    sigma = torch.full((4096,), 0.5)
     image = prompt + 0.7 * truth
     data = torch.stack([add_noise(image, one, sigma) for one in noise[:2]])
     scores, near = {}, {}
@@ -139,7 +139,7 @@ def test_a_model_that_loses_diversity_does_not_come_nearer(bias):
     assert near[0.0] < near[0.6] < near[1.0]
     for more, less in ((1.0, 0.6), (0.6, 0.0)):
         change = scores[less] - scores[more]
-        assert change.mean() > 3 * change.std() / 256**0.5
+        assert change.mean() > 3 * change.std() / 4096**0.5
 
 
 def test_the_norm_is_the_rms_on_the_path_mean_over_levels():

@@ -83,10 +83,10 @@ def test_an_interrupted_scoring_goes_on_and_ends_equal(
 
 
 @pytest.mark.slow
-def test_the_readme_works_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    section = readme.split("## Score your own images")[1].split("With images and models")[0]
-    start = "    python -m soarbench "
+def test_the_tutorial_works_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs/tutorials/your_images.md").read_text()
+    section = page.split("## With images and models")[0]
+    start = "python -m soarbench "
     commands = [line for line in section.splitlines() if line.startswith(start)]
     assert len(commands) == 3
     monkeypatch.chdir(tmp_path)

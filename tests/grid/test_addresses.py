@@ -38,7 +38,6 @@ def every_address(cell: CellConfig) -> dict[str, str]:
             f"scores {name}": addresses.scores(cell, step, suite, name).address
             for name in suite.judges
         },
-        "states": addresses.base_states(cell, {}).address,
         "paths": addresses.path_probe(cell, cell, {}).address,
     }
 
@@ -188,3 +187,12 @@ def test_no_address_holds_a_class_path_or_a_folder_of_this_machine(
         assert "baselines." not in text
         assert "evaluators." not in text
         assert str(tmp_path) not in text
+
+
+def test_all_methods_of_a_task_are_asked_at_the_same_states(arguments: list[str]) -> None:
+    cells = [cell_of(arguments, method) for method in ("sft", "soar")]
+    assert len({addresses.base_states(cell, {}).address for cell in cells}) == 1
+    (states,) = {addresses.base_states(cell, {}).address for cell in cells}
+    assert all(states in addresses.path_probe(cell, cell, {}).inputs for cell in cells)
+    other = cell_of([*arguments, "sampling.num_inference_steps=7"])
+    assert addresses.base_states(other, {}).address != states

@@ -18,6 +18,9 @@ from soarbench.grid.description import describe
 from soarbench.grid.expand import expand
 from soarbench.models.sd3.config import Sd3Config
 
+#: Parts of a cell that hold configurations by name.
+GROUPS = ("suites", "judges", "diversity")
+
 
 def cells_of(arguments: list[str]) -> list[CellConfig]:
     return list(expand(arguments).cells)
@@ -134,9 +137,10 @@ def test_cell_configurations_survive_json(overrides: list[str]) -> None:
         for name, part in parts.items():
             if dataclasses.is_dataclass(part):
                 assert build(type(part), stored[name], name) == part
-            elif name not in ("suites", "judges", "parent", "costs"):
+            elif name not in (*GROUPS, "parent", "costs", "robustness"):
                 assert stored[name] == part
-        for name, many in (("suites", cell.suites), ("judges", cell.judges)):
+        for name in GROUPS:
+            many = getattr(cell, name)
             assert {
                 key: build(type(one), stored[name][key], key) for key, one in many.items()
             } == many

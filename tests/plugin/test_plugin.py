@@ -100,7 +100,7 @@ def test_a_run_reports_the_plugins_method_and_judge(folder: Path, finished: list
     (task,) = json.loads(results(folder, "summary.json"))["tasks"]
     base = task["methods"]["base"]["metrics"]["color_error"]
     assert base["difference"] > 0
-    assert base["verdict"] == "worse"
+    assert base["verdict"] == "this checkpoint is worse"
     assert task["findings"][0].startswith("Huber SFT against SFT, Colour error")
     points = pd.read_csv(folder / "results/palette/overoptimisation_palette.csv")
     scores = points[(points["metric"] == "color_error") & (points["method"] == "huber")]
@@ -121,7 +121,7 @@ def test_methods_are_compared(finished: list[str], capsys: pytest.CaptureFixture
     assert call("compare", "huber", "base", *finished, "--json") == 0
     (metric,) = json.loads(capsys.readouterr().out)["metrics"]
     assert metric["first"] < metric["second"]
-    assert metric["verdict"] == "better"
+    assert metric["verdict"] == "this checkpoint is better"
     assert metric["probability_of_improvement"]["estimate"] > 0.9
     assert call("compare", "huber", "base", *finished) == 0
     assert "A: Huber SFT" in capsys.readouterr().out
@@ -145,7 +145,7 @@ def test_images_of_anybody_are_scored_and_compared(
     assert call("compare", str(output), "sft", *finished, "--json") == 0
     (metric,) = json.loads(capsys.readouterr().out)["metrics"]
     assert metric["first"] == 0
-    assert metric["verdict"] == "better"
+    assert metric["verdict"] == "this checkpoint is better"
 
 
 def test_the_model_is_evaluated_as_the_run_did(

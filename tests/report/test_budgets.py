@@ -401,8 +401,9 @@ def test_a_crossing_in_a_gap_is_between_its_neighbours(grid):
         soar = next(one for one in found if (one.task, one.method) == ("aesthetic", "soar"))
         assert soar.is_reached
         assert (soar.needed, soar.between["step"]) == ({}, (first, last))
-        assert soar.low in (0, 50)
-        assert soar.high in (50, 100, 150)
+        # An end in a gap is at the snapshot beyond it; elsewhere it is linear.
+        assert soar.low <= first
+        assert soar.high >= last
         row = threshold_markdown([soar])
         assert f"| SOAR | between {first} and {last} [{soar.low:.0f}, {soar.high:.0f}] |" in row
         assert f"between {first * 32:,} and {last * 32:,} |" in row
