@@ -79,7 +79,7 @@ class SelectionConfig(GroupConfig):
         super().__post_init__()
         # Rows are dealt to updates before they are judged, and one could get none to train on.
         updates = self.updates_per_collection
-        require(updates == 1, "updates_per_collection", updates, "this method takes 1")
+        require(updates == 1, "updates_per_collection", updates, f"{self.title} takes 1")
 
 
 @dataclass(frozen=True, kw_only=True)

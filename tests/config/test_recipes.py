@@ -107,7 +107,10 @@ def leaves(node: object, prefix: str = "") -> set[str]:
 
 @pytest.mark.parametrize(
     "method",
-    [*("sft", "soar", "flow_grpo"), *("diffusion_nft", "awm", "best_of_group", "online_dpo")],
+    [
+        *("sft", "soar", "flow_grpo", "flow_grpo_fast", "flow_grpo_cps", "flow_grpo_nocfg"),
+        *("diffusion_nft", "awm", "best_of_group", "online_dpo"),
+    ],
 )
 def test_the_table_beside_the_sources_is_what_the_recipes_say(method: str) -> None:
     choices = ["grid=reward_specific", *REAL, "task=aesthetic", f"method={method}"]
