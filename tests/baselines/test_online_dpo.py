@@ -5,6 +5,7 @@ import torch
 
 from baselines.base import Policies, World
 from baselines.flow import add_noise
+from baselines.groups import prompt_ids
 from baselines.online_dpo import preference_loss
 from baselines.online_dpo_config import OnlineDpoConfig
 from tests.baselines.method_toys import ToyModel, backward, generators, toy_batch
@@ -70,8 +71,6 @@ def test_a_pair_may_be_spread_over_processes():
         rewards = value.dtype == torch.float64
         both = torch.tensor(REWARDS, dtype=torch.float64) if rewards else prompts
         return both
-
-    from baselines.groups import prompt_ids
 
     prompts = prompt_ids(toy_batch(6).prompts)
     for rank, rows in enumerate(([0, 1, 2], [3, 4, 5])):

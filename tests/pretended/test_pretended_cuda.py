@@ -31,18 +31,12 @@ PAIRS = [
     "method.updates_per_collection=1",
 ]
 METHODS = {"sft": [], "soar": ["method.num_aux_points=1"], "flow_grpo": PAIRS}
-RIVALS = {
-    "diffusion_nft": PAIRS,
-    "awm": [*PAIRS, "method.num_levels=2"],
-    "best_of_group": PAIRS,
-    "online_dpo": PAIRS,
-}
+RIVALS = {"diffusion_nft": PAIRS, "online_dpo": PAIRS}
 ADAPTERS = {"full": "null", "lora": "{rank:32,alpha:64}"}
 CASES = [
     *itertools.product(METHODS, ADAPTERS, (True, False)),
     # What is new in them is the old policy, and which rows the model sees.
-    *((name, "lora", True) for name in RIVALS),
-    ("diffusion_nft", "full", True),
+    *(("diffusion_nft", "full", True), ("online_dpo", "lora", True)),
 ]
 EIGHT_GPUS = ("launcher.num_processes=8", "training.batch_size=16")
 EIGHT = [
