@@ -6,6 +6,8 @@ policy and pre-training share one objective.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -44,7 +46,7 @@ def matching_log_prob(
         case "huber":
             return -((error + EPS).sqrt() - ROOT_EPS) * level
         case "ghuber":
-            return -((error + EPS).pow(power) - EPS**power) * level / power
+            return -((error + EPS).pow(power) - math.pow(EPS, power)) * level / power
         case _:
             raise ValueError(
                 f"weighting {weighting!r} is unknown: choose uniform, sigma, sigma_squared, huber "
