@@ -106,7 +106,7 @@ class JudgeConfig(abc.ABC):
 
     def _counts(self, entry: dataclasses.Field[object]) -> bool:
         if entry.metadata == ADDRESS_IF_SET:
-            return getattr(self, entry.name) != entry.default
+            return bool(getattr(self, entry.name) != entry.default)
         return bool(entry.metadata.get("address", True))
 
     def identity(self) -> dict[str, object]:

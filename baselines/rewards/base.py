@@ -211,12 +211,12 @@ class Mixture:
 def spread(name: str, values: Sequence[float]) -> float:
     """Standard deviation of a reward over images, by which it is scaled.
 
-    ``RewardError`` where it is the same for all of them.
+    ``RewardError`` where there is none, or it is the same for all of them.
     """
-    deviation = statistics.pstdev(values)
+    deviation = statistics.pstdev(values) if values else 0.0
     if deviation == 0:
         raise RewardError(
-            f"reward {name!r} gives all {len(values)} images of the base {values[0]:g}: it has no "
-            "spread to be divided by; set reward_scale=own"
+            f"reward {name!r} gives {len(values)} images of the base {sorted(set(values))}: it has "
+            "no spread to be divided by; set reward_scale=own"
         )
     return deviation

@@ -152,7 +152,7 @@ class OcrConfig(JudgeConfig):
 
     def settings(self) -> dict[str, object]:
         """The names of the models that read, whatever they are set to for another engine."""
-        names: Mapping[str, object] = {}
+        names: dict[str, object] = {}
         if self.engine == "published":
             names = dict(zip(_MODEL_NAMES, ocr_engine.PUBLISHED_MODELS, strict=True))
         return super().settings() | names

@@ -130,8 +130,10 @@ def test_scaled_parts_are_in_units_of_their_own_spread():
 
 def test_a_reward_without_spread_scales_nothing():
     assert spread("length", [1.0, 3.0]) == 1.0
-    with pytest.raises(RewardError, match=r"all 2 images of the base 3: .*reward_scale=own"):
+    with pytest.raises(RewardError, match=r"2 images of the base \[3.0\]: .*reward_scale=own"):
         spread("length", [3.0, 3.0])
+    with pytest.raises(RewardError, match="gives 0 images"):
+        spread("length", [])
 
 
 def test_a_part_that_fails_is_named():

@@ -54,7 +54,7 @@ def test_a_scale_is_the_spread_over_evenly_spaced_prompts_that_the_reward_can_ju
 
 
 def test_a_reward_that_tells_no_images_apart_is_refused():
-    with pytest.raises(RewardError, match="reward 'same' gives all 3 images of the base 1"):
+    with pytest.raises(RewardError, match="reward 'same' gives 3 images of the base"):
         reward_scales({"same": lambda *, images, **_: [1.0] * len(images)}, rows(3), draw)
 
 
