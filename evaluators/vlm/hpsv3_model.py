@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoProcessor, Qwen2VLConfig, Qwen2VLModel
+from transformers import (
+    AutoModel,
+    AutoProcessor,
+    Qwen2VLConfig,
+    Qwen2VLModel,
+    Qwen2VLTextConfig,
+)
 from transformers.initialization import no_init_weights
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
@@ -38,10 +45,10 @@ class RewardNetwork(nn.Module):
 
     def __init__(self, config: Qwen2VLConfig, dtype: torch.dtype) -> None:
         super().__init__()
-        self.model = Qwen2VLModel(config).to(dtype)
+        self.model = cast(Qwen2VLModel, AutoModel.from_config(config, dtype=dtype))
         # Numbered with the dropout of training, as the published keys are.
         self.head = nn.Sequential(
-            nn.Linear(config.text_config.hidden_size, 1024),
+            nn.Linear(_text(config).hidden_size, 1024),
             nn.ReLU(),
             nn.Dropout(0.05),
             nn.Linear(1024, 16),
@@ -85,14 +92,13 @@ class RewardModel:
         tokenizer.add_special_tokens({"additional_special_tokens": [REWARD_TOKEN]})
         self._reward_id = tokenizer.convert_tokens_to_ids(REWARD_TOKEN)
         # The checkpoint has as many embeddings as its tokenizer has tokens, the base a few spare.
-        config.text_config.vocab_size = len(tokenizer)
+        _text(config).vocab_size = len(tokenizer)
         with no_init_weights():
             network = RewardNetwork(config, dtype)
         load_strictly(network, placed(load_tensors(checkpoint)), checkpoint)
         self._device = device
         self._network = network.eval().requires_grad_(requires_grad=False).to(device)
-        described = [path for path in base.glob("*config.json")]
-        self.weights_hash = combined_hash([checkpoint, *described])
+        self.weights_hash = combined_hash([checkpoint, *base.glob("*config.json")])
 
     @torch.inference_mode()
     def rewards(
@@ -103,6 +109,10 @@ class RewardModel:
         inputs = chat_inputs(self._processor, pairs, side="right").to(self._device)
         outputs = self._network(inputs, self._reward_id).tolist()
         return [(mean, second) for mean, second in outputs]
+
+
+def _text(config: Qwen2VLConfig) -> Qwen2VLTextConfig:
+    return cast(Qwen2VLTextConfig, config.text_config)
 
 
 def placed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

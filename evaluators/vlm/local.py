@@ -66,7 +66,8 @@ def chat_inputs(
 ) -> BatchFeature:
     """What a model takes of (text, image) pairs, each a user's message, padded on one side."""
     processor.tokenizer.padding_side = side
-    conversations = [
+    # transformers' own annotations know neither images in messages nor what they become.
+    conversations: Any = [
         [
             {
                 "role": "user",
@@ -75,10 +76,11 @@ def chat_inputs(
         ]
         for text, image in messages
     ]
-    return processor.apply_chat_template(
+    inputs = processor.apply_chat_template(
         conversations, tokenize=True, add_generation_prompt=True, return_dict=True,
         return_tensors="pt", processor_kwargs={"padding": True},
     )  # fmt: skip
+    return cast(BatchFeature, inputs)
 
 
 def model_hash(directory: Path) -> str:

@@ -35,14 +35,19 @@ def fetch(
     if not downloads:
         console.print("these judges need no weights of the hub")
     for weights in downloads:
-        is_file = isinstance(weights, PublishedFile)
-        about = _fetched_file(weights) if is_file else _fetched_snapshot(weights)
-        print_line(console, f"{weights.title}: {about}")
+        print_line(console, f"{weights.title}: {_fetched(weights)}")
     return 0
 
 
+def _fetched(weights: PublishedWeights | PublishedFile) -> str:
+    """Fetch what is not here, and verify it. -> What to say of it."""
+    if isinstance(weights, PublishedFile):
+        return _fetched_file(weights)
+    folder = _snapshot(weights)
+    return f"revision {folder.name}, {verify(weights, folder)} files verified by sha256"
+
+
 def _fetched_file(file: PublishedFile) -> str:
-    """Fetch a file unless it is here, and verify it. -> What to say of it."""
     from evaluators.downloads import check_published, resolve_published
 
     try:
@@ -52,12 +57,6 @@ def _fetched_file(file: PublishedFile) -> str:
     except WeightsError as error:
         raise UserError(str(error)) from error
     return f"{path}, verified by sha256 {file.sha256}"
-
-
-def _fetched_snapshot(weights: PublishedWeights) -> str:
-    """Fetch a snapshot of the hub, and verify it. -> What to say of it."""
-    folder = _snapshot(weights)
-    return f"revision {folder.name}, {verify(weights, folder)} files verified by sha256"
 
 
 def _snapshot(weights: PublishedWeights) -> Path:

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from baselines.config import EmaConfig, LoraConfig, MethodConfig, OptimConfig, TrainingConfig
+from baselines.config import (
+    ADDRESS_IF_SET,
+    EmaConfig,
+    LoraConfig,
+    MethodConfig,
+    OptimConfig,
+    TrainingConfig,
+)
 from evaluators.base import JudgeConfig
 from evaluators.diversity.config import DiversityConfig
-from soarbench.common.strict import ADDRESS, ADDRESS_IF_SET
+from soarbench.common.strict import ADDRESS
 from soarbench.config.settings import SamplingConfig, SuiteConfig, TaskConfig, VariantConfig
 from soarbench.config.stages import BASE, stages
 from soarbench.data.config import DataConfig
