@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from baselines.config import (
     ADDRESS,
@@ -199,6 +200,8 @@ class Settings:
         training: The loop.
         task: Of this composition.
         reward: ``task.reward``, unless the command line says otherwise.
+        reward_scale: ``own``, or ``base``: each reward is divided by its spread over images that
+            the base model draws of training prompts, so that weights need not balance units.
         data: Training rows.
         suites: What is evaluated, by a short name.
         model: The base.
@@ -232,6 +235,7 @@ class Settings:
     training: TrainingConfig | None
     task: TaskConfig
     reward: str | dict[str, float] | None
+    reward_scale: Literal["own", "base"]
     data: DataConfig
     suites: dict[str, SuiteConfig]
     model: ModelConfig

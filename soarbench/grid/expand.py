@@ -270,6 +270,7 @@ def _cell(
         training=settings.training,
         data=None if is_base else settings.data.with_content(),
         rewards=rewards,
+        reward_scale=settings.reward_scale if rewards else "own",
         suites={suite.name: with_digest(suite) for suite in evaluated},
         # Training starts from the base, whatever is evaluated beside it.
         model=dataclasses.replace(settings.model, adapter=None),

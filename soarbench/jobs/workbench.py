@@ -52,6 +52,7 @@ from soarbench.jobs.diversity import Diversity
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.judge import Judge
 from soarbench.jobs.probe import FollowedJob
+from soarbench.jobs.reward_scales import reward_scales
 from soarbench.jobs.train import Train
 from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import apply_adapter
@@ -102,6 +103,7 @@ class ModelWorkbench:
         self._scheduler: dict[str, object] = {}
         self._drawer: tuple[tuple[str, int, SamplingConfig], Drawer] | None = None
         self._loaded: _Loaded | None = None
+        self._scales: Mapping[str, float] = {}
         # Denormal numbers appear in late training and are a hundred times slower on a CPU.
         torch.set_flush_denormal(True)
         quiet_libraries()
@@ -238,6 +240,7 @@ class ModelWorkbench:
         assert cell.optim is not None
         assert cell.data is not None
         block = cell.data.rows_per_shape
+        self._scales = self._reward_scales(cell)
         folder, model = self.training_folder(cell), self.load_start(cell)
         rows = self.sets.rows(cell, model)
         if cell.method.trains_on == "prompts":
@@ -287,7 +290,7 @@ class ModelWorkbench:
     def method(self, cell: CellConfig, model: ImageModel) -> Method:
         """A cell's method, with its reward where it has one."""
         assert cell.method is not None
-        reward = self._reward(cell) if cell.method.needs_reward else None
+        reward = self._reward(cell, self._scales) if cell.method.needs_reward else None
         world = World(
             shift=model.training_shift,
             latent_shape=model.latent_shape,
@@ -300,7 +303,16 @@ class ModelWorkbench:
         )
         return cell.method.build(world)
 
-    def _reward(self, cell: CellConfig) -> RewardFunction:
+    def _reward(
+        self, cell: CellConfig, scales: Mapping[str, float] | None = None
+    ) -> RewardFunction:
+        parts = self._rewards(cell)
+        # Alone it keeps its own name in messages.
+        if list(cell.rewards.values()) == [1.0] and not scales:
+            return next(iter(parts.values()))
+        return Mixture(parts, cell.rewards, scales)
+
+    def _rewards(self, cell: CellConfig) -> dict[str, RewardFunction]:
         parts: dict[str, RewardFunction] = {}
         for name in cell.rewards:
             judge = reward_judge(name)
@@ -308,10 +320,22 @@ class ModelWorkbench:
                 parts[name] = EvaluatorReward(self.evaluator(cell, judge), name)
             else:
                 parts[name] = resolve_reward(name)
-        # Alone it keeps its own name in messages.
-        if list(cell.rewards.values()) == [1.0]:
-            return next(iter(parts.values()))
-        return Mixture(parts, cell.rewards)
+        return parts
+
+    def _reward_scales(self, cell: CellConfig) -> dict[str, float]:
+        """Each reward's spread over images of the base, measured once; none where not asked for."""
+        if cell.reward_scale == "own":
+            return {}
+        folder = self.training_folder(cell)
+        if scales := folder.reward_scales():
+            return scales
+        # Of the base and not of a first stage: so all trainings of a grid have equal scales.
+        model = self.load(cell)
+        rows, draw = self.sets.rows(cell, model), self._drawing(cell, model)
+        scales = reward_scales(self._rewards(cell), rows, draw)
+        if os.environ.get("RANK", "0") == "0":
+            folder.note_reward_scales(scales)
+        return scales
 
     def _try_reward(self, cell: CellConfig, model: ImageModel) -> None:
         """Ask the reward about two training pictures, once it can judge all prompts."""
@@ -383,7 +407,10 @@ class ModelWorkbench:
         return self._drawer[1]
 
     def _new_drawer(self, cell: CellConfig, step: int) -> Drawer:
-        model = self.model_at(cell, step)
+        return self._drawing(cell, self.model_at(cell, step))
+
+    def _drawing(self, cell: CellConfig, model: ImageModel) -> Drawer:
+        """Draws images of prompts as a cell's evaluation does."""
         negative = model.encode_prompts([""])
 
         def draw(batch: Sequence[tuple[PromptItem, int]]) -> list[Image.Image]:
