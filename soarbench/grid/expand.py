@@ -10,9 +10,10 @@ from pathlib import Path
 
 from baselines.config import MethodConfig, TrainingConfig
 from soarbench.common.errors import ConfigError
-from soarbench.config.compose import Overrides, compose_pairs, grid_config, parse_overrides
+from soarbench.config.compose import Overrides, compose_pairs, parse_overrides
 from soarbench.config.settings import GridConfig, Settings, SuiteConfig, VariantConfig
 from soarbench.config.stages import BASE, THEN, first_stage, stages
+from soarbench.config.sweeps import swept_grid
 from soarbench.evaluation.suites import PromptFile
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.checkpoint_rule import problem_with
@@ -63,8 +64,7 @@ def expand(arguments: Sequence[str]) -> Grid:
 
     ``ConfigError`` where no grid is named, or something in the configuration cannot work.
     """
-    overrides = parse_overrides(arguments)
-    grid = grid_config(overrides)
+    grid, overrides = swept_grid(parse_overrides(arguments))
     # Weights that others published are evaluated beside the base; nothing is trained.
     is_published = overrides.text("model.adapter") is not None
     if is_published and "method" in overrides.axes:
@@ -78,7 +78,8 @@ def expand(arguments: Sequence[str]) -> Grid:
     bases = {task: settings[BASE, task] for task in grid.tasks}
     if not is_published:
         _check_rule(grid, bases)
-    run = _with_rates(bases[grid.tasks[0]], settings)
+    # The grid itself: a composition knows none of the variants that several values make.
+    run = _with_rates(dataclasses.replace(bases[grid.tasks[0]], grid=grid), settings)
     # Once: it reads the ends of all files of weights.
     digest = dataclasses.replace(run.model, adapter=None).weights_digest()
     cells = [_base_cell(list(bases.values()), digest)]

@@ -77,7 +77,7 @@ ANY_DATA = "data=lab_general"
         (["grid.methods=[]"], "name each once, and at least one"),
         (["+method.new=1"], "keys cannot be added or removed"),
         (["~seeds"], "keys cannot be added or removed"),
-        (["method.aux_weight=0,1"], "only method and task take several values"),
+        (["budget.steps=10,20"], "only method, task and a method's settings (method, optim, lora"),
         (["suite=lab_ocr"], "there is no key 'suite' here; did you mean 'suites'"),
         (["suites.drawbench._target_=nothing.Suite"], "suites.drawbench._target_='nothing.Suite'"),
         (["judge.ocr._target_=3"], "judge.ocr"),
