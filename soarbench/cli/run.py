@@ -22,6 +22,7 @@ from soarbench.config.suites import missing_prompts
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
+from soarbench.grid.recorded import with_recorded
 from soarbench.jobs.base import Job, SuiteJob, Workbench
 from soarbench.jobs.graph import diagnostic_keys, grid_jobs, settle, waiting_on
 from soarbench.jobs.log import Log
@@ -111,9 +112,9 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
             from soarbench.cli.report import build
             from soarbench.report.source import cells_of
 
-            build(cells_of(grid), None, console)
+            built = build(cells_of(with_recorded(grid)), None, console)
             if tracker is not None:
-                tracker.log_report(results_dir / grid.settings.grid.name)
+                tracker.log_report(built.folder)
         deliver_grid(grid, tracker, console)
     say_failures(grid, failures, console)
     return 1 if failures else 0
