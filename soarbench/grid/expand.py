@@ -14,6 +14,7 @@ from soarbench.config.compose import Overrides, compose_pairs, parse_overrides
 from soarbench.config.settings import GridConfig, Settings, SuiteConfig, VariantConfig
 from soarbench.config.stages import BASE, THEN, first_stage, stages
 from soarbench.config.sweeps import swept_grid
+from soarbench.evaluation.reward_judge import with_reward_judges
 from soarbench.evaluation.suites import PromptFile
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.checkpoint_rule import problem_with
@@ -141,11 +142,18 @@ def _settings(
     trained = dict.fromkeys(stages(method)[-1] for method in methods)
     pairs += [(method, task) for task in tasks for method in trained]
     composed = compose_pairs(pairs, overrides, grid.variants)
-    settings = {pair: composition.settings() for pair, composition in composed.items()}
+    settings = {pair: _judged(composition.settings()) for pair, composition in composed.items()}
     # Others are there for what variants take of them, and are not trained.
     for method, task in pairs:
         check(settings[method, task], method)
     return settings
+
+
+def _judged(settings: Settings) -> Settings:
+    """Settings whose reward functions are in their tables, too."""
+    names = reward_mixture(settings.reward)
+    own = [name for name in names if reward_judge(name) not in settings.judge and "." in name]
+    return with_reward_judges(settings, own) if own else settings
 
 
 def _costs(
