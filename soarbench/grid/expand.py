@@ -18,7 +18,7 @@ from soarbench.evaluation.reward_judge import with_reward_judges
 from soarbench.evaluation.suites import PromptFile
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.checkpoint_rule import problem_with
-from soarbench.grid.checks import check, reward_judge, reward_mixture
+from soarbench.grid.checks import check, check_sizes, reward_judge, reward_mixture
 from soarbench.models.adapters import adapter_name
 from soarbench.store.artefact import Store
 
@@ -77,6 +77,7 @@ def expand(arguments: Sequence[str]) -> Grid:
     settings = _settings(grid, overrides, methods, tasks)
     costs = {} if is_published else _costs(grid, overrides, settings, tasks)
     bases = {task: settings[BASE, task] for task in grid.tasks}
+    check_sizes([bases[task] for task in tasks])
     if not is_published:
         _check_rule(grid, bases)
     # The grid itself: a composition knows none of the variants that several values make.
