@@ -22,11 +22,11 @@ from soarbench.config.suites import missing_prompts
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
-from soarbench.grid.recorded import with_recorded
 from soarbench.jobs.base import Job, SuiteJob, Workbench
 from soarbench.jobs.graph import diagnostic_keys, grid_jobs, settle, waiting_on
 from soarbench.jobs.log import Log
 from soarbench.jobs.prepare import START
+from soarbench.jobs.recorded import with_recorded
 from soarbench.jobs.snapshots import SnapshotKeeper
 from soarbench.jobs.train import Train
 from soarbench.launchers.base import MakeWorkbench, Submitter

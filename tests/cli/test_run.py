@@ -24,8 +24,8 @@ from soarbench.common.files import locked, make_writable, read_json, write_atomi
 from soarbench.grid import addresses
 from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import expand
-from soarbench.grid.recorded import with_recorded
 from soarbench.jobs.graph import grid_jobs
+from soarbench.jobs.recorded import with_recorded
 from soarbench.report.folder import report_folder
 from soarbench.report.options import ReportOptions
 from soarbench.report.source import cells_of

@@ -7,21 +7,20 @@ import re
 from collections.abc import Sequence
 
 from soarbench.common.errors import ConfigError
-from soarbench.common.files import read_record
 from soarbench.config.compose import AXES
 from soarbench.config.keys import split
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
-from soarbench.grid.description import describe
+from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import Grid, expand
+from soarbench.jobs.graph import cell_jobs
+from soarbench.store.cells import FINISHED
 
 _SEED = re.compile(r"-seed(\d+)-[0-9a-f]+")
-#: Of a description: what a report reads. Titles may be worded anew.
-_READ = ("training", "steps", "suites", "metrics", "final_metric")
 
 
 def with_recorded(grid: Grid) -> Grid:
-    """A grid with the cells that earlier commands ran with the same settings.
+    """A grid with the cells that earlier commands finished with the same settings.
 
     Whatever methods, tasks and seeds these selected: a report of it has all that one before had.
     Cells of other budgets or values are others', and stay out.
@@ -39,7 +38,7 @@ def with_recorded(grid: Grid) -> Grid:
     cells = tuple(
         cell
         for cell in whole.cells
-        if addresses.cell_id(cell) in asked or _is_recorded(cell, whole.cells, grid)
+        if addresses.cell_id(cell) in asked or _is_whole(cell, whole.cells, grid)
     )
     return dataclasses.replace(grid, cells=cells) if len(cells) > len(asked) else grid
 
@@ -50,10 +49,10 @@ def _recorded_seeds(grid: Grid) -> set[int]:
     return {int(seed) for name in names for seed in _SEED.findall(name)}
 
 
-def _is_recorded(cell: CellConfig, cells: Sequence[CellConfig], grid: Grid) -> bool:
-    """Whether the grid's folder has a cell, evaluated as it would be now."""
-    path = grid.folder / addresses.cell_id(cell) / "cell.json"
-    if not path.parent.is_dir():
+def _is_whole(cell: CellConfig, cells: Sequence[CellConfig], grid: Grid) -> bool:
+    """Whether the grid finished a cell, evaluated as it would be now, and still has all of it."""
+    status = cell_record(grid.store, describe(cell, cells)).status()
+    if status is None or status.state != FINISHED:
         return False
-    stored, described = read_record(path), describe(cell, cells)
-    return stored is not None and all(stored.get(key) == described[key] for key in _READ)
+    jobs = cell_jobs(cell, cells)
+    return all(job.is_done(grid.store) for job in jobs if job.kind != "log")
