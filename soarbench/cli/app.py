@@ -19,7 +19,7 @@ EXIT_USER_ERROR = 2
 #: As a shell says of what SIGINT ended: 128 + 2.
 EXIT_INTERRUPTED = 130
 _LONGEST_LINE = 1000
-_SETTINGS = "settings of a run, e.g. budget=standard seeds=[0,1,2] task=aesthetic conf_dir=DIR"
+_SETTINGS = "settings of a run, e.g. budget=standard 'seeds=[0,1,2]' task=aesthetic conf_dir=DIR"
 _ANY_NUMBER = "NAME ..."
 #: Flags, and the arguments that they become.
 _FLAGS = {"--dry-run": "is_dry", "--json": "as_json"}

@@ -41,7 +41,6 @@ def check(settings: Settings, method: str) -> None:
             f"figure_formats={list(settings.figure_formats)}: png must be among them, since pages "
             "show it"
         )
-    _check_sizes(settings)
     if settings.robustness.enabled and not settings.diagnostics:
         raise ConfigError(
             "robustness.enabled=true: is one of the diagnostics; leave diagnostics=false out"
@@ -69,14 +68,22 @@ def check(settings: Settings, method: str) -> None:
     _check_shapes(settings, config, training)
 
 
-def _check_sizes(settings: Settings) -> None:
-    """Refuse margins and differences of metrics that nobody judges."""
-    known = {name for key, judge in settings.judge.items() for name in (key, judge.title)}
+def check_sizes(of_tasks: Sequence[Settings]) -> None:
+    """Refuse margins and differences of metrics that no suite of any task is judged by."""
+    # Of judges that no suite asks, the report would say so when all is trained.
+    judges = {
+        name: one.judge[name].facts()
+        for one in of_tasks
+        for suite in one.suites.values()
+        for name in suite.judges
+    }
+    known = {str(name) for key, facts in judges.items() for name in (key, facts["title"])}
     for key in ("margin", "detect"):
-        for metric in sizes_by_metric(key, getattr(settings, key)):
+        for metric in sizes_by_metric(key, getattr(of_tasks[0], key)):
             if metric.lower() not in {name.lower() for name in known}:
                 raise ConfigError(
-                    f"{key}={metric}: there is no such metric; {did_you_mean(metric, known)}"
+                    f"{key}={metric}: no suite here is judged by such a metric; "
+                    f"{did_you_mean(metric, known)}"
                 )
 
 

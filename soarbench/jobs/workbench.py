@@ -29,7 +29,7 @@ from baselines.rewards.base import (
     reward_name,
     runs_elsewhere,
     score_images,
-    try_reward,
+    tried_reward,
 )
 from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
@@ -357,7 +357,7 @@ class ModelWorkbench:
         tried = [rows[index] for index in range(min(2, len(rows)))]
         columns = {name: [row["columns"][name] for row in tried] for name in tried[0]["columns"]}
         images = [model.decode(row["x0"][None].to(self.device))[0] for row in tried]
-        try_reward(reward, [row["prompt"] for row in tried], images, columns)
+        tried_reward(reward, [row["prompt"] for row in tried], images, columns)
 
     # Sampling
 

@@ -11,6 +11,7 @@ import pandas as pd
 from soarbench.common.errors import ConfigError
 from soarbench.common.files import make_writable
 from soarbench.common.strict import did_you_mean
+from soarbench.report.folder import report_folder
 from soarbench.report.numbers import reference
 from soarbench.report.numbers.budgets import asked_costs, matched_tables
 from soarbench.report.numbers.curves import build_curves
@@ -47,7 +48,7 @@ CHECKOUT_REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
 
 def build_report(source: GridCells, options: ReportOptions | None = None) -> Report:
-    """Write a grid's report to ``results_dir/GRID``, partial where something is missing.
+    """Write a grid's report to ``report_folder``, partial where something is missing.
 
     Raises:
         StoreError: Nothing is finished, or what is stored cannot stand in one table.
@@ -87,7 +88,7 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
     }
     statistics = {task: own for task, own in statistics.items() if len(own)}
     diversity = _diversity(tables, statistics)
-    folder = source.results_dir / grid
+    folder = report_folder(source)
     make_writable(folder, "results_dir")
     figures = write_figures(
         cells, panels, tables, curves, folder, gaming=gaming, statistics=statistics,

@@ -76,6 +76,16 @@ def test_lines_differ_without_colour_and_in_grey():
     assert min(np.diff(grey)) > 0.06
 
 
+def test_as_many_variants_as_a_grid_takes_look_unlike_each_other():
+    names = ["base", "sft", "soar", "flow_grpo", *(f"soar_at_{number}" for number in range(29))]
+    styles = method_styles(names)
+    assert len({(look.color, str(look.dashes), look.marker) for look in styles.values()}) == 33
+    # By size, not by letters: 10 comes after 9.
+    assert list(styles)[4:] == names[4:]
+    rates = ["a_rate_1e-05", "a_rate_0.0003", "a_rate_0.001"]
+    assert list(method_styles(rates)) == rates
+
+
 def test_published_curves_only_when_passed_and_labelled_so():
     published = [
         PublishedPoint(

@@ -87,8 +87,19 @@ def method_styles(methods: Collection[str]) -> dict[str, LineStyle]:
     """The style of each method, in the order of legends; unknown ones share out the rest."""
     ordered = ordered_methods(methods)
     others = [method for method in ordered if method not in METHOD_STYLES]
-    spare = {name: _OTHER_STYLES[i % len(_OTHER_STYLES)] for i, name in enumerate(others)}
+    spare = {name: _spare_style(i) for i, name in enumerate(others)}
     return {method: METHOD_STYLES.get(method) or spare[method] for method in ordered}
+
+
+def _spare_style(number: int) -> LineStyle:
+    """Of a method without a style of its own; 33 and more before two are alike."""
+    if number < len(_OTHER_STYLES):
+        return _OTHER_STYLES[number]
+    looks = [*(look for name, look in METHOD_STYLES.items() if name != BASE), *_OTHER_STYLES]
+    shift, place = divmod(number - len(_OTHER_STYLES), len(looks))
+    # The colour of one and the rest of another: nobody can tell more colours apart than these.
+    rest = looks[(place + 1 + shift) % len(looks)]
+    return replace(rest, color=looks[place].color)
 
 
 def draw_curves(
