@@ -25,7 +25,7 @@ from tests.report.folders import (
 )
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
-VOID = {"meta", "link", "img", "br", "input"}
+VOID = {"meta", "link", "img", "br", "input", "col"}
 
 
 class Page(HTMLParser):
@@ -94,7 +94,8 @@ def test_nothing_is_fetched(page, report):
             if attributes.get(name):
                 assert attributes[name].startswith(("data:", "#"))
     text = (report.folder / "index.html").read_text()
-    assert "url(" not in text
+    assert set(re.findall(r"url\((.)", text)) == {"#"}
+    assert "://" not in re.sub("<(code|td|pre|meta)[ >].*?</?", "", text)
     assert "@import" not in text
     policy = next(one for one in page.of("meta") if "http-equiv" in one)["content"]
     assert policy.startswith("default-src 'none'")
@@ -123,6 +124,9 @@ def test_samples_stand_side_by_side(page):
     buttons = [one for one in page.of("button") if "data-method" in one]
     assert [one["data-method"] for one in buttons] == ["base", "sft", "soar", "flow_grpo"] * 2
     images = [one for one in page.of("img") if "data-step" in one]
+    scores = [one["data-score"] for one in page.of("figure") if "data-step" in one]
+    assert len(scores) == len(images)
+    assert all(re.fullmatch(r"[\d.]+", score) for score in scores)
     # Per task: one prompt with images; the base once, three methods at three steps.
     assert len(images) == 2 * (1 + 3 * 3)
     assert "SOAR, step 150: a photo" in {one["alt"] for one in images}
@@ -190,11 +194,12 @@ def test_a_store_without_images_says_so(tmp_path):
 def test_figures_stand_in_the_order_of_the_index_with_their_data(report):
     shown = figures(report.figures.entries, report.folder)
     stems = [one["name"].partition(".")[0] for one in shown]
-    assert stems[:2] == ["curves", "curves_forward_equivalents"]
+    assert stems[:3] == ["forest", "curves", "curves_forward_equivalents"]
     listed = read_json(report.folder / "figures.json")["figures"]
     assert [one["caption"] for one in shown] == [entry["caption"] for entry in listed]
-    assert all(one["source"].startswith("data:image/") for one in shown)
-    data = shown[0]["data"]
+    assert all(one["svg"].startswith("<svg ") and not one["source"] for one in shown)
+    assert "<title>SOAR against SFT, Aesthetic: " in shown[0]["svg"]
+    data = shown[1]["data"]
     assert data.heads[:3] == ("task", "metric", "method")
     assert data.texts == 3
     assert [cell.text for cell in data.rows[0]][3] == "0"
