@@ -34,6 +34,7 @@ from soarbench.report.report import Report
 from soarbench.report.source import GridCells, stale_lines
 from soarbench.report.text import frames
 from soarbench.report.text.gaming import no_diversity_note, sign_numbers
+from soarbench.report.text.headline import headline
 from soarbench.report.text.latex import latex
 from soarbench.report.text.markdown import markdown
 from soarbench.report.text.tuning import tuning_numbers
@@ -219,6 +220,7 @@ def _summary(report: Report) -> dict[str, object]:
             "task": table.task, "final_metric": table.final_metric, "baseline": table.baseline,
             "suites": dict(table.suites), "fingerprints": dict(table.fingerprints),
             "methods": {row.method: _method_summary(table, row) for row in table.rows},
+            "headline": headline([one for one in report.forest if one.table.task == table.task]),
             "findings": table.findings(), "notes": table.notes(), "gaps": table.gaps(),
         }
         for table in report.tables

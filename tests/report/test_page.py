@@ -2,6 +2,7 @@ import itertools
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,8 +12,14 @@ from PIL import Image
 from soarbench.common.files import read_json
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.samples import read_samples, shown_steps
+from soarbench.report.numbers.tables import difference_text, finding
+from soarbench.report.page.facts import facts
 from soarbench.report.page.figures import figures
+from soarbench.report.page.plot import task_plot
+from soarbench.report.page.samples import samples
 from soarbench.report.report import FigureEntry
+from soarbench.report.text.headline import headline
+from soarbench.stats import Verdict
 from soarbench.store.cells import Cell
 from tests.report.folders import (
     Folder,
@@ -118,6 +125,104 @@ def test_readers_of_screens_find_their_way(page):
     style = "".join(page.texts["style"])
     for word in ("prefers-color-scheme: dark", ":focus-visible", "@media print"):
         assert word in style
+
+
+def test_a_figure_refers_to_its_own_parts_alone(page):
+    ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    uses = [one["href"] for one in page.of("use")]
+    clips = [one["clip-path"] for _, one in page.elements if "clip-path" in one]
+    targets = {re.fullmatch(r"(?:url\()?#([\w-]+)\)?", text)[1] for text in (*uses, *clips)}
+    assert {name.partition("-")[0] for name in targets} >= {"f0", "f1", "f2"}
+    assert targets <= ids
+
+
+def test_the_first_section_is_a_headline_and_the_paired_differences(page, report):
+    (description,) = (one for one in page.of("meta") if one.get("name") == "description")
+    for table in report.tables:
+        own = [part for part in report.forest if part.table.task == table.task]
+        assert headline(own) in description["content"]
+        # In the numbers of the findings, whatever the sentence around them.
+        for one in own[0].comparisons:
+            assert difference_text(one) in headline(own)
+            assert any(difference_text(one) in text for text in table.findings())
+    plots = [one["aria-label"] for one in page.of("svg") if "against" in one["aria-label"]]
+    compared = [one for part in report.forest for one in part.comparisons]
+    assert plots == [finding(one) for one in compared]
+    assert page.texts["tfoot"].count("better →") == len(report.tables)
+
+
+def test_places_of_a_plot_are_shares_of_its_tasks_axis(report):
+    plot = task_plot("aesthetic", report.forest)
+    intervals = [one.difference for part in report.forest[:1] for one in part.comparisons]
+    rows = plot.parts[0].rows
+    for interval, row in zip(intervals, rows, strict=True):
+        low, middle, high = row.places
+        assert 0 < low < middle < high < 100
+        # Zero lies on the same scale.
+        share = (plot.zero - low) / (high - low)
+        assert share == pytest.approx(-interval.low / (interval.high - interval.low), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "text"),
+    [
+        (Verdict.WORSE, "SOAR is worse ("),
+        (Verdict.CHECKPOINT_BETTER, "SOAR, this checkpoint, is better ("),
+        (Verdict.TOO_FEW_PROMPTS, "SOAR has too few prompts and"),
+    ],
+)
+def test_a_headline_says_every_verdict_as_a_sentence(report, verdict, text):
+    part = report.forest[0]
+    first, second = part.comparisons
+    said = headline([replace(part, comparisons=(replace(first, verdict=verdict), second))])
+    assert said.startswith(f"At the last step, by Aesthetic against SFT, {text}")
+    assert said.endswith(").")
+
+
+def test_a_headline_says_that_nothing_is_decided(report):
+    last = report.forest[0]
+    costs = [part for part in report.forest if part.matched is not None]
+    open_ones = [replace(part, comparisons=()) for part in costs]
+    assert headline([last, *open_ones]).endswith("; at equal cost nothing is decided.")
+    assert headline(open_ones) == "Nothing can be compared yet."
+
+
+def test_the_head_says_what_was_run(report):
+    made = {
+        "model": {"name": "lab", "resolution": 64}, "training": {"steps": 1200, "batch_size": 32},
+    }  # fmt: skip
+    cells = [
+        replace(cell, description={**cell.description, "config": made}) for cell in report.cells
+    ]
+    said = facts(replace(report, cells=tuple(cells)))
+    assert said["Methods"] == ["SFT, SOAR, Flow-GRPO"]
+    assert said["Model"] == ["lab, 64 px"]
+    assert said["Budget"] == ["1,200 steps of 32 images"]
+    assert said["Prompts"] == ["12 of drawbench", "12 of geneval"]
+    assert said["Training seeds"]
+    launches = {launch.command for cell in cells for launch in cell.launches}
+    assert launches & set(said["Command"])
+    assert "Model" not in facts(report)  # these cells do not say it
+
+
+def test_samples_are_sorted_by_gain(report):
+    part = report.samples[0]
+    prompts = {f"p{i}": f"prompt {i}" for i in range(3)}
+    gains = {"p0": 0.1, "p1": -0.3, "p2": None}
+    some = next(iter(part.samples.values()))
+    images = {
+        (method, 150, key): replace(
+            some, method=method, step=150, prompt_id=key,
+            score=None if gain is None else 5.0 + (method == "soar") * gain,
+        )
+        for key, gain in gains.items() for method in ("sft", "soar")
+    }  # fmt: skip
+    parts = [replace(part, prompts=prompts, samples=images)]
+    ((gallery,), _) = samples(parts, {part.task: "sft"})
+    assert [row["prompt"] for row in gallery["rows"]] == ["prompt 0", "prompt 1", "prompt 2"]
+    lower = replace(part.facts, higher_is_better=False)
+    ((gallery,), _) = samples([replace(parts[0], facts=lower)], {part.task: "sft"})
+    assert [row["prompt"] for row in gallery["rows"]] == ["prompt 1", "prompt 0", "prompt 2"]
 
 
 def test_samples_stand_side_by_side(page):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from soarbench.common.provenance import UNKNOWN
+from soarbench.config.stages import first_stage
 from soarbench.report.numbers.names import BASE
 from soarbench.report.report import Report
 from soarbench.store.cells import Cell
@@ -53,7 +54,8 @@ def _model(cell: Cell) -> str:
 def _budget(cell: Cell) -> str:
     training = _part(cell, "training")
     steps, batch = training.get("steps"), training.get("batch_size")
-    return f"{steps:,} steps of {batch} images" if steps and batch else ""
+    stage = " a stage" if first_stage(cell.method) else ""
+    return f"{steps:,} steps of {batch} images{stage}" if steps and batch else ""
 
 
 def _prompts(report: Report) -> list[str]:
