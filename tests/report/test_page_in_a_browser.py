@@ -80,7 +80,7 @@ def report(tmp_path_factory):
     root = tmp_path_factory.mktemp("store")
     grid = write_grid(root / "runs" / "grid", reward_specific(num_prompts=12))
     draw_images(grid)
-    return build_report(grid, root / "results", grid="grid")
+    return build_report(grid, root / "results", grid="grid", formats=("svg",))
 
 
 def visit(report, tmp_path, width):

@@ -36,7 +36,7 @@ PAIRED_TITLE = "lower row: of the paired difference"
 _TEXT_WIDTH, _LEGEND_HEIGHT = 6.9, 0.5
 _WIDEST_PANEL, _PANEL_HEIGHT, _LOW_PANEL_HEIGHT = 3.3, 2.5, 2.0
 _MOST_TICKS = 6
-_MOST_COLUMNS = 3
+_MOST_COLUMNS, _MOST_HIGH_ROWS = 3, 2
 
 
 @dataclass(frozen=True)
@@ -113,32 +113,33 @@ def draw_curves(
         raise ValueError(f"x={x!r}: must be one of {', '.join(AXIS_TITLES)}")
     panels = list(dict.fromkeys((point.task, point.metric) for point in points))
     has_tasks = len({task for task, _ in panels}) > 1
-    columns = min(len(panels), _MOST_COLUMNS)
+    # Two rows of two leave no hole, as one of three and a lonely fourth would.
+    columns = 2 if len(panels) == 4 else min(len(panels), _MOST_COLUMNS)
     # With more rows the figure would be higher than a page.
     has_leads = x == "step" and len(panels) <= 2 * columns
     # An empty panel would look like a fault.
     has_leads &= {(point.task, point.metric) for point in differences} == set(panels)
     with style():
         figure, axes = panel_grid(len(panels), columns, has_second_row=has_leads)
-        for i, (task, metric) in enumerate(panels):
+        for i, key in enumerate(panels):
+            task, metric = key
+            own = [p for p in points if (p.task, p.metric) == key]
+            leads = [p for p in differences if (p.task, p.metric) == key]
+            lines = [p for p in published if (p.task, p.metric) == key]
             title = f"Task: {task}" if has_tasks else ""
             axes[i].set(title=title, xlabel=AXIS_TITLES[x], ylabel=facts[metric].title)
             # The paper gives steps alone, no cost.
             if x == "step":
-                _draw_published(
-                    axes[i], [o for o in published if (o.task, o.metric) == (task, metric)]
-                )
-            own = [p for p in points if (p.task, p.metric) == (task, metric)]
+                _draw_published(axes[i], lines)
             draw_panel(axes[i], own, x=x, titles=titles, decimals=facts[metric].decimals)
             if has_leads:
-                leads = [p for p in differences if (p.task, p.metric) == (task, metric)]
                 below = axes[len(panels) + i]
                 draw_differences(below, leads, own, facts[metric].decimals, titles)
                 below.set_ylabel(f"Difference to {method_title(baseline, titles)}")
                 below.sharex(axes[i])
         names = {method_title(p.method, titles) for p in points if p.method != BASE}
-        is_wide = columns < _MOST_COLUMNS  # names would squeeze three panels of a row
-        labelled = names if is_wide and can_label(axes, names) else set()
+        # Names would squeeze three panels of a row.
+        labelled = names if columns < _MOST_COLUMNS and can_label(axes, names) else set()
         for ax in axes if labelled else ():
             label_ends(ax, labelled)
         title = f"{BAND_TITLE}; {PAIRED_TITLE}" if has_leads else BAND_TITLE
@@ -159,7 +160,8 @@ def panel_grid(
     layers = 1 + has_second_row
     rows = layers * math.ceil(count / columns)
     width = min(_TEXT_WIDTH, _WIDEST_PANEL * columns)
-    height = _PANEL_HEIGHT if columns < _MOST_COLUMNS else _LOW_PANEL_HEIGHT
+    is_high = columns < _MOST_COLUMNS and rows <= _MOST_HIGH_ROWS
+    height = _PANEL_HEIGHT if is_high else _LOW_PANEL_HEIGHT
     figure = Figure(figsize=(width, height * rows + _LEGEND_HEIGHT), layout="constrained")
     # Without pyplot, which keeps every figure alive and may open windows.
     FigureCanvasAgg(figure)

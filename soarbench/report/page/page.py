@@ -20,7 +20,7 @@ from soarbench.report.page.plot import task_plot
 from soarbench.report.page.samples import samples
 from soarbench.report.page.sources import configurations, environment, protocols, trace
 from soarbench.report.page.tables import DataTable, data_table, methods_table, others_table
-from soarbench.report.report import Report
+from soarbench.report.report import FigureEntry, Report
 from soarbench.report.text import frames, gaming
 from soarbench.report.text.tuning import NOTE, choice_lines, tuning_texts
 
@@ -60,7 +60,7 @@ def _values(report: Report) -> dict[str, object]:
         "thresholds": _thresholds(report.crossings),
         "threshold_note": frames.THRESHOLD_NOTE,
         "gaming": _gaming(report),
-        "figures": figures(report.figures.entries, report.folder),
+        "figures": figures(_drawings(report), report.folder),
         "samples": sampled,
         "samples_note": sample_note,
         "measured": _published("Measured here", report.measured),
@@ -71,6 +71,12 @@ def _values(report: Report) -> dict[str, object]:
         "protocols": protocols(report.cells, report.tables),
         "environment": environment(report.cells),
     }
+
+
+def _drawings(report: Report) -> list[FigureEntry]:
+    """All figures but the sheets of tasks whose samples the page shows one by one."""
+    sheets = {f"samples_{part.task}" for part in report.samples if part.samples}
+    return [entry for entry in report.figures.entries if entry.name not in sheets]
 
 
 def _results(table: TaskTable) -> dict[str, object]:
