@@ -11,6 +11,7 @@ from PIL import Image
 
 from soarbench.report.figures.bars import Bar, draw_bars
 from soarbench.report.figures.exposure import draw_exposure
+from soarbench.report.figures.forest import draw_forest
 from soarbench.report.figures.gaming import draw_gaming, draw_overoptimisation
 from soarbench.report.figures.sheets import draw_sheet, plan_sheet
 from soarbench.report.figures.style_and_curves import METHOD_STYLES, settle
@@ -111,6 +112,26 @@ def test_the_data_beside_a_figure_is_what_it_shows(reported):
         (metric, method)
         for metric in ("aesthetic", "oracle_aesthetic") for method in ("sft", "flow_grpo")
     }  # fmt: skip
+
+
+def test_a_forest_plot_fills_what_is_decided(reported):
+    report, _ = reported
+    part = report.forest[0]
+    (one,) = part.comparisons
+    faces = {}
+    for verdict in (Verdict.BETTER, Verdict.NOT_DISTINGUISHABLE):
+        shown = replace(part, comparisons=(replace(one, verdict=verdict),))
+        (ax,) = draw_forest([shown]).axes
+        (marker,) = (line for line in ax.lines if line.get_marker() == "^")
+        assert marker.get_xdata().tolist() == [one.difference.estimate]
+        faces[marker.get_markerfacecolor()] = verdict
+        assert [text.get_text() for text in ax.texts][-1] == str(verdict)
+        assert ax.get_yticklabels()[-1].get_text() == "Flow-GRPO"
+    assert faces == {
+        METHOD_STYLES["flow_grpo"].color: Verdict.BETTER, "white": Verdict.NOT_DISTINGUISHABLE,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="no method was compared"):
+        draw_forest([])
 
 
 @pytest.mark.slow
