@@ -175,9 +175,9 @@ def test_places_of_a_plot_are_shares_of_its_tasks_axis(report):
 def test_a_headline_says_every_verdict_as_a_sentence(report, verdict, text):
     part = report.forest[0]
     first, second = part.comparisons
-    said = headline([replace(part, comparisons=(replace(first, verdict=verdict), second))])
-    assert said.startswith(f"At the last step, by Aesthetic against SFT, {text}")
-    assert said.endswith(").")
+    sentence = headline([replace(part, comparisons=(replace(first, verdict=verdict), second))])
+    assert sentence.startswith(f"At the last step, by Aesthetic against SFT, {text}")
+    assert sentence.endswith(").")
 
 
 def test_a_headline_says_that_nothing_is_decided(report):
@@ -189,22 +189,22 @@ def test_a_headline_says_that_nothing_is_decided(report):
 
 
 def test_the_head_says_what_was_run(report):
-    made = {
+    config = {
         "model": {"name": "lab", "resolution": 64}, "training": {"steps": 1200, "batch_size": 32},
     }  # fmt: skip
     launches = (Launch(command="python -m soarbench run", git_commit="0123456789abcdef"),)
     cells = [
-        replace(cell, description={**cell.description, "config": made}, launches=launches)
+        replace(cell, description={**cell.description, "config": config}, launches=launches)
         for cell in report.cells
     ]
-    said = facts(replace(report, cells=tuple(cells)))
-    assert said["Methods"] == ["SFT, SOAR, Flow-GRPO"]
-    assert said["Model"] == ["lab, 64 px"]
-    assert said["Budget"] == ["1,200 steps of 32 images"]
-    assert said["Prompts"] == ["12 of drawbench", "12 of geneval"]
-    assert said["Training seeds"]
-    assert (said["Command"], said["Commit"]) == (["python -m soarbench run"], ["0123456789ab"])
-    assert said["Begun"] == ["1970-01-01"]
+    values = facts(replace(report, cells=tuple(cells)))
+    assert values["Methods"] == ["SFT, SOAR, Flow-GRPO"]
+    assert values["Model"] == ["lab, 64 px"]
+    assert values["Budget"] == ["1,200 steps of 32 images"]
+    assert values["Prompts"] == ["12 of drawbench", "12 of geneval"]
+    assert values["Training seeds"]
+    assert (values["Command"], values["Commit"]) == (["python -m soarbench run"], ["0123456789ab"])
+    assert values["Begun"] == ["1970-01-01"]
     assert "Model" not in facts(report)  # these cells do not say it
 
 

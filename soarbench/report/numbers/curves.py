@@ -94,7 +94,8 @@ def build_differences(
     """The paired difference to the baseline at every step of the ``points``, as points.
 
     To the baseline after as many steps, first stages included, or at its last one where it ended
-    earlier; the last one of a method is the table's. None where the baseline was not measured.
+    earlier, so that the last one of a method that ends with it is the table's. None at steps at
+    which the baseline was not measured.
     """
     baselines = {table.task: table.baseline for table in tables}
     differences = []
