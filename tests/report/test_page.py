@@ -146,7 +146,8 @@ def test_the_first_section_is_a_headline_and_the_paired_differences(page, report
         for one in own[0].comparisons:
             assert difference_text(one) in headline(own)
             assert any(difference_text(one) in text for text in table.findings())
-    plots = [one["aria-label"] for one in page.of("svg") if "against" in one["aria-label"]]
+    labels = [one["aria-label"] for one in page.of("svg")]
+    plots = [label for label in labels if not label.startswith("Figure: ")]
     compared = [one for part in report.forest for one in part.comparisons]
     assert plots == [finding(one) for one in compared]
     assert page.texts["tfoot"].count("better →") == len(report.tables)

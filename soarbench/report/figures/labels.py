@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
@@ -38,7 +39,7 @@ def _lines(ax: Axes, names: Collection[str]) -> list[Line2D]:
 
 
 def _end(line: Line2D) -> tuple[float, float]:
-    across, up = line.get_xydata()[-1]
+    across, up = np.asarray(line.get_xydata())[-1]
     return float(across), float(up)
 
 
