@@ -161,10 +161,10 @@ def curve_numbers(
         }
         for one in differences
     }  # fmt: skip
-    lines = [
-        vars(one) | one.spent | paired.get((one.task, one.metric, one.method, one.step), {})
+    lines = (
+        {**vars(one), **one.spent, **paired.get((one.task, one.metric, one.method, one.step), {})}
         for one in points
-    ]
+    )
     return _frame((*_CURVE_COLUMNS, *COUNTERS, *_PAIRED_COLUMNS), lines)
 
 
