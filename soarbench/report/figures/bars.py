@@ -16,9 +16,6 @@ from soarbench.report.numbers.tables import TaskTable
 from soarbench.stats import mean_interval
 from soarbench.store.facts import MetricFacts
 
-#: By marker, so that every method has its own.
-_HATCHES = {"o": "", "s": "///", "^": "...", "D": "xx", "v": "\\\\\\", "P": "++", "X": "**"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
@@ -90,7 +87,7 @@ def _draw_group(ax: Axes, bars: Sequence[Bar], titles: Titles, decimals: int) ->
         (patch,) = ax.bar(
             place, bar.change, width=0.66, color=look.color, edgecolor="white", linewidth=0,
             # Hatches tell methods apart in grey, as dashes do in the curves.
-            hatch=_HATCHES[look.marker], label=method_title(bar.method, titles),
+            hatch=look.hatch, label=method_title(bar.method, titles),
         )  # fmt: skip
         text = value_text(bar.change, bar.low, bar.high, decimals, "+")
         hover(patch, [f"{method_title(bar.method, titles)}: {text}"])
