@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree as ET
 
-#: What follows the page into its dark colours; the colours of methods are the same in both.
-_COLORS = {"#000000": "var(--ink)", "#ffffff": "var(--paper)", "#d8d8d8": "var(--line)"}
+#: What follows the page into its dark colours; most colours of methods can be seen on both.
+_COLORS = {
+    "#000000": "var(--ink)", "#ffffff": "var(--paper)", "#d8d8d8": "var(--line)",
+    "#ededed": "var(--shade)", "#332288": "var(--indigo)", "#882255": "var(--wine)",
+}  # fmt: skip
 _REFERENCE = re.compile(r"#([\w-]+)")
 _FRACTION = re.compile(r"(\.\d\d)\d+")
 #: Where a hundredth of a point is enough; scales of letters need more.
 _LENGTHS = ("d", "x", "y")
+_LINKS = ("href", "clip-path", "style")
 
 
 def inline_svg(text: str, *, prefix: str, label: str) -> str:
@@ -45,9 +49,6 @@ def _drop(root: ET.Element, names: tuple[str, ...]) -> None:
 def _references(element: ET.Element) -> list[str]:
     values = (text for name, text in element.attrib.items() if _local(name) in _LINKS)
     return [name for text in values for name in _REFERENCE.findall(text)]
-
-
-_LINKS = ("href", "clip-path", "style", "fill")
 
 
 def _value(name: str, text: str, prefix: str) -> str:
