@@ -37,6 +37,7 @@ SCORE_COLUMNS = (
 _CURVE_COLUMNS = (
     "task", "metric", "method", "step", "value", "low", "high", "num_prompts", "num_seeds",
 )  # fmt: skip
+_PAIRED_COLUMNS = ("difference", "difference_low", "difference_high")
 _THRESHOLD_COLUMNS = (
     "task", "metric", "threshold", "source", "method", "reached", *AXES,
     "steps_before", "steps_after", "steps_low", "steps_high", "share_of_resamples",
@@ -150,9 +151,21 @@ def threshold_numbers(crossings: Sequence[Crossing]) -> pd.DataFrame:
     return _frame(_THRESHOLD_COLUMNS, lines)
 
 
-def curve_numbers(points: Sequence[CurvePoint]) -> pd.DataFrame:
-    """A row a point of the curves."""
-    return _frame((*_CURVE_COLUMNS, *COUNTERS), ({**vars(one), **one.spent} for one in points))
+def curve_numbers(
+    points: Sequence[CurvePoint], differences: Sequence[CurvePoint] = ()
+) -> pd.DataFrame:
+    """A row a point of the curves, with its paired difference to the baseline where it has one."""
+    paired = {
+        (one.task, one.metric, one.method, one.step): {
+            "difference": one.value, "difference_low": one.low, "difference_high": one.high,
+        }
+        for one in differences
+    }  # fmt: skip
+    lines = (
+        {**vars(one), **one.spent, **paired.get((one.task, one.metric, one.method, one.step), {})}
+        for one in points
+    )
+    return _frame((*_CURVE_COLUMNS, *COUNTERS, *_PAIRED_COLUMNS), lines)
 
 
 def trace_numbers(cells: Sequence[Cell]) -> pd.DataFrame:
