@@ -72,7 +72,7 @@ def test_a_run_is_like_itself_also_when_its_seconds_and_times_are_others(
         writer.writerows(rows)
     (copy.store / "grids/reward_specific/live.json").write_text("{}")
     with closing(sqlite3.connect(copy.store / "mlruns.db")) as database, database:
-        database.execute("UPDATE metrics SET value = 77 WHERE key = 'budget/seconds'")
+        database.execute("UPDATE metrics SET value = 77 WHERE key = 'spent/seconds'")
         database.execute("UPDATE runs SET start_time = 7")
     assert differences(straight, copy) == []
 

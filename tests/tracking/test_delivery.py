@@ -102,7 +102,7 @@ class Bench:
         assert sorted(run.data.tags["method"] for run in cells) == ["base", "sft"]
         for run in cells:
             assert run.data.tags["mlflow.parentRunId"] == launch.info.run_id
-            assert "diagnostics/brightness" in run.data.metrics
+            assert "signs/brightness" in run.data.metrics
             steps = {"base": [0], "sft": [3, 6]}[run.data.tags["method"]]
             scores = client.get_metric_history(run.info.run_id, "eval/aesthetic/mean")
             assert [score.step for score in scores] == steps

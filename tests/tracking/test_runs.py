@@ -80,6 +80,7 @@ def test_a_cell_is_a_child_run_with_curves_tags_params_and_artifacts(
     command = "python -m soarbench run grid=layout"
     tracker.start_launch("quick", {"command": command})
     run_id = tracker.log_cell(cell, "digest")
+    assert tracker.log_cell(cell, "digest") == run_id
     assert run_id is not None
     tracker.end_launch("FINISHED")
 
@@ -106,20 +107,56 @@ def test_a_cell_is_a_child_run_with_curves_tags_params_and_artifacts(
     scores = client.get_metric_history(run_id, "eval/aesthetic/mean")
     assert [point.step for point in scores] == [3, 6]
     assert len(client.get_metric_history(run_id, "oracle/aesthetic/mean")) == 2
-    assert client.get_metric_history(run_id, "budget/images_seen")
+    assert client.get_metric_history(run_id, "spent/images_seen")
     names = {item.path for item in client.list_artifacts(run_id)}
-    assert {"cell.json", "scores.parquet", "training.parquet", "sheets", "summary.csv"} <= names
+    assert {"cell.json", "scores.parquet", "training.parquet", "images", "summary.csv"} <= names
     assert Path(store / "mlartifacts").is_dir()
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     assert "`layout`" in experiment.tags["mlflow.note.content"]
-    links = ui_views(CONFIG, store, 5001)
+    workflow, links = "workflowType=machine_learning", ui_views(CONFIG, store, 5001)
     place = f"http://127.0.0.1:5001/#/experiments/{experiment.experiment_id}/runs"
     assert [link for about, link in links.items() if about.startswith("layout: ")] == [
-        f"{place}?viewStateShareKey=methods&compareRunsMode=CHART",
-        f"{place}?viewStateShareKey=cells",
+        f"{place}?{workflow}&viewStateShareKey=methods&compareRunsMode=CHART",
+        f"{place}?{workflow}&viewStateShareKey=cells",
+        f"{place.removesuffix('runs')}models?{workflow}",
     ]
+    assert_checkpoints(cell, run_id, experiment.experiment_id, store_uri(CONFIG, store))
     for key in ("methods", "cells"):
         assert json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
+
+
+def assert_checkpoints(cell: Cell, run_id: str, experiment: str, uri: str) -> None:
+    """One a step, found by its score, with the dataset of that and its weights' address."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    models = {int(m.tags["step"]): m for m in client.search_logged_models([experiment])}
+    assert sorted(models) == [3, 6]
+    assert {str(model.status) for model in models.values()} == {"READY"}
+    folder = Path(cell.tables.store.root)  # type: ignore[attr-defined]
+    for step, model in models.items():
+        assert (folder / model.tags["weights"] / "weights").is_file()
+        assert model.params["method.aux_weight"] == "1.0"
+        names = {(one.key, one.dataset_name) for one in model.metrics or ()}
+        assert {("aesthetic", "lab_drawbench"), ("eval/aesthetic/mean", "lab_drawbench")} <= names
+        (value,) = {one.value for one in model.metrics or () if one.key == "aesthetic"}
+        history = client.get_metric_history(run_id, "eval/aesthetic/mean")
+        assert [point.value for point in history if point.step == step] == [value]
+    run = client.get_run(run_id)
+    assert {one.model_id for one in run.outputs.model_outputs} == {
+        model.model_id for model in models.values()
+    }
+    best = run.data.metrics["final/aesthetic"]
+    good = client.search_logged_models([experiment], f"metrics.aesthetic > {best - 1e-6}")
+    assert models[6].model_id in {model.model_id for model in good}
+    assert not client.search_logged_models([experiment], "metrics.aesthetic > 300")
+    contexts = {
+        one.dataset.name: (one.tags[0].value, one.dataset.digest)
+        for one in run.inputs.dataset_inputs
+    }
+    assert contexts["aesthetic training data"] == ("training", cell.data_key.rpartition("-")[2])
+    prompts = str(cell.protocols()["lab_drawbench", "aesthetic"]["prompts"])
+    assert contexts["lab_drawbench"] == ("evaluation", f"{prompts[:16]}-3")
 
 
 @pytest.mark.slow
@@ -147,15 +184,15 @@ def test_diagnostics_and_the_report_are_added_to_runs_that_exist(
     tracker.end_launch("FINISHED")
 
     client = MlflowClient(tracking_uri=store_uri(CONFIG, store))
-    history = client.get_metric_history(run_id, "diagnostics/velocity_norm")
+    history = client.get_metric_history(run_id, "signs/velocity_norm")
     assert [(point.step, point.value) for point in history] == [(3, 1.5), (6, 1.5)]
-    ends = client.get_metric_history(run_id, "diagnostics/off_path_at_0.50")
+    ends = client.get_metric_history(run_id, "signs/off_path_at_0.50")
     assert [(point.step, point.value) for point in ends] == [(6, 0.05)]
     table = client.download_artifacts(run_id, "summary.csv", str(tmp_path))
     head, *rows = Path(table).read_text().splitlines()
     columns = head.split(",")
-    assert columns[:2] == ["step", "eval/aesthetic/mean"]
-    assert columns[-1] == "diagnostics/velocity_norm"
+    assert columns[:2] == ["step", "final/aesthetic"]
+    assert columns[-1] == "signs/velocity_norm"
     assert [row.split(",")[0] for row in rows] == ["3", "6"]
     parent = client.get_run(run_id).data.tags["mlflow.parentRunId"]
     kept = {item.path for item in client.list_artifacts(parent, "report")}
@@ -185,11 +222,18 @@ def test_logging_again_duplicates_nothing_and_a_failure_is_overwritten(
     second.end_launch("FINISHED")
     assert len(client.get_metric_history(failed, "train/loss")) == 6
     assert len(client.get_metric_history(failed, "eval/aesthetic/mean")) == 2
+    assert len(client.list_artifacts(failed, "images")) == 2 * len(cell.steps)
     run = client.get_run(failed)
     assert run.info.status == "FINISHED"
     assert "reason" not in run.data.tags
     experiment = client.get_experiment_by_name("again")
     assert experiment is not None
+    # Measured anew: later points, and checkpoints in the place of those before.
+    assert second.log_cell(cell, "other") == failed
+    models = client.search_logged_models([experiment.experiment_id])
+    assert [model.tags["telling"] for model in models] == ["other", "other"]
+    points = client.get_metric_history(failed, "eval/aesthetic/mean")
+    assert len({point.timestamp for point in points}) == 4
     states = {
         run.info.run_name: run.info.status for run in client.search_runs([experiment.experiment_id])
     }
