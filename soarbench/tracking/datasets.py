@@ -59,5 +59,6 @@ def _section(values: Facts, key: str) -> Facts:
 
 def _dataset(name: str, digest: str, path: object, profile: Facts) -> Dataset:
     # Of what no file holds, such as rows that are drawn, the page shows the settings.
-    kind, source = ("local", {"uri": str(path)}) if path else ("code", {"tags": {}})
+    kind = "local" if path else "code"
+    source = {"uri": str(path)} if path else {}
     return Dataset(name, digest, kind, json.dumps(source), profile=json.dumps(profile))

@@ -6,7 +6,7 @@ Weights are named by their address in the output directory; none is copied, as o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
@@ -14,6 +14,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, M
 
 from baselines.loop.checkpoints import snapshot_path
 from soarbench.store.cells import Cell
+from soarbench.store.facts import metric_facts
 from soarbench.store.tables import StoredTables
 from soarbench.tracking import views
 from soarbench.tracking.datasets import suites
@@ -73,7 +74,7 @@ class Checkpoints:
         return stored
 
     def _new(self, cell: Cell, step: int, params: Mapping[str, str]) -> LoggedModel:
-        tags = {**self.tags, "step": str(step), "telling": self.digest}
+        tags = {**self.tags, **_decision(cell, step), "step": str(step), "telling": self.digest}
         return self.client.create_logged_model(
             self.experiment,
             name=_REFUSED.sub("-", f"{cell.cell_id}-step-{step}"),
@@ -82,6 +83,16 @@ class Checkpoints:
             params=dict(params),
             model_type=MODEL_TYPE,
         )
+
+
+def _decision(cell: Cell, step: int) -> dict[str, str]:
+    """What a registry asks: whether this is the end, and which score decides; none of the base."""
+    judged = {judge: facts for (_, judge), facts in cell.protocols().items()}
+    if cell.final_metric not in judged:
+        return {}
+    sign = metric_facts(cell.final_metric, judged[cell.final_metric], cell.cell_id).sign
+    is_last = str(step == cell.steps[-1]).lower()
+    return {"final_metric": cell.final_metric, "sign": str(sign), "is_last": is_last}
 
 
 def found_models(client: MlflowClient, experiment: str, text: str) -> Iterator[LoggedModel]:
@@ -115,13 +126,3 @@ def _metrics(cell: Cell, models: Mapping[int, str], stamp: int) -> Iterator[Metr
             yield Metric(f"{score.prefix}/{key}", value, at, score.step, *place)
         if score.headline is not None:
             yield Metric(score.judge, score.headline, at, score.step, *place)
-
-
-def best_of(models: Sequence[LoggedModel], metric: str, sign: float) -> LoggedModel | None:
-    """The checkpoint that a judge likes best; None where it has judged none."""
-
-    def value(model: LoggedModel) -> float | None:
-        return next((one.value for one in model.metrics or () if one.key == metric), None)
-
-    judged = [(sign * number, model) for model in models if (number := value(model)) is not None]
-    return max(judged, key=lambda pair: pair[0])[1] if judged else None

@@ -33,8 +33,10 @@ from soarbench.tracking import views
 from soarbench.tracking.configuration import configuration
 from soarbench.tracking.datasets import dataset_inputs
 from soarbench.tracking.launch import Launch
-from soarbench.tracking.models import Checkpoints
-from soarbench.tracking.store import artifact_root, delivering, opening, store_uri
+from soarbench.tracking.models import Checkpoints, found_models
+from soarbench.tracking.registry import register_best
+from soarbench.tracking.reports import difference_metrics, launch_note
+from soarbench.tracking.store import delivering, opened, store_uri
 
 P = ParamSpec("P")
 #: What MLflow's stores take in one request, and in one value: it crashes on a longer parameter
@@ -64,8 +66,8 @@ class MlflowRuns:
 
     def __init__(self, config: TrackingConfig, folder: Path) -> None:
         self._folder, output_dir = str(folder.resolve()), folder.parents[1]
-        self._uri, root = store_uri(config, output_dir), artifact_root(config, output_dir)
-        with opening(self._uri, root):
+        self._uri = store_uri(config, output_dir)
+        with opened(config, output_dir) as root:
             self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
             self._experiment = self._experiment_of(folder.name, root)
         self._launch_runs: dict[str, str] = {}
@@ -95,15 +97,31 @@ class MlflowRuns:
         with delivering(self._uri):
             run = self._client.get_run(self._launch_run(launch, before))
             if launch.report is not None and "report" not in run.data.tags:
-                for path in sorted(Path(launch.report).iterdir()):
-                    if path.suffix in _SHOWN:
-                        self._upload(
-                            self._client.log_artifact, run.info.run_id, str(path), "report"
-                        )
-                self._client.set_tag(run.info.run_id, "report", "logged")
+                self._log_report(run.info.run_id, launch, Path(launch.report))
             if run.info.status != launch.state:
                 end = None if launch.ended_at is None else int(1000 * launch.ended_at)
                 self._client.set_terminated(run.info.run_id, launch.state, end)
+
+    def _log_report(self, run_id: str, launch: Launch, folder: Path) -> None:
+        # Reports can be made again, and so may have been deleted, or moved away.
+        if not folder.is_dir():
+            self._client.set_tag(run_id, "report", f"{folder} is gone")
+            return
+        stamp = int(1000 * launch.started_at)
+        self._log_metrics(run_id, list(difference_metrics(folder, stamp)))
+        note = launch_note(launch, folder)[:_LONGEST_TAG]
+        self._client.set_tag(run_id, "mlflow.note.content", note)
+        for path in sorted(folder.iterdir()):
+            if path.suffix in _SHOWN:
+                self._upload(self._client.log_artifact, run_id, str(path), "report")
+        self._client.set_tag(run_id, "report", "logged")
+
+    def register(self, name: str) -> None:
+        """Register the best checkpoint of each task; see ``registry``."""
+        folder = self._folder.replace("'", "''")
+        with delivering(self._uri):
+            models = found_models(self._client, self._experiment, f"tags.folder = '{folder}'")
+            register_best(self._client, name, models)
 
     def log_cell(self, cell: Cell, digest: str, launch: Launch) -> str:
         """Log a finished cell from its files; its run id."""
@@ -263,6 +281,7 @@ class MlflowRuns:
             tags = {
                 **launch.tags, **_source(launch), "folder": self._folder, "kind": "launch",
                 "launch": launch.launch_id, "version": mlflow.__version__,
+                "mlflow.note.content": launch_note(launch, None),
             }  # fmt: skip
             start = int(1000 * launch.started_at)
             run = self._client.create_run(self._experiment, start, _tags(tags), launch.name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +13,16 @@ import pytest
 from rich.console import Console
 
 from soarbench.cli.run import run_whole
+from soarbench.cli.ui import UiOptions, ui
 from soarbench.common.errors import UserError
+from soarbench.common.files import write_json
 from soarbench.config.run import TrackingConfig
 from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import expand
 from soarbench.store.cells import Cell, stored_cell
+from soarbench.store.machine import sampling
+from soarbench.store.tables import StoredTables
+from soarbench.store.training import TrainingFolder
 from soarbench.tracking.runs import MlflowRuns, short_params
 from soarbench.tracking.store import artifact_root, store_uri
 from soarbench.tracking.tracker import Delivery
@@ -33,10 +40,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tracker_at(store: Path, folder: Path) -> Delivery:
+def tracker_at(store: Path, folder: Path, register: str | None = None) -> Delivery:
     """The tracker of a grid's folder that logs to another's store."""
     uri, artifacts = store_uri(CONFIG, store), artifact_root(CONFIG, store)
-    config = TrackingConfig(enabled=True, uri=uri, artifacts=artifacts)
+    config = TrackingConfig(enabled=True, uri=uri, artifacts=artifacts, register=register)
     return Delivery(config, folder, pytest.fail)
 
 
@@ -76,13 +83,17 @@ def test_a_cell_is_a_child_run_with_curves_tags_params_and_artifacts(
 
     done = finished(overrides, tmp_path / "run")
     cell = done.cell
-    tracker = tracker_at(store, tmp_path / "grids" / "layout")
+    with sampling(training_of(cell).machine_path, gpu=None):
+        pass
+    tracker = tracker_at(store, tmp_path / "grids" / "layout", register="mine")
     command = "python -m soarbench run grid=layout"
     tracker.start_launch("quick", {"command": command})
     run_id = tracker.log_cell(cell, "digest")
     assert tracker.log_cell(cell, "digest") == run_id
     assert run_id is not None
     tracker.end_launch("FINISHED")
+    for _ in range(2):
+        tracker.settle()
 
     client = MlflowClient(tracking_uri=store_uri(CONFIG, store))
     experiment = client.get_experiment_by_name("layout")
@@ -108,6 +119,9 @@ def test_a_cell_is_a_child_run_with_curves_tags_params_and_artifacts(
     assert [point.step for point in scores] == [3, 6]
     assert len(client.get_metric_history(run_id, "oracle/aesthetic/mean")) == 2
     assert client.get_metric_history(run_id, "spent/images_seen")
+    (busy,) = client.get_metric_history(run_id, "system/system_memory_usage_megabytes")
+    assert busy.value > 10
+    assert child.data.tags["configuration"].startswith("soar, 6 updates (")
     names = {item.path for item in client.list_artifacts(run_id)}
     assert {"cell.json", "scores.parquet", "training.parquet", "images", "summary.csv"} <= names
     assert Path(store / "mlartifacts").is_dir()
@@ -125,6 +139,11 @@ def test_a_cell_is_a_child_run_with_curves_tags_params_and_artifacts(
         assert json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
 
 
+def training_of(cell: Cell) -> TrainingFolder:
+    assert isinstance(cell.tables, StoredTables)
+    return TrainingFolder(cell.tables.store.artefact(cell.description["training"]).root)
+
+
 def assert_checkpoints(cell: Cell, run_id: str, experiment: str, uri: str) -> None:
     """One a step, found by its score, with the dataset of that and its weights' address."""
     from mlflow import MlflowClient
@@ -133,7 +152,7 @@ def assert_checkpoints(cell: Cell, run_id: str, experiment: str, uri: str) -> No
     models = {int(m.tags["step"]): m for m in client.search_logged_models([experiment])}
     assert sorted(models) == [3, 6]
     assert {str(model.status) for model in models.values()} == {"READY"}
-    folder = Path(cell.tables.store.root)  # type: ignore[attr-defined]
+    folder = training_of(cell).root.parents[1]
     for step, model in models.items():
         assert (folder / model.tags["weights"] / "weights").is_file()
         assert model.params["method.aux_weight"] == "1.0"
@@ -142,6 +161,10 @@ def assert_checkpoints(cell: Cell, run_id: str, experiment: str, uri: str) -> No
         (value,) = {one.value for one in model.metrics or () if one.key == "aesthetic"}
         history = client.get_metric_history(run_id, "eval/aesthetic/mean")
         assert [point.value for point in history if point.step == step] == [value]
+    (version,) = client.search_model_versions("name = 'mine-aesthetic'")
+    best_version = client.get_model_version_by_alias("mine-aesthetic", "best")
+    assert (best_version.version, best_version.run_id) == (version.version, run_id)
+    assert version.tags["weights"] == models[6].tags["weights"]
     run = client.get_run(run_id)
     assert {one.model_id for one in run.outputs.model_outputs} == {
         model.model_id for model in models.values()
@@ -180,6 +203,11 @@ def test_diagnostics_and_the_report_are_added_to_runs_that_exist(
     report.mkdir()
     for name in ("table.md", "curves.png", "curves.pdf"):
         (report / name).touch()
+    head = "task,method,metric,baseline,difference,difference_low,difference_high"
+    rows = ["aesthetic,soar,aesthetic,sft,0.5,0.2,0.8", "aesthetic,sft,aesthetic,,,,"]
+    (report / "table.csv").write_text("\n".join([head, *rows]))
+    finding = "SOAR is better than SFT"
+    write_json(report / "summary.json", {"tasks": [{"task": "aesthetic", "findings": [finding]}]})
     tracker.log_report(report)
     tracker.end_launch("FINISHED")
 
@@ -196,7 +224,54 @@ def test_diagnostics_and_the_report_are_added_to_runs_that_exist(
     assert [row.split(",")[0] for row in rows] == ["3", "6"]
     parent = client.get_run(run_id).data.tags["mlflow.parentRunId"]
     kept = {item.path for item in client.list_artifacts(parent, "report")}
-    assert kept == {"report/table.md", "report/curves.png"}
+    assert kept == {"report/table.md", "report/curves.png", "report/table.csv"}
+    launch = client.get_run(parent).data
+    name = "difference/aesthetic/aesthetic/soar-sft"
+    assert launch.metrics == {name: 0.5, f"{name}/low": 0.2, f"{name}/high": 0.8}
+    assert f"aesthetic: {finding}" in launch.tags["mlflow.note.content"]
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file with its time and bytes."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+@pytest.mark.slow
+def test_a_copied_or_moved_folder_has_its_pictures_and_leaves_the_original_alone(
+    overrides: list[str], store: Path, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.tracking._tracking_service import utils
+
+    first, second, third = (tmp_path / name for name in ("it's first", "second", "third"))
+    cell = finished([word for word in overrides if "results" not in word], first).cell
+    # Itself a copy, since making one takes seconds.
+    shutil.copy(store / "mlruns.db", first)
+    grid = Path("grids", str(cell.description["grid"]))
+    run_id = Delivery(CONFIG, first / grid, pytest.fail).log_cell(cell, "digest")
+    shutil.copytree(first, second)
+    # Of a run MLflow remembers the place as long as its process lasts.
+    utils._artifact_repos_cache.clear()
+    before = contents(first)
+    copied = Delivery(CONFIG, second / grid, pytest.fail)
+    assert copied.known()[cell.cell_id]["logged"] == "digest"
+    assert copied.log_cell(cell, "other") == run_id
+    assert contents(first) == before
+    second.rename(third)
+    utils._artifact_repos_cache.clear()
+    ui_views(CONFIG, third, 5000)
+    client = MlflowClient(tracking_uri=store_uri(CONFIG, third))
+    run = client.get_run(run_id)
+    assert run.data.tags["folder"] == str(third / grid)
+    assert run.info.artifact_uri.startswith((third / "mlartifacts").as_uri())
+    pictures = client.list_artifacts(run_id, "images")
+    assert len(pictures) == 8
+    assert Path(client.download_artifacts(run_id, pictures[0].path)).is_file()
+    models = client.search_logged_models([run.info.experiment_id])
+    assert all(model.artifact_location.startswith(third.as_uri()) for model in models)
+    experiment = client.get_experiment(run.info.experiment_id)
+    assert experiment.artifact_location == (third / "mlartifacts").as_uri()
 
 
 @pytest.mark.slow
@@ -281,4 +356,12 @@ def test_the_ui_opens_the_store_of_the_output_directory(tmp_path: Path) -> None:
     command = ui_command(CONFIG, tmp_path, 5001)
     assert command[1:4] == ["-m", "mlflow", "ui"]
     assert f"sqlite:///{tmp_path / 'mlruns.db'}" in command
-    assert command[-2:] == ["--port", "5001"]
+    assert command[-4:-2] == ["--port", "5001"]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        words = [f"output_dir={tmp_path}"]
+        with pytest.raises(UserError, match=rf"^port={port}: another program .* e\.g\. port=\d+$"):
+            ui(UiOptions(port=port), words, console=Console())
+    stream, words = io.StringIO(), ["tracking.uri=http://127.0.0.1:1"]
+    with pytest.raises(UserError, match="MLflow at http://127"):
+        ui(UiOptions(port=port), words, console=Console(file=stream))
