@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class UiOptions(Options):
 
 def ui(options: UiOptions, words: Sequence[str], *, console: Console) -> int:
     """Say where the views are, and serve them until interrupted."""
-    from soarbench.tracking.ui import served_by, ui_command, ui_views
+    from soarbench.tracking.ui import served_by, ui_command, ui_environment, ui_views
 
     settings = run_settings(words)
     output_dir, tracking = Path(settings.output_dir).expanduser(), settings.tracking
@@ -45,7 +45,7 @@ def ui(options: UiOptions, words: Sequence[str], *, console: Console) -> int:
         _refuse_taken(options.port)
     for about, address in ui_views(tracking, output_dir, options.port).items():
         print_line(console, f"{about}\n  {address}")
-    return 0 if is_served else _serve(command)
+    return 0 if is_served else _serve(command, ui_environment())
 
 
 def _refuse_taken(port: int) -> None:
@@ -74,10 +74,10 @@ def _fault(port: int) -> str | None:
     return None
 
 
-def _serve(command: Sequence[str]) -> int:
+def _serve(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run MLflow's server until it ends, or this process is told to."""
     # In a session of its own, its dozen processes end together, however this one is ended.
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(command, start_new_session=True, env=environment)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return process.wait()

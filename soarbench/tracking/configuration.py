@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from soarbench.config.stages import BASE
 from soarbench.grid.addresses import digest
 from soarbench.store.artefact import Store
 from soarbench.store.cells import Cell
@@ -14,7 +15,7 @@ _SPEED = ("batch_size",)
 
 
 def configuration(cell: Cell) -> str:
-    """Names all settings of a cell but its seed: method, updates, and a digest."""
+    """Names all settings of a cell but its seed: method, task, updates, and a digest."""
     assert isinstance(cell.tables, StoredTables), "an export is not logged"
     sampling = cell.config.get("sampling")
     measured = sampling if isinstance(sampling, Mapping) else {}
@@ -23,8 +24,8 @@ def configuration(cell: Cell) -> str:
         "base": cell.config.get("weights_digest"),
         "sampling": {key: value for key, value in measured.items() if key not in _SPEED},
     }
-    length = "" if cell.is_base else f", {cell.steps[-1]} updates"
-    return f"{cell.method}{length} ({digest(content)[:6]})"
+    name = BASE if cell.is_base else f"{cell.method} {cell.task}, {cell.steps[-1]} updates"
+    return f"{name} ({digest(content)[:6]})"
 
 
 def _weights(store: Store, address: str | None) -> str | None:

@@ -74,12 +74,17 @@ class Checkpoints:
         return stored
 
     def _new(self, cell: Cell, step: int, params: Mapping[str, str]) -> LoggedModel:
-        tags = {**self.tags, **_decision(cell, step), "step": str(step), "telling": self.digest}
+        weights = weights_address(cell, step)
+        tags = {
+            **self.tags, **_decision(cell, step), "step": str(step), "telling": self.digest,
+            "weights": weights,
+            "mlflow.note.content": f"Weights: `{weights}`, in the output directory.",
+        }  # fmt: skip
         return self.client.create_logged_model(
             self.experiment,
-            name=_REFUSED.sub("-", f"{cell.cell_id}-step-{step}"),
+            name=_REFUSED.sub("-", f"{cell.label} step {step}").replace(" ", "-"),
             source_run_id=self.run_id,
-            tags={**tags, "weights": weights_address(cell, step)},
+            tags=tags,
             params=dict(params),
             model_type=MODEL_TYPE,
         )

@@ -36,14 +36,15 @@ def difference_metrics(folder: Path, stamp: int) -> Iterator[Metric]:
 def launch_note(launch: Launch, folder: Path | None) -> str:
     """A launch in words, with what its report found where there is one."""
     lines = [f"A launch, {launch.name}; its children are the grid's cells."]
-    if "command" in launch.tags:
-        lines.append(f"`{launch.tags['command']}`")
     if folder is not None:
         lines += [f"- {finding}" for finding in _findings(folder)]
         lines.append(
             "Paired differences and their 95 % intervals are the metrics `difference/`; the whole "
             "report is the artifact `report/index.html`."
         )
+    # Long, and the page folds a note after its first lines.
+    if "command" in launch.tags:
+        lines.append(f"`{launch.tags['command']}`")
     return "\n\n".join(lines)
 
 

@@ -46,8 +46,6 @@ _METRICS_PER_BATCH, _PARAMS_PER_BATCH, _LONGEST_PARAM, _LONGEST_TAG = 1000, 100,
 _SUMMARY, _SHOWN = "summary.csv", (".md", ".csv", ".png", ".html")
 #: Of a training: every 10 s a day would be 8640.
 _MOST_SAMPLES = 500
-#: Key of the sample sheets.
-_SHEETS = "samples"
 
 
 class MlflowRuns:
@@ -125,7 +123,7 @@ class MlflowRuns:
 
     def log_cell(self, cell: Cell, digest: str, launch: Launch) -> str:
         """Log a finished cell from its files; its run id."""
-        values = list(views.score_values(cell))
+        values, final = list(views.score_values(cell)), list(views.final_values(cell))
         summary = views.summary_csv([*values, *views.diagnostic_values(cell)])
         fingerprints = sorted({part.fingerprint for part in cell.scores()})
         note = views.cell_note(cell)
@@ -133,8 +131,9 @@ class MlflowRuns:
             run_id = self._cell_run(cell, launch)
             stored = self._client.get_run(run_id).data
             stamp = self._stamp(run_id, cell, digest, stored.tags)
+            # Scores first: the page's charts come in this order.
+            self._log_metrics(run_id, [_metric(v, stamp) for v in [*values, *final]])
             self._log_metrics(run_id, [_metric(v, stamp) for v in _training_values(cell)])
-            self._log_metrics(run_id, [_metric(v, stamp) for v in values])
             self._log_metrics(run_id, system_metrics(cell))
             self._log_params(run_id, cell, stored.params)
             self._client.log_inputs(run_id, dataset_inputs(cell))
@@ -212,12 +211,12 @@ class MlflowRuns:
         # A picture's name has a random part, so that twice logged it would be there twice.
         names = [item.path for item in self._client.list_artifacts(run_id, "images")]
         for step in cell.steps:
-            start = f"images/{_SHEETS}+step+{step}+timestamp+{stamp + step}+"
+            start = f"images/{views.SHEETS}+step+{step}+timestamp+{stamp + step}+"
             pair = [name for name in names if name.startswith(start)]
             if len(pair) < 2 or MLFLOW_LOGGED_IMAGES not in stored:
                 sheet = views.sample_sheet(cell, step)
                 self._upload(
-                    self._client.log_image, run_id, sheet, key=_SHEETS, step=step,
+                    self._client.log_image, run_id, sheet, key=views.SHEETS, step=step,
                     timestamp=stamp + step,
                 )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -25,6 +26,12 @@ def ui_command(config: TrackingConfig, output_dir: Path, port: int) -> list[str]
     words = ("-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port))
     # Four workers would each import MLflow, for one reader.
     return [sys.executable, *words, "--workers", "1"]
+
+
+def ui_environment() -> dict[str, str]:
+    """Variables of the process that serves the page."""
+    # Its job runners, a dozen processes, are for chat models.
+    return {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def served_by(config: TrackingConfig) -> str | None:

@@ -20,14 +20,18 @@ from soarbench.store.tables import StoredTables
 
 #: Of a sheet; sides in pixels.
 _COLUMNS, _ROWS, _SIDE, _CAPTION_HEIGHT = 6, 4, 160, 36
+#: Key of sample sheets.
+SHEETS = "samples"
 #: Else a link opens the side bar for chat models.
 _WORKFLOW = "workflowType=machine_learning"
 #: Statistics of images that are logged; columns of a probe's ``images``, the last ones maybe.
 _STATISTICS = ("entropy", "edge_density", "saturation", "brightness", "diversity", "lpips", "vendi")
 
 
-#: Of charts, in the order in which they are read.
-_SECTIONS = ("final", "eval", "oracle", "signs", "rollout", "train", "spent")
+#: Name spaces of metrics in the order in which they are read.
+_NAME_SPACES = ("final", "eval", "oracle", "signs", "rollout", "train", "spent")
+#: Of charts, before those that the page adds; the second has curves of each judge, and images.
+_SECTIONS = ("final", "Model metrics")
 
 
 class Value(NamedTuple):
@@ -60,25 +64,40 @@ class Scored:
 def _state(*tags: str, **more: object) -> dict[str, object]:
     """What MLflow's page stores of a view itself, in a form that is not documented."""
     groups = [{"mode": "tag", "groupByData": tag} for tag in tags]
-    grouping = {"aggregateFunction": "average", "groupByKeys": groups}
+    grouping = {"aggregateFunction": "average", "groupByKeys": groups} if tags else None
     return {"searchFilter": "tags.kind = 'cell'", "groupBy": grouping, **more}
 
 
-def _charts() -> dict[str, object]:
-    """Empty sections in our order; the page fills each with the metrics of its name space."""
+def _charts(*names: str, charts: Sequence[Mapping[str, object]] = ()) -> dict[str, object]:
+    """Sections that come first; the page fills them, and adds those of other metrics."""
     flags = {"display": True, "isReordered": True, "deleted": False, "isGenerated": True}
-    sections = [{"uuid": f"soarbench-{name}", "name": name, **flags} for name in _SECTIONS]
-    return {"compareRunCharts": [], "compareRunSections": sections, "isAccordionReordered": True}
+    # A sheet is as wide as the page.
+    sizes = {SHEETS: {"columns": 1, "cardHeight": 720}}
+    sections = [{"uuid": name, "name": name, **flags, **sizes.get(name, {})} for name in names]
+    return {
+        "compareRunsMode": "CHART", "isAccordionReordered": True,
+        "compareRunCharts": list(charts), "compareRunSections": sections,
+    }  # fmt: skip
+
+
+#: All cells' sample sheets, with one slider for the step.
+_IMAGE_GRID = {
+    "type": "IMAGE", "uuid": SHEETS, "metricSectionId": SHEETS, "imageKeys": [SHEETS], "step": 0,
+    "showRunParams": False, "runsCountToCompare": 20, "isGenerated": False, "deleted": False,
+}  # fmt: skip
 
 
 #: Saved views by key: what each shows, how it is opened, and its state. A reader opens one with a
 #: link instead of a dozen clicks.
 _VIEWS = {
     "methods": (
-        "final scores, then curves of every metric: a line a task and configuration, mean over "
-        "seeds",
+        "final scores, then curves of every metric: a line a configuration, mean over seeds",
         "&compareRunsMode=CHART",
-        _state("task", "configuration", compareRunsMode="CHART", **_charts()),
+        _state("configuration", **_charts(*_SECTIONS)),
+    ),
+    "samples": (
+        "samples of every cell, with a slider for the step", "&compareRunsMode=CHART",
+        _state(**_charts(SHEETS, charts=[_IMAGE_GRID])),
     ),
     "cells": (
         "table of all cells by task: scores, oracles and cost", "",
@@ -138,11 +157,7 @@ def cell_note(cell: Cell) -> str:
             f"**{cell.method}** on task **{cell.task}** ({task['description']}), training seed "
             f"{cell.seed}, decided by `{cell.final_metric}`."
         )
-    numbers = [
-        f"`{value.key}` {value.value:.4f}"
-        for value in score_values(cell)
-        if value.step == last and value.key.startswith("final/")
-    ]
+    numbers = [f"`{one.key}` {one.value:.4f}" for one in final_values(cell)]
     spent = [f"{value:,.0f} {key.replace('_', ' ')}" for key, value in cell.budget.items()]
     lines = [
         text,
@@ -160,7 +175,7 @@ def summary_csv(values: Sequence[Value]) -> str:
     frame = pd.DataFrame(values, columns=["key", "step", "value"])
     table = frame.pivot_table("value", "step", "key", "last")
     # A wide table is read from the left.
-    ranks = {name: rank for rank, name in enumerate(_SECTIONS)}
+    ranks = {name: rank for rank, name in enumerate(_NAME_SPACES)}
     keys = sorted(table.columns, key=lambda key: (ranks[key.partition("/")[0]], key))
     return str(table[keys].to_csv(lineterminator="\n"))
 
@@ -183,12 +198,18 @@ def scores(cell: Cell) -> Iterator[Scored]:
 
 
 def score_values(cell: Cell) -> Iterator[Value]:
-    """``eval/<evaluator>/<key>`` and ``oracle/...`` at every step, ``final/<evaluator>``."""
+    """``eval/<evaluator>/<key>`` and ``oracle/<evaluator>/<key>`` at every evaluated step."""
     for score in scores(cell):
         for key, value in score.numbers.items():
             yield Value(f"{score.prefix}/{key}", score.step, value)
+
+
+def final_values(cell: Cell) -> Iterator[Value]:
+    """``final/<evaluator>``: what tables show, of the last step."""
+    for score in scores(cell):
         if score.step == cell.steps[-1] and score.headline is not None:
-            yield Value(f"final/{score.judge}", score.step, score.headline)
+            # Of metrics with one step, and the same one in all runs, the page draws bars.
+            yield Value(f"final/{score.judge}", 0, score.headline)
 
 
 def diagnostic_values(cell: Cell) -> Iterator[Value]:

@@ -121,7 +121,7 @@ def test_a_cell_is_a_child_run_with_curves_tags_params_and_artifacts(
     assert client.get_metric_history(run_id, "spent/images_seen")
     (busy,) = client.get_metric_history(run_id, "system/system_memory_usage_megabytes")
     assert busy.value > 10
-    assert child.data.tags["configuration"].startswith("soar, 6 updates (")
+    assert child.data.tags["configuration"].startswith("soar aesthetic, 6 updates (")
     names = {item.path for item in client.list_artifacts(run_id)}
     assert {"cell.json", "scores.parquet", "training.parquet", "images", "summary.csv"} <= names
     assert Path(store / "mlartifacts").is_dir()
@@ -131,11 +131,12 @@ def test_a_cell_is_a_child_run_with_curves_tags_params_and_artifacts(
     place = f"http://127.0.0.1:5001/#/experiments/{experiment.experiment_id}/runs"
     assert [link for about, link in links.items() if about.startswith("layout: ")] == [
         f"{place}?{workflow}&viewStateShareKey=methods&compareRunsMode=CHART",
+        f"{place}?{workflow}&viewStateShareKey=samples&compareRunsMode=CHART",
         f"{place}?{workflow}&viewStateShareKey=cells",
         f"{place.removesuffix('runs')}models?{workflow}",
     ]
     assert_checkpoints(cell, run_id, experiment.experiment_id, store_uri(CONFIG, store))
-    for key in ("methods", "cells"):
+    for key in ("methods", "samples", "cells"):
         assert json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
 
 
@@ -219,7 +220,7 @@ def test_diagnostics_and_the_report_are_added_to_runs_that_exist(
     table = client.download_artifacts(run_id, "summary.csv", str(tmp_path))
     head, *rows = Path(table).read_text().splitlines()
     columns = head.split(",")
-    assert columns[:2] == ["step", "final/aesthetic"]
+    assert columns[:2] == ["step", "eval/aesthetic/mean"]
     assert columns[-1] == "signs/velocity_norm"
     assert [row.split(",")[0] for row in rows] == ["3", "6"]
     parent = client.get_run(run_id).data.tags["mlflow.parentRunId"]
