@@ -74,8 +74,8 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "publish": Command(
         "write a trained cell's model card, and upload both to the Hugging Face hub",
-        f"CELL is a cell id, as 'status' lists them; grid=NAME [repo=USER/NAME] [license=NAME] "
-        f"[private=false] and {_SETTINGS}",
+        "CELL is a cell id, as 'run --dry-run' lists them; grid=NAME [repo=USER/NAME] "
+        f"[license=NAME] [private=false] and {_SETTINGS}",
         names=("CELL",),
     ),
     "leaderboard": Command(

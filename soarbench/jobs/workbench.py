@@ -58,7 +58,7 @@ from soarbench.jobs.train import Train
 from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import apply_adapter
 from soarbench.models.base import ImageModel
-from soarbench.models.devices import torch_device
+from soarbench.models.devices import gpu_readings, torch_device
 from soarbench.models.quiet import quiet_libraries
 from soarbench.planning.demand import demand_of
 from soarbench.planning.planner import choices, require_fit, settled
@@ -281,11 +281,11 @@ class ModelWorkbench:
         """Keep how busy this machine is; of processes that train together, the first one does."""
         if os.environ.get("RANK", "0") != "0":
             return contextlib.nullcontext()
-        gpu = None
-        if self.device.type == "cuda":
-            # Without an index, cuda is the current one.
-            gpu = torch.cuda.current_device() if self.device.index is None else self.device.index
-        return sampling(folder.machine_path, gpu=gpu)
+        if self.device.type != "cuda":
+            return sampling(folder.machine_path, gpu=None)
+        # Without an index, cuda is the current one.
+        index = torch.cuda.current_device() if self.device.index is None else self.device.index
+        return sampling(folder.machine_path, gpu=functools.partial(gpu_readings, index))
 
     def _settled(self, cell: CellConfig) -> CellConfig:
         """A cell with what it leaves to the GPUs' memory chosen, which its folder then says."""

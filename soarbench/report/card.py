@@ -97,11 +97,10 @@ def _metadata(cell: Cell, table: TaskTable, licence: str) -> ModelCardData:
         if estimate.interval is not None
     ]  # fmt: skip
     is_adapter, base = cell.config.get("lora") is not None, base_of(cell)
-    named = {"base_model": base} if is_hub_id(base) else {}
     return ModelCardData(
         model_name=cell.cell_id, license=licence, pipeline_tag="text-to-image",
         library_name="peft" if is_adapter else "diffusers", tags=["soarbench", cell.method],
-        eval_results=results, **named,
+        eval_results=results, base_model=base if is_hub_id(base) else None,
     )  # fmt: skip
 
 

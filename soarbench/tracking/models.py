@@ -75,10 +75,11 @@ class Checkpoints:
 
     def _new(self, cell: Cell, step: int, params: Mapping[str, str]) -> LoggedModel:
         weights = weights_address(cell, step)
+        where = ", in the output directory" if step else ""
         tags = {
             **self.tags, **_decision(cell, step), "step": str(step), "telling": self.digest,
             "weights": weights,
-            "mlflow.note.content": f"Weights: `{weights}`, in the output directory.",
+            "mlflow.note.content": f"Weights: `{weights}`{where}.",
         }  # fmt: skip
         return self.client.create_logged_model(
             self.experiment,

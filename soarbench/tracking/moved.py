@@ -35,8 +35,8 @@ def follow(uri: str, artifacts: str) -> None:
         for table, column in _ADDRESSES:
             _replace(connection, table, column, before, artifacts)
         for table, key, column in _TAGS:
-            folders = (str(_folder(root)) for root in (before, artifacts))
-            _replace(connection, table, column, *folders, condition=f"AND {key} = 'folder'")
+            old, new = (str(_folder(root)) for root in (before, artifacts))
+            _replace(connection, table, column, old, new, f"AND {key} = 'folder'")
 
 
 def _root(connection: Connection, artifacts: str) -> str:
