@@ -80,6 +80,13 @@ def base_of(cell: Cell) -> str:
     return str(model["path"])
 
 
+def _base_name(cell: Cell) -> str:
+    """As ``base_of``, but for a folder of somebody's machine: that has a name in the settings."""
+    model, base = cell.config["model"], base_of(cell)
+    assert isinstance(model, Mapping)
+    return base if is_hub_id(base) else str(model["name"])
+
+
 def is_hub_id(base: str) -> bool:
     """Whether the base is a repository of the hub, and no folder."""
     return _HUB_ID.fullmatch(base) is not None and not Path(base).exists()
@@ -109,7 +116,7 @@ def _about(cell: Cell, table: TaskTable) -> str:
     task = cell.config["task"]
     assert isinstance(task, Mapping)
     return (
-        f"{kind} `{base_of(cell)}`, trained by {table.title(cell.method)} for {cell.steps[-1]} "
+        f"{kind} `{_base_name(cell)}`, trained by {table.title(cell.method)} for {cell.steps[-1]} "
         f"updates on task *{cell.task}* ({task['description']}), which "
         f"{table.facts[table.final_metric].title} decides."
     )
@@ -117,7 +124,8 @@ def _about(cell: Cell, table: TaskTable) -> str:
 
 def _usage(cell: Cell, weights: Path, place: str) -> str:
     base = base_of(cell)
-    head = f'from diffusers import DiffusionPipeline\n\nbase = "{base}"'
+    named = f'"{base}"' if is_hub_id(base) else f'"DIR"  # of {_base_name(cell)}'
+    head = f"from diffusers import DiffusionPipeline\n\nbase = {named}"
     if cell.config.get("lora"):
         body = (
             "pipeline = DiffusionPipeline.from_pretrained(base)\n"

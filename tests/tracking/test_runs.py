@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import signal
 import socket
+import sys
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
 from soarbench.cli.run import run_whole
-from soarbench.cli.ui import UiOptions, ui
+from soarbench.cli.ui import UiOptions, _serve, ui
 from soarbench.common.errors import UserError
 from soarbench.common.files import write_json
 from soarbench.config.run import TrackingConfig
@@ -366,3 +372,22 @@ def test_the_ui_opens_the_store_of_the_output_directory(tmp_path: Path) -> None:
     stream, words = io.StringIO(), ["tracking.uri=http://127.0.0.1:1"]
     with pytest.raises(UserError, match="MLflow at http://127"):
         ui(UiOptions(port=port), words, console=Console(file=stream))
+
+
+def test_the_page_ends_with_all_its_processes(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    code = (
+        "import pathlib, subprocess; child = subprocess.Popen(['sleep', '60']); "
+        f"pathlib.Path({str(note)!r}).write_text(str(child.pid)); child.wait()"
+    )
+
+    def stop() -> None:
+        while not (note.is_file() and note.read_text()):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    assert _serve([sys.executable, "-c", code], os.environ) == 0
+    child = int(note.read_text())
+    states = [one.status() for one in psutil.process_iter() if one.pid == child]
+    assert states in ([], [psutil.STATUS_ZOMBIE])

@@ -176,6 +176,7 @@ def _logged(store: Path) -> dict[str, object]:
             tags = dict(database.execute("SELECT key, value FROM tags WHERE run_uuid=?", (run,)))
             if tags.get("kind") == "cell":
                 values = [status, _points(database, run), _params(database, run)]
+                values.append(_checkpoints(database, run))
                 cells[f"run of {tags['cell_id']}"].append([*values, _artifacts(artifacts)])
             elif status == "RUNNING":
                 cells["launches that still run"].append(run)
@@ -192,6 +193,16 @@ def _points(database: sqlite3.Connection, run: str) -> list[tuple[object, ...]]:
 
 def _params(database: sqlite3.Connection, run: str) -> list[tuple[object, ...]]:
     sql = "SELECT key, value FROM params WHERE run_uuid=? ORDER BY 1"
+    return database.execute(sql, (run,)).fetchall()
+
+
+def _checkpoints(database: sqlite3.Connection, run: str) -> list[tuple[object, ...]]:
+    """A run's logged models with their scores; one that was made twice stands there twice."""
+    sql = (
+        "SELECT name, status, metric_name, metric_step, metric_value FROM logged_models "
+        "JOIN logged_model_metrics USING (model_id) "
+        "WHERE source_run_id=? AND lifecycle_stage='active' ORDER BY 1, 3, 4, 5"
+    )
     return database.execute(sql, (run,)).fetchall()
 
 
