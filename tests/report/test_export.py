@@ -396,7 +396,7 @@ def test_a_model_card_says_scores_protocol_and_command_and_is_uploaded_with_the_
     assert values[row["metric"]] == row["value"]
     assert f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" in text
     assert '"num_inference_steps"' in text
-    assert "python -m soarbench run" in text or "pytest" in text
+    assert f"  # commit {cell.launches[0].git_commit}" in text
     # Of the machine that trained it says nothing.
     assert str(tmp_path) not in text
 

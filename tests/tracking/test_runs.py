@@ -33,7 +33,7 @@ from soarbench.tracking.runs import MlflowRuns, short_params
 from soarbench.tracking.store import artifact_root, store_uri
 from soarbench.tracking.tracker import Delivery
 from soarbench.tracking.ui import ui_command, ui_views
-from tests.fakes import FakeWorkbench
+from tests.fakes import SMALL, FakeWorkbench
 
 CONFIG = TrackingConfig(enabled=True)
 
@@ -61,20 +61,20 @@ class Finished:
     cell: Cell
 
 
-def finished(overrides: list[str], root: Path, *, diagnostics: bool = False) -> Finished:
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """SOAR's cell of a grid that was run without MLflow."""
+    root = tmp_path_factory.mktemp("done")
+    (root / "model").mkdir()
+    (root / "model" / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
     words = [
-        *overrides, "task=aesthetic", "method=soar", "tracking=none", f"output_dir={root}",
-        f"diagnostics={str(diagnostics).lower()}",
+        "grid=reward_specific", f"model.path={root / 'model'}", f"output_dir={root / 'run'}",
+        f"results_dir={root / 'results'}", *SMALL, "task=aesthetic", "method=soar",
+        "tracking=none", "diagnostics=true",
     ]  # fmt: skip
-    grid = expand(words)
-    bench = FakeWorkbench()
-    code = run_whole(
-        grid,
-        console=Console(file=io.StringIO()),
-        make_workbench=lambda grid: bench.at(grid.store),
-    )
-    assert code == 0
+    grid, bench = expand(words), FakeWorkbench()
+    quiet = Console(file=io.StringIO())
+    assert run_whole(grid, console=quiet, make_workbench=lambda grid: bench.at(grid.store)) == 0
     (cell,) = [cell for cell in grid.cells if cell.method_name == "soar"]
     description = describe(cell, grid.cells)
     record = cell_record(grid.store, description)
@@ -83,11 +83,10 @@ def finished(overrides: list[str], root: Path, *, diagnostics: bool = False) -> 
 
 @pytest.mark.slow
 def test_a_cell_is_a_child_run_with_curves_tags_params_and_artifacts(
-    overrides: list[str], store: Path, tmp_path: Path
+    done: Finished, store: Path, tmp_path: Path
 ) -> None:
     from mlflow import MlflowClient
 
-    done = finished(overrides, tmp_path / "run")
     cell = done.cell
     with sampling(training_of(cell).machine_path, gpu=None):
         pass
@@ -191,11 +190,10 @@ def assert_checkpoints(cell: Cell, run_id: str, experiment: str, uri: str) -> No
 
 @pytest.mark.slow
 def test_diagnostics_and_the_report_are_added_to_runs_that_exist(
-    overrides: list[str], store: Path, tmp_path: Path
+    done: Finished, store: Path, tmp_path: Path
 ) -> None:
     from mlflow import MlflowClient
 
-    done = finished(overrides, tmp_path / "run", diagnostics=True)
     cell = done.cell
     tracker = tracker_at(store, tmp_path / "grids" / "added")
     tracker.start_launch("quick", {})
@@ -246,13 +244,14 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 @pytest.mark.slow
 def test_a_copied_or_moved_folder_has_its_pictures_and_leaves_the_original_alone(
-    overrides: list[str], store: Path, tmp_path: Path
+    done: Finished, store: Path, tmp_path: Path
 ) -> None:
     from mlflow import MlflowClient
     from mlflow.tracking._tracking_service import utils
 
     first, second, third = (tmp_path / name for name in ("it's first", "second", "third"))
-    cell = finished([word for word in overrides if "results" not in word], first).cell
+    cell, root = done.cell, training_of(done.cell).root.parents[1]
+    shutil.copytree(root, first)
     # Itself a copy, since making one takes seconds.
     shutil.copy(store / "mlruns.db", first)
     grid = Path("grids", str(cell.description["grid"]))
@@ -283,11 +282,10 @@ def test_a_copied_or_moved_folder_has_its_pictures_and_leaves_the_original_alone
 
 @pytest.mark.slow
 def test_logging_again_duplicates_nothing_and_a_failure_is_overwritten(
-    overrides: list[str], store: Path, tmp_path: Path
+    done: Finished, store: Path, tmp_path: Path
 ) -> None:
     from mlflow import MlflowClient
 
-    done = finished(overrides, tmp_path / "run")
     cell = done.cell
     folder = tmp_path / "grids" / "again"
     first = tracker_at(store, folder)
@@ -328,14 +326,13 @@ def test_logging_again_duplicates_nothing_and_a_failure_is_overwritten(
 
 @pytest.mark.slow
 def test_the_same_cell_of_another_folder_is_another_run(
-    overrides: list[str], store: Path, tmp_path: Path
+    done: Finished, store: Path, tmp_path: Path
 ) -> None:
     run_ids = set()
     for name in ("one", "two"):
-        cell = finished(overrides, tmp_path / name).cell
         tracker = tracker_at(store, tmp_path / name / "grids" / "folders")
         tracker.start_launch(name, {})
-        run_ids.add(tracker.log_cell(cell, "digest"))
+        run_ids.add(tracker.log_cell(done.cell, "digest"))
         tracker.end_launch("FINISHED")
     assert len(run_ids) == 2
 
@@ -348,8 +345,8 @@ def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_params_are_short_text(overrides: list[str], tmp_path: Path) -> None:
-    params = short_params(finished(overrides, tmp_path).cell)
+def test_params_are_short_text(done: Finished) -> None:
+    params = short_params(done.cell)
     assert params["optim.learning_rate"] == "0.0003"
     assert params["model.name"] == "lab"
     assert "lora.rank" not in params
@@ -388,6 +385,12 @@ def test_the_page_ends_with_all_its_processes(tmp_path: Path) -> None:
 
     threading.Thread(target=stop).start()
     assert _serve([sys.executable, "-c", code], os.environ) == 0
-    child = int(note.read_text())
-    states = [one.status() for one in psutil.process_iter() if one.pid == child]
-    assert states in ([], [psutil.STATUS_ZOMBIE])
+    child, patience = int(note.read_text()), time.monotonic() + 30
+
+    def is_alive() -> bool:
+        states = [one.status() for one in psutil.process_iter() if one.pid == child]
+        return states not in ([], [psutil.STATUS_ZOMBIE])
+
+    while is_alive():
+        assert time.monotonic() < patience
+        time.sleep(0.02)
