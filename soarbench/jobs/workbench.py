@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
@@ -57,11 +59,12 @@ from soarbench.jobs.train import Train
 from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import apply_adapter
 from soarbench.models.base import ImageModel
-from soarbench.models.devices import torch_device
+from soarbench.models.devices import gpu_readings, torch_device
 from soarbench.models.quiet import quiet_libraries
 from soarbench.planning.demand import demand_of
 from soarbench.planning.planner import choices, require_fit, settled
 from soarbench.store.artefact import Store
+from soarbench.store.machine import sampling
 from soarbench.store.training import TrainingFolder, TrainingLog
 
 ONE_PROCESS = ProcessesConfig()
@@ -246,7 +249,7 @@ class ModelWorkbench:
         if cell.method.trains_on == "prompts":
             rows = rows.without_latents()
         owner = Owner.current(folder.root)
-        with TrainingLog(folder) as training_log:
+        with TrainingLog(folder) as training_log, self._watched(folder):
 
             def on_log(step: int, values: Mapping[str, float]) -> None:
                 training_log.append(step, values)
@@ -276,6 +279,16 @@ class ModelWorkbench:
                 owner=owner,
             )
         return {name: float(value) for name, value in dataclasses.asdict(summary).items()}
+
+    def _watched(self, folder: TrainingFolder) -> AbstractContextManager[None]:
+        """Keep how busy this machine is; of processes that train together, the first one does."""
+        if os.environ.get("RANK", "0") != "0":
+            return contextlib.nullcontext()
+        if self.device.type != "cuda":
+            return sampling(folder.machine_path, gpu=None)
+        # Without an index, cuda is the current one.
+        index = torch.cuda.current_device() if self.device.index is None else self.device.index
+        return sampling(folder.machine_path, gpu=functools.partial(gpu_readings, index))
 
     def _settled(self, cell: CellConfig) -> CellConfig:
         """A cell with what it leaves to the GPUs' memory chosen, which its folder then says."""

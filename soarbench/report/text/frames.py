@@ -214,7 +214,7 @@ def cost_texts(table: TaskTable) -> pd.DataFrame:
     """A row a method: its name, finished seeds and what its training spent."""
     lines = []
     for row in table.rows:
-        spent = (_amount(row.budget, name) for name in BUDGET_COLUMNS)
+        spent = (amount(row.budget, name) for name in BUDGET_COLUMNS)
         lines.append((table.title(row.method), _seeds_text(row), *spent))
     return _frame(("Method", "Seeds", *BUDGET_COLUMNS.values()), lines)
 
@@ -226,7 +226,8 @@ def _seeds_text(row: MethodRow) -> str:
     return str(done) if done == row.num_planned else f"{done} of {row.num_planned}"
 
 
-def _amount(spent: Mapping[str, float], name: str) -> str:
+def amount(spent: Mapping[str, float], name: str) -> str:
+    """What training spent by a counter, in whole units."""
     return f"{spent[name]:,.0f}" if name in spent else NOTHING
 
 
@@ -262,7 +263,7 @@ def _steps_text(one: Crossing) -> str:
 def _needed_text(one: Crossing, axis: str) -> str:
     """What is needed of an axis, or between what."""
     if axis not in one.between:
-        return _amount(one.needed, axis)
+        return amount(one.needed, axis)
     first, last = (f"{amount:,.0f}" for amount in one.between[axis])
     return first if first == last else f"between {first} and {last}"
 
