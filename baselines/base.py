@@ -5,13 +5,16 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from baselines.rewards.base import ImagesReward
 from evaluators.devices import on_device
+
+if TYPE_CHECKING:
+    from baselines.schedule import Schedule
 
 Condition = Mapping[str, Tensor]
 """What a prompt becomes for the model: named tensors whose first axis is the batch."""
@@ -137,7 +140,7 @@ class World:
     """What a method is told of the model, the reward and the processes around it.
 
     Attributes:
-        shift: Of the model's schedule; SD3.5-M: 3.0.
+        schedule: The model's noise levels.
         latent_shape: Of one row, e.g. (16, 64, 64).
         reward: ``reward(prompts, images, columns)``, one number a row; null for methods that ask
             for none.
@@ -148,13 +151,17 @@ class World:
         rank: Of this process in ``gather``.
     """
 
-    shift: float
+    schedule: Schedule
     latent_shape: tuple[int, ...]
     reward: ImagesReward | None = None
     decode: Callable[[Tensor], Any] = lambda latents: latents
     is_reward_elsewhere: bool = False
     gather: Callable[[Tensor], Tensor] = lambda local: local
     rank: int = 0
+
+    def sampling_sigmas(self, num_inference_steps: int) -> Tensor:
+        """Levels of a rollout, from 1 (noise) to 0. -> (num_inference_steps + 1,)."""
+        return self.schedule.sampling_sigmas(num_inference_steps, self.latent_shape)
 
 
 class Method(abc.ABC):

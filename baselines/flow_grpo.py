@@ -21,7 +21,6 @@ from baselines.flow import (
     euler_step,
     guided_velocity,
     per_row,
-    sampling_sigmas,
     sde_transition,
 )
 from baselines.flow_grpo_config import FlowGrpoConfig
@@ -80,7 +79,7 @@ class FlowGrpo(Method):
         self.group_size = config.group_size
         self.needs_reference = config.needs_reference
         self.rollout_batch_size = config.rollout_batch_size
-        self.sigmas = sampling_sigmas(config.num_inference_steps, world.shift)
+        self.sigmas = world.sampling_sigmas(config.num_inference_steps)
         self.world = world
 
     @override

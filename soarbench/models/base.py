@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from baselines.base import Condition, Generators, VelocityModel
+    from baselines.schedule import Schedule
 
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -49,17 +50,13 @@ class ImageModel(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def training_shift(self) -> float:
-        """The schedule's shift."""
+    def schedule(self) -> Schedule:
+        """The noise levels of training and sampling."""
 
     @property
     @abc.abstractmethod
     def scheduler_name(self) -> str:
         """The sampler's class, for fingerprints."""
-
-    @abc.abstractmethod
-    def sampling_sigmas(self, num_inference_steps: int) -> Tensor:
-        """The sampler's schedule, from 1 (noise) to 0. -> (num_inference_steps + 1,)."""
 
     @abc.abstractmethod
     def velocity(self, transformer: nn.Module | None = None) -> VelocityModel:
@@ -81,6 +78,11 @@ class ImageModel(abc.ABC):
     def device(self) -> torch.device:
         """Where the transformer is."""
         return next(self.transformer.parameters()).device
+
+    def sampling_sigmas(self, num_inference_steps: int) -> Tensor:
+        """The sampler's levels, from 1 (noise) to 0. -> (num_inference_steps + 1,)."""
+        sigmas = self.schedule.sampling_sigmas(num_inference_steps, self.latent_shape)
+        return sigmas.to(self.device)
 
     def sample(
         self,

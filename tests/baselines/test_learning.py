@@ -11,6 +11,7 @@ from baselines.config import OptimConfig
 from baselines.flow import euler_sample, sampling_sigmas
 from baselines.flow_grpo import FlowGrpo
 from baselines.flow_grpo_config import FlowGrpoConfig
+from baselines.schedule import StaticShift
 from baselines.sft import Sft
 from baselines.sft_config import SftConfig
 from baselines.soar import Soar
@@ -54,7 +55,9 @@ def learn_from_data(method, folder):
 
 @pytest.fixture(scope="module")
 def base_model(tmp_path_factory):
-    return learn_from_data(Sft(SftConfig(), shift=1.0), tmp_path_factory.mktemp("base"))
+    return learn_from_data(
+        Sft(SftConfig(), schedule=StaticShift(1.0)), tmp_path_factory.mktemp("base")
+    )
 
 
 def test_sft_learns_where_each_label_lies(base_model):
@@ -64,7 +67,7 @@ def test_sft_learns_where_each_label_lies(base_model):
 
 def test_soar_learns_where_each_label_lies(tmp_path):
     config = SoarConfig(num_inference_steps=10, num_aux_points=2, aux_chunk=2, guidance_scale=1.0)
-    model = learn_from_data(Soar(config, shift=1.0), tmp_path)
+    model = learn_from_data(Soar(config, schedule=StaticShift(1.0)), tmp_path)
     assert distance_to_own_cluster(samples(model)) < 0.6
 
 
@@ -78,7 +81,9 @@ def test_flow_grpo_moves_a_trained_model_towards_the_reward(tmp_path, base_model
         kl_coeff=0.0,
         updates_per_collection=2,
     )
-    method = FlowGrpo(config, World(shift=1.0, latent_shape=(2,), reward=near_the_target))
+    method = FlowGrpo(
+        config, World(schedule=StaticShift(1.0), latent_shape=(2,), reward=near_the_target)
+    )
     training = run_config(
         steps=40, batch_size=32, optim=OptimConfig(learning_rate=3e-3), save_steps=40
     )

@@ -10,10 +10,13 @@ import baselines
 from baselines.base import Batch, World
 from baselines.config import MethodConfig
 from baselines.flow_grpo_config import FlowGrpoConfig
+from baselines.schedule import StaticShift
 from baselines.sft_config import SftConfig
 from baselines.soar_config import SoarConfig
 
-WORLD = World(shift=3.0, latent_shape=(2,), reward=lambda prompts, *_: [0.0] * len(prompts))
+WORLD = World(
+    schedule=StaticShift(3.0), latent_shape=(2,), reward=lambda prompts, *_: [0.0] * len(prompts)
+)
 CONFIGS = [
     SftConfig(),
     SftConfig(num_points=7),

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from baselines.base import Condition, VelocityModel
+from baselines.schedule import Schedule, StaticShift
 from evaluators.batches import at_once
 from evaluators.devices import on_device
 from soarbench.common.errors import UserError
@@ -171,20 +172,14 @@ class SD3Model(ImageModel):
         return int(self.pipeline.transformer.config.in_channels), side, side
 
     @property
-    def training_shift(self) -> float:
+    def schedule(self) -> Schedule:
         """The scheduler's ``shift``; SD3.5-M: 3.0."""
-        return float(self.pipeline.scheduler.config.shift)
+        return StaticShift(float(self.pipeline.scheduler.config.shift))
 
     @property
     def scheduler_name(self) -> str:
         """The sampler's class in diffusers."""
         return type(self.pipeline.scheduler).__name__
-
-    def sampling_sigmas(self, num_inference_steps: int) -> Tensor:
-        """The pipeline's own schedule, from 1 (noise) to 0. -> (num_inference_steps + 1,)."""
-        self.pipeline.scheduler.set_timesteps(num_inference_steps, device=self.device)
-        sigmas: Tensor = self.pipeline.scheduler.sigmas.clone()
-        return sigmas
 
     def velocity(self, transformer: nn.Module | None = None) -> VelocityModel:
         """The model as methods see it; ``transformer`` replaces the pipeline's."""
