@@ -120,6 +120,8 @@ class Architecture(abc.ABC):
     encoder_parameters: int = 0
     #: Numbers in the transformer's files, fixed ones included; 0 where that is not known.
     stored_parameters: int = 0
+    #: Whether the weights were trained to draw without guidance, and so without a negative prompt.
+    is_distilled: bool = False
 
     @property
     @abc.abstractmethod
