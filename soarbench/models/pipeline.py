@@ -161,6 +161,19 @@ class PipelineModel(ImageModel):
     def unscaled(self, latents: Tensor) -> Tensor:
         """What ``scaled`` was given; in the autoencoder's type."""
 
+    def encoded(self, pixels: Tensor) -> Tensor:
+        """The autoencoder's latents of pixels in -1..1, (B, 3, H, W)."""
+        encoded = self.pipeline.vae.encode(pixels)
+        # HY-SOAR samples the posterior anew each time; its mode can be kept on disk.
+        is_gaussian = hasattr(encoded, "latent_dist")
+        latents: Tensor = encoded.latent_dist.mode() if is_gaussian else encoded.latent
+        return latents
+
+    def decoded(self, raw: Tensor) -> Tensor:
+        """Pixels, (B, 3, H, W), of the autoencoder's latents."""
+        pixels: Tensor = self.pipeline.vae.decode(raw, return_dict=False)[0]
+        return pixels
+
     @torch.no_grad()
     @override
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
@@ -172,10 +185,7 @@ class PipelineModel(ImageModel):
         for start in range(0, len(images), batch):
             # Without a size it takes the images' own.
             pixels = self.pipeline.image_processor.preprocess(list(images[start : start + batch]))
-            encoded = vae.encode(on_device(pixels, vae.device, vae.dtype))
-            # HY-SOAR samples the posterior anew each time; its mode can be kept on disk.
-            is_gaussian = hasattr(encoded, "latent_dist")
-            parts.append(encoded.latent_dist.mode() if is_gaussian else encoded.latent)
+            parts.append(self.encoded(on_device(pixels, vae.device, vae.dtype)))
         return self.scaled(torch.cat(parts))
 
     @torch.no_grad()
@@ -185,7 +195,7 @@ class PipelineModel(ImageModel):
         images: list[Image.Image] = []
         height, width = latents.shape[-2:]
         for part in latents.split(images_at_once(height * width * self.stride**2)):
-            drawn = self.pipeline.vae.decode(self.unscaled(part), return_dict=False)[0]
+            drawn = self.decoded(self.unscaled(part))
             pixels = self.pipeline.image_processor.postprocess(drawn, output_type="np")
             # Here, since a look at the GPU's tensors would be waited for.
             if not np.isfinite(pixels).all():

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from typing_extensions import override
 
@@ -20,9 +20,6 @@ from soarbench.models.hub import is_directory, model_json
 #: Images that go through the autoencoder at once, and pixels of one: 4 of 512 px. To decode one of
 #: 512 px SD3's takes 0.8 GB: 64 of them took 51 GB, beside a rollout on an 80 GB card.
 _IMAGES, _IMAGE_PIXELS = 64, 128**2
-#: Bytes of float32 a pixel and channel of the widest level that decoding holds at its peak, which
-#: is above encoding's; counted on a pretended GPU with diffusers' ``AutoencoderKL``.
-_DECODE_BYTES = 24.5
 
 
 def images_at_once(pixels: int) -> int:
@@ -43,6 +40,10 @@ class PipelineArchitecture(Architecture):
         stored_parameters: Numbers in the transformer's files.
         is_distilled: As of any architecture.
     """
+
+    #: Bytes of float32 a pixel and channel of the widest level that decoding holds at its peak,
+    #: which is above encoding's; counted on a pretended GPU with diffusers' ``AutoencoderKL``.
+    vae_pixel_bytes: ClassVar[float] = 24.5
 
     config: Mapping[str, Any]
     vae_scale_factor: int
@@ -75,7 +76,7 @@ class PipelineArchitecture(Architecture):
     @override
     def vae_bytes(self, resolution: int) -> float:
         pixels = resolution**2
-        return _DECODE_BYTES * self.vae_channels * images_at_once(pixels) * pixels
+        return self.vae_pixel_bytes * self.vae_channels * images_at_once(pixels) * pixels
 
     @classmethod
     def of_source(cls, path: str, facts: Path, known: Mapping[str, str]) -> Self:

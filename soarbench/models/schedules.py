@@ -14,6 +14,12 @@ from typing_extensions import override
 from baselines.schedule import Schedule
 
 
+def evenly(num_inference_steps: int) -> list[float]:
+    """From 1 to one step above 0."""
+    levels: list[float] = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps).tolist()
+    return levels
+
+
 @dataclass(frozen=True)
 class SizedShift(Schedule):
     """Levels of a pipeline's scheduler, whose shift follows from tokens and steps.
@@ -23,12 +29,14 @@ class SizedShift(Schedule):
         mu: The scheduler's parameter at so many tokens of an image and steps.
         patch: Latents along the side of a token.
         training_steps: Steps of sampling whose shift training has: no recipe is published.
+        levels: Levels of so many steps before the shift.
     """
 
     scheduler: FlowMatchEulerDiscreteScheduler
     mu: Callable[[int, int], float]
     patch: int
     training_steps: int
+    levels: Callable[[int], Sequence[float]] = evenly
 
     def _mu(self, shape: Sequence[int], num_inference_steps: int) -> float:
         height, width = shape[-2:]
@@ -44,8 +52,7 @@ class SizedShift(Schedule):
 
     @override
     def sampling_sigmas(self, num_inference_steps: int, shape: Sequence[int]) -> Tensor:
-        # Evenly before the shift, as these families' pipelines ask for.
-        levels = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
-        self.scheduler.set_timesteps(sigmas=levels, mu=self._mu(shape, num_inference_steps))
+        levels, mu = self.levels(num_inference_steps), self._mu(shape, num_inference_steps)
+        self.scheduler.set_timesteps(sigmas=list(levels), mu=mu)
         sigmas: Tensor = self.scheduler.sigmas.clone()
         return sigmas
