@@ -113,6 +113,11 @@ def family(request, tmp_path_factory):
     return FAMILIES[request.param](tmp_path_factory.mktemp(request.param))
 
 
+@pytest.fixture(scope="module")
+def klein(tmp_path_factory):
+    return Flux2Klein(tmp_path_factory.mktemp("klein")).model
+
+
 def test_samples_equal_the_pipelines_own(family):
     ours = family.as_given(family.sampled(1.0))
     theirs = family.by_pipeline(1.0, "latent")
@@ -158,33 +163,42 @@ class Spy(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
 
-    def forward(self, *, hidden_states, **asked):
-        self.asked = asked
+    def forward(self, hidden_states, timestep, _texts=None, **asked):
+        self.time, self.asked = timestep, asked
         return (hidden_states,)
 
 
-def test_flux2_tokens_are_latents_row_by_row_and_time_is_sigma(tmp_path_factory):
-    model = Flux2Klein(tmp_path_factory.mktemp("klein")).model
+#: What the transformer is told at level 0.25. Z-Image's time runs from noise to image, and its
+#: answer with it.
+TIMES = {"flux2_klein": 0.25, "sana": 250.0, "z_image": 0.75, "qwen_image": 0.25}
+
+
+def test_the_velocity_has_its_sign_and_time(family):
+    sign, time = (-1 if family.config.kind == "z_image" else 1), TIMES[family.config.kind]
+    spy, sigma = Spy(), torch.tensor([0.25, 0.25])
+    condition = family.model.encode_prompts(PROMPTS)
+    velocity = family.model.velocity(spy)(family.noise, sigma, condition)
+    assert torch.equal(velocity, sign * family.noise)
+    assert spy.time.tolist() == [time, time]
+
+
+def test_flux2_tokens_are_latents_row_by_row(klein):
     spy, rng = Spy(), torch.Generator().manual_seed(0)
     latents = torch.randn(2, 32, 3, 5, generator=rng)
     condition = {"prompt_embeds": torch.zeros(2, 7, 24)}
-    # What the model answers is the velocity, in its own order.
-    assert torch.equal(model.velocity(spy)(latents, torch.tensor([0.25, 1.0]), condition), latents)
-    # Of which it makes a thousand times as much.
-    assert spy.asked["timestep"].tolist() == [0.25, 1.0]
+    assert torch.equal(klein.velocity(spy)(latents, torch.tensor([0.25, 1.0]), condition), latents)
     assert spy.asked["img_ids"][7].tolist() == [0, 1, 2, 0]
     assert spy.asked["txt_ids"][6].tolist() == [0, 0, 0, 6]
     with torch.no_grad():
-        rows = model.pipeline._prepare_latent_ids(latents)[0]
-        words = model.pipeline._prepare_text_ids(condition["prompt_embeds"])[0]
+        rows = klein.pipeline._prepare_latent_ids(latents)[0]
+        words = klein.pipeline._prepare_text_ids(condition["prompt_embeds"])[0]
     assert torch.equal(spy.asked["img_ids"], rows)
     assert torch.equal(spy.asked["txt_ids"], words)
 
 
 @pytest.mark.parametrize(("side", "steps", "mu"), [(64, 50, 2.0234), (32, 50, 1.7020)])
-def test_flux2_shift_follows_size_and_steps(tmp_path_factory, side, steps, mu):
-    schedule = Flux2Klein(tmp_path_factory.mktemp("klein")).model.schedule
-    shape = (128, side, side)
+def test_flux2_shift_follows_size_and_steps(klein, side, steps, mu):
+    schedule, shape = klein.schedule, (128, side, side)
     assert schedule.shift(shape) == pytest.approx(math.exp(mu), rel=1e-3)
     # exp(mu) / (exp(mu) + 1 / t - 1) of evenly spaced t, 1 first.
     t = torch.linspace(1, 1 / steps, steps, dtype=torch.float64)
