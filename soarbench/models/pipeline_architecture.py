@@ -100,7 +100,7 @@ class PipelineArchitecture(Architecture):
         """Sizes that a saved pipeline holds."""
         vae = read_sizes(folder, "vae/config.json")
         transformer = read_sizes(folder, "transformer/config.json")
-        sizes = {
+        sizes: dict[str, Any] = {
             "config": {k: v for k, v in transformer.items() if not k.startswith("_")},
             "vae_parameters": num_stored(folder / "vae"),
             "encoder_parameters": sum(map(num_stored, folder.glob("text_encoder*"))),

@@ -34,7 +34,8 @@ class Flux2KleinVelocity:
     def __call__(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Velocity of ``latents`` (B, C, H, W) at ``sigma`` (B,). -> (B, C, H, W)."""
         dtype = next(self.transformer.parameters()).dtype
-        size, device = latents.shape[-2:], latents.device
+        height, width = latents.shape[-2:]
+        device = latents.device
         embeds = condition["prompt_embeds"].to(dtype)
         velocity: Tensor = self.transformer(
             # A token is a latent, row by row.
@@ -43,10 +44,10 @@ class Flux2KleinVelocity:
             timestep=1000 * sigma / 1000,
             encoder_hidden_states=embeds,
             txt_ids=positions(1, 1, 1, embeds.shape[1], device),
-            img_ids=positions(1, *size, 1, device),
+            img_ids=positions(1, height, width, 1, device),
             return_dict=False,
         )[0]
-        return velocity.transpose(1, 2).unflatten(2, size)
+        return velocity.transpose(1, 2).reshape(latents.shape)
 
 
 class Flux2KleinEncoders(TextEncoders):
