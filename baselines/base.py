@@ -5,16 +5,13 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from baselines.rewards.base import ImagesReward
 from evaluators.devices import on_device
-
-if TYPE_CHECKING:
-    from baselines.schedule import Schedule
 
 Condition = Mapping[str, Tensor]
 """What a prompt becomes for the model: named tensors whose first axis is the batch."""
@@ -34,6 +31,25 @@ class VelocityModel(Protocol):
 
     def __call__(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Velocity of ``latents``, (B, ...), at ``sigma``, (B,). -> as ``latents``."""
+
+
+class Schedule(Protocol):
+    """Noise levels of a model, which may depend on the size of the image.
+
+    Shapes are of one row's latents, e.g. (16, 64, 64).
+    """
+
+    def shift(self, shape: Sequence[int]) -> float:
+        """How far levels of training lean to noise; SD3.5-M: 3.0, and 1 is not at all."""
+
+    def training_sigmas(self, t: Tensor, shape: Sequence[int]) -> Tensor:
+        """Levels of training times (B,), 1 = noise. -> (B,), in (0, 1]."""
+
+    def sigma_max(self, shape: Sequence[int]) -> float:
+        """Second level of training's grid, whose first, 1, is a pole of ``stochastic_step``."""
+
+    def sampling_sigmas(self, num_inference_steps: int, shape: Sequence[int]) -> Tensor:
+        """Levels that sampling visits, from 1 (noise) to 0. -> (num_inference_steps + 1,)."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from baselines.base import Batch, Generators, LossOutput, VelocityModel
+from baselines.base import Batch, Generators, LossOutput, Schedule, VelocityModel
 from baselines.flow import (
     add_noise,
     draw_noise,
@@ -15,7 +15,6 @@ from baselines.flow import (
     per_row,
     velocity_mse,
 )
-from baselines.schedule import Schedule
 from evaluators.devices import on_device
 
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from typing_extensions import override
 
-from baselines.base import Batch, Collected, Generators, LossOutput, Method, VelocityModel
+from baselines.base import Batch, Collected, Generators, LossOutput, Method, Schedule, VelocityModel
 from baselines.flow_matching import draw_training_point, on_trajectory_term
-from baselines.schedule import Schedule
 from baselines.sft_config import SftConfig
 
 

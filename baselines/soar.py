@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from baselines.base import Batch, Collected, Generators, LossOutput, Method, VelocityModel
+from baselines.base import Batch, Collected, Generators, LossOutput, Method, Schedule, VelocityModel
 from baselines.flow import (
     add_noise,
     classifier_free_guidance,
@@ -26,7 +26,6 @@ from baselines.flow import (
     velocity_mse,
 )
 from baselines.flow_matching import draw_training_point, on_trajectory_term
-from baselines.schedule import Schedule
 from baselines.soar_config import SoarConfig
 from evaluators.devices import on_device
 

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
-    from baselines.base import Condition, Generators, VelocityModel
-    from baselines.schedule import Schedule
+    from baselines.base import Condition, Generators, Schedule, VelocityModel
 
 
 Precision = Literal["float32", "bfloat16", "float16"]

@@ -11,7 +11,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 from typing_extensions import override
 
-from baselines.schedule import Schedule
+from baselines.schedule import ShiftedSchedule
 
 
 def evenly(num_inference_steps: int) -> list[float]:
@@ -21,7 +21,7 @@ def evenly(num_inference_steps: int) -> list[float]:
 
 
 @dataclass(frozen=True)
-class SizedShift(Schedule):
+class SizedShift(ShiftedSchedule):
     """Levels of a pipeline's scheduler, whose shift follows from tokens and steps.
 
     Args:

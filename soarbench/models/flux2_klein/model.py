@@ -10,8 +10,7 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor, nn
 from typing_extensions import override
 
-from baselines.base import Condition, VelocityModel
-from baselines.schedule import Schedule
+from baselines.base import Condition, Schedule, VelocityModel
 from soarbench.models.pipeline import PipelineModel, TextEncoders
 from soarbench.models.schedules import SizedShift
 

@@ -11,9 +11,9 @@ from diffusers import DiffusionPipeline, SanaPipeline
 from torch import Tensor, nn
 from typing_extensions import override
 
-from baselines.base import Condition, Generators, VelocityModel
+from baselines.base import Condition, Generators, Schedule, VelocityModel
 from baselines.flow import guided_velocity
-from baselines.schedule import Schedule, StaticShift
+from baselines.schedule import StaticShift
 from evaluators.devices import on_device
 from soarbench.models.pipeline import PipelineModel, TextEncoders
 

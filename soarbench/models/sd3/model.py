@@ -10,8 +10,8 @@ from diffusers import DiffusionPipeline, SD3Transformer2DModel, StableDiffusion3
 from torch import Tensor, nn
 from typing_extensions import override
 
-from baselines.base import Condition, VelocityModel
-from baselines.schedule import Schedule, StaticShift
+from baselines.base import Condition, Schedule, VelocityModel
+from baselines.schedule import StaticShift
 from soarbench.models.pipeline import PipelineModel, explained, modules_of
 from soarbench.models.pipeline import TextEncoders as PipelineEncoders
 from soarbench.models.pipeline_config import PipelineConfig

@@ -13,8 +13,7 @@ from diffusers.pipelines.z_image.pipeline_z_image import (
 from torch import Tensor, nn
 from typing_extensions import override
 
-from baselines.base import Condition, VelocityModel
-from baselines.schedule import Schedule
+from baselines.base import Condition, Schedule, VelocityModel
 from soarbench.models.pipeline import PipelineModel, TextEncoders
 from soarbench.models.schedules import SizedShift
 

@@ -8,10 +8,9 @@ import torch
 from torch.nn.functional import huber_loss
 from typing_extensions import override
 
-from baselines.base import Batch, Collected, LossOutput, Method, VelocityModel
+from baselines.base import Batch, Collected, LossOutput, Method, Schedule, VelocityModel
 from baselines.flow import add_noise
 from baselines.flow_matching import draw_training_point
-from baselines.schedule import Schedule
 from toyplugin.huber_config import HuberConfig
 
 
