@@ -46,7 +46,7 @@ def check(settings: Settings, method: str) -> None:
             "robustness.enabled=true: is one of the diagnostics; leave diagnostics=false out"
         )
     _check_evaluation(settings)
-    _check_resolution(settings)
+    _check_model(settings)
     if config is None:
         return
     if config.needs_reward:
@@ -142,13 +142,30 @@ def _check_shapes(settings: Settings, config: MethodConfig, training: TrainingCo
     data.check_sizes(model.resolution, sizes.unit, sizes.largest_image)
 
 
-def _check_resolution(settings: Settings) -> None:
+def _check_model(settings: Settings) -> None:
     try:
         sizes = settings.model.architecture()
     except UnknownArchitecture:
         # Found out when it is loaded.
         return
     sizes.latent_shape(settings.model.resolution)
+    if sizes.is_distilled:
+        _check_guidance(settings)
+
+
+def _check_guidance(settings: Settings) -> None:
+    """Refuse guidance of weights that were trained to do without a negative prompt."""
+    method = {} if settings.method is None else vars(settings.method)
+    scales = {
+        "sampling.guidance_scale": settings.sampling.guidance_scale,
+        "method.guidance_scale": method.get("guidance_scale", 1.0),
+    }
+    for key, value in scales.items():
+        if value != 1:
+            raise ConfigError(
+                f"{key}={value}: the weights of model.path={settings.model.path} are distilled and "
+                f"have no use for a negative prompt; use {key}=1, or the base they were made of"
+            )
 
 
 def _check_rewards(settings: Settings, method: str) -> None:

@@ -211,7 +211,8 @@ class ModelWorkbench:
         if cell.model.adapter is not None:
             apply_adapter(model.transformer, cell.model.adapter, base=cell.model.path)
         # Outlives the model, which the next load lets go.
-        self._scheduler = {"scheduler": model.scheduler_name, "shift": model.training_shift}
+        shift = model.schedule.shift(model.latent_shape)
+        self._scheduler = {"scheduler": model.scheduler_name, "shift": shift}
         return model
 
     def load_start(self, cell: CellConfig) -> ImageModel:
@@ -305,7 +306,7 @@ class ModelWorkbench:
         assert cell.method is not None
         reward = self._reward(cell, self._scales) if cell.method.needs_reward else None
         world = World(
-            shift=model.training_shift,
+            schedule=model.schedule,
             latent_shape=model.latent_shape,
             reward=None if reward is None else functools.partial(score_images, reward),
             decode=model.decode,

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from soarbench.common.errors import UserError
 from soarbench.common.files import files_digest
@@ -26,12 +27,20 @@ def folder_digest(folder: Path, *parts: str) -> str:
     return files_digest(sorted(files), folder)
 
 
+def model_json(path: Path, setting: str) -> dict[str, Any]:
+    """A file of a model; ``UserError`` names ``setting`` where it is no JSON object."""
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{setting}: {path} is no JSON object") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{setting}: {path} is no JSON object")
+    return values
+
+
 def class_name(config: Path, setting: str) -> object:
     """The class that a file of diffusers names; ``UserError`` where it is no JSON object."""
-    try:
-        return json.loads(config.read_text()).get("_class_name")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{setting}: {config} is no JSON object") from error
+    return model_json(config, setting).get("_class_name")
 
 
 def first_line(error: Exception) -> str:
