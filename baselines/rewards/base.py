@@ -90,15 +90,15 @@ def score_images(
     return checked_rewards(reward_name(reward), values, len(images))
 
 
-def try_reward(
+def tried_reward(
     reward: RewardFunction,
     prompts: Sequence[str],
     images: Sequence[Image.Image],
     columns: Mapping[str, Sequence[object]],
-) -> None:
-    """``score_images`` before training; ``RewardError`` whatever a user's function raises."""
+) -> list[float]:
+    """``score_images``; ``RewardError`` whatever a user's function raises."""
     try:
-        score_images(reward, prompts, images, columns)
+        return score_images(reward, prompts, images, columns)
     except (RewardError, EvaluatorError):
         raise
     except Exception as err:

@@ -46,8 +46,8 @@ class VariantConfig:
         of: The method.
         title: For tables and figures.
         settings: ``KEY=VALUE``, written as on the command line and applied after it.
-        factors: ``KEY=FACTOR``: numbers that are multiplied, whatever recipe and command line say
-            they are; ``1/3`` is a factor, too.
+        factors: ``KEY=FACTOR``: numbers that are multiplied, whatever recipe, command line and
+            ``settings`` say they are; ``1/3`` is a factor, too.
         cost_of: Another method or variant of the grid; training takes the steps that come nearest
             to its forward equivalents, whatever ``training.steps`` is.
     """
@@ -95,10 +95,10 @@ class GridConfig:
                 f"grid.name={self.name!r}: is the name of folders; use letters, digits, _, - and ."
             )
         for name in self.variants:
-            if not re.fullmatch(r"\w+", name) or len(stages(name)) > 1:
+            if not re.fullmatch(r"\w[\w.-]*", name) or len(stages(name)) > 1:
                 raise ValueError(
                     f"grid.variants.{name}: is the name of folders and of one stage; use letters, "
-                    f"digits and _, and no {THEN}"
+                    f"digits, _, - and ., and no {THEN}"
                 )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,7 +31,7 @@ from baselines.rewards.base import (
     reward_name,
     runs_elsewhere,
     score_images,
-    try_reward,
+    tried_reward,
 )
 from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
@@ -57,11 +59,12 @@ from soarbench.jobs.train import Train
 from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import apply_adapter
 from soarbench.models.base import ImageModel
-from soarbench.models.devices import torch_device
+from soarbench.models.devices import gpu_readings, torch_device
 from soarbench.models.quiet import quiet_libraries
 from soarbench.planning.demand import demand_of
 from soarbench.planning.planner import choices, require_fit, settled
 from soarbench.store.artefact import Store
+from soarbench.store.machine import sampling
 from soarbench.store.training import TrainingFolder, TrainingLog
 
 ONE_PROCESS = ProcessesConfig()
@@ -208,7 +211,8 @@ class ModelWorkbench:
         if cell.model.adapter is not None:
             apply_adapter(model.transformer, cell.model.adapter, base=cell.model.path)
         # Outlives the model, which the next load lets go.
-        self._scheduler = {"scheduler": model.scheduler_name, "shift": model.training_shift}
+        shift = model.schedule.shift(model.latent_shape)
+        self._scheduler = {"scheduler": model.scheduler_name, "shift": shift}
         return model
 
     def load_start(self, cell: CellConfig) -> ImageModel:
@@ -246,7 +250,7 @@ class ModelWorkbench:
         if cell.method.trains_on == "prompts":
             rows = rows.without_latents()
         owner = Owner.current(folder.root)
-        with TrainingLog(folder) as training_log:
+        with TrainingLog(folder) as training_log, self._watched(folder):
 
             def on_log(step: int, values: Mapping[str, float]) -> None:
                 training_log.append(step, values)
@@ -277,6 +281,16 @@ class ModelWorkbench:
             )
         return {name: float(value) for name, value in dataclasses.asdict(summary).items()}
 
+    def _watched(self, folder: TrainingFolder) -> AbstractContextManager[None]:
+        """Keep how busy this machine is; of processes that train together, the first one does."""
+        if os.environ.get("RANK", "0") != "0":
+            return contextlib.nullcontext()
+        if self.device.type != "cuda":
+            return sampling(folder.machine_path, gpu=None)
+        # Without an index, cuda is the current one.
+        index = torch.cuda.current_device() if self.device.index is None else self.device.index
+        return sampling(folder.machine_path, gpu=functools.partial(gpu_readings, index))
+
     def _settled(self, cell: CellConfig) -> CellConfig:
         """A cell with what it leaves to the GPUs' memory chosen, which its folder then says."""
         if self.device.type != "cuda":
@@ -292,7 +306,7 @@ class ModelWorkbench:
         assert cell.method is not None
         reward = self._reward(cell, self._scales) if cell.method.needs_reward else None
         world = World(
-            shift=model.training_shift,
+            schedule=model.schedule,
             latent_shape=model.latent_shape,
             reward=None if reward is None else functools.partial(score_images, reward),
             decode=model.decode,
@@ -357,7 +371,7 @@ class ModelWorkbench:
         tried = [rows[index] for index in range(min(2, len(rows)))]
         columns = {name: [row["columns"][name] for row in tried] for name in tried[0]["columns"]}
         images = [model.decode(row["x0"][None].to(self.device))[0] for row in tried]
-        try_reward(reward, [row["prompt"] for row in tried], images, columns)
+        tried_reward(reward, [row["prompt"] for row in tried], images, columns)
 
     # Sampling
 

@@ -49,6 +49,11 @@ class TrainingFolder(Artefact):
         return self.root / "training.jsonl"
 
     @property
+    def machine_path(self) -> Path:
+        """How busy the machine was meanwhile (``store.machine``); none of a short training."""
+        return self.root / "machine.jsonl"
+
+    @property
     def table_path(self) -> Path:
         """The same, complete: exists exactly when training is over."""
         return self.root / "training.parquet"
