@@ -39,9 +39,11 @@ class FlowGrpoConfig(MethodConfig):
         advantage_clip: Advantages are clipped to plus or minus this. Published ``adv_clip_max`` 5.
         global_std: Divide by the spread of all rewards of a collection, not of the group's (TRL:
             ``scale_rewards`` "batch" or "group"). Published true.
+        same_latents: Whether the images of a group start from the same noise, that of its first
+            row. Published false, true for CLIPScore.
         skip_zero_std_groups: Leave groups whose rewards are all equal out of loss and weight.
         kl_coeff: Weight of the KL to the reference model (TRL: ``beta``). Published 0.04 for
-            GenEval and OCR, 0.01 for PickScore.
+            GenEval and OCR, 0.02 for CLIPScore, 0.01 for PickScore.
         kl_form: "published" divides by twice the squared diffusion coefficient; "exact" is the KL
             of the two transitions.
         train_timestep_fraction: Share of the steps, from the noisy end, that are trained; unused
@@ -85,6 +87,7 @@ class FlowGrpoConfig(MethodConfig):
     sde_window_size: int = 0
     sde_window_range: tuple[int, int] = (0, 5)
     updates_per_collection: int = 2
+    same_latents: bool = field(default=False, metadata=ADDRESS_IF_SET)
     # Measured on the laboratory's model, one thread of a busy CPU, float32: a collection of 64 rows
     # takes 6.6 s with 4 rows a forward and 4.1 s with 32, and no first ratio differs from 1.
     rollout_batch_size: int | None = field(default=None, metadata=ADDRESS_IF_SET)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from baselines.config import EmaConfig, LoraConfig, MethodConfig, OptimConfig, TrainingConfig
 from evaluators.base import JudgeConfig
@@ -13,6 +13,12 @@ from soarbench.config.settings import SamplingConfig, SuiteConfig, TaskConfig, V
 from soarbench.config.stages import BASE
 from soarbench.data.config import DataConfig
 from soarbench.models.base import ModelConfig
+
+
+def as_trained(model: ModelConfig, training: TrainingConfig | None) -> ModelConfig:
+    """A model that reads as many tokens of a prompt as in training."""
+    length = None if training is None else training.max_sequence_length
+    return model if length is None else replace(model, max_sequence_length=length)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +81,11 @@ class CellConfig:
         if self.task is None:
             return BASE
         return f"{self.method_name} {self.task_name} seed {self.seed}"
+
+    @property
+    def trained_model(self) -> ModelConfig:
+        """The model as it is trained, which may read fewer tokens of a prompt than evaluation."""
+        return as_trained(self.model, self.training)
 
     @property
     def title(self) -> str | None:

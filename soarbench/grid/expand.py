@@ -196,12 +196,13 @@ def _with_rates(run: Settings, settings: Mapping[tuple[str, str], Settings]) -> 
     """Settings that know the speed of every method: a method's own YAML may state it."""
     known = [other.budget.rates.seconds_per_step for other in settings.values()]
     steps = {name: seconds for one in known for name, seconds in one.items()}
+    run_rates = dataclasses.replace(run.budget.rates, seconds_per_step=steps)
     for name, variant in run.grid.variants.items():
-        of_variant = [task for method, task in settings if method == name]
-        if of_variant and variant.of in steps:
-            costs = [_update_cost(settings[method, of_variant[0]]) for method in (name, variant.of)]
-            steps[name] = steps[variant.of] * costs[0] / costs[1]
-    rates = dataclasses.replace(run.budget.rates, seconds_per_step=steps)
+        for task in [task for method, task in settings if method == name]:
+            own, others = (_update_cost(settings[method, task]) for method in (name, variant.of))
+            seconds = run_rates.step_seconds(variant.of, task)
+            steps[f"{name}/{task}"] = seconds * own / others
+    rates = dataclasses.replace(run_rates, seconds_per_step=steps)
     return dataclasses.replace(run, budget=dataclasses.replace(run.budget, rates=rates))
 
 

@@ -20,6 +20,7 @@ from baselines.flow import draw_noise
 from baselines.loop.arguments import allow_determinism, check_device
 from baselines.loop.owner import Owner
 from baselines.loop.post_train import post_train
+from baselines.loop.stream import row_generator
 from baselines.loop.weights import load_transformer, prepare_transformer, start_from
 from baselines.rewards.base import (
     Mixture,
@@ -260,7 +261,7 @@ class ModelWorkbench:
                 ema=cell.ema,
                 seed=cell.seed,
                 velocity_of=model.velocity,
-                negative_condition=model.encode_prompts([""]),
+                negative_condition=self.sets.prompt_store(cell.trained_model).encode([""]),
                 on_log=on_log,
                 shapes=None if block is None else rows.shapes(block),
                 # The grid's own bars show the progress.
@@ -297,6 +298,7 @@ class ModelWorkbench:
             gather=gather,
             # As the launcher says: asking accelerate would fix the device too early.
             rank=int(os.environ.get("RANK", "0")),
+            generator_at=functools.partial(row_generator, cell.seed),
         )
         return cell.method.build(world)
 

@@ -17,7 +17,7 @@ from soarbench.config.keys import Options
 from soarbench.config.run import ProcessesConfig
 from soarbench.config.settings import SamplingConfig, Settings, SuiteConfig
 from soarbench.config.stages import stages
-from soarbench.grid.cell import CellConfig
+from soarbench.grid.cell import CellConfig, as_trained
 from soarbench.grid.checks import reward_judge, reward_mixture
 from soarbench.models.base import ModelConfig
 from soarbench.planning.memory_and_time import UTILISATION, Demand, Gpu
@@ -106,7 +106,8 @@ def _demand(settings: Mapping[str, typing.Any], method: str) -> Demand:
         raise ConfigError(f"method={method}: {error}") from error
     rewards = reward_mixture(reward) if settings["method"].needs_reward else {}
     return Demand(
-        **{name: settings[name] for name in ("model", "method", "optim", "training", "ema")},
+        **{name: settings[name] for name in ("method", "optim", "training", "ema")},
+        model=as_trained(settings["model"], settings["training"]),
         lora=None if lora is None else settings["model"].adapted(lora),
         num_processes=launcher.count,
         parallelism=launcher.parallelism,
@@ -121,7 +122,7 @@ def demand_of(cell: CellConfig, processes: ProcessesConfig) -> Demand:
     assert cell.optim is not None
     assert cell.training is not None
     return Demand(
-        model=cell.model,
+        model=cell.trained_model,
         method=cell.method,
         optim=cell.optim,
         training=cell.training,

@@ -33,7 +33,9 @@ def choices_of(group: str, option: str) -> list[str]:
     if group == "config":
         return ["grid=reward_specific"]
     if group == "recipe":
-        return ["grid=reward_specific", ANY_DATA, f"model={first}", f"method={second}"]
+        method, _, task = second.partition("/")
+        tasks = [f"task={task}"] if task else []
+        return ["grid=reward_specific", ANY_DATA, f"model={first}", f"method={method}", *tasks]
     if group == "protocol" and not second:
         return ["grid=reward_specific", f"protocol={option}"]
     if group == "protocol":

@@ -115,8 +115,15 @@ def test_a_second_stage_starts_from_a_variant() -> None:
 def test_the_speed_of_a_variant_is_its_methods_by_cost() -> None:
     run = expand([*WORDS, "method=sft_more_points,soar_no_guidance"]).settings
     rates = run.budget.rates.seconds_per_step
-    assert rates["sft_more_points"] == pytest.approx(7 * rates["sft"])
-    assert rates["soar_no_guidance"] == pytest.approx(rates["soar"] * 21 / 22)
+    assert rates["sft_more_points/general"] == pytest.approx(7 * rates["sft"])
+    assert rates["soar_no_guidance/general"] == pytest.approx(rates["soar"] * 21 / 22)
+    published = expand(
+        ["grid=ablation", "model=sd35_medium", "method=soar_no_guidance"]
+    ).settings.budget
+    seconds = [
+        published.rates.step_seconds("soar_no_guidance", t) for t in ("general", "aesthetic")
+    ]
+    assert seconds == pytest.approx([60.8 * 21 / 22, 3.8 * 21 / 22])
 
 
 def test_plans_and_selections_know_variants() -> None:

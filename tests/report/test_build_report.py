@@ -245,7 +245,7 @@ def test_unlike_fingerprints_leave_the_old_report_as_it_was(tmp_path):
 def test_published_values_are_read_as_they_are_stored():
     points = published_curves(REFERENCE)
     assert len(points) == 36
-    assert {point.read_from for point in points} == {"figure", "text"}
+    assert {point.read_from for point in points} == {"vector", "text"}
     table = published_table(REFERENCE, "reward_specific")
     assert table.iloc[0].tolist() == ["Base", "0", "5.36", "0.285"]
     assert len(published_table(REFERENCE, "main_table")) == 6

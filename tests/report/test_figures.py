@@ -77,7 +77,7 @@ def test_published_curves_only_when_passed_and_labelled_so():
     published = [
         PublishedPoint(
             task="aesthetic", metric="aesthetic", method="soar", step=step, text="5.4",
-            read_from="figure",
+            read_from="vector",
         )
         for step in (0, 1000)
     ]  # fmt: skip

@@ -104,6 +104,11 @@ class Sd3Config(ModelConfig):
         weights = self._digest("text_encoder*", "tokenizer*")
         return parts_digest(weights, self.max_sequence_length, self.load_text_encoder_3, self.dtype)
 
+    @override
+    def text_facts(self) -> dict[str, object]:
+        facts = super().text_facts()
+        return facts | ({"load_text_encoder_3": self.load_text_encoder_3} if facts else {})
+
     def _digest(self, *parts: str) -> str:
         source = self.source()
         if is_directory(source):

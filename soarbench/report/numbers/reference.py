@@ -36,7 +36,7 @@ class PublishedPoint:
         task: What was optimised.
         metric: What was measured.
         text: The number as published; there is no interval.
-        read_from: ``text``, or ``figure`` when it was read off the plot.
+        read_from: ``text``, or ``vector`` where it is a coordinate of the authors' figure.
     """
 
     task: str
