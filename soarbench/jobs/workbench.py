@@ -55,7 +55,7 @@ from soarbench.jobs.judge import Judge
 from soarbench.jobs.probe import FollowedJob
 from soarbench.jobs.train import Train
 from soarbench.jobs.training_sets import TrainingSets
-from soarbench.models.adapters import apply_adapter
+from soarbench.models.adapters import adapter_root, apply_adapter
 from soarbench.models.base import ImageModel
 from soarbench.models.devices import torch_device
 from soarbench.models.quiet import quiet_libraries
@@ -120,6 +120,8 @@ class ModelWorkbench:
         models = {cell.model: cell for cell in drawn}
         for config in models:
             config.check_source()
+            if config.adapter is not None:
+                adapter_root(config.adapter)
         for config, cell in models.items():
             # Published weights are tried on their base, before judges are loaded.
             if config.adapter is not None:

@@ -85,7 +85,12 @@ def _settings(words: Sequence[str]) -> Iterator[tuple[str, Mapping[str, typing.A
     grid = grid_config(overrides)
     task = overrides.axes.get("task", grid.tasks)[0]
     # A later stage is configured as that method is anywhere.
-    of_grid = dict.fromkeys(stages(name)[-1] for name in grid.methods)
+    of_grid = dict.fromkeys(stages(n)[-1] for n in grid.methods if n not in grid.untrained)
+    if not of_grid:
+        raise ConfigError(
+            f"grid={grid.name} trains nothing, so there is no training to plan; "
+            f"`python -m soarbench run grid={grid.name} --dry-run` says what it takes"
+        )
     names = overrides.axes.get("method", tuple(of_grid))
     composed = compose_methods([(name, task) for name in names], overrides, grid.variants)
     for name in names:

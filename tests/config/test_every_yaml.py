@@ -127,7 +127,8 @@ def test_every_grid_expands_with_every_model(grid: str, model: str) -> None:
     assert plan.settings.grid.name == grid
     methods = {cell.method_name for cell in plan.cells}
     assert methods >= {"base", *plan.settings.grid.methods}
-    assert all((cell.training is None) == (cell.task is None) for cell in plan.cells)
+    untrained = {"base", *plan.settings.grid.untrained}
+    assert all((cell.training is None) == (cell.method_name in untrained) for cell in plan.cells)
     assert all(
         suite.images_per_prompt >= 1 for cell in plan.cells for suite in cell.suites.values()
     )
