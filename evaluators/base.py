@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from PIL import Image
 
 from evaluators.weights import EvaluatorError as EvaluatorError
-from evaluators.weights import PublishedWeights, content_digest
+from evaluators.weights import PublishedFile, PublishedWeights, content_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ class JudgeConfig(abc.ABC):
     oracle_of: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...]] = ()
     code: ClassVar[tuple[str, ...]] = ()
-    published: ClassVar[tuple[PublishedWeights, ...]] = ()
+    published: ClassVar[tuple[PublishedWeights | PublishedFile, ...]] = ()
     # Ours are twice what is counted in bfloat16 on a pretended GPU.
     batch_gb: ClassVar[float] = 0.0
 
@@ -120,9 +120,13 @@ class JudgeConfig(abc.ABC):
         pinned: dict[tuple[str, ...], str] = {
             (published.repo, file): sha256
             for published in self.published
+            if isinstance(published, PublishedWeights)
             for file, sha256 in published.sha256
         }
-        return pinned.get((weights, *files)) or content_digest(weights, files)
+        digest = pinned.get((weights, *files)) or content_digest(weights, files)
+        # Its name alone is known before it is fetched: a copy elsewhere has the same address.
+        names = [one for one in self.published if isinstance(one, PublishedFile)]
+        return next((one.name for one in names if digest.startswith(one.sha256)), digest)
 
     def facts(self) -> dict[str, object]:
         """What a report must know about its number, as JSON values."""

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from evaluators.base import JudgeConfig
-from evaluators.weights import PublishedWeights
+from evaluators.weights import PublishedFile, PublishedWeights
 from soarbench.common.progress import print_line
 from soarbench.config.compose import search_path
 from soarbench.config.keys import Options
@@ -27,6 +27,13 @@ class Finding:
 
     missing: str
     command: str
+
+
+def cached(weights: PublishedWeights | PublishedFile) -> Path | None:
+    """What is published, in a cache of this machine, if it is whole there."""
+    if isinstance(weights, PublishedFile):
+        return weights.path if weights.path.is_file() else None
+    return cached_snapshot(weights)
 
 
 def cached_snapshot(weights: PublishedWeights) -> Path | None:
@@ -51,7 +58,7 @@ def examine(name: str, judge: JudgeConfig) -> Finding:
     packages = " ".join(package for package in judge.packages if not _is_installed(package))
     if packages:
         return Finding(f"packages {packages}", f"pip install {packages}")
-    absent = [weights.repo for weights in judge.published if cached_snapshot(weights) is None]
+    absent = [weights.title for weights in judge.published if cached(weights) is None]
     if absent:
         return Finding(f"weights {', '.join(absent)}", f"python -m soarbench fetch {name}")
     return Finding(*judge.missing())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evaluators.weights import PublishedWeights
+from evaluators.weights import PublishedFile, PublishedWeights, WeightsError
 from soarbench.cli.doctor import JudgeOptions, cached_snapshot
 from soarbench.common.errors import UserError
 from soarbench.common.progress import print_line
@@ -34,11 +34,29 @@ def fetch(
     if not downloads:
         console.print("these judges need no weights of the hub")
     for weights in downloads:
-        folder = _snapshot(weights)
-        num_verified = verify(weights, folder)
-        about = f"revision {folder.name}, {num_verified} files verified by sha256"
-        print_line(console, f"{weights.repo}: {about}")
+        is_file = isinstance(weights, PublishedFile)
+        about = _fetched_file(weights) if is_file else _fetched_snapshot(weights)
+        print_line(console, f"{weights.title}: {about}")
     return 0
+
+
+def _fetched_file(file: PublishedFile) -> str:
+    """Fetch a file unless it is here, and verify it. -> What to say of it."""
+    from evaluators.downloads import check_published, resolve_published
+
+    try:
+        _check_space(file, file.path.parent, is_cached=file.path.is_file())
+        path = resolve_published(file)
+        check_published(file, path)
+    except WeightsError as error:
+        raise UserError(str(error)) from error
+    return f"{path}, verified by sha256 {file.sha256}"
+
+
+def _fetched_snapshot(weights: PublishedWeights) -> str:
+    """Fetch a snapshot of the hub, and verify it. -> What to say of it."""
+    folder = _snapshot(weights)
+    return f"revision {folder.name}, {verify(weights, folder)} files verified by sha256"
 
 
 def _snapshot(weights: PublishedWeights) -> Path:
@@ -69,13 +87,15 @@ def _snapshot(weights: PublishedWeights) -> Path:
     return folder
 
 
-def _check_space(weights: PublishedWeights, cache: Path, *, is_cached: bool) -> None:
+def _check_space(
+    weights: PublishedWeights | PublishedFile, cache: Path, *, is_cached: bool
+) -> None:
     # The cache may not exist yet; its disk is that of the nearest folder above.
     existing = next(path for path in (cache, *cache.parents) if path.exists())
     free_gb = shutil.disk_usage(existing).free / 1e9
     if not is_cached and free_gb < weights.disk_gb:
         raise UserError(
-            f"{weights.repo} needs {weights.disk_gb:.1f} GB, but {existing} has {free_gb:.1f} GB "
+            f"{weights.title} needs {weights.disk_gb:.1f} GB, but {existing} has {free_gb:.1f} GB "
             "free; make room, or set HF_HOME to another disk"
         )
 

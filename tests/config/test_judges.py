@@ -15,9 +15,11 @@ import pytest
 
 import evaluators
 from evaluators.base import JudgeConfig
+from evaluators.geneval.config import DETECTOR, GenEvalConfig
 from evaluators.ocr.evaluator import OcrConfig
 from evaluators.preference.aesthetic import AestheticConfig
 from evaluators.preference.clipscore import ClipScoreConfig
+from evaluators.weights import sha256_of
 from soarbench.common.errors import ConfigError
 from soarbench.config.compose import options, run_settings
 from soarbench.config.registries import every_judge, judges_of
@@ -33,6 +35,7 @@ HEAVY = {
     "evaluators.diversity.measures",
     "evaluators.geneval.colors",
     "evaluators.geneval.mask2former",
+    "evaluators.geneval.mmdetection",
     "evaluators.preference.imagereward_model",
     "evaluators.preference.rating_head",
 }
@@ -120,6 +123,16 @@ def test_a_pinned_file_of_the_hub_is_identified_by_its_content() -> None:
     assert isinstance(digests, dict)
     ((_, sha256),) = AestheticConfig.published[1].sha256
     assert digests == {"weights": ClipScoreConfig().weights, "head": sha256}
+
+
+def test_a_copy_of_the_published_detector_has_the_address_of_its_name(tmp_path: Path) -> None:
+    published = GenEvalConfig().identity()
+    copy = tmp_path / "copy.pth"
+    copy.write_bytes(b"checkpoint")
+    assert GenEvalConfig(detector=str(copy)).identity() != published
+    file = dataclasses.replace(DETECTOR, sha256=sha256_of(copy)[:8])
+    kind = type("Copied", (GenEvalConfig,), {"published": (file,)})
+    assert kind(detector=str(copy)).identity() == published
 
 
 def test_facts_survive_json_and_say_which_way_is_up() -> None:
