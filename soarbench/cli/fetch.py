@@ -12,23 +12,36 @@ from rich.console import Console
 
 from evaluators.weights import PublishedFile, PublishedWeights, WeightsError
 from soarbench.cli.doctor import JudgeOptions, cached_snapshot
+from soarbench.cli.published import prompt_files, public_adapters
 from soarbench.common.errors import UserError
 from soarbench.common.progress import print_line
-from soarbench.config.compose import search_path
+from soarbench.config.compose import Folders, search_path
 from soarbench.config.registries import every_judge, require_judges
+from soarbench.models.adapters import adapter_root
 
 #: Git keeps small files under a sha1 of 40 digits.
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+#: What is no judge's: prompts of suites, and adapters that grids evaluate.
+_PROMPTS, _ANCHORS = _OTHERS = ("prompts", "anchors")
 
 
 def fetch(
     names: Sequence[str], _options: JudgeOptions, words: Sequence[str], *, console: Console
 ) -> int:
-    """Fetch the weights of some judges, and verify them."""
-    judges = every_judge(search_path(words))
+    """Fetch the weights of judges, prompts and public adapters, and verify them."""
+    folders = search_path(words)
+    judges = every_judge(folders)
+    others = [name for name in names if name in _OTHERS or "/" in name]
+    _fetch_others(others, folders, console)
+    if others and len(others) == len(names):
+        return 0
+    names = [name for name in names if name not in others]
     if not names:
         known = ", ".join(name for name, judge in judges.items() if judge.published)
-        raise UserError(f"name what to fetch: {known}")
+        raise UserError(
+            f"name what to fetch: {known}; {_PROMPTS} (of suites), {_ANCHORS} (public adapters), "
+            "or the hub id of an adapter"
+        )
     require_judges(names, judges)
     downloads = dict.fromkeys(weights for name in names for weights in judges[name].published)
     if not downloads:
@@ -38,6 +51,17 @@ def fetch(
         about = _fetched_file(weights) if is_file else _fetched_snapshot(weights)
         print_line(console, f"{weights.title}: {about}")
     return 0
+
+
+def _fetch_others(names: Sequence[str], folders: Folders, console: Console) -> None:
+    """Fetch the prompts of suites, and adapters by their hub ids; verified as far as known."""
+    if _PROMPTS in names:
+        for file in prompt_files(folders).values():
+            print_line(console, f"{file.title}: {_fetched_file(file)}")
+    adapters = [name for name in names if name not in _OTHERS]
+    adapters += public_adapters(folders) if _ANCHORS in names else []
+    for adapter in dict.fromkeys(adapters):
+        print_line(console, f"{adapter}: revision {adapter_root(adapter).name}")
 
 
 def _fetched_file(file: PublishedFile) -> str:

@@ -300,10 +300,14 @@ def _cell(
 
 def with_digest(suite: SuiteConfig) -> SuiteConfig:
     """The suite with the content of its prompts file in its address, where it has one."""
-    if not isinstance(suite, PromptFile) or suite.prompts is None:
+    if not isinstance(suite, PromptFile) or suite.path is None:
         return suite
-    path = Path(suite.prompts).expanduser()
-    if not path.is_file():
+    if not suite.path.is_file():
         raise ConfigError(f"suites.{suite.name}.prompts={suite.prompts}: no such file")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(suite.path.read_bytes()).hexdigest()
+    if suite.prompts is None and suite.published is not None and digest != suite.published.sha256:
+        raise ConfigError(
+            f"{suite.path} is not the published file of suite {suite.name!r}: its sha256 is "
+            f"{digest}; delete it and run `python -m soarbench fetch prompts`"
+        )
     return dataclasses.replace(suite, prompts_sha256=digest)
