@@ -240,8 +240,8 @@ class TrainingConfig:
             a process's rows. Bounds memory; changes no result.
         mixed_precision: ``no`` or ``bf16`` (autocast over float32 trained weights).
         max_sequence_length: Tokens a prompt of the encoder that takes long ones, in training;
-            evaluation has the model's. Null takes that for both. SOAR and SFT publish 77,
-            Flow-GRPO 128.
+            evaluation has the model's, which is the most. Null takes that for both. SOAR and SFT
+            publish 77, Flow-GRPO 128.
         gradient_checkpointing: Trades speed for memory; null does so only where training would not
             fit on the GPU otherwise, and never on a CPU.
         compile: Whether torch.compile makes the layers faster, at minutes of compiling.

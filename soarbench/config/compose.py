@@ -472,6 +472,8 @@ def _check_variants(variants: Variants, methods: Collection[str]) -> None:
             raise ConfigError(f"{where}.of={one.of!r}: {did_you_mean(one.of, [*trained, BASE])}")
         if one.of == BASE and (one.factors or one.cost_of):
             raise ConfigError(f"{where}: {BASE} is not trained; only settings can vary it")
+        if one.of == BASE and not one.settings:
+            raise ConfigError(f"{where}: without settings it is the {BASE} itself; give some")
         if one.cost_of and one.cost_of not in priced:
             hint = did_you_mean(one.cost_of, priced)
             raise ConfigError(f"{where}.cost_of={one.cost_of!r} has no cost of its own: {hint}")

@@ -18,7 +18,10 @@ from soarbench.models.base import ModelConfig
 def as_trained(model: ModelConfig, training: TrainingConfig | None) -> ModelConfig:
     """A model that reads as many tokens of a prompt as in training."""
     length = None if training is None else training.max_sequence_length
-    return model if length is None else replace(model, max_sequence_length=length)
+    if length is None:
+        return model
+    # Without T5 evaluation reads 0: training then must not see tokens that say nothing.
+    return replace(model, max_sequence_length=min(length, model.max_sequence_length))
 
 
 @dataclass(frozen=True, kw_only=True)
