@@ -34,6 +34,22 @@ class VelocityModel(Protocol):
 
 
 @dataclass(frozen=True)
+class Policies:
+    """The models that a method may ask, of which one is trained.
+
+    Attributes:
+        trained: As it is now; alone in having gradients.
+        old: An average of it that moves once a collection, if the method says how
+            (``old_decay``). It shares its place with the trained one: each call exchanges weights.
+        reference: The model that training started from, if the method compares with it.
+    """
+
+    trained: VelocityModel
+    old: VelocityModel | None = None
+    reference: VelocityModel | None = None
+
+
+@dataclass(frozen=True)
 class Batch:
     """Rows that travel together.
 
@@ -160,7 +176,7 @@ class World:
 
 
 class Method(abc.ABC):
-    """A post-training method: pure functions of (model, batch).
+    """A post-training method: pure functions of (policies, batch).
 
     It never logs, never calls backward, and draws from nothing but the generators of ``collect``
     and those that its world has of other rows.
@@ -175,12 +191,15 @@ class Method(abc.ABC):
     rollout_batch_size: int | None = None
     #: Whether ``losses`` compares with the base model (a KL term); full fine-tuning keeps a copy.
     needs_reference: bool = False
+    #: Share of the old policy that stays when a collection's updates are over, by their number
+    #: since the start; null: there is no old policy.
+    old_decay: Callable[[int], float] | None = None
     #: Whether ``collect`` asks the model, or may leave rows without a weight. Without, rows are
     #: collected while the update before them is computed.
     needs_rollout: bool = True
 
     @abc.abstractmethod
-    def collect(self, velocity: VelocityModel, batch: Batch, generators: Generators) -> Collected:
+    def collect(self, policies: Policies, batch: Batch, generators: Generators) -> Collected:
         """Prepare rows for training: draw noise, or roll out and score. Runs under ``no_grad``."""
 
     @abc.abstractmethod
@@ -190,10 +209,8 @@ class Method(abc.ABC):
     # In terms, whose gradients add up to the whole: the loop calls backward on each and so frees
     # its graph before the next is built.
     @abc.abstractmethod
-    def losses(
-        self, velocity: VelocityModel, reference: VelocityModel | None, batch: Batch
-    ) -> Iterator[LossOutput]:
-        """Terms of the loss of collected rows; ``reference`` is the base model, if it is kept."""
+    def losses(self, policies: Policies, batch: Batch) -> Iterator[LossOutput]:
+        """Terms of the loss of collected rows."""
 
     @abc.abstractmethod
     def forward_equivalents(self, batch: Batch) -> float:

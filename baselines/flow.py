@@ -119,6 +119,29 @@ def sde_transition(
     return mean, (g * (-dt).sqrt()).flatten().expand(len(x))
 
 
+def cps_transition(
+    latents: Tensor, velocity: Tensor, sigma: Tensor, sigma_next: Tensor, noise_level: float
+) -> tuple[Tensor, Tensor]:
+    """Gaussian transition that keeps the path's coefficients, whatever part of the noise is fresh.
+
+    With ``x0_hat = latents - sigma velocity``, ``noise_hat = latents + (1 - sigma) velocity`` and
+    ``std = sigma_next sin(noise_level pi / 2)``::
+
+        mean = (1 - sigma_next) x0_hat + sqrt(sigma_next^2 - std^2) noise_hat
+
+    ``latents`` and ``velocity`` are (B, ...), ``sigma`` and ``sigma_next`` (B,). -> mean, as
+    ``latents``, and standard deviation, (B,); float32.
+
+    Source: methods.md, "Stochastic step kinds", ``cps``.
+    """
+    x, v = latents.float(), velocity.float()
+    level, level_next = per_row(sigma, x), per_row(sigma_next, x)
+    x0_hat, noise_hat = x - level * v, x + (1 - level) * v
+    std = level_next * math.sin(noise_level * math.pi / 2)
+    kept = (level_next**2 - std**2).clamp(min=0).sqrt()
+    return (1 - level_next) * x0_hat + kept * noise_hat, std.flatten().expand(len(x))
+
+
 def stochastic_step(
     latents: Tensor,
     velocity: Tensor,
@@ -150,13 +173,11 @@ def stochastic_step(
     if kind == "flow_sde":
         mean, std = sde_transition(x, v, sigma, sigma_next, noise_scale, sigma_max)
         return mean + per_row(std, x) * fresh
-    x0_hat, noise_hat = x - level * v, x + (1 - level) * v
     if kind == "cps":
-        exchanged = level_next * math.sin(noise_scale * math.pi / 2)
-        kept = (level_next**2 - exchanged**2).clamp(min=0).sqrt()
-        return (1 - level_next) * x0_hat + kept * noise_hat + exchanged * fresh
+        mean, std = cps_transition(x, v, sigma, sigma_next, noise_scale)
+        return mean + per_row(std, x) * fresh
     if kind == "sde":
-        return (1 - level_next) * x0_hat + level_next * fresh
+        return (1 - level_next) * (x - level * v) + level_next * fresh
     if kind == "simple":
         dt = level_next - level
         return x + v * dt + noise_scale * dt.abs().sqrt() * fresh

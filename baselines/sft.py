@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from typing_extensions import override
 
-from baselines.base import Batch, Collected, Generators, LossOutput, Method, VelocityModel
+from baselines.base import Batch, Collected, Generators, LossOutput, Method, Policies
 from baselines.flow_matching import draw_training_point, on_trajectory_term
 from baselines.sft_config import SftConfig
 
@@ -22,7 +22,7 @@ class Sft(Method):
         self.shift = shift
 
     @override
-    def collect(self, velocity: VelocityModel, batch: Batch, generators: Generators) -> Collected:
+    def collect(self, policies: Policies, batch: Batch, generators: Generators) -> Collected:
         dropout = self.config.condition_dropout
         point = draw_training_point(batch, generators, shift=self.shift, condition_dropout=dropout)
         for index in range(1, self.config.num_points):
@@ -36,13 +36,11 @@ class Sft(Method):
         return float(len(batch) * self.config.num_points)
 
     @override
-    def losses(
-        self, velocity: VelocityModel, reference: VelocityModel | None, batch: Batch
-    ) -> Iterator[LossOutput]:
+    def losses(self, policies: Policies, batch: Batch) -> Iterator[LossOutput]:
         last = self.config.num_points - 1
         for index in range(last + 1):
             at = {name: batch[f"{name}_{index}"] for name in ("sigma", "noise") if index > 0}
-            term, _ = on_trajectory_term(velocity, batch.with_tensors(**at))
+            term, _ = on_trajectory_term(policies.trained, batch.with_tensors(**at))
             yield replace(term, is_last=index == last)
 
     @override

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from baselines.base import Batch, Collected, Generators, LossOutput, Method, VelocityModel
+from baselines.base import Batch, Collected, Generators, LossOutput, Method, Policies, VelocityModel
 from baselines.flow import (
     add_noise,
     classifier_free_guidance,
@@ -86,7 +86,7 @@ class Soar(Method):
         self.sigma_max = training_grid(shift)[1].item()
 
     @override
-    def collect(self, velocity: VelocityModel, batch: Batch, generators: Generators) -> Collected:
+    def collect(self, policies: Policies, batch: Batch, generators: Generators) -> Collected:
         dropout = self.config.condition_dropout
         point = draw_training_point(batch, generators, shift=self.shift, condition_dropout=dropout)
         if self.config.aux_weight == 0:
@@ -141,9 +141,8 @@ class Soar(Method):
         return len(batch) + self.config.aux_weight * self._num_aux(batch)
 
     @override
-    def losses(
-        self, velocity: VelocityModel, reference: VelocityModel | None, batch: Batch
-    ) -> Iterator[LossOutput]:
+    def losses(self, policies: Policies, batch: Batch) -> Iterator[LossOutput]:
+        velocity = policies.trained
         # Step 1: the SFT term. Metrics are means over their own items, not over the loss's.
         scale = self.weight(batch) / len(batch)
         main, velocity_cond = on_trajectory_term(velocity, batch, metric_scale=scale)

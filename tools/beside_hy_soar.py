@@ -31,7 +31,7 @@ from accelerate import Accelerator
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from baselines.base import Batch, Condition, VelocityModel
+from baselines.base import Batch, Condition, Policies, VelocityModel
 from baselines.flow import training_sigmas
 from baselines.loop.stream import row_generator
 from baselines.loop.velocity import casts_kept
@@ -161,10 +161,10 @@ class Step:
         """As ``theirs``; with draws of its own, or a ``batch`` that has them."""
         velocity = velocity or self.velocity
         generators = [row_generator(0, position) for position in self.batch.positions]
-        batch = batch or self.method.collect(velocity, self.batch, generators).batch
+        batch = batch or self.method.collect(Policies(velocity), self.batch, generators).batch
         weight, sums = self.method.weight(batch), []
         with casts_kept(self.accelerator.device):
-            for term in self.method.losses(velocity, None, batch):
+            for term in self.method.losses(Policies(velocity), batch):
                 self.accelerator.backward(term.loss_sum / weight)
                 sums.append(term.loss_sum.detach())
         return (torch.stack(sums).sum() / weight).item()

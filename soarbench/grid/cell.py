@@ -10,7 +10,7 @@ from evaluators.base import JudgeConfig
 from evaluators.diversity.config import DiversityConfig
 from soarbench.common.strict import ADDRESS
 from soarbench.config.settings import SamplingConfig, SuiteConfig, TaskConfig, VariantConfig
-from soarbench.config.stages import BASE
+from soarbench.config.stages import BASE, stages
 from soarbench.data.config import DataConfig
 from soarbench.models.base import ModelConfig
 
@@ -93,8 +93,17 @@ class CellConfig:
     @property
     def title(self) -> str | None:
         """What the method, stage by stage, calls itself; None where nothing is trained."""
-        named = [one.variant or one.method for one in (*self.lineage, self)]
-        return " → ".join(one.title for one in named if one is not None) or None
+        titles = [one._stage_title for one in (*self.lineage, self)]
+        return " → ".join(title for title in titles if title) or None
+
+    @property
+    def _stage_title(self) -> str | None:
+        """Of this stage alone; a preset of a method (``flow_grpo_fast``) says which."""
+        if self.variant is not None or self.method is None:
+            return None if self.variant is None else self.variant.title
+        method, name = self.method, stages(self.method_name)[-1]
+        preset = name.removeprefix(f"{method.kind}_")
+        return method.title if preset == name else f"{method.title} ({preset})"
 
     @property
     def trial_of(self) -> str | None:

@@ -145,6 +145,7 @@ def memory_rows(
         "gradients": gradients / shards,
         "optimiser": moments,
         "averaged weights": MASTER_BYTES * trained / shards if demand.ema else 0.0,
+        "old policy": MASTER_BYTES * trained / shards * demand.method.keeps_old_policy,
         "reference model": MASTER_BYTES * (sizes.total + sizes.buffers) * copies_reference,
         "communication": _communicated(demand, weights, gradients, architecture),
         "autoencoder": BYTES["float32"] * architecture.vae_parameters,
@@ -157,9 +158,13 @@ def memory_rows(
         ),
     }
     # Shards are cut, and averages with them, from weights that are whole on every GPU.
-    start = weights + weights / shards + MASTER_BYTES * trained * (demand.ema is not None)
+    averages = (demand.ema is not None) + demand.method.keeps_old_policy
+    start = weights + weights / shards + MASTER_BYTES * trained * averages
     if shards > 1:
-        later = ("optimiser", "gradients", "averaged weights", "communication", "activations")
+        later = (
+            *("optimiser", "gradients", "averaged weights", "old policy"),
+            *("communication", "activations"),
+        )
         used = weights / shards + sum(rows[name] for name in later)
         rows["whole weights at the start"] = max(0.0, start - used)
     rows["set aside"] = CONTEXT_GB * GB + FRAGMENTATION * sum(rows.values())

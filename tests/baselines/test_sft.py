@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from baselines.base import Policies
 from baselines.flow import training_sigmas
 from baselines.sft import Sft
 from baselines.sft_config import SftConfig
@@ -21,7 +22,9 @@ def collect(batch, *, seed=0, shift=3.0, **config):
 
 def test_a_perfect_model_has_no_loss():
     batch = collect(toy_batch(5)).batch
-    [term] = Sft(SftConfig(), shift=3.0).losses(PathModel(batch["x0"], batch["noise"]), None, batch)
+    [term] = Sft(SftConfig(), shift=3.0).losses(
+        Policies(PathModel(batch["x0"], batch["noise"])), batch
+    )
     assert term.loss_sum.item() == 0
     assert Sft(SftConfig(), shift=3.0).weight(batch) == 5
 
@@ -38,7 +41,7 @@ def test_loss_by_hand():
         seen.update(latents=latents, sigma=sigma)
         return torch.zeros_like(latents)
 
-    [term] = Sft(SftConfig(), shift=3.0).losses(model, None, batch)
+    [term] = Sft(SftConfig(), shift=3.0).losses(Policies(model), batch)
     # targets (0, -2) and (3, 1): mean squares 2 and 5
     assert term.loss_sum.item() == 7
     assert seen["latents"].tolist() == [[1.0, 1.0], [0.75, 0.25]]
@@ -99,7 +102,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch():
     whole = gradients(model)
     model.zero_grad()
     for row in range(8):
-        for term in method.losses(model, None, batch.select([row])):
+        for term in method.losses(Policies(model), batch.select([row])):
             (term.loss_sum / method.weight(batch)).backward()
     torch.testing.assert_close(gradients(model), whole, rtol=1e-5, atol=1e-7)
 

@@ -111,7 +111,12 @@ def test_settings_hold_what_a_yaml_says_in_their_class(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "kind"),
-    [("sft", "SftConfig"), ("soar", "SoarConfig"), ("flow_grpo", "FlowGrpoConfig")],
+    [
+        *(("sft", "SftConfig"), ("soar", "SoarConfig"), ("flow_grpo", "FlowGrpoConfig")),
+        *((f"flow_grpo_{preset}", "FlowGrpoConfig") for preset in ("fast", "cps", "nocfg")),
+        *(("diffusion_nft", "DiffusionNftConfig"), ("awm", "AwmConfig")),
+        *(("best_of_group", "BestOfGroupConfig"), ("online_dpo", "OnlineDpoConfig")),
+    ],
 )
 def test_a_method_is_the_one_it_is_called(method: str, kind: str) -> None:
     settings = compose_choices(choices_of("method", method)).settings()

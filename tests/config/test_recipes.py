@@ -111,6 +111,8 @@ def leaves(node: object, prefix: str = "") -> set[str]:
     "named",
     [
         *("sft", "soar", "flow_grpo", "sft/general", "soar/general", "flow_grpo/alignment"),
+        *("flow_grpo_fast", "flow_grpo_cps", "flow_grpo_nocfg"),
+        *("diffusion_nft", "awm", "best_of_group", "online_dpo"),
         *("base/general", "base/aesthetic", "base/alignment"),
     ],
 )

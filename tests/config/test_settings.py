@@ -26,7 +26,10 @@ ANY_DATA = "data=lab_general"
         (["method.aux_wieght=1"], "did you mean 'method.aux_weight'"),
         (["method.aux_weight=much"], "method.aux_weight='much' must be a number"),
         (["method.aux_weight=-1"], "aux_weight = -1.0"),
-        (["method=dpo"], "method='dpo' does not exist: choose one of base, flow_grpo, sft, soar"),
+        (
+            ["method=dpo"],
+            "method='dpo' does not exist: choose one of awm, base, best_of_group, diffusion_nft, ",
+        ),
         (["task=beauty"], "task='beauty' does not exist"),
         (["task=general"], "task='general' is not part of grid 'reward_specific'"),
         (["budget=quik"], "budget='quik' does not exist: did you mean 'quick'?"),

@@ -26,17 +26,21 @@ from soarbench.planning.fake_transformer import MetaModel
 from soarbench.planning.memory_and_time import CONTEXT_GB, FRAGMENTATION, GB, other_phases
 from tests.pretended import device
 
-METHODS = {
-    "sft": [],
-    "soar": ["method.num_aux_points=1"],
-    "flow_grpo": [
-        "method.num_inference_steps=2",
-        "method.group_size=2",
-        "method.updates_per_collection=1",
-    ],
-}
+PAIRS = [
+    *("method.num_inference_steps=2", "method.group_size=2"),
+    "method.updates_per_collection=1",
+]
+METHODS = {"sft": [], "soar": ["method.num_aux_points=1"], "flow_grpo": PAIRS}
+RIVALS = {"diffusion_nft": PAIRS, "online_dpo": PAIRS}
 ADAPTERS = {"full": "null", "lora": "{rank:32,alpha:64}"}
-CASES = list(itertools.product(METHODS, ADAPTERS, (True, False)))
+CASES = [
+    *itertools.product(METHODS, ADAPTERS, (True,)),
+    # What an adapter saves of activations that are kept is the same for every method.
+    *itertools.product(METHODS, ["full"], (False,)),
+    ("sft", "lora", False),
+    # What is new in them is the old policy, and which rows the model sees.
+    *(("diffusion_nft", "full", True), ("online_dpo", "lora", True)),
+]
 EIGHT_GPUS = ("launcher.num_processes=8", "training.batch_size=16")
 EIGHT = [
     ("sft", "full", "fsdp2"),
@@ -67,7 +71,7 @@ def _words(method: str, adapter: str, is_checkpointed: bool, *more: str) -> str:
     return ";".join(
         [
             *("model=sd35_medium", "training.batch_size=2", "training.micro_batch_size=2"),
-            *(f"method={method}", f"lora={ADAPTERS[adapter]}", *METHODS[method], *more),
+            *(f"method={method}", f"lora={ADAPTERS[adapter]}", *(METHODS | RIVALS)[method], *more),
             f"training.gradient_checkpointing={str(is_checkpointed).lower()}",
         ]
     )

@@ -23,7 +23,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from baselines import flow_matching
 from baselines.flow import draw_noise
-from baselines.flow_grpo import FlowGrpo
+from baselines.group_method import GroupMethod
 from baselines.loop import trainer
 from baselines.loop.trainer import PostTrainer
 from soarbench.benchmarks.full_size import one_update, planned_bytes, random_transformer
@@ -95,21 +95,21 @@ def update(words: list[str], planner: Planner) -> dict[str, object]:
     if fault:
         architecture = architecture.with_layers((2, 1))
     device = torch.device("cuda", 0)
-    judge = FlowGrpo._judge
+    judge = GroupMethod._judge
 
-    def judged(self: FlowGrpo, rewards: torch.Tensor, _: torch.Tensor) -> object:
+    def judged(self: GroupMethod, rewards: torch.Tensor, _: torch.Tensor) -> object:
         """Groups depend on content, so their statistics are those of real numbers."""
         with unset_fake_temporarily():
             rows = len(rewards)
             made, metrics = judge(self, torch.arange(float(rows)), torch.arange(rows) // 2)
-        places = {"advantages": device, "active": torch.device("cpu")}
+        places = {name: "cpu" if name == "active" else device for name in made}
         return {name: torch.empty_like(t, device=places[name]) for name, t in made.items()}, metrics
 
     def finished(*_: object) -> None:
         raise _Finished
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(FlowGrpo, "_judge", judged))
+        stack.enter_context(mock.patch.object(GroupMethod, "_judge", judged))
         stack.enter_context(mock.patch.object(PostTrainer, "_save_checkpoint", finished))
         for name in fault:
             stack.enter_context(mock.patch.object(flow_matching, *FAULTS[name]))

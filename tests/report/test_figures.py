@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
+from soarbench.common.plugins import conf_folders
+from soarbench.config.compose import registered
 from soarbench.report.figures.style_and_curves import (
     BAND_TITLE,
     METHOD_STYLES,
@@ -64,9 +66,10 @@ def test_a_panel_a_task_and_no_more_axes_than_panels():
 
 
 def test_lines_differ_without_colour_and_in_grey():
-    styles = method_styles(["base", "sft", "soar", "flow_grpo", "mine", "yours"])
-    assert len({str(look.dashes) for look in styles.values()}) == 6
-    assert len({look.marker for look in styles.values()}) == 6
+    styles = method_styles(["base", *registered("grid", conf_folders())["rivals"]["methods"]])
+    assert len({str(look.dashes) for look in styles.values()}) == len(styles) == 12
+    assert len({look.marker for look in styles.values()}) == len(styles)
+    assert len({look.hatch for look in styles.values()}) == len(styles)
     grey = sorted(
         float(np.dot(to_rgb(look.color), (0.299, 0.587, 0.114))) for look in METHOD_STYLES.values()
     )

@@ -15,9 +15,6 @@ from soarbench.report.numbers.tables import TaskTable
 from soarbench.stats import mean_interval
 from soarbench.store.facts import MetricFacts
 
-#: By marker, so that every method has its own.
-_HATCHES = {"o": "", "s": "///", "^": "...", "D": "xx", "v": "\\\\\\", "P": "++", "X": "**"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
@@ -89,7 +86,7 @@ def _draw_group(ax: Axes, bars: Sequence[Bar], titles: Titles) -> None:
         ax.bar(
             place, bar.change, width=0.66, color=look.color, edgecolor="white", linewidth=0,
             # Hatches tell methods apart in grey, as dashes do in the curves.
-            hatch=_HATCHES[look.marker], label=method_title(bar.method, titles),
+            hatch=look.hatch, label=method_title(bar.method, titles),
         )  # fmt: skip
         ends = [[bar.change - bar.low], [bar.high - bar.change]]
         ax.errorbar(place, bar.change, yerr=ends, color="black", elinewidth=1, capsize=3)

@@ -41,6 +41,7 @@ class LineStyle:
     color: str
     dashes: str | tuple[float, tuple[float, ...]]
     marker: str
+    hatch: str = ""
 
     @property
     def line(self) -> dict[str, Any]:
@@ -55,15 +56,20 @@ class LineStyle:
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart; dark to light in grey.
 METHOD_STYLES = {
-    BASE: LineStyle("#000000", ":", "D"),
+    BASE: LineStyle("#000000", ":", "D", "xx"),
     "soar": LineStyle("#0072B2", "-", "o"),
-    "flow_grpo": LineStyle("#009E73", "-.", "^"),
-    "sft": LineStyle("#E69F00", "--", "s"),
+    "flow_grpo": LineStyle("#009E73", "-.", "^", "..."),
+    "sft": LineStyle("#E69F00", "--", "s", "///"),
 }
 _OTHER_STYLES = (
-    LineStyle("#D55E00", (0, (5, 1, 1, 1, 1, 1)), "v"),
-    LineStyle("#CC79A7", (0, (1, 1)), "P"),
-    LineStyle("#56B4E9", (0, (8, 3)), "X"),
+    LineStyle("#D55E00", (0, (5, 1, 1, 1, 1, 1)), "v", "\\\\\\"),
+    LineStyle("#CC79A7", (0, (1, 1)), "P", "++"),
+    LineStyle("#56B4E9", (0, (8, 3)), "X", "**"),
+    LineStyle("#882255", (0, (5, 2)), "<", "---"),
+    LineStyle("#7F7F7F", (0, (3, 1, 1, 1)), "h", "ooo"),
+    LineStyle("#332288", (0, (2, 2)), ">", "|||"),
+    LineStyle("#999933", (0, (6, 1, 2, 1)), "p", "OO"),
+    LineStyle("#AA4499", (0, (1, 3)), "d", "xx.."),
 )
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
+from baselines.awm_config import AwmConfig
+from baselines.best_of_group_config import BestOfGroupConfig
+from baselines.config import MethodConfig
+from baselines.diffusion_nft_config import DiffusionNftConfig
 from baselines.flow_grpo_config import FlowGrpoConfig
+from baselines.online_dpo_config import OnlineDpoConfig
 from baselines.sft_config import SftConfig
 from baselines.soar_config import SoarConfig
 from soarbench.config.stages import BASE as BASE
@@ -14,10 +19,14 @@ from soarbench.store.facts import MetricFacts
 
 #: Titles of methods by name, as their cells have them.
 Titles = Mapping[str, str]
+_CONFIGS: tuple[type[MethodConfig], ...] = (
+    *(SftConfig, SoarConfig, FlowGrpoConfig, DiffusionNftConfig, AwmConfig),
+    *(BestOfGroupConfig, OnlineDpoConfig),
+)
 #: In the order of tables and legends; cells of older exports do not say their titles.
 METHOD_TITLES = {
     BASE: "Base",
-    **{kind.kind: kind.title for kind in (SftConfig, SoarConfig, FlowGrpoConfig)},
+    **{config.kind: config.title for config in _CONFIGS},
 }
 
 

@@ -29,18 +29,24 @@ _METHODS = ("sft", "soar", "flow_grpo")
 _MODELS = {
     BASE: "SD3.5-M",
     "base_no_guidance": "SD3.5-M without guidance",
-    "flow_grpo_geneval": "SD3.5-M + Flow-GRPO (GenEval)",
-    "flow_grpo_ocr": "SD3.5-M + Flow-GRPO (OCR)",
-    "flow_grpo_pickscore": "SD3.5-M + Flow-GRPO (PickScore)",
-    "diffusion_nft": "SD3.5-M + DiffusionNFT (several rewards)",
+    "public_flow_grpo_geneval": "SD3.5-M + Flow-GRPO (GenEval)",
+    "public_flow_grpo_ocr": "SD3.5-M + Flow-GRPO (OCR)",
+    "public_flow_grpo_pickscore": "SD3.5-M + Flow-GRPO (PickScore)",
+    "public_diffusion_nft": "SD3.5-M + DiffusionNFT (several rewards)",
     "sft": "SD3.5-M + SFT",
     "soar": "SD3.5-M + SOAR",
     "soar_stochastic_branch": "SOAR, stochastic branch",
     "soar_fresh_branch": "SOAR, stochastic branch, fresh noise a path",
 }
 _ANCHORS = (
-    *(BASE, "base_no_guidance", "flow_grpo_geneval", "flow_grpo_ocr", "flow_grpo_pickscore"),
-    "diffusion_nft",
+    *(
+        BASE,
+        "base_no_guidance",
+        "public_flow_grpo_geneval",
+        "public_flow_grpo_ocr",
+        "public_flow_grpo_pickscore",
+    ),
+    "public_diffusion_nft",
 )
 #: The paper's Table 3, after the two rows that it is read against.
 _ABLATION = (BASE, "sft", "soar", "soar_stochastic_branch", "soar_fresh_branch")
