@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -17,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from soarbench.cli.report import report
-from soarbench.cli.run import dry_table, run, run_whole
+from soarbench.cli.run import dry_table, run, run_whole, unrated_lines
 from soarbench.cli.words import read
 from soarbench.common.errors import UserError
 from soarbench.common.files import locked, make_writable, read_json, write_atomically
@@ -257,6 +258,9 @@ def test_dry_run_touches_nothing_and_tells_what_is_left(arguments: list[str]) ->
         assert addresses.cell_id(cell) in text
     assert text.count("to do") == 4
     assert "estimates from rates measured on" in text
+    assert "count no seconds" not in text
+    unrated = dataclasses.replace(grid.settings.budget.rates, seconds_per_step={"soar": 1.0})
+    assert len(unrated_lines(grid.cells, unrated)) == 2  # of SFT and Flow-GRPO
     go(arguments, FakeWorkbench())
     stream.truncate(0)
     console.print(dry_table(grid))
