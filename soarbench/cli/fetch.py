@@ -32,24 +32,20 @@ def fetch(
     folders = search_path(words)
     judges = every_judge(folders)
     others = [name for name in names if name in _OTHERS or "/" in name]
-    _fetch_others(others, folders, console)
-    if others and len(others) == len(names):
-        return 0
-    names = [name for name in names if name not in others]
     if not names:
         known = ", ".join(name for name, judge in judges.items() if judge.published)
         raise UserError(
             f"name what to fetch: {known}; {_PROMPTS} (of suites), {_ANCHORS} (public adapters), "
             "or the hub id of an adapter"
         )
+    names = [name for name in names if name not in others]
     require_judges(names, judges)
+    _fetch_others(others, folders, console)
     downloads = dict.fromkeys(weights for name in names for weights in judges[name].published)
-    if not downloads:
+    if names and not downloads:
         console.print("these judges need no weights of the hub")
     for weights in downloads:
-        is_file = isinstance(weights, PublishedFile)
-        about = _fetched_file(weights) if is_file else _fetched_snapshot(weights)
-        print_line(console, f"{weights.title}: {about}")
+        print_line(console, f"{weights.title}: {_fetched(weights)}")
     return 0
 
 
@@ -57,28 +53,30 @@ def _fetch_others(names: Sequence[str], folders: Folders, console: Console) -> N
     """Fetch the prompts of suites, and adapters by their hub ids; verified as far as known."""
     if _PROMPTS in names:
         for file in prompt_files(folders).values():
-            print_line(console, f"{file.title}: {_fetched_file(file)}")
+            print_line(console, f"{file.title}: {_fetched_file(file, key=_PROMPTS)}")
     adapters = [name for name in names if name not in _OTHERS]
     adapters += public_adapters(folders) if _ANCHORS in names else []
     for adapter in dict.fromkeys(adapters):
         print_line(console, f"{adapter}: revision {adapter_root(adapter).name}")
 
 
-def _fetched_file(file: PublishedFile) -> str:
+def _fetched_file(file: PublishedFile, *, key: str = "weights") -> str:
     """Fetch a file unless it is here, and verify it. -> What to say of it."""
     from evaluators.downloads import check_published, resolve_published
 
     try:
         _check_space(file, file.path.parent, is_cached=file.path.is_file())
-        path = resolve_published(file)
+        path = resolve_published(file, key=key)
         check_published(file, path)
     except WeightsError as error:
         raise UserError(str(error)) from error
     return f"{path}, verified by sha256 {file.sha256}"
 
 
-def _fetched_snapshot(weights: PublishedWeights) -> str:
-    """Fetch a snapshot of the hub, and verify it. -> What to say of it."""
+def _fetched(weights: PublishedWeights | PublishedFile) -> str:
+    """Fetch what is not here, and verify it. -> What to say of it."""
+    if isinstance(weights, PublishedFile):
+        return _fetched_file(weights)
     folder = _snapshot(weights)
     return f"revision {folder.name}, {verify(weights, folder)} files verified by sha256"
 

@@ -56,11 +56,11 @@ def prompt_rows(folders: Folders) -> list[PublishedRow]:
     fetch = "python -m soarbench fetch prompts"
     return [
         PublishedRow(
-            name=name,
+            name=f"suite={name}",
             state="ready" if file.path.is_file() else "missing",
             command="" if file.path.is_file() else fetch,
             source=_repository(file.url),
-            summary=f"prompts of suite {name}",
+            summary="prompts",
         )
         for name, file in prompt_files(folders).items()
     ]
@@ -81,7 +81,7 @@ def _data_row(name: str, values: Mapping[str, str]) -> PublishedRow:
     include = "" if files == "None" else f" --include '{files}'"
     download = f"hf download --repo-type dataset {path} --revision {revision}{include}"
     return PublishedRow(
-        name=name,
+        name=f"data={name}",
         state="begun or ready" if is_here else "comes when used",
         command="" if is_here else download,
         source=f"{path}@{revision[:7]}",

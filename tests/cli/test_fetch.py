@@ -117,12 +117,12 @@ def test_prompts_data_and_adapters_are_listed_with_where_they_come_from(
     monkeypatch.setenv("SOARBENCH_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     rows = {row.name: row for row in [*prompt_rows(conf_folders()), *data_rows(conf_folders())]}
-    assert {"drawbench", "ocr", "pickscore", "dalle3", "text_to_image_2m"} <= rows.keys()
-    assert rows["drawbench"].command == "python -m soarbench fetch prompts"
-    assert rows["drawbench"].source == "NVlabs/DiffusionNFT@24af555"
-    assert "--include 'data_1024_10K/*.tar'" in rows["text_to_image_2m"].command
-    assert "licence cc0-1.0" in rows["dalle3"].summary
+    assert {"suite=drawbench", "suite=ocr", "data=dalle3", "data=text_to_image_2m"} <= rows.keys()
+    assert rows["suite=drawbench"].command == "python -m soarbench fetch prompts"
+    assert rows["suite=drawbench"].source == "NVlabs/DiffusionNFT@24af555"
+    assert "--include 'data_1024_10K/*.tar'" in rows["data=text_to_image_2m"].command
+    assert "licence cc0-1.0" in rows["data=dalle3"].summary
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "ocr.txt").write_text("x")
-    assert {row.name: row.state for row in prompt_rows(conf_folders())}["ocr"] == "ready"
+    assert {row.name: row.state for row in prompt_rows(conf_folders())}["suite=ocr"] == "ready"
     assert len(public_adapters(conf_folders())) == 4
