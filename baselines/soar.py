@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from baselines.base import Batch, Collected, Generators, LossOutput, Method, Policies, VelocityModel
+from baselines.base import (
+    Batch,
+    Collected,
+    Generators,
+    LossOutput,
+    Method,
+    Policies,
+    Schedule,
+    VelocityModel,
+)
 from baselines.flow import (
     add_noise,
     classifier_free_guidance,
@@ -24,8 +33,6 @@ from baselines.flow import (
     guided_velocity,
     per_row,
     stochastic_step,
-    training_grid,
-    training_sigmas,
     velocity_mse,
 )
 from baselines.flow_matching import draw_training_point, on_trajectory_term
@@ -74,21 +81,21 @@ def sample_renoise_sigmas(sigma_next: Tensor, uniform: Tensor) -> Tensor:
 class Soar(Method):
     """``loss = (sum main + lambda sum aux) / (B + lambda B_aux)``, the counts being global.
 
-    ``shift`` is of the model's training schedule; steps are those of methods.md.
+    ``schedule`` is the model's; steps are those of methods.md.
     """
 
     needs_rollout = False  # beside that of the loss, which is of every row
 
-    def __init__(self, config: SoarConfig, *, shift: float) -> None:
+    def __init__(self, config: SoarConfig, *, schedule: Schedule) -> None:
         self.config = config
-        self.shift = shift
-        # The grid starts at 1, where the stochastic steps' sigma / (1 - sigma) has a pole.
-        self.sigma_max = training_grid(shift)[1].item()
+        self.schedule = schedule
 
     @override
     def collect(self, policies: Policies, batch: Batch, generators: Generators) -> Collected:
         dropout = self.config.condition_dropout
-        point = draw_training_point(batch, generators, shift=self.shift, condition_dropout=dropout)
+        point = draw_training_point(
+            batch, generators, schedule=self.schedule, condition_dropout=dropout
+        )
         if self.config.aux_weight == 0:
             return Collected(point)  # SFT, bit for bit
         return Collected(self._draw_rollout(point, generators))
@@ -106,7 +113,9 @@ class Soar(Method):
         spans = torch.tensor([count / config.num_inference_steps for count in counts])
         ends = (batch["t0"][:, None] - spans).clamp(min=0)
         t1 = ends[:, -1]
-        sigma_steps = on_device(training_sigmas(ends, self.shift), x0.device)
+        shape = x0.shape[1:]
+        levels = [self.schedule.training_sigmas(t, shape) for t in ends.unbind(1)]
+        sigma_steps = on_device(torch.stack(levels, dim=1), x0.device)
         sigma_next = sigma_steps[:, -1]
         paths, points = config.num_rollout_paths, config.num_aux_points
         uniform = draw_uniform((paths, points), generators, x0.device)
@@ -196,7 +205,8 @@ class Soar(Method):
         if fresh is None:
             return euler_step(latents, v, sigma, end)
         kind, scale = self.config.step_kind, self.config.noise_scale
-        return stochastic_step(latents, v, sigma, end, kind, scale, self.sigma_max, fresh)
+        sigma_max = self.schedule.sigma_max(latents.shape[1:])
+        return stochastic_step(latents, v, sigma, end, kind, scale, sigma_max, fresh)
 
     def _aux_term(
         self, velocity: VelocityModel, x_off: Tensor, batch: Batch, slots: Sequence[tuple[int, int]]

@@ -13,7 +13,7 @@ _CHUNK, _SECONDS = 1 << 20, 30
 def resolve_published(file: PublishedFile, *, key: str = "weights") -> Path:
     """The file in the cache, fetched where it is not; ``WeightsError`` where it is not to be had.
 
-    Messages name the setting ``key``, which can name a copy of the file instead.
+    Messages name the setting ``key``.
     """
     from huggingface_hub import constants
 
@@ -21,8 +21,8 @@ def resolve_published(file: PublishedFile, *, key: str = "weights") -> Path:
         return file.path
     if constants.is_offline_mode():
         raise WeightsError(
-            f"{key}={file.name}: not in {file.path.parent} while HF_HUB_OFFLINE is set; get it "
-            f"from {file.url} and name the file"
+            f"{key}: not in {file.path.parent} while HF_HUB_OFFLINE is set: {file.url}; "
+            "put it there"
         )
     return download(file, key=key)
 
@@ -44,8 +44,8 @@ def download(file: PublishedFile, *, key: str = "weights") -> Path:
         part.replace(file.path)
     except (requests.RequestException, OSError) as error:
         raise WeightsError(
-            f"{key}={file.name}: {file.url} does not give it ({type(error).__name__}); get it "
-            "where there is a network, and name the file"
+            f"{key}: {file.url} does not give it ({type(error).__name__}); put it into "
+            f"{file.path.parent}"
         ) from error
     finally:
         part.unlink(missing_ok=True)
@@ -57,6 +57,6 @@ def check_published(file: PublishedFile, path: Path) -> None:
     digest = sha256_of(path)
     if not digest.startswith(file.sha256):
         raise WeightsError(
-            f"{path} is not {file.name}: its sha256 is {digest}, not {file.sha256}; delete it and "
-            "fetch again"
+            f"{path} is another file than published: its sha256 is {digest}, not {file.sha256}; "
+            "delete it and fetch again"
         )

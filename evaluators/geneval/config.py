@@ -41,8 +41,11 @@ class GenEvalFacts(JudgeConfig):
     summary = "objects, counts, colours and positions, by Mask2Former and CLIP"
     unit = "share of correct images"
     units: ClassVar[Mapping[str, str]] = {
-        "strict_score": "mean partial credit, at most 1",
-        "images_correct": "% of images",
+        "overall": "macro: mean of the tasks' shares of correct images, 0..1",
+        "strict_overall": "macro: mean of the tasks' shares by exact counts, 0..1",
+        "strict_score": "macro: mean of the tasks' mean partial credits, at most 1",
+        "images_correct": "% of images, whatever their tasks",
+        "images_strict_score": "mean partial credit over images, at most 1",
         "prompts_correct": "% of prompts",
     }
     value_range = (0.0, 1.0)

@@ -160,5 +160,5 @@ def _merged_by_place(tensor: Tensor) -> Tensor:
     """
     if tensor.shape[-1] % 4 or (tensor.ndim == 2 and tensor.shape[0] * 2 != tensor.shape[1]):
         return tensor
-    by_channel = tensor.unflatten(-1, (-1, 4))
+    by_channel: Tensor = tensor.unflatten(-1, (-1, 4))
     return by_channel[..., torch.tensor([0, 2, 1, 3])].transpose(-1, -2).flatten(-2)

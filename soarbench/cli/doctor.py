@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
@@ -50,7 +51,16 @@ def cached_snapshot(weights: PublishedWeights) -> Path | None:
     present = {path.name for pattern in weights.files for path in snapshot.glob(pattern)}
     has_weights = any(name.endswith(_WEIGHT_SUFFIXES) for name in weights.files)
     suffixes = _WEIGHT_SUFFIXES if has_weights else ("",)
-    return snapshot if any(name.endswith(suffixes) for name in present) else None
+    is_whole = any(name.endswith(suffixes) for name in present) and _parts(snapshot) <= present
+    return snapshot if is_whole else None
+
+
+def _parts(snapshot: Path) -> set[str]:
+    """Files that the weights of a large model are divided among."""
+    indices = snapshot.glob("*.safetensors.index.json")
+    return {
+        part for path in indices for part in json.loads(path.read_text())["weight_map"].values()
+    }
 
 
 def examine(name: str, judge: JudgeConfig) -> Finding:

@@ -33,7 +33,7 @@ def fetch(
     judges = every_judge(folders)
     others = [name for name in names if name in _OTHERS or "/" in name]
     if not names:
-        known = ", ".join(name for name, judge in judges.items() if judge.published)
+        known = ", ".join(name for name, one in judges.items() if one.published or one.optional)
         raise UserError(
             f"name what to fetch: {known}; {_PROMPTS} (of suites), {_ANCHORS} (public adapters), "
             "or the hub id of an adapter"
@@ -41,7 +41,10 @@ def fetch(
     names = [name for name in names if name not in others]
     require_judges(names, judges)
     _fetch_others(others, folders, console)
-    downloads = dict.fromkeys(weights for name in names for weights in judges[name].published)
+    needs = [(*judges[name].published, *judges[name].optional) for name in names]
+    published = {weights for judge in needs for weights in judge}
+    # What is small first: whoever asks a server needs GenEval 2's prompts alone.
+    downloads = sorted(published, key=lambda weights: (weights.disk_gb, weights.title))
     if names and not downloads:
         console.print("these judges need no weights of the hub")
     for weights in downloads:

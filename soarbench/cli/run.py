@@ -28,6 +28,7 @@ from soarbench.jobs.base import Job, SuiteJob, Workbench
 from soarbench.jobs.graph import diagnostic_keys, grid_jobs, settle, waiting_on
 from soarbench.jobs.log import Log
 from soarbench.jobs.prepare import START
+from soarbench.jobs.recorded import with_recorded
 from soarbench.jobs.snapshots import SnapshotKeeper
 from soarbench.jobs.train import Train
 from soarbench.launchers.base import MakeWorkbench, Submitter
@@ -113,9 +114,9 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
             from soarbench.cli.report import build
             from soarbench.report.source import cells_of
 
-            build(cells_of(grid), None, console)
+            built = build(cells_of(with_recorded(grid)), None, console)
             if tracker is not None:
-                tracker.log_report(results_dir / grid.settings.grid.name)
+                tracker.log_report(built.folder)
         deliver_grid(grid, tracker, console)
     say_failures(grid, failures, console)
     return 1 if failures else 0

@@ -27,7 +27,14 @@ from tests.rewards import Dullness, DullnessConfig
 
 JUDGES = every_judge()
 #: Texts that a field takes; any other text may be anything.
-TEXTS = {"dtype": "bfloat16", "engine": "paddle", "base_url": "https://example.org/v1"}
+TEXTS = {
+    "dtype": "float16",
+    "engine": "paddle",
+    "transform": "published",
+    "base_url": "https://example.org/v1",
+    "server": "https://example.org/v1",
+    "question": "Is this {prompt}?",
+}
 #: What loads a model, and imports what it needs to.
 HEAVY = {
     "evaluators.clip.encoders",
@@ -38,6 +45,8 @@ HEAVY = {
     "evaluators.geneval.mmdetection",
     "evaluators.preference.imagereward_model",
     "evaluators.preference.rating_head",
+    "evaluators.vlm.hpsv3_model",
+    "evaluators.vlm.local",
 }
 
 
@@ -89,7 +98,7 @@ def test_an_identity_is_json_without_speed_and_without_where_its_class_lies(name
 def test_what_changes_a_number_changes_the_identity() -> None:
     changed = {
         "geneval": {"dtype": "bfloat16"},
-        "clipscore": {"weights": "other/clip"},
+        "clipscore": {"transform": "published"},
         "aesthetic": {"head": "other/head"},
         "hpsv21": {"architecture": "ViT-L-14"},
         "ocr": {"min_confidence": 0.0},
@@ -97,6 +106,11 @@ def test_what_changes_a_number_changes_the_identity() -> None:
     }
     for name, values in changed.items():
         assert dataclasses.replace(JUDGES[name], **values).identity() != JUDGES[name].identity()
+
+
+def test_a_later_setting_is_no_part_of_an_identity_until_it_is_set() -> None:
+    assert "transform" not in ClipScoreConfig().settings()
+    assert ClipScoreConfig(transform="published").settings()["transform"] == "published"
 
 
 def test_weights_are_identified_by_content_wherever_they_lie(tmp_path: Path) -> None:

@@ -70,5 +70,5 @@ def test_another_content_or_none_is_one_line_and_leaves_nothing(
 
 def test_offline_nothing_is_asked(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(WeightsError, match="HF_HUB_OFFLINE is set; get it from http"):
+    with pytest.raises(WeightsError, match="HF_HUB_OFFLINE is set: http"):
         resolve_published(published(url), key="detector")

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, unfold
 from transformers import Mask2FormerConfig, SwinConfig
 
+from evaluators.geneval.config import DETECTOR
 from evaluators.geneval.mask2former import load_detector
 from evaluators.geneval.mmdetection import load_mmdetection, published_config
 from evaluators.weights import WeightsError
@@ -137,11 +138,12 @@ def test_every_weight_comes_to_its_place(state: dict[str, Tensor], tmp_path: Pat
         tensor.numel() for name, tensor in state.items() if not name.endswith("position_index")
     )
     head, decoder = "panoptic_head.", "model.transformer_module.decoder."
+    layer = f"{decoder}layers.0"
     for theirs, ours in {
         "cls_embed.weight": "class_predictor.weight",
         "mask_embed.4.bias": f"{decoder}mask_predictor.mask_embedder.2.0.bias",
         "query_feat.weight": "model.transformer_module.queries_features.weight",
-        "transformer_decoder.layers.0.norms.0.bias": f"{decoder}layers.0.cross_attn_layer_norm.bias",
+        "transformer_decoder.layers.0.norms.0.bias": f"{layer}.cross_attn_layer_norm.bias",
         "pixel_decoder.level_encoding.weight": "model.pixel_level_module.decoder.level_embed",
     }.items():  # fmt: skip
         assert torch.equal(weights[ours], state[head + theirs])
@@ -180,6 +182,22 @@ def test_another_detectors_checkpoint_is_one_line(state, tmp_path, change, messa
         load_mmdetection(saved(tmp_path / "other.pth", other), mask2former_config())
     assert "is not mmdetection's Mask2Former Swin-S" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_published_name_stands_for_the_file_that_was_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOARBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        WeightsError, match=f"detector: not in {tmp_path}.*{DETECTOR.name}"
+    ) as caught:
+        load_detector(DETECTOR.name)
+    assert "\n" not in str(caught.value)
+    DETECTOR.path.parent.mkdir()
+    saved(DETECTOR.path, {"backbone.conv1.weight": torch.ones(2)})
+    with pytest.raises(WeightsError, match=f"detector {DETECTOR.path} is not mmdetection's"):
+        load_detector(DETECTOR.name)
 
 
 def test_what_is_no_checkpoint_is_one_line(tmp_path: Path) -> None:
