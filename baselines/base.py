@@ -181,6 +181,7 @@ class World:
             another process, so that both can work at once.
         gather: Concatenates a tensor of all processes in order of rank, which hold as many rows.
         rank: Of this process in ``gather``.
+        generator_at: A fresh generator of a position in the stream, as ``collect`` is given them.
     """
 
     schedule: Schedule
@@ -190,6 +191,7 @@ class World:
     is_reward_elsewhere: bool = False
     gather: Callable[[Tensor], Tensor] = lambda local: local
     rank: int = 0
+    generator_at: Callable[[int], torch.Generator] = lambda at: torch.Generator().manual_seed(at)
 
     def sampling_sigmas(self, num_inference_steps: int) -> Tensor:
         """Levels of a rollout, from 1 (noise) to 0. -> (num_inference_steps + 1,)."""
@@ -199,7 +201,8 @@ class World:
 class Method(abc.ABC):
     """A post-training method: pure functions of (policies, batch).
 
-    It never logs, never calls backward, and draws from nothing but the generators of ``collect``.
+    It never logs, never calls backward, and draws from nothing but the generators of ``collect``
+    and those that its world has of other rows.
     """
 
     #: Optimiser updates that share one collection phase (rollouts of Flow-GRPO); SFT and SOAR: 1.

@@ -244,6 +244,9 @@ class TrainingConfig:
         micro_batch_size: Rows that go through the model at once on one process; null takes all of
             a process's rows. Bounds memory; changes no result.
         mixed_precision: ``no`` or ``bf16`` (autocast over float32 trained weights).
+        max_sequence_length: Tokens a prompt of the encoder that takes long ones, in training;
+            evaluation has the model's, which is the most. Null takes that for both. SOAR and SFT
+            publish 77, Flow-GRPO 128.
         gradient_checkpointing: Trades speed for memory; null does so only where training would not
             fit on the GPU otherwise, and never on a CPU.
         compile: Whether torch.compile makes the layers faster, at minutes of compiling.
@@ -262,6 +265,7 @@ class TrainingConfig:
     num_snapshots: int = 1
     micro_batch_size: int | None = field(default=None, metadata=ADDRESS)
     mixed_precision: Precision = "no"
+    max_sequence_length: int | None = field(default=None, metadata=ADDRESS_IF_SET)
     # Without it SFT and SOAR do a quarter fewer operations.
     gradient_checkpointing: bool | None = field(default=False, metadata=ADDRESS)
     compile: bool = field(default=False, metadata=ADDRESS)
@@ -279,6 +283,9 @@ class TrainingConfig:
         is_time = minutes is None or 0 < minutes < math.inf
         self._require(is_time, "save_minutes", "must be a positive number, or null")
         self._require(self.num_workers >= 0, "num_workers", "may not be negative")
+        tokens = self.max_sequence_length
+        is_length = tokens is None or 0 <= tokens <= 512
+        self._require(is_length, "max_sequence_length", "must be 0..512, or null for the model's")
         precisions = get_args(Precision)
         is_known = self.mixed_precision in precisions
         self._require(is_known, "mixed_precision", f"must be one of {', '.join(precisions)}")

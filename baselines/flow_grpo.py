@@ -80,7 +80,7 @@ class FlowGrpo(AdvantageMethod):
         """
         config, shape = self.config, self.world.latent_shape
         device = self._device(batch)
-        latents = draw_noise(shape, generators, device)
+        latents = self._start(batch, draw_noise(shape, generators, device))
         start = self._window_start(generators, device)
         sigmas = on_device(self.sigmas, device)
         trajectory = latents.new_empty(len(batch), config.num_trained_steps + 1, *shape)
@@ -102,6 +102,15 @@ class FlowGrpo(AdvantageMethod):
             "sigmas": sigmas[trained],
             "old_log_prob": torch.stack(log_probs, 1).gather(1, trained[:, :-1]),
         }
+
+    def _start(self, batch: Batch, noise: Tensor) -> Tensor:
+        """What rollouts start from: each row's own ``noise``, or that of its group's first row."""
+        if not self.config.same_latents:
+            return noise
+        firsts = [position - position % self.group_size for position in batch.positions]
+        # Drawn again, and not taken from that row, which may be on another process.
+        generators = [self.world.generator_at(first) for first in firsts]
+        return draw_noise(noise.shape[1:], generators, noise.device)
 
     def _window_start(self, generators: Generators, device: torch.device) -> Tensor:
         """First stochastic step of each row; 0 where every step is. -> (B,)."""

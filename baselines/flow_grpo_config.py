@@ -30,9 +30,11 @@ class FlowGrpoConfig(AdvantageConfig):
         step_kind: Null is the published stochastic step; ``cps`` keeps the path's coefficients. The
             log-probability of either is that of its Gaussian.
         clip_range: c of the clipped ratio (TRL: ``epsilon``). Published 1e-4.
+        same_latents: Whether the images of a group start from the same noise, that of its first
+            row. Published false, true for CLIPScore.
         skip_zero_std_groups: Leave groups whose rewards are all equal out of loss and weight.
         kl_coeff: Weight of the KL to the reference model (TRL: ``beta``). Published 0.04 for
-            GenEval and OCR, 0.01 for PickScore.
+            GenEval and OCR, 0.02 for CLIPScore, 0.01 for PickScore.
         kl_form: "published" divides by twice the squared diffusion coefficient; "exact" is the KL
             of the two transitions. Of ``cps`` they are one.
         train_timestep_fraction: Share of the steps, from the noisy end, that are trained; unused
@@ -67,6 +69,7 @@ class FlowGrpoConfig(AdvantageConfig):
     train_timestep_fraction: float = 0.99
     sde_window_size: int = 0
     sde_window_range: tuple[int, int] = (0, 5)
+    same_latents: bool = field(default=False, metadata=ADDRESS_IF_SET)
 
     def __post_init__(self) -> None:
         super().__post_init__()

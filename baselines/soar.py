@@ -30,6 +30,7 @@ from baselines.flow import (
     draw_noise,
     draw_uniform,
     euler_step,
+    guided_velocity,
     per_row,
     stochastic_step,
     velocity_mse,
@@ -102,13 +103,20 @@ class Soar(Method):
     def _draw_rollout(self, batch: Batch, generators: Generators) -> Batch:
         """Draw everything random of steps 2 and 3.
 
-        Adds ``sigma_next``, (B,), ``path_exists``, (B, M), on the CPU as ``t0`` is, ``sigma_aux``,
-        (B, M, N), ``path_noise``, (B, M - 1, ...), and ``endpoint``, (B, M, ...), where it is not
-        the row's noise.
+        Adds ``sigma_steps``, (B, R), where each of the rollout's R steps ends, ``sigma_next``,
+        (B,), the last of them, ``path_exists``, (B, M), on the CPU as ``t0`` is, ``sigma_aux``,
+        (B, M, N), ``path_noise``, (B, M - 1, ...), ``later_noise``, (B, R - 1, M - 1, ...), and
+        ``endpoint``, (B, M, ...), where it is not the row's noise.
         """
         config, x0 = self.config, batch["x0"]
-        t1 = (batch["t0"] - 1 / config.num_inference_steps).clamp(min=0)
-        sigma_next = on_device(self.schedule.training_sigmas(t1, x0.shape[1:]), x0.device)
+        counts = range(1, config.rollout_steps + 1)
+        spans = torch.tensor([count / config.num_inference_steps for count in counts])
+        ends = (batch["t0"][:, None] - spans).clamp(min=0)
+        t1 = ends[:, -1]
+        shape = x0.shape[1:]
+        levels = [self.schedule.training_sigmas(t, shape) for t in ends.unbind(1)]
+        sigma_steps = on_device(torch.stack(levels, dim=1), x0.device)
+        sigma_next = sigma_steps[:, -1]
         paths, points = config.num_rollout_paths, config.num_aux_points
         uniform = draw_uniform((paths, points), generators, x0.device)
         # Stochastic paths are skipped where the step reaches the clean boundary; path 0 is the ODE.
@@ -118,16 +126,18 @@ class Soar(Method):
         else:
             uniform = torch.zeros_like(uniform)
         drawn = batch.with_tensors(
+            sigma_steps=sigma_steps,
             sigma_next=sigma_next,
             sigma_aux=sample_renoise_sigmas(sigma_next, uniform),
             path_exists=path_exists,
             path_noise=draw_noise((paths - 1, *x0.shape[1:]), generators, x0.device),
         )
-        if config.shared_noise:
-            return drawn
         # Last: the published method's draws are then the same ones.
-        endpoint = draw_noise((paths, *x0.shape[1:]), generators, x0.device)
-        return drawn.with_tensors(endpoint=endpoint)
+        if not config.shared_noise:
+            endpoint = draw_noise((paths, *x0.shape[1:]), generators, x0.device)
+            drawn = drawn.with_tensors(endpoint=endpoint)
+        shape = (config.rollout_steps - 1, paths - 1, *x0.shape[1:])
+        return drawn.with_tensors(later_noise=draw_noise(shape, generators, x0.device))
 
     def _num_aux(self, batch: Batch) -> float:
         """Auxiliary points that exist, B_aux."""
@@ -159,23 +169,44 @@ class Soar(Method):
 
     @torch.no_grad()
     def _rollout(self, velocity: VelocityModel, velocity_cond: Tensor, batch: Batch) -> Tensor:
-        """Step 2: one step from the training point on every path. -> ``x_off``, (B, M, ...)."""
-        config, sigma, sigma_next = self.config, batch["sigma"], batch["sigma_next"]
+        """Step 2: from the training point on every path. -> ``x_off``, (B, M, ...)."""
+        config, sigma = self.config, batch["sigma"]
         if not config.off_path:
-            return add_noise(batch["x0"], batch["noise"], sigma_next).unsqueeze(1)
+            return add_noise(batch["x0"], batch["noise"], batch["sigma_next"]).unsqueeze(1)
         latents = add_noise(batch["x0"], batch["noise"], sigma)
         # Of the main term, where the public code evaluates the same once more, with a graph.
         v_cfg = velocity_cond
         if config.guidance_scale != 1:
             uncond = velocity(latents, sigma, batch.negative_condition).float()
             v_cfg = classifier_free_guidance(uncond, velocity_cond.float(), config.guidance_scale)
-        step = (latents, v_cfg, sigma, sigma_next)
+        levels = (sigma, *batch["sigma_steps"].unbind(1))
+        x = [
+            self._stepped(latents, v_cfg, levels[0], levels[1], fresh)
+            for fresh in (None, *batch["path_noise"].unbind(1))
+        ]
+        for step, noise in enumerate(batch["later_noise"].unbind(1), start=1):
+            level, end = levels[step], levels[step + 1]
+            v = [self._guided(velocity, at, level, batch) for at in x]
+            fresh_of = (None, *noise.unbind(1))
+            x = [
+                self._stepped(at, v_at, level, end, fresh)
+                for at, v_at, fresh in zip(x, v, fresh_of, strict=True)
+            ]
+        return torch.stack(x, dim=1)
+
+    def _guided(self, velocity: VelocityModel, at: Tensor, level: Tensor, batch: Batch) -> Tensor:
+        conditions = (batch.condition, batch.negative_condition)
+        return guided_velocity(velocity, at, level, *conditions, self.config.guidance_scale)
+
+    def _stepped(
+        self, latents: Tensor, v: Tensor, sigma: Tensor, end: Tensor, fresh: Tensor | None
+    ) -> Tensor:
+        """A step of the ODE, or a stochastic one with ``fresh`` noise."""
+        if fresh is None:
+            return euler_step(latents, v, sigma, end)
+        kind, scale = self.config.step_kind, self.config.noise_scale
         sigma_max = self.schedule.sigma_max(latents.shape[1:])
-        paths = [euler_step(*step)]
-        for fresh in batch["path_noise"].unbind(1):
-            kind, scale = config.step_kind, config.noise_scale
-            paths.append(stochastic_step(*step, kind, scale, sigma_max, fresh))
-        return torch.stack(paths, dim=1)
+        return stochastic_step(latents, v, sigma, end, kind, scale, sigma_max, fresh)
 
     def _aux_term(
         self, velocity: VelocityModel, x_off: Tensor, batch: Batch, slots: Sequence[tuple[int, int]]

@@ -35,6 +35,8 @@ class SoarConfig(MethodConfig):
         guidance_scale: CFG weight w of the rollout step; 1 = off. Published
             ``cfg_scale_sampling`` 4.5.
         num_inference_steps: Solver steps K; the rollout step spans 1 / K. Published 40.
+        rollout_steps: Solver steps that a rollout takes, each 1 / K; the model is asked anew at
+            each state after the first. Published 1.
         num_aux_points: Re-noised points N on each path. Published ``trajectory_length`` 6.
         num_rollout_paths: Paths M; path 0 is the ODE step, the others are stochastic. Published 1.
         aux_weight: Weight lambda of the auxiliary points; 0 is SFT. Published ``lambda_aux`` 1.
@@ -71,6 +73,7 @@ class SoarConfig(MethodConfig):
     off_path: bool = field(default=True, metadata=ADDRESS_IF_SET)
     renoise: bool = field(default=True, metadata=ADDRESS_IF_SET)
     shared_noise: bool = field(default=True, metadata=ADDRESS_IF_SET)
+    rollout_steps: int = field(default=1, metadata=ADDRESS_IF_SET)
     # One point's graph at a time: planning counts 285 MiB instead of 1,768.
     aux_chunk: int | None = field(default=1, metadata=ADDRESS)
 
@@ -81,6 +84,8 @@ class SoarConfig(MethodConfig):
         # A finer step would fall into the same level of the training grid.
         steps, most = self.num_inference_steps, NUM_TRAIN_TIMESTEPS - 1
         require(1 <= steps <= most, "num_inference_steps", steps, f"use 1 to {most}")
+        length = self.rollout_steps
+        require(1 <= length <= steps, "rollout_steps", length, f"use 1 to {steps}, all of them")
         for name in ("num_aux_points", "num_rollout_paths", "aux_chunk"):
             value = getattr(self, name)
             valid = value is None or value >= 1
@@ -115,9 +120,12 @@ class SoarConfig(MethodConfig):
 
     @override
     def forward_equivalents(self) -> float:
-        # The rollout reuses the main term's conditional velocity, so guidance adds one forward.
-        rollout = 1 if self.points and self.off_path and self.guidance_scale != 1 else 0
-        return 3.0 * (1 + self.points) + rollout
+        if not (self.points and self.off_path):
+            return 3.0 * (1 + self.points)
+        # The first step reuses the main term's conditional velocity: guidance adds one forward.
+        branches = 1 if self.guidance_scale == 1 else 2
+        later = (self.rollout_steps - 1) * self.num_rollout_paths * branches
+        return 3.0 * (1 + self.points) + branches - 1 + later
 
     @override
     def forwards_with_gradient(self) -> float:

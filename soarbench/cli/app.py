@@ -145,13 +145,13 @@ COMMANDS: Mapping[str, Command] = {
         "[suites.NAME.images_per_prompt=N] [suites.NAME.judges=NAME,NAME] [judge.NAME.KEY=VALUE]",
     ),
     "doctor": Command(
-        "which judges are ready, and how to get the rest",
+        "which judges, prompts and sets of images are ready, and how to get the rest",
         "names of judges, e.g. geneval; none: all; [conf_dir=DIR]",
         names=(_ANY_NUMBER,),
     ),
     "fetch": Command(
-        "download a judge's published weights",
-        "names of judges, e.g. geneval; [conf_dir=DIR]",
+        "download published weights of judges, prompts and adapters",
+        "names of judges, e.g. geneval; prompts; anchors; OWNER/NAME of an adapter; [conf_dir=DIR]",
         names=(_ANY_NUMBER,),
     ),
     "lab build": Command("build the laboratory's assets", "[stage=NAME]"),

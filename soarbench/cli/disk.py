@@ -104,18 +104,24 @@ def _trainings(
 def _caches(cells: Sequence[CellConfig], store: Store) -> float | None:
     """Encoded prompts and images that the cells share."""
     latents = {repr((c.weights_digest, c.data)): disk.latents_bytes(c) for c in cells if c.data}
-    models = {cell.model: cell for cell in cells}
-    prompts = [disk.prompts_bytes(cell, _num_prompts(cells)) for cell in models.values()]
+    drawn = {cell.model: cell for cell in cells}
+    read = {cell.trained_model: cell for cell in cells}
+    prompts = [disk.prompts_bytes(cell, model, _num_drawn(cells)) for model, cell in drawn.items()]
+    prompts += [disk.prompts_bytes(cell, model, _num_rows(cells)) for model, cell in read.items()]
     sizes = [*latents.values(), *prompts]
     if any(size is None for size in sizes):
         return None
     return _left(sum(size for size in sizes if size is not None), store.cache_dir)
 
 
-def _num_prompts(cells: Sequence[CellConfig]) -> int:
+def _num_drawn(cells: Sequence[CellConfig]) -> int:
     suites = {suite.name: suite for cell in cells for suite in cell.suites.values()}
+    return sum(len(suite_prompts(s).items) for s in suites.values())
+
+
+def _num_rows(cells: Sequence[CellConfig]) -> int:
     rows = {repr(cell.data): cell.data.most_rows or 0 for cell in cells if cell.data is not None}
-    return sum(len(suite_prompts(s).items) for s in suites.values()) + sum(rows.values())
+    return sum(rows.values())
 
 
 def _left(size: float, folder: Path) -> float:

@@ -14,6 +14,7 @@ from rich.table import Column, Table
 
 from evaluators.base import JudgeConfig
 from evaluators.weights import PublishedFile, PublishedWeights
+from soarbench.cli.published import PublishedRow, data_rows, prompt_rows
 from soarbench.common.progress import print_line
 from soarbench.config.compose import search_path
 from soarbench.config.keys import Options
@@ -92,8 +93,9 @@ class JudgeOptions(Options):
 def doctor(
     names: Sequence[str], _options: JudgeOptions, words: Sequence[str], *, console: Console
 ) -> int:
-    """Print the state of some judges, or of all; ``ConfigError`` where there is no such judge."""
-    judges = every_judge(search_path(words))
+    """Print the state of some judges, or of all that can be had; ``ConfigError`` as for judges."""
+    folders = search_path(words)
+    judges = every_judge(folders)
     require_judges(names, judges)
     table = Table("judge", Column("state", overflow="fold"), "disk GB", "memory GB", "measures")
     findings = {name: examine(name, judges[name]) for name in names or judges}
@@ -109,4 +111,17 @@ def doctor(
     for name, finding in findings.items():
         if finding.missing:
             print_line(console, f"to get {name}: {finding.command}")
+    if not names:
+        _show_published([*prompt_rows(folders), *data_rows(folders)], console)
     return 0
+
+
+def _show_published(rows: Sequence[PublishedRow], console: Console) -> None:
+    """Prompts and sets of images as a table, and the commands that get what is missing."""
+    table = Table("prompts and data", "state", Column("from", overflow="fold"), "what")
+    for row in rows:
+        table.add_row(row.name, row.state, row.source, row.summary)
+    console.print(table)
+    for command in dict.fromkeys(row.command for row in rows if row.command):
+        names = ", ".join(row.name for row in rows if row.command == command)
+        print_line(console, f"to get {names}: {command}")

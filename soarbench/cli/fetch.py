@@ -12,33 +12,68 @@ from rich.console import Console
 
 from evaluators.weights import PublishedFile, PublishedWeights, WeightsError
 from soarbench.cli.doctor import JudgeOptions, cached_snapshot
+from soarbench.cli.published import prompt_files, public_adapters
 from soarbench.common.errors import UserError
 from soarbench.common.progress import print_line
-from soarbench.config.compose import search_path
+from soarbench.config.compose import Folders, search_path
 from soarbench.config.registries import every_judge, require_judges
+from soarbench.models.adapters import adapter_root
 
 #: Git keeps small files under a sha1 of 40 digits.
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+#: What is no judge's: prompts of suites, and adapters that grids evaluate.
+_PROMPTS, _ANCHORS = _OTHERS = ("prompts", "anchors")
 
 
 def fetch(
     names: Sequence[str], _options: JudgeOptions, words: Sequence[str], *, console: Console
 ) -> int:
-    """Fetch the weights of some judges, and verify them."""
-    judges = every_judge(search_path(words))
+    """Fetch the weights of judges, prompts and public adapters, and verify them."""
+    folders = search_path(words)
+    judges = every_judge(folders)
+    others = [name for name in names if name in _OTHERS or "/" in name]
     if not names:
         known = ", ".join(name for name, one in judges.items() if one.published or one.optional)
-        raise UserError(f"name what to fetch: {known}")
+        raise UserError(
+            f"name what to fetch: {known}; {_PROMPTS} (of suites), {_ANCHORS} (public adapters), "
+            "or the hub id of an adapter"
+        )
+    names = [name for name in names if name not in others]
     require_judges(names, judges)
+    _fetch_others(others, folders, console)
     needs = [(*judges[name].published, *judges[name].optional) for name in names]
     published = dict.fromkeys(weights for judge in needs for weights in judge)
     # Single files first: whoever asks a server needs GenEval 2's prompts alone.
     downloads = sorted(published, key=lambda weights: isinstance(weights, PublishedWeights))
-    if not downloads:
+    if names and not downloads:
         console.print("these judges need no weights of the hub")
     for weights in downloads:
         print_line(console, f"{weights.title}: {_fetched(weights)}")
     return 0
+
+
+def _fetch_others(names: Sequence[str], folders: Folders, console: Console) -> None:
+    """Fetch the prompts of suites, and adapters by their hub ids; verified as far as known."""
+    if _PROMPTS in names:
+        for file in prompt_files(folders).values():
+            print_line(console, f"{file.title}: {_fetched_file(file, key=_PROMPTS)}")
+    adapters = [name for name in names if name not in _OTHERS]
+    adapters += public_adapters(folders) if _ANCHORS in names else []
+    for adapter in dict.fromkeys(adapters):
+        print_line(console, f"{adapter}: revision {adapter_root(adapter).name}")
+
+
+def _fetched_file(file: PublishedFile, *, key: str = "weights") -> str:
+    """Fetch a file unless it is here, and verify it. -> What to say of it."""
+    from evaluators.downloads import check_published, resolve_published
+
+    try:
+        _check_space(file, file.path.parent, is_cached=file.path.is_file())
+        path = resolve_published(file, key=key)
+        check_published(file, path)
+    except WeightsError as error:
+        raise UserError(str(error)) from error
+    return f"{path}, verified by sha256 {file.sha256}"
 
 
 def _fetched(weights: PublishedWeights | PublishedFile) -> str:
@@ -47,18 +82,6 @@ def _fetched(weights: PublishedWeights | PublishedFile) -> str:
         return _fetched_file(weights)
     folder = _snapshot(weights)
     return f"revision {folder.name}, {verify(weights, folder)} files verified by sha256"
-
-
-def _fetched_file(file: PublishedFile) -> str:
-    from evaluators.downloads import check_published, resolve_published
-
-    try:
-        _check_space(file, file.path.parent, is_cached=file.path.is_file())
-        path = resolve_published(file)
-        check_published(file, path)
-    except WeightsError as error:
-        raise UserError(str(error)) from error
-    return f"{path}, verified by sha256 {file.sha256}"
 
 
 def _snapshot(weights: PublishedWeights) -> Path:

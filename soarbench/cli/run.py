@@ -268,7 +268,7 @@ def unrated_lines(cells: Sequence[CellConfig], rates: RatesConfig) -> list[str]:
     trained = {stages(cell.method_name)[-1] for cell in cells if cell.training is not None}
     return [
         f"trainings of {name} count no seconds: set budget.rates.seconds_per_step.{name}=SECONDS"
-        for name in sorted(trained - set(rates.seconds_per_step))
+        for name in sorted(trained - {key.partition("/")[0] for key in rates.seconds_per_step})
     ]
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from baselines.config import ADDRESS as ADDRESS
-from baselines.config import ADDRESS_IF_SET
+from baselines.config import ADDRESS_IF_SET as ADDRESS_IF_SET
 from soarbench.common.errors import ConfigError
 
 # OmegaConf's structured configs check types too, but know neither Literal nor subclasses, and

@@ -491,6 +491,8 @@ def check_names(grid: GridConfig, folders: Folders) -> None:
             if not set(parts) <= set(known):
                 hint = did_you_mean(name, known)
                 raise ConfigError(f"grid.{axis}s: {name!r} does not exist: {hint}")
+            if len(parts) > 1 and any(part in grid.untrained for part in parts):
+                raise ConfigError(f"grid.{axis}s: {name!r}: what is not trained is no stage")
         # Twice the same cell would be a table with two rows of one measurement.
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"grid.{axis}s={list(names)}: name each once, and at least one")
@@ -503,13 +505,17 @@ def _check_variants(variants: Variants, methods: Collection[str]) -> None:
     """Refuse a variant of nothing, or one with the name of a method."""
     trained = sorted(set(methods) - {BASE})
     # What takes another's cost has none to give, or two could wait for each other.
-    priced = [*trained, *(name for name, one in variants.items() if not one.cost_of)]
+    priced = [*trained, *(n for n, one in variants.items() if not (one.cost_of or one.of == BASE))]
     for name, one in variants.items():
         where = f"grid.variants.{name}"
         if name in methods:
             raise ConfigError(f"{where}: a method has that name; call the variant something else")
-        if one.of not in trained:
-            raise ConfigError(f"{where}.of={one.of!r}: {did_you_mean(one.of, trained)}")
+        if one.of not in (*trained, BASE):
+            raise ConfigError(f"{where}.of={one.of!r}: {did_you_mean(one.of, [*trained, BASE])}")
+        if one.of == BASE and (one.factors or one.cost_of):
+            raise ConfigError(f"{where}: {BASE} is not trained; only settings can vary it")
+        if one.of == BASE and not one.settings:
+            raise ConfigError(f"{where}: without settings it is the {BASE} itself; give some")
         if one.cost_of and one.cost_of not in priced:
             hint = did_you_mean(one.cost_of, priced)
             raise ConfigError(f"{where}.cost_of={one.cost_of!r} has no cost of its own: {hint}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
 #: What figures can be written as: PNG for pages, PDF for papers, SVG for everything that scales.
@@ -25,7 +25,7 @@ class RatesConfig:
         machine: Where they were measured.
         start_seconds: Imports, loading and curating once a launch.
         cell_seconds: Fixed cost of a cell: loading weights, logging.
-        seconds_per_step: By method.
+        seconds_per_step: By method, or by METHOD/TASK where a task's updates are others.
         seconds_per_image: Sampling one evaluation image.
         seconds_per_score: By evaluator, one image.
     """
@@ -36,6 +36,11 @@ class RatesConfig:
     seconds_per_step: dict[str, float]
     seconds_per_image: float
     seconds_per_score: dict[str, float]
+
+    def step_seconds(self, method: str, task: str) -> float:
+        """Seconds of an update of a method in a task; 0 where nobody measured it."""
+        steps = self.seconds_per_step
+        return steps.get(f"{method}/{task}", steps.get(method, 0.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +61,7 @@ class BudgetConfig:
             counts none.
         seeds: Training seeds.
         images_per_prompt: Of every suite.
+        images: Of suites by name, which have a number of their own.
         max_prompts: Of every suite; null takes all.
         rates: For the estimate of ``--dry-run`` and of the progress bar.
     """
@@ -69,6 +75,7 @@ class BudgetConfig:
     images_per_prompt: int
     max_prompts: int | None
     rates: RatesConfig
+    images: dict[str, int] = field(default_factory=dict)
     cost_shares: tuple[float, ...] = (1.0,)
     costs: tuple[float, ...] = ()
 

@@ -29,7 +29,7 @@ from soarbench.config.run import (
     StoreConfig,
     TrackingConfig,
 )
-from soarbench.config.stages import THEN, stages
+from soarbench.config.stages import BASE, THEN, stages
 from soarbench.config.suites import SuiteConfig as SuiteConfig
 from soarbench.data.config import CurationConfig, DataConfig
 from soarbench.models.base import ModelConfig
@@ -43,7 +43,8 @@ class VariantConfig:
     """A method with settings of its own, which a grid names as if it were another method.
 
     Attributes:
-        of: The method.
+        of: The method; ``base`` is drawn with other settings, published weights
+            (``model.adapter``) among them, and never trained.
         title: For tables and figures.
         settings: ``KEY=VALUE``, written as on the command line and applied after it.
         factors: ``KEY=FACTOR``: numbers that are multiplied, whatever recipe, command line and
@@ -87,6 +88,11 @@ class GridConfig:
     checkpoint_rule: str = "last"
     variants: dict[str, VariantConfig] = field(default_factory=dict)
     selects: bool = False
+
+    @property
+    def untrained(self) -> tuple[str, ...]:
+        """Variants of the base, which are evaluated alone."""
+        return tuple(name for name, one in self.variants.items() if one.of == BASE)
 
     def __post_init__(self) -> None:
         # Folders of runs and reports have this name, and ../ would put them anywhere.

@@ -52,6 +52,11 @@ class SuiteConfig(abc.ABC):
         return False
 
     @property
+    def can_be_fetched(self) -> bool:
+        """Whether ``fetch prompts`` gets them."""
+        return False
+
+    @property
     def num_published(self) -> int:
         """How many prompts it has as published."""
         return len(self.items())
@@ -67,8 +72,9 @@ class SuiteConfig(abc.ABC):
 
 def missing_prompts(suite: SuiteConfig) -> str:
     """What to do about a suite without prompts."""
+    fetch = "`python -m soarbench fetch prompts` gets them, or " if suite.can_be_fetched else ""
     return (
-        f"suite {suite.name!r} has no prompts of its own: give suites.{suite.name}.prompts=FILE, "
+        f"suite {suite.name!r} has no prompts here: {fetch}give suites.{suite.name}.prompts=FILE, "
         "one prompt a line or JSON Lines (the published file holds "
         f"{suite.num_published} different ones)"
     )

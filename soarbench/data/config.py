@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from soarbench.common.errors import ConfigError
 from soarbench.common.files import files_digest
-from soarbench.common.strict import ADDRESS
+from soarbench.common.strict import ADDRESS, ADDRESS_IF_SET
 from soarbench.data.buckets import Size, bucket_sizes
 from soarbench.models.hub import is_directory
 
@@ -376,17 +376,22 @@ class DatasetsDataConfig(ImageDataConfig):
 
     Attributes:
         revision: Of a hub id; null takes the default branch.
+        licence: Of the set, as its page states it; for people.
+        data_files: Pattern of files in the set that are read, e.g. ``part_1/*.tar``; null: all.
         subset: Name of the hub set's configuration.
         split: Of the set.
         streaming: Whether it is read front to back and never stored; for more than a disk holds.
         image_column: Holds the images.
-        caption_column: Holds the captions.
+        caption_column: Holds the captions; ``json.prompt`` is a key of what a column of objects
+            holds, as of tar shards.
         score_columns: Score to the column that holds it.
     """
 
     kind: ClassVar[str] = "datasets"
 
     revision: str | None = None
+    licence: str | None = field(default=None, metadata=ADDRESS)
+    data_files: str | None = field(default=None, metadata=ADDRESS_IF_SET)
     subset: str | None = None
     split: str = "train"
     streaming: bool = False
@@ -404,7 +409,8 @@ class DatasetsDataConfig(ImageDataConfig):
         assert self.path is not None
         # Of a hub id nothing may be there yet, and expanding a grid must not download it.
         if not is_directory(self.path):
-            return f"{self.path}@{self.revision}"
+            files = "" if self.data_files is None else f" {self.data_files}"
+            return f"{self.path}@{self.revision}{files}"
         root = self._location()
         if not root.is_dir():
             raise ConfigError(f"data.path={self.path}: no such folder; give one, or a hub id")

@@ -46,6 +46,9 @@ def make_probes(rows: RowSource, model: ImageModel) -> Batch:
     chosen = [rows[index * len(rows) // count] for index in range(count)]
     # A batch has one shape: of images of several, those that are like the first.
     batch = batch_of([row for row in chosen if row["x0"].shape == chosen[0]["x0"].shape], model)
+    # As evaluation reads them: methods that are compared may be trained on prompts cut at unlike
+    # lengths (``training.max_sequence_length``).
+    batch = replace(batch, condition=model.encode_prompts(batch.prompts))
     noise, kick = (_noise(batch, seed) for seed in (NOISE_SEED, _KICK))
     return batch.with_tensors(noise=noise, kick=scaled(kick, KICK))
 

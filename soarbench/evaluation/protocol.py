@@ -40,6 +40,7 @@ def image_facts(
         **noise,
         **scheduler,
         "dtype": model.dtype,
+        **model.text_facts(),
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from evaluators.vlm.geneval2 import NUM_PROMPTS
 from evaluators.vlm.geneval2 import PROMPTS as GENEVAL2
+from evaluators.weights import PublishedFile
 from soarbench.common.errors import UserError
 from soarbench.common.strict import ADDRESS
 from soarbench.config.suites import SuiteConfig, missing_prompts
@@ -27,32 +28,49 @@ class OfficialGenEval(SuiteConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PromptFile(SuiteConfig):
-    """Prompts of a file that the user brings.
+    """Prompts of a file: one that the user names, or the published one once it is fetched.
 
     Attributes:
-        prompts: The file: one prompt a line, or JSON Lines with ``prompt``.
+        prompts: The file: one prompt a line, or JSON Lines with ``prompt``; null takes the
+            published one.
         prompts_sha256: Of that file; filled in when a grid is expanded.
         prompts_published: How many different prompts the published file holds.
+        published: That file, which ``fetch prompts`` gets; null: the user brings one.
     """
 
     # The content is what counts, wherever the file lies.
     prompts: str | None = field(default=None, metadata=ADDRESS)
     prompts_sha256: str | None = None
     prompts_published: int = field(metadata=ADDRESS)
+    published: PublishedFile | None = field(default=None, metadata=ADDRESS)
+
+    @property
+    def path(self) -> Path | None:
+        """The file; None where none is named and the published one is not fetched yet."""
+        if self.prompts is not None:
+            return Path(self.prompts).expanduser()
+        own = None if self.published is None else self.published.path
+        return own if own is not None and own.is_file() else None
 
     def items(self) -> list[PromptItem]:
         """The different prompts; ``UserError`` without a file."""
-        if self.prompts is None:
+        path = self.path
+        if path is None:
             raise UserError(missing_prompts(self))
-        items = read_prompts(Path(self.prompts).expanduser(), self.name)
+        items = read_prompts(path, self.name)
         # DrawBench's public file has each of its 200 prompts five times; how many images a prompt
         # gets is ours to say.
         return list({item.prompt: item for item in items}.values())
 
     @property
     def needs_file(self) -> bool:
-        """Whether it is not named yet."""
-        return self.prompts is None
+        """Whether it is neither named nor fetched yet."""
+        return self.path is None
+
+    @property
+    def can_be_fetched(self) -> bool:
+        """Whether the published file is known."""
+        return self.published is not None
 
     @property
     def num_published(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from baselines.config import (
     ADDRESS_IF_SET,
@@ -20,6 +20,15 @@ from soarbench.config.settings import SamplingConfig, SuiteConfig, TaskConfig, V
 from soarbench.config.stages import BASE, stages
 from soarbench.data.config import DataConfig
 from soarbench.models.base import ModelConfig
+
+
+def as_trained(model: ModelConfig, training: TrainingConfig | None) -> ModelConfig:
+    """A model that reads as many tokens of a prompt as in training."""
+    length = None if training is None else training.max_sequence_length
+    if length is None:
+        return model
+    # Without T5 evaluation reads 0: training then must not see tokens that say nothing.
+    return replace(model, max_sequence_length=min(length, model.max_sequence_length))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +93,11 @@ class CellConfig:
         if self.task is None:
             return BASE
         return f"{self.method_name} {self.task_name} seed {self.seed}"
+
+    @property
+    def trained_model(self) -> ModelConfig:
+        """The model as it is trained, which may read fewer tokens of a prompt than evaluation."""
+        return as_trained(self.model, self.training)
 
     @property
     def title(self) -> str | None:

@@ -86,13 +86,21 @@ def expand(arguments: Sequence[str]) -> Grid:
     digest = dataclasses.replace(run.model, adapter=None).weights_digest()
     cells = [_base_cell(list(bases.values()), digest)]
     if is_published:
-        cells += [_published_cell(bases[task], digest) for task in tasks]
+        for task in tasks:
+            name = adapter_name(str(bases[task].model.adapter))
+            cells.append(_evaluated_cell(bases[task], name, digest))
         # Without training the base is what everything is compared with.
         run = dataclasses.replace(run, grid=dataclasses.replace(run.grid, baseline=BASE))
+    evaluated = [method for method in methods if method in grid.untrained]
     for task in tasks:
+        for name in evaluated:
+            variant = grid.variants[name]
+            cells.append(_evaluated_cell(settings[name, task], name, digest, variant=variant))
         for seed in run.seeds:
             by_method: dict[str, CellConfig] = {}
             for method in methods:
+                if method in evaluated:
+                    continue
                 by_method[method] = _cell(
                     settings[stages(method)[-1], task],
                     method,
@@ -178,7 +186,7 @@ def _costs(
     for task in tasks:
         totals = [sum(costs[part, task] for part in stages(method)) for method in methods]
         budget = settings[BASE, task].budget
-        shared = {share * total for total in totals for share in budget.cost_shares}
+        shared = {share * total for total in totals if total for share in budget.cost_shares}
         levels[task] = tuple(sorted(shared | {*budget.costs}))
     return levels
 
@@ -206,12 +214,13 @@ def _with_rates(run: Settings, settings: Mapping[tuple[str, str], Settings]) -> 
     """Settings that know the speed of every method: a method's own YAML may state it."""
     known = [other.budget.rates.seconds_per_step for other in settings.values()]
     steps = {name: seconds for one in known for name, seconds in one.items()}
+    run_rates = dataclasses.replace(run.budget.rates, seconds_per_step=steps)
     for name, variant in run.grid.variants.items():
-        of_variant = [task for method, task in settings if method == name]
-        if of_variant and variant.of in steps:
-            costs = [_update_cost(settings[method, of_variant[0]]) for method in (name, variant.of)]
-            steps[name] = steps[variant.of] * costs[0] / costs[1]
-    rates = dataclasses.replace(run.budget.rates, seconds_per_step=steps)
+        for task in [task for method, task in settings if method == name and variant.of != BASE]:
+            own, others = (_update_cost(settings[method, task]) for method in (name, variant.of))
+            seconds = run_rates.step_seconds(variant.of, task)
+            steps[f"{name}/{task}"] = seconds * own / others
+    rates = dataclasses.replace(run_rates, seconds_per_step=steps)
     return dataclasses.replace(run, budget=dataclasses.replace(run.budget, rates=rates))
 
 
@@ -236,11 +245,13 @@ def _base_cell(settings: Sequence[Settings], digest: str) -> CellConfig:
     return _cell(settings[0], BASE, digest=digest, suites=suites.values())
 
 
-def _published_cell(settings: Settings, digest: str) -> CellConfig:
-    assert settings.model.adapter is not None
+def _evaluated_cell(
+    settings: Settings, name: str, digest: str, *, variant: VariantConfig | None = None
+) -> CellConfig:
+    """The base with other weights or another sampler, in a task; nothing is trained."""
     return dataclasses.replace(
-        _cell(settings, BASE, digest=digest),
-        method_name=adapter_name(settings.model.adapter),
+        _cell(settings, BASE, digest=digest, variant=variant),
+        method_name=name,
         task=settings.task,
         model=settings.model,
         weights_digest=settings.model.weights_digest(),
@@ -300,10 +311,14 @@ def _cell(
 
 def with_digest(suite: SuiteConfig) -> SuiteConfig:
     """The suite with the content of its prompts file in its address, where it has one."""
-    if not isinstance(suite, PromptFile) or suite.prompts is None:
+    if not isinstance(suite, PromptFile) or suite.path is None:
         return suite
-    path = Path(suite.prompts).expanduser()
-    if not path.is_file():
+    if not suite.path.is_file():
         raise ConfigError(f"suites.{suite.name}.prompts={suite.prompts}: no such file")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(suite.path.read_bytes()).hexdigest()
+    if suite.prompts is None and suite.published is not None and digest != suite.published.sha256:
+        raise ConfigError(
+            f"{suite.path} is not the published file of suite {suite.name!r}: its sha256 is "
+            f"{digest}; delete it and run `python -m soarbench fetch prompts`"
+        )
     return dataclasses.replace(suite, prompts_sha256=digest)

@@ -72,7 +72,7 @@ class Train(Job):
         # A second stage is as fast as that method, or variant, is anywhere.
         method = stages(self.cell.method_name)[-1]
         steps = self.cell.training.steps - _steps_done(store.artefact(self.address).root)
-        return steps * rates.seconds_per_step.get(method, 0.0)
+        return steps * rates.step_seconds(method, self.cell.task_name)
 
     def run(self, context: Context) -> None:
         """Train, and keep what it logged and cost."""

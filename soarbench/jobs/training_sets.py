@@ -57,7 +57,8 @@ class TrainingSets:
             for suite in cell.suites.values():
                 prompts |= dict.fromkeys(item.prompt for item in suite_prompts(suite).items)
             if cell.data is not None:
-                prompts |= dict.fromkeys(self.opened(cell).captions())
+                trained = prompts_of.setdefault(cell.trained_model, {"": None})
+                trained |= dict.fromkeys(self.opened(cell).captions())
         for config, prompts in prompts_of.items():
             self.prompt_store(config).fill(prompts)
 
@@ -65,10 +66,10 @@ class TrainingSets:
         """The rows that a trained cell trains on, encoded; ``UserError`` where they cannot be."""
         data = cell.data
         assert data is not None
-        key = repr((data, cell.model))
+        key = repr((data, cell.trained_model))
         if key in self._rows:
             return self._rows[key]
-        store = self.prompt_store(cell.model)
+        store = self.prompt_store(cell.trained_model)
         folder = self.cache_dir / cell.weights_digest
         rows = self.opened(cell).rows(model.encode_images, store.row, folder)
         store.fill(rows.prompts)

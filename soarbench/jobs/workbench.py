@@ -22,6 +22,7 @@ from baselines.flow import draw_noise
 from baselines.loop.arguments import allow_determinism, check_device
 from baselines.loop.owner import Owner
 from baselines.loop.post_train import post_train
+from baselines.loop.stream import row_generator
 from baselines.loop.weights import load_transformer, prepare_transformer, start_from
 from baselines.rewards.base import (
     Mixture,
@@ -57,7 +58,7 @@ from soarbench.jobs.probe import FollowedJob
 from soarbench.jobs.reward_scales import reward_scales
 from soarbench.jobs.train import Train
 from soarbench.jobs.training_sets import TrainingSets
-from soarbench.models.adapters import apply_adapter
+from soarbench.models.adapters import adapter_root, apply_adapter
 from soarbench.models.base import ImageModel
 from soarbench.models.devices import gpu_readings, torch_device
 from soarbench.models.quiet import quiet_libraries
@@ -124,6 +125,8 @@ class ModelWorkbench:
         models = {cell.model: cell for cell in drawn}
         for config in models:
             config.check_source()
+            if config.adapter is not None:
+                adapter_root(config.adapter)
         for config, cell in models.items():
             # Published weights are tried on their base, before judges are loaded.
             if config.adapter is not None:
@@ -267,7 +270,7 @@ class ModelWorkbench:
                 ema=cell.ema,
                 seed=cell.seed,
                 velocity_of=model.velocity,
-                negative_condition=model.encode_prompts([""]),
+                negative_condition=self.sets.prompt_store(cell.trained_model).encode([""]),
                 on_log=on_log,
                 shapes=None if block is None else rows.shapes(block),
                 # The grid's own bars show the progress.
@@ -314,6 +317,7 @@ class ModelWorkbench:
             gather=gather,
             # As the launcher says: asking accelerate would fix the device too early.
             rank=int(os.environ.get("RANK", "0")),
+            generator_at=functools.partial(row_generator, cell.seed),
         )
         return cell.method.build(world)
 

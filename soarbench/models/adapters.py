@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from soarbench.models.hub import class_name, hub_snapshot, is_directory
 if TYPE_CHECKING:
     from torch import nn
 
+log = logging.getLogger(__name__)
 Shape = tuple[int, ...]
 _ADAPTER_FILE = "adapter_config.json"
 _PREFIX = "base_model.model."
@@ -121,16 +123,24 @@ def _different(own: Mapping[str, Shape], stored: Mapping[str, Shape]) -> Iterabl
             yield f"{name} is {own[name]} there and {stored[name]} here"
 
 
+def adapter_root(source: str) -> Path:
+    """The directory of published weights, or the hub's snapshot; ``UserError`` without it."""
+    if is_directory(source):
+        return Path(source).expanduser()
+    repo, _, revision = source.partition("@")
+    root = hub_snapshot("model.adapter", repo, revision or None, _FILES)
+    # A branch moves: which commit numbers are of must be known afterwards.
+    if root.name != revision:
+        log.info("model.adapter=%s is revision %s", source, root.name)
+    return root
+
+
 def apply_adapter(transformer: nn.Module, source: str, *, base: str) -> None:
     """Give a base's transformer published weights, in place; ``UserError`` for another model's."""
     # Configurations import this file, and peft takes seconds.
     from baselines.loop.weights import start_from
 
-    root = Path(source).expanduser()
-    if not is_directory(source):
-        repo, _, revision = source.partition("@")
-        root = hub_snapshot("model.adapter", repo, revision or None, _FILES)
-    folder = weights_folder(root, source, type(transformer).__name__)
+    folder = weights_folder(adapter_root(source), source, type(transformer).__name__)
     own = {name: tuple(value.shape) for name, value in transformer.state_dict().items()}
     _check_weights(own, folder, source, base=base)
     # Merged in float32, so that the sum of base and LoRA is rounded once.

@@ -254,6 +254,14 @@ class ModelConfig(abc.ABC):
             return self.base_digest()
         return f"{self.base_digest()}+{adapter_digest(self.adapter, self.transformer_class)}"
 
+    def text_facts(self) -> dict[str, object]:
+        """How much of a prompt is read, for the fingerprint; empty without an encoder of long ones.
+
+        A family says more where an encoder can be left out.
+        """
+        tokens = self.max_sequence_length
+        return {"max_sequence_length": tokens} if tokens else {}
+
     def adapted(self, lora: LoraConfig) -> LoraConfig:
         """An adapter with its layers named: the family's, unless it names others."""
         return replace(lora, target_modules=lora.target_modules or self.lora_targets)

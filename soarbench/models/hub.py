@@ -119,12 +119,14 @@ def _explained(key: str, repo: str, revision: str | None) -> Iterator[None]:
         yield
     except (OSError, errors.HFValidationError) as error:
         where = f"{key}={repo}" + (f" (revision {revision})" if revision else "")
-        raise UserError(f"{where}: {_refusal(error, repo)}") from error
+        # What ``fetch`` takes by hub id; a base is a whole repository, which the hub's client gets.
+        download = "python -m soarbench fetch" if key == "model.adapter" else "hf download"
+        raise UserError(f"{where}: {_refusal(error, repo, download)}") from error
     finally:
         client.setLevel(level)
 
 
-def _refusal(error: Exception, repo: str) -> str:
+def _refusal(error: Exception, repo: str, download: str) -> str:
     from huggingface_hub import constants, errors
 
     offline = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub is out of reach"
@@ -138,7 +140,7 @@ def _refusal(error: Exception, repo: str) -> str:
         "the spelling, or log in with `hf auth login`",
         errors.RevisionNotFoundError: "the hub has no such revision; leave it out or name one",
         errors.LocalEntryNotFoundError: f"not in the local hub cache ({constants.HF_HUB_CACHE}) "
-        f"and {offline}; get it where there is a network (`hf download {repo}`), or give a "
+        f"and {offline}; get it where there is a network (`{download} {repo}`), or give a "
         "directory",
     }
     other = f"the hub did not give it ({first_line(error)}); try again later"

@@ -18,7 +18,7 @@ from soarbench.config.run import ProcessesConfig
 from soarbench.config.settings import SamplingConfig, Settings, SuiteConfig
 from soarbench.config.stages import stages
 from soarbench.config.sweeps import swept_grid
-from soarbench.grid.cell import CellConfig
+from soarbench.grid.cell import CellConfig, as_trained
 from soarbench.grid.checks import reward_judge, reward_mixture
 from soarbench.models.base import ModelConfig
 from soarbench.planning.memory_and_time import UTILISATION, Demand, Gpu
@@ -86,7 +86,12 @@ def _settings(words: Sequence[str]) -> Iterator[tuple[str, Mapping[str, typing.A
     grid, overrides = swept_grid(overrides)
     task = overrides.axes.get("task", grid.tasks)[0]
     # A later stage is configured as that method is anywhere.
-    of_grid = dict.fromkeys(stages(name)[-1] for name in grid.methods)
+    of_grid = dict.fromkeys(stages(n)[-1] for n in grid.methods if n not in grid.untrained)
+    if not of_grid:
+        raise ConfigError(
+            f"grid={grid.name} trains nothing, so there is no training to plan; "
+            f"`python -m soarbench run grid={grid.name} --dry-run` says what it takes"
+        )
     names = overrides.axes.get("method", tuple(of_grid))
     composed = compose_methods([(name, task) for name in names], overrides, grid.variants)
     for name in names:
@@ -107,7 +112,8 @@ def _demand(settings: Mapping[str, typing.Any], method: str) -> Demand:
         raise ConfigError(f"method={method}: {error}") from error
     rewards = reward_mixture(reward) if settings["method"].needs_reward else {}
     return Demand(
-        **{name: settings[name] for name in ("model", "method", "optim", "training", "ema")},
+        **{name: settings[name] for name in ("method", "optim", "training", "ema")},
+        model=as_trained(settings["model"], settings["training"]),
         lora=None if lora is None else settings["model"].adapted(lora),
         num_processes=launcher.count,
         parallelism=launcher.parallelism,
@@ -122,7 +128,7 @@ def demand_of(cell: CellConfig, processes: ProcessesConfig) -> Demand:
     assert cell.optim is not None
     assert cell.training is not None
     return Demand(
-        model=cell.model,
+        model=cell.trained_model,
         method=cell.method,
         optim=cell.optim,
         training=cell.training,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from soarbench.config.settings import SuiteConfig
 from soarbench.evaluation.selection import suite_images
 from soarbench.grid.cell import CellConfig
-from soarbench.models.base import Architecture, UnknownArchitecture
+from soarbench.models.base import Architecture, ModelConfig, UnknownArchitecture
 from soarbench.planning.memory_and_time import BYTES, MASTER_BYTES, OPTIMIZER_BYTES
 
 #: Bytes a pixel of an 8-bit RGB image in PNG's lossless compression: those of the laboratory at
@@ -68,10 +68,10 @@ def latents_bytes(cell: CellConfig) -> float | None:
     return float(MASTER_BYTES * math.prod(shape) * data.most_rows) * data.keeps_latents
 
 
-def prompts_bytes(cell: CellConfig, num_prompts: int) -> float | None:
-    """Encoded prompts of a cell's model; None where its sizes are not known."""
+def prompts_bytes(cell: CellConfig, model: ModelConfig, num_prompts: int) -> float | None:
+    """Prompts as a cell's model, or what is trained of it, reads them; None: sizes not known."""
     sizes = architecture_of(cell)
     if sizes is None:
         return None
-    shapes: Mapping[str, tuple[int, ...]] = sizes.condition_shapes(cell.model.max_sequence_length)
-    return float(BYTES[cell.model.dtype] * num_prompts * sum(map(math.prod, shapes.values())))
+    shapes: Mapping[str, tuple[int, ...]] = sizes.condition_shapes(model.max_sequence_length)
+    return float(BYTES[model.dtype] * num_prompts * sum(map(math.prod, shapes.values())))

@@ -130,6 +130,11 @@ class Cell:
         """Whether it is the untouched model, which all tasks share."""
         return self.task == BASE
 
+    @property
+    def is_evaluated_only(self) -> bool:
+        """Whether it is the base with published weights or another sampler."""
+        return not self.is_base and self.config.get("training", {}) is None
+
     def _text(self, key: str) -> str | None:
         value = self.description.get(key)
         return None if value is None else str(value)

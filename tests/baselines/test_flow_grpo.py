@@ -199,6 +199,21 @@ def test_rollout_is_the_same_in_any_batch_and_the_same_twice():
         torch.testing.assert_close(whole[name][[4, 1]], part[name])
 
 
+def test_a_group_may_start_from_the_noise_of_its_first_row_wherever_its_rows_are():
+    method, model = flow_grpo(same_latents=True), ToyModel()
+    method.world = replace(method.world, generator_at=lambda position: generators(6)[position])
+    own = collected(flow_grpo(), model, 6)
+    batch = replace(toy_batch(6), positions=range(6))
+    policies = Policies(model)
+    whole = method.collect(policies, batch, generators(6)).batch
+    assert torch.equal(whole["trajectory"][:, 0], own["trajectory"][[0, 0, 2, 2, 4, 4], 0])
+    assert not torch.equal(whole["trajectory"][0, 1], whole["trajectory"][1, 1])
+    part = method.collect(
+        policies, batch.select([3, 1]), [generators(6)[3], generators(6)[1]]
+    ).batch
+    torch.testing.assert_close(whole["trajectory"][[3, 1]], part["trajectory"])
+
+
 def test_steps_outside_the_window_follow_the_ode():
     images = {}
 

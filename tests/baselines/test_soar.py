@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from baselines.base import Batch, Policies
-from baselines.flow import add_noise, training_grid
+from baselines.flow import add_noise, euler_step, guided_velocity, training_grid
 from baselines.schedule import StaticShift
 from baselines.sft import Sft
 from baselines.sft_config import SftConfig
@@ -283,6 +283,42 @@ def test_on_the_path_the_points_teach_the_path_at_the_same_levels():
     backward(method, model, batch)
     assert model.calls == [(5, True)] * 4
     assert method.forward_equivalents(batch) == 5 * 3 * 4
+
+
+@pytest.mark.parametrize("paths", [1, 2])
+def test_a_longer_rollout_is_so_many_steps_of_the_model(paths):
+    config = {"num_rollout_paths": paths, "guidance_scale": 2.0, "num_inference_steps": 10}
+    method, model = soar(rollout_steps=3, **config), ToyModel()
+    batch = collected(method, toy_batch(64))
+    once = collected(soar(**config), toy_batch(64))
+    # The draws of the one step, and its level, are those that it had.
+    assert all(torch.equal(batch[name], once[name]) for name in ("t0", "noise", "path_noise"))
+    assert torch.equal(batch["sigma_steps"][:, 0], once["sigma_next"])
+    x = add_noise(batch["x0"], batch["noise"], batch["sigma"])
+    levels = [batch["sigma"], *batch["sigma_steps"].unbind(1)]
+    for level, end in itertools.pairwise(levels):
+        v = guided_velocity(model, x, level, batch.condition, batch.negative_condition, 2.0)
+        x = euler_step(x, v, level, end)
+    cond = model(add_noise(batch["x0"], batch["noise"], levels[0]), levels[0], batch.condition)
+    rolled = method._rollout(model, cond.detach(), batch)
+    torch.testing.assert_close(rolled[:, 0], x.detach())
+    assert rolled.shape[1] == paths
+    # A row whose second step ends at the clean boundary stays there.
+    late = batch["t0"] < 0.2
+    assert late.any()
+    assert torch.equal(batch["sigma_steps"][late, 1], batch["sigma_steps"][late, 2])
+    assert method.config.forward_equivalents() == 3 * (1 + 6 * paths) + 1 + 2 * 2 * paths
+
+
+@pytest.mark.parametrize("paths", [1, 2])
+def test_a_perfect_model_stays_on_the_path_for_any_number_of_steps(paths):
+    method = soar(rollout_steps=4, guidance_scale=1.0, num_rollout_paths=paths, noise_scale=0.0)
+    batch = collected(method, toy_batch(6))
+    model = PathModel(batch["x0"], batch["noise"])
+    on_path = add_noise(batch["x0"], batch["noise"], batch["sigma_next"])
+    rolled = method._rollout(model, batch["noise"] - batch["x0"], batch)
+    for path in rolled.unbind(1):
+        torch.testing.assert_close(path, on_path, atol=1e-5, rtol=1e-5)
 
 
 def test_without_renoising_the_point_stays_where_the_step_ends():

@@ -86,7 +86,7 @@ def test_too_little_space_is_refused_in_one_line(
     with pytest.raises(UserError) as caught:
         require_space(grid, jobs)
     text = str(caught.value)
-    assert text.startswith(f"output_dir={grid.store.root}: needs 106.0 GB (")
+    assert text.startswith(f"output_dir={grid.store.root}: needs 106.4 GB (")
     assert "snapshots 14.8 GB, checkpoints 88.9 GB" in text
     assert "budget.num_snapshots" in text
     assert "\n" not in text

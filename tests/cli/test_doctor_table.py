@@ -61,12 +61,18 @@ def test_all_judges_are_listed_with_a_way_to_get_each(
     rows, below = examined(capsys)
     assert rows.keys() >= PUBLISHED
     assert not any(cache.iterdir())
-    missing = {name for name, row in rows.items() if row[0] != "ready"}
+    judges = {name: row for name, row in rows.items() if "=" not in name}
+    missing = {name for name, row in judges.items() if row[0] != "ready"}
     assert missing == PUBLISHED - {"ocr"}
-    assert [line.split(":")[0] for line in below.splitlines()] == [
-        f"to get {name}" for name in rows if name in missing
+    told = [line.split(":")[0] for line in below.splitlines() if line.startswith("to get")]
+    assert [line for line in told if "=" not in line] == [
+        f"to get {name}" for name in judges if name in missing
     ]
-    assert all(measures for _, _, _, measures in rows.values())
+    assert all(measures for _, _, _, measures in judges.values())
+    # Prompts and sets of images in a table of their own, whose commands name what they get.
+    others = rows.keys() - judges.keys()
+    assert others >= {"suite=drawbench", "suite=ocr", "data=dalle3", "data=text_to_image_2m"}
+    assert any("data=dalle3" in line for line in told)
 
 
 def test_only_the_judges_that_are_named_are_examined(

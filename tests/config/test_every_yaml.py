@@ -34,7 +34,9 @@ def choices_of(group: str, option: str) -> list[str]:
     if group == "config":
         return ["grid=reward_specific"]
     if group == "recipe":
-        return ["grid=reward_specific", ANY_DATA, f"model={first}", f"method={second}"]
+        method, _, task = second.partition("/")
+        tasks = [f"task={task}"] if task else []
+        return ["grid=reward_specific", ANY_DATA, f"model={first}", f"method={method}", *tasks]
     if group == "protocol" and not second:
         return ["grid=reward_specific", f"protocol={option}"]
     if group == "protocol":
@@ -137,7 +139,8 @@ def test_every_grid_expands_with_every_model(grid: str, model: str) -> None:
     assert plan.settings.grid.name == grid
     methods = {cell.method_name for cell in plan.cells}
     assert methods >= {"base", *plan.settings.grid.methods}
-    assert all((cell.training is None) == (cell.task is None) for cell in plan.cells)
+    untrained = {"base", *plan.settings.grid.untrained}
+    assert all((cell.training is None) == (cell.method_name in untrained) for cell in plan.cells)
     assert all(
         suite.images_per_prompt >= 1 for cell in plan.cells for suite in cell.suites.values()
     )

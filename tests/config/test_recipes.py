@@ -52,6 +52,8 @@ def test_sft_and_soar_are_trained_as_published() -> None:
         assert cell.training.steps == 5000
         assert (cell.training.batch_size, cell.training.micro_batch_size) == (8 * 4, 4)
         assert cell.training.mixed_precision == "bf16"
+        assert cell.trained_model.max_sequence_length == 77
+        assert cell.model.max_sequence_length == found["base"].model.max_sequence_length == 256
         assert (cell.optim.learning_rate, cell.optim.weight_decay) == (2e-5, 1e-2)
         assert cell.seed == 42
     soar = found["soar"].method
@@ -106,23 +108,29 @@ def leaves(node: object, prefix: str = "") -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "method",
+    "named",
     [
-        *("sft", "soar", "flow_grpo", "flow_grpo_fast", "flow_grpo_cps", "flow_grpo_nocfg"),
+        *("sft", "soar", "flow_grpo", "sft/general", "soar/general", "flow_grpo/alignment"),
+        *("flow_grpo_fast", "flow_grpo_cps", "flow_grpo_nocfg"),
         *("diffusion_nft", "awm", "best_of_group", "online_dpo"),
+        *("base/general", "base/aesthetic", "base/alignment"),
     ],
 )
-def test_the_table_beside_the_sources_is_what_the_recipes_say(method: str) -> None:
-    choices = ["grid=reward_specific", *REAL, "task=aesthetic", f"method={method}"]
-    config = compose_choices(choices)
-    table = published_values(method)
+def test_the_table_beside_the_sources_is_what_the_recipes_say(named: str) -> None:
+    method, _, task = named.partition("/")
+    choices = ["grid=reward_specific", "model=sd35_medium", f"task={task or 'aesthetic'}"]
+    config = compose_choices([*choices, f"method={method}"])
+    table = published_values(named)
+    assert table
     for key, value in table.items():
         found = config.plain(key)
         if key in LEFT_TO_MEMORY:
             assert found is None, key
             continue
         assert found == (float(value) if isinstance(found, float) else value), key
-    recipe = yaml.safe_load((CONF / f"recipe/sd35_medium/{method}.yaml").read_text())
+    if method == "base":
+        return
+    recipe = yaml.safe_load((CONF / f"recipe/sd35_medium/{named}.yaml").read_text())
     known = table.keys() | set(LEFT_TO_MEMORY)
     assert leaves({k: v for k, v in recipe.items() if k != "defaults"}) <= known
 

@@ -151,6 +151,22 @@ def test_an_image_folder(tmp_path: Path, streaming: bool) -> None:
     expect_pictures(records(config))
 
 
+def test_tar_shards_of_a_set_on_the_hub_have_captions_within_their_objects(tmp_path: Path) -> None:
+    write_shards(tmp_path / "part_1")
+    write_shards(tmp_path / "part_2", count=2)
+    config = DatasetsDataConfig(
+        path=str(tmp_path),
+        data_files="part_2/*.tar",
+        image_column="png",
+        caption_column="json.caption",
+    )
+    found = records(config)
+    assert [one.caption for one in found] == ["a drawing number 0", "a drawing number 1"]
+    assert found[1].image().size == picture(1).size
+    with pytest.raises(UserError, match="there is no column 'text'"):
+        records(dataclasses.replace(config, caption_column="text.caption"))
+
+
 def test_tar_shards(tmp_path: Path) -> None:
     folder = write_shards(tmp_path)
     expect_pictures(records(WebDatasetConfig(path=str(folder))))

@@ -136,6 +136,16 @@ def test_the_fingerprint_is_of_every_fact_in_any_order(given: Given) -> None:
     assert len({fingerprint(part) for part in [facts, *shorter]}) == 1 + len(facts)
 
 
+def test_how_much_of_a_prompt_is_read_is_a_fact_where_there_is_an_encoder_of_long_ones(
+    given: Given,
+) -> None:
+    text = {"max_sequence_length": 256, "load_text_encoder_3": True}
+    with_t5 = with_("model", **text)(given).facts()
+    assert with_t5 == {**given.facts(), **text}
+    without = with_("model", max_sequence_length=256)(given).facts()
+    assert fingerprint(without) not in (fingerprint(with_t5), fingerprint(given.facts()))
+
+
 def test_noise_in_the_states_is_a_fact_where_there_is_some(given: Given) -> None:
     noisy = with_("sampling", state_noise=0.2)(given).facts()
     assert noisy == {**given.facts(), "state_noise": 0.2}

@@ -53,7 +53,7 @@ def test_a_grid_with_variants_trains_the_methods_of_other_grids_once() -> None:
 
 def test_every_control_is_another_training() -> None:
     cells = [cell for cell in cells_of().values() if cell.method is not None]
-    assert len({addresses.cell_id(cell).rpartition("-")[2] for cell in cells}) == len(cells) == 9
+    assert len({addresses.cell_id(cell).rpartition("-")[2] for cell in cells}) == len(cells) == 15
     # The six points that are one without re-noising weigh what they weighed.
     still = cells_of()["soar_no_renoising"].method
     assert isinstance(still, SoarConfig)
@@ -116,8 +116,15 @@ def test_a_second_stage_starts_from_a_variant() -> None:
 def test_the_speed_of_a_variant_is_its_methods_by_cost() -> None:
     run = expand([*WORDS, "method=sft_more_points,soar_no_guidance"]).settings
     rates = run.budget.rates.seconds_per_step
-    assert rates["sft_more_points"] == pytest.approx(7 * rates["sft"])
-    assert rates["soar_no_guidance"] == pytest.approx(rates["soar"] * 21 / 22)
+    assert rates["sft_more_points/general"] == pytest.approx(7 * rates["sft"])
+    assert rates["soar_no_guidance/general"] == pytest.approx(rates["soar"] * 21 / 22)
+    published = expand(
+        ["grid=ablation", "model=sd35_medium", "method=soar_no_guidance"]
+    ).settings.budget
+    seconds = [
+        published.rates.step_seconds("soar_no_guidance", t) for t in ("general", "aesthetic")
+    ]
+    assert seconds == pytest.approx([60.8 * 21 / 22, 3.8 * 21 / 22])
 
 
 def test_plans_and_selections_know_variants() -> None:
@@ -139,7 +146,8 @@ def test_descriptions_say_of_what_a_variant_is_a_trial() -> None:
     ("words", "message"),
     [
         (["grid.variants={sft: {of: soar, title: X}}"], "sft: a method has that name"),
-        (["grid.variants={x: {of: base, title: X}}"], "of='base': choose one of .*flow_grpo"),
+        (["grid.variants={x: {of: base, title: X}}"], "x: without settings it is the base"),
+        (["grid.variants={x: {of: bas, title: X}}"], "of='bas': did you mean 'base'"),
         (["grid.variants={a_then_b: {of: sft, title: X}}"], "no _then_"),
         (["grid.variants={../x: {of: sft, title: X}}"], "name of folders"),
         (["grid.variants={x: {of: sft, title: X, cost_of: x}}"], "has no cost of its own"),

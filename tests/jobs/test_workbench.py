@@ -385,3 +385,27 @@ def test_training_on_an_evaluation_prompt_is_refused(
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(UserError, match="device=cuda:99: this machine has"):
         ModelWorkbench("cuda:99", Store(Path()))
+
+
+def test_training_reads_as_many_tokens_as_its_recipe_says_and_evaluation_as_the_model(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = build_tiny_pipeline(tmp_path / "with_t5", has_t5=True)
+    text = ["model.load_text_encoder_3=true", "model.max_sequence_length=9"]
+    words = [*arguments, f"model.path={path}", *text, "training.max_sequence_length=3"]
+    grid = expand([*words, "budget.steps=2", "budget.num_snapshots=1"])
+    cell, tokens = grid.cells[1], []
+
+    def noted(model: Any, method: Any, rows: EncodedRows, *args: Any, **kw: Any) -> object:
+        tokens.append(rows[0]["condition"]["prompt_embeds"].shape[0])
+        tokens.append(kw["negative_condition"]["prompt_embeds"].shape[1])
+        return post_train(model, method, rows, *args, **kw)
+
+    monkeypatch.setattr("soarbench.jobs.workbench.post_train", noted)
+    bench = ModelWorkbench("cpu", grid.store)
+    bench.train(cell, lambda _step, _note: None)
+    probed = bench._probing(cell, cell, 0).rows
+    clip = tokens[0] - 3
+    assert tokens == [clip + 3, clip + 3]
+    assert probed.condition["prompt_embeds"].shape[1] == clip + 9
+    assert probed.negative_condition["prompt_embeds"].shape[1] == clip + 9

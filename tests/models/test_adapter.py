@@ -22,6 +22,7 @@ from soarbench.common.files import read_json
 from soarbench.evaluation.rows import ScoreRows
 from soarbench.grid import addresses
 from soarbench.grid.expand import Grid, expand
+from soarbench.jobs.graph import grid_jobs
 from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.models.adapters import adapter_name, apply_adapter, weights_folder
 from soarbench.models.sd3.config import Sd3Config
@@ -224,6 +225,74 @@ def test_anchors_are_reported_beside_the_base(overrides: list[str], tmp_path: Pa
     assert "vs Base" in stream.getvalue()
     summary = read_json(Path(grid.settings.results_dir) / "reward_specific" / "summary.json")
     assert summary["partial"] is False
+
+
+def published_grid(folder: Path, *changes: str) -> list[str]:
+    """Words of a grid that trains SFT beside published weights and another sampler."""
+    settings = f"['model.adapter={folder}','sampling.guidance_scale=1']"
+    mine = f"{{of: base, title: 'Mine (no guidance)', settings: {settings}}}"
+    plain = "{of: base, title: 'No guidance', settings: ['sampling.guidance_scale=1']}"
+    names = ["grid.tasks=[aesthetic]", f"grid.variants={{mine: {mine}, plain: {plain}}}"]
+    return [*names, *(changes or ("grid.methods=[mine,plain,sft]",))]
+
+
+def test_variants_of_the_base_are_drawn_as_published_and_reported_beside_trained_ones(
+    overrides: list[str], tmp_path: Path
+) -> None:
+    published_lora(tmp_path / "mine")
+    quick = ["tracking=none", "diagnostics=false", "seeds=[0,1]"]
+    words = [*overrides, *quick, *published_grid(tmp_path / "mine")]
+    grid = expand(words)
+    assert [cell.label for cell in grid.cells] == [
+        *("base", "mine aesthetic seed 0", "plain aesthetic seed 0"),
+        *("sft aesthetic seed 0", "sft aesthetic seed 1"),
+    ]
+    base, mine, plain, sft, _ = grid.cells
+    assert [cell.model.adapter for cell in (base, mine, plain, sft)] == [
+        *(None, str(tmp_path / "mine"), None, None)
+    ]
+    assert [one.sampling.guidance_scale for one in (mine, plain, sft)] == [
+        *(1, 1, base.sampling.guidance_scale)
+    ]
+    alone = expand([*overrides, "grid.tasks=[aesthetic]", "seeds=[0]", "method=sft"])
+    assert addresses.cell_id(alone.cells[1]) == addresses.cell_id(sft)
+    console = Console(file=io.StringIO(), width=200)
+    bench = FakeWorkbench().at(grid.store)
+    assert run_whole(grid, console=console, make_workbench=lambda _: bench) == 0
+    table = (Path(grid.settings.results_dir) / "reward_specific" / "table.md").read_text()
+    assert "| Mine (no guidance) |" in table
+    assert "| No guidance |" in table
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("grid.methods=[mine,mine_then_sft]", "'mine_then_sft': what is not trained is no stage"),
+        ("grid.variants.mine.factors=['optim.learning_rate=3']", "mine: base is not trained; only"),
+        ("grid.variants.mine.cost_of=sft", "mine: base is not trained; only settings can vary it"),
+    ],
+)
+def test_what_is_not_trained_is_no_stage_and_has_no_cost(
+    overrides: list[str], tmp_path: Path, change: str, message: str
+) -> None:
+    published_lora(tmp_path / "mine")
+    with pytest.raises(UserError) as caught:
+        expand([*overrides, *published_grid(tmp_path / "mine", "grid.methods=[mine]", change)])
+    assert message in str(caught.value)
+
+
+def test_public_adapters_that_are_not_there_are_refused_by_the_command_that_gets_them(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    grid = expand([*overrides, "grid=anchors", f"model.path={build_tiny_pipeline(tmp_path / 'm')}"])
+    with pytest.raises(UserError) as caught:
+        ModelWorkbench("cpu", grid.store).prepare(grid_jobs(grid.cells, diagnostics=False))
+    text = str(caught.value)
+    assert "`python -m soarbench fetch jieliu/SD3.5M-FlowGRPO-GenEval`" in text
+    assert len(text) <= 300
+    assert "\n" not in text
 
 
 @pytest.mark.slow

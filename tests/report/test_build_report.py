@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from soarbench.common.errors import StoreError
 from soarbench.config.run import FORMATS
 from soarbench.report import build
-from soarbench.report.numbers.reference import published_curves, published_table
+from soarbench.report.numbers.reference import published_curves, published_scores, published_table
 from soarbench.report.text.console import report_parts
 from tests.report.folders import Folder, base, build_report, main_table, reward_specific, write_grid
 
@@ -248,10 +248,23 @@ def test_unlike_fingerprints_leave_the_old_report_as_it_was(tmp_path):
 def test_published_values_are_read_as_they_are_stored():
     points = published_curves(REFERENCE)
     assert len(points) == 36
-    assert {point.read_from for point in points} == {"figure", "text"}
+    assert {point.read_from for point in points} == {"vector", "text"}
     table = published_table(REFERENCE, "reward_specific")
     assert table.iloc[0].tolist() == ["Base", "0", "5.36", "0.285"]
-    assert len(published_table(REFERENCE, "main_table")) == 6
+    assert len(published_table(REFERENCE, "main_table")) == 11
+    anchors = published_table(REFERENCE, "anchors")
+    assert anchors["GenEval"].tolist() == ["0.24", "0.63", "0.95", "0.66", "0.54", "0.94"]
+    assert anchors["Guidance"].tolist() == ["1.0", "4.5", "4.5", "4.5", "4.5", "1.0"]
+    ablation = published_table(REFERENCE, "ablation")
+    assert ablation["Model"].tolist()[3:] == [
+        "SOAR, stochastic branch", "SOAR, stochastic branch, fresh noise a path",
+    ]  # fmt: skip
+    assert ablation["Published in"].tolist()[2:4] == [
+        "arXiv:2604.12617",
+        "arXiv:2604.12617 (notes)",
+    ]
+    scores = published_scores(REFERENCE, "ablation", "general", "geneval")
+    assert (scores["soar"], scores["soar_fresh_branch"]) == (0.78, 0.76)
     assert published_table(REFERENCE, "soar_then_grpo") is None
 
 
@@ -314,8 +327,8 @@ def test_published_rows_of_strangers_above_the_working_directory_are_not_read(
 
 
 def test_a_reference_file_of_other_columns_is_refused(tmp_path):
-    (tmp_path / "paper_table.csv").write_text("model,value\nx,1\n")
-    with pytest.raises(StoreError, match="iterations, resolution"):
+    (tmp_path / "published_rows.csv").write_text("row,value\nx,1\n")
+    with pytest.raises(StoreError, match="iterations, ocr"):
         published_table(tmp_path, "main_table")
 
 

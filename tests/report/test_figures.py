@@ -103,7 +103,7 @@ def test_published_curves_only_when_passed_and_labelled_so():
     published = [
         PublishedPoint(
             task="aesthetic", metric="aesthetic", method="soar", step=step, text="5.4",
-            read_from="figure",
+            read_from="vector",
         )
         for step in (0, 1000)
     ]  # fmt: skip
@@ -111,6 +111,7 @@ def test_published_curves_only_when_passed_and_labelled_so():
     (ax,) = draw_curves(POINTS, FACTS, published=published).axes
     assert "SOAR, as published" in lines(ax)
     assert lines(ax)["SOAR, as published"].get_linewidth() < lines(ax)["SOAR"].get_linewidth()
+    assert lines(ax)["SOAR, as published"].get_marker() == "."
 
 
 def test_any_counter_can_be_the_axis():

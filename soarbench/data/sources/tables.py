@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -28,7 +28,8 @@ def dataset_records(config: DatasetsDataConfig) -> Iterator[Record]:
     """Rows of a set, in its order; ``UserError`` where it or a row cannot be used."""
     rows = _loaded(config)
     known = list(rows.column_names)
-    columns = (config.image_column, config.caption_column, *config.score_columns.values())
+    caption = _column_of(config.caption_column, known)
+    columns = (config.image_column, caption, *config.score_columns.values())
     for name in columns:
         if name not in known:
             raise ConfigError(
@@ -42,11 +43,24 @@ def dataset_records(config: DatasetsDataConfig) -> Iterator[Record]:
         yield Record(
             key=f"{content} {config.subset} {config.split} {number}",
             place=place,
-            caption=caption_text(row[config.caption_column]),
+            caption=caption_text(_value(row, config.caption_column)),
             open=image,
             size=checked_size(row.get("width"), row.get("height"), place),
             scores=checked_scores(row.get("scores"), place) | checked_scores(own, place),
         )
+
+
+def _column_of(name: str, known: Sequence[str]) -> str:
+    """The column that a name, or one of a key in it, is of."""
+    return name if name in known else name.partition(".")[0]
+
+
+def _value(row: Row, name: str) -> object:
+    """A row's value by the name of its column, or ``COLUMN.KEY`` of an object in it."""
+    if name in row:
+        return row[name]
+    column, _, key = name.partition(".")
+    return row[column].get(key) if isinstance(row[column], Mapping) else None
 
 
 def _rows(
@@ -82,6 +96,7 @@ def _loaded(config: DatasetsDataConfig) -> Dataset | IterableDataset:
         return datasets.load_dataset(
             path,
             config.subset,
+            data_files=config.data_files,
             split=config.split,
             revision=config.revision,
             streaming=config.streaming,

@@ -58,3 +58,8 @@ class Sd3Config(PipelineConfig):
     def encoder_digest(self) -> str:
         weights = self._encoder_weights()
         return parts_digest(weights, self.max_sequence_length, self.load_text_encoder_3, self.dtype)
+
+    @override
+    def text_facts(self) -> dict[str, object]:
+        facts = super().text_facts()
+        return facts | ({"load_text_encoder_3": self.load_text_encoder_3} if facts else {})

@@ -192,7 +192,10 @@ def _panel(task: str, evaluator: str, selection: Selection) -> tuple[Panel | Non
         evaluator=evaluator,
         facts=facts,
         suite=planned.suite,
-        fingerprint=planned.fingerprint,
+        fingerprint=next(
+            (one.fingerprint for cell, one in scored if not cell.is_evaluated_only),
+            planned.fingerprint,
+        ),
         prompts=planned.prompts,
         images=planned.images,
         strata=_strata(evaluator, planned, scored) if facts.is_macro_mean else None,
@@ -213,7 +216,9 @@ def _facts(evaluator: str, suite: str, cells: Sequence[Cell]) -> MetricFacts:
 def _refuse_unlike(task: str, evaluator: str, scored: Sequence[tuple[Cell, ScoreSet]]) -> None:
     owners: dict[str, str] = {}
     for cell, one in scored:
-        owners.setdefault(one.fingerprint, cell.cell_id)
+        # Of published weights ``protocols.refuse_unlike`` knows what may differ.
+        if not cell.is_evaluated_only:
+            owners.setdefault(one.fingerprint, cell.cell_id)
     if len(owners) > 1:
         places = "; ".join(f"{digest} in {cell_id}" for digest, cell_id in owners.items())
         raise StoreError(

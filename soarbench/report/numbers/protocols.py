@@ -41,8 +41,10 @@ def differing(first: Facts, second: Facts) -> list[str]:
 def refuse_unlike(cells: Sequence[Cell]) -> None:
     """Refuse cells of one task measured under unlike protocols; ``StoreError`` names the fields."""
     first: dict[Judged, tuple[str, Facts]] = {}
-    # The base last, when all tasks are known: it also judges suites that a task does not have.
-    for cell in sorted(cells, key=lambda one: one.is_base):
+    evaluated = {cell.cell_id for cell in cells if cell.is_evaluated_only}
+    # Trained cells first, with which all others are compared; the base last, when all tasks are
+    # known: it also judges suites that a task does not have.
+    for cell in sorted(cells, key=lambda one: (one.is_base, one.is_evaluated_only)):
         protocols = cell.protocols()
         if not cell.is_base:
             for (suite, evaluator), protocol in protocols.items():
@@ -50,6 +52,9 @@ def refuse_unlike(cells: Sequence[Cell]) -> None:
         for (task, suite, evaluator), (other, before) in first.items():
             if (task == cell.task or cell.is_base) and (suite, evaluator) in protocols:
                 fields = differing(before, protocols[suite, evaluator])
+                if cell.is_evaluated_only or other in evaluated:
+                    # Published weights are drawn as their authors draw them; the title says so.
+                    fields = [text for text in fields if not text.startswith("guidance_scale:")]
                 if fields:
                     raise StoreError(unlike_text(evaluator, other, cell.cell_id, fields))
 

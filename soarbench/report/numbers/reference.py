@@ -15,17 +15,43 @@ AS_PUBLISHED = "as published"
 #: Model and resolution of the published numbers; ours of others are not to be read beside them.
 PUBLISHED_MODEL = ("sd35_medium", 512)
 #: Grids that the paper has values for.
-PUBLISHED_GRIDS = ("main_table", "reward_specific")
+PUBLISHED_GRIDS = ("main_table", "reward_specific", "anchors", "ablation")
 SOURCE = "arXiv:2604.12617, SD3.5-Medium at 512 px"
-#: The published tables' own headings, by the columns of ``paper_table.csv``.
+#: The published tables' own headings, by the columns of ``published_rows.csv``.
 _HEADS = {
-    "model": "Model", "iterations": "Steps", "resolution": "Resolution",
+    "model": "Model", "iterations": "Steps",
     "geneval": "GenEval", "ocr": "OCR", "pickscore": "PickScore", "clipscore": "CLIPScore",
     "hpsv21": "HPSv2.1", "aesthetic": "Aesthetic", "imagereward": "ImageReward",
+    "resolution": "Resolution", "cfg": "Guidance", "source": "Published in",
 }  # fmt: skip
 _METHODS = ("sft", "soar", "flow_grpo")
-#: Rows of ``paper_table.csv`` by method.
-_MODELS = {BASE: "SD3.5-M", "sft": "SD3.5-M + SFT", "soar": "SD3.5-M + SOAR"}
+#: Rows of ``published_rows.csv`` that are of a model trained by a method, or of the base.
+_MODELS = {
+    BASE: "SD3.5-M",
+    "base_no_guidance": "SD3.5-M without guidance",
+    "public_flow_grpo_geneval": "SD3.5-M + Flow-GRPO (GenEval)",
+    "public_flow_grpo_ocr": "SD3.5-M + Flow-GRPO (OCR)",
+    "public_flow_grpo_pickscore": "SD3.5-M + Flow-GRPO (PickScore)",
+    "public_diffusion_nft": "SD3.5-M + DiffusionNFT (several rewards)",
+    "sft": "SD3.5-M + SFT",
+    "soar": "SD3.5-M + SOAR",
+    "soar_stochastic_branch": "SOAR, stochastic branch",
+    "soar_fresh_branch": "SOAR, stochastic branch, fresh noise a path",
+}
+_ANCHORS = (
+    *(
+        BASE,
+        "base_no_guidance",
+        "public_flow_grpo_geneval",
+        "public_flow_grpo_ocr",
+        "public_flow_grpo_pickscore",
+    ),
+    "public_diffusion_nft",
+)
+#: The paper's Table 3, after the two rows that it is read against.
+_ABLATION = (BASE, "sft", "soar", "soar_stochastic_branch", "soar_fresh_branch")
+#: Columns that a published table has; UnifiedReward's scale is another one in every paper.
+_SHOWN = [name for name in _HEADS if name != "model"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +62,7 @@ class PublishedPoint:
         task: What was optimised.
         metric: What was measured.
         text: The number as published; there is no interval.
-        read_from: ``text``, or ``figure`` when it was read off the plot.
+        read_from: ``text``, or ``vector`` where it is a coordinate of the authors' figure.
     """
 
     task: str
@@ -75,12 +101,22 @@ def published_table(folder: Path, grid: str) -> pd.DataFrame | None:
 
     None for a grid that the paper does not have; ``StoreError`` as ``published_curves``.
     """
-    if grid == "main_table":
-        frame = _read(folder / "paper_table.csv", ["model", "iterations", "resolution"])
-        return None if frame.empty else frame.rename(columns=_HEADS)
     if grid == "reward_specific":
         return _last_values(published_curves(folder))
-    return None
+    if grid not in PUBLISHED_GRIDS:
+        return None
+    frame = _published_rows(folder)
+    known = {"anchors": _ANCHORS, "ablation": _ABLATION}.get(grid)
+    if known is not None:
+        frame = frame[frame["row"].isin([_MODELS[name] for name in known])]
+    else:
+        frame = frame[~frame["row"].str.startswith("SOAR,")]
+    if frame.empty:
+        return None
+    papers, certainty = frame["source"].str.partition(",")[0], frame["certainty"]
+    marked = papers + certainty.map({"table": ""}).fillna(" (notes)")
+    frame = frame.assign(source=marked)[["row", *_SHOWN]].reset_index(drop=True)
+    return frame.rename(columns={"row": _HEADS["model"], **_HEADS})
 
 
 def published_scores(folder: Path, grid: str, task: str, metric: str) -> dict[str, float]:
@@ -89,14 +125,18 @@ def published_scores(folder: Path, grid: str, task: str, metric: str) -> dict[st
         points = [p for p in published_curves(folder) if (p.task, p.metric) == (task, metric)]
         # All curves start from the base, and are in the order of their steps: the last one stays.
         return {BASE if one.step == 0 else one.method: one.value for one in points}
-    if grid != "main_table":
+    if grid not in PUBLISHED_GRIDS or (grid == "ablation" and task != "general"):
         return {}
-    frame = _read(folder / "paper_table.csv", ["model", "iterations", "resolution"])
+    frame = _published_rows(folder)
     if metric not in frame:
         return {}
-    values = dict(zip(frame["model"], frame[metric], strict=True))
-    named = {name: values.get(model) for name, model in _MODELS.items()}
+    values = dict(zip(frame["row"], frame[metric], strict=True))
+    named = {name: values.get(row) for name, row in _MODELS.items()}
     return {name: float(value) for name, value in named.items() if value}
+
+
+def _published_rows(folder: Path) -> pd.DataFrame:
+    return _read(folder / "published_rows.csv", ["row", *_SHOWN, "certainty"])
 
 
 def _last_values(points: Sequence[PublishedPoint]) -> pd.DataFrame | None:

@@ -278,6 +278,7 @@ def measured_texts(
 ) -> pd.DataFrame:
     """Measured rows with the published columns, in their order; what was not measured is a dash."""
     models = {cell.method: cell.config.get("model") for cell in cells}
+    guidance = {cell.method: _guidance(cell) for cell in cells}
     titles = titles_of(cells)
     rows = []
     every = [(table, row) for table in tables for row in table.rows]
@@ -288,12 +289,18 @@ def measured_texts(
         texts = {
             "Method": title, "Model": name if method == BASE else f"{name} + {title}",
             "Resolution": str(facts.get("resolution", "")), "Steps": "0",
+            "Guidance": str(guidance.get(method, "")),
         }  # fmt: skip
         for table, row in every:
             if row.method == method:
                 texts |= _measured(table, row, is_only=len(tables) == 1)
         rows.append(tuple(texts.get(head) or NOTHING for head in published.columns))
     return _frame(list(published.columns), rows)
+
+
+def _guidance(cell: Cell) -> object:
+    sampling = cell.config.get("sampling")
+    return sampling.get("guidance_scale") if isinstance(sampling, Mapping) else None
 
 
 def _measured(table: TaskTable, row: MethodRow, *, is_only: bool) -> dict[str, str]:
