@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import abc
 import math
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
+from urllib.parse import urlsplit
 
 #: What figures can be written as: PNG for pages, PDF for papers, SVG for everything that scales.
 FigureFormat = Literal["png", "pdf", "svg"]
@@ -14,6 +16,12 @@ Stale = Literal["refuse", "warn", "rerun"]
 #: Which snapshots of a training stay when a grid is done with them.
 KeepSnapshots = Literal["all", "last"]
 FORMATS: tuple[FigureFormat, ...] = get_args(FigureFormat)
+
+
+def require_folder_name(key: str, name: str) -> None:
+    """Refuse, by ``ValueError``, a name whose folder would lie anywhere: ``../``."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"{key}={name!r}: is the name of folders; use letters, digits, _, - and .")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +80,7 @@ class BudgetConfig:
     costs: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        require_folder_name("budget.name", self.name)
         for share in self.cost_shares:
             if not 0 < share <= 1:
                 raise ValueError(f"budget.cost_shares: {share} must be above 0 and at most 1")
@@ -94,6 +103,25 @@ class TrackingConfig:
     enabled: bool
     uri: str | None = None
     artifacts: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.uri is None:
+            return
+        try:
+            address = urlsplit(self.uri)
+            is_server = address.scheme in ("http", "https")
+            fault = "names no host" if is_server and not address.hostname else ""
+            # Asked for its ValueError: of a port that is none.
+            _ = address.port if is_server else None
+        except ValueError as error:
+            fault = f"is no address ({error})"
+        if re.fullmatch(r"sqlite(\+\w+)?:/*(:memory:)?", self.uri):
+            fault = "is a store in memory, which is lost"
+        if fault:
+            raise ValueError(
+                f"tracking.uri={self.uri}: {fault}; write sqlite:////DIR/mlruns.db or "
+                "http://HOST:PORT, or set tracking=none"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
