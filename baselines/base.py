@@ -33,6 +33,25 @@ class VelocityModel(Protocol):
         """Velocity of ``latents``, (B, ...), at ``sigma``, (B,). -> as ``latents``."""
 
 
+class Schedule(Protocol):
+    """Noise levels of a model, which may depend on the size of the image.
+
+    Shapes are of one row's latents, e.g. (16, 64, 64).
+    """
+
+    def shift(self, shape: Sequence[int]) -> float:
+        """How far levels of training lean to noise; SD3.5-M: 3.0, and 1 is not at all."""
+
+    def training_sigmas(self, t: Tensor, shape: Sequence[int]) -> Tensor:
+        """Levels of training times (B,), 1 = noise. -> (B,), in (0, 1]."""
+
+    def sigma_max(self, shape: Sequence[int]) -> float:
+        """Second level of training's grid, whose first, 1, is a pole of ``stochastic_step``."""
+
+    def sampling_sigmas(self, num_inference_steps: int, shape: Sequence[int]) -> Tensor:
+        """Levels that sampling visits, from 1 (noise) to 0. -> (num_inference_steps + 1,)."""
+
+
 @dataclass(frozen=True)
 class Policies:
     """The models that a method may ask, of which one is trained.
@@ -153,7 +172,7 @@ class World:
     """What a method is told of the model, the reward and the processes around it.
 
     Attributes:
-        shift: Of the model's schedule; SD3.5-M: 3.0.
+        schedule: The model's noise levels.
         latent_shape: Of one row, e.g. (16, 64, 64).
         reward: ``reward(prompts, images, columns)``, one number a row; null for methods that ask
             for none.
@@ -164,13 +183,17 @@ class World:
         rank: Of this process in ``gather``.
     """
 
-    shift: float
+    schedule: Schedule
     latent_shape: tuple[int, ...]
     reward: ImagesReward | None = None
     decode: Callable[[Tensor], Any] = lambda latents: latents
     is_reward_elsewhere: bool = False
     gather: Callable[[Tensor], Tensor] = lambda local: local
     rank: int = 0
+
+    def sampling_sigmas(self, num_inference_steps: int) -> Tensor:
+        """Levels of a rollout, from 1 (noise) to 0. -> (num_inference_steps + 1,)."""
+        return self.schedule.sampling_sigmas(num_inference_steps, self.latent_shape)
 
 
 class Method(abc.ABC):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -184,6 +184,10 @@ def stochastic_step(
     raise ValueError(f"step kind {kind!r} is unknown: choose flow_sde, cps, sde or simple")
 
 
+#: Joins velocities without and with a prompt, at a guidance scale.
+Guide = Callable[[Tensor, Tensor, float], Tensor]
+
+
 def classifier_free_guidance(uncond: Tensor, cond: Tensor, guidance_scale: float) -> Tensor:
     """``uncond + guidance_scale (cond - uncond)``. -> as the velocities."""
     return uncond + guidance_scale * (cond - uncond)
@@ -196,11 +200,13 @@ def guided_velocity(
     condition: Condition,
     negative_condition: Condition,
     guidance_scale: float,
+    guide: Guide = classifier_free_guidance,
 ) -> Tensor:
     """Velocity under classifier-free guidance, ``latents``, (B, ...), at ``sigma``, (B,).
 
     ``negative_condition``, the empty prompt's, has B rows or one. Both branches go in one batch of
-    2 B, negative first; ``guidance_scale`` 1 evaluates ``condition`` alone. -> as ``latents``.
+    2 B, negative first; ``guidance_scale`` 1 evaluates ``condition`` alone. ``guide`` joins them.
+    -> as ``latents``.
     """
     if guidance_scale == 1:
         return velocity(latents, sigma, condition)
@@ -209,7 +215,7 @@ def guided_velocity(
         for name, value in condition.items()
     }
     uncond, cond = velocity(torch.cat([latents] * 2), torch.cat([sigma] * 2), both).chunk(2)
-    return classifier_free_guidance(uncond, cond, guidance_scale)
+    return guide(uncond, cond, guidance_scale)
 
 
 @torch.no_grad()
@@ -223,6 +229,7 @@ def euler_sample(
     *,
     state_noise: float | None = None,
     generators: Generators = (),
+    guide: Guide = classifier_free_guidance,
 ) -> Tensor:
     """Integrate the ODE from noise; the same bits as diffusers' ``StableDiffusion3Pipeline``.
 
@@ -231,10 +238,10 @@ def euler_sample(
     but the last is ``stochastic_step``'s ``simple`` one, with noise of ``generators``. -> latents
     at ``sigmas[-1]``, as ``noise``, in the model's dtype.
     """
-    latents, last = noise, len(sigmas) - 2
+    latents, last, conditions = noise, len(sigmas) - 2, (condition, negative_condition)
     for i, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas.to(noise.device))):
         level = sigma.expand(len(noise))
-        v = guided_velocity(velocity, latents, level, condition, negative_condition, guidance_scale)
+        v = guided_velocity(velocity, latents, level, *conditions, guidance_scale, guide)
         # The last step's would be grain on the image, which no model could answer.
         if state_noise is not None and i < last:
             fresh = draw_noise(noise.shape[1:], generators, noise.device)

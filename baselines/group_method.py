@@ -19,7 +19,7 @@ from baselines.base import (
     VelocityModel,
     World,
 )
-from baselines.flow import draw_noise, euler_sample, sampling_sigmas
+from baselines.flow import draw_noise, euler_sample
 from baselines.flow_matching import draw_training_point
 from baselines.group_config import AdvantageConfig, GroupConfig
 from baselines.groups import group_advantages, group_spread, prompt_ids
@@ -46,7 +46,7 @@ class GroupMethod(Method):
         self.group_size = config.group_size
         self.needs_reference = config.needs_reference
         self.rollout_batch_size = config.rollout_batch_size
-        self.sigmas = sampling_sigmas(config.num_inference_steps, world.shift)
+        self.sigmas = world.sampling_sigmas(config.num_inference_steps)
         self.world = world
 
     @abc.abstractmethod
@@ -166,8 +166,8 @@ class SelectionMethod(GroupMethod):
         self, policies: Policies, batch: Batch, generators: Generators
     ) -> tuple[Tensor, dict[str, Tensor]]:
         x0 = self._sample(policies.trained, batch, generators)
-        rows, shift = batch.with_tensors(x0=x0), self.world.shift
-        point = draw_training_point(rows, generators, shift=shift, condition_dropout=0.0)
+        rows, schedule = batch.with_tensors(x0=x0), self.world.schedule
+        point = draw_training_point(rows, generators, schedule=schedule, condition_dropout=0.0)
         return x0, {name: point[name] for name in ("x0", "sigma", "noise")}
 
 

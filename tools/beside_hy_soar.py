@@ -36,6 +36,7 @@ from baselines.flow import training_sigmas
 from baselines.loop.stream import row_generator
 from baselines.loop.velocity import casts_kept
 from baselines.loop.weights import prepare_transformer
+from baselines.schedule import StaticShift
 from baselines.soar import Soar
 from baselines.soar_config import SoarConfig
 from soarbench.benchmarks.full_size import RandomRows, random_transformer
@@ -103,7 +104,7 @@ class Step:
         self.velocity = architecture.velocity(self.model)
         self.batch = self._batch(rows, device)
         self.scheduler = FlowMatchEulerDiscreteScheduler(shift=SHIFT)
-        self.method = Soar(self.config, shift=SHIFT)
+        self.method = Soar(self.config, schedule=StaticShift(SHIFT))
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         # The weights stay as they are, so that every step computes the same.
         self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, fused=True)

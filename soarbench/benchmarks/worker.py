@@ -134,7 +134,8 @@ class SoarSteps:
         """Loss, with its gradient left on the parameters."""
         if is_naive:
             method = self.method
-            loss = naive_soar_loss(self.velocity, self.batch, method.config, method.sigma_max)
+            sigma_max = method.schedule.sigma_max(self.batch["x0"].shape[1:])
+            loss = naive_soar_loss(self.velocity, self.batch, method.config, sigma_max)
             loss.backward()
             return loss.item()
         weight, total = self.method.weight(self.batch), 0.0

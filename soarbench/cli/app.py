@@ -19,7 +19,7 @@ EXIT_USER_ERROR = 2
 #: As a shell says of what SIGINT ended: 128 + 2.
 EXIT_INTERRUPTED = 130
 _LONGEST_LINE = 300
-_SETTINGS = "settings of a run, e.g. budget=standard seeds=[0,1,2] task=aesthetic conf_dir=DIR"
+_SETTINGS = "settings of a run, e.g. budget=standard 'seeds=[0,1,2]' task=aesthetic conf_dir=DIR"
 _ANY_NUMBER = "NAME ..."
 #: Flags, and the arguments that they become.
 _FLAGS = {"--dry-run": "is_dry", "--json": "as_json"}
@@ -71,6 +71,16 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "export": Command(
         "copy finished cells without images, to publish", f"output=DIR grid=NAME and {_SETTINGS}"
+    ),
+    "publish": Command(
+        "write a trained cell's model card, and upload both to the Hugging Face hub",
+        "CELL is a cell id, as 'run --dry-run' lists them; grid=NAME [repo=USER/NAME] "
+        f"[license=NAME] [private=false] and {_SETTINGS}",
+        names=("CELL",),
+    ),
+    "leaderboard": Command(
+        "a web page of exported grids whose protocols are alike",
+        "exports=[DIR,DIR] [output=FILE.html] [title=TEXT]",
     ),
     "diagnose": Command(
         "measure finished cells for signs of gaming", function="soarbench.cli.run:diagnose"
@@ -155,7 +165,7 @@ COMMANDS: Mapping[str, Command] = {
         "deliver to MLflow what it did not get, or has lost",
         "[grid=NAME] output_dir=DIR [tracking.uri=URI]; without grid= all grids of the folder",
     ),
-    "ui": Command("open the MLflow store in a browser", f"[port=N] and {_SETTINGS}"),
+    "ui": Command("serve the MLflow store as a page", f"[port=N] and {_SETTINGS}"),
 }
 
 

@@ -89,6 +89,25 @@ class BudgetConfig:
                 raise ValueError(f"budget.costs: {cost} must be above 0 and finite")
 
 
+def _check_address(uri: str) -> None:
+    """Refuse a tracking address that can never work, or whose store is lost."""
+    try:
+        address = urlsplit(uri)
+        is_server = address.scheme in ("http", "https")
+        fault = "names no host" if is_server and not address.hostname else ""
+        # Asked for its ValueError: of a port that is none.
+        _ = address.port if is_server else None
+    except ValueError as error:
+        fault = f"is no address ({error})"
+    if re.fullmatch(r"sqlite(\+\w+)?:/*(:memory:)?", uri):
+        fault = "is a store in memory, which is lost"
+    if fault:
+        raise ValueError(
+            f"tracking.uri={uri}: {fault}; write sqlite:////DIR/mlruns.db or "
+            "http://HOST:PORT, or set tracking=none"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
     """Where MLflow keeps runs.
@@ -98,30 +117,22 @@ class TrackingConfig:
         uri: Any MLflow store; null is SQLite, ``mlruns.db`` in the output directory.
         artifacts: Artifact root of new experiments; null is ``mlartifacts`` beside it for SQLite
             and the server's own otherwise.
+        register: Begins the names of models in MLflow's registry: each task's best checkpoint
+            becomes a version of ``NAME-TASK`` with the alias ``best``. Null registers none.
     """
 
     enabled: bool
     uri: str | None = None
     artifacts: str | None = None
+    register: str | None = None
 
     def __post_init__(self) -> None:
-        if self.uri is None:
-            return
-        try:
-            address = urlsplit(self.uri)
-            is_server = address.scheme in ("http", "https")
-            fault = "names no host" if is_server and not address.hostname else ""
-            # Asked for its ValueError: of a port that is none.
-            _ = address.port if is_server else None
-        except ValueError as error:
-            fault = f"is no address ({error})"
-        if re.fullmatch(r"sqlite(\+\w+)?:/*(:memory:)?", self.uri):
-            fault = "is a store in memory, which is lost"
-        if fault:
+        if self.register is not None and not re.fullmatch(r"[\w.-]+", self.register):
             raise ValueError(
-                f"tracking.uri={self.uri}: {fault}; write sqlite:////DIR/mlruns.db or "
-                "http://HOST:PORT, or set tracking=none"
+                f"tracking.register={self.register!r}: use letters, digits, _, - and ."
             )
+        if self.uri is not None:
+            _check_address(self.uri)
 
 
 @dataclass(frozen=True, kw_only=True)

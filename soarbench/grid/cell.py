@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from baselines.config import EmaConfig, LoraConfig, MethodConfig, OptimConfig, TrainingConfig
+from baselines.config import (
+    ADDRESS_IF_SET,
+    EmaConfig,
+    LoraConfig,
+    MethodConfig,
+    OptimConfig,
+    TrainingConfig,
+)
 from evaluators.base import JudgeConfig
 from evaluators.diversity.config import DiversityConfig
 from soarbench.common.strict import ADDRESS
@@ -26,6 +33,7 @@ class CellConfig:
         seed: Of training; evaluation noise does not depend on it.
         lora: Adapter; null trains all weights.
         rewards: A reward method's rewards with their weights; empty for other methods.
+        reward_scale: ``own``, or ``base``: divided by their spread over the base's images.
         judges: Those that the suites, the data and the rewards name.
         weights_digest: Of the base's weights (and of an adapter's).
         robustness: Samplers that images of the last step are drawn with, too.
@@ -53,6 +61,7 @@ class CellConfig:
     sampling: SamplingConfig
     judges: Mapping[str, JudgeConfig]
     weights_digest: str
+    reward_scale: str = field(default="own", metadata=ADDRESS_IF_SET)
     # Their images have addresses of their own.
     robustness: tuple[SamplingConfig, ...] = field(default=(), metadata=ADDRESS)
     # Measured beside the scores; each has an address of its own.

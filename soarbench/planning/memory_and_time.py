@@ -25,9 +25,6 @@ CONTEXT_GB = 1.5
 FRAGMENTATION = 0.05
 #: Of a weight that is trained.
 MASTER_BYTES = 4
-#: Most that text encoders take beside their weights, counted on a pretended GPU: 32 prompts of 512
-#: tokens; 64 of 256 take 1.90.
-_PROMPTS_GB = 2.06
 #: By type.
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: Bytes of both moments of one trained weight; 8-bit moments carry a float32 scale every 256.
@@ -189,7 +186,7 @@ def other_phases(
     dtype, judges = BYTES[demand.model.dtype], demand.judges_gb * GB
     decode = architecture.vae_bytes(demand.model.resolution)
     model = dtype * (sizes.total + sizes.buffers) + 4 * architecture.vae_parameters + judges
-    encoders = dtype * architecture.encoder_parameters + _PROMPTS_GB * GB
+    encoders = dtype * architecture.encoder_parameters + architecture.prompts_gb * GB
     phases = {
         "encoding": max(encoders * (architecture.encoder_parameters > 0) + judges, model + decode),
         "drawing": model + max(demand.drawn_rows * forward, decode),

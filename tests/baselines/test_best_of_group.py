@@ -4,6 +4,7 @@ import torch
 from baselines.base import Policies, World
 from baselines.best_of_group_config import BestOfGroupConfig
 from baselines.groups import group_ranks
+from baselines.schedule import StaticShift
 from baselines.sft import Sft
 from baselines.sft_config import SftConfig
 from tests.baselines.method_toys import ToyModel, backward, generators, gradients, toy_batch
@@ -14,7 +15,7 @@ REWARDS = [1.0, 5.0, 2.0, 7.0, 2.0, 0.5]  # of toy_batch(6): prompts 0, 1, 2, 0,
 def method(*, rewards=REWARDS, **config):
     settings = BestOfGroupConfig(**{"group_size": 2, "num_inference_steps": 4, **config})
     reward = lambda *_: list(rewards)  # noqa: E731
-    return settings.build(World(shift=3.0, latent_shape=(2,), reward=reward))
+    return settings.build(World(schedule=StaticShift(3.0), latent_shape=(2,), reward=reward))
 
 
 def test_places_in_groups():
@@ -36,7 +37,7 @@ def test_with_all_kept_it_is_sft_on_the_models_own_images():
     batch = ours.collect(Policies(model), toy_batch(6), generators(6)).batch
     loss, metrics = backward(ours, model, batch)
     gradient = gradients(model)
-    theirs, sft_metrics = backward(Sft(SftConfig(), shift=3.0), model, batch)
+    theirs, sft_metrics = backward(Sft(SftConfig(), schedule=StaticShift(3.0)), model, batch)
     assert (loss, metrics) == (theirs, sft_metrics)
     assert torch.equal(gradient, gradients(model))
 

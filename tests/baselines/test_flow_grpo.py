@@ -19,6 +19,7 @@ from baselines.flow_grpo import (
 from baselines.flow_grpo_config import FlowGrpoConfig
 from baselines.groups import group_spread, prompt_ids
 from baselines.rewards.base import RewardError
+from baselines.schedule import StaticShift
 from soarbench.planning.fake_transformer import LiveBytes
 from tests.baselines.method_toys import (
     ConvModel,
@@ -50,7 +51,9 @@ def flow_grpo(shape=(2,), reward=first_element, gather=lambda local: local, rank
         "kl_coeff": 0.0,
         "updates_per_collection": 1,
     }
-    world = World(shift=SHIFT, latent_shape=shape, reward=reward, gather=gather, rank=rank)
+    world = World(
+        schedule=StaticShift(SHIFT), latent_shape=shape, reward=reward, gather=gather, rank=rank
+    )
     return FlowGrpo(FlowGrpoConfig(**(defaults | config)), world)
 
 

@@ -14,6 +14,7 @@ from baselines.diffusion_nft_config import DiffusionNftConfig
 from baselines.flow import euler_sample, sampling_sigmas
 from baselines.flow_grpo_config import FlowGrpoConfig
 from baselines.online_dpo_config import OnlineDpoConfig
+from baselines.schedule import StaticShift
 from baselines.sft import Sft
 from baselines.sft_config import SftConfig
 from baselines.soar import Soar
@@ -57,7 +58,9 @@ def learn_from_data(method, folder):
 
 @pytest.fixture(scope="module")
 def base_model(tmp_path_factory):
-    return learn_from_data(Sft(SftConfig(), shift=1.0), tmp_path_factory.mktemp("base"))
+    return learn_from_data(
+        Sft(SftConfig(), schedule=StaticShift(1.0)), tmp_path_factory.mktemp("base")
+    )
 
 
 def test_sft_learns_where_each_label_lies(base_model):
@@ -67,7 +70,7 @@ def test_sft_learns_where_each_label_lies(base_model):
 
 def test_soar_learns_where_each_label_lies(tmp_path):
     config = SoarConfig(num_inference_steps=10, num_aux_points=2, aux_chunk=2, guidance_scale=1.0)
-    model = learn_from_data(Soar(config, shift=1.0), tmp_path)
+    model = learn_from_data(Soar(config, schedule=StaticShift(1.0)), tmp_path)
     assert distance_to_own_cluster(samples(model)) < 0.6
 
 
@@ -85,7 +88,9 @@ REWARDED = {
 @pytest.mark.parametrize("name", REWARDED)
 def test_rewards_move_a_trained_model_towards_them(tmp_path, base_model, name):
     model = copy.deepcopy(base_model)
-    method = REWARDED[name].build(World(shift=1.0, latent_shape=(2,), reward=near_the_target))
+    method = REWARDED[name].build(
+        World(schedule=StaticShift(1.0), latent_shape=(2,), reward=near_the_target)
+    )
     training = run_config(
         steps=40, batch_size=32, optim=OptimConfig(learning_rate=3e-3), save_steps=40
     )

@@ -15,11 +15,14 @@ from baselines.config import MethodConfig
 from baselines.diffusion_nft_config import DiffusionNftConfig
 from baselines.flow_grpo_config import FlowGrpoConfig
 from baselines.online_dpo_config import OnlineDpoConfig
+from baselines.schedule import StaticShift
 from baselines.sft_config import SftConfig
 from baselines.soar_config import SoarConfig
 from tests.baselines.method_toys import generators, toy_batch
 
-WORLD = World(shift=3.0, latent_shape=(2,), reward=lambda prompts, *_: [0.0] * len(prompts))
+WORLD = World(
+    schedule=StaticShift(3.0), latent_shape=(2,), reward=lambda prompts, *_: [0.0] * len(prompts)
+)
 CONFIGS = [
     SftConfig(),
     SftConfig(num_points=7),
@@ -65,7 +68,7 @@ def evaluations(config: MethodConfig, rows: int) -> tuple[float, float]:
     weight = torch.ones((), requires_grad=True)
     policies = Policies(model, old=torch.no_grad()(model), reference=torch.no_grad()(model))
     reward = lambda _prompts, latents, _columns: latents[:, 0].tolist()  # noqa: E731
-    method = config.build(World(shift=3.0, latent_shape=(2,), reward=reward))
+    method = config.build(World(schedule=StaticShift(3.0), latent_shape=(2,), reward=reward))
     batch = replace(toy_batch(rows), prompts=[f"{row // 4}" for row in range(rows)])
     collected = method.collect(policies, batch, generators(rows)).batch
     sum(term.loss_sum for term in method.losses(policies, collected)).backward()

@@ -8,6 +8,7 @@ from baselines.flow import add_noise
 from baselines.groups import prompt_ids
 from baselines.online_dpo import preference_loss
 from baselines.online_dpo_config import OnlineDpoConfig
+from baselines.schedule import StaticShift
 from tests.baselines.method_toys import ToyModel, backward, generators, toy_batch
 
 REWARDS = [1.0, 5.0, 2.0, 7.0, 2.0, 2.0]  # of toy_batch(6): prompts 0, 1, 2, 0, 1, 2
@@ -16,7 +17,9 @@ REWARDS = [1.0, 5.0, 2.0, 7.0, 2.0, 2.0]  # of toy_batch(6): prompts 0, 1, 2, 0,
 def method(*, rewards=REWARDS, **world):
     settings = OnlineDpoConfig(group_size=2, num_inference_steps=4, guidance_scale=1.0, beta=4.0)
     reward = lambda *_: list(rewards)  # noqa: E731
-    return settings.build(World(shift=3.0, latent_shape=(2,), reward=reward, **world))
+    return settings.build(
+        World(schedule=StaticShift(3.0), latent_shape=(2,), reward=reward, **world)
+    )
 
 
 def test_a_preference_by_hand():

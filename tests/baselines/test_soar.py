@@ -5,6 +5,7 @@ import torch
 
 from baselines.base import Batch, Policies
 from baselines.flow import add_noise, training_grid
+from baselines.schedule import StaticShift
 from baselines.sft import Sft
 from baselines.sft_config import SftConfig
 from baselines.soar import Soar, correction_velocity, renoise, sample_renoise_sigmas
@@ -25,7 +26,7 @@ SHIFT = 3.0
 
 
 def soar(**config) -> Soar:
-    return Soar(SoarConfig(**config), shift=SHIFT)
+    return Soar(SoarConfig(**config), schedule=StaticShift(SHIFT))
 
 
 def collected(method: Soar, batch: Batch, seed: int = 0) -> Batch:
@@ -85,7 +86,7 @@ def test_renoise_sigmas_are_uniform_above_sigma_next():
 def test_weight_0_is_sft_bit_for_bit(dropout):
     batch = toy_batch(8, (4, 4, 4))
     method = soar(aux_weight=0.0, condition_dropout=dropout)
-    sft = Sft(SftConfig(condition_dropout=dropout), shift=SHIFT)
+    sft = Sft(SftConfig(condition_dropout=dropout), schedule=StaticShift(SHIFT))
     ours = collected(method, batch)
     theirs = sft.collect(None, batch, generators(8)).batch
     assert ours.tensors.keys() == theirs.tensors.keys()
@@ -109,7 +110,7 @@ def test_weight_0_evaluates_the_model_once():
 def test_draws_of_the_main_term_are_those_of_sft():
     batch = toy_batch(8)
     ours = collected(soar(num_rollout_paths=3), batch)
-    theirs = Sft(SftConfig(), shift=SHIFT).collect(None, batch, generators(8)).batch
+    theirs = Sft(SftConfig(), schedule=StaticShift(SHIFT)).collect(None, batch, generators(8)).batch
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs.tensors)
 
 
@@ -222,7 +223,7 @@ def test_collection_is_the_same_in_any_batch():
 
 def test_learns_points_by_their_labels():
     config = SoarConfig(num_aux_points=2, guidance_scale=1.5, aux_chunk=2, condition_dropout=0.1)
-    before, after = distances_while_learning(Soar(config, shift=1.0), rows=24)
+    before, after = distances_while_learning(Soar(config, schedule=StaticShift(1.0)), rows=24)
     assert before > 1.2
     assert after < 0.6
 

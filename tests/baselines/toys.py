@@ -23,6 +23,7 @@ from baselines.loop.post_train import post_train
 from baselines.loop.sharding import DDP, whole
 from baselines.loop.trainer import TrainingSummary
 from baselines.online_dpo_config import OnlineDpoConfig
+from baselines.schedule import StaticShift
 from baselines.sft import Sft
 from baselines.sft_config import SftConfig
 from baselines.soar import Soar
@@ -95,14 +96,14 @@ def near_the_target(_prompts, latents: Tensor, _columns: Mapping[str, list[int]]
 
 
 def sft() -> Method:
-    return Sft(SftConfig(condition_dropout=0.1), shift=1.0)
+    return Sft(SftConfig(condition_dropout=0.1), schedule=StaticShift(1.0))
 
 
 def soar() -> Method:
     config = SoarConfig(
         num_aux_points=2, num_rollout_paths=2, num_inference_steps=10, guidance_scale=2.0
     )
-    return Soar(config, shift=1.0)
+    return Soar(config, schedule=StaticShift(1.0))
 
 
 def flow_grpo(
@@ -120,7 +121,9 @@ def flow_grpo(
         clip_range=0.2,
         updates_per_collection=updates_per_collection,
     )
-    return FlowGrpo(config, World(shift=1.0, latent_shape=(2,), reward=reward, **distributed))
+    return FlowGrpo(
+        config, World(schedule=StaticShift(1.0), latent_shape=(2,), reward=reward, **distributed)
+    )
 
 
 #: Small groups and short rollouts, in the plane.
@@ -145,7 +148,9 @@ RIVALS: dict[str, MethodConfig] = {
 
 def rival(name: str, *, reward=near_the_target, **distributed) -> Method:
     """One of ``RIVALS``."""
-    return RIVALS[name].build(World(shift=1.0, latent_shape=(2,), reward=reward, **distributed))
+    return RIVALS[name].build(
+        World(schedule=StaticShift(1.0), latent_shape=(2,), reward=reward, **distributed)
+    )
 
 
 METHODS = {

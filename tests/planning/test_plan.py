@@ -24,7 +24,7 @@ from soarbench.cli.plan import plan, plan_table
 from soarbench.cli.words import read
 from soarbench.common.errors import UserError
 from soarbench.lab.config import LabModelConfig
-from soarbench.models.sd3.architecture import num_stored
+from soarbench.models.pipeline_architecture import num_stored
 from soarbench.models.sd3.config import Sd3Config
 from soarbench.planning.demand import PlanOptions, gpus, read_request
 from soarbench.planning.fake_transformer import LiveBytes, MetaModel
