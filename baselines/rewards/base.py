@@ -65,7 +65,9 @@ def checked_rewards(name: str, values: object, count: int) -> list[float]:
     for index, value in enumerate(values):
         number = value.item() if hasattr(value, "item") else value
         # None or nan for a failed image is not replaced here: what it is worth is the reward's say.
-        if not isinstance(number, Real) or not math.isfinite(number):
+        # To Python True is a number; as a reward it is a test that somebody forgot to weigh.
+        is_number = isinstance(number, Real) and not isinstance(number, bool)
+        if not is_number or not math.isfinite(number):
             raise RewardError(
                 f"reward {name!r} returned {value!r} for image {index} of {count}: return a finite "
                 "number for every image, for a failed one the value that you mean it to have"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from soarbench import __version__
-from soarbench.common.errors import UserError, without_passwords
+from soarbench.common.errors import UserError, printable, without_middle, without_passwords
 from soarbench.common.logs import set_levels
 
 if typing.TYPE_CHECKING:
@@ -18,7 +18,7 @@ if typing.TYPE_CHECKING:
 EXIT_USER_ERROR = 2
 #: As a shell says of what SIGINT ended: 128 + 2.
 EXIT_INTERRUPTED = 130
-_LONGEST_LINE = 1000
+_LONGEST_LINE = 300
 _SETTINGS = "settings of a run, e.g. budget=standard 'seeds=[0,1,2]' task=aesthetic conf_dir=DIR"
 _ANY_NUMBER = "NAME ..."
 #: Flags, and the arguments that they become.
@@ -201,14 +201,22 @@ def main(arguments: Sequence[str]) -> int:
 
 def _say(error: str, code: int) -> int:
     """One line, without the middle of a value that is pages long: the remedy stands at the end."""
-    line = without_passwords(" ".join(error.splitlines()))
+    line = without_passwords(" ".join(f"soarbench: error: {error}".split()))
     if len(line) > _LONGEST_LINE:
-        line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 4 :]}"
-    sys.stderr.write(f"soarbench: error: {line}\n")
+        line = " ".join(without_middle(word, _LONGEST_LINE // 3) for word in line.split())
+    sys.stderr.write(f"{printable(without_middle(line, _LONGEST_LINE))}\n")
     return code
 
 
+def _refuse_no_text(arguments: Sequence[str]) -> None:
+    """Refuse words that no file can be called by, and that no file can be written with."""
+    for word in arguments:
+        if "\0" in word or printable(word) != word:
+            raise UserError(f"{word!r}: holds a NUL or is no UTF-8; write it anew")
+
+
 def _dispatch(arguments: list[str]) -> int:
+    _refuse_no_text(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(_usage())
         return 0 if arguments else EXIT_USER_ERROR

@@ -13,7 +13,7 @@ from soarbench.common.errors import ConfigError
 from soarbench.common.strict import did_you_mean
 from soarbench.config import compose
 from soarbench.config.keys import Options, split
-from soarbench.data.config import ImageDataConfig
+from soarbench.data.config import ImageDataConfig, require_finite
 from soarbench.grid.expand import Grid, expand
 
 
@@ -45,6 +45,9 @@ class FilterOptions(Options):
     input: Path
     output: Path
     thresholds: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        require_finite(self.thresholds)
 
 
 def filter_rows(options: FilterOptions, _words: Sequence[str], *, console: Console) -> int:

@@ -29,6 +29,7 @@ from soarbench.jobs.graph import diagnostic_keys, grid_jobs, settle, waiting_on
 from soarbench.jobs.log import Log
 from soarbench.jobs.prepare import START
 from soarbench.jobs.recorded import with_recorded
+from soarbench.jobs.repair import set_damaged_aside
 from soarbench.jobs.snapshots import SnapshotKeeper
 from soarbench.jobs.train import Train
 from soarbench.launchers.base import MakeWorkbench, Submitter
@@ -97,6 +98,9 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
     with locked(grid.folder):
         failures, tracker = Failures(), None
         jobs = all_jobs(grid)
+        folders = [grid.folder / addresses.cell_id(cell) for cell in grid.cells]
+        for line in set_damaged_aside(jobs, grid.store, folders):
+            print_line(console, line, "yellow")
         for line in settle(jobs, grid.store, grid.settings.stale):
             print_line(console, line, "yellow")
         pending = _pending(jobs, grid.store)

@@ -28,6 +28,10 @@ class Damaged(StoreError):
         return str(self.args[0])
 
 
+class DamagedFile(UserError):
+    """A small file that cannot be read; who wrote it sets it aside and writes it again."""
+
+
 class NotDelivered(UserError):
     """A tracker did not take what it was given; the results are stored, and given again later."""
 
@@ -49,12 +53,25 @@ class JobFailed(RuntimeError):
 
 _LONGEST_REASON = 500
 #: A password in an address: before its host, or among its parameters.
-_PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s/]+(?=@)|([?&]password=)[^&\s'\"]+")
+_PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s/]+(?=@)|([?&](?:ssl)?(?:password|token)=)[^&\s'\"]+")
 
 
 def without_passwords(text: str) -> str:
     """A text with stars for the passwords of the addresses in it."""
     return _PASSWORD.sub(lambda match: f"{match[1] or match[2]}***", text)
+
+
+def without_middle(text: str, length: int) -> str:
+    """A text of at most ``length`` characters: two thirds of its beginning, and its end."""
+    if len(text) <= length:
+        return text
+    end = length // 3
+    return f"{text[: length - end - 5]} ... {text[-end:]}"
+
+
+def printable(text: str) -> str:
+    """A text with escapes for the halves of characters that cannot be written."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def reason(error: BaseException) -> str:

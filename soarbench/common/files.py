@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from baselines.loop.disk import partial_path, write_whole
-from soarbench.common.errors import UserError
+from soarbench.common.errors import DamagedFile, UserError
 
 #: Hashing 15 GB of weights before every run would take a minute.
 _WHOLE_FILE = 64 * 2**20
@@ -69,14 +70,36 @@ def write_json(path: Path, values: Mapping[str, object]) -> None:
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """Read a JSON mapping; ``UserError`` where the file is damaged."""
+    """Read a JSON mapping; ``DamagedFile`` where it is none."""
     try:
         values = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); delete the folder it is in") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is damaged (no JSON object); delete the folder it is in")
-    return values
+        fault = None if isinstance(values, dict) else "no JSON object"
+    except (ValueError, RecursionError) as error:
+        values, fault = {}, str(error)
+    if fault is not None:
+        raise DamagedFile(f"{path} is damaged ({fault}); the command that wrote it makes it again")
+    return dict(values)
+
+
+def read_passing(path: Path) -> dict[str, object] | None:
+    """As ``read_json``, of what is written again anyway: a damaged file is None, and said."""
+    try:
+        return read_json(path) if path.is_file() else None
+    except DamagedFile as error:
+        log.warning("%s", error)
+        return None
+
+
+def set_aside(path: Path, aside: Path) -> Path:
+    """Move what is damaged out of the way, and beside what was moved there before. -> Where."""
+    target = next(
+        place
+        for number in itertools.count(1)
+        if not (place := aside.with_name(f"{aside.name}-{number}")).exists()
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(target)
+    return target
 
 
 # Days of training were to be thrown away for a file of 500 bytes: small files that say what large
@@ -90,13 +113,13 @@ def write_record(path: Path, values: Mapping[str, object]) -> None:
 
 
 def read_record(path: Path) -> dict[str, object] | None:
-    """What ``write_record`` wrote, None before; ``UserError`` where both files are damaged."""
+    """What ``write_record`` wrote, None before; ``DamagedFile`` where both files are."""
     copy = _copy(path)
     try:
         if path.is_file() or not copy.is_file():
             return read_json(path) if path.is_file() else None
         fault = "is missing"
-    except UserError:
+    except DamagedFile:
         if not copy.is_file():
             raise
         fault = "is damaged"
@@ -119,6 +142,15 @@ def _add(path: Path, copy: Path) -> None:
             os.link(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def set_record_aside(path: Path) -> Path:
+    """Move a record that is damaged twice out of the way. -> Where."""
+    copy = _copy(path)
+    if not path.is_file():
+        copy.rename(path)
+    copy.unlink(missing_ok=True)
+    return set_aside(path, path.with_name(f"{path.name}.damaged"))
 
 
 def records(folder: Path, pattern: str) -> list[Path]:

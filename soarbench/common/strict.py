@@ -23,7 +23,9 @@ from soarbench.common.errors import ConfigError
 
 T = typing.TypeVar("T")
 TARGET = "_target_"
+#: Names, and the characters of them all, that a line has room for.
 _MOST_LISTED = 20
+_LONGEST_LIST = 200
 _SCALARS: dict[object, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "true or false"),
     int: ((int,), "an integer"),
@@ -35,9 +37,10 @@ _SCALARS: dict[object, tuple[tuple[type, ...], str]] = {
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A remedy for a misspelt word: the closest known ones, or all of them."""
-    names = sorted(known)
+    names = sorted(set(known))
     # A list of a hundred names is no remedy.
-    cutoff = 0.6 if len(names) <= _MOST_LISTED else 0.0
+    is_short = len(names) <= _MOST_LISTED and len(", ".join(names)) <= _LONGEST_LIST
+    cutoff = 0.6 if is_short else 0.0
     close = difflib.get_close_matches(word, names, n=3, cutoff=cutoff)
     if close:
         return "did you mean " + " or ".join(repr(name) for name in close) + "?"

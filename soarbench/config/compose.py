@@ -69,8 +69,10 @@ def require_option(group: str, name: str, folders: Folders) -> None:
     """``ConfigError`` where a group has no such YAML; says which foreign ones there are."""
     known = sources(group, folders)
     if name not in known:
-        foreign = "".join(f"; {n} is of {source}" for n, source in known.items() if source)
         hint = did_you_mean(name, known)
+        # Of a list of all names the origin of some is one thing too many.
+        meant = {n: source for n, source in known.items() if source and repr(n) in hint}
+        foreign = "".join(f"; {n} is of {source}" for n, source in meant.items())
         raise ConfigError(f"{group}={name!r} does not exist: {hint}{foreign}")
 
 

@@ -18,7 +18,7 @@ _KEY = re.compile(r"[^\W\d][\w/-]*(\.[\w-]+)*")
 #: A list of all keys made lines of 1,000 to 3,500 characters.
 _NUM_NEAREST = 3
 #: A word may be of 100 kB, and the remedy has to stay in sight.
-_LONGEST_SHOWN = 120
+_LONGEST_SHOWN = 80
 #: Type and value below a key by name, and the type of any other name; None: there is no other.
 Children = tuple[Mapping[str, tuple[object, object]], object]
 

@@ -7,6 +7,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
+from urllib.parse import urlsplit
 
 #: What figures can be written as: PNG for pages, PDF for papers, SVG for everything that scales.
 FigureFormat = Literal["png", "pdf", "svg"]
@@ -15,6 +16,12 @@ Stale = Literal["refuse", "warn", "rerun"]
 #: Which snapshots of a training stay when a grid is done with them.
 KeepSnapshots = Literal["all", "last"]
 FORMATS: tuple[FigureFormat, ...] = get_args(FigureFormat)
+
+
+def require_folder_name(key: str, name: str) -> None:
+    """Refuse, by ``ValueError``, a name whose folder would lie anywhere: ``../``."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"{key}={name!r}: is the name of folders; use letters, digits, _, - and .")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +87,32 @@ class BudgetConfig:
     costs: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        require_folder_name("budget.name", self.name)
         for share in self.cost_shares:
             if not 0 < share <= 1:
                 raise ValueError(f"budget.cost_shares: {share} must be above 0 and at most 1")
         for cost in self.costs:
             if not 0 < cost < math.inf:
                 raise ValueError(f"budget.costs: {cost} must be above 0 and finite")
+
+
+def _check_address(uri: str) -> None:
+    """Refuse a tracking address that can never work, or whose store is lost."""
+    try:
+        address = urlsplit(uri)
+        is_server = address.scheme in ("http", "https")
+        fault = "names no host" if is_server and not address.hostname else ""
+        # Asked for its ValueError: of a port that is none.
+        _ = address.port if is_server else None
+    except ValueError as error:
+        fault = f"is no address ({error})"
+    if re.fullmatch(r"sqlite(\+\w+)?:/*(:memory:)?", uri):
+        fault = "is a store in memory, which is lost"
+    if fault:
+        raise ValueError(
+            f"tracking.uri={uri}: {fault}; write sqlite:////DIR/mlruns.db or "
+            "http://HOST:PORT, or set tracking=none"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +138,8 @@ class TrackingConfig:
             raise ValueError(
                 f"tracking.register={self.register!r}: use letters, digits, _, - and ."
             )
+        if self.uri is not None:
+            _check_address(self.uri)
 
 
 @dataclass(frozen=True, kw_only=True)

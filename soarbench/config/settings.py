@@ -28,6 +28,7 @@ from soarbench.config.run import (
     Stale,
     StoreConfig,
     TrackingConfig,
+    require_folder_name,
 )
 from soarbench.config.stages import BASE, THEN, stages
 from soarbench.config.suites import SuiteConfig as SuiteConfig
@@ -95,11 +96,7 @@ class GridConfig:
         return tuple(name for name, one in self.variants.items() if one.of == BASE)
 
     def __post_init__(self) -> None:
-        # Folders of runs and reports have this name, and ../ would put them anywhere.
-        if not re.fullmatch(r"\w[\w.-]*", self.name):
-            raise ValueError(
-                f"grid.name={self.name!r}: is the name of folders; use letters, digits, _, - and ."
-            )
+        require_folder_name("grid.name", self.name)
         for name in self.variants:
             if not re.fullmatch(r"\w[\w.-]*", name) or len(stages(name)) > 1:
                 raise ValueError(
@@ -131,6 +128,9 @@ class TaskConfig:
     reward: str | dict[str, float] | None = None
     published_steps: int | None = None
     curation: CurationConfig = field(default_factory=CurationConfig)
+
+    def __post_init__(self) -> None:
+        require_folder_name("task.name", self.name)
 
 
 @dataclass(frozen=True, kw_only=True)

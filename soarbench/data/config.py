@@ -7,7 +7,8 @@ import functools
 import glob
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pkgutil import resolve_name
@@ -34,6 +35,23 @@ def require_share(key: str, value: float) -> None:
     """Refuse what is no share of something, (0, 1]."""
     if not 0 < value <= 1:
         raise ValueError(f"{key}={value}: must be in (0, 1]")
+
+
+def check_inside(path: str | Path, folders: Iterable[str | Path]) -> None:
+    """``PermissionError`` for a file outside of folders, which somebody else's set could name."""
+    # By their names alone: whoever has the folder made its links to another disk.
+    place = os.path.abspath(path)
+    if not any(Path(place).is_relative_to(os.path.abspath(folder)) for folder in folders):
+        raise PermissionError(
+            "lies outside the set's folder; data.foreign_files=true takes such files, too"
+        )
+
+
+def require_finite(thresholds: Mapping[str, float]) -> None:
+    """Refuse thresholds that keep everything or nothing."""
+    for name, least in thresholds.items():
+        if not math.isfinite(least):
+            raise ValueError(f"thresholds.{name}={least}: must be a finite number")
 
 
 def file_facts(path: Path) -> Facts:
@@ -165,9 +183,7 @@ class CurationConfig:
 
     def __post_init__(self) -> None:
         require_share("keep_fraction", self.keep_fraction)
-        for name, least in self.thresholds.items():
-            if not math.isfinite(least):
-                raise ValueError(f"thresholds.{name}={least}: must be a finite number")
+        require_finite(self.thresholds)
         # Either alone would change nothing, and somebody meant it to.
         if bool(self.rank_by) != (self.keep_fraction < 1):
             raise ValueError(
@@ -221,8 +237,8 @@ class ImageDataConfig(CurationConfig, DataConfig):
                             ("rows_per_bucket", 1), ("bucket_step", 8),
                             ("max_aspect_ratio", 1)):  # fmt: skip
             value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise ValueError(f"data.{name}={value}: must be at least {least}")
+            if value is not None and not least <= value < math.inf:
+                raise ValueError(f"data.{name}={value}: must be finite, at least {least}")
         if not self.cache_latents and self.is_streamed:
             raise ValueError(
                 "data.cache_latents=false: a streamed set is read front to back, so its latents "
@@ -335,11 +351,13 @@ class JsonlDataConfig(ImageDataConfig):
     Attributes:
         image_dir: Folder that images lie in: as ``image`` says, or as ``MD5.SUFFIX`` in it or in a
             folder named after the first two digits. Null is the file's own folder.
+        foreign_files: Whether rows may name files outside that folder; links in it may always.
     """
 
     kind: ClassVar[str] = "jsonl"
 
     image_dir: str | None = None
+    foreign_files: bool = field(default=False, metadata=ADDRESS)
 
     @override
     def own_content(self) -> str:
@@ -385,6 +403,8 @@ class DatasetsDataConfig(ImageDataConfig):
         caption_column: Holds the captions; ``json.prompt`` is a key of what a column of objects
             holds, as of tar shards.
         score_columns: Score to the column that holds it.
+        foreign_files: Whether rows without an image's bytes may name files outside the set, and
+            addresses, which are then fetched.
     """
 
     kind: ClassVar[str] = "datasets"
@@ -398,6 +418,7 @@ class DatasetsDataConfig(ImageDataConfig):
     image_column: str = "image"
     caption_column: str = "text"
     score_columns: Mapping[str, str] = field(default_factory=dict)
+    foreign_files: bool = field(default=False, metadata=ADDRESS)
 
     @property
     @override

@@ -112,7 +112,9 @@ class Curation:
         self.config = config
         self.scorers = scorers
         self.sizes = config.sizes(resolution)
-        name = parts_digest(dataclasses.asdict(config), config.kind, resolution, judges)
+        # What may be read changes no row that is: remembered ones stay.
+        asked = {k: v for k, v in dataclasses.asdict(config).items() if k != "foreign_files"}
+        name = parts_digest(asked, config.kind, resolution, judges)
         self.path = folder / f"rows-{name}.jsonl"
         self.unusable = Unusable(config, folder / f"unusable-{name}.jsonl")
         # Scores know nothing of thresholds or sizes: with others the same ones are asked for.

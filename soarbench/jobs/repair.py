@@ -1,14 +1,55 @@
-"""Jobs that find what they read damaged: it is made again, and they are tried once more."""
+"""What is damaged is made again: before jobs start, and by those that find it so."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from soarbench.common.errors import Damaged
+from soarbench.common.errors import Damaged, DamagedFile
+from soarbench.common.files import read_record, set_aside, set_record_aside
 from soarbench.jobs.base import Context, Job
 from soarbench.jobs.graph import maker_of
+from soarbench.store.artefact import KINDS, Artefact, Store
+from soarbench.store.cell_record import DESCRIPTION, STATUS
 
 log = logging.getLogger(__name__)
+
+
+def set_damaged_aside(jobs: Sequence[Job], store: Store, cells: Iterable[Path]) -> list[str]:
+    """Move artefacts and states of cells whose records are lost out of the way. -> Lines to show.
+
+    Args:
+        jobs: Whose artefacts are looked at.
+        store: Where they lie.
+        cells: Folders of the cells.
+    """
+    lines = []
+    # Logs make no artefact, and lie in the folder of their cell.
+    made = (job.address for job in jobs if job.address.partition("/")[0] in KINDS)
+    for address in dict.fromkeys(made):
+        artefact = store.artefact(address)
+        if fault := _fault(artefact):
+            aside = set_aside(artefact.root, store.root / "damaged" / address)
+            lines.append(f"{fault}; set aside as {aside}, and made again")
+    for path in (folder / name for folder in cells for name in (DESCRIPTION, STATUS)):
+        try:
+            read_record(path)
+        except DamagedFile as error:
+            lines.append(f"{error}; set aside as {set_record_aside(path)}")
+    return lines
+
+
+def _fault(artefact: Artefact) -> str:
+    """Why nobody can say what made an artefact; empty where its record does, or none is there."""
+    try:
+        if artefact.record() is not None or not artefact.root.is_dir():
+            return ""
+    except DamagedFile as error:
+        return str(error)
+    # A lock is there first.
+    is_begun = any(not path.name.startswith(".") for path in artefact.root.iterdir())
+    return f"{artefact.root} has lost its record" if is_begun else ""
 
 
 def run_repaired(job: Job, context: Context) -> None:

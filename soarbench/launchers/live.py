@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baselines.loop.disk import StorageError
-from soarbench.common.files import read_json, write_json
+from soarbench.common.files import read_passing, write_json
 
 
 @dataclass(frozen=True)
@@ -34,4 +34,4 @@ class Live:
 
     def read(self) -> dict[str, object] | None:
         """What was written last; None where nothing ever ran."""
-        return read_json(self.path) if self.path.is_file() else None
+        return read_passing(self.path)

@@ -52,7 +52,7 @@ def weights_folder(root: Path, source: str, transformer: str) -> Path:
         return root
     adapters = sorted(path.parent for path in root.rglob(_ADAPTER_FILE)) if root.is_dir() else []
     if len(adapters) > 1:
-        names = ", ".join(str(path.relative_to(root)) for path in adapters[:4])
+        names = ", ".join(str(path.relative_to(root)) for path in adapters[:2])
         raise ConfigError(f"model.adapter={source}: holds several adapters ({names}); name one")
     if adapters:
         return adapters[0]

@@ -17,6 +17,10 @@ from soarbench.store.artefact import refuse_other_version
 State = Literal["running", "finished", "failed"]
 
 
+#: Files of a cell.
+DESCRIPTION, STATUS = "cell.json", "status.json"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Status:
     """How far a cell is.
@@ -49,11 +53,11 @@ class CellRecord:
 
     @property
     def _status_path(self) -> Path:
-        return self.root / "status.json"
+        return self.root / STATUS
 
     def description(self) -> dict[str, object]:
         """See ``grid.description``; ``UserError`` where it is damaged or of another version."""
-        path = self.root / "cell.json"
+        path = self.root / DESCRIPTION
         values = read_record(path)
         if values is None:
             raise UserError(f"{path} is missing; give the command of the run again")
@@ -62,7 +66,7 @@ class CellRecord:
 
     def describe(self, description: Mapping[str, object]) -> None:
         """Write the description, and a first status unless there is one."""
-        path = self.root / "cell.json"
+        path = self.root / DESCRIPTION
         if read_record(path) != description:
             write_record(path, description)
         if self.status() is None:

@@ -259,8 +259,8 @@ def _made_by(
         # Without its record nobody can say what made a number, however whole it looks.
         elif is_whole:
             raise StoreError(
-                f"{artefact.root / 'artefact.json'} is missing; delete {artefact.root} and give "
-                "the command of the run again"
+                f"{artefact.root / 'artefact.json'} is missing; give the command of the run again, "
+                "which makes it again"
             )
     return tuple(launches), code
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from soarbench.common.files import read_json, write_json
+from soarbench.common.files import read_passing, write_json
 from soarbench.common.strict import build
 
 RunState = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -49,12 +49,13 @@ class Launch:
 
 
 def last_launch(folder: Path) -> Launch | None:
-    """The last launch of a grid's folder; None before the first, ``UserError`` if damaged.
+    """The last launch of a grid's folder; None before the first, or if damaged.
 
     The folder must be held, so that one which seems to run was killed.
     """
     path = folder / "launch.json"
-    if not path.is_file():
+    values = read_passing(path)
+    if values is None:
         return None
-    launch = build(Launch, read_json(path), str(path))
+    launch = build(Launch, values, str(path))
     return launch.ended("KILLED") if launch.state == "RUNNING" else launch

@@ -66,6 +66,7 @@ def test_numbers_of_any_library_are_taken(values):
         ([1.0, 2.0, -math.inf], "'mine' returned -inf for image 2 of 3"),
         ([None, 2.0, 1.0], "'mine' returned None for image 0 of 3"),
         (["1", 2.0, 1.0], "'mine' returned '1' for image 0"),
+        ([True, 2.0, 1.0], "'mine' returned True for image 0"),
         ("abc", "'mine' returned str: return a list"),
         (None, "'mine' returned NoneType"),
         (torch.tensor(1.0), "'mine' returned float"),

@@ -27,9 +27,11 @@ from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import expand
 from soarbench.jobs.graph import grid_jobs
 from soarbench.jobs.recorded import with_recorded
+from soarbench.jobs.repair import set_damaged_aside
 from soarbench.report.folder import report_folder
 from soarbench.report.options import ReportOptions
 from soarbench.report.source import cells_of
+from soarbench.store.artefact import Store
 from soarbench.store.cell_record import CellRecord
 from soarbench.store.tables import ProbeFolder
 from tests.fakes import FakeWorkbench, numbers
@@ -338,10 +340,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == {}
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "status.json").write_text("{")
-    with pytest.raises(UserError, match=r"status\.json is damaged"):
-        read_json(tmp_path / "status.json")
+def test_a_state_that_is_damaged_twice_is_set_aside(tmp_path: Path) -> None:
+    record = CellRecord(tmp_path)
+    record.update_status(state="finished")
+    for path in tmp_path.iterdir():
+        path.write_text("{")
+    with pytest.raises(UserError, match=r"status\.json.* is damaged .* makes it again"):
+        record.status()
+    (line,) = set_damaged_aside([], Store(tmp_path), [tmp_path])
+    assert line.endswith(f"set aside as {tmp_path / 'status.json.damaged-1'}")
+    assert record.status() is None
 
 
 def test_make_writable_leaves_nothing_behind(tmp_path: Path) -> None:

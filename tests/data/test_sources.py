@@ -17,6 +17,7 @@ from datasets import Dataset, DatasetDict
 
 from evaluators.images import ImageError
 from soarbench.common.errors import UserError
+from soarbench.common.strict import address_content
 from soarbench.data.config import (
     DatasetsDataConfig,
     ImageDataConfig,
@@ -120,6 +121,41 @@ def test_parquet(tmp_path: Path, streaming: bool) -> None:
         path=str(tmp_path / "set"), score_columns={"beauty": "look"}, streaming=streaming
     )
     expect_pictures(records(config))
+
+
+@pytest.mark.parametrize(
+    "change", [{"image": "../secret.png"}, {"image": None, "md5": "../secret"}]
+)
+def test_json_lines_name_files_of_their_own_folder(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    picture(1).save(tmp_path / "secret.png")
+    config = JsonlDataConfig(path=str(write_set(tmp_path / "set", changes={1: change})))
+    with pytest.raises(ImageError, match=r"outside the set's folder; data\.foreign_files=true"):
+        records(config)[1].measured()
+    foreign = records(dataclasses.replace(config, foreign_files=True))[1]
+    assert foreign.measured() == picture(1).size
+    assert address_content(config) == address_content(
+        dataclasses.replace(config, foreign_files=True)
+    )
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_of_parquet_name_files_of_their_own_folder(
+    tmp_path: Path, streaming: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {
+        "image": [{"bytes": None, "path": path} for path in ("http://127.0.0.1:9/x", "/etc/hosts")],
+        "text": ["a", "b"],
+    }
+    (tmp_path / "set").mkdir()
+    Dataset.from_dict(rows).to_parquet(tmp_path / "set" / "train.parquet")
+    config = DatasetsDataConfig(path=str(tmp_path / "set"), streaming=streaming)
+    read = records(config)
+    monkeypatch.setattr("fsspec.open", lambda path, *_: pytest.fail(f"{path} was fetched"))
+    for record in read:
+        with pytest.raises(ImageError, match=r"outside the set.*data\.foreign_files=true"):
+            record.measured()
 
 
 @pytest.mark.parametrize("split", [None, "train"])

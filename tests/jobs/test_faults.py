@@ -19,7 +19,7 @@ from rich.console import Console
 
 from baselines.loop.checkpoints import MANIFEST, checkpoint_path
 from baselines.loop.owner import Owner, TakenOver
-from soarbench.common.errors import Damaged, UserError
+from soarbench.common.errors import Damaged, DamagedFile
 from soarbench.common.files import read_json
 from soarbench.common.progress import GridProgress
 from soarbench.grid.expand import expand
@@ -27,6 +27,7 @@ from soarbench.jobs.base import Context, Job
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.graph import grid_jobs, sharded
 from soarbench.jobs.log import Log
+from soarbench.jobs.repair import set_damaged_aside
 from soarbench.jobs.snapshots import SnapshotKeeper
 from soarbench.jobs.train import Train, trained_folder
 from soarbench.launchers.backend import Backend, Ended, Node, Place
@@ -336,13 +337,26 @@ def test_checkpoints_that_a_kill_left_beside_a_finished_training_go(
     assert not list(store.root.rglob("checkpoint-*"))
 
 
-def test_two_damaged_copies_of_a_record_are_one_line(straight: Straight, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_an_artefact_without_a_record_is_set_aside_and_made_again(
+    straight: Straight, tmp_path: Path, is_lost: bool
+) -> None:
     store = straight.copied(tmp_path)
     path = sorted(store.root.glob("scores/*/artefact.json"))[0]
-    path.write_bytes(b"")
-    (path.parent / ".artefact.json.copy").write_bytes(b"[]")
-    with pytest.raises(UserError, match=r"artefact\.json\.copy is damaged"):
-        run(straight.jobs, store)
+    copy = path.parent / ".artefact.json.copy"
+    for file in (path, copy):
+        file.unlink() if is_lost else file.write_bytes(b"[]")
+    if not is_lost:
+        with pytest.raises(DamagedFile, match=r"artefact\.json\.copy is damaged"):
+            run(straight.jobs, store)
+    (line,) = set_damaged_aside(straight.jobs, store, [])
+    aside = store.root / "damaged" / f"{path.parent.relative_to(store.root)}-1"
+    assert line.endswith(f"; set aside as {aside}, and made again")
+    assert (aside / "rows.parquet").is_file()
+    assert set_damaged_aside(straight.jobs, store, []) == []
+    run(straight.jobs, store)
+    shutil.rmtree(store.root / "damaged")
+    assert content(store) == content(straight.store)
 
 
 def test_damage_that_no_job_can_mend_stays_an_error(straight: Straight, tmp_path: Path) -> None:

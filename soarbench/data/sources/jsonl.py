@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from soarbench.common.errors import UserError
 from soarbench.common.files import write_atomically
-from soarbench.data.config import JsonlDataConfig, file_facts
+from soarbench.data.config import JsonlDataConfig, check_inside, file_facts
 from soarbench.data.records import Record, caption_text, checked_scores, checked_size
 
 _SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -51,11 +51,12 @@ def jsonl_records(config: JsonlDataConfig) -> Iterator[Record]:
     path, folder = config.file(), config.image_folder()
     for place, row in read_lines(path):
         image = image_path(row, place, folder)
+        within = None if config.foreign_files else folder
         yield Record(
-            key=_key(image, row),
+            key=_key(image, row, within),
             place=f"{place} ({image})",
             caption=caption_text(row.get("caption")),
-            open=functools.partial(_opened, image),
+            open=functools.partial(_opened, image, within),
             size=checked_size(row.get("width"), row.get("height"), place),
             scores=checked_scores(row.get("scores"), place),
             md5=md5 if isinstance(md5 := row.get("md5"), str) else None,
@@ -74,15 +75,19 @@ def image_path(row: Mapping[str, object], place: str, folder: Path) -> Path:
     return next((path for path in paths if path.is_file()), folder / md5)
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: Path, folder: Path | None) -> BinaryIO:
+    if folder is not None:
+        check_inside(path, [folder])
     return path.open("rb")
 
 
-def _key(path: Path, row: Mapping[str, object]) -> str:
+def _key(path: Path, row: Mapping[str, object], folder: Path | None) -> str:
     # Not computed, which would read every image twice; compared when the image is read.
     if isinstance(row.get("md5"), str):
         return f"md5:{row['md5']}"
     try:
+        if folder is not None:
+            check_inside(path, [folder])
         place, size, time = file_facts(path)
     # ValueError: a name that holds what no name can, a NUL or half a character.
     except (OSError, ValueError):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.strict import did_you_mean
-from soarbench.data.config import DatasetsDataConfig, WebDatasetConfig
+from soarbench.data.config import DatasetsDataConfig, WebDatasetConfig, check_inside
 from soarbench.data.records import Record, caption_text, checked_scores, checked_size
 from soarbench.models.hub import first_line, is_directory
 
@@ -74,11 +74,11 @@ def _rows(
     rows = rows.cast_column(column, Image(decode=False))
     if isinstance(rows, IterableDataset):
         for row in _guarded(rows, str(config.path)):
-            yield row, functools.partial(_opened, row[column])
+            yield row, functools.partial(_opened, row[column], config)
         return
     # Records hold an index and not the bytes: a set's records are all kept while it is measured.
     for index, row in enumerate(rows.select_columns(facts)):
-        yield row, functools.partial(_opened_at, rows, index, column)
+        yield row, functools.partial(_opened_at, rows, index, column, config)
 
 
 def _loaded(config: DatasetsDataConfig) -> Dataset | IterableDataset:
@@ -133,20 +133,45 @@ def shard_records(config: WebDatasetConfig) -> Iterator[Record]:
         )
 
 
-def _opened(image: Row | None) -> BinaryIO:
-    """The file of an image that ``datasets`` left encoded: its bytes, or where they are."""
+def _opened(image: Row | None, config: DatasetsDataConfig | None = None) -> BinaryIO:
+    """The file of an image that ``datasets`` left encoded: its bytes, or where they are.
+
+    Of shards, which have no ``config``, only bytes.
+    """
     import fsspec
 
     if image is None:
         raise OSError("there is no image")
     if image["bytes"] is not None:
         return BytesIO(image["bytes"])
+    if config is None:
+        raise OSError("there are no bytes of it")
+    if not config.foreign_files:
+        _check_own(image["path"], config)
     opened: BinaryIO = fsspec.open(image["path"], "rb").open()
     return opened
 
 
-def _opened_at(rows: Dataset, index: int, column: str) -> BinaryIO:
-    return _opened(rows[index][column])
+def _check_own(path: str, config: DatasetsDataConfig) -> None:
+    """``OSError`` for a file or an address that is neither of the set nor in the hub's caches."""
+    from datasets import config as places
+    from huggingface_hub import constants
+
+    assert config.path is not None
+    # What lies in an archive is named by both, the archive last: zip://a.png::hf://datasets/...
+    place = path.rpartition("::")[2]
+    if "://" in place:
+        if not place.startswith(f"hf://datasets/{config.path}"):
+            raise PermissionError(
+                f"{place} is an address outside the set; data.foreign_files=true fetches it"
+            )
+        return
+    caches = (places.HF_DATASETS_CACHE, constants.HF_HUB_CACHE)
+    check_inside(place, [Path(config.path).expanduser(), *map(Path, caches)])
+
+
+def _opened_at(rows: Dataset, index: int, column: str, config: DatasetsDataConfig) -> BinaryIO:
+    return _opened(rows[index][column], config)
 
 
 def _guarded(rows: Iterable[Row], path: str) -> Iterator[Row]:

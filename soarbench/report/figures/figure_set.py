@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from soarbench.common.files import read_json, write_atomically
+from soarbench.common.files import read_passing, write_atomically
 from soarbench.config.run import FORMATS
 from soarbench.grid.checkpoint_rule import LAST
 from soarbench.report.figures.bars import Bar, build_bars, draw_bars
@@ -287,7 +287,7 @@ class _Writer:
         """Write the index, and remove what an earlier one names and this one does not."""
         index = self.folder / "figures.json"
         kept = {name for entry in self.entries for name in (*entry.files, entry.data)}
-        earlier = read_json(index)["figures"] if index.is_file() else []
+        earlier = (read_passing(index) or {}).get("figures", [])
         assert isinstance(earlier, list)
         # A figure that there is no data for any more would be a lie beside the new table.
         for entry in earlier:
