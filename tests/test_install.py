@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from setuptools import build_meta
 ROOT = Path(__file__).parents[1]
 SOURCES = ("soarbench", "baselines", "evaluators", "results/reference", "pyproject.toml",
            "MANIFEST.in", "README.md", "LICENSE")  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -50,8 +50,8 @@ def files_of(root: Path) -> set[str]:
 
 def test_the_wheel_has_every_file_that_the_program_reads(site: Path) -> None:
     listed = subprocess.run(
-        ["git", "-C", ROOT, "ls-files", "soarbench", "baselines", "evaluators", "results/reference"],
-        check=True, capture_output=True, text=True,
+        ["git", "ls-files", "soarbench", "baselines", "evaluators", "results/reference"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
     )  # fmt: skip
     expected = {name.replace("results/", "soarbench/report/") for name in listed.stdout.split()}
     assert expected - {"soarbench/report/reference"} <= files_of(site)
