@@ -14,14 +14,17 @@ from rich.table import Table
 
 from baselines.loop.disk import remove_partials
 from soarbench.cli.disk import require_space, space_line
+from soarbench.cli.listing import lines_of, print_rows
 from soarbench.cli.sync import deliver_grid
 from soarbench.common.errors import UserError, reason
 from soarbench.common.files import locked, make_writable
 from soarbench.common.progress import print_line
+from soarbench.config.compose import CONF_DIR, search_path
 from soarbench.config.suites import missing_prompts
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
+from soarbench.grid.reward_lookup import look_up_rewards
 from soarbench.jobs.base import Job, SuiteJob, Workbench
 from soarbench.jobs.graph import diagnostic_keys, grid_jobs, settle, waiting_on
 from soarbench.jobs.log import Log
@@ -39,8 +42,15 @@ _MISSING_DATA = (
 
 
 def run(arguments: Sequence[str], *, is_dry: bool, as_json: bool, console: Console) -> int:
-    """Run a grid, or say what would be run. -> 1 when a cell failed or could not be measured."""
+    """Run a grid, or say what would be run. -> 1 when a cell failed or could not be measured.
+
+    Without any setting it prints the grids that there are.
+    """
+    if not as_json and all(word.startswith(f"{CONF_DIR}=") for word in arguments):
+        _say_grids(arguments, console)
+        return 0
     grid = expand(arguments)
+    look_up_rewards(grid.cells)
     refuse_old(grid.store.root, grid.settings.grid.name)
     if as_json:
         if not is_dry:
@@ -54,6 +64,11 @@ def run(arguments: Sequence[str], *, is_dry: bool, as_json: bool, console: Conso
         console.print(dry_table(grid))
         return 0
     return run_whole(grid, console=console, make_workbench=workbench)
+
+
+def _say_grids(words: Sequence[str], console: Console) -> None:
+    print_rows(console, "grids", lines_of("grid", search_path(words)))
+    print_line(console, "\nchoose one: python -m soarbench run grid=reward_specific --dry-run")
 
 
 def _submit(grid: Grid, *, is_dry: bool, console: Console) -> int:
