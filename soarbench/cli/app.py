@@ -165,9 +165,11 @@ COMMANDS: Mapping[str, Command] = {
         ),
     ),
     "doctor": Command(
-        "which judges are ready, and how to get the rest",
-        "names of judges, e.g. geneval; none: all",
+        "which judges are ready, or whether a grid can run here, and how to get the rest",
+        "names of judges; none: all, or what grid=NAME needs",
         names=(_ANY_NUMBER,),
+        examples=("geneval", "grid=main_table model=sd35_medium"),
+        matter=_SELECTION,
     ),
     "fetch": Command(
         "download a judge's published weights",
@@ -185,6 +187,12 @@ COMMANDS: Mapping[str, Command] = {
         "deliver to MLflow what it did not get, or has lost; without grid= all grids of the folder",
         examples=("output_dir=runs",),
         matter=("grid", "output_dir", "tracking"),
+    ),
+    "completion": Command(
+        "print a script that completes the command soarbench in a shell",
+        "bash, zsh or fish",
+        names=("SHELL",),
+        examples=("bash",),
     ),
     "ui": Command(
         "open the MLflow store in a browser",

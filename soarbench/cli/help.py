@@ -99,6 +99,11 @@ def _own(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield f"{key}=", _with_default(texts.get(name, ""), default_of(entry))
 
 
+def own_keys_of(kind: type[Options]) -> list[str]:
+    """A command's own keys; those below a name of the user's are left out."""
+    return [key.rstrip("=") for key, _ in _own(kind) if "NAME" not in key]
+
+
 def _with_default(text: str, default: str) -> str:
     return f"{text} Default: {default}" if default else text
 

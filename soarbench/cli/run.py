@@ -35,7 +35,7 @@ from soarbench.launchers.base import MakeWorkbench, Submitter
 from soarbench.launchers.run_grid import Failures, estimates, run_grid
 from soarbench.store.artefact import Store, refuse_old
 
-_MISSING_DATA = (
+MISSING_DATA = (
     "there is nothing to train on: give data.path=FILE (data=jsonl), or data=datasets or "
     "data=webdataset with data.path=DIR"
 )
@@ -139,7 +139,7 @@ def _refuse_what_cannot_run(grid: Grid) -> Path:
     for suite in grid.without_prompts:
         raise UserError(missing_prompts(suite))
     if grid.without_data:
-        raise UserError(_MISSING_DATA)
+        raise UserError(MISSING_DATA)
     results_dir = Path(grid.settings.results_dir).expanduser()
     make_writable(grid.store.root, "output_dir")
     make_writable(results_dir, "results_dir")
@@ -269,7 +269,7 @@ def dry_table(grid: Grid) -> Table:
     notes += equal_cost_lines(grid.cells, _duration(extra))
     notes += repeated_lines(pending, grid.store)
     notes += [f"to run it, {missing_prompts(suite)}" for suite in grid.without_prompts]
-    notes += [_MISSING_DATA] if grid.without_data else []
+    notes += [MISSING_DATA] if grid.without_data else []
     table.caption = "\n".join(notes)
     return table
 

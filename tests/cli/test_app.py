@@ -27,7 +27,15 @@ def test_help_lists_exactly_the_commands_that_exist(capsys: pytest.CaptureFixtur
     grids = {"run", "status", "report", "compare", "export", "diagnose", "sync", "ui"}
     judging = {"evaluate", "score", "doctor", "fetch"}
     first_words = {name.split()[0] for name in COMMANDS}
-    assert first_words == grids | judging | {"plan", "bench", "soak", "data", "lab", "ls"}
+    assert first_words == grids | judging | {
+        "plan",
+        "bench",
+        "soak",
+        "data",
+        "lab",
+        "ls",
+        "completion",
+    }
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, "data", "lab"])
