@@ -42,6 +42,7 @@ class Command:
             another is named. Takes the names, the options where it has any, words, and a console.
         examples: Words that work, as a shell takes them.
         matter: The settings of a run that its help lists, by their first part; empty: all.
+        says: What is done first, where that takes seconds.
     """
 
     summary: str
@@ -52,6 +53,7 @@ class Command:
     function: str = ""
     examples: tuple[str, ...] = ()
     matter: tuple[str, ...] = ()
+    says: str = ""
 
 
 COMMANDS: Mapping[str, Command] = {
@@ -63,6 +65,7 @@ COMMANDS: Mapping[str, Command] = {
             "grid=reward_specific budget.steps=30 optim.learning_rate=1e-4",
             "grid=reward_specific task=aesthetic method=sft,soar 'seeds=[0,1,2]'",
         ),
+        says="reading the configuration",
     ),
     "ls": Command(
         "what there is to choose from: grids, methods, tasks, judges, suites, models, data ...",
@@ -75,6 +78,7 @@ COMMANDS: Mapping[str, Command] = {
         "make a grid's reports again from stored scores",
         examples=("grid=reward_specific", "grid=reward_specific x=seconds,images_seen"),
         matter=(*_SELECTION, "figure_formats", "margin", "detect", "stale"),
+        says="reading stored scores, drawing figures",
     ),
     "status": Command(
         "how far the grids of an output directory are, and what runs",
@@ -89,36 +93,43 @@ COMMANDS: Mapping[str, Command] = {
         flags=("--json",),
         examples=("soar sft grid=reward_specific task=aesthetic",),
         matter=(*_SELECTION, "margin", "detect"),
+        says="reading stored scores",
     ),
     "export": Command(
         "copy finished cells without images, to publish",
         examples=("grid=reward_specific budget=standard output=results/lab/mine",),
         matter=_SELECTION,
+        says="reading stored scores",
     ),
     "diagnose": Command(
         "measure finished cells for signs of gaming",
         function="soarbench.cli.run:diagnose",
         examples=("grid=reward_specific",),
         matter=(*_SELECTION, "diversity", "robustness", "device", "launcher", "tracking"),
+        says="reading the configuration",
     ),
     "plan": Command(
         "memory and time of training, before it starts",
         examples=("model=sd35_medium method=soar gpu=l40s-48gb",),
         matter=_TRAINING,
+        says="counting memory on pretended models",
     ),
     "bench": Command(
         "time and memory of every method",
         function="soarbench.benchmarks.methods:bench",
         matter=(*_TRAINING, "device"),
+        says="loading torch",
     ),
     "bench judges": Command(
         "GenEval's speed, against the obvious way",
         function="soarbench.benchmarks.judges:bench_judges",
+        says="loading torch",
     ),
     "bench full_size": Command(
         "one update of SD3.5's whole transformer with random weights (12 GB, minutes)",
         function="soarbench.benchmarks.full_size:full_size",
         matter=_TRAINING,
+        says="loading torch",
     ),
     "bench gpu": Command(
         "speed and memory of everything on this GPU, into results/gpu (minutes)",
@@ -126,22 +137,26 @@ COMMANDS: Mapping[str, Command] = {
         flags=("--dry-run",),
         function="soarbench.benchmarks.gpu.bench:bench_gpu",
         matter=("device", *_TRAINING),
+        says="looking at this machine",
     ),
     "soak": Command(
         "kill a small grid at random moments, repeat it, and compare it with one nobody killed",
         function="soarbench.benchmarks.soak.soak:soak",
         examples=("output_dir=DIR",),
         matter=("method", "task"),
+        says="making the grids",
     ),
     "bench grid": Command(
         "how busy a pretended cluster is that runs a grid, and for how long",
         function="soarbench.benchmarks.grid:bench_grid",
         matter=("grid", "budget", "seeds", *_TRAINING),
+        says="counting jobs",
     ),
     "data score": Command(
         "score a training set by a judge",
         examples=("data.path=rows.jsonl judge=aesthetic output=scored.jsonl",),
         matter=("data", "model", "device"),
+        says="reading the set",
     ),
     "data filter": Command(
         "keep the rows of a scored set at and above a score",
@@ -152,10 +167,12 @@ COMMANDS: Mapping[str, Command] = {
         "look for what is wrong with a training set",
         examples=("data.path=kept.jsonl suites.drawbench.prompts=prompts.txt",),
         matter=("data", "model", "suites"),
+        says="reading the set",
     ),
     "evaluate": Command(
         "draw a suite with a model and judge it",
         examples=("suite=lab_geneval", "suite=geneval model=sd35_medium"),
+        says="reading the configuration, loading the model",
     ),
     "score": Command(
         "judge images of any model",
@@ -163,6 +180,7 @@ COMMANDS: Mapping[str, Command] = {
             "suite=geneval images=DIR",
             "suite=ocr images=DIR suites.ocr.prompts=prompts.txt",
         ),
+        says="looking for images, loading judges",
     ),
     "doctor": Command(
         "which judges are ready, or whether a grid can run here, and how to get the rest",
@@ -170,6 +188,7 @@ COMMANDS: Mapping[str, Command] = {
         names=(_ANY_NUMBER,),
         examples=("geneval", "grid=main_table model=sd35_medium"),
         matter=_SELECTION,
+        says="looking at judges",
     ),
     "fetch": Command(
         "download a judge's published weights",
@@ -177,16 +196,25 @@ COMMANDS: Mapping[str, Command] = {
         names=(_ANY_NUMBER,),
         examples=("geneval",),
     ),
-    "lab build": Command("build the laboratory's assets"),
+    "lab build": Command(
+        "build the laboratory's assets",
+        says="loading torch",
+    ),
     "lab card": Command("print the card of its assets"),
-    "lab sheet": Command("draw a sample sheet of its base model"),
+    "lab sheet": Command(
+        "draw a sample sheet of its base model",
+        says="loading the laboratory's model",
+    ),
     "lab draw": Command(
-        "draw a suite's prompts with its renderer", examples=("output=runs/drawn",)
+        "draw a suite's prompts with its renderer",
+        examples=("output=runs/drawn",),
+        says="drawing",
     ),
     "sync": Command(
         "deliver to MLflow what it did not get, or has lost; without grid= all grids of the folder",
         examples=("output_dir=runs",),
         matter=("grid", "output_dir", "tracking"),
+        says="asking MLflow",
     ),
     "completion": Command(
         "print a script that completes the command soarbench in a shell",
@@ -198,6 +226,7 @@ COMMANDS: Mapping[str, Command] = {
         "open the MLflow store in a browser",
         examples=("port=5001",),
         matter=("output_dir", "tracking"),
+        says="starting MLflow",
     ),
 }
 
@@ -328,6 +357,9 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
     names, words = _parted([text for text in given if text not in flags], command.names)
     if len(names) < len(command.names):
         raise UserError(f"name {' and '.join(command.names)}: {name} {' '.join(command.names)}")
+    # Into a log file nobody looks while it is written, and stderr is for what is wrong.
+    if command.says and sys.stderr.isatty():
+        sys.stderr.write(f"{name}: {command.says} ...\n")
     # Imported now, so that help and a misspelt command answer at once.
     from rich.console import Console
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
@@ -16,10 +17,11 @@ from baselines.loop.disk import remove_partials
 from soarbench.cli.disk import require_space, space_line
 from soarbench.cli.listing import lines_of, print_rows
 from soarbench.cli.sync import deliver_grid
-from soarbench.common.errors import UserError, reason
+from soarbench.common.errors import UserError, reason, without_passwords
 from soarbench.common.files import locked, make_writable
 from soarbench.common.progress import print_line
 from soarbench.config.compose import CONF_DIR, search_path
+from soarbench.config.keys import split
 from soarbench.config.suites import missing_prompts
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
@@ -107,7 +109,7 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
     """As ``run``; ``make_workbench`` is called only if something is left to do."""
     results_dir = _refuse_what_cannot_run(grid)
     with locked(grid.folder):
-        failures, tracker = Failures(), None
+        failures, tracker, last = Failures(), None, ""
         jobs = all_jobs(grid)
         for line in settle(jobs, grid.store, grid.settings.stale):
             print_line(console, line, "yellow")
@@ -126,12 +128,26 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
             from soarbench.cli.report import build
             from soarbench.report.source import cells_of
 
-            build(cells_of(grid), None, console)
+            built = build(cells_of(grid), None, console)
+            last = where_to_look(grid, built.folder)
             if tracker is not None:
                 tracker.log_report(results_dir / grid.settings.grid.name)
         deliver_grid(grid, tracker, console)
     say_failures(grid, failures, console)
+    if last:
+        print_line(console, last)
     return 1 if failures else 0
+
+
+def where_to_look(grid: Grid, folder: Path) -> str:
+    """The page of a report, and the command that opens MLflow where the grid is tracked."""
+    page = f"open {folder / 'index.html'}"
+    if not grid.settings.tracking.enabled:
+        return page
+    kept = ("output_dir", "tracking", CONF_DIR)
+    words = [word for word in grid.arguments if split(word).key.partition(".")[0] in kept]
+    command = shlex.join(("python", "-m", "soarbench", "ui", *words))
+    return f"{page}; in MLflow: {without_passwords(command)}"
 
 
 def _refuse_what_cannot_run(grid: Grid) -> Path:

@@ -12,6 +12,7 @@ import pytest
 
 from soarbench.cli.app import COMMANDS, function_of, main, options_of
 from soarbench.cli.help import default_of
+from soarbench.common.errors import UserError
 from soarbench.common.strict import typed_fields
 from soarbench.config.compose import options
 
@@ -151,6 +152,23 @@ def test_the_order_of_flags_and_settings_does_not_matter(
 ) -> None:
     assert main(["run", overrides[0], "--dry-run", *overrides[1:]]) == 0
     assert "sft-aesthetic-seed0" in capsys.readouterr().out
+
+
+def test_a_terminal_is_told_what_takes_seconds_before_it_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+
+    def loaded(_name: str) -> None:
+        said.append(capsys.readouterr().err)
+        raise UserError("enough")
+
+    monkeypatch.setattr("soarbench.cli.app.function_of", loaded)
+    for is_terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda answer=is_terminal: answer)
+        assert main(["lab", "sheet"]) == 2
+    error = "soarbench: error: enough\n"
+    assert said == ["", f"{error}lab sheet: loading the laboratory's model ...\n"]
 
 
 def test_an_interruption_says_how_to_go_on(

@@ -34,7 +34,7 @@ def report_parts(report: Report) -> Iterator[RenderableType]:
         yield from (Padding(Text(gap, style="yellow"), (0, 2)) for gap in report.gaps)
     yield from (Text(line, style="yellow") for line in report.stale)
     yield from (Padding(Text(note, style="dim"), (0, 1)) for note in report.notes)
-    yield Text(f"Report: {report.folder}")
+    yield Text(f"Report: {report.folder / 'index.html'}")
 
 
 def score_table(table: TaskTable) -> Table:
@@ -42,9 +42,11 @@ def score_table(table: TaskTable) -> Table:
     rendered = Table(
         title=f"Task: {table.task}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
-    rendered.add_column("Method")
-    rendered.add_column("Value [95 %]", justify="right")
-    rendered.add_column(f"vs {table.title(table.baseline)} [95 %]", justify="right")
+    # On 80 columns the verdict takes two lines rather than every number.
+    rendered.add_column("Method", no_wrap=True)
+    rendered.add_column("Value [95 %]", justify="right", no_wrap=True)
+    difference = f"vs {table.title(table.baseline)} [95 %]"
+    rendered.add_column(difference, justify="right", no_wrap=True)
     rendered.add_column("Verdict")
     # A section a metric and no column: a console is too narrow for seven metrics.
     for metric, rows in score_texts(table).groupby("metric", sort=False):
