@@ -186,6 +186,7 @@ COMMANDS: Mapping[str, Command] = {
         "which judges are ready, or whether a grid can run here, and how to get the rest",
         "names of judges; none: all, or what grid=NAME needs",
         names=(_ANY_NUMBER,),
+        function="soarbench.cli.readiness:doctor",
         examples=("geneval", "grid=main_table model=sd35_medium"),
         matter=_SELECTION,
         says="looking at judges",

@@ -1,4 +1,4 @@
-"""``python -m soarbench doctor``: what can run here, and how to get what is missing."""
+"""``python -m soarbench doctor``: which judges can run here, and how to get the others."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from rich.table import Column, Table
 
 from evaluators.base import JudgeConfig
 from evaluators.weights import PublishedWeights
-from soarbench.common.errors import UserError
 from soarbench.common.progress import print_line
-from soarbench.config.compose import CONF_DIR, search_path
-from soarbench.config.keys import Options, split
+from soarbench.config.compose import search_path
+from soarbench.config.keys import Options
 from soarbench.config.registries import every_judge, require_judges
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
@@ -68,29 +67,15 @@ def _is_installed(package: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeOptions(Options):
-    """What ``fetch`` takes beside names of judges: where their YAML is."""
+    """What ``doctor`` and ``fetch`` take beside names of judges: where their YAML is."""
 
     settings: ClassVar[tuple[str, ...] | None] = ("conf_dir",)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DoctorOptions(Options):
-    """What ``doctor`` takes: names of judges, or the settings of a grid."""
-
-
 def doctor(
-    names: Sequence[str], _options: DoctorOptions, words: Sequence[str], *, console: Console
+    names: Sequence[str], _options: JudgeOptions, words: Sequence[str], *, console: Console
 ) -> int:
-    """Print the state of some judges, of all, or of what a grid needs.
-
-    ``ConfigError`` where there is no such judge.
-    """
-    if any(split(word).key != CONF_DIR for word in words):
-        from soarbench.cli.readiness import grid_doctor
-
-        if names:
-            raise UserError(f"doctor {names[0]}: name judges, or a grid with its settings")
-        return grid_doctor(words, console)
+    """Print the state of some judges, or of all; ``ConfigError`` where there is no such judge."""
     judges = every_judge(search_path(words))
     require_judges(names, judges)
     table = Table("judge", Column("state", overflow="fold"), "disk GB", "memory GB", "measures")

@@ -16,10 +16,13 @@ from rich.table import Column, Table
 from evaluators.base import JudgeConfig
 from evaluators.weights import PublishedWeights
 from soarbench.cli.disk import disk_need, space_line
-from soarbench.cli.doctor import cached_snapshot, examine
+from soarbench.cli.doctor import JudgeOptions, cached_snapshot, examine
+from soarbench.cli.doctor import doctor as judges_doctor
 from soarbench.cli.run import MISSING_DATA, all_jobs
 from soarbench.common.errors import UserError
 from soarbench.common.progress import print_line
+from soarbench.config.compose import CONF_DIR
+from soarbench.config.keys import Options, split
 from soarbench.config.suites import missing_prompts
 from soarbench.grid.expand import Grid, expand
 from soarbench.launchers.run_grid import estimates
@@ -44,6 +47,22 @@ class Check:
     state: str = READY
     about: str = ""
     remedies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(Options):
+    """What ``doctor`` takes beside names of judges: the settings of a grid."""
+
+
+def doctor(
+    names: Sequence[str], _options: DoctorOptions, words: Sequence[str], *, console: Console
+) -> int:
+    """Print the state of judges, or of what a grid needs. -> 1 when a grid lacks something."""
+    if all(split(word).key == CONF_DIR for word in words):
+        return judges_doctor(names, JudgeOptions(), words, console=console)
+    if names:
+        raise UserError(f"doctor {names[0]}: name judges, or a grid with its settings")
+    return grid_doctor(words, console)
 
 
 def grid_doctor(words: Sequence[str], console: Console) -> int:

@@ -16,7 +16,9 @@ class _Stderr(logging.Handler):
         sys.stderr.write(f"{self.format(record)}\n")
 
 
-def set_levels() -> None:
+def set_levels(handler: logging.Handler | None = None) -> None:
     """Of libraries only what is wrong; the package itself says how far long work is."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Stderr()])
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[handler or _Stderr()]
+    )
     logging.getLogger("soarbench").setLevel(logging.INFO)

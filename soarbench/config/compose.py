@@ -426,8 +426,8 @@ def apply(values: Iterable[Word], compositions: Collection[Composition]) -> None
 def grid_config(overrides: Overrides) -> GridConfig:
     """The grid that a command line names, with its own values."""
     if overrides.grid is None:
-        known = ", ".join(options("grid", overrides.folders))
-        raise ConfigError(f"name a grid: grid=NAME, one of {known}; 'ls grids' explains them")
+        grids = ", ".join(options("grid", overrides.folders))
+        raise ConfigError(f"name a grid: grid=NAME, one of {grids}; 'ls grids' explains them")
     composition = overrides.composed()
     for word in overrides.values:
         if word.key.startswith("grid."):
