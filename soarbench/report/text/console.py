@@ -42,11 +42,9 @@ def score_table(table: TaskTable) -> Table:
     rendered = Table(
         title=f"Task: {table.task}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
-    # On 80 columns the verdict takes two lines rather than every number.
-    rendered.add_column("Method", no_wrap=True)
-    rendered.add_column("Value [95 %]", justify="right", no_wrap=True)
-    difference = f"vs {table.title(table.baseline)} [95 %]"
-    rendered.add_column(difference, justify="right", no_wrap=True)
+    rendered.add_column("Method")
+    rendered.add_column("Value [95 %]", justify="right")
+    rendered.add_column(f"vs {table.title(table.baseline)} [95 %]", justify="right")
     rendered.add_column("Verdict")
     # A section a metric and no column: a console is too narrow for seven metrics.
     for metric, rows in score_texts(table).groupby("metric", sort=False):
