@@ -33,6 +33,41 @@ class VelocityModel(Protocol):
         """Velocity of ``latents``, (B, ...), at ``sigma``, (B,). -> as ``latents``."""
 
 
+class Schedule(Protocol):
+    """Noise levels of a model, which may depend on the size of the image.
+
+    Shapes are of one row's latents, e.g. (16, 64, 64).
+    """
+
+    def shift(self, shape: Sequence[int]) -> float:
+        """How far levels of training lean to noise; SD3.5-M: 3.0, and 1 is not at all."""
+
+    def training_sigmas(self, t: Tensor, shape: Sequence[int]) -> Tensor:
+        """Levels of training times (B,), 1 = noise. -> (B,), in (0, 1]."""
+
+    def sigma_max(self, shape: Sequence[int]) -> float:
+        """Second level of training's grid, whose first, 1, is a pole of ``stochastic_step``."""
+
+    def sampling_sigmas(self, num_inference_steps: int, shape: Sequence[int]) -> Tensor:
+        """Levels that sampling visits, from 1 (noise) to 0. -> (num_inference_steps + 1,)."""
+
+
+@dataclass(frozen=True)
+class Policies:
+    """The models that a method may ask, of which one is trained.
+
+    Attributes:
+        trained: As it is now; alone in having gradients.
+        old: An average of it that moves once a collection, if the method says how
+            (``old_decay``). It shares its place with the trained one: each call exchanges weights.
+        reference: The model that training started from, if the method compares with it.
+    """
+
+    trained: VelocityModel
+    old: VelocityModel | None = None
+    reference: VelocityModel | None = None
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rows that travel together.
@@ -137,7 +172,7 @@ class World:
     """What a method is told of the model, the reward and the processes around it.
 
     Attributes:
-        shift: Of the model's schedule; SD3.5-M: 3.0.
+        schedule: The model's noise levels.
         latent_shape: Of one row, e.g. (16, 64, 64).
         reward: ``reward(prompts, images, columns)``, one number a row; null for methods that ask
             for none.
@@ -148,7 +183,7 @@ class World:
         rank: Of this process in ``gather``.
     """
 
-    shift: float
+    schedule: Schedule
     latent_shape: tuple[int, ...]
     reward: ImagesReward | None = None
     decode: Callable[[Tensor], Any] = lambda latents: latents
@@ -156,9 +191,13 @@ class World:
     gather: Callable[[Tensor], Tensor] = lambda local: local
     rank: int = 0
 
+    def sampling_sigmas(self, num_inference_steps: int) -> Tensor:
+        """Levels of a rollout, from 1 (noise) to 0. -> (num_inference_steps + 1,)."""
+        return self.schedule.sampling_sigmas(num_inference_steps, self.latent_shape)
+
 
 class Method(abc.ABC):
-    """A post-training method: pure functions of (model, batch).
+    """A post-training method: pure functions of (policies, batch).
 
     It never logs, never calls backward, and draws from nothing but the generators of ``collect``.
     """
@@ -172,12 +211,15 @@ class Method(abc.ABC):
     rollout_batch_size: int | None = None
     #: Whether ``losses`` compares with the base model (a KL term); full fine-tuning keeps a copy.
     needs_reference: bool = False
+    #: Share of the old policy that stays when a collection's updates are over, by their number
+    #: since the start; null: there is no old policy.
+    old_decay: Callable[[int], float] | None = None
     #: Whether ``collect`` asks the model, or may leave rows without a weight. Without, rows are
     #: collected while the update before them is computed.
     needs_rollout: bool = True
 
     @abc.abstractmethod
-    def collect(self, velocity: VelocityModel, batch: Batch, generators: Generators) -> Collected:
+    def collect(self, policies: Policies, batch: Batch, generators: Generators) -> Collected:
         """Prepare rows for training: draw noise, or roll out and score. Runs under ``no_grad``."""
 
     @abc.abstractmethod
@@ -187,10 +229,8 @@ class Method(abc.ABC):
     # In terms, whose gradients add up to the whole: the loop calls backward on each and so frees
     # its graph before the next is built.
     @abc.abstractmethod
-    def losses(
-        self, velocity: VelocityModel, reference: VelocityModel | None, batch: Batch
-    ) -> Iterator[LossOutput]:
-        """Terms of the loss of collected rows; ``reference`` is the base model, if it is kept."""
+    def losses(self, policies: Policies, batch: Batch) -> Iterator[LossOutput]:
+        """Terms of the loss of collected rows."""
 
     @abc.abstractmethod
     def forward_equivalents(self, batch: Batch) -> float:

@@ -128,6 +128,11 @@ class MethodConfig(abc.ABC):
         return False
 
     @property
+    def keeps_old_policy(self) -> bool:
+        """Whether an average of the trained weights is kept that the method asks."""
+        return False
+
+    @property
     def latents_held(self) -> int:
         """Latents that are kept of a row while it is trained on."""
         return 4

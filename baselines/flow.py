@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -119,6 +119,29 @@ def sde_transition(
     return mean, (g * (-dt).sqrt()).flatten().expand(len(x))
 
 
+def cps_transition(
+    latents: Tensor, velocity: Tensor, sigma: Tensor, sigma_next: Tensor, noise_level: float
+) -> tuple[Tensor, Tensor]:
+    """Gaussian transition that keeps the path's coefficients, whatever part of the noise is fresh.
+
+    With ``x0_hat = latents - sigma velocity``, ``noise_hat = latents + (1 - sigma) velocity`` and
+    ``std = sigma_next sin(noise_level pi / 2)``::
+
+        mean = (1 - sigma_next) x0_hat + sqrt(sigma_next^2 - std^2) noise_hat
+
+    ``latents`` and ``velocity`` are (B, ...), ``sigma`` and ``sigma_next`` (B,). -> mean, as
+    ``latents``, and standard deviation, (B,); float32.
+
+    Source: methods.md, "Stochastic step kinds", ``cps``.
+    """
+    x, v = latents.float(), velocity.float()
+    level, level_next = per_row(sigma, x), per_row(sigma_next, x)
+    x0_hat, noise_hat = x - level * v, x + (1 - level) * v
+    std = level_next * math.sin(noise_level * math.pi / 2)
+    kept = (level_next**2 - std**2).clamp(min=0).sqrt()
+    return (1 - level_next) * x0_hat + kept * noise_hat, std.flatten().expand(len(x))
+
+
 def stochastic_step(
     latents: Tensor,
     velocity: Tensor,
@@ -150,17 +173,19 @@ def stochastic_step(
     if kind == "flow_sde":
         mean, std = sde_transition(x, v, sigma, sigma_next, noise_scale, sigma_max)
         return mean + per_row(std, x) * fresh
-    x0_hat, noise_hat = x - level * v, x + (1 - level) * v
     if kind == "cps":
-        exchanged = level_next * math.sin(noise_scale * math.pi / 2)
-        kept = (level_next**2 - exchanged**2).clamp(min=0).sqrt()
-        return (1 - level_next) * x0_hat + kept * noise_hat + exchanged * fresh
+        mean, std = cps_transition(x, v, sigma, sigma_next, noise_scale)
+        return mean + per_row(std, x) * fresh
     if kind == "sde":
-        return (1 - level_next) * x0_hat + level_next * fresh
+        return (1 - level_next) * (x - level * v) + level_next * fresh
     if kind == "simple":
         dt = level_next - level
         return x + v * dt + noise_scale * dt.abs().sqrt() * fresh
     raise ValueError(f"step kind {kind!r} is unknown: choose flow_sde, cps, sde or simple")
+
+
+#: Joins velocities without and with a prompt, at a guidance scale.
+Guide = Callable[[Tensor, Tensor, float], Tensor]
 
 
 def classifier_free_guidance(uncond: Tensor, cond: Tensor, guidance_scale: float) -> Tensor:
@@ -175,11 +200,13 @@ def guided_velocity(
     condition: Condition,
     negative_condition: Condition,
     guidance_scale: float,
+    guide: Guide = classifier_free_guidance,
 ) -> Tensor:
     """Velocity under classifier-free guidance, ``latents``, (B, ...), at ``sigma``, (B,).
 
     ``negative_condition``, the empty prompt's, has B rows or one. Both branches go in one batch of
-    2 B, negative first; ``guidance_scale`` 1 evaluates ``condition`` alone. -> as ``latents``.
+    2 B, negative first; ``guidance_scale`` 1 evaluates ``condition`` alone. ``guide`` joins them.
+    -> as ``latents``.
     """
     if guidance_scale == 1:
         return velocity(latents, sigma, condition)
@@ -188,7 +215,7 @@ def guided_velocity(
         for name, value in condition.items()
     }
     uncond, cond = velocity(torch.cat([latents] * 2), torch.cat([sigma] * 2), both).chunk(2)
-    return classifier_free_guidance(uncond, cond, guidance_scale)
+    return guide(uncond, cond, guidance_scale)
 
 
 @torch.no_grad()
@@ -202,6 +229,7 @@ def euler_sample(
     *,
     state_noise: float | None = None,
     generators: Generators = (),
+    guide: Guide = classifier_free_guidance,
 ) -> Tensor:
     """Integrate the ODE from noise; the same bits as diffusers' ``StableDiffusion3Pipeline``.
 
@@ -210,10 +238,10 @@ def euler_sample(
     but the last is ``stochastic_step``'s ``simple`` one, with noise of ``generators``. -> latents
     at ``sigmas[-1]``, as ``noise``, in the model's dtype.
     """
-    latents, last = noise, len(sigmas) - 2
+    latents, last, conditions = noise, len(sigmas) - 2, (condition, negative_condition)
     for i, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas.to(noise.device))):
         level = sigma.expand(len(noise))
-        v = guided_velocity(velocity, latents, level, condition, negative_condition, guidance_scale)
+        v = guided_velocity(velocity, latents, level, *conditions, guidance_scale, guide)
         # The last step's would be grain on the image, which no model could answer.
         if state_noise is not None and i < last:
             fresh = draw_noise(noise.shape[1:], generators, noise.device)

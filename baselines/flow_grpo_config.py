@@ -9,74 +9,57 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from typing_extensions import override
 
-from baselines.config import (
-    ADDRESS_IF_SET,
-    MethodConfig,
-    require,
-    require_at_least,
-    require_choice,
-    require_guidance,
-    require_positive,
-)
+from baselines.config import ADDRESS_IF_SET, require, require_choice, require_positive
+from baselines.group_config import AdvantageConfig
 
 if TYPE_CHECKING:
     from baselines.base import Method, World
 
 KlForm = Literal["published", "exact"]
+PolicyStep = Literal["cps"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowGrpoConfig(MethodConfig):
+class FlowGrpoConfig(AdvantageConfig):
     """Flow-GRPO (arXiv:2505.05470); defaults are those of its SD3.5-M runs on 512 px images.
 
     Attributes:
-        group_size: Images a prompt in a rollout (TRL: ``num_generations``). Published 24.
-        num_inference_steps: Solver steps T of a rollout. Published 10.
         guidance_scale: CFG weight in the rollout *and* in training; 1.0 = CFG-free training.
             Published 4.5.
         noise_level: Scale a of the stochastic steps. Published 0.7.
+        step_kind: Null is the published stochastic step; ``cps`` keeps the path's coefficients. The
+            log-probability of either is that of its Gaussian.
         clip_range: c of the clipped ratio (TRL: ``epsilon``). Published 1e-4.
-        advantage_clip: Advantages are clipped to plus or minus this. Published ``adv_clip_max`` 5.
-        global_std: Divide by the spread of all rewards of a collection, not of the group's (TRL:
-            ``scale_rewards`` "batch" or "group"). Published true.
         skip_zero_std_groups: Leave groups whose rewards are all equal out of loss and weight.
         kl_coeff: Weight of the KL to the reference model (TRL: ``beta``). Published 0.04 for
             GenEval and OCR, 0.01 for PickScore.
         kl_form: "published" divides by twice the squared diffusion coefficient; "exact" is the KL
-            of the two transitions.
+            of the two transitions. Of ``cps`` they are one.
         train_timestep_fraction: Share of the steps, from the noisy end, that are trained; unused
             with an SDE window. Published 0.99: 9 of 10.
         sde_window_size: Steps of a rollout that are stochastic and trained, ODE elsewhere; 0 = all.
             Published 3 (Flow-GRPO-Fast).
         sde_window_range: Steps, first and one past the last, within which each row's window is
             drawn. Published (0, num_inference_steps // 2).
-        updates_per_collection: Optimiser updates that share one rollout. Published 2.
-        rollout_batch_size: Rows that a rollout puts through the model together; null takes those
-            of a micro-batch, and the first ratios are exactly 1. Another batch size may round
-            differently: ``train/first_ratio_deviation`` and ``train/first_clip_fraction`` then say
-            by how much, and should stay far below ``clip_range`` and 0.
     """
 
     kind: ClassVar[str] = "flow_grpo"
     code: ClassVar[tuple[str, ...]] = (
         "baselines.flow",
         "baselines.flow_grpo",
+        "baselines.group_config",
+        "baselines.group_method",
         "baselines.groups",
         "baselines.judged_rollouts",
     )
     title: ClassVar[str] = "Flow-GRPO"
-    trains_on: ClassVar[Literal["images", "prompts"]] = "prompts"
-    needs_reward: ClassVar[bool] = True
 
-    group_size: int = 24
-    num_inference_steps: int = 10
     # One value for both: rollout and training are one policy, or the first ratio would not be 1.
     guidance_scale: float = 4.5
     noise_level: float = 0.7
+    step_kind: PolicyStep | None = field(default=None, metadata=ADDRESS_IF_SET)
     # So small because the log-probability is a mean over latent elements, not a sum.
     clip_range: float = 1e-4
-    advantage_clip: float = 5.0
-    global_std: bool = True
     skip_zero_std_groups: bool = True
     kl_coeff: float = 0.04
     # As the public code has it, so that published values of kl_coeff keep their meaning.
@@ -84,24 +67,23 @@ class FlowGrpoConfig(MethodConfig):
     train_timestep_fraction: float = 0.99
     sde_window_size: int = 0
     sde_window_range: tuple[int, int] = (0, 5)
-    updates_per_collection: int = 2
-    # Measured on the laboratory's model, one thread of a busy CPU, float32: a collection of 64 rows
-    # takes 6.6 s with 4 rows a forward and 4.1 s with 32, and no first ratio differs from 1.
-    rollout_batch_size: int | None = field(default=None, metadata=ADDRESS_IF_SET)
 
     def __post_init__(self) -> None:
-        require_guidance(self.guidance_scale)
+        super().__post_init__()
         require_choice("kl_form", self.kl_form, KlForm)
-        require(self.group_size >= 2, "group_size", self.group_size, "a group needs 2 or more")
-        require_at_least(self, 2, "num_inference_steps")
-        require_at_least(self, 1, "updates_per_collection")
-        if self.rollout_batch_size is not None:
-            require_at_least(self, 1, "rollout_batch_size")
-        require_at_least(self, 0, "kl_coeff")
-        require_positive(self, "noise_level", "clip_range", "advantage_clip")
+        require_positive(self, "noise_level", "clip_range")
         fraction = self.train_timestep_fraction
         require(0 < fraction <= 1, "train_timestep_fraction", fraction, "use a share in (0, 1]")
         self._check_window()
+        if self.step_kind is not None:
+            require_choice("step_kind", self.step_kind, PolicyStep)
+            # Its noise is proportional to the level that it leads to, and has no density at 0.
+            last = self.num_inference_steps - 1
+            end = self.sde_window_range[1] if self.sde_window_size else self.num_trained_steps
+            remedy = (
+                f"leave the last step out of sde_window_range or train_timestep_fraction ({last})"
+            )
+            require(end <= last, "step_kind", self.step_kind, remedy)
 
     def _check_window(self) -> None:
         """Refuse a window beyond its range, and a range beyond the rollout."""
@@ -128,16 +110,6 @@ class FlowGrpoConfig(MethodConfig):
         # The small number keeps e.g. 100 * 0.29 = 28.999999999999996 from losing a step.
         return max(1, math.floor(self.num_inference_steps * self.train_timestep_fraction + 1e-9))
 
-    @property
-    def branches(self) -> int:
-        """Forwards of a guided velocity: with the prompt, and without."""
-        return 1 if self.guidance_scale == 1 else 2
-
-    @property
-    def rollout_forwards(self) -> int:
-        """Model evaluations of a collection."""
-        return self.branches * self.num_inference_steps
-
     @override
     def build(self, world: World) -> Method:
         method: Method = resolve_name("baselines.flow_grpo:FlowGrpo")(self, world)
@@ -158,11 +130,6 @@ class FlowGrpoConfig(MethodConfig):
         # The gradient goes through the unconditional branch, too, as in the current public code
         # (that of July 2025 detached it).
         return self.branches * rows
-
-    @property
-    @override
-    def needs_reference(self) -> bool:
-        return self.kl_coeff > 0
 
     @property
     @override

@@ -7,20 +7,19 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from baselines.base import Batch, Generators, LossOutput, VelocityModel
+from baselines.base import Batch, Generators, LossOutput, Schedule, VelocityModel
 from baselines.flow import (
     add_noise,
     draw_noise,
     draw_uniform,
     per_row,
-    training_sigmas,
     velocity_mse,
 )
 from evaluators.devices import on_device
 
 
 def draw_training_point(
-    batch: Batch, generators: Generators, *, shift: float, condition_dropout: float
+    batch: Batch, generators: Generators, *, schedule: Schedule, condition_dropout: float
 ) -> Batch:
     """Draw where on its path each row, with ``x0``, (B, ...), is trained.
 
@@ -40,9 +39,8 @@ def draw_training_point(
             for name, value in batch.condition.items()
         }
         batch = replace(batch, condition=condition)
-    return batch.with_tensors(
-        t0=t0, sigma=on_device(training_sigmas(t0, shift), x0.device), noise=noise
-    )
+    sigma = schedule.training_sigmas(t0, x0.shape[1:])
+    return batch.with_tensors(t0=t0, sigma=on_device(sigma, x0.device), noise=noise)
 
 
 def on_trajectory_term(

@@ -57,6 +57,19 @@ def group_spread(rewards: Tensor, group_ids: Sequence[Hashable] | Tensor) -> tup
     return highest - lowest, index
 
 
+def group_ranks(rewards: Tensor, index: Tensor) -> Tensor:
+    """Place of each of ``rewards``, (N,), in its group of ``index``, (N,), 0 for the best. -> (N,).
+
+    Of equal rewards the one that stands first has the better place.
+    """
+    by_reward = rewards.argsort(descending=True, stable=True)
+    order = by_reward[index[by_reward].argsort(stable=True)]
+    counts = torch.bincount(index)
+    first = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    place = torch.arange(len(rewards), device=rewards.device) - first
+    return torch.empty_like(place).scatter(0, order, place)
+
+
 def prompt_ids(prompts: Sequence[str]) -> Tensor:
     """Number each prompt by its text. -> (N,), int64."""
     # Not hash(): Python salts it anew in every process, and groups may be spread over processes.

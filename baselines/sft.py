@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from typing_extensions import override
 
-from baselines.base import Batch, Collected, Generators, LossOutput, Method, VelocityModel
+from baselines.base import Batch, Collected, Generators, LossOutput, Method, Policies, Schedule
 from baselines.flow_matching import draw_training_point, on_trajectory_term
 from baselines.sft_config import SftConfig
 
@@ -17,16 +17,17 @@ class Sft(Method):
 
     needs_rollout = False
 
-    def __init__(self, config: SftConfig, *, shift: float) -> None:
+    def __init__(self, config: SftConfig, *, schedule: Schedule) -> None:
         self.config = config
-        self.shift = shift
+        self.schedule = schedule
 
     @override
-    def collect(self, velocity: VelocityModel, batch: Batch, generators: Generators) -> Collected:
+    def collect(self, policies: Policies, batch: Batch, generators: Generators) -> Collected:
         dropout = self.config.condition_dropout
-        point = draw_training_point(batch, generators, shift=self.shift, condition_dropout=dropout)
+        schedule = self.schedule
+        point = draw_training_point(batch, generators, schedule=schedule, condition_dropout=dropout)
         for index in range(1, self.config.num_points):
-            other = draw_training_point(batch, generators, shift=self.shift, condition_dropout=0)
+            other = draw_training_point(batch, generators, schedule=schedule, condition_dropout=0)
             drawn = {f"sigma_{index}": other["sigma"], f"noise_{index}": other["noise"]}
             point = point.with_tensors(**drawn)
         return Collected(point)
@@ -36,13 +37,11 @@ class Sft(Method):
         return float(len(batch) * self.config.num_points)
 
     @override
-    def losses(
-        self, velocity: VelocityModel, reference: VelocityModel | None, batch: Batch
-    ) -> Iterator[LossOutput]:
+    def losses(self, policies: Policies, batch: Batch) -> Iterator[LossOutput]:
         last = self.config.num_points - 1
         for index in range(last + 1):
             at = {name: batch[f"{name}_{index}"] for name in ("sigma", "noise") if index > 0}
-            term, _ = on_trajectory_term(velocity, batch.with_tensors(**at))
+            term, _ = on_trajectory_term(policies.trained, batch.with_tensors(**at))
             yield replace(term, is_last=index == last)
 
     @override

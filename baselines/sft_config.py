@@ -38,7 +38,7 @@ class SftConfig(MethodConfig):
 
     @override
     def build(self, world: World) -> Method:
-        method: Method = resolve_name("baselines.sft:Sft")(self, shift=world.shift)
+        method: Method = resolve_name("baselines.sft:Sft")(self, schedule=world.schedule)
         return method
 
     @override

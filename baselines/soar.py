@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from baselines.base import Batch, Collected, Generators, LossOutput, Method, VelocityModel
+from baselines.base import (
+    Batch,
+    Collected,
+    Generators,
+    LossOutput,
+    Method,
+    Policies,
+    Schedule,
+    VelocityModel,
+)
 from baselines.flow import (
     add_noise,
     classifier_free_guidance,
@@ -23,8 +32,6 @@ from baselines.flow import (
     euler_step,
     per_row,
     stochastic_step,
-    training_grid,
-    training_sigmas,
     velocity_mse,
 )
 from baselines.flow_matching import draw_training_point, on_trajectory_term
@@ -73,21 +80,21 @@ def sample_renoise_sigmas(sigma_next: Tensor, uniform: Tensor) -> Tensor:
 class Soar(Method):
     """``loss = (sum main + lambda sum aux) / (B + lambda B_aux)``, the counts being global.
 
-    ``shift`` is of the model's training schedule; steps are those of methods.md.
+    ``schedule`` is the model's; steps are those of methods.md.
     """
 
     needs_rollout = False  # beside that of the loss, which is of every row
 
-    def __init__(self, config: SoarConfig, *, shift: float) -> None:
+    def __init__(self, config: SoarConfig, *, schedule: Schedule) -> None:
         self.config = config
-        self.shift = shift
-        # The grid starts at 1, where the stochastic steps' sigma / (1 - sigma) has a pole.
-        self.sigma_max = training_grid(shift)[1].item()
+        self.schedule = schedule
 
     @override
-    def collect(self, velocity: VelocityModel, batch: Batch, generators: Generators) -> Collected:
+    def collect(self, policies: Policies, batch: Batch, generators: Generators) -> Collected:
         dropout = self.config.condition_dropout
-        point = draw_training_point(batch, generators, shift=self.shift, condition_dropout=dropout)
+        point = draw_training_point(
+            batch, generators, schedule=self.schedule, condition_dropout=dropout
+        )
         if self.config.aux_weight == 0:
             return Collected(point)  # SFT, bit for bit
         return Collected(self._draw_rollout(point, generators))
@@ -101,7 +108,7 @@ class Soar(Method):
         """
         config, x0 = self.config, batch["x0"]
         t1 = (batch["t0"] - 1 / config.num_inference_steps).clamp(min=0)
-        sigma_next = on_device(training_sigmas(t1, self.shift), x0.device)
+        sigma_next = on_device(self.schedule.training_sigmas(t1, x0.shape[1:]), x0.device)
         paths, points = config.num_rollout_paths, config.num_aux_points
         uniform = draw_uniform((paths, points), generators, x0.device)
         # Stochastic paths are skipped where the step reaches the clean boundary; path 0 is the ODE.
@@ -133,9 +140,8 @@ class Soar(Method):
         return len(batch) + self.config.aux_weight * self._num_aux(batch)
 
     @override
-    def losses(
-        self, velocity: VelocityModel, reference: VelocityModel | None, batch: Batch
-    ) -> Iterator[LossOutput]:
+    def losses(self, policies: Policies, batch: Batch) -> Iterator[LossOutput]:
+        velocity = policies.trained
         # Step 1: the SFT term. Metrics are means over their own items, not over the loss's.
         scale = self.weight(batch) / len(batch)
         main, velocity_cond = on_trajectory_term(velocity, batch, metric_scale=scale)
@@ -164,10 +170,11 @@ class Soar(Method):
             uncond = velocity(latents, sigma, batch.negative_condition).float()
             v_cfg = classifier_free_guidance(uncond, velocity_cond.float(), config.guidance_scale)
         step = (latents, v_cfg, sigma, sigma_next)
+        sigma_max = self.schedule.sigma_max(latents.shape[1:])
         paths = [euler_step(*step)]
         for fresh in batch["path_noise"].unbind(1):
             kind, scale = config.step_kind, config.noise_scale
-            paths.append(stochastic_step(*step, kind, scale, self.sigma_max, fresh))
+            paths.append(stochastic_step(*step, kind, scale, sigma_max, fresh))
         return torch.stack(paths, dim=1)
 
     def _aux_term(

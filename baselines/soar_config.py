@@ -110,7 +110,7 @@ class SoarConfig(MethodConfig):
 
     @override
     def build(self, world: World) -> Method:
-        method: Method = resolve_name("baselines.soar:Soar")(self, shift=world.shift)
+        method: Method = resolve_name("baselines.soar:Soar")(self, schedule=world.schedule)
         return method
 
     @override

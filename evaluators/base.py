@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from PIL import Image
 
 from evaluators.weights import EvaluatorError as EvaluatorError
-from evaluators.weights import PublishedWeights, content_digest
+from evaluators.weights import PublishedFile, PublishedWeights, content_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +46,7 @@ class JudgeConfig(abc.ABC):
         packages: Names of the packages that it imports, as pip has them.
         code: Further modules that its numbers come from; a change there makes scores stale.
         published: What its default settings download.
+        optional: What other settings of it download, which ``fetch`` gets as well.
         batch_gb: Most that a batch of images takes beside the weights in float32, GB.
     """
 
@@ -63,7 +64,8 @@ class JudgeConfig(abc.ABC):
     oracle_of: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...]] = ()
     code: ClassVar[tuple[str, ...]] = ()
-    published: ClassVar[tuple[PublishedWeights, ...]] = ()
+    published: ClassVar[tuple[PublishedWeights | PublishedFile, ...]] = ()
+    optional: ClassVar[tuple[PublishedFile, ...]] = ()
     # Ours are twice what is counted in bfloat16 on a pretended GPU.
     batch_gb: ClassVar[float] = 0.0
 
@@ -99,9 +101,13 @@ class JudgeConfig(abc.ABC):
 
     def settings(self) -> dict[str, object]:
         """The settings that a number depends on beside the weights."""
-        entries = dataclasses.fields(self)
-        names = [entry.name for entry in entries if entry.metadata.get("address", True)]
+        names = [entry.name for entry in dataclasses.fields(self) if self._counts(entry)]
         return {name: getattr(self, name) for name in names if name not in self.weight_files()}
+
+    def _counts(self, entry: dataclasses.Field[object]) -> bool:
+        if entry.metadata == ADDRESS_IF_SET:
+            return bool(getattr(self, entry.name) != entry.default)
+        return bool(entry.metadata.get("address", True))
 
     def identity(self) -> dict[str, object]:
         """What its address holds, as JSON values."""
@@ -120,9 +126,13 @@ class JudgeConfig(abc.ABC):
         pinned: dict[tuple[str, ...], str] = {
             (published.repo, file): sha256
             for published in self.published
+            if isinstance(published, PublishedWeights)
             for file, sha256 in published.sha256
         }
-        return pinned.get((weights, *files)) or content_digest(weights, files)
+        digest = pinned.get((weights, *files)) or content_digest(weights, files)
+        # Its name alone is known before it is fetched: a copy elsewhere has the same address.
+        names = [one for one in self.published if isinstance(one, PublishedFile)]
+        return next((one.name for one in names if digest.startswith(one.sha256)), digest)
 
     def facts(self) -> dict[str, object]:
         """What a report must know about its number, as JSON values."""

@@ -37,6 +37,36 @@ class PublishedWeights:
     memory_gb: float
     sha256: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def title(self) -> str:
+        """What to call it."""
+        return self.repo
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedFile:
+    """One file that is published outside the hub; it is kept as ``cache_dir()/files/NAME``.
+
+    ``name`` is what a setting calls it; ``sha256`` its sum, or the beginning that is published of
+    it; sizes as of ``PublishedWeights``.
+    """
+
+    name: str
+    url: str
+    sha256: str
+    disk_gb: float
+    memory_gb: float = 0.0
+
+    @property
+    def path(self) -> Path:
+        """Where it is, or would be, on this machine."""
+        return cache_dir() / "files" / self.name
+
+    @property
+    def title(self) -> str:
+        """What to call it."""
+        return self.name
+
 
 def content_digest(weights: str, files: Sequence[str] = ("*",)) -> str:
     """What identifies weights (file, directory or hub id) without loading them, for addresses.

@@ -31,11 +31,12 @@ from accelerate import Accelerator
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from baselines.base import Batch, Condition, VelocityModel
+from baselines.base import Batch, Condition, Policies, VelocityModel
 from baselines.flow import training_sigmas
 from baselines.loop.stream import row_generator
 from baselines.loop.velocity import casts_kept
 from baselines.loop.weights import prepare_transformer
+from baselines.schedule import StaticShift
 from baselines.soar import Soar
 from baselines.soar_config import SoarConfig
 from soarbench.benchmarks.full_size import RandomRows, random_transformer
@@ -103,7 +104,7 @@ class Step:
         self.velocity = architecture.velocity(self.model)
         self.batch = self._batch(rows, device)
         self.scheduler = FlowMatchEulerDiscreteScheduler(shift=SHIFT)
-        self.method = Soar(self.config, shift=SHIFT)
+        self.method = Soar(self.config, schedule=StaticShift(SHIFT))
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         # The weights stay as they are, so that every step computes the same.
         self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, fused=True)
@@ -161,10 +162,10 @@ class Step:
         """As ``theirs``; with draws of its own, or a ``batch`` that has them."""
         velocity = velocity or self.velocity
         generators = [row_generator(0, position) for position in self.batch.positions]
-        batch = batch or self.method.collect(velocity, self.batch, generators).batch
+        batch = batch or self.method.collect(Policies(velocity), self.batch, generators).batch
         weight, sums = self.method.weight(batch), []
         with casts_kept(self.accelerator.device):
-            for term in self.method.losses(velocity, None, batch):
+            for term in self.method.losses(Policies(velocity), batch):
                 self.accelerator.backward(term.loss_sum / weight)
                 sums.append(term.loss_sum.detach())
         return (torch.stack(sums).sum() / weight).item()

@@ -258,7 +258,7 @@ def _published() -> Iterator[list[str]]:
         # Trials have a length of their own.
         for budget in ("tuning",) if grid == "tuning" else ("quick", "standard"):
             yield [f"grid={grid}", f"budget={budget}"]
-    for grid in ("main_table", "reward_specific", "soar_then_grpo"):
+    for grid in ("main_table", "reward_specific", "soar_then_grpo", "rivals"):
         yield [f"grid={grid}", "model=sd35_medium"]
 
 

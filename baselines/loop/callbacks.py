@@ -40,6 +40,9 @@ class EmaCallback(TrainerCallback):
     are ``every`` updates apart. ``resume_from`` is a checkpoint whose average is continued.
     """
 
+    #: Of a checkpoint.
+    file = EMA_FILE
+
     def __init__(
         self,
         module: nn.Module,
@@ -55,7 +58,7 @@ class EmaCallback(TrainerCallback):
         self.ema = EMAModel(self.parameters, decay=decay)
         self.every = every
         if resume_from is not None:
-            state = torch.load(resume_from / EMA_FILE, map_location="cpu", weights_only=True)
+            state = torch.load(resume_from / self.file, map_location="cpu", weights_only=True)
             self.ema.load_state_dict(state)
 
     def _trained(self) -> list[nn.Parameter]:
@@ -94,7 +97,7 @@ class EmaCallback(TrainerCallback):
         kept["shadow_params"] = [gathered(part, like) for part, like in parts]
         if args.should_save:
             folder = checkpoint_path(Path(str(args.output_dir)), state.global_step)
-            self.writer.put(partial(torch.save, on_host(kept), folder / EMA_FILE))
+            self.writer.put(partial(torch.save, on_host(kept), folder / self.file))
 
 
 @dataclass(eq=False)

@@ -5,6 +5,7 @@ Layout of a training folder::
     checkpoint-200/     what resuming needs; valid only as its manifest.json says
         transformer/    diffusers' or peft's own directory
         optimizer.pt scheduler.pt rng_state*.pth trainer_state.json counters.json ema.pt
+        old_policy.pt
     snapshots/step-000050/    weights to be evaluated, diffusers' or peft's own directory
     snapshots/step-000050.manifest.json
     owner.json          who trains
@@ -37,6 +38,7 @@ from baselines.loop.disk import (
 
 MANIFEST = "manifest.json"
 EMA_FILE = "ema.pt"
+OLD_POLICY_FILE = "old_policy.pt"
 COUNTERS_FILE = "counters.json"
 TRANSFORMER_DIR = "transformer"
 

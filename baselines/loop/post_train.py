@@ -18,6 +18,7 @@ from baselines.config import EmaConfig, LoraConfig, OptimConfig, TrainingConfig
 from baselines.loop.arguments import deterministic_kernels, training_arguments
 from baselines.loop.callbacks import EmaCallback, MarkComplete, SaveRhythm, Snapshots
 from baselines.loop.checkpoints import CheckpointWriter, last_complete_checkpoint
+from baselines.loop.old_policy import OldPolicy
 from baselines.loop.owner import Owner
 from baselines.loop.progress import ProgressCallback
 from baselines.loop.sharding import DDP
@@ -98,10 +99,11 @@ def post_train(
         in_background=parallelism == DDP, allowed=allowed, keep=training.keep_checkpoints
     )
     averaging = None if ema is None else _averaging(model, ema, checkpoint, writer)
+    old_policy = _old_policy(model, method, checkpoint, writer)
     progress = ProgressCallback(console)
     # In this order: snapshots are of the new average, and the mark comes after all files.
     callbacks = [
-        *([] if averaging is None else [averaging]),
+        *(callback for callback in (averaging, old_policy) if callback is not None),
         Snapshots(kept, model, averaging, snapshot_dtype, allowed),
         SaveRhythm(training.save_steps, training.save_minutes, method.updates_per_collection),
         MarkComplete(writer) if journal is None else MarkComplete(writer, journal.save),
@@ -110,7 +112,7 @@ def post_train(
     trainer = PostTrainer(
         model, arguments, method=method, stream=stream, training=training,
         velocity_of=velocity_of, negative_condition=negative_condition, on_log=on_log,
-        writer=writer, callbacks=callbacks,
+        writer=writer, callbacks=callbacks, old_policy=old_policy,
     )  # fmt: skip
     with closing(progress), writer, deterministic_kernels(training.deterministic):
         _train(trainer, checkpoint)
@@ -123,6 +125,15 @@ def _averaging(
     model: nn.Module, ema: EmaConfig, checkpoint: Path | None, writer: CheckpointWriter
 ) -> EmaCallback:
     return EmaCallback(model, ema.decay, every=ema.every, resume_from=checkpoint, writer=writer)
+
+
+def _old_policy(
+    model: nn.Module, method: Method, checkpoint: Path | None, writer: CheckpointWriter
+) -> OldPolicy | None:
+    if method.old_decay is None:
+        return None
+    every = method.updates_per_collection
+    return OldPolicy(model, method.old_decay, every=every, resume_from=checkpoint, writer=writer)
 
 
 def _train(trainer: PostTrainer, checkpoint: Path | None) -> None:

@@ -22,13 +22,14 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from typing_extensions import override
 
-from baselines.base import Batch, Collected, Condition, Method, VelocityModel
+from baselines.base import Batch, Collected, Condition, Method, Policies, VelocityModel
 from baselines.config import TrainingConfig
 from baselines.loop import sharding
 from baselines.loop.callbacks import LogWindow
 from baselines.loop.checkpoints import TRANSFORMER_DIR, CheckpointWriter, checkpoint_path
 from baselines.loop.disk import writing
 from baselines.loop.ledger import LOSS, Ledger, LossWindow, Share
+from baselines.loop.old_policy import OldPolicy
 from baselines.loop.reduction import Reduction, broadcast
 from baselines.loop.stream import (
     CollectionSampler,
@@ -100,6 +101,7 @@ class PostTrainer(Trainer):
         on_log: OnLog,
         writer: CheckpointWriter,
         callbacks: Sequence[TrainerCallback] = (),
+        old_policy: OldPolicy | None = None,
     ) -> None:
         super().__init__(model, arguments, train_dataset=stream, callbacks=list(callbacks))
         self.remove_callback(PrinterCallback)
@@ -123,6 +125,7 @@ class PostTrainer(Trainer):
         self._reference: VelocityModel | None = None
         if method.needs_reference:
             self._reference = reference_of(model, self.accelerator, velocity_of)
+        self._old_policy = old_policy
         self._updates: deque[list[Batch]] = deque()
         self._rollout: Mapping[str, float] = {}
         self._reward_calls = 0
@@ -172,11 +175,11 @@ class PostTrainer(Trainer):
         prepared: DataLoader[StreamItem] = self.accelerator.prepare(loader)
         return prepared
 
-    def _collect(self, velocity: VelocityModel, batches: Sequence[Batch]) -> None:
+    def _collect(self, policies: Policies, batches: Sequence[Batch]) -> None:
         """Run a collection phase and queue its updates, each as a list of micro-batches."""
         if self.stream.shapes is not None:
             assert self.method.updates_per_collection == 1, "rollouts have one shape"
-            self._updates.append([self._collected(velocity, batch).batch for batch in batches])
+            self._updates.append([self._collected(policies, batch).batch for batch in batches])
             return
         (batch,) = batches
         size = self.training.micro_batch_size or len(batch)
@@ -185,14 +188,14 @@ class PostTrainer(Trainer):
         parts = list(itertools.chain.from_iterable(layout))
         if together is not None:
             (parts,) = micro_batches(len(batch), 1, together)
-        collected = self._collected(velocity, replace(batch, parts=parts))
+        collected = self._collected(policies, replace(batch, parts=parts))
         self._rollout, self._reward_calls = collected.metrics, collected.reward_calls
         for number, update in enumerate(layout):
             rows = replace(collected.batch, update=number)
             self._updates.append([rows.select(part) for part in update])
 
     @torch.no_grad()
-    def _collected(self, velocity: VelocityModel, batch: Batch) -> Collected:
+    def _collected(self, policies: Policies, batch: Batch) -> Collected:
         """Rows as the method prepares them, each with its own generator."""
         negative = {
             name: value.expand(len(batch), *value.shape[1:])
@@ -200,7 +203,7 @@ class PostTrainer(Trainer):
         }
         generators = [row_generator(self.args.seed, position) for position in batch.positions]
         rows = replace(batch, negative_condition=negative)
-        collected = self.method.collect(velocity, rows, generators)
+        collected = self.method.collect(policies, rows, generators)
         assert len(collected.batch) == len(batch), "a collection keeps its rows and their order"
         return collected
 
@@ -214,28 +217,34 @@ class PostTrainer(Trainer):
         """Forward and backward of one update. -> the loss over all processes, ()."""
         self.ledger.tick()
         model.train()
-        velocity = self.velocity_of(model)
-        if self.is_fsdp_enabled:
-            # accelerate puts autocast around a model unless it shards it.
-            velocity = in_autocast(velocity, self.accelerator)
+        policies = self._policies(model)
         if not self._updates:
             # Apart from the update's casts: older torch keeps those of no_grad without a graph, and
             # the weights would get no gradient (pytorch/pytorch#165068).
             with self._casts_kept():
-                self._collect(velocity, cast(list[Batch], inputs))
+                self._collect(policies, cast(list[Batch], inputs))
         # Accumulated here, not by the Trainer, whose num_items_in_batch knows no method's weight:
         # the loss is divided by that weight, summed over all micro-batches and processes first.
         micro_batches = self._updates.popleft()
         weight, useful = self._weigh(micro_batches)
         with self._casts_kept():
-            sums = self._backward(velocity, useful, weight)
+            sums = self._backward(policies, useful, weight)
         share = self._share(micro_batches)
-        self._look_ahead(velocity)
+        self._look_ahead(policies)
         users = self._add_up_gradients()
         # After the gradients in every process, wherever their sums began.
         loss = self._summed(sums[LOSS].double())
         self._update = _Update(share, sums, _divided(loss, weight), weight, users)
         return self._update.loss.float()
+
+    def _policies(self, model: nn.Module) -> Policies:
+        """What the method may ask."""
+        velocity = self.velocity_of(model)
+        if self.is_fsdp_enabled:
+            # accelerate puts autocast around a model unless it shards it.
+            velocity = in_autocast(velocity, self.accelerator)
+        old = None if self._old_policy is None else self._old_policy.velocity(velocity)
+        return Policies(velocity, old, self._reference)
 
     def _casts_kept(self) -> AbstractContextManager[None]:
         """Cast weights once, unless they are in shards, of which no process has room for all."""
@@ -259,7 +268,7 @@ class PostTrainer(Trainer):
         return value
 
     def _backward(
-        self, velocity: VelocityModel, micro_batches: Sequence[Batch], weight: Tensor
+        self, policies: Policies, micro_batches: Sequence[Batch], weight: Tensor
     ) -> defaultdict[str, Tensor]:
         """Accumulate gradients of this process's rows; sums of the loss and of its metrics."""
         # Sharded gradients are averaged over the processes, others are added up.
@@ -272,7 +281,7 @@ class PostTrainer(Trainer):
             self._reduction = Reduction(self._trained())
         for batch in micro_batches:
             is_last = False
-            for term in self.method.losses(velocity, self._reference, batch):
+            for term in self.method.losses(policies, batch):
                 assert not is_last, "a term follows the last one"
                 is_last = term.is_last
                 if self._reduction and is_last and batch is micro_batches[-1]:
@@ -304,11 +313,11 @@ class PostTrainer(Trainer):
         self._rollout, self._reward_calls = {}, 0
         return share
 
-    def _look_ahead(self, velocity: VelocityModel) -> None:
+    def _look_ahead(self, policies: Policies) -> None:
         """Send the next update's rows, and draw for them, while the device computes this one."""
         self._inputs = next(self._iterator, None)
         if self._inputs and not self.method.needs_rollout:
-            self._collect(velocity, self._inputs)
+            self._collect(policies, self._inputs)
 
     @override
     def get_batch_samples(

@@ -7,6 +7,7 @@ The convention is TRL's, with images for completions, so that a user's function 
 from __future__ import annotations
 
 import math
+import statistics
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
@@ -89,15 +90,15 @@ def score_images(
     return checked_rewards(reward_name(reward), values, len(images))
 
 
-def try_reward(
+def tried_reward(
     reward: RewardFunction,
     prompts: Sequence[str],
     images: Sequence[Image.Image],
     columns: Mapping[str, Sequence[object]],
-) -> None:
-    """``score_images`` before training; ``RewardError`` whatever a user's function raises."""
+) -> list[float]:
+    """``score_images``; ``RewardError`` whatever a user's function raises."""
     try:
-        score_images(reward, prompts, images, columns)
+        return score_images(reward, prompts, images, columns)
     except (RewardError, EvaluatorError):
         raise
     except Exception as err:
@@ -151,10 +152,15 @@ class Mixture:
     """``sum of weight * reward``; each part is checked under its own name.
 
     Each has a finite weight, and not all are 0, or ``RewardError``; negative ones penalise. Rewards
-    are not rescaled: the weights have to balance their units.
+    are divided by their ``scales``; without them the weights have to balance their units.
     """
 
-    def __init__(self, rewards: Mapping[str, RewardFunction], weights: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        rewards: Mapping[str, RewardFunction],
+        weights: Mapping[str, float],
+        scales: Mapping[str, float] | None = None,
+    ) -> None:
         unmatched = sorted(set(rewards) ^ set(weights))
         if unmatched:
             raise RewardError(
@@ -168,6 +174,7 @@ class Mixture:
             raise RewardError(f"mixture of rewards {dict(weights)}: give at least one weight but 0")
         self.rewards = dict(rewards)
         self.weights = dict(weights)
+        self.factors = {name: weights[name] / (scales or {}).get(name, 1.0) for name in weights}
         self.name = " + ".join(f"{weight:g} {name}" for name, weight in weights.items())
 
     def __call__(
@@ -191,7 +198,7 @@ class Mixture:
                 **{key: [column[i] for i in rows] for key, column in columns.items()},
             )
             for i, value in zip(rows, checked_rewards(name, values, len(rows)), strict=True):
-                totals[i] += self.weights[name] * value
+                totals[i] += self.factors[name] * value
         return totals
 
     def check(self, prompt: str, columns: Mapping[str, object]) -> None:
@@ -199,3 +206,17 @@ class Mixture:
         refused = {name: refusal(reward, prompt, columns) for name, reward in self.rewards.items()}
         if all(refused.values()):
             raise ValueError("; ".join(f"{name}: {why}" for name, why in refused.items()))
+
+
+def spread(name: str, values: Sequence[float]) -> float:
+    """Standard deviation of a reward over images, by which it is scaled.
+
+    ``RewardError`` where there is none, or it is the same for all of them.
+    """
+    deviation = statistics.pstdev(values) if values else 0.0
+    if deviation == 0:
+        raise RewardError(
+            f"reward {name!r} gives {len(values)} images of the base {sorted(set(values))}: it has "
+            "no spread to be divided by; set reward_scale=own"
+        )
+    return deviation

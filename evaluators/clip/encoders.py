@@ -40,7 +40,6 @@ class TransformersClipEncoder:
                 directory, dtype=dtype, local_files_only=True, output_loading_info=True
             )
             # PickScore and the aesthetic predictor were published on Pillow's resize of 8 bits.
-            # HY-SOAR's CLIPScore resizes floats: at most 3.4e-4 apart on small random models.
             self._transform = CLIPImageProcessorPil.from_pretrained(source, local_files_only=True)
             self._tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
         except (OSError, ValueError, RuntimeError) as err:

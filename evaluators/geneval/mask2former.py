@@ -22,14 +22,22 @@ from transformers import Mask2FormerForUniversalSegmentation
 
 from evaluators.batches import at_once
 from evaluators.devices import on_device, torch_device, torch_dtype
+from evaluators.downloads import resolve_published
 from evaluators.geneval.canaries import street_canaries
 from evaluators.geneval.colors import ColorClassifier, object_crop
-from evaluators.geneval.config import DETECTOR_FILES, GenEvalConfig
+from evaluators.geneval.config import DETECTOR, DETECTOR_FILES, GenEvalConfig
 from evaluators.geneval.detectors import Detection, Instance, instances_from_logits
 from evaluators.geneval.metadata import parse_request
+from evaluators.geneval.mmdetection import load_mmdetection
 from evaluators.geneval.prompts import CLASS_NAMES, COLORS
 from evaluators.geneval.verdict import GenEval, confidence_threshold, indices_to_color
-from evaluators.weights import WeightsError, combined_hash, first_line, resolve_directory
+from evaluators.weights import (
+    WeightsError,
+    combined_hash,
+    first_line,
+    resolve_directory,
+    sha256_of,
+)
 
 #: Longest and shortest edge that an image is resized to fit, in pixels.
 IMAGE_SCALE = (1333, 800)
@@ -93,13 +101,10 @@ class Mask2FormerDetector:
         batch_size: int = 8,
         image_scale: Size = IMAGE_SCALE,
     ) -> None:
-        """Load transformers' layout; ``WeightsError`` unless it is whole and for COCO's classes."""
-        directory = resolve_directory(weights, DETECTOR_FILES, key="detector")
-        model = _load_model(directory)
+        """Load the weights; ``WeightsError`` unless they are whole and for COCO's classes."""
+        model, own = load_detector(weights)
         self._colors = color_classifier
-        # Of two files with the same weights, transformers reads the first.
-        config, *files = (path for name in DETECTOR_FILES if (path := directory / name).is_file())
-        own, other = combined_hash([config, *files[:1]]), color_classifier.weights_hash
+        other = color_classifier.weights_hash
         self.weights_hash = f"{own[:16]}-{other[:16]}"
         self.version = f"1-{image_scale[0]}x{image_scale[1]}-{str(dtype).removeprefix('torch.')}"
         model.train(mode=False).requires_grad_(requires_grad=False).to(device=device, dtype=dtype)
@@ -183,8 +188,24 @@ def load_geneval(config: GenEvalConfig) -> GenEval:
     return GenEval(detector, canaries=street_canaries(), config=config)
 
 
-def _load_model(directory: Path) -> Mask2FormerForUniversalSegmentation:
-    """The model on the CPU in float32, checked to be whole and for the right classes."""
+def load_detector(weights: str) -> tuple[Mask2FormerForUniversalSegmentation, str]:
+    """The model of ``GenEvalConfig.detector`` on the CPU in float32, and what identifies it.
+
+    ``WeightsError`` where it is not to be had, not whole, or for other classes than COCO's.
+    """
+    path = Path(weights).expanduser()
+    if weights == DETECTOR.name and not path.exists():
+        path = resolve_published(DETECTOR, key="detector")
+    if path.is_file():
+        return load_mmdetection(path), sha256_of(path)
+    directory = resolve_directory(weights, DETECTOR_FILES, key="detector")
+    # Of two files with the same weights, transformers reads the first.
+    config, *files = (path for name in DETECTOR_FILES if (path := directory / name).is_file())
+    return _from_transformers(directory), combined_hash([config, *files[:1]])
+
+
+def _from_transformers(directory: Path) -> Mask2FormerForUniversalSegmentation:
+    """A folder's model, checked to be whole and for the right classes."""
     try:
         model, report = cast(
             "tuple[Mask2FormerForUniversalSegmentation, dict[str, set[str]]]",

@@ -268,9 +268,11 @@ class GenEval(Evaluator):
     def aggregate(self, samples: Sequence[Sample], scores: Sequence[Score]) -> dict[str, float]:
         """Summary numbers, all shares 0..1 but the count of unscored images.
 
-        ``overall`` is the mean of the means of the tasks that occur; ``prompts_correct`` the share
-        of prompts with at least one correct image; ``strict_overall`` and ``strict_score`` are task
-        means' means of the strict verdict and of its partial credit.
+        ``overall`` is the mean of the means of the tasks that occur, as GenEval has it;
+        ``images_correct`` and ``images_strict_score`` are means over images, as HY-SOAR prints
+        them; ``prompts_correct`` is the share of prompts with at least one correct image;
+        ``strict_overall`` and ``strict_score`` are task means' means of the strict verdict and of
+        its partial credit.
         """
         scored = [score for score in scores if score.reason is None]
         tasks = _task_means(scored, "correct")
@@ -284,6 +286,7 @@ class GenEval(Evaluator):
             "strict_overall": mean_of(_task_means(scored, "strict_correct").values()),
             "strict_score": mean_of(_task_means(scored, "strict_score").values()),
             "images_correct": mean_of([score.value for score in scored]),
+            "images_strict_score": mean_of([_number(score, "strict_score") for score in scored]),
             "prompts_correct": mean_of(prompts.values()),
             "unscored": float(len(scores) - len(scored)),
         }
@@ -293,7 +296,11 @@ def _task_means(scored: Sequence[Score], key: str) -> dict[str, float]:
     """Mean of a numeric detail by task."""
     tasks: dict[str, list[float]] = defaultdict(list)
     for score in scored:
-        value = score.details[key]
-        assert isinstance(value, bool | int | float)
-        tasks[str(score.details["tag"])].append(float(value))
+        tasks[str(score.details["tag"])].append(_number(score, key))
     return {tag: mean_of(values) for tag, values in tasks.items()}
+
+
+def _number(score: Score, key: str) -> float:
+    value = score.details[key]
+    assert isinstance(value, bool | int | float)
+    return float(value)

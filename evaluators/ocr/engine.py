@@ -18,13 +18,33 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from evaluators.weights import EvaluatorError, cache_dir, sha256_of
+from evaluators.downloads import resolve_published
+from evaluators.weights import EvaluatorError, PublishedFile, cache_dir, sha256_of
 
 #: PaddleOCR's model name -> file in the ``rapidocr`` wheel.
 WHEEL_MODELS = {
     "PP-OCRv6_small_det": "PP-OCRv6_det_small.onnx",
     "PP-OCRv6_small_rec": "PP-OCRv6_rec_small.onnx",
 }
+_MODELS = "https://www.modelscope.cn/models/RapidAI/RapidOCR/resolve/v3.10.0/onnx/PP-OCRv4"
+#: What PaddleOCR 2.9.1 reads English with, by the names of PaddleOCR 3: the same models as ONNX,
+#: by rapidocr's own list of files.
+PUBLISHED_MODELS = {
+    "PP-OCRv3_mobile_det": PublishedFile(
+        name="en_PP-OCRv3_det_mobile.onnx",
+        url=f"{_MODELS}/det/en_PP-OCRv3_det_mobile.onnx",
+        sha256="ea07c15d38ac40cd69da3c493444ec75b44ff23840553ff8ba102c1219ed39c2",
+        disk_gb=0.003,
+    ),
+    "en_PP-OCRv4_mobile_rec": PublishedFile(
+        name="en_PP-OCRv4_rec_mobile.onnx",
+        url=f"{_MODELS}/rec/en_PP-OCRv4_rec_mobile.onnx",
+        sha256="e8770c967605983d1570cdf5352041dfb68fa0c21664f49f47b155abd3e0e318",
+        disk_gb=0.008,
+    ),
+}
+# PaddleOCR 2 reduces images to 960 pixels and enlarges none; 3 takes them as they are.
+_PUBLISHED_SIZE = {"text_det_limit_side_len": 960, "text_det_limit_type": "max"}
 #: Of a model as PaddleOCR reads it.
 FILES = ("inference.onnx", "inference.yml")
 _DECODE = {"DecodeImage": {"channel_first": False, "img_mode": "BGR"}}
@@ -76,16 +96,21 @@ def load(
     """
     threads = num_threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     options: dict[str, object] = {"engine": engine, "device": device, "cpu_threads": threads}
-    if engine == "onnxruntime":
+    is_published = engine == "published"
+    if is_published:
+        detection, recognition = map(_published_dir, PUBLISHED_MODELS)
+        options |= _PUBLISHED_SIZE
+    elif engine == "onnxruntime":
         detection = (detection[0], str(_onnx_dir(*detection)))
         recognition = (recognition[0], str(_onnx_dir(*recognition)))
-        options["engine_config"] = {"intra_op_num_threads": threads}
+    if engine != "paddle":
+        options |= {"engine": "onnxruntime", "engine_config": {"intra_op_num_threads": threads}}
     elif importlib.util.find_spec("paddle") is None:
         raise EvaluatorError(
             "ocr: engine='paddle' needs paddlepaddle: run `pip install paddlepaddle`, "
             "or use engine='onnxruntime'"
         )
-    paddleocr = _import_paddleocr(own_cache=engine == "onnxruntime")
+    paddleocr = _import_paddleocr(own_cache=engine != "paddle")
     try:
         pipeline = paddleocr.PaddleOCR(
             text_detection_model_name=detection[0],
@@ -107,9 +132,12 @@ def load(
     folders = [Path(path) for _, path in (detection, recognition) if path]
     files = [path for folder in folders for path in folder.iterdir() if path.is_file()]
 
+    # PaddleOCR takes arrays as OpenCV has them: blue first. The published codes give it RGB.
+    channels = slice(None, None, 1 if is_published else -1)
+
     def read(images: Sequence[Pixels]) -> Iterator[list[Line]]:
-        # PaddleOCR takes arrays as OpenCV has them: blue first. The published codes give it RGB.
-        for page in pipeline.predict_iter([np.ascontiguousarray(i[..., ::-1]) for i in images]):
+        arrays = [np.ascontiguousarray(image[..., channels]) for image in images]
+        for page in pipeline.predict_iter(arrays):
             pairs = zip(page["rec_texts"], page["rec_scores"], strict=True)
             yield [Line(text, score) for text, score in pairs]
 
@@ -158,9 +186,15 @@ def _onnx_dir(name: str, path: str | None) -> Path:
     return _prepared(name, source)
 
 
+def _published_dir(name: str) -> tuple[str, str]:
+    """A published model, fetched if it is not here: its name and its directory."""
+    source = resolve_published(PUBLISHED_MODELS[name], key="judge.ocr.engine=published")
+    return name, str(_prepared(name, source))
+
+
 @functools.cache
 def _prepared(name: str, source: Path) -> Path:
-    """A directory as PaddleOCR wants it, made once of the wheel's model."""
+    """A directory as PaddleOCR wants it, made once of an ONNX file."""
     # By content: another version of the wheel gets a directory of its own.
     folder = cache_dir() / "ocr" / f"{name}-{sha256_of(source)[:12]}"
     if folder.is_dir():

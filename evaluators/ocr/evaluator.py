@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -30,6 +30,8 @@ _MIXED = re.compile('["“”„‟\uff02]([^"“”„‟\uff02]*)["“”‟\u
 _MAX_SIDE = 4096
 #: Pixels of an image, for which the batch size is stated.
 _USUAL_PIXELS = 1024**2
+_MODEL_NAMES = ("detection_model", "recognition_model")
+Engine = Literal["onnxruntime", "paddle", "published"]
 _CANARIES = (("OPEN", "QUIZ", "black", "white"), ("Coffee", "Bread", "white", "darkblue"))
 
 
@@ -84,7 +86,9 @@ class OcrConfig(JudgeConfig):
     """Which reader, and what counts as read.
 
     Attributes:
-        engine: ``onnxruntime`` (needs no paddlepaddle), or ``paddle``.
+        engine: ``onnxruntime`` (needs no paddlepaddle), ``paddle``, or ``published``: as Flow-GRPO
+            reads, PaddleOCR 2.9.1's English models on images whose red and blue are swapped. It
+            brings its models.
         detection_model: PaddleOCR's name of the text detection model.
         recognition_model: PaddleOCR's name of the text recognition model.
         detection_dir: Its directory; None takes the ``rapidocr`` wheel's or ``paddle``'s own.
@@ -104,8 +108,9 @@ class OcrConfig(JudgeConfig):
     value_range = (0.0, 1.0)
     packages = ("paddleocr", "onnxruntime", "rapidocr")
     code = ("evaluators.ocr.engine",)
+    optional = tuple(ocr_engine.PUBLISHED_MODELS.values())
 
-    engine: Literal["onnxruntime", "paddle"] = "onnxruntime"
+    engine: Engine = "onnxruntime"
     detection_model: str = "PP-OCRv6_small_det"
     recognition_model: str = "PP-OCRv6_small_rec"
     detection_dir: str | None = field(default=None, metadata=ADDRESS)
@@ -119,8 +124,12 @@ class OcrConfig(JudgeConfig):
     device: str = field(default="cpu", metadata=ADDRESS)
 
     def __post_init__(self) -> None:
-        if self.engine not in ("onnxruntime", "paddle"):
-            raise ValueError(f"engine={self.engine!r}: choose 'onnxruntime' or 'paddle'")
+        if self.engine not in get_args(Engine):
+            raise ValueError(f"engine={self.engine!r}: choose {', '.join(get_args(Engine))}")
+        if self.engine == "published" and (self.detection_dir or self.recognition_dir):
+            raise ValueError(
+                "engine='published' brings its models: leave out detection_dir and recognition_dir"
+            )
         if not 0 <= self.min_confidence <= 1:
             raise ValueError(f"min_confidence={self.min_confidence}: must be in 0..1")
         if self.min_side < 32:
@@ -140,6 +149,13 @@ class OcrConfig(JudgeConfig):
         # The directory's content is in the address, where it lies is not.
         folders = {"detection_dir": self.detection_dir, "recognition_dir": self.recognition_dir}
         return {name: ocr_engine.FILES for name, folder in folders.items() if folder is not None}
+
+    def settings(self) -> dict[str, object]:
+        """The names of the models that read, whatever they are set to for another engine."""
+        names: dict[str, object] = {}
+        if self.engine == "published":
+            names = dict(zip(_MODEL_NAMES, ocr_engine.PUBLISHED_MODELS, strict=True))
+        return super().settings() | names
 
     def check_prompt(self, prompt: str, metadata: Mapping[str, object]) -> None:  # noqa: ARG002
         """Refuse, by a ``ValueError``, a prompt that quotes no text."""

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from evaluators.base import ADDRESS, Canary, Evaluator, JudgeConfig, Sample, Score, check_settings
 from evaluators.batches import at_once
+from evaluators.canaries import shape_canaries
 from evaluators.clip import USUAL_INPUT
 from evaluators.devices import check_dtype
 from evaluators.images import in_threads
@@ -129,27 +130,3 @@ def _as_score(sample: Sample, value: float) -> Score:
         reason = f"the model gave {value}; its dtype may be too narrow"
         return Score.unscored(sample.sample_id, reason)
     return Score(sample_id=sample.sample_id, value=value)
-
-
-def shape_canaries(name: str) -> Sequence[Canary]:
-    """A red circle and a blue square, each under its own prompt and under the other's."""
-    wishes = ("a red circle", "a blue square")
-    pairs = []
-    for shown, other in (wishes, wishes[::-1]):
-        image = _picture(shown)
-        # One image under two prompts: a scorer that looks at the image alone fails as well.
-        good, bad = (
-            Sample.drawn(f"canary/{name}/{wish}", f"a photo of {wish}", image)
-            for wish in (shown, other)
-        )
-        pairs.append(Canary(good=good, bad=bad))
-    return pairs
-
-
-def _picture(wish: str) -> Image.Image:
-    _, color, shape = wish.split()
-    image = Image.new("RGB", (1024, 1024), (235, 235, 235))
-    draw = ImageDraw.Draw(image)
-    (draw.ellipse if shape == "circle" else draw.rectangle)((256, 256, 768, 768), fill=color)
-    # Drawn large and scaled down: Pillow draws edges without smoothing.
-    return image.resize((256, 256), Image.Resampling.LANCZOS)

@@ -17,6 +17,7 @@ from baselines.loop.post_train import post_train
 from baselines.loop.sharding import DDP
 from baselines.loop.stream import Row
 from baselines.loop.trainer import OnLog, TrainingSummary
+from baselines.schedule import StaticShift
 from soarbench.benchmarks.memory import PeakMemory, proc_bytes
 from soarbench.benchmarks.tables import number_table
 from soarbench.common.errors import ConfigError, UserError
@@ -174,7 +175,7 @@ def take_updates(
     rows = RandomRows(demand, architecture)
     empty = rows.condition(torch.Generator().manual_seed(0))
     world = World(
-        shift=3.0,
+        schedule=StaticShift(3.0),
         latent_shape=rows.shape,
         # What a judge takes is its own bench's question. Not all alike: Flow-GRPO leaves out groups
         # without spread, and with them the update that is measured.

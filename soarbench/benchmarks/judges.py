@@ -16,7 +16,7 @@ from rich.console import Console
 
 from evaluators.base import EvaluatorError
 from evaluators.geneval.canaries import draw_street
-from evaluators.geneval.config import COLOR_FILES, DETECTOR_FILES, GenEvalConfig
+from evaluators.geneval.config import COLOR_FILES, GenEvalConfig
 from evaluators.geneval.prompts import CLASS_NAMES, COLORS
 from evaluators.samples import SampleFile
 from evaluators.weights import resolve_directory
@@ -118,7 +118,7 @@ def _races(
     device = torch_device(config.device)
     evaluator = load_geneval(config)
     naive = NaiveGenEval(
-        resolve_directory(config.detector, DETECTOR_FILES),
+        config.detector,
         resolve_directory(config.color_model, COLOR_FILES),
         device,
     )

@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 from torch.utils.data import DataLoader, Dataset
-from transformers import Mask2FormerForUniversalSegmentation
 
 from evaluators.clip.open_clip_models import (
     Preprocess,
@@ -25,7 +24,7 @@ from evaluators.clip.open_clip_models import (
     read_config,
 )
 from evaluators.geneval.detectors import Detection
-from evaluators.geneval.mask2former import model_input, resized_size
+from evaluators.geneval.mask2former import load_detector, model_input, resized_size
 from evaluators.geneval.prompts import CLASS_NAMES, COLORS
 from evaluators.geneval.verdict import Verdict, judge
 
@@ -55,11 +54,9 @@ class Crops(Dataset[Tensor]):
 class NaiveGenEval:
     """Both models, on one device."""
 
-    def __init__(self, detector: Path, color_model: Path, device: torch.device) -> None:
+    def __init__(self, detector: str, color_model: Path, device: torch.device) -> None:
         self.device = device
-        self.detector = Mask2FormerForUniversalSegmentation.from_pretrained(
-            detector, dtype=torch.float32
-        )
+        self.detector, _ = load_detector(detector)
         self.detector.to(device).eval()  # type: ignore[arg-type]
         config = read_config(color_model)
         model_config = config["model_cfg"]

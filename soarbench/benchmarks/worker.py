@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from baselines.base import Policies
 from baselines.loop.post_train import post_train
 from baselines.loop.stream import Row, row_generator
 from baselines.soar import Soar
@@ -125,7 +126,7 @@ class SoarSteps:
         rows = batch_of(random_rows(cell, model), model)
         # Drawn once: both forms get the same levels and noise, or their losses could not be equal.
         generators = [row_generator(0, position) for position in rows.positions]
-        self.batch = self.method.collect(self.velocity, rows, generators).batch
+        self.batch = self.method.collect(Policies(self.velocity), rows, generators).batch
         # The weights stay as they are, so that every step computes the same.
         self.optimizer = torch.optim.AdamW(self.transformer.parameters(), lr=0.0)
 
@@ -133,11 +134,12 @@ class SoarSteps:
         """Loss, with its gradient left on the parameters."""
         if is_naive:
             method = self.method
-            loss = naive_soar_loss(self.velocity, self.batch, method.config, method.sigma_max)
+            sigma_max = method.schedule.sigma_max(self.batch["x0"].shape[1:])
+            loss = naive_soar_loss(self.velocity, self.batch, method.config, sigma_max)
             loss.backward()
             return loss.item()
         weight, total = self.method.weight(self.batch), 0.0
-        for term in self.method.losses(self.velocity, None, self.batch):
+        for term in self.method.losses(Policies(self.velocity), self.batch):
             # Term by term, as the loop does: each frees its graph before the next is built.
             (term.loss_sum / weight).backward()
             total += term.loss_sum.item() / weight

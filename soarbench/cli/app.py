@@ -101,6 +101,17 @@ COMMANDS: Mapping[str, Command] = {
         matter=_SELECTION,
         says="reading stored scores",
     ),
+    "publish": Command(
+        "write a trained cell's model card, and upload both to the Hugging Face hub",
+        "a cell id, as 'run --dry-run' lists them",
+        names=("CELL",),
+        matter=_SELECTION,
+        says="reading stored scores",
+    ),
+    "leaderboard": Command(
+        "a web page of exported grids whose protocols are alike",
+        says="reading exports",
+    ),
     "diagnose": Command(
         "measure finished cells for signs of gaming",
         function="soarbench.cli.run:diagnose",
@@ -224,7 +235,7 @@ COMMANDS: Mapping[str, Command] = {
         examples=("bash",),
     ),
     "ui": Command(
-        "open the MLflow store in a browser",
+        "serve the MLflow store as a page",
         examples=("port=5001",),
         matter=("output_dir", "tracking"),
         says="starting MLflow",

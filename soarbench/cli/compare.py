@@ -39,8 +39,10 @@ from soarbench.report.numbers.tables import (
     problem_note,
     seed_notes,
 )
+from soarbench.report.numbers.tuning import Values, unlike_settings
 from soarbench.report.source import grid_cells, own_settings
 from soarbench.report.text.frames import number_text
+from soarbench.report.text.tuning import settings_text
 from soarbench.stats import Verdict
 from soarbench.store.artefact import Store
 from soarbench.store.cell_record import CellRecord
@@ -71,6 +73,8 @@ class Question:
     final_metric: str = ""
     grid: str = ""
     task: str = ""
+    #: Settings in which the two differ, of each; empty where one has none that are known.
+    settings: tuple[Values, Values] = ({}, {})
 
 
 def compare(
@@ -140,6 +144,7 @@ def _find(names: tuple[str, str], settings: Sequence[str], step: int | None) -> 
         scope="" if step is None else f"after {step} steps",
         titles={**first.titles, **second.titles},
         final_metric=final_metric,
+        settings=unlike_settings(first.config, second.config),
     )
 
 
@@ -151,6 +156,8 @@ class Side:
     measured: Mapping[Key, Mapping[int | None, Measured]]
     final_metric: str | None = None
     titles: Titles = field(default_factory=dict)
+    #: Of the cell, as plain JSON.
+    config: Values = field(default_factory=dict)
 
 
 def _side(name: str, settings: Sequence[str], step: int | None) -> Side | None:
@@ -172,6 +179,7 @@ def _side(name: str, settings: Sequence[str], step: int | None) -> Side | None:
     return Side(
         measured={key: {None: one} for key, one in measured.items()},
         final_metric=cell.final_metric,
+        config=cell.config,
     )
 
 
@@ -185,7 +193,10 @@ def _method_side(name: str, settings: Sequence[str], step: int | None) -> Side:
             for key, one in of_cell(cell, step).items():
                 measured.setdefault(key, {})[None if cell.is_base else cell.seed] = one
     final_metric = next((c.final_metric for c in cells if c.task == task), None)
-    return Side(measured=measured, final_metric=final_metric, titles=titles_of(cells))
+    config = next(cell.config for cell in cells if cell.method == name)
+    return Side(
+        measured=measured, final_metric=final_metric, titles=titles_of(cells), config=config
+    )
 
 
 def _finished(settings: Sequence[str]) -> tuple[str, list[Cell]]:
@@ -232,9 +243,11 @@ def _found_methods(names: tuple[str, str], settings: Sequence[str], step: int | 
         f"{method_title(name, titles)} ({step_title(name, at)})" for name, at in steps.items()
     )
     scope = f"task {task}, {when}"
+    configs = [next(cell.config for cell in chosen if cell.method == name) for name in names]
     return Question(
-        pairs=pairs, scope=scope, titles=titles, final_metric=final_metric, grid=grid, task=task
-    )
+        pairs=pairs, scope=scope, titles=titles, final_metric=final_metric, grid=grid, task=task,
+        settings=unlike_settings(*configs),
+    )  # fmt: skip
 
 
 def _task(cells: Sequence[Cell], names: tuple[str, str], grid: str) -> str:
@@ -269,7 +282,10 @@ def _show(
 ) -> None:
     names = [method_title(name, question.titles) for name in question.pairs[0].names]
     # Wrapped, since sentences are read and not copied.
-    for line in (f"A: {names[0]}", f"B: {names[1]}", *filter(None, [question.scope])):
+    texts = map(settings_text, question.settings)
+    named = zip("AB", names, texts, strict=True)
+    heads = [f"{side}: {name}" + (f" ({text})" if text else "") for side, name, text in named]
+    for line in (*heads, *filter(None, [question.scope])):
         console.print(line, highlight=False, markup=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("Metric")
@@ -348,6 +364,7 @@ def _plain(question: Question, results: Sequence[Answer]) -> dict[str, object]:
         "first": first,
         "second": second,
         "scope": question.scope,
+        "settings": [dict(one) for one in question.settings],
         "metrics": [
             {
                 "metric": one.evaluator,

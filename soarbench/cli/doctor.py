@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from evaluators.base import JudgeConfig
-from evaluators.weights import PublishedWeights
+from evaluators.weights import PublishedFile, PublishedWeights
 from soarbench.common.progress import print_line
 from soarbench.config.compose import search_path
 from soarbench.config.keys import Options
@@ -29,6 +30,13 @@ class Finding:
     command: str
 
 
+def cached(weights: PublishedWeights | PublishedFile) -> Path | None:
+    """What is published, in a cache of this machine, if it is whole there."""
+    if isinstance(weights, PublishedFile):
+        return weights.path if weights.path.is_file() else None
+    return cached_snapshot(weights)
+
+
 def cached_snapshot(weights: PublishedWeights) -> Path | None:
     """The hub cache's folder with these weights, if it has them whole."""
     from huggingface_hub import constants
@@ -42,7 +50,16 @@ def cached_snapshot(weights: PublishedWeights) -> Path | None:
     present = {path.name for pattern in weights.files for path in snapshot.glob(pattern)}
     has_weights = any(name.endswith(_WEIGHT_SUFFIXES) for name in weights.files)
     suffixes = _WEIGHT_SUFFIXES if has_weights else ("",)
-    return snapshot if any(name.endswith(suffixes) for name in present) else None
+    is_whole = any(name.endswith(suffixes) for name in present) and _parts(snapshot) <= present
+    return snapshot if is_whole else None
+
+
+def _parts(snapshot: Path) -> set[str]:
+    """Files that the weights of a large model are divided among."""
+    indices = snapshot.glob("*.safetensors.index.json")
+    return {
+        part for path in indices for part in json.loads(path.read_text())["weight_map"].values()
+    }
 
 
 def examine(name: str, judge: JudgeConfig) -> Finding:
@@ -51,7 +68,7 @@ def examine(name: str, judge: JudgeConfig) -> Finding:
     packages = " ".join(package for package in judge.packages if not _is_installed(package))
     if packages:
         return Finding(f"packages {packages}", f"pip install {packages}")
-    absent = [weights.repo for weights in judge.published if cached_snapshot(weights) is None]
+    absent = [weights.title for weights in judge.published if cached(weights) is None]
     if absent:
         return Finding(f"weights {', '.join(absent)}", f"python -m soarbench fetch {name}")
     return Finding(*judge.missing())

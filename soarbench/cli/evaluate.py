@@ -40,13 +40,10 @@ from soarbench.jobs.judge import Judge
 from soarbench.jobs.score_images import one_line, show_summaries, summary_of
 from soarbench.models.adapters import adapter_name
 from soarbench.models.base import ModelConfig, UnknownArchitecture
+from soarbench.models.families import KNOWN, like
 from soarbench.models.hub import is_directory
-from soarbench.models.sd3.architecture import KNOWN
 from soarbench.store.artefact import Artefact, Store
 from soarbench.store.judged import ScoresFolder
-
-#: Whose resolution, steps and guidance a directory or hub id takes.
-_LIKE = "sd35_medium"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,16 +109,17 @@ def model_words(value: str, folders: Folders | None = None) -> list[str]:
         )
     path = value if is_local else repo
     name = adapter_name(str(Path(value).expanduser().resolve()) if is_local else repo)
-    words = [f"model={_LIKE}", f"model.path={_quoted(path)}", f"model.name={_quoted(name)}"]
+    index = Path(value).expanduser() / "model_index.json"
+    parts = read_json(index) if is_local and index.is_file() else {}
+    settings = like(parts)
+    words = [f"model={settings}", f"model.path={_quoted(path)}", f"model.name={_quoted(name)}"]
     # Not that of the model whose settings are taken: it is a commit of another repository.
     quoted = _quoted(revision) if revision and not is_local else "null"
     words.append(f"model.revision={quoted}")
-    if is_local:
-        index = Path(value).expanduser() / "model_index.json"
-        parts = read_json(index) if index.is_file() else {}
-        # How diffusers saves a pipeline that was made without T5.
-        if parts.get("text_encoder_3") in (None, [None, None]):
-            words += ["model.load_text_encoder_3=false", "model.max_sequence_length=0"]
+    # How diffusers saves a pipeline that was made without T5.
+    is_without = settings == "sd35_medium" and parts.get("text_encoder_3") in (None, [None, None])
+    if is_local and is_without:
+        words += ["model.load_text_encoder_3=false", "model.max_sequence_length=0"]
     return words
 
 

@@ -62,7 +62,7 @@ def export(options: ExportOptions, settings: Sequence[str], *, console: Console)
         Manifest(grid=source.grid, baseline=source.baseline),
         cells,
         {strip.key: strip for strip in [*there.strips(), *_strips(finished)]}.values(),
-        _clean_commands(cells),
+        clean_commands(cells),
     )
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print_line(
@@ -85,7 +85,7 @@ def _with_paths(cell: Cell, older: Cell | None) -> Cell:
     return replace(cell, description={**cell.description, "paths": {**before, **now}})
 
 
-def _clean_commands(cells: Sequence[Cell]) -> Mapping[str, str]:
+def clean_commands(cells: Sequence[Cell]) -> Mapping[str, str]:
     """Commands without the folders of this machine."""
     commands = {launch.command for cell in cells for launch in cell.launches}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evaluators.weights import PublishedWeights
+from evaluators.weights import PublishedFile, PublishedWeights, WeightsError
 from soarbench.cli.doctor import JudgeOptions, cached_snapshot
 from soarbench.common.errors import UserError
 from soarbench.common.progress import print_line
@@ -27,18 +27,38 @@ def fetch(
     """Fetch the weights of some judges, and verify them."""
     judges = every_judge(search_path(words))
     if not names:
-        known = ", ".join(name for name, judge in judges.items() if judge.published)
+        known = ", ".join(name for name, one in judges.items() if one.published or one.optional)
         raise UserError(f"name what to fetch: {known}")
     require_judges(names, judges)
-    downloads = dict.fromkeys(weights for name in names for weights in judges[name].published)
+    needs = [(*judges[name].published, *judges[name].optional) for name in names]
+    published = {weights for judge in needs for weights in judge}
+    # What is small first: whoever asks a server needs GenEval 2's prompts alone.
+    downloads = sorted(published, key=lambda weights: (weights.disk_gb, weights.title))
     if not downloads:
         console.print("these judges need no weights of the hub")
     for weights in downloads:
-        folder = _snapshot(weights)
-        num_verified = verify(weights, folder)
-        about = f"revision {folder.name}, {num_verified} files verified by sha256"
-        print_line(console, f"{weights.repo}: {about}")
+        print_line(console, f"{weights.title}: {_fetched(weights)}")
     return 0
+
+
+def _fetched(weights: PublishedWeights | PublishedFile) -> str:
+    """Fetch what is not here, and verify it. -> What to say of it."""
+    if isinstance(weights, PublishedFile):
+        return _fetched_file(weights)
+    folder = _snapshot(weights)
+    return f"revision {folder.name}, {verify(weights, folder)} files verified by sha256"
+
+
+def _fetched_file(file: PublishedFile) -> str:
+    from evaluators.downloads import check_published, resolve_published
+
+    try:
+        _check_space(file, file.path.parent, is_cached=file.path.is_file())
+        path = resolve_published(file)
+        check_published(file, path)
+    except WeightsError as error:
+        raise UserError(str(error)) from error
+    return f"{path}, verified by sha256 {file.sha256}"
 
 
 def _snapshot(weights: PublishedWeights) -> Path:
@@ -69,13 +89,15 @@ def _snapshot(weights: PublishedWeights) -> Path:
     return folder
 
 
-def _check_space(weights: PublishedWeights, cache: Path, *, is_cached: bool) -> None:
+def _check_space(
+    weights: PublishedWeights | PublishedFile, cache: Path, *, is_cached: bool
+) -> None:
     # The cache may not exist yet; its disk is that of the nearest folder above.
     existing = next(path for path in (cache, *cache.parents) if path.exists())
     free_gb = shutil.disk_usage(existing).free / 1e9
     if not is_cached and free_gb < weights.disk_gb:
         raise UserError(
-            f"{weights.repo} needs {weights.disk_gb:.1f} GB, but {existing} has {free_gb:.1f} GB "
+            f"{weights.title} needs {weights.disk_gb:.1f} GB, but {existing} has {free_gb:.1f} GB "
             "free; make room, or set HF_HOME to another disk"
         )
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 
+from soarbench.common.progress import print_line
+from soarbench.report.folder import place_note
 from soarbench.report.options import ReportOptions
 from soarbench.report.source import GridCells, grid_cells
 
@@ -22,10 +24,12 @@ def report(options: ReportOptions, words: Sequence[str], *, console: Console) ->
 
 
 def build(cells: GridCells, options: ReportOptions | None, console: Console) -> Report:
-    """Write a grid's reports and print the table."""
+    """Write a grid's reports, print the table, and say so where they are not in the usual place."""
     from soarbench.report.build import build_report
     from soarbench.report.text.console import report_parts
 
     built = build_report(cells, options)
     console.print(Group(*report_parts(built)))
+    if note := place_note(built.folder, cells.grid):
+        print_line(console, note, "yellow")
     return built

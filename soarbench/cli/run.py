@@ -22,6 +22,8 @@ from soarbench.common.files import locked, make_writable
 from soarbench.common.progress import print_line
 from soarbench.config.compose import CONF_DIR, search_path
 from soarbench.config.keys import split
+from soarbench.config.run import RatesConfig
+from soarbench.config.stages import stages
 from soarbench.config.suites import missing_prompts
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
@@ -31,6 +33,7 @@ from soarbench.jobs.base import Job, SuiteJob, Workbench
 from soarbench.jobs.graph import diagnostic_keys, grid_jobs, settle, waiting_on
 from soarbench.jobs.log import Log
 from soarbench.jobs.prepare import START
+from soarbench.jobs.recorded import with_recorded
 from soarbench.jobs.snapshots import SnapshotKeeper
 from soarbench.jobs.train import Train
 from soarbench.launchers.base import MakeWorkbench, Submitter
@@ -128,10 +131,10 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
             from soarbench.cli.report import build
             from soarbench.report.source import cells_of
 
-            built = build(cells_of(grid), None, console)
+            built = build(cells_of(with_recorded(grid)), None, console)
             last = where_to_look(grid, built.folder)
             if tracker is not None:
-                tracker.log_report(results_dir / grid.settings.grid.name)
+                tracker.log_report(built.folder)
         deliver_grid(grid, tracker, console)
     say_failures(grid, failures, console)
     if last:
@@ -280,7 +283,8 @@ def dry_table(grid: Grid) -> Table:
     table.add_row("loading and curating", "", "", _duration(start))
     table.add_row("diagnostics", "", "", _duration(diagnosing))
     table.add_row("all", "", "", _duration(total + diagnosing + start))
-    notes = [f"estimates from rates measured on {rates.machine}", space_line(grid, pending)]
+    notes = [f"estimates from rates measured on {rates.machine}", *unrated_lines(grid.cells, rates)]
+    notes.append(space_line(grid, pending))
     extra = sum(seconds[job.key] for job in pending if _is_at_cost(job))
     notes += equal_cost_lines(grid.cells, _duration(extra))
     notes += repeated_lines(pending, grid.store)
@@ -288,6 +292,15 @@ def dry_table(grid: Grid) -> Table:
     notes += [MISSING_DATA] if grid.without_data else []
     table.caption = "\n".join(notes)
     return table
+
+
+def unrated_lines(cells: Sequence[CellConfig], rates: RatesConfig) -> list[str]:
+    """Methods without a speed, whose trainings an estimate leaves out."""
+    trained = {stages(cell.method_name)[-1] for cell in cells if cell.training is not None}
+    return [
+        f"trainings of {name} count no seconds: set budget.rates.seconds_per_step.{name}=SECONDS"
+        for name in sorted(trained - set(rates.seconds_per_step))
+    ]
 
 
 def _is_at_cost(job: Job) -> bool:

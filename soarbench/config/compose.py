@@ -12,7 +12,7 @@ import os
 import stat
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -33,6 +33,8 @@ from soarbench.config.stages import BASE, stages
 
 #: Groups that span the grid; everything else is the same for all cells that have the key.
 AXES = ("method", "task")
+#: Groups that are a method's own; several values in them are variants of it.
+SWEPT = ("method", "optim", "lora", "ema", "training")
 #: A task chooses its suites and a model its judges, by names of their own: ``suites.NAME.KEY``.
 _CHOSEN_BY_YAML = ("suite", "judge")
 CONF_DIR = "conf_dir"
@@ -89,6 +91,10 @@ class Overrides:
     groups: tuple[str, ...]
     values: tuple[Word, ...]
     folders: Folders
+
+    def without(self, keys: Collection[str]) -> Overrides:
+        """The same without what is said of some keys."""
+        return replace(self, values=tuple(one for one in self.values if one.key not in keys))
 
     def text(self, key: str) -> str | None:
         """What is said of a key, as typed; None where nothing or null is."""
@@ -201,8 +207,36 @@ def _in_grammar(word: Word, *, takes_several: bool) -> object:
     return value
 
 
+def choices_of(word: Word) -> list[Word]:
+    """A word for each value of ``KEY=a,b``; the word itself where it has one, or is no such."""
+    try:
+        override = OverridesParser.create().parse_override(f"x={word.text}")
+    # ValueError: a number of 5,000 digits.
+    except (HydraException, ValueError):
+        return [word]
+    if not override.is_choice_sweep():
+        return [word]
+    return [Word(word.key, text) for text in override.sweep_string_iterator()]
+
+
+def takes_one_value(composition: Composition, word: Word) -> bool:
+    """Whether a composition has a key whose value is one: of several one is to be chosen.
+
+    A list is one, where the values are no lists themselves, and so is a text, which holds commas.
+    """
+    hint = composition.hint(word.key)
+    if hint is None:
+        return False
+    kinds = members(hint)
+    is_list = any(typing.get_origin(kind) is tuple for kind in kinds)
+    return word.text[:1] == "[" if is_list else not {str, Path}.intersection(kinds)
+
+
 def _only_axes_take_several(word: Word) -> ConfigError:
-    return ConfigError(f"{word}: only method and task take several values")
+    return ConfigError(
+        f"{word}: only method, task and a method's settings ({', '.join(SWEPT)}) take several "
+        "values"
+    )
 
 
 class Composition:
@@ -359,8 +393,9 @@ def compose_methods(
 
 
 def _vary(composition: Composition, variant: VariantConfig, where: str) -> None:
-    """Apply a variant's settings and factors."""
-    words = [split(text) for text in variant.settings]
+    """Apply a variant's settings, and its factors to what they leave."""
+    for word in map(split, variant.settings):
+        _set_of_variant(composition, word, where)
     for word in map(split, variant.factors):
         value = composition.plain(word.key)
         try:
@@ -373,10 +408,13 @@ def _vary(composition: Composition, variant: VariantConfig, where: str) -> None:
                 "in settings"
             )
         # Twelve digits: three times a third is then the same setting.
-        words.append(Word(word.key, f"{value * float(factor):.12g}"))
-    for word in words:
-        if not composition.set(word):
-            raise ConfigError(f"{where}: {UnknownKeyError(word, composition.known())}")
+        product = Word(word.key, f"{value * float(factor):.12g}")
+        _set_of_variant(composition, product, where)
+
+
+def _set_of_variant(composition: Composition, word: Word, where: str) -> None:
+    if not composition.set(word):
+        raise ConfigError(f"{where}: {UnknownKeyError(word, composition.known())}")
 
 
 def _spend(composition: Composition, other: Composition) -> None:
@@ -424,7 +462,7 @@ def apply(values: Iterable[Word], compositions: Collection[Composition]) -> None
 
 
 def grid_config(overrides: Overrides) -> GridConfig:
-    """The grid that a command line names, with its own values."""
+    """The grid that a command line names, with its own values; its names are not looked up."""
     if overrides.grid is None:
         grids = ", ".join(options("grid", overrides.folders))
         raise ConfigError(f"name a grid: grid=NAME, one of {grids}; 'ls grids' explains them")
@@ -434,11 +472,16 @@ def grid_config(overrides: Overrides) -> GridConfig:
             composition.set(word)
     grid = composition.section("grid")
     assert isinstance(grid, GridConfig)
-    methods = options("method", overrides.folders)
+    return grid
+
+
+def check_names(grid: GridConfig, folders: Folders) -> None:
+    """``ConfigError`` where a grid names what does not exist, or twice."""
+    methods = options("method", folders)
     _check_variants(grid.variants, methods)
     methods = [*methods, *grid.variants]
     for axis, names in (("method", grid.methods), ("task", grid.tasks)):
-        known = methods if axis == "method" else options(axis, overrides.folders)
+        known = methods if axis == "method" else options(axis, folders)
         for name in names:
             parts = stages(name) if axis == "method" else (name,)
             if not set(parts) <= set(known):
@@ -450,7 +493,6 @@ def grid_config(overrides: Overrides) -> GridConfig:
     if not set(stages(grid.baseline)) <= set(methods):
         hint = did_you_mean(grid.baseline, methods)
         raise ConfigError(f"grid.baseline: {grid.baseline!r} does not exist: {hint}")
-    return grid
 
 
 def _check_variants(variants: Variants, methods: Collection[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -89,11 +90,20 @@ class TrackingConfig:
         uri: Any MLflow store; null is SQLite, ``mlruns.db`` in the output directory.
         artifacts: Artifact root of new experiments; null is ``mlartifacts`` beside it for SQLite
             and the server's own otherwise.
+        register: Begins the names of models in MLflow's registry: each task's best checkpoint
+            becomes a version of ``NAME-TASK`` with the alias ``best``. Null registers none.
     """
 
     enabled: bool
     uri: str | None = None
     artifacts: str | None = None
+    register: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.register is not None and not re.fullmatch(r"[\w.-]+", self.register):
+            raise ValueError(
+                f"tracking.register={self.register!r}: use letters, digits, _, - and ."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from baselines.config import (
     ADDRESS,
@@ -45,8 +46,8 @@ class VariantConfig:
         of: The method.
         title: For tables and figures.
         settings: ``KEY=VALUE``, written as on the command line and applied after it.
-        factors: ``KEY=FACTOR``: numbers that are multiplied, whatever recipe and command line say
-            they are; ``1/3`` is a factor, too.
+        factors: ``KEY=FACTOR``: numbers that are multiplied, whatever recipe, command line and
+            ``settings`` say they are; ``1/3`` is a factor, too.
         cost_of: Another method or variant of the grid; training takes the steps that come nearest
             to its forward equivalents, whatever ``training.steps`` is.
     """
@@ -94,10 +95,10 @@ class GridConfig:
                 f"grid.name={self.name!r}: is the name of folders; use letters, digits, _, - and ."
             )
         for name in self.variants:
-            if not re.fullmatch(r"\w+", name) or len(stages(name)) > 1:
+            if not re.fullmatch(r"\w[\w.-]*", name) or len(stages(name)) > 1:
                 raise ValueError(
                     f"grid.variants.{name}: is the name of folders and of one stage; use letters, "
-                    f"digits and _, and no {THEN}"
+                    f"digits, _, - and ., and no {THEN}"
                 )
 
 
@@ -199,6 +200,8 @@ class Settings:
         training: The loop.
         task: Of this composition.
         reward: ``task.reward``, unless the command line says otherwise.
+        reward_scale: ``own``, or ``base``: each reward is divided by its spread over images that
+            the base model draws of training prompts, so that weights need not balance units.
         data: Training rows.
         suites: What is evaluated, by a short name.
         model: The base.
@@ -232,6 +235,7 @@ class Settings:
     training: TrainingConfig | None
     task: TaskConfig
     reward: str | dict[str, float] | None
+    reward_scale: Literal["own", "base"]
     data: DataConfig
     suites: dict[str, SuiteConfig]
     model: ModelConfig

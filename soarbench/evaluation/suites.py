@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from evaluators.vlm.geneval2 import NUM_PROMPTS
+from evaluators.vlm.geneval2 import PROMPTS as GENEVAL2
 from soarbench.common.errors import UserError
 from soarbench.common.strict import ADDRESS
 from soarbench.config.suites import SuiteConfig, missing_prompts
@@ -56,6 +58,23 @@ class PromptFile(SuiteConfig):
     def num_published(self) -> int:
         """As configured."""
         return self.prompts_published
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenEval2(PromptFile):
+    """GenEval 2's prompts with their questions: what ``fetch geneval2`` got, or a copy of it."""
+
+    prompts_sha256: str | None = GENEVAL2.sha256
+    prompts_published: int = field(default=NUM_PROMPTS, metadata=ADDRESS)
+
+    def items(self) -> list[PromptItem]:
+        """All 800."""
+        return read_prompts(Path(self.prompts or GENEVAL2.path).expanduser(), self.name)
+
+    @property
+    def needs_file(self) -> bool:
+        """Whether it is neither named nor fetched."""
+        return self.prompts is None and not GENEVAL2.path.is_file()
 
 
 def load_suite(config: SuiteConfig) -> PromptSuite:

@@ -60,6 +60,8 @@ def training(cell: CellConfig) -> Source | None:
         "seed": cell.seed,
         "parent": parent,
     }
+    if cell.reward_scale != "own":
+        content["reward_scale"] = cell.reward_scale
     return _source("trainings", cell.method.kind, content, inputs)
 
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from baselines.config import EmaConfig, LoraConfig, MethodConfig, OptimConfig, TrainingConfig
+from baselines.config import (
+    ADDRESS_IF_SET,
+    EmaConfig,
+    LoraConfig,
+    MethodConfig,
+    OptimConfig,
+    TrainingConfig,
+)
 from evaluators.base import JudgeConfig
 from evaluators.diversity.config import DiversityConfig
 from soarbench.common.strict import ADDRESS
 from soarbench.config.settings import SamplingConfig, SuiteConfig, TaskConfig, VariantConfig
-from soarbench.config.stages import BASE
+from soarbench.config.stages import BASE, stages
 from soarbench.data.config import DataConfig
 from soarbench.models.base import ModelConfig
 
@@ -26,6 +33,7 @@ class CellConfig:
         seed: Of training; evaluation noise does not depend on it.
         lora: Adapter; null trains all weights.
         rewards: A reward method's rewards with their weights; empty for other methods.
+        reward_scale: ``own``, or ``base``: divided by their spread over the base's images.
         judges: Those that the suites, the data and the rewards name.
         weights_digest: Of the base's weights (and of an adapter's).
         robustness: Samplers that images of the last step are drawn with, too.
@@ -53,6 +61,7 @@ class CellConfig:
     sampling: SamplingConfig
     judges: Mapping[str, JudgeConfig]
     weights_digest: str
+    reward_scale: str = field(default="own", metadata=ADDRESS_IF_SET)
     # Their images have addresses of their own.
     robustness: tuple[SamplingConfig, ...] = field(default=(), metadata=ADDRESS)
     # Measured beside the scores; each has an address of its own.
@@ -79,8 +88,17 @@ class CellConfig:
     @property
     def title(self) -> str | None:
         """What the method, stage by stage, calls itself; None where nothing is trained."""
-        named = [one.variant or one.method for one in (*self.lineage, self)]
-        return " → ".join(one.title for one in named if one is not None) or None
+        titles = [one._stage_title for one in (*self.lineage, self)]
+        return " → ".join(title for title in titles if title) or None
+
+    @property
+    def _stage_title(self) -> str | None:
+        """Of this stage alone; a preset of a method (``flow_grpo_fast``) says which."""
+        if self.variant is not None or self.method is None:
+            return None if self.variant is None else self.variant.title
+        method, name = self.method, stages(self.method_name)[-1]
+        preset = name.removeprefix(f"{method.kind}_")
+        return method.title if preset == name else f"{method.title} ({preset})"
 
     @property
     def trial_of(self) -> str | None:

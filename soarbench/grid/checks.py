@@ -41,13 +41,12 @@ def check(settings: Settings, method: str) -> None:
             f"figure_formats={list(settings.figure_formats)}: png must be among them, since pages "
             "show it"
         )
-    _check_sizes(settings)
     if settings.robustness.enabled and not settings.diagnostics:
         raise ConfigError(
             "robustness.enabled=true: is one of the diagnostics; leave diagnostics=false out"
         )
     _check_evaluation(settings)
-    _check_resolution(settings)
+    _check_model(settings)
     if config is None:
         return
     if config.needs_reward:
@@ -69,14 +68,22 @@ def check(settings: Settings, method: str) -> None:
     _check_shapes(settings, config, training)
 
 
-def _check_sizes(settings: Settings) -> None:
-    """Refuse margins and differences of metrics that nobody judges."""
-    known = {name for key, judge in settings.judge.items() for name in (key, judge.title)}
+def check_sizes(of_tasks: Sequence[Settings]) -> None:
+    """Refuse margins and differences of metrics that no suite of any task is judged by."""
+    # Of judges that no suite asks, the report would say so when all is trained.
+    judges = {
+        name: one.judge[name].facts()
+        for one in of_tasks
+        for suite in one.suites.values()
+        for name in suite.judges
+    }
+    known = {str(name) for key, facts in judges.items() for name in (key, facts["title"])}
     for key in ("margin", "detect"):
-        for metric in sizes_by_metric(key, getattr(settings, key)):
+        for metric in sizes_by_metric(key, getattr(of_tasks[0], key)):
             if metric.lower() not in {name.lower() for name in known}:
                 raise ConfigError(
-                    f"{key}={metric}: there is no such metric; {did_you_mean(metric, known)}"
+                    f"{key}={metric}: no suite here is judged by such a metric; "
+                    f"{did_you_mean(metric, known)}"
                 )
 
 
@@ -135,13 +142,30 @@ def _check_shapes(settings: Settings, config: MethodConfig, training: TrainingCo
     data.check_sizes(model.resolution, sizes.unit, sizes.largest_image)
 
 
-def _check_resolution(settings: Settings) -> None:
+def _check_model(settings: Settings) -> None:
     try:
         sizes = settings.model.architecture()
     except UnknownArchitecture:
         # Found out when it is loaded.
         return
     sizes.latent_shape(settings.model.resolution)
+    if sizes.is_distilled:
+        _check_guidance(settings)
+
+
+def _check_guidance(settings: Settings) -> None:
+    """Refuse guidance of weights that were trained to do without a negative prompt."""
+    method = {} if settings.method is None else vars(settings.method)
+    scales = {
+        "sampling.guidance_scale": settings.sampling.guidance_scale,
+        "method.guidance_scale": method.get("guidance_scale", 1.0),
+    }
+    for key, value in scales.items():
+        if value != 1:
+            raise ConfigError(
+                f"{key}={value}: the weights of model.path={settings.model.path} are distilled and "
+                f"have no use for a negative prompt; use {key}=1, or the base they were made of"
+            )
 
 
 def _check_rewards(settings: Settings, method: str) -> None:

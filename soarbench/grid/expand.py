@@ -10,13 +10,15 @@ from pathlib import Path
 
 from baselines.config import MethodConfig, TrainingConfig
 from soarbench.common.errors import ConfigError
-from soarbench.config.compose import Overrides, compose_pairs, grid_config, parse_overrides
+from soarbench.config.compose import Overrides, compose_pairs, parse_overrides
 from soarbench.config.settings import GridConfig, Settings, SuiteConfig, VariantConfig
 from soarbench.config.stages import BASE, THEN, first_stage, stages
+from soarbench.config.sweeps import swept_grid
+from soarbench.evaluation.reward_judge import with_reward_judges
 from soarbench.evaluation.suites import PromptFile
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.checkpoint_rule import problem_with
-from soarbench.grid.checks import check, reward_judge, reward_mixture
+from soarbench.grid.checks import check, check_sizes, reward_judge, reward_mixture
 from soarbench.models.adapters import adapter_name
 from soarbench.store.artefact import Store
 
@@ -63,8 +65,7 @@ def expand(arguments: Sequence[str]) -> Grid:
 
     ``ConfigError`` where no grid is named, or something in the configuration cannot work.
     """
-    overrides = parse_overrides(arguments)
-    grid = grid_config(overrides)
+    grid, overrides = swept_grid(parse_overrides(arguments))
     # Weights that others published are evaluated beside the base; nothing is trained.
     is_published = overrides.text("model.adapter") is not None
     if is_published and "method" in overrides.axes:
@@ -76,9 +77,11 @@ def expand(arguments: Sequence[str]) -> Grid:
     settings = _settings(grid, overrides, methods, tasks)
     costs = {} if is_published else _costs(grid, overrides, settings, tasks)
     bases = {task: settings[BASE, task] for task in grid.tasks}
+    check_sizes([bases[task] for task in tasks])
     if not is_published:
         _check_rule(grid, bases)
-    run = _with_rates(bases[grid.tasks[0]], settings)
+    # The grid itself: a composition knows none of the variants that several values make.
+    run = _with_rates(dataclasses.replace(bases[grid.tasks[0]], grid=grid), settings)
     # Once: it reads the ends of all files of weights.
     digest = dataclasses.replace(run.model, adapter=None).weights_digest()
     cells = [_base_cell(list(bases.values()), digest)]
@@ -140,11 +143,18 @@ def _settings(
     trained = dict.fromkeys(stages(method)[-1] for method in methods)
     pairs += [(method, task) for task in tasks for method in trained]
     composed = compose_pairs(pairs, overrides, grid.variants)
-    settings = {pair: composition.settings() for pair, composition in composed.items()}
+    settings = {pair: _judged(composition.settings()) for pair, composition in composed.items()}
     # Others are there for what variants take of them, and are not trained.
     for method, task in pairs:
         check(settings[method, task], method)
     return settings
+
+
+def _judged(settings: Settings) -> Settings:
+    """Settings whose reward functions are in their tables, too."""
+    names = reward_mixture(settings.reward)
+    own = [name for name in names if reward_judge(name) not in settings.judge and "." in name]
+    return with_reward_judges(settings, own) if own else settings
 
 
 def _costs(
@@ -270,6 +280,7 @@ def _cell(
         training=settings.training,
         data=None if is_base else settings.data.with_content(),
         rewards=rewards,
+        reward_scale=settings.reward_scale if rewards else "own",
         suites={suite.name: with_digest(suite) for suite in evaluated},
         # Training starts from the base, whatever is evaluated beside it.
         model=dataclasses.replace(settings.model, adapter=None),

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from soarbench.store.cells import Cell
     from soarbench.tracking.tracker import Tracker
 
+#: Rises when a tracker is told more, or otherwise: what was told before is then told again.
+_LAYOUT = 2
 Tags = Mapping[str, str]
 """Of a cell's run: what a tracker has of it."""
 
@@ -41,7 +43,7 @@ class CellLog:
     def digest(self) -> str:
         """Of what is told: another judge or image makes it another."""
         # The whole configuration is left out: other words or a larger batch change no number.
-        return self._without("config")
+        return digest({"layout": _LAYOUT, "told": self._without("config")})
 
     def _without(self, *names: str) -> str:
         return digest({k: value for k, value in self.description.items() if k not in names})
@@ -102,6 +104,11 @@ class CellLog:
         tracker.log_diagnostics(self.cell(), self.digest)
         self.record.update_status(diagnosed=self.digest)
 
+    def waive(self) -> None:
+        """Note as delivered what nobody is to be told."""
+        if self.status.state == "finished" and not self.is_delivered:
+            self.record.update_status(logged=self.digest, diagnosed=self.digest)
+
     def recall(self, tags: Tags) -> None:
         """Note as not delivered what the tracker does not have, or no longer."""
         status = self.status
@@ -161,6 +168,8 @@ def deliver_rest(
     try:
         known = tracker.known()
         if known is None:
+            for log in logs:
+                log.waive()
             return Rest()
         # All of them first: the tracker may go away before their turn comes.
         for log in logs:

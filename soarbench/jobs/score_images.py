@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
@@ -22,6 +23,7 @@ from soarbench.common.progress import console_pace
 from soarbench.evaluation.judging import judge_files, summed_up
 from soarbench.evaluation.protocol import fingerprint, judge_facts
 from soarbench.evaluation.request import ScoreRequest
+from soarbench.report.numbers.headline import COVERS, headline
 from soarbench.store.artefact import Artefact, Extent
 from soarbench.store.judged import ScoresFolder
 
@@ -80,9 +82,14 @@ def show_summaries(
     """
     if not summaries:
         raise UserError("no judge could be used; run 'python -m soarbench doctor'")
+    summaries = {
+        name: {**summary, "interval": headline(output, name, summary)}
+        for name, summary in summaries.items()
+    }
     write_json(output / "summary.json", {"judges": summaries, "skipped": skipped})
     for name, summary in summaries.items():
         console.print(_summary_table(name, summary))
+    console.print(f"95 %: for {COVERS}", highlight=False, markup=False)
     console.print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
     has_gaps = skipped or any(summary["unscored"] for summary in summaries.values())
     return EXIT_UNSCORED if has_gaps else 0
@@ -209,17 +216,24 @@ def _summary_table(name: str, summary: Mapping[str, object]) -> Table:
     # The same PickScore is 22.3 in papers, 0.86 in training code and 0.226 as a cosine.
     if math.isfinite(high - low) and scale not in own:
         own = f"{own}, {scale}"
+    sure = summary["interval"]
+    assert isinstance(sure, Mapping)
     table = Table(title=f"{name}: {summary['num_images']} images, {summary['num_prompts']} prompts")
-    for heading in ("measure", "value", "unit and scale"):
-        table.add_column(heading, justify="right" if heading == "value" else "left")
+    for heading in ("measure", "value", "95 %", "unit and scale"):
+        table.add_column(heading, justify="left" if heading[0] in "mu" else "right")
     for key, value in numbers.items():
         if key == "unscored":
-            table.add_row(key, f"{value:.0f}", "images without a score")
+            table.add_row(key, f"{value:.0f}", "", "images without a score")
             continue
         unit = str(units.get(key, own))
         # A share in percent is read with one digit, any other number with four.
         factor, digits = (100, 1) if unit.startswith("%") else (1, 4)
-        table.add_row(key, "-" if value is None else f"{factor * value:.{digits}f}", unit)
+        text = "-" if value is None else f"{factor * value:.{digits}f}"
+        ends = [f"{factor * sure[end]:.{digits}f}" for end in ("low", "high") if end in sure]
+        is_first = key == sure["measure"]
+        table.add_row(key, text, escape(f"[{', '.join(ends)}]") if ends and is_first else "", unit)
+    if "problem" in sure:
+        table.caption = escape(f"{sure['measure']}: {sure['problem']}")
     return table
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,7 +31,7 @@ from baselines.rewards.base import (
     reward_name,
     runs_elsewhere,
     score_images,
-    try_reward,
+    tried_reward,
 )
 from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
@@ -52,15 +54,17 @@ from soarbench.jobs.diversity import Diversity
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.judge import Judge
 from soarbench.jobs.probe import FollowedJob
+from soarbench.jobs.reward_scales import reward_scales
 from soarbench.jobs.train import Train
 from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import apply_adapter
 from soarbench.models.base import ImageModel
-from soarbench.models.devices import torch_device
+from soarbench.models.devices import gpu_readings, torch_device
 from soarbench.models.quiet import quiet_libraries
 from soarbench.planning.demand import demand_of
 from soarbench.planning.planner import choices, require_fit, settled
 from soarbench.store.artefact import Store
+from soarbench.store.machine import sampling
 from soarbench.store.training import TrainingFolder, TrainingLog
 
 ONE_PROCESS = ProcessesConfig()
@@ -102,6 +106,7 @@ class ModelWorkbench:
         self._scheduler: dict[str, object] = {}
         self._drawer: tuple[tuple[str, int, SamplingConfig], Drawer] | None = None
         self._loaded: _Loaded | None = None
+        self._scales: Mapping[str, float] = {}
         # Denormal numbers appear in late training and are a hundred times slower on a CPU.
         torch.set_flush_denormal(True)
         quiet_libraries()
@@ -206,7 +211,8 @@ class ModelWorkbench:
         if cell.model.adapter is not None:
             apply_adapter(model.transformer, cell.model.adapter, base=cell.model.path)
         # Outlives the model, which the next load lets go.
-        self._scheduler = {"scheduler": model.scheduler_name, "shift": model.training_shift}
+        shift = model.schedule.shift(model.latent_shape)
+        self._scheduler = {"scheduler": model.scheduler_name, "shift": shift}
         return model
 
     def load_start(self, cell: CellConfig) -> ImageModel:
@@ -238,12 +244,13 @@ class ModelWorkbench:
         assert cell.optim is not None
         assert cell.data is not None
         block = cell.data.rows_per_shape
+        self._scales = self._reward_scales(cell)
         folder, model = self.training_folder(cell), self.load_start(cell)
         rows = self.sets.rows(cell, model)
         if cell.method.trains_on == "prompts":
             rows = rows.without_latents()
         owner = Owner.current(folder.root)
-        with TrainingLog(folder) as training_log:
+        with TrainingLog(folder) as training_log, self._watched(folder):
 
             def on_log(step: int, values: Mapping[str, float]) -> None:
                 training_log.append(step, values)
@@ -274,6 +281,16 @@ class ModelWorkbench:
             )
         return {name: float(value) for name, value in dataclasses.asdict(summary).items()}
 
+    def _watched(self, folder: TrainingFolder) -> AbstractContextManager[None]:
+        """Keep how busy this machine is; of processes that train together, the first one does."""
+        if os.environ.get("RANK", "0") != "0":
+            return contextlib.nullcontext()
+        if self.device.type != "cuda":
+            return sampling(folder.machine_path, gpu=None)
+        # Without an index, cuda is the current one.
+        index = torch.cuda.current_device() if self.device.index is None else self.device.index
+        return sampling(folder.machine_path, gpu=functools.partial(gpu_readings, index))
+
     def _settled(self, cell: CellConfig) -> CellConfig:
         """A cell with what it leaves to the GPUs' memory chosen, which its folder then says."""
         if self.device.type != "cuda":
@@ -287,9 +304,9 @@ class ModelWorkbench:
     def method(self, cell: CellConfig, model: ImageModel) -> Method:
         """A cell's method, with its reward where it has one."""
         assert cell.method is not None
-        reward = self._reward(cell) if cell.method.needs_reward else None
+        reward = self._reward(cell, self._scales) if cell.method.needs_reward else None
         world = World(
-            shift=model.training_shift,
+            schedule=model.schedule,
             latent_shape=model.latent_shape,
             reward=None if reward is None else functools.partial(score_images, reward),
             decode=model.decode,
@@ -300,7 +317,16 @@ class ModelWorkbench:
         )
         return cell.method.build(world)
 
-    def _reward(self, cell: CellConfig) -> RewardFunction:
+    def _reward(
+        self, cell: CellConfig, scales: Mapping[str, float] | None = None
+    ) -> RewardFunction:
+        parts = self._rewards(cell)
+        # Alone it keeps its own name in messages.
+        if list(cell.rewards.values()) == [1.0] and not scales:
+            return next(iter(parts.values()))
+        return Mixture(parts, cell.rewards, scales)
+
+    def _rewards(self, cell: CellConfig) -> dict[str, RewardFunction]:
         parts: dict[str, RewardFunction] = {}
         for name in cell.rewards:
             judge = reward_judge(name)
@@ -308,10 +334,22 @@ class ModelWorkbench:
                 parts[name] = EvaluatorReward(self.evaluator(cell, judge), name)
             else:
                 parts[name] = resolve_reward(name)
-        # Alone it keeps its own name in messages.
-        if list(cell.rewards.values()) == [1.0]:
-            return next(iter(parts.values()))
-        return Mixture(parts, cell.rewards)
+        return parts
+
+    def _reward_scales(self, cell: CellConfig) -> dict[str, float]:
+        """Each reward's spread over images of the base, measured once; none where not asked for."""
+        if cell.reward_scale == "own":
+            return {}
+        folder = self.training_folder(cell)
+        if scales := folder.reward_scales():
+            return scales
+        # Of the base and not of a first stage: so all trainings of a grid have equal scales.
+        model = self.load(cell)
+        rows, draw = self.sets.rows(cell, model), self._drawing(cell, model)
+        scales = reward_scales(self._rewards(cell), rows, draw)
+        if os.environ.get("RANK", "0") == "0":
+            folder.note_reward_scales(scales)
+        return scales
 
     def _try_reward(self, cell: CellConfig, model: ImageModel) -> None:
         """Ask the reward about two training pictures, once it can judge all prompts."""
@@ -333,7 +371,7 @@ class ModelWorkbench:
         tried = [rows[index] for index in range(min(2, len(rows)))]
         columns = {name: [row["columns"][name] for row in tried] for name in tried[0]["columns"]}
         images = [model.decode(row["x0"][None].to(self.device))[0] for row in tried]
-        try_reward(reward, [row["prompt"] for row in tried], images, columns)
+        tried_reward(reward, [row["prompt"] for row in tried], images, columns)
 
     # Sampling
 
@@ -383,7 +421,10 @@ class ModelWorkbench:
         return self._drawer[1]
 
     def _new_drawer(self, cell: CellConfig, step: int) -> Drawer:
-        model = self.model_at(cell, step)
+        return self._drawing(cell, self.model_at(cell, step))
+
+    def _drawing(self, cell: CellConfig, model: ImageModel) -> Drawer:
+        """Draws images of prompts as a cell's evaluation does."""
         negative = model.encode_prompts([""])
 
         def draw(batch: Sequence[tuple[PromptItem, int]]) -> list[Image.Image]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
-    from baselines.base import Condition, Generators, VelocityModel
+    from baselines.base import Condition, Generators, Schedule, VelocityModel
 
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -49,17 +49,13 @@ class ImageModel(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def training_shift(self) -> float:
-        """The schedule's shift."""
+    def schedule(self) -> Schedule:
+        """The noise levels of training and sampling."""
 
     @property
     @abc.abstractmethod
     def scheduler_name(self) -> str:
         """The sampler's class, for fingerprints."""
-
-    @abc.abstractmethod
-    def sampling_sigmas(self, num_inference_steps: int) -> Tensor:
-        """The sampler's schedule, from 1 (noise) to 0. -> (num_inference_steps + 1,)."""
 
     @abc.abstractmethod
     def velocity(self, transformer: nn.Module | None = None) -> VelocityModel:
@@ -82,6 +78,22 @@ class ImageModel(abc.ABC):
         """Where the transformer is."""
         return next(self.transformer.parameters()).device
 
+    @property
+    def latents_dtype(self) -> torch.dtype:
+        """Of latents between steps of sampling: the transformer's, unless its pipeline differs."""
+        return next(self.transformer.parameters()).dtype
+
+    def sampling_sigmas(self, num_inference_steps: int) -> Tensor:
+        """The sampler's levels, from 1 (noise) to 0. -> (num_inference_steps + 1,)."""
+        sigmas = self.schedule.sampling_sigmas(num_inference_steps, self.latent_shape)
+        return sigmas.to(self.device)
+
+    def guide(self, uncond: Tensor, cond: Tensor, guidance_scale: float) -> Tensor:
+        """How the sampler joins velocities without and with the prompt. -> as the velocities."""
+        from baselines.flow import classifier_free_guidance
+
+        return classifier_free_guidance(uncond, cond, guidance_scale)
+
     def sample(
         self,
         condition: Condition,
@@ -93,7 +105,7 @@ class ImageModel(abc.ABC):
         state_noise: float | None = None,
         generators: Generators = (),
     ) -> Tensor:
-        """Scaled latents at sigma 0, in the transformer's dtype, by Euler's method from ``noise``.
+        """Scaled latents at sigma 0, in ``latents_dtype``, by Euler's method from ``noise``.
 
         Noise is (B, C, H, W), float32; conditions have batch B; a guidance of 1.0 is off, and
         ``state_noise`` is ``euler_sample``'s.
@@ -103,10 +115,10 @@ class ImageModel(abc.ABC):
 
         sigmas = self.sampling_sigmas(num_inference_steps)
         # Rounded first, as diffusers' pipelines do: the same noise then gives the same bits.
-        noise = on_device(noise, self.device, next(self.transformer.parameters()).dtype)
+        noise = on_device(noise, self.device, self.latents_dtype)
         return euler_sample(
             self.velocity(), noise, sigmas, condition, negative_condition, guidance_scale,
-            state_noise=state_noise, generators=generators,
+            state_noise=state_noise, generators=generators, guide=self.guide,
         )  # fmt: skip
 
 
@@ -116,8 +128,13 @@ class Architecture(abc.ABC):
     #: Parameters of the autoencoder, and of all text encoders.
     vae_parameters: int
     encoder_parameters: int = 0
+    #: Most that text encoders take beside their weights, counted on a pretended GPU. SD3's: 32
+    #: prompts of 512 tokens; 64 of 256 take 1.90.
+    prompts_gb: ClassVar[float] = 2.06
     #: Numbers in the transformer's files, fixed ones included; 0 where that is not known.
     stored_parameters: int = 0
+    #: Whether the weights were trained to draw without guidance, and so without a negative prompt.
+    is_distilled: bool = False
 
     @property
     @abc.abstractmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 
 from soarbench.common.errors import UserError
@@ -21,3 +23,16 @@ def torch_device(name: str) -> torch.device:
             "use device=auto or device=cpu"
         )
     return device
+
+
+def gpu_readings(index: int) -> dict[str, float]:
+    """Memory of a GPU by MLflow's names, and where ``nvidia-ml-py`` is installed how busy it is."""
+    free, total = torch.cuda.mem_get_info(index)
+    values = {
+        f"gpu_{index}_memory_usage_megabytes": (total - free) / 1e6,
+        f"gpu_{index}_memory_usage_percentage": 100 * (1 - free / total),
+    }
+    if importlib.util.find_spec("pynvml") is not None:
+        values[f"gpu_{index}_utilization_percentage"] = float(torch.cuda.utilization(index))
+        values[f"gpu_{index}_power_usage_watts"] = torch.cuda.power_draw(index) / 1000
+    return values

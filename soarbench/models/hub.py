@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from soarbench.common.errors import UserError
 from soarbench.common.files import files_digest
@@ -26,12 +27,20 @@ def folder_digest(folder: Path, *parts: str) -> str:
     return files_digest(sorted(files), folder)
 
 
+def model_json(path: Path, setting: str) -> dict[str, Any]:
+    """A file of a model; ``UserError`` names ``setting`` where it is no JSON object."""
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{setting}: {path} is no JSON object") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{setting}: {path} is no JSON object")
+    return values
+
+
 def class_name(config: Path, setting: str) -> object:
     """The class that a file of diffusers names; ``UserError`` where it is no JSON object."""
-    try:
-        return json.loads(config.read_text()).get("_class_name")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{setting}: {config} is no JSON object") from error
+    return model_json(config, setting).get("_class_name")
 
 
 def first_line(error: Exception) -> str:
@@ -53,6 +62,49 @@ def hub_snapshot(key: str, repo: str, revision: str | None, files: Sequence[str]
         from huggingface_hub import snapshot_download
 
         return Path(snapshot_download(repo, revision=revision, allow_patterns=list(files)))
+
+
+def hub_licence(model: str) -> str | None:
+    """The licence that a model's card names: of a folder, or of a repository in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.repocard import metadata_load
+
+    folder = Path(model)
+    path = folder / "README.md" if folder.is_dir() else try_to_load_from_cache(model, "README.md")
+    # Nothing is downloaded: whoever trained has it, or says it.
+    if not isinstance(path, (str, Path)) or not Path(path).is_file():
+        return None
+    metadata = metadata_load(path) or {}
+    name = metadata.get("license")
+    return str(metadata.get("license_name") or name) if name else None
+
+
+def require_token(repo: str) -> None:
+    """``UserError`` where the hub does not know who uploads."""
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise UserError(
+            f"repo={repo}: there is no token of the hub; log in with `hf auth login`, or set "
+            "HF_TOKEN"
+        )
+
+
+def hub_upload(repo: str, files: Mapping[str, Path], *, private: bool) -> str:
+    """Upload files, all or none, into a repository that is made if need be. -> Its address."""
+    from huggingface_hub import CommitOperationAdd, HfApi, errors
+
+    operations = [CommitOperationAdd(place, path) for place, path in sorted(files.items())]
+    try:
+        api = HfApi()
+        address = api.create_repo(repo, private=private, exist_ok=True)
+        api.create_commit(repo, operations, commit_message="Weights and card, by soarbench")
+    except (OSError, errors.HFValidationError) as error:
+        raise UserError(
+            f"repo={repo}: the hub did not take it ({first_line(error)}); nothing is lost, the "
+            "same command tries again"
+        ) from error
+    return str(address)
 
 
 @contextlib.contextmanager

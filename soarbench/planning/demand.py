@@ -12,11 +12,12 @@ import yaml
 from evaluators.base import SERVER, JudgeConfig
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import build, did_you_mean
-from soarbench.config.compose import compose_methods, grid_config, parse_overrides
+from soarbench.config.compose import compose_methods, parse_overrides
 from soarbench.config.keys import Options
 from soarbench.config.run import ProcessesConfig
 from soarbench.config.settings import SamplingConfig, Settings, SuiteConfig
 from soarbench.config.stages import stages
+from soarbench.config.sweeps import swept_grid
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.checks import reward_judge, reward_mixture
 from soarbench.models.base import ModelConfig
@@ -82,7 +83,7 @@ def _settings(words: Sequence[str]) -> Iterator[tuple[str, Mapping[str, typing.A
     """The parts of each method's ``Settings``; a value goes to those that have its key."""
     overrides = parse_overrides(words)
     overrides = replace(overrides, grid=overrides.grid or _DEFAULT_GRID)
-    grid = grid_config(overrides)
+    grid, overrides = swept_grid(overrides)
     task = overrides.axes.get("task", grid.tasks)[0]
     # A later stage is configured as that method is anywhere.
     of_grid = dict.fromkeys(stages(name)[-1] for name in grid.methods)

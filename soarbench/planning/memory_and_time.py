@@ -25,9 +25,6 @@ CONTEXT_GB = 1.5
 FRAGMENTATION = 0.05
 #: Of a weight that is trained.
 MASTER_BYTES = 4
-#: Most that text encoders take beside their weights, counted on a pretended GPU: 32 prompts of 512
-#: tokens; 64 of 256 take 1.90.
-_PROMPTS_GB = 2.06
 #: By type.
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: Bytes of both moments of one trained weight; 8-bit moments carry a float32 scale every 256.
@@ -145,6 +142,7 @@ def memory_rows(
         "gradients": gradients / shards,
         "optimiser": moments,
         "averaged weights": MASTER_BYTES * trained / shards if demand.ema else 0.0,
+        "old policy": MASTER_BYTES * trained / shards * demand.method.keeps_old_policy,
         "reference model": MASTER_BYTES * (sizes.total + sizes.buffers) * copies_reference,
         "communication": _communicated(demand, weights, gradients, architecture),
         "autoencoder": BYTES["float32"] * architecture.vae_parameters,
@@ -157,9 +155,13 @@ def memory_rows(
         ),
     }
     # Shards are cut, and averages with them, from weights that are whole on every GPU.
-    start = weights + weights / shards + MASTER_BYTES * trained * (demand.ema is not None)
+    averages = (demand.ema is not None) + demand.method.keeps_old_policy
+    start = weights + weights / shards + MASTER_BYTES * trained * averages
     if shards > 1:
-        later = ("optimiser", "gradients", "averaged weights", "communication", "activations")
+        later = (
+            *("optimiser", "gradients", "averaged weights", "old policy"),
+            *("communication", "activations"),
+        )
         used = weights / shards + sum(rows[name] for name in later)
         rows["whole weights at the start"] = max(0.0, start - used)
     rows["set aside"] = CONTEXT_GB * GB + FRAGMENTATION * sum(rows.values())
@@ -184,7 +186,7 @@ def other_phases(
     dtype, judges = BYTES[demand.model.dtype], demand.judges_gb * GB
     decode = architecture.vae_bytes(demand.model.resolution)
     model = dtype * (sizes.total + sizes.buffers) + 4 * architecture.vae_parameters + judges
-    encoders = dtype * architecture.encoder_parameters + _PROMPTS_GB * GB
+    encoders = dtype * architecture.encoder_parameters + architecture.prompts_gb * GB
     phases = {
         "encoding": max(encoders * (architecture.encoder_parameters > 0) + judges, model + decode),
         "drawing": model + max(demand.drawn_rows * forward, decode),

@@ -11,6 +11,7 @@ import pandas as pd
 from soarbench.common.errors import ConfigError
 from soarbench.common.files import make_writable
 from soarbench.common.strict import did_you_mean
+from soarbench.report.folder import report_folder
 from soarbench.report.numbers import reference
 from soarbench.report.numbers.budgets import asked_costs, matched_tables
 from soarbench.report.numbers.curves import build_curves
@@ -18,6 +19,7 @@ from soarbench.report.numbers.diagnostics import image_statistics
 from soarbench.report.numbers.diversity import Diversity, measure_diversity
 from soarbench.report.numbers.estimates import Targets, refuse_unknown_metrics, size_of
 from soarbench.report.numbers.exposure import exposure_points
+from soarbench.report.numbers.forest import forest_parts
 from soarbench.report.numbers.gaming import measure_gaming
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
@@ -33,6 +35,7 @@ from soarbench.report.report import Report
 from soarbench.report.source import GridCells, stale_lines
 from soarbench.report.text import frames
 from soarbench.report.text.gaming import no_diversity_note, sign_numbers
+from soarbench.report.text.headline import headline
 from soarbench.report.text.latex import latex
 from soarbench.report.text.markdown import markdown
 from soarbench.report.text.tuning import tuning_numbers
@@ -47,7 +50,7 @@ OWN_REFERENCE = Path(__file__).parent / "reference"
 
 
 def build_report(source: GridCells, options: ReportOptions | None = None) -> Report:
-    """Write a grid's report to ``results_dir/GRID``, partial where something is missing.
+    """Write a grid's report to ``report_folder``, partial where something is missing.
 
     Raises:
         StoreError: Nothing is finished, or what is stored cannot stand in one table.
@@ -87,10 +90,12 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
     }
     statistics = {task: own for task, own in statistics.items() if len(own)}
     diversity = _diversity(tables, statistics)
-    folder = source.results_dir / grid
+    folder = report_folder(source)
     make_writable(folder, "results_dir")
+    matched = matched_tables(tables, panels, curves, MATCHED_COUNTER, asked_costs(cells))
+    forest = forest_parts(tables, matched)
     figures = write_figures(
-        cells, panels, tables, curves, folder, gaming=gaming, statistics=statistics,
+        cells, panels, tables, curves, folder, forest=forest, gaming=gaming, statistics=statistics,
         axes=options.axes, formats=source.formats, checkpoint_rule=source.checkpoint_rule,
         published=reference.published_curves(reference_dir) if source.show_published else (),
         exposure=exposure, robustness=robustness,
@@ -98,7 +103,7 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
     deciding = [panels.get((table.task, table.final_metric)) for table in tables]
     report = Report(
         grid=grid, folder=folder, cells=tuple(cells), tables=tuple(tables),
-        matched=tuple(matched_tables(tables, panels, curves, MATCHED_COUNTER, asked_costs(cells))),
+        matched=tuple(matched), forest=tuple(forest),
         exposure=tuple(exposure), robustness=tuple(robustness),
         crossings=tuple(crossings(tables, panels, curves, options.thresholds)),
         choices=tuple(choices(source.cells, panels)),
@@ -216,6 +221,7 @@ def _summary(report: Report) -> dict[str, object]:
             "task": table.task, "final_metric": table.final_metric, "baseline": table.baseline,
             "suites": dict(table.suites), "fingerprints": dict(table.fingerprints),
             "methods": {row.method: _method_summary(table, row) for row in table.rows},
+            "headline": headline([one for one in report.forest if one.table.task == table.task]),
             "findings": table.findings(), "notes": table.notes(), "gaps": table.gaps(),
         }
         for table in report.tables

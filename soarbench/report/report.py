@@ -10,6 +10,7 @@ import pandas as pd
 from soarbench.report.numbers.budgets import MatchedTable
 from soarbench.report.numbers.diversity import Diversity
 from soarbench.report.numbers.exposure import ExposurePoint
+from soarbench.report.numbers.forest import ForestPart
 from soarbench.report.numbers.gaming import Gaming
 from soarbench.report.numbers.robustness import RobustnessPoint
 from soarbench.report.numbers.samples import Samples
@@ -44,6 +45,7 @@ class Report:
 
     Attributes:
         matched: The methods at equal cost.
+        forest: Paired differences by the deciding metric, by task and place.
         crossings: What each needs to reach a value.
         choices: What a grid of trials chooses; empty for any other.
         exposure: Measures of exposure bias.
@@ -62,6 +64,7 @@ class Report:
     cells: tuple[Cell, ...]
     tables: tuple[TaskTable, ...]
     matched: tuple[MatchedTable, ...]
+    forest: tuple[ForestPart, ...]
     crossings: tuple[Crossing, ...]
     choices: tuple[Choice, ...]
     exposure: tuple[ExposurePoint, ...]

@@ -174,10 +174,10 @@ class StoredTables:
         """Empty: see ``image_file``."""
         return {}
 
-    def summaries(self) -> Iterator[tuple[str, int, Mapping[str, float]]]:
-        """Every judge's own summary at every step."""
+    def summaries(self) -> Iterator[tuple[str, str, int, Mapping[str, float]]]:
+        """Every judge's own summary of a suite at every step: suite, judge, step, numbers."""
         for suite, judge, step, folder in self._judged():
-            yield judge, step, folder.summary(self.extent(suite))
+            yield suite, judge, step, folder.summary(self.extent(suite))
 
     def extent(self, suite: str) -> Extent:
         """The part of a suite that the cell is about."""

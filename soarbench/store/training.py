@@ -49,6 +49,11 @@ class TrainingFolder(Artefact):
         return self.root / "training.jsonl"
 
     @property
+    def machine_path(self) -> Path:
+        """How busy the machine was meanwhile (``store.machine``); none of a short training."""
+        return self.root / "machine.jsonl"
+
+    @property
     def table_path(self) -> Path:
         """The same, complete: exists exactly when training is over."""
         return self.root / "training.parquet"
@@ -71,6 +76,20 @@ class TrainingFolder(Artefact):
         """Keep more of them."""
         self.root.mkdir(parents=True, exist_ok=True)
         write_record(self.choices_path, {**self.choices(), **values})
+
+    @property
+    def scales_path(self) -> Path:
+        """What rewards are divided by, as training began with it."""
+        return self.root / "reward_scales.json"
+
+    def reward_scales(self) -> dict[str, float]:
+        """Those divisors by reward; empty before they are measured."""
+        return {k: float(str(v)) for k, v in (read_record(self.scales_path) or {}).items()}
+
+    def note_reward_scales(self, scales: Mapping[str, float]) -> None:
+        """Keep them: a training that goes on does so with the same."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_record(self.scales_path, dict(scales))
 
     @property
     def is_whole(self) -> bool:

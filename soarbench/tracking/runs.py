@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ParamSpec
@@ -19,14 +20,23 @@ import requests
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 
 from soarbench.common.errors import NotDelivered, reason
 from soarbench.common.provenance import UNKNOWN
 from soarbench.config.run import TrackingConfig
 from soarbench.store.cells import Cell
+from soarbench.store.machine import read_samples
+from soarbench.store.tables import StoredTables
+from soarbench.store.training import TrainingFolder
 from soarbench.tracking import views
+from soarbench.tracking.configuration import configuration
+from soarbench.tracking.datasets import dataset_inputs
 from soarbench.tracking.launch import Launch
-from soarbench.tracking.store import artifact_root, delivering, opening, store_uri
+from soarbench.tracking.models import Checkpoints, found_models
+from soarbench.tracking.registry import register_best
+from soarbench.tracking.reports import difference_metrics, launch_note
+from soarbench.tracking.store import delivering, opened, store_uri
 
 P = ParamSpec("P")
 #: What MLflow's stores take in one request, and in one value: it crashes on a longer parameter
@@ -34,6 +44,8 @@ P = ParamSpec("P")
 _METRICS_PER_BATCH, _PARAMS_PER_BATCH, _LONGEST_PARAM, _LONGEST_TAG = 1000, 100, 500, 5000
 #: A cell's numbers as a table that the page shows, and the files of a report that it can show.
 _SUMMARY, _SHOWN = "summary.csv", (".md", ".csv", ".png", ".html")
+#: Of a training: every 10 s a day would be 8640.
+_MOST_SAMPLES = 500
 
 
 class MlflowRuns:
@@ -52,9 +64,9 @@ class MlflowRuns:
 
     def __init__(self, config: TrackingConfig, folder: Path) -> None:
         self._folder, output_dir = str(folder.resolve()), folder.parents[1]
-        self._uri, root = store_uri(config, output_dir), artifact_root(config, output_dir)
-        with opening(self._uri, root):
-            self._client = MlflowClient(tracking_uri=self._uri)
+        self._uri = store_uri(config, output_dir)
+        with opened(config, output_dir) as root:
+            self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
             self._experiment = self._experiment_of(folder.name, root)
         self._launch_runs: dict[str, str] = {}
 
@@ -83,28 +95,51 @@ class MlflowRuns:
         with delivering(self._uri):
             run = self._client.get_run(self._launch_run(launch, before))
             if launch.report is not None and "report" not in run.data.tags:
-                for path in sorted(Path(launch.report).iterdir()):
-                    if path.suffix in _SHOWN:
-                        self._upload(
-                            self._client.log_artifact, run.info.run_id, str(path), "report"
-                        )
-                self._client.set_tag(run.info.run_id, "report", "logged")
+                self._log_report(run.info.run_id, launch, Path(launch.report))
             if run.info.status != launch.state:
                 end = None if launch.ended_at is None else int(1000 * launch.ended_at)
                 self._client.set_terminated(run.info.run_id, launch.state, end)
 
+    def _log_report(self, run_id: str, launch: Launch, folder: Path) -> None:
+        # Reports can be made again, and so may have been deleted, or moved away.
+        if not folder.is_dir():
+            self._client.set_tag(run_id, "report", f"{folder} is gone")
+            return
+        stamp = int(1000 * launch.started_at)
+        self._log_metrics(run_id, list(difference_metrics(folder, stamp)))
+        note = launch_note(launch, folder)[:_LONGEST_TAG]
+        self._client.set_tag(run_id, "mlflow.note.content", note)
+        for path in sorted(folder.iterdir()):
+            if path.suffix in _SHOWN:
+                self._upload(self._client.log_artifact, run_id, str(path), "report")
+        self._client.set_tag(run_id, "report", "logged")
+
+    def register(self, name: str) -> None:
+        """Register the best checkpoint of each task; see ``registry``."""
+        folder = self._folder.replace("'", "''")
+        with delivering(self._uri):
+            models = found_models(self._client, self._experiment, f"tags.folder = '{folder}'")
+            register_best(self._client, name, models)
+
     def log_cell(self, cell: Cell, digest: str, launch: Launch) -> str:
         """Log a finished cell from its files; its run id."""
-        scores = list(views.score_values(cell))
-        values = [*_training_values(cell), *scores]
-        summary = views.summary_csv([*scores, *views.diagnostic_values(cell)])
+        values, final = list(views.score_values(cell)), list(views.final_values(cell))
+        summary = views.summary_csv([*values, *views.diagnostic_values(cell)])
         fingerprints = sorted({part.fingerprint for part in cell.scores()})
         note = views.cell_note(cell)
         with delivering(self._uri):
             run_id = self._cell_run(cell, launch)
-            self._log_values(run_id, cell, values)
             stored = self._client.get_run(run_id).data
+            stamp = self._stamp(run_id, cell, digest, stored.tags)
+            # Scores first: the page's charts come in this order.
+            self._log_metrics(run_id, [_metric(v, stamp) for v in [*values, *final]])
+            self._log_metrics(run_id, [_metric(v, stamp) for v in _training_values(cell)])
+            self._log_metrics(run_id, system_metrics(cell))
             self._log_params(run_id, cell, stored.params)
+            self._client.log_inputs(run_id, dataset_inputs(cell))
+            checkpoints = self._checkpoints(run_id, cell, digest)
+            self._log_metrics(run_id, checkpoints.log(cell, short_params(cell), stamp))
+            checkpoints.finish()
             self._client.set_tag(run_id, "fingerprint", ",".join(fingerprints)[:_LONGEST_TAG])
             self._client.set_tag(run_id, "mlflow.note.content", note)
             # Of an earlier launch, in which the cell failed.
@@ -112,10 +147,37 @@ class MlflowRuns:
                 self._client.delete_tag(run_id, "reason")
             self._upload(self._client.log_text, run_id, summary, _SUMMARY)
             self._log_artifacts(run_id, cell)
+            self._log_sheets(run_id, cell, stamp, stored.tags)
             # Last: a run that was killed while it was logged does not look finished.
             self._client.set_tag(run_id, "logged", digest)
             self._client.set_terminated(run_id, "FINISHED")
             return run_id
+
+    def _stamp(self, run_id: str, cell: Cell, digest: str, stored: Mapping[str, str]) -> int:
+        """Milliseconds of a telling's first metric: MLflow keeps equal points once."""
+        # Of the first touch. Of two values of a step MLflow shows the later one, and the larger of
+        # two that are as late: what is measured anew has to be later.
+        is_first = stored.get("telling") in (None, digest)
+        first = stored.get("stamp") or int(1000 * cell.created_at)
+        stamp = int(first) if is_first else int(1000 * time.time())
+        tags = [RunTag("telling", digest), RunTag("stamp", str(stamp))]
+        self._client.log_batch(run_id, tags=tags)
+        return stamp
+
+    def _checkpoints(self, run_id: str, cell: Cell, digest: str) -> Checkpoints:
+        tags = {**self._names(cell), "configuration": configuration(cell)}
+        return Checkpoints(
+            client=self._client, experiment=self._experiment, run_id=run_id, tags=tags,
+            digest=digest,
+        )  # fmt: skip
+
+    def _names(self, cell: Cell) -> dict[str, str]:
+        """Tags that find a cell's run and checkpoints again."""
+        # By folder, too: the same cell of another run directory was trained by somebody else.
+        return {
+            "folder": self._folder, "cell_id": cell.cell_id, "method": cell.method,
+            "task": cell.task, "seed": str(cell.seed),
+        }  # fmt: skip
 
     def _log_params(self, run_id: str, cell: Cell, stored: Mapping[str, str]) -> None:
         # MLflow changes no parameter: a cell that is logged again with another batch size keeps
@@ -143,14 +205,22 @@ class MlflowRuns:
                     path = Path(name, f"{stem}.parquet")
                     pq.write_table(table, path)
                     self._upload(self._client.log_artifact, run_id, str(path))
-        for step in cell.steps:
-            sheet = views.sample_sheet(cell, step)
-            self._upload(self._client.log_image, run_id, sheet, f"sheets/step-{step:06d}.png")
 
-    def _log_values(self, run_id: str, cell: Cell, values: Sequence[views.Value]) -> None:
-        # Of the first touch: MLflow keeps equal points once, however often they are logged.
-        stamp = int(1000 * cell.created_at)
-        metrics = [Metric(v.key, v.value, stamp + v.step, v.step) for v in values]
+    def _log_sheets(self, run_id: str, cell: Cell, stamp: int, stored: Mapping[str, str]) -> None:
+        """Samples of every step under one key, which the page shows with a slider."""
+        # A picture's name has a random part, so that twice logged it would be there twice.
+        names = [item.path for item in self._client.list_artifacts(run_id, "images")]
+        for step in cell.steps:
+            start = f"images/{views.SHEETS}+step+{step}+timestamp+{stamp + step}+"
+            pair = [name for name in names if name.startswith(start)]
+            if len(pair) < 2 or MLFLOW_LOGGED_IMAGES not in stored:
+                sheet = views.sample_sheet(cell, step)
+                self._upload(
+                    self._client.log_image, run_id, sheet, key=views.SHEETS, step=step,
+                    timestamp=stamp + step,
+                )  # fmt: skip
+
+    def _log_metrics(self, run_id: str, metrics: Sequence[Metric]) -> None:
         for start in range(0, len(metrics), _METRICS_PER_BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_BATCH])
 
@@ -160,7 +230,8 @@ class MlflowRuns:
         table = views.summary_csv([*views.score_values(cell), *values])
         with delivering(self._uri):
             run_id = self._cell_run(cell, launch)
-            self._log_values(run_id, cell, values)
+            stamp = self._stamp(run_id, cell, digest, self._client.get_run(run_id).data.tags)
+            self._log_metrics(run_id, [_metric(v, stamp) for v in values])
             self._upload(self._client.log_text, run_id, table, _SUMMARY)
             self._client.set_tag(run_id, "diagnosed", digest)
 
@@ -209,6 +280,7 @@ class MlflowRuns:
             tags = {
                 **launch.tags, **_source(launch), "folder": self._folder, "kind": "launch",
                 "launch": launch.launch_id, "version": mlflow.__version__,
+                "mlflow.note.content": launch_note(launch, None),
             }  # fmt: skip
             start = int(1000 * launch.started_at)
             run = self._client.create_run(self._experiment, start, _tags(tags), launch.name)
@@ -228,14 +300,13 @@ class MlflowRuns:
     def _cell_run(self, cell: Cell, launch: Launch) -> str:
         """The cell's run, found or made."""
         tags = {
-            **_source(launch), "folder": self._folder, "kind": "cell", "method": cell.method,
-            "task": cell.task, "seed": str(cell.seed), "cell_id": cell.cell_id,
+            **_source(launch), **self._names(cell), "kind": "cell",
+            "configuration": configuration(cell),
             "mlflow.parentRunId": self._launch_run(launch),
             # MLflow's page opens the launches whose children have this type, and so shows charts
             # without a click.
             "mlflow.runType": "evaluation",
         }  # fmt: skip
-        # By folder, too: the same cell of another run directory was trained by somebody else.
         runs = self._find({"cell_id": cell.cell_id, "folder": self._folder})
         run_id = self._only(runs, cell.mlflow_run_id)
         if run_id is None:
@@ -261,6 +332,10 @@ def _source(launch: Launch) -> dict[str, str]:
     return {"git_commit": commit, **views.source_tags(command, commit)}
 
 
+def _metric(value: views.Value, stamp: int) -> Metric:
+    return Metric(value.key, value.value, stamp + value.step, value.step)
+
+
 def _tags(tags: Mapping[str, str]) -> dict[str, str]:
     return {key: value[:_LONGEST_TAG] for key, value in tags.items()}
 
@@ -282,11 +357,26 @@ def short_params(cell: Cell) -> dict[str, str]:
     return params
 
 
+def system_metrics(cell: Cell) -> list[Metric]:
+    """How busy the machine was, for MLflow's tab of system metrics; long trainings are thinned."""
+    assert isinstance(cell.tables, StoredTables), "an export is not logged"
+    origin, store = cell.description["training"], cell.tables.store
+    if origin is None:
+        return []
+    samples = read_samples(TrainingFolder(store.artefact(origin).root).machine_path)
+    kept = samples[:: -(-len(samples) // _MOST_SAMPLES) or 1]
+    return [
+        Metric(f"system/{key}", value, int(1000 * one.time), step)
+        for step, one in enumerate(kept)
+        for key, value in one.values.items()
+    ]
+
+
 def _training_values(cell: Cell) -> Iterator[views.Value]:
-    """Curves of training; what has no name space is a cost and gets ``budget/``."""
+    """Curves of training; what has no name space is a cost and gets ``spent/``."""
     table = cell.tables.training()
     for row in [] if table is None else table.to_pylist():
-        key = row["key"] if "/" in row["key"] else f"budget/{row['key']}"
+        key = row["key"] if "/" in row["key"] else f"spent/{row['key']}"
         # MLflow's database knows neither: nan becomes a marked 0, and infinity 1.8e308.
         if math.isfinite(row["value"]):
             yield views.Value(key, row["step"], row["value"])

@@ -23,6 +23,7 @@ from baselines.loop.disk import remove_partials
 from soarbench.common.errors import NotDelivered, TrackerAway, UserError, without_passwords
 from soarbench.common.files import write_atomically
 from soarbench.config.run import TrackingConfig
+from soarbench.tracking.moved import follow
 
 #: Seconds to wait for other processes; making a store takes 1 to 8, opening one less.
 _PATIENCE = 60
@@ -96,6 +97,20 @@ def delivering(uri: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, requests.RequestException) as error:
         kind = TrackerAway if _is_away(uri, error) else NotDelivered
         raise kind(f"MLflow at {without_passwords(uri)}: {_reason(error)}") from error
+
+
+@contextlib.contextmanager
+def opened(config: TrackingConfig, output_dir: Path) -> Iterator[str | None]:
+    """As ``opening``, of what is configured; one of the output directory goes where that goes.
+
+    -> The artifact root.
+    """
+    uri, root = store_uri(config, output_dir), artifact_root(config, output_dir)
+    with opening(uri, root):
+        if config.uri is None and config.artifacts is None:
+            assert root is not None
+            follow(uri, root)
+        yield root
 
 
 @contextlib.contextmanager

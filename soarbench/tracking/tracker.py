@@ -70,7 +70,7 @@ class Tracker:
         """
 
     def settle(self) -> None:
-        """Log what is left of the last launch; ``NotDelivered`` as above."""
+        """Log what is left of the last launch, and register; ``NotDelivered`` as above."""
 
 
 class NoTracker(Tracker):
@@ -165,6 +165,9 @@ class Delivery(Tracker):
         launch = self._launch or last_launch(self._folder)
         if launch is not None:
             self._attempt(lambda runs: runs.log_launch(launch))
+        name = self._config.register
+        if name is not None:
+            self._attempt(lambda runs: runs.register(name))
 
     def _any_launch(self) -> Launch:
         """This process's launch, or the last one, whose cells were not all delivered, or a new."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from baselines.base import Batch, Condition, Method, VelocityModel
+from baselines.base import Batch, Condition, Method, Policies, VelocityModel
 from baselines.flow import draw_noise, euler_sample, sampling_sigmas
 
 LABELS = 3
@@ -123,13 +123,17 @@ def gradients(model: nn.Module) -> Tensor:
 
 
 def backward(
-    method: Method, model: nn.Module, batch: Batch, reference: nn.Module | None = None
+    method: Method,
+    model: nn.Module,
+    batch: Batch,
+    reference: nn.Module | None = None,
+    old: nn.Module | None = None,
 ) -> tuple[float, Mapping[str, float]]:
     """Do what the loop does for one process and one micro-batch. -> loss, metrics."""
     model.zero_grad()
     weight = method.weight(batch)
     loss, metrics = 0.0, {}
-    for term in method.losses(model, reference, batch):
+    for term in method.losses(Policies(model, old, reference), batch):
         (term.loss_sum / weight).backward()
         loss += term.loss_sum.item() / weight
         for name, value in term.metrics.items():
@@ -154,6 +158,6 @@ def distances_while_learning(method: Method, rows: int, steps: int = 200) -> tup
     for step in range(steps):
         batch = toy_batch(rows).with_tensors(x0=points[torch.arange(rows) % LABELS])
         rngs = [torch.Generator().manual_seed(rows * step + i) for i in range(rows)]
-        backward(method, model, method.collect(model, batch, rngs).batch)
+        backward(method, model, method.collect(Policies(model), batch, rngs).batch)
         optimizer.step()
     return before, distance()

@@ -1,11 +1,12 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
-from baselines.base import Batch, World
+from baselines.base import Batch, Policies, World
 from baselines.flow import euler_sample, guided_velocity, sampling_sigmas
 from baselines.flow_grpo import (
     FlowGrpo,
@@ -18,6 +19,7 @@ from baselines.flow_grpo import (
 from baselines.flow_grpo_config import FlowGrpoConfig
 from baselines.groups import group_spread, prompt_ids
 from baselines.rewards.base import RewardError
+from baselines.schedule import StaticShift
 from soarbench.planning.fake_transformer import LiveBytes
 from tests.baselines.method_toys import (
     ConvModel,
@@ -49,13 +51,15 @@ def flow_grpo(shape=(2,), reward=first_element, gather=lambda local: local, rank
         "kl_coeff": 0.0,
         "updates_per_collection": 1,
     }
-    world = World(shift=SHIFT, latent_shape=shape, reward=reward, gather=gather, rank=rank)
+    world = World(
+        schedule=StaticShift(SHIFT), latent_shape=shape, reward=reward, gather=gather, rank=rank
+    )
     return FlowGrpo(FlowGrpoConfig(**(defaults | config)), world)
 
 
 def collected(method: FlowGrpo, model, count: int, seed: int = 0, parts=()) -> Batch:
     batch = replace(toy_batch(count), parts=parts)
-    return method.collect(model, batch, generators(count, seed)).batch
+    return method.collect(Policies(model), batch, generators(count, seed)).batch
 
 
 # --- formulas -------------------------------------------------------------------------------------
@@ -153,9 +157,11 @@ def test_first_ratios_are_exactly_1_through_attention():
     velocity = sd3_velocity(transformer)
     with torch.no_grad():
         chunks = [range(4), range(4, 6)]
-        batch = method.collect(velocity, replace(batch, parts=chunks), generators(6)).batch
+        batch = method.collect(
+            Policies(velocity), replace(batch, parts=chunks), generators(6)
+        ).batch
     for chunk in chunks:
-        for term in method.losses(velocity, None, batch.select(chunk)):
+        for term in method.losses(Policies(velocity), batch.select(chunk)):
             assert term.metrics["train/ratio_deviation"] == 0
             term.loss_sum.backward()
     assert any(p.grad is not None and p.grad.any() for p in transformer.parameters())
@@ -186,7 +192,7 @@ def test_rollout_is_the_same_in_any_batch_and_the_same_twice():
     method, model = flow_grpo(sde_window_size=1, sde_window_range=(0, 4)), ToyModel()
     whole, again = collected(method, model, 6), collected(method, model, 6)
     part = method.collect(
-        model, toy_batch(6).select([4, 1]), [generators(6)[4], generators(6)[1]]
+        Policies(model), toy_batch(6).select([4, 1]), [generators(6)[4], generators(6)[1]]
     ).batch
     for name in ("trajectory", "sigmas", "old_log_prob"):
         assert torch.equal(whole[name], again[name])
@@ -265,7 +271,7 @@ def by_row(rewards):
 def test_groups_without_spread_are_left_out_and_counted():
     rewards = [1.0, 0.3, 5.0, 2.0, 0.3, 5.0]  # labels 0 1 2 0 1 2: only group 0 differs
     method, model = flow_grpo(reward=by_row(rewards)), ToyModel()
-    result = method.collect(model, toy_batch(6), generators(6))
+    result = method.collect(Policies(model), toy_batch(6), generators(6))
     batch = result.batch
     assert batch["active"].tolist() == [True, False, False, True, False, False]
     assert method.weight(batch) == 2 * 3
@@ -281,7 +287,7 @@ def test_groups_without_spread_are_left_out_and_counted():
 
     silent = batch.select([1, 2, 4])
     assert method.weight(silent) == 0
-    assert [term.loss_sum.item() for term in method.losses(model, None, silent)] == [0, 0, 0]
+    assert [term.loss_sum.item() for term in method.losses(Policies(model), silent)] == [0, 0, 0]
     keeping = flow_grpo(reward=by_row(rewards), skip_zero_std_groups=False)
     assert keeping.weight(collected(keeping, model, 6)) == 6 * 3
 
@@ -289,7 +295,7 @@ def test_groups_without_spread_are_left_out_and_counted():
 def test_advantages_are_clipped():
     rewards = [0.0, 1e-4, 0.0, 100.0, 0.0, 0.0]  # labels 0 1 2 0 1 2
     method = flow_grpo(reward=by_row(rewards), advantage_clip=1.0)
-    result = method.collect(ToyModel(), toy_batch(6), generators(6))
+    result = method.collect(Policies(ToyModel()), toy_batch(6), generators(6))
     assert result.batch["advantages"].abs().max() == 1.0
     assert result.metrics["rollout/frac_clipped_advantages"] == pytest.approx(2 / 6)
 
@@ -298,7 +304,7 @@ def test_advantages_are_clipped():
 def test_groups_may_be_spread_over_processes(global_std):
     rewards, model = [1.0, 0.3, 5.0, 2.0, 0.9, 5.5, 0.1, 0.3], ToyModel()
     whole = flow_grpo(reward=by_row(rewards), global_std=global_std).collect(
-        model, toy_batch(8), generators(8)
+        Policies(model), toy_batch(8), generators(8)
     )
     ranks = [[0, 1, 2, 3], [4, 5, 6, 7]]
     sent = {0: [], 1: []}
@@ -306,7 +312,9 @@ def test_groups_may_be_spread_over_processes(global_std):
     def collect(rank, gather):
         method = flow_grpo(reward=by_row(rewards), global_std=global_std, gather=gather, rank=rank)
         rows = ranks[rank]
-        return method.collect(model, toy_batch(8).select(rows), [generators(8)[i] for i in rows])
+        return method.collect(
+            Policies(model), toy_batch(8).select(rows), [generators(8)[i] for i in rows]
+        )
 
     for rank in (0, 1):
         collect(rank, lambda local, rank=rank: sent[rank].append(local) or local.repeat(2))
@@ -327,6 +335,34 @@ def test_a_reward_that_fails_is_named(values):
         collected(flow_grpo(reward=broken), ToyModel(), 2)
 
 
+@pytest.mark.parametrize("window", [{}, {"sde_window_size": 1, "sde_window_range": (0, 3)}])
+def test_steps_that_keep_the_coefficients_begin_with_ratios_of_1(window):
+    method, model = flow_grpo(step_kind="cps", **window), ToyModel()
+    batch = collected(method, model, 6)
+    _, metrics = backward(method, model, batch)
+    assert metrics["train/ratio_deviation"] == 0
+    # The step's Gaussian, by hand: noise of sin(a pi / 2) of the next level.
+    latents, following = batch["trajectory"][:, 0], batch["trajectory"][:, 1]
+    sigma, sigma_next = batch["sigmas"][:, :2].T[..., None]
+    v = guided_velocity(
+        model, latents, sigma[:, 0], batch.condition, batch.negative_condition, 4.5
+    ).detach()
+    std = sigma_next * np.sin(0.35 * np.pi)
+    x0, noise = latents - sigma * v, latents + (1 - sigma) * v
+    mean = (1 - sigma_next) * x0 + (sigma_next**2 - std**2).sqrt() * noise
+    expected = Normal(mean, std.expand_as(mean)).log_prob(following).mean(1)
+    torch.testing.assert_close(batch["old_log_prob"][:, 0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"train_timestep_fraction": 1.0}, {"sde_window_size": 2, "sde_window_range": (0, 10)}],
+)
+def test_the_last_step_of_that_kind_has_no_density(config):
+    with pytest.raises(ValueError, match="step_kind = 'cps' is not possible: leave the last step"):
+        FlowGrpoConfig(step_kind="cps", **config)
+
+
 # --- KL -------------------------------------------------------------------------------------------
 
 
@@ -334,8 +370,8 @@ def test_kl_needs_a_reference():
     method, model = flow_grpo(kl_coeff=0.04), ToyModel()
     assert method.needs_reference
     assert not flow_grpo().needs_reference
-    with pytest.raises(ValueError, match=r"kl_coeff = 0\.04 needs a reference"):
-        list(method.losses(model, None, collected(method, model, 4)))
+    with pytest.raises(ValueError, match="Flow-GRPO needs a reference model"):
+        list(method.losses(Policies(model), collected(method, model, 4)))
 
 
 @pytest.mark.parametrize("kl_form", ["published", "exact"])
@@ -403,7 +439,7 @@ def test_learns_to_please_a_reward():
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     rewards = []
     for step in range(60):
-        result = method.collect(model, toy_batch(48), generators(48, seed=step))
+        result = method.collect(Policies(model), toy_batch(48), generators(48, seed=step))
         rewards.append(result.metrics["rollout/reward_mean"])
         backward(method, model, result.batch)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,4 +1,4 @@
-"""Numbers of the public implementations (tests/data/vectors.json)."""
+"""Numbers of the public implementations and definitions (tests/data)."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from baselines import flow, flow_grpo, soar
+from baselines import awm, diffusion_nft, flow, flow_grpo, soar
 
-VECTORS = json.loads((Path(__file__).parents[1] / "data" / "vectors.json").read_text())
+DATA = Path(__file__).parents[1] / "data"
+VECTORS = {
+    **json.loads((DATA / "vectors.json").read_text()),
+    **json.loads((DATA / "forward_process.json").read_text()),
+}
 
 
 def tensor(values):
@@ -82,3 +86,38 @@ def test_group_advantages(case, as_tensor):
     rewards = tensor(case["rewards"]) if as_tensor else case["rewards"]
     ours = flow_grpo.group_advantages(rewards, case["prompts"], case["global_std"])
     close(ours, case["advantages"], atol=1e-6)
+
+
+@pytest.mark.parametrize("case", cases("nft"))
+def test_nft(case):
+    names = ("latents", "velocity", "old_velocity", "sigma", "x0", "advantages")
+    latents, velocity, old, sigma, x0, advantages = (tensor(case[name]) for name in names)
+    clip, beta = case["advantage_clip"], case["beta"]
+    close(diffusion_nft.optimality(advantages, clip), case["optimality"])
+    errors = ("positive_error", "negative_error")
+    implicit = diffusion_nft.implicit_velocities(velocity, old, beta)
+    for name, v in zip(errors, implicit, strict=True):
+        close(diffusion_nft.endpoint_error(latents, v, sigma, x0), case[name])
+    loss = diffusion_nft.nft_loss(latents, velocity, old, sigma, x0, advantages, clip, beta)
+    close(loss, case["policy_loss"])
+    close(flow.velocity_mse(velocity, tensor(case["reference_velocity"])), case["kl"])
+
+
+@pytest.mark.parametrize("case", cases("nft_decay"))
+def test_nft_decay(case):
+    decay = case.pop("decay")
+    assert diffusion_nft.old_policy_decay(**case) == pytest.approx(decay, abs=1e-12)
+
+
+@pytest.mark.parametrize("case", cases("awm"))
+def test_awm(case):
+    target, sigma, advantages = (tensor(case[n]) for n in ("target", "sigma", "advantages"))
+    log_probs = [
+        awm.matching_log_prob(tensor(case[v]), target, sigma, case["weighting"], case["power"])
+        for v in ("velocity", "old_velocity")
+    ]
+    for log_prob, name in zip(log_probs, ("log_prob", "old_log_prob"), strict=True):
+        close(log_prob, case[name])
+    ratio = (log_probs[0] - log_probs[1]).exp()
+    loss = flow_grpo.clipped_policy_loss(ratio, advantages, case["clip_range"])
+    close(loss, case["policy_loss"])

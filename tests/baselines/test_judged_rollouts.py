@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from baselines import judged_rollouts
+from baselines.base import Policies
 from baselines.rewards.base import RewardError
 from tests.baselines.method_toys import ToyModel, generators, toy_batch
 from tests.baselines.test_flow_grpo import first_element, flow_grpo
@@ -24,7 +25,7 @@ def collect(reward, *, elsewhere, model=None, decode=lambda latents: latents):
     method = flow_grpo(reward=reward)
     method.world = replace(method.world, decode=decode, is_reward_elsewhere=elsewhere)
     batch = replace(toy_batch(8), parts=PARTS)
-    return method.collect(ToyModel() if model is None else model, batch, generators(8))
+    return method.collect(Policies(ToyModel() if model is None else model), batch, generators(8))
 
 
 def is_judging():

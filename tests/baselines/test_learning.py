@@ -6,11 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+from baselines.awm_config import AwmConfig
 from baselines.base import World
+from baselines.best_of_group_config import BestOfGroupConfig
 from baselines.config import OptimConfig
+from baselines.diffusion_nft_config import DiffusionNftConfig
 from baselines.flow import euler_sample, sampling_sigmas
-from baselines.flow_grpo import FlowGrpo
 from baselines.flow_grpo_config import FlowGrpoConfig
+from baselines.online_dpo_config import OnlineDpoConfig
+from baselines.schedule import StaticShift
 from baselines.sft import Sft
 from baselines.sft_config import SftConfig
 from baselines.soar import Soar
@@ -54,7 +58,9 @@ def learn_from_data(method, folder):
 
 @pytest.fixture(scope="module")
 def base_model(tmp_path_factory):
-    return learn_from_data(Sft(SftConfig(), shift=1.0), tmp_path_factory.mktemp("base"))
+    return learn_from_data(
+        Sft(SftConfig(), schedule=StaticShift(1.0)), tmp_path_factory.mktemp("base")
+    )
 
 
 def test_sft_learns_where_each_label_lies(base_model):
@@ -64,21 +70,27 @@ def test_sft_learns_where_each_label_lies(base_model):
 
 def test_soar_learns_where_each_label_lies(tmp_path):
     config = SoarConfig(num_inference_steps=10, num_aux_points=2, aux_chunk=2, guidance_scale=1.0)
-    model = learn_from_data(Soar(config, shift=1.0), tmp_path)
+    model = learn_from_data(Soar(config, schedule=StaticShift(1.0)), tmp_path)
     assert distance_to_own_cluster(samples(model)) < 0.6
 
 
-def test_flow_grpo_moves_a_trained_model_towards_the_reward(tmp_path, base_model):
+ROLLOUT = {"group_size": 8, "num_inference_steps": 6, "guidance_scale": 1.0}
+REWARDED = {
+    "flow_grpo": FlowGrpoConfig(**ROLLOUT, clip_range=0.1, kl_coeff=0.0),
+    "flow_grpo, cps": FlowGrpoConfig(**ROLLOUT, clip_range=0.1, kl_coeff=0.0, step_kind="cps"),
+    "diffusion_nft": DiffusionNftConfig(**ROLLOUT, kl_coeff=0.0),
+    "awm": AwmConfig(**ROLLOUT, kl_coeff=0.0, advantage_clip=5.0, ema_kl_coeff=0.1),
+    "best_of_group": BestOfGroupConfig(**ROLLOUT),
+    "online_dpo": OnlineDpoConfig(**ROLLOUT, beta=1.0),
+}
+
+
+@pytest.mark.parametrize("name", REWARDED)
+def test_rewards_move_a_trained_model_towards_them(tmp_path, base_model, name):
     model = copy.deepcopy(base_model)
-    config = FlowGrpoConfig(
-        group_size=8,
-        num_inference_steps=6,
-        guidance_scale=1.0,
-        clip_range=0.1,
-        kl_coeff=0.0,
-        updates_per_collection=2,
+    method = REWARDED[name].build(
+        World(schedule=StaticShift(1.0), latent_shape=(2,), reward=near_the_target)
     )
-    method = FlowGrpo(config, World(shift=1.0, latent_shape=(2,), reward=near_the_target))
     training = run_config(
         steps=40, batch_size=32, optim=OptimConfig(learning_rate=3e-3), save_steps=40
     )

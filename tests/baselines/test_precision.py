@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from baselines import flow, flow_grpo, flow_matching, groups, sft, soar
-from baselines.base import World
+from baselines.base import Policies, World
 from baselines.flow_grpo_config import FlowGrpoConfig
+from baselines.schedule import StaticShift
 from baselines.sft_config import SftConfig
 from baselines.soar_config import SoarConfig
 from tests.baselines.method_toys import ConvModel, generators, toy_batch
@@ -271,10 +272,10 @@ def nearby_reward(_prompts, latents, _columns):
 
 
 def methods():
-    yield sft.Sft(SftConfig(), shift=3.0)
+    yield sft.Sft(SftConfig(), schedule=StaticShift(3.0))
     # Two solver steps, so that a bit of the guided velocity is a bit of the rolled-out latents.
     two_steps = {"num_inference_steps": 2, "num_aux_points": 2, "num_rollout_paths": 2}
-    yield soar.Soar(SoarConfig(**two_steps), shift=3.0)
+    yield soar.Soar(SoarConfig(**two_steps), schedule=StaticShift(3.0))
     # Guidance 1: with more, the model's dtype is that of the guided velocity (see above).
     for kl_form in ("exact", "published"):
         yield flow_grpo.FlowGrpo(
@@ -285,7 +286,7 @@ def methods():
                 kl_coeff=0.5,
                 kl_form=kl_form,
             ),
-            World(shift=3.0, latent_shape=(4, 8, 8), reward=nearby_reward),
+            World(schedule=StaticShift(3.0), latent_shape=(4, 8, 8), reward=nearby_reward),
         )
 
 
@@ -310,8 +311,8 @@ def test_a_loss_rounds_the_velocity_before_it_computes(name, dtype):
     results = []
     for back in (False, True):
         model, reference = (Rounding(part, dtype, back=back) for part in (policy, base))
-        collected = method.collect(model, batch, generators(len(batch))).batch
-        terms = list(method.losses(model, reference, collected))
+        collected = method.collect(Policies(model), batch, generators(len(batch))).batch
+        terms = list(method.losses(Policies(model, reference=reference), collected))
         results.append((collected.tensors, terms, model.latents + reference.latents))
     (ours, our_terms, our_latents), (expected, terms, latents) = results
     assert ours.keys() == expected.keys()
@@ -337,7 +338,7 @@ def test_latents_of_any_precision_train_in_float32(name, changed, dtype):
         low = {key: collected[key].to(dtype) for key in changed}
     wide = {key: value.float() for key, value in low.items()}
     ours, expected = (
-        list(method.losses(model, None, collected.with_tensors(**tensors)))
+        list(method.losses(Policies(model), collected.with_tensors(**tensors)))
         for tensors in (low, wide)
     )
     assert_same_terms(ours, expected)
@@ -349,9 +350,9 @@ def test_rewards_are_compared_in_float64():
         return [1.0 + 2.0**-25 * (i >= 3) for i in range(len(latents))]
 
     method = METHODS["flow_grpo"]
-    world = World(shift=3.0, latent_shape=(4, 8, 8), reward=reward)
+    world = World(schedule=StaticShift(3.0), latent_shape=(4, 8, 8), reward=reward)
     ours = flow_grpo.FlowGrpo(method.config, world)
-    collected = ours.collect(ConvModel(), toy_batch(6, (4, 8, 8)), generators(6))
+    collected = ours.collect(Policies(ConvModel()), toy_batch(6, (4, 8, 8)), generators(6))
     assert collected.metrics["rollout/num_zero_std_groups"] == 0
     assert collected.batch["active"].all()
     assert collected.metrics["rollout/reward_mean"] == 1.0 + 2.0**-26

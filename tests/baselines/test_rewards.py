@@ -13,6 +13,7 @@ from baselines.rewards.base import (
     reward_name,
     runs_elsewhere,
     score_images,
+    spread,
 )
 from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
 from evaluators.base import Canary, Evaluator, EvaluatorError, JudgeConfig, Sample, Score
@@ -116,6 +117,23 @@ def test_mixture_by_hand():
     )
     assert score_images(mixture, ["a", "bb", "cccc"], IMAGES, {}) == [-0.5, 1.0, 2.0]
     assert reward_name(mixture) == "2 redness + -0.5 length"
+
+
+def test_scaled_parts_are_in_units_of_their_own_spread():
+    parts = {"redness": redness, "length": prompt_length}
+    mixture = Mixture(parts, {"redness": 2.0, "length": -0.5}, {"redness": 0.5, "length": 2.0})
+    plain = Mixture(parts, {"redness": 4.0, "length": -0.25})
+    arguments = (["a", "bb", "cccc"], IMAGES, {})
+    assert score_images(mixture, *arguments) == score_images(plain, *arguments)
+    assert reward_name(mixture) == "2 redness + -0.5 length"
+
+
+def test_a_reward_without_spread_scales_nothing():
+    assert spread("length", [1.0, 3.0]) == 1.0
+    with pytest.raises(RewardError, match=r"2 images of the base \[3.0\]: .*reward_scale=own"):
+        spread("length", [3.0, 3.0])
+    with pytest.raises(RewardError, match="gives 0 images"):
+        spread("length", [])
 
 
 def test_a_part_that_fails_is_named():

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
+from baselines.base import Policies
 from baselines.flow import training_sigmas
+from baselines.schedule import StaticShift
 from baselines.sft import Sft
 from baselines.sft_config import SftConfig
 from tests.baselines.method_toys import (
@@ -16,14 +18,18 @@ from tests.baselines.method_toys import (
 
 
 def collect(batch, *, seed=0, shift=3.0, **config):
-    return Sft(SftConfig(**config), shift=shift).collect(None, batch, generators(len(batch), seed))
+    return Sft(SftConfig(**config), schedule=StaticShift(shift)).collect(
+        None, batch, generators(len(batch), seed)
+    )
 
 
 def test_a_perfect_model_has_no_loss():
     batch = collect(toy_batch(5)).batch
-    [term] = Sft(SftConfig(), shift=3.0).losses(PathModel(batch["x0"], batch["noise"]), None, batch)
+    [term] = Sft(SftConfig(), schedule=StaticShift(3.0)).losses(
+        Policies(PathModel(batch["x0"], batch["noise"])), batch
+    )
     assert term.loss_sum.item() == 0
-    assert Sft(SftConfig(), shift=3.0).weight(batch) == 5
+    assert Sft(SftConfig(), schedule=StaticShift(3.0)).weight(batch) == 5
 
 
 def test_loss_by_hand():
@@ -38,7 +44,7 @@ def test_loss_by_hand():
         seen.update(latents=latents, sigma=sigma)
         return torch.zeros_like(latents)
 
-    [term] = Sft(SftConfig(), shift=3.0).losses(model, None, batch)
+    [term] = Sft(SftConfig(), schedule=StaticShift(3.0)).losses(Policies(model), batch)
     # targets (0, -2) and (3, 1): mean squares 2 and 5
     assert term.loss_sum.item() == 7
     assert seen["latents"].tolist() == [[1.0, 1.0], [0.75, 0.25]]
@@ -57,7 +63,7 @@ def test_draws_are_logit_normal_on_the_training_grid():
 def test_collection_is_the_same_in_any_batch_and_the_same_twice():
     batch = toy_batch(6, (4, 2, 2))
     whole, again = collect(batch, condition_dropout=0.5), collect(batch, condition_dropout=0.5)
-    part = Sft(SftConfig(condition_dropout=0.5), shift=3.0).collect(
+    part = Sft(SftConfig(condition_dropout=0.5), schedule=StaticShift(3.0)).collect(
         None, batch.select([4, 1]), [generators(6)[4], generators(6)[1]]
     )
     for name, value in whole.batch.tensors.items():
@@ -92,20 +98,20 @@ def test_dropout_takes_conditions_of_several_axes(dropout):
 
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch():
-    method, model = Sft(SftConfig(), shift=3.0), ConvModel()
+    method, model = Sft(SftConfig(), schedule=StaticShift(3.0)), ConvModel()
     batch = collect(toy_batch(8, (4, 4, 4))).batch
     loss, metrics = backward(method, model, batch)
     assert metrics["train/main_loss"] == pytest.approx(loss)
     whole = gradients(model)
     model.zero_grad()
     for row in range(8):
-        for term in method.losses(model, None, batch.select([row])):
+        for term in method.losses(Policies(model), batch.select([row])):
             (term.loss_sum / method.weight(batch)).backward()
     torch.testing.assert_close(gradients(model), whole, rtol=1e-5, atol=1e-7)
 
 
 def test_learns_points_by_their_labels():
-    method = Sft(SftConfig(condition_dropout=0.1), shift=1.0)
+    method = Sft(SftConfig(condition_dropout=0.1), schedule=StaticShift(1.0))
     before, after = distances_while_learning(method, rows=24)
     assert before > 1.2
     assert after < 0.6
@@ -113,7 +119,7 @@ def test_learns_points_by_their_labels():
 
 def test_more_points_of_a_row_are_so_many_rows():
     config, model = SftConfig(num_points=3, condition_dropout=0.5), ConvModel()
-    method = Sft(config, shift=3.0)
+    method = Sft(config, schedule=StaticShift(3.0))
     batch = method.collect(None, toy_batch(4, (4, 2, 2)), generators(4)).batch
     assert method.weight(batch) == 12
     assert method.forward_equivalents(batch) == 4 * 9
@@ -124,7 +130,7 @@ def test_more_points_of_a_row_are_so_many_rows():
     for index in (1, 2):
         drawn = {name: batch[f"{name}_{index}"] for name in ("sigma", "noise")}
         parts.append(batch.with_tensors(**drawn))
-    single = Sft(SftConfig(), shift=3.0)
+    single = Sft(SftConfig(), schedule=StaticShift(3.0))
     losses = [backward(single, model, part)[0] for part in parts]
     assert loss == pytest.approx(sum(losses) / 3)
     assert metrics["train/main_loss"] == pytest.approx(loss)

@@ -3,8 +3,9 @@ import itertools
 import pytest
 import torch
 
-from baselines.base import Batch
+from baselines.base import Batch, Policies
 from baselines.flow import add_noise, training_grid
+from baselines.schedule import StaticShift
 from baselines.sft import Sft
 from baselines.sft_config import SftConfig
 from baselines.soar import Soar, correction_velocity, renoise, sample_renoise_sigmas
@@ -25,7 +26,7 @@ SHIFT = 3.0
 
 
 def soar(**config) -> Soar:
-    return Soar(SoarConfig(**config), shift=SHIFT)
+    return Soar(SoarConfig(**config), schedule=StaticShift(SHIFT))
 
 
 def collected(method: Soar, batch: Batch, seed: int = 0) -> Batch:
@@ -85,7 +86,7 @@ def test_renoise_sigmas_are_uniform_above_sigma_next():
 def test_weight_0_is_sft_bit_for_bit(dropout):
     batch = toy_batch(8, (4, 4, 4))
     method = soar(aux_weight=0.0, condition_dropout=dropout)
-    sft = Sft(SftConfig(condition_dropout=dropout), shift=SHIFT)
+    sft = Sft(SftConfig(condition_dropout=dropout), schedule=StaticShift(SHIFT))
     ours = collected(method, batch)
     theirs = sft.collect(None, batch, generators(8)).batch
     assert ours.tensors.keys() == theirs.tensors.keys()
@@ -102,14 +103,14 @@ def test_weight_0_is_sft_bit_for_bit(dropout):
 
 def test_weight_0_evaluates_the_model_once():
     method, model = soar(aux_weight=0.0), ToyModel()
-    list(method.losses(model, None, collected(method, toy_batch(4))))
+    list(method.losses(Policies(model), collected(method, toy_batch(4))))
     assert model.calls == [(4, True)]
 
 
 def test_draws_of_the_main_term_are_those_of_sft():
     batch = toy_batch(8)
     ours = collected(soar(num_rollout_paths=3), batch)
-    theirs = Sft(SftConfig(), shift=SHIFT).collect(None, batch, generators(8)).batch
+    theirs = Sft(SftConfig(), schedule=StaticShift(SHIFT)).collect(None, batch, generators(8)).batch
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs.tensors)
 
 
@@ -122,7 +123,7 @@ def test_a_perfect_model_stays_on_the_path_and_has_no_loss(paths):
     on_path = add_noise(batch["x0"], batch["noise"], batch["sigma_next"])
     for path in range(paths):
         torch.testing.assert_close(x_off[:, path], on_path, atol=1e-5, rtol=1e-5)
-    total = sum(term.loss_sum.item() for term in method.losses(model, None, batch))
+    total = sum(term.loss_sum.item() for term in method.losses(Policies(model), batch))
     assert total == pytest.approx(0, abs=1e-6)
 
 
@@ -172,7 +173,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch():
     whole = gradients(model)
     model.zero_grad()
     for part in parts:
-        for term in method.losses(model, None, part):
+        for term in method.losses(Policies(model), part):
             (term.loss_sum / method.weight(batch)).backward()
     torch.testing.assert_close(gradients(model), whole, rtol=1e-5, atol=1e-7)
 
@@ -203,7 +204,7 @@ def test_rollout_has_no_graph_and_reuses_the_conditional_velocity(guidance_scale
 def test_terms_come_main_first_then_chunks():
     method, model = soar(num_rollout_paths=2, num_aux_points=3, aux_chunk=4), ToyModel()
     batch = collected(method, toy_batch(5))
-    terms = list(method.losses(model, None, batch))
+    terms = list(method.losses(Policies(model), batch))
     assert [set(term.metrics) for term in terms] == [
         {"train/main_loss", "train/velocity_rms"},
         {"train/aux_loss"},
@@ -222,7 +223,7 @@ def test_collection_is_the_same_in_any_batch():
 
 def test_learns_points_by_their_labels():
     config = SoarConfig(num_aux_points=2, guidance_scale=1.5, aux_chunk=2, condition_dropout=0.1)
-    before, after = distances_while_learning(Soar(config, shift=1.0), rows=24)
+    before, after = distances_while_learning(Soar(config, schedule=StaticShift(1.0)), rows=24)
     assert before > 1.2
     assert after < 0.6
 
@@ -237,7 +238,7 @@ def test_slots_cover_every_point_once():
             seen.extend(sigma.tolist())
         return model(latents, sigma, condition)
 
-    list(method.losses(recording, None, batch))
+    list(method.losses(Policies(recording), batch))
     points = itertools.product(range(2), range(4))
     assert seen[1:] == [batch["sigma_aux"][0, path, point].item() for path, point in points]
 
@@ -254,7 +255,7 @@ def evaluated(method: Soar, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, f
             seen.append((latents, sigma))
         return torch.zeros_like(latents)
 
-    _, *aux = method.losses(still, None, batch)
+    _, *aux = method.losses(Policies(still), batch)
     latents, sigmas = (torch.cat(parts) for parts in zip(*seen[1:], strict=True))
     return latents, sigmas, sum(term.loss_sum.item() for term in aux)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,13 +11,19 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from baselines.awm_config import AwmConfig
 from baselines.base import Condition, Method, World
-from baselines.config import LoraConfig, OptimConfig, TrainingConfig
+from baselines.best_of_group_config import BestOfGroupConfig
+from baselines.config import LoraConfig, MethodConfig, OptimConfig, TrainingConfig
+from baselines.diffusion_nft_config import DiffusionNftConfig
 from baselines.flow_grpo import FlowGrpo
 from baselines.flow_grpo_config import FlowGrpoConfig
+from baselines.group_method import GroupMethod
 from baselines.loop.post_train import post_train
 from baselines.loop.sharding import DDP, whole
 from baselines.loop.trainer import TrainingSummary
+from baselines.online_dpo_config import OnlineDpoConfig
+from baselines.schedule import StaticShift
 from baselines.sft import Sft
 from baselines.sft_config import SftConfig
 from baselines.soar import Soar
@@ -89,14 +96,14 @@ def near_the_target(_prompts, latents: Tensor, _columns: Mapping[str, list[int]]
 
 
 def sft() -> Method:
-    return Sft(SftConfig(condition_dropout=0.1), shift=1.0)
+    return Sft(SftConfig(condition_dropout=0.1), schedule=StaticShift(1.0))
 
 
 def soar() -> Method:
     config = SoarConfig(
         num_aux_points=2, num_rollout_paths=2, num_inference_steps=10, guidance_scale=2.0
     )
-    return Soar(config, shift=1.0)
+    return Soar(config, schedule=StaticShift(1.0))
 
 
 def flow_grpo(
@@ -114,10 +121,44 @@ def flow_grpo(
         clip_range=0.2,
         updates_per_collection=updates_per_collection,
     )
-    return FlowGrpo(config, World(shift=1.0, latent_shape=(2,), reward=reward, **distributed))
+    return FlowGrpo(
+        config, World(schedule=StaticShift(1.0), latent_shape=(2,), reward=reward, **distributed)
+    )
 
 
-METHODS = {"sft": sft, "soar": soar, "flow_grpo": flow_grpo}
+#: Small groups and short rollouts, in the plane.
+_SHORT = {"group_size": 4, "num_inference_steps": 4}
+#: Of those that are new here, with an old policy that lags from its first move on.
+RIVALS: dict[str, MethodConfig] = {
+    "diffusion_nft": DiffusionNftConfig(
+        **_SHORT, updates_per_collection=2, kl_coeff=0.01, train_timestep_fraction=0.5, old_rate=0.2
+    ),
+    "awm": AwmConfig(
+        **_SHORT,
+        updates_per_collection=2,
+        kl_coeff=0.01,
+        num_levels=2,
+        old_rate=0.2,
+        weighting="sigma",
+    ),
+    "best_of_group": BestOfGroupConfig(**_SHORT, guidance_scale=1.5),
+    "online_dpo": OnlineDpoConfig(**_SHORT, guidance_scale=1.5, beta=10.0),
+}
+
+
+def rival(name: str, *, reward=near_the_target, **distributed) -> Method:
+    """One of ``RIVALS``."""
+    return RIVALS[name].build(
+        World(schedule=StaticShift(1.0), latent_shape=(2,), reward=reward, **distributed)
+    )
+
+
+METHODS = {
+    "sft": sft,
+    "soar": soar,
+    "flow_grpo": flow_grpo,
+    **{name: partial(rival, name) for name in RIVALS},
+}
 
 
 def run_config(**changes) -> dict[str, object]:
@@ -163,7 +204,7 @@ def run(
     summary = post_train(
         model,
         method,
-        PlaneRows(with_x0=not isinstance(method, FlowGrpo)) if rows is None else rows,
+        PlaneRows(with_x0=not isinstance(method, GroupMethod)) if rows is None else rows,
         folder=folder,
         **config,
         velocity_of=PlaneVelocity,

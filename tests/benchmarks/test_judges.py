@@ -57,7 +57,7 @@ def test_the_naive_form_gives_the_same_verdicts(kind: str, tmp_path: Path) -> No
     detector, clip = save(tmp_path / "detector", favourite=sign), save_clip(tmp_path / "clip")
     files = draw_scenes(tmp_path / "scenes", 6, 0.7)
     config = GenEvalConfig(detector=detector, color_model=clip, device="cpu", batch_size=4)
-    naive = NaiveGenEval(Path(detector), Path(clip), torch.device("cpu"))
+    naive = NaiveGenEval(detector, Path(clip), torch.device("cpu"))
     evaluator = load_geneval(config)
     ours = [score for chunk in decoded(evaluator, files) for score in evaluator.score(chunk)]
     for file, score in zip(files, ours, strict=True):

@@ -86,7 +86,7 @@ def test_a_worker_measures_a_tiny_pipeline(
         assert min(result["naive"], result["step"]) > 0
         assert 3 * (result["naive"] + result["step"]) < passed
     elif kind == "judging":
-        assert result.keys() == {"sampling", "oracle_aesthetic"}
+        assert result.keys() == {"sampling", "oracle_aesthetic", "brightness"}
         # Two images: each rate is of less time than the whole took.
         assert all(2 / passed < rate < math.inf for rate in result.values())
     elif kind == "step":

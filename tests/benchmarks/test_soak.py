@@ -72,7 +72,7 @@ def test_a_run_is_like_itself_also_when_its_seconds_and_times_are_others(
         writer.writerows(rows)
     (copy.store / "grids/reward_specific/live.json").write_text("{}")
     with closing(sqlite3.connect(copy.store / "mlruns.db")) as database, database:
-        database.execute("UPDATE metrics SET value = 77 WHERE key = 'budget/seconds'")
+        database.execute("UPDATE metrics SET value = 77 WHERE key = 'spent/seconds'")
         database.execute("UPDATE runs SET start_time = 7")
     assert differences(straight, copy) == []
 
@@ -164,6 +164,11 @@ def double_a_run(folder: RunFolder) -> str:
     return "MLflow: run of sft-"
 
 
+def lose_a_checkpoint(folder: RunFolder) -> str:
+    sql(folder, f"UPDATE logged_models SET status = 1 WHERE source_run_id = ({CELL})")
+    return "MLflow: run of sft-"
+
+
 def double_a_point(folder: RunFolder) -> str:
     sql(
         folder,
@@ -189,7 +194,7 @@ def leave_a_launch_running(folder: RunFolder) -> str:
     [
         flip_picture, flip_snapshot, lose_scores, lose_a_row, lose_a_step, change_a_logged_step,
         forget_an_extent, leave_a_partial, leave_a_checkpoint, change_the_table, double_a_run,
-        double_a_point, leave_a_run_unfinished, leave_a_launch_running,
+        double_a_point, lose_a_checkpoint, leave_a_run_unfinished, leave_a_launch_running,
     ],
 )  # fmt: skip
 def test_one_fault_is_seen_and_named(

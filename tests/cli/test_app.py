@@ -26,6 +26,7 @@ def test_help_lists_exactly_the_commands_that_exist(capsys: pytest.CaptureFixtur
     for name in COMMANDS:
         assert f"  {name} " in text
     grids = {"run", "status", "report", "compare", "export", "diagnose", "sync", "ui"}
+    grids |= {"publish", "leaderboard"}
     judging = {"evaluate", "score", "doctor", "fetch"}
     first_words = {name.split()[0] for name in COMMANDS}
     assert first_words == grids | judging | {

@@ -15,6 +15,7 @@ from soarbench.cli.compare import CompareOptions, compare
 from soarbench.cli.words import read
 from soarbench.common.errors import UserError
 from soarbench.report.numbers.names import BASE
+from soarbench.report.numbers.tuning import unlike_settings
 from tests.report.folders import (
     Folder,
     base,
@@ -78,6 +79,30 @@ def test_two_methods_over_all_their_seeds(store: Path) -> None:
     assert "3 training seeds" in text
     assert max(len(line) for line in text.splitlines()) <= 80
     assert "…" not in text
+
+
+def test_what_differs_in_settings_stands_beside_the_names(tmp_path: Path) -> None:
+    grid = write_grid(tmp_path / "cells", cells(seeds=(0,)))
+    own = {"soar": (0.1234567, {"learning_rate": 1e-5}), "sft": (1.0, None)}
+    for path in grid.glob("cells/*/config.json"):
+        values = json.loads(path.read_text())
+        weight, optim = own.get(values["method"], (None, None))
+        values["config"] |= {"method": {"aux_weight": weight, "points": 6}, "optim": optim}
+        path.write_text(json.dumps(values))
+    publish(grid, tmp_path)
+    words = ("task=aesthetic", f"output_dir={tmp_path}")
+    head, _, _ = go("soar", "sft", *words).partition("task aesthetic")
+    assert " ".join(head.split()) == (
+        "A: SOAR (method.aux_weight=0.1235 optim.learning_rate=1e-05) "
+        "B: SFT (method.aux_weight=1 optim.learning_rate=null)"
+    )
+    answer = json.loads(go("soar", "sft", *words, as_json=True))["settings"]
+    assert answer[0]["method.aux_weight"] == 0.1234567
+    # Of unlike methods, whose own settings all differ, what both can set.
+    soar, sft = {"method": {"aux_weight": 1}, "ema": 1}, {"method": {"num_points": 1}, "ema": 2}
+    assert unlike_settings(soar, sft) == ({"ema": 1}, {"ema": 2})
+    stages = [{"parent": {"method": {"aux_weight": one}}} for one in (1, 2)]
+    assert unlike_settings(*stages)[1] == {"parent.method.aux_weight": 2}
 
 
 def test_numbers_are_those_of_the_report(store: Path, tmp_path: Path) -> None:

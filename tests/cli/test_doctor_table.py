@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -15,6 +16,7 @@ from soarbench.cli.app import main
 
 CLIP = "openai/clip-vit-large-patch14"
 PUBLISHED = {
+    "vqascore", "geneval2", "hpsv3",
     "geneval", "ocr", "clipscore", "aesthetic", "pickscore", "hpsv21", "imagereward",
     "unifiedreward",
 }  # fmt: skip
@@ -29,7 +31,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(socket, "create_connection", refused)
-    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setenv("COLUMNS", "300")
     return tmp_path
 
 
@@ -101,6 +103,19 @@ def test_weights_that_are_not_whole_are_missing(
     rows, below = examined(capsys, "clipscore")
     assert rows["clipscore"][0] == f"missing weights {CLIP}"
     assert below == "to get clipscore: python -m soarbench fetch clipscore"
+
+
+def test_a_large_model_lacks_the_part_that_is_still_to_come(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repo, parts = "Qwen/Qwen3-VL-8B-Instruct", ("model-1.safetensors", "model-2.safetensors")
+    put(cache, repo, "config.json", parts[0])
+    snapshot = cache / f"models--{repo.replace('/', '--')}" / "snapshots" / "abc"
+    index = {"weight_map": {f"layer.{part}": part for part in parts}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert examined(capsys, "vqascore")[0]["vqascore"][0] == f"missing weights {repo}"
+    (snapshot / parts[1]).write_bytes(b"x")
+    assert examined(capsys, "vqascore")[0]["vqascore"][0] == "ready"
 
 
 def test_sizes_are_sums_over_a_judges_models(capsys: pytest.CaptureFixture[str]) -> None:

@@ -276,7 +276,7 @@ def test_other_weights_and_settings_are_refused_and_nothing_is_written_over(
         (["judges.ocr=x"], "did you mean 'judge.ocr'"),
         (["suites.lab_geneval.judges=genevl"], "did you mean"),
         (["judge.ocr.min_side=64"], "judge.ocr is configured, but not among"),
-        (["model=sd3"], "neither one of lab, sd35_large, sd35_medium, nor a directory"),
+        (["model=sd3"], "sd35_medium, z_image, z_image_turbo, nor a directory"),
         (["model=/nowhere"], "no model_index.json there"),
         (["model.resolution=512"], "draws at most 128 pixels"),
         (["model.resolutoin=64"], "did you mean 'model.resolution'"),

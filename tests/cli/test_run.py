@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -17,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from soarbench.cli.report import report
-from soarbench.cli.run import dry_table, run, run_whole
+from soarbench.cli.run import dry_table, run, run_whole, unrated_lines
 from soarbench.cli.words import read
 from soarbench.common.errors import UserError
 from soarbench.common.files import locked, make_writable, read_json, write_atomically
@@ -25,7 +26,10 @@ from soarbench.grid import addresses
 from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import expand
 from soarbench.jobs.graph import grid_jobs
+from soarbench.jobs.recorded import with_recorded
+from soarbench.report.folder import report_folder
 from soarbench.report.options import ReportOptions
+from soarbench.report.source import cells_of
 from soarbench.store.cell_record import CellRecord
 from soarbench.store.tables import ProbeFolder
 from tests.fakes import FakeWorkbench, numbers
@@ -96,13 +100,43 @@ def test_a_grid_runs_once_and_prints_the_same_table_again(arguments: list[str]) 
     assert first.splitlines()[-1] == (f"{page}; in MLflow: {look}" if tracked else page)
 
 
-def test_a_changed_value_runs_the_changed_cells_alone(arguments: list[str]) -> None:
+def test_a_narrower_run_trains_what_changed_and_keeps_the_report_whole(
+    arguments: list[str],
+) -> None:
     go(arguments, FakeWorkbench())
-    bench = FakeWorkbench()
-    assert go([*arguments, "method.aux_weight=0.5"], bench)[0] == 0
+    bench, words = FakeWorkbench(), [*arguments, "method=soar", "method.aux_weight=0.5"]
+    assert go(words, bench)[0] == 0
     assert [call for call in bench.calls if call.startswith("train")] == [
         "train soar aesthetic seed 0"
     ]
+    changed = expand(words)
+    results = Path(changed.settings.results_dir)
+    (task,) = read_json(results / "reward_specific" / "summary.json")["tasks"]
+    ids = {name: method["cell_ids"] for name, method in task["methods"].items()}
+    assert list(ids) == ["base", "sft", "soar", "flow_grpo"]
+    assert ids["soar"] == [addresses.cell_id(changed.cells[-1])]
+    # With another budget the others are none of its cells, and what they came to is not replaced.
+    shorter = expand([*words, "budget.steps=4"])
+    assert with_recorded(shorter) is shorter
+    assert report_folder(cells_of(shorter)).parent == results
+    assert report_folder(cells_of(shorter)).name.startswith("reward_specific-")
+    # Nor are those whose images were others.
+    more = expand([*words, "budget.max_prompts=2"])
+    assert with_recorded(more) is more
+    seeded = with_recorded(expand([*words, "seeds=[1]"]))
+    assert {cell.label for cell in seeded.cells} == {
+        "base", *(f"{name} aesthetic seed 0" for name in ("sft", "soar", "flow_grpo")),
+        "soar aesthetic seed 1",
+    }  # fmt: skip
+    assert report_folder(cells_of(seeded)) == results / "reward_specific"
+    # Who asks for a part of a report gets it, beside the whole one.
+    stream = io.StringIO()
+    console = Console(file=stream, width=160)
+    part_words = [*arguments, "method=sft"]
+    assert report(*read(ReportOptions, part_words), console=console) == 0
+    part = report_folder(cells_of(expand(part_words)))
+    assert f"this report is in {part}" in stream.getvalue()
+    assert (part / "index.html").is_file()
 
 
 def test_a_failing_cell_leaves_a_hole_and_the_others_go_on(arguments: list[str]) -> None:
@@ -263,6 +297,9 @@ def test_dry_run_touches_nothing_and_tells_what_is_left(arguments: list[str]) ->
         assert addresses.cell_id(cell) in text
     assert text.count("to do") == 4
     assert "estimates from rates measured on" in text
+    assert "count no seconds" not in text
+    unrated = dataclasses.replace(grid.settings.budget.rates, seconds_per_step={"soar": 1.0})
+    assert len(unrated_lines(grid.cells, unrated)) == 2  # of SFT and Flow-GRPO
     go(arguments, FakeWorkbench())
     stream.truncate(0)
     console.print(dry_table(grid))

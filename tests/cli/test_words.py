@@ -95,7 +95,7 @@ def test_the_last_of_two_counts_and_settings_are_passed_on() -> None:
         ("share=nan", "share=nan: must be a number"),
         ("near=1", "near=1 must be true or false"),
         ("kind=all", "kind='all' must be one of exact, found"),
-        ("count=1,2", "only method and task take several values"),
+        ("count=1,2", "take several values"),
         ("count=", "count= is empty"),
         ("suites.x.jugdes=a", "did you mean 'suites.NAME.judges'"),
         ("thresholds.a=high", "thresholds.a='high' must be a number"),

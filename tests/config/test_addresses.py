@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from baselines.awm_config import AwmConfig
+from baselines.best_of_group_config import BestOfGroupConfig
 from baselines.config import ADDRESS_IF_SET, EmaConfig, LoraConfig, OptimConfig, TrainingConfig
+from baselines.diffusion_nft_config import DiffusionNftConfig
 from baselines.flow_grpo_config import FlowGrpoConfig
+from baselines.online_dpo_config import OnlineDpoConfig
 from baselines.sft_config import SftConfig
 from baselines.soar_config import SoarConfig
 from soarbench.common.strict import address_content, build, plain
@@ -26,6 +30,10 @@ CONFIGS = (
     SftConfig(),
     SoarConfig(),
     FlowGrpoConfig(),
+    DiffusionNftConfig(),
+    AwmConfig(),
+    BestOfGroupConfig(keep=2),
+    OnlineDpoConfig(),
     OptimConfig(),
     LoraConfig(target_modules=("attn.to_q",)),
     EmaConfig(),

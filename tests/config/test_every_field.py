@@ -14,7 +14,10 @@ from soarbench.config.compose import Composition, compose_pairs, parse_overrides
 from soarbench.config.keys import split
 from soarbench.config.settings import Settings
 
-METHODS = ("sft", "soar", "flow_grpo")
+METHODS = (
+    *("sft", "soar", "flow_grpo", "diffusion_nft"),
+    *("awm", "best_of_group", "online_dpo"),
+)
 #: Groups that some methods leave out, filled in.
 NULL_GROUPS = {"lora": "{rank: 4, alpha: 8.0}", "ema": "{decay: 0.5, every: 2}"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import get_args, get_type_hints
 
@@ -109,15 +110,26 @@ def test_settings_hold_what_a_yaml_says_in_their_class(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "kind"),
-    [("sft", "SftConfig"), ("soar", "SoarConfig"), ("flow_grpo", "FlowGrpoConfig")],
+    [
+        *(("sft", "SftConfig"), ("soar", "SoarConfig"), ("flow_grpo", "FlowGrpoConfig")),
+        *((f"flow_grpo_{preset}", "FlowGrpoConfig") for preset in ("fast", "cps", "nocfg")),
+        *(("diffusion_nft", "DiffusionNftConfig"), ("awm", "AwmConfig")),
+        *(("best_of_group", "BestOfGroupConfig"), ("online_dpo", "OnlineDpoConfig")),
+    ],
 )
 def test_a_method_is_the_one_it_is_called(method: str, kind: str) -> None:
     settings = compose_choices(choices_of("method", method)).settings()
     assert type(settings.method).__name__ == kind
 
 
-@pytest.mark.parametrize("model", options("model"))
-@pytest.mark.parametrize("grid", options("grid"))
+@pytest.mark.parametrize(
+    ("grid", "model"),
+    [
+        *itertools.product(options("grid"), ("lab", "sd35_medium")),
+        # Their protocols are of the same tasks, each of which composes with them above.
+        *(("main_table", model) for model in sorted({*options("model")} - {"lab", "sd35_medium"})),
+    ],
+)
 def test_every_grid_expands_with_every_model(grid: str, model: str) -> None:
     words = [f"grid={grid}", f"model={model}", "model.path=org/name", ANY_DATA]
     plan = expand(words)

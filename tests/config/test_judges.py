@@ -15,9 +15,11 @@ import pytest
 
 import evaluators
 from evaluators.base import JudgeConfig
+from evaluators.geneval.config import DETECTOR, GenEvalConfig
 from evaluators.ocr.evaluator import OcrConfig
 from evaluators.preference.aesthetic import AestheticConfig
 from evaluators.preference.clipscore import ClipScoreConfig
+from evaluators.weights import sha256_of
 from soarbench.common.errors import ConfigError
 from soarbench.config.compose import options, run_settings
 from soarbench.config.registries import every_judge, judges_of
@@ -25,7 +27,14 @@ from tests.rewards import Dullness, DullnessConfig
 
 JUDGES = every_judge()
 #: Texts that a field takes; any other text may be anything.
-TEXTS = {"dtype": "bfloat16", "engine": "paddle", "base_url": "https://example.org/v1"}
+TEXTS = {
+    "dtype": "float16",
+    "engine": "paddle",
+    "transform": "published",
+    "base_url": "https://example.org/v1",
+    "server": "https://example.org/v1",
+    "question": "Is this {prompt}?",
+}
 #: What loads a model, and imports what it needs to.
 HEAVY = {
     "evaluators.clip.encoders",
@@ -33,8 +42,11 @@ HEAVY = {
     "evaluators.diversity.measures",
     "evaluators.geneval.colors",
     "evaluators.geneval.mask2former",
+    "evaluators.geneval.mmdetection",
     "evaluators.preference.imagereward_model",
     "evaluators.preference.rating_head",
+    "evaluators.vlm.hpsv3_model",
+    "evaluators.vlm.local",
 }
 
 
@@ -86,7 +98,7 @@ def test_an_identity_is_json_without_speed_and_without_where_its_class_lies(name
 def test_what_changes_a_number_changes_the_identity() -> None:
     changed = {
         "geneval": {"dtype": "bfloat16"},
-        "clipscore": {"weights": "other/clip"},
+        "clipscore": {"transform": "published"},
         "aesthetic": {"head": "other/head"},
         "hpsv21": {"architecture": "ViT-L-14"},
         "ocr": {"min_confidence": 0.0},
@@ -94,6 +106,11 @@ def test_what_changes_a_number_changes_the_identity() -> None:
     }
     for name, values in changed.items():
         assert dataclasses.replace(JUDGES[name], **values).identity() != JUDGES[name].identity()
+
+
+def test_a_later_setting_is_no_part_of_an_identity_until_it_is_set() -> None:
+    assert "transform" not in ClipScoreConfig().settings()
+    assert ClipScoreConfig(transform="published").settings()["transform"] == "published"
 
 
 def test_weights_are_identified_by_content_wherever_they_lie(tmp_path: Path) -> None:
@@ -120,6 +137,16 @@ def test_a_pinned_file_of_the_hub_is_identified_by_its_content() -> None:
     assert isinstance(digests, dict)
     ((_, sha256),) = AestheticConfig.published[1].sha256
     assert digests == {"weights": ClipScoreConfig().weights, "head": sha256}
+
+
+def test_a_copy_of_the_published_detector_has_the_address_of_its_name(tmp_path: Path) -> None:
+    published = GenEvalConfig().identity()
+    copy = tmp_path / "copy.pth"
+    copy.write_bytes(b"checkpoint")
+    assert GenEvalConfig(detector=str(copy)).identity() != published
+    file = dataclasses.replace(DETECTOR, sha256=sha256_of(copy)[:8])
+    kind = type("Copied", (GenEvalConfig,), {"published": (file,)})
+    assert kind(detector=str(copy)).identity() == published
 
 
 def test_facts_survive_json_and_say_which_way_is_up() -> None:

@@ -105,7 +105,13 @@ def leaves(node: object, prefix: str = "") -> set[str]:
     return {key for name, value in node.items() for key in leaves(value, f"{prefix}{name}.")}
 
 
-@pytest.mark.parametrize("method", ["sft", "soar", "flow_grpo"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("sft", "soar", "flow_grpo", "flow_grpo_fast", "flow_grpo_cps", "flow_grpo_nocfg"),
+        *("diffusion_nft", "awm", "best_of_group", "online_dpo"),
+    ],
+)
 def test_the_table_beside_the_sources_is_what_the_recipes_say(method: str) -> None:
     choices = ["grid=reward_specific", *REAL, "task=aesthetic", f"method={method}"]
     config = compose_choices(choices)

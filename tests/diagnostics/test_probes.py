@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from baselines.flow import per_row, sampling_sigmas
+from baselines.schedule import StaticShift
 from soarbench.diagnostics.probes import Probing, make_probes
 from soarbench.diagnostics.settings import DRIFT_STEPS, KICK, LEVELS, NUM_PROBES
 from soarbench.models.base import ImageModel
@@ -25,14 +26,11 @@ def gaussian_velocity(x, sigma, mean, spread):
 class Gaussian(ImageModel):
     """Knows the mean of each prompt's images; ``spread`` of them, and how far it is ``off``."""
 
-    latent_shape, training_shift, scheduler_name = SHAPE, 3.0, "none"
+    latent_shape, schedule, scheduler_name = SHAPE, StaticShift(3.0), "none"
 
     def __init__(self, spread=SPREAD, off=0.0):
         self.transformer = nn.Linear(1, 1)
         self.spread, self.off = spread, off
-
-    def sampling_sigmas(self, num_inference_steps):
-        return sampling_sigmas(num_inference_steps, 3.0)
 
     def velocity(self, transformer=None):  # noqa: ARG002
         def velocity(x, sigma, condition):

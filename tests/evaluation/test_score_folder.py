@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import threading
 import time
@@ -10,6 +11,7 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -25,9 +27,11 @@ from soarbench.evaluation.judging import (
     judge_files,
     summed_up,
 )
-from soarbench.evaluation.rows import ScoreRows
+from soarbench.evaluation.rows import ScoreRows, score_row
 from soarbench.lab.judges import OracleAesthetic
 from soarbench.lab.world.draw import draw_suite
+from soarbench.report.numbers.headline import headline
+from soarbench.store.judged import ScoresFolder
 from tests.fakes import Brightness
 
 
@@ -45,7 +49,9 @@ def rows_of(folder: Path) -> list[dict[str, object]]:
     return ScoreRows(folder).read()
 
 
-def test_scores_every_image_and_sums_up(drawn: Path, tmp_path: Path) -> None:
+def test_scores_every_image_and_sums_up(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert scored(drawn, tmp_path / "out") == 0
     rows = rows_of(tmp_path / "out/geneval")
     assert [row["prompt_id"] for row in rows] == [f"lab_geneval/{i:05d}" for i in range(50)]
@@ -58,6 +64,58 @@ def test_scores_every_image_and_sums_up(drawn: Path, tmp_path: Path) -> None:
     assert 0.6 < share < 1.0
     assert summary["title"] == "GenEval"
     assert summary["is_macro_mean"] is True
+    # Of the macro mean, by hand: prompts of a task vary, and the six tasks weigh alike.
+    interval = summary["interval"]
+    by_task: dict[str, list[float]] = {}
+    for verdict in verdicts:
+        by_task.setdefault(verdict["tag"], []).append(float(verdict["correct"]))
+    variance = sum(np.var(own, ddof=1) / len(own) for own in by_task.values()) / len(by_task) ** 2
+    half_width = (interval["high"] - interval["low"]) / 2
+    # Student's t of the tasks together has between 7 and 44 degrees of freedom.
+    assert 2.0 < half_width / variance**0.5 < 2.4
+    assert interval["measure"] == next(iter(summary["numbers"]))
+    assert (interval["num_prompts"], interval["level"]) == (50, 0.95)
+    printed = capsys.readouterr().out
+    assert f"[{interval['low']:.4f}, {interval['high']:.4f}]" in printed
+    assert "95 %: for other prompts of the kind" in printed
+
+
+@pytest.mark.parametrize(
+    ("values", "prompts", "message"),
+    [
+        ((0.5, 0.7, 0.2), (0, 0, 0), "there is one prompt"),
+        ((1.0, 1.0, 1.0), (0, 1, 2), "every prompt scored the same"),
+        ((math.nan,) * 3, (0, 1, 2), "no image has a score"),
+        ((0.5, 0.7, 0.4), (0, 1, 1), ""),
+    ],
+)
+def test_an_interval_is_printed_only_where_it_says_something(
+    values: tuple[float, ...], prompts: tuple[int, ...], message: str, tmp_path: Path
+) -> None:
+    rows = ScoresFolder(tmp_path / "brightness")
+    judge = Brightness().config
+    rows.write_protocol({}, judge.facts())
+    samples = [
+        Sample(sample_id=f"{n}/{i}", prompt_id=str(n), prompt="p", image=Image.new("RGB", (2, 2)))
+        for i, n in enumerate(prompts)
+    ]
+    rows.rows.append(
+        [
+            score_row(
+                one,
+                Score(sample_id=one.sample_id, value=value, reason="x" if value != value else None),
+                "f00d",
+                {"image_index": i},
+            )
+            for i, (one, value) in enumerate(zip(samples, values, strict=True))
+        ]
+    )
+    rows.rows.finish([one.sample_id for one in samples])
+    mean = float(np.nanmean(values)) if message != "no image has a score" else None
+    summary = {"numbers": {"mean": mean}, "scores": "brightness", "suite": "own", "extent": None}
+    answer = headline(tmp_path, "brightness", summary)
+    assert message in str(answer.get("problem", ""))
+    assert ("low" in answer) is (message == "")
 
 
 def test_an_interrupted_scoring_goes_on_and_ends_equal(

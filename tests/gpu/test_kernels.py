@@ -20,15 +20,18 @@ from soarbench.planning.demand import PlanOptions, read_request
 from soarbench.planning.memory_and_time import Demand
 
 ADAPTERS = {"full": "lora=null", "lora": "lora={rank:4,alpha:8}"}
+_PAIRS = [
+    *("method.num_inference_steps=2", "method.group_size=2"),
+    "method.updates_per_collection=1",
+]
 METHODS = {
     "sft": [],
     "soar": ["method.num_aux_points=2"],
-    "flow_grpo": [
-        "method.num_inference_steps=2",
-        "method.sde_window_size=0",
-        "method.group_size=2",
-        "method.updates_per_collection=1",
-    ],
+    "flow_grpo": [*_PAIRS, "method.sde_window_size=0"],
+    "diffusion_nft": _PAIRS,
+    "awm": [*_PAIRS, "method.num_levels=2"],
+    "best_of_group": _PAIRS,
+    "online_dpo": _PAIRS,
 }
 MEDIUM = ["model=sd35_medium", "model.resolution=256"]
 needs_gpu = pytest.mark.gpu

@@ -42,6 +42,19 @@ def every_address(cell: CellConfig) -> dict[str, str]:
     }
 
 
+def test_a_scale_of_rewards_is_in_the_address_once_it_is_set(arguments: list[str]) -> None:
+    words = [*arguments, "reward={aesthetic:1,alignment:2}", "method=flow_grpo"]
+    own, named, base = (
+        cell_of([*words, *more], "flow_grpo")
+        for more in ([], ["reward_scale=own"], ["reward_scale=base"])
+    )
+    assert every_address(own) == every_address(named)
+    assert not set(every_address(own).values()) & set(every_address(base).values())
+    # What uses no reward is trained as before.
+    soar = [cell_of([*arguments, *more]) for more in ([], ["reward_scale=base"])]
+    assert every_address(soar[0]) == every_address(soar[1])
+
+
 NO_NUMBER = [
     "training.micro_batch_size=1",
     "training.gradient_checkpointing=true",

@@ -148,4 +148,4 @@ def test_the_curve_of_a_second_stage_goes_on_where_its_first_ended(
     second = lines["SOAR → Flow-GRPO"]
     assert list(second.get_xdata()) == expected
     assert list(second.get_ydata()) == [3.0, 4.0, 5.0]
-    assert list(lines["SOAR"].get_ydata()) == [1.0, 2.0, 3.0]
+    assert list(lines["SOAR"].get_ydata()) == [2.0, 3.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 
 import pytest
 
@@ -164,6 +165,106 @@ def test_a_variant_that_cannot_be_is_refused(words: list[str], message: str) -> 
 def test_a_setting_of_a_variant_that_cannot_be_is_refused(fields: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         varied(f"of: sft, title: X, {fields}", "grid.methods=[probed]")
+
+
+def test_several_values_are_variants_beside_what_lacks_the_setting() -> None:
+    plain, cells = names_of("budget=quick"), names_of("budget=quick", "method.aux_weight=0.5,1.0")
+    assert list(cells) == ["base", "sft", "soar_aux_weight_0.5", "soar_aux_weight_1.0"]
+    assert [cell.title for cell in cells.values()][1:] == [
+        "SFT", "SOAR aux_weight=0.5", "SOAR aux_weight=1.0",
+    ]  # fmt: skip
+    for name in ("base", "sft"):
+        assert describe(cells[name], []) == describe(plain[name], [])
+    # What the recipe says is trained once, whatever it is called.
+    same, other = (addresses.training(cells[f"soar_aux_weight_{w}"]) for w in ("1.0", "0.5"))
+    assert same == addresses.training(plain["soar"]) != other
+    run = expand(["grid=main_table", "method.aux_weight=0.5,1.0", "seeds=[0]"]).settings
+    rates = run.budget.rates.seconds_per_step
+    assert rates["soar_aux_weight_0.5"] == rates["soar"]
+
+
+def names_of(*words: str, base: str = "grid=main_table") -> dict[str, CellConfig]:
+    return {one.method_name: one for one in expand([base, "seeds=[0]", *words]).cells}
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        # A product, of the selected methods and of those settings alone that each has.
+        (
+            ["method=soar,sft", "method.aux_weight=0.5,1", "optim.learning_rate=1e-5,3e-4"],
+            [
+                "sft_learning_rate_1e-05", "sft_learning_rate_0.0003",
+                "soar_aux_weight_0.5_learning_rate_1e-05",
+                "soar_aux_weight_0.5_learning_rate_0.0003",
+                "soar_aux_weight_1_learning_rate_1e-05", "soar_aux_weight_1_learning_rate_0.0003",
+            ],
+        ),
+        (["method.off_path=true,false", "method=soar"],
+         ["soar_off_path_true", "soar_off_path_false"]),
+        # Of two values of one setting the last one counts, as ever.
+        (["method.aux_weight=0.5,1", "method.aux_weight=2"], ["sft", "soar"]),
+        # A list needs no brackets, and is no choice; of lists there can be one.
+        (["method=sft", "optim.betas=0.9,0.99"], ["sft"]),
+        (["method=sft", "optim.betas=[0.9,0.99],[0.8,0.9]"],
+         ["sft_betas_0.9_0.99", "sft_betas_0.8_0.9"]),
+        # Both stages stand at the same value.
+        (
+            ["grid.methods=[sft_then_soar]", "optim.learning_rate=1e-5,3e-4"],
+            [
+                "sft_learning_rate_1e-05", "sft_learning_rate_1e-05_then_soar_learning_rate_1e-05",
+                "sft_learning_rate_0.0003",
+                "sft_learning_rate_0.0003_then_soar_learning_rate_0.0003",
+            ],
+        ),
+        (["grid.baseline=soar_aux_weight_1", "method.aux_weight=0,1", "method=soar"],
+         ["soar_aux_weight_0", "soar_aux_weight_1"]),
+    ],
+)  # fmt: skip
+def test_which_variants_several_values_make(words: list[str], names: list[str]) -> None:
+    assert list(names_of(*words)) == ["base", *names]
+
+
+def test_variants_of_variants_and_the_baseline_among_them() -> None:
+    words = ["method=soar,soar_no_renoising", "method.aux_weight=0.5,1", "task=general"]
+    grid = expand(["grid=ablation", "seeds=[0]", *words])
+    assert grid.settings.grid.baseline == "soar_aux_weight_0.5"
+    weights = {}
+    for cell in grid.cells:
+        if isinstance(cell.method, SoarConfig):
+            weights[cell.method_name] = cell.method.aux_weight
+    # The factor of the variant is one of the value.
+    assert weights == {
+        "soar_aux_weight_0.5": 0.5, "soar_aux_weight_1": 1,
+        "soar_no_renoising_aux_weight_0.5": 3, "soar_no_renoising_aux_weight_1": 6,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["method=sft", "method.aux_weight=0.5,1"], "there is no key 'method.aux_weight' here"),
+        (["method.aux_weight=0.5,.5"], "method.aux_weight=0.5,0.5: name each value once"),
+        (["method.aux_weight=0.5,-1"], "aux_weight = -1.0 is not possible"),
+        (["grid.baseline=soar", "grid.methods=[sft,soa]", "optim.betas=[0,0],[0,1]"], "'soa' does"),
+        (
+            ["method.aux_weight=1,2,3,4,5,6,7,8", "method.num_aux_points=1,2,3,4,5"],
+            "8 of method.aux_weight x 5 of method.num_aux_points values make 40 methods",
+        ),
+        (["optim.weight_decay=" + ",".join(map(str, range(17)))], "make 34 methods"),
+    ],
+)  # fmt: skip
+def test_values_that_cannot_be_variants_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        names_of(*words)
+    assert len(str(caught.value)) <= 300
+
+
+def test_a_plan_has_a_column_for_each_value() -> None:
+    words = ["method=soar", "method.num_aux_points=2,6", "model=sd35_medium"]
+    demands = read_request(PlanOptions(), ["grid=main_table", *words]).demands
+    points = {name: vars(one.method)["num_aux_points"] for name, one in demands.items()}
+    assert points == {"soar_num_aux_points_2": 2, "soar_num_aux_points_6": 6}
 
 
 def test_a_key_of_a_variant_alone_is_none_of_the_command_line() -> None:

@@ -12,8 +12,9 @@ from PIL import Image
 
 from soarbench.common.errors import UserError
 from soarbench.evaluation.seeds import evaluation_noise
+from soarbench.models.pipeline import prompts_at_once
 from soarbench.models.sd3.config import Sd3Config
-from soarbench.models.sd3.model import SD3Model, prompts_at_once
+from soarbench.models.sd3.model import SD3Model
 from tests.tiny import build_tiny_pipeline
 
 PROMPTS = ["a photo of a red circle", "a photo of two stars", "a photo of a heart"]

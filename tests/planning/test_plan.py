@@ -14,7 +14,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from baselines.awm_config import AwmConfig
 from baselines.config import EmaConfig, LoraConfig, OptimConfig, TrainingConfig
+from baselines.diffusion_nft_config import DiffusionNftConfig
 from baselines.sft_config import SftConfig
 from baselines.soar_config import SoarConfig
 from soarbench.cli.app import main
@@ -22,7 +24,7 @@ from soarbench.cli.plan import plan, plan_table
 from soarbench.cli.words import read
 from soarbench.common.errors import UserError
 from soarbench.lab.config import LabModelConfig
-from soarbench.models.sd3.architecture import num_stored
+from soarbench.models.pipeline_architecture import num_stored
 from soarbench.models.sd3.config import Sd3Config
 from soarbench.planning.demand import PlanOptions, gpus, read_request
 from soarbench.planning.fake_transformer import LiveBytes, MetaModel
@@ -134,6 +136,17 @@ def test_an_adapter_keeps_the_rest_in_the_types_of_the_model() -> None:
     rows = memory_rows(demand(lora=LoraConfig()), SMALL, sizes, Passes(first=9.0, later=47.0))
     assert rows["weights"] == 2 * 1000 + 4 * 10 + 2 * 100
     assert (rows["gradients"], rows["optimiser"], rows["activations"]) == (40, 80, 7.0)
+
+
+def test_an_old_policy_is_one_more_copy_of_what_is_trained() -> None:
+    words = ("ddp", "fsdp2")
+    rows = [
+        memory_rows(demand(method=method, num_processes=4, parallelism=word), SMALL, SIZES, NOTHING)
+        for method in (DiffusionNftConfig(), AwmConfig(ema_kl_coeff=0.0))
+        for word in words
+    ]
+    assert [one.get("old policy") for one in rows] == [4000.0, 1000.0, None, None]
+    assert "reference model" in rows[0]
 
 
 def test_shards_divide_what_is_held_and_gather_what_is_used() -> None:

@@ -26,17 +26,21 @@ from soarbench.planning.fake_transformer import MetaModel
 from soarbench.planning.memory_and_time import CONTEXT_GB, FRAGMENTATION, GB, other_phases
 from tests.pretended import device
 
-METHODS = {
-    "sft": [],
-    "soar": ["method.num_aux_points=1"],
-    "flow_grpo": [
-        "method.num_inference_steps=2",
-        "method.group_size=2",
-        "method.updates_per_collection=1",
-    ],
-}
+PAIRS = [
+    *("method.num_inference_steps=2", "method.group_size=2"),
+    "method.updates_per_collection=1",
+]
+METHODS = {"sft": [], "soar": ["method.num_aux_points=1"], "flow_grpo": PAIRS}
+RIVALS = {"diffusion_nft": PAIRS, "online_dpo": PAIRS}
 ADAPTERS = {"full": "null", "lora": "{rank:32,alpha:64}"}
-CASES = list(itertools.product(METHODS, ADAPTERS, (True, False)))
+CASES = [
+    *itertools.product(METHODS, ADAPTERS, (True,)),
+    # What an adapter saves of activations that are kept is the same for every method.
+    *itertools.product(METHODS, ["full"], (False,)),
+    ("sft", "lora", False),
+    # What is new in them is the old policy, and which rows the model sees.
+    *(("diffusion_nft", "full", True), ("online_dpo", "lora", True)),
+]
 EIGHT_GPUS = ("launcher.num_processes=8", "training.batch_size=16")
 EIGHT = [
     ("sft", "full", "fsdp2"),
@@ -48,6 +52,13 @@ JUDGES = (
     *(HpsConfig, ImageRewardConfig, PickScoreConfig),
 )
 FAULTS = ("device", "type", "wait")
+#: Of other families, whose layers are alike: widths as published, two layers of each kind.
+FAMILIES = {
+    "flux2_klein_4b": "flow_grpo",
+    "sana_600m": "sft",
+    "z_image": "soar",
+    "qwen_image": "sft",
+}
 #: Once an update, after its last backward: the gradient's norm, and with it the sums of loss and
 #: metrics; and what the Trainer logs. What Flow-GRPO's rewards are is asked once a collection.
 WAITS = {
@@ -67,10 +78,15 @@ def _words(method: str, adapter: str, is_checkpointed: bool, *more: str) -> str:
     return ";".join(
         [
             *("model=sd35_medium", "training.batch_size=2", "training.micro_batch_size=2"),
-            *(f"method={method}", f"lora={ADAPTERS[adapter]}", *METHODS[method], *more),
+            *(f"method={method}", f"lora={ADAPTERS[adapter]}", *(METHODS | RIVALS)[method], *more),
             f"training.gradient_checkpointing={str(is_checkpointed).lower()}",
         ]
     )
+
+
+def _of_family(model: str, method: str) -> str:
+    words = ("few", "training.batch_size=2", "training.micro_batch_size=2", *METHODS[method])
+    return ";".join([f"model={model}", f"method={method}", *words])
 
 
 def _on_eight_gpus(method: str, adapter: str, parallelism: str) -> str:
@@ -95,6 +111,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Finished
         "odd": (training, *cases[1::2]),
         "inference": (inference, "512", "1024"),
         "judges": ("tests.pretended.judges", "512", "1024"),
+        "families": (training, *itertools.starmap(_of_family, FAMILIES.items())),
         "faults": (training, *(_words("sft", "lora", True, f"fault={name}") for name in FAULTS)),
     }
     with ThreadPoolExecutor(2) as pool:
@@ -117,6 +134,14 @@ def test_an_update_runs_at_the_published_size(
     # Adapters are put on before training begins; from then on nothing unpinned is copied.
     assert result["uploads"].keys() <= {"baselines/loop/weights.py:_add_adapter"}
     assert result["planned"] == pytest.approx(result["peak"], rel=0.03)
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_an_update_of_another_family_runs(processes: Mapping[str, Finished], model: str) -> None:
+    result = _results(processes["families"])[list(FAMILIES).index(model)]
+    assert result["error"] == ""
+    assert result["waits"] == WAITS
+    assert result["kernels"] == KERNELS
 
 
 @pytest.mark.parametrize("half", ["even", "odd"])

@@ -2,7 +2,7 @@
 
 ``python -m tests.pretended.training CASE [CASE ...]``, a case being settings of ``plan`` separated
 by semicolons, ``method=soar;lora=null``; ``fault=NAME`` among them plants one of ``FAULTS``,
-and ``planned`` also asks the plan.
+``few`` takes two layers of each kind, and ``planned`` also asks the plan.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from baselines import flow_matching
 from baselines.flow import draw_noise
-from baselines.flow_grpo import FlowGrpo
+from baselines.group_method import GroupMethod
 from baselines.loop import trainer
 from baselines.loop.trainer import PostTrainer
 from soarbench.benchmarks.full_size import one_update, planned_bytes, random_transformer
@@ -87,29 +87,29 @@ def processes(count: int) -> Iterator[None]:
 
 def update(words: list[str], planner: Planner) -> dict[str, object]:
     """Take one update of the one method that the words name; with a fault, of a few layers."""
-    is_planned = "planned" in words
+    is_planned, is_small = "planned" in words, "few" in words
     fault = [word.removeprefix("fault=") for word in words if word.startswith("fault=")]
     words = [word for word in words if "=" in word and not word.startswith("fault=")]
     (demand,) = read_request(PlanOptions(), words).demands.values()
     architecture = demand.model.architecture()
-    if fault:
-        architecture = architecture.with_layers((2, 1))
+    if fault or is_small:
+        architecture = architecture.with_layers([min(n, 2) for n in architecture.layers])
     device = torch.device("cuda", 0)
-    judge = FlowGrpo._judge
+    judge = GroupMethod._judge
 
-    def judged(self: FlowGrpo, rewards: torch.Tensor, _: torch.Tensor) -> object:
+    def judged(self: GroupMethod, rewards: torch.Tensor, _: torch.Tensor) -> object:
         """Groups depend on content, so their statistics are those of real numbers."""
         with unset_fake_temporarily():
             rows = len(rewards)
             made, metrics = judge(self, torch.arange(float(rows)), torch.arange(rows) // 2)
-        places = {"advantages": device, "active": torch.device("cpu")}
+        places = {name: "cpu" if name == "active" else device for name in made}
         return {name: torch.empty_like(t, device=places[name]) for name, t in made.items()}, metrics
 
     def finished(*_: object) -> None:
         raise _Finished
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(FlowGrpo, "_judge", judged))
+        stack.enter_context(mock.patch.object(GroupMethod, "_judge", judged))
         stack.enter_context(mock.patch.object(PostTrainer, "_save_checkpoint", finished))
         for name in fault:
             stack.enter_context(mock.patch.object(flow_matching, *FAULTS[name]))

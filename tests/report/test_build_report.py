@@ -22,7 +22,10 @@ FILES = {
     "published_layout.csv", "summary.json", "index.html", "figures.json",
     *(f"curves_forward_equivalents.{suffix}" for suffix in FORMATS),
 }  # fmt: skip
-FIGURES = ("curves", "bars", "gaming", "overoptimisation_aesthetic", "overoptimisation_alignment")
+FIGURES = (
+    "forest", "curves", "bars", "gaming", "overoptimisation_aesthetic",
+    "overoptimisation_alignment",
+)  # fmt: skip
 FILES |= {f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "pdf", "svg", "csv")}
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 SMALL = {"num_prompts": 24, "steps": (50, 100)}

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from huggingface_hub import CommitOperationAdd
 from PIL import Image
 from rich.console import Console
 
 from soarbench.cli.export import ExportOptions, export
+from soarbench.cli.leaderboard import LeaderboardOptions, leaderboard
+from soarbench.cli.publish import PublishOptions, publish
 from soarbench.cli.report import report
 from soarbench.cli.run import run_whole
 from soarbench.cli.words import read
@@ -313,3 +320,104 @@ def test_files_of_an_export_name_its_version_and_grid(finished: list[str], tmp_p
     assert read_json(folder.root / MANIFEST) == {
         "version": STORE_VERSION, "grid": "reward_specific", "baseline": "sft",
     }  # fmt: skip
+
+
+def alike(folder: Path, output: Path, **changes: object) -> Path:
+    """A copy of an export whose protocols say something else."""
+    shutil.copytree(folder, output / folder.name)
+    path = output / folder.name / "cells.parquet"
+    table = pq.read_table(path)
+    cells = [json.loads(text) for text in table["cell"].to_pylist()]
+    for entry in (entry for cell in cells for entry in cell["protocols"]):
+        entry["protocol"] |= changes
+    texts = pa.array([json.dumps(cell) for cell in cells])
+    pq.write_table(table.set_column(table.schema.get_field_index("cell"), "cell", texts), path)
+    return output
+
+
+def test_a_leaderboard_ranks_exports_and_refuses_unlike_protocols(
+    finished: list[str], tmp_path: Path
+) -> None:
+    folder = exported(finished, tmp_path / "first").root
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    page = tmp_path / "a.html"
+    options, _ = read(LeaderboardOptions, [f"exports=[{first},{second}]", f"output={page}"])
+    alike(folder, second)
+    stream = io.StringIO()
+    assert leaderboard(options, [], console=Console(file=stream, width=300)) == 0
+    assert stream.getvalue().endswith("a.html: 2 exported grids, 1 tasks\n")
+    parts = page.read_text().split("<tr>")[2:]
+    rows = [re.sub("<[^>]+>", " ", row).split() for row in parts]
+    # The same cells stand there once; the table's own value comes first of the numbers.
+    assert sorted(row[0] for row in rows) == ["Base", "Flow-GRPO", "SFT", "SOAR"]
+    before = folder_of(finished, "results_dir") / "reward_specific" / "table.csv"
+    table = pd.read_csv(before).query("is_final_metric").set_index("method")["value"]
+    values = [float(next(word for word in row if re.fullmatch(r"\d+\.\d+", word))) for row in rows]
+    assert values == sorted(values, reverse=True)
+    assert values == pytest.approx(sorted(table, reverse=True), abs=1e-3)
+    options, _ = read(LeaderboardOptions, [f"exports=[{first},{third}]"])
+    with pytest.raises(UserError, match="third holds no export"):
+        leaderboard(options, [], console=quiet())
+    alike(folder, third, guidance_scale=9.0)
+    with pytest.raises(UserError, match=r"first/.*third/.* guidance_scale: .* against 9\.0"):
+        leaderboard(options, [], console=quiet())
+
+
+def test_a_model_card_says_scores_protocol_and_command_and_is_uploaded_with_the_weights(
+    finished: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = grid_cells(finished)
+    (cell,) = [one for one in source.cells if one.method == "soar"]
+    weights = folder_of(finished, "output_dir") / cell.description["training"] / "snapshots"
+    weights /= "step-000006"
+    (weights / "config.json").write_text('{"_class_name": "SD3Transformer2DModel"}')
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+
+    def published(*words: str) -> str:
+        options, settings = read(PublishOptions, [*words, *finished])
+        stream = io.StringIO()
+        assert (
+            publish(cell.cell_id, options, settings, console=Console(file=stream, width=400)) == 0
+        )
+        return stream.getvalue()
+
+    with pytest.raises(UserError, match="no token of the hub; log in with `hf auth login`"):
+        published("repo=me/mine")
+    with pytest.raises(UserError, match=r"licence of the base .*model is not known here"):
+        published()
+    assert f"{weights}.README.md" in published("license=apache-2.0")
+    text = weights.with_name("step-000006.README.md").read_text()
+    metadata = yaml.safe_load(text.split("---")[1])
+    assert (metadata["license"], metadata["library_name"]) == ("apache-2.0", "diffusers")
+    table = pd.read_csv(folder_of(finished, "results_dir") / "reward_specific" / "table.csv")
+    (row,) = table.query("is_final_metric and method == 'soar'").to_dict("records")
+    results = metadata["model-index"][0]["results"]
+    values = {one["metrics"][0]["type"]: one["metrics"][0]["value"] for one in results}
+    assert values[row["metric"]] == row["value"]
+    assert f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" in text
+    assert '"num_inference_steps"' in text
+    assert f"  # commit {cell.launches[0].git_commit}" in text
+    # Of the machine that trained it says nothing.
+    assert str(tmp_path) not in text
+
+    uploads: dict[str, object] = {}
+
+    class Api:
+        def create_repo(self, repo: str, **options: object) -> str:
+            uploads.update(repo=repo, **options)
+            return f"https://huggingface.co/{repo}"
+
+        def create_commit(
+            self, _: str, operations: Iterable[CommitOperationAdd], **__: str
+        ) -> None:
+            uploads["files"] = {one.path_in_repo: one.path_or_fileobj for one in operations}
+
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "token")
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    said = published("license=apache-2.0", "repo=me/mine")
+    assert said.endswith("uploaded: https://huggingface.co/me/mine\n")
+    assert uploads["private"] is True
+    files = uploads["files"]
+    assert isinstance(files, dict)
+    assert files.keys() == {"README.md", "weights", "config.json"}
+    assert Path(files["README.md"]).read_text().count("me/mine") == 1

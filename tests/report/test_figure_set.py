@@ -11,6 +11,7 @@ from PIL import Image
 
 from soarbench.report.figures.bars import Bar, draw_bars
 from soarbench.report.figures.exposure import draw_exposure
+from soarbench.report.figures.forest import draw_forest
 from soarbench.report.figures.gaming import draw_gaming, draw_overoptimisation
 from soarbench.report.figures.sheets import draw_sheet, plan_sheet
 from soarbench.report.figures.style_and_curves import METHOD_STYLES, settle
@@ -64,8 +65,8 @@ def test_every_figure_has_its_formats_its_data_and_a_line_in_the_index(reported)
     index = json.loads((folder / "figures.json").read_text())
     names = [entry["name"] for entry in index["figures"]]
     assert names == [
-        "curves", "curves_forward_equivalents", "bars", "gaming", "overoptimisation_aesthetic",
-        "exposure_aesthetic", "samples_aesthetic",
+        "forest", "curves", "curves_forward_equivalents", "bars", "gaming",
+        "overoptimisation_aesthetic", "exposure_aesthetic", "samples_aesthetic",
     ]  # fmt: skip
     assert [entry.name for entry in report.figures.entries] == names
     for entry in index["figures"]:
@@ -95,11 +96,42 @@ def test_the_data_beside_a_figure_is_what_it_shows(reported):
         row["method"] for row in exposure if row["verdict"] not in ("", "not distinguishable")
     }
     assert decided == {"flow_grpo"}
+    # The last point of a curve, the forest plot and the table are one comparison.
+    curves = {row["method"]: row for row in rows_of(folder / "curves.csv") if row["step"] == "200"}
+    forest = {row["method"]: row for row in rows_of(folder / "forest.csv") if not row["counter"]}
+    assert set(forest) == {"flow_grpo"}
+    deciding = next(
+        row for row in rows_of(folder / "table.csv")
+        if (row["method"], row["metric"]) == ("flow_grpo", "aesthetic")
+    )  # fmt: skip
+    for name in ("difference", "difference_low", "difference_high"):
+        assert curves["flow_grpo"][name] == deciding[name]
+        assert forest["flow_grpo"][name.removeprefix("difference_")] == deciding[name]
     bars = rows_of(folder / "bars.csv")
     assert {(row["metric"], row["method"]) for row in bars} == {
         (metric, method)
         for metric in ("aesthetic", "oracle_aesthetic") for method in ("sft", "flow_grpo")
     }  # fmt: skip
+
+
+def test_a_forest_plot_fills_what_is_decided(reported):
+    report, _ = reported
+    part = report.forest[0]
+    (one,) = part.comparisons
+    faces = {}
+    for verdict in (Verdict.BETTER, Verdict.NOT_DISTINGUISHABLE):
+        shown = replace(part, comparisons=(replace(one, verdict=verdict),))
+        (ax,) = draw_forest([shown]).axes
+        (marker,) = (line for line in ax.lines if line.get_marker() == "^")
+        assert marker.get_xdata().tolist() == [one.difference.estimate]
+        faces[marker.get_markerfacecolor()] = verdict
+        assert [text.get_text() for text in ax.texts][-1] == str(verdict)
+        assert ax.get_yticklabels()[-1].get_text() == "Flow-GRPO"
+    assert faces == {
+        METHOD_STYLES["flow_grpo"].color: Verdict.BETTER, "white": Verdict.NOT_DISTINGUISHABLE,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="no method was compared"):
+        draw_forest([])
 
 
 @pytest.mark.slow
@@ -203,7 +235,8 @@ def test_the_marked_checkpoint_is_filled_also_of_a_second_stage():
         "best:ocr",
     )
     (ax,) = figure.axes
-    assert (ax.get_title(loc="left"), ax.get_ylabel()) == ("t: Aesthetic", "Trained on")
+    assert (ax.get_title(loc="left"), ax.get_ylabel()) == ("Aesthetic", "Trained on")
+    assert figure.get_suptitle() == "Task: t"
     filled = {
         tuple(line.get_xdata())
         for line in ax.lines
@@ -266,19 +299,21 @@ def test_a_second_stage_gains_on_from_where_its_first_ended():
 def test_gains_start_at_the_base_beside_what_choosing_gains():
     figure = draw_gaming([measured(point("soar", 20, 0.8, 0.6), point("soar", 10, 0.5, 0.5))])
     plane, shortfall, _ = figure.axes
-    assert lines(plane)["SOAR"].get_xdata().tolist() == [0.0, 0.5, 0.8]
-    assert lines(plane)["SOAR"].get_ydata().tolist() == [0.0, 0.5, 0.6]
+    assert lines(plane)["SOAR"].get_xdata().tolist() == [0.5, 0.8]
+    assert lines(plane)["SOAR"].get_ydata().tolist() == [0.5, 0.6]
+    assert lines(plane)["Base"].get_xydata().tolist() == [[0.0, 0.0]]
     assert lines(plane)["Best of 2 to 3 base images"].get_ydata().tolist() == [0.25, 0.35]
-    np.testing.assert_allclose(lines(shortfall)["SOAR"].get_ydata(), [0.0, 0.0, 0.2])
+    np.testing.assert_allclose(lines(shortfall)["SOAR"].get_ydata(), [0.0, 0.2])
 
 
-def test_every_panel_of_gaming_is_named_by_its_task_and_score():
+def test_every_row_of_gaming_is_named_by_its_task_and_score():
     one = point("soar", 20, 0.8, 0.6)
     bare = replace(measured(one), benchmark=None)
     points = tuple(replace(p, shortfall=None, correlation=None) for p in bare.points)
     figure = draw_gaming([measured(one, task="a"), replace(bare, points=points)])
     names = [ax.get_title(loc="left") for ax in figure.axes]
-    assert names == ["a: Aesthetic"] * 3 + ["t: Aesthetic"] * 3
+    assert names[::3] == ["a: Aesthetic", "t: Aesthetic"]
+    assert names[1:3] == names[4:] == ["Gamed part of the gain", "Still ranks images?"]
     # An empty frame would look like a fault.
     assert [text.get_text() for ax in figure.axes[4:] for text in ax.texts] == [
         "needs 2 images a prompt"

@@ -1,10 +1,13 @@
 import io
 import itertools
+import re
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
+from soarbench.common.plugins import conf_folders
+from soarbench.config.compose import registered
 from soarbench.report.figures.style_and_curves import (
     BAND_TITLE,
     METHOD_STYLES,
@@ -36,10 +39,11 @@ def lines(ax):
     return {line.get_label(): line for line in ax.lines if not line.get_label().startswith("_")}
 
 
-def test_every_method_starts_from_the_shared_base():
+def test_nothing_joins_the_shared_base_to_a_first_snapshot():
     (ax,) = draw_curves(POINTS, FACTS).axes
-    assert lines(ax)["SFT"].get_xdata().tolist() == [0, 50, 100]
-    np.testing.assert_allclose(lines(ax)["SOAR"].get_ydata(), [5.0, 5.1, 5.2])
+    assert lines(ax)["SFT"].get_xdata().tolist() == [50, 100]
+    np.testing.assert_allclose(lines(ax)["SOAR"].get_ydata(), [5.1, 5.2])
+    assert lines(ax)["Base"].get_xdata().tolist() == [0]
     assert lines(ax)["Base"].get_ydata()[0] == 5.0
     assert list(ax.get_xticks()) == [0, 50, 100]
 
@@ -47,8 +51,19 @@ def test_every_method_starts_from_the_shared_base():
 def test_bands_are_the_intervals():
     (ax,) = draw_curves(POINTS, FACTS).axes
     path = ax.collections[0].get_paths()[0].vertices
-    assert path[:, 1].min() == pytest.approx(4.9)
+    assert path[:, 1].min() == pytest.approx(4.95)
     assert path[:, 1].max() == pytest.approx(5.2)
+
+
+def test_differences_stand_below_their_metric_over_the_same_steps():
+    leads = [point("soar", step, step / 1000) for step in (50, 100)]
+    above, below = draw_curves(POINTS, FACTS, differences=leads, baseline="sft").axes
+    assert lines(below)["SOAR"].get_xdata().tolist() == [50, 100]
+    np.testing.assert_allclose(lines(below)["SOAR"].get_ydata(), [0.05, 0.1])
+    assert below.get_ylabel() == "Difference to SFT"
+    assert below.get_xlim() == above.get_xlim()
+    # Over a cost, the baseline has no value at the same place.
+    assert len(draw_curves(POINTS, FACTS, x="seconds", differences=leads).axes) == 1
 
 
 def test_a_panel_a_task_and_no_more_axes_than_panels():
@@ -64,13 +79,24 @@ def test_a_panel_a_task_and_no_more_axes_than_panels():
 
 
 def test_lines_differ_without_colour_and_in_grey():
-    styles = method_styles(["base", "sft", "soar", "flow_grpo", "mine", "yours"])
-    assert len({str(look.dashes) for look in styles.values()}) == 6
-    assert len({look.marker for look in styles.values()}) == 6
+    styles = method_styles(["base", *registered("grid", conf_folders())["rivals"]["methods"]])
+    assert len({str(look.dashes) for look in styles.values()}) == len(styles) == 12
+    assert len({look.marker for look in styles.values()}) == len(styles)
+    assert len({look.hatch for look in styles.values()}) == len(styles)
     grey = sorted(
         float(np.dot(to_rgb(look.color), (0.299, 0.587, 0.114))) for look in METHOD_STYLES.values()
     )
     assert min(np.diff(grey)) > 0.06
+
+
+def test_as_many_variants_as_a_grid_takes_look_unlike_each_other():
+    names = ["base", "sft", "soar", "flow_grpo", *(f"soar_at_{number}" for number in range(29))]
+    styles = method_styles(names)
+    assert len({(look.color, str(look.dashes), look.marker) for look in styles.values()}) == 33
+    # By size, not by letters: 10 comes after 9.
+    assert list(styles)[4:] == names[4:]
+    rates = ["a_rate_1e-05", "a_rate_0.0003", "a_rate_0.001"]
+    assert list(method_styles(rates)) == rates
 
 
 def test_published_curves_only_when_passed_and_labelled_so():
@@ -89,13 +115,20 @@ def test_published_curves_only_when_passed_and_labelled_so():
 
 def test_any_counter_can_be_the_axis():
     (ax,) = draw_curves(POINTS, FACTS, x="seconds").axes
-    assert lines(ax)["SOAR"].get_xdata().tolist() == [0, 450, 900]
+    assert lines(ax)["SOAR"].get_xdata().tolist() == [450, 900]
     assert ax.get_xlabel() == "Seconds"
 
 
 def test_the_legend_says_what_the_bands_are():
     (legend,) = draw_curves(POINTS, FACTS).legends
     assert legend.get_title().get_text() == BAND_TITLE
+    # Lines that end side by side have their names there.
+    assert [text.get_text() for text in legend.get_texts()] == ["Base"]
+    figure = settle(draw_curves(POINTS, FACTS))
+    names = {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts}
+    assert names["SOAR"].y0 > names["SFT"].y1
+    assert max(box.x1 for box in names.values()) <= figure.bbox.x1
+    (legend,) = draw_curves(POINTS, FACTS, x="seconds").legends
     assert [text.get_text() for text in legend.get_texts()] == ["SFT", "SOAR", "Base"]
 
 
@@ -139,6 +172,15 @@ def test_the_same_points_give_the_same_bytes(file_format, magic, tmp_path):
         written.append((tmp_path / name).read_bytes())
     assert written[0].startswith(magic)
     assert written[0] == written[1]
+
+
+def test_a_browser_shows_the_value_of_every_marker_of_an_svg(tmp_path):
+    save(draw_curves(POINTS, FACTS), tmp_path / "curves.svg", "svg")
+    titles = re.findall("<title>(.*?)</title></use>", (tmp_path / "curves.svg").read_text())
+    assert titles == [
+        "SFT, 50 steps: 5.050 [4.950, 5.150]", "SFT, 100 steps: 5.100 [5.000, 5.200]",
+        "SOAR, 50 steps: 5.100 [5.000, 5.200]", "SOAR, 100 steps: 5.200 [5.100, 5.300]",
+    ]  # fmt: skip
 
 
 def test_the_users_matplotlib_settings_change_nothing(monkeypatch):

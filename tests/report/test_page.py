@@ -2,6 +2,7 @@ import itertools
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,9 +12,15 @@ from PIL import Image
 from soarbench.common.files import read_json
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.samples import read_samples, shown_steps
+from soarbench.report.numbers.tables import difference_text, finding
+from soarbench.report.page.facts import facts
 from soarbench.report.page.figures import figures
+from soarbench.report.page.plot import task_plot
+from soarbench.report.page.samples import samples
 from soarbench.report.report import FigureEntry
-from soarbench.store.cells import Cell
+from soarbench.report.text.headline import headline
+from soarbench.stats import Verdict
+from soarbench.store.cells import Cell, Launch
 from tests.report.folders import (
     Folder,
     base,
@@ -25,7 +32,7 @@ from tests.report.folders import (
 )
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
-VOID = {"meta", "link", "img", "br", "input"}
+VOID = {"meta", "link", "img", "br", "input", "col"}
 
 
 class Page(HTMLParser):
@@ -69,7 +76,8 @@ def report(tmp_path_factory):
     grid = write_grid(root / "runs" / "reward_specific", reward_specific(num_prompts=12))
     draw_images(grid)
     shutil.copytree(REFERENCE, root / "results" / "reference")
-    return build_report(grid, root / "results", grid="reward_specific")
+    # Drawings alone are written in less time than pictures.
+    return build_report(grid, root / "results", grid="reward_specific", formats=("svg",))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +102,8 @@ def test_nothing_is_fetched(page, report):
             if attributes.get(name):
                 assert attributes[name].startswith(("data:", "#"))
     text = (report.folder / "index.html").read_text()
-    assert "url(" not in text
+    assert set(re.findall(r"url\((.)", text)) == {"#"}
+    assert "://" not in re.sub("<(code|td|pre|meta)[ >].*?</?", "", text)
     assert "@import" not in text
     policy = next(one for one in page.of("meta") if "http-equiv" in one)["content"]
     assert policy.startswith("default-src 'none'")
@@ -119,10 +128,115 @@ def test_readers_of_screens_find_their_way(page):
         assert word in style
 
 
+def test_a_figure_refers_to_its_own_parts_alone(page):
+    ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    uses = [one["href"] for one in page.of("use")]
+    clips = [one["clip-path"] for _, one in page.elements if "clip-path" in one]
+    targets = {re.fullmatch(r"(?:url\()?#([\w-]+)\)?", text)[1] for text in (*uses, *clips)}
+    assert {name.partition("-")[0] for name in targets} >= {"f0", "f1", "f2"}
+    assert targets <= ids
+
+
+def test_the_first_section_is_a_headline_and_the_paired_differences(page, report):
+    (description,) = (one for one in page.of("meta") if one.get("name") == "description")
+    for table in report.tables:
+        own = [part for part in report.forest if part.table.task == table.task]
+        assert headline(own) in description["content"]
+        # In the numbers of the findings, whatever the sentence around them.
+        for one in own[0].comparisons:
+            assert difference_text(one) in headline(own)
+            assert any(difference_text(one) in text for text in table.findings())
+    labels = [one["aria-label"] for one in page.of("svg")]
+    plots = [label for label in labels if not label.startswith("Figure: ")]
+    compared = [one for part in report.forest for one in part.comparisons]
+    assert plots == [finding(one) for one in compared]
+    assert page.texts["tfoot"].count("better →") == len(report.tables)
+
+
+def test_places_of_a_plot_are_shares_of_its_tasks_axis(report):
+    plot = task_plot("aesthetic", report.forest)
+    intervals = [one.difference for part in report.forest[:1] for one in part.comparisons]
+    rows = plot.parts[0].rows
+    for interval, row in zip(intervals, rows, strict=True):
+        low, middle, high = row.places
+        assert 0 < low < middle < high < 100
+        # Zero lies on the same scale.
+        share = (plot.zero - low) / (high - low)
+        assert share == pytest.approx(-interval.low / (interval.high - interval.low), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "text"),
+    [
+        (Verdict.WORSE, "SOAR is worse ("),
+        (Verdict.CHECKPOINT_BETTER, "SOAR, this checkpoint, is better ("),
+        (Verdict.TOO_FEW_PROMPTS, "SOAR has too few prompts and"),
+    ],
+)
+def test_a_headline_says_every_verdict_as_a_sentence(report, verdict, text):
+    part = report.forest[0]
+    first, second = part.comparisons
+    sentence = headline([replace(part, comparisons=(replace(first, verdict=verdict), second))])
+    assert sentence.startswith(f"At the last step, by Aesthetic against SFT, {text}")
+    assert sentence.endswith(").")
+
+
+def test_a_headline_says_that_nothing_is_decided(report):
+    last = report.forest[0]
+    costs = [part for part in report.forest if part.matched is not None]
+    open_ones = [replace(part, comparisons=()) for part in costs]
+    assert headline([last, *open_ones]).endswith("; at equal cost nothing is decided.")
+    assert headline(open_ones) == "Nothing can be compared yet."
+
+
+def test_the_head_says_what_was_run(report):
+    config = {
+        "model": {"name": "lab", "resolution": 64}, "training": {"steps": 1200, "batch_size": 32},
+    }  # fmt: skip
+    launches = (Launch(command="python -m soarbench run", git_commit="0123456789abcdef"),)
+    cells = [
+        replace(cell, description={**cell.description, "config": config}, launches=launches)
+        for cell in report.cells
+    ]
+    values = facts(replace(report, cells=tuple(cells)))
+    assert values["Methods"] == ["SFT, SOAR, Flow-GRPO"]
+    assert values["Model"] == ["lab, 64 px"]
+    assert values["Budget"] == ["1,200 steps of 32 images"]
+    assert values["Prompts"] == ["12 of drawbench", "12 of geneval"]
+    assert values["Training seeds"]
+    assert (values["Command"], values["Commit"]) == (["python -m soarbench run"], ["0123456789ab"])
+    assert values["Begun"] == ["1970-01-01"]
+    assert "Model" not in facts(report)  # these cells do not say it
+
+
+def test_samples_are_sorted_by_gain(report):
+    part = report.samples[0]
+    prompts = {f"p{i}": f"prompt {i}" for i in range(3)}
+    gains = {"p0": 0.1, "p1": -0.3, "p2": None}
+    some = next(iter(part.samples.values()))
+    images = {
+        (method, 150, key): replace(
+            some, method=method, step=150, prompt_id=key,
+            score=None if gain is None else 5.0 + (method == "soar") * gain,
+        )
+        for key, gain in gains.items() for method in ("sft", "soar")
+    }  # fmt: skip
+    parts = [replace(part, prompts=prompts, samples=images)]
+    ((gallery,), _) = samples(parts, {part.task: "sft"})
+    assert [row["prompt"] for row in gallery["rows"]] == ["prompt 0", "prompt 1", "prompt 2"]
+    lower = replace(part.facts, higher_is_better=False)
+    ((gallery,), _) = samples([replace(parts[0], facts=lower)], {part.task: "sft"})
+    assert [row["prompt"] for row in gallery["rows"]] == ["prompt 1", "prompt 0", "prompt 2"]
+
+
 def test_samples_stand_side_by_side(page):
     buttons = [one for one in page.of("button") if "data-method" in one]
     assert [one["data-method"] for one in buttons] == ["base", "sft", "soar", "flow_grpo"] * 2
     images = [one for one in page.of("img") if "data-step" in one]
+    scores = [one["data-score"] for one in page.of("figure") if "data-step" in one]
+    assert len(scores) == len(images)
+    assert all(re.fullmatch(r"[\d.]+", score) for score in scores)
+    assert "Samples, task aesthetic" not in "".join(page.texts["strong"])  # the sheet of the same
     # Per task: one prompt with images; the base once, three methods at three steps.
     assert len(images) == 2 * (1 + 3 * 3)
     assert "SOAR, step 150: a photo" in {one["alt"] for one in images}
@@ -190,11 +304,15 @@ def test_a_store_without_images_says_so(tmp_path):
 def test_figures_stand_in_the_order_of_the_index_with_their_data(report):
     shown = figures(report.figures.entries, report.folder)
     stems = [one["name"].partition(".")[0] for one in shown]
-    assert stems[:2] == ["curves", "curves_forward_equivalents"]
+    assert stems[:3] == ["forest", "curves", "curves_forward_equivalents"]
     listed = read_json(report.folder / "figures.json")["figures"]
     assert [one["caption"] for one in shown] == [entry["caption"] for entry in listed]
-    assert all(one["source"].startswith("data:image/") for one in shown)
-    data = shown[0]["data"]
+    for one in shown:
+        is_sheet = one["name"].startswith("samples")
+        assert one["svg"].startswith("<svg ") is not is_sheet
+        assert one["source"].startswith("data:image/png") is is_sheet
+    assert "<title>SOAR against SFT, Aesthetic: " in shown[0]["svg"]
+    data = shown[1]["data"]
     assert data.heads[:3] == ("task", "metric", "method")
     assert data.texts == 3
     assert [cell.text for cell in data.rows[0]][3] == "0"

@@ -49,6 +49,24 @@ addEventListener("load", () => {
   steps.value = "50";
   steps.dispatchEvent(new Event("change"));
   found.atFifty = shown();
+  const mark = document.querySelector(".figure .hover use");
+  const { x, y } = mark.getBoundingClientRect();
+  mark.ownerSVGElement.dispatchEvent(new PointerEvent("pointermove", { clientX: x, clientY: y }));
+  found.tip = document.getElementById("tip").textContent;
+  const press = (key) => document.activeElement.dispatchEvent(
+    new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+  const viewer = document.getElementById("viewer");
+  const compared = () => [...viewer.querySelectorAll("img")].map((image) => image.alt).reverse();
+  part.querySelector("td[data-method=soar] figure:not([hidden]) .enlarge").click();
+  found.viewer = compared();
+  found.gain = viewer.querySelector("output[data-role=right]").textContent;
+  const prompt = () => viewer.querySelector("#viewer-title").textContent;
+  found.prompts = [prompt()];
+  press("ArrowDown");
+  found.prompts.push(prompt());
+  press("ArrowUp");
+  found.prompts.push(prompt());
+  viewer.close();
   const visible = [...document.images].filter((image) => image.checkVisibility());
   found.broken = visible.filter((image) => image.naturalWidth === 0).length;
   document.title = "FOUND" + JSON.stringify(found) + "FOUND";
@@ -62,7 +80,7 @@ def report(tmp_path_factory):
     root = tmp_path_factory.mktemp("store")
     grid = write_grid(root / "runs" / "grid", reward_specific(num_prompts=12))
     draw_images(grid)
-    return build_report(grid, root / "results", grid="grid")
+    return build_report(grid, root / "results", grid="grid", formats=("svg",))
 
 
 def visit(report, tmp_path, width):
@@ -103,6 +121,11 @@ def test_tables_sort_and_samples_switch(report, tmp_path):
         "Base, untrained", "SOAR, step 50", "Flow-GRPO, step 50",
     ]  # fmt: skip
     assert found["broken"] == 0
+    assert found["tip"].startswith("SOAR against SFT, Aesthetic: ")
+    assert [alt.partition(":")[0] for alt in found["viewer"]] == ["SFT, step 50", "SOAR, step 50"]
+    assert re.fullmatch(r"[\d.]+ \([+-][\d.]+\)", found["gain"])
+    # By keyboard to the next prompt and back.
+    assert found["prompts"][0] == found["prompts"][2]
 
 
 def test_a_narrow_window_needs_no_sideways_scrolling(report, tmp_path):

@@ -102,11 +102,23 @@ class Bench:
         assert sorted(run.data.tags["method"] for run in cells) == ["base", "sft"]
         for run in cells:
             assert run.data.tags["mlflow.parentRunId"] == launch.info.run_id
-            assert "diagnostics/brightness" in run.data.metrics
+            assert "signs/brightness" in run.data.metrics
             steps = {"base": [0], "sft": [3, 6]}[run.data.tags["method"]]
             scores = client.get_metric_history(run.info.run_id, "eval/aesthetic/mean")
             assert [score.step for score in scores] == steps
         assert {run.data.tags["git_commit"] for run in [launch, *cells]} != {"unknown"}
+        ids = [run.info.run_id for run in cells]
+        models = list(client.search_logged_models([launch.info.experiment_id], max_results=1000))
+        states = {m.name: str(m.status) for m in models if m.source_run_id in ids}
+        assert states == {
+            name: "READY"
+            for name in (
+                "base-step-0",
+                "sft-aesthetic-seed-0-step-3",
+                "sft-aesthetic-seed-0-step-6",
+            )
+        }
+        assert sum(model.source_run_id in ids for model in models) == 3
 
 
 @pytest.fixture

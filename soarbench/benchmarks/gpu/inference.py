@@ -12,6 +12,7 @@ from torch import Tensor
 from soarbench.benchmarks.full_size import RandomRows
 from soarbench.benchmarks.gpu.training import Report, peak_memory
 from soarbench.benchmarks.published_sizes import random_pipeline
+from soarbench.common.errors import UserError
 from soarbench.models.base import ImageModel
 from soarbench.models.sd3.config import Sd3Config
 from soarbench.models.sd3.model import SD3Model
@@ -60,9 +61,12 @@ def measure_autoencoder(
 
 
 def random_model(demand: Demand, device: torch.device) -> SD3Model:
-    """The model of a demand with random weights and without text encoders."""
+    """The model of a demand, of SD3's family, with random weights and without text encoders."""
     config = demand.model
-    assert isinstance(config, Sd3Config)
+    if not isinstance(config, Sd3Config):
+        raise UserError(
+            f"model={config.name}: sampling is measured with SD3's alone; choose model=sd35_medium"
+        )
     with device:
         pipeline = random_pipeline(config.architecture(), getattr(torch, config.dtype))
     return SD3Model(pipeline, config)

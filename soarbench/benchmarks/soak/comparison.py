@@ -23,7 +23,7 @@ from soarbench.store.training import TrainingFolder, read_training_log
 #: Of no result: locks, what is said of a launch, and digests of files that have seconds in them.
 _UNREAD = (
     "*.lock", ".lock", "launch.json", "live.json", "processes*.log", "owner.json",
-    "trainings/*/manifest.json",
+    "trainings/*/manifest.json", "machine.jsonl",
 )  # fmt: skip
 #: Read by their entries.
 _CONTAINERS = ("cache", "mlartifacts", "mlruns.db")
@@ -31,7 +31,7 @@ _CONTAINERS = ("cache", "mlartifacts", "mlruns.db")
 _LEFTOVERS = ("*.partial*", "checkpoint-*", "error.txt", ".write-test-*")
 #: Columns of tables, and keys of records, that tell when, where and by which command.
 _UNLIKE = frozenset(
-    {"seconds", "budget/seconds", "launches", "created_at", "mlflow_run_id", "mlflow_run_ids"}
+    {"seconds", "spent/seconds", "launches", "created_at", "mlflow_run_id", "mlflow_run_ids"}
     | {"command", "git_commit"}
 )
 
@@ -176,6 +176,7 @@ def _logged(store: Path) -> dict[str, object]:
             tags = dict(database.execute("SELECT key, value FROM tags WHERE run_uuid=?", (run,)))
             if tags.get("kind") == "cell":
                 values = [status, _points(database, run), _params(database, run)]
+                values.append(_checkpoints(database, run))
                 cells[f"run of {tags['cell_id']}"].append([*values, _artifacts(artifacts)])
             elif status == "RUNNING":
                 cells["launches that still run"].append(run)
@@ -187,7 +188,7 @@ def _points(database: sqlite3.Connection, run: str) -> list[tuple[object, ...]]:
     rows = database.execute(
         "SELECT key, step, value, is_nan FROM metrics WHERE run_uuid=? ORDER BY 1, 2, 3, 4", (run,)
     )
-    return [row for row in rows if row[0] not in _UNLIKE]
+    return [row for row in rows if row[0] not in _UNLIKE and not row[0].startswith("system/")]
 
 
 def _params(database: sqlite3.Connection, run: str) -> list[tuple[object, ...]]:
@@ -195,6 +196,20 @@ def _params(database: sqlite3.Connection, run: str) -> list[tuple[object, ...]]:
     return database.execute(sql, (run,)).fetchall()
 
 
-def _artifacts(uri: str) -> dict[str, object]:
+def _checkpoints(database: sqlite3.Connection, run: str) -> list[tuple[object, ...]]:
+    """A run's logged models with their scores; one that was made twice stands there twice."""
+    sql = (
+        "SELECT name, status, metric_name, metric_step, metric_value FROM logged_models "
+        "JOIN logged_model_metrics USING (model_id) "
+        "WHERE source_run_id=? AND lifecycle_stage='active' ORDER BY 1, 3, 4, 5"
+    )
+    return database.execute(sql, (run,)).fetchall()
+
+
+def _artifacts(uri: str) -> list[tuple[str, object]]:
     folder = Path(unquote(urlsplit(uri).path))
-    return {name: _content(path) for name, path in _files(folder)}
+    # The page's pictures have a time and a random part in their names.
+    return [
+        (name.partition("+timestamp+")[0] + path.suffix, _content(path))
+        for name, path in _files(folder)
+    ]

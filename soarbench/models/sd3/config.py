@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
-from pathlib import Path
-from pkgutil import resolve_name
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from typing_extensions import override
 
-from soarbench.common.errors import UserError
 from soarbench.common.files import parts_digest
 from soarbench.common.strict import ADDRESS
-from soarbench.models.base import ImageModel, ModelConfig, PromptEncoder
-from soarbench.models.hub import class_name, folder_digest, hub_file, is_directory
+from soarbench.models.pipeline_config import PipelineConfig
 from soarbench.models.sd3.architecture import Sd3Architecture, architecture_of
-
-if TYPE_CHECKING:
-    import torch
-
-PIPELINE_CLASS = "StableDiffusion3Pipeline"
-#: By name, as YAML names a class: the model imports its configuration.
-_MODEL = "soarbench.models.sd3.model"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sd3Config(ModelConfig):
+class Sd3Config(PipelineConfig):
     """A pipeline of Stable Diffusion 3's architecture.
 
     Attributes:
@@ -42,56 +32,22 @@ class Sd3Config(ModelConfig):
         "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
     )  # fmt: skip
     transformer_class: ClassVar[str] = "SD3Transformer2DModel"
+    pipeline_class: ClassVar[str] = "StableDiffusion3Pipeline"
+    model_class: ClassVar[str] = "soarbench.models.sd3.model:SD3Model"
 
     load_text_encoder_3: bool = True
     # ``weights_digest`` says where it is on, so that addresses older than it stay as they are.
     vae_channels_last: bool = field(default=False, metadata=ADDRESS)
 
-    def source(self) -> str:
-        """Directory or hub id; ``UserError`` where a directory holds no such pipeline."""
-        if not is_directory(self.path):
-            return self.path
-        folder = Path(self.path).expanduser()
-        index = folder / "model_index.json"
-        if not index.is_file():
-            raise UserError(
-                f"model.path={self.path}: no model_index.json there; give a directory saved by "
-                f"{PIPELINE_CLASS}.save_pretrained, or a hub id"
-            )
-        self._check_index(index)
-        return str(folder)
-
-    def _check_index(self, index: Path) -> None:
-        name = class_name(index, f"model.path={self.path}")
-        if name != PIPELINE_CLASS:
-            raise UserError(
-                f"model.path={self.path}: holds a {name}, and this model's family loads "
-                f"{PIPELINE_CLASS}; choose another model=NAME, or other weights"
-            )
-
+    @property
     @override
-    def check_source(self) -> None:
-        source = self.source()
-        if not is_directory(source):
-            self._check_index(hub_file("model.path", source, self.revision, "model_index.json"))
-
-    @override
-    def load(self, device: torch.device | str, prompts: PromptEncoder | None = None) -> ImageModel:
-        model: ImageModel = resolve_name(f"{_MODEL}:SD3Model").load(self, device, prompts)
-        return model
-
-    @override
-    def load_encoders(self, device: torch.device) -> PromptEncoder:
-        encoders: PromptEncoder = resolve_name(f"{_MODEL}:load_encoders")(self, device)
-        return encoders
+    def unused_parts(self) -> Set[str]:
+        t5 = () if self.load_text_encoder_3 else ("text_encoder_3", "tokenizer_3")
+        return {"image_encoder", "feature_extractor", *t5}
 
     @override
     def architecture(self) -> Sd3Architecture:
         return architecture_of(self.source())
-
-    @override
-    def base_digest(self) -> str:
-        return self._digest()
 
     @override
     def weights_digest(self) -> str:
@@ -100,12 +56,5 @@ class Sd3Config(ModelConfig):
 
     @override
     def encoder_digest(self) -> str:
-        # Not of the transformer: weights that share their encoders share what is encoded.
-        weights = self._digest("text_encoder*", "tokenizer*")
+        weights = self._encoder_weights()
         return parts_digest(weights, self.max_sequence_length, self.load_text_encoder_3, self.dtype)
-
-    def _digest(self, *parts: str) -> str:
-        source = self.source()
-        if is_directory(source):
-            return folder_digest(Path(source), *parts)
-        return f"{source}@{self.revision}"

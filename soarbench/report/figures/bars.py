@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from soarbench.report.figures.hover import hover, value_text
 from soarbench.report.figures.style_and_curves import add_legend, method_styles, panel_grid, style
 from soarbench.report.numbers.names import BASE, METHOD_TITLES, Titles, method_title
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.stats import mean_interval
 from soarbench.store.facts import MetricFacts
-
-#: By marker, so that every method has its own.
-_HATCHES = {"o": "", "s": "///", "^": "...", "D": "xx", "v": "\\\\\\", "P": "++", "X": "**"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,20 +75,22 @@ def draw_bars(
             where = f"{task}: " if has_tasks else ""
             ax.set_title(f"{where}{facts[metric].title}", fontsize=8)
             ax.set_ylabel(f"Change from base ({own[0].base:.{facts[metric].decimals}f})")
-            _draw_group(ax, own, titles)
+            _draw_group(ax, own, titles, facts[metric].decimals)
         add_legend(figure, axes, "Lines: 95 % intervals, paired with the base by image")
     return figure
 
 
-def _draw_group(ax: Axes, bars: Sequence[Bar], titles: Titles) -> None:
+def _draw_group(ax: Axes, bars: Sequence[Bar], titles: Titles, decimals: int) -> None:
     styles = method_styles([bar.method for bar in bars])
     for place, bar in enumerate(bars):
         look = styles[bar.method]
-        ax.bar(
+        (patch,) = ax.bar(
             place, bar.change, width=0.66, color=look.color, edgecolor="white", linewidth=0,
             # Hatches tell methods apart in grey, as dashes do in the curves.
-            hatch=_HATCHES[look.marker], label=method_title(bar.method, titles),
+            hatch=look.hatch, label=method_title(bar.method, titles),
         )  # fmt: skip
+        text = value_text(bar.change, bar.low, bar.high, decimals, "+")
+        hover(patch, [f"{method_title(bar.method, titles)}: {text}"])
         ends = [[bar.change - bar.low], [bar.high - bar.change]]
         ax.errorbar(place, bar.change, yerr=ends, color="black", elinewidth=1, capsize=3)
     ax.axhline(0, color="black", linewidth=0.7)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from soarbench.report.figures import style_and_curves as drawing
+from soarbench.report.figures.hover import hover, value_text
 from soarbench.report.numbers.exposure import MEASURES, ExposurePoint
 from soarbench.report.numbers.names import BASE, METHOD_TITLES, Titles, method_title
 from soarbench.report.numbers.robustness import RobustnessPoint
@@ -72,7 +73,7 @@ def _draw_marks(ax: Axes, marks: Sequence[Mark], titles: Titles) -> None:
             if mark.method != method or math.isnan(mark.value):
                 continue
             is_decided = mark.verdict is not None and mark.verdict.is_decided
-            ax.errorbar(
+            drawn = ax.errorbar(
                 mark.place + shift, mark.value,
                 # Ends of an interval of no width may lie a rounding on the wrong side.
                 yerr=[[max(mark.value - mark.low, 0)], [max(mark.high - mark.value, 0)]],
@@ -80,6 +81,8 @@ def _draw_marks(ax: Axes, marks: Sequence[Mark], titles: Titles) -> None:
                 markerfacecolor=look.color if is_decided else "white",
                 label=method_title(method, titles),
             )  # fmt: skip
+            text = value_text(mark.value, mark.low, mark.high, 4)
+            hover(drawn.lines[0], [f"{method_title(method, titles)}: {text}"])
     ax.set_xlim(-0.5, max(mark.place for mark in marks) + 0.5)
 
 

@@ -17,13 +17,15 @@ from soarbench.config.run import FORMATS
 from soarbench.grid.checkpoint_rule import LAST
 from soarbench.report.figures.bars import Bar, build_bars, draw_bars
 from soarbench.report.figures.exposure import draw_exposure, draw_robustness
+from soarbench.report.figures.forest import draw_forest
 from soarbench.report.figures.gaming import draw_gaming, draw_overoptimisation
 from soarbench.report.figures.sheets import Tile, draw_sheet, plan_sheet
 from soarbench.report.figures.style_and_curves import AXIS_TITLES, draw_curves, save, settle
 from soarbench.report.numbers import diagnostics
 from soarbench.report.numbers.checkpoints import marked_steps
-from soarbench.report.numbers.curves import CurvePoint, panel_points
+from soarbench.report.numbers.curves import CurvePoint, build_differences, panel_points
 from soarbench.report.numbers.exposure import ExposurePoint
+from soarbench.report.numbers.forest import ForestPart
 from soarbench.report.numbers.gaming import Gaming
 from soarbench.report.numbers.names import BASE, titles_of
 from soarbench.report.numbers.reference import PublishedPoint
@@ -33,16 +35,24 @@ from soarbench.report.numbers.trained_on import trained_on
 from soarbench.report.report import FigureEntry, FigureSet
 from soarbench.report.text.frames import csv_text, curve_numbers, write_text
 from soarbench.report.text.gaming import point_numbers
+from soarbench.report.text.headline import forest_numbers
 from soarbench.store.cells import Cell
 
-Row = CurvePoint | Bar | Gaming | ExposurePoint | RobustnessPoint | Tile
+Row = CurvePoint | ForestPart | Bar | Gaming | ExposurePoint | RobustnessPoint | Tile
 #: Title and caption of each kind of figure; the curves name their axis.
 _TEXTS = {
     "curves": (
         "Metric over {0}",
-        "Each method's deciding metric over {0}, from the base that all start from. Markers were "
-        "measured, and lines only join them; bands are 95 % intervals over prompts and training "
-        "seeds.",
+        "Each method's deciding metric over {0}. Markers were measured, and lines only join them; "
+        "from the base, where all start, nothing was measured up to the first. Bands are 95 % "
+        "intervals over prompts and training seeds: of each method alone, and, where there is a "
+        "lower row, of the paired difference to the baseline at the same step, or at its last one.",
+    ),
+    "forest": (
+        "Paired differences",
+        "Each method against the baseline by the deciding metric, at its last step and at equal "
+        "cost; lines are 95 % intervals of the difference on the same prompts, noise and training "
+        "seeds. Filled markers are decided after Holm's correction.",
     ),
     "bars": (
         "Change from the base",
@@ -97,6 +107,7 @@ def write_figures(
     curves: Sequence[CurvePoint],
     folder: Path,
     *,
+    forest: Sequence[ForestPart] = (),
     gaming: Sequence[Gaming] = (),
     statistics: Mapping[str, pd.DataFrame],
     axes: Sequence[str] = ("step",),
@@ -118,13 +129,21 @@ def write_figures(
     writer = _Writer(folder, formats)
     facts = {name: about for table in tables for name, about in table.facts.items()}
     titles = titles_of(cells)
+    compared = [part for part in forest if part.comparisons]
+    data = ("forest", forest_numbers(compared))
+    writer.figure("forest", _TEXTS["forest"], compared, partial(draw_forest, compared), data=data)
+    leads = build_differences(panels, tables, curves)
+    baseline = next((table.baseline for table in tables), BASE)
     for axis in axes:
         if axis == "step" or any(axis in point.spent for point in curves):
             name = "curves" if axis == "step" else f"curves_{axis}"
             title, caption = (text.format(AXIS_TITLES[axis].lower()) for text in _TEXTS["curves"])
-            draw = partial(draw_curves, curves, facts, x=axis, published=published, titles=titles)
+            draw = partial(
+                draw_curves, curves, facts, x=axis, differences=leads, baseline=baseline,
+                published=published, titles=titles,
+            )  # fmt: skip
             # All curves share one table, which has every axis as a column.
-            data = ("curves", curve_numbers(curves))
+            data = ("curves", curve_numbers(curves, leads))
             writer.figure(name, (title, caption), curves, draw, data=data)
     bars = build_bars(panels, tables)
     writer.figure("bars", _TEXTS["bars"], bars, lambda: draw_bars(bars, facts, titles))

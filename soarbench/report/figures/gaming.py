@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from soarbench.config.stages import first_stage
 from soarbench.report.figures import style_and_curves as drawing
+from soarbench.report.figures.hover import hover, value_text
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.diagnostics import QUANTITIES
 from soarbench.report.numbers.gaming import Benchmark, Gaming, GamingPoint
@@ -43,8 +44,10 @@ def draw_overoptimisation(
         for ax, name in zip(axes, names, strict=True):
             own = [point for point in points if point.metric == name]
             title, unit = QUANTITIES.get(name) or (facts[name].title, roles[name])
-            ax.set(title=f"{own[0].task}: {title}", xlabel=drawing.AXIS_TITLES["step"], ylabel=unit)
+            ax.set(title=title, xlabel=drawing.AXIS_TITLES["step"], ylabel=unit)
             drawing.draw_panel(ax, own, marked=marked, titles=titles)
+        # Every panel is of one task, whose name would crowd out what the panel shows.
+        figure.suptitle(f"Task: {points[0].task}", x=0.01, ha="left", fontweight="bold")
         title = f"{drawing.BAND_TITLE}; filled markers: checkpoint by rule {rule!r}"
         drawing.add_legend(figure, axes, title)
     return figure
@@ -62,17 +65,27 @@ def draw_gaming(measured: Sequence[Gaming], titles: Titles = METHOD_TITLES) -> F
         for row, one in enumerate(measured):
             points = [point for point in one.points if point.since == BASE]
             plane, shortfall, correlation = axes[3 * row : 3 * row + 3]
-            for ax in (plane, shortfall, correlation):
-                ax.set_title(f"{one.task}: {one.proxy.title}")
+            plane.set_title(f"{one.task}: {one.proxy.title}")
             plane.set(xlabel="Score gain (SD)", ylabel=f"{one.truth.title} gain (SD)")
             _draw_plane(plane, points, one.benchmark, titles)
-            shortfall.set_ylabel("Shortfall (SD)")
+            shortfall.set(title="Gamed part of the gain", ylabel="Shortfall (SD)")
             _draw_course(shortfall, points, "shortfall", titles)
-            correlation.set_ylabel("Correlation in a prompt")
+            if any(point.shortfall is not None for point in points):
+                _shade_gamed(shortfall)
+            correlation.set(title="Still ranks images?", ylabel="Correlation in a prompt")
             _draw_course(correlation, points, "correlation", titles)
         title = "Bars and bands: 95 % intervals; gains are paired with the base by image"
         drawing.add_legend(figure, axes, title)
     return figure
+
+
+def _shade_gamed(ax: Axes) -> None:
+    """Mark the half of a panel of shortfalls in which gains are gamed."""
+    low, high = ax.get_ylim()
+    ax.axhspan(0, max(high, 0), color="0.93", zorder=0)
+    ax.set_ylim(low, high)
+    for height, text, anchor in ((0.98, "gamed", "top"), (0.02, "not gamed", "bottom")):
+        ax.annotate(text, (0.02, height), xycoords="axes fraction", va=anchor, color="0.35")
 
 
 def _draw_course(
@@ -92,7 +105,9 @@ def _draw_course(
         intervals = [getattr(point, quantity) for point in line]
         bands = [(one.estimate, one.low, one.high) for one in intervals]
         steps, name = [point.step for point in line], method_title(method, titles)
-        drawing.draw_band(ax, steps, bands, look, label=name, markevery=_own(line, method))
+        own = _own(line, method)
+        drawn = drawing.draw_band(ax, steps, bands, look, label=name, markevery=own)
+        hover(drawn, [f"{name}, {steps[i]:,} steps: {value_text(*bands[i], 2)}" for i in own])
     base = next((point for point in known if point.method == BASE), None)
     level = 0.0 if base is None else getattr(base, quantity).estimate
     drawing.draw_level(ax, level)
@@ -107,7 +122,10 @@ def _draw_plane(
             [gain.estimate for gain in one] for one in zip(*map(_gains, line), strict=True)
         )
         title, own = method_title(method, titles), _own(line, method)
-        ax.plot(across, up, **look.hollow, markevery=own, label=title)
+        (drawn,) = ax.plot(across, up, **look.hollow, markevery=own, label=title)
+        hover(
+            drawn, [f"{title}, {line[i].step:,} steps: {across[i]:.2f}, {up[i]:.2f}" for i in own]
+        )
         # Crosses at every step would hide the course.
         score, truth = _gains(line[-1])
         ax.errorbar(
@@ -132,11 +150,12 @@ def _gains(point: GamingPoint) -> tuple[Interval, Interval]:
 
 
 def _course(points: Sequence[GamingPoint], method: str) -> list[GamingPoint]:
-    """A method's points from where it started: the base, or the end of its first stage."""
+    """A method's points; of a second stage from the end of its first on."""
     own = sorted((p for p in points if p.method == method), key=lambda p: p.step)
     earlier = first_stage(method)
+    # From the base to the first snapshot nothing was measured.
     if not earlier:
-        return [*(point for point in points if point.method == BASE), *own]
+        return own
     before = _course(points, earlier)[-1:]
     # Where it started is not known without the first stage.
     if not before or before[0].method != earlier:

@@ -14,9 +14,12 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from soarbench.config.stages import BASE, first_stage
+from soarbench.report.figures.hover import hover, value_text, with_titles
+from soarbench.report.figures.labels import can_label, label_ends
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.names import METHOD_TITLES, Titles, method_title, ordered_methods
 from soarbench.report.numbers.reference import AS_PUBLISHED, PublishedPoint
@@ -28,10 +31,12 @@ AXIS_TITLES = {
     "forward_equivalents": "Forward equivalents", "reward_calls": "Reward calls",
 }  # fmt: skip
 BAND_TITLE = "Bands: 95 % interval of each method alone"
+PAIRED_TITLE = "lower row: of the paired difference"
 #: Inches. A figure fits the text width of a page, so that its letters keep their size there.
 _TEXT_WIDTH, _LEGEND_HEIGHT = 6.9, 0.5
 _WIDEST_PANEL, _PANEL_HEIGHT, _LOW_PANEL_HEIGHT = 3.3, 2.5, 2.0
 _MOST_TICKS = 6
+_MOST_COLUMNS, _MOST_HIGH_ROWS = 3, 2
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class LineStyle:
     color: str
     dashes: str | tuple[float, tuple[float, ...]]
     marker: str
+    hatch: str = ""
 
     @property
     def line(self) -> dict[str, Any]:
@@ -55,15 +61,20 @@ class LineStyle:
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart; dark to light in grey.
 METHOD_STYLES = {
-    BASE: LineStyle("#000000", ":", "D"),
+    BASE: LineStyle("#000000", ":", "D", "xx"),
     "soar": LineStyle("#0072B2", "-", "o"),
-    "flow_grpo": LineStyle("#009E73", "-.", "^"),
-    "sft": LineStyle("#E69F00", "--", "s"),
+    "flow_grpo": LineStyle("#009E73", "-.", "^", "..."),
+    "sft": LineStyle("#E69F00", "--", "s", "///"),
 }
 _OTHER_STYLES = (
-    LineStyle("#D55E00", (0, (5, 1, 1, 1, 1, 1)), "v"),
-    LineStyle("#CC79A7", (0, (1, 1)), "P"),
-    LineStyle("#56B4E9", (0, (8, 3)), "X"),
+    LineStyle("#D55E00", (0, (5, 1, 1, 1, 1, 1)), "v", "\\\\\\"),
+    LineStyle("#CC79A7", (0, (1, 1)), "P", "++"),
+    LineStyle("#56B4E9", (0, (8, 3)), "X", "**"),
+    LineStyle("#882255", (0, (5, 2)), "<", "---"),
+    LineStyle("#7F7F7F", (0, (3, 1, 1, 1)), "h", "ooo"),
+    LineStyle("#332288", (0, (2, 2)), ">", "|||"),
+    LineStyle("#999933", (0, (6, 1, 2, 1)), "p", "OO"),
+    LineStyle("#AA4499", (0, (1, 3)), "d", "xx.."),
 )
 
 
@@ -81,8 +92,19 @@ def method_styles(methods: Collection[str]) -> dict[str, LineStyle]:
     """The style of each method, in the order of legends; unknown ones share out the rest."""
     ordered = ordered_methods(methods)
     others = [method for method in ordered if method not in METHOD_STYLES]
-    spare = {name: _OTHER_STYLES[i % len(_OTHER_STYLES)] for i, name in enumerate(others)}
+    spare = {name: _spare_style(i) for i, name in enumerate(others)}
     return {method: METHOD_STYLES.get(method) or spare[method] for method in ordered}
+
+
+def _spare_style(number: int) -> LineStyle:
+    """Of a method without a style of its own; 33 and more before two are alike."""
+    if number < len(_OTHER_STYLES):
+        return _OTHER_STYLES[number]
+    looks = [*(look for name, look in METHOD_STYLES.items() if name != BASE), *_OTHER_STYLES]
+    shift, place = divmod(number - len(_OTHER_STYLES), len(looks))
+    # The colour of one and the rest of another: nobody can tell more colours apart than these.
+    rest = looks[(place + 1 + shift) % len(looks)]
+    return replace(rest, color=looks[place].color)
 
 
 def draw_curves(
@@ -90,13 +112,16 @@ def draw_curves(
     facts: Mapping[str, MetricFacts],
     *,
     x: str = "step",
+    differences: Sequence[CurvePoint] = (),
+    baseline: str = "",
     published: Sequence[PublishedPoint] = (),
     titles: Titles = METHOD_TITLES,
 ) -> Figure:
     """Draw metric over steps, one panel a task and metric, with 95 % bands.
 
-    All methods start from the base's point at 0, a second stage from the end of its first.
-    ``published`` are thin lines; pass them where the protocol compares.
+    Nothing joins the base to a method's first point, between which nothing was measured; a second
+    stage goes on from the end of its first. ``differences`` to the ``baseline``, with paired
+    intervals, have a second row; ``published`` are thin lines, for where the protocol compares.
 
     Raises:
         ValueError: ``x`` is neither ``step`` nor a counter of training, or there is no point.
@@ -105,32 +130,73 @@ def draw_curves(
         raise ValueError(f"x={x!r}: must be one of {', '.join(AXIS_TITLES)}")
     panels = list(dict.fromkeys((point.task, point.metric) for point in points))
     has_tasks = len({task for task, _ in panels}) > 1
+    # Two rows of two leave no hole, as one of three and a lonely fourth would.
+    columns = 2 if len(panels) == 4 else min(len(panels), _MOST_COLUMNS)
+    # With more rows the figure would be higher than a page.
+    has_leads = x == "step" and len(panels) <= 2 * columns
+    # An empty panel would look like a fault.
+    has_leads &= {(point.task, point.metric) for point in differences} == set(panels)
     with style():
-        figure, axes = panel_grid(len(panels))
-        for ax, (task, metric) in zip(axes, panels, strict=True):
+        figure, axes = panel_grid(len(panels), columns, has_second_row=has_leads)
+        for i, key in enumerate(panels):
+            task, metric = key
+            own = [p for p in points if (p.task, p.metric) == key]
+            leads = [p for p in differences if (p.task, p.metric) == key]
+            lines = [p for p in published if (p.task, p.metric) == key]
             title = f"Task: {task}" if has_tasks else ""
-            ax.set(title=title, xlabel=AXIS_TITLES[x], ylabel=facts[metric].title)
+            axes[i].set(title=title, xlabel=AXIS_TITLES[x], ylabel=facts[metric].title)
             # The paper gives steps alone, no cost.
             if x == "step":
-                _draw_published(ax, [o for o in published if (o.task, o.metric) == (task, metric)])
-            own = [p for p in points if (p.task, p.metric) == (task, metric)]
-            draw_panel(ax, own, x=x, titles=titles)
-        add_legend(figure, axes, BAND_TITLE)
+                _draw_published(axes[i], lines)
+            draw_panel(axes[i], own, x=x, titles=titles, decimals=facts[metric].decimals)
+            if has_leads:
+                below = axes[len(panels) + i]
+                draw_differences(below, leads, own, facts[metric].decimals, titles)
+                below.set_ylabel(f"Difference to {method_title(baseline, titles)}")
+                below.sharex(axes[i])
+        names = {method_title(p.method, titles) for p in points if p.method != BASE}
+        # Names would squeeze three panels of a row.
+        labelled = names if columns < _MOST_COLUMNS and can_label(axes, names) else set()
+        for ax in axes if labelled else ():
+            label_ends(ax, labelled)
+        title = f"{BAND_TITLE}; {PAIRED_TITLE}" if has_leads else BAND_TITLE
+        add_legend(figure, axes, title, labelled)
     return figure
 
 
-def panel_grid(count: int, columns: int | None = None) -> tuple[Figure, list[Axes]]:
-    """A figure of panels in rows of at most three, or of ``columns``; ``ValueError`` for none."""
+def panel_grid(
+    count: int, columns: int | None = None, *, has_second_row: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure of panels in rows of at most three, or of ``columns``; ``ValueError`` for none.
+
+    With ``has_second_row`` each has another one below it, which follow all first ones.
+    """
     if count == 0:
         raise ValueError("no point to draw; no cell has such scores or measurements")
-    columns = columns or min(count, 3)
-    rows = math.ceil(count / columns)
+    columns = columns or min(count, _MOST_COLUMNS)
+    layers = 1 + has_second_row
+    rows = layers * math.ceil(count / columns)
     width = min(_TEXT_WIDTH, _WIDEST_PANEL * columns)
-    height = _PANEL_HEIGHT if columns < 3 else _LOW_PANEL_HEIGHT
+    is_high = columns < _MOST_COLUMNS and rows <= _MOST_HIGH_ROWS
+    height = _PANEL_HEIGHT if is_high else _LOW_PANEL_HEIGHT
     figure = Figure(figsize=(width, height * rows + _LEGEND_HEIGHT), layout="constrained")
     # Without pyplot, which keeps every figure alive and may open windows.
     FigureCanvasAgg(figure)
-    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
+    places = [
+        (layers * (i // columns) + layer) * columns + i % columns + 1
+        for layer in range(layers)
+        for i in range(count)
+    ]
+    return figure, [figure.add_subplot(rows, columns, place) for place in places]
+
+
+def stacked(heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """A figure of panels of those heights, in inches, below each other."""
+    size = (_TEXT_WIDTH, sum(heights))
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(len(heights), 1, height_ratios=list(heights))
+    return figure, [figure.add_subplot(grid[i]) for i in range(len(heights))]
 
 
 def _draw_published(ax: Axes, points: Sequence[PublishedPoint]) -> None:
@@ -149,6 +215,7 @@ def draw_panel(
     x: str = "step",
     marked: Mapping[str, int] | None = None,
     titles: Titles = METHOD_TITLES,
+    decimals: int = 4,
 ) -> None:
     """Draw all methods' curves of one quantity; the markers of ``marked`` steps are filled."""
     start = [point for point in points if point.method == BASE]
@@ -160,11 +227,11 @@ def draw_panel(
         if not placed:
             continue
         across = [point.step if x == "step" else point.spent[x] for point in placed]
-        bands = [(point.value, point.low, point.high) for point in placed]
-        # The base has a marker of its own.
-        own = [i for i, point in enumerate(placed) if point.method != BASE]
+        # The end of a first stage has that stage's marker.
+        own = [i for i, point in enumerate(placed) if point.method == method]
         title = method_title(method, titles)
-        draw_band(ax, across, bands, look, label=title, markevery=own)
+        line_of = draw_band(ax, across, _bands(placed), look, label=title, markevery=own)
+        hover(line_of, [_label(placed[i], title, decimals) for i in own])
         # A rule counts the steps of the method's own stage.
         last = max((p.step for p in line if p.method != method), default=0)
         chosen = last + (marked or {}).get(method, -1)
@@ -188,12 +255,46 @@ def draw_panel(
     ax.margins(x=0.04)
 
 
+def _bands(points: Sequence[CurvePoint]) -> list[tuple[float, float, float]]:
+    return [(point.value, point.low, point.high) for point in points]
+
+
+def _label(point: CurvePoint, title: str, decimals: int, sign: str = "") -> str:
+    """A point in words."""
+    text = value_text(point.value, point.low, point.high, decimals, sign)
+    return f"{title}, {point.step:,} steps: {text}"
+
+
+def draw_differences(
+    ax: Axes,
+    differences: Sequence[CurvePoint],
+    points: Sequence[CurvePoint],
+    decimals: int,
+    titles: Titles,
+) -> None:
+    """Draw differences to the baseline at the same steps as the ``points`` of a panel above."""
+    draw_zero(ax)
+    ax.set_xlabel(AXIS_TITLES["step"])
+    for method, look in method_styles({point.method for point in points} - {BASE}).items():
+        own = sorted((p for p in differences if p.method == method), key=lambda p: p.step)
+        if not own:
+            continue
+        line = [point for point in _line(points, method) if point.method == method]
+        shift = line[0].step - min(p.step for p in points if p.method == method)
+        placed = [replace(point, step=point.step + shift) for point in own]
+        title = method_title(method, titles)
+        steps, every = [point.step for point in placed], range(len(placed))
+        drawn = draw_band(ax, steps, _bands(placed), look, label=title, markevery=every)
+        hover(drawn, [_label(point, title, decimals, "+") for point in placed])
+
+
 def _line(points: Sequence[CurvePoint], method: str) -> list[CurvePoint]:
-    """A method's points from where it started: the base, or the end of its first stage."""
+    """A method's points; of a second stage from the end of its first on."""
     own = sorted((p for p in points if p.method == method), key=lambda point: point.step)
     earlier = first_stage(method)
+    # Curves are steepest before the first snapshot: a line from the base would be an invention.
     if not earlier:
-        return [*(point for point in points if point.method == BASE), *own]
+        return own
     before = _line(points, earlier)
     # From the base it would look as if the second stage had done the work of both.
     if not own or not before or before[-1].method != earlier:
@@ -218,14 +319,15 @@ def draw_band(
     *,
     label: str,
     markevery: Sequence[int],
-) -> None:
+) -> Line2D:
     """A line of (value, low, high) with its interval, and markers at some of its points."""
     values, low, high = zip(*bands, strict=True)
-    ax.fill_between(across, low, high, color=look.color, alpha=0.13, linewidth=0)
+    ax.fill_between(across, low, high, color=look.color, alpha=0.1, linewidth=0)
     # Edges tell overlapping bands apart, also in grey.
     for edge in (low, high):
         ax.plot(across, edge, **look.line, linewidth=0.5, alpha=0.7)
-    ax.plot(across, values, **look.hollow, markevery=list(markevery), label=label)
+    (line,) = ax.plot(across, values, **look.hollow, markevery=list(markevery), label=label)
+    return line
 
 
 def draw_zero(ax: Axes) -> None:
@@ -239,12 +341,15 @@ def draw_level(ax: Axes, level: float) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(nbins=_MOST_TICKS, integer=True))
 
 
-def add_legend(figure: Figure, axes: Sequence[Axes], title: str) -> None:
-    """One legend for all panels, below them."""
+def add_legend(
+    figure: Figure, axes: Sequence[Axes], title: str, labelled: Collection[str] = ()
+) -> None:
+    """One legend for all panels, below them, without names that stand at their lines."""
     entries: dict[str, Artist] = {}
     for ax in axes:
         handles, labels = ax.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
+    entries = {label: handle for label, handle in entries.items() if label not in labelled}
     columns = 4 if figure.get_figwidth() > _WIDEST_PANEL else 2
     figure.legend(
         list(entries.values()), list(entries), loc="outside lower center", title=title,
@@ -270,3 +375,5 @@ def save(figure: Figure, path: Path, file_format: str) -> None:
     dated = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}
     with style():
         figure.savefig(path, format=file_format, metadata={dated[file_format]: None})
+    if file_format == "svg":
+        path.write_text(with_titles(path.read_text(encoding="utf-8")), encoding="utf-8")

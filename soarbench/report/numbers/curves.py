@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from soarbench.config.stages import first_stage
 from soarbench.report.numbers.estimates import estimate
 from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.tables import Panels, TaskTable
-from soarbench.stats.intervals import Interval
+from soarbench.stats.intervals import Interval, mean_interval
 from soarbench.store.cells import Cell
 
 #: Cumulative counters of training, any of which can be the figure's x axis.
@@ -85,6 +86,46 @@ def build_curves(
 def panel_points(panel: Panel) -> list[CurvePoint]:
     """One metric of one task at every step of every method, without the counters of training."""
     return [point for method in panel.methods for point in _curve(panel, method, [])]
+
+
+def build_differences(
+    panels: Panels, tables: Sequence[TaskTable], points: Sequence[CurvePoint]
+) -> list[CurvePoint]:
+    """The paired difference to the baseline at every step of the ``points``, as points.
+
+    To the baseline after as many steps, first stages included, or at its last one where it ended
+    earlier, so that the last one of a method that ends with it is the table's. None at steps at
+    which the baseline was not measured.
+    """
+    baselines = {table.task: table.baseline for table in tables}
+    differences = []
+    for point in points:
+        panel, baseline = panels[point.task, point.metric], baselines[point.task]
+        step = _baseline_step(panel, point, baseline)
+        if step is None or point.method in (BASE, baseline):
+            continue
+        try:
+            scores = panel.differences((point.method, point.step), (baseline, step))
+        except ValueError:
+            continue  # no seed or image in common: the table has a dash there, too
+        mean = mean_interval(scores)
+        named = (point.task, point.metric, point.method, point.step)
+        differences.append(curve_point(*named, mean, point.spent))
+    return differences
+
+
+def _baseline_step(panel: Panel, point: CurvePoint, baseline: str) -> int | None:
+    """The baseline's own step at a point's place; None where it was not measured there."""
+    steps = panel.steps(baseline)
+    place = _stage_start(panel, point.method) + point.step - _stage_start(panel, baseline)
+    return place if place in steps else steps[-1] if steps and place > steps[-1] else None
+
+
+def _stage_start(panel: Panel, method: str) -> int:
+    """Steps of all stages before a method's last one."""
+    earlier = first_stage(method)
+    steps = panel.steps(earlier)[-1:] if earlier else []
+    return steps[0] + _stage_start(panel, earlier) if steps else 0
 
 
 def _curve(panel: Panel, method: str, logs: Sequence[Counters]) -> list[CurvePoint]:

@@ -69,11 +69,12 @@ def of_scored(path: Path) -> dict[Key, Measured]:
             f"{path / 'summary.json'} names no judges: another version wrote it; score the images "
             "again into another output"
         )
-    scored = [_of_judge(path, name, summary) for name, summary in judges.items()]
+    scored = [of_judge(path, name, summary) for name, summary in judges.items()]
     return {(one.scores.suite, one.facts.name): one for one in scored}
 
 
-def _of_judge(path: Path, name: str, summary: Mapping[str, object]) -> Measured:
+def of_judge(path: Path, name: str, summary: Mapping[str, object]) -> Measured:
+    """One judge's scores in such a folder, by what the folder's summary says of them."""
     folder = ScoresFolder(path / str(summary["scores"]))
     extent = summary.get("extent")
     part = build(Extent, extent, str(path)) if isinstance(extent, Mapping) else None

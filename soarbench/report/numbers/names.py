@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 
+from baselines.awm_config import AwmConfig
+from baselines.best_of_group_config import BestOfGroupConfig
+from baselines.config import MethodConfig
+from baselines.diffusion_nft_config import DiffusionNftConfig
 from baselines.flow_grpo_config import FlowGrpoConfig
+from baselines.online_dpo_config import OnlineDpoConfig
 from baselines.sft_config import SftConfig
 from baselines.soar_config import SoarConfig
 from soarbench.config.stages import BASE as BASE
@@ -14,11 +20,16 @@ from soarbench.store.facts import MetricFacts
 
 #: Titles of methods by name, as their cells have them.
 Titles = Mapping[str, str]
+_CONFIGS: tuple[type[MethodConfig], ...] = (
+    *(SftConfig, SoarConfig, FlowGrpoConfig, DiffusionNftConfig, AwmConfig),
+    *(BestOfGroupConfig, OnlineDpoConfig),
+)
 #: In the order of tables and legends; cells of older exports do not say their titles.
 METHOD_TITLES = {
     BASE: "Base",
-    **{kind.kind: kind.title for kind in (SftConfig, SoarConfig, FlowGrpoConfig)},
+    **{config.kind: config.title for config in _CONFIGS},
 }
+_NUMBER = re.compile(r"((?<![^\W_])\d+(?:\.\d+)?(?:e-?\d+)?)")
 
 
 def titles_of(cells: Iterable[Cell]) -> dict[str, str]:
@@ -42,9 +53,16 @@ def step_title(method: str, step: int) -> str:
 
 
 def ordered_methods(methods: Collection[str]) -> list[str]:
-    """The base first, then as in ``METHOD_TITLES``, then others by name."""
+    """The base first, then as in ``METHOD_TITLES``, then others by name, numbers by size."""
     known = [method for method in METHOD_TITLES if method in methods]
-    return known + sorted(set(methods) - set(known))
+    return known + sorted(set(methods) - set(known), key=_words_and_numbers)
+
+
+def _words_and_numbers(name: str) -> list[tuple[str, float]]:
+    # 1e-05 comes before 0.0003, whose letters come first.
+    parts = _NUMBER.split(name)
+    numbers = [*map(float, parts[1::2]), 0.0]
+    return [*zip(parts[::2], numbers, strict=True), (name, 0.0)]
 
 
 def ordered_metrics(facts: Mapping[str, MetricFacts], final_metric: str) -> list[str]:

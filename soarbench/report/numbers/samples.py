@@ -6,11 +6,13 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 from soarbench.report.numbers.names import BASE, Titles, ordered_methods, titles_of
-from soarbench.report.numbers.panels import Panel
+from soarbench.report.numbers.panels import Panel, Run
 from soarbench.store.cells import Cell
+from soarbench.store.facts import MetricFacts
 
 #: Prompts shown of a task, and the most pixels a side that a page needs.
 NUM_PROMPTS, LARGEST_SIDE = 12, 192
@@ -19,13 +21,14 @@ _QUALITY = 82
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One stored image, as a JPEG small enough for a page."""
+    """One stored image, as a JPEG small enough for a page; ``score`` None where it has none."""
 
     method: str
     step: int
     seed: int
     prompt_id: str
     jpeg: bytes
+    score: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +38,11 @@ class Samples:
     Attributes:
         prompts: Text of each prompt, by its id, in order.
         samples: By (method, step, prompt id).
+        facts: Of the metric that scored them, the one that decides.
     """
 
     task: str
+    facts: MetricFacts
     prompts: Mapping[str, str]
     samples: Mapping[tuple[str, int, str], Sample]
     titles: Titles
@@ -51,6 +56,10 @@ class Samples:
     def steps(self) -> list[int]:
         """Steps of trained methods with images, ascending."""
         return sorted({s.step for s in self.samples.values() if s.method != BASE})
+
+    def steps_of(self, method: str) -> list[int]:
+        """Steps of a method with images, ascending."""
+        return sorted({s.step for s in self.samples.values() if s.method == method})
 
 
 def shown_cells(cells: Sequence[Cell], task: str) -> list[Cell]:
@@ -87,9 +96,12 @@ def read_samples(cells: Sequence[Cell], panel: Panel) -> Samples:
         (one.method, one.step, one.prompt_id): one
         for cell in shown
         for step in steps[cell.method]
-        for one in _of_step(cell, panel.task, step, list(prompts))
+        for one in _of_step(cell, panel, step, list(prompts))
     }
-    return Samples(task=panel.task, prompts=prompts, samples=samples, titles=titles_of(shown))
+    return Samples(
+        task=panel.task, facts=panel.facts, prompts=prompts, samples=samples,
+        titles=titles_of(shown),
+    )  # fmt: skip
 
 
 def _chosen_prompts(cells: Sequence[Cell], panel: Panel) -> dict[str, str]:
@@ -101,9 +113,9 @@ def _chosen_prompts(cells: Sequence[Cell], panel: Panel) -> dict[str, str]:
     return {prompt_id: texts.get(prompt_id, prompt_id) for prompt_id in ids}
 
 
-def _of_step(cell: Cell, task: str, step: int, prompt_ids: Sequence[str]) -> Iterator[Sample]:
+def _of_step(cell: Cell, panel: Panel, step: int, prompt_ids: Sequence[str]) -> Iterator[Sample]:
     """The first image of every prompt, from the images or from an exported strip."""
-    strip = cell.strip(task, step)
+    strip, scores = cell.strip(panel.task, step), _scores(panel, Run(cell.method, cell.seed, step))
     for index, prompt_id in enumerate(prompt_ids):
         image: Image.Image | None
         if strip is not None:
@@ -121,7 +133,18 @@ def _of_step(cell: Cell, task: str, step: int, prompt_ids: Sequence[str]) -> Ite
                 seed=cell.seed,
                 prompt_id=prompt_id,
                 jpeg=stream.getvalue(),
+                score=scores.get(prompt_id),
             )
+
+
+def _scores(panel: Panel, run: Run) -> dict[str, float]:
+    """Of the first image of every prompt; without failed measurements."""
+    values = panel.values.get(run)
+    if values is None:
+        return {}
+    is_first = (panel.images == 0) & ~np.isnan(values)
+    pairs = zip(panel.prompts[is_first].tolist(), values[is_first].tolist(), strict=True)
+    return {str(prompt): float(value) for prompt, value in pairs}
 
 
 def strip_of(samples: Samples, method: str, step: int) -> Image.Image | None:

@@ -246,21 +246,27 @@ def p_text(p_value: float) -> str:
 
 def finding(comparison: Comparison, titles: Titles = METHOD_TITLES) -> str:
     """A comparison in one sentence, with what would decide it where it is open."""
-    digits, difference = comparison.facts.decimals, comparison.difference
     names = [method_title(name, titles) for name in (comparison.method, comparison.baseline)]
     text = (
-        f"{' against '.join(names)}, "
-        f"{comparison.facts.title}: {comparison.verdict}, {difference.estimate:+.{digits}f} "
-        f"[{difference.low:+.{digits}f}, {difference.high:+.{digits}f}], "
-        f"p {p_text(comparison.shown_p_value)}"
+        f"{' against '.join(names)}, {comparison.facts.title}: {comparison.verdict}, "
+        f"{difference_text(comparison)}"
     )
     if comparison.problem:
         return f"{text}; {comparison.problem}."
     # Only an open question needs to be told what would close it.
     if not comparison.is_open or comparison.detectable is None:
         return f"{text}."
+    least = f"{comparison.detectable:.{comparison.facts.decimals}f}"
+    return f"{text}; this design sees {least} or more{remedy(comparison)}."
+
+
+def difference_text(comparison: Comparison) -> str:
+    """A difference with its interval and p-value."""
+    digits, difference = comparison.facts.decimals, comparison.difference
     return (
-        f"{text}; this design sees {comparison.detectable:.{digits}f} or more{remedy(comparison)}."
+        f"{difference.estimate:+.{digits}f} "
+        f"[{difference.low:+.{digits}f}, {difference.high:+.{digits}f}], "
+        f"p {p_text(comparison.shown_p_value)}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from soarbench.evaluation.reward_judge import rewarding
 from soarbench.grid.checks import reward_judge
 from soarbench.store.cells import Cell
 
@@ -18,4 +19,6 @@ def trained_on(cells: Sequence[Cell]) -> set[str]:
         if isinstance(rewards, Mapping):
             # Rewards go by the paper's names, panels by those of evaluators.
             evaluators |= {reward_judge(str(name)) for name in rewards}
+            judges = cell.config.get("judges")
+            evaluators |= rewarding(judges, rewards) if isinstance(judges, Mapping) else set()
     return evaluators

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from soarbench.store.cells import Cell
 #: Of a cell's configuration: what a trial may set.
 _PARTS = ("method", "optim", "lora", "ema", "training")
 Values = Mapping[str, object]
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +122,7 @@ def _trials(
 ) -> Iterator[Trial]:
     # Seeds of a trial share their settings.
     trials = {(cell.task, cell.method): cell for cell in cells}
-    settings = _differing({key: _settings(cell) for key, cell in trials.items()})
+    settings = differing({key: settings_of(cell.config) for key, cell in trials.items()})
     for (task, name), cell in trials.items():
         trial = Trial(
             task=task,
@@ -152,9 +154,13 @@ def _measured(trial: Trial, method: str, panel: Panel) -> Trial:
     return replace(trial, value=value, gain=gain, to_recipe=difference)
 
 
-def _settings(cell: Cell) -> dict[str, object]:
-    """What a trial may set, by dotted key."""
-    return dict(_flat({part: cell.config.get(part) for part in _PARTS}, ""))
+def settings_of(config: Values) -> dict[str, object]:
+    """What may be set of a method, by dotted key, of a cell's configuration."""
+    own = dict(_flat({part: config.get(part) for part in _PARTS}, ""))
+    parent = config.get("parent")
+    if not isinstance(parent, Mapping):
+        return own
+    return own | {f"parent.{key}": value for key, value in settings_of(parent).items()}
 
 
 def _flat(values: Values, prefix: str) -> Iterator[tuple[str, object]]:
@@ -165,8 +171,19 @@ def _flat(values: Values, prefix: str) -> Iterator[tuple[str, object]]:
             yield f"{prefix}{name}", value
 
 
-def _differing(trials: Mapping[tuple[str, str], Values]) -> dict[tuple[str, str], Values]:
+def differing(trials: Mapping[Name, Values]) -> dict[Name, Values]:
     """Of each trial the settings that are not the same in all."""
     keys = dict.fromkeys(key for values in trials.values() for key in values)
     varied = [key for key in keys if len({repr(v.get(key)) for v in trials.values()}) > 1]
     return {name: {key: v.get(key) for key in varied} for name, v in trials.items()}
+
+
+def unlike_settings(first: Values, second: Values) -> tuple[Values, Values]:
+    """In what two cells' configurations differ, of each; of unlike methods what both can set."""
+    sides = [settings_of(config) for config in (first, second)]
+    shared = sides[0].keys() & sides[1].keys()
+    # Of two methods nearly everything differs, and nobody would find the learning rate in it.
+    if any(key not in shared for key in (*sides[0], *sides[1]) if key.startswith("method.")):
+        sides = [{key: side[key] for key in side if key in shared} for side in sides]
+    by_side = differing(dict(enumerate(sides)))
+    return by_side[0], by_side[1]

@@ -8,36 +8,45 @@ from pathlib import Path
 
 import pandas as pd
 
+from soarbench.report.page.svg import inline_svg
 from soarbench.report.page.tables import DataTable, data_table
 from soarbench.report.report import FigureEntry
 
 #: Of one figure and of all of them, in bytes of their files.
 MOST_FIGURE_BYTES, MOST_FIGURES_BYTES = 1_500_000, 6_000_000
 MOST_DATA_ROWS = 200
-_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
 def figures(entries: Sequence[FigureEntry], folder: Path) -> list[dict[str, object]]:
-    """Every figure of a folder: its smallest file as a data URI, a title, a text, and its data."""
+    """Every figure of a folder: as SVG, else a PNG's data URI; a title, a text, and its data."""
     shown: list[dict[str, object]] = []
     total = 0
-    for entry in entries:
-        paths = [folder / name for name in entry.files if Path(name).suffix in _TYPES]
-        # A few lines are smallest as SVG, thousands of points as PNG.
-        path = min(paths, key=lambda path: path.stat().st_size)
+    for index, entry in enumerate(entries):
+        path = _picture([folder / name for name in entry.files])
         size = path.stat().st_size
-        source = ""
+        alt = f"Figure: {entry.title}. Its numbers follow as a table."
+        figure: dict[str, object] = {"source": "", "svg": ""}
         # A page of many megabytes is slow to open and is refused by mail.
         if size <= MOST_FIGURE_BYTES and total + size <= MOST_FIGURES_BYTES:
             total += size
-            content = base64.b64encode(path.read_bytes()).decode()
-            source = f"data:{_TYPES[path.suffix]};base64,{content}"
+            if path.suffix == ".svg":
+                text = path.read_text(encoding="utf-8")
+                figure["svg"] = inline_svg(text, prefix=f"f{index}-", label=alt)
+            else:
+                content = base64.b64encode(path.read_bytes()).decode()
+                figure["source"] = f"data:image/png;base64,{content}"
         shown.append({
-            "name": path.name, "title": entry.title, "caption": entry.caption, "source": source,
-            "alt": f"Figure: {entry.title}. Its numbers follow as a table.",
-            "data": _data(folder / entry.data, entry.title),
+            **figure, "name": path.name, "title": entry.title, "caption": entry.caption,
+            "alt": alt, "data": _data(folder / entry.data, entry.title),
         })  # fmt: skip
     return shown
+
+
+def _picture(paths: Sequence[Path]) -> Path:
+    """The SVG file, whose values can be read under the pointer; the PNG where that is too large."""
+    picture = {path.suffix: path for path in paths}
+    svg = picture.get(".svg")
+    return svg if svg and svg.stat().st_size <= MOST_FIGURE_BYTES else picture[".png"]
 
 
 def _data(path: Path, title: str) -> DataTable:

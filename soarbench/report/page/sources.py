@@ -15,7 +15,22 @@ from soarbench.report.numbers.names import method_title, titles_of
 from soarbench.report.numbers.protocols import differing, task_protocols
 from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.page.tables import DataTable, data_table
+from soarbench.report.text import frames
 from soarbench.store.cells import Cell
+
+
+def trace(cells: Sequence[Cell]) -> DataTable:
+    """From every cell to its run, command and commit; what all share is in the caption."""
+    heads = {
+        "cell_id": "Cell", "mlflow_run_id": "MLflow run", "created_at": "Begun (UTC)",
+        "command": "Command", "git_commit": "Commit", "soarbench": "soarbench",
+    }  # fmt: skip
+    frame = frames.trace_numbers(cells)[list(heads)].rename(columns=heads)
+    frame["Begun (UTC)"] = frame["Begun (UTC)"].str[:16].str.replace("T", " ")
+    shared = [head for head in list(heads.values())[3:] if frame[head].nunique() == 1]
+    same = "".join(f"; {head.lower()} {frame[head].iloc[0]}" for head in shared)
+    caption = f"Cells and their MLflow runs{same}"
+    return data_table(caption, frame.drop(columns=shared), texts=len(heads))
 
 
 def configurations(cells: Sequence[Cell]) -> list[dict[str, str]]:

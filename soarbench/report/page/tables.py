@@ -10,7 +10,8 @@ from soarbench.report.numbers.tables import TaskTable
 from soarbench.report.text.frames import NOTHING, cost_texts, score_texts
 from soarbench.stats import Verdict
 
-_MARKS = {
+#: Class of a verdict's colour and sign.
+MARKS = {
     **{str(one): "better" if one.direction > 0 else "worse" for one in Verdict if one.is_decided},
     str(Verdict.NOT_DISTINGUISHABLE): "open",
 }
@@ -44,7 +45,7 @@ def data_table(caption: str, frame: pd.DataFrame, *, texts: int) -> DataTable:
                 text or NOTHING,
                 # Sorted by what is shown: 9,600 before 19,200, and 6.85 [...] by its value.
                 _leading(text) if index >= texts else None,
-                _MARKS.get(text, "") if heads[index] == "Verdict" else "",
+                MARKS.get(text, "") if heads[index] == "Verdict" else "",
             )
             for index, text in enumerate(row)
         )
@@ -66,7 +67,9 @@ def methods_table(table: TaskTable, caption: str) -> DataTable:
     texts, costs = score_texts(table), cost_texts(table)
     title = table.facts[table.final_metric].title if table.final_metric else ""
     scores = _headed(table, texts[texts["metric"] == table.final_metric], f"{title} [95 %]")
-    scores = scores.drop(columns=["Method", "Metric"]).reset_index(drop=True)
+    # The verdict beside the method: further right it leaves a narrow screen.
+    versus = f"vs {table.title(table.baseline)} [95 %]"
+    scores = scores[["Verdict", versus, f"{title} [95 %]"]].reset_index(drop=True)
     frame = pd.concat([costs[["Method"]], scores, costs.drop(columns="Method")], axis=1)
     # Where no cell that trained is finished, nothing says what decides.
     return data_table(caption, frame.fillna(NOTHING), texts=1)

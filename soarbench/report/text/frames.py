@@ -37,6 +37,7 @@ SCORE_COLUMNS = (
 _CURVE_COLUMNS = (
     "task", "metric", "method", "step", "value", "low", "high", "num_prompts", "num_seeds",
 )  # fmt: skip
+_PAIRED_COLUMNS = ("difference", "difference_low", "difference_high")
 _THRESHOLD_COLUMNS = (
     "task", "metric", "threshold", "source", "method", "reached", *AXES,
     "steps_before", "steps_after", "steps_low", "steps_high", "share_of_resamples",
@@ -150,9 +151,21 @@ def threshold_numbers(crossings: Sequence[Crossing]) -> pd.DataFrame:
     return _frame(_THRESHOLD_COLUMNS, lines)
 
 
-def curve_numbers(points: Sequence[CurvePoint]) -> pd.DataFrame:
-    """A row a point of the curves."""
-    return _frame((*_CURVE_COLUMNS, *COUNTERS), ({**vars(one), **one.spent} for one in points))
+def curve_numbers(
+    points: Sequence[CurvePoint], differences: Sequence[CurvePoint] = ()
+) -> pd.DataFrame:
+    """A row a point of the curves, with its paired difference to the baseline where it has one."""
+    paired = {
+        (one.task, one.metric, one.method, one.step): {
+            "difference": one.value, "difference_low": one.low, "difference_high": one.high,
+        }
+        for one in differences
+    }  # fmt: skip
+    lines = (
+        {**vars(one), **one.spent, **paired.get((one.task, one.metric, one.method, one.step), {})}
+        for one in points
+    )
+    return _frame((*_CURVE_COLUMNS, *COUNTERS, *_PAIRED_COLUMNS), lines)
 
 
 def trace_numbers(cells: Sequence[Cell]) -> pd.DataFrame:
@@ -201,7 +214,7 @@ def cost_texts(table: TaskTable) -> pd.DataFrame:
     """A row a method: its name, finished seeds and what its training spent."""
     lines = []
     for row in table.rows:
-        spent = (_amount(row.budget, name) for name in BUDGET_COLUMNS)
+        spent = (amount(row.budget, name) for name in BUDGET_COLUMNS)
         lines.append((table.title(row.method), _seeds_text(row), *spent))
     return _frame(("Method", "Seeds", *BUDGET_COLUMNS.values()), lines)
 
@@ -213,7 +226,8 @@ def _seeds_text(row: MethodRow) -> str:
     return str(done) if done == row.num_planned else f"{done} of {row.num_planned}"
 
 
-def _amount(spent: Mapping[str, float], name: str) -> str:
+def amount(spent: Mapping[str, float], name: str) -> str:
+    """What training spent by a counter, in whole units."""
     return f"{spent[name]:,.0f}" if name in spent else NOTHING
 
 
@@ -249,7 +263,7 @@ def _steps_text(one: Crossing) -> str:
 def _needed_text(one: Crossing, axis: str) -> str:
     """What is needed of an axis, or between what."""
     if axis not in one.between:
-        return _amount(one.needed, axis)
+        return amount(one.needed, axis)
     first, last = (f"{amount:,.0f}" for amount in one.between[axis])
     return first if first == last else f"between {first} and {last}"
 

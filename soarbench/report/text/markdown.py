@@ -23,6 +23,7 @@ from soarbench.report.text.exposure import (
     robustness_texts,
 )
 from soarbench.report.text.frames import NOTHING
+from soarbench.report.text.headline import headline
 from soarbench.report.text.tuning import NOTE, choice_lines, tuning_texts
 
 
@@ -38,6 +39,7 @@ def markdown(report: Report) -> str:
     for table in report.tables:
         parts += [
             f"## Task: {table.task}",
+            f"**{headline([one for one in report.forest if one.table.task == table.task])}**",
             task_markdown(table),
             _items(table.findings()),
             _items(table.notes()),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from soarbench.report.numbers.tuning import Choice, Trial
+from soarbench.report.numbers.tuning import Choice, Values
 from soarbench.report.text.frames import NOTHING, number_text
 
 NOTE = (
@@ -37,18 +37,20 @@ def tuning_numbers(choices: Sequence[Choice]) -> pd.DataFrame:
             ]
             is_best = one.name == choice.best
             edges = "; ".join(choice.edges) if is_best else ""
-            names = (choice.method, one.name, one.task, one.metric, settings_text(one))
+            names = (choice.method, one.name, one.task, one.metric, settings_text(one.settings))
             gains = (one.gain, choice.mean_gain(one.name), is_best, edges)
             rows.append((*names, *intervals, *gains))
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
-def settings_text(trial: Trial) -> str:
-    """What makes the trial, as the command line says it."""
-    return " ".join(f"{key}={_plain(value)}" for key, value in trial.settings.items())
+def settings_text(settings: Values) -> str:
+    """Settings as the command line says them."""
+    return " ".join(f"{key}={_plain(value)}" for key, value in settings.items())
 
 
 def _plain(value: object) -> str:
+    if value is None:
+        return "null"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -63,7 +65,8 @@ def tuning_texts(choices: Sequence[Choice]) -> pd.DataFrame:
             mean = choice.mean_gain(one.name)
             gain = NOTHING if mean is None else f"{mean:+.3f}"
             mark = "best" if one.name == choice.best else ""
-            rows.append((one.title, one.task, value, to_recipe, gain, mark, settings_text(one)))
+            settings = settings_text(one.settings)
+            rows.append((one.title, one.task, value, to_recipe, gain, mark, settings))
     heads = ("Trial", "Task", "Value [95 %]", "vs recipe [95 %]", "Mean gain", "Best", "Settings")
     return pd.DataFrame(rows, columns=list(heads))
 
@@ -81,7 +84,7 @@ def choice_lines(choices: Sequence[Choice]) -> Iterator[str]:
         )
         text = (
             f"{choice.title}: the best of {len(choice.trials) // len(best)} trials is "
-            f"{choice.best} ({settings_text(best[0])}), {values}"
+            f"{choice.best} ({settings_text(best[0].settings)}), {values}"
         )
         spans = {key: choice.span(key) for key in choice.edges}
         edges = [f"{key} ({_plain(s[0])} to {_plain(s[-1])})" for key, s in spans.items()]

@@ -11,6 +11,7 @@ from baselines.base import World
 from baselines.flow_grpo import FlowGrpo
 from baselines.flow_grpo_config import FlowGrpoConfig
 from baselines.loop import trainer
+from baselines.schedule import StaticShift
 from baselines.sft import Sft
 from baselines.sft_config import SftConfig
 from tests.baselines.loop.test_trainer_sd3 import LORA, run, soar
@@ -19,14 +20,16 @@ STEPS = 2
 
 
 def sft():
-    return Sft(SftConfig(), shift=3.0)
+    return Sft(SftConfig(), schedule=StaticShift(3.0))
 
 
 def flow_grpo():
     config = FlowGrpoConfig(
         group_size=2, num_inference_steps=3, kl_coeff=0.1, updates_per_collection=1
     )
-    return FlowGrpo(config, World(shift=3.0, latent_shape=(8, 8, 8), reward=brightness))
+    return FlowGrpo(
+        config, World(schedule=StaticShift(3.0), latent_shape=(8, 8, 8), reward=brightness)
+    )
 
 
 def brightness(_prompts, latents, _columns):

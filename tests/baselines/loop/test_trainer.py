@@ -47,7 +47,7 @@ class Quadratic(Method):
     """Pulls the model's output at zero towards x0, one term a coordinate."""
 
     @override
-    def collect(self, velocity, batch, generators):
+    def collect(self, policies, batch, generators):
         return Collected(batch, {"mean_x0": float(batch["x0"].mean())}, reward_calls=len(batch))
 
     @override
@@ -55,10 +55,10 @@ class Quadratic(Method):
         return float(len(batch))
 
     @override
-    def losses(self, velocity, reference, batch):
+    def losses(self, policies, batch):
         zeros = torch.zeros_like(batch["x0"])
         for column in (0, 1):
-            error = velocity(zeros, zeros[:, 0], batch.condition) - batch["x0"]
+            error = policies.trained(zeros, zeros[:, 0], batch.condition) - batch["x0"]
             part = error[:, column].square().sum()
             yield LossOutput(part, {f"part_{column}": part.detach()})
 
@@ -433,10 +433,10 @@ class Poisoned(Quadratic):
     num_updates = 0
 
     @override
-    def losses(self, velocity, reference, batch):
+    def losses(self, policies, batch):
         self.num_updates += 1
         factor = float("nan") if self.num_updates == 3 else 1.0
-        for term in super().losses(velocity, reference, batch):
+        for term in super().losses(policies, batch):
             yield LossOutput(term.loss_sum * factor, {})
 
 

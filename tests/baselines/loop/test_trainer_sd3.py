@@ -9,6 +9,7 @@ from baselines.config import EmaConfig, LoraConfig, OptimConfig
 from baselines.loop.checkpoints import snapshot_path
 from baselines.loop.post_train import post_train
 from baselines.loop.sharding import DDP, whole
+from baselines.schedule import StaticShift
 from baselines.soar import Soar
 from baselines.soar_config import SoarConfig
 from soarbench.models.sd3.config import Sd3Config
@@ -39,7 +40,7 @@ LORA = LoraConfig(rank=2, alpha=4.0, target_modules=Sd3Config.lora_targets)
 
 
 def soar():
-    return Soar(SoarConfig(num_aux_points=2), shift=3.0)
+    return Soar(SoarConfig(num_aux_points=2), schedule=StaticShift(3.0))
 
 
 def run(folder, *, method=None, logs=None, parallelism=DDP, dtype=torch.float32, **changes):

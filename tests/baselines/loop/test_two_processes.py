@@ -8,7 +8,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from baselines.loop.checkpoints import TRANSFORMER_DIR, checkpoint_path, snapshot_path
 from baselines.loop.sharding import DDP, FSDP2, ZERO2
 from tests.baselines.loop.test_trainer_sd3 import run as train_sd3
-from tests.baselines.loop.two_processes import CASES, SD3_CASES, start, train
+from tests.baselines.loop.two_processes import CASES, SD3_CASES, in_groups, start, train
 from tests.baselines.toys import PlaneModel, plane_model
 from tests.tiny import tiny_transformer
 
@@ -64,7 +64,7 @@ def test_two_processes_equal_one(ended, case, tmp_path):
         assert rank["reward_calls"] == summary.reward_calls
         assert rank["forward_equivalents"] == summary.forward_equivalents
     assert sorted(first["seen"] + second["seen"]) == sorted(seen[8 * resumed_at :])
-    if not case.startswith("flow_grpo"):  # whose groups are spread over processes
+    if not in_groups(case):  # whose groups are spread over processes
         assert not set(first["seen"]) & set(second["seen"])
     for place in snapshot_path(tmp_path / case, 5), checkpoint_path(tmp_path / case, 5):
         folder = place if place.parent.name == "snapshots" else place / TRANSFORMER_DIR

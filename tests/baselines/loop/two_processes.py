@@ -24,9 +24,11 @@ from soarbench.models.sd3.config import Sd3Config
 from tests.baselines.loop.test_trainer_sd3 import run as train_sd3
 from tests.baselines.toys import (
     LORA,
+    RIVALS,
     PlaneRows,
     flow_grpo,
     plane_model,
+    rival,
     run,
     run_config,
     sft,
@@ -59,6 +61,11 @@ CASES: dict[str, tuple[Callable[..., Method], dict[str, object]]] = {
         partial(flow_grpo, group_size=2, reward=one_group_in_three),
         {"steps": 6, "micro_batch_size": 2},
     ),
+    # Groups and pairs over both processes, whose chunks may all be empty in one of them.
+    "diffusion_nft": (partial(rival, "diffusion_nft"), {"steps": 6, "ema": EMA, "lora": LORA}),
+    "awm": (partial(rival, "awm"), {"steps": 6, "num_snapshots": 1}),
+    "best_of_group": (partial(rival, "best_of_group"), {"steps": 6, "micro_batch_size": 2}),
+    "online_dpo": (partial(rival, "online_dpo"), {"steps": 6, "micro_batch_size": 2}),
     "resumed": (soar, {"ema": EMA, "num_snapshots": 1}),
 }
 #: On SD3's own class: name -> changes of the configuration.
@@ -73,6 +80,11 @@ SD3_CASES: dict[str, dict[str, object]] = {
         **{"dtype": torch.bfloat16, "mixed_precision": "bf16"},
     },
 }
+
+
+def in_groups(case: str) -> bool:
+    """Whether a case makes its own images, in groups that processes share."""
+    return case.startswith("flow_grpo") or case in RIVALS
 
 
 class CountedRows(PlaneRows):
@@ -96,8 +108,8 @@ def train(name: str, folder: Path, *, rank: int = 0, parallelism: str = "ddp", c
     -> weights, summary, logs, rows read, numbers that this process holds
     """
     make, changes = CASES[name]
-    is_flow_grpo = name.startswith("flow_grpo")
-    rows = CountedRows(with_x0=not is_flow_grpo)
+    rolls_out = in_groups(name)
+    rows = CountedRows(with_x0=not rolls_out)
     optim = OptimConfig(learning_rate=1e-3)
     config = run_config(
         **{"steps": 5, "save_steps": 2, "logging_steps": 1, "optim": optim} | changes
@@ -105,7 +117,7 @@ def train(name: str, folder: Path, *, rank: int = 0, parallelism: str = "ddp", c
 
     def once():
         model = plane_model()
-        method = make(gather=gather, rank=rank) if is_flow_grpo else make()
+        method = make(gather=gather, rank=rank) if rolls_out else make()
         found = run(folder / name, method, config, model=model, rows=rows, parallelism=parallelism)
         return *found, rows.seen, sum(local(p).numel() for p in model.parameters())
 

@@ -299,6 +299,7 @@ def test_overall_is_the_mean_of_task_means_and_prompts_count_once():
         "strict_overall": 0.0,
         "strict_score": 0.25,
         "images_correct": 3 / 6,
+        "images_strict_score": 0.25,
         "prompts_correct": 2 / 3,
         "unscored": 0.0,
     }

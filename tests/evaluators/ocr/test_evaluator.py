@@ -324,6 +324,55 @@ def test_paddle_without_paddlepaddle_says_how_to_get_it(monkeypatch):
         OcrEvaluator(OcrConfig(engine="paddle")).score([sample('"CAT"')])
 
 
+def test_the_published_engine_is_paddleocrs_english_on_swapped_channels(
+    evaluator, monkeypatch, tmp_path
+):
+    # Stand-ins of the same kind: the published files come from the network.
+    monkeypatch.setenv("SOARBENCH_CACHE", str(tmp_path))
+    for file, folder in zip(
+        OcrConfig.optional, sorted({path.parent for path in evaluator._files}), strict=True
+    ):
+        file.path.parent.mkdir(exist_ok=True)
+        file.path.symlink_to(folder / "inference.onnx")
+    asked = []
+
+    class Pipeline:
+        def __init__(self, **options):
+            asked.append(options)
+
+        def predict_iter(self, arrays):
+            asked.extend(arrays)
+            return iter([{"rec_texts": ["CAT"], "rec_scores": [0.9]}])
+
+    monkeypatch.setattr(ocr_engine, "_import_paddleocr", lambda **_options: Engines)
+    monkeypatch.setattr(Engines, "PaddleOCR", Pipeline)
+    red = Image.new("RGB", (256, 256), "red")
+    assert OcrEvaluator(OcrConfig(engine="published")).score([sample('"CAT"', red)])[0].value == 1
+    options, pixels = asked
+    assert options["engine"] == "onnxruntime"
+    assert options["text_detection_model_name"] == "PP-OCRv3_mobile_det"
+    assert options["text_recognition_model_name"] == "en_PP-OCRv4_mobile_rec"
+    assert (options["text_det_limit_side_len"], options["text_det_limit_type"]) == (960, "max")
+    assert pixels[0, 0].tolist() == [255, 0, 0]
+    text = Path(options["text_recognition_model_dir"], "inference.yml").read_text()
+    assert "en_PP-OCRv4_mobile_rec" in text
+
+
+class Engines:
+    PaddleOCR: type | None = None
+
+
+def test_the_published_engine_says_where_its_models_are_to_be_had(monkeypatch, tmp_path):
+    monkeypatch.setenv("SOARBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(EvaluatorError, match=r"not in .*en_PP-OCRv3_det_mobile\.onnx") as caught:
+        OcrEvaluator(OcrConfig(engine="published")).score([sample('"CAT"')])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="leave out detection_dir"):
+        OcrConfig(engine="published", detection_dir="x")
+    assert OcrConfig(engine="published").settings()["detection_model"] == "PP-OCRv3_mobile_det"
+
+
 def test_an_unwritable_cache_is_one_line(monkeypatch, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")

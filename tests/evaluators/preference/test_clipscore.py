@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torchvision import transforms
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from evaluators.base import EvaluatorError, Sample
@@ -65,6 +66,30 @@ def test_transformers_directory_gives_transformers_own_cosines(transformers_clip
     found = numbers(evaluator(transformers_clip_dir).score(samples))
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert np.ptp(expected) > 0.05
+
+
+def test_the_published_transform_resizes_floats_as_flow_grpo_does(transformers_clip_dir, samples):
+    model = CLIPModel.from_pretrained(transformers_clip_dir)
+    tokenizer = AutoTokenizer.from_pretrained(transformers_clip_dir)
+    steps = transforms.Compose(
+        [
+            transforms.Resize(32),
+            transforms.CenterCrop((32, 32)),
+            transforms.Normalize(open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD),
+        ]
+    )
+    expected = []
+    for sample in samples:
+        levels = torch.from_numpy(np.array(sample.image)).permute(2, 0, 1)[None] / 255
+        with torch.no_grad():
+            tokens = tokenizer(sample.prompt, return_tensors="pt")
+            output = model(pixel_values=steps(levels), **tokens)
+        expected.append((output.logits_per_image / model.logit_scale.exp()).item())
+    published = numbers(evaluator(transformers_clip_dir, transform="published").score(samples))
+    np.testing.assert_allclose(published, expected, atol=1e-6)
+    own = numbers(evaluator(transformers_clip_dir).score(samples))
+    resized = np.array([min(sample.image.size) != 32 for sample in samples])
+    assert (np.abs(own - published) > 1e-5).tolist() == resized.tolist()
 
 
 @pytest.mark.parametrize("layout", ["open_clip_dir", "transformers_clip_dir"])
@@ -228,7 +253,9 @@ def test_drawn_canaries_differ_in_their_prompts_alone():
         assert canary.good.image.tobytes() == canary.bad.image.tobytes()
 
 
-@pytest.mark.parametrize("values", [{"weights": ""}, {"batch_size": 0}, {"dtype": "int8"}])
+@pytest.mark.parametrize(
+    "values", [{"weights": ""}, {"batch_size": 0}, {"dtype": "int8"}, {"transform": "cubic"}]
+)
 def test_impossible_configs_are_refused(values):
     with pytest.raises(ValueError, match=next(iter(values))):
         ClipScoreConfig(**values)

@@ -1,13 +1,10 @@
 """UnifiedReward against a server of our own that answers, stumbles and refuses."""
 
 import base64
-import contextlib
 import io
-import json
 import math
 import re
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from PIL import Image
@@ -18,65 +15,7 @@ from evaluators.preference.unifiedreward import (
     UnifiedRewardEvaluator,
     parse_score,
 )
-
-
-class Judge(ThreadingHTTPServer):
-    """Answers each request with what ``reply(body, count)`` gives: (status, headers, text)."""
-
-    daemon_threads = True
-
-    def __init__(self, reply):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.reply = reply
-        self.requests = []
-        self.under_way = self.most_under_way = 0
-        self.lock = threading.Lock()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        judge = self.server
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with judge.lock:
-            judge.requests.append((self.path, dict(self.headers), body))
-            count = len(judge.requests)
-            judge.under_way += 1
-            judge.most_under_way = max(judge.most_under_way, judge.under_way)
-        status, headers, text = judge.reply(body, count)
-        with judge.lock:
-            judge.under_way -= 1
-        # A client that has given up is gone.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(text.encode()))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(text.encode())
-            self.wfile.flush()
-
-    def log_message(self, *_):
-        """No noise."""
-
-
-@pytest.fixture
-def serve():
-    """Start a server; its base_url and itself."""
-    servers = []
-
-    def start(reply):
-        server = Judge(reply)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        return f"http://127.0.0.1:{server.server_address[1]}/v1", server
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def completion(text):
-    return 200, {}, json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
+from tests.evaluators.chat_server import completion, listing
 
 
 def samples(count):
@@ -177,6 +116,16 @@ def test_a_refused_request_stops_the_evaluator(serve, status):
     url, _ = serve(lambda *_: (status, {}, "model not found"))
     with pytest.raises(EvaluatorError, match=f"{status}.*base_url.*OPENAI_API_KEY"):
         evaluator(url).score(samples(3))
+
+
+def test_a_server_without_the_model_is_one_line(serve):
+    url, server = serve(lambda *_: completion("Final Score: 3"))
+    server.listed = listing("other", "third")
+    with pytest.raises(EvaluatorError, match="serves other, third, not model='judge'") as caught:
+        evaluator(url, model="judge").score(samples(2))
+    assert "\n" not in str(caught.value)
+    assert server.requests == []
+    assert evaluator(url, model="third").score(samples(1))[0].value == pytest.approx(0.6)
 
 
 def test_no_server_ends_the_judging_and_says_how_to_go_on():

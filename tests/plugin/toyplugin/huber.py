@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import huber_loss
 from typing_extensions import override
 
-from baselines.base import Batch, Collected, LossOutput, Method, VelocityModel
+from baselines.base import Batch, Collected, LossOutput, Method, Policies, Schedule
 from baselines.flow import add_noise
 from baselines.flow_matching import draw_training_point
 from toyplugin.huber_config import HuberConfig
@@ -19,19 +19,21 @@ class Huber(Method):
 
     Args:
         config: Hyper-parameters.
-        shift: Of the model's schedule.
+        schedule: The model's noise levels.
     """
 
-    def __init__(self, config: HuberConfig, *, shift: float) -> None:
+    def __init__(self, config: HuberConfig, *, schedule: Schedule) -> None:
         self.config = config
-        self.shift = shift
+        self.schedule = schedule
 
     @override
     def collect(
-        self, velocity: VelocityModel, batch: Batch, generators: Sequence[torch.Generator]
+        self, policies: Policies, batch: Batch, generators: Sequence[torch.Generator]
     ) -> Collected:
         # Each row has a generator of its own: how rows are batched changes no number.
-        point = draw_training_point(batch, generators, shift=self.shift, condition_dropout=0.0)
+        point = draw_training_point(
+            batch, generators, schedule=self.schedule, condition_dropout=0.0
+        )
         return Collected(point)
 
     @override
@@ -39,11 +41,9 @@ class Huber(Method):
         return float(len(batch))
 
     @override
-    def losses(
-        self, velocity: VelocityModel, reference: VelocityModel | None, batch: Batch
-    ) -> Iterator[LossOutput]:
+    def losses(self, policies: Policies, batch: Batch) -> Iterator[LossOutput]:
         latents = add_noise(batch["x0"], batch["noise"], batch["sigma"])
-        predicted = velocity(latents, batch["sigma"], batch.condition)
+        predicted = policies.trained(latents, batch["sigma"], batch.condition)
         target = batch["noise"].float() - batch["x0"].float()
         error = huber_loss(predicted.float(), target, reduction="none", delta=self.config.delta)
         loss = error.flatten(1).mean(1).sum()

@@ -39,7 +39,7 @@ class HuberConfig(MethodConfig):
     def build(self, world: World) -> Method:
         from toyplugin.huber import Huber
 
-        return Huber(self, shift=world.shift)
+        return Huber(self, schedule=world.schedule)
 
     @override
     def forward_equivalents(self) -> float:

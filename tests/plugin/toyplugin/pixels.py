@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from baselines.base import Condition, VelocityModel
+from baselines.schedule import StaticShift
 from soarbench.models.base import ImageModel, PromptEncoder
 from toyplugin.palette import colors_of
 from toyplugin.pixels_config import PixelsConfig
@@ -73,7 +74,7 @@ class PixelsModel(ImageModel):
         prompts: Kept conditions; null: the encoder itself.
     """
 
-    training_shift = 1.0
+    schedule = StaticShift(1.0)
     scheduler_name = "linear"
 
     def __init__(
@@ -91,10 +92,6 @@ class PixelsModel(ImageModel):
     def latent_shape(self) -> tuple[int, int, int]:
         """Of the pixels."""
         return 3, self.resolution, self.resolution
-
-    def sampling_sigmas(self, num_inference_steps: int) -> Tensor:
-        """Evenly from 1 to 0."""
-        return torch.linspace(1, 0, num_inference_steps + 1, device=self.device)
 
     def velocity(self, transformer: nn.Module | None = None) -> VelocityModel:
         """The model as methods see it."""

@@ -39,31 +39,4 @@
       });
     });
   }
-
-  for (const part of document.querySelectorAll("section.samples")) {
-    const controls = part.querySelector(".controls");
-    const steps = controls.querySelector("select");
-    const buttons = [...controls.querySelectorAll("button")];
-    const show = () => {
-      const shown = new Set(
-        buttons.filter((b) => b.getAttribute("aria-pressed") === "true").map((b) => b.dataset.method)
-      );
-      for (const cell of part.querySelectorAll("th[data-method], td[data-method]")) {
-        cell.hidden = !shown.has(cell.dataset.method);
-      }
-      for (const image of part.querySelectorAll("img")) {
-        image.hidden = steps !== null && image.dataset.always !== "yes" && image.dataset.step !== steps.value;
-      }
-    };
-    for (const button of buttons) {
-      button.addEventListener("click", () => {
-        const pressed = button.getAttribute("aria-pressed") === "true";
-        button.setAttribute("aria-pressed", String(!pressed));
-        show();
-      });
-    }
-    if (steps !== null) steps.addEventListener("change", show);
-    controls.hidden = false;
-    show();
-  }
 })();

@@ -1,0 +1,357 @@
+"""Every family beside SD3 against its own pipeline of diffusers, tiny and of the same classes."""
+
+import copy
+import dataclasses
+import math
+import shutil
+from types import SimpleNamespace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from diffusers import QwenImagePipeline
+from PIL import Image
+
+from baselines.base import World
+from baselines.config import LoraConfig, OptimConfig
+from baselines.flow_grpo_config import FlowGrpoConfig
+from baselines.loop.post_train import post_train
+from baselines.sft_config import SftConfig
+from baselines.soar_config import SoarConfig
+from soarbench.cli.evaluate import model_words
+from soarbench.common.errors import ConfigError, UserError
+from soarbench.config.compose import compose_choices, options
+from soarbench.grid.checks import check
+from soarbench.models.families import KNOWN
+from soarbench.models.flux2_klein.config import Flux2KleinConfig
+from soarbench.models.qwen_image.config import QwenImageConfig
+from soarbench.models.sana.config import SanaConfig
+from soarbench.models.z_image.config import ZImageConfig
+from tests.baselines.toys import Logs, run_config
+from tests.tiny_families import build_flux2_klein, build_qwen_image, build_sana, build_z_image
+
+PROMPTS = ["a photo of a red circle", "a heart"]
+
+
+class Family:
+    """A configuration of tiny weights, and how its pipeline is called."""
+
+    guidance_scale = 4.0
+    #: How far samples without guidance may be from the pipeline's.
+    tolerance = 0.0
+    settings: ClassVar = {"name": "tiny", "resolution": 32, "max_sequence_length": 60}
+    call: ClassVar = {}
+
+    def __init__(self, folder):
+        self.config = self.kind(path=str(self.build(folder)), **self.settings)
+        self.model = self.config.load("cpu")
+        rng = torch.Generator().manual_seed(0)
+        self.noise = torch.randn(len(PROMPTS), *self.model.latent_shape, generator=rng)
+
+    def sampled(self, guidance_scale):
+        condition = self.model.encode_prompts(PROMPTS)
+        negative = self.model.encode_prompts([""] * len(PROMPTS))
+        return self.model.sample(condition, negative, self.noise, 5, guidance_scale)
+
+    def as_given(self, latents):
+        """As the pipeline gives latents."""
+        return latents
+
+    def guidance(self, scale):
+        return {"guidance_scale": scale, "latents": self.noise}
+
+    def by_pipeline(self, scale, output_type):
+        call = {"height": 32, "width": 32, "num_inference_steps": 5, **self.call}
+        call["max_sequence_length"] = self.config.max_sequence_length
+        # Some pipelines put prompts into a template in the list that they are given.
+        call["prompt"] = list(PROMPTS)
+        call.update(self.guidance(scale), output_type=output_type)
+        return self.model.pipeline(**call).images
+
+
+class Flux2Klein(Family):
+    kind, build = Flux2KleinConfig, staticmethod(build_flux2_klein)
+
+    def as_given(self, latents):
+        return self.model.unscaled(latents)
+
+
+class Sana(Family):
+    kind, build = SanaConfig, staticmethod(build_sana)
+    call: ClassVar = {"use_resolution_binning": False}
+
+
+class ZImage(Family):
+    kind, build = ZImageConfig, staticmethod(build_z_image)
+
+    def guidance(self, scale):
+        # Added, times the difference, to the prompt's own velocity.
+        return {"guidance_scale": scale - 1, "latents": self.noise}
+
+
+class QwenImage(Family):
+    kind, build = QwenImageConfig, staticmethod(build_qwen_image)
+    # The pipeline pads prompts to the longest of a call, here they have one length.
+    tolerance = 1e-4
+    settings: ClassVar = Family.settings | {"max_sequence_length": 256}
+
+    def as_given(self, latents):
+        batch, channels, height, width = latents.shape
+        return QwenImagePipeline._pack_latents(latents, batch, channels, height, width)
+
+    def guidance(self, scale):
+        negative = {} if scale == 1 else {"negative_prompt": [""] * len(PROMPTS)}
+        return {"true_cfg_scale": scale, "latents": self.as_given(self.noise), **negative}
+
+
+FAMILIES = {"flux2_klein": Flux2Klein, "sana": Sana, "z_image": ZImage, "qwen_image": QwenImage}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, tmp_path_factory):
+    return FAMILIES[request.param](tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def klein(tmp_path_factory):
+    return Flux2Klein(tmp_path_factory.mktemp("klein")).model
+
+
+def test_samples_equal_the_pipelines_own(family):
+    ours = family.as_given(family.sampled(1.0))
+    theirs = family.by_pipeline(1.0, "latent")
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=family.tolerance)
+
+
+def test_guided_images_equal_the_pipelines_own(family):
+    ours = family.sampled(family.guidance_scale)
+    theirs = family.by_pipeline(family.guidance_scale, "latent")
+    # Both branches are one batch here and two calls there, and matrix products round differently.
+    torch.testing.assert_close(family.as_given(ours), theirs, rtol=0, atol=1e-4)
+    unguided = family.as_given(family.sampled(1.0))
+    assert not torch.allclose(unguided, theirs, atol=1e-2)
+    drawn = family.by_pipeline(family.guidance_scale, "pil")
+    for mine, other in zip(family.model.decode(ours), drawn, strict=True):
+        assert np.abs(np.asarray(mine, dtype=int) - np.asarray(other)).max() <= 1
+
+
+def test_encoding_undoes_decoding(family):
+    model = family.model
+    raw = model.encoded(torch.zeros(1, 3, 32, 32))
+    scaled = model.scaled(raw)
+    assert scaled.shape[1:] == model.latent_shape == family.config.architecture().latent_shape(32)
+    torch.testing.assert_close(model.unscaled(scaled), raw)
+
+
+def test_text_encoders_alone_and_kept_prompts_give_the_same(family):
+    alone = family.config.load_encoders(torch.device("cpu")).encode(PROMPTS)
+    whole = family.model.encode_prompts(PROMPTS)
+    shapes = family.config.architecture().condition_shapes(family.config.max_sequence_length)
+    assert {name: value.shape[1:] for name, value in alone.items()} == shapes
+    assert all(torch.equal(value, whole[name]) for name, value in alone.items())
+    kept = SimpleNamespace(encode=lambda _: alone)
+    without = family.config.load("cpu", kept)
+    assert without.pipeline.text_encoder is None
+    assert without.encode_prompts(PROMPTS) is alone
+
+
+class Spy(torch.nn.Module):
+    """Answers with its own input, and keeps what it was asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, hidden_states, timestep, _texts=None, **asked):
+        self.time, self.asked = timestep, asked
+        return (hidden_states,)
+
+
+#: What the transformer is told at level 0.25. Z-Image's time runs from noise to image, and its
+#: answer with it.
+TIMES = {"flux2_klein": 0.25, "sana": 250.0, "z_image": 0.75, "qwen_image": 0.25}
+
+
+def test_the_velocity_has_its_sign_and_time(family):
+    sign, time = (-1 if family.config.kind == "z_image" else 1), TIMES[family.config.kind]
+    spy, sigma = Spy(), torch.tensor([0.25, 0.25])
+    condition = family.model.encode_prompts(PROMPTS)
+    velocity = family.model.velocity(spy)(family.noise, sigma, condition)
+    assert torch.equal(velocity, sign * family.noise)
+    assert spy.time.tolist() == [time, time]
+
+
+def test_flux2_tokens_are_latents_row_by_row(klein):
+    spy, rng = Spy(), torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 32, 3, 5, generator=rng)
+    condition = {"prompt_embeds": torch.zeros(2, 7, 24)}
+    assert torch.equal(klein.velocity(spy)(latents, torch.tensor([0.25, 1.0]), condition), latents)
+    assert spy.asked["img_ids"][7].tolist() == [0, 1, 2, 0]
+    assert spy.asked["txt_ids"][6].tolist() == [0, 0, 0, 6]
+    with torch.no_grad():
+        rows = klein.pipeline._prepare_latent_ids(latents)[0]
+        words = klein.pipeline._prepare_text_ids(condition["prompt_embeds"])[0]
+    assert torch.equal(spy.asked["img_ids"], rows)
+    assert torch.equal(spy.asked["txt_ids"], words)
+
+
+@pytest.mark.parametrize(("side", "steps", "mu"), [(64, 50, 2.0234), (32, 50, 1.7020)])
+def test_flux2_shift_follows_size_and_steps(klein, side, steps, mu):
+    schedule, shape = klein.schedule, (128, side, side)
+    assert schedule.shift(shape) == pytest.approx(math.exp(mu), rel=1e-3)
+    # exp(mu) / (exp(mu) + 1 / t - 1) of evenly spaced t, 1 first.
+    t = torch.linspace(1, 1 / steps, steps, dtype=torch.float64)
+    by_hand = math.exp(mu) / (math.exp(mu) + 1 / t - 1)
+    sigmas = schedule.sampling_sigmas(steps, shape)
+    assert sigmas[0] == 1
+    assert sigmas[-1] == 0
+    torch.testing.assert_close(sigmas[:-1].double(), by_hand, rtol=0, atol=1e-4)
+
+
+class Rows:
+    """Latents and kept conditions of a family."""
+
+    def __init__(self, family, count=4):
+        rng = torch.Generator().manual_seed(1)
+        self.x0 = torch.randn(count, *family.model.latent_shape, generator=rng)
+        self.conditions = family.model.encode_prompts([f"{i} stars" for i in range(count)])
+
+    def __len__(self):
+        return len(self.x0)
+
+    def __getitem__(self, index):
+        condition = {name: value[index] for name, value in self.conditions.items()}
+        return {"x0": self.x0[index], "condition": condition, "prompt": str(index)}
+
+
+def brightness(_prompts, latents, _columns):
+    return latents.flatten(1).mean(1).tolist()
+
+
+LORA = LoraConfig(rank=2, alpha=4.0)
+METHODS = {
+    "sft": (SftConfig(condition_dropout=0.5), None),
+    "soar": (SoarConfig(num_aux_points=2, num_rollout_paths=2), LORA),
+    "flow_grpo": (
+        FlowGrpoConfig(group_size=2, num_inference_steps=2, kl_coeff=0.1, updates_per_collection=1),
+        LORA,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_train_it_and_an_interruption_changes_no_bit(family, tmp_path, name):
+    config, lora = METHODS[name]
+    rows, folder = Rows(family), tmp_path
+
+    def trained(place, **options):
+        model, transformer = family.model, copy.deepcopy(family.model.transformer)
+        world = World(schedule=model.schedule, latent_shape=model.latent_shape, reward=brightness)
+        post_train(
+            transformer,
+            config.build(world),
+            rows,
+            folder=folder / place,
+            **run_config(
+                steps=2,
+                batch_size=2,
+                save_steps=1,
+                optim=OptimConfig(learning_rate=1e-2),
+                lora=None if lora is None else family.config.adapted(lora),
+            ),
+            velocity_of=model.velocity,
+            negative_condition=family.model.encode_prompts([""]),
+            on_log=Logs(**options),
+        )
+        return {k: v.detach().clone() for k, v in transformer.state_dict().items()}
+
+    straight = trained("straight")
+    # How a method draws and goes on does not depend on the family: one of them shows that nothing
+    # of the model is left out of a checkpoint.
+    if name == "soar":
+        with pytest.raises(KeyboardInterrupt):
+            trained("cut", stop_at=2)
+        resumed = trained("cut")
+        assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+    first = family.model.transformer.state_dict()
+    moved = {
+        key for key, value in straight.items() if ("lora_B" in key and bool(value.any()))
+        or (key in first and not torch.equal(value, first[key]))
+    }  # fmt: skip
+    # All of an adapter's layers, or nearly all weights.
+    assert len(moved) >= (10 if lora else 0.8 * len(first))
+
+
+def test_a_directory_of_another_family_or_without_a_part_is_refused(family, tmp_path):
+    path = tmp_path / "copy"
+    shutil.copytree(family.config.path, path)
+    config = dataclasses.replace(family.config, path=str(path))
+    config.check_source()
+    shutil.rmtree(path / "tokenizer")
+    with pytest.raises(UserError, match=r"no tokenizer/ there") as refusal:
+        config.check_source()
+    assert len(str(refusal.value)) <= 300
+    (path / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
+    with pytest.raises(UserError, match=r"holds a StableDiffusion3Pipeline.*model=NAME"):
+        config.check_source()
+
+
+def test_a_size_that_tokens_do_not_divide_is_refused(family):
+    sizes = family.config.architecture()
+    with pytest.raises(ConfigError, match=f"multiple of {sizes.unit}.*use {sizes.unit}"):
+        sizes.latent_shape(sizes.unit + 1)
+
+
+def test_an_encoded_image_is_scaled_as_published(family):
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    model = family.model
+    pipeline, vae = model.pipeline, model.pipeline.vae
+    tensor = torch.from_numpy(pixels / 127.5 - 1).float().movedim(-1, 0)[None]
+    theirs = {
+        "flux2_klein": lambda: pipeline._encode_vae_image(tensor, None),
+        "sana": lambda: vae.encode(tensor).latent * 0.41407,
+        "z_image": lambda: (vae.encode(tensor).latent_dist.mode() - 0.1159) * 0.3611,
+        # Mean 0.5 and deviation 2 of every channel.
+        "qwen_image": lambda: (
+            (vae.encode(tensor[:, :, None]).latent_dist.mode()[:, :, 0] - 0.5) / 2
+        ),
+    }[family.config.kind]()
+    ours = model.encode_images([Image.fromarray(pixels)])
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_guidance_of_distilled_weights_is_refused(tmp_path):
+    path = str(build_flux2_klein(tmp_path, is_distilled=True))
+    assert Flux2KleinConfig(name="tiny", path=path, resolution=32).architecture().is_distilled
+    choices = ["grid=reward_specific", "data=lab_general", "model=flux2_klein_4b_distilled"]
+    settings = compose_choices([*choices, "method=soar"]).settings()
+    check(settings, "soar")
+    guided = dataclasses.replace(settings.method, guidance_scale=4.5)
+    with pytest.raises(ConfigError, match=r"method\.guidance_scale=4\.5.*scale=1") as refusal:
+        check(dataclasses.replace(settings, method=guided), "soar")
+    assert len(str(refusal.value)) <= 300
+    sampling = dataclasses.replace(settings.sampling, guidance_scale=4.0)
+    with pytest.raises(ConfigError, match=r"sampling\.guidance_scale=4\.0"):
+        check(dataclasses.replace(settings, sampling=sampling), "soar")
+
+
+def test_a_saved_pipeline_takes_its_familys_settings(family):
+    words = model_words(family.config.path)
+    settings = dict(word.split("=", 1) for word in words)
+    assert settings["model"] in options("model")
+    chosen = compose_choices(["grid=reward_specific", f"model={settings['model']}"]).settings()
+    assert type(chosen.model) is type(family.config)
+    assert settings["model.revision"] == "null"
+
+
+@pytest.mark.parametrize(("path", "name"), KNOWN.items())
+def test_every_known_hub_id_has_a_configuration_of_its_size(path, name):
+    settings = compose_choices(["grid=reward_specific", f"model={name}"]).settings()
+    assert settings.model.path == path
+    sizes = settings.model.architecture()
+    with torch.device("meta"):
+        numbers = sum(p.numel() for p in sizes.transformer().parameters())
+    # SD3's files hold its fixed position embedding, too.
+    assert sizes.stored_parameters == pytest.approx(numbers, rel=0.11)
+    assert name.startswith("sd3") or sizes.stored_parameters == numbers
