@@ -119,7 +119,7 @@ def test_every_command_exists_with_its_options(name: str) -> None:
         (["bench", "budget=none"], "budget='none' does not exist"),
         (["bench", "judges", "budget=quick"], "there is no key 'budget' here; did you mean"),
         (["evaluate"], "suite= is missing"),
-        (["evaluate", "suite=geneval", "model=sd35"], "neither one of lab"),
+        (["evaluate", "suite=geneval", "model=sd35"], "is neither one of "),
         (["lab", "demolish"], "say what lab is to do: lab build, card, sheet, draw"),
         (["lab", "build", "stge=base"], "did you mean 'stage'?"),
         (["lab", "card", "x=1"], "there is no key 'x' here; there are none"),
