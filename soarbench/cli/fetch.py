@@ -31,9 +31,9 @@ def fetch(
         raise UserError(f"name what to fetch: {known}")
     require_judges(names, judges)
     needs = [(*judges[name].published, *judges[name].optional) for name in names]
-    published = {weights for judge in needs for weights in judge}
-    # What is small first: whoever asks a server needs GenEval 2's prompts alone.
-    downloads = sorted(published, key=lambda weights: (weights.disk_gb, weights.title))
+    published = dict.fromkeys(weights for judge in needs for weights in judge)
+    # Single files first: whoever asks a server needs GenEval 2's prompts alone.
+    downloads = sorted(published, key=lambda weights: isinstance(weights, PublishedWeights))
     if not downloads:
         console.print("these judges need no weights of the hub")
     for weights in downloads:

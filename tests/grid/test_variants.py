@@ -139,7 +139,7 @@ def test_descriptions_say_of_what_a_variant_is_a_trial() -> None:
     ("words", "message"),
     [
         (["grid.variants={sft: {of: soar, title: X}}"], "sft: a method has that name"),
-        (["grid.variants={x: {of: base, title: X}}"], "of='base': choose one of flow_grpo"),
+        (["grid.variants={x: {of: base, title: X}}"], "of='base': choose one of .*flow_grpo"),
         (["grid.variants={a_then_b: {of: sft, title: X}}"], "no _then_"),
         (["grid.variants={../x: {of: sft, title: X}}"], "name of folders"),
         (["grid.variants={x: {of: sft, title: X, cost_of: x}}"], "has no cost of its own"),
