@@ -200,5 +200,7 @@ def _time(grid: Grid) -> Check:
 def _repositories(grid: Grid) -> list[str]:
     """What of this grid has a page on the hub, where its licence stands."""
     model = grid.settings.model
-    every = [weights.repo for judge in _asked(grid).values() for weights in judge.published]
+    published = [one for judge in _asked(grid).values() for one in judge.published]
+    # Files of elsewhere have no page on the hub.
+    every = [one.repo for one in published if isinstance(one, PublishedWeights)]
     return list(dict.fromkeys([model.path] * _is_of_hub(model) + every))
