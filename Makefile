@@ -3,8 +3,8 @@
 # make check  linter, formatter's check, types, the documentation
 # make docs   the documentation as a site, into build/site; warnings are errors
 # make gpu    GPU-marked tests, then speed and memory of everything on a CUDA device (docs/gpu.md)
-# Each sets up .venv by itself. TORCH_INDEX=URL installs torch from another index first, for
-# example https://download.pytorch.org/whl/cpu for the small CPU build.
+# Each sets up .venv by itself. Without an NVIDIA GPU it takes torch's small CPU build, where that index
+# answers; TORCH_INDEX=URL takes torch from another index, TORCH_INDEX= from pip's own.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,6 +15,7 @@ GPU_ARGS ?=
 PYTEST_ARGS ?= -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CPU_INDEX := https://download.pytorch.org/whl/cpu
 PACKAGES := soarbench baselines evaluators
 # pydoclint, as a plug-in of flake8, since alone it cannot leave a rule out. Sections are optional here:
 # a summary line says what is returned or yielded, and names say what they can. What an Args section says
@@ -34,6 +35,15 @@ else
 GPU_STAMP := $(STAMP)
 GPU_PYTHON := $(BIN)/python
 endif
+
+# On a Mac pip's own torch is the small one; a mirror or a folder of wheels is meant by who set it.
+define CHOOSE_INDEX
+if test "$$(uname -s)" = Linux && ! test -e /dev/nvidiactl && ! $(BIN)/python -m pip config list | grep -qE "(index-url|find-links)="; then \
+		if $(BIN)/python -c 'import urllib.request; urllib.request.urlopen("$(CPU_INDEX)/torch/", timeout=10)' 2>/dev/null; then \
+			index=$(CPU_INDEX); echo "no NVIDIA GPU: torch is the CPU build of $$index"; \
+		else echo "no NVIDIA GPU, but $(CPU_INDEX) does not answer: torch is that of pip's own index"; fi; \
+	fi;
+endef
 
 .PHONY: run test check docs gpu format setup clean
 
@@ -74,7 +84,9 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("soarbench needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; set PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(if $(TORCH_INDEX),$(BIN)/python -m pip install -c constraints.txt --index-url $(TORCH_INDEX) torch torchvision)
+	index="$(TORCH_INDEX)"; \
+	$(if $(filter undefined,$(origin TORCH_INDEX)),$(CHOOSE_INDEX)) \
+	test -z "$$index" || $(BIN)/python -m pip install -c constraints.txt --index-url "$$index" torch torchvision
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 

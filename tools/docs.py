@@ -17,11 +17,10 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import yaml
-from griffe import Docstring, DocstringSectionKind
-
 from soarbench.cli.app import COMMANDS, function_of, options_of
-from soarbench.common.plugins import OWN, conf_folders
+from soarbench.cli.help import default_of, root_values
+from soarbench.common.docstrings import attributes, summary
+from soarbench.common.plugins import conf_folders
 from soarbench.common.strict import TARGET, imported, is_needed, typed_fields
 from soarbench.config.compose import options, registered
 from soarbench.config.keys import members
@@ -136,32 +135,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
-def attributes(kind: type) -> dict[str, str]:
-    """What docstrings say of a class's fields, its bases' included."""
-    texts: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        if base.__module__.partition(".")[0] in ("builtins", "abc"):
-            continue
-        for section in Docstring(base.__doc__ or "", lineno=1).parse("google", warnings=False):
-            if section.kind is DocstringSectionKind.attributes:
-                texts |= {entry.name: entry.description for entry in section.value}
-    return texts
-
-
 def written_default(entry: dataclasses.Field[object]) -> str:
     """A field's default as it is typed."""
     if is_needed(entry):
         return "needed"
-    default = entry.default
-    if default is dataclasses.MISSING:
-        assert entry.default_factory is not dataclasses.MISSING
-        default = entry.default_factory()
-    if default is None or isinstance(default, bool):
-        return f"`{str(default).lower().replace('none', 'null')}`"
-    if dataclasses.is_dataclass(default):
-        return "its own"
-    shown = list(default) if isinstance(default, tuple) else default
-    return f"`{shown}`".replace(f"{ROOT}/", "")
+    default = default_of(entry)
+    return f"`{default}`".replace(f"{ROOT}/", "") if default else "its own"
 
 
 def fields_table(kind: type, prefix: str = "") -> str:
@@ -181,9 +160,15 @@ def commands() -> dict[str, str]:
         words = [name, *command.names, *(f"[{flag}]" for flag in command.flags)]
         text += f"\n## {name}\n\n{command.summary[0].upper()}{command.summary[1:]}.\n\n"
         text += f"```\npython -m soarbench {' '.join(words)} [key=value ...]\n```\n\n"
-        text += f"Words: {_escaped(command.usage) or 'none'}.\n\n"
+        text += (
+            f"{' and '.join(command.names)}: {_escaped(command.usage)}.\n\n"
+            if command.usage
+            else ""
+        )
         kind = options_of(function_of(name))
         text += fields_table(kind) if kind else ""
+        shown = "".join(f"python -m soarbench {name} {words}\n" for words in command.examples)
+        text += f"\n```sh\n{shown}```\n" if shown else ""
     return {"commands.md": text}
 
 
@@ -203,15 +188,13 @@ def settings() -> dict[str, str]:
         kinds = [kind for kind in members(hint) if dataclasses.is_dataclass(kind)]
         for kind in kinds:
             if key not in GROUPS:
-                text += f"\n## {key}\n\n{_summary(kind)}\n\n{fields_table(kind, f'{key}.')}"
+                text += f"\n## {key}\n\n{summary(kind)}\n\n{fields_table(kind, f'{key}.')}"
     return {"settings.md": text} | {f"yaml/{group}.md": yaml_page(group) for group in GROUPS}
 
 
 def _top_rows() -> Iterator[tuple[str, str, str]]:
     """The settings at the top, and what ``config.yaml`` makes of each."""
-    values = yaml.safe_load((OWN / "config.yaml").read_text())
-    for group in values.pop("defaults"):
-        values |= group if isinstance(group, dict) else {}
+    values = root_values()
     texts = attributes(Settings)
     for name, (_, entry) in typed_fields(Settings).items():
         group = "suite" if name == "suites" else name
@@ -238,12 +221,8 @@ def yaml_page(group: str) -> str:
     for kind in kinds or plain:
         assert isinstance(kind, type)
         prefix = f"{'suites' if group == 'suite' else group}.{'NAME.' if is_whole else ''}"
-        text += f"## {kind.__name__}\n\n{_summary(kind)}\n\n{fields_table(kind, prefix)}\n"
+        text += f"## {kind.__name__}\n\n{summary(kind)}\n\n{fields_table(kind, prefix)}\n"
     return text
-
-
-def _summary(kind: type) -> str:
-    return (kind.__doc__ or "").partition("\n")[0]
 
 
 def python() -> dict[str, str]:

@@ -17,7 +17,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 mkdir "$folder/soarbench"
 # Results are not needed there; the record that is written there is brought back by hand.
-git ls-files -z | grep -zv '^results/' | xargs -0 cp --parents -t "$folder/soarbench"
+git ls-files -z | grep -zv '^results/' | xargs -0 cp -P --parents -t "$folder/soarbench"
 "$python" tools/gpu_wheels.py "$folder/soarbench/wheels" "${PYTHON_VERSION:-3.12}" "$there"
 git rev-parse HEAD > "$folder/soarbench/wheels/commit"
 # xz on plain files: wheels of their own are deflated and would stay twice as large.

@@ -52,7 +52,12 @@ from soarbench.store.exports import MANIFEST, Export
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(Options):
-    """``compare`` takes one metric (None: all) and the optimiser step (None: the last)."""
+    """What ``compare`` takes beside the settings of a run.
+
+    Attributes:
+        metric: One of them; null: all.
+        step: Optimiser step; null: the last.
+    """
 
     metric: str | None = None
     step: int | None = None

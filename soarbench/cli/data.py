@@ -19,7 +19,12 @@ from soarbench.grid.expand import Grid, expand
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSetOptions(Options):
-    """``data score`` takes a judge's name, and the JSON Lines file that gets the scores."""
+    """What ``data score`` takes beside the settings of a run.
+
+    Attributes:
+        judge: Its name.
+        output: JSON Lines file that gets the scores.
+    """
 
     example: ClassVar[str] = "data score data.path=rows.jsonl judge=aesthetic output=scored.jsonl"
     judge: str
@@ -28,7 +33,12 @@ class ScoreSetOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions(Options):
-    """``data check`` takes a file for what is wrong, and whether to look for near duplicates."""
+    """What ``data check`` takes beside the settings of a run.
+
+    Attributes:
+        output: JSON Lines file of what is wrong; null: below ``runs/data_check``.
+        near: Whether to look for near duplicates, too.
+    """
 
     output: Path | None = None
     near: bool = False
@@ -36,7 +46,13 @@ class CheckOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class FilterOptions(Options):
-    """``data filter`` takes a scored set, a file for what is kept, and each score's least value."""
+    """What ``data filter`` takes.
+
+    Attributes:
+        input: A scored set.
+        output: JSON Lines file of the rows that are kept.
+        thresholds: Each score's least value.
+    """
 
     example: ClassVar[str] = (
         "data filter input=scored.jsonl output=kept.jsonl thresholds.aesthetic=6.8"
@@ -57,7 +73,7 @@ def filter_rows(options: FilterOptions, _words: Sequence[str], *, console: Conso
     return filter_set(options.input, options.output, options.thresholds, console)
 
 
-def _grid(words: Sequence[str], action: str) -> tuple[Grid, ImageDataConfig]:
+def run_words(_options: object, words: Sequence[str]) -> list[str]:
     """The settings that say which set, which judges and which suites; nothing is trained."""
     # SD3.5's, whose buckets and judges a set of anybody's is for, until the user says otherwise.
     chosen = {"model": "sd35_medium", "data": "jsonl"}
@@ -66,8 +82,11 @@ def _grid(words: Sequence[str], action: str) -> tuple[Grid, ImageDataConfig]:
     # Every task that the model is judged in: an image of any of their suites is in no training set.
     tasks = [name.partition("/")[2] for name in protocols if name.startswith(chosen["model"] + "/")]
     defaults = ["grid=main_table", f"grid.tasks=[{','.join(tasks)}]", "method=base"]
-    defaults += [f"{group}={name}" for group, name in chosen.items()]
-    grid = expand([*defaults, *words])
+    return [*defaults, *(f"{group}={name}" for group, name in chosen.items()), *words]
+
+
+def _grid(words: Sequence[str], action: str) -> tuple[Grid, ImageDataConfig]:
+    grid = expand(run_words(None, words))
     config = grid.settings.data.with_content()
     if not isinstance(config, ImageDataConfig) or config.path is None:
         raise ConfigError(

@@ -61,10 +61,7 @@ def read_evaluation(options: EvaluateOptions, words: Sequence[str]) -> Evaluatio
     judges, folders = options.judges(words), search_path(words)
     suite = _suite(suite_named(options.suite, folders), options.choice)
     suite = dataclasses.replace(suite, judges=tuple(judges))
-    model = model_words(options.model or suite.judges_of, folders)
-    # The suite's judges are those of the model that they judge best, not of this one.
-    of_model = [word for word in words if not split(word).key.startswith("judge.")]
-    settings = run_settings([*model, *of_model])
+    settings = run_settings(run_words(options, words))
     check_device(settings.device)
     _check_resolution(settings.model)
     cell = _cell(settings, suite, judges)
@@ -84,6 +81,15 @@ def read_evaluation(options: EvaluateOptions, words: Sequence[str]) -> Evaluatio
     )
     store = Store(Path(settings.output_dir).expanduser())
     return Evaluation(cell=cell, store=store, device=settings.device, scoring=scoring)
+
+
+def run_words(options: EvaluateOptions, words: Sequence[str]) -> list[str]:
+    """The settings of a run that the model is drawn with."""
+    folders = search_path(words)
+    model = options.model or suite_named(options.suite, folders).judges_of
+    # The suite's judges are those of the model that they judge best, not of this one.
+    own = [word for word in words if not split(word).key.startswith("judge.")]
+    return [*model_words(model, folders), *own]
 
 
 def model_words(value: str, folders: Folders | None = None) -> list[str]:

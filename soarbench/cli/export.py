@@ -28,7 +28,11 @@ _OWN_KEYS = ("output_dir", "results_dir", "tracking", "device")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
-    """What ``export`` takes beside the settings of a run: where the grid becomes a folder."""
+    """What ``export`` takes beside the settings of a run.
+
+    Attributes:
+        output: Where the grid becomes a folder.
+    """
 
     example: ClassVar[str] = "export grid=reward_specific output=results/lab/mine"
     renamed: ClassVar[Mapping[str, str]] = {"path": "output"}

@@ -29,14 +29,22 @@ class CardOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions(CardOptions):
-    """``lab build`` takes the stage to build; None: all that are not yet built."""
+    """What ``lab build`` takes.
+
+    Attributes:
+        stage: To build; null: all that are not yet built.
+    """
 
     stage: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SheetOptions(CardOptions):
-    """``lab sheet`` takes the file of the picture."""
+    """What ``lab sheet`` takes.
+
+    Attributes:
+        output: File of the picture.
+    """
 
     output: Path = Path("runs/lab_sheet.png")
 
@@ -47,7 +55,14 @@ class SheetOptions(CardOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DrawOptions(CardOptions):
-    """``lab draw`` takes a new folder, a suite, and the share 0..1 of pictures that are wrong."""
+    """What ``lab draw`` takes.
+
+    Attributes:
+        output: A new folder.
+        suite: A suite of the laboratory.
+        images_per_prompt: Pictures of each prompt.
+        wrong: Share of the pictures that show something else, 0..1.
+    """
 
     example: ClassVar[str] = "lab draw output=runs/drawn"
     output: Path

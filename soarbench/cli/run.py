@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
@@ -14,16 +15,20 @@ from rich.table import Table
 
 from baselines.loop.disk import remove_partials
 from soarbench.cli.disk import require_space, space_line
+from soarbench.cli.listing import lines_of, print_rows
 from soarbench.cli.sync import deliver_grid
-from soarbench.common.errors import UserError, reason
+from soarbench.common.errors import UserError, reason, without_passwords
 from soarbench.common.files import locked, make_writable
 from soarbench.common.progress import print_line
+from soarbench.config.compose import CONF_DIR, search_path
+from soarbench.config.keys import split
 from soarbench.config.run import RatesConfig
 from soarbench.config.stages import stages
 from soarbench.config.suites import missing_prompts
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
+from soarbench.grid.reward_lookup import look_up_rewards
 from soarbench.jobs.base import Job, SuiteJob, Workbench
 from soarbench.jobs.graph import diagnostic_keys, grid_jobs, settle, waiting_on
 from soarbench.jobs.log import Log
@@ -36,15 +41,22 @@ from soarbench.launchers.base import MakeWorkbench, Submitter
 from soarbench.launchers.run_grid import Failures, estimates, run_grid
 from soarbench.store.artefact import Store, refuse_old
 
-_MISSING_DATA = (
+MISSING_DATA = (
     "there is nothing to train on: give data.path=FILE (data=jsonl), or data=datasets or "
     "data=webdataset with data.path=DIR"
 )
 
 
 def run(arguments: Sequence[str], *, is_dry: bool, as_json: bool, console: Console) -> int:
-    """Run a grid, or say what would be run. -> 1 when a cell failed or could not be measured."""
+    """Run a grid, or say what would be run. -> 1 when a cell failed or could not be measured.
+
+    Without any setting it prints the grids that there are.
+    """
+    if not as_json and all(word.startswith(f"{CONF_DIR}=") for word in arguments):
+        _say_grids(arguments, console)
+        return 0
     grid = expand(arguments)
+    look_up_rewards(grid.cells)
     refuse_old(grid.store.root, grid.settings.grid.name)
     if as_json:
         if not is_dry:
@@ -58,6 +70,11 @@ def run(arguments: Sequence[str], *, is_dry: bool, as_json: bool, console: Conso
         console.print(dry_table(grid))
         return 0
     return run_whole(grid, console=console, make_workbench=workbench)
+
+
+def _say_grids(words: Sequence[str], console: Console) -> None:
+    print_rows(console, "grids", lines_of("grid", search_path(words)))
+    print_line(console, "\nchoose one: python -m soarbench run grid=reward_specific --dry-run")
 
 
 def _submit(grid: Grid, *, is_dry: bool, console: Console) -> int:
@@ -96,7 +113,7 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
     """As ``run``; ``make_workbench`` is called only if something is left to do."""
     results_dir = _refuse_what_cannot_run(grid)
     with locked(grid.folder):
-        failures, tracker = Failures(), None
+        failures, tracker, last = Failures(), None, ""
         jobs = all_jobs(grid)
         folders = [grid.folder / addresses.cell_id(cell) for cell in grid.cells]
         for line in set_damaged_aside(jobs, grid.store, folders):
@@ -119,11 +136,25 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
             from soarbench.report.source import cells_of
 
             built = build(cells_of(with_recorded(grid)), None, console)
+            last = where_to_look(grid, built.folder)
             if tracker is not None:
                 tracker.log_report(built.folder)
         deliver_grid(grid, tracker, console)
     say_failures(grid, failures, console)
+    if last:
+        print_line(console, last)
     return 1 if failures else 0
+
+
+def where_to_look(grid: Grid, folder: Path) -> str:
+    """The page of a report, and the command that opens MLflow where the grid is tracked."""
+    page = f"open {folder / 'index.html'}"
+    if not grid.settings.tracking.enabled:
+        return page
+    kept = ("output_dir", "tracking", CONF_DIR)
+    words = [word for word in grid.arguments if split(word).key.partition(".")[0] in kept]
+    command = shlex.join(("python", "-m", "soarbench", "ui", *words))
+    return f"{page}; in MLflow: {without_passwords(command)}"
 
 
 def _refuse_what_cannot_run(grid: Grid) -> Path:
@@ -131,7 +162,7 @@ def _refuse_what_cannot_run(grid: Grid) -> Path:
     for suite in grid.without_prompts:
         raise UserError(missing_prompts(suite))
     if grid.without_data:
-        raise UserError(_MISSING_DATA)
+        raise UserError(MISSING_DATA)
     results_dir = Path(grid.settings.results_dir).expanduser()
     make_writable(grid.store.root, "output_dir")
     make_writable(results_dir, "results_dir")
@@ -262,7 +293,7 @@ def dry_table(grid: Grid) -> Table:
     notes += equal_cost_lines(grid.cells, _duration(extra))
     notes += repeated_lines(pending, grid.store)
     notes += [f"to run it, {missing_prompts(suite)}" for suite in grid.without_prompts]
-    notes += [_MISSING_DATA] if grid.without_data else []
+    notes += [MISSING_DATA] if grid.without_data else []
     table.caption = "\n".join(notes)
     return table
 

@@ -21,7 +21,11 @@ from soarbench.config.keys import Options
 
 @dataclass(frozen=True, kw_only=True)
 class UiOptions(Options):
-    """What ``ui`` takes beside the settings of a run: the port of the web page."""
+    """What ``ui`` takes beside the settings of a run.
+
+    Attributes:
+        port: Of the web page.
+    """
 
     port: int = 5000
 

@@ -42,9 +42,10 @@ def _git(*words: str) -> str | None:
 def command_line() -> str:
     """The command that this process was started with, without passwords."""
     program, *arguments = sys.argv
-    # ``python -m`` puts the path of __main__.py there, which is of this machine.
-    is_module = Path(program).name == "__main__.py"
-    words = [*(("python", "-m", "soarbench") if is_module else (program,)), *arguments]
+    # ``python -m`` puts the path of __main__.py there, which is of this machine, as is the place of
+    # the console command.
+    names = {"__main__.py": ["python", "-m", "soarbench"], "soarbench": ["soarbench"]}
+    words = [*names.get(Path(program).name, [program]), *arguments]
     # It is stored, shown in reports and published.
     return without_passwords(shlex.join(words))
 

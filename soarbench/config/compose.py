@@ -466,12 +466,8 @@ def apply(values: Iterable[Word], compositions: Collection[Composition]) -> None
 def grid_config(overrides: Overrides) -> GridConfig:
     """The grid that a command line names, with its own values; its names are not looked up."""
     if overrides.grid is None:
-        every = registered("grid", overrides.folders)
-        listed = "; ".join(
-            f"grid={name}: {every[name].get('description')}" + (f" (of {source})" if source else "")
-            for name, source in sources("grid", overrides.folders).items()
-        )
-        raise ConfigError(f"name a grid. {listed}")
+        grids = ", ".join(options("grid", overrides.folders))
+        raise ConfigError(f"name a grid: grid=NAME, one of {grids}; 'ls grids' explains them")
     composition = overrides.composed()
     for word in overrides.values:
         if word.key.startswith("grid."):

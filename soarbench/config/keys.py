@@ -86,11 +86,13 @@ def nearest(key: str, known: Iterable[str]) -> str:
     """A remedy for an unknown key: the few nearest, as a whole and in their last part."""
 
     def unlikeness(other: str) -> tuple[float, str]:
-        pairs = ((key, other), (key.rpartition(".")[2], other.rpartition(".")[2]))
-        # The last part alone finds the right key in the wrong group.
+        short, name = key.rpartition(".")[2], other.rpartition(".")[2]
+        # The last part alone finds the right key in the wrong group, and lr is learning_rate.
+        is_same = short in (name, "".join(word[:1] for word in name.split("_")))
+        pairs = ((key, other), (short, name))
         whole, last = (difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
         # By name where they are alike: sets have another order in every process.
-        return -2 * whole - last, other
+        return -2 * whole - last - 3 * is_same, other
 
     if not known:
         return "there are none"

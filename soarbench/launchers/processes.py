@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import logging
 import multiprocessing
 import os
 import signal
@@ -29,6 +31,29 @@ from soarbench.launchers.worker import JobRunner, environment, variables
 _SECONDS_TO_END = 10.0
 #: Not forked: a process that has begun to use CUDA or threads must not be.
 _SPAWN = multiprocessing.get_context("spawn")
+
+
+@dataclass(frozen=True)
+class _Said:
+    """A log line of a worker."""
+
+    logger: str
+    level: int
+    text: str
+
+
+class _Sender(logging.Handler):
+    """Sends log lines to the process that shows bars, which lines of others would break."""
+
+    def __init__(self, send: Callable[[object], None]) -> None:
+        super().__init__()
+        self._send = send
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        # Nobody reads what is said after the end of who started this.
+        with contextlib.suppress(OSError):
+            self._send(_Said(record.name, record.levelno, record.getMessage()))
 
 
 @dataclass(frozen=True)
@@ -121,15 +146,20 @@ class Processes(Backend):
             time.sleep(seconds)
         for connection in wait(list(connections), seconds) if connections else ():
             assert isinstance(connection, Connection)
-            yield self._event(connections[connection])
+            event = self._event(connections[connection])
+            if event is not None:
+                yield event
 
-    def _event(self, worker: Worker) -> Event:
+    def _event(self, worker: Worker) -> Event | None:
         running = self._workers[worker]
         try:
-            message: Update | Exception | None = running.connection.recv()
+            message: Update | Exception | _Said | None = running.connection.recv()
         except (EOFError, OSError):
             self.stop(worker)
             return Lost(worker=worker, why=_why(running.process.exitcode))
+        if isinstance(message, _Said):
+            logging.getLogger(message.logger).log(message.level, "%s", message.text)
+            return None
         return message if isinstance(message, Update) else Ended(worker=worker, failure=message)
 
     def __enter__(self) -> Self:
@@ -162,9 +192,16 @@ def _work(
     # Ctrl-C goes to all processes of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
-    set_levels()
+    lock = threading.Lock()
+
+    def send(message: object) -> None:
+        # Any thread may say something, and a connection is no queue.
+        with lock:
+            connection.send(message)
+
+    set_levels(_Sender(send))
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    runner = JobRunner(grid, make_workbench, connection.send, is_small)
+    runner = JobRunner(grid, make_workbench, send, is_small)
     while True:
         try:
             job: Job = connection.recv()
@@ -172,7 +209,7 @@ def _work(
             # On the way out it would be a traceback of whoever is cleaning up.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             return
-        connection.send(runner.run(job))
+        send(runner.run(job))
 
 
 def _leave(*_: object) -> None:

@@ -45,8 +45,8 @@ from soarbench.store.facts import MetricFacts
 #: The counter at which methods are compared beside their last steps. A step of one method costs
 #: many times a step of another, and seconds depend on the machine.
 MATCHED_COUNTER = "forward_equivalents"
-#: Published values of the checkout that the program runs from; an installed wheel has none.
-CHECKOUT_REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+#: Published values that the package brings: of a checkout those of ``results/reference``.
+OWN_REFERENCE = Path(__file__).parent / "reference"
 
 
 def build_report(source: GridCells, options: ReportOptions | None = None) -> Report:
@@ -166,10 +166,10 @@ def _diversity(
 
 
 def _missing_published(grid: str, published: pd.DataFrame | None, folder: Path) -> list[str]:
-    # Wheels have no results/; a reader of one should know that rows are missing.
+    # A reader should know that rows are missing.
     if published is not None or grid not in reference.PUBLISHED_GRIDS:
         return []
-    return [f"Published rows: left out, {folder} has none (results/reference of the source does)"]
+    return [f"Published rows: left out, {folder} has none (soarbench/report/reference has)"]
 
 
 def reference_folder(results_folder: Path) -> Path:
@@ -181,7 +181,7 @@ def reference_folder(results_folder: Path) -> Path:
         results_folder,
         *(folder for folder in results_folder.resolve().parents if folder.is_relative_to(here)),
     )
-    places = [*(folder / "reference" for folder in around), CHECKOUT_REFERENCE]
+    places = [*(folder / "reference" for folder in around), OWN_REFERENCE]
     full = (place for place in places if (place / "paper_table.csv").is_file())
     return next(full, places[0])
 

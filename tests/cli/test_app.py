@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,10 @@ from pathlib import Path
 import pytest
 
 from soarbench.cli.app import COMMANDS, function_of, main, options_of
+from soarbench.cli.help import default_of
+from soarbench.common.errors import UserError
+from soarbench.common.strict import typed_fields
+from soarbench.config.compose import options
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "diffusers", "mlflow", "pandas", "matplotlib", "scipy", "numpy")
@@ -24,13 +29,64 @@ def test_help_lists_exactly_the_commands_that_exist(capsys: pytest.CaptureFixtur
     grids |= {"publish", "leaderboard"}
     judging = {"evaluate", "score", "doctor", "fetch"}
     first_words = {name.split()[0] for name in COMMANDS}
-    assert first_words == grids | judging | {"plan", "bench", "soak", "data", "lab"}
+    assert first_words == grids | judging | {
+        "plan",
+        "bench",
+        "soak",
+        "data",
+        "lab",
+        "ls",
+        "completion",
+    }
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, "data", "lab"])
-def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_explains_itself(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     assert main([*name.split(), "--help"]) == 0
-    assert "usage: python -m soarbench" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "usage: python -m soarbench" in text
+    # Examples are to be copied in one piece.
+    prose, _, _ = text.partition("\nexamples:\n")
+    assert name in ("data", "lab") or max(map(len, prose.splitlines())) <= 80
+    kind = options_of(function_of(name)) if name in COMMANDS else None
+    for key, (_, entry) in typed_fields(kind).items() if kind else ():
+        line = re.search(rf"^  {key}[\w.]*=\s+(.*(?:\n {{9}}.*)*)", text, re.M)
+        assert line is not None, key
+        # Keys of keys have defaults of their own.
+        default = "null" if key == "suites" else default_of(entry)
+        assert " ".join(line[1].split()).endswith(f"Default: {default}" if default else "."), key
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help", "compare"], ["help", "compare"], ["compare", "-h", "soar"], ["compare", "--help"]],
+)
+def test_help_may_stand_anywhere(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.startswith("usage: python -m soarbench compare A B [--json]")
+
+
+def test_help_lists_choices_and_settings_with_what_they_are_by_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["run", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(
+        r"^  budget= +published, quick, standard, tuning\. Default: quick$", text, re.M
+    )
+    assert re.search(r"^  seeds= +Training seeds\. Default: \$\{budget\.seeds\}$", text, re.M)
+    assert re.search(r"^  optim\.KEY= .*Keys: learning_rate,", text, re.M)
+    assert main(["ui", "--help"]) == 0
+    assert "optim" not in capsys.readouterr().out
+
+
+def test_run_alone_lists_the_grids(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1 : 1 + len(options("grid"))]] == options("grid")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -45,16 +101,25 @@ def test_every_command_exists_with_its_options(name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train"], "there is no command 'train'; choose one of run, report"),
-        (["run"], "name a grid. grid=ablation"),
+        (["train"], "there is no command 'train'; choose one of run, ls, report"),
+        (["run", "budget=quick"], "name a grid: grid=NAME, one of ablation, main_table"),
+        (["run", "quick"], "'quick' needs its key: write budget=quick"),
+        (["run", "grid=reward_specific", "lr=1"], "did you mean 'optim.learning_rate'"),
+        (["run", "grid=reward_specific", "optim.lr=1"], "did you mean 'optim.learning_rate'"),
+        (["run", "--grid", "reward_specific", "--lr=1"], "did you mean 'optim.learning_rate'"),
+        (["run", "grid=reward_specific", "steps=1"], "did you mean 'budget.steps'"),
+        (["run", "grid=reward_specific", "reward=os.path.nothere"], "has no attribute 'nothere'"),
+        (["run", "grid=reward_specific", "reward=os.path.join"], "called with prompts=, images="),
+        (["run", "grid=reward_specific", "reward=evaluators.base.Evaluator"], "lacks canaries"),
+        (["ls", "gridz"], "did you mean 'grids'"),
         (["run", "grid=reward_specifc"], "did you mean 'reward_specific'?"),
-        (["run", "--dry"], "unrecognized arguments: --dry; see 'python -m soarbench run --help'"),
+        (["run", "--dry"], "unrecognized arguments: --dry; did you mean --dry-run? see 'python -m"),
         (["run", "--bogus"], "unrecognized arguments: --bogus"),
         (["report", "grid=none"], "grid='none' does not exist"),
         (["bench", "budget=none"], "budget='none' does not exist"),
         (["bench", "judges", "budget=quick"], "there is no key 'budget' here; did you mean"),
         (["evaluate"], "suite= is missing"),
-        (["evaluate", "suite=geneval", "model=sd35"], "neither one of lab"),
+        (["evaluate", "suite=geneval", "model=sd35"], "is neither one of "),
         (["lab", "demolish"], "say what lab is to do: lab build, card, sheet, draw"),
         (["lab", "build", "stge=base"], "did you mean 'stage'?"),
         (["lab", "card", "x=1"], "there is no key 'x' here; there are none"),
@@ -88,6 +153,23 @@ def test_the_order_of_flags_and_settings_does_not_matter(
 ) -> None:
     assert main(["run", overrides[0], "--dry-run", *overrides[1:]]) == 0
     assert "sft-aesthetic-seed0" in capsys.readouterr().out
+
+
+def test_a_terminal_is_told_what_takes_seconds_before_it_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+
+    def loaded(_name: str) -> None:
+        said.append(capsys.readouterr().err)
+        raise UserError("enough")
+
+    monkeypatch.setattr("soarbench.cli.app.function_of", loaded)
+    for is_terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda answer=is_terminal: answer)
+        assert main(["lab", "sheet"]) == 2
+    error = "soarbench: error: enough\n"
+    assert said == ["", f"{error}lab sheet: loading the laboratory's model ...\n"]
 
 
 def test_an_interruption_says_how_to_go_on(

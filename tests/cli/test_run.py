@@ -94,6 +94,12 @@ def test_a_grid_runs_once_and_prints_the_same_table_again(arguments: list[str]) 
     assert again == 0
     table = stream.getvalue()
     assert table in first
+    # A reader's next step, and no page to be searched for.
+    kept = [word for word in arguments if word.startswith(("output_dir=", "tracking"))]
+    look = " ".join(["python -m soarbench ui", *kept])
+    page = f"open {results / 'index.html'}"
+    tracked = grid.settings.tracking.enabled
+    assert first.splitlines()[-1] == (f"{page}; in MLflow: {look}" if tracked else page)
 
 
 def test_a_narrower_run_trains_what_changed_and_keeps_the_report_whole(

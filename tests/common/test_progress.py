@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import logging
+import sys
 
 import pytest
 from rich.console import Console
 
+from soarbench.common.logs import set_levels
 from soarbench.common.progress import GridProgress, Pace
 
 KEY, OTHER = ("a", "train"), ("b", "train")
@@ -87,3 +90,23 @@ def test_long_work_is_told_now_and_then_and_at_the_end() -> None:
     short.advance(5)
     short.finish()
     assert len(lines) == 2
+
+
+def test_log_lines_stand_above_the_bars_and_elsewhere_in_stderr(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, stream = logging.getLogger(), io.StringIO()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    set_levels()
+    console = Console(file=stream, width=100, force_terminal=True)
+    with GridProgress(console, {KEY: 10.0}).shown():
+        logging.getLogger("soarbench.data").info("1200 pictures are kept")
+        # Rich prints what it was given when the line is over.
+        sys.stderr.flush()
+    # A line of its own, at the left margin, with the bars drawn again below it.
+    line = next(one for one in stream.getvalue().split("\n") if "1200 pictures" in one)
+    assert line.endswith("\x1b[2K1200 pictures are kept")
+    assert "1200" not in capsys.readouterr().err
+    logging.getLogger("soarbench.data").info("said afterwards")
+    assert capsys.readouterr().err == "said afterwards\n"

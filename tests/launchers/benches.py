@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import time
@@ -19,7 +20,8 @@ def quick(grid: Grid) -> FakeWorkbench:
 
 
 def noting_cores(grid: Grid) -> FakeWorkbench:
-    """As ``quick``; each process leaves the cores that it may use."""
+    """As ``quick``; each process leaves the cores that it may use, and says so."""
+    logging.getLogger("soarbench.jobs").info("cores of %d", os.getpid())
     place = Path(grid.store.root) / f"cores-{os.getpid()}.json"
     place.write_text(json.dumps(sorted(os.sched_getaffinity(0))))
     return quick(grid)

@@ -59,10 +59,16 @@ def test_two_workers_give_the_numbers_of_one_process(words: list[str], tmp_path:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no cores to be held to")
-def test_each_worker_has_cores_of_its_own(words: list[str]) -> None:
+def test_each_worker_has_cores_of_its_own_and_says_nothing_by_itself(
+    words: list[str], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = os.sched_getaffinity(0)
+    caplog.set_level("INFO", "soarbench")
     grid, code, _ = run(words, benches.noting_cores)
     assert code == 0
+    # What workers write themselves would break the bars of the process that shows them.
+    assert sum("cores of" in message for message in caplog.messages) == 2
+    assert "cores of" not in capfd.readouterr().err
     assert os.sched_getaffinity(0) == before
     first, second = (
         set(json.loads(path.read_text())) for path in grid.store.root.glob("cores-*.json")

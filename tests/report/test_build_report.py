@@ -302,7 +302,7 @@ def test_a_report_far_from_the_checkout_has_the_published_rows(tmp_path):
 
 
 def test_published_rows_that_are_nowhere_are_a_note(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "CHECKOUT_REFERENCE", tmp_path / "nowhere")
+    monkeypatch.setattr(build, "OWN_REFERENCE", tmp_path / "nowhere")
     store = write_grid(tmp_path / "grid", small_grid())
     report = build_report(store, tmp_path, grid="reward_specific")
     assert report.published is None
@@ -316,7 +316,7 @@ def test_published_rows_that_are_nowhere_are_a_note(tmp_path, monkeypatch):
 def test_published_rows_of_strangers_above_the_working_directory_are_not_read(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(build, "CHECKOUT_REFERENCE", tmp_path / "nowhere")
+    monkeypatch.setattr(build, "OWN_REFERENCE", tmp_path / "nowhere")
     shutil.copytree(REFERENCE, tmp_path / "reference")
     study = tmp_path / "mine" / "results" / "study"
     study.mkdir(parents=True)

@@ -34,7 +34,7 @@ def report_parts(report: Report) -> Iterator[RenderableType]:
         yield from (Padding(Text(gap, style="yellow"), (0, 2)) for gap in report.gaps)
     yield from (Text(line, style="yellow") for line in report.stale)
     yield from (Padding(Text(note, style="dim"), (0, 1)) for note in report.notes)
-    yield Text(f"Report: {report.folder}")
+    yield Text(f"Report: {report.folder / 'index.html'}")
 
 
 def score_table(table: TaskTable) -> Table:

@@ -1,0 +1,100 @@
+"""``doctor grid=NAME`` says what a grid lacks here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from soarbench.cli import readiness
+from soarbench.cli.app import main
+from soarbench.common.errors import UserError
+
+PART = ("grid=reward_specific", "task=aesthetic", "method=sft")
+
+
+@pytest.fixture(autouse=True)
+def nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(readiness, "found_gpus", lambda: [])
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+
+
+def examined(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, str], str]:
+    code = main(["doctor", *words])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[part.strip() for part in line.split("│")[1:-1]] for line in lines if "│" in line]
+    below = lines[next(i for i, line in enumerate(lines) if line.startswith("└")) + 1 :]
+    return code, {what: state for what, state, _ in rows}, "\n".join(below)
+
+
+def test_the_laboratory_can_run_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    code, rows, below = examined(capsys, *PART)
+    assert code == 0
+    assert {rows[name] for name in ("judge aesthetic", "prompts", "data", "disk")} == {"ready"}
+    assert rows["GPU"] == "none"
+    assert below == f"can run: python -m soarbench run {' '.join(PART)}"
+
+
+def test_everything_that_is_missing_comes_with_what_gets_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("Usage", (), {"free": 10**9})
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: usage)
+    code, rows, below = examined(capsys, *PART, "model=sd35_medium")
+    assert code == 1
+    absent = {name for name, state in rows.items() if state == "missing"}
+    judges = {"judge aesthetic", "judge clipscore"}
+    assert absent == {*judges, "prompts", "data", "disk", "weights of sd35_medium"}
+    for remedy in (
+        "to get judge clipscore: python -m soarbench fetch clipscore",
+        "suites.drawbench.prompts=FILE",
+        "data.path=FILE",
+        "hf download stabilityai/stable-diffusion-3.5-medium --revision",
+        "choose another disk by output_dir=DIR",
+        "licence: https://huggingface.co/openai/clip-vit-large-patch14",
+    ):
+        assert remedy in below
+    assert below.splitlines()[-1].startswith("6 to do before python -m soarbench run")
+
+
+def test_a_gpu_that_is_too_small_is_said_with_what_would_fit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_cells: object, _processes: object, *, name: str, memory: float) -> None:
+        raise UserError(f"needs more than the {memory} of {name}")
+
+    monkeypatch.setattr(readiness, "found_gpus", lambda: [("Tiny", 2**20), ("Large", 2**40)])
+    # Counting takes a minute where nothing fits, and has tests of its own.
+    monkeypatch.setattr(readiness, "require_fit", refused)
+    code, rows, below = examined(capsys, *PART)
+    assert (code, rows["GPU memory"]) == (1, "missing")
+    assert f"needs more than the {2**20} of Tiny" in below
+
+
+@pytest.mark.parametrize(
+    ("answer", "gpus"),
+    [
+        ("NVIDIA H100, 81559\nNVIDIA H100, 81559\n", [("NVIDIA H100", 81559 * 2**20)] * 2),
+        ("NVIDIA-SMI has failed because it couldn't communicate\n", []),
+    ],
+)
+def test_gpus_are_read_from_nvidias_tool(
+    answer: str, gpus: list[tuple[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\ncat <<'END'\n{answer}END\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert readiness.found_gpus() == gpus
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert readiness.found_gpus() == []
+
+
+def test_settings_need_a_grid_and_no_judges_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "geneval", "grid=tuning"]) == 2
+    assert "name judges, or a grid" in capsys.readouterr().err
+    assert main(["doctor", "budget=quick"]) == 2
+    assert "name a grid: grid=NAME" in capsys.readouterr().err
