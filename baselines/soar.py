@@ -136,8 +136,8 @@ class Soar(Method):
         if not config.shared_noise:
             endpoint = draw_noise((paths, *x0.shape[1:]), generators, x0.device)
             drawn = drawn.with_tensors(endpoint=endpoint)
-        shape = (config.rollout_steps - 1, paths - 1, *x0.shape[1:])
-        return drawn.with_tensors(later_noise=draw_noise(shape, generators, x0.device))
+        size = (config.rollout_steps - 1, paths - 1, *x0.shape[1:])
+        return drawn.with_tensors(later_noise=draw_noise(size, generators, x0.device))
 
     def _num_aux(self, batch: Batch) -> float:
         """Auxiliary points that exist, B_aux."""

@@ -194,7 +194,7 @@ COMMANDS: Mapping[str, Command] = {
         says="looking for images, loading judges",
     ),
     "doctor": Command(
-        "which judges, prompts and sets are ready, or whether a grid can run here, and the remedies",
+        "which judges, prompts and sets are ready, or whether a grid can run, and what to do",
         "names of judges; none: all, or what grid=NAME needs",
         names=(_ANY_NUMBER,),
         function="soarbench.cli.readiness:doctor",

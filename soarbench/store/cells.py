@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +14,15 @@ from evaluators.images import ImageError, load_image
 from soarbench.common.errors import StoreError
 from soarbench.common.provenance import UNKNOWN
 from soarbench.config.stages import BASE
-from soarbench.stats.clusters import FloatArray, IntArray
 from soarbench.store.artefact import Store
 from soarbench.store.cell_record import CellRecord, Status
 from soarbench.store.scores import Prompt, ScoreSet, logged_values, prompts_of, score_sets, tags_of
 from soarbench.store.tables import CellTables, Facts, StoredTables
 from soarbench.store.training import TrainingFolder
+
+if TYPE_CHECKING:
+    # Statistics load scipy, for which a command that only looks cannot wait.
+    from soarbench.stats.clusters import FloatArray, IntArray
 
 FINISHED = "finished"
 

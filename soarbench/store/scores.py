@@ -6,13 +6,16 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from soarbench.common.errors import StoreError
-from soarbench.stats.clusters import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    # Statistics load scipy, for which a command that only looks cannot wait.
+    from soarbench.stats.clusters import FloatArray, IntArray
 
 SCORE_COLUMNS = (
     "step", "evaluator", "suite", "prompt_id", "image_index", "value", "reason", "fingerprint",
