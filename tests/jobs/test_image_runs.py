@@ -182,7 +182,7 @@ def test_the_published_set_is_one_word_away(tmp_path: Path) -> None:
         cell.task_name: cell.data for cell in grid.cells if isinstance(cell.data, ImageDataConfig)
     }
     assert data["aesthetic"].thresholds == {"aesthetic": 6.8}
-    assert data["alignment"].rank_by == ("clipscore",)
+    assert data["alignment"].thresholds == {"clipscore": 0.4}
     assert not grid.without_data
     changed = expand([*SD35, f"data.path={path}", "data.thresholds={aesthetic:5}"])
     assert isinstance(changed.cells[1].data, JsonlDataConfig)
