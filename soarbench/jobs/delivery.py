@@ -106,7 +106,8 @@ class CellLog:
 
     def waive(self) -> None:
         """Note as delivered what nobody is to be told."""
-        if self.status.state == "finished" and not self.is_delivered:
+        # Probes alone may be of another description, to which more samplers were added since.
+        if self.status.state == "finished" and self.status.logged != self.digest:
             self.record.update_status(logged=self.digest, diagnosed=self.digest)
 
     def recall(self, tags: Tags) -> None:

@@ -23,7 +23,6 @@ from soarbench.common.progress import console_pace
 from soarbench.evaluation.judging import judge_files, summed_up
 from soarbench.evaluation.protocol import fingerprint, judge_facts
 from soarbench.evaluation.request import ScoreRequest
-from soarbench.report.numbers.headline import COVERS, headline
 from soarbench.store.artefact import Artefact, Extent
 from soarbench.store.judged import ScoresFolder
 
@@ -80,6 +79,9 @@ def show_summaries(
 
     ``skipped`` says why judges could not be used; ``UserError`` where none could.
     """
+    # Here, since intervals load scipy, for which a mistyped word does not wait.
+    from soarbench.report.numbers.headline import COVERS, headline
+
     if not summaries:
         raise UserError("no judge could be used; run 'python -m soarbench doctor'")
     summaries = {

@@ -102,7 +102,7 @@ def test_every_command_exists_with_its_options(name: str) -> None:
     ("arguments", "message"),
     [
         (["train"], "there is no command 'train'; choose one of run, ls, report"),
-        (["run", "budget=quick"], "name a grid: grid=NAME, one of ablation, main_table"),
+        (["run", "budget=quick"], "name a grid: grid=NAME, one of ablation, anchors, main_table"),
         (["run", "quick"], "'quick' needs its key: write budget=quick"),
         (["run", "grid=reward_specific", "lr=1"], "did you mean 'optim.learning_rate'"),
         (["run", "grid=reward_specific", "optim.lr=1"], "did you mean 'optim.learning_rate'"),

@@ -122,7 +122,7 @@ def test_a_size_that_the_model_cannot_make_is_refused(
 
 
 def test_without_a_grid_the_grids_are_listed() -> None:
-    listed = r"name a grid.*grid=main_table.*grid=reward_specific.*grid=soar_then_grpo"
+    listed = r"name a grid: .*main_table.*reward_specific.*soar_then_grpo.*ls grids"
     with pytest.raises(ConfigError, match=listed):
         expand([])
 
