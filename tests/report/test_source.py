@@ -139,7 +139,7 @@ def test_a_damaged_file_is_named_and_its_remedy_is_one(words: list[str], name: s
     assert f"{files[-1]} is damaged" in text
     # A record is set aside and made again by the run; tables are the user's to remove.
     if path.suffix == ".json":
-        assert "the command of the run" in text
+        assert "the command that wrote it makes it again" in text
     else:
         assert "delete" in text
         shutil.rmtree(path.parent)
