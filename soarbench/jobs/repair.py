@@ -12,12 +12,13 @@ from soarbench.jobs.base import Context, Job
 from soarbench.jobs.graph import maker_of
 from soarbench.store.artefact import KINDS, Artefact, Store
 from soarbench.store.cell_record import DESCRIPTION, STATUS
+from soarbench.store.judged import ScoresFolder
 
 log = logging.getLogger(__name__)
 
 
 def set_damaged_aside(jobs: Sequence[Job], store: Store, cells: Iterable[Path]) -> list[str]:
-    """Move artefacts and states of cells whose records are lost out of the way. -> Lines to show.
+    """Move damaged records, and artefacts that lost theirs, out of the way. -> Lines to show.
 
     Args:
         jobs: Whose artefacts are looked at.
@@ -27,12 +28,14 @@ def set_damaged_aside(jobs: Sequence[Job], store: Store, cells: Iterable[Path]) 
     lines = []
     # Logs make no artefact, and lie in the folder of their cell.
     made = (job.address for job in jobs if job.address.partition("/")[0] in KINDS)
+    records = [folder / name for folder in cells for name in (DESCRIPTION, STATUS)]
     for address in dict.fromkeys(made):
         artefact = store.artefact(address)
+        records.append(ScoresFolder(artefact.root).summary_path)
         if fault := _fault(artefact):
             aside = set_aside(artefact.root, store.root / "damaged" / address)
             lines.append(f"{fault}; set aside as {aside}, and made again")
-    for path in (folder / name for folder in cells for name in (DESCRIPTION, STATUS)):
+    for path in records:
         try:
             read_record(path)
         except DamagedFile as error:

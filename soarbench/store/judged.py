@@ -30,7 +30,8 @@ class ScoresFolder:
         return ScoreRows(self.root)
 
     @property
-    def _summary_path(self) -> Path:
+    def summary_path(self) -> Path:
+        """Where the judge's own summaries lie; ``write_record`` keeps a copy beside it."""
         return self.root / "summary.json"
 
     def write_protocol(self, facts: Mapping[str, object], judge: Mapping[str, object]) -> None:
@@ -55,7 +56,7 @@ class ScoresFolder:
         # Rows of several parts lie in one table, and do not say which part they were judged for.
         ids = None if extent.max_prompts is None else list(dict.fromkeys(prompt_ids))
         summary = {"extent": vars(extent), "numbers": finite, "prompt_ids": ids}
-        write_record(self._summary_path, {"summaries": [*others, summary]})
+        write_record(self.summary_path, {"summaries": [*others, summary]})
 
     def summary(self, extent: Extent) -> dict[str, float]:
         """The judge's summary of a part of the suite; nan where nothing could be scored."""
@@ -80,7 +81,7 @@ class ScoresFolder:
             prompt_ids = self._of(extent).get("prompt_ids")
             if prompt_ids is None:
                 raise StoreError(
-                    f"{self._summary_path} does not say which {extent.max_prompts} prompts were "
+                    f"{self.summary_path} does not say which {extent.max_prompts} prompts were "
                     f"judged; {remedy}"
                 )
             kept = pc.and_(kept, pc.is_in(rows["prompt_id"], pa.array(prompt_ids)))
@@ -91,7 +92,7 @@ class ScoresFolder:
         return next((one for one in self._summaries() if one["extent"] == vars(extent)), {})
 
     def _summaries(self) -> list[Mapping[str, Any]]:
-        summaries = (read_record(self._summary_path) or {}).get("summaries", [])
+        summaries = (read_record(self.summary_path) or {}).get("summaries", [])
         assert isinstance(summaries, list)
         return summaries
 
