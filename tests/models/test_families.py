@@ -1,111 +1,23 @@
 """Every family beside SD3 against its own pipeline of diffusers, tiny and of the same classes."""
 
-import copy
 import dataclasses
 import math
 import shutil
 from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from diffusers import QwenImagePipeline
 from PIL import Image
 
-from baselines.base import World
-from baselines.config import LoraConfig, OptimConfig
-from baselines.flow_grpo_config import FlowGrpoConfig
-from baselines.loop.post_train import post_train
-from baselines.sft_config import SftConfig
-from baselines.soar_config import SoarConfig
 from soarbench.cli.evaluate import model_words
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.config.compose import compose_choices, options
 from soarbench.grid.checks import check
 from soarbench.models.families import KNOWN
 from soarbench.models.flux2_klein.config import Flux2KleinConfig
-from soarbench.models.qwen_image.config import QwenImageConfig
-from soarbench.models.sana.config import SanaConfig
-from soarbench.models.z_image.config import ZImageConfig
-from tests.baselines.toys import Logs, run_config
-from tests.tiny_families import build_flux2_klein, build_qwen_image, build_sana, build_z_image
-
-PROMPTS = ["a photo of a red circle", "a heart"]
-
-
-class Family:
-    """A configuration of tiny weights, and how its pipeline is called."""
-
-    guidance_scale = 4.0
-    #: How far samples without guidance may be from the pipeline's.
-    tolerance = 0.0
-    settings: ClassVar = {"name": "tiny", "resolution": 32, "max_sequence_length": 60}
-    call: ClassVar = {}
-
-    def __init__(self, folder):
-        self.config = self.kind(path=str(self.build(folder)), **self.settings)
-        self.model = self.config.load("cpu")
-        rng = torch.Generator().manual_seed(0)
-        self.noise = torch.randn(len(PROMPTS), *self.model.latent_shape, generator=rng)
-
-    def sampled(self, guidance_scale):
-        condition = self.model.encode_prompts(PROMPTS)
-        negative = self.model.encode_prompts([""] * len(PROMPTS))
-        return self.model.sample(condition, negative, self.noise, 5, guidance_scale)
-
-    def as_given(self, latents):
-        """As the pipeline gives latents."""
-        return latents
-
-    def guidance(self, scale):
-        return {"guidance_scale": scale, "latents": self.noise}
-
-    def by_pipeline(self, scale, output_type):
-        call = {"height": 32, "width": 32, "num_inference_steps": 5, **self.call}
-        call["max_sequence_length"] = self.config.max_sequence_length
-        # Some pipelines put prompts into a template in the list that they are given.
-        call["prompt"] = list(PROMPTS)
-        call.update(self.guidance(scale), output_type=output_type)
-        return self.model.pipeline(**call).images
-
-
-class Flux2Klein(Family):
-    kind, build = Flux2KleinConfig, staticmethod(build_flux2_klein)
-
-    def as_given(self, latents):
-        return self.model.unscaled(latents)
-
-
-class Sana(Family):
-    kind, build = SanaConfig, staticmethod(build_sana)
-    call: ClassVar = {"use_resolution_binning": False}
-
-
-class ZImage(Family):
-    kind, build = ZImageConfig, staticmethod(build_z_image)
-
-    def guidance(self, scale):
-        # Added, times the difference, to the prompt's own velocity.
-        return {"guidance_scale": scale - 1, "latents": self.noise}
-
-
-class QwenImage(Family):
-    kind, build = QwenImageConfig, staticmethod(build_qwen_image)
-    # The pipeline pads prompts to the longest of a call, here they have one length.
-    tolerance = 1e-4
-    settings: ClassVar = Family.settings | {"max_sequence_length": 256}
-
-    def as_given(self, latents):
-        batch, channels, height, width = latents.shape
-        return QwenImagePipeline._pack_latents(latents, batch, channels, height, width)
-
-    def guidance(self, scale):
-        negative = {} if scale == 1 else {"negative_prompt": [""] * len(PROMPTS)}
-        return {"true_cfg_scale": scale, "latents": self.as_given(self.noise), **negative}
-
-
-FAMILIES = {"flux2_klein": Flux2Klein, "sana": Sana, "z_image": ZImage, "qwen_image": QwenImage}
+from tests.models.families import FAMILIES, PROMPTS, Flux2Klein
+from tests.tiny_families import build_flux2_klein
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -207,80 +119,6 @@ def test_flux2_shift_follows_size_and_steps(klein, side, steps, mu):
     assert sigmas[0] == 1
     assert sigmas[-1] == 0
     torch.testing.assert_close(sigmas[:-1].double(), by_hand, rtol=0, atol=1e-4)
-
-
-class Rows:
-    """Latents and kept conditions of a family."""
-
-    def __init__(self, family, count=4):
-        rng = torch.Generator().manual_seed(1)
-        self.x0 = torch.randn(count, *family.model.latent_shape, generator=rng)
-        self.conditions = family.model.encode_prompts([f"{i} stars" for i in range(count)])
-
-    def __len__(self):
-        return len(self.x0)
-
-    def __getitem__(self, index):
-        condition = {name: value[index] for name, value in self.conditions.items()}
-        return {"x0": self.x0[index], "condition": condition, "prompt": str(index)}
-
-
-def brightness(_prompts, latents, _columns):
-    return latents.flatten(1).mean(1).tolist()
-
-
-LORA = LoraConfig(rank=2, alpha=4.0)
-METHODS = {
-    "sft": (SftConfig(condition_dropout=0.5), None),
-    "soar": (SoarConfig(num_aux_points=2, num_rollout_paths=2), LORA),
-    "flow_grpo": (
-        FlowGrpoConfig(group_size=2, num_inference_steps=2, kl_coeff=0.1, updates_per_collection=1),
-        LORA,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_methods_train_it_and_an_interruption_changes_no_bit(family, tmp_path, name):
-    config, lora = METHODS[name]
-    rows, folder = Rows(family), tmp_path
-
-    def trained(place, **options):
-        model, transformer = family.model, copy.deepcopy(family.model.transformer)
-        world = World(schedule=model.schedule, latent_shape=model.latent_shape, reward=brightness)
-        post_train(
-            transformer,
-            config.build(world),
-            rows,
-            folder=folder / place,
-            **run_config(
-                steps=2,
-                batch_size=2,
-                save_steps=1,
-                optim=OptimConfig(learning_rate=1e-2),
-                lora=None if lora is None else family.config.adapted(lora),
-            ),
-            velocity_of=model.velocity,
-            negative_condition=family.model.encode_prompts([""]),
-            on_log=Logs(**options),
-        )
-        return {k: v.detach().clone() for k, v in transformer.state_dict().items()}
-
-    straight = trained("straight")
-    # How a method draws and goes on does not depend on the family: one of them shows that nothing
-    # of the model is left out of a checkpoint.
-    if name == "soar":
-        with pytest.raises(KeyboardInterrupt):
-            trained("cut", stop_at=2)
-        resumed = trained("cut")
-        assert all(torch.equal(straight[key], resumed[key]) for key in straight)
-    first = family.model.transformer.state_dict()
-    moved = {
-        key for key, value in straight.items() if ("lora_B" in key and bool(value.any()))
-        or (key in first and not torch.equal(value, first[key]))
-    }  # fmt: skip
-    # All of an adapter's layers, or nearly all weights.
-    assert len(moved) >= (10 if lora else 0.8 * len(first))
 
 
 def test_a_directory_of_another_family_or_without_a_part_is_refused(family, tmp_path):
