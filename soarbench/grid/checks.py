@@ -46,7 +46,7 @@ def check(settings: Settings, method: str) -> None:
             "robustness.enabled=true: is one of the diagnostics; leave diagnostics=false out"
         )
     _check_evaluation(settings)
-    _check_model(settings)
+    check_model(settings)
     if config is None:
         return
     if config.needs_reward:
@@ -142,7 +142,9 @@ def _check_shapes(settings: Settings, config: MethodConfig, training: TrainingCo
     data.check_sizes(model.resolution, sizes.unit, sizes.largest_image)
 
 
-def _check_model(settings: Settings) -> None:
+def check_model(settings: Settings) -> None:
+    """Refuse weights of another family or kind, and sizes that they cannot make."""
+    settings.model.check_here()
     try:
         sizes = settings.model.architecture()
     except UnknownArchitecture:

@@ -223,6 +223,9 @@ class ModelConfig(abc.ABC):
                 f"model.max_sequence_length={self.max_sequence_length}: must be 0..512"
             )
 
+    def check_here(self) -> None:  # noqa: B027 (of those that have files)
+        """Refuse what can be seen to be wrong without the hub, by ``UserError``."""
+
     # By the index of what is to be loaded, a kilobyte, before a first run downloads 15 GB.
     @abc.abstractmethod
     def check_source(self) -> None:

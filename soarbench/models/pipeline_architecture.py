@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 from typing_extensions import override
 
 from evaluators.batches import at_once
-from soarbench.common.errors import ConfigError
+from soarbench.common.errors import ConfigError, UserError
 from soarbench.models.adapters import header_shapes
 from soarbench.models.base import Architecture, UnknownArchitecture
 from soarbench.models.hub import is_directory, model_json
@@ -60,10 +60,11 @@ class PipelineArchitecture(Architecture):
 
     @override
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        if not self.unit <= resolution <= self.largest_image:
+        least, most = self.unit, self.largest_image
+        if not least <= resolution <= most:
             raise ConfigError(
-                f"model.resolution={resolution}: this model makes {self.unit} to "
-                f"{self.largest_image} pixels"
+                f"model.resolution={resolution}: this model draws {least} to {most} pixels; say "
+                f"model.resolution={min(max(resolution, least), most)}, or what it was trained at"
             )
         if resolution % self.unit:
             raise ConfigError(
@@ -106,7 +107,22 @@ class PipelineArchitecture(Architecture):
             "encoder_parameters": sum(map(num_stored, folder.glob("text_encoder*"))),
             "stored_parameters": num_stored(folder / "transformer"),
         }
-        return cls(**sizes, **cls._own_sizes(folder, vae))
+        try:
+            found = cls(**sizes, **cls._own_sizes(folder, vae))
+            # What planning and training will ask for.
+            found.unit, found.largest_image, found.layers, found.condition_shapes(1)
+            found.latent_shape(found.unit)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"model.path={folder}: transformer/config.json or vae/config.json has no usable "
+                f"{error}; copy both there from where the rest is from"
+            ) from error
+        if found.config.get("guidance_embeds"):
+            raise UserError(
+                f"model.path={folder}: its transformer takes guidance as an input "
+                "(guidance_embeds), which is not given here; use the base it was distilled from"
+            )
+        return found
 
     @classmethod
     def _own_sizes(cls, folder: Path, vae: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003 (of those that have more)

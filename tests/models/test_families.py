@@ -1,10 +1,12 @@
 """Every family beside SD3 against its own pipeline of diffusers, tiny and of the same classes."""
 
 import dataclasses
+import json
 import math
 import shutil
 from types import SimpleNamespace
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -13,11 +15,9 @@ from PIL import Image
 from soarbench.cli.evaluate import model_words
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.config.compose import compose_choices, options
-from soarbench.grid.checks import check
+from soarbench.grid.checks import check, check_model
 from soarbench.models.families import KNOWN
-from soarbench.models.flux2_klein.config import Flux2KleinConfig
 from tests.models.families import FAMILIES, PROMPTS, Flux2Klein
-from tests.tiny_families import build_flux2_klein
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -121,24 +121,92 @@ def test_flux2_shift_follows_size_and_steps(klein, side, steps, mu):
     torch.testing.assert_close(sigmas[:-1].double(), by_hand, rtol=0, atol=1e-4)
 
 
-def test_a_directory_of_another_family_or_without_a_part_is_refused(family, tmp_path):
+def edit(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+#: What is done to a directory, and what is said of it.
+DAMAGE = {
+    "no tokenizer": (lambda path: shutil.rmtree(path / "tokenizer"), "no tokenizer/ there"),
+    "no files of a tokenizer": (
+        lambda path: [file.unlink() for file in (path / "tokenizer").iterdir()],
+        "nothing in tokenizer/",
+    ),
+    "no weights": (
+        lambda path: [file.unlink() for file in (path / "transformer").glob("*.safetensors")],
+        "no weights in transformer/",
+    ),
+    "another family's": (
+        lambda path: edit(path / "model_index.json", _class_name="StableDiffusion3Pipeline"),
+        r"holds a StableDiffusion3Pipeline.*model=NAME",
+    ),
+    "another family's transformer": (
+        lambda path: edit(path / "transformer/config.json", _class_name="SD3Transformer2DModel"),
+        "transformer/ holds a SD3Transformer2DModel",
+    ),
+    "no sizes": (
+        lambda path: (path / "transformer/config.json").write_text("{}"),
+        "has no usable '[a-z_]+'",
+    ),
+    "guidance as an input": (
+        lambda path: edit(path / "transformer/config.json", guidance_embeds=True),
+        r"\(guidance_embeds\)",
+    ),
+}
+
+
+def dry_run(config):
+    """As the first thing that a dry run asks of a model."""
+    settings = compose_choices(["grid=reward_specific", "data=lab_general"]).settings()
+    check_model(dataclasses.replace(settings, model=config))
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_directory_of_another_family_or_without_a_part_is_refused(family, tmp_path, damage):
     path = tmp_path / "copy"
     shutil.copytree(family.config.path, path)
     config = dataclasses.replace(family.config, path=str(path))
-    config.check_source()
-    shutil.rmtree(path / "tokenizer")
-    with pytest.raises(UserError, match=r"no tokenizer/ there") as refusal:
-        config.check_source()
+    dry_run(config)
+    spoil, message = DAMAGE[damage]
+    spoil(path)
+    with pytest.raises(UserError, match=message) as refusal:
+        dry_run(config)
     assert len(str(refusal.value)) <= 300
-    (path / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
-    with pytest.raises(UserError, match=r"holds a StableDiffusion3Pipeline.*model=NAME"):
-        config.check_source()
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("stabilityai/stable-diffusion-3.5-large", "another family than .*choose model=sd35_large"),
+        ("a/b/c", "neither a directory nor a hub id"),
+        ("owner/cached", "holds a StableDiffusion3Pipeline.*model=NAME"),
+    ],
+)
+def test_a_hub_id_of_another_family_is_refused_without_the_hub(
+    family, tmp_path, monkeypatch, path, message
+):
+    index = tmp_path / "model_index.json"
+    index.write_text('{"_class_name": "StableDiffusion3Pipeline"}')
+    cached = {"owner/cached": str(index)}
+    find = huggingface_hub.try_to_load_from_cache
+
+    def look(repo, name, **keywords):
+        return cached.get(repo) or find(repo, name, **keywords)
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", look)
+    dry_run(dataclasses.replace(family.config, path="owner/unknown"))
+    with pytest.raises(UserError, match=message) as refusal:
+        dry_run(dataclasses.replace(family.config, path=path))
+    assert len(str(refusal.value)) <= 300
 
 
 def test_a_size_that_tokens_do_not_divide_is_refused(family):
     sizes = family.config.architecture()
     with pytest.raises(ConfigError, match=f"multiple of {sizes.unit}.*use {sizes.unit}"):
         sizes.latent_shape(sizes.unit + 1)
+    for side, nearest in ((1, sizes.unit), (10**6, sizes.largest_image)):
+        with pytest.raises(ConfigError, match=f"say model.resolution={nearest}, or what"):
+            sizes.latent_shape(side)
 
 
 def test_an_encoded_image_is_scaled_as_published(family):
@@ -159,19 +227,33 @@ def test_an_encoded_image_is_scaled_as_published(family):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
-def test_guidance_of_distilled_weights_is_refused(tmp_path):
-    path = str(build_flux2_klein(tmp_path, is_distilled=True))
-    assert Flux2KleinConfig(name="tiny", path=path, resolution=32).architecture().is_distilled
-    choices = ["grid=reward_specific", "data=lab_general", "model=flux2_klein_4b_distilled"]
-    settings = compose_choices([*choices, "method=soar"]).settings()
-    check(settings, "soar")
-    guided = dataclasses.replace(settings.method, guidance_scale=4.5)
-    with pytest.raises(ConfigError, match=r"method\.guidance_scale=4\.5.*scale=1") as refusal:
-        check(dataclasses.replace(settings, method=guided), "soar")
-    assert len(str(refusal.value)) <= 300
-    sampling = dataclasses.replace(settings.sampling, guidance_scale=4.0)
-    with pytest.raises(ConfigError, match=r"sampling\.guidance_scale=4\.0"):
-        check(dataclasses.replace(settings, sampling=sampling), "soar")
+#: How weights that were distilled to a few steps are known in a directory, where they can be.
+DISTILLED = {
+    "flux2_klein": ("flux2_klein_4b_distilled", "model_index.json", {"is_distilled": True}),
+    "z_image": ("z_image_turbo", "scheduler/scheduler_config.json", {"shift": 3.0}),
+}
+
+
+@pytest.mark.parametrize("family", DISTILLED, indirect=True)
+def test_guidance_of_distilled_weights_is_refused(family, tmp_path):
+    name, file, values = DISTILLED[family.config.kind]
+    path = tmp_path / "copy"
+    shutil.copytree(family.config.path, path)
+    assert not dataclasses.replace(family.config, path=str(path)).architecture().is_distilled
+    edit(path / file, **values)
+    assert dataclasses.replace(family.config, path=str(path)).architecture().is_distilled
+    assert model_words(str(path))[0] == f"model={name}"
+    for words in ([f"model={name}"], model_words(str(path))):
+        choices = [*words, "grid=reward_specific", "data=lab_general", "model.resolution=32"]
+        settings = compose_choices([*choices, "method=soar"]).settings()
+        check(settings, "soar")
+        guided = dataclasses.replace(settings.method, guidance_scale=4.5)
+        with pytest.raises(ConfigError, match=r"method\.guidance_scale=4\.5.*scale=1") as refusal:
+            check(dataclasses.replace(settings, method=guided), "soar")
+        assert len(str(refusal.value).replace(str(path), "")) <= 300
+        sampling = dataclasses.replace(settings.sampling, guidance_scale=4.0)
+        with pytest.raises(ConfigError, match=r"sampling\.guidance_scale=4\.0"):
+            check_model(dataclasses.replace(settings, sampling=sampling))
 
 
 def test_a_saved_pipeline_takes_its_familys_settings(family):
