@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Set
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, ClassVar
@@ -39,6 +40,7 @@ class PipelineConfig(ModelConfig, ABC):
 
     #: Class of the pipeline in diffusers, as its index names it.
     pipeline_class: ClassVar[str]
+    least_sequence_length: ClassVar[int] = 1
     #: The family's ``PipelineModel``. By name, as YAML names a class: it imports its configuration.
     model_class: ClassVar[str]
 
@@ -132,8 +134,10 @@ class PipelineConfig(ModelConfig, ABC):
 
     @override
     def encoder_digest(self) -> str:
-        # Not of the transformer: weights that share their encoders share what is encoded.
-        return parts_digest(self._encoder_weights(), self.max_sequence_length, self.dtype)
+        # Not of the transformer: weights that share their encoders share what is encoded. Families
+        # that share an encoder do not: each has a template, most of them in diffusers.
+        use = (self.kind, self.max_sequence_length, self.dtype, version("diffusers"))
+        return parts_digest(self._encoder_weights(), *use)
 
     def _encoder_weights(self) -> str:
         return self._digest("text_encoder*", "tokenizer*")

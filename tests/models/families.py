@@ -63,7 +63,8 @@ class Family:
         return {"guidance_scale": scale, "latents": self.noise}
 
     def by_pipeline(self, scale, output_type):
-        call = {"height": 32, "width": 32, "num_inference_steps": 5, **self.call}
+        height, width = (side * self.model.stride for side in self.noise.shape[-2:])
+        call = {"height": height, "width": width, "num_inference_steps": 5, **self.call}
         call["max_sequence_length"] = self.config.max_sequence_length
         # Some pipelines put prompts into a template in the list that they are given.
         call["prompt"] = list(PROMPTS)

@@ -1,5 +1,6 @@
 """Every family beside SD3 against its own pipeline of diffusers, tiny and of the same classes."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -12,10 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+from baselines.flow import euler_sample
 from soarbench.cli.evaluate import model_words
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.config.compose import compose_choices, options
 from soarbench.grid.checks import check, check_model
+from soarbench.models import pipeline_config
 from soarbench.models.families import KNOWN
 from tests.models.families import FAMILIES, PROMPTS, Flux2Klein
 
@@ -48,6 +51,25 @@ def test_guided_images_equal_the_pipelines_own(family):
         assert np.abs(np.asarray(mine, dtype=int) - np.asarray(other)).max() <= 1
 
 
+def test_images_of_another_shape_equal_the_pipelines_own(family):
+    model, wide = family.model, copy.copy(family)
+    channels, height, width = model.latent_shape
+    rng = torch.Generator().manual_seed(1)
+    wide.noise = torch.randn(len(PROMPTS), channels, height, 2 * width, generator=rng)
+    condition = model.encode_prompts(PROMPTS)
+    if family.config.kind == "sana":
+        ours = model.sample(condition, condition, wide.noise, 5, 1.0)
+    else:
+        # Of the shape's own schedule, as rows of a bucket have it.
+        sigmas = model.schedule.sampling_sigmas(5, wide.noise.shape[1:])
+        ours = euler_sample(model.velocity(), wide.noise, sigmas, condition, condition, 1.0)
+    theirs = wide.by_pipeline(1.0, "latent")
+    torch.testing.assert_close(wide.as_given(ours), theirs, rtol=0, atol=family.tolerance)
+    (image, _) = model.decode(ours)
+    assert image.size == (64, 32)
+    assert model.encode_images([image]).shape[1:] == ours.shape[1:]
+
+
 def test_encoding_undoes_decoding(family):
     model = family.model
     raw = model.encoded(torch.zeros(1, 3, 32, 32))
@@ -66,6 +88,29 @@ def test_text_encoders_alone_and_kept_prompts_give_the_same(family):
     without = family.config.load("cpu", kept)
     assert without.pipeline.text_encoder is None
     assert without.encode_prompts(PROMPTS) is alone
+
+
+def test_prompts_are_kept_apart_by_encoder_template_and_length(family, monkeypatch):
+    config, other = family.config, "sana" if family.config.kind != "sana" else "z_image"
+    changes = ({"max_sequence_length": 17}, {"dtype": "bfloat16"}, {"path": "owner/name"})
+    digests = {dataclasses.replace(config, **change).encoder_digest() for change in changes}
+    digests.add(config.encoder_digest())
+    # The same files, used as another family or another release of diffusers uses them.
+    with monkeypatch.context() as patch:
+        patch.setattr(type(config), "kind", other)
+        digests.add(config.encoder_digest())
+    monkeypatch.setattr(pipeline_config, "version", lambda _: "0")
+    assert len(digests | {config.encoder_digest()}) == len(changes) + 3
+
+
+def test_a_longer_text_is_cut_to_its_length(family):
+    config = dataclasses.replace(family.config, max_sequence_length=24)
+    encoders = config.load_encoders(torch.device("cpu"))
+    longest = encoders.encode(["a", "b" * 200])
+    shapes = config.architecture().condition_shapes(24)
+    assert {name: value.shape[1:] for name, value in longest.items()} == shapes
+    with pytest.raises(ValueError, match=r"max_sequence_length=0: must be 1\.\.512"):
+        dataclasses.replace(config, max_sequence_length=0)
 
 
 class Spy(torch.nn.Module):
