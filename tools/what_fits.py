@@ -13,7 +13,7 @@ from soarbench.planning.planner import Planner
 MODELS = (
     ("sana_600m", 512), ("sana_600m_1024", 1024), ("sd35_medium", 512), ("sd35_medium", 1024),
     ("flux2_klein_4b", 512), ("flux2_klein_4b", 1024), ("z_image", 512), ("z_image", 1024),
-    ("sd35_large", 512), ("sd35_large", 1024), ("qwen_image", 512), ("qwen_image", 1024),
+    ("qwen_image", 512), ("qwen_image", 1024),
 )  # fmt: skip
 CARDS = ("rtx4090-24gb", "l40s-48gb", "h100-80gb")
 

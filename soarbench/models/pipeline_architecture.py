@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from typing_extensions import override
 
@@ -16,6 +17,9 @@ from soarbench.common.errors import ConfigError, UserError
 from soarbench.models.adapters import header_shapes
 from soarbench.models.base import Architecture, UnknownArchitecture
 from soarbench.models.hub import is_directory, model_json
+
+if TYPE_CHECKING:
+    from torch import nn
 
 #: Images that go through the autoencoder at once, and pixels of one: 4 of 512 px. To decode one of
 #: 512 px SD3's takes 0.8 GB: 64 of them took 51 GB, beside a rollout on an 80 GB card.
@@ -132,6 +136,12 @@ class PipelineArchitecture(Architecture):
         return {"vae_scale_factor": 2 ** (len(widths) - 1), "vae_channels": widths[0]}
 
 
+def built(kind: Callable[..., nn.Module], config: Mapping[str, Any]) -> nn.Module:
+    """A transformer by its file, of which diffusers leaves out what older releases knew, too."""
+    names = inspect.signature(kind).parameters
+    return kind(**{name: value for name, value in config.items() if name in names})
+
+
 def read_sizes(folder: Path, name: str) -> dict[str, Any]:
     """A file of a pipeline's directory; ``UnknownArchitecture`` without it."""
     if not (folder / name).is_file():
@@ -141,5 +151,8 @@ def read_sizes(folder: Path, name: str) -> dict[str, Any]:
 
 def num_stored(folder: Path) -> int:
     """Numbers in a folder's safetensors files, from their headers alone; 0 without any."""
-    shapes = (header_shapes(path) for path in folder.glob("*.safetensors"))
-    return sum(math.prod(shape) for stored in shapes for shape in stored.values())
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in folder.glob("*.safetensors"):
+        # By name: a folder may hold the same weights in another type beside them.
+        shapes |= header_shapes(path)
+    return sum(map(math.prod, shapes.values()))

@@ -211,7 +211,14 @@ def test_a_directory_of_another_family_or_without_a_part_is_refused(family, tmp_
     path = tmp_path / "copy"
     shutil.copytree(family.config.path, path)
     config = dataclasses.replace(family.config, path=str(path))
+    # Qwen-Image's published one has such a key of an older release.
+    edit(path / "transformer/config.json", pooled_projection_dim=768)
     dry_run(config)
+    (weights,) = (path / "transformer").glob("*.safetensors")
+    shutil.copy(weights, weights.with_suffix(".fp16.safetensors"))
+    sizes = config.architecture()
+    assert sizes.stored_parameters == family.config.architecture().stored_parameters
+    assert sizes.transformer().dtype == torch.float32
     spoil, message = DAMAGE[damage]
     spoil(path)
     with pytest.raises(UserError, match=message) as refusal:
