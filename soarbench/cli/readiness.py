@@ -19,7 +19,7 @@ from soarbench.cli.base_weights import HUB_PAGE, is_of_hub, to_get_weights
 from soarbench.cli.disk import disk_need, space_line
 from soarbench.cli.doctor import JudgeOptions, examine
 from soarbench.cli.doctor import doctor as judges_doctor
-from soarbench.cli.run import MISSING_DATA, all_jobs
+from soarbench.cli.run import MISSING_DATA, all_jobs, rates_line
 from soarbench.common.errors import UserError
 from soarbench.common.progress import print_line
 from soarbench.config.compose import CONF_DIR
@@ -172,9 +172,9 @@ def found_gpus() -> list[tuple[str, int]]:
 def _time(grid: Grid) -> Check:
     jobs = [job for job in all_jobs(grid) if not job.is_done(grid.store)]
     seconds = sum(estimates(grid, jobs).values()) if jobs else 0.0
-    machine = grid.settings.budget.rates.machine
     left = f"{timedelta(seconds=round(seconds))} to go"
-    return Check(what="time", state=left, about=f"by rates of {machine}")
+    about = rates_line(grid.settings.budget.rates, grid.settings.model)
+    return Check(what="time", state=left, about=about)
 
 
 def _repositories(grid: Grid) -> list[str]:
