@@ -11,6 +11,7 @@ from soarbench.common.errors import ConfigError
 from soarbench.common.strict import did_you_mean
 from soarbench.config.settings import Settings, sizes_by_metric
 from soarbench.models.base import UnknownArchitecture
+from soarbench.models.families import KNOWN
 
 #: The paper's names of the two rewards, and the evaluator each is.
 NAMED_REWARDS = {"aesthetic": "aesthetic", "alignment": "clipscore"}
@@ -144,13 +145,19 @@ def _check_shapes(settings: Settings, config: MethodConfig, training: TrainingCo
 
 def check_model(settings: Settings) -> None:
     """Refuse weights of another family or kind, and sizes that they cannot make."""
-    settings.model.check_here()
+    model = settings.model
+    model.check_here()
     try:
-        sizes = settings.model.architecture()
-    except UnknownArchitecture:
+        sizes = model.architecture()
+    except UnknownArchitecture as error:
+        if model.path in KNOWN:
+            raise ConfigError(
+                f"model.path={model.path}: is of another family than {model.kind}; choose "
+                f"model={KNOWN[model.path]}"
+            ) from error
         # Found out when it is loaded.
         return
-    sizes.latent_shape(settings.model.resolution)
+    sizes.latent_shape(model.resolution)
     if sizes.is_distilled:
         _check_guidance(settings)
 

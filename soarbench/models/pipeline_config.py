@@ -14,8 +14,7 @@ from typing_extensions import override
 
 from soarbench.common.errors import UserError
 from soarbench.common.files import parts_digest
-from soarbench.models.base import ImageModel, ModelConfig, PromptEncoder, UnknownArchitecture
-from soarbench.models.families import KNOWN
+from soarbench.models.base import ImageModel, ModelConfig, PromptEncoder
 from soarbench.models.hub import (
     cached_file,
     class_name,
@@ -87,18 +86,6 @@ class PipelineConfig(ModelConfig, ABC):
         index = cached_file("model.path", source, self.revision, _INDEX)
         if index is not None:
             self._check_index(index)
-        elif source in KNOWN:
-            self._check_known(KNOWN[source])
-
-    def _check_known(self, name: str) -> None:
-        """Refuse a hub id that ``model=name`` is of where that is another family."""
-        try:
-            self.architecture()
-        except UnknownArchitecture as error:
-            raise UserError(
-                f"model.path={self.path}: is of another family than {self.pipeline_class}; choose "
-                f"model={name}"
-            ) from error
 
     def _check_parts(self, folder: Path) -> None:
         index = model_json(folder / _INDEX, f"model.path={self.path}")
