@@ -224,7 +224,8 @@ class Settings:
         detect: Differences that should be seen, written alike: of these reports say what would
             decide them.
         robustness: Part of the diagnostics.
-        figure_formats: What figures are written as; png, which pages show, is among them.
+        figure_formats: What figures are written as; png, which pages show, is among them. Without
+            any, their data alone are written.
         tracking: MLflow.
         launcher: Who runs the jobs.
         store: What is kept.

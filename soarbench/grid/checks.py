@@ -37,10 +37,10 @@ def check(settings: Settings, method: str) -> None:
             f"seeds={list(seeds)}: give different integers in 0..{2**32 - 1}, e.g. [0,1]"
         )
     check_device(settings.device)
-    if "png" not in settings.figure_formats:
+    if settings.figure_formats and "png" not in settings.figure_formats:
         raise ConfigError(
             f"figure_formats={list(settings.figure_formats)}: png must be among them, since pages "
-            "show it"
+            "show it; [] draws none"
         )
     if settings.robustness.enabled and not settings.diagnostics:
         raise ConfigError(
