@@ -32,14 +32,13 @@ from soarbench.evaluation.selection import suite_images, suite_prompts
 from soarbench.evaluation.suites import PromptFile
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
-from soarbench.grid.checks import check_device
+from soarbench.grid.checks import check_device, check_model
 from soarbench.grid.expand import with_digest
 from soarbench.jobs.base import Context, Job, extent_of
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.judge import Judge
 from soarbench.jobs.score_images import one_line, show_summaries, summary_of
 from soarbench.models.adapters import adapter_name
-from soarbench.models.base import ModelConfig, UnknownArchitecture
 from soarbench.models.families import KNOWN, like
 from soarbench.models.hub import is_directory
 from soarbench.store.artefact import Artefact, Store
@@ -63,7 +62,7 @@ def read_evaluation(options: EvaluateOptions, words: Sequence[str]) -> Evaluatio
     suite = dataclasses.replace(suite, judges=tuple(judges))
     settings = run_settings(run_words(options, words))
     check_device(settings.device)
-    _check_resolution(settings.model)
+    check_model(settings)
     cell = _cell(settings, suite, judges)
     label = settings.model.name
     if settings.model.adapter is not None:
@@ -109,9 +108,12 @@ def model_words(value: str, folders: Folders | None = None) -> list[str]:
         )
     path = value if is_local else repo
     name = adapter_name(str(Path(value).expanduser().resolve()) if is_local else repo)
-    index = Path(value).expanduser() / "model_index.json"
-    parts = read_json(index) if is_local and index.is_file() else {}
-    settings = like(parts)
+    files = ("model_index.json", "scheduler/scheduler_config.json")
+    places = (Path(value).expanduser() / file for file in files)
+    parts, scheduler = (
+        read_json(place) if is_local and place.is_file() else {} for place in places
+    )
+    settings = like(parts, scheduler)
     words = [f"model={settings}", f"model.path={_quoted(path)}", f"model.name={_quoted(name)}"]
     # Not that of the model whose settings are taken: it is a commit of another repository.
     quoted = _quoted(revision) if revision and not is_local else "null"
@@ -144,21 +146,6 @@ def _suite(suite: SuiteConfig, choice: SuiteChoice) -> SuiteConfig:
         images_per_prompt=choice.images_per_prompt or suite.published_images or 1,
         max_prompts=choice.max_prompts,
     )
-
-
-def _check_resolution(model: ModelConfig) -> None:
-    """Refuse images of a size that a local transformer cannot make."""
-    try:
-        sizes = model.architecture()
-    except UnknownArchitecture:
-        return  # Of a hub id whose sizes nobody wrote down; the model says it when it is loaded.
-    if model.resolution > sizes.largest_image:
-        raise ConfigError(
-            f"model.resolution={model.resolution}: {model.path} draws at most "
-            f"{sizes.largest_image} pixels; say model.resolution={sizes.largest_image}, or the one "
-            "that it was trained at"
-        )
-    sizes.latent_shape(model.resolution)
 
 
 def _cell(settings: Settings, suite: SuiteConfig, judges: Mapping[str, JudgeConfig]) -> CellConfig:

@@ -15,10 +15,11 @@ from rich.table import Column, Table
 
 from evaluators.base import JudgeConfig
 from evaluators.weights import PublishedWeights
+from soarbench.cli.base_weights import HUB_PAGE, is_of_hub, to_get_weights
 from soarbench.cli.disk import disk_need, space_line
-from soarbench.cli.doctor import JudgeOptions, cached_snapshot, examine
+from soarbench.cli.doctor import JudgeOptions, examine
 from soarbench.cli.doctor import doctor as judges_doctor
-from soarbench.cli.run import MISSING_DATA, all_jobs
+from soarbench.cli.run import MISSING_DATA, all_jobs, rates_line
 from soarbench.common.errors import UserError
 from soarbench.common.progress import print_line
 from soarbench.config.compose import CONF_DIR
@@ -27,12 +28,10 @@ from soarbench.config.suites import missing_prompts
 from soarbench.grid.expand import Grid, expand
 from soarbench.launchers.run_grid import estimates
 from soarbench.models.base import ModelConfig
-from soarbench.models.hub import is_directory
 from soarbench.planning.planner import require_fit
 
 READY = "ready"
 _MIB = 2**20
-_PAGE = "https://huggingface.co/"
 _QUERY = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
 
 
@@ -77,7 +76,7 @@ def grid_doctor(words: Sequence[str], console: Console) -> int:
         table.add_row(check.what, check.state, check.about)
     console.print(table)
     # Below the table, whose cells are too narrow for what is to be copied.
-    pages = [f"licence: {_PAGE}{repo}" for repo in _repositories(grid)]
+    pages = [f"licence: {HUB_PAGE}{repo}" for repo in _repositories(grid)]
     remedies = list(dict.fromkeys(line for check in checks for line in check.remedies))
     command = f"python -m soarbench run {shlex.join(words)}"
     last = f"{len(remedies)} to do before {command}" if remedies else f"can run: {command}"
@@ -125,33 +124,14 @@ def _judges(grid: Grid) -> Iterator[Check]:
 def _weights(model: ModelConfig) -> Check:
     """The base model's, which are here or come from the hub."""
     what = f"weights of {model.name}"
-    if not _is_of_hub(model):
+    if not is_of_hub(model):
         return Check(what=what, about=model.path)
-    files = PublishedWeights(repo=model.path, files=("model_index.json",), disk_gb=0, memory_gb=0)
-    # Of the hub's cache the branch that was fetched last; a commit names its own folder.
-    if cached_snapshot(files) is not None or _has_revision(model):
+    remedy = to_get_weights(model)
+    if remedy is None:
         return Check(what=what, about=f"{model.path}, in the hub's cache")
-    revision = f" --revision {model.revision}" if model.revision else ""
     return Check(
-        what=what,
-        state="missing",
-        about=f"{model.path}, from the hub",
-        remedies=(
-            f"to get {model.name}: hf download {model.path}{revision}; where the hub gates it, "
-            f"accept the licence at {_PAGE}{model.path} and hf auth login first; or model.path=DIR",
-        ),
+        what=what, state="missing", about=f"{model.path}, from the hub", remedies=(remedy,)
     )
-
-
-def _is_of_hub(model: ModelConfig) -> bool:
-    return "/" in model.path and not is_directory(model.path)
-
-
-def _has_revision(model: ModelConfig) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(model.path, "model_index.json", revision=model.revision)
-    return isinstance(path, str)
 
 
 def _disk(grid: Grid) -> Check:
@@ -192,9 +172,9 @@ def found_gpus() -> list[tuple[str, int]]:
 def _time(grid: Grid) -> Check:
     jobs = [job for job in all_jobs(grid) if not job.is_done(grid.store)]
     seconds = sum(estimates(grid, jobs).values()) if jobs else 0.0
-    machine = grid.settings.budget.rates.machine
     left = f"{timedelta(seconds=round(seconds))} to go"
-    return Check(what="time", state=left, about=f"by rates of {machine}")
+    about = rates_line(grid.settings.budget.rates, grid.settings.model)
+    return Check(what="time", state=left, about=about)
 
 
 def _repositories(grid: Grid) -> list[str]:
@@ -203,4 +183,4 @@ def _repositories(grid: Grid) -> list[str]:
     published = [one for judge in _asked(grid).values() for one in judge.published]
     # Files of elsewhere have no page on the hub.
     every = [one.repo for one in published if isinstance(one, PublishedWeights)]
-    return list(dict.fromkeys([model.path] * _is_of_hub(model) + every))
+    return list(dict.fromkeys([model.path] * is_of_hub(model) + every))

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from baselines.loop.disk import remove_partials
+from soarbench.cli.base_weights import to_get_weights
 from soarbench.cli.disk import require_space, space_line
 from soarbench.cli.listing import lines_of, print_rows
 from soarbench.cli.sync import deliver_grid
@@ -39,6 +40,7 @@ from soarbench.jobs.snapshots import SnapshotKeeper
 from soarbench.jobs.train import Train
 from soarbench.launchers.base import MakeWorkbench, Submitter
 from soarbench.launchers.run_grid import Failures, estimates, run_grid
+from soarbench.models.base import ModelConfig
 from soarbench.store.artefact import Store, refuse_old
 
 MISSING_DATA = (
@@ -287,15 +289,25 @@ def dry_table(grid: Grid) -> Table:
     table.add_row("loading and curating", "", "", _duration(start))
     table.add_row("diagnostics", "", "", _duration(diagnosing))
     table.add_row("all", "", "", _duration(total + diagnosing + start))
-    notes = [f"estimates from rates measured on {rates.machine}", *unrated_lines(grid.cells, rates)]
+    notes = [rates_line(rates, grid.settings.model), *unrated_lines(grid.cells, rates)]
     notes.append(space_line(grid, pending))
     extra = sum(seconds[job.key] for job in pending if _is_at_cost(job))
     notes += equal_cost_lines(grid.cells, _duration(extra))
     notes += repeated_lines(pending, grid.store)
     notes += [f"to run it, {missing_prompts(suite)}" for suite in grid.without_prompts]
     notes += [MISSING_DATA] if grid.without_data else []
+    remedy = to_get_weights(grid.settings.model)
+    notes += [] if remedy is None else [f"the weights are not here; {remedy}"]
     table.caption = "\n".join(notes)
     return table
+
+
+def rates_line(rates: RatesConfig, model: ModelConfig) -> str:
+    """Where an estimate's speeds are from; those of another model are not this one's."""
+    line = f"estimates from rates measured on {rates.machine}"
+    if rates.model in (None, model.name):
+        return line
+    return f"{line}; they are of {rates.model}: plan in place of run counts updates of {model.name}"
 
 
 def unrated_lines(cells: Sequence[CellConfig], rates: RatesConfig) -> list[str]:

@@ -30,6 +30,7 @@ class RatesConfig:
 
     Attributes:
         machine: Where they were measured.
+        model: Whose they are; null where no other is meant.
         start_seconds: Imports, loading and curating once a launch.
         cell_seconds: Fixed cost of a cell: loading weights, logging.
         seconds_per_step: By method, or by METHOD/TASK where a task's updates are others.
@@ -43,6 +44,7 @@ class RatesConfig:
     seconds_per_step: dict[str, float]
     seconds_per_image: float
     seconds_per_score: dict[str, float]
+    model: str | None = None
 
     def step_seconds(self, method: str, task: str) -> float:
         """Seconds of an update of a method in a task; 0 where nobody measured it."""

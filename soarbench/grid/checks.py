@@ -11,6 +11,7 @@ from soarbench.common.errors import ConfigError
 from soarbench.common.strict import did_you_mean
 from soarbench.config.settings import Settings, sizes_by_metric
 from soarbench.models.base import UnknownArchitecture
+from soarbench.models.families import KNOWN
 
 #: The paper's names of the two rewards, and the evaluator each is.
 NAMED_REWARDS = {"aesthetic": "aesthetic", "alignment": "clipscore"}
@@ -46,7 +47,7 @@ def check(settings: Settings, method: str) -> None:
             "robustness.enabled=true: is one of the diagnostics; leave diagnostics=false out"
         )
     _check_evaluation(settings)
-    _check_model(settings)
+    check_model(settings)
     if config is None:
         return
     if config.needs_reward:
@@ -142,13 +143,21 @@ def _check_shapes(settings: Settings, config: MethodConfig, training: TrainingCo
     data.check_sizes(model.resolution, sizes.unit, sizes.largest_image)
 
 
-def _check_model(settings: Settings) -> None:
+def check_model(settings: Settings) -> None:
+    """Refuse weights of another family or kind, and sizes that they cannot make."""
+    model = settings.model
+    model.check_here()
     try:
-        sizes = settings.model.architecture()
-    except UnknownArchitecture:
+        sizes = model.architecture()
+    except UnknownArchitecture as error:
+        if model.path in KNOWN:
+            raise ConfigError(
+                f"model.path={model.path}: is of another family than {model.kind}; choose "
+                f"model={KNOWN[model.path]}"
+            ) from error
         # Found out when it is loaded.
         return
-    sizes.latent_shape(settings.model.resolution)
+    sizes.latent_shape(model.resolution)
     if sizes.is_distilled:
         _check_guidance(settings)
 

@@ -200,6 +200,8 @@ class ModelConfig(abc.ABC):
     kind: ClassVar[str]
     #: Linear layers that an adapter sits at unless ``lora.target_modules`` names others.
     lora_targets: ClassVar[tuple[str, ...]]
+    #: Fewest tokens of a prompt.
+    least_sequence_length: ClassVar[int] = 0
     #: Class of its transformer in diffusers, as its files name it.
     transformer_class: ClassVar[str]
 
@@ -218,10 +220,14 @@ class ModelConfig(abc.ABC):
             raise ValueError(f"model.dtype={self.dtype!r}: must be one of {names}")
         if self.resolution < 8:
             raise ValueError(f"model.resolution={self.resolution}: must be at least 8 pixels")
-        if not 0 <= self.max_sequence_length <= 512:
+        least = self.least_sequence_length
+        if not least <= self.max_sequence_length <= 512:
             raise ValueError(
-                f"model.max_sequence_length={self.max_sequence_length}: must be 0..512"
+                f"model.max_sequence_length={self.max_sequence_length}: must be {least}..512"
             )
+
+    def check_here(self) -> None:  # noqa: B027 (of those that have files)
+        """Refuse what can be seen to be wrong without the hub, by ``UserError``."""
 
     # By the index of what is to be loaded, a kilobyte, before a first run downloads 15 GB.
     @abc.abstractmethod

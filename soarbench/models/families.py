@@ -9,6 +9,7 @@ from soarbench.models.qwen_image.architecture import KNOWN as QWEN_IMAGE
 from soarbench.models.sana.architecture import KNOWN as SANA
 from soarbench.models.sd3.architecture import KNOWN as SD3
 from soarbench.models.z_image.architecture import KNOWN as Z_IMAGE
+from soarbench.models.z_image.architecture import is_turbo
 
 #: Hub ids that configurations are of.
 KNOWN: Mapping[str, str] = {**SD3, **FLUX2_KLEIN, **SANA, **Z_IMAGE, **QWEN_IMAGE}
@@ -22,8 +23,14 @@ _LIKE = {
 }
 
 
-def like(index: Mapping[str, object]) -> str:
-    """The configuration whose settings a pipeline takes, by its ``model_index.json``."""
+def like(index: Mapping[str, object], scheduler: Mapping[str, object]) -> str:
+    """The configuration whose settings a pipeline takes, by its files.
+
+    Args:
+        index: ``model_index.json``.
+        scheduler: ``scheduler/scheduler_config.json``.
+    """
     name = _LIKE.get(str(index.get("_class_name")), "sd35_medium")
-    is_distilled = name == "flux2_klein_4b" and index.get("is_distilled") is True
-    return f"{name}_distilled" if is_distilled else name
+    if name == "flux2_klein_4b" and index.get("is_distilled") is True:
+        return "flux2_klein_4b_distilled"
+    return "z_image_turbo" if name == "z_image" and is_turbo(scheduler) else name

@@ -56,6 +56,15 @@ def hub_file(key: str, repo: str, revision: str | None, name: str) -> Path:
         return Path(hf_hub_download(repo, name, revision=revision))
 
 
+def cached_file(key: str, repo: str, revision: str | None, name: str) -> Path | None:
+    """A file of a repository that the local hub cache has; ``UserError`` where it can have none."""
+    with _explained(key, repo, revision):
+        from huggingface_hub import try_to_load_from_cache
+
+        path = try_to_load_from_cache(repo, name, revision=revision)
+    return Path(path) if isinstance(path, str) else None
+
+
 def hub_snapshot(key: str, repo: str, revision: str | None, files: Sequence[str]) -> Path:
     """The local folder with files of a repository that match patterns; else as ``hub_file``."""
     with _explained(key, repo, revision):
@@ -66,13 +75,13 @@ def hub_snapshot(key: str, repo: str, revision: str | None, files: Sequence[str]
 
 def hub_licence(model: str) -> str | None:
     """The licence that a model's card names: of a folder, or of a repository in the cache."""
-    from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.repocard import metadata_load
 
     folder = Path(model)
-    path = folder / "README.md" if folder.is_dir() else try_to_load_from_cache(model, "README.md")
     # Nothing is downloaded: whoever trained has it, or says it.
-    if not isinstance(path, (str, Path)) or not Path(path).is_file():
+    is_here = folder.is_dir()
+    path = folder / "README.md" if is_here else cached_file("model.path", model, None, "README.md")
+    if path is None or not path.is_file():
         return None
     metadata = metadata_load(path) or {}
     name = metadata.get("license")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from typing_extensions import override
 
 from evaluators.batches import at_once
-from soarbench.common.errors import ConfigError
+from soarbench.common.errors import ConfigError, UserError
 from soarbench.models.adapters import header_shapes
 from soarbench.models.base import Architecture, UnknownArchitecture
 from soarbench.models.hub import is_directory, model_json
+
+if TYPE_CHECKING:
+    from torch import nn
 
 #: Images that go through the autoencoder at once, and pixels of one: 4 of 512 px. To decode one of
 #: 512 px SD3's takes 0.8 GB: 64 of them took 51 GB, beside a rollout on an 80 GB card.
@@ -60,10 +64,11 @@ class PipelineArchitecture(Architecture):
 
     @override
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        if not self.unit <= resolution <= self.largest_image:
+        least, most = self.unit, self.largest_image
+        if not least <= resolution <= most:
             raise ConfigError(
-                f"model.resolution={resolution}: this model makes {self.unit} to "
-                f"{self.largest_image} pixels"
+                f"model.resolution={resolution}: this model draws {least} to {most} pixels; say "
+                f"model.resolution={min(max(resolution, least), most)}, or what it was trained at"
             )
         if resolution % self.unit:
             raise ConfigError(
@@ -106,7 +111,22 @@ class PipelineArchitecture(Architecture):
             "encoder_parameters": sum(map(num_stored, folder.glob("text_encoder*"))),
             "stored_parameters": num_stored(folder / "transformer"),
         }
-        return cls(**sizes, **cls._own_sizes(folder, vae))
+        try:
+            found = cls(**sizes, **cls._own_sizes(folder, vae))
+            # What planning and training will ask for.
+            found.unit, found.largest_image, found.layers, found.condition_shapes(1)
+            found.latent_shape(found.unit)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"model.path={folder}: transformer/config.json or vae/config.json has no usable "
+                f"{error}; copy both there from where the rest is from"
+            ) from error
+        if found.config.get("guidance_embeds"):
+            raise UserError(
+                f"model.path={folder}: its transformer takes guidance as an input "
+                "(guidance_embeds), which is not given here; use the base it was distilled from"
+            )
+        return found
 
     @classmethod
     def _own_sizes(cls, folder: Path, vae: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003 (of those that have more)
@@ -114,6 +134,12 @@ class PipelineArchitecture(Architecture):
         widths = vae["block_out_channels"]
         # As pipelines take it: every block but the last halves the image.
         return {"vae_scale_factor": 2 ** (len(widths) - 1), "vae_channels": widths[0]}
+
+
+def built(kind: Callable[..., nn.Module], config: Mapping[str, Any]) -> nn.Module:
+    """A transformer by its file, of which diffusers leaves out what older releases knew, too."""
+    names = inspect.signature(kind).parameters
+    return kind(**{name: value for name, value in config.items() if name in names})
 
 
 def read_sizes(folder: Path, name: str) -> dict[str, Any]:
@@ -125,5 +151,8 @@ def read_sizes(folder: Path, name: str) -> dict[str, Any]:
 
 def num_stored(folder: Path) -> int:
     """Numbers in a folder's safetensors files, from their headers alone; 0 without any."""
-    shapes = (header_shapes(path) for path in folder.glob("*.safetensors"))
-    return sum(math.prod(shape) for stored in shapes for shape in stored.values())
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in folder.glob("*.safetensors"):
+        # By name: a folder may hold the same weights in another type beside them.
+        shapes |= header_shapes(path)
+    return sum(map(math.prod, shapes.values()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Set
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, ClassVar
@@ -14,12 +15,22 @@ from typing_extensions import override
 from soarbench.common.errors import UserError
 from soarbench.common.files import parts_digest
 from soarbench.models.base import ImageModel, ModelConfig, PromptEncoder
-from soarbench.models.hub import class_name, folder_digest, hub_file, is_directory, model_json
+from soarbench.models.hub import (
+    cached_file,
+    class_name,
+    folder_digest,
+    hub_file,
+    is_directory,
+    model_json,
+)
 
 if TYPE_CHECKING:
     import torch
 
 _INDEX = "model_index.json"
+#: Beginnings of the names of parts that have weights, and what those are called.
+_WITH_WEIGHTS = ("transformer", "vae", "text_encoder")
+_WEIGHTS = ("*.safetensors", "*.bin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +39,7 @@ class PipelineConfig(ModelConfig, ABC):
 
     #: Class of the pipeline in diffusers, as its index names it.
     pipeline_class: ClassVar[str]
+    least_sequence_length: ClassVar[int] = 1
     #: The family's ``PipelineModel``. By name, as YAML names a class: it imports its configuration.
     model_class: ClassVar[str]
 
@@ -60,18 +72,38 @@ class PipelineConfig(ModelConfig, ABC):
 
     @override
     def check_source(self) -> None:
+        self.check_here()
         source = self.source()
         if not is_directory(source):
             self._check_index(hub_file("model.path", source, self.revision, _INDEX))
+
+    @override
+    def check_here(self) -> None:
+        source = self.source()
+        if is_directory(source):
+            self._check_parts(Path(source))
             return
-        index = model_json(Path(source) / _INDEX, f"model.path={self.path}")
-        for name, part in index.items():
-            is_part = isinstance(part, list) and part[:1] != [None]
-            if is_part and name not in self.unused_parts and not (Path(source) / name).is_dir():
+        index = cached_file("model.path", source, self.revision, _INDEX)
+        if index is not None:
+            self._check_index(index)
+
+    def _check_parts(self, folder: Path) -> None:
+        index = model_json(folder / _INDEX, f"model.path={self.path}")
+        parts = [name for name, part in index.items() if isinstance(part, list) and part[0]]
+        for name in parts:
+            fault = None if name in self.unused_parts else _fault(folder / name)
+            if fault is not None:
                 raise UserError(
-                    f"model.path={self.path}: no {name}/ there, which its {_INDEX} names; copy it "
-                    f"there from where the rest is from, or save the {self.pipeline_class} anew"
+                    f"model.path={self.path}: {fault}, which its {_INDEX} names; copy it there "
+                    f"from where the rest is from, or save the {self.pipeline_class} anew"
                 )
+        config = folder / "transformer/config.json"
+        kind = class_name(config, f"model.path={self.path}") if config.is_file() else None
+        if kind not in (None, self.transformer_class):
+            raise UserError(
+                f"model.path={self.path}: transformer/ holds a {kind}, and this model's family "
+                f"trains {self.transformer_class}; choose another model=NAME, or other weights"
+            )
 
     @override
     def load(self, device: torch.device | str, prompts: PromptEncoder | None = None) -> ImageModel:
@@ -89,8 +121,10 @@ class PipelineConfig(ModelConfig, ABC):
 
     @override
     def encoder_digest(self) -> str:
-        # Not of the transformer: weights that share their encoders share what is encoded.
-        return parts_digest(self._encoder_weights(), self.max_sequence_length, self.dtype)
+        # Not of the transformer: weights that share their encoders share what is encoded. Families
+        # that share an encoder do not: each has a template, most of them in diffusers.
+        use = (self.kind, self.max_sequence_length, self.dtype, version("diffusers"))
+        return parts_digest(self._encoder_weights(), *use)
 
     def _encoder_weights(self) -> str:
         return self._digest("text_encoder*", "tokenizer*")
@@ -100,3 +134,13 @@ class PipelineConfig(ModelConfig, ABC):
         if is_directory(source):
             return folder_digest(Path(source), *parts)
         return f"{source}@{self.revision}"
+
+
+def _fault(part: Path) -> str | None:
+    """What a folder of a pipeline lacks."""
+    if not part.is_dir():
+        return f"no {part.name}/ there"
+    if not part.name.startswith(_WITH_WEIGHTS):
+        return None if any(part.iterdir()) else f"nothing in {part.name}/"
+    has_weights = any(path for pattern in _WEIGHTS for path in part.glob(pattern))
+    return None if has_weights else f"no weights in {part.name}/"

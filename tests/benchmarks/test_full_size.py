@@ -80,7 +80,7 @@ def test_full_precision_of_the_published_model_takes_ten_gigabytes() -> None:
     [
         (["method=sft,soar"], "method=sft,soar: one update of one method; name one"),
         (["device=cuda:9"], "device=cuda:9: this machine has"),
-        (["model=lab", "model.resolution=4096"], "model.resolution=4096: this model makes"),
+        (["model=lab", "model.resolution=4096"], "model.resolution=4096: this model draws"),
     ],
 )
 def test_bad_requests_end_with_code_2(

@@ -278,7 +278,7 @@ def test_other_weights_and_settings_are_refused_and_nothing_is_written_over(
         (["judge.ocr.min_side=64"], "judge.ocr is configured, but not among"),
         (["model=sd3"], "sd35_medium, z_image, z_image_turbo, nor a directory"),
         (["model=/nowhere"], "no model_index.json there"),
-        (["model.resolution=512"], "draws at most 128 pixels"),
+        (["model.resolution=512"], "this model draws 16 to 128 pixels"),
         (["model.resolutoin=64"], "did you mean 'model.resolution'"),
         (["sampling.num_inference_steps=0"], "must be finite, at least 1"),
         (["sampling.guidance_scale=inf"], "guidance_scale=inf: must be finite"),

@@ -60,6 +60,16 @@ def test_everything_that_is_missing_comes_with_what_gets_it(
     assert below.splitlines()[-1].startswith("6 to do before python -m soarbench run")
 
 
+def test_a_dry_run_says_what_is_not_here_and_whose_its_estimates_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for model, is_own in (("sd35_medium", True), ("z_image", False)):
+        assert main(["run", *PART, f"model={model}", "--dry-run"]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert f"the weights are not here; to get {model}: hf download" in text
+        assert ("they are of sd35_medium: plan in place of run" in text) is not is_own
+
+
 def test_a_gpu_that_is_too_small_is_said_with_what_would_fit(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

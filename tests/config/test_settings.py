@@ -109,7 +109,7 @@ def test_bad_input_is_one_line_that_names_value_and_remedy(
     ("model", "resolution", "message"),
     [
         ("lab", 63, "must be a multiple of 16, the side of a token; use 48"),
-        ("lab", 100_000, "this model makes 16 to 64 pixels"),
+        ("lab", 100_000, "this model draws 16 to 64 pixels"),
         ("sd35_medium", 1000, "must be a multiple of 16, the side of a token; use 992"),
     ],
 )

@@ -2,110 +2,25 @@
 
 import copy
 import dataclasses
+import json
 import math
 import shutil
 from types import SimpleNamespace
-from typing import ClassVar
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from diffusers import QwenImagePipeline
 from PIL import Image
 
-from baselines.base import World
-from baselines.config import LoraConfig, OptimConfig
-from baselines.flow_grpo_config import FlowGrpoConfig
-from baselines.loop.post_train import post_train
-from baselines.sft_config import SftConfig
-from baselines.soar_config import SoarConfig
+from baselines.flow import euler_sample
 from soarbench.cli.evaluate import model_words
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.config.compose import compose_choices, options
-from soarbench.grid.checks import check
+from soarbench.grid.checks import check, check_model
+from soarbench.models import pipeline_config
 from soarbench.models.families import KNOWN
-from soarbench.models.flux2_klein.config import Flux2KleinConfig
-from soarbench.models.qwen_image.config import QwenImageConfig
-from soarbench.models.sana.config import SanaConfig
-from soarbench.models.z_image.config import ZImageConfig
-from tests.baselines.toys import Logs, run_config
-from tests.tiny_families import build_flux2_klein, build_qwen_image, build_sana, build_z_image
-
-PROMPTS = ["a photo of a red circle", "a heart"]
-
-
-class Family:
-    """A configuration of tiny weights, and how its pipeline is called."""
-
-    guidance_scale = 4.0
-    #: How far samples without guidance may be from the pipeline's.
-    tolerance = 0.0
-    settings: ClassVar = {"name": "tiny", "resolution": 32, "max_sequence_length": 60}
-    call: ClassVar = {}
-
-    def __init__(self, folder):
-        self.config = self.kind(path=str(self.build(folder)), **self.settings)
-        self.model = self.config.load("cpu")
-        rng = torch.Generator().manual_seed(0)
-        self.noise = torch.randn(len(PROMPTS), *self.model.latent_shape, generator=rng)
-
-    def sampled(self, guidance_scale):
-        condition = self.model.encode_prompts(PROMPTS)
-        negative = self.model.encode_prompts([""] * len(PROMPTS))
-        return self.model.sample(condition, negative, self.noise, 5, guidance_scale)
-
-    def as_given(self, latents):
-        """As the pipeline gives latents."""
-        return latents
-
-    def guidance(self, scale):
-        return {"guidance_scale": scale, "latents": self.noise}
-
-    def by_pipeline(self, scale, output_type):
-        call = {"height": 32, "width": 32, "num_inference_steps": 5, **self.call}
-        call["max_sequence_length"] = self.config.max_sequence_length
-        # Some pipelines put prompts into a template in the list that they are given.
-        call["prompt"] = list(PROMPTS)
-        call.update(self.guidance(scale), output_type=output_type)
-        return self.model.pipeline(**call).images
-
-
-class Flux2Klein(Family):
-    kind, build = Flux2KleinConfig, staticmethod(build_flux2_klein)
-
-    def as_given(self, latents):
-        return self.model.unscaled(latents)
-
-
-class Sana(Family):
-    kind, build = SanaConfig, staticmethod(build_sana)
-    call: ClassVar = {"use_resolution_binning": False}
-
-
-class ZImage(Family):
-    kind, build = ZImageConfig, staticmethod(build_z_image)
-
-    def guidance(self, scale):
-        # Added, times the difference, to the prompt's own velocity.
-        return {"guidance_scale": scale - 1, "latents": self.noise}
-
-
-class QwenImage(Family):
-    kind, build = QwenImageConfig, staticmethod(build_qwen_image)
-    # The pipeline pads prompts to the longest of a call, here they have one length.
-    tolerance = 1e-4
-    settings: ClassVar = Family.settings | {"max_sequence_length": 256}
-
-    def as_given(self, latents):
-        batch, channels, height, width = latents.shape
-        return QwenImagePipeline._pack_latents(latents, batch, channels, height, width)
-
-    def guidance(self, scale):
-        negative = {} if scale == 1 else {"negative_prompt": [""] * len(PROMPTS)}
-        return {"true_cfg_scale": scale, "latents": self.as_given(self.noise), **negative}
-
-
-FAMILIES = {"flux2_klein": Flux2Klein, "sana": Sana, "z_image": ZImage, "qwen_image": QwenImage}
+from tests.models.families import FAMILIES, PROMPTS, Flux2Klein
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -136,6 +51,25 @@ def test_guided_images_equal_the_pipelines_own(family):
         assert np.abs(np.asarray(mine, dtype=int) - np.asarray(other)).max() <= 1
 
 
+def test_images_of_another_shape_equal_the_pipelines_own(family):
+    model, wide = family.model, copy.copy(family)
+    channels, height, width = model.latent_shape
+    rng = torch.Generator().manual_seed(1)
+    wide.noise = torch.randn(len(PROMPTS), channels, height, 2 * width, generator=rng)
+    condition = model.encode_prompts(PROMPTS)
+    if family.config.kind == "sana":
+        ours = model.sample(condition, condition, wide.noise, 5, 1.0)
+    else:
+        # Of the shape's own schedule, as rows of a bucket have it.
+        sigmas = model.schedule.sampling_sigmas(5, wide.noise.shape[1:])
+        ours = euler_sample(model.velocity(), wide.noise, sigmas, condition, condition, 1.0)
+    theirs = wide.by_pipeline(1.0, "latent")
+    torch.testing.assert_close(wide.as_given(ours), theirs, rtol=0, atol=family.tolerance)
+    (image, _) = model.decode(ours)
+    assert image.size == (64, 32)
+    assert model.encode_images([image]).shape[1:] == ours.shape[1:]
+
+
 def test_encoding_undoes_decoding(family):
     model = family.model
     raw = model.encoded(torch.zeros(1, 3, 32, 32))
@@ -154,6 +88,29 @@ def test_text_encoders_alone_and_kept_prompts_give_the_same(family):
     without = family.config.load("cpu", kept)
     assert without.pipeline.text_encoder is None
     assert without.encode_prompts(PROMPTS) is alone
+
+
+def test_prompts_are_kept_apart_by_encoder_template_and_length(family, monkeypatch):
+    config, other = family.config, "sana" if family.config.kind != "sana" else "z_image"
+    changes = ({"max_sequence_length": 17}, {"dtype": "bfloat16"}, {"path": "owner/name"})
+    digests = {dataclasses.replace(config, **change).encoder_digest() for change in changes}
+    digests.add(config.encoder_digest())
+    # The same files, used as another family or another release of diffusers uses them.
+    with monkeypatch.context() as patch:
+        patch.setattr(type(config), "kind", other)
+        digests.add(config.encoder_digest())
+    monkeypatch.setattr(pipeline_config, "version", lambda _: "0")
+    assert len(digests | {config.encoder_digest()}) == len(changes) + 3
+
+
+def test_a_longer_text_is_cut_to_its_length(family):
+    config = dataclasses.replace(family.config, max_sequence_length=24)
+    encoders = config.load_encoders(torch.device("cpu"))
+    longest = encoders.encode(["a", "b" * 200])
+    shapes = config.architecture().condition_shapes(24)
+    assert {name: value.shape[1:] for name, value in longest.items()} == shapes
+    with pytest.raises(ValueError, match=r"max_sequence_length=0: must be 1\.\.512"):
+        dataclasses.replace(config, max_sequence_length=0)
 
 
 class Spy(torch.nn.Module):
@@ -209,98 +166,99 @@ def test_flux2_shift_follows_size_and_steps(klein, side, steps, mu):
     torch.testing.assert_close(sigmas[:-1].double(), by_hand, rtol=0, atol=1e-4)
 
 
-class Rows:
-    """Latents and kept conditions of a family."""
-
-    def __init__(self, family, count=4):
-        rng = torch.Generator().manual_seed(1)
-        self.x0 = torch.randn(count, *family.model.latent_shape, generator=rng)
-        self.conditions = family.model.encode_prompts([f"{i} stars" for i in range(count)])
-
-    def __len__(self):
-        return len(self.x0)
-
-    def __getitem__(self, index):
-        condition = {name: value[index] for name, value in self.conditions.items()}
-        return {"x0": self.x0[index], "condition": condition, "prompt": str(index)}
+def edit(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def brightness(_prompts, latents, _columns):
-    return latents.flatten(1).mean(1).tolist()
-
-
-LORA = LoraConfig(rank=2, alpha=4.0)
-METHODS = {
-    "sft": (SftConfig(condition_dropout=0.5), None),
-    "soar": (SoarConfig(num_aux_points=2, num_rollout_paths=2), LORA),
-    "flow_grpo": (
-        FlowGrpoConfig(group_size=2, num_inference_steps=2, kl_coeff=0.1, updates_per_collection=1),
-        LORA,
+#: What is done to a directory, and what is said of it.
+DAMAGE = {
+    "no tokenizer": (lambda path: shutil.rmtree(path / "tokenizer"), "no tokenizer/ there"),
+    "no files of a tokenizer": (
+        lambda path: [file.unlink() for file in (path / "tokenizer").iterdir()],
+        "nothing in tokenizer/",
+    ),
+    "no weights": (
+        lambda path: [file.unlink() for file in (path / "transformer").glob("*.safetensors")],
+        "no weights in transformer/",
+    ),
+    "another family's": (
+        lambda path: edit(path / "model_index.json", _class_name="StableDiffusion3Pipeline"),
+        r"holds a StableDiffusion3Pipeline.*model=NAME",
+    ),
+    "another family's transformer": (
+        lambda path: edit(path / "transformer/config.json", _class_name="SD3Transformer2DModel"),
+        "transformer/ holds a SD3Transformer2DModel",
+    ),
+    "no sizes": (
+        lambda path: (path / "transformer/config.json").write_text("{}"),
+        "has no usable '[a-z_]+'",
+    ),
+    "guidance as an input": (
+        lambda path: edit(path / "transformer/config.json", guidance_embeds=True),
+        r"\(guidance_embeds\)",
     ),
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_methods_train_it_and_an_interruption_changes_no_bit(family, tmp_path, name):
-    config, lora = METHODS[name]
-    rows, folder = Rows(family), tmp_path
-
-    def trained(place, **options):
-        model, transformer = family.model, copy.deepcopy(family.model.transformer)
-        world = World(schedule=model.schedule, latent_shape=model.latent_shape, reward=brightness)
-        post_train(
-            transformer,
-            config.build(world),
-            rows,
-            folder=folder / place,
-            **run_config(
-                steps=2,
-                batch_size=2,
-                save_steps=1,
-                optim=OptimConfig(learning_rate=1e-2),
-                lora=None if lora is None else family.config.adapted(lora),
-            ),
-            velocity_of=model.velocity,
-            negative_condition=family.model.encode_prompts([""]),
-            on_log=Logs(**options),
-        )
-        return {k: v.detach().clone() for k, v in transformer.state_dict().items()}
-
-    straight = trained("straight")
-    # How a method draws and goes on does not depend on the family: one of them shows that nothing
-    # of the model is left out of a checkpoint.
-    if name == "soar":
-        with pytest.raises(KeyboardInterrupt):
-            trained("cut", stop_at=2)
-        resumed = trained("cut")
-        assert all(torch.equal(straight[key], resumed[key]) for key in straight)
-    first = family.model.transformer.state_dict()
-    moved = {
-        key for key, value in straight.items() if ("lora_B" in key and bool(value.any()))
-        or (key in first and not torch.equal(value, first[key]))
-    }  # fmt: skip
-    # All of an adapter's layers, or nearly all weights.
-    assert len(moved) >= (10 if lora else 0.8 * len(first))
+def dry_run(config):
+    """As the first thing that a dry run asks of a model."""
+    settings = compose_choices(["grid=reward_specific", "data=lab_general"]).settings()
+    check_model(dataclasses.replace(settings, model=config))
 
 
-def test_a_directory_of_another_family_or_without_a_part_is_refused(family, tmp_path):
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_directory_of_another_family_or_without_a_part_is_refused(family, tmp_path, damage):
     path = tmp_path / "copy"
     shutil.copytree(family.config.path, path)
     config = dataclasses.replace(family.config, path=str(path))
-    config.check_source()
-    shutil.rmtree(path / "tokenizer")
-    with pytest.raises(UserError, match=r"no tokenizer/ there") as refusal:
-        config.check_source()
+    # Qwen-Image's published one has such a key of an older release.
+    edit(path / "transformer/config.json", pooled_projection_dim=768)
+    dry_run(config)
+    (weights,) = (path / "transformer").glob("*.safetensors")
+    shutil.copy(weights, weights.with_suffix(".fp16.safetensors"))
+    sizes = config.architecture()
+    assert sizes.stored_parameters == family.config.architecture().stored_parameters
+    assert sizes.transformer().dtype == torch.float32
+    spoil, message = DAMAGE[damage]
+    spoil(path)
+    with pytest.raises(UserError, match=message) as refusal:
+        dry_run(config)
     assert len(str(refusal.value)) <= 300
-    (path / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
-    with pytest.raises(UserError, match=r"holds a StableDiffusion3Pipeline.*model=NAME"):
-        config.check_source()
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("stabilityai/stable-diffusion-3.5-large", "another family than .*choose model=sd35_large"),
+        ("a/b/c", "neither a directory nor a hub id"),
+        ("owner/cached", "holds a StableDiffusion3Pipeline.*model=NAME"),
+    ],
+)
+def test_a_hub_id_of_another_family_is_refused_without_the_hub(
+    family, tmp_path, monkeypatch, path, message
+):
+    index = tmp_path / "model_index.json"
+    index.write_text('{"_class_name": "StableDiffusion3Pipeline"}')
+    cached = {"owner/cached": str(index)}
+    find = huggingface_hub.try_to_load_from_cache
+
+    def look(repo, name, **keywords):
+        return cached.get(repo) or find(repo, name, **keywords)
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", look)
+    dry_run(dataclasses.replace(family.config, path="owner/unknown"))
+    with pytest.raises(UserError, match=message) as refusal:
+        dry_run(dataclasses.replace(family.config, path=path))
+    assert len(str(refusal.value)) <= 300
 
 
 def test_a_size_that_tokens_do_not_divide_is_refused(family):
     sizes = family.config.architecture()
     with pytest.raises(ConfigError, match=f"multiple of {sizes.unit}.*use {sizes.unit}"):
         sizes.latent_shape(sizes.unit + 1)
+    for side, nearest in ((1, sizes.unit), (10**6, sizes.largest_image)):
+        with pytest.raises(ConfigError, match=f"say model.resolution={nearest}, or what"):
+            sizes.latent_shape(side)
 
 
 def test_an_encoded_image_is_scaled_as_published(family):
@@ -321,19 +279,33 @@ def test_an_encoded_image_is_scaled_as_published(family):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
-def test_guidance_of_distilled_weights_is_refused(tmp_path):
-    path = str(build_flux2_klein(tmp_path, is_distilled=True))
-    assert Flux2KleinConfig(name="tiny", path=path, resolution=32).architecture().is_distilled
-    choices = ["grid=reward_specific", "data=lab_general", "model=flux2_klein_4b_distilled"]
-    settings = compose_choices([*choices, "method=soar"]).settings()
-    check(settings, "soar")
-    guided = dataclasses.replace(settings.method, guidance_scale=4.5)
-    with pytest.raises(ConfigError, match=r"method\.guidance_scale=4\.5.*scale=1") as refusal:
-        check(dataclasses.replace(settings, method=guided), "soar")
-    assert len(str(refusal.value)) <= 300
-    sampling = dataclasses.replace(settings.sampling, guidance_scale=4.0)
-    with pytest.raises(ConfigError, match=r"sampling\.guidance_scale=4\.0"):
-        check(dataclasses.replace(settings, sampling=sampling), "soar")
+#: How weights that were distilled to a few steps are known in a directory, where they can be.
+DISTILLED = {
+    "flux2_klein": ("flux2_klein_4b_distilled", "model_index.json", {"is_distilled": True}),
+    "z_image": ("z_image_turbo", "scheduler/scheduler_config.json", {"shift": 3.0}),
+}
+
+
+@pytest.mark.parametrize("family", DISTILLED, indirect=True)
+def test_guidance_of_distilled_weights_is_refused(family, tmp_path):
+    name, file, values = DISTILLED[family.config.kind]
+    path = tmp_path / "copy"
+    shutil.copytree(family.config.path, path)
+    assert not dataclasses.replace(family.config, path=str(path)).architecture().is_distilled
+    edit(path / file, **values)
+    assert dataclasses.replace(family.config, path=str(path)).architecture().is_distilled
+    assert model_words(str(path))[0] == f"model={name}"
+    for words in ([f"model={name}"], model_words(str(path))):
+        choices = [*words, "grid=reward_specific", "data=lab_general", "model.resolution=32"]
+        settings = compose_choices([*choices, "method=soar"]).settings()
+        check(settings, "soar")
+        guided = dataclasses.replace(settings.method, guidance_scale=4.5)
+        with pytest.raises(ConfigError, match=r"method\.guidance_scale=4\.5.*scale=1") as refusal:
+            check(dataclasses.replace(settings, method=guided), "soar")
+        assert len(str(refusal.value).replace(str(path), "")) <= 300
+        sampling = dataclasses.replace(settings.sampling, guidance_scale=4.0)
+        with pytest.raises(ConfigError, match=r"sampling\.guidance_scale=4\.0"):
+            check_model(dataclasses.replace(settings, sampling=sampling))
 
 
 def test_a_saved_pipeline_takes_its_familys_settings(family):

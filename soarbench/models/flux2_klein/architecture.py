@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
-from soarbench.models.pipeline_architecture import PipelineArchitecture, read_sizes
+from soarbench.models.pipeline_architecture import PipelineArchitecture, built, read_sizes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,8 +64,7 @@ class Flux2KleinArchitecture(PipelineArchitecture):
     def transformer(self) -> nn.Module:
         from diffusers import Flux2Transformer2DModel
 
-        transformer: nn.Module = Flux2Transformer2DModel(**self.config)
-        return transformer
+        return built(Flux2Transformer2DModel, self.config)
 
     @override
     def velocity(self, transformer: nn.Module) -> VelocityModel:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
-from soarbench.models.pipeline_architecture import PipelineArchitecture
+from soarbench.models.pipeline_architecture import PipelineArchitecture, built
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,8 +65,7 @@ class QwenImageArchitecture(PipelineArchitecture):
     def transformer(self) -> nn.Module:
         from diffusers import QwenImageTransformer2DModel
 
-        transformer: nn.Module = QwenImageTransformer2DModel(**self.config)
-        return transformer
+        return built(QwenImageTransformer2DModel, self.config)
 
     @override
     def velocity(self, transformer: nn.Module) -> VelocityModel:

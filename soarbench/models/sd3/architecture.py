@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from soarbench.models.pipeline_architecture import PipelineArchitecture, read_sizes
+from soarbench.models.pipeline_architecture import PipelineArchitecture, built, read_sizes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,8 +69,7 @@ class Sd3Architecture(PipelineArchitecture):
     def transformer(self) -> nn.Module:
         from diffusers import SD3Transformer2DModel
 
-        transformer: nn.Module = SD3Transformer2DModel(**self.config)
-        return transformer
+        return built(SD3Transformer2DModel, self.config)
 
     @override
     def velocity(self, transformer: nn.Module) -> VelocityModel:

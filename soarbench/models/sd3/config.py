@@ -35,6 +35,9 @@ class Sd3Config(PipelineConfig):
     pipeline_class: ClassVar[str] = "StableDiffusion3Pipeline"
     model_class: ClassVar[str] = "soarbench.models.sd3.model:SD3Model"
 
+    # Without T5 there is none that takes long prompts.
+    least_sequence_length: ClassVar[int] = 0
+
     load_text_encoder_3: bool = True
     # ``weights_digest`` says where it is on, so that addresses older than it stay as they are.
     vae_channels_last: bool = field(default=False, metadata=ADDRESS)

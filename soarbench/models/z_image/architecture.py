@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
-from soarbench.models.pipeline_architecture import PipelineArchitecture
+from soarbench.models.pipeline_architecture import PipelineArchitecture, built, read_sizes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +23,13 @@ KNOWN = {
     "Tongyi-MAI/Z-Image": "z_image",
     "Tongyi-MAI/Z-Image-Turbo": "z_image_turbo",
 }
+#: Of the published schedulers: 3 of the weights that were distilled to a few steps, 6 of the base.
+_TURBO_SHIFT = 3.0
+
+
+def is_turbo(scheduler: Mapping[str, Any]) -> bool:
+    """Whether a pipeline is taken for Turbo, by its scheduler's file; nothing else tells them."""
+    return scheduler.get("shift") == _TURBO_SHIFT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +75,17 @@ class ZImageArchitecture(PipelineArchitecture):
             "prompt_attention_mask": (max_sequence_length,),
         }
 
+    @classmethod
+    @override
+    def _own_sizes(cls, folder: Path, vae: Mapping[str, Any]) -> dict[str, Any]:
+        scheduler = read_sizes(folder, "scheduler/scheduler_config.json")
+        return {**super()._own_sizes(folder, vae), "is_distilled": is_turbo(scheduler)}
+
     @override
     def transformer(self) -> nn.Module:
         from diffusers import ZImageTransformer2DModel
 
-        transformer: nn.Module = ZImageTransformer2DModel(**self.config)
-        return transformer
+        return built(ZImageTransformer2DModel, self.config)
 
     @override
     def velocity(self, transformer: nn.Module) -> VelocityModel:

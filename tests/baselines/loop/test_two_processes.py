@@ -4,12 +4,22 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
 
 from baselines.loop.checkpoints import TRANSFORMER_DIR, checkpoint_path, snapshot_path
 from baselines.loop.sharding import DDP, FSDP2, ZERO2
 from tests.baselines.loop.test_trainer_sd3 import run as train_sd3
-from tests.baselines.loop.two_processes import CASES, SD3_CASES, in_groups, start, train
+from tests.baselines.loop.two_processes import (
+    CASES,
+    FAMILY_CASES,
+    SD3_CASES,
+    in_groups,
+    start,
+    train,
+    train_family,
+)
 from tests.baselines.toys import PlaneModel, plane_model
+from tests.models.families import FAMILIES
 from tests.tiny import tiny_transformer
 
 PARALLELISM = [DDP, *(pytest.param(word, marks=pytest.mark.slow) for word in (FSDP2, ZERO2))]
@@ -19,7 +29,9 @@ PARALLELISM = [DDP, *(pytest.param(word, marks=pytest.mark.slow) for word in (FS
 def ended(request, tmp_path_factory):
     """The folder in which both processes left what they ended with."""
     folder = tmp_path_factory.mktemp(request.param)
-    start([str(folder), request.param, *CASES, *SD3_CASES])
+    for family, _ in FAMILY_CASES.values():
+        FAMILIES[family].build(folder / family)
+    start([str(folder), request.param, *CASES, *SD3_CASES, *FAMILY_CASES])
     return folder, request.param
 
 
@@ -83,3 +95,14 @@ def test_two_processes_equal_one_on_the_class_that_is_trained(ended, case, tmp_p
     tolerance = 1e-5 if case == "sd3" else 2e-3
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("case", FAMILY_CASES)
+def test_two_processes_equal_one_on_other_families(ended, case, tmp_path):
+    folder, _ = ended
+    train_family(case, tmp_path)
+    expected, found = (
+        load_file(next(snapshot_path(place / case, 3).glob("*.safetensors")))
+        for place in (tmp_path, folder)
+    )
+    assert_close(found, expected)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import gather
+from torch import nn
 
 from baselines.base import Method
 from baselines.config import EmaConfig, LoraConfig, OptimConfig
@@ -34,6 +35,8 @@ from tests.baselines.toys import (
     sft,
     soar,
 )
+from tests.models.families import FAMILIES
+from tests.models.families import train as train_on
 
 ROOT = Path(__file__).parents[3]
 EMA = EmaConfig(decay=0.5, every=1)
@@ -80,6 +83,18 @@ SD3_CASES: dict[str, dict[str, object]] = {
         **{"dtype": torch.bfloat16, "mixed_precision": "bf16"},
     },
 }
+#: On families of packed or listed latents: case -> (family, method).
+FAMILY_CASES = {
+    "packed_soar": ("flux2_klein", "soar"),
+    "packed_nft": ("qwen_image", "diffusion_nft"),
+}
+
+
+def train_family(case: str, folder: Path, *, rank: int = 0, **distributed) -> nn.Module:
+    """Train a tiny model of a family, whose pipeline lies in the folder. -> it."""
+    family, method = FAMILY_CASES[case]
+    model = FAMILIES[family](folder / family)
+    return train_on(model, method, folder / case, rank=rank, steps=3, batch_size=4, **distributed)
 
 
 def in_groups(case: str) -> bool:
@@ -159,6 +174,9 @@ def main(folder: Path, parallelism: str, cases: Sequence[str]) -> None:
     for case in cases:
         if case in SD3_CASES:
             train_sd3(folder / case, parallelism=parallelism, **SD3_CASES[case])
+            continue
+        if case in FAMILY_CASES:
+            train_family(case, folder, rank=rank, parallelism=parallelism, gather=gather)
             continue
         weights, summary, logs, seen, held = train(
             case, folder, rank=rank, parallelism=parallelism, cut=case == "resumed"
