@@ -212,3 +212,16 @@ def test_help_and_configuration_errors_load_nothing_heavy(arguments: list[str]) 
     )
     # Of the processor, so that a busy machine does not fail the test.
     assert float(done.stdout.splitlines()[-1]) < 4.0
+
+
+def test_no_command_loads_torch_to_explain_itself_or_to_print_its_settings() -> None:
+    code = (
+        "import sys\n"
+        "from soarbench.cli.app import COMMANDS, main\n"
+        "for name in COMMANDS:\n"
+        "    main([*name.split(), '--help'])\n"
+        "    main([*name.split(), '--cfg'])\n"
+        "    heavy = {'torch', 'transformers', 'mlflow', 'matplotlib'} & set(sys.modules)\n"
+        "    assert not heavy, (name, heavy)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
