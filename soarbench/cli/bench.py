@@ -1,4 +1,4 @@
-"""``python -m soarbench bench full_size``; what it measures with torch is imported when asked for."""
+"""``python -m soarbench bench full_size``; torch is imported only once it measures."""
 
 from __future__ import annotations
 
