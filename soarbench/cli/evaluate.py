@@ -32,7 +32,7 @@ from soarbench.evaluation.selection import suite_images, suite_prompts
 from soarbench.evaluation.suites import PromptFile
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
-from soarbench.grid.checks import check_device
+from soarbench.grid.checks import check_device, require_device
 from soarbench.grid.expand import with_digest
 from soarbench.jobs.base import Context, Job, extent_of
 from soarbench.jobs.draw import Draw
@@ -189,6 +189,7 @@ def evaluate(options: EvaluateOptions, words: Sequence[str], *, console: Console
     request = read_evaluation(options, words)
     cell, suite, output = request.cell, request.scoring.suite, request.scoring.output
     items = suite_prompts(suite).items
+    require_device(request.device)
     # Before a model is loaded, which may take minutes.
     wishes = ((item.prompt_id, item.prompt, item.metadata) for item in items)
     refuse_unjudgeable(request.scoring.judges.values(), wishes)

@@ -93,6 +93,15 @@ def check_device(device: str) -> None:
         raise ConfigError(f"device={device!r}: must be auto, cpu, cuda or cuda:N")
 
 
+def require_device(device: str) -> None:
+    """``UserError`` where a GPU that is named is not there."""
+    # Torch takes seconds to import, and without a name there is nothing to look for.
+    if device.startswith("cuda"):
+        from soarbench.models.devices import torch_device
+
+        torch_device(device)
+
+
 def _check_evaluation(settings: Settings) -> None:
     judged: dict[str, str] = {}
     names = [suite.name for suite in settings.suites.values()]

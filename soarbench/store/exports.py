@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from soarbench.common.errors import StoreError
+from soarbench.common.errors import DamagedFile, StoreError
 from soarbench.common.files import read_json, write_atomically, write_json
 from soarbench.common.provenance import STORE_VERSION
 from soarbench.store.cells import FINISHED, Cell, launch_of
@@ -70,8 +70,8 @@ class Export:
         """Every cell that was exported, finished or not."""
         self.manifest()
         table = read_table(self.root / "cells.parquet", _REMEDY)
-        if table is None:
-            raise StoreError(f"{self.root / 'cells.parquet'} is missing; {_REMEDY}")
+        if table is None or "cell" not in table.column_names:
+            raise DamagedFile(f"{self.root / 'cells.parquet'} is missing or no such; {_REMEDY}")
         return [
             Cell(
                 tables=_ExportedTables(root=self.root, values=values),
