@@ -272,5 +272,10 @@ class Settings:
     detect: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if "png" not in self.figure_formats:
+            raise ValueError(
+                f"figure_formats={list(self.figure_formats)}: png must be among them, since pages "
+                "show it"
+            )
         for key in ("margin", "detect"):
             sizes_by_metric(key, getattr(self, key))

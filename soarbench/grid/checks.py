@@ -36,11 +36,6 @@ def check(settings: Settings, method: str) -> None:
             f"seeds={list(seeds)}: give different integers in 0..{2**32 - 1}, e.g. [0,1]"
         )
     check_device(settings.device)
-    if "png" not in settings.figure_formats:
-        raise ConfigError(
-            f"figure_formats={list(settings.figure_formats)}: png must be among them, since pages "
-            "show it"
-        )
     if settings.robustness.enabled and not settings.diagnostics:
         raise ConfigError(
             "robustness.enabled=true: is one of the diagnostics; leave diagnostics=false out"
