@@ -28,7 +28,7 @@ from soarbench.data.prompts import PromptItem
 from soarbench.evaluation.drawing import image_path
 from soarbench.evaluation.judging import refuse_unjudgeable
 from soarbench.evaluation.request import EvaluateOptions, ScoreRequest, SuiteChoice
-from soarbench.evaluation.selection import suite_images, suite_prompts
+from soarbench.evaluation.selection import num_images, suite_prompts
 from soarbench.evaluation.suites import PromptFile
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
@@ -283,7 +283,7 @@ def _summary(request: Evaluation, job: Judge) -> dict[str, object]:
         job.config,
         suite=suite.name,
         num_prompts=len(suite_prompts(suite).items),
-        num_images=len(suite_images(suite)),
+        num_images=num_images(suite),
         coverage=request.scoring.coverage,
         numbers=folder.summary(extent),
         extent=extent,

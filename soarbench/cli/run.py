@@ -242,7 +242,7 @@ def diagnose(
             f"{grid.folder} has no finished cell of this grid; run 'python -m soarbench run "
             f"grid={grid.settings.grid.name}' with the same settings first"
         )
-    failures, tracker, probing = Failures(), None, diagnostic_keys(grid.cells)
+    failures, tracker, probing = Failures(), None, diagnostic_keys(jobs, grid.cells)
     with locked(grid.folder):
         pending = [
             job
@@ -300,10 +300,11 @@ def dry_table(grid: Grid) -> Table:
     for head in ("cell", "steps", "state"):
         table.add_column(head, overflow="fold")
     table.add_column("estimate", justify="right")
-    pending = [job for job in all_jobs(grid) if not job.is_done(grid.store)]
+    jobs = all_jobs(grid)
+    pending = [job for job in jobs if not job.is_done(grid.store)]
     seconds = estimates(grid, pending)
     total = 0.0
-    probing = diagnostic_keys(grid.cells)
+    probing = diagnostic_keys(jobs, grid.cells)
     # Once a job: an id takes a millisecond, and a grid has a thousand jobs.
     own_jobs = [job for job in pending if job.key not in probing]
     jobs_of = defaultdict[str, list[Job]](list)
