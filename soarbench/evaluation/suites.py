@@ -99,7 +99,8 @@ class GenEval2(PromptFile):
 
     def items(self) -> list[PromptItem]:
         """All 800."""
-        return read_prompts(*self.files, self.name)
+        (path,) = self.files
+        return read_prompts(path, self.name)
 
     @property
     def needs_file(self) -> bool:
