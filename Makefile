@@ -1,5 +1,5 @@
 # make run    the whole comparison in the laboratory (about 10 minutes on two cores)
-# make test   all tests, three processes for two cores; PYTEST_ARGS="-x tests/grid" for other words of pytest
+# make test   all tests, four processes for two cores; PYTEST_ARGS="-x tests/grid" for other words of pytest
 # make check  linter, formatter's check, types, the documentation
 # make docs   the documentation as a site, into build/site; warnings are errors
 # make gpu    GPU-marked tests, then speed and memory of everything on a CUDA device (docs/gpu.md)

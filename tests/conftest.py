@@ -19,7 +19,7 @@ def pytest_xdist_auto_num_workers() -> int:
     """Processes for ``-n logical``: many a test waits for a timer or a server, not for a core."""
     has_share = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if has_share else os.cpu_count() or 1
-    return cores + (cores + 1) // 2
+    return cores + max(2, cores // 2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -42,7 +42,7 @@ SMALL = (
     "budget.max_prompts=3",
     "budget.images_per_prompt=1",
     "sampling.batch_size=2",
-    "figure_formats=[png]",
+    "figure_formats=[]",
 )
 
 

@@ -6,6 +6,7 @@ What cannot be composed is a ``ConfigError``, in one line.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import math
 import os
@@ -244,12 +245,20 @@ def _only_axes_take_several(word: Word) -> ConfigError:
 class Composition:
     """One composition of the YAML, unresolved: values can be set, others follow."""
 
-    def __init__(self, values: Mapping[str, object]) -> None:
-        self._config: DictConfig = OmegaConf.create(dict(values))
+    def __init__(self, config: DictConfig) -> None:
+        self._config = config
 
     def hint(self, key: str) -> object:
         """The type of a key's value; None where this composition has no such key."""
-        return hint_of(Settings, OmegaConf.to_container(self._config), key)
+        # Not of everything, which takes many times as long: no other group has a say.
+        return hint_of(Settings, self._group(key.partition(".")[0]), key)
+
+    def _group(self, name: str) -> object:
+        """A mapping that holds one group or value alone, unresolved."""
+        for _, node in self._config.items_ex(resolve=False, keys=[name]):
+            if OmegaConf.is_config(node):
+                return {name: OmegaConf.to_container(node)}
+        return OmegaConf.to_container(OmegaConf.masked_copy(self._config, name))
 
     def known(self) -> list[str]:
         """All dotted keys, groups included."""
@@ -336,11 +345,13 @@ def _defaults(folder: Path) -> Mapping[str, str]:
 
 def compose_choices(choices: Sequence[str], folders: Folders | None = None) -> Composition:
     """Compose group choices (``task=aesthetic``)."""
-    return Composition(_composed(tuple(choices), conf_folders() if folders is None else folders))
+    folders = conf_folders() if folders is None else folders
+    # A copy, since values will be set in it: half as long as to create it again.
+    return Composition(copy.deepcopy(_composed(tuple(choices), folders)))
 
 
 @functools.cache
-def _composed(choices: tuple[str, ...], folders: Folders) -> Mapping[str, object]:
+def _composed(choices: tuple[str, ...], folders: Folders) -> DictConfig:
     chosen = {**_defaults(OWN), **dict(choice.split("=", 1) for choice in choices)}
     # Not every model has a protocol of every task, and what trains nothing needs none.
     if f"{chosen['model']}/{chosen['task']}" not in sources("protocol", folders):
@@ -349,7 +360,9 @@ def _composed(choices: tuple[str, ...], folders: Folders) -> Mapping[str, object
     # A model replaces some judges by its own; a suite may name any other.
     judges = values.get("judge") or {}
     assert isinstance(judges, dict)
-    return values | {"judge": {**registered("judge", folders), **judges}}
+    config = OmegaConf.create(values | {"judge": {**registered("judge", folders), **judges}})
+    assert isinstance(config, DictConfig)
+    return config
 
 
 @functools.cache

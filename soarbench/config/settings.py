@@ -232,7 +232,8 @@ class Settings:
         detect: Differences that should be seen, written alike: of these reports say what would
             decide them.
         robustness: Part of the diagnostics.
-        figure_formats: What figures are written as; png, which pages show, is among them.
+        figure_formats: What figures are written as; png, which pages show, is among them. Without
+            any, their data alone are written.
         tracking: MLflow.
         launcher: Who runs the jobs.
         store: What is kept.
@@ -272,10 +273,10 @@ class Settings:
     detect: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if "png" not in self.figure_formats:
+        if self.figure_formats and "png" not in self.figure_formats:
             raise ValueError(
                 f"figure_formats={list(self.figure_formats)}: png must be among them, since pages "
-                "show it"
+                "show it; [] draws none"
             )
         for key in ("margin", "detect"):
             sizes_by_metric(key, getattr(self, key))

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 # Not scipy.stats, whose import would add a quarter of a second to every command.
 from scipy import special
 
-from soarbench.stats.clusters import ClusteredScores, FloatArray, cluster
+from soarbench.stats.clusters import ClusteredScores, FloatArray, IntArray, cluster
 
 #: Chance of a false verdict, and of an interval without the truth. One for all: reports say "95 %"
 #: in words.
@@ -22,8 +22,6 @@ LEVEL = 1 - ALPHA
 _SCORES = np.linspace(-8.0, 8.0, 193)
 _WEIGHTS = np.exp(-np.square(_SCORES) / 2) / np.exp(-np.square(_SCORES) / 2).sum()
 _MUCH_NARROWER = 8.0
-#: Halvings until a quantile has twelve digits.
-_NUM_HALVINGS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,16 +95,13 @@ class Spread:
 
     def tail(self, error: ArrayLike) -> FloatArray:
         """Chance of an error beyond a positive one, on one side."""
-        wide, freedom, points = self._parts
-        beyond = points - np.asarray(error, float)[..., None]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            # Without any spread 0 / 0 is the one error that there is.
-            places = np.where(beyond == 0, 0.0, beyond / wide)
-        tails: FloatArray = special.stdtr(freedom, places) @ _WEIGHTS
-        return tails
+        return _tail(np.asarray(error, float), *self._parts)
 
     def half_width(self, alpha: float) -> FloatArray:
         """The error that is exceeded, on either side, with chance ``alpha``."""
+        # Not with the module: it takes longer to load than most commands that show no interval.
+        from scipy.optimize import elementwise
+
         ends = [
             np.asarray(scale) * -special.stdtrit(np.asarray(freedom, float), alpha / 2)
             for scale, freedom in (
@@ -115,12 +110,28 @@ class Spread:
             )
         ]
         # A sum is wider than its wider part, and no wider than both in one direction.
-        low, high = np.maximum(*ends), ends[0] + ends[1]
-        for _ in range(_NUM_HALVINGS if np.any(low < high) else 0):
-            middle = (low + high) / 2
-            is_inside = 2 * self.tail(middle) > alpha
-            low, high = np.where(is_inside, middle, low), np.where(is_inside, high, middle)
-        return np.asarray((low + high) / 2)
+        low, high = np.broadcast_arrays(np.maximum(*ends), ends[0] + ends[1])
+        parts = [part.reshape(low.size, -1) for part in self._parts]
+
+        def excess(error: FloatArray, place: IntArray) -> FloatArray:
+            return 2 * _tail(error, *(part[place] for part in parts)) - alpha
+
+        places = np.arange(low.size).reshape(low.shape)
+        root = elementwise.find_root(excess, (low, high), args=(places,))
+        # Without a root between them one of the ends is as near as the average can tell.
+        nearer = np.where(root.f_bracket[0] <= 0, low, high)
+        return np.asarray(np.where(root.success, root.x, nearer))
+
+
+def _tail(
+    error: FloatArray, wide: FloatArray, freedom: FloatArray, points: FloatArray
+) -> FloatArray:
+    beyond = points - error[..., None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Without any spread 0 / 0 is the one error that there is.
+        places = np.where(beyond == 0, 0.0, beyond / wide)
+    tails: FloatArray = special.stdtr(freedom, places) @ _WEIGHTS
+    return tails
 
 
 def spread(scores: ClusteredScores) -> Spread:

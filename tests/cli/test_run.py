@@ -74,7 +74,7 @@ def arguments(overrides: list[str]) -> list[str]:
 
 
 def test_a_grid_runs_once_and_prints_the_same_table_again(arguments: list[str]) -> None:
-    bench = FakeWorkbench()
+    bench, arguments = FakeWorkbench(), [*arguments, "figure_formats=[png]"]
     code, first = go(arguments, bench)
     assert code == 0
     assert bench.calls[0] == "prepare 4"

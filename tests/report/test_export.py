@@ -307,7 +307,10 @@ def test_options_of_a_report_are_checked(finished: list[str], word: str, message
 
 
 def test_curves_are_drawn_over_what_is_asked_for(finished: list[str]) -> None:
-    report(*read(ReportOptions, [*finished, "x=seconds,reward_calls"]), console=quiet())
+    report(
+        *read(ReportOptions, [*finished, "figure_formats=[png]", "x=seconds,reward_calls"]),
+        console=quiet(),
+    )
     folder = folder_of(finished, "results_dir") / "reward_specific"
     assert {path.name for path in folder.glob("curves*.png")} == {
         "curves.png", "curves_seconds.png", "curves_reward_calls.png",

@@ -79,6 +79,16 @@ def test_every_figure_has_its_formats_its_data_and_a_line_in_the_index(reported)
     assert not list(folder.glob("*.partial"))
 
 
+def test_without_a_format_the_data_alone_are_written(store, reported, tmp_path):
+    report = build_report(store, tmp_path, grid="grid", formats=())
+    drawn = reported[1]
+    for entry in report.figures.entries:
+        assert entry.files == ()
+        name = entry.data
+        assert (tmp_path / "grid" / name).read_bytes() == (drawn / name).read_bytes()
+    assert not [path for path in (tmp_path / "grid").iterdir() if path.suffix[1:] in FORMATS]
+
+
 def test_the_data_beside_a_figure_is_what_it_shows(reported):
     _, folder = reported
     gamed = rows_of(folder / "gaming.csv")

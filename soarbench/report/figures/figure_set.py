@@ -120,8 +120,8 @@ def write_figures(
     """Write every figure that there is data for, and ``figures.json``.
 
     Figures of an earlier report that there is no data for any more are removed. ``axes`` are what
-    the curves are drawn over, a figure each; ``formats`` those of figures, while sheets are PNG;
-    ``statistics`` those of each task's images.
+    the curves are drawn over, a figure each; ``formats`` those of figures, while sheets are PNG:
+    without any, the figures' data alone are written; ``statistics`` those of each task's images.
 
     Raises:
         StoreError: Stored diagnostics are damaged or do not compare.
@@ -255,16 +255,19 @@ class _Writer:
         data: tuple[str, pd.DataFrame] | None = None,
     ) -> None:
         """Write a figure in all formats and its rows, or the named data; without rows nothing."""
-        if rows:
+        if not rows:
+            return
+        writes: dict[str, Callable[[Path], None]] = {}
+        if self.formats:
             # Laid out once, so that all formats look alike.
             figure = settle(draw())
             writes = {kind: partial(save, figure, file_format=kind) for kind in self.formats}
-            self._add(name, text, writes, data or (name, _numbers(rows, marked)))
+        self._add(name, text, writes, data or (name, _numbers(rows, marked)))
 
     def sheet(self, name: str, text: tuple[str, str], tiles: Sequence[Tile]) -> None:
         """Write a sheet as PNG and its tiles."""
-        write = partial(draw_sheet(tiles).save, format="PNG")
-        self._add(name, text, {"png": write}, (name, _numbers(tiles)))
+        writes = {"png": partial(draw_sheet(tiles).save, format="PNG")} if self.formats else {}
+        self._add(name, text, writes, (name, _numbers(tiles)))
 
     def _add(
         self,

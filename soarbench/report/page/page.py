@@ -74,9 +74,9 @@ def _values(report: Report) -> dict[str, object]:
 
 
 def _drawings(report: Report) -> list[FigureEntry]:
-    """All figures but the sheets of tasks whose samples the page shows one by one."""
+    """All that were drawn but the sheets of tasks whose samples the page shows one by one."""
     sheets = {f"samples_{part.task}" for part in report.samples if part.samples}
-    return [entry for entry in report.figures.entries if entry.name not in sheets]
+    return [one for one in report.figures.entries if one.files and one.name not in sheets]
 
 
 def _results(table: TaskTable) -> dict[str, object]:
