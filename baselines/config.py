@@ -31,6 +31,9 @@ BUCKET_BYTES = 64 * 2**20
 #: Updates or rows, at most: beyond it, times and sizes of a plan are no numbers of a machine.
 _MOST = 10**9
 
+#: Beyond it half precision has no number for the velocity, and images are black.
+GREATEST_GUIDANCE = 1000.0
+
 #: Levels of the training grid of Stable Diffusion 3's scheduler.
 NUM_TRAIN_TIMESTEPS = 1000
 
@@ -62,9 +65,10 @@ def require_choice(name: str, value: str, choices: object) -> None:
 
 
 def require_guidance(value: float) -> None:
-    """Refuse a guidance below 1."""
+    """Refuse a guidance below 1, or that no image comes of."""
     # diffusers' pipeline would silently sample without guidance.
-    require(1 <= value < math.inf, "guidance_scale", value, "use 1.0 (no guidance) or more")
+    within = 1 <= value <= GREATEST_GUIDANCE
+    require(within, "guidance_scale", value, f"use 1.0 (no guidance) to {GREATEST_GUIDANCE:g}")
 
 
 def require_dropout(value: float) -> None:

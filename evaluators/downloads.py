@@ -40,7 +40,7 @@ def download(file: PublishedFile, *, key: str = "weights") -> Path:
             with part.open("wb") as stream:
                 for chunk in response.iter_content(_CHUNK):
                     stream.write(chunk)
-        check_published(file, part)
+        _check_published(file, part)
         part.replace(file.path)
     except (requests.RequestException, OSError) as error:
         raise WeightsError(
@@ -52,11 +52,11 @@ def download(file: PublishedFile, *, key: str = "weights") -> Path:
     return file.path
 
 
-def check_published(file: PublishedFile, path: Path) -> None:
+def _check_published(file: PublishedFile, path: Path) -> None:
     """Refuse, by a ``WeightsError``, a copy of another content."""
     digest = sha256_of(path)
     if not digest.startswith(file.sha256):
         raise WeightsError(
-            f"{path} is another file than published: its sha256 is {digest}, not {file.sha256}; "
-            "delete it and fetch again"
+            f"{file.url} gives another file than published: its sha256 is {digest}, not "
+            f"{file.sha256}; put the published one into {file.path.parent}"
         )

@@ -34,6 +34,9 @@ from soarbench.store.artefact import Store
 #: Of the grid that the issue's numbers are of.
 DEFAULTS = ("grid=reward_specific", "model=sd35_medium", "launcher.num_processes=null")
 
+#: Every one is pretended.
+_MOST_GPUS = 100_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class GridBenchOptions(PlanOptions):
@@ -54,11 +57,12 @@ class GridBenchOptions(PlanOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         for count in (*self.gpus, self.gpus_per_node):
-            if count < 1:
+            if not 0 < count <= _MOST_GPUS:
                 raise ValueError(f"gpus={list(self.gpus)}, gpus_per_node={self.gpus_per_node}: "
-                                 "must be at least 1")  # fmt: skip
-        if min(self.load_seconds, self.exchange_seconds) < 0:
-            raise ValueError("load_seconds and exchange_seconds must not be negative")
+                                 f"must be in 1..{_MOST_GPUS}")  # fmt: skip
+        for key in ("load_seconds", "exchange_seconds"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise ValueError(f"{key}={getattr(self, key)}: must be finite and not negative")
 
 
 @dataclass(frozen=True, kw_only=True)

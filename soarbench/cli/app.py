@@ -138,7 +138,6 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "bench full_size": Command(
         "one update of SD3.5's whole transformer with random weights (12 GB, minutes)",
-        function="soarbench.benchmarks.full_size:full_size",
         matter=_TRAINING,
         says="loading torch",
     ),

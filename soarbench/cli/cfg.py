@@ -18,11 +18,11 @@ from soarbench.config.compose import (
     Composition,
     Overrides,
     compose_pairs,
-    grid_config,
     parse_overrides,
 )
 from soarbench.config.keys import Options
 from soarbench.config.stages import stages
+from soarbench.config.sweeps import swept_grid
 
 #: Commands that choose more than their words say.
 _CHOOSERS = {
@@ -91,7 +91,7 @@ def _of_run(words: Sequence[str], shown: Sequence[str]) -> str:
 
 
 def _compositions(overrides: Overrides) -> Mapping[tuple[str, str], Composition]:
-    grid = grid_config(overrides)
+    grid, overrides = swept_grid(overrides)
     methods = dict.fromkeys(stages(name)[-1] for name in overrides.axes.get("method", grid.methods))
     pairs = [(m, task) for task in overrides.axes.get("task", grid.tasks) for m in methods]
     composed = compose_pairs(pairs, overrides, grid.variants)

@@ -28,11 +28,11 @@ from soarbench.data.prompts import PromptItem
 from soarbench.evaluation.drawing import image_path
 from soarbench.evaluation.judging import refuse_unjudgeable
 from soarbench.evaluation.request import EvaluateOptions, ScoreRequest, SuiteChoice
-from soarbench.evaluation.selection import suite_images, suite_prompts
+from soarbench.evaluation.selection import num_images, suite_prompts
 from soarbench.evaluation.suites import PromptFile
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
-from soarbench.grid.checks import check_device, check_model
+from soarbench.grid.checks import check_device, check_model, require_device
 from soarbench.grid.expand import with_digest
 from soarbench.jobs.base import Context, Job, extent_of
 from soarbench.jobs.draw import Draw
@@ -176,6 +176,7 @@ def evaluate(options: EvaluateOptions, words: Sequence[str], *, console: Console
     request = read_evaluation(options, words)
     cell, suite, output = request.cell, request.scoring.suite, request.scoring.output
     items = suite_prompts(suite).items
+    require_device(request.device)
     # Before a model is loaded, which may take minutes.
     wishes = ((item.prompt_id, item.prompt, item.metadata) for item in items)
     refuse_unjudgeable(request.scoring.judges.values(), wishes)
@@ -269,7 +270,7 @@ def _summary(request: Evaluation, job: Judge) -> dict[str, object]:
         job.config,
         suite=suite.name,
         num_prompts=len(suite_prompts(suite).items),
-        num_images=len(suite_images(suite)),
+        num_images=num_images(suite),
         coverage=request.scoring.coverage,
         numbers=folder.summary(extent),
         extent=extent,

@@ -10,14 +10,14 @@ from typing import ClassVar
 
 from rich.console import Console
 
-from soarbench.common.errors import UserError
-from soarbench.common.files import make_writable
+from soarbench.common.errors import DamagedFile, UserError
+from soarbench.common.files import make_writable, set_aside
 from soarbench.common.progress import print_line
 from soarbench.config.keys import Options
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
 from soarbench.report.numbers.samples import read_samples, shown_cells, strip_of
-from soarbench.report.source import grid_cells
+from soarbench.report.source import GridCells, grid_cells
 from soarbench.store.cells import Cell, finished_and_holes
 from soarbench.store.exports import Export, Manifest, Strip, write_export
 
@@ -51,12 +51,34 @@ def export(options: ExportOptions, settings: Sequence[str], *, console: Console)
             f"output={options.output} holds the runs themselves; choose a folder of its own"
         )
     make_writable(target, "output")
+    try:
+        num_older = _write(source, finished, target)
+    except DamagedFile as error:
+        # What is read may be an export, too, and only what is written can be made again.
+        if not str(error).startswith(f"{target}/"):
+            raise
+        aside = set_aside(target, target.with_name(f"{target.name}.damaged"))
+        fault = str(error).rpartition("; ")[0]
+        print_line(console, f"{fault}; the export that was there is set aside as {aside}", "yellow")
+        make_writable(target, "output")
+        num_older = _write(source, finished, target)
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    print_line(
+        console,
+        f"{target}: {len(finished)} of {len(source.cells)} cells finished, {num_older} were there "
+        f"before, {size / 1e6:.1f} MB in all\n"
+        f"report it with: python -m soarbench report output_dir={shlex.quote(str(target.parent))}",
+    )
+    return 0 if len(finished) == len(source.cells) else 1
+
+
+def _write(source: GridCells, finished: Sequence[Cell], target: Path) -> int:
+    """Write the export. -> How many of its cells were there before, from another folder."""
     # A study may come from several folders: what was exported into this one before stays.
     there = Export(target)
     stored = {cell.cell_id: cell for cell in there.cells()} if there.exists else {}
     new = [_with_paths(cell, stored.pop(cell.cell_id, None)) for cell in source.cells]
-    older = list(stored.values())
-    cells = sorted([*older, *new], key=lambda cell: cell.cell_id)
+    cells = sorted([*stored.values(), *new], key=lambda cell: cell.cell_id)
     write_export(
         target,
         Manifest(grid=source.grid, baseline=source.baseline),
@@ -64,14 +86,7 @@ def export(options: ExportOptions, settings: Sequence[str], *, console: Console)
         {strip.key: strip for strip in [*there.strips(), *_strips(finished)]}.values(),
         clean_commands(cells),
     )
-    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
-    print_line(
-        console,
-        f"{target}: {len(finished)} of {len(source.cells)} cells finished, {len(older)} were there "
-        f"before, {size / 1e6:.1f} MB in all\n"
-        f"report it with: python -m soarbench report output_dir={shlex.quote(str(target.parent))}",
-    )
-    return 0 if len(finished) == len(source.cells) else 1
+    return len(stored)
 
 
 def _with_paths(cell: Cell, older: Cell | None) -> Cell:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import shutil
 from collections.abc import Sequence
@@ -10,14 +11,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evaluators.weights import PublishedFile, PublishedWeights, WeightsError
+from evaluators.weights import PublishedFile, PublishedWeights, WeightsError, sha256_of
 from soarbench.cli.doctor import JudgeOptions, cached_snapshot
 from soarbench.cli.published import prompt_files, public_adapters
-from soarbench.common.errors import UserError
+from soarbench.common.errors import DamagedFile, UserError
+from soarbench.common.files import set_aside
 from soarbench.common.progress import print_line
 from soarbench.config.compose import Folders, search_path
 from soarbench.config.registries import every_judge, require_judges
 from soarbench.models.adapters import adapter_root
+
+log = logging.getLogger(__name__)
 
 #: Git keeps small files under a sha1 of 40 digits.
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -65,15 +69,21 @@ def _fetch_others(names: Sequence[str], folders: Folders, console: Console) -> N
 
 def _fetched_file(file: PublishedFile, *, key: str = "weights") -> str:
     """Fetch a file unless it is here, and verify it. -> What to say of it."""
-    from evaluators.downloads import check_published, resolve_published
+    from evaluators.downloads import resolve_published
 
+    if file.path.is_file() and not sha256_of(file.path).startswith(file.sha256):
+        log.warning("%s is another file than published; fetched again", _aside(file.path))
     try:
         _check_space(file, file.path.parent, is_cached=file.path.is_file())
         path = resolve_published(file, key=key)
-        check_published(file, path)
     except WeightsError as error:
         raise UserError(str(error)) from error
     return f"{path}, verified by sha256 {file.sha256}"
+
+
+def _aside(path: Path) -> str:
+    """Move a damaged file away. -> What to say of it."""
+    return f"{path}, set aside as {set_aside(path, path.with_name(f'{path.name}.damaged')).name},"
 
 
 def _fetched(weights: PublishedWeights | PublishedFile) -> str:
@@ -81,7 +91,13 @@ def _fetched(weights: PublishedWeights | PublishedFile) -> str:
     if isinstance(weights, PublishedFile):
         return _fetched_file(weights)
     folder = _snapshot(weights)
-    return f"revision {folder.name}, {verify(weights, folder)} files verified by sha256"
+    try:
+        count = verify(weights, folder)
+    except DamagedFile as error:
+        log.warning("%s; fetched again", error)
+        folder = _snapshot(weights)
+        count = verify(weights, folder)
+    return f"revision {folder.name}, {count} files verified by sha256"
 
 
 def _snapshot(weights: PublishedWeights) -> Path:
@@ -126,7 +142,10 @@ def _check_space(
 
 
 def verify(weights: PublishedWeights, folder: Path) -> int:
-    """Hash every large file of a snapshot again. -> How many have a sha256 to compare with."""
+    """Hash every large file of a snapshot again. -> How many have a sha256 to compare with.
+
+    ``DamagedFile`` where one has another, and is moved away.
+    """
     known = dict(weights.sha256)
     paths = {path for pattern in weights.files for path in folder.glob(pattern)}
     count = 0
@@ -141,8 +160,8 @@ def verify(weights: PublishedWeights, folder: Path) -> int:
         with blob.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if set(expected) != {digest}:
-            raise UserError(
-                f"{blob} is damaged: its sha256 is {digest}, not {expected[0]}; delete it and "
-                "fetch again"
-            )
+            line = f"{_aside(blob)} is damaged: its sha256 is {digest}, not {expected[0]}"
+            # Of a file that is moved away the link stays behind.
+            path.unlink(missing_ok=True)
+            raise DamagedFile(line)
     return count

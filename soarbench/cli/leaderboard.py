@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from rich.console import Console
 
+from soarbench.common.errors import UserError
 from soarbench.common.files import make_writable, write_atomically
 from soarbench.common.progress import print_line
 from soarbench.config.keys import Options
@@ -39,8 +40,10 @@ def leaderboard(options: LeaderboardOptions, _: Sequence[str], *, console: Conso
     """Write the page, and say what it holds."""
     from soarbench.report.leaderboard import entries, leaderboard_html
 
+    if options.output.is_dir():
+        raise UserError(f"output={options.output} is a folder; name a file, e.g. leaderboard.html")
     make_writable(options.output.parent, "output")
-    found = entries([path.expanduser() for path in options.exports])
+    found = entries(list(dict.fromkeys(path.expanduser().resolve() for path in options.exports)))
     text = leaderboard_html(found, options.title)
     write_atomically(options.output, lambda partial: partial.write_text(text))
     tasks = {table.task for entry in found for table in entry.tables}

@@ -76,9 +76,14 @@ def plan_table(
     row("seconds an update", lambda p: f"{p.time.seconds:.2f}")
     totals = [p.time.seconds * request.steps[name] for name, p in plans.items()]
     table.add_row("a run of", *(f"{request.steps[name]:,} updates" for name in plans))
-    table.add_row("takes", *(str(timedelta(seconds=round(total))) for total in totals))
+    table.add_row("takes", *map(_duration, totals))
     table.caption = (
         f"{request.gpu.memory_gb:.0f} GB a GPU; times at {request.utilisation:.0%} of its peak, "
         "without communication, sampling and rewards (utilisation=SHARE changes that)"
     )
     return table
+
+
+def _duration(seconds: float) -> str:
+    # Beyond this Python knows no duration.
+    return str(timedelta(seconds=round(seconds))) if seconds < 1e13 else "over 300,000 years"

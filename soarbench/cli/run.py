@@ -6,6 +6,7 @@ import json
 import shlex
 from collections import defaultdict
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from soarbench.cli.base_weights import to_get_weights
 from soarbench.cli.disk import require_space, space_line
 from soarbench.cli.listing import lines_of, print_rows
 from soarbench.cli.sync import deliver_grid
-from soarbench.common.errors import UserError, reason, without_passwords
+from soarbench.common.errors import Damaged, UserError, reason, without_passwords
 from soarbench.common.files import locked, make_writable
 from soarbench.common.progress import print_line
 from soarbench.config.compose import CONF_DIR, search_path
@@ -28,9 +29,11 @@ from soarbench.config.stages import stages
 from soarbench.config.suites import missing_prompts
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
+from soarbench.grid.checks import require_device
 from soarbench.grid.expand import Grid, expand
 from soarbench.grid.reward_lookup import look_up_rewards
 from soarbench.jobs.base import Job, SuiteJob, Workbench
+from soarbench.jobs.draw import Draw
 from soarbench.jobs.graph import diagnostic_keys, grid_jobs, settle, waiting_on
 from soarbench.jobs.log import Log
 from soarbench.jobs.prepare import START
@@ -68,6 +71,9 @@ def run(arguments: Sequence[str], *, is_dry: bool, as_json: bool, console: Conso
         return 0
     if grid.settings.launcher.submits:
         return _submit(grid, is_dry=is_dry, console=console)
+    # Other launchers compute on other machines.
+    if grid.settings.launcher.kind == "local":
+        require_device(grid.settings.device)
     if is_dry:
         console.print(dry_table(grid))
         return 0
@@ -115,33 +121,54 @@ def run_whole(grid: Grid, *, console: Console, make_workbench: MakeWorkbench) ->
     """As ``run``; ``make_workbench`` is called only if something is left to do."""
     results_dir = _refuse_what_cannot_run(grid)
     with locked(grid.folder):
-        failures, tracker, last = Failures(), None, ""
-        jobs = all_jobs(grid)
-        folders = [grid.folder / addresses.cell_id(cell) for cell in grid.cells]
-        for line in set_damaged_aside(jobs, grid.store, folders):
-            print_line(console, line, "yellow")
-        for line in settle(jobs, grid.store, grid.settings.stale):
-            print_line(console, line, "yellow")
-        pending = _pending(jobs, grid.store)
-        # What only waits for being delivered belongs to the launch that it was made by.
-        if not all(isinstance(job, Log) and job.is_finished(grid.store) for job in pending):
-            require_space(grid, pending)
-            failures, tracker = run_grid(
-                grid, pending, console=console, make_workbench=make_workbench
-            )
-        grid.store.remove_partials()
-        remove_partials(results_dir / grid.settings.grid.name)
-        SnapshotKeeper(jobs, grid.store, grid.settings.store.keep_snapshots).tidy()
-        # Also after a failure: what the other cells came to is worth seeing.
-        if len(failures.cells) < len(grid.cells):
-            from soarbench.cli.report import build
-            from soarbench.report.source import cells_of
+        repaired: set[str] = set()
+        while True:
+            try:
+                return _run_and_report(
+                    grid, results_dir, repaired, console=console, make_workbench=make_workbench
+                )
+            except Damaged as damage:
+                # What no job of this launch read, a report does.
+                if damage.address in repaired:
+                    raise
+                print_line(console, str(damage), "yellow")
+                repaired.add(damage.address)
 
-            built = build(cells_of(with_recorded(grid)), None, console)
-            last = where_to_look(grid, built.folder)
-            if tracker is not None:
-                tracker.log_report(built.folder)
-        deliver_grid(grid, tracker, console)
+
+def _run_and_report(
+    grid: Grid,
+    results_dir: Path,
+    repaired: AbstractSet[str],
+    *,
+    console: Console,
+    make_workbench: MakeWorkbench,
+) -> int:
+    """Do what is left, and what damaged ``repaired``; ``Damaged`` where a report meets more."""
+    failures, tracker, last = Failures(), None, ""
+    jobs = all_jobs(grid)
+    folders = [grid.folder / addresses.cell_id(cell) for cell in grid.cells]
+    for line in set_damaged_aside(jobs, grid.store, folders):
+        print_line(console, line, "yellow")
+    for line in settle(jobs, grid.store, grid.settings.stale):
+        print_line(console, line, "yellow")
+    pending = _pending(jobs, grid.store, repaired)
+    # What only waits for being delivered belongs to the launch that it was made by.
+    if not all(isinstance(job, Log) and job.is_finished(grid.store) for job in pending):
+        require_space(grid, pending)
+        failures, tracker = run_grid(grid, pending, console=console, make_workbench=make_workbench)
+    grid.store.remove_partials()
+    remove_partials(results_dir / grid.settings.grid.name)
+    SnapshotKeeper(jobs, grid.store, grid.settings.store.keep_snapshots).tidy()
+    # Also after a failure: what the other cells came to is worth seeing.
+    if len(failures.cells) < len(grid.cells):
+        from soarbench.cli.report import build
+        from soarbench.report.source import cells_of
+
+        built = build(cells_of(with_recorded(grid)), None, console)
+        last = where_to_look(grid, built.folder)
+        if tracker is not None:
+            tracker.log_report(built.folder)
+    deliver_grid(grid, tracker, console)
     say_failures(grid, failures, console)
     if last:
         print_line(console, last)
@@ -172,15 +199,25 @@ def _refuse_what_cannot_run(grid: Grid) -> Path:
     return results_dir
 
 
-def _pending(jobs: Sequence[Job], store: Store) -> list[Job]:
-    """Jobs that are left, and the logs of what was logged and is now gone."""
-    addresses_left = {job.address for job in jobs if not job.is_done(store)}
+def _pending(
+    jobs: Sequence[Job], store: Store, repaired: AbstractSet[str] = frozenset()
+) -> list[Job]:
+    """Jobs that are left, and the logs of what was logged and is now gone.
+
+    Of images that are ``repaired`` the damaged ones are removed, and drawn again.
+    """
+    drawn = [job for job in jobs if isinstance(job, Draw) and job.address in repaired]
+    again = {job.key for job in drawn if job.remove_unreadable(store)}
+
+    def is_left(job: Job) -> bool:
+        return not job.is_done(store) or job.key in again
+
+    addresses_left = {job.address for job in jobs if is_left(job)}
     # What fails is told of a cell whose log it stops.
     return [
         job
         for job in jobs
-        if not job.is_done(store)
-        or (job.kind == "log" and addresses_left.intersection(job.waits_for))
+        if is_left(job) or (job.kind == "log" and addresses_left.intersection(job.waits_for))
     ]
 
 
@@ -207,7 +244,7 @@ def diagnose(
             f"{grid.folder} has no finished cell of this grid; run 'python -m soarbench run "
             f"grid={grid.settings.grid.name}' with the same settings first"
         )
-    failures, tracker, probing = Failures(), None, diagnostic_keys(grid.cells)
+    failures, tracker, probing = Failures(), None, diagnostic_keys(jobs, grid.cells)
     with locked(grid.folder):
         pending = [
             job
@@ -265,10 +302,11 @@ def dry_table(grid: Grid) -> Table:
     for head in ("cell", "steps", "state"):
         table.add_column(head, overflow="fold")
     table.add_column("estimate", justify="right")
-    pending = [job for job in all_jobs(grid) if not job.is_done(grid.store)]
+    jobs = all_jobs(grid)
+    pending = [job for job in jobs if not job.is_done(grid.store)]
     seconds = estimates(grid, pending)
     total = 0.0
-    probing = diagnostic_keys(grid.cells)
+    probing = diagnostic_keys(jobs, grid.cells)
     # Once a job: an id takes a millisecond, and a grid has a thousand jobs.
     own_jobs = [job for job in pending if job.key not in probing]
     jobs_of = defaultdict[str, list[Job]](list)

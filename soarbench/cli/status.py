@@ -15,7 +15,7 @@ from rich.console import Console
 from soarbench.common.errors import UserError
 from soarbench.common.files import is_locked
 from soarbench.common.progress import print_line
-from soarbench.config.compose import run_settings
+from soarbench.config.compose import folder_settings
 from soarbench.jobs.delivery import CellLog
 from soarbench.launchers.live import Live
 from soarbench.store.artefact import Store
@@ -27,7 +27,7 @@ _SECONDS_OF_SILENCE = 900.0
 
 def status(words: Sequence[str], *, as_json: bool, console: Console) -> int:
     """Say of every grid below ``output_dir`` how far it is, and what runs."""
-    output_dir = Path(run_settings(words).output_dir).expanduser()
+    output_dir = Path(folder_settings(words).output_dir).expanduser()
     folders = sorted(path for path in output_dir.glob("grids/*") if path.is_dir())
     if not folders:
         raise UserError(f"output_dir={output_dir}: no grid was run there yet")

@@ -11,7 +11,7 @@ from rich.console import Console
 from soarbench.common.errors import UserError
 from soarbench.common.files import locked
 from soarbench.common.progress import print_line
-from soarbench.config.compose import parse_overrides, run_settings
+from soarbench.config.compose import folder_settings, parse_overrides
 from soarbench.grid import addresses
 from soarbench.grid.expand import Grid
 from soarbench.jobs.delivery import Rest, deliver_rest
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def sync(words: Sequence[str], *, console: Console) -> int:
     """Deliver all that MLflow does not have of an output directory. -> 1 when some is left."""
-    settings, chosen = run_settings(words), parse_overrides(words)
+    settings, chosen = folder_settings(words), parse_overrides(words)
     if not settings.tracking.enabled:
         raise UserError("tracking=none delivers to nobody: leave it out, or name a tracking.uri")
     store = Store(Path(settings.output_dir).expanduser())

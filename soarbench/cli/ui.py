@@ -15,7 +15,7 @@ from rich.console import Console
 
 from soarbench.common.errors import UserError
 from soarbench.common.progress import print_line
-from soarbench.config.compose import run_settings
+from soarbench.config.compose import folder_settings
 from soarbench.config.keys import Options
 
 
@@ -38,7 +38,7 @@ def ui(options: UiOptions, words: Sequence[str], *, console: Console) -> int:
     """Say where the views are, and serve them until interrupted."""
     from soarbench.tracking.ui import served_by, ui_command, ui_environment, ui_views
 
-    settings = run_settings(words)
+    settings = folder_settings(words)
     output_dir, tracking = Path(settings.output_dir).expanduser(), settings.tracking
     if not tracking.enabled:
         raise UserError("tracking=none has no page: leave it out, or name a tracking.uri")

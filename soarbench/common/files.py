@@ -102,6 +102,17 @@ def set_aside(path: Path, aside: Path) -> Path:
     return target
 
 
+def set_table_aside(path: Path, error: Exception) -> str:
+    """Move a table that cannot be read out of the way, to be made again. -> What to say of it."""
+    # Arrow names the file first, and what is wrong with it last.
+    fault = f"{path} is damaged ({str(error).rpartition(': ')[2]})"
+    try:
+        aside = set_aside(path, path.with_name(f"{path.name}.damaged"))
+    except OSError as refused:
+        return f"{fault}, and cannot be moved ({refused.strerror})"
+    return f"{fault}; set aside as {aside.name}"
+
+
 # Days of training were to be thrown away for a file of 500 bytes: small files that say what large
 # ones are exist twice.
 def write_record(path: Path, values: Mapping[str, object]) -> None:

@@ -532,6 +532,13 @@ def _check_variants(variants: Variants, methods: Collection[str]) -> None:
             raise ConfigError(f"{where}.cost_of={one.cost_of!r} has no cost of its own: {hint}")
 
 
+def folder_settings(words: Sequence[str]) -> Settings:
+    """As ``run_settings``, of a command about a folder: how it was trained may be said, too."""
+    # Else the words of the run would have to be taken apart, of which some have several values.
+    own = [word for word in words if split(word).key.partition(".")[0] not in SWEPT]
+    return run_settings(own)
+
+
 def run_settings(words: Sequence[str], only: Collection[str] | None = None) -> Settings:
     """Settings of a command that needs no grid: folders, tracking, model, device.
 

@@ -11,6 +11,7 @@ from typing import Literal
 from baselines.config import (
     ADDRESS,
     ADDRESS_IF_SET,
+    GREATEST_GUIDANCE,
     EmaConfig,
     LoraConfig,
     MethodConfig,
@@ -37,6 +38,8 @@ from soarbench.models.base import ModelConfig
 
 #: Pixels of an image, for which ``sampling.batch_size`` is stated: the published evaluation's.
 _SAMPLED_PIXELS = 512**2
+#: Already the training grid of a scheduler has a tenth of it.
+_MOST_SAMPLING_STEPS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,10 +158,15 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.state_noise is not None and not 0 < self.state_noise < math.inf:
             raise ValueError(f"state_noise={self.state_noise}: must be above 0, or null for none")
-        for key, least in (("num_inference_steps", 1), ("guidance_scale", 0), ("batch_size", 1)):
+        limits = {
+            "num_inference_steps": (1, _MOST_SAMPLING_STEPS),
+            "guidance_scale": (0, GREATEST_GUIDANCE),
+            "batch_size": (1, math.inf),
+        }
+        for key, (least, most) in limits.items():
             # Not ``<``, which nan passes; images drawn with an infinite guidance are black.
-            if not least <= getattr(self, key) < math.inf:
-                raise ValueError(f"{key}={getattr(self, key)}: must be finite, at least {least}")
+            if not least <= getattr(self, key) <= most:
+                raise ValueError(f"{key}={getattr(self, key)}: must be in {least}..{most:g}")
 
     def images_at_once(self, resolution: int) -> int:
         """How many images of a resolution are drawn together."""
@@ -265,5 +273,10 @@ class Settings:
     detect: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.figure_formats and "png" not in self.figure_formats:
+            raise ValueError(
+                f"figure_formats={list(self.figure_formats)}: png must be among them, since pages "
+                "show it; [] draws none"
+            )
         for key in ("margin", "detect"):
             sizes_by_metric(key, getattr(self, key))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from soarbench.common.strict import ADDRESS
 from soarbench.data.prompts import PromptItem
@@ -45,6 +46,11 @@ class SuiteConfig(abc.ABC):
     @abc.abstractmethod
     def items(self) -> list[PromptItem]:
         """All its prompts, in order, made by ``numbered``; ``UserError`` where they are missing."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What its prompts are read from, beside its own code."""
+        return ()
 
     @property
     def needs_file(self) -> bool:

@@ -90,8 +90,8 @@ def encode_entries(
 
 def _changed(entry: Entry, curation: Curation) -> str:
     return (
-        f"{entry.place} has changed since the set was first read; delete {curation.path} to read "
-        "the set again"
+        f"{entry.place} has changed since the set was first read: bring the old file back, or move "
+        f"{curation.path} away, and the set is read again"
     )
 
 

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from evaluators.base import Evaluator
 from soarbench.common.files import short_digest
 from soarbench.config.settings import SamplingConfig, SuiteConfig
-from soarbench.evaluation.suites import load_suite
+from soarbench.evaluation.suites import suite_size
 from soarbench.models.base import ModelConfig
 
 SEED_RULE = "sha256('prompt_id/image_index')[:8] >> 1, torch CPU generator"
@@ -32,7 +32,7 @@ def image_facts(
     # Named where there is some: protocols of before it stay what they are.
     noise = {} if sampling.state_noise is None else {"state_noise": sampling.state_noise}
     return {
-        "prompts": load_suite(suite).sha256,
+        "prompts": suite_size(suite)[0],
         "seed_rule": SEED_RULE,
         "resolution": model.resolution,
         "num_inference_steps": sampling.num_inference_steps,

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from evaluators.base import Sample, Score
 from soarbench.common.errors import Damaged
-from soarbench.common.files import is_parquet, write_atomically
+from soarbench.common.files import is_parquet, set_table_aside, write_atomically
 
 #: A row: what was asked for, what was judged, and what came of it.
 SCHEMA = pa.schema(
@@ -94,12 +94,11 @@ class ScoreRows:
         return read_table(self.path).to_pylist() if self.path.is_file() else []
 
     def drop_damaged(self) -> None:
-        """Remove a damaged table, whose images are then judged again."""
+        """Move a damaged table away, whose images are then judged again."""
         try:
             self.finished()
         except Damaged as damage:
-            log.warning("%s: its images are judged again", damage)
-            self.path.unlink(missing_ok=True)
+            log.warning("%s", damage)
 
     def count(self) -> int:
         """How many rows there are."""
@@ -133,7 +132,8 @@ class ScoreRows:
         for row in self.read():
             rows.setdefault(str(row["sample_id"]), row)
         if lacking := [name for name in order if name not in rows]:
-            raise _damaged(self.root, f"rows.partial lacks the scores of {len(lacking)} images")
+            text = f"{self.partial_dir} lacks the scores of {len(lacking)} images"
+            raise _damaged(self.root, text)
         ids = dict.fromkeys([*order, *rows])
         table = pa.Table.from_pylist([rows[name] for name in ids], SCHEMA)
         write_atomically(self.path, lambda partial: pq.write_table(table, partial))
@@ -155,13 +155,13 @@ def _together(path: Path) -> list[dict[str, object]] | None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """A table of scores; ``Damaged`` where it is no such table."""
+    """A table of scores; ``Damaged`` where it is no such table, and is moved away."""
     try:
         return pq.read_table(path, schema=SCHEMA)
     except (pa.ArrowInvalid, OSError) as error:
-        why = f"is damaged ({error}); delete it and give the same command again"
-        raise _damaged(path.parent, f"{path.name} {why}") from error
+        remedy = "the command that scored its images makes it again"
+        raise _damaged(path.parent, f"{set_table_aside(path, error)}; {remedy}") from error
 
 
-def _damaged(folder: Path, why: str) -> Damaged:
-    return Damaged(f"{folder}/{why}", f"{folder.parent.name}/{folder.name}")
+def _damaged(folder: Path, text: str) -> Damaged:
+    return Damaged(text, f"{folder.parent.name}/{folder.name}")

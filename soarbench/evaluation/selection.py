@@ -10,7 +10,7 @@ from soarbench.common.errors import UserError
 from soarbench.config.settings import SuiteConfig
 from soarbench.data.prompts import PromptItem, PromptSuite, normalised
 from soarbench.evaluation.drawing import image_path
-from soarbench.evaluation.suites import load_suite
+from soarbench.evaluation.suites import load_suite, suite_size
 
 
 def suite_prompts(config: SuiteConfig) -> PromptSuite:
@@ -21,6 +21,12 @@ def suite_prompts(config: SuiteConfig) -> PromptSuite:
     # The first N would be one kind of task: GenEval's prompts are sorted by it.
     chosen = tuple(suite.items[index * available // count] for index in range(count))
     return PromptSuite(suite.name, chosen)
+
+
+def num_images(config: SuiteConfig) -> int:
+    """How many images of a suite are drawn; reads no prompt that was read before."""
+    _, available = suite_size(config)
+    return min(config.max_prompts or available, available) * config.images_per_prompt
 
 
 def suite_images(config: SuiteConfig) -> list[tuple[PromptItem, int]]:

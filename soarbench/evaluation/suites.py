@@ -14,6 +14,8 @@ from soarbench.common.strict import ADDRESS
 from soarbench.config.suites import SuiteConfig, missing_prompts
 from soarbench.data.prompts import PromptItem, PromptSuite
 
+_SIZES: dict[tuple[object, ...], tuple[str, int]] = {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialGenEval(SuiteConfig):
@@ -63,6 +65,11 @@ class PromptFile(SuiteConfig):
         return list({item.prompt: item for item in items}.values())
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The file, where there is one."""
+        return () if self.path is None else (self.path,)
+
+    @property
     def needs_file(self) -> bool:
         """Whether it is neither named nor fetched yet."""
         return self.path is None
@@ -85,9 +92,15 @@ class GenEval2(PromptFile):
     prompts_sha256: str | None = GENEVAL2.sha256
     prompts_published: int = field(default=NUM_PROMPTS, metadata=ADDRESS)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file, wherever it is."""
+        return (Path(self.prompts or GENEVAL2.path).expanduser(),)
+
     def items(self) -> list[PromptItem]:
         """All 800."""
-        return read_prompts(Path(self.prompts or GENEVAL2.path).expanduser(), self.name)
+        (path,) = self.files
+        return read_prompts(path, self.name)
 
     @property
     def needs_file(self) -> bool:
@@ -103,6 +116,25 @@ def load_suite(config: SuiteConfig) -> PromptSuite:
     else:
         items = config.items()
     return PromptSuite(config.name, tuple(items))
+
+
+def suite_size(config: SuiteConfig) -> tuple[str, int]:
+    """Digest of all prompts of a suite, and how many they are; as ``load_suite``."""
+    # A grid has thousands of addresses, and reading the prompts for each took a minute. A file that
+    # is written anew meanwhile is another suite.
+    stamps = tuple((path, _stamp(path)) for path in config.files)
+    key = type(config), repr(config), stamps
+    if key not in _SIZES:
+        suite = load_suite(config)
+        _SIZES[key] = suite.sha256, len(suite.items)
+    return _SIZES[key]
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    if not path.is_file():
+        return None
+    facts = path.stat()
+    return facts.st_mtime_ns, facts.st_size
 
 
 def read_prompts(path: Path, suite: str) -> list[PromptItem]:

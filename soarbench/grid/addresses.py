@@ -10,7 +10,7 @@ from soarbench.common.files import short_digest
 from soarbench.common.strict import address_content
 from soarbench.config.settings import SuiteConfig
 from soarbench.evaluation.protocol import SEED_RULE
-from soarbench.evaluation.suites import load_suite
+from soarbench.evaluation.suites import suite_size
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.checks import reward_judge
 
@@ -96,7 +96,7 @@ def images(cell: CellConfig, step: int, suite: SuiteConfig) -> Source:
         "base": _base(cell),
         "training": trained,
         # All prompts of the suite: which of them are drawn is the artefact's extent.
-        "suite": load_suite(suite).sha256,
+        "suite": suite_size(suite)[0],
         "sampling": address_content(cell.sampling),
         "seed_rule": SEED_RULE,
     }

@@ -37,11 +37,6 @@ def check(settings: Settings, method: str) -> None:
             f"seeds={list(seeds)}: give different integers in 0..{2**32 - 1}, e.g. [0,1]"
         )
     check_device(settings.device)
-    if settings.figure_formats and "png" not in settings.figure_formats:
-        raise ConfigError(
-            f"figure_formats={list(settings.figure_formats)}: png must be among them, since pages "
-            "show it; [] draws none"
-        )
     if settings.robustness.enabled and not settings.diagnostics:
         raise ConfigError(
             "robustness.enabled=true: is one of the diagnostics; leave diagnostics=false out"
@@ -92,6 +87,15 @@ def check_device(device: str) -> None:
     """Refuse, by ``ConfigError``, what names no device; whether it is there only torch knows."""
     if device not in ("auto", "cpu", "cuda") and not device.removeprefix("cuda:").isdigit():
         raise ConfigError(f"device={device!r}: must be auto, cpu, cuda or cuda:N")
+
+
+def require_device(device: str) -> None:
+    """``UserError`` where a GPU that is named is not there."""
+    # Torch takes seconds to import, and without a name there is nothing to look for.
+    if device.startswith("cuda"):
+        from soarbench.models.devices import torch_device
+
+        torch_device(device)
 
 
 def _check_evaluation(settings: Settings) -> None:

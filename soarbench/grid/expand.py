@@ -319,6 +319,6 @@ def with_digest(suite: SuiteConfig) -> SuiteConfig:
     if suite.prompts is None and suite.published is not None and digest != suite.published.sha256:
         raise ConfigError(
             f"{suite.path} is not the published file of suite {suite.name!r}: its sha256 is "
-            f"{digest}; delete it and run `python -m soarbench fetch prompts`"
+            f"{digest}; `python -m soarbench fetch prompts` brings the published one"
         )
     return dataclasses.replace(suite, prompts_sha256=digest)

@@ -262,12 +262,17 @@ class SuiteJob(Job):
         try:
             yield
         except ImageError as error:
-            images = self.images(store)
-            paths = [file.path for file in sample_files(self.suite, images.root)]
-            damaged = [path for path in paths if not is_readable(path)]
+            count = self.remove_unreadable(store)
             # Whatever else went wrong is no reason to draw again.
-            if not damaged:
+            if not count:
                 raise
-            for path in damaged:
-                path.unlink(missing_ok=True)
-            raise Damaged(f"{error} ({len(damaged)} to be drawn again)", images.address) from error
+            address = self.images(store).address
+            raise Damaged(f"{error} ({count} to be drawn again)", address) from error
+
+    def remove_unreadable(self, store: Store) -> int:
+        """Remove images that cannot be read. -> How many there are not."""
+        paths = [file.path for file in sample_files(self.suite, self.images(store).root)]
+        damaged = [path for path in paths if not is_readable(path)]
+        for path in damaged:
+            path.unlink(missing_ok=True)
+        return len(damaged)

@@ -14,7 +14,7 @@ from soarbench.common.code import code_of
 from soarbench.common.files import is_parquet, write_atomically
 from soarbench.config.run import RatesConfig
 from soarbench.evaluation.drawing import image_path
-from soarbench.evaluation.selection import suite_images
+from soarbench.evaluation.selection import num_images, suite_images
 from soarbench.grid import addresses
 from soarbench.jobs.base import Context, Needs, SuiteJob
 from soarbench.store.artefact import Store
@@ -57,7 +57,7 @@ class Diversity(SuiteJob):
     @override
     def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
         # Of all images, since the table is written whole.
-        return _SECONDS_PER_IMAGE * len(suite_images(self.suite))
+        return _SECONDS_PER_IMAGE * num_images(self.suite)
 
     def run(self, context: Context) -> None:
         """Measure the images prompt by prompt."""

@@ -15,7 +15,7 @@ from soarbench.common.files import read_record, write_record
 from soarbench.config.run import RatesConfig
 from soarbench.evaluation.drawing import Draw as Drawer
 from soarbench.evaluation.drawing import Pair, batches, draw_missing, image_path, sampler_path
-from soarbench.evaluation.selection import suite_images
+from soarbench.evaluation.selection import num_images, suite_images
 from soarbench.grid import addresses
 from soarbench.jobs.base import Context, Needs, SuiteJob, Workbench, extent_of
 from soarbench.jobs.train import require_weights
@@ -47,11 +47,12 @@ class Draw(SuiteJob):
         return store.artefact(self.address).covers(extent_of(self.suite))
 
     def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
-        root, missing = store.artefact(self.address).root, suite_images(self.suite)
+        root, missing = store.artefact(self.address).root, num_images(self.suite)
         # Published, reward_specific has 53,600: of what nobody has begun no file is looked for.
         if root.exists():
-            missing = [pair for pair in missing if not image_path(root, *_key(pair)).is_file()]
-        return len(missing) * rates.seconds_per_image
+            paths = (image_path(root, *_key(pair)) for pair in suite_images(self.suite))
+            missing = sum(not path.is_file() for path in paths)
+        return missing * rates.seconds_per_image
 
     def run(self, context: Context) -> None:
         """Draw what is missing, then note that this part of the suite is whole."""

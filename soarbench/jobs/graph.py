@@ -34,10 +34,10 @@ def grid_jobs(cells: Sequence[CellConfig], *, diagnostics: bool) -> list[Job]:
     return list(once.values())
 
 
-def diagnostic_keys(cells: Sequence[CellConfig]) -> set[Key]:
-    """Names of the jobs that diagnostics add to those of the cells."""
-    every, own = (grid_jobs(cells, diagnostics=with_them) for with_them in (True, False))
-    return {job.key for job in every} - {job.key for job in own}
+def diagnostic_keys(jobs: Sequence[Job], cells: Sequence[CellConfig]) -> set[Key]:
+    """Names of those of a grid's jobs that diagnostics added to those of the cells."""
+    own = {job.key for job in grid_jobs(cells, diagnostics=False)}
+    return {job.key for job in jobs} - own
 
 
 def cell_jobs(cell: CellConfig, cells: Sequence[CellConfig]) -> list[Job]:

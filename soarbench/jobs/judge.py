@@ -21,7 +21,7 @@ from soarbench.evaluation.drawing import sampler_path
 from soarbench.evaluation.judging import chunks_to_judge, images_at_a_time, judge_files, summed_up
 from soarbench.evaluation.protocol import fingerprint, image_facts, judge_facts
 from soarbench.evaluation.rows import ScoreRows
-from soarbench.evaluation.selection import sample_files, suite_images
+from soarbench.evaluation.selection import num_images, sample_files
 from soarbench.grid import addresses
 from soarbench.jobs.base import Context, Needs, SuiteJob, extent_of
 from soarbench.store.artefact import Artefact, Store
@@ -70,7 +70,7 @@ class Judge(SuiteJob):
 
     def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
         done = ScoreRows(store.artefact(self.address).root).count()
-        missing = max(len(suite_images(self.suite)) - done, 0)
+        missing = max(num_images(self.suite) - done, 0)
         return missing * rates.seconds_per_score.get(self.judge, 0.0)
 
     def run(self, context: Context) -> None:
@@ -110,7 +110,7 @@ class Judge(SuiteJob):
     @property
     @override
     def num_batches(self) -> int:
-        return math.ceil(len(suite_images(self.suite)) / images_at_a_time(self._largest))
+        return math.ceil(num_images(self.suite) / images_at_a_time(self._largest))
 
     @property
     def _largest(self) -> int:

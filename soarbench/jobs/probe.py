@@ -22,7 +22,7 @@ from soarbench.config.run import RatesConfig
 from soarbench.diagnostics.measured import Row, States
 from soarbench.diagnostics.settings import PROBE_SETTINGS
 from soarbench.evaluation.drawing import image_path
-from soarbench.evaluation.selection import suite_images
+from soarbench.evaluation.selection import num_images, suite_images
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.jobs.base import Context, Job, Needs, SuiteJob
@@ -59,7 +59,7 @@ class ImageStatistics(SuiteJob):
     @override
     def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
         # Of all images, since the table is written whole.
-        return _SECONDS_PER_IMAGE * len(suite_images(self.suite))
+        return _SECONDS_PER_IMAGE * num_images(self.suite)
 
     def run(self, context: Context) -> None:
         """Measure the images prompt by prompt."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from soarbench.config.settings import SuiteConfig
-from soarbench.evaluation.selection import suite_images
+from soarbench.evaluation.selection import num_images
 from soarbench.grid.cell import CellConfig
 from soarbench.models.base import Architecture, ModelConfig, UnknownArchitecture
 from soarbench.planning.memory_and_time import BYTES, MASTER_BYTES, OPTIMIZER_BYTES
@@ -56,7 +56,7 @@ def training_bytes(cell: CellConfig, *, keeps_last: bool) -> tuple[float, float]
 
 def images_bytes(cell: CellConfig, suite: SuiteConfig) -> float:
     """Images of a suite that a cell draws at one step."""
-    return _PNG_BYTES * cell.model.resolution**2 * len(suite_images(suite))
+    return _PNG_BYTES * cell.model.resolution**2 * num_images(suite)
 
 
 def latents_bytes(cell: CellConfig) -> float | None:

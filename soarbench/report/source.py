@@ -20,7 +20,7 @@ from soarbench.store.cells import Cell, stored_cell
 from soarbench.store.exports import MANIFEST, Export
 
 #: What a command may say about an export beside method= and task=.
-_KEYS = ("seeds", "output_dir", "results_dir", "margin", "detect")
+_KEYS = ("seeds", "output_dir", "results_dir", "margin", "detect", "figure_formats")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,23 +110,42 @@ def _exported(
                 f"{key}=...: {export.root} is an export, whose cells are what they are; only "
                 f"grid, method, task, {', '.join(_KEYS)} can be chosen"
             )
-    manifest = export.manifest()
+    manifest, every = export.manifest(), export.cells()
+    chosen: dict[str, Sequence[object]] = {**overrides.axes}
+    if "seeds" in keys:
+        chosen["seeds"] = settings.seeds
+    for key, values in chosen.items():
+        _refuse_absent(export, key, values, every)
     # The base stays whatever is chosen: all curves start from it.
     cells = tuple(
         cell
-        for cell in export.cells()
-        if cell.is_base
-        or (
-            cell.method in overrides.axes.get("method", (cell.method,))
-            and cell.task in overrides.axes.get("task", (cell.task,))
-            and (cell.seed in settings.seeds or "seeds" not in keys)
-        )
+        for cell in every
+        if cell.is_base or all(_axis(cell, key) in values for key, values in chosen.items())
     )
     return GridCells(
         grid=manifest.grid, folder=export.root, results_dir=results_dir, cells=cells,
-        baseline=manifest.baseline, margins=sizes_by_metric("margin", settings.margin),
+        baseline=manifest.baseline, formats=settings.figure_formats,
+        margins=sizes_by_metric("margin", settings.margin),
         detects=sizes_by_metric("detect", settings.detect),
     )  # fmt: skip
+
+
+def _axis(cell: Cell, key: str) -> object:
+    return {"method": cell.method, "task": cell.task, "seeds": cell.seed}[key]
+
+
+def _refuse_absent(
+    export: Export, key: str, values: Sequence[object], cells: Sequence[Cell]
+) -> None:
+    """``UserError`` where no cell has a value: a page of the base alone would be no answer."""
+    # The base is of every task and seed.
+    own = (cell for cell in cells if key == "method" or not cell.is_base)
+    known = sorted({str(_axis(cell, key)) for cell in own})
+    absent = [str(value) for value in values if str(value) not in known]
+    if absent:
+        raise UserError(
+            f"{key}={','.join(absent)}: {export.root} has {key} {', '.join(known)} alone"
+        )
 
 
 def stale_lines(cells: Sequence[Cell]) -> list[str]:

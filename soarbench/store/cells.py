@@ -11,7 +11,7 @@ import pyarrow as pa
 from PIL import Image
 
 from evaluators.images import ImageError, load_image
-from soarbench.common.errors import StoreError
+from soarbench.common.errors import Damaged, StoreError
 from soarbench.common.provenance import UNKNOWN
 from soarbench.config.stages import BASE
 from soarbench.store.artefact import Store
@@ -199,9 +199,10 @@ class Cell:
         try:
             return load_image(path)
         except ImageError as error:
-            raise StoreError(
-                f"{error}; delete {path.parents[2]} and give the command of the run again"
-            ) from error
+            drawn = [facts["images"][str(step)] for facts in self.description["suites"].values()]
+            address = next(one for one in drawn if f"/{one}/" in path.as_posix())
+            text = f"{path} is damaged; the command of the run draws it again"
+            raise Damaged(text, address) from error
 
     def strip(self, task: str, step: int) -> Image.Image | None:
         """The samples of a task beside each other, as ``export`` leaves them; None without."""

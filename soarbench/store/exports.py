@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from soarbench.common.errors import StoreError
+from soarbench.common.errors import DamagedFile, StoreError
 from soarbench.common.files import read_json, write_atomically, write_json
 from soarbench.common.provenance import STORE_VERSION
 from soarbench.store.cells import FINISHED, Cell, launch_of
@@ -30,6 +30,12 @@ from soarbench.store.tables import Facts, Table, labelled, read_table
 MANIFEST = "export.json"
 _ID, _REMEDY = "cell_id", "export the grid again"
 _QUALITY = 85
+#: What tells each table from the others; of another version's, readers say what they miss.
+_COLUMNS = {
+    "cells": {"cell"}, "scores": {_ID}, "training": {_ID, "key", "value"}, "images": {_ID},
+    "norms": {_ID, "norm", "key"}, "exposure": {_ID, "measure", "key"}, "robustness": {_ID},
+    "samples": {_ID, "task", "step", "jpeg", "prompts"},
+}  # fmt: skip
 #: Measurements of images and paths, which nobody pairs to the last bit.
 _SINGLE = {"images", "norms", "exposure"}
 #: Of a cell as ``cells.parquet`` has it, beside its launches and protocols.
@@ -69,9 +75,9 @@ class Export:
     def cells(self) -> list[Cell]:
         """Every cell that was exported, finished or not."""
         self.manifest()
-        table = read_table(self.root / "cells.parquet", _REMEDY)
+        table = _read(self.root / "cells.parquet")
         if table is None:
-            raise StoreError(f"{self.root / 'cells.parquet'} is missing; {_REMEDY}")
+            raise DamagedFile(f"{self.root / 'cells.parquet'} is missing; {_REMEDY}")
         return [
             Cell(
                 tables=_ExportedTables(root=self.root, values=values),
@@ -83,16 +89,25 @@ class Export:
 
     def strips(self) -> list[Strip]:
         """The sample images of all cells."""
-        table = read_table(self.root / "samples.parquet", _REMEDY)
+        table = _read(self.root / "samples.parquet")
         rows = [] if table is None else table.to_pylist()
         return [Strip(**{**row, "prompts": dict(json.loads(row["prompts"]))}) for row in rows]
+
+
+def _read(path: Path) -> pa.Table | None:
+    """A table of an export; ``DamagedFile`` where it is none of its name."""
+    table = read_table(path, _REMEDY)
+    lacking = _COLUMNS[path.stem].difference([] if table is None else table.column_names)
+    if table is not None and lacking:
+        raise DamagedFile(f"{path} is damaged (it has no {', '.join(sorted(lacking))}); {_REMEDY}")
+    return table
 
 
 # Cells ask for their rows one by one, and a thousand of them share a file.
 @functools.lru_cache(maxsize=64)
 def _by_cell(path: Path, written: int | None) -> Mapping[str, pa.Table]:
     """The rows of each cell, which follow each other; none where nothing was written."""
-    table = None if written is None else read_table(path, _REMEDY)
+    table = None if written is None else _read(path)
     if table is None:
         return {}
     tables, start, rows = {}, 0, table.drop_columns([_ID])

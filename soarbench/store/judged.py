@@ -68,9 +68,9 @@ class ScoresFolder:
 
         Raises:
             StoreError: They are missing, or nobody knows which they are.
-            UserError: They are damaged.
+            Damaged: They cannot be read; what could not is moved away.
         """
-        remedy = f"delete {self.root} and give the command that scored it again"
+        remedy = "the command that scored its images makes it again"
         if not self.rows.path.is_file():
             raise StoreError(f"{self.rows.path} is missing; {remedy}")
         rows = read_table(self.rows.path)

@@ -122,7 +122,8 @@ def _refuse_repeats(scores: ScoreSet, where: str) -> None:
         row = int(np.flatnonzero(repeated)[0])
         raise StoreError(
             f"{where}: {scores.evaluator} scored image {images[row]} of prompt {prompts[row]!r} "
-            f"more than once at step {scores.step}; delete its scores and run the grid again"
+            f"more than once at step {scores.step}; export the grid again, or evaluate it in "
+            "another output_dir"
         )
 
 

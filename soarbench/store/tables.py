@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from soarbench.common.errors import StoreError
+from soarbench.common.errors import Damaged, DamagedFile, StoreError
+from soarbench.common.files import set_table_aside
 from soarbench.evaluation.drawing import image_path
 from soarbench.store.artefact import Extent, Store
 from soarbench.store.judged import ScoresFolder
@@ -22,7 +23,7 @@ from soarbench.store.training import TrainingFolder
 Facts = Mapping[str, object]
 #: Of a probe; see ``ProbeFolder``.
 Table = Literal["images", "diversity", "norms", "states", "exposure", "robustness"]
-_REMEDY = "delete it and give the command of the run again"
+_REMEDY = "the command of the run makes it again"
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,9 @@ class StoredTables:
         path = TrainingFolder(self.store.artefact(address).root).table_path
         # The end of a training is this file: without it a finished cell has lost its curves, and a
         # report that leaves them out without a word would look like a whole one.
-        table = read_table(path, _REMEDY)
+        table = self._own(path)
         if table is None:
-            raise StoreError(f"{path} is missing; give the command of the run again")
+            raise StoreError(f"{path} is missing; {_REMEDY}")
         return table
 
     def probe(self, name: Table, key: str = "") -> pa.Table | None:
@@ -194,18 +195,25 @@ class StoredTables:
                     yield suite, judge, int(step), folder
 
     def _table(self, address: str, name: Table) -> pa.Table | None:
-        path = ProbeFolder(self.store.artefact(address).root).path(name)
-        return read_table(path, _REMEDY)
+        return self._own(ProbeFolder(self.store.artefact(address).root).path(name))
+
+    def _own(self, path: Path) -> pa.Table | None:
+        """A table of an artefact; ``Damaged`` where it cannot be read, and is moved away."""
+        try:
+            return pq.read_table(path) if path.is_file() else None
+        except (pa.ArrowInvalid, OSError) as error:
+            address = path.parent.relative_to(self.store.root).as_posix()
+            raise Damaged(f"{set_table_aside(path, error)}; {_REMEDY}", address) from error
 
 
 def read_table(path: Path, remedy: str) -> pa.Table | None:
-    """A table; None where there is none, ``StoreError`` with the remedy where it is damaged."""
+    """A table; None where there is none, ``DamagedFile`` with the remedy where it is damaged."""
     if not path.is_file():
         return None
     try:
         return pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(f"{path} is damaged ({error}); {remedy}") from error
+        raise DamagedFile(f"{path} is damaged ({error}); {remedy}") from error
 
 
 def labelled(rows: pa.Table, **labels: str | float) -> pa.Table:

@@ -9,14 +9,13 @@ import torch
 from rich.console import Console
 
 from soarbench.benchmarks.full_size import (
-    DEFAULTS,
     RandomRows,
-    full_size,
     planned_bytes,
     random_transformer,
     require_memory,
 )
 from soarbench.cli.app import main
+from soarbench.cli.bench import DEFAULTS, full_size
 from soarbench.common.errors import UserError
 from soarbench.planning.demand import PlanOptions, read_request
 

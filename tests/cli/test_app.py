@@ -111,6 +111,10 @@ def test_every_command_exists_with_its_options(name: str) -> None:
         (["run", "grid=reward_specific", "reward=os.path.nothere"], "has no attribute 'nothere'"),
         (["run", "grid=reward_specific", "reward=os.path.join"], "called with prompts=, images="),
         (["run", "grid=reward_specific", "reward=evaluators.base.Evaluator"], "lacks canaries"),
+        (["run", "grid=reward_specific", "--dry-run", "device=cuda:99"], "this machine has "),
+        (["bench", "grid", "gpus=[9999999999999]"], "must be in 1..100000"),
+        (["bench", "grid", "load_seconds=inf"], "load_seconds=inf: must be finite"),
+        (["leaderboard", "exports=[x]", "output=."], "output=. is a folder; name a file"),
         (["ls", "gridz"], "did you mean 'grids'"),
         (["run", "grid=reward_specifc"], "did you mean 'reward_specific'?"),
         (["run", "--dry"], "unrecognized arguments: --dry; did you mean --dry-run? see 'python -m"),
@@ -212,3 +216,16 @@ def test_help_and_configuration_errors_load_nothing_heavy(arguments: list[str]) 
     )
     # Of the processor, so that a busy machine does not fail the test.
     assert float(done.stdout.splitlines()[-1]) < 4.0
+
+
+def test_no_command_loads_torch_to_explain_itself_or_to_print_its_settings() -> None:
+    code = (
+        "import sys\n"
+        "from soarbench.cli.app import COMMANDS, main\n"
+        "for name in COMMANDS:\n"
+        "    main([*name.split(), '--help'])\n"
+        "    main([*name.split(), '--cfg'])\n"
+        "    heavy = {'torch', 'transformers', 'mlflow', 'matplotlib'} & set(sys.modules)\n"
+        "    assert not heavy, (name, heavy)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)

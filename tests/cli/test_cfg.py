@@ -28,6 +28,9 @@ def test_a_run_prints_the_settings_that_its_cells_have(capsys: pytest.CaptureFix
     for key in ("method", "optim", "training", "sampling"):
         assert settings[key] == plain(getattr(cell, key)), key
     assert settings["method"]["aux_weight"] == 0.5
+    text, [settings] = printed(capsys, "run", words[0], "method.aux_weight=0.25,1.0")
+    assert "method=soar_aux_weight_0.25 task=aesthetic; the others are sft/aesthetic" in text
+    assert settings["method"]["aux_weight"] == 0.25
 
 
 def test_a_command_prints_its_own_options_and_the_settings_that_it_takes(

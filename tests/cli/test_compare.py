@@ -349,8 +349,8 @@ def test_what_cannot_be_compared_is_one_line_with_a_remedy(store: Path, tmp_path
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("clipscore/rows.parquet", b"PAR1 no", r"rows\.parquet is damaged .* delete "),
-        ("clipscore/rows.parquet", None, r"rows\.parquet is missing; delete "),
+        ("clipscore/rows.parquet", b"PAR1 no", r"rows\.parquet is damaged .* makes it again"),
+        ("clipscore/rows.parquet", None, r"rows\.parquet is missing; the command "),
         ("summary.json", b'{"judges": ', r"summary\.json is damaged"),
         ("summary.json", b'{"evaluator": "clipscore"}', "names no judges: another version"),
     ],

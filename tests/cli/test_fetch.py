@@ -17,7 +17,7 @@ from evaluators.weights import PublishedFile, PublishedWeights
 from soarbench.cli.app import main
 from soarbench.cli.fetch import verify
 from soarbench.cli.published import data_rows, prompt_rows, public_adapters
-from soarbench.common.errors import ConfigError, UserError
+from soarbench.common.errors import ConfigError, DamagedFile, UserError
 from soarbench.common.plugins import conf_folders
 from soarbench.config.registries import suite_named
 from soarbench.evaluation.suites import PromptFile
@@ -35,7 +35,7 @@ def test_offline_is_one_line(
     assert text.count("\n") == 1
 
 
-def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
     weights = PublishedWeights(repo="a/b", files=("*.bin",), disk_gb=0, memory_gb=0)
     digest = hashlib.sha256(b"whole").hexdigest()
     (tmp_path / "blobs").mkdir()
@@ -44,8 +44,11 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "snapshot/m.bin").symlink_to(tmp_path / "blobs" / digest)
     assert verify(weights, tmp_path / "snapshot") == 1
     (tmp_path / "blobs" / digest).write_bytes(b"torn")
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(DamagedFile, match=rf"{digest}, set aside as .* is damaged"):
         verify(weights, tmp_path / "snapshot")
+    # Nothing passes for it any more, so that the hub's client fetches it.
+    assert not (tmp_path / "snapshot/m.bin").is_symlink()
+    assert (tmp_path / "blobs" / f"{digest}.damaged-1").read_bytes() == b"torn"
 
 
 PROMPTS = b'a sign "open"\na sign "shut"\na sign "open"\n'
@@ -96,6 +99,9 @@ def test_fetched_prompts_are_what_a_suite_is_evaluated_on(
     suite.path.write_bytes(b"another prompt")
     with pytest.raises(ConfigError, match="is not the published file of suite 'ocr': its sha256"):
         with_digest(suite)
+    assert main(["fetch", "prompts"]) == 0
+    assert with_digest(suite).prompts_sha256 == with_digest(mine).prompts_sha256
+    assert suite.path.with_name("ocr.txt.damaged-1").read_bytes() == b"another prompt"
 
 
 def test_prompts_of_another_content_are_refused_in_one_line_and_not_kept(

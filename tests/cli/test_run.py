@@ -358,6 +358,27 @@ def test_a_state_that_is_damaged_twice_is_set_aside(tmp_path: Path) -> None:
     assert record.status() is None
 
 
+def test_what_the_report_finds_damaged_is_made_again_by_the_same_run(arguments: list[str]) -> None:
+    words = [*arguments, "method=sft", "diagnostics=false", "figure_formats=[png]"]
+    go(words, FakeWorkbench())
+    grid = expand(words)
+    before = numbers(grid.store.root)
+    (cell,) = (cell for cell in grid.cells if cell.method_name == "sft")
+    suite = next(iter(cell.suites.values()))
+    drawn = grid.store.artefact(addresses.images(cell, cell.steps[-1], suite).address).root
+    pictures = {path: path.read_bytes() for path in drawn.rglob("*.png")}
+    # By its ends a whole table; and no job of a finished grid reads images.
+    sorted(grid.store.root.glob("scores/*/rows.parquet"))[0].write_bytes(b"PAR1 junk PAR1")
+    for path in pictures:
+        path.write_bytes(b"junk")
+    code, text = go(words, FakeWorkbench())
+    assert code == 0
+    assert "rows.parquet is damaged" in text
+    assert "the command of the run draws it again" in text
+    assert numbers(grid.store.root) == before
+    assert {path: path.read_bytes() for path in pictures} == pictures
+
+
 def test_make_writable_leaves_nothing_behind(tmp_path: Path) -> None:
     make_writable(tmp_path / "new", "output_dir")
     assert list((tmp_path / "new").iterdir()) == []

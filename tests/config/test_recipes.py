@@ -15,7 +15,7 @@ from soarbench.common.errors import UserError
 from soarbench.common.plugins import OWN as CONF
 from soarbench.config.compose import compose_choices
 from soarbench.config.registries import suite_named
-from soarbench.evaluation.suites import PromptFile, load_suite
+from soarbench.evaluation.suites import PromptFile, load_suite, suite_size
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
@@ -163,7 +163,10 @@ def test_a_suite_of_a_file_counts_a_repeated_prompt_once(tmp_path: Path) -> None
     suite = dataclasses.replace(suite, prompts=str(path))
     assert [item.prompt for item in suite.items()] == ["a cat", "a dog"]
     assert [item.prompt_id for item in suite.items()] == ["drawbench/00000", "drawbench/00001"]
-    assert len(load_suite(suite).items) == 2
+    assert suite_size(suite) == (load_suite(suite).sha256, 2)
+    # It is read once, and again when it is another.
+    path.write_text("a bird\n")
+    assert suite_size(suite) == (load_suite(suite).sha256, 1)
 
 
 def drawn(arguments: list[str]) -> set[str]:

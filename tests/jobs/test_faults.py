@@ -359,13 +359,23 @@ def test_an_artefact_without_a_record_is_set_aside_and_made_again(
     assert content(store) == content(straight.store)
 
 
-def test_damage_that_no_job_can_mend_stays_an_error(straight: Straight, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "pattern", ["scores/*/rows", "trainings/*/training", "probes/images-*/images"]
+)
+def test_a_table_that_only_a_reader_finds_damaged_is_set_aside_for_the_run(
+    straight: Straight, tmp_path: Path, pattern: str
+) -> None:
     store = straight.copied(tmp_path)
-    job = next(job for job in straight.jobs if job.kind == "judge")
-    (sorted(store.root.glob("scores/*/rows.parquet"))[0]).write_bytes(b"PAR1")
-    with pytest.raises(Damaged, match=r"rows\.parquet is damaged .*; delete it"):
+    path = sorted(store.root.glob(f"{pattern}.parquet"))[0]
+    path.write_bytes(b"PAR1 junk PAR1")
+    assert all(job.is_done(store) for job in straight.jobs)
+    aside = path.with_name(f"{path.name}.damaged-1")
+    text = rf"{path.name} is damaged .* set aside as {aside.name}; the command .* makes it again"
+    with pytest.raises(Damaged, match=text):
         readable(straight, store)
-    assert job.is_done(store)
+    assert aside.is_file()
+    run(straight.jobs, store)
+    assert content(store) == content(straight.store)
 
 
 def test_a_node_that_comes_back_late_writes_nothing(straight: Straight, tmp_path: Path) -> None:

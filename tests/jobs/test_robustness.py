@@ -112,7 +112,7 @@ def test_diagnose_draws_them_too_and_only_of_finished_cells(arguments: list[str]
     assert code == 1  # SOAR's cell was never run
     assert {label for label, _, _ in bench.samplers} == {"base", "sft aesthetic seed 0"}
     jobs = grid_jobs(grid.cells, diagnostics=True)
-    probing = diagnostic_keys(grid.cells)
+    probing = diagnostic_keys(jobs, grid.cells)
     own = [job for job in jobs if job.key in probing and job.cell.label in ("base",)]
     assert own
     assert all(job.is_done(grid.store) for job in own)

@@ -207,7 +207,10 @@ def test_a_copy_can_be_narrowed_and_nothing_else(finished: list[str], tmp_path: 
     exported(finished, tmp_path / "copy")
     cells = grid_cells([copy, "method=sft,soar"]).cells
     assert {cell.method for cell in cells} == {"base", "sft", "soar"}
-    assert {cell.method for cell in grid_cells([copy, "seeds=[7]"]).cells} == {"base"}
+    for word, text in {"seeds=[7]": "seeds=7", "method=awm": "method=awm"}.items():
+        with pytest.raises(UserError, match=f"{text}: .* has "):
+            grid_cells([copy, word])
+    assert grid_cells([copy, "figure_formats=[png]"]).formats == ("png",)
     with pytest.raises(ConfigError, match="is an export"):
         grid_cells([copy, "method.aux_weight=2"])
     with pytest.raises(ConfigError, match=r"budget=.*is an export"):
@@ -251,6 +254,9 @@ def test_a_table_that_is_missing_or_damaged_is_named(
     with pytest.raises(UserError, match=rf"{name}\.parquet {damage}.*export the grid") as caught:
         reported(tmp_path / "copy", tmp_path)
     assert "\n" not in str(caught.value)
+    whole = (exported(finished, tmp_path / "whole").root / f"{name}.parquet").read_bytes()
+    again = exported(finished, tmp_path / "copy").root / f"{name}.parquet"
+    assert again.read_bytes() == whole
 
 
 def test_a_table_without_the_rows_of_a_cell_is_named(finished: list[str], tmp_path: Path) -> None:

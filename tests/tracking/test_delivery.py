@@ -149,7 +149,9 @@ def test_without_a_server_a_grid_is_finished_and_delivered_when_it_is_back(
     assert f"python -m soarbench sync grid=reward_specific output_dir={bench.root}" in rest
     assert bench.sync()[0] == 1
     bench.server.become("answers")
-    assert bench.sync() == (0, "reward_specific: delivered 2 cells, 0 are left\n")
+    # With the words of a run that had two values of a setting.
+    words = ("grid=reward_specific", "method.aux_weight=0.5,1.0")
+    assert bench.sync(*words) == (0, "reward_specific: delivered 2 cells, 0 are left\n")
     bench.assert_whole()
     asked = len(bench.server.asked)
     assert bench.sync() == (0, "reward_specific: delivered 0 cells, 0 are left\n")

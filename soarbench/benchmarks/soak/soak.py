@@ -108,10 +108,12 @@ class Soak:
         """The record of a path, or a first one; ``UserError`` where it is of another soak."""
         if not path.is_file():
             return cls(path, facts)
-        stored: Any = read_json(path)
-        for key in ("words", "commit"):
-            if stored["facts"][key] != facts[key]:
-                raise UserError(f"{path} is of other {key}; choose another output_dir")
+        stored: dict[str, Any] = read_json(path)
+        older = stored.get("facts")
+        known = older if isinstance(older, dict) else {}
+        unlike = [key for key in ("words", "commit") if known.get(key) != facts[key]]
+        if unlike:
+            raise UserError(f"{path} is of other {', '.join(unlike)}; choose another output_dir")
         return cls(path, stored["facts"], stored["seconds"], stored["chains"])
 
     def write(self) -> None:

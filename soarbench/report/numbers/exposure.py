@@ -119,8 +119,8 @@ def _refuse_unlike(
     counts = {sum(len(own) for own in by_method.values()) for by_method in values.values()}
     if len(sizes) > 1 or len(counts) > 1:
         raise StoreError(
-            f"cells of task {task!r} were measured by different versions or settings; delete the "
-            "folder probes of their output_dir and run python -m soarbench diagnose again"
+            f"cells of task {task!r} were measured by different versions or settings; move the "
+            "folder probes of their output_dir away: python -m soarbench diagnose makes it again"
         )
 
 

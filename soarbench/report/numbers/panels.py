@@ -223,8 +223,8 @@ def _refuse_unlike(task: str, evaluator: str, scored: Sequence[tuple[Cell, Score
         places = "; ".join(f"{digest} in {cell_id}" for digest, cell_id in owners.items())
         raise StoreError(
             f"{evaluator} of task {task!r} was measured under {len(owners)} protocols, whose "
-            f"numbers do not compare (fingerprints: {places}); delete the older cells and run the "
-            "grid again"
+            f"numbers do not compare (fingerprints: {places}); move the older ones, in "
+            "OUTPUT_DIR/scores, away and give the command of the run again"
         )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from rich import box
-from rich.console import RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -23,7 +24,7 @@ _STYLES = {str(one): "green" if one.direction > 0 else "red" for one in Verdict 
 def report_parts(report: Report) -> Iterator[RenderableType]:
     """Tables, findings, notes, what is missing, and where the files are."""
     for table in report.tables:
-        yield score_table(table)
+        yield ScoreTable(table)
         yield budget_table(table)
         yield from (Padding(Text(text, style="bold"), (0, 1)) for text in table.findings())
         yield from (Padding(Text(text, style="dim"), (0, 1)) for text in table.notes())
@@ -37,15 +38,32 @@ def report_parts(report: Report) -> Iterator[RenderableType]:
     yield Text(f"Report: {report.folder / 'index.html'}")
 
 
-def score_table(table: TaskTable) -> Table:
-    """Values, differences and verdicts."""
+@dataclass(frozen=True)
+class ScoreTable:
+    """Values, differences and verdicts, with intervals on lines of their own where it is narrow."""
+
+    table: TaskTable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = _score_table(self.table, " ")
+        needed = console.measure(wide, options=options.update(width=1000)).maximum
+        # Else an interval would be broken in its middle.
+        yield wide if needed <= options.max_width else _score_table(self.table, "\n")
+
+
+def _score_table(table: TaskTable, between: str) -> Table:
+    """The table, with ``between`` between a number and its interval."""
+
+    def parted(text: str) -> Text:
+        return Text(text.replace(" [", f"{between}[", 1))
+
     rendered = Table(
         title=f"Task: {table.task}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
-    rendered.add_column("Method")
-    rendered.add_column("Value [95 %]", justify="right")
-    rendered.add_column(f"vs {table.title(table.baseline)} [95 %]", justify="right")
-    rendered.add_column("Verdict")
+    rendered.add_column("Method", overflow="fold")
+    for head in ("Value", f"vs {table.title(table.baseline)}"):
+        rendered.add_column(parted(f"{head} [95 %]"), justify="right", no_wrap=True)
+    rendered.add_column("Verdict", overflow="fold")
     # A section a metric and no column: a console is too narrow for seven metrics.
     for metric, rows in score_texts(table).groupby("metric", sort=False):
         rendered.add_row(Text(rows["title"].iloc[0], style="bold"))
@@ -55,7 +73,7 @@ def score_table(table: TaskTable) -> Table:
             # Colour is for the comparisons that the task is decided by.
             is_claim = metric == table.final_metric and row.method != BASE
             rendered.add_row(
-                f" {row.name}", row.value, row.difference or nothing, row.verdict,
+                f" {row.name}", parted(row.value), parted(row.difference or nothing), row.verdict,
                 style=_STYLES.get(row.verdict) if is_claim else None,
                 end_section=row.method == table.rows[-1].method,
             )  # fmt: skip
