@@ -112,21 +112,22 @@ class PipelineArchitecture(Architecture):
             "stored_parameters": num_stored(folder / "transformer"),
         }
         try:
-            found = cls(**sizes, **cls._own_sizes(folder, vae))
-            # What planning and training will ask for.
-            found.unit, found.largest_image, found.layers, found.condition_shapes(1)
-            found.latent_shape(found.unit)
+            architecture = cls(**sizes, **cls._own_sizes(folder, vae))
+            # What planning and training will ask for: a missing number is missed here.
+            architecture.latent_shape(architecture.unit)
+            architecture.condition_shapes(1)
+            len(architecture.layers)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"model.path={folder}: transformer/config.json or vae/config.json has no usable "
                 f"{error}; copy both there from where the rest is from"
             ) from error
-        if found.config.get("guidance_embeds"):
+        if architecture.config.get("guidance_embeds"):
             raise UserError(
                 f"model.path={folder}: its transformer takes guidance as an input "
                 "(guidance_embeds), which is not given here; use the base it was distilled from"
             )
-        return found
+        return architecture
 
     @classmethod
     def _own_sizes(cls, folder: Path, vae: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003 (of those that have more)

@@ -113,7 +113,7 @@ def test_an_image_that_changed_after_the_set_was_read_is_told(tmp_path: Path) ->
     found = curation(tmp_path, config)
     entries = found.entries()
     picture(2, (90, 90)).save(tmp_path / "images/2.png")
-    with pytest.raises(UserError, match=r"line 3 .* has changed since .*; delete .*rows-"):
+    with pytest.raises(UserError, match=r"line 3 .* has changed since .*: .* move .*rows-.* away"):
         encode_entries(entries, found, TensorStore(tmp_path / "latents"), encode)
     with pytest.raises(UserError, match="has changed since"):
         fresh_rows(entries, found, encode, condition)

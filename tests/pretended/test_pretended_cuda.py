@@ -26,6 +26,9 @@ from soarbench.planning.fake_transformer import MetaModel
 from soarbench.planning.memory_and_time import CONTEXT_GB, FRAGMENTATION, GB, other_phases
 from tests.pretended import device
 
+# Minutes, in which another process may go on with the other files.
+pytestmark = pytest.mark.slow
+
 PAIRS = [
     *("method.num_inference_steps=2", "method.group_size=2"),
     "method.updates_per_collection=1",

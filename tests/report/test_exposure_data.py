@@ -115,7 +115,7 @@ def test_cells_of_an_older_version_have_none(stored, tmp_path):
 
 def test_tables_of_other_settings_are_refused_in_one_line(stored):
     fewer = _with(stored[1], lambda table: _of_level(table, 0.5))
-    with pytest.raises(StoreError, match="different versions or settings; delete") as caught:
+    with pytest.raises(StoreError, match="different versions or settings; move") as caught:
         exposure_points([*stored[:1], fewer, *stored[2:]], "aesthetic", "sft")
     assert "\n" not in str(caught.value)
 

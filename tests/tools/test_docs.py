@@ -92,6 +92,7 @@ def test_zsh_takes_the_words_between_backticks(page: Path) -> None:
     assert words == [], "quote them"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS_SHOWN)
 def test_the_command_line_takes_the_command(
     command: str, folder: Path, capsys: pytest.CaptureFixture[str]

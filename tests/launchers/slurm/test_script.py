@@ -99,7 +99,7 @@ def test_without_cores_whole_nodes_are_asked_for(script: Callable[..., str]) -> 
 
 def test_the_job_runs_the_same_words_on_ray(script: Callable[..., str]) -> None:
     """As bash reads them: nothing of a word is expanded or split."""
-    strange = "model.path=a b,c'd $HOME `id` \\ \" *"
+    strange = "results_dir=a b,c'd $HOME `id` \\ \" *"
     text = script(strange, "launcher.num_processes=2", "launcher.partition=p")
     (line,) = [line for line in text.splitlines() if line.startswith("words=(")]
     shown = subprocess.run(
