@@ -55,7 +55,7 @@ JUDGES = (
     *(HpsConfig, ImageRewardConfig, PickScoreConfig),
 )
 FAULTS = ("device", "type", "wait")
-#: Of other families, whose layers are alike: widths as published, two layers of each kind.
+#: Of other families, as published; which method trains them makes no difference to their layers.
 FAMILIES = {
     "flux2_klein_4b": "flow_grpo",
     "sana_600m": "sft",
@@ -88,7 +88,7 @@ def _words(method: str, adapter: str, is_checkpointed: bool, *more: str) -> str:
 
 
 def _of_family(model: str, method: str) -> str:
-    words = ("few", "training.batch_size=2", "training.micro_batch_size=2", *METHODS[method])
+    words = ("planned", "training.batch_size=2", "training.micro_batch_size=2", *METHODS[method])
     return ";".join([f"model={model}", f"method={method}", *words])
 
 
@@ -142,9 +142,9 @@ def test_an_update_runs_at_the_published_size(
 @pytest.mark.parametrize("model", FAMILIES)
 def test_an_update_of_another_family_runs(processes: Mapping[str, Finished], model: str) -> None:
     result = _results(processes["families"])[list(FAMILIES).index(model)]
-    assert result["error"] == ""
     assert result["waits"] == WAITS
     assert result["kernels"] == KERNELS
+    assert result["planned"] == pytest.approx(result["peak"], rel=0.03)
 
 
 @pytest.mark.parametrize("half", ["even", "odd"])

@@ -1,8 +1,8 @@
 """One update of the real loop on a pretended GPU; prints what happened as JSON, a line a case.
 
 ``python -m tests.pretended.training CASE [CASE ...]``, a case being settings of ``plan`` separated
-by semicolons, ``method=soar;lora=null``; ``fault=NAME`` among them plants one of ``FAULTS``,
-``few`` takes two layers of each kind, and ``planned`` also asks the plan.
+by semicolons, ``method=soar;lora=null``; ``fault=NAME`` among them plants one of ``FAULTS`` in a
+model of few layers, and ``planned`` also asks the plan.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ def processes(count: int) -> Iterator[None]:
 
 def update(words: list[str], planner: Planner) -> dict[str, object]:
     """Take one update of the one method that the words name; with a fault, of a few layers."""
-    is_planned, is_small = "planned" in words, "few" in words
+    is_planned = "planned" in words
     fault = [word.removeprefix("fault=") for word in words if word.startswith("fault=")]
     words = [word for word in words if "=" in word and not word.startswith("fault=")]
     (demand,) = read_request(PlanOptions(), words).demands.values()
     architecture = demand.model.architecture()
-    if fault or is_small:
+    if fault:
         architecture = architecture.with_layers([min(n, 2) for n in architecture.layers])
     device = torch.device("cuda", 0)
     judge = GroupMethod._judge
