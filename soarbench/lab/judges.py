@@ -17,7 +17,7 @@ from evaluators.preference.aesthetic import AestheticConfig
 from evaluators.preference.base import PreferenceEvaluator, ScorerConfig
 from evaluators.preference.clipscore import ClipScoreConfig
 from soarbench.lab.assets import ASSETS, HEAD_FILE, asset_dir
-from soarbench.lab.world.grammar import Composition, by_caption, lay_out
+from soarbench.lab.world.grammar import Composition, by_caption, is_in_place, lay_out
 from soarbench.lab.world.scenes import CLEAN_STYLE, COLORS, SHAPES, Scene, Style, render
 
 
@@ -25,7 +25,7 @@ class LabDetector:
     """The analytical detector as GenEval asks for one; nothing in it was trained."""
 
     name = "analytical"
-    version = "1"
+    version = "2"
     weights_hash = ""
     class_names: Sequence[str] = SHAPES
     color_names: Sequence[str] = COLORS
@@ -33,12 +33,16 @@ class LabDetector:
     def detect(
         self, images: Sequence[Image.Image], metadatas: Sequence[Mapping[str, object]]
     ) -> list[list[Detection]]:
-        """Shapes of each image with their colours; ``metadatas`` is not looked at."""
+        """Shapes of each image with their colours; of an image with a place, those that are there."""
         # Imported late: SciPy takes longer than all that a configuration needs.
         from soarbench.lab.world.oracles import detect
 
-        assert len(images) == len(metadatas)
-        return [detect(np.asarray(image)) for image in images]
+        found = [detect(np.asarray(image)) for image in images]
+        for index, (image, metadata) in enumerate(zip(images, metadatas, strict=True)):
+            if "place" in metadata:
+                place = str(metadata["place"])
+                found[index] = [d for d in found[index] if is_in_place(d.box, image.size, place)]
+        return found
 
 
 def picture(name: str, prompt: str, scene: Scene) -> Sample:

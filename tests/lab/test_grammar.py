@@ -19,15 +19,15 @@ def test_no_training_caption_is_an_evaluation_prompt():
     captions = [p + c.phrase for pool in pools for c in pool for p in grammar.TRAINING_PREFIXES]
     refuse_overlap(captions, suites)
     with pytest.raises(UserError, match="lab_geneval"):
-        refuse_overlap(["A photo of  a circle."], suites)
+        refuse_overlap(["A photo of  a circle at the top."], suites)
 
 
 def test_held_out_compositions_are_not_trained_on_under_any_prefix():
     found = grammar.split()
-    held_out = {c.phrase for c in (*found.geneval, *found.ocr, *found.drawbench)}
-    trained = {c.phrase for pool in found.training.values() for c in pool}
-    singles = {c.phrase for c in grammar.all_compositions()["single_object"]}
-    assert held_out & trained == singles
+    held_out = (found.geneval, found.ocr, found.drawbench, found.tuning_geneval)
+    parts = [*held_out, found.tuning_drawbench, *found.training.values()]
+    phrases = [c.phrase for part in parts for c in part]
+    assert len(phrases) == len(set(phrases)) >= 3000
 
 
 def test_suites_do_not_overlap_and_cover_the_six_tasks():
@@ -40,7 +40,7 @@ def test_suites_do_not_overlap_and_cover_the_six_tasks():
 
 @pytest.mark.parametrize("task", grammar.TASKS)
 def test_a_clean_render_is_judged_correct_by_geneval(task):
-    for index, composition in enumerate(grammar.all_compositions()[task][:25]):
+    for index, composition in enumerate(grammar.all_compositions()[task][:400:5]):
         sample = drawn_sample(f"{task}{index}", composition)
         found = LabDetector().detect([sample.image], [sample.metadata])[0]
         verdict = judge(found, sample.metadata)

@@ -13,7 +13,7 @@ from soarbench.lab.build.training import DrawnData, Row, StageRecipe, train_on_d
 
 LATENT_CHANNELS = 8
 # What it loses no base can draw: the detector reads 90 % of its reconstructions as the originals.
-RECIPE = StageRecipe(steps=3200, batch_size=16, learning_rate=1.5e-3, seed=1)
+RECIPE = StageRecipe(steps=5000, batch_size=16, learning_rate=1.5e-3, seed=1)
 # Standard deviation of the noise that latents survive in training, so that a base's small errors
 # stay small in pixels.
 LATENT_NOISE = 0.1

@@ -24,6 +24,7 @@ from soarbench.lab.judges import (
     OracleAesthetic,
     picture,
 )
+from soarbench.lab.build.training import NUM_PICTURES
 from soarbench.lab.suites import LabSuite, Part
 from soarbench.lab.world.grammar import TASKS, all_compositions, lay_out, split, training_sample
 from soarbench.lab.world.oracles import detect
@@ -170,7 +171,7 @@ def _markdown(numbers: dict[str, object]) -> str:
         "# Card of the laboratory",
         "",
         "Drawn, trained and measured by `python -m soarbench lab build`, from seeds.",
-        "The base model saw 40,000 broad pictures, one caption in ten wrong; "
+        f"The base model saw {NUM_PICTURES:,} broad pictures, one caption in ten wrong; "
         f"{len(held_out.geneval)} GenEval, {len(held_out.ocr)} OCR and {len(held_out.drawbench)} "
         f"DrawBench-like prompts were held out. Samples: {STEPS} Euler steps, guidance "
         f"{GUIDANCE_SCALE}, {IMAGES_PER_PROMPT} images a GenEval prompt, 2 an OCR prompt. Weights "

@@ -20,7 +20,7 @@ from soarbench.lab.world.oracles import aesthetic_truth
 from soarbench.lab.world.scenes import IMAGE_SIZE
 
 EMBED_DIM = 128
-RECIPE = StageRecipe(steps=1500, batch_size=128, learning_rate=1e-3, save_steps=500, seed=3)
+RECIPE = StageRecipe(steps=2500, batch_size=128, learning_rate=1e-3, save_steps=500, seed=3)
 HEAD_RECIPE = StageRecipe(steps=1000, batch_size=64, learning_rate=1e-3, save_steps=500, seed=4)
 # Pictures that were rated, and the raters' noise (points on the 1..10 scale). Both leave the head
 # imperfect: Spearman's 0.73 with the truth on the base's images, which a reward can be gamed by.

@@ -21,6 +21,8 @@ from baselines.loop.progress import ProgressCallback
 from soarbench.lab.world.grammar import training_sample
 from soarbench.lab.world.scenes import IMAGE_SIZE, render
 
+#: Drawn for all stages.
+NUM_PICTURES = 60_000
 Row = dict[str, Tensor]
 
 
@@ -32,7 +34,7 @@ class DrawnData:
     captions: list[str]
 
 
-def draw_data(folder: Path, num_pictures: int = 40_000, seed: int = 7) -> DrawnData:
+def draw_data(folder: Path, num_pictures: int = NUM_PICTURES, seed: int = 7) -> DrawnData:
     """Draw the pictures (or map those already drawn) under ``folder``."""
     pixels_path, rows_path = folder / "pixels.npy", folder / "captions.json"
     if not rows_path.exists():

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from soarbench.lab.world.scenes import COLORS, SHAPES, PlacedObject, Scene, Style, random_style
+from soarbench.lab.world.scenes import COLORS, IMAGE_SIZE, SHAPES, PlacedObject, Scene, Style, random_style
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 RELATIONS = ("left of", "right of", "above", "below")
+#: Where a single object can be asked to be: its column and its row, from 0 to 2.
+PLACES = {
+    "at the top": (1, 0),
+    "at the bottom": (1, 2),
+    "on the left": (0, 1),
+    "on the right": (2, 1),
+    "in the top left corner": (0, 0),
+    "in the top right corner": (2, 0),
+    "in the bottom left corner": (0, 2),
+    "in the bottom right corner": (2, 2),
+}
 # Short, for 64 pixels: PP-OCR read 95 to 100 % of drawn words of three or four letters.
 WORDS = (
     "CAT", "DOG", "SUN", "SKY", "BUS", "HAT", "MAP", "TEA",
     "CUP", "BOX", "KEY", "INK", "FLY", "JAM", "OWL", "ZEN",
+    "BED", "FOX", "GAS", "LEG", "NUT", "PEN", "RUM", "VAN",
 )  # fmt: skip
-COUNT_WORDS = {2: "two", 3: "three", 4: "four"}
-# Not among the prefixes of training: there are only five single objects, whose evaluation prompts
-# differ from every training caption by it alone.
+COUNT_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
+# There is room for four objects.
+TWO_COUNTS = ((2, 1), (3, 1), (2, 2))
+# Not among the prefixes of training, so that no evaluation prompt is a training caption even where
+# a composition is in both.
 EVALUATION_PREFIX = "a photo of "
 TRAINING_PREFIXES = ("a picture of ", "a drawing of ", "an image of ", "")
 # How often each kind is drawn in training; hard kinds more often. Drawn alike, a prototype came to
@@ -34,11 +48,15 @@ TRAINING_SHARES = {
     "color_attr": 0.15,
     "text": 0.20,
 }
-#: Compositions of each kind in the evaluation suites.
-GENEVAL_PROMPTS_PER_TASK = 10
-TUNING_PROMPTS_PER_TASK = 8
-OCR_PROMPTS = 24
-DRAWBENCH_SHARES = {"counting": 10, "colors": 5, "position": 10, "color_attr": 10, "text": 5}
+#: Compositions of each kind in the evaluation suites; of single objects fewer are tuned on, since
+#: there are 45 in all.
+GENEVAL_PROMPTS_PER_TASK = 34
+TUNING_PROMPTS_PER_TASK = {
+    "single_object": 4, "two_object": 8, "counting": 8, "colors": 8, "position": 8, "color_attr": 8,
+}  # fmt: skip
+OCR_PROMPTS = 34
+DRAWBENCH_SHARES = {"counting": 25, "colors": 25, "position": 80, "color_attr": 60, "text": 10}
+TUNING_DRAWBENCH_SHARES = {"counting": 8, "colors": 5, "position": 15, "color_attr": 12}
 _SPLIT_SEED = 43
 
 
@@ -67,6 +85,7 @@ class Composition:
     wants: tuple[Want, ...] = ()
     text: str | None = None
     sign_color: str | None = None
+    place: str | None = None
 
     def metadata(self) -> dict[str, object]:
         """GenEval's metadata of this composition, with the evaluation prompt."""
@@ -74,33 +93,64 @@ class Composition:
         row: dict[str, object] = {"tag": self.tag, "include": include}
         if self.tag == "counting":
             # As in GenEval: "at least" for all other tasks, exactly as many for this one.
-            want = self.wants[0]
-            row["exclude"] = [{"class": want.shape, "count": want.count + 1}]
+            row["exclude"] = [
+                {"class": want.shape, "count": want.count + 1} for want in self.wants
+            ]
+        if self.place is not None:
+            # GenEval has no such demand: the laboratory's detector looks at that place alone.
+            row["place"] = self.place
         row["prompt"] = EVALUATION_PREFIX + self.phrase
         return row
 
 
-def _every_composition() -> Iterator[Composition]:
-    # The order is part of the world: the split and every drawn picture are indices into it.
-    for shape in SHAPES:
-        yield Composition("single_object", f"a {shape}", (Want(shape),))
+def _of_one() -> Iterator[Composition]:
+    """One object, without a colour and with, anywhere and in a place."""
+    for shape, place in itertools.product(SHAPES, (None, *PLACES)):
+        where = "" if place is None else f" {place}"
+        yield Composition("single_object", f"a {shape}{where}", (Want(shape),), place=place)
+    for shape, color, place in itertools.product(SHAPES, COLORS, (None, *PLACES)):
+        where, wants = "" if place is None else f" {place}", (Want(shape, color=color),)
+        yield Composition("colors", f"a {color} {shape}{where}", wants, place=place)
+
+
+def _of_several() -> Iterator[Composition]:
+    """Two objects or three, and two to four of one kind or of two."""
     for a, b in itertools.permutations(SHAPES, 2):
         yield Composition("two_object", f"a {a} and a {b}", (Want(a), Want(b)))
-    for shape, (count, word) in itertools.product(SHAPES, COUNT_WORDS.items()):
-        yield Composition("counting", f"{word} {shape}s", (Want(shape, count),))
+    for a, b, c in itertools.permutations(SHAPES, 3):
+        wants = (Want(a), Want(b), Want(c))
+        yield Composition("two_object", f"a {a}, a {b} and a {c}", wants)
+    for shape, count in itertools.product(SHAPES, (2, 3, 4)):
+        said = COUNT_WORDS[count]
+        yield Composition("counting", f"{said} {shape}s", (Want(shape, count),))
         for color in COLORS:
             wants = (Want(shape, count, color),)
-            yield Composition("counting", f"{word} {color} {shape}s", wants)
-    for shape, color in itertools.product(SHAPES, COLORS):
-        yield Composition("colors", f"a {color} {shape}", (Want(shape, color=color),))
+            yield Composition("counting", f"{said} {color} {shape}s", wants)
+    for (a, b), (many, few) in itertools.product(itertools.permutations(SHAPES, 2), TWO_COUNTS):
+        said = f"{COUNT_WORDS[many]} {a}s and {COUNT_WORDS[few]} {b}{'s' if few > 1 else ''}"
+        yield Composition("counting", said, (Want(a, many), Want(b, few)))
+
+
+def _of_pairs() -> Iterator[Composition]:
+    """Two objects in a relation, with the colours of none, one or both, and in two colours."""
     pairs = list(itertools.permutations(SHAPES, 2))
-    for (a, b), relation in itertools.product(pairs, RELATIONS):
+    two_colors = list(itertools.permutations(COLORS, 2))
+    painted = [(None, None), *((c, None) for c in COLORS), *((None, c) for c in COLORS)]
+    for (a, b), relation, (one, other) in itertools.product(
+        pairs, RELATIONS, (*painted, *two_colors)
+    ):
         # What stands in a relation comes second: GenEval's relations are to an earlier clause.
-        placed = (Want(b), Want(a, relation=relation))
-        yield Composition("position", f"a {a} {relation} a {b}", placed)
-    for (a, b), (one, other) in itertools.product(pairs, itertools.permutations(COLORS, 2)):
-        painted = (Want(a, color=one), Want(b, color=other))
-        yield Composition("color_attr", f"a {one} {a} and a {other} {b}", painted)
+        wants = (Want(b, color=other), Want(a, color=one, relation=relation))
+        left, right = (f"{c} {s}" if c else s for c, s in ((one, a), (other, b)))
+        yield Composition("position", f"a {left} {relation} a {right}", wants)
+    for (a, b), (one, other) in itertools.product(pairs, two_colors):
+        both = (Want(a, color=one), Want(b, color=other))
+        yield Composition("color_attr", f"a {one} {a} and a {other} {b}", both)
+
+
+def _every_composition() -> Iterator[Composition]:
+    # The order is part of the world: the split and every drawn picture are indices into it.
+    yield from itertools.chain(_of_one(), _of_several(), _of_pairs())
     for word, color in itertools.product(WORDS, COLORS):
         phrase = f'a {color} sign that says "{word}"'
         yield Composition("text", phrase, text=word, sign_color=color)
@@ -109,16 +159,16 @@ def _every_composition() -> Iterator[Composition]:
 @functools.cache
 def all_compositions() -> dict[str, tuple[Composition, ...]]:
     """Every composition of the world, by kind."""
-    groups = itertools.groupby(_every_composition(), key=lambda composition: composition.tag)
-    return {kind: tuple(group) for kind, group in groups}
+    groups: dict[str, list[Composition]] = {}
+    for composition in _every_composition():
+        groups.setdefault(composition.tag, []).append(composition)
+    return {kind: tuple(group) for kind, group in groups.items()}
 
 
 @dataclass(frozen=True)
 class Split:
-    """Compositions of the three evaluation suites and, by kind, of the training data.
-
-    Those that settings are tuned on are in no evaluation suite, but this world is too small to keep
-    them from training, too: it has ten pairs of objects and ten colours that are not evaluated.
+    """Compositions of the evaluation suites, of those that settings are tuned on, and by kind of
+    the training data; no composition is in two of them.
     """
 
     geneval: tuple[Composition, ...]
@@ -131,25 +181,30 @@ class Split:
 
 @functools.cache
 def split() -> Split:
-    """Hold the evaluation compositions out of training, from a fixed seed; but single objects."""
+    """Divide all compositions, from a fixed seed."""
     rng = np.random.default_rng(_SPLIT_SEED)
     pools = {
         kind: [c[i] for i in rng.permutation(len(c))] for kind, c in all_compositions().items()
     }
-    # GenEval counts without naming colours; the coloured counts go to the preference suite.
-    pools["counting"].sort(key=lambda c: c.wants[0].color is not None)
-    geneval: list[Composition] = list(pools["single_object"])
-    for kind in TASKS[1:]:
-        # There are 15 counts without a colour, and training needs most of them.
-        take = 5 if kind == "counting" else GENEVAL_PROMPTS_PER_TASK
-        geneval += [pools[kind].pop(0) for _ in range(take)]
-    ocr = [pools["text"].pop(0) for _ in range(OCR_PROMPTS)]
-    drawbench = [pools[kind].pop() for kind, take in DRAWBENCH_SHARES.items() for _ in range(take)]
-    training = {kind: tuple(pool) for kind, pool in pools.items()}
-    # The single objects are all evaluated.
-    tuned = [c for kind in TASKS[1:] for c in training[kind][:TUNING_PROMPTS_PER_TASK]]
-    shown = [c for kind, take in DRAWBENCH_SHARES.items() for c in training[kind][-take:]]
-    return Split(tuple(geneval), tuple(ocr), tuple(drawbench), training, tuple(tuned), tuple(shown))
+    for kind in ("counting", "position"):
+        # GenEval counts and places without naming colours; the preference suites name them.
+        pools[kind].sort(key=lambda c: sum(want.color is not None for want in c.wants))
+
+    def first(shares: Mapping[str, int]) -> tuple[Composition, ...]:
+        return tuple(pools[kind].pop(0) for kind, take in shares.items() for _ in range(take))
+
+    def last(shares: Mapping[str, int]) -> tuple[Composition, ...]:
+        return tuple(pools[kind].pop() for kind, take in shares.items() for _ in range(take))
+
+    return Split(
+        geneval=first(dict.fromkeys(TASKS, GENEVAL_PROMPTS_PER_TASK)),
+        ocr=first({"text": OCR_PROMPTS}),
+        drawbench=last(DRAWBENCH_SHARES),
+        tuning_geneval=first(TUNING_PROMPTS_PER_TASK),
+        tuning_drawbench=last(TUNING_DRAWBENCH_SHARES),
+        # Last, of what the others left.
+        training={kind: tuple(pool) for kind, pool in pools.items()},
+    )
 
 
 @functools.cache
@@ -167,6 +222,17 @@ def demands(caption: str) -> dict[str, object]:
     return {**composition.metadata(), "prompt": caption} if composition.wants else {}
 
 
+@functools.cache
+def _training_groups() -> dict[str, list[list[Composition]]]:
+    """Of each kind by how many colours are named: of 62 positions with colours there is one without."""
+    groups: dict[str, dict[int, list[Composition]]] = {kind: {} for kind in TRAINING_SHARES}
+    for kind, pool in split().training.items():
+        for composition in pool:
+            named = sum(want.color is not None for want in composition.wants)
+            groups[kind].setdefault(named, []).append(composition)
+    return {kind: list(by_number.values()) for kind, by_number in groups.items()}
+
+
 def training_composition(
     rng: np.random.Generator, kinds: Sequence[str] | None = None
 ) -> Composition:
@@ -174,24 +240,35 @@ def training_composition(
     shares = {k: share for k, share in TRAINING_SHARES.items() if kinds is None or k in kinds}
     total = sum(shares.values())
     kind = list(shares)[rng.choice(len(shares), p=[s / total for s in shares.values()])]
-    pool = split().training[kind]
-    return pool[rng.integers(len(pool))]
+    groups = _training_groups()[kind]
+    group = groups[rng.integers(len(groups))]
+    return group[rng.integers(len(group))]
 
 
 # Objects stand near the centres of the quadrants, which keeps them apart: the detector takes shapes
 # that touch for one.
 _LOW, _HIGH = 18.0, 46.0
+_LINES = (_LOW, 32.0, _HIGH)
 _QUADRANTS = ((_LOW, _LOW), (_HIGH, _LOW), (_LOW, _HIGH), (_HIGH, _HIGH))
+
+
+def is_in_place(box: tuple[float, float, float, float], size: tuple[int, int], place: str) -> bool:
+    """Whether the middle of a box, x1, y1, x2, y2, is where a place of a picture of a size says."""
+    centres = ((box[0] + box[2]) / 2 / size[0], (box[1] + box[3]) / 2 / size[1])
+    # Half way between the lines that objects stand near.
+    edges = [(a + b) / 2 / IMAGE_SIZE for a, b in itertools.pairwise(_LINES)]
+    return tuple(sum(centre > edge for edge in edges) for centre in centres) == PLACES[place]
 
 
 def _spots(composition: Composition, rng: np.random.Generator) -> Sequence[tuple[float, float]]:
     """Centres for the objects of a composition, in the order of its wants."""
     total = sum(want.count for want in composition.wants)
     if total <= 1:
-        return [(32.0, 32.0)]
+        column, row = (1, 1) if composition.place is None else PLACES[composition.place]
+        return [(_LINES[column], _LINES[row])]
     if total > 2:
         return [_QUADRANTS[i] for i in rng.choice(4, size=total, replace=False)]
-    across = float(rng.choice([_LOW, 32.0, _HIGH]))
+    across = float(rng.choice(_LINES))
     # Of the second to the first; where none is asked for the pair stands in any.
     relation = composition.wants[-1].relation or RELATIONS[rng.integers(4)]
     return {
@@ -205,7 +282,8 @@ def _spots(composition: Composition, rng: np.random.Generator) -> Sequence[tuple
 def lay_out(composition: Composition, style: Style, rng: np.random.Generator) -> Scene:
     """Place a composition in a picture: positions, sizes and unsaid colours are drawn."""
     spots = _spots(composition, rng)
-    radius, shift = (17.0, 3.0) if len(spots) == 1 else (11.0, 2.0)
+    is_alone = len(spots) == 1 and composition.place is None
+    radius, shift = (17.0, 3.0) if is_alone else (11.0, 2.0)
     if composition.text is not None:
         # A sign is an object without a shape: only its place counts.
         radius, shift = 0.0, 2.0
