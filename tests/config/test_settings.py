@@ -81,7 +81,7 @@ ANY_DATA = "data=lab_general"
         (["training.batch_size=31"], "multiple of the method's group_size=8"),
         (["training.num_snapshots=7"], "must be at most training.steps=6"),
         (["suites.drawbench.judges=[beauty]"], "'beauty' does not exist"),
-        (["suites.drawbench.judges=[clipscore]"], "decides by 'aesthetic', which no suite"),
+        (["suites.drawbench.judges=[clipscore]"], "decides by 'oracle_aesthetic', which no suite"),
         (["suites.drawbench.images_per_prompt=0"], "images_per_prompt=0: must be in 1..100000"),
         (["suites.drawbench.images_per_prompt=9999999999999999999"], "must be in 1..100000"),
         (["data.select_by=[beauty]"], "data.select_by: 'beauty' does not exist"),
