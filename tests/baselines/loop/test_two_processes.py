@@ -105,4 +105,9 @@ def test_two_processes_equal_one_on_other_families(ended, case, tmp_path):
         load_file(next(snapshot_path(place / case, 3).glob("*.safetensors")))
         for place in (tmp_path, folder)
     )
+    for name in set(expected):
+        # It moves all of a softmax's logits alike: its gradient is rounding alone, which AdamW
+        # makes whole steps of.
+        if case == "sana_sft" and name.endswith("attn2.to_k.bias"):
+            del found[name], expected[name]
     assert_close(found, expected)

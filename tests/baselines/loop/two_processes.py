@@ -83,10 +83,12 @@ SD3_CASES: dict[str, dict[str, object]] = {
         **{"dtype": torch.bfloat16, "mixed_precision": "bf16"},
     },
 }
-#: On families of packed or listed latents: case -> (family, method).
+#: On every family but SD3's: case -> (family, method).
 FAMILY_CASES = {
-    "packed_soar": ("flux2_klein", "soar"),
-    "packed_nft": ("qwen_image", "diffusion_nft"),
+    "flux2_soar": ("flux2_klein", "soar"),
+    "qwen_nft": ("qwen_image", "diffusion_nft"),
+    "sana_sft": ("sana", "sft"),
+    "z_image_grpo": ("z_image", "flow_grpo"),
 }
 
 
