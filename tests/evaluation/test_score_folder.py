@@ -54,12 +54,12 @@ def test_scores_every_image_and_sums_up(
 ) -> None:
     assert scored(drawn, tmp_path / "out") == 0
     rows = rows_of(tmp_path / "out/geneval")
-    assert [row["prompt_id"] for row in rows] == [f"lab_geneval/{i:05d}" for i in range(50)]
+    assert [row["prompt_id"] for row in rows] == [f"lab_geneval/{i:05d}" for i in range(204)]
     assert len({row["fingerprint"] for row in rows}) == 1
     verdicts = [json.loads(str(row["details"])) for row in rows]
     assert {"correct", "strict_correct", "strict_score", "reason"} <= verdicts[0].keys()
     summary = json.loads((tmp_path / "out/summary.json").read_text())["judges"]["geneval"]
-    share = sum(verdict["correct"] for verdict in verdicts) / 50
+    share = sum(verdict["correct"] for verdict in verdicts) / 204
     assert summary["numbers"]["images_correct"] == pytest.approx(share)
     assert 0.6 < share < 1.0
     assert summary["title"] == "GenEval"
@@ -71,10 +71,10 @@ def test_scores_every_image_and_sums_up(
         by_task.setdefault(verdict["tag"], []).append(float(verdict["correct"]))
     variance = sum(np.var(own, ddof=1) / len(own) for own in by_task.values()) / len(by_task) ** 2
     half_width = (interval["high"] - interval["low"]) / 2
-    # Student's t of the tasks together has between 7 and 44 degrees of freedom.
-    assert 2.0 < half_width / variance**0.5 < 2.4
+    # Student's t of the tasks together has between 33 and 198 degrees of freedom.
+    assert 1.97 < half_width / variance**0.5 < 2.4
     assert interval["measure"] == next(iter(summary["numbers"]))
-    assert (interval["num_prompts"], interval["level"]) == (50, 0.95)
+    assert (interval["num_prompts"], interval["level"]) == (204, 0.95)
     printed = capsys.readouterr().out
     assert f"[{interval['low']:.4f}, {interval['high']:.4f}]" in printed
     assert "95 %: for other prompts of the kind" in printed
@@ -150,7 +150,7 @@ def test_the_tutorial_works_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     for command in commands:
         assert main(command.removeprefix(start).split()) == 0
-    for folder, count in (("scores/lab_geneval/drawn", 100), ("evaluations/lab_geneval/lab", 50)):
+    for folder, count in (("scores/lab_geneval/drawn", 408), ("evaluations/lab_geneval/lab", 204)):
         output = tmp_path / "runs" / folder
         scores = json.loads((output / "summary.json").read_text())["judges"]["geneval"]["scores"]
         assert len(rows_of(output / scores)) == count

@@ -96,7 +96,7 @@ def test_a_finished_cell_has_exactly_the_planned_rows(grid: Grid) -> None:
     assert {row["evaluator"] for row in rows} == {"aesthetic", "oracle_aesthetic"}
     assert all(math.isfinite(row["value"]) and row["reason"] is None for row in rows)
     assert len({row["sample_id"] for row in rows}) == 3
-    assert stored.final_metric == "aesthetic"
+    assert stored.final_metric == "oracle_aesthetic"
     assert stored.description["oracle_metrics"] == ["oracle_aesthetic"]
     assert stored.steps == (3, 6)
     assert stored.state == "finished"
