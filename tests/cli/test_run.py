@@ -367,8 +367,9 @@ def test_what_the_report_finds_damaged_is_made_again_by_the_same_run(arguments: 
     suite = next(iter(cell.suites.values()))
     drawn = grid.store.artefact(addresses.images(cell, cell.steps[-1], suite).address).root
     pictures = {path: path.read_bytes() for path in drawn.rglob("*.png")}
-    # By its ends a whole table; and no job of a finished grid reads images.
-    sorted(grid.store.root.glob("scores/*/rows.parquet"))[0].write_bytes(b"PAR1 junk PAR1")
+    # By its ends a whole table, of another step; and no job of a finished grid reads images.
+    scored = addresses.scores(cell, cell.steps[0], suite, suite.judges[0]).address
+    (grid.store.artefact(scored).root / "rows.parquet").write_bytes(b"PAR1 junk PAR1")
     for path in pictures:
         path.write_bytes(b"junk")
     code, text = go(words, FakeWorkbench())
