@@ -90,6 +90,8 @@ FAMILY_CASES = {
     "sana_sft": ("sana", "sft"),
     "z_image_grpo": ("z_image", "flow_grpo"),
 }
+#: In shards a family's layers are wrapped alike, and two of them show it.
+IN_SHARDS = ("flux2_soar", "qwen_nft")
 
 
 def train_family(case: str, folder: Path, *, rank: int = 0, **distributed) -> nn.Module:
