@@ -138,7 +138,7 @@ def test_the_table_beside_the_sources_is_what_the_recipes_say(named: str) -> Non
 def test_one_word_makes_it_small_or_large() -> None:
     small = cells_of("grid=reward_specific", *REAL, "budget=quick")["sft"].training
     assert small is not None
-    assert small.steps == 60
+    assert small.steps == 40
     large = cells_of("grid=reward_specific", "model=sd35_large", "data=lab_general")["base"]
     assert large.model.path == "stabilityai/stable-diffusion-3.5-large"
     assert large.sampling.num_inference_steps == 40
