@@ -33,7 +33,7 @@ class LabDetector:
     def detect(
         self, images: Sequence[Image.Image], metadatas: Sequence[Mapping[str, object]]
     ) -> list[list[Detection]]:
-        """Shapes of each image with their colours; of an image with a place, those that are there."""
+        """Shapes of each image with their colours; where a place is asked for, those in it."""
         # Imported late: SciPy takes longer than all that a configuration needs.
         from soarbench.lab.world.oracles import detect
 
@@ -92,7 +92,8 @@ class LabGenEvalConfig(GenEvalFacts):
     kind = "lab_geneval"
     summary = "the laboratory's exact GenEval"
     packages = ("scipy",)
-    code = (*GenEvalFacts.code, "soarbench.lab.world.oracles")
+    # The grammar says where a place is.
+    code = (*GenEvalFacts.code, "soarbench.lab.world.grammar", "soarbench.lab.world.oracles")
 
     class_names = SHAPES
     color_names = COLORS

@@ -16,6 +16,7 @@ from evaluators.base import Evaluator, Sample
 from evaluators.ocr.evaluator import OcrConfig
 from soarbench.evaluation.seeds import evaluation_noise
 from soarbench.lab.assets import ASSETS
+from soarbench.lab.build.training import NUM_PICTURES
 from soarbench.lab.config import LabModelConfig
 from soarbench.lab.judges import (
     LabAestheticConfig,
@@ -24,7 +25,6 @@ from soarbench.lab.judges import (
     OracleAesthetic,
     picture,
 )
-from soarbench.lab.build.training import NUM_PICTURES
 from soarbench.lab.suites import LabSuite, Part
 from soarbench.lab.world.grammar import TASKS, all_compositions, lay_out, split, training_sample
 from soarbench.lab.world.oracles import detect

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from soarbench.lab.world.scenes import COLORS, IMAGE_SIZE, SHAPES, PlacedObject, Scene, Style, random_style
+from soarbench.lab.world.scenes import (
+    COLORS,
+    IMAGE_SIZE,
+    SHAPES,
+    PlacedObject,
+    Scene,
+    Style,
+    random_style,
+)
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 RELATIONS = ("left of", "right of", "above", "below")
@@ -93,9 +101,7 @@ class Composition:
         row: dict[str, object] = {"tag": self.tag, "include": include}
         if self.tag == "counting":
             # As in GenEval: "at least" for all other tasks, exactly as many for this one.
-            row["exclude"] = [
-                {"class": want.shape, "count": want.count + 1} for want in self.wants
-            ]
+            row["exclude"] = [{"class": want.shape, "count": want.count + 1} for want in self.wants]
         if self.place is not None:
             # GenEval has no such demand: the laboratory's detector looks at that place alone.
             row["place"] = self.place
@@ -167,8 +173,9 @@ def all_compositions() -> dict[str, tuple[Composition, ...]]:
 
 @dataclass(frozen=True)
 class Split:
-    """Compositions of the evaluation suites, of those that settings are tuned on, and by kind of
-    the training data; no composition is in two of them.
+    """Compositions of the evaluation and tuning suites, and by kind those that are trained on.
+
+    No composition is in two parts.
     """
 
     geneval: tuple[Composition, ...]
@@ -224,7 +231,8 @@ def demands(caption: str) -> dict[str, object]:
 
 @functools.cache
 def _training_groups() -> dict[str, list[list[Composition]]]:
-    """Of each kind by how many colours are named: of 62 positions with colours there is one without."""
+    """Of each kind, by how many colours are named."""
+    # All alike: a position without a colour, as GenEval asks for, is one in 62.
     groups: dict[str, dict[int, list[Composition]]] = {kind: {} for kind in TRAINING_SHARES}
     for kind, pool in split().training.items():
         for composition in pool:
