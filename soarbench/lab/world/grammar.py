@@ -124,14 +124,14 @@ def _of_several() -> Iterator[Composition]:
     for a, b in itertools.permutations(SHAPES, 2):
         yield Composition("two_object", f"a {a} and a {b}", (Want(a), Want(b)))
     for a, b, c in itertools.permutations(SHAPES, 3):
-        wants = (Want(a), Want(b), Want(c))
-        yield Composition("two_object", f"a {a}, a {b} and a {c}", wants)
+        three = (Want(a), Want(b), Want(c))
+        yield Composition("two_object", f"a {a}, a {b} and a {c}", three)
     for shape, count in itertools.product(SHAPES, (2, 3, 4)):
         said = COUNT_WORDS[count]
         yield Composition("counting", f"{said} {shape}s", (Want(shape, count),))
         for color in COLORS:
-            wants = (Want(shape, count, color),)
-            yield Composition("counting", f"{said} {color} {shape}s", wants)
+            painted = (Want(shape, count, color),)
+            yield Composition("counting", f"{said} {color} {shape}s", painted)
     for (a, b), (many, few) in itertools.product(itertools.permutations(SHAPES, 2), TWO_COUNTS):
         said = f"{COUNT_WORDS[many]} {a}s and {COUNT_WORDS[few]} {b}{'s' if few > 1 else ''}"
         yield Composition("counting", said, (Want(a, many), Want(b, few)))
