@@ -242,7 +242,7 @@ def test_the_command_prints_a_table_and_refuses_what_cannot_fit(
     stream = io.StringIO()
     console = Console(file=stream, width=160)
     assert plan(PlanOptions(gpu="l4-24gb"), ["method=sft", "budget=quick"], console=console) == 0
-    for text in ("peak, GB", "forward equivalents an update", "60 updates", "lab at 64 px"):
+    for text in ("peak, GB", "forward equivalents an update", "40 updates", "lab at 64 px"):
         assert text in stream.getvalue()
     big = ["method=sft", "training.batch_size=640000", "training.micro_batch_size=640000"]
     assert main(["plan", *big, "gpu=l4-24gb"]) == 2
