@@ -10,6 +10,8 @@ import pytest
 # Before anything imports torch: so many processes have no use for more threads, and sums come out
 # alike however many cores a machine has.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers are nice to others (15), and waited here until all other tests had their cores.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 from tests.fakes import SMALL
 
