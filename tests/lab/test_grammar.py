@@ -76,3 +76,14 @@ def test_wrong_captions_come_in_the_share_asked_for():
 def test_unknown_suite_is_named_with_those_that_exist():
     with pytest.raises(UserError, match=r"lab_genevil.*lab_geneval"):
         suite_named("lab_genevil")
+
+
+@pytest.mark.parametrize("place", grammar.PLACES)
+def test_an_object_elsewhere_than_asked_is_judged_wrong(place):
+    pool = [c for c in grammar.all_compositions()["colors"] if c.phrase.startswith("a red heart")]
+    asked = next(c for c in pool if c.place == place)
+    sample = drawn_sample("asked", asked)
+    for other in pool:
+        image = drawn_sample("other", other).image
+        found = LabDetector().detect([image], [sample.metadata])[0]
+        assert judge(found, sample.metadata).correct is (other == asked), other.phrase
