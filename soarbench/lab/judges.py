@@ -12,12 +12,13 @@ from PIL import Image
 from evaluators.base import Canary, Evaluator, JudgeConfig, Sample, Score
 from evaluators.geneval.config import GenEvalFacts
 from evaluators.geneval.detectors import Detection
+from evaluators.geneval.metadata import MetadataError
 from evaluators.geneval.verdict import GenEval
 from evaluators.preference.aesthetic import AestheticConfig
 from evaluators.preference.base import PreferenceEvaluator, ScorerConfig
 from evaluators.preference.clipscore import ClipScoreConfig
 from soarbench.lab.assets import ASSETS, HEAD_FILE, asset_dir
-from soarbench.lab.world.grammar import Composition, by_caption, is_in_place, lay_out
+from soarbench.lab.world.grammar import PLACES, Composition, by_caption, is_in_place, lay_out
 from soarbench.lab.world.scenes import CLEAN_STYLE, COLORS, SHAPES, Scene, Style, render
 
 
@@ -33,7 +34,10 @@ class LabDetector:
     def detect(
         self, images: Sequence[Image.Image], metadatas: Sequence[Mapping[str, object]]
     ) -> list[list[Detection]]:
-        """Shapes of each image with their colours; where a place is asked for, those in it."""
+        """Shapes of each image with their colours; where a place is asked for, those in it.
+
+        ``MetadataError`` where there is no such place.
+        """
         # Imported late: SciPy takes longer than all that a configuration needs.
         from soarbench.lab.world.oracles import detect
 
@@ -41,6 +45,9 @@ class LabDetector:
         for index, (image, metadata) in enumerate(zip(images, metadatas, strict=True)):
             if "place" in metadata:
                 place = str(metadata["place"])
+                if place not in PLACES:
+                    known = ", ".join(PLACES)
+                    raise MetadataError(f"place is {place!r}; it must be one of {known}")
                 found[index] = [d for d in found[index] if is_in_place(d.box, image.size, place)]
         return found
 

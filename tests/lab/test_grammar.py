@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from evaluators.geneval.metadata import MetadataError
 from evaluators.geneval.verdict import judge
 from soarbench.common.errors import UserError
 from soarbench.config.registries import suite_named
@@ -87,3 +88,9 @@ def test_an_object_elsewhere_than_asked_is_judged_wrong(place):
         image = drawn_sample("other", other).image
         found = LabDetector().detect([image], [sample.metadata])[0]
         assert judge(found, sample.metadata).correct is (other == asked), other.phrase
+
+
+def test_a_place_that_does_not_exist_is_named_with_those_that_do():
+    sample = drawn_sample("any", grammar.all_compositions()["colors"][0])
+    with pytest.raises(MetadataError, match=r"'in the sky'.*at the top"):
+        LabDetector().detect([sample.image], [{**sample.metadata, "place": "in the sky"}])
