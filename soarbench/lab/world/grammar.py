@@ -41,8 +41,8 @@ WORDS = (
 COUNT_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
 # There is room for four objects.
 TWO_COUNTS = ((2, 1), (3, 1), (2, 2))
-# Not among the prefixes of training, so that no evaluation prompt is a training caption even where
-# a composition is in both.
+# Not among the prefixes of training: no evaluation prompt is a training caption, whatever its
+# composition.
 EVALUATION_PREFIX = "a photo of "
 TRAINING_PREFIXES = ("a picture of ", "a drawing of ", "an image of ", "")
 # How often each kind is drawn in training; hard kinds more often. Drawn alike, a prototype came to
