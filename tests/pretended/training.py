@@ -1,8 +1,8 @@
 """One update of the real loop on a pretended GPU; prints what happened as JSON, a line a case.
 
 ``python -m tests.pretended.training CASE [CASE ...]``, a case being settings of ``plan`` separated
-by semicolons, ``method=soar;lora=null``; ``fault=NAME`` among them plants one of ``FAULTS`` in a
-model of few layers, and ``planned`` also asks the plan.
+by semicolons, ``method=soar;lora=null``; ``fault=NAME`` among them plants one of ``FAULTS``,
+``few`` leaves a few layers of each kind, and ``planned`` also asks the plan.
 """
 
 from __future__ import annotations
@@ -86,14 +86,14 @@ def processes(count: int) -> Iterator[None]:
 
 
 def update(words: list[str], planner: Planner) -> dict[str, object]:
-    """Take one update of the one method that the words name; with a fault, of a few layers."""
-    is_planned = "planned" in words
+    """Take one update of the one method that the words name."""
+    is_planned, is_few = "planned" in words, "few" in words
     fault = [word.removeprefix("fault=") for word in words if word.startswith("fault=")]
     words = [word for word in words if "=" in word and not word.startswith("fault=")]
     (demand,) = read_request(PlanOptions(), words).demands.values()
     architecture = demand.model.architecture()
-    if fault:
-        architecture = architecture.with_layers([min(n, 2) for n in architecture.layers])
+    if is_few:
+        architecture = architecture.with_layers([min(n, 4) for n in architecture.layers])
     device = torch.device("cuda", 0)
     judge = GroupMethod._judge
 
@@ -129,14 +129,17 @@ def update(words: list[str], planner: Planner) -> dict[str, object]:
             if not fault:
                 raise
             error = f"{type(raised).__name__}: {raised}"
-    result = {
+    result: dict[str, object] = {
         "error": error,
         "peak": seen.peak,
         "waits": dict(seen.waits),
         "uploads": dict(seen.uploads),
         "kernels": sorted(seen.kernels),
     }
-    return result | ({"planned": planned_bytes(demand, planner)} if is_planned else {})
+    if is_planned:
+        with mock.patch.object(type(demand.model), "architecture", lambda _: architecture):
+            result["planned"] = planned_bytes(demand, planner)
+    return result
 
 
 if __name__ == "__main__":
