@@ -137,7 +137,7 @@ def update(words: list[str], planner: Planner) -> dict[str, object]:
         "kernels": sorted(seen.kernels),
     }
     if is_planned:
-        with mock.patch.object(type(demand.model), "architecture", lambda _: architecture):
+        with mock.patch.object(type(demand.model), "architecture", return_value=architecture):
             result["planned"] = planned_bytes(demand, planner)
     return result
 

@@ -29,7 +29,7 @@ from soarbench.stats.power import (
 )
 from soarbench.stats.significance import holm, paired_permutation_test, paired_test
 
-RESULTS = Path(__file__).parents[2] / "results/lab/standard"
+RESULTS = Path(__file__).parents[2] / "results/lab/first_edition"
 GRIDS = ("reward_specific", "main_table", "soar_then_grpo")
 #: Methods that share a baseline, as in the laboratory's tables.
 NUM_METHODS = 3
