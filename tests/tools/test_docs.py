@@ -145,7 +145,7 @@ def test_every_page_is_copied_with_what_it_links(
 ) -> None:
     monkeypatch.setattr(docs, "SOURCE", tmp_path)
     docs.copy_pages([*docs.DOCS.rglob("*.md"), *(ROOT / name for name in docs.OTHER_PAGES)])
-    assert (tmp_path / "results/lab/standard/report/reward_specific/curves.png").is_file()
+    assert (tmp_path / "results/lab/quick/report/reward_specific/curves.png").is_file()
     for page in tmp_path.rglob("*.md"):
         for target in docs.targets(page.read_text()):
             path = (page.parent / target.partition("#")[0]).resolve()
