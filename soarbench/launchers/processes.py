@@ -213,6 +213,8 @@ def _work(
 
 
 def _leave(*_: object) -> None:
+    # A second one would interrupt the way out; whoever takes too long is killed.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # Through every ``finally``: processes that train for this one are ended there.
     raise SystemExit(1)
 

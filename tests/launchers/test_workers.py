@@ -150,3 +150,24 @@ def test_workers_end_with_the_grid_and_the_same_command_goes_on(
     _, exit_code, _ = run(words, benches.quick)
     assert exit_code == 0
     assert numbers(grid.store.root) == in_one_process(words, tmp_path)
+
+
+_ENDED_TWICE = """
+import atexit, os, signal
+from soarbench.launchers.processes import _leave
+
+signal.signal(signal.SIGTERM, _leave)
+atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+finally:
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("cleaned up")
+"""
+
+
+def test_a_worker_that_is_ended_twice_cleans_up_in_silence() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", _ENDED_TWICE], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "cleaned up\n", "")
