@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 
 from soarbench.common.plugins import conf_folders
@@ -53,6 +54,15 @@ def test_bands_are_the_intervals():
     path = ax.collections[0].get_paths()[0].vertices
     assert path[:, 1].min() == pytest.approx(4.95)
     assert path[:, 1].max() == pytest.approx(5.2)
+
+
+def test_the_interval_of_a_single_snapshot_is_seen():
+    """A band of one point would have no width, under a legend that speaks of bands."""
+    (ax,) = draw_curves([POINTS[0], POINTS[1]], FACTS).axes
+    (bar,) = (one for one in ax.collections if isinstance(one, LineCollection))
+    np.testing.assert_allclose(bar.get_segments(), [[[50, 4.95], [50, 5.15]]])
+    (ax,) = draw_curves(POINTS, FACTS).axes
+    assert not any(isinstance(one, LineCollection) for one in ax.collections)
 
 
 def test_differences_stand_below_their_metric_over_the_same_steps():

@@ -323,6 +323,9 @@ def draw_band(
     """A line of (value, low, high) with its interval, and markers at some of its points."""
     values, low, high = zip(*bands, strict=True)
     ax.fill_between(across, low, high, color=look.color, alpha=0.1, linewidth=0)
+    if len(across) == 1:
+        # A band of one point has no width.
+        ax.vlines(across, low, high, color=look.color, linewidth=1.2, alpha=0.7)
     # Edges tell overlapping bands apart, also in grey.
     for edge in (low, high):
         ax.plot(across, edge, **look.line, linewidth=0.5, alpha=0.7)
