@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -38,6 +39,8 @@ _COLUMNS = {
 }  # fmt: skip
 #: Measurements of images and paths, which nobody pairs to the last bit.
 _SINGLE = {"images", "norms", "exposure"}
+#: Of a statistic of an image: an error of .0001 of it, where images of a prompt differ by a tenth.
+_BITS = 13
 #: Of a cell as ``cells.parquet`` has it, beside its launches and protocols.
 _PLAIN = ("description", "state", "reason", "mlflow_run_id", "budget", "created_at", "code")
 
@@ -260,6 +263,18 @@ def _joined(label: str, parts: Iterable[tuple[str, pa.Table | None]]) -> pa.Tabl
     return pa.concat_tables(tables, promote_options="permissive") if tables else None
 
 
+def _rounded(table: pa.Table) -> pa.Table:
+    """Single numbers to ``_BITS`` bits: two thirds of the size, since the rest compresses away."""
+    for i, field in enumerate(table.schema):
+        if pa.types.is_float32(field.type):
+            column = table.column(i)
+            mantissa, exponent = np.frexp(column.to_numpy())
+            values = np.ldexp(np.round(np.ldexp(mantissa, _BITS)), exponent - _BITS)
+            absent = column.is_null().to_numpy()
+            table = table.set_column(i, field, pa.array(values, type=field.type, mask=absent))
+    return table
+
+
 def _write(root: Path, name: str, table: pa.Table | None) -> None:
     path = root / f"{name}.parquet"
     if table is None:
@@ -271,6 +286,8 @@ def _write(root: Path, name: str, table: pa.Table | None) -> None:
             for field in table.schema
         ]
         table = table.cast(pa.schema(single))
+    if name == "images":
+        table = _rounded(table)
     write = functools.partial(
         pq.write_table, table, compression="zstd", compression_level=19,
         use_dictionary=[one.name for one in table.schema if pa.types.is_string(one.type)],

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -112,6 +113,25 @@ def test_a_copy_holds_no_images_weights_or_checkpoints(finished: list[str], tmp_
     }
     with Image.open(io.BytesIO(strips[0].jpeg)) as strip:
         assert strip.width == len(strips[0].prompts) * strip.height
+
+
+def test_statistics_of_images_have_few_digits(finished: list[str], tmp_path: Path) -> None:
+    """They are most of an export; scores, which verdicts come from, have all of theirs."""
+    copied = by_method(exported(finished, tmp_path / "copy"))
+    for cell in grid_cells(finished).cells:
+        other = copied[cell.method].tables
+        assert sorted(other.scores()["value"].to_pylist()) == sorted(
+            cell.tables.scores()["value"].to_pylist()
+        )
+        rows, short = cell.tables.probe("images"), other.probe("images")
+        assert rows is not None
+        assert short is not None
+        for name in ("brightness", "saturation"):
+            values = np.array(short[name].to_pylist(), dtype=float)
+            assert (np.frexp(values)[0] * 2**13 % 1 == 0).all()
+            expected = np.array(rows[name].to_pylist(), dtype=float)
+            assert expected.any()
+            np.testing.assert_allclose(np.sort(values), np.sort(expected), rtol=2**-13)
 
 
 def test_the_page_of_a_copy_shows_the_samples(finished: list[str], tmp_path: Path) -> None:

@@ -82,6 +82,17 @@ def test_the_best_trial_is_that_of_the_highest_mean_gain(folder: Path) -> None:
     assert best.settings == {"method.other": "a", "optim.learning_rate": 9e-4}
 
 
+def test_trials_stand_in_one_order_whatever_the_order_of_cells(folder: Path) -> None:
+    """A store and its export have cells in orders of their own."""
+    cells = cells_of(folder)
+    panels, _ = build_panels(cells)
+    one, other = choices(cells, panels), choices(cells[::-1], panels)
+    assert one == other
+    assert [(trial.name, trial.task) for trial in one[0].trials[:3]] == [
+        ("sft", "one"), ("sft", "two"), ("sft_dropped", "one"),
+    ]  # fmt: skip
+
+
 def test_a_gain_is_in_spreads_of_the_base_and_a_difference_is_to_the_recipe(folder: Path) -> None:
     cells = cells_of(folder)
     panel = build_panels(cells)[0]["two", "ocr"]

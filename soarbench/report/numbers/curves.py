@@ -73,8 +73,12 @@ def build_curves(
         logs.setdefault((cell.task, cell.method), []).append(logged)
     points: list[CurvePoint] = []
     for table in tables:
-        # With several tasks a panel each; with one there is room for all that is learned.
-        drawn = [name for name in table.metrics if not table.facts[name].is_oracle]
+        # With several tasks a panel each; with one there is room for all that is learned. What
+        # decides is never left out, an oracle or not: costs are compared along its curve.
+        drawn = [
+            name for name in table.metrics
+            if name == table.final_metric or not table.facts[name].is_oracle
+        ]  # fmt: skip
         for metric in drawn if len(tables) == 1 else [table.final_metric]:
             panel = panels.get((table.task, metric))
             if panel is not None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from soarbench.report.numbers.estimates import compare, estimate
-from soarbench.report.numbers.names import BASE, method_title, titles_of
+from soarbench.report.numbers.names import BASE, method_title, ordered_methods, titles_of
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.tables import Panels
 from soarbench.stats import Interval
@@ -85,8 +85,10 @@ def choices(cells: Sequence[Cell], panels: Panels) -> list[Choice]:
     it would have had fewer of them than others.
     """
     titles = titles_of(cells)
+    # A store and its export have cells in orders of their own.
+    order = ordered_methods({cell.method for cell in cells})
     groups: dict[str, list[Cell]] = {}
-    for cell in cells:
+    for cell in sorted(cells, key=lambda cell: (order.index(cell.method), cell.task)):
         if cell.trial_of:
             groups.setdefault(cell.trial_of, []).append(cell)
     return [
