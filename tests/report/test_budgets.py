@@ -46,6 +46,19 @@ def grid(tmp_path_factory):
     return parts(write_grid(folder, reward_specific(seeds=(0, 1), num_prompts=24)))
 
 
+def test_one_task_that_an_oracle_decides_is_compared_at_equal_cost(tmp_path):
+    """Its curve is one of those that are drawn, beside what is learned."""
+    cells = [
+        replace(cell, final_metric="oracle_aesthetic")
+        for cell in reward_specific(seeds=(0, 1), num_prompts=12)
+        if cell.task != "alignment"
+    ]
+    tables, panels, curves = parts(write_grid(tmp_path / "grid", cells))
+    assert {one.metric for one in curves} == {"aesthetic", "oracle_aesthetic"}
+    found = matched_tables(tables, panels, curves, "forward_equivalents")
+    assert {one.table.final_metric for one in found} == {"oracle_aesthetic"}
+
+
 def test_a_way_begins_at_the_base():
     points = [
         point("base", 0, 1.0, seconds=0.0),

@@ -142,6 +142,15 @@ def test_a_metric_of_several_tasks_names_its_task(reports):
     )
 
 
+def test_a_narrowed_grid_fills_the_column_of_the_task_that_is_left(tmp_path):
+    cells = [cell for cell in reward_specific(num_prompts=12) if cell.task != "alignment"]
+    report = build_report(write_grid(tmp_path / "grid", cells), tmp_path, grid="reward_specific")
+    by_method = {row[0]: row[2:] for row in report.measured.to_numpy().tolist()}
+    for name, (aesthetic, clipscore) in by_method.items():
+        assert re.match(r"\d", aesthetic), name
+        assert clipscore == "-"
+
+
 def test_a_grid_that_the_paper_lacks_has_no_layout(tmp_path):
     grid = write_grid(
         tmp_path / "grid", [Folder(method="sft", task="aesthetic", num_prompts=6, steps=(10,))]

@@ -304,10 +304,11 @@ def _guidance(cell: Cell) -> object:
 
 
 def _measured(table: TaskTable, row: MethodRow, *, is_only: bool) -> dict[str, str]:
-    # The paper's heads name a task only where it optimises several metrics one by one.
-    task = None if is_only else table.task
+    # The paper's heads name a task only where it optimises several metrics one by one, of which a
+    # grid that was narrowed has one left.
     texts = {
         published_head(name, task): value_text(row.estimates.get(name), table.facts[name])
+        for task in ((table.task, None) if is_only else (table.task,))
         for name in table.metrics
     }
     if "optimizer_steps" in row.budget:
