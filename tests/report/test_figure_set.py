@@ -316,6 +316,13 @@ def test_gains_start_at_the_base_beside_what_choosing_gains():
     np.testing.assert_allclose(lines(shortfall)["SOAR"].get_ydata(), [0.0, 0.2])
 
 
+def test_two_images_a_prompt_are_the_best_of_2():
+    both = measured(point("soar", 20, 0.8, 0.6))
+    least = Benchmark(counts=(2,), proxy_gains=(0.5,), true_gains=(0.25,), rate=interval(0.5))
+    (plane, *_) = draw_gaming([replace(both, benchmark=least)]).axes
+    assert "Best of 2 base images" in lines(plane)
+
+
 def test_every_row_of_gaming_is_named_by_its_task_and_score():
     one = point("soar", 20, 0.8, 0.6)
     bare = replace(measured(one), benchmark=None)

@@ -139,9 +139,10 @@ def _draw_plane(
     if benchmark is not None:
         # Along this line a gain is as true as one that nobody trained for.
         ax.axline((0, 0), slope=benchmark.rate.estimate, **_CHOICE, zorder=1)
+        sizes = " to ".join(str(count) for count in sorted({2, benchmark.counts[-1]}))
         ax.plot(
             benchmark.proxy_gains, benchmark.true_gains, **_CHOICE, marker="x", zorder=1,
-            linestyle="none", label=f"Best of 2 to {benchmark.counts[-1]} base images",
+            linestyle="none", label=f"Best of {sizes} base images",
         )  # fmt: skip
 
 
