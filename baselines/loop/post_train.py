@@ -68,12 +68,11 @@ def post_train(
 
     ``transformer`` is a diffusers model as the run starts from it, also when resuming. Without
     ``lora`` every weight is trained, held in float32. ``negative_condition``, of the empty prompt,
-    has a batch axis of 1. Snapshots are rounded to ``snapshot_dtype``, which None leaves in
-    the trained one, and kept at ``snapshot_steps``; None takes those of ``training``. ``shapes``
-    are needed where the rows' latents are not all alike.
-    ``on_log`` is called on the main process; a resumed run repeats the steps after its checkpoint,
-    with the same values. ``journal`` keeps what was logged with each checkpoint. Without ``owner``
-    the folder is taken over from whoever trains into it.
+    has a batch axis of 1. Snapshots are rounded to ``snapshot_dtype``, which None leaves in the
+    trained one, and kept at ``snapshot_steps``; None takes those of ``training``. ``shapes`` are
+    needed where the rows' latents are not all alike. ``on_log`` is called on the main process; a
+    resumed run repeats the steps after its checkpoint, with the same values. ``journal`` keeps what
+    was logged with each checkpoint. Without ``owner`` the folder is taken over.
 
     Raises:
         ValueError: The configuration does not fit the method, the data or the processes.

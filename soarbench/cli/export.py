@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -78,6 +78,7 @@ def _write(source: GridCells, finished: Sequence[Cell], target: Path) -> int:
     there = Export(target)
     stored = {cell.cell_id: cell for cell in there.cells()} if there.exists else {}
     new = [_with_paths(cell, stored.pop(cell.cell_id, None)) for cell in source.cells]
+    _refuse_older(target, stored.values(), new)
     cells = sorted([*stored.values(), *new], key=lambda cell: cell.cell_id)
     write_export(
         target,
@@ -87,6 +88,17 @@ def _write(source: GridCells, finished: Sequence[Cell], target: Path) -> int:
         clean_commands(cells),
     )
     return len(stored)
+
+
+def _refuse_older(target: Path, stored: Iterable[Cell], new: Iterable[Cell]) -> None:
+    """``UserError`` where a cell was exported before with other settings: no report takes both."""
+    places = {(cell.method, cell.task, cell.seed) for cell in new}
+    for cell in stored:
+        if (cell.method, cell.task, cell.seed) in places:
+            raise UserError(
+                f"{target} has {cell.label} of other settings ({cell.cell_id}); delete it, "
+                "or choose another output="
+            )
 
 
 def _with_paths(cell: Cell, older: Cell | None) -> Cell:

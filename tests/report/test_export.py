@@ -162,6 +162,18 @@ def test_exporting_again_adds_what_is_new_and_leaves_the_rest(
     assert len(list(folder.root.iterdir())) == 8
 
 
+def test_a_cell_of_other_settings_is_not_joined_to_its_older_self(
+    finished: list[str], tmp_path: Path
+) -> None:
+    """No report takes both, and the older one is not thrown away unasked."""
+    folder = exported(finished, tmp_path / "copy")
+    before = {path.name: path.read_bytes() for path in folder.root.iterdir()}
+    words = [*finished, "method=sft", "optim.learning_rate=0.5"]
+    with pytest.raises(UserError, match=r"has sft aesthetic seed 0 of other settings .*delete"):
+        export(ExportOptions(output=tmp_path / "copy"), words, console=quiet())
+    assert {path.name: path.read_bytes() for path in folder.root.iterdir()} == before
+
+
 def test_what_the_base_was_measured_on_for_another_task_stays(
     finished: list[str], tmp_path: Path
 ) -> None:
