@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -128,6 +129,25 @@ class Train(Job):
         else:
             log.warning("%s: %s is trained again", fault, self.cell.label)
         return fault is None
+
+
+def refuse_repetition(jobs: Iterable[Job], store: Store) -> None:
+    """``UserError`` where a training that is over would be repeated, for snapshots that it lacks.
+
+    To be asked on a GPU: few of its kernels give the same bits twice, and a repetition that comes
+    to other weights is thrown away when it is over.
+    """
+    for job in jobs:
+        training = job.cell.training
+        if not isinstance(job, Train) or training is None or training.deterministic:
+            continue
+        if steps := job.lacking(store):
+            raise UserError(
+                f"{job.cell.label} is over, and has no snapshot of step "
+                f"{', '.join(map(str, steps))}; a GPU that trains it again would hardly come to "
+                "the same weights without training.deterministic=true. Leave these snapshots out "
+                "(budget.cost_shares=[] budget.costs=[]), or choose another output_dir"
+            )
 
 
 def trained_folder(store: Store, cell: CellConfig) -> TrainingFolder:

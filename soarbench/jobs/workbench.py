@@ -56,7 +56,7 @@ from soarbench.jobs.draw import Draw
 from soarbench.jobs.judge import Judge
 from soarbench.jobs.probe import FollowedJob
 from soarbench.jobs.reward_scales import reward_scales
-from soarbench.jobs.train import Train
+from soarbench.jobs.train import Train, refuse_repetition
 from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import adapter_root, apply_adapter
 from soarbench.models.base import ImageModel
@@ -121,7 +121,7 @@ class ModelWorkbench:
         # What is quick to find out comes first: devices, sizes, indices of models, files of data.
         trained = _cells(job for job in jobs if isinstance(job, Train))
         drawn = _cells(job for job in jobs if isinstance(job, (Train, Draw, FollowedJob)))
-        self._check_devices(trained)
+        self._check_devices(trained, jobs)
         models = {cell.model: cell for cell in drawn}
         for config in models:
             config.check_source()
@@ -143,7 +143,7 @@ class ModelWorkbench:
         except (EvaluatorError, RewardError) as error:
             raise UserError(str(error)) from error
 
-    def _check_devices(self, trained: Sequence[CellConfig]) -> None:
+    def _check_devices(self, trained: Sequence[CellConfig], jobs: Sequence[Job]) -> None:
         for cell in trained:
             assert cell.training is not None
             assert cell.optim is not None
@@ -154,6 +154,7 @@ class ModelWorkbench:
             except ValueError as error:
                 raise UserError(str(error)) from error
         if self.device.type == "cuda":
+            refuse_repetition(jobs, self.store)
             # A public tool's default ran out of memory on an 80 GB card (flow_grpo issue 25).
             gpu = torch.cuda.get_device_properties(self.device)
             require_fit(trained, self.processes, name=gpu.name, memory=self._memory())

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from soarbench.cli.run import dry_table, run_whole
+from soarbench.common.errors import UserError
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
 from soarbench.jobs.graph import grid_jobs
-from soarbench.jobs.train import trained_folder
+from soarbench.jobs.train import Train, refuse_repetition, trained_folder
+from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.store.training import TrainingFolder
 from tests.fakes import FakeWorkbench, numbers
 
@@ -120,6 +123,28 @@ def test_a_repetition_that_comes_to_other_weights_leaves_what_was_there(
     # The grid that it was trained for is as finished as it was.
     calls, printed = go(arguments)
     assert (calls, "FAILED" in printed) == ([], False)
+
+
+def test_no_gpu_repeats_a_training_whose_weights_it_would_hardly_meet_again(
+    arguments: list[str],
+) -> None:
+    go(arguments)
+    before = content(soar_folder(arguments))
+    grid = expand([*arguments, SHARES])
+    jobs = grid_jobs(grid.cells, diagnostics=False)
+    bench = ModelWorkbench("cpu", grid.store)
+    # Named only: it is refused before anything asks which GPU that is.
+    bench.device = torch.device("cuda")
+    with pytest.raises(UserError, match=r"soar aesthetic seed 0 is over, .* step 1, 4; .*_shares"):
+        bench.prepare(jobs)
+    assert content(soar_folder(arguments)) == before
+    # What is as it was planned is not repeated, and what gives the same bits may be.
+    refuse_repetition(grid_jobs(expand(arguments).cells, diagnostics=False), grid.store)
+    exact = [*arguments, "training.deterministic=true"]
+    go(exact)
+    jobs = grid_jobs(expand([*exact, SHARES]).cells, diagnostics=False)
+    assert [job.lacking(grid.store) for job in jobs if isinstance(job, Train)] == [[], [1, 4]]
+    refuse_repetition(jobs, grid.store)
 
 
 def test_without_a_last_snapshot_to_compare_with_a_training_is_repeated_all_the_same(
