@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from soarbench.cli.app import main
-from soarbench.config.compose import compose_choices, options
+from soarbench.config.composition import compose_choices
+from soarbench.config.folders import options
 from soarbench.config.run import LauncherConfig
 
 DOCS = Path(__file__).parents[1] / "docs"

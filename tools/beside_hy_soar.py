@@ -43,7 +43,7 @@ from soarbench.benchmarks.full_size import RandomRows, random_transformer
 from soarbench.benchmarks.memory import PeakMemory
 from soarbench.benchmarks.methods import LIVE_MEMORY
 from soarbench.common.errors import UserError
-from soarbench.config.compose import parse_overrides
+from soarbench.config.overrides import parse_overrides
 from soarbench.models.devices import torch_device
 from soarbench.planning.demand import PlanOptions, read_request
 from soarbench.planning.memory_and_time import Demand

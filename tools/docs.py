@@ -22,7 +22,8 @@ from soarbench.cli.help import default_of, root_values
 from soarbench.common.docstrings import attributes, summary
 from soarbench.common.plugins import conf_folders
 from soarbench.common.strict import TARGET, imported, is_needed, typed_fields
-from soarbench.config.compose import options, registered
+from soarbench.config.composition import registered
+from soarbench.config.folders import options
 from soarbench.config.keys import members
 from soarbench.config.settings import Settings
 

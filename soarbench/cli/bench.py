@@ -8,8 +8,8 @@ from rich.console import Console
 
 from soarbench.benchmarks.tables import number_table
 from soarbench.common.errors import ConfigError
-from soarbench.config.compose import parse_overrides
 from soarbench.config.keys import split
+from soarbench.config.overrides import parse_overrides
 from soarbench.planning.demand import PlanOptions, read_request
 from soarbench.planning.memory_and_time import GB
 

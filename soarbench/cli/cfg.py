@@ -14,13 +14,10 @@ from soarbench.cli.help import root_values, takes
 from soarbench.cli.words import read
 from soarbench.common.errors import without_passwords
 from soarbench.common.strict import plain, typed_fields
-from soarbench.config.compose import (
-    Composition,
-    Overrides,
-    compose_pairs,
-    parse_overrides,
-)
+from soarbench.config.compose import compose_pairs
+from soarbench.config.composition import Composition
 from soarbench.config.keys import Options
+from soarbench.config.overrides import Overrides, parse_overrides
 from soarbench.config.stages import stages
 from soarbench.config.sweeps import swept_grid
 

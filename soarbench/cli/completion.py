@@ -14,7 +14,8 @@ from rich.console import Console
 from soarbench.cli.help import CHOICES, own_keys_of, takes
 from soarbench.common.errors import UserError
 from soarbench.common.strict import did_you_mean
-from soarbench.config.compose import compose_choices, options
+from soarbench.config.composition import compose_choices
+from soarbench.config.folders import options
 from soarbench.config.keys import Options
 
 #: Prints the words that may follow those before the cursor: first those of ``lab build``, then of

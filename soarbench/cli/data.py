@@ -11,7 +11,7 @@ from rich.console import Console
 
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import did_you_mean
-from soarbench.config import compose
+from soarbench.config import folders
 from soarbench.config.keys import Options, split
 from soarbench.data.config import ImageDataConfig, require_finite
 from soarbench.grid.expand import Grid, expand
@@ -78,7 +78,7 @@ def run_words(_options: object, words: Sequence[str]) -> list[str]:
     # SD3.5's, whose buckets and judges a set of anybody's is for, until the user says otherwise.
     chosen = {"model": "sd35_medium", "data": "jsonl"}
     chosen |= {word.key: word.text for word in map(split, words) if word.key in chosen}
-    protocols = compose.options("protocol", compose.search_path(words))
+    protocols = folders.options("protocol", folders.search_path(words))
     # Every task that the model is judged in: an image of any of their suites is in no training set.
     tasks = [name.partition("/")[2] for name in protocols if name.startswith(chosen["model"] + "/")]
     defaults = ["grid=main_table", f"grid.tasks=[{','.join(tasks)}]", "method=base"]

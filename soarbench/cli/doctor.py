@@ -16,7 +16,7 @@ from evaluators.base import JudgeConfig
 from evaluators.weights import PublishedFile, PublishedWeights
 from soarbench.cli.published import PublishedRow, data_rows, prompt_rows
 from soarbench.common.progress import print_line
-from soarbench.config.compose import search_path
+from soarbench.config.folders import search_path
 from soarbench.config.keys import Options
 from soarbench.config.registries import every_judge, require_judges
 

@@ -19,7 +19,8 @@ from soarbench.cli.score import judges_complain_in_one_line
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.files import locked, make_writable, read_json, write_atomically
 from soarbench.common.progress import GridProgress
-from soarbench.config.compose import Folders, options, run_settings, search_path
+from soarbench.config.compose import run_settings
+from soarbench.config.folders import Folders, options, search_path
 from soarbench.config.keys import split
 from soarbench.config.registries import suite_named
 from soarbench.config.settings import Settings, SuiteConfig

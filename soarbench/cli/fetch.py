@@ -17,7 +17,7 @@ from soarbench.cli.published import prompt_files, public_adapters
 from soarbench.common.errors import DamagedFile, UserError
 from soarbench.common.files import set_aside
 from soarbench.common.progress import print_line
-from soarbench.config.compose import Folders, search_path
+from soarbench.config.folders import Folders, search_path
 from soarbench.config.registries import every_judge, require_judges
 from soarbench.models.adapters import adapter_root
 

@@ -13,7 +13,7 @@ import yaml
 from soarbench.common.docstrings import attributes
 from soarbench.common.plugins import OWN
 from soarbench.common.strict import is_needed, typed_fields
-from soarbench.config.compose import options
+from soarbench.config.folders import options
 from soarbench.config.keys import Options, children, members
 from soarbench.config.settings import Settings
 

@@ -19,7 +19,7 @@ from soarbench.common.errors import ConfigError
 from soarbench.common.plugins import ConfFolder
 from soarbench.common.progress import print_line
 from soarbench.common.strict import TARGET, did_you_mean, imported
-from soarbench.config.compose import Folders, options, search_path, sources
+from soarbench.config.folders import Folders, options, search_path, sources
 from soarbench.config.keys import Options
 
 #: Groups of YAML by what they are called here.

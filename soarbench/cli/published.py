@@ -9,7 +9,8 @@ from typing import cast
 
 from evaluators.weights import PublishedFile
 from soarbench.common.strict import TARGET, convert, dotted
-from soarbench.config.compose import Folders, registered
+from soarbench.config.composition import registered
+from soarbench.config.folders import Folders
 from soarbench.config.keys import split
 from soarbench.config.settings import GridConfig
 from soarbench.config.suites import SuiteConfig

@@ -22,7 +22,7 @@ from soarbench.cli.doctor import doctor as judges_doctor
 from soarbench.cli.run import MISSING_DATA, all_jobs, rates_line
 from soarbench.common.errors import UserError
 from soarbench.common.progress import print_line
-from soarbench.config.compose import CONF_DIR
+from soarbench.config.folders import CONF_DIR
 from soarbench.config.keys import Options, split
 from soarbench.config.suites import missing_prompts
 from soarbench.grid.expand import Grid, expand

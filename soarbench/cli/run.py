@@ -22,7 +22,7 @@ from soarbench.cli.sync import deliver_grid
 from soarbench.common.errors import Damaged, UserError, reason, without_passwords
 from soarbench.common.files import locked, make_writable
 from soarbench.common.progress import print_line
-from soarbench.config.compose import CONF_DIR, search_path
+from soarbench.config.folders import CONF_DIR, search_path
 from soarbench.config.keys import split
 from soarbench.config.run import RatesConfig
 from soarbench.config.stages import stages

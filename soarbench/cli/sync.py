@@ -11,7 +11,8 @@ from rich.console import Console
 from soarbench.common.errors import UserError
 from soarbench.common.files import locked
 from soarbench.common.progress import print_line
-from soarbench.config.compose import folder_settings, parse_overrides
+from soarbench.config.compose import folder_settings
+from soarbench.config.overrides import parse_overrides
 from soarbench.grid import addresses
 from soarbench.grid.expand import Grid
 from soarbench.jobs.delivery import Rest, deliver_rest

@@ -63,7 +63,7 @@ def with_keys(words: Sequence[str], groups: Collection[str]) -> list[str]:
         words: Of which some may lack their key.
         groups: Groups of YAML that the command takes a choice of.
     """
-    from soarbench.config.compose import options, search_path
+    from soarbench.config.folders import options, search_path
 
     bare = [word for word in words if "=" not in word]
     if not bare:

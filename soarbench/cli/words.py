@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import build, is_needed, typed_fields
-from soarbench.config.compose import CONF_DIR, compose_choices, value_of
+from soarbench.config.composition import compose_choices
+from soarbench.config.folders import CONF_DIR
+from soarbench.config.grammar import value_of
 from soarbench.config.keys import Options, UnknownKeyError, hint_of, known_keys, split
 
 T = typing.TypeVar("T", bound=Options)

@@ -14,6 +14,10 @@ from typing import ClassVar
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import TARGET, component_class, dotted, typed_fields
 
+#: Groups that span the grid; everything else is the same for all cells that have the key.
+AXES = ("method", "task")
+#: Groups that are a method's own; several values in them are variants of it.
+SWEPT = ("method", "optim", "lora", "ema", "training")
 _KEY = re.compile(r"[^\W\d][\w/-]*(\.[\w-]+)*")
 #: A list of all keys made lines of 1,000 to 3,500 characters.
 _NUM_NEAREST = 3

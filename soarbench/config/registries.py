@@ -9,14 +9,10 @@ from evaluators.base import JudgeConfig
 from soarbench.common.errors import ConfigError
 from soarbench.common.plugins import conf_folders
 from soarbench.common.strict import convert, did_you_mean
-from soarbench.config.compose import (
-    Folders,
-    apply,
-    compose_choices,
-    parse_overrides,
-    registered,
-    require_option,
-)
+from soarbench.config.compose import apply
+from soarbench.config.composition import compose_choices, registered
+from soarbench.config.folders import Folders, require_option
+from soarbench.config.overrides import parse_overrides
 from soarbench.config.suites import SuiteConfig
 
 Judges = dict[str, JudgeConfig]

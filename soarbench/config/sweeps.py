@@ -5,22 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import typing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from baselines.config import MethodConfig
 from soarbench.common.errors import ConfigError
-from soarbench.config.compose import (
-    SWEPT,
-    Composition,
-    Overrides,
-    check_names,
-    choices_of,
-    grid_config,
-    options,
-    takes_one_value,
-)
-from soarbench.config.keys import Word, shown, split
+from soarbench.config.compose import check_names, grid_config
+from soarbench.config.composition import Composition
+from soarbench.config.folders import options
+from soarbench.config.grammar import choices_of
+from soarbench.config.keys import SWEPT, Word, members, shown, split
+from soarbench.config.overrides import Overrides
 from soarbench.config.settings import GridConfig, VariantConfig
 from soarbench.config.stages import THEN, stages
 
@@ -55,7 +52,7 @@ def swept_grid(overrides: Overrides) -> tuple[GridConfig, Overrides]:
         choices = {
             key: choice
             for key, choice in choices.items()
-            if any(takes_one_value(composition, words[key]) for composition in asked)
+            if any(_takes_one_value(composition, words[key]) for composition in asked)
         }
         grid, overrides = _swept(grid, overrides.without(choices), choices, parts)
     check_names(grid, overrides.folders)
@@ -79,6 +76,19 @@ def _parts(names: Sequence[str], grid: GridConfig, overrides: Overrides) -> dict
     return parts
 
 
+def _takes_one_value(composition: Composition, word: Word) -> bool:
+    """Whether a composition has a key whose value is one: of several one is to be chosen.
+
+    A list is one, where the values are no lists themselves, and so is a text, which holds commas.
+    """
+    hint = composition.hint(word.key)
+    if hint is None:
+        return False
+    kinds = members(hint)
+    is_list = any(typing.get_origin(kind) is tuple for kind in kinds)
+    return word.text[:1] == "[" if is_list else not {str, Path}.intersection(kinds)
+
+
 def _swept(
     grid: GridConfig, overrides: Overrides, choices: Choices, parts: Mapping[str, Composition]
 ) -> tuple[GridConfig, Overrides]:
@@ -90,7 +100,7 @@ def _swept(
         keys = [
             key
             for key, values in choices.items()
-            if key not in fixed and takes_one_value(composition, values[0])
+            if key not in fixed and _takes_one_value(composition, values[0])
         ]
         at = [tuple(word for word in point if word.key in keys) for point in points]
         names[part] = [_name(part, point, keys) for point in at]

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from evaluators.base import JudgeConfig
 from soarbench.common.errors import ConfigError
-from soarbench.config.compose import search_path
+from soarbench.config.folders import search_path
 from soarbench.config.keys import Options, split
 from soarbench.config.registries import judges_of, require_judges, suite_named
 from soarbench.config.suites import SuiteConfig

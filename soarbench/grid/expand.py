@@ -10,7 +10,8 @@ from pathlib import Path
 
 from baselines.config import MethodConfig, TrainingConfig
 from soarbench.common.errors import ConfigError
-from soarbench.config.compose import Overrides, compose_pairs, parse_overrides
+from soarbench.config.compose import compose_pairs
+from soarbench.config.overrides import Overrides, parse_overrides
 from soarbench.config.settings import GridConfig, Settings, SuiteConfig, VariantConfig
 from soarbench.config.stages import BASE, THEN, first_stage, stages
 from soarbench.config.sweeps import swept_grid

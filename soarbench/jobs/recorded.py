@@ -7,8 +7,7 @@ import re
 from collections.abc import Sequence
 
 from soarbench.common.errors import ConfigError
-from soarbench.config.compose import AXES
-from soarbench.config.keys import split
+from soarbench.config.keys import AXES, split
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.description import cell_record, describe

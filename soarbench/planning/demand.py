@@ -12,8 +12,9 @@ import yaml
 from evaluators.base import SERVER, JudgeConfig
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import build, did_you_mean
-from soarbench.config.compose import compose_methods, parse_overrides
+from soarbench.config.compose import compose_methods
 from soarbench.config.keys import Options
+from soarbench.config.overrides import parse_overrides
 from soarbench.config.run import ProcessesConfig
 from soarbench.config.settings import SamplingConfig, Settings, SuiteConfig
 from soarbench.config.stages import stages

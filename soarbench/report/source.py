@@ -8,7 +8,8 @@ from pathlib import Path
 
 from soarbench.common.code import changed
 from soarbench.common.errors import ConfigError, UserError
-from soarbench.config.compose import Overrides, parse_overrides, run_settings
+from soarbench.config.compose import run_settings
+from soarbench.config.overrides import Overrides, parse_overrides
 from soarbench.config.run import FORMATS
 from soarbench.config.settings import Settings, sizes_by_metric
 from soarbench.grid.checkpoint_rule import LAST

@@ -14,7 +14,7 @@ from soarbench.cli.app import COMMANDS, function_of, main, options_of
 from soarbench.cli.help import default_of
 from soarbench.common.errors import UserError
 from soarbench.common.strict import typed_fields
-from soarbench.config.compose import options
+from soarbench.config.folders import options
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "diffusers", "mlflow", "pandas", "matplotlib", "scipy", "numpy")

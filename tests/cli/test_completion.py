@@ -10,7 +10,7 @@ import pytest
 
 from soarbench.cli import completion
 from soarbench.cli.app import COMMANDS, main
-from soarbench.config.compose import options
+from soarbench.config.folders import options
 
 WORDS = {
     "": ["run", "lab", "bench"],

@@ -9,7 +9,7 @@ import pytest
 from soarbench.cli.app import main
 from soarbench.cli.listing import LISTED, lines_of
 from soarbench.common.plugins import conf_folders
-from soarbench.config.compose import options
+from soarbench.config.folders import options
 
 
 @pytest.mark.parametrize("group", LISTED.values())

@@ -10,7 +10,8 @@ from soarbench.cli.app import main
 from soarbench.common import plugins
 from soarbench.common.errors import ConfigError
 from soarbench.common.plugins import ConfFolder, conf_folders
-from soarbench.config.compose import options, run_settings
+from soarbench.config.compose import run_settings
+from soarbench.config.folders import options
 from soarbench.grid.expand import expand
 
 GRID = (

@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from soarbench.common.errors import ConfigError
-from soarbench.config.compose import Composition, compose_pairs, parse_overrides
+from soarbench.config.compose import compose_pairs
+from soarbench.config.composition import Composition
 from soarbench.config.keys import split
+from soarbench.config.overrides import parse_overrides
 from soarbench.config.settings import Settings
 
 METHODS = (

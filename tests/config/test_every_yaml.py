@@ -11,7 +11,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from soarbench.common.plugins import conf_folders
-from soarbench.config.compose import compose_choices, options
+from soarbench.config.composition import compose_choices
+from soarbench.config.folders import options
 from soarbench.config.settings import Settings
 from soarbench.grid.expand import expand
 

@@ -21,7 +21,8 @@ from evaluators.preference.aesthetic import AestheticConfig
 from evaluators.preference.clipscore import ClipScoreConfig
 from evaluators.weights import sha256_of
 from soarbench.common.errors import ConfigError
-from soarbench.config.compose import options, run_settings
+from soarbench.config.compose import run_settings
+from soarbench.config.folders import options
 from soarbench.config.registries import every_judge, judges_of
 from tests.rewards import Dullness, DullnessConfig
 

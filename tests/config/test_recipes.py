@@ -13,7 +13,7 @@ from baselines.flow_grpo_config import FlowGrpoConfig
 from baselines.soar_config import SoarConfig
 from soarbench.common.errors import UserError
 from soarbench.common.plugins import OWN as CONF
-from soarbench.config.compose import compose_choices
+from soarbench.config.composition import compose_choices
 from soarbench.config.registries import suite_named
 from soarbench.evaluation.suites import PromptFile, load_suite, suite_size
 from soarbench.grid import addresses

@@ -10,7 +10,7 @@ import pytest
 from baselines.config import TrainingConfig
 from evaluators.preference.clipscore import ClipScoreConfig
 from soarbench.common.errors import ConfigError, UserError
-from soarbench.config.compose import parse_overrides
+from soarbench.config.overrides import parse_overrides
 from soarbench.config.settings import SamplingConfig
 from soarbench.evaluation.suites import OfficialGenEval
 from soarbench.grid import addresses

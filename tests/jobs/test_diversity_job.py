@@ -10,7 +10,8 @@ from rich.console import Console
 
 from soarbench.cli.run import run_whole
 from soarbench.common.errors import ConfigError
-from soarbench.config.compose import apply, parse_overrides
+from soarbench.config.compose import apply
+from soarbench.config.overrides import parse_overrides
 from soarbench.grid import addresses
 from soarbench.grid.description import describe
 from soarbench.grid.expand import Grid, expand

@@ -16,7 +16,8 @@ from PIL import Image
 from baselines.flow import euler_sample
 from soarbench.cli.evaluate import model_words
 from soarbench.common.errors import ConfigError, UserError
-from soarbench.config.compose import compose_choices, options
+from soarbench.config.composition import compose_choices
+from soarbench.config.folders import options
 from soarbench.grid.checks import check, check_model
 from soarbench.models import pipeline_config
 from soarbench.models.families import KNOWN

@@ -8,7 +8,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 
 from soarbench.common.plugins import conf_folders
-from soarbench.config.compose import registered
+from soarbench.config.composition import registered
 from soarbench.report.figures.style_and_curves import (
     BAND_TITLE,
     METHOD_STYLES,

@@ -25,8 +25,8 @@ from soarbench.benchmarks.gpu.record import (
 from soarbench.benchmarks.tables import number_table
 from soarbench.common.errors import UserError
 from soarbench.common.provenance import command_line
-from soarbench.config.compose import parse_overrides
 from soarbench.config.keys import Options, split
+from soarbench.config.overrides import parse_overrides
 
 #: Settings of every measurement; the last of two words of one key wins.
 DEFAULTS = ("device=cuda", "model=sd35_medium")

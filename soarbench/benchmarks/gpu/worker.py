@@ -15,7 +15,7 @@ import torch
 
 from soarbench.benchmarks.gpu.machine import known_gpu
 from soarbench.common.errors import UserError
-from soarbench.config.compose import parse_overrides
+from soarbench.config.overrides import parse_overrides
 from soarbench.models.devices import torch_device
 from soarbench.models.quiet import quiet_libraries
 from soarbench.planning.demand import PlanOptions, read_request
