@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from baselines.loop.disk import StorageError
 from soarbench import __version__
 from soarbench.cli.typed import CFG, as_words, with_keys, without_help
 from soarbench.common.errors import UserError, printable, without_middle, without_passwords
@@ -257,9 +259,18 @@ def main(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code."""
     set_levels()
     try:
-        return _dispatch(list(arguments))
+        code = _dispatch(list(arguments))
+        # Now, and not when Python ends, which has its own words for a reader who is gone.
+        sys.stdout.flush()
+        return code
     except UserError as error:
         return _say(str(error), EXIT_USER_ERROR)
+    except StorageError as error:
+        return _say(str(error), EXIT_USER_ERROR)
+    except BrokenPipeError:
+        # Whoever read has enough; as rich does with what goes through it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         # Of the machine, not of the program, where it names a file: no traceback says more.
         if error.filename is None:

@@ -30,6 +30,7 @@ def to_get_weights(model: ModelConfig) -> str | None:
 def _is_cached(model: ModelConfig) -> bool:
     files = PublishedWeights(repo=model.path, files=(_INDEX,), disk_gb=0, memory_gb=0)
     # Of the hub's cache the branch that was fetched last; a commit names its own folder.
-    if cached_snapshot(files) is not None:
-        return True
-    return cached_file("model.path", model.path, model.revision, _INDEX) is not None
+    index = cached_file("model.path", model.path, model.revision, _INDEX)
+    folders = [cached_snapshot(files), None if index is None else index.parent]
+    # The index is there first: a download that was interrupted leaves it alone.
+    return any(folder is not None and model.lacks(folder) is None for folder in folders)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from rich.table import Table
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.strict import did_you_mean
 from soarbench.config.keys import Options
+from soarbench.config.overrides import parse_overrides
 from soarbench.config.settings import sizes_by_metric
 from soarbench.report.build import reference_folder
 from soarbench.report.numbers.estimates import Targets, refuse_unknown_metrics, size_of
@@ -211,11 +213,31 @@ def _cell(name: str, settings: Sequence[str]) -> Cell | None:
     if name in ("", ".", ".."):
         return None
     root = Path(own_settings(settings).output_dir).expanduser()
-    for path in sorted(root.glob(f"grids/*/{name}/cell.json")):
-        record = CellRecord(path.parent)
+    named = parse_overrides(settings).grid
+    grids = "*" if named is None else glob.escape(named)
+    records = {
+        path.parents[1].name: CellRecord(path.parent)
+        for path in root.glob(f"grids/{grids}/{glob.escape(name)}/cell.json")
+    }
+    if records:
+        record = records[_only_grid(name, records)]
         return stored_cell(Store(root), record.description(), record)
-    exported = (Export(path.parent).cells() for path in sorted(root.glob(f"*/{MANIFEST}")))
-    return next((cell for cells in exported for cell in cells if cell.cell_id == name), None)
+    exported = {
+        path.parent.name: cell
+        for path in root.glob(f"{grids}/{MANIFEST}")
+        for cell in Export(path.parent).cells()
+        if cell.cell_id == name
+    }
+    return exported[_only_grid(name, exported)] if exported else None
+
+
+def _only_grid(cell: str, grids: Iterable[str]) -> str:
+    """The one grid that has a cell; each may judge the same weights on prompts of its own."""
+    first, *others = sorted(grids)
+    if others:
+        choices = ", ".join(f"grid={name}" for name in (first, *others))
+        raise UserError(f"{cell} is in {1 + len(others)} grids; choose one: {choices}")
+    return first
 
 
 def _found_methods(names: tuple[str, str], settings: Sequence[str], step: int | None) -> Question:

@@ -18,7 +18,7 @@ from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
 from soarbench.report.numbers.samples import read_samples, shown_cells, strip_of
 from soarbench.report.source import GridCells, grid_cells
-from soarbench.store.cells import Cell, finished_and_holes
+from soarbench.store.cells import FINISHED, Cell, finished_and_holes
 from soarbench.store.exports import Export, Manifest, Strip, write_export
 
 #: Settings of the exporter's machine, which no address depends on; a tracking.uri may hold a
@@ -77,7 +77,14 @@ def _write(source: GridCells, finished: Sequence[Cell], target: Path) -> int:
     # A study may come from several folders: what was exported into this one before stays.
     there = Export(target)
     stored = {cell.cell_id: cell for cell in there.cells()} if there.exists else {}
-    new = [_with_paths(cell, stored.pop(cell.cell_id, None)) for cell in source.cells]
+    # A cell that is not finished here may be there, where it was exported on another machine.
+    unfinished = {cell.cell_id for cell in source.cells if cell.state != FINISHED}
+    kept = {key for key in unfinished & stored.keys() if stored[key].state == FINISHED}
+    new = [
+        _with_paths(cell, stored.pop(cell.cell_id, None))
+        for cell in source.cells
+        if cell.cell_id not in kept
+    ]
     _refuse_older(target, stored.values(), new)
     cells = sorted([*stored.values(), *new], key=lambda cell: cell.cell_id)
     write_export(

@@ -20,6 +20,7 @@ from soarbench.common.plugins import ConfFolder
 from soarbench.common.progress import print_line
 from soarbench.common.strict import TARGET, did_you_mean, imported
 from soarbench.config.folders import Folders, options, search_path, sources
+from soarbench.config.grammar import in_one_line
 from soarbench.config.keys import Options
 
 #: Groups of YAML by what they are called here.
@@ -85,7 +86,8 @@ def description(group: str, name: str, folders: Folders) -> str:
     """What a choice is: as its YAML says, its judge, its first comment, or its class."""
     path = _path(group, name, folders)
     text = path.read_text()
-    values = yaml.safe_load(text) or {}
+    with in_one_line(f"{path}: "):
+        values = yaml.safe_load(text) or {}
     if "description" in values:
         return str(values["description"])
     target = _target(values, group)

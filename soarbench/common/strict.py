@@ -216,7 +216,8 @@ def imported(dotted_path: str, key: str) -> object:
     module_name, _, name = dotted_path.rpartition(".")
     try:
         return getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    # TypeError: a path that begins with a dot.
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(f"{key}={dotted_path!r} cannot be imported ({reason[0]})") from error
 

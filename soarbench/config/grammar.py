@@ -10,6 +10,7 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException
@@ -114,11 +115,14 @@ def only_axes_take_several(word: Word) -> ConfigError:
 
 @contextlib.contextmanager
 def in_one_line(where: str = "") -> Iterator[None]:
-    """What Hydra or OmegaConf refuse, as a ``ConfigError``; theirs go on for several lines."""
+    """What Hydra, OmegaConf or YAML refuse, as a ``ConfigError``; theirs go on for more lines."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"{where}{_first_line(error)}") from error
+    except yaml.YAMLError as error:
+        # The file and the line stand at its end.
+        raise ConfigError(f"{where}this is no YAML: {' '.join(str(error).split())}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from evaluators.images import ImageError
 from soarbench.common.errors import UserError
+from soarbench.common.files import make_writable
 from soarbench.common.progress import Pace
 from soarbench.data.buckets import is_smaller, nearest_bucket
 from soarbench.data.config import ImageDataConfig
@@ -135,6 +136,7 @@ def check_set(check: SetCheck, output: Path, skipped: Iterable[str], console: Co
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    make_writable(output.parent, "output")
     pace = Pace("checked images", None, say)
     findings = []
     before = 0

@@ -250,6 +250,11 @@ class ImageDataConfig(CurationConfig, DataConfig):
         """Whether rows can only be had front to back."""
         return False
 
+    @property
+    def reading(self) -> Mapping[str, object]:
+        """Settings that say which of the images and texts in its files are its rows."""
+        return {}
+
     @abc.abstractmethod
     def own_content(self) -> str:
         """Digest of the set without its file of scores; ``ConfigError`` where there is no set."""
@@ -425,17 +430,24 @@ class DatasetsDataConfig(ImageDataConfig):
     def is_streamed(self) -> bool:
         return self.streaming
 
+    @property
+    @override
+    def reading(self) -> Mapping[str, object]:
+        names = ("subset", "split", "image_column", "caption_column", "score_columns")
+        return {name: getattr(self, name) for name in names}
+
     @override
     def own_content(self) -> str:
         assert self.path is not None
+        files = "" if self.data_files is None else f" {self.data_files}"
         # Of a hub id nothing may be there yet, and expanding a grid must not download it.
         if not is_directory(self.path):
-            files = "" if self.data_files is None else f" {self.data_files}"
             return f"{self.path}@{self.revision}{files}"
         root = self._location()
         if not root.is_dir():
             raise ConfigError(f"data.path={self.path}: no such folder; give one, or a hub id")
-        return ends_digest(sorted(p for p in root.rglob("*") if p.is_file()), root.absolute())
+        paths = sorted(path for path in root.rglob("*") if path.is_file())
+        return f"{ends_digest(paths, root.absolute())}{files}"
 
     @override
     def own_records(self) -> Iterator[Record]:
@@ -461,6 +473,11 @@ class WebDatasetConfig(ImageDataConfig):
     @override
     def is_streamed(self) -> bool:
         return True
+
+    @property
+    @override
+    def reading(self) -> Mapping[str, object]:
+        return {"caption_key": self.caption_key}
 
     @override
     def own_content(self) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 
 from soarbench.common.errors import UserError
-from soarbench.common.files import make_writable
+from soarbench.common.files import make_writable, write_atomically
 from soarbench.data.records import checked_scores
 from soarbench.data.select import first_below
-from soarbench.data.sources.jsonl import read_lines
+from soarbench.data.sources.jsonl import line_of, read_lines
 
 
 def filter_set(
@@ -24,20 +23,22 @@ def filter_set(
     if output.exists():
         raise UserError(f"output={output} exists already; choose another output")
     make_writable(output.parent, "output")
-    # Row by row, since a scored set may be larger than memory; the name comes when all are there.
-    partial = output.with_name(f"{output.name}.partial")
     total = kept = 0
-    with partial.open("w", encoding="utf-8") as stream:
-        for place, row in read_lines(source):
-            total += 1
-            if _reaches(row, thresholds, place):
-                kept += 1
-                stream.write(f"{json.dumps(row, ensure_ascii=False)}\n")
-    if not kept:
-        partial.unlink()
-        reached = ", ".join(f"{name}>={value:g}" for name, value in thresholds.items())
-        raise UserError(f"input={source}: none of {total} rows reach {reached}; lower it")
-    partial.replace(output)
+
+    def write(partial: Path) -> None:
+        nonlocal total, kept
+        # Row by row, since a scored set may be larger than memory.
+        with partial.open("w", encoding="utf-8") as stream:
+            for place, row in read_lines(source):
+                total += 1
+                if _reaches(row, thresholds, place):
+                    kept += 1
+                    stream.write(line_of(row))
+        if not kept:
+            reached = ", ".join(f"{name}>={value:g}" for name, value in thresholds.items())
+            raise UserError(f"input={source}: none of {total} rows reach {reached}; lower it")
+
+    write_atomically(output, write)
     console.print(f"kept {kept} of {total} rows: {output}", highlight=False, soft_wrap=True)
     return 0
 

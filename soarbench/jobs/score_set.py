@@ -18,7 +18,7 @@ from soarbench.common.progress import Pace
 from soarbench.data.config import ImageDataConfig, JsonlDataConfig
 from soarbench.data.curation import CHUNK, Unusable, sample_of, score_key
 from soarbench.data.records import Record, caption_fault
-from soarbench.data.sources.jsonl import read_lines
+from soarbench.data.sources.jsonl import line_of, read_lines
 from soarbench.data.sources.source import KEY, records_of
 from soarbench.evaluation.judging import judge_samples
 from soarbench.jobs.score_images import one_line, opened
@@ -44,8 +44,10 @@ class SetScoring:
         """Score what is not scored yet."""
         make_writable(self.output.parent, "output")
         contents = {"content": self.data.content, "judge": self.config.identity()}
+        # Another split or column of the same files is another set.
+        reading = {"reading": self.data.reading} if self.data.reading else {}
         # As JSON gives it back: tuples are lists there.
-        content: dict[str, object] = json.loads(json.dumps(contents))
+        content: dict[str, object] = json.loads(json.dumps(contents | reading))
         self._refuse_other(content)
         if self.output.is_file():
             self._say(f"{self.output} is finished; nothing is left to score")
@@ -104,7 +106,7 @@ class SetScoring:
             for record, row in self._rows():
                 value = self._value(record, scores)
                 merged = {**row, "scores": dict(record.scores) | {self.judge: value}}
-                stream.write(json.dumps(merged, ensure_ascii=False) + "\n")
+                stream.write(line_of(merged))
         if not partial.stat().st_size:
             partial.unlink()
             raise UserError(f"data.path={self.data.path}: holds no rows")

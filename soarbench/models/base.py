@@ -16,6 +16,8 @@ from soarbench.common.strict import ADDRESS
 from soarbench.models.adapters import adapter_digest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from PIL import Image
     from torch import Tensor, nn
@@ -228,6 +230,10 @@ class ModelConfig(abc.ABC):
 
     def check_here(self) -> None:  # noqa: B027 (of those that have files)
         """Refuse what can be seen to be wrong without the hub, by ``UserError``."""
+
+    def lacks(self, folder: Path) -> str | None:  # noqa: ARG002 (of those that have parts)
+        """What a folder of this model lacks, in words; None where all is there."""
+        return None
 
     # By the index of what is to be loaded, a kilobyte, before a first run downloads 15 GB.
     @abc.abstractmethod

@@ -87,16 +87,20 @@ class PipelineConfig(ModelConfig, ABC):
         if index is not None:
             self._check_index(index)
 
-    def _check_parts(self, folder: Path) -> None:
+    @override
+    def lacks(self, folder: Path) -> str | None:
         index = model_json(folder / _INDEX, f"model.path={self.path}")
         parts = [name for name, part in index.items() if isinstance(part, list) and part[0]]
-        for name in parts:
-            fault = None if name in self.unused_parts else _fault(folder / name)
-            if fault is not None:
-                raise UserError(
-                    f"model.path={self.path}: {fault}, which its {_INDEX} names; copy it there "
-                    f"from where the rest is from, or save the {self.pipeline_class} anew"
-                )
+        faults = (_fault(folder / name) for name in parts if name not in self.unused_parts)
+        return next((fault for fault in faults if fault is not None), None)
+
+    def _check_parts(self, folder: Path) -> None:
+        fault = self.lacks(folder)
+        if fault is not None:
+            raise UserError(
+                f"model.path={self.path}: {fault}, which its {_INDEX} names; copy it there from "
+                f"where the rest is from, or save the {self.pipeline_class} anew"
+            )
         config = folder / "transformer/config.json"
         kind = class_name(config, f"model.path={self.path}") if config.is_file() else None
         if kind not in (None, self.transformer_class):
@@ -142,5 +146,12 @@ def _fault(part: Path) -> str | None:
         return f"no {part.name}/ there"
     if not part.name.startswith(_WITH_WEIGHTS):
         return None if any(part.iterdir()) else f"nothing in {part.name}/"
-    has_weights = any(path for pattern in _WEIGHTS for path in part.glob(pattern))
-    return None if has_weights else f"no weights in {part.name}/"
+    if not any(path for pattern in _WEIGHTS for path in part.glob(pattern)):
+        return f"no weights in {part.name}/"
+    shards = {
+        str(name)
+        for path in part.glob("*.safetensors.index.json")
+        for name in model_json(path, str(path)).get("weight_map", {}).values()
+    }
+    absent = sorted(name for name in shards if not (part / name).is_file())
+    return f"no {part.name}/{absent[0]} there" if absent else None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from soarbench.common.files import parts_digest
 from soarbench.report.source import GridCells
+from soarbench.store.cells import FINISHED
 
 #: Task, method and training seed.
 _Row = tuple[str, str, str]
@@ -20,7 +21,8 @@ def report_folder(source: GridCells) -> Path:
     takes the place of all of it, nor one seed that of three.
     """
     usual = source.results_dir / source.grid
-    cells = {(cell.task, cell.method, str(cell.seed)) for cell in source.cells}
+    finished = (cell for cell in source.cells if cell.state == FINISHED)
+    cells = {(cell.task, cell.method, str(cell.seed)) for cell in finished}
     if _shown(usual) <= cells:
         return usual
     # By its cells, so that the same command has one place.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from baselines.loop.disk import writing
 from soarbench.cli.app import COMMANDS, function_of, main, options_of
 from soarbench.cli.help import default_of
 from soarbench.common.errors import UserError
@@ -185,6 +187,31 @@ def test_an_interruption_says_how_to_go_on(
     monkeypatch.setattr("soarbench.cli.run.run", interrupted)
     assert main(["run", "grid=reward_specific"]) == 130
     assert "the same command goes on from there" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line_and_a_reader_who_has_enough_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_args: object, **_options: object) -> int:
+        with writing(Path("/somewhere/table.csv")):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("soarbench.cli.run.run", full)
+    assert main(["run", "grid=reward_specific"]) == 2
+    assert capfd.readouterr().err == (
+        "soarbench: error: disk full while writing /somewhere/table.csv; make room, then give the "
+        "same command again\n"
+    )
+    words = [sys.executable, "-m", "soarbench", "ls", "grids"]
+    for command in (words, [*words, "--help"]):
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as asked:
+            assert asked.stdout is not None
+            assert asked.stderr is not None
+            asked.stdout.close()
+            assert asked.stderr.read() == ""
+            assert asked.wait() == 1
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,20 @@ def test_two_cells_say_what_one_seed_leaves_out(store: Path) -> None:
     assert "GenEval: " in flat
 
 
+def test_a_cell_of_several_grids_is_asked_for_by_one(store: Path, tmp_path: Path) -> None:
+    """Each may judge the same weights on prompts of its own."""
+    publish(store / "cells", tmp_path)
+    publish(store / "cells", tmp_path, grid="main_table")
+    one, other = (Folder(method=name, task="general").cell_id for name in ("soar", "sft"))
+    here = f"output_dir={tmp_path}"
+    with pytest.raises(UserError, match="is in 2 grids; choose one: grid=main_table, grid=reward"):
+        go(one, other, here)
+    assert go(one, other, "grid=main_table", here) == go(one, other, f"output_dir={store}")
+    # An id is one, and no pattern of several.
+    with pytest.raises(UserError, match="no cell id and no folder of scores"):
+        go(f"{one[:-1]}*", other, f"output_dir={store}")
+
+
 def test_a_cell_at_a_step(store: Path) -> None:
     one, other = (Folder(method=name, task="general").cell_id for name in ("soar", "sft"))
     last = json.loads(go(one, other, f"output_dir={store}", as_json=True))["metrics"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from PIL import Image
 from rich.console import Console
 
@@ -16,7 +18,12 @@ from evaluators.base import Canary, Sample, Score
 from soarbench.cli.app import main
 from soarbench.common.errors import UserError
 from soarbench.data.check import SetCheck, look, pixel_digest
-from soarbench.data.config import ImageDataConfig, JsonlDataConfig, WebDatasetConfig
+from soarbench.data.config import (
+    DatasetsDataConfig,
+    ImageDataConfig,
+    JsonlDataConfig,
+    WebDatasetConfig,
+)
 from soarbench.data.filter_set import filter_set
 from soarbench.data.prompts import PromptItem, PromptSuite
 from soarbench.evaluation.rows import ScoreRows
@@ -118,6 +125,24 @@ def test_another_request_writes_nothing_over(tmp_path: Path) -> None:
     assert (tmp_path / "mine.jsonl").read_text() == "precious"
 
 
+def test_another_column_of_the_same_files_is_another_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+    texts = {"text": ["a", "b"], "other": ["c", "d"]}
+    stream = io.BytesIO()
+    picture(0).save(stream, "PNG")
+    images = [{"bytes": stream.getvalue(), "path": None}] * 2
+    Dataset.from_dict({"image": images, **texts}).to_parquet(tmp_path / "set" / "train.parquet")
+    config = DatasetsDataConfig(path=str(tmp_path / "set"))
+    score(config, tmp_path / "scored.jsonl")
+    assert [row["caption"] for row in lines(tmp_path / "scored.jsonl")] == ["a", "b"]
+    # Which part is trained on has no say in what is scored.
+    score(replace(config, thresholds={"brightness": 1.0}), tmp_path / "scored.jsonl")
+    with pytest.raises(UserError, match="holds scores of another set or judge"):
+        score(replace(config, caption_column="other"), tmp_path / "scored.jsonl")
+
+
 def test_shards_are_scored_into_a_file_that_training_takes(tmp_path: Path) -> None:
     config = WebDatasetConfig(path=str(write_shards(tmp_path / "set")))
     score(config, tmp_path / "scored.jsonl")
@@ -162,7 +187,15 @@ def test_filter_keeps_the_rows_at_and_above(tmp_path: Path) -> None:
         filter_set(source, tmp_path / "none.jsonl", {"beauty": 6.8}, CONSOLE)
     with pytest.raises(UserError, match="line 1: no score 'grace'; add it with `data score"):
         filter_set(source, tmp_path / "none.jsonl", {"grace": 1.0}, CONSOLE)
-    assert not (tmp_path / "none.jsonl").exists()
+    assert not list(tmp_path.glob("*none*"))
+
+
+def test_half_a_character_in_a_row_is_kept_as_it_is(tmp_path: Path) -> None:
+    """Others keep their letters; such a row is in no file of UTF-8 unless it is escaped."""
+    source = write_set(tmp_path, changes={0: {"note": "\ud83d"}, 1: {"note": "grün"}})
+    filter_set(source, tmp_path / "kept.jsonl", {"beauty": 0.0}, CONSOLE)
+    assert [row.get("note") for row in lines(tmp_path / "kept.jsonl")][:2] == ["\ud83d", "grün"]
+    assert "grün" in (tmp_path / "kept.jsonl").read_text(encoding="utf-8")
 
 
 def test_check_finds_everything_at_once(tmp_path: Path) -> None:
@@ -251,6 +284,14 @@ def test_misuse_is_one_line_and_exit_code_2(
     assert text.startswith("soarbench: error: ")
     assert text.count("\n") == 1
     assert message in text
+
+
+def test_check_asks_first_whether_it_can_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"data.path={write_set(tmp_path)}", "model.resolution=64", "output=/proc/found.jsonl"]
+    assert main(["data", "check", *words]) == 2
+    assert "output=/proc cannot be written to" in capsys.readouterr().err
 
 
 def test_check_as_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,32 @@ def test_a_dry_run_says_what_is_not_here_and_whose_its_estimates_are(
         text = " ".join(capsys.readouterr().out.split())
         assert f"the weights are not here; to get {model}: hf download" in text
         assert ("they are of sd35_medium: plan in place of run" in text) is not is_own
+
+
+def test_weights_are_here_when_all_parts_of_them_are(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A run fetches the index first, so that it lies there alone after an interruption."""
+    words = ("run", *PART, "model=z_image", "--dry-run")
+    snapshot = tmp_path / "models--Tongyi-MAI--Z-Image" / "snapshots" / "abc"
+    parts = {"transformer": ["diffusers", "Z"], "vae": ["diffusers", "V"], "scheduler": ["d", "S"]}
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    index = {"_class_name": "ZImagePipeline", **parts}
+    (snapshot / "model_index.json").write_text(json.dumps(index))
+    for part, name in (
+        ("transformer", "x-1.safetensors"), ("transformer", "x-2.safetensors"),
+        ("vae", "x.safetensors"), ("scheduler", "scheduler_config.json"),
+    ):  # fmt: skip
+        assert main([*words]) == 0
+        assert "the weights are not here" in " ".join(capsys.readouterr().out.split())
+        (snapshot / part).mkdir(exist_ok=True)
+        (snapshot / part / name).write_text("{}")
+        weights = {"weight_map": {"a": "x-1.safetensors", "b": "x-2.safetensors"}}
+        (snapshot / "transformer" / "x.safetensors.index.json").write_text(json.dumps(weights))
+    assert main([*words]) == 0
+    assert "the weights are not here" not in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_gpu_that_is_too_small_is_said_with_what_would_fit(

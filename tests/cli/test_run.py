@@ -131,6 +131,9 @@ def test_a_narrower_run_trains_what_changed_and_keeps_the_report_whole(
         "soar aesthetic seed 1",
     }  # fmt: skip
     assert report_folder(cells_of(seeded)) == results / "reward_specific"
+    # What has not run yet shows nothing.
+    empty = expand([*arguments, f"output_dir={results / 'empty'}"])
+    assert report_folder(cells_of(empty)).name.startswith("reward_specific-")
     # Who asks for a part of a report gets it, beside the whole one.
     stream = io.StringIO()
     console = Console(file=stream, width=160)

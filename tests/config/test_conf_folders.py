@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,28 @@ def test_another_package_brings_yaml_too(folder: Path, monkeypatch: pytest.Monke
     assert expand(["grid=mine", "budget=quick"]).cells[-1].method_name == "gentle"
     with pytest.raises(ConfigError, match=r"gentle is of my_package\.conf"):
         run_settings(["method=gentl"])
+
+
+@pytest.mark.parametrize("words", [["grid=mine"], ["method=gentle"], []])
+def test_a_file_that_is_no_yaml_is_named_in_one_line(
+    folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in folder.rglob("*.yaml"):
+        path.write_text(f"{path.read_text()}\ntitle: mine: of two colons\n")
+    given = [*words, f"conf_dir={folder}"]
+    assert main(["run", *given, "--dry-run"] if words else ["ls", "grids", *given]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "mine.yaml" in error
+    assert re.search(r"mapping values are not allowed here.* line \d+", error)
+
+
+def test_a_class_by_a_relative_path_is_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["grid=main_table", "judge.aesthetic._target_=.my.Judge", "--dry-run"]
+    assert main(["run", *words]) == 2
+    assert "'.my.Judge' cannot be imported" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,6 +123,37 @@ def test_parquet(tmp_path: Path, streaming: bool) -> None:
     expect_pictures(records(config))
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_of_other_files_or_columns_have_other_keys(tmp_path: Path, streaming: bool) -> None:
+    """Latents and scores are kept by key, in a folder that all sets share."""
+    for name, numbers in (("a", (0, 1)), ("b", (2, 3))):
+        columns = {
+            "image": [png(number) for number in numbers],
+            "photo": [png(number + 2) for number in numbers],
+            "text": [f"number {number}" for number in numbers],
+        }
+        Dataset.from_dict(columns).to_parquet(tmp_path / "set" / name / "train.parquet")
+    keys = set()
+    for files, column in (("a/*", "image"), ("b/*", "image"), ("a/*", "photo")):
+        config = DatasetsDataConfig(
+            path=str(tmp_path / "set"), data_files=files, image_column=column, streaming=streaming
+        )
+        found = records(config)
+        shown = 0 if (files, column) == ("a/*", "image") else 2
+        assert np.array_equal(np.asarray(found[0].image()), np.asarray(picture(shown)))
+        keys |= {record.key for record in found}
+    assert len(keys) == 6
+
+
+def test_an_image_without_bytes_and_path_is_unreadable(tmp_path: Path) -> None:
+    rows = {"image": [png(0), {"bytes": None, "path": None}], "text": ["a", "b"]}
+    (tmp_path / "set").mkdir()
+    Dataset.from_dict(rows).to_parquet(tmp_path / "set" / "train.parquet")
+    _, broken = records(DatasetsDataConfig(path=str(tmp_path / "set")))
+    with pytest.raises(ImageError, match="there are no bytes of it"):
+        broken.measured()
+
+
 @pytest.mark.parametrize(
     "change", [{"image": "../secret.png"}, {"image": None, "md5": "../secret"}]
 )
@@ -296,6 +327,16 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     table().to_parquet(tmp_path / "set" / "train.parquet")
     config = DatasetsDataConfig(path=str(tmp_path / "set"), caption_column="txt")
     with pytest.raises(UserError, match="there is no column 'txt', did you mean 'text'"):
+        records(config)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_column_that_holds_no_images_is_named(tmp_path: Path, streaming: bool) -> None:
+    table().to_parquet(tmp_path / "set" / "train.parquet")
+    config = DatasetsDataConfig(
+        path=str(tmp_path / "set"), image_column="look", streaming=streaming
+    )
+    with pytest.raises(UserError, match="`datasets` cannot read it"):
         records(config)
 
 

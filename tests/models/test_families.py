@@ -182,6 +182,12 @@ DAMAGE = {
         lambda path: [file.unlink() for file in (path / "transformer").glob("*.safetensors")],
         "no weights in transformer/",
     ),
+    "no second part of the weights": (
+        lambda path: (path / "transformer/x.safetensors.index.json").write_text(
+            '{"weight_map": {"a": "x-1-of-2.safetensors"}}'
+        ),
+        r"no transformer/x-1-of-2\.safetensors there",
+    ),
     "another family's": (
         lambda path: edit(path / "model_index.json", _class_name="StableDiffusion3Pipeline"),
         r"holds a StableDiffusion3Pipeline.*model=NAME",

@@ -174,6 +174,24 @@ def test_a_cell_of_other_settings_is_not_joined_to_its_older_self(
     assert {path.name: path.read_bytes() for path in folder.root.iterdir()} == before
 
 
+def test_what_is_not_finished_here_leaves_what_was_exported_elsewhere(
+    finished: list[str], tmp_path: Path
+) -> None:
+    before = by_method(exported(finished, tmp_path / "copy"))
+    elsewhere = [word for word in finished if not word.startswith("output_dir=")]
+    elsewhere.append(f"output_dir={tmp_path / 'elsewhere'}")
+    bench, part = FakeWorkbench(), [*elsewhere, "method=soar"]
+    run_whole(expand(part), console=quiet(), make_workbench=lambda grid: bench.at(grid.store))
+    stream = io.StringIO()
+    console, options = Console(file=stream, width=200), ExportOptions(output=tmp_path / "copy")
+    assert export(options, elsewhere, console=console) == 1
+    assert "2 of 4 cells finished, 2 were there before" in stream.getvalue()
+    after = by_method(Export(tmp_path / "copy" / "reward_specific"))
+    assert {name: cell.state for name, cell in after.items()} == dict.fromkeys(before, "finished")
+    for name in ("sft", "flow_grpo"):
+        assert after[name].tables.scores().equals(before[name].tables.scores())
+
+
 def test_what_the_base_was_measured_on_for_another_task_stays(
     finished: list[str], tmp_path: Path
 ) -> None:

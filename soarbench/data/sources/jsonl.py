@@ -29,6 +29,17 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
             raise UserError(f"{path} is not UTF-8 text ({error})") from error
 
 
+def line_of(row: Mapping[str, object]) -> str:
+    """An object as a line, its letters as they are."""
+    text = json.dumps(row, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Half a character, as JSON can name one, is in no file of UTF-8 unless it is escaped.
+        text = json.dumps(row)
+    return f"{text}\n"
+
+
 def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write objects, one a line, atomically."""
     text = "".join(f"{json.dumps(row)}\n" for row in rows)

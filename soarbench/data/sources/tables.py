@@ -36,12 +36,14 @@ def dataset_records(config: DatasetsDataConfig) -> Iterator[Record]:
                 f"data.path={config.path}: there is no column {name!r}, {did_you_mean(name, known)}"
             )
     facts = [name for name in (*columns[1:], *_FACTS) if name in known]
-    content = config.own_content()
+    content = f"{config.own_content()} {config.subset} {config.split}"
+    # Latents are kept by these keys, whatever else is asked of the set.
+    column = "" if config.image_column == "image" else f" {config.image_column}"
     for number, (row, image) in enumerate(_rows(rows, facts, config)):
         place = f"{config.path} row {number}"
         own = {name: row[column] for name, column in config.score_columns.items()}
         yield Record(
-            key=f"{content} {config.subset} {config.split} {number}",
+            key=f"{content} {number}{column}",
             place=place,
             caption=caption_text(_value(row, config.caption_column)),
             open=image,
@@ -71,7 +73,8 @@ def _rows(
 
     column = config.image_column
     # Left encoded: all forms of sets are decoded by the one reader of images, to the same pixels.
-    rows = rows.cast_column(column, Image(decode=False))
+    with _explained(str(config.path)):
+        rows = rows.cast_column(column, Image(decode=False))
     if isinstance(rows, IterableDataset):
         for row in _guarded(rows, str(config.path)):
             yield row, functools.partial(_opened, row[column], config)
@@ -144,7 +147,7 @@ def _opened(image: Row | None, config: DatasetsDataConfig | None = None) -> Bina
         raise OSError("there is no image")
     if image["bytes"] is not None:
         return BytesIO(image["bytes"])
-    if config is None:
+    if config is None or image["path"] is None:
         raise OSError("there are no bytes of it")
     if not config.foreign_files:
         _check_own(image["path"], config)
