@@ -134,9 +134,12 @@ def _find(names: tuple[str, str], settings: Sequence[str], step: int | None) -> 
     sides = [_side(name, settings, step) for name in names]
     if sides[0] is None and sides[1] is None:
         return _found_methods(names, settings, step)
-    # A method beside something that is none: all its training seeds.
+    # A method beside something that is none: all its training seeds; beside a cell the cell's, as
+    # what is particular to that training would else be there in every difference, and in no test.
+    seed = next((side.seed for side in sides if side is not None), None)
     first, second = (
-        side or _method_side(name, settings, step) for name, side in zip(names, sides, strict=True)
+        side or _method_side(name, settings, step, seed)
+        for name, side in zip(names, sides, strict=True)
     )
     pairs = measured_pairs(names, first.measured, second.measured)
     final_metric = first.final_metric or second.final_metric or ""
@@ -160,6 +163,8 @@ class Side:
     titles: Titles = field(default_factory=dict)
     #: Of the cell, as plain JSON.
     config: Values = field(default_factory=dict)
+    #: That the cell was trained with.
+    seed: int | None = None
 
 
 def _side(name: str, settings: Sequence[str], step: int | None) -> Side | None:
@@ -182,16 +187,26 @@ def _side(name: str, settings: Sequence[str], step: int | None) -> Side | None:
         measured={key: {None: one} for key, one in measured.items()},
         final_metric=cell.final_metric,
         config=cell.config,
+        seed=None if cell.is_base else cell.seed,
     )
 
 
-def _method_side(name: str, settings: Sequence[str], step: int | None) -> Side:
-    """A method of a grid, with all its training seeds."""
+def _method_side(
+    name: str, settings: Sequence[str], step: int | None, seed: int | None = None
+) -> Side:
+    """A method of a grid, with all its training seeds, or with one."""
     grid, cells = _finished(settings)
     task = "" if name == BASE else _task(cells, (name, name), grid)
+    own = {cell.seed for cell in cells if (cell.method, cell.task) == (name, task)}
+    if seed is not None and own and seed not in own:
+        raise UserError(
+            f"{name} has seeds {', '.join(map(str, sorted(own)))}, and the cell has {seed}; name "
+            f"one of its cells, or the method of each"
+        )
     measured: dict[Key, dict[int | None, Measured]] = {}
     for cell in cells:
-        if cell.method == name and (cell.task == task or cell.is_base):
+        is_own = cell.task == task and seed in (None, cell.seed)
+        if cell.method == name and (is_own or cell.is_base):
             for key, one in of_cell(cell, step).items():
                 measured.setdefault(key, {})[None if cell.is_base else cell.seed] = one
     final_metric = next((c.final_metric for c in cells if c.task == task), None)

@@ -137,7 +137,7 @@ def _tail(
 def spread(scores: ClusteredScores) -> Spread:
     """How far the mean of scores may be off, for other prompts and other training seeds.
 
-    Of size 0 when there is only one prompt a stratum.
+    Of size 0 when there is only one prompt.
     """
     variances, noises, freedoms = _prompt_variances(scores)
     total, noise, num_seeds = variances.sum(), noises.sum(), scores.num_seeds
@@ -162,20 +162,38 @@ def spread(scores: ClusteredScores) -> Spread:
 def _prompt_variances(scores: ClusteredScores) -> tuple[FloatArray, FloatArray, FloatArray]:
     """By stratum: the mean's variance over prompts, what of it seeds do not share, and freedoms.
 
-    (G,) each; without strata of one prompt, which shows no spread.
+    (G,) each. Strata of one prompt, which shows no spread, are taken to spread as one of the
+    others' prompts do; where all are such, they are one stratum.
     """
-    influences, num_seeds = scores.influences(), scores.num_seeds
-    variances, noises, freedoms = [], [], []
-    for members in scores.members():
-        if members.size > 1:
-            own, unbias = influences[:, members], members.size / (members.size - 1)
-            shared = own.mean(axis=0)
-            variances.append(unbias * np.square(shared).sum())
-            # Zero with one seed, of which nothing can be told apart.
-            rest = np.square(own - shared).sum() / max(num_seeds - 1, 1)
-            noises.append(unbias * rest / num_seeds)
-            freedoms.append(members.size - 1)
-    return np.array(variances), np.array(noises), np.array(freedoms, dtype=np.float64)
+    groups = scores.members()
+    many = [members for members in groups if members.size > 1]
+    if many:
+        influences = scores.influences()
+        parts = [_moments(influences[:, members]) for members in many]
+    elif len(groups) > 1:
+        # Their means may differ, so that this is no less than it should be.
+        moved = scores.sums / scores.counts / scores.num_strata
+        parts = [_moments(moved - moved.mean(axis=1, keepdims=True))]
+    else:
+        return np.zeros(0), np.zeros(0), np.zeros(0)
+    variances, noises, freedoms = (np.array(part) for part in zip(*parts, strict=True))
+    if many and len(many) < len(groups):
+        sizes = np.array([members.size for members in many])
+        alone = len(groups) - len(many)
+        variances = np.append(variances, alone * (variances * sizes).mean())
+        noises = np.append(noises, alone * (noises * sizes).mean())
+        freedoms = np.append(freedoms, freedoms.sum())
+    return variances, noises, freedoms
+
+
+def _moments(influences: FloatArray) -> tuple[float, float, float]:
+    """Of prompts, (S, n): their variance, what of it the seeds do not share, and its freedom."""
+    num_seeds, size = influences.shape
+    freedom, shared = float(size - 1), influences.mean(axis=0)
+    unbias = size / freedom
+    # Zero with one seed, of which nothing can be told apart.
+    rest = np.square(influences - shared).sum() / max(num_seeds - 1, 1)
+    return unbias * float(np.square(shared).sum()), unbias * float(rest) / num_seeds, freedom
 
 
 def mean_interval(scores: ClusteredScores) -> Interval:
@@ -217,4 +235,4 @@ def probability_of_improvement(first: ArrayLike, second: ArrayLike, prompts: Arr
     """
     gain = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     # sign() gives 0 for a tie, which becomes a half, and nan for a pair that is left out.
-    return mean_interval(cluster((np.sign(gain) + 1) / 2, prompts))
+    return mean_interval(cluster((np.sign(gain) + 1) / 2, prompts)).within((0.0, 1.0))

@@ -72,20 +72,22 @@ def variance_components(
 
     Args:
         values: One method's scores, or differences of two methods; (S, N). Prompts that lack a
-            score are left out, and strata of one prompt add nothing.
+            score are left out.
         prompts: Prompt of each image; (N,).
         strata: Stratum of each image's prompt, for a macro mean; (N,).
 
     Raises:
-        ValueError: No stratum has two prompts that are scored in every seed.
+        ValueError: A stratum has not two prompts that are scored in every seed.
     """
     table, stratum = _table(np.atleast_2d(np.asarray(values, dtype=np.float64)), prompts, strata)
     num_seeds, num_prompts, num_images = table.shape
-    groups = [table[:, stratum == name] for name in np.unique(stratum)]
+    # Also those that have lost all their prompts: without them a design would see more for it.
+    names = np.unique(np.zeros(1) if strata is None else np.asarray(strata))
+    groups = [table[:, stratum == name] for name in names]
     num_strata = len(groups)
-    parts = [_crossed(group) / group.shape[1] for group in groups if group.shape[1] > 1]
-    if not parts:
+    if min(group.shape[1] for group in groups) < 2:
         raise ValueError("scores: variance needs two prompts a stratum that every seed scored")
+    parts = [_crossed(group) / group.shape[1] for group in groups]
     # A stratum's mean counts 1 / G, and its share of the prompts is what it is.
     parts = np.sum(parts, axis=0) * num_prompts / num_strata**2
     prompt, prompt_seed, image, image_seed = parts.tolist()

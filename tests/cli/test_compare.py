@@ -232,8 +232,9 @@ def test_any_mixture_can_be_compared(store: Path, tmp_path: Path) -> None:
     for first, second, seeds in (
         (cell_id, scored, [0]),
         (f"{cell_id}@100", scored, [0]),
-        ("soar", cell_id, [0, 1, 2]),
-        (cell_id, "soar", [0, 1, 2]),
+        # What is particular to one training would be in the difference to every seed.
+        ("soar", cell_id, [1]),
+        (cell_id, "soar", [1]),
         (BASE, scored, [0]),
         (BASE, cell_id, [0]),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,10 @@ from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
 from soarbench.jobs.graph import diagnostic_keys, grid_jobs
+from soarbench.report.numbers.robustness import robustness_points
 from soarbench.report.options import ReportOptions
+from soarbench.report.source import grid_cells
+from soarbench.stats import Verdict
 from tests.fakes import FakeWorkbench
 
 #: Two samplers beside the usual one of 20 steps, which is asked for, too.
@@ -94,6 +98,14 @@ def test_every_sampler_is_reported_the_usual_one_among_them(
     assert not any(row["is_usual"] == "True" for row in compared)
     # The fakes' images do not depend on the sampler, so nothing changes between methods.
     assert {float(row["interaction"]) for row in compared} == {0.0}
+    # Of a metric that decides nothing there is no verdict.
+    cells = [
+        replace(cell, description={**cell.description, "final_metric": None})
+        for cell in grid_cells(words).cells
+    ]
+    others = robustness_points(cells, "aesthetic", "sft")
+    assert {one.verdict for one in others} == {None, Verdict.EXPLORATORY}
+    assert {one.adjusted_p_value for one in others} == {None}
     markdown = (results_of(words) / "reward_specific" / "table.md").read_text()
     assert "### Scores by sampler" in markdown
     export(ExportOptions(output=tmp_path / "copy"), words, console=Console(file=io.StringIO()))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.report.folders import SCALES, Folder, data_key, image_file, table_file
 
-NUM_IMAGES = 8
+NUM_IMAGES = 12
 LEVELS = {0.75: 0.74, 0.5: 0.52}
 MEASURES = ("on_path", "off_path", "contraction_random", "contraction_drift", "own_states")
 

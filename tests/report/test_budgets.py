@@ -386,6 +386,29 @@ def test_a_chosen_threshold_by_hand(grid):
     assert (soar.source, soar.between) == ("chosen", {})
 
 
+def test_evaluations_that_lost_other_prompts_are_resampled_together_by_none(grid):
+    """As many prompts each, so that their tables look alike: columns are other prompts."""
+    tables, panels, curves = grid
+    panel = panels["aesthetic", "aesthetic"]
+    names = np.unique(panel.prompts)
+
+    def found(lost):
+        values = {
+            run: np.where(panel.prompts == lost(run), np.nan, one)
+            for run, one in panel.values.items()
+        }
+        changed = {**panels, ("aesthetic", "aesthetic"): replace(panel, values=values)}
+        (soar,) = (
+            one for one in crossings(tables, changed, curves, {})
+            if (one.task, one.method) == ("aesthetic", "soar")
+        )  # fmt: skip
+        return soar
+
+    assert found(lambda _run: names[0]).share is not None
+    unlike = found(lambda run: names[0] if run.method == "sft" else names[-1])
+    assert (unlike.share, unlike.low, unlike.high) == (None, None, None)
+
+
 def raised(panels, first, second):
     """SOAR's scores of one step a little above those of another, and all that follow."""
     panel = panels["aesthetic", "aesthetic"]

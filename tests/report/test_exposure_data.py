@@ -1,6 +1,7 @@
 """Exposure bias as data: pairing, families, and what cannot be compared."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pyarrow as pa
@@ -63,18 +64,19 @@ def test_less_is_better_and_the_baseline_is_compared_with_nothing(stored):
         assert point.adjusted_p_value is None
 
 
-def test_methods_and_levels_of_a_measure_are_one_family(stored):
+def test_methods_levels_and_measures_are_one_family(stored):
     points = by_place(stored)
-    compared = [
-        points["off_path", level, method] for level in LEVELS for method in ("soar", "flow_grpo")
-    ]
+    places = [
+        (measure, level, method)
+        for measure in MEASURES for level in LEVELS for method in ("soar", "flow_grpo")
+    ]  # fmt: skip
     alone = []
-    for one in compared:
-        cells = [cell for cell in stored if cell.method in ("base", "sft", one.method)]
-        only = [_with(cell, lambda table, at=one.level: _of_level(table, at)) for cell in cells]
-        alone.append(by_place(only)["off_path", one.level, one.method].adjusted_p_value)
+    for measure, level, method in places:
+        cells = [cell for cell in stored if cell.method in ("base", "sft", method)]
+        only = [_with(cell, functools.partial(_of, measure=measure, level=level)) for cell in cells]
+        alone.append(by_place(only)[measure, level, method].adjusted_p_value)
     expected = holm(alone).tolist()
-    assert [one.adjusted_p_value for one in compared] == pytest.approx(expected)
+    assert [points[place].adjusted_p_value for place in places] == pytest.approx(expected)
     assert max(alone) < max(expected)
 
 
@@ -92,8 +94,9 @@ def _with(cell, change):
     return dataclasses.replace(cell, tables=_Tables(cell.tables, change))
 
 
-def _of_level(table, level):
-    return table.filter(pc.equal(table["level"], level))
+def _of(table, level, measure=None):
+    table = table.filter(pc.equal(table["level"], level))
+    return table if measure is None else table.filter(pc.equal(table["measure"], measure))
 
 
 def test_without_base_or_baseline_the_rest_is_there(stored):
@@ -102,7 +105,7 @@ def test_without_base_or_baseline_the_rest_is_there(stored):
     assert np.isnan(points["off_path", 0.5, "soar"].change)
     assert points["off_path", 0.5, "soar"].verdict == Verdict.WORSE
     points = by_place([cell for cell in stored if cell.method != "sft"])
-    assert points["off_path", 0.5, "soar"].change == pytest.approx(-0.1 * 1.035 - 0.01)
+    assert points["off_path", 0.5, "soar"].change == pytest.approx(-0.1 * 1.055 - 0.01)
     assert points["off_path", 0.5, "soar"].verdict is None
 
 
@@ -114,7 +117,7 @@ def test_cells_of_an_older_version_have_none(stored, tmp_path):
 
 
 def test_tables_of_other_settings_are_refused_in_one_line(stored):
-    fewer = _with(stored[1], lambda table: _of_level(table, 0.5))
+    fewer = _with(stored[1], lambda table: _of(table, 0.5))
     with pytest.raises(StoreError, match="different versions or settings; move") as caught:
         exposure_points([*stored[:1], fewer, *stored[2:]], "aesthetic", "sft")
     assert "\n" not in str(caught.value)
@@ -126,7 +129,7 @@ def test_what_is_stored_in_single_precision_is_subtracted_in_double(stored):
         return table.set_column(index, "value", table["value"].cast(pa.float32()))
 
     def values(cell):
-        table = _of_level(single(cell.exposure(KEY)), 0.5).to_pandas()
+        table = _of(single(cell.exposure(KEY)), 0.5).to_pandas()
         return table[table["measure"] == "off_path"]["value"].to_numpy().astype(np.float64)
 
     cells = [cell for cell in stored if cell.is_base or (cell.method, cell.seed) == ("soar", 0)]
@@ -141,6 +144,6 @@ def test_the_table_names_levels_changes_and_verdicts(stored):
     assert list(frame.columns) == ["Measure", "Base", "SFT", "SOAR", "Flow-GRPO"]
     assert len(frame) == len(MEASURES) * len(LEVELS)
     row = frame.set_index("Measure").loc["More of it off the path, sigma 0.5"]
-    assert row["Base"].startswith("0.1500 [")
+    assert row["Base"].startswith("0.3500 [")
     assert "<br>" not in row["SFT"]
     assert row["Flow-GRPO"].endswith(": better")

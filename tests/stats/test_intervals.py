@@ -139,6 +139,25 @@ def test_a_single_prompt_gives_no_width():
     assert interval.low == interval.high == pytest.approx(interval.estimate)
 
 
+def test_a_stratum_of_one_prompt_spreads_as_prompts_of_the_others_do():
+    values = np.array([0.0, 2.0, 1.0, 5.0, 7.0])
+    one = spread(cluster(values, np.arange(5), strata=[0, 0, 1, 1, 2]))
+    # Variances of a prompt are 2 and 8, so that the lone one's is 5; means of strata count 1 / 3.
+    assert one.prompts == pytest.approx(np.sqrt(2 / 2 + 8 / 2 + 5) / 3)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1, 1), (10, 10, 10, 10, 10, 1)])
+def test_intervals_of_strata_of_one_prompt_cover(sizes):
+    """Such a stratum shows no spread, and without any [0.333, 0.333] covered nothing."""
+    rng, strata = np.random.default_rng(3), np.repeat(np.arange(len(sizes)), sizes)
+    held = []
+    for _ in range(400):
+        values = rng.normal(size=strata.size)
+        interval = mean_interval(cluster(values, np.arange(strata.size), strata=strata))
+        held.append(interval.low <= 0 <= interval.high)
+    assert np.mean(held) > 0.92
+
+
 def test_no_difference_at_all_is_p_one_and_a_constant_one_is_p_zero():
     assert seed_aware_test(cluster(np.zeros((2, 5)), np.arange(5))) == 1.0
     assert seed_aware_test(cluster(np.ones((2, 5)), np.arange(5))) == 0.0
@@ -163,3 +182,10 @@ def test_probability_of_improvement_counts_ties_half_and_drops_failures():
     found = probability_of_improvement([1, 1, 0, nan], [0, 1, 1, 0], [0, 1, 2, 3])
     assert found.estimate == pytest.approx(0.5)
     assert found.num_prompts == 3
+
+
+def test_a_probability_lies_between_0_and_1():
+    rng = np.random.default_rng(5)
+    gains = np.stack([rng.normal(0.2, 0.1, 20), rng.normal(0.05, 0.1, 20)])
+    found = probability_of_improvement(gains, np.zeros((2, 20)), np.arange(20))
+    assert (found.low, found.high) == (0.0, 1.0)

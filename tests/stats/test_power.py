@@ -86,6 +86,16 @@ def test_prompts_that_lost_an_image_are_left_out():
     assert variance_components(values[:, 2:], prompts[2:]) == whole
 
 
+def test_a_stratum_that_lost_all_its_whole_prompts_is_no_better_design():
+    rng = np.random.default_rng(3)
+    values, strata = rng.normal(size=(3, 120)), np.repeat(np.arange(6), 20)
+    prompts = np.repeat(np.arange(60), 2)
+    assert variance_components(values, prompts, strata).num_strata == 6
+    values[1, :20:2] = np.nan
+    with pytest.raises(ValueError, match="two prompts a stratum"):
+        variance_components(values, prompts, strata)
+
+
 def test_detectable_difference_is_the_textbook_formula_of_a_t_test():
     design = Design(num_prompts=100, num_images=1, num_seeds=1)
     found = detectable_difference(replace(NOTHING, seed=None, prompt=1.0), design)

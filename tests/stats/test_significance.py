@@ -178,6 +178,22 @@ def test_equivalence_is_two_one_sided_tests():
     assert equivalence_test(cluster(values + 1, np.arange(60)), 0.5) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("num_prompts", "num_images"), [(48, 2), (96, 1), (34, 4), (200, 2)]
+)  # fmt: skip
+def test_verdicts_that_hardly_differ_are_not_called_equal(num_prompts, num_images):
+    """One method alone is right on 2 % of images, the margin itself; a test of 5 %."""
+    rng, margin = np.random.default_rng(11), 0.02
+    prompts = np.repeat(np.arange(num_prompts), num_images)
+    drawn = (rng.random((400, prompts.size)) < margin).astype(float)
+    found = [equivalence_test(cluster(values, prompts), margin) for values in drawn]
+    assert np.mean(np.array(found) < 0.05) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)
+
+
+def test_what_never_differs_shows_nothing_to_be_sure_by():
+    assert equivalence_test(cluster(np.zeros((3, 12)), np.arange(12)), 0.01) == 1.0
+
+
 def test_a_tie_within_the_margin_is_equivalent():
     for num_seeds, word in ((3, "equivalent"), (1, "this checkpoint is equivalent")):
         one = interval(0.01, 0.05, num_seeds)

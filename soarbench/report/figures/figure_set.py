@@ -63,9 +63,9 @@ _TEXTS = {
         "Learned score against oracle",
         "Gains over the base in standard deviations of the base's images. The line is what "
         "choosing among the base's images by the score gains without training: an imperfect score "
-        "gains more than the truth even where nobody exploits it. Below the line, and above zero "
-        "in the middle, a method found what the score likes and the truth does not. On the right, "
-        "how well the score still ranks a prompt's images.",
+        "mostly gains more than the truth even where nobody exploits it. Below the line, and above "
+        "zero in the middle, a method whose score rose found what the score likes and the truth "
+        "does not. On the right, how well the score still ranks a prompt's images.",
     ),
     "overoptimisation": (
         "Over-optimisation",
@@ -82,7 +82,7 @@ _TEXTS = {
         "drift; it falls, too, when a model loses diversity. Own states: energy score of states of "
         "sampling from noise against noised images of the same prompt and level, which rises when "
         "a model loses diversity that the data have. Filled markers differ from the baseline after "
-        "Holm's correction over methods and levels.",
+        "Holm's correction over methods, levels and measures.",
     ),
     "robustness": (
         "Scores by sampler",
@@ -90,7 +90,8 @@ _TEXTS = {
         "every state (RMS of the whole way). Left, each method's score; right, by how much its "
         "difference to the baseline is another than by the usual sampler: above zero (where more "
         "is better) it bears the sampler's errors better than the baseline does. Paired by image "
-        "and seed; Holm's correction is over methods and samplers.",
+        "and seed; the deciding metric alone decides, after Holm's correction over methods and "
+        "samplers.",
     ),
     "samples": (
         "Samples",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +37,8 @@ MEASURES = {
         _facts("own_states", "Own states, energy score", "RMS"),
     )
 }
-#: Level, as asked for and of the sampler.
-Place = tuple[float, float]
+#: Measure, and its level, as asked for and of the sampler.
+Place = tuple[str, float, float]
 #: Values of the images, (N,), by training seed; the base's under None.
 BySeed = Mapping[int | None, FloatArray]
 
@@ -54,8 +54,8 @@ class ExposurePoint:
         value: Mean over images.
         change: To the base, on the same images and states; nan without it.
         difference: To the ``baseline``; nan of the base, and of what is compared with nothing.
-        adjusted_p_value: Of the difference, after Holm's correction over methods and levels of one
-            measure.
+        adjusted_p_value: Of the difference, after Holm's correction over methods, levels and
+            measures.
     """
 
     task: str
@@ -86,17 +86,27 @@ def exposure_points(cells: Sequence[Cell], task: str, baseline: str) -> list[Exp
         StoreError: A table is damaged, or cells trained or were measured unlike.
     """
     values = _values(cells, task)
-    points: list[ExposurePoint] = []
-    for measure in MEASURES:
-        own = {place[1:]: by_method for place, by_method in values.items() if place[0] == measure}
-        points += _points(task, measure, own, baseline)
-    return points
+    # One family: of five measures with one each, one in five tables would hold a false verdict.
+    family = decided(
+        {
+            (method, str(place)): comparison
+            for place, by_method in values.items()
+            for method in by_method
+            if (comparison := _compared(place[0], by_method, method, baseline)) is not None
+        }
+    )
+    order = list(MEASURES)
+    return [
+        _point(task, place, by_method, method, family.get((method, str(place))))
+        for place, by_method in sorted(values.items(), key=lambda one: order.index(one[0][0]))
+        for method in ordered_methods(by_method)
+    ]
 
 
-def _values(cells: Sequence[Cell], task: str) -> dict[tuple[str, float, float], dict[str, BySeed]]:
+def _values(cells: Sequence[Cell], task: str) -> dict[Place, dict[str, BySeed]]:
     """Values of every measure at every place, by method."""
     key = task_key(cells, task)
-    values: dict[tuple[str, float, float], dict[str, dict[int | None, FloatArray]]] = {}
+    values: dict[Place, dict[str, dict[int | None, FloatArray]]] = {}
     for cell in members(cells, task):
         table = cell.exposure(key)
         if table is None:
@@ -111,9 +121,7 @@ def _values(cells: Sequence[Cell], task: str) -> dict[tuple[str, float, float], 
     return {place: dict(by_method) for place, by_method in values.items()}
 
 
-def _refuse_unlike(
-    values: Mapping[tuple[str, float, float], Mapping[str, BySeed]], task: str
-) -> None:
+def _refuse_unlike(values: Mapping[Place, Mapping[str, BySeed]], task: str) -> None:
     """Refuse other images, or other levels, which cannot be compared."""
     sizes = {rows.size for one in values.values() for own in one.values() for rows in own.values()}
     counts = {sum(len(own) for own in by_method.values()) for by_method in values.values()}
@@ -122,23 +130,6 @@ def _refuse_unlike(
             f"cells of task {task!r} were measured by different versions or settings; move the "
             "folder probes of their output_dir away: python -m soarbench diagnose makes it again"
         )
-
-
-def _points(
-    task: str, measure: str, values: Mapping[Place, Mapping[str, BySeed]], baseline: str
-) -> Iterator[ExposurePoint]:
-    """Of one measure, whose comparisons are one family."""
-    family = decided(
-        {
-            (method, str(place)): comparison
-            for place, by_method in values.items()
-            for method in by_method
-            if (comparison := _compared(measure, by_method, method, baseline)) is not None
-        }
-    )
-    for place, by_method in values.items():
-        for method in ordered_methods(by_method):
-            yield _point(task, measure, place, by_method, method, family.get((method, str(place))))
 
 
 def _compared(
@@ -163,7 +154,6 @@ def _compared(
 
 def _point(
     task: str,
-    measure: str,
     place: Place,
     by_method: Mapping[str, BySeed],
     method: str,
@@ -181,9 +171,9 @@ def _point(
         difference = [one.estimate, one.low, one.high]
     return ExposurePoint(
         task=task,
-        measure=measure,
-        level=place[0],
-        sigma=place[1],
+        measure=place[0],
+        level=place[1],
+        sigma=place[2],
         method=method,
         value=mean.estimate,
         low=mean.low,

@@ -88,6 +88,11 @@ class Panel:
         rows = [self.values[run] for run in self.runs(method, step)]
         return cluster(rows, self.prompts, strata=self.strata)
 
+    def scored_prompts(self, method: str, step: int) -> frozenset[str]:
+        """Prompts of which some image has a score."""
+        rows = [self.values[run] for run in self.runs(method, step)]
+        return frozenset(self.prompts[~np.isnan(rows).all(axis=0)].tolist())
+
     def pairs(self, first: At, second: At) -> dict[int, tuple[FloatArray, FloatArray]]:
         """Scores of two methods on the same images, (N,) each, by the seeds that they share."""
         # The base was never trained: its one evaluation stands beside every seed of the other.

@@ -37,7 +37,8 @@ class RobustnessPoint:
         is_usual: Whether it is the sampler that all other numbers are of.
         interaction: Method - ``baseline`` by this sampler, minus the same by the usual one; nan of
             the base, of the baseline, and of the usual sampler.
-        adjusted_p_value: Of the interaction, after Holm's correction over methods and samplers.
+        adjusted_p_value: Of the interaction, after Holm's correction over methods and samplers;
+            None of metrics that decide nothing.
         verdict: Whether the method gains or loses on the baseline by this sampler.
     """
 
@@ -75,12 +76,15 @@ def robustness_points(cells: Sequence[Cell], task: str, baseline: str) -> list[R
     drawn = {one: [_by(cell, table, one) for cell, table in tables.values()] for one in samplers}
     panels = {one: build_panels(own)[0] for one, own in drawn.items()}
     names = dict.fromkeys(name for own in panels.values() for name in own)
+    deciding = next((cell.final_metric for cell, _ in tables.values() if cell.final_metric), None)
     return [
         point
         for name in names
         # A metric that failed everywhere by one sampler is compared by none.
         if all(name in own for own in panels.values())
-        for point in _points({one: own[name] for one, own in panels.items()}, baseline)
+        for point in _points(
+            {one: own[name] for one, own in panels.items()}, baseline, name[1] == deciding
+        )
     ]
 
 
@@ -123,17 +127,17 @@ def _by(cell: Cell, table: pa.Table, sampler: Sampler) -> _Drawn:
     return _Drawn(**{**vars(cell), "description": description}, rows=rows)
 
 
-def _points(panels: BySampler, baseline: str) -> Iterator[RobustnessPoint]:
-    """Of one metric, whose interactions are one family."""
+def _points(panels: BySampler, baseline: str, is_deciding: bool) -> Iterator[RobustnessPoint]:
+    """Of one metric, whose interactions are one family, where it decides anything."""
     usual = next(iter(panels))
-    family = decided(
-        {
-            (method, str(sampler)): comparison
-            for sampler, panel in panels.items()
-            for method in panel.methods
-            if (comparison := _interaction(panels, usual, sampler, method, baseline)) is not None
-        }
-    )
+    family = {
+        (method, str(sampler)): comparison
+        for sampler, panel in panels.items()
+        for method in panel.methods
+        if (comparison := _interaction(panels, usual, sampler, method, baseline)) is not None
+    }
+    if is_deciding:
+        family = decided(family)
     for sampler, panel in sorted(panels.items(), key=lambda one: (one[0][1], one[0][0])):
         for method in panel.methods:
             interval = estimate(panel, method, panel.steps(method)[-1]).interval

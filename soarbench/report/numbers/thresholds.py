@@ -178,7 +178,7 @@ def _spread(
         scores = [panel.scores(stop.method, stop.step) for stop in (*stops, *goal)]
     except ValueError:
         return None  # an evaluation without a scored image
-    if len({one.num_prompts for one in scores}) > 1:
+    if len({panel.scored_prompts(stop.method, stop.step) for stop in (*stops, *goal)}) > 1:
         return None  # failed measurements took whole prompts out of some evaluations
     # One label for all methods: the same resamples, so that their crossings compare.
     rng = labelled_rng(panel.task, panel.evaluator, "threshold")

@@ -142,8 +142,9 @@ def gaming_note(one: Gaming) -> str:
             f"Choosing the best of {one.benchmark.counts[-1]} images of a prompt by the score, of "
             f"the base and without training, gains {gains[0][-1]:.2f} SD of the score and "
             f"{gains[1][-1]:.2f} of the truth: a rate of {number_text(rate, 2)}. A shortfall is "
-            "what a method's true gain lacks of that rate times its score's; above zero, training "
-            "found what the score likes and the truth does not. In contrasts better is less of it."
+            "what a method's true gain lacks of that rate times its score's; above zero, "
+            "where the score gained, training found what the score likes and the truth does not. "
+            "In contrasts better is less of it."
         )
     if any(point.correlation is not None for point in one.points):
         parts.append(
