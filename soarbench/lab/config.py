@@ -28,7 +28,7 @@ LABORATORY = "lab"
 
 @dataclass(frozen=True, kw_only=True)
 class LabModelConfig(Sd3Config):
-    """The laboratory's Stable Diffusion 3, a thousand times smaller; ``path`` may name another."""
+    """The laboratory's Stable Diffusion 3, 300 times smaller; ``path`` may name another."""
 
     name: str = field(default=LABORATORY, metadata=ADDRESS)
     path: str = field(default=LABORATORY, metadata=ADDRESS)
