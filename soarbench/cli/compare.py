@@ -201,7 +201,7 @@ def _method_side(
     if seed is not None and own and seed not in own:
         raise UserError(
             f"{name} has seeds {', '.join(map(str, sorted(own)))}, and the cell has {seed}; name "
-            f"one of its cells, or the method of each"
+            "a cell of a seed that both have"
         )
     measured: dict[Key, dict[int | None, Measured]] = {}
     for cell in cells:

@@ -350,6 +350,7 @@ def test_what_cannot_be_compared_is_one_line_with_a_remedy(store: Path, tmp_path
         (f"{cell_id}@7", "sft", [here, "task=general"], "was evaluated at 50, 100, 150"),
         (f"{cell_id}@last", "sft", [here, "task=general"], "must be a number of optimizer steps"),
         (cell_id, "sft", [here], "need one task: task=aesthetic, task=general"),
+        ("soar", cell_id, [here, "task=general", "seeds=[1]"], "has seeds 1, and the cell has 0"),
         (str(scored), "sft", [here, "task=general"], "have no measurement in common"),
         (str(scored), str(aesthetic), [], "have no measurement in common"),
         (str(scored), str(fewer), [], "48 images in .* and 40 in"),
