@@ -174,7 +174,10 @@ class Cell:
         return self.statistics() is not None and self.norms(key) is not None
 
     def statistics(self) -> pa.Table | None:
-        """Statistics of every image, with step and suite; None without diagnostics."""
+        """Statistics of images, with step and suite; None without diagnostics.
+
+        A row an image, or in an export a row a prompt: the means of its images.
+        """
         return self.tables.probe("images")
 
     def norms(self, key: str) -> pa.Table | None:

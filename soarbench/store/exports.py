@@ -1,7 +1,8 @@
 """A grid without images or weights, to be published: one Parquet file a kind of table.
 
 ``cells.parquet`` holds a JSON text a cell (names, state, cost, launches, protocols), the other
-files the rows of all cells together, so that what cells share is stored once.
+files the rows of all cells together, so that what cells share is stored once. Scores are single
+numbers, statistics of images means of a prompt's; see ``_SINGLE`` and ``_BITS`` for the rest.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ _COLUMNS = {
     "norms": {_ID, "norm", "key"}, "exposure": {_ID, "measure", "key"}, "robustness": {_ID},
     "samples": {_ID, "task", "step", "jpeg", "prompts"},
 }  # fmt: skip
-#: Measurements of images and paths, which nobody pairs to the last bit.
-_SINGLE = {"images", "norms", "exposure"}
-#: Of a statistic of an image: off by .00012 of its size at most, and means of many by less.
-_BITS = 13
+#: What nobody pairs to the last bit. Judges give single numbers, but for some oracles'.
+_SINGLE = {"scores", "images", "norms", "exposure"}
+#: Bits of a number, where they are many: off by .00012 of its size at most, or by .000015.
+_BITS = {"images": 13, "training": 16}
 #: Of a cell as ``cells.parquet`` has it, beside its launches and protocols.
 _PLAIN = ("description", "state", "reason", "mlflow_run_id", "budget", "created_at", "code")
 
@@ -138,7 +139,10 @@ class _ExportedTables:
         return rows
 
     def scores(self) -> pa.Table:
-        return self._rows("scores", is_needed=True)
+        rows = self._rows("scores", is_needed=True)
+        # Single on disk, and double where it is computed with, as in a store.
+        place = rows.schema.get_field_index("value")
+        return rows.set_column(place, "value", rows["value"].cast(pa.float64()))
 
     def training(self) -> pa.Table | None:
         is_base = self.values["description"]["data_key"] is None
@@ -213,7 +217,7 @@ def write_export(
     kinds: dict[str, Callable[[Cell], pa.Table | None]] = {
         "scores": lambda cell: cell.tables.scores(),
         "training": lambda cell: cell.tables.training(),
-        "images": Cell.statistics,
+        "images": _by_prompt,
         "norms": lambda cell: _on_all_data(cell, "norms", older.get(cell.cell_id)),
         "robustness": Cell.robustness,
         "exposure": lambda cell: _on_all_data(cell, "exposure", older.get(cell.cell_id)),
@@ -247,6 +251,17 @@ def _values(cell: Cell, clean: Mapping[str, str]) -> dict[str, object]:
     }
 
 
+def _by_prompt(cell: Cell) -> pa.Table | None:
+    """Statistics of images as means of a prompt's, which is what is resampled: half the size."""
+    rows = cell.statistics()
+    if rows is None:
+        return None
+    keys = ["step", "suite", "prompt_id"]
+    names = [name for name in rows.column_names if name not in (*keys, "image_index")]
+    means = rows.group_by(keys, use_threads=False).aggregate([(name, "mean") for name in names])
+    return means.rename_columns([name.removesuffix("_mean") for name in means.column_names])
+
+
 def _on_all_data(cell: Cell, name: Table, older: Cell | None) -> pa.Table | None:
     """A probe's rows on the data of every key, some maybe only in an older export."""
     probes = {}
@@ -263,15 +278,17 @@ def _joined(label: str, parts: Iterable[tuple[str, pa.Table | None]]) -> pa.Tabl
     return pa.concat_tables(tables, promote_options="permissive") if tables else None
 
 
-def _rounded(table: pa.Table) -> pa.Table:
-    """Single numbers to ``_BITS`` bits: three fifths of the size, as the rest compresses away."""
+def _rounded(table: pa.Table, bits: int) -> pa.Table:
+    """Numbers to so many bits, as zeros compress away; whole ones, which count, as they are."""
     for i, field in enumerate(table.schema):
-        if pa.types.is_float32(field.type):
+        if pa.types.is_floating(field.type):
             column = table.column(i)
-            mantissa, exponent = np.frexp(column.to_numpy())
-            values = np.ldexp(np.round(np.ldexp(mantissa, _BITS)), exponent - _BITS)
+            values = column.to_numpy()
+            mantissa, exponent = np.frexp(values)
+            short = np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits)
+            kept = np.where(values == np.round(values), values, short)
             absent = column.is_null().to_numpy()
-            table = table.set_column(i, field, pa.array(values, type=field.type, mask=absent))
+            table = table.set_column(i, field, pa.array(kept, type=field.type, mask=absent))
     return table
 
 
@@ -286,8 +303,8 @@ def _write(root: Path, name: str, table: pa.Table | None) -> None:
             for field in table.schema
         ]
         table = table.cast(pa.schema(single))
-    if name == "images":
-        table = _rounded(table)
+    if name in _BITS:
+        table = _rounded(table, _BITS[name])
     write = functools.partial(
         pq.write_table, table, compression="zstd", compression_level=19,
         use_dictionary=[one.name for one in table.schema if pa.types.is_string(one.type)],

@@ -58,7 +58,8 @@ class CellTables(Protocol):
     def probe(self, name: Table, key: str = "") -> pa.Table | None:
         """A table of diagnostics; None where there is none.
 
-        Those of images have step and suite, and a column a measure of diversity. ``robustness`` has
+        Those of images have step and suite, and a column a measure of diversity; of an export they
+        are means of a prompt's images, without image_index. ``robustness`` has
         the columns of ``scores``, num_inference_steps and state_noise, and is of every sampler, the
         cell's own first.
         """
