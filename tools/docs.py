@@ -257,7 +257,7 @@ def _published() -> Iterator[list[str]]:
     """Every grid with the laboratory's budgets, and with SD3.5-Medium as published."""
     for grid in options("grid"):
         # Trials have a length of their own.
-        for budget in ("tuning",) if grid == "tuning" else ("quick", "standard"):
+        for budget in ("tuning",) if grid.startswith("tuning") else ("quick", "standard"):
             yield [f"grid={grid}", f"budget={budget}"]
     for grid in ("main_table", "reward_specific", "soar_then_grpo", "rivals"):
         yield [f"grid={grid}", "model=sd35_medium"]

@@ -145,6 +145,30 @@ def test_an_edge_is_an_end_of_what_was_tried_and_zero_is_none(folder: Path) -> N
     assert "at the edge of optim.learning_rate (0.0003 to 0.0009): try beyond it" in lines[1]
 
 
+@pytest.mark.parametrize(
+    ("values", "edges"),
+    [
+        ((1, 2, 4), ()),  # of images kept: fewer than one there are not
+        ((0, 0.1, 0.2), ()),
+        ((4, 2, 1), ("method.other",)),
+        ((1.0, 3.0, 9.0), ("method.other",)),  # of a weight there are lower ones
+        ((2, 4, 8), ("method.other",)),
+        ((2, 1, 4), ()),
+    ],
+)
+def test_where_nothing_lies_below_there_is_no_edge(
+    values: tuple[float, ...], edges: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The first is the best of them."""
+    trials = {
+        name: ({"lr": 3e-4, "kept": value}, (gain, gain))
+        for name, value, gain in zip(("sft", "sft_b", "sft_c"), values, (2, 1, 0), strict=True)
+    }
+    folder = write(tmp_path / "tuning", trials=trials)
+    assert chosen(folder)["sft"].best == "sft"
+    assert chosen(folder)["sft"].edges == edges
+
+
 def test_nothing_is_chosen_while_a_trial_is_missing(tmp_path: Path) -> None:
     by_method = chosen(write(tmp_path / "tuning", missing="sft_slow"))
     assert by_method["sft"].best is None

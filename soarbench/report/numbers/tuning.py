@@ -115,8 +115,9 @@ def _chosen(choice: Choice) -> Choice:
 
 
 def _is_edge(value: object, span: Sequence[float]) -> bool:
-    # No setting that is tuned goes below 0: there the range ends, and not the search.
-    return value in (*span[:1], *span[-1:]) and value != 0
+    # Nothing tuned goes below 0, and no count below 1: there the range ends, and not the search.
+    is_floor = value == 0 or (isinstance(value, int) and value == 1)
+    return value in span[-1:] or (value in span[:1] and not is_floor)
 
 
 def _trials(
