@@ -34,9 +34,9 @@ OTHER_PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "results/lab/README.md")
 #: What plug-ins derive from and what tools of others would import.
 MODULES = (
     "baselines.base", "baselines.config", "baselines.flow", "evaluators.base",
-    "soarbench.config.suites", "soarbench.data.config", "soarbench.data.prompts",
-    "soarbench.models.base", "soarbench.launchers.base", "soarbench.stats.intervals",
-    "soarbench.stats.significance", "soarbench.stats.power",
+    "soarbench.config.suites", "soarbench.data.config", "soarbench.data.forms",
+    "soarbench.data.prompts", "soarbench.models.base", "soarbench.launchers.base",
+    "soarbench.stats.intervals", "soarbench.stats.significance", "soarbench.stats.power",
 )  # fmt: skip
 #: Groups of YAML, in the order in which a newcomer meets them.
 GROUPS = (

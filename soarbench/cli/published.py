@@ -14,7 +14,7 @@ from soarbench.config.folders import Folders
 from soarbench.config.keys import split
 from soarbench.config.settings import GridConfig
 from soarbench.config.suites import SuiteConfig
-from soarbench.data.config import DatasetsDataConfig
+from soarbench.data.forms import DatasetsDataConfig
 from soarbench.evaluation.suites import PromptFile
 
 _ADAPTER = "model.adapter"

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import abc
-import functools
-import glob
-import hashlib
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pkgutil import resolve_name
@@ -17,18 +13,13 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 from typing_extensions import override
 
 from soarbench.common.errors import ConfigError
-from soarbench.common.files import files_digest
-from soarbench.common.strict import ADDRESS, ADDRESS_IF_SET
+from soarbench.common.strict import ADDRESS
 from soarbench.data.buckets import Size, bucket_sizes
-from soarbench.models.hub import is_directory
+from soarbench.data.contents import whole_digest
 
 if TYPE_CHECKING:
     from soarbench.data.encoded_rows import ConditionOf, EncodedRows, EncodeImages
     from soarbench.data.records import Record, Scorer
-
-Facts = tuple[Path, int, int]
-#: Read at either end of a file of images, whose name and size say most.
-_END = 2**20
 
 
 def require_share(key: str, value: float) -> None:
@@ -37,49 +28,11 @@ def require_share(key: str, value: float) -> None:
         raise ValueError(f"{key}={value}: must be in (0, 1]")
 
 
-def check_inside(path: str | Path, folders: Iterable[str | Path]) -> None:
-    """``PermissionError`` for a file outside of folders, which somebody else's set could name."""
-    # By their names alone: whoever has the folder made its links to another disk.
-    place = os.path.abspath(path)
-    if not any(Path(place).is_relative_to(os.path.abspath(folder)) for folder in folders):
-        raise PermissionError(
-            "lies outside the set's folder; data.foreign_files=true takes such files, too"
-        )
-
-
 def require_finite(thresholds: Mapping[str, float]) -> None:
     """Refuse thresholds that keep everything or nothing."""
     for name, least in thresholds.items():
         if not math.isfinite(least):
             raise ValueError(f"thresholds.{name}={least}: must be a finite number")
-
-
-def file_facts(path: Path) -> Facts:
-    """Place, size and time of change, which together make a changed file another one."""
-    stat = path.stat()
-    return path.absolute(), stat.st_size, stat.st_mtime_ns
-
-
-def ends_digest(paths: list[Path], root: Path) -> str:
-    """Digest of large files: of their names and sizes, and of the content of their ends."""
-    return _ends_digest(tuple(map(file_facts, paths)), root)
-
-
-def whole_digest(path: Path) -> str:
-    """Digest of all of a file."""
-    return _whole_digest(file_facts(path))
-
-
-# Every cell of a grid asks for its set's content: files are read once, and again when they change.
-@functools.cache
-def _ends_digest(facts: tuple[Facts, ...], root: Path) -> str:
-    return files_digest([path for path, _, _ in facts], root, _END)
-
-
-@functools.cache
-def _whole_digest(facts: Facts) -> str:
-    with facts[0].open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
 class TrainingSet(Protocol):
@@ -347,156 +300,3 @@ class ImageDataConfig(CurationConfig, DataConfig):
         # By name, again. The reader's libraries also take seconds to import, which a plan need not.
         records: Iterator[Record] = resolve_name(f"soarbench.data.sources.{reader}")(self)
         return records
-
-
-@dataclass(frozen=True, kw_only=True)
-class JsonlDataConfig(ImageDataConfig):
-    """A JSON Lines file: ``caption`` with ``image`` or ``md5``; ``width``, ``height``, ``scores``.
-
-    Attributes:
-        image_dir: Folder that images lie in: as ``image`` says, or as ``MD5.SUFFIX`` in it or in a
-            folder named after the first two digits. Null is the file's own folder.
-        foreign_files: Whether rows may name files outside that folder; links in it may always.
-    """
-
-    kind: ClassVar[str] = "jsonl"
-
-    image_dir: str | None = None
-    foreign_files: bool = field(default=False, metadata=ADDRESS)
-
-    @override
-    def own_content(self) -> str:
-        # A folder that is not there shows here, before a run, and not with the first image.
-        self.image_folder()
-        return whole_digest(self.file())
-
-    def file(self) -> Path:
-        """The file; ``ConfigError`` where there is none."""
-        path = self._location()
-        if not path.is_file():
-            what = "a folder" if path.is_dir() else "no such file"
-            raise ConfigError(
-                f"data.path={self.path}: {what}; give a JSON Lines file, or say data=datasets or "
-                "data=webdataset"
-            )
-        return path
-
-    def image_folder(self) -> Path:
-        """The folder that its images lie in; ``ConfigError`` where there is none."""
-        folder = self.file().parent if self.image_dir is None else Path(self.image_dir)
-        if not folder.expanduser().is_dir():
-            raise ConfigError(f"data.image_dir={self.image_dir}: no such folder")
-        return folder.expanduser()
-
-    @override
-    def own_records(self) -> Iterator[Record]:
-        return self._read_by("jsonl:jsonl_records")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetsDataConfig(ImageDataConfig):
-    """A set for Hugging Face ``datasets``: parquet or image folder, saved directory, or hub id.
-
-    Attributes:
-        revision: Of a hub id; null takes the default branch.
-        licence: Of the set, as its page states it; for people.
-        data_files: Pattern of files in the set that are read, e.g. ``part_1/*.tar``; null: all.
-        subset: Name of the hub set's configuration.
-        split: Of the set.
-        streaming: Whether it is read front to back and never stored; for more than a disk holds.
-        image_column: Holds the images.
-        caption_column: Holds the captions; ``json.prompt`` is a key of what a column of objects
-            holds, as of tar shards.
-        score_columns: Score to the column that holds it.
-        foreign_files: Whether rows without an image's bytes may name files outside the set, and
-            addresses, which are then fetched.
-    """
-
-    kind: ClassVar[str] = "datasets"
-
-    revision: str | None = None
-    licence: str | None = field(default=None, metadata=ADDRESS)
-    data_files: str | None = field(default=None, metadata=ADDRESS_IF_SET)
-    subset: str | None = None
-    split: str = "train"
-    streaming: bool = False
-    image_column: str = "image"
-    caption_column: str = "text"
-    score_columns: Mapping[str, str] = field(default_factory=dict)
-    foreign_files: bool = field(default=False, metadata=ADDRESS)
-
-    @property
-    @override
-    def is_streamed(self) -> bool:
-        return self.streaming
-
-    @property
-    @override
-    def reading(self) -> Mapping[str, object]:
-        names = ("subset", "split", "image_column", "caption_column", "score_columns")
-        return {name: getattr(self, name) for name in names}
-
-    @override
-    def own_content(self) -> str:
-        assert self.path is not None
-        files = "" if self.data_files is None else f" {self.data_files}"
-        # Of a hub id nothing may be there yet, and expanding a grid must not download it.
-        if not is_directory(self.path):
-            return f"{self.path}@{self.revision}{files}"
-        root = self._location()
-        if not root.is_dir():
-            raise ConfigError(f"data.path={self.path}: no such folder; give one, or a hub id")
-        paths = sorted(path for path in root.rglob("*") if path.is_file())
-        return f"{ends_digest(paths, root.absolute())}{files}"
-
-    @override
-    def own_records(self) -> Iterator[Record]:
-        return self._read_by("tables:dataset_records")
-
-
-@dataclass(frozen=True, kw_only=True)
-class WebDatasetConfig(ImageDataConfig):
-    """WebDataset tar shards, read front to back and never unpacked: samples of an image and a text.
-
-    ``path`` is a folder of shards, or a pattern such as ``/data/part-*.tar``. A sample's caption is
-    its ``.txt`` file, or ``caption_key`` of its ``.json`` file, which may also hold ``scores``.
-
-    Attributes:
-        caption_key: Of the ``.json`` file.
-    """
-
-    kind: ClassVar[str] = "webdataset"
-
-    caption_key: str = "caption"
-
-    @property
-    @override
-    def is_streamed(self) -> bool:
-        return True
-
-    @property
-    @override
-    def reading(self) -> Mapping[str, object]:
-        return {"caption_key": self.caption_key}
-
-    @override
-    def own_content(self) -> str:
-        # Shards of a pattern need have no folder that their names could be relative to.
-        return ends_digest(self.shards(), Path("/"))
-
-    def shards(self) -> list[Path]:
-        """The tar files, sorted; ``ConfigError`` where there are none."""
-        path = self._location()
-        pattern = str(path / "*.tar") if path.is_dir() else str(path)
-        # Sorted, since a file system's own order would make another content of a copied set.
-        paths = sorted(Path(name).absolute() for name in glob.glob(pattern) if Path(name).is_file())
-        if not paths:
-            raise ConfigError(
-                f"data.path={self.path}: no tar files there; give a folder of shards or a pattern, "
-                "e.g. 'data.path=/data/part-*.tar'"
-            )
-        return paths
-
-    @override
-    def own_records(self) -> Iterator[Record]:
-        return self._read_by("tables:shard_records")

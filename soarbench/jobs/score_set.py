@@ -15,8 +15,9 @@ from evaluators.images import ImageError
 from soarbench.common.errors import UserError
 from soarbench.common.files import make_writable, write_atomically
 from soarbench.common.progress import Pace
-from soarbench.data.config import ImageDataConfig, JsonlDataConfig
+from soarbench.data.config import ImageDataConfig
 from soarbench.data.curation import CHUNK, Unusable, sample_of, score_key
+from soarbench.data.forms import JsonlDataConfig
 from soarbench.data.records import Record, caption_fault
 from soarbench.data.sources.jsonl import line_of, read_lines
 from soarbench.data.sources.source import KEY, records_of

@@ -140,6 +140,7 @@ class _ExportedTables:
 
     def scores(self) -> pa.Table:
         rows = self._rows("scores", is_needed=True)
+        assert rows is not None
         # Single on disk, and double where it is computed with, as in a store.
         place = rows.schema.get_field_index("value")
         return rows.set_column(place, "value", rows["value"].cast(pa.float64()))

@@ -18,13 +18,9 @@ from evaluators.base import Canary, Sample, Score
 from soarbench.cli.app import main
 from soarbench.common.errors import UserError
 from soarbench.data.check import SetCheck, look, pixel_digest
-from soarbench.data.config import (
-    DatasetsDataConfig,
-    ImageDataConfig,
-    JsonlDataConfig,
-    WebDatasetConfig,
-)
+from soarbench.data.config import ImageDataConfig
 from soarbench.data.filter_set import filter_set
+from soarbench.data.forms import DatasetsDataConfig, JsonlDataConfig, WebDatasetConfig
 from soarbench.data.prompts import PromptItem, PromptSuite
 from soarbench.evaluation.rows import ScoreRows
 from soarbench.jobs import score_set as scoring

@@ -16,12 +16,8 @@ from baselines.online_dpo_config import OnlineDpoConfig
 from baselines.sft_config import SftConfig
 from baselines.soar_config import SoarConfig
 from soarbench.common.strict import address_content, build, plain
-from soarbench.data.config import (
-    CurationConfig,
-    DatasetsDataConfig,
-    JsonlDataConfig,
-    WebDatasetConfig,
-)
+from soarbench.data.config import CurationConfig
+from soarbench.data.forms import DatasetsDataConfig, JsonlDataConfig, WebDatasetConfig
 from soarbench.lab.config import LabDataConfig, LabModelConfig
 from soarbench.models.sd3.config import Sd3Config
 from tests.sets import write_set

@@ -8,7 +8,7 @@ from PIL import Image
 
 from soarbench.common.errors import ConfigError
 from soarbench.data.buckets import bucket_sizes, fit, is_smaller, nearest_bucket
-from soarbench.data.config import JsonlDataConfig
+from soarbench.data.forms import JsonlDataConfig
 
 
 def test_buckets_by_hand() -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from evaluators.images import ImageError
 from soarbench.common.errors import UserError
-from soarbench.data.config import ImageDataConfig, JsonlDataConfig, WebDatasetConfig
+from soarbench.data.config import ImageDataConfig
 from soarbench.data.curation import Curation
+from soarbench.data.forms import JsonlDataConfig, WebDatasetConfig
 from soarbench.data.sources.source import records_of
 from tests.sets import CountingJudge, picture, write_set, write_shards
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from soarbench.common.errors import UserError
 from soarbench.data.buckets import fit
-from soarbench.data.config import ImageDataConfig, JsonlDataConfig, WebDatasetConfig
+from soarbench.data.config import ImageDataConfig
 from soarbench.data.curation import Curation
 from soarbench.data.encoded_rows import EncodedRows
+from soarbench.data.forms import JsonlDataConfig, WebDatasetConfig
 from soarbench.data.rows import encode_entries, fresh_rows, stored_rows
 from soarbench.models.tensor_store import TensorStore
 from tests.sets import picture, write_set, write_shards

@@ -18,12 +18,8 @@ from datasets import Dataset, DatasetDict
 from evaluators.images import ImageError
 from soarbench.common.errors import UserError
 from soarbench.common.strict import address_content
-from soarbench.data.config import (
-    DatasetsDataConfig,
-    ImageDataConfig,
-    JsonlDataConfig,
-    WebDatasetConfig,
-)
+from soarbench.data.config import ImageDataConfig
+from soarbench.data.forms import DatasetsDataConfig, JsonlDataConfig, WebDatasetConfig
 from soarbench.data.records import Record, caption_fault
 from soarbench.data.sources.source import records_of
 from tests.sets import picture, write_set, write_shards

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from soarbench.cli.app import main
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.config.registries import suite_named
-from soarbench.data.config import ImageDataConfig, JsonlDataConfig
+from soarbench.data.config import ImageDataConfig
+from soarbench.data.forms import JsonlDataConfig
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.distributed import DistributedWorkbench

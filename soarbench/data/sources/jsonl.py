@@ -11,7 +11,8 @@ from typing import BinaryIO
 
 from soarbench.common.errors import UserError
 from soarbench.common.files import write_atomically
-from soarbench.data.config import JsonlDataConfig, check_inside, file_facts
+from soarbench.data.contents import check_inside, file_facts
+from soarbench.data.forms import JsonlDataConfig
 from soarbench.data.records import Record, caption_text, checked_scores, checked_size
 
 _SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")

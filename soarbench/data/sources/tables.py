@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.strict import did_you_mean
-from soarbench.data.config import DatasetsDataConfig, WebDatasetConfig, check_inside
+from soarbench.data.contents import check_inside
+from soarbench.data.forms import DatasetsDataConfig, WebDatasetConfig
 from soarbench.data.records import Record, caption_text, checked_scores, checked_size
 from soarbench.models.hub import first_line, is_directory
 
