@@ -52,7 +52,7 @@ def test_every_picture_and_table_is_linked_and_every_link_leads_somewhere() -> N
 
 
 def test_there_are_exports() -> None:
-    names = {"ablation", "main_table", "reward_specific", "tuning"}
+    names = {"ablation", "main_table", "reward_specific", "soar_then_grpo", "tuning"}
     assert {path.name for path in EXPORTS} == names
 
 
