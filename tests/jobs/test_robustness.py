@@ -110,6 +110,7 @@ def test_every_sampler_is_reported_the_usual_one_among_them(
     assert "### Scores by sampler" in markdown
     export(ExportOptions(output=tmp_path / "copy"), words, console=Console(file=io.StringIO()))
     copy = [f"output_dir={tmp_path / 'copy'}", f"results_dir={tmp_path / 'again'}"]
+    copy.append("figure_formats=[]")
     report(ReportOptions(), copy, console=Console(file=io.StringIO()))
     assert points(tmp_path / "again") == rows
 

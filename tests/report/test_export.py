@@ -83,7 +83,7 @@ def exported(arguments: list[str], output: Path) -> Export:
 
 
 def reported(output: Path, results: Path) -> Path:
-    words = [f"output_dir={output}", f"results_dir={results}"]
+    words = [f"output_dir={output}", f"results_dir={results}", "figure_formats=[]"]
     assert report(ReportOptions(), words, console=quiet()) == 0
     return results / "reward_specific"
 
