@@ -368,10 +368,10 @@ def build_report(
     baseline: str = "sft",
     show_published: bool = False,
     checkpoint_rule: str = LAST,
-    formats: Sequence[str] = ("png",),
+    formats: Sequence[str] = (),
     options: ReportOptions | None = None,
 ) -> build.Report:
-    """A report of the cells that ``write_grid`` wrote; PDFs of all figures double its time."""
+    """A report of the cells that ``write_grid`` wrote; figures take longer than all the rest."""
     source = GridCells(
         grid=grid,
         folder=grid_folder,

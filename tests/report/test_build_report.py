@@ -204,7 +204,7 @@ def test_holes_are_shown_and_the_report_is_marked_partial(tmp_path):
 def test_a_grid_of_which_all_trained_cells_failed_still_shows_its_holes(tmp_path):
     failed = Folder(method="sft", task="aesthetic", state="failed", reason="out of memory")
     grid = write_grid(tmp_path / "grid", [base(num_prompts=6), failed])
-    report = build_report(grid, tmp_path, grid="grid")
+    report = build_report(grid, tmp_path, grid="grid", formats=("png",))
     assert report.gaps == (f"{failed.cell_id}: failed: out of memory",)
     assert "| SFT | 0 of 1 |" in (tmp_path / "grid" / "table.md").read_text()
     assert not (tmp_path / "grid" / "curves.png").exists()
@@ -340,7 +340,7 @@ def test_a_reference_file_of_other_columns_is_refused(tmp_path):
 def test_published_curves_are_drawn_when_asked(reported, tmp_path):
     _, grid, results = reported
     shutil.copytree(results / "reference", tmp_path / "reference")
-    build_report(grid, tmp_path, grid="reward_specific", show_published=True)
+    build_report(grid, tmp_path, grid="reward_specific", show_published=True, formats=("png",))
     plain = (results / "reward_specific" / "curves.png").read_bytes()
     assert (tmp_path / "reward_specific" / "curves.png").read_bytes() != plain
 
