@@ -36,15 +36,14 @@ PAIRS = [
 METHODS = {"sft": [], "soar": ["method.num_aux_points=1"], "flow_grpo": PAIRS}
 RIVALS = {"diffusion_nft": PAIRS, "online_dpo": PAIRS}
 ADAPTERS = {"full": "null", "lora": "{rank:32,alpha:64}"}
-#: Every method, and either adapter with its activations kept and computed again; what the rivals
-#: add is the old policy, and which rows the model sees.
+#: Every method, and either adapter with its activations kept and computed again.
 CASES = [
     *itertools.product(METHODS, ["full"], (True,)),
     ("soar", "full", False),
     ("sft", "lora", False),
-    ("diffusion_nft", "full", True),
-    ("online_dpo", "lora", True),
 ]
+#: What they add is the old policy, and which rows the model sees: a few layers of it will do.
+RIVAL_CASES = [("diffusion_nft", "full", True), ("online_dpo", "lora", True)]
 EIGHT_GPUS = ("launcher.num_processes=8", "training.batch_size=16")
 EIGHT = [
     ("sft", "full", "ddp"),
@@ -108,6 +107,8 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Finished
         pytest.skip(f"no CUDA device can be pretended: {error}")
     cases = [_words(*case, "planned") for case in CASES]
     faults = [_words("sft", "lora", True, "few", f"fault={name}") for name in FAULTS]
+    rivals = [_words(*case, "planned", "few") for case in RIVAL_CASES]
+    families = itertools.starmap(_of_family, FAMILIES.items())
     training, inference = "tests.pretended.training", "tests.pretended.inference"
     # Few processes, each of which imports everything; the longest first, so that the two in the
     # end are done together.
@@ -115,7 +116,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Finished
         "even": (training, *cases[::2]),
         "odd": (training, *cases[1::2]),
         "eight": (training, *itertools.starmap(_on_eight_gpus, EIGHT)),
-        "few": (training, *itertools.starmap(_of_family, FAMILIES.items()), *faults),
+        "few": (training, *families, *rivals, *faults),
         "inference": (inference, "512", "1024"),
         "judges": ("tests.pretended.judges", "512", "1024"),
     }
@@ -127,6 +128,11 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Finished
 def _results(process: Finished) -> list[dict[str, object]]:
     assert process.returncode == 0, process.stderr[-4000:]
     return [json.loads(line) for line in process.stdout.splitlines()]
+
+
+def _fault(processes: Mapping[str, Finished], name: str) -> dict[str, object]:
+    """Planted faults come last."""
+    return _results(processes["few"])[len(FAMILIES) + len(RIVAL_CASES) + FAULTS.index(name)]
 
 
 @pytest.mark.parametrize(("method", "adapter", "is_checkpointed"), CASES)
@@ -145,6 +151,17 @@ def test_an_update_runs_at_the_published_size(
 def test_an_update_of_another_family_runs(processes: Mapping[str, Finished], model: str) -> None:
     result = _results(processes["few"])[list(FAMILIES).index(model)]
     assert result["waits"] == WAITS
+    assert result["kernels"] == KERNELS
+    assert result["planned"] == pytest.approx(result["peak"], rel=0.03)
+
+
+@pytest.mark.parametrize("case", RIVAL_CASES)
+def test_an_update_of_a_rival_runs(
+    processes: Mapping[str, Finished], case: tuple[str, str, bool]
+) -> None:
+    result = _results(processes["few"])[len(FAMILIES) + RIVAL_CASES.index(case)]
+    assert result["waits"] == WAITS
+    assert result["uploads"].keys() <= {"baselines/loop/weights.py:_add_adapter"}
     assert result["kernels"] == KERNELS
     assert result["planned"] == pytest.approx(result["peak"], rel=0.03)
 
@@ -178,12 +195,12 @@ def test_an_update_runs_on_eight_gpus(
 def test_a_planted_fault_is_found(
     processes: Mapping[str, Finished], fault: str, message: str
 ) -> None:
-    result = _results(processes["few"])[len(FAMILIES) + FAULTS.index(fault)]
+    result = _fault(processes, fault)
     assert message in str(result["error"])
 
 
 def test_a_planted_wait_is_found(processes: Mapping[str, Finished]) -> None:
-    result = _results(processes["few"])[len(FAMILIES) + FAULTS.index("wait")]
+    result = _fault(processes, "wait")
     assert result["error"] == ""
     planted = {"baselines/flow_matching.py:on_trajectory_term": 1}
     assert result["waits"] == WAITS | planted

@@ -291,8 +291,8 @@ def test_drawn_words_are_readable(evaluator):
 
 
 @pytest.mark.slow
-def test_two_hundred_drawn_words_are_readable(evaluator):
-    assert share_read(evaluator, 240, seed=0) >= 0.95
+def test_a_hundred_and_twenty_drawn_words_are_readable(evaluator):
+    assert share_read(evaluator, 120, seed=0) >= 0.95
 
 
 def test_a_model_that_is_nowhere_is_one_line(tmp_path):
