@@ -13,7 +13,7 @@ NOTE = (
     "The best trial of a method is the one of the highest mean gain over tasks, in standard "
     "deviations of the base's images. As the best of several it looks better than it is: these "
     "numbers choose settings, and are no results. An edge is an end of the range that was tried "
-    "(0 is none): a better value may lie beyond."
+    "(0 is none, nor is 1 of a count): a better value may lie beyond."
 )
 _COLUMNS = (
     "method", "trial", "task", "metric", "settings", "value", "low", "high",
