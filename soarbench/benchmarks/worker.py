@@ -75,7 +75,7 @@ def measure_training(cell: CellConfig, workbench: ModelWorkbench) -> Result:
         num_snapshots=0,
         logging_steps=1,
     )
-    model = workbench.load(cell)
+    model = workbench.models.load(cell)
     rows, negative = random_rows(cell, model), model.encode_prompts([""])
     prepared = workbench.method(cell, model)
     stamps: list[float] = []
@@ -119,7 +119,7 @@ class SoarSteps:
         assert cell.optim is not None
         self.device = workbench.device
         self.max_grad_norm = cell.optim.max_grad_norm
-        model = workbench.load(cell)
+        model = workbench.models.load(cell)
         self.transformer = model.transformer.requires_grad_(True).train()
         self.velocity = model.velocity()
         self.method = cast(Soar, workbench.method(cell, model))

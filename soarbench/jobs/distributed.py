@@ -25,6 +25,7 @@ from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import OnStep
 from soarbench.jobs.torchrun import LAUNCH_PID, Span, last_error, started
+from soarbench.jobs.train import trained_folder
 from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.models.devices import torch_device
 from soarbench.store.training import TrainingFolder, read_training_log
@@ -52,9 +53,9 @@ class DistributedWorkbench(ModelWorkbench):
 
         ``TrainingFailed`` where a process ended badly; says why.
         """
-        folder, span = self.training_folder(cell), Span.current(self.processes.count)
+        folder, span = trained_folder(self.store, cell), Span.current(self.processes.count)
         # The processes need all of the GPUs, this one's among them.
-        self.let_go()
+        self.models.let_go()
         # Those of other nodes find it in the folder, once they have met these.
         owner = {OWNER_VARIABLE: Owner.current(folder.root).token}
         with started(self.grid, cell, folder, span, owner) as process:
@@ -108,7 +109,7 @@ def main(words: Sequence[str]) -> None:
     workbench = _RankWorkbench(device, grid.store, together)
     cost = workbench.train(cell, stop_without_launch)
     if os.environ["RANK"] == "0":
-        write_record(workbench.training_folder(cell).cost_path, cost)
+        write_record(trained_folder(workbench.store, cell).cost_path, cost)
     end_process()
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import gc
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 
 import torch
 from accelerate.utils import gather
@@ -23,23 +21,11 @@ from baselines.loop.arguments import allow_determinism, check_device
 from baselines.loop.owner import Owner
 from baselines.loop.post_train import post_train
 from baselines.loop.stream import row_generator
-from baselines.loop.weights import load_transformer, prepare_transformer, start_from
-from baselines.rewards.base import (
-    Mixture,
-    RewardError,
-    RewardFunction,
-    refusal,
-    reward_name,
-    runs_elsewhere,
-    score_images,
-    tried_reward,
-)
-from baselines.rewards.evaluator import EvaluatorReward, resolve_reward
+from baselines.rewards.base import RewardError, runs_elsewhere, score_images
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
 from evaluators.diversity.config import DiversityConfig, Measure
 from soarbench.common.errors import UserError
 from soarbench.config.run import ProcessesConfig
-from soarbench.config.settings import SamplingConfig
 from soarbench.data.prompts import PromptItem
 from soarbench.diagnostics.measured import Measured, States
 from soarbench.diagnostics.probes import Probing, make_probes
@@ -49,16 +35,17 @@ from soarbench.evaluation.seeds import evaluation_generators
 from soarbench.evaluation.selection import refuse_overlap, suite_prompts
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
-from soarbench.grid.checks import reward_judge
 from soarbench.jobs.base import Job, OnStep
 from soarbench.jobs.diversity import Diversity
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.judge import Judge
+from soarbench.jobs.loaded import LoadedModel
 from soarbench.jobs.probe import FollowedJob
 from soarbench.jobs.reward_scales import reward_scales
-from soarbench.jobs.train import Train, refuse_repetition
+from soarbench.jobs.rewards import reward_of, reward_parts, try_reward
+from soarbench.jobs.train import Train, refuse_repetition, trained_folder
 from soarbench.jobs.training_sets import TrainingSets
-from soarbench.models.adapters import adapter_root, apply_adapter
+from soarbench.models.adapters import adapter_root
 from soarbench.models.base import ImageModel
 from soarbench.models.devices import gpu_readings, torch_device
 from soarbench.models.quiet import quiet_libraries
@@ -71,29 +58,6 @@ from soarbench.store.training import TrainingFolder, TrainingLog
 ONE_PROCESS = ProcessesConfig()
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """A model that draws, what it was before training, and the part that a training exchanges.
-
-    ``trained`` is None as long as nothing has been put onto it.
-    """
-
-    model: ImageModel
-    base: tuple[object, ...]
-    trained: tuple[object, ...] | None
-
-
-def _base_of(cell: CellConfig) -> tuple[object, ...]:
-    """What a cell's training starts from: two cells with equal ones start from equal weights."""
-    return cell.model, *map(addresses.cell_id, cell.lineage)
-
-
-def _trained_part(cell: CellConfig) -> tuple[object, ...]:
-    """Which weights a training exchanges, and how they compute."""
-    assert cell.training is not None
-    return cell.lora, cell.training.compile
-
-
 class ModelWorkbench:
     """Loads what cells need, once, and does their heavy work."""
 
@@ -102,11 +66,9 @@ class ModelWorkbench:
         self.store = store
         self.processes = processes
         self.sets = TrainingSets(self.device, store.cache_dir, self.evaluator)
+        self.models = LoadedModel(self.device, store, self.sets)
         self._evaluators: dict[JudgeConfig, Evaluator] = {}
         self._measures: dict[DiversityConfig, Measure] = {}
-        self._scheduler: dict[str, object] = {}
-        self._drawer: tuple[tuple[str, int, SamplingConfig], Drawer] | None = None
-        self._loaded: _Loaded | None = None
         self._scales: Mapping[str, float] = {}
         # Denormal numbers appear in late training and are a hundred times slower on a CPU.
         torch.set_flush_denormal(True)
@@ -130,7 +92,7 @@ class ModelWorkbench:
         for config, cell in models.items():
             # Published weights are tried on their base, before judges are loaded.
             if config.adapter is not None:
-                self.load(cell)
+                self.models.load(cell)
         for cell in trained:
             self.sets.opened(cell).measure()
         try:
@@ -174,15 +136,16 @@ class ModelWorkbench:
         if not drawn:
             return
         self.sets.encode_prompts(drawn)
-        model = self.load(drawn[0])
+        model = self.models.load(drawn[0])
         for cell in trained:
             _check_targets(cell, model.transformer)
         # Of all cells: a suite of another task is as spoilt by a training prompt as one's own.
         suites = [suite_prompts(suite) for cell in drawn for suite in cell.suites.values()]
         for cell in trained:
-            refuse_overlap(set(self.sets.rows(cell, model).prompts), suites)
+            rows = self.sets.rows(cell, model)
+            refuse_overlap(set(rows.prompts), suites)
             if cell.rewards:
-                self._try_reward(cell, model)
+                try_reward(reward_of(cell, self.evaluator), rows, model)
 
     def evaluator(self, cell: CellConfig, judge: str) -> Evaluator:
         """A cell's judge by its name, loaded once, when it has proved that it works."""
@@ -200,42 +163,7 @@ class ModelWorkbench:
             self._measures[config] = config.build()
         return self._measures[config]
 
-    def let_go(self) -> None:
-        """Free the memory of the model that was loaded last."""
-        self._drawer = self._loaded = None
-        # Modules refer to each other in circles, so memory is not free before they are collected.
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def load(self, cell: CellConfig) -> ImageModel:
-        """The base pipeline, fresh; what was loaded before is let go."""
-        self.let_go()
-        model = cell.model.load(self.device, self.sets.prompt_store(cell.model))
-        if cell.model.adapter is not None:
-            apply_adapter(model.transformer, cell.model.adapter, base=cell.model.path)
-        # Outlives the model, which the next load lets go.
-        shift = model.schedule.shift(model.latent_shape)
-        self._scheduler = {"scheduler": model.scheduler_name, "shift": shift}
-        return model
-
-    def load_start(self, cell: CellConfig) -> ImageModel:
-        """The pipeline that training starts from: the base's, or with a first stage's weights."""
-        model = self.load(cell)
-        if cell.parent is not None and cell.lora is None:
-            # All weights are trained in float32: an adapter is merged in it, and rounded nowhere.
-            model.transformer.float()
-        for stage in cell.lineage:
-            start_from(model.transformer, self.training_folder(stage).snapshot(stage.steps[-1]))
-        return model
-
     # Training
-
-    def training_folder(self, cell: CellConfig) -> TrainingFolder:
-        """A trained cell's files."""
-        source = addresses.training(cell)
-        assert source is not None, "the base model is not trained"
-        return TrainingFolder(self.store.artefact(source.address).root)
 
     def train(self, cell: CellConfig, on_step: OnStep) -> dict[str, float]:
         """Train a cell to its end, from its last checkpoint on, and leave snapshots.
@@ -249,7 +177,7 @@ class ModelWorkbench:
         assert cell.data is not None
         block = cell.data.rows_per_shape
         self._scales = self._reward_scales(cell)
-        folder, model = self.training_folder(cell), self.load_start(cell)
+        folder, model = trained_folder(self.store, cell), self.models.load_start(cell)
         rows = self.sets.rows(cell, model)
         if cell.method.trains_on == "prompts":
             rows = rows.without_latents()
@@ -302,13 +230,13 @@ class ModelWorkbench:
         chosen = settled(cell, self.processes, self._memory())
         if chosen != cell and os.environ.get("RANK", "0") == "0":
             values = choices(demand_of(cell, self.processes), chosen)
-            self.training_folder(cell).note_choices(values)
+            trained_folder(self.store, cell).note_choices(values)
         return chosen
 
     def method(self, cell: CellConfig, model: ImageModel) -> Method:
         """A cell's method, with its reward where it has one."""
         assert cell.method is not None
-        reward = self._reward(cell, self._scales) if cell.method.needs_reward else None
+        reward = reward_of(cell, self.evaluator, self._scales) if cell.method.needs_reward else None
         world = World(
             schedule=model.schedule,
             latent_shape=model.latent_shape,
@@ -322,111 +250,26 @@ class ModelWorkbench:
         )
         return cell.method.build(world)
 
-    def _reward(
-        self, cell: CellConfig, scales: Mapping[str, float] | None = None
-    ) -> RewardFunction:
-        parts = self._rewards(cell)
-        # Alone it keeps its own name in messages.
-        if list(cell.rewards.values()) == [1.0] and not scales:
-            return next(iter(parts.values()))
-        return Mixture(parts, cell.rewards, scales)
-
-    def _rewards(self, cell: CellConfig) -> dict[str, RewardFunction]:
-        parts: dict[str, RewardFunction] = {}
-        for name in cell.rewards:
-            judge = reward_judge(name)
-            if judge in cell.judges:
-                parts[name] = EvaluatorReward(self.evaluator(cell, judge), name)
-            else:
-                parts[name] = resolve_reward(name)
-        return parts
-
     def _reward_scales(self, cell: CellConfig) -> dict[str, float]:
         """Each reward's spread over images of the base, measured once; none where not asked for."""
         if cell.reward_scale == "own":
             return {}
-        folder = self.training_folder(cell)
+        folder = trained_folder(self.store, cell)
         if scales := folder.reward_scales():
             return scales
         # Of the base and not of a first stage: so all trainings of a grid have equal scales.
-        model = self.load(cell)
+        model = self.models.load(cell)
         rows, draw = self.sets.rows(cell, model), self._drawing(cell, model)
-        scales = reward_scales(self._rewards(cell), rows, draw)
+        scales = reward_scales(reward_parts(cell, self.evaluator), rows, draw)
         if os.environ.get("RANK", "0") == "0":
             folder.note_reward_scales(scales)
         return scales
 
-    def _try_reward(self, cell: CellConfig, model: ImageModel) -> None:
-        """Ask the reward about two training pictures, once it can judge all prompts."""
-        rows, reward = self.sets.rows(cell, model), self._reward(cell)
-        refused = [
-            (prompt, why)
-            for prompt in rows.prompts
-            if (why := refusal(reward, prompt, rows.columns(prompt)))
-        ]
-        if refused:
-            prompt, why = refused[0]
-            raise UserError(
-                f"reward {reward_name(reward)!r} cannot judge {len(refused)} of {len(rows)} "
-                f"training prompts, e.g. {prompt!r}: {why}. Train on prompts that it can judge "
-                "(in the laboratory data.kinds=[text] or other kinds), or mix it with a reward "
-                "for the others"
-            )
-        # Two, since a reward that gives one value for all of them is a common mistake.
-        tried = [rows[index] for index in range(min(2, len(rows)))]
-        columns = {name: [row["columns"][name] for row in tried] for name in tried[0]["columns"]}
-        images = [model.decode(row["x0"][None].to(self.device))[0] for row in tried]
-        tried_reward(reward, [row["prompt"] for row in tried], images, columns)
-
     # Sampling
 
-    def model_at(self, cell: CellConfig, step: int) -> ImageModel:
-        """The pipeline with the weights of a step of training; 0 is what it started from.
-
-        One model at a time: the next call may put other weights onto it.
-        """
-        self._drawer = None
-        if not self._takes(cell, step):
-            # Named nowhere else, so that it is gone before the next one is loaded.
-            self._loaded = _Loaded(self.load_start(cell), _base_of(cell), None)
-        if step > 0:
-            self._exchange(cell, step)
-        assert self._loaded is not None
-        return self._loaded.model
-
-    def _takes(self, cell: CellConfig, step: int) -> bool:
-        """Whether the loaded model can be given the weights of a step."""
-        loaded = self._loaded
-        if loaded is None or loaded.base != _base_of(cell):
-            return False
-        if loaded.trained is None:
-            return True
-        return step > 0 and loaded.trained == _trained_part(cell)
-
-    def _exchange(self, cell: CellConfig, step: int) -> None:
-        """Put the weights of a step onto the loaded model."""
-        assert cell.training is not None
-        # Nothing counts as loaded meanwhile: a fault would leave weights of two steps.
-        loaded, self._loaded = self._loaded, None
-        assert loaded is not None
-        model = loaded.model
-        if loaded.trained is None:
-            model.transformer = prepare_transformer(model.transformer, cell.training, cell.lora)
-            # Drawn in the base's precision, whatever it was trained in.
-            model.transformer.to(getattr(torch, cell.model.dtype)).requires_grad_(False).eval()
-        load_transformer(model.transformer, self.training_folder(cell).snapshot(step))
-        self._loaded = replace(loaded, trained=_trained_part(cell))
-
     def drawer(self, cell: CellConfig, step: int) -> Drawer:
-        """What draws images with the weights of a step, which are loaded unless they are."""
-        # All suites of a step follow each other.
-        key = (addresses.cell_id(cell), step, cell.sampling)
-        if self._drawer is None or self._drawer[0] != key:
-            self._drawer = key, self._new_drawer(cell, step)
-        return self._drawer[1]
-
-    def _new_drawer(self, cell: CellConfig, step: int) -> Drawer:
-        return self._drawing(cell, self.model_at(cell, step))
+        """What draws images with the weights of a step, until others are asked for."""
+        return self._drawing(cell, self.models.at(cell, step))
 
     def _drawing(self, cell: CellConfig, model: ImageModel) -> Drawer:
         """Draws images of prompts as a cell's evaluation does."""
@@ -461,7 +304,7 @@ class ModelWorkbench:
         )
 
     def _probing(self, cell: CellConfig, source: CellConfig, step: int) -> Probing:
-        model = self.model_at(cell, step)
+        model = self.models.at(cell, step)
         data = None if source.data is None else source.data.held_out(NUM_PROBES)
         rows = self.sets.rows(dataclasses.replace(source, data=data), model)
         return Probing(
@@ -472,11 +315,9 @@ class ModelWorkbench:
             guidance_scale=cell.sampling.guidance_scale,
         )
 
-    def scheduler_facts(self, cell: CellConfig) -> dict[str, object]:
+    def scheduler_facts(self, cell: CellConfig) -> Mapping[str, object]:
         """The sampler's class and shift, for the fingerprint."""
-        if not self._scheduler:
-            self.load(cell)
-        return self._scheduler
+        return self.models.scheduler_facts(cell)
 
 
 def _check_targets(cell: CellConfig, transformer: nn.Module) -> None:

@@ -19,6 +19,7 @@ from soarbench.jobs.distributed import (
     stop_without_launch,
 )
 from soarbench.jobs.torchrun import LAUNCH_PID, Span, last_error
+from soarbench.jobs.train import trained_folder
 from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.store.training import TrainingFolder, read_training_log
 from tests.fakes import SMALL
@@ -54,9 +55,9 @@ def test_two_processes_train_a_cell_as_one_does(tmp_path: Path) -> None:
     for name, grid in (("one", alone), ("shards", shards)):
         one = ModelWorkbench("cpu", grid.store)
         bench = one if name == "one" else DistributedWorkbench(grid)
-        folder = bench.training_folder(sft(grid))
+        folder = trained_folder(bench.store, sft(grid))
         folder.root.mkdir(parents=True)
-        bench.sets.rows(sft(grid), bench.load(sft(grid)))
+        bench.sets.rows(sft(grid), bench.models.load(sft(grid)))
         cost = bench.train(sft(grid), lambda step, _: steps.append(step))
         assert (cost["optimizer_steps"], cost["images_seen"]) == (6, 24)
         assert folder.snapshot(6).is_dir()
@@ -69,7 +70,7 @@ def test_two_processes_train_a_cell_as_one_does(tmp_path: Path) -> None:
     # What shards were gathered into is evaluated as any other weights are.
     (tmp_path / "shards").rename(folder.root)
     bench = ModelWorkbench("cpu", shards.store)
-    weights = bench.model_at(sft(shards), 6).transformer.state_dict()
+    weights = bench.models.at(sft(shards), 6).transformer.state_dict()
     snapshot = TrainingFolder(tmp_path / "one").snapshot(6)
     for name, value in load_file(next(snapshot.glob("*.safetensors"))).items():
         torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-5)

@@ -17,6 +17,8 @@ from soarbench.data.forms import JsonlDataConfig
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.distributed import DistributedWorkbench
+from soarbench.jobs.loaded import LoadedModel
+from soarbench.jobs.train import trained_folder
 from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.lab.world.oracles import aesthetic_truth
 from soarbench.models.sd3.config import Sd3Config
@@ -98,7 +100,7 @@ def sft(grid: Grid) -> CellConfig:
 def test_training_rows_are_the_set(arguments: list[str], extra: tuple[str, ...]) -> None:
     cell = sft(grid := expand([*arguments, *extra]))
     bench = ModelWorkbench("cpu", grid.store)
-    model = bench.load(cell)
+    model = bench.models.load(cell)
     assert model.pipeline.text_encoder is None
     rows = bench.sets.rows(cell, model)
     if "oracle_aesthetic" in str(extra):
@@ -126,9 +128,9 @@ def test_two_processes_train_on_shapes_as_one_does(arguments: list[str], tmp_pat
     for extra in ((), ("launcher.num_processes=2",)):
         grid = expand([*shaped, *extra, f"output_dir={tmp_path / str(len(extra))}"])
         bench = DistributedWorkbench(grid) if extra else ModelWorkbench("cpu", grid.store)
-        folder = bench.training_folder(sft(grid))
+        folder = trained_folder(bench.store, sft(grid))
         folder.root.mkdir(parents=True)
-        bench.sets.rows(sft(grid), bench.load(sft(grid)))
+        bench.sets.rows(sft(grid), bench.models.load(sft(grid)))
         bench.train(sft(grid), lambda *_: None)
         weights = load_file(folder.snapshot(6) / "diffusion_pytorch_model.safetensors")
         log = read_training_log(folder)
@@ -159,7 +161,7 @@ def test_a_bad_row_is_refused_before_weights_are_loaded(
     def refuse(*_: object) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr(ModelWorkbench, "load", refuse)
+    monkeypatch.setattr(LoadedModel, "load", refuse)
     monkeypatch.setattr(Sd3Config, "load_encoders", refuse)
     write_set(tmp_path / "set", count=12, changes={7: change})
     with pytest.raises(UserError) as caught:

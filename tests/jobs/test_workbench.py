@@ -33,6 +33,7 @@ from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import OnStep
 from soarbench.jobs.graph import grid_jobs
+from soarbench.jobs.loaded import LoadedModel
 from soarbench.jobs.train import trained_folder
 from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.models.base import ImageModel, PromptEncoder
@@ -140,7 +141,7 @@ def test_a_grid_of_real_cells_resumed_in_the_middle_equals_one_straight_through(
     with pytest.raises(KeyboardInterrupt):
         go(resumed, Interrupted)
     soar = next(cell for cell in grid.cells if cell.method_name == "soar")
-    folder = ModelWorkbench("cpu", expand(resumed).store).training_folder(soar).root
+    folder = trained_folder(expand(resumed).store, soar).root
     checkpoint = last_complete_checkpoint(folder)
     assert checkpoint is not None
     sizes = weight_bytes(soar)
@@ -177,7 +178,7 @@ def test_a_reward_says_whether_it_runs_beside_the_model(
     grid = expand([*arguments, "method=flow_grpo"])
     bench = ModelWorkbench("cpu", grid.store)
     (cell,) = (cell for cell in grid.cells if cell.method_name == "flow_grpo")
-    model = bench.load(cell)
+    model = bench.models.load(cell)
     for place, expected in (("cpu", False), ("server", True)):
         monkeypatch.setattr(brightness, "runs_on", place, raising=False)
         method = bench.method(cell, model)
@@ -192,12 +193,12 @@ def test_a_second_stage_starts_from_the_weights_of_its_first(arguments: list[str
     bench = ModelWorkbench("cpu", grid.store)
     cells = {cell.method_name: cell for cell in grid.cells}
     first, second = cells["soar"], cells["soar_then_flow_grpo"]
-    snapshot = bench.training_folder(first).snapshot(6)
+    snapshot = trained_folder(bench.store, first).snapshot(6)
     trained = load_file(snapshot / "diffusion_pytorch_model.safetensors")
-    start = bench.model_at(second, 0).transformer
+    start = bench.models.at(second, 0).transformer
     for name, value in start.state_dict().items():
         assert value.equal(trained[name]), name
-    after = bench.model_at(second, 6).transformer
+    after = bench.models.at(second, 6).transformer
     base = after.get_base_model().state_dict()
     for name, value in trained.items():
         kept = base.get(name, base.get(base_layer_name(name)))
@@ -205,16 +206,16 @@ def test_a_second_stage_starts_from_the_weights_of_its_first(arguments: list[str
         assert kept.equal(value), name
 
 
-class LoadedAnew(ModelWorkbench):
+class LoadedAnew(LoadedModel):
     """Loads base and snapshot for every step, and rounds what was trained last."""
 
     @override
-    def model_at(self, cell: CellConfig, step: int) -> ImageModel:
+    def at(self, cell: CellConfig, step: int) -> ImageModel:
         model = self.load_start(cell)
         if step > 0:
             assert cell.training is not None
             trained = prepare_transformer(model.transformer, cell.training, cell.lora)
-            load_transformer(trained, self.training_folder(cell).snapshot(step))
+            load_transformer(trained, trained_folder(self._store, cell).snapshot(step))
             model.transformer = trained.to(torch.bfloat16).requires_grad_(False).eval()
         return model
 
@@ -240,26 +241,27 @@ def test_rounded_snapshots_on_one_loaded_model_draw_the_same_bits(
         return load(config, device, prompts)
 
     monkeypatch.setattr(Sd3Config, "load", counted)
-    kinds = {None: LoadedAnew, torch.bfloat16: ModelWorkbench}
+    kinds = {None: LoadedAnew, torch.bfloat16: LoadedModel}
     for dtype, kind in kinds.items():
         kept = functools.partial(post_train_keeping, dtype)
         monkeypatch.setattr("soarbench.jobs.workbench.post_train", kept)
         grid = expand([*arguments, f"output_dir={tmp_path / str(dtype)}"])
         cells = [cell for cell in grid.cells if cell.method_name != "soar"]
-        bench = kind("cpu", grid.store)
+        bench = ModelWorkbench("cpu", grid.store)
+        bench.models = kind(bench.device, grid.store, bench.sets)
         for cell in cells[1:]:
             bench.train(cell, lambda *_: None)
-            (file,) = bench.training_folder(cell).snapshot(6).glob("*.safetensors")
+            (file,) = trained_folder(bench.store, cell).snapshot(6).glob("*.safetensors")
             assert {v.dtype for v in load_file(file).values()} == {dtype or torch.float32}
         loads.clear()
         drawn[kind] = pictures(bench, cells)
         # The base and SFT's two steps, then Flow-GRPO's two with an adapter.
         assert len(loads) == (5 if kind is LoadedAnew else 2)
-    assert drawn[ModelWorkbench] == drawn[LoadedAnew]
-    assert len({images[0] for images in drawn[ModelWorkbench].values()}) == 5
+    assert drawn[LoadedModel] == drawn[LoadedAnew]
+    assert len({images[0] for images in drawn[LoadedModel].values()}) == 5
     # From trained weights back to what training started from.
-    start = bench.model_at(cells[-1], 0).transformer.state_dict()
-    fresh = bench.load(cells[0]).transformer.state_dict()
+    start = bench.models.at(cells[-1], 0).transformer.state_dict()
+    fresh = bench.models.load(cells[0]).transformer.state_dict()
     assert start.keys() == fresh.keys()
     assert all(value.equal(fresh[name]) for name, value in start.items())
 
@@ -276,7 +278,7 @@ def test_other_samplers_draw_other_images_with_the_weights_that_are_loaded(
     for sampling in (*samplers, usual):
         images = bench.drawer(replace(cell, sampling=sampling), 0)(batch)
         drawn.append([image.tobytes() for image in images])
-        models.append(bench.model_at(cell, 0))
+        models.append(bench.models.at(cell, 0))
     assert drawn[0] == drawn[-1]
     assert len({images[0] for images in drawn}) == 3
     assert len(set(map(id, models))) == 1
@@ -357,7 +359,7 @@ def test_every_judge_and_a_users_own_is_a_reward(
     more += ["training.num_snapshots=1", "training.save_steps=2", "data.keep_fraction=0.9"]
     assert go([*arguments, *more]) == 0
     grid = expand([*arguments, *more])
-    folder = ModelWorkbench("cpu", grid.store).training_folder(grid.cells[-1])
+    folder = trained_folder(grid.store, grid.cells[-1])
     logged = pq.read_table(folder.table_path).to_pylist()
     means = [row["value"] for row in logged if row["key"] == "rollout/reward_mean"]
     assert means

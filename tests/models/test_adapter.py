@@ -315,7 +315,7 @@ def test_an_adapter_is_evaluated_for_real(tmp_path: Path) -> None:
         for rows in (ScoreRows(path.parent) for path in grid.store.root.rglob("rows.parquet"))
     ]
     assert len(values) == len(set(values)) == 2
-    drawn = bench.load(grid.cells[1]).transformer
+    drawn = bench.models.load(grid.cells[1]).transformer
     torch.testing.assert_close(
         drawn.transformer_blocks[0].attn.to_q.weight,
         adapted_weight(tmp_path / "mine"),

@@ -101,6 +101,6 @@ def test_a_run_asks_before_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     bench.device = torch.device("cuda:0")
     gpu = SimpleNamespace(name="Tiny GPU", total_memory=1e6)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
-    monkeypatch.setattr(bench, "load", lambda _: pytest.fail("loaded"))
+    monkeypatch.setattr(bench.models, "load", lambda _: pytest.fail("loaded"))
     with pytest.raises(UserError, match=r"method=sft needs \d+ GB on each GPU and Tiny GPU has 0"):
         bench.prepare(grid_jobs(expand(SFT).cells, diagnostics=False))
