@@ -29,7 +29,7 @@ Precision = Literal["no", "bf16"]
 BUCKET_BYTES = 64 * 2**20
 
 #: Updates or rows, at most: beyond it, times and sizes of a plan are no numbers of a machine.
-_MOST = 10**9
+MOST = 10**9
 
 #: Beyond it half precision has no number for the velocity, and images are black.
 GREATEST_GUIDANCE = 1000.0
@@ -49,6 +49,8 @@ def require_at_least(config: object, minimum: int, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(minimum <= value < math.inf, name, value, f"use {minimum} or more")
+        # Whole numbers of any length are read; costs and times are floating-point ones.
+        require(value <= MOST, name, value, f"use {MOST} or less")
 
 
 def require_positive(config: object, *names: str) -> None:
@@ -217,7 +219,9 @@ class EmaConfig:
     """Average of the trained weights; defaults are Flow-GRPO's.
 
     Attributes:
-        decay: Share of the average that is kept at each averaging. Published 0.9.
+        decay: The largest share of the average that is kept at an averaging: the n-th keeps
+            (1 + n) / (10 + n) where that is less, .9 from the 80th on, .98 from the 440th.
+            Published 0.9.
         every: Optimiser updates between two averagings. Published 8.
     """
 
@@ -246,7 +250,8 @@ class TrainingConfig:
             damaged costs the time since the one before it; with 1, all of the training.
         num_snapshots: Weights kept for evaluation, evenly spaced, the last at the end.
         micro_batch_size: Rows that go through the model at once on one process; null takes all of
-            a process's rows. Bounds memory; changes no result.
+            a process's rows. Bounds memory; changes no weight. Where groups of a rollout have no
+            spread, it changes how many rows are trained on and counted in vain.
         mixed_precision: ``no`` or ``bf16`` (autocast over float32 trained weights).
         max_sequence_length: Tokens a prompt of the encoder that takes long ones, in training;
             evaluation has the model's, which is the most. Null takes that for both. SOAR and SFT
@@ -279,7 +284,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "keep_checkpoints", "logging_steps"):
-            self._require(1 <= getattr(self, name) <= _MOST, name, f"must be in 1..{_MOST}")
+            self._require(1 <= getattr(self, name) <= MOST, name, f"must be in 1..{MOST}")
         for name in ("save_steps", "micro_batch_size"):
             value = getattr(self, name)
             self._require(value is None or value >= 1, name, "must be at least 1, or null")
@@ -326,6 +331,15 @@ class TrainingConfig:
             reason = ", because a collection cannot be resumed in the middle"
             self._require_multiple(name, updates_per_collection, what + reason)
         self._require_multiple("batch_size", group_size, f"the method's group_size={group_size}")
+
+    def check_average(self, ema: EmaConfig) -> None:
+        """Refuse snapshots of an average that is still what training started from."""
+        first = self.snapshot_steps[0]
+        if ema.every > first:
+            raise ValueError(
+                f"ema.every={ema.every}: nothing has been averaged yet at the first snapshot, step "
+                f"{first}; use ema.every={first} or less, or more training.steps"
+            )
 
     def check_processes(self, world_size: int) -> None:
         """Refuse a batch that does not divide evenly over processes and micro-batches."""

@@ -12,6 +12,7 @@ from typing_extensions import override
 from baselines.config import (
     ADDRESS,
     ADDRESS_IF_SET,
+    MOST,
     NUM_TRAIN_TIMESTEPS,
     MethodConfig,
     StepKind,
@@ -46,8 +47,9 @@ class SoarConfig(MethodConfig):
             the same level of the row's path: as many terms at the same levels, on states that no
             error of the model has moved. Published true.
         renoise: Whether auxiliary points are moved up towards the noise; false leaves the one point
-            of each path at the step's end, and has none where that is the clean image, whose
-            correction velocity is 0 / 0. Published true.
+            of each path at the step's end, and has none where that is the lowest level of the grid,
+            at which the correction velocity is the step's error over a level of about 0. Published
+            true.
         shared_noise: Whether they are moved towards the row's own noise; false draws an endpoint
             for each path ("fresh noise", paper's Table 3). Published true.
         aux_chunk: Auxiliary points of a row that share one forward and backward; null takes as many
@@ -88,8 +90,8 @@ class SoarConfig(MethodConfig):
         require(1 <= length <= steps, "rollout_steps", length, f"use 1 to {steps}, all of them")
         for name in ("num_aux_points", "num_rollout_paths", "aux_chunk"):
             value = getattr(self, name)
-            valid = value is None or value >= 1
-            require(valid, name, value, "use 1 or more; aux_weight=0 turns SOAR off")
+            valid = value is None or 1 <= value <= MOST
+            require(valid, name, value, f"use 1 to {MOST}; aux_weight=0 turns SOAR off")
         require_at_least(self, 0, "aux_weight", "noise_scale")
         self._check_switches()
 

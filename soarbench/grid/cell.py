@@ -137,12 +137,18 @@ class CellConfig:
 
     @property
     def cost_steps(self) -> dict[int, float]:
-        """The step that is nearest to each of ``costs`` within this stage, and that cost."""
-        if self.training is None:
+        """The step that is nearest to each of ``costs`` within this stage, and that cost.
+
+        A multiple of the updates that share a rollout, since the first of them has paid for all;
+        none before weights that are evaluated as an average are averaged for the first time.
+        """
+        if self.training is None or self.method is None:
             return {}
         before, update = self.cost_at(0), self.cost_at(1) - self.cost_at(0)
-        nearest = {round((cost - before) / update): cost for cost in self.costs}
-        return {step: cost for step, cost in nearest.items() if 0 < step <= self.training.steps}
+        unit = self.method.updates_per_collection
+        nearest = {unit * round((cost - before) / update / unit): cost for cost in self.costs}
+        first, last = 1 if self.ema is None else self.ema.every, self.training.steps
+        return {step: cost for step, cost in nearest.items() if first <= step <= last}
 
     def cost_at(self, step: int) -> float:
         """Forward equivalents of training up to a step, first stages included, as planned."""

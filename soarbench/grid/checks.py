@@ -59,6 +59,8 @@ def check(settings: Settings, method: str) -> None:
         training.check_processes(launcher.count)
         optim.check_parallelism(launcher.parallelism)
         optim.check_packages()
+        if settings.ema is not None:
+            training.check_average(settings.ema)
     except ValueError as error:
         raise ConfigError(f"method={method}: {error}") from error
     _check_shapes(settings, config, training)

@@ -160,12 +160,28 @@ def test_every_method_is_evaluated_at_what_the_others_spend(overrides: list[str]
     assert steps_of(arguments) == {
         "sft aesthetic seed 0": (3, 6),
         "soar aesthetic seed 0": (1, 3, 4, 6),
-        "flow_grpo aesthetic seed 0": (1, 3, 6),
+        # Two updates share a rollout, which the first one pays for.
+        "flow_grpo aesthetic seed 0": (2, 3, 6),
     }
     cells = {cell.method_name: cell for cell in cells_of(arguments)}
     assert cells["soar"].cost_steps == {1: 576.0, 4: 3072.0, 6: 4224.0}
     assert {cells[name].costs for name in ("sft", "soar", "flow_grpo")} == {(576.0, 3072.0, 4224.0)}
     assert cells["base"].steps == (0,)
+
+
+def test_no_cost_is_compared_at_an_average_of_nothing(overrides: list[str]) -> None:
+    def flow_grpo(*more: str) -> tuple[int, ...]:
+        words = [*overrides, "task=aesthetic", SHARES, "training.steps=20", *more]
+        return steps_of(words)["flow_grpo aesthetic seed 0"]
+
+    # SFT spends as much as 3.75 updates of Flow-GRPO.
+    assert flow_grpo("ema.every=4") == (4, 10, 20)
+    assert flow_grpo("ema.every=5") == (10, 20)
+    message = (
+        r"ema\.every=11: nothing has been averaged yet at the first snapshot, step 10; use .*10"
+    )
+    with pytest.raises(ConfigError, match=message):
+        flow_grpo("ema.every=11")
 
 
 def test_costs_are_those_of_the_grid_whatever_is_selected(overrides: list[str]) -> None:
@@ -190,7 +206,7 @@ def test_a_second_stage_has_paid_for_its_first_before_it_begins(overrides: list[
         "soar_then_flow_grpo aesthetic seed 0": (3, 6),
     }
     further = steps_of([*arguments, "budget.costs=[2000,5000]"])
-    assert further["sft_then_flow_grpo aesthetic seed 0"] == (3, 6)
+    assert further["sft_then_flow_grpo aesthetic seed 0"] == (2, 3, 6)
     assert further["soar_then_flow_grpo aesthetic seed 0"] == (2, 3, 6)
     assert further["soar aesthetic seed 0"] == (1, 3, 5, 6)
 

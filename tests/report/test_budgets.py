@@ -113,6 +113,17 @@ def test_places_by_hand(level, before, after, share):
     assert found.is_measured == (before == after)
 
 
+@pytest.mark.parametrize("level", [3.61, 4.0, 4.39])
+def test_updates_that_share_a_rollout_are_compared_at_its_end(level):
+    snapshot = point("flow_grpo", 10, 2.0, seconds=4.0)
+    points = [point("base", 0, 1.0, seconds=0.0), point("flow_grpo", 20, 3.0, seconds=8.0)]
+    found = place_at(way([*points, replace(snapshot, collection=2)], "flow_grpo"), "seconds", level)
+    # An update takes 0.4 seconds, two are collected for at once.
+    assert (found.is_measured, found.before.step) == (True, 10)
+    alone = place_at(way([*points, snapshot], "flow_grpo"), "seconds", level)
+    assert alone.is_measured == (level == 4.0)
+
+
 def test_beyond_the_ends_is_no_place():
     points = [point("sft", 10, 2.0, seconds=4.0), point("sft", 20, 3.0, seconds=8.0)]
     stops = way(points, "sft")

@@ -26,7 +26,7 @@ from soarbench.store.cells import Cell
 NOT_MEASURED = "not measured"
 #: Step of a synthetic evaluation between two real ones; no training has it.
 BETWEEN = -1
-#: What counts as the same cost where no snapshot is nearer: half an update, or this share.
+#: What counts as the same cost where no snapshot is nearer than half an update: this share.
 _NEAR = 0.025
 #: Two neighbours that differ by more of the narrower one's 95 % interval have no line between them.
 _STEEP = 0.25
@@ -41,12 +41,14 @@ class Stop:
         step: Its optimiser step in that stage.
         spent: Cumulative counters, ``step`` among them.
         value: Of the deciding metric.
+        collection: Updates that share a rollout, at the ends of which snapshots are compared.
     """
 
     method: str
     step: int
     spent: Mapping[str, float]
     value: float
+    collection: int = 1
 
 
 def way(points: Sequence[CurvePoint], method: str) -> list[Stop]:
@@ -56,7 +58,13 @@ def way(points: Sequence[CurvePoint], method: str) -> list[Stop]:
     """
     own = sorted((one for one in points if one.method == method), key=lambda one: one.step)
     stops = [
-        Stop(method=method, step=one.step, spent={"step": one.step, **one.spent}, value=one.value)
+        Stop(
+            method=method,
+            step=one.step,
+            spent={"step": one.step, **one.spent},
+            value=one.value,
+            collection=one.collection,
+        )
         for one in own
     ]
     if method == BASE or not stops:
@@ -127,14 +135,15 @@ class Place:
 def place_at(stops: Sequence[Stop], counter: str, level: float) -> Place | None:
     """Where a way has spent ``level`` of a counter; None beyond its ends.
 
-    The nearest stop, if it is within half an update or 2.5 % of the level.
+    The nearest stop, if it is within half an update, or half a rollout's updates, or 2.5 % of the
+    level.
     """
     # Training that did not log a counter has no place on its axis.
     if not stops or any(counter not in stop.spent for stop in stops):
         return None
     reached = np.array([float(stop.spent[counter]) for stop in stops])
     nearest = int(np.abs(reached - level).argmin())
-    half = _update(stops, nearest, counter) / 2
+    half = stops[nearest].collection * _update(stops, nearest, counter) / 2
     if abs(reached[nearest] - level) <= max(half, _NEAR * level):
         return Place(before=stops[nearest], after=stops[nearest], share=0.0)
     if not reached[0] < level < reached[-1]:

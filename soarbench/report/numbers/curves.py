@@ -30,6 +30,7 @@ class CurvePoint:
         method: Name; the base has the one point at step 0 that all methods start from.
         spent: Counters of training up to this step, mean over seeds; 0 for the base, and without an
             entry where training did not log it.
+        collection: Updates that share a rollout, at the ends of which costs are compared.
     """
 
     task: str
@@ -42,10 +43,18 @@ class CurvePoint:
     num_prompts: int
     num_seeds: int
     spent: Mapping[str, float]
+    collection: int = 1
 
 
 def curve_point(
-    task: str, metric: str, method: str, step: int, mean: Interval, spent: Mapping[str, float]
+    task: str,
+    metric: str,
+    method: str,
+    step: int,
+    mean: Interval,
+    spent: Mapping[str, float],
+    *,
+    collection: int = 1,
 ) -> CurvePoint:
     """A point of an interval."""
     return CurvePoint(
@@ -59,6 +68,7 @@ def curve_point(
         num_prompts=mean.num_prompts,
         num_seeds=mean.num_seeds,
         spent=spent,
+        collection=collection,
     )
 
 
@@ -68,7 +78,9 @@ def build_curves(
     """Estimate every metric that is drawn at every step that was judged."""
     # Each log is read once, though every metric asks for it; its losses and norms are not kept.
     logs: dict[tuple[str, str], list[Counters]] = {}
+    collections: dict[str, int] = {}
     for cell in cells:
+        collections[cell.method] = _updates_per_collection(cell)
         logged = {name: values for name, values in cell.training().items() if name in COUNTERS}
         logs.setdefault((cell.task, cell.method), []).append(logged)
     points: list[CurvePoint] = []
@@ -83,13 +95,14 @@ def build_curves(
             panel = panels.get((table.task, metric))
             if panel is not None:
                 for method in panel.methods:
-                    points += _curve(panel, method, logs.get((table.task, method), []))
+                    own = logs.get((table.task, method), [])
+                    points += _curve(panel, method, own, collections.get(method, 1))
     return points
 
 
 def panel_points(panel: Panel) -> list[CurvePoint]:
     """One metric of one task at every step of every method, without the counters of training."""
-    return [point for method in panel.methods for point in _curve(panel, method, [])]
+    return [point for method in panel.methods for point in _curve(panel, method, [], 1)]
 
 
 def build_differences(
@@ -132,14 +145,24 @@ def _stage_start(panel: Panel, method: str) -> int:
     return steps[0] + _stage_start(panel, earlier) if steps else 0
 
 
-def _curve(panel: Panel, method: str, logs: Sequence[Counters]) -> list[CurvePoint]:
+def _updates_per_collection(cell: Cell) -> int:
+    """Updates that share a rollout; 1 where there is none."""
+    method = cell.config.get("method")
+    updates = method.get("updates_per_collection") if isinstance(method, dict) else None
+    return updates if isinstance(updates, int) else 1
+
+
+def _curve(
+    panel: Panel, method: str, logs: Sequence[Counters], collection: int
+) -> list[CurvePoint]:
     """One method's points, by step."""
     points = []
     for step in panel.steps(method):
         interval = estimate(panel, method, step).interval
         if interval is not None:
             spent = dict.fromkeys(COUNTERS, 0.0) if method == BASE else _spent(logs, step)
-            points.append(curve_point(panel.task, panel.evaluator, method, step, interval, spent))
+            named = (panel.task, panel.evaluator, method, step)
+            points.append(curve_point(*named, interval, spent, collection=collection))
     return points
 
 

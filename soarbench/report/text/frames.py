@@ -59,8 +59,8 @@ THRESHOLD_NOTE = (
 #: Interpolated before its first snapshot, SOAR was .044 behind SFT at SFT's cost; measured, it was
 #: .100 ahead.
 _MATCHED_NOTE = (
-    "Every method at the same cost: at a snapshot within half an update or 2.5 % of it, whose own "
-    "cost the table shows."
+    "Every method at the same cost: at a snapshot within half an update (or half of those that "
+    "share a rollout) or 2.5 % of it, whose own cost the table shows."
 )
 _LINEAR_NOTE = (
     "Without one, an image's score is taken as linear between two snapshots that differ by at most "
