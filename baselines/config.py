@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
@@ -29,7 +29,7 @@ Precision = Literal["no", "bf16"]
 BUCKET_BYTES = 64 * 2**20
 
 #: Updates or rows, at most: beyond it, times and sizes of a plan are no numbers of a machine.
-MOST = 10**9
+_MOST = 10**9
 
 #: Beyond it half precision has no number for the velocity, and images are black.
 GREATEST_GUIDANCE = 1000.0
@@ -49,8 +49,6 @@ def require_at_least(config: object, minimum: int, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(minimum <= value < math.inf, name, value, f"use {minimum} or more")
-        # Whole numbers of any length are read; costs and times are floating-point ones.
-        require(value <= MOST, name, value, f"use {MOST} or less")
 
 
 def require_positive(config: object, *names: str) -> None:
@@ -113,6 +111,16 @@ class MethodConfig(abc.ABC):
     def rows_with_graph(self, rows: int) -> int:
         """Rows that the model sees at once while gradients are kept, of a micro-batch of some."""
         return rows
+
+    def check_sizes(self) -> None:
+        """``ValueError`` where a number is beyond what any plan or sampler can count with."""
+        for one in fields(self):
+            value = getattr(self, one.name)
+            # Whole numbers of any length are read; costs and times are floating-point ones.
+            if isinstance(value, int):
+                require(value <= _MOST, one.name, value, f"use {_MOST} or less")
+        steps, most = getattr(self, "num_inference_steps", 1), NUM_TRAIN_TIMESTEPS - 1
+        require(steps <= most, "num_inference_steps", steps, f"use {most} or less")
 
     def by_memory(self) -> Sequence[MethodConfig]:
         """Forms of equal results that memory chooses from, the smallest first; else itself."""
@@ -284,7 +292,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "keep_checkpoints", "logging_steps"):
-            self._require(1 <= getattr(self, name) <= MOST, name, f"must be in 1..{MOST}")
+            self._require(1 <= getattr(self, name) <= _MOST, name, f"must be in 1..{_MOST}")
         for name in ("save_steps", "micro_batch_size"):
             value = getattr(self, name)
             self._require(value is None or value >= 1, name, "must be at least 1, or null")

@@ -80,8 +80,6 @@ class FlowGrpoConfig(AdvantageConfig):
         self._check_window()
         if self.step_kind is not None:
             require_choice("step_kind", self.step_kind, PolicyStep)
-            # 1 replaces all noise; above it there is less of it again, and at 2 none.
-            require(self.noise_level <= 1, "noise_level", self.noise_level, "cps takes 1 or less")
             # Its noise is proportional to the level that it leads to, and has no density at 0.
             last = self.num_inference_steps - 1
             end = self.sde_window_range[1] if self.sde_window_size else self.num_trained_steps

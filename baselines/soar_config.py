@@ -12,7 +12,6 @@ from typing_extensions import override
 from baselines.config import (
     ADDRESS,
     ADDRESS_IF_SET,
-    MOST,
     NUM_TRAIN_TIMESTEPS,
     MethodConfig,
     StepKind,
@@ -90,8 +89,8 @@ class SoarConfig(MethodConfig):
         require(1 <= length <= steps, "rollout_steps", length, f"use 1 to {steps}, all of them")
         for name in ("num_aux_points", "num_rollout_paths", "aux_chunk"):
             value = getattr(self, name)
-            valid = value is None or 1 <= value <= MOST
-            require(valid, name, value, f"use 1 to {MOST}; aux_weight=0 turns SOAR off")
+            valid = value is None or value >= 1
+            require(valid, name, value, "use 1 or more; aux_weight=0 turns SOAR off")
         require_at_least(self, 0, "aux_weight", "noise_scale")
         self._check_switches()
 

@@ -53,6 +53,7 @@ def check(settings: Settings, method: str) -> None:
     if training.num_snapshots == 0:
         raise ConfigError("training.num_snapshots=0: must be at least 1, or nothing is evaluated")
     try:
+        config.check_sizes()
         training.check_method(
             updates_per_collection=config.updates_per_collection, group_size=config.group_size
         )

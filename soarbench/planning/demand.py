@@ -107,6 +107,7 @@ def _settings(words: Sequence[str]) -> Iterator[tuple[str, Mapping[str, typing.A
 def _demand(settings: Mapping[str, typing.Any], method: str) -> Demand:
     launcher, lora, reward = settings["launcher"], settings["lora"], settings["reward"]
     try:
+        settings["method"].check_sizes()
         settings["training"].check_processes(launcher.count)
         settings["optim"].check_parallelism(launcher.parallelism)
     except ValueError as error:

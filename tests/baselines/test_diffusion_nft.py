@@ -85,7 +85,7 @@ def test_levels_are_those_of_the_sampler_and_no_row_has_one_twice():
         ("old_hold", 1.0, "old_hold = 1.0 is not possible: use a share in"),
         ("train_timestep_fraction", 0.0, "train_timestep_fraction = 0.0"),
         ("kl_coeff", -1.0, "kl_coeff = -1.0"),
-        ("group_size", 1, "group_size = 1 is not possible: use 2 or more"),
+        ("group_size", 1, "group_size = 1 is not possible: a group needs 2 or more"),
     ],
 )
 def test_values_that_cannot_work_are_refused(field, value, message):
