@@ -24,6 +24,8 @@ ADDRESS: Mapping[str, bool] = {"address": False}
 ADDRESS_IF_SET: Mapping[str, str] = {"address": "if set"}
 #: What ``runs_on`` is of a judge whose model another process holds.
 SERVER = "server"
+#: Begins the reasons of images whose judge did not answer, and would be asked again.
+NO_ANSWER = "no answer"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,8 @@ def resolve_published(file: PublishedFile, *, key: str = "weights") -> Path:
     from huggingface_hub import constants
 
     if file.path.is_file():
+        # Messages here and elsewhere tell people to put it there themselves.
+        _check_published(file, file.path)
         return file.path
     if constants.is_offline_mode():
         raise WeightsError(
@@ -57,6 +59,6 @@ def _check_published(file: PublishedFile, path: Path) -> None:
     digest = sha256_of(path)
     if not digest.startswith(file.sha256):
         raise WeightsError(
-            f"{file.url} gives another file than published: its sha256 is {digest}, not "
-            f"{file.sha256}; put the published one into {file.path.parent}"
+            f"{path if path == file.path else file.url}: another file than published, its sha256 "
+            f"is {digest}, not {file.sha256}; put the published one into {file.path.parent}"
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import hashlib
+import json
 import os
 import re
 import sys
@@ -104,12 +106,16 @@ def resolve_directory(weights: str | Path, files: Sequence[str], *, key: str = "
     """
     path = Path(weights).expanduser()
     if path.is_dir():
+        _refuse_other_weights(path, files, f"{key}={weights}")
         return path
     if path.is_file():
         raise WeightsError(f"{key}={weights}: this is a file, but a model directory is needed")
     from huggingface_hub import snapshot_download
 
-    folder = _from_hub(weights, key, snapshot_download, allow_patterns=list(files))
+    # Another program may have fetched the tokenizer alone, which the hub's client calls a snapshot.
+    is_whole = functools.partial(_has_weights, files=files)
+    patterns = list(files)
+    folder = _from_hub(weights, key, snapshot_download, is_whole, allow_patterns=patterns)
     # The hub's client answers patterns that match nothing with an empty folder.
     if not any(True for pattern in files for _ in folder.glob(pattern)):
         raise WeightsError(
@@ -117,6 +123,32 @@ def resolve_directory(weights: str | Path, files: Sequence[str], *, key: str = "
             "name a repository of the right kind"
         )
     return folder
+
+
+def _refuse_other_weights(folder: Path, files: Sequence[str], setting: str) -> None:
+    """``WeightsError`` where weights lie in files that a library would load and nothing hashes."""
+    others = sorted(path.name for path in folder.iterdir() if _is_weights(path.name))
+    if others and not _has_weights(folder, files=files):
+        wanted = [name for name in files if _is_weights(name)]
+        raise WeightsError(
+            f"{setting}: its weights are in {others[0]}; save them as {' or '.join(wanted)}"
+        )
+
+
+def _has_weights(folder: Path, *, files: Sequence[str]) -> bool:
+    """Whether weights that the patterns name are there, with all parts that an index lists."""
+    wanted = [pattern for pattern in files if _is_weights(pattern)]
+    found = {path.name for pattern in wanted for path in folder.glob(pattern)}
+    listed: set[str] = set()
+    for index in folder.glob("*.safetensors.index.json"):
+        if any(fnmatch.fnmatch(index.name, pattern) for pattern in files):
+            weight_map = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {})
+            listed |= set(map(str, weight_map.values()))
+    return not wanted or (bool(found) and listed <= found)
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith((".safetensors", ".bin"))
 
 
 def resolve_file(weights: str | Path, filename: str, *, key: str = "weights") -> Path:
@@ -133,8 +165,14 @@ def resolve_file(weights: str | Path, filename: str, *, key: str = "weights") ->
     return _from_hub(weights, key, hf_hub_download, filename=filename)
 
 
-def _from_hub(weights: str | Path, key: str, fetch: Callable[..., str], **options: object) -> Path:
-    """What the local cache has or, when the hub may be asked, the hub."""
+def _from_hub(
+    weights: str | Path,
+    key: str,
+    fetch: Callable[..., str],
+    is_whole: Callable[[Path], bool] = Path.exists,
+    **options: object,
+) -> Path:
+    """What the local cache has, where that is whole, or, when the hub may be asked, the hub."""
     from huggingface_hub import constants, errors
 
     setting = f"{key}={weights}"
@@ -144,26 +182,37 @@ def _from_hub(weights: str | Path, key: str, fetch: Callable[..., str], **option
     fetch = functools.partial(fetch, match["repo"], revision=match["revision"], **options)
     # The cache first: a run is the same without a network, and asks nothing for what is here.
     try:
-        return Path(fetch(local_files_only=True))
-    except errors.LocalEntryNotFoundError as missing:
-        if constants.is_offline_mode():
-            raise WeightsError(
-                f"{setting}: no such path, and not in the local hub cache "
-                f"({constants.HF_HUB_CACHE}) while HF_HUB_OFFLINE is set; run "
-                f"`hf download {match['repo']}` with a network, or give a local path"
-            ) from missing
+        folder = Path(fetch(local_files_only=True))
+        if is_whole(folder):
+            return folder
+    except errors.LocalEntryNotFoundError:
+        pass  # asked of the hub below
     except errors.HFValidationError as err:
         raise WeightsError(f"{setting}: not a hub id ({first_line(err)})") from err
+    if constants.is_offline_mode():
+        raise WeightsError(
+            f"{setting}: no such path, and not in the local hub cache "
+            f"({constants.HF_HUB_CACHE}) while HF_HUB_OFFLINE is set; run "
+            f"`hf download {match['repo']}` with a network, or give a local path"
+        )
     _check_reachable(setting, constants.ENDPOINT)
-    refusals = (errors.EntryNotFoundError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled)
     try:
         return Path(fetch(local_files_only=False))
-    except (*refusals, OSError) as err:
+    except hub_failures() as err:
         raise WeightsError(
             f"{setting}: no such path, and the hub did not give it "
             f"({type(err).__name__}: {first_line(err)}); check the name and the network, "
             "or give a local path"
         ) from err
+
+
+def hub_failures() -> tuple[type[Exception], ...]:
+    """What the hub's client raises where the hub does not give, or take, what it should."""
+    from huggingface_hub import errors
+
+    # Of the library that it asks with, whose name has changed twice: a connection that breaks.
+    broken: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
+    return (errors.EntryNotFoundError, errors.HFValidationError, OSError, broken)
 
 
 def _check_reachable(setting: str, endpoint: str) -> None:

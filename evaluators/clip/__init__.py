@@ -13,8 +13,8 @@ TOKENIZER_FILES = (
 PROCESSOR_FILES = ("preprocessor_config.json", *TOKENIZER_FILES)
 #: A CLIP on the hub, in transformers' layout or open_clip's.
 CLIP_FILES = (
-    "open_clip_config.json", "open_clip_model.safetensors", "config.json", "model.safetensors",
-    *PROCESSOR_FILES,
+    "open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors",
+    "config.json", "model.safetensors", *PROCESSOR_FILES,
 )  # fmt: skip
 CLIP_L = PublishedWeights(
     repo="openai/clip-vit-large-patch14", files=CLIP_FILES, disk_gb=1.71, memory_gb=1.71

@@ -14,7 +14,9 @@ from evaluators.geneval.prompts import CLASS_NAMES, COLORS
 from evaluators.weights import PublishedFile, PublishedWeights
 
 DETECTOR_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
-COLOR_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
+COLOR_FILES = (
+    "open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors",
+)  # fmt: skip
 _CONFIG = "mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco"
 _CHECKPOINT = f"{_CONFIG}_20220504_001756-743b7d99.pth"
 #: mmdetection's own training, with which GenEval was published. Meta's of the same architecture,

@@ -66,7 +66,8 @@ class HpsConfig(ScorerConfig):
         values = functools.partial(paired_cosines, parts)
         # open_clip's own transform crops what is not square; HPS v2 was trained on whole images.
         preprocess = functools.partial(padded_square, size=parts.side)
-        return LoadedScorer(values, preprocess, parts.side, combined_hash([path]))
+        described = sorted(folder.glob("*.json")) if folder.is_dir() else []
+        return LoadedScorer(values, preprocess, parts.side, combined_hash([path, *described]))
 
 
 def padded_square(image: Image.Image, size: int) -> Tensor:

@@ -95,4 +95,5 @@ class ImageRewardConfig(ScorerConfig):
             # B pairs: the authors' package scores all B x B and takes the diagonal.
             return cast(list[float], model(on_device(pixels, device, dtype), ids, mask).tolist())
 
-        return LoadedScorer(values, transform, size, combined_hash([path]))
+        vocabulary = [one for name in TOKENIZER_FILES if (one := folder / name).is_file()]
+        return LoadedScorer(values, transform, size, combined_hash([path, *vocabulary]))

@@ -69,4 +69,7 @@ class PickScoreConfig(ScorerConfig):
         def values(prompts: Sequence[str], pixels: Tensor) -> list[float]:
             return [scale * cosine for cosine in paired_cosines(encoder, prompts, pixels)]
 
-        return LoadedScorer(values, encoder.preprocess, encoder.side, clip_hash(directory))
+        digest = clip_hash(directory)
+        if processor != directory:
+            digest = f"{digest}+{clip_hash(processor)}"
+        return LoadedScorer(values, encoder.preprocess, encoder.side, digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,16 +20,12 @@ from evaluators.base import (
 )
 from evaluators.canaries import shape_canaries
 from evaluators.devices import check_dtype, torch_device, torch_dtype
+from evaluators.vlm import HPSV3_BASE_FILES
 from evaluators.weights import PublishedWeights, resolve_directory, resolve_file
 
 if TYPE_CHECKING:
     from evaluators.vlm.hpsv3_model import RewardModel
 
-#: What describes the model that was tuned, without its own weights.
-BASE_FILES = (
-    "config.json", "preprocessor_config.json", "video_preprocessor_config.json",
-    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.*",
-)  # fmt: skip
 _MODEL = PublishedWeights(
     # 8.3e9 parameters in two bytes each.
     repo="MizzenAI/HPSv3",
@@ -37,7 +34,7 @@ _MODEL = PublishedWeights(
     memory_gb=33.2,
 )
 _BASE = PublishedWeights(
-    repo="Qwen/Qwen2-VL-7B-Instruct", files=BASE_FILES, disk_gb=0.012, memory_gb=0.0
+    repo="Qwen/Qwen2-VL-7B-Instruct", files=HPSV3_BASE_FILES, disk_gb=0.012, memory_gb=0.0
 )
 # The wording is part of the measurement: the model was tuned on exactly this.
 INSTRUCTION = (
@@ -96,7 +93,8 @@ class HpsV3Config(JudgeConfig):
     title = "HPSv3"
     summary = "human preference (HPSv3)"
     unit = "mean of the reward"
-    value_range = (-math.inf, math.inf)
+    # Unbounded; JSON knows no infinity.
+    value_range = (-sys.float_info.max, sys.float_info.max)
     packages = ("torch", "transformers")
     code = ("evaluators.vlm.hpsv3_model", "evaluators.vlm.local")
     published = (_MODEL, _BASE)
@@ -119,7 +117,7 @@ class HpsV3Config(JudgeConfig):
 
     def weight_files(self) -> Mapping[str, Sequence[str]]:
         """The checkpoint, and what describes its model."""
-        return {"weights": (self.weights_file,), "base": BASE_FILES}
+        return {"weights": (self.weights_file,), "base": HPSV3_BASE_FILES}
 
     def build(self) -> HpsV3Evaluator:
         """The evaluator; loads its weights when it is first used."""
@@ -140,7 +138,7 @@ class HpsV3Evaluator(Evaluator):
 
         return RewardModel(
             resolve_file(self.config.weights, self.config.weights_file),
-            resolve_directory(self.config.base, BASE_FILES, key="base"),
+            resolve_directory(self.config.base, HPSV3_BASE_FILES, key="base"),
             dtype=torch_dtype(self.config.dtype),
             device=torch_device(self.config.device),
         )

@@ -20,6 +20,7 @@ from transformers.initialization import no_init_weights
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from evaluators.clip.open_clip_models import load_strictly, load_tensors
+from evaluators.vlm import HPSV3_BASE_FILES
 from evaluators.vlm.local import chat_inputs
 from evaluators.weights import WeightsError, combined_hash, first_line
 
@@ -98,7 +99,8 @@ class RewardModel:
         load_strictly(network, placed(load_tensors(checkpoint)), checkpoint)
         self._device = device
         self._network = network.eval().requires_grad_(requires_grad=False).to(device)
-        self.weights_hash = combined_hash([checkpoint, *base.glob("*config.json")])
+        described = {path for pattern in HPSV3_BASE_FILES for path in base.glob(pattern)}
+        self.weights_hash = combined_hash([checkpoint, *described])
 
     @torch.inference_mode()
     def rewards(

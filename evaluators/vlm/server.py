@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 
 import requests
 from PIL import Image
+from requests.exceptions import ChunkedEncodingError, ContentDecodingError
 
-from evaluators.base import ADDRESS, JudgeConfig, check_settings
+from evaluators.base import ADDRESS, NO_ANSWER, JudgeConfig, check_settings
 from evaluators.vlm.questions import Answer, Question
 from evaluators.weights import EvaluatorError
 
@@ -84,6 +85,14 @@ def check_url(name: str, url: str) -> None:
     """Refuse, by a ``ValueError``, what is no address of a server."""
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"{name}={url!r}: must start with http:// or https://")
+    try:
+        parts = urlsplit(url)
+        # Asked for its ValueError: of a port that is none.
+        is_address = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise ValueError(f"{name}={url!r}: is no address; write http://HOST:PORT/v1")
 
 
 def is_listening(url: str) -> bool:
@@ -172,7 +181,7 @@ class ChatServer:
                 f"start the server, or raise timeout_seconds={config.timeout_seconds:g} or "
                 f"max_retries={config.max_retries} of judge.{config.kind}"
             )
-        raise NoAnswerError(f"no answer in {tries} tries: {failure}")
+        raise NoAnswerError(f"{NO_ANSWER} in {tries} tries: {failure}")
 
     def _headers(self) -> dict[str, str]:
         key = os.environ.get(self.config.api_key_env)
@@ -190,6 +199,14 @@ class ChatServer:
             )
         except (requests.ConnectionError, requests.Timeout) as err:
             raise _SilenceError(f"{type(err).__name__} at {url}") from err
+        except (ChunkedEncodingError, ContentDecodingError) as err:
+            # It did answer, and broke off.
+            raise _PassingError(f"{type(err).__name__} at {url}") from err
+        except requests.RequestException as err:
+            raise EvaluatorError(
+                f"{self.config.kind}: {url} cannot be asked ({type(err).__name__}); check "
+                f"{self.key}"
+            ) from err
         self._last_answer = time.monotonic()
         if response.status_code in _REFUSALS:
             raise EvaluatorError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import ClassVar
 from rich.console import Console
 from rich.table import Column, Table
 
-from evaluators.base import JudgeConfig
+from evaluators.base import SERVER, JudgeConfig
 from evaluators.weights import PublishedFile, PublishedWeights
 from soarbench.cli.published import PublishedRow, data_rows, prompt_rows
 from soarbench.common.progress import print_line
@@ -51,15 +52,19 @@ def cached_snapshot(weights: PublishedWeights) -> Path | None:
     present = {path.name for pattern in weights.files for path in snapshot.glob(pattern)}
     has_weights = any(name.endswith(_WEIGHT_SUFFIXES) for name in weights.files)
     suffixes = _WEIGHT_SUFFIXES if has_weights else ("",)
-    is_whole = any(name.endswith(suffixes) for name in present) and _parts(snapshot) <= present
-    return snapshot if is_whole else None
+    has_any = any(name.endswith(suffixes) for name in present)
+    return snapshot if has_any and _parts(snapshot, weights) <= present else None
 
 
-def _parts(snapshot: Path) -> set[str]:
-    """Files that the weights of a large model are divided among."""
-    indices = snapshot.glob("*.safetensors.index.json")
+def _parts(snapshot: Path, weights: PublishedWeights) -> set[str]:
+    """Files that the weights of a large model are divided among, where they are asked for."""
+    # Another judge may take a whole model of which this one takes the tokenizer.
+    indices = {path for pattern in weights.files for path in snapshot.glob(pattern)}
     return {
-        part for path in indices for part in json.loads(path.read_text())["weight_map"].values()
+        part
+        for path in indices
+        if path.name.endswith(".safetensors.index.json")
+        for part in json.loads(path.read_text())["weight_map"].values()
     }
 
 
@@ -69,10 +74,28 @@ def examine(name: str, judge: JudgeConfig) -> Finding:
     packages = " ".join(package for package in judge.packages if not _is_installed(package))
     if packages:
         return Finding(f"packages {packages}", f"pip install {packages}")
-    absent = [weights.title for weights in judge.published if cached(weights) is None]
+    absent = [weights.title for weights in _needed(judge) if cached(weights) is None]
     if absent:
         return Finding(f"weights {', '.join(absent)}", f"python -m soarbench fetch {name}")
     return Finding(*judge.missing())
+
+
+def _needed(judge: JudgeConfig) -> list[PublishedWeights | PublishedFile]:
+    """What is published and not replaced by weights of the user's own, or by a server."""
+    if judge.runs_on == SERVER:
+        return []
+    usual = {entry.name: entry.default for entry in dataclasses.fields(judge)}
+    changed = {
+        str(usual[name]).partition("@")[0]
+        for name in judge.weight_files()
+        if getattr(judge, name) != usual[name]
+    }
+    return [
+        published
+        for published in judge.published
+        if (published.repo if isinstance(published, PublishedWeights) else published.name)
+        not in changed
+    ]
 
 
 def _is_installed(package: str) -> bool:

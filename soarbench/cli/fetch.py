@@ -11,7 +11,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evaluators.weights import PublishedFile, PublishedWeights, WeightsError, sha256_of
+from evaluators.weights import (
+    PublishedFile,
+    PublishedWeights,
+    WeightsError,
+    hub_failures,
+    sha256_of,
+)
 from soarbench.cli.doctor import JudgeOptions, cached_snapshot
 from soarbench.cli.published import prompt_files, public_adapters
 from soarbench.common.errors import DamagedFile, UserError
@@ -103,7 +109,6 @@ def _fetched(weights: PublishedWeights | PublishedFile) -> str:
 def _snapshot(weights: PublishedWeights) -> Path:
     """The snapshot from the hub, or from its cache where there is no network."""
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     snapshot = cached_snapshot(weights)
     if constants.is_offline_mode():
@@ -117,7 +122,7 @@ def _snapshot(weights: PublishedWeights) -> Path:
     _check_space(weights, Path(constants.HF_HUB_CACHE), is_cached=snapshot is not None)
     try:
         folder = Path(snapshot_download(weights.repo, allow_patterns=list(weights.files)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except hub_failures() as error:
         raise UserError(
             f"the hub did not give {weights.repo} ({type(error).__name__}); check the network and "
             "run the same command again, it goes on where it was"

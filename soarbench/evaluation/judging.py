@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from PIL import Image
 
-from evaluators.base import Evaluator, JudgeConfig, Sample
+from evaluators.base import Evaluator, JudgeConfig, Sample, Score
 from evaluators.batches import at_once
 from evaluators.samples import SampleFile, iter_samples
 from evaluators.scoring import checked_scores
 from soarbench.common.errors import UserError
 from soarbench.common.progress import Pace, Stage
-from soarbench.evaluation.rows import Row, ScoreRows, score_of, score_row
+from soarbench.evaluation.rows import Row, ScoreRows, is_unanswered, score_of, score_row
 
+log = logging.getLogger(__name__)
+
+#: What begins the units of numbers that weigh tasks alike.
+_MACRO = "macro"
 #: Images decoded and judged at a time, at most; as many again are decoded meanwhile.
 CHUNK = 32
 #: Pixels of one of these, at most: 192 MiB together, whatever the size of a user's images.
@@ -132,7 +138,7 @@ def chunks_to_judge(
     files: Sequence[SampleFile], rows: ScoreRows, largest: int
 ) -> list[Sequence[SampleFile]]:
     """Images without a finished row, as they are judged together; ``largest`` in pixels."""
-    finished = {row["sample_id"] for row in rows.finished()}
+    finished = {row["sample_id"] for row in rows.finished() if not is_unanswered(row)}
     # Not of what nobody has judged: which images share a batch, and so the last bits of their
     # scores, must not depend on who judges, nor on when a judging was interrupted.
     missing = [file for file in files if file.sample_id not in finished]
@@ -150,4 +156,28 @@ def summed_up(
     blank = Image.new("RGB", (1, 1))
     scores = {str(row["sample_id"]): score_of(row) for row in rows.read()}
     samples = [file.with_image(blank) for file in files]
-    return evaluator.aggregate(samples, [scores[file.sample_id] for file in files])
+    judged = [scores[file.sample_id] for file in files]
+    numbers = evaluator.aggregate(samples, judged)
+    lost = _lost_tasks(evaluator, files, judged)
+    if not lost:
+        return numbers
+    units = evaluator.config.units
+    unknown = [name for name in numbers if units.get(name, "").startswith(_MACRO)]
+    log.warning(
+        "%s: no image of task %s could be scored, so there is no %s",
+        evaluator.name,
+        ", ".join(sorted(lost)),
+        ", ".join(unknown),
+    )
+    return {**numbers, **dict.fromkeys(unknown, math.nan)}
+
+
+def _lost_tasks(
+    evaluator: Evaluator, files: Sequence[SampleFile], scores: Sequence[Score]
+) -> set[str]:
+    """Tasks of a mean over tasks that none of their images has a score for."""
+    if not evaluator.config.is_macro_mean:
+        return set()
+    tags = [str(file.metadata["tag"]) if "tag" in file.metadata else None for file in files]
+    scored = {tag for tag, one in zip(tags, scores, strict=True) if one.reason is None}
+    return {tag for tag in tags if tag is not None} - scored

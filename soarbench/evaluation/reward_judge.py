@@ -78,7 +78,7 @@ class RewardJudge(Evaluator):
 
         try:
             values = self._values(samples)
-        except (RewardError, EvaluatorError) as error:
+        except RewardError as error:
             if len(samples) == 1:
                 return [Score.unscored(samples[0].sample_id, str(error))]
             # One image that it refuses leaves the others theirs.

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evaluators.base import Sample, Score
+from evaluators.base import NO_ANSWER, Sample, Score
 from soarbench.common.errors import Damaged
 from soarbench.common.files import is_parquet, set_table_aside, write_atomically
 
@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 
 def score_row(sample: Sample, score: Score, fingerprint: str, facts: Row) -> Row:
     """The row of a score; ``facts`` are ``image_index`` (0 without) and ``image_sha256``."""
+    tag = sample.metadata.get("tag")
+    # Kept where there is no score, too: a task that lost all of its images must be missed.
+    kept = {"tag": tag} if score.reason is not None and isinstance(tag, str) else {}
     return {
         "prompt_id": sample.prompt_id,
         "prompt": sample.prompt,
@@ -50,7 +53,7 @@ def score_row(sample: Sample, score: Score, fingerprint: str, facts: Row) -> Row
         "image_sha256": facts.get("image_sha256"),
         "value": math.nan if score.reason is not None else float(score.value),
         "reason": score.reason,
-        "details": json.dumps(dict(score.details)),
+        "details": json.dumps({**kept, **score.details}),
         # In every row: libraries may be newer when an interrupted judging goes on.
         "fingerprint": fingerprint,
     }
@@ -64,6 +67,11 @@ def score_of(row: Row) -> Score:
     return Score(
         sample_id=name, value=float(str(row["value"])), details=json.loads(str(row["details"]))
     )
+
+
+def is_unanswered(row: Row) -> bool:
+    """Whether the judge of an image did not answer, for reasons that may have passed."""
+    return str(row["reason"] or "").startswith(NO_ANSWER)
 
 
 @dataclass(frozen=True)
@@ -128,9 +136,12 @@ class ScoreRows:
     def finish(self, order: Sequence[str]) -> None:
         """Make one table of all rows, by sample ids; others, that were judged before, follow."""
         rows: dict[str, dict[str, object]] = {}
-        # A kill before the end leaves rows twice; those of the table are the finished ones.
+        # A kill before the end leaves rows twice; those of the table are the finished ones, unless
+        # their judge did not answer, and was asked again.
         for row in self.read():
-            rows.setdefault(str(row["sample_id"]), row)
+            name = str(row["sample_id"])
+            if name not in rows or is_unanswered(rows[name]):
+                rows[name] = row
         if lacking := [name for name in order if name not in rows]:
             text = f"{self.partial_dir} lacks the scores of {len(lacking)} images"
             raise _damaged(self.root, text)

@@ -47,11 +47,16 @@ class PromptFile(SuiteConfig):
     published: PublishedFile | None = field(default=None, metadata=ADDRESS)
 
     @property
+    def official(self) -> PublishedFile | None:
+        """The published file."""
+        return self.published
+
+    @property
     def path(self) -> Path | None:
         """The file; None where none is named and the published one is not fetched yet."""
         if self.prompts is not None:
             return Path(self.prompts).expanduser()
-        own = None if self.published is None else self.published.path
+        own = None if self.official is None else self.official.path
         return own if own is not None and own.is_file() else None
 
     def items(self) -> list[PromptItem]:
@@ -93,19 +98,15 @@ class GenEval2(PromptFile):
     prompts_published: int = field(default=NUM_PROMPTS, metadata=ADDRESS)
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """The file, wherever it is."""
-        return (Path(self.prompts or GENEVAL2.path).expanduser(),)
+    def official(self) -> PublishedFile:
+        """That which ``fetch geneval2`` gets."""
+        return GENEVAL2
 
     def items(self) -> list[PromptItem]:
-        """All 800."""
-        (path,) = self.files
-        return read_prompts(path, self.name)
-
-    @property
-    def needs_file(self) -> bool:
-        """Whether it is neither named nor fetched."""
-        return self.prompts is None and not GENEVAL2.path.is_file()
+        """All 800; ``UserError`` without a file."""
+        if self.path is None:
+            raise UserError(missing_prompts(self))
+        return read_prompts(self.path, self.name)
 
 
 def load_suite(config: SuiteConfig) -> PromptSuite:
@@ -147,7 +148,8 @@ def read_prompts(path: Path, suite: str) -> list[PromptItem]:
     if not path.is_file():
         raise UserError(f"prompts={path}: no such file")
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        # Not splitlines: a prompt may hold a Unicode separator, and JSON does.
+        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     except UnicodeDecodeError as error:
         raise UserError(f"prompts={path} is not UTF-8 text ({error})") from error
     if not lines:

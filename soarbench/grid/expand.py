@@ -317,9 +317,10 @@ def with_digest(suite: SuiteConfig) -> SuiteConfig:
     if not suite.path.is_file():
         raise ConfigError(f"suites.{suite.name}.prompts={suite.prompts}: no such file")
     digest = hashlib.sha256(suite.path.read_bytes()).hexdigest()
-    if suite.prompts is None and suite.published is not None and digest != suite.published.sha256:
+    if suite.prompts is None and suite.official is not None and digest != suite.official.sha256:
+        what = "prompts" if suite.published is not None else suite.name
         raise ConfigError(
             f"{suite.path} is not the published file of suite {suite.name!r}: its sha256 is "
-            f"{digest}; `python -m soarbench fetch prompts` brings the published one"
+            f"{digest}; `python -m soarbench fetch {what}` brings the published one"
         )
     return dataclasses.replace(suite, prompts_sha256=digest)

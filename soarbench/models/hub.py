@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluators.weights import hub_failures
 from soarbench.common.errors import UserError
 from soarbench.common.files import files_digest
 
@@ -101,14 +102,14 @@ def require_token(repo: str) -> None:
 
 def hub_upload(repo: str, files: Mapping[str, Path], *, private: bool) -> str:
     """Upload files, all or none, into a repository that is made if need be. -> Its address."""
-    from huggingface_hub import CommitOperationAdd, HfApi, errors
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     operations = [CommitOperationAdd(place, path) for place, path in sorted(files.items())]
     try:
         api = HfApi()
         address = api.create_repo(repo, private=private, exist_ok=True)
         api.create_commit(repo, operations, commit_message="Weights and card, by soarbench")
-    except (OSError, errors.HFValidationError) as error:
+    except hub_failures() as error:
         raise UserError(
             f"repo={repo}: the hub did not take it ({first_line(error)}); nothing is lost, the "
             "same command tries again"
@@ -118,7 +119,6 @@ def hub_upload(repo: str, files: Mapping[str, Path], *, private: bool) -> str:
 
 @contextlib.contextmanager
 def _explained(key: str, repo: str, revision: str | None) -> Iterator[None]:
-    from huggingface_hub import errors
 
     client = logging.getLogger("huggingface_hub")
     level = client.level
@@ -126,7 +126,7 @@ def _explained(key: str, repo: str, revision: str | None) -> Iterator[None]:
     client.setLevel(logging.ERROR)
     try:
         yield
-    except (OSError, errors.HFValidationError) as error:
+    except hub_failures() as error:
         where = f"{key}={repo}" + (f" (revision {revision})" if revision else "")
         # What ``fetch`` takes by hub id; a base is a whole repository, which the hub's client gets.
         download = "python -m soarbench fetch" if key == "model.adapter" else "hf download"

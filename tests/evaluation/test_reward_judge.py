@@ -21,6 +21,7 @@ from tests.rewards import brightness
 
 WORDS = ["grid=reward_specific", "task=aesthetic", "method=flow_grpo"]
 PATH = "tests.rewards.brightness"
+GREY = Image.new("RGB", (4, 4))
 
 
 def samples(*levels: int, **metadata: object) -> list[Sample]:
@@ -97,6 +98,16 @@ def test_an_image_that_it_fails_on_is_unscored_and_the_others_are_not() -> None:
     assert (first.value, third.value) == (10.0, 30.0)
     assert second.reason is not None
     assert "raised KeyError: '200'" in second.reason
+
+
+def broken(**_: object) -> list[float]:
+    raise EvaluatorError("the engine is gone")
+
+
+def test_a_judge_that_is_broken_behind_it_ends_the_judging() -> None:
+    judge = RewardConfig(function=f"{__name__}:broken").build()
+    with pytest.raises(EvaluatorError, match="the engine is gone"):
+        judge.score([Sample(sample_id="1", prompt_id="p", prompt="grey", image=GREY, metadata={})])
 
 
 def test_a_function_that_is_not_there_is_refused_in_one_line() -> None:

@@ -28,7 +28,12 @@ from soarbench.evaluation.judging import (
     summed_up,
 )
 from soarbench.evaluation.rows import ScoreRows, score_row
-from soarbench.lab.judges import OracleAesthetic
+from soarbench.lab.judges import (
+    LabDetector,
+    LabGenEvalConfig,
+    OracleAesthetic,
+    geneval_canaries,
+)
 from soarbench.lab.world.draw import draw_suite
 from soarbench.report.numbers.headline import headline
 from soarbench.store.judged import ScoresFolder
@@ -349,3 +354,68 @@ def test_the_next_images_are_decoded_while_a_judge_works(tmp_path: Path, watched
 
     judged(Slow(), many(tmp_path, 24), tmp_path / "rows", 8)
     assert ahead == [7, 7, 0]
+
+
+class Halting(Brightness):
+    """A server that does not answer about some images, at first."""
+
+    silent: tuple[str, ...] = ("1", "3")
+
+    def score(self, samples: Sequence[Sample]) -> list[Score]:
+        self.num_scored += len(samples)
+        return [
+            Score.unscored(one.sample_id, "no answer in 3 tries: status 503")
+            if one.sample_id in self.silent
+            else Score(sample_id=one.sample_id, value=float(one.sample_id))
+            for one in samples
+        ]
+
+
+def test_images_that_got_no_answer_are_asked_about_again(tmp_path: Path) -> None:
+    judge, files, folder = Halting(), many(tmp_path, 5), tmp_path / "rows"
+    assert [row["reason"] is None for row in judged(judge, files, folder, 32)] == [
+        True, False, True, False, True,
+    ]  # fmt: skip
+    judge.silent = ("3",)
+    values = [row["value"] for row in judged(judge, files, folder, 32)]
+    assert judge.num_scored == 7
+    assert values[:3] == [0.0, 1.0, 2.0]
+    assert math.isnan(values[3])
+    judge.silent = ()
+    assert [row["value"] for row in judged(judge, files, folder, 32)] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert judged(judge, files, folder, 32)
+    assert judge.num_scored == 8
+
+
+class Blind(GenEval):
+    """Fails on every image of a suite that counts objects."""
+
+    def score(self, samples: Sequence[Sample]) -> list[Score]:
+        return [
+            Score.unscored(one.sample_id, "broken")
+            if one.metadata["tag"] == "counting" and one.prompt_id.startswith("lab_geneval/")
+            else score
+            for one, score in zip(samples, super().score(samples), strict=True)
+        ]
+
+
+def test_a_task_that_lost_all_its_images_leaves_no_mean_over_tasks(
+    drawn: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def build(config: LabGenEvalConfig) -> GenEval:
+        return Blind(LabDetector(), canaries=geneval_canaries(), config=config)
+
+    monkeypatch.setattr(LabGenEvalConfig, "build", build)
+    # Finished, with images that have no score.
+    assert scored(drawn, tmp_path / "out") == 3
+    summary = json.loads((tmp_path / "out/summary.json").read_text())["judges"]["geneval"]
+    numbers = summary["numbers"]
+    assert (numbers["overall"], numbers["strict_score"]) == (None, None)
+    assert 0.6 < numbers["images_correct"] < 1.0
+    assert "no image of task counting could be scored, so there is no overall, " in caplog.text
+    assert "stratum" in summary["interval"]["problem"]
+    failed = [row for row in rows_of(tmp_path / "out/geneval") if row["reason"]]
+    assert {json.loads(str(row["details"]))["tag"] for row in failed} == {"counting"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -50,9 +51,17 @@ def published(url: str, name: str = "weights.pth", content: bytes = CONTENT) -> 
 def test_a_file_is_fetched_once_and_kept(url: str, cache: Path) -> None:
     file = published(url)
     assert resolve_published(file).read_bytes() == CONTENT
-    file.path.write_bytes(b"kept")
-    assert resolve_published(file).read_bytes() == b"kept"
+    os.utime(file.path, (1, 1))
+    assert resolve_published(file).stat().st_mtime == 1
     assert [path.name for path in cache.iterdir()] == ["weights.pth"]
+
+
+def test_what_somebody_put_there_is_taken_only_as_published(url: str) -> None:
+    file = published(url)
+    file.path.parent.mkdir(parents=True)
+    file.path.write_bytes(b"another")
+    with pytest.raises(WeightsError, match=f"{file.path}: another file than published.*put the"):
+        resolve_published(file)
 
 
 @pytest.mark.parametrize(

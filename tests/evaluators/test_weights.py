@@ -1,10 +1,11 @@
 """Weights are found without guessing, and what is missing is one line with its remedy."""
 
 import hashlib
+import json
 
 import pytest
 import requests
-from huggingface_hub import constants
+from huggingface_hub import constants, errors
 
 from evaluators import weights
 from evaluators.weights import (
@@ -67,6 +68,64 @@ def test_missing_weights_are_one_line(name, remedy):
         with pytest.raises(WeightsError, match=remedy) as caught:
             resolve()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [("config.json", "model.safetensors"), ("*.json", "*.safetensors")],
+    ids=["one file", "in parts"],
+)
+def test_weights_that_nothing_would_hash_are_refused(tmp_path, files):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    message = rf"own=.*its weights are in pytorch_model\.bin; save them as .*{files[1][-11:]}"
+    with pytest.raises(WeightsError, match=message):
+        resolve_directory(tmp_path, files, key="own")
+    # Where no weights are asked for, they are nobody's business.
+    assert resolve_directory(tmp_path, files[:1] if "*" not in files[0] else ["config.json"])
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    assert resolve_directory(tmp_path, files) == tmp_path
+
+
+def test_a_cached_repository_without_its_weights_is_completed(hub, monkeypatch):
+    (hub / "model.safetensors").unlink()
+    files = ["*.json", "*.safetensors"]
+    with pytest.raises(WeightsError, match=r"not in the local hub cache.*hf download own/clip"):
+        resolve_directory("own/clip", files)
+    asked = []
+
+    def snapshot_download(repo, *, local_files_only, **_):
+        asked.append((repo, local_files_only))
+        if not local_files_only:
+            (hub / "part.safetensors").write_bytes(b"x")
+        return str(hub)
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(requests, "head", lambda *_, **__: None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert resolve_directory("own/clip", files) == hub
+    assert resolve_directory("own/clip", files) == hub
+    assert asked == [("own/clip", True), ("own/clip", False), ("own/clip", True)]
+    # A part that the index lists is missing.
+    index = {"weight_map": {"a": "part.safetensors", "b": "other.safetensors"}}
+    (hub / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert resolve_directory("own/clip", files) == hub
+    assert asked[3:] == [("own/clip", True), ("own/clip", False)]
+
+
+def test_a_connection_that_breaks_is_one_line(hub, monkeypatch):
+    def broken(*_, local_files_only, **__):
+        if local_files_only:
+            raise errors.LocalEntryNotFoundError("not here")
+        raise errors.HTTPError("peer closed the connection")
+
+    assert hub.is_dir()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(requests, "head", lambda *_, **__: None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", broken)
+    with pytest.raises(WeightsError, match=r"did not give it .HTTPError: peer closed") as caught:
+        resolve_directory("own/none", ["*"])
+    assert "\n" not in str(caught.value)
 
 
 def test_wrong_kinds_of_paths_are_named(tmp_path):

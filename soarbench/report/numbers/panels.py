@@ -252,9 +252,9 @@ def _strata(
     """The ``tag`` of each image's prompt; (N,)."""
     scored_prompts = {str(name) for _, one in scored for name in one.prompts[~np.isnan(one.values)]}
     tags: dict[str, str] = {}
-    # All cells know the tags of all prompts, but for those that failed in them: few are read.
+    # All cells know the tags of all prompts, but older ones not of those that failed: few are read.
     for cell in {cell.cell_id: cell for cell, _ in scored}.values():
-        if scored_prompts <= tags.keys():
+        if set(planned.prompts.tolist()) <= tags.keys():
             break
         tags = cell.tags(evaluator) | tags
     lacking = scored_prompts - tags.keys()

@@ -60,6 +60,14 @@ def test_an_empty_processor_takes_the_files_beside_the_weights(
     assert config.build().score(samples) == evaluator(apart).score(samples)
 
 
+def test_another_processor_is_another_fingerprint(apart, tmp_path):
+    shutil.copytree(apart / "processor", tmp_path / "other")
+    path = tmp_path / "other" / "preprocessor_config.json"
+    path.write_text(path.read_text().replace("0.48145466", "0.5"))
+    first, other = evaluator(apart), evaluator(apart, processor=str(tmp_path / "other"))
+    assert first.weights_hash != other.weights_hash
+
+
 def test_a_missing_processor_is_refused(apart):
     with pytest.raises(WeightsError, match="processor"):
         evaluator(apart, processor=str(apart / "nowhere")).config.load()

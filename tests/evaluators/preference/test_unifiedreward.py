@@ -111,6 +111,14 @@ def test_an_answer_without_a_score_is_unscored_with_its_words(serve, reply, reas
     assert len(server.requests) == 1
 
 
+def test_an_answer_that_breaks_off_is_asked_for_again(serve):
+    # More is announced than is sent.
+    cut = (200, {"Transfer-Encoding": "chunked"}, "5\r\nab")
+    url, server = serve(lambda _, count: cut if count == 1 else completion("Final Score: 4"))
+    assert evaluator(url).score(samples(1))[0].value == pytest.approx(0.8)
+    assert len(server.requests) == 2
+
+
 @pytest.mark.parametrize("status", [401, 404])
 def test_a_refused_request_stops_the_evaluator(serve, status):
     url, _ = serve(lambda *_: (status, {}, "model not found"))
@@ -203,6 +211,10 @@ def test_scores_are_read_from_answers(answer, value):
     "values",
     [
         {"base_url": "localhost:80"},
+        {"base_url": "http://127.0.0.1:80800/v1"},
+        {"base_url": "http://host:abc/v1"},
+        {"base_url": "http:///v1"},
+        {"base_url": "http://[::1/v1"},
         {"concurrency": 0},
         {"timeout_seconds": 0},
         {"max_retries": -1},
