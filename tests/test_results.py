@@ -10,6 +10,8 @@ import pytest
 from rich.console import Console
 
 from soarbench.cli.report import report
+from soarbench.common.errors import UserError
+from soarbench.report.leaderboard import entries
 from soarbench.report.options import ReportOptions
 from soarbench.store.exports import MANIFEST, Export
 
@@ -54,6 +56,15 @@ def test_every_picture_and_table_is_linked_and_every_link_leads_somewhere() -> N
 def test_there_are_exports() -> None:
     names = {"ablation", "main_table", "reward_specific", "soar_then_grpo", "tuning"}
     assert {path.name for path in EXPORTS} == names
+
+
+def test_trials_of_settings_are_no_results_of_a_leaderboard() -> None:
+    standard = RESULTS / "lab" / "standard"
+    names = {entry.name for entry in entries([standard])}
+    assert "standard/main_table" in names
+    assert not any("tuning" in name for name in names)
+    with pytest.raises(UserError, match=r"tuning: trials choose settings and are no results"):
+        entries([standard / "tuning"])
 
 
 @pytest.mark.slow

@@ -117,9 +117,9 @@ def _targets(
     """What was said beforehand about the metric that decides, or about the first one."""
     own = own_settings(settings)
     sizes = {key: sizes_by_metric(key, getattr(own, key)) for key in ("margin", "detect")}
-    for key, named in sizes.items():
-        refuse_unknown_metrics(key, named, (pair.facts for pair in pairs))
     facts = next((pair.facts for pair in pairs if pair.evaluator == metric), pairs[0].facts)
+    for key, named in sizes.items():
+        refuse_unknown_metrics(key, named, [facts])
     folder = reference_folder(Path(own.results_dir).expanduser())
     return Targets(
         metric=metric,
@@ -171,6 +171,8 @@ def _side(name: str, settings: Sequence[str], step: int | None) -> Side | None:
     """A folder of scores, or a cell (``ID`` or ``ID@STEP``); None where it is neither."""
     if (folder := Path(name).expanduser()).is_dir():
         return Side(measured={key: {None: one} for key, one in of_scored(folder).items()})
+    if "=" in name:
+        raise ConfigError(f"{name}: is a setting, where a name is missing; name A and B")
     # Neither a cell nor a method has a slash, so a folder is meant.
     if "/" in name:
         raise UserError(f"{name}: no such folder; name one that score or evaluate wrote")

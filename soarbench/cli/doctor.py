@@ -74,10 +74,22 @@ def examine(name: str, judge: JudgeConfig) -> Finding:
     packages = " ".join(package for package in judge.packages if not _is_installed(package))
     if packages:
         return Finding(f"packages {packages}", f"pip install {packages}")
+    if named := _not_there(judge):
+        return Finding(f"{named}: no such path", "give a path that is there, or a hub id")
     absent = [weights.title for weights in _needed(judge) if cached(weights) is None]
     if absent:
         return Finding(f"weights {', '.join(absent)}", f"python -m soarbench fetch {name}")
     return Finding(*judge.missing())
+
+
+def _not_there(judge: JudgeConfig) -> str:
+    """The first setting that names weights by a path where nothing is; empty without one."""
+    for name in judge.weight_files():
+        value = str(getattr(judge, name))
+        is_path = value.startswith(("/", "./", "../", "~"))
+        if is_path and not Path(value).expanduser().exists():
+            return f"{name}={value}"
+    return ""
 
 
 def _needed(judge: JudgeConfig) -> list[PublishedWeights | PublishedFile]:

@@ -112,8 +112,13 @@ def _choices(shown: Sequence[str]) -> Iterator[tuple[str, str]]:
     chosen = root_values()
     for group in CHOICES:
         if group in shown:
-            default = str(chosen.get(group, ""))
-            yield f"{group}=", _with_default(f"{', '.join(options(group))}.", default)
+            text = f"{', '.join(options(group))}."
+            if group in ("task", "method"):
+                yield f"{group}=", f"{text} Default: all of the grid's"
+            else:
+                # What the root file chooses is for commands that need no grid.
+                default = "" if group == "grid" else str(chosen.get(group, ""))
+                yield f"{group}=", _with_default(text, default)
 
 
 def _settings(shown: Sequence[str]) -> Iterator[tuple[str, str]]:

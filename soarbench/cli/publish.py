@@ -36,7 +36,7 @@ class PublishOptions(Options):
         private: Whether a new repository is seen by its owner alone.
     """
 
-    example: ClassVar[str] = "publish soar-aesthetic-seed0-0e04226e88c6 grid=reward_specific"
+    example: ClassVar[str] = "publish CELL_ID grid=reward_specific"
     repo: str | None = None
     license: str | None = None
     private: bool = True

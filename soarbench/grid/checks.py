@@ -68,21 +68,16 @@ def check(settings: Settings, method: str) -> None:
 
 
 def check_sizes(of_tasks: Sequence[Settings]) -> None:
-    """Refuse margins and differences of metrics that no suite of any task is judged by."""
-    # Of judges that no suite asks, the report would say so when all is trained.
-    judges = {
-        name: one.judge[name].facts()
-        for one in of_tasks
-        for suite in one.suites.values()
-        for name in suite.judges
-    }
-    known = {str(name) for key, facts in judges.items() for name in (key, facts["title"])}
+    """Refuse margins and differences of metrics that decide no task."""
+    # The report would say so when all is trained.
+    names = [one.task.final_metric for one in of_tasks]
+    titles = {name: str(one.judge[name].title) for name, one in zip(names, of_tasks, strict=True)}
+    known = {name.lower() for pair in titles.items() for name in pair}
     for key in ("margin", "detect"):
         for metric in sizes_by_metric(key, getattr(of_tasks[0], key)):
-            if metric.lower() not in {name.lower() for name in known}:
+            if metric.lower() not in known:
                 raise ConfigError(
-                    f"{key}={metric}: no suite here is judged by such a metric; "
-                    f"{did_you_mean(metric, known)}"
+                    f"{key}={metric}: decides no task here; {did_you_mean(metric.lower(), titles)}"
                 )
 
 

@@ -68,7 +68,7 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
     )  # fmt: skip
     _refuse_unknown(options.thresholds, tables)
     for key, sizes in (("margin", source.margins), ("detect", source.detects)):
-        refuse_unknown_metrics(key, sizes, (panel.facts for panel in panels.values()))
+        refuse_unknown_metrics(key, sizes, _deciding(tables))
     curves = build_curves(cells, panels, tables)
     exposure = [
         point for table in tables for point in exposure_points(cells, table.task, table.baseline)
@@ -135,12 +135,17 @@ def targets_of(source: GridCells, task: str, facts: MetricFacts) -> Targets:
     )
 
 
+def _deciding(tables: Sequence[TaskTable]) -> list[MetricFacts]:
+    """Of every task, the metric that decides it."""
+    return [table.facts[table.final_metric] for table in tables if table.final_metric]
+
+
 def _refuse_unknown(thresholds: Mapping[str, float], tables: Sequence[TaskTable]) -> None:
     deciding = [table.final_metric for table in tables]
     for metric in thresholds:
         if metric not in deciding:
             hint = did_you_mean(metric, deciding)
-            raise ConfigError(f"threshold={metric}: no task is decided by that metric; {hint}")
+            raise ConfigError(f"thresholds.{metric}: no task is decided by that metric; {hint}")
 
 
 def _trained_on(tables: Sequence[TaskTable], cells: Sequence[Cell]) -> dict[str, set[str]]:

@@ -39,6 +39,11 @@ class Entry:
     cells: tuple[Cell, ...]
     tables: tuple[TaskTable, ...]
 
+    @property
+    def is_trials(self) -> bool:
+        """Whether its cells are trials, which choose settings."""
+        return any(cell.trial_of is not None for cell in self.cells)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
@@ -58,15 +63,22 @@ class Standing:
 
 
 def entries(folders: Sequence[Path]) -> list[Entry]:
-    """The grids of exports; each folder holds one, or a folder each.
+    """The grids of exports but trials of settings; each folder holds one, or a folder each.
 
     Raises:
-        UserError: A folder holds no export.
+        UserError: A folder holds no export, or none is of results.
         StoreError: Grids were measured under unlike protocols; names them and the fields.
     """
     found = [_entry(export, folder) for folder in folders for export in _exports(folder)]
-    _refuse_unlike(found)
-    return found
+    results = [entry for entry in found if not entry.is_trials]
+    if not results:
+        names = ", ".join(entry.name for entry in found)
+        raise UserError(
+            f"exports: {names}: trials choose settings and are no results; name the export of a "
+            "grid that compares methods"
+        )
+    _refuse_unlike(results)
+    return results
 
 
 def _exports(folder: Path) -> list[Export]:

@@ -358,6 +358,7 @@ def test_what_cannot_be_compared_is_one_line_with_a_remedy(store: Path, tmp_path
         (str(scored), str(fewer), [], "48 images in .* and 40 in"),
         (str(scored), str(tmp_path / "empty"), [], "holds no finished scores"),
         (str(scored), str(tmp_path / "absent"), [], "absent: no such folder"),
+        ("soar", here, [], "is a setting, where a name is missing; name A and B"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             go(first, second, *words)

@@ -38,6 +38,8 @@ def test_weights_of_ones_own_and_servers_need_none_that_are_published(
     assert "Qwen3-VL" in examine("vqascore", VqaScoreConfig()).missing
     served = VqaScoreConfig(server="http://127.0.0.1:9/v1", model="judge")
     assert examine("vqascore", served).missing == "a server at http://127.0.0.1:9/v1"
+    gone = ClipScoreConfig(weights="/nowhere/clip")
+    assert examine("clipscore", gone).missing == "weights=/nowhere/clip: no such path"
     own = GenEvalConfig(detector=str(tmp_path))
     assert examine("geneval", own).missing == "weights timm/vit_large_patch14_clip_224.openai"
 

@@ -203,5 +203,5 @@ def test_sizes_are_named_by_metric_or_title():
     assert size_of({"CLIPScore": 0.01}, facts) == size_of({"clipscore": 0.01}, facts) == 0.01
     assert size_of({"OCR": 0.01}, facts) is None
     refuse_unknown_metrics("margin", {"CLIPScore": 0.01}, [facts])
-    with pytest.raises(ConfigError, match=r"margin=CLIPScor: was not measured; did you mean"):
+    with pytest.raises(ConfigError, match=r"margin=CLIPScor: decides nothing here; did you mean"):
         refuse_unknown_metrics("margin", {"CLIPScor": 0.01}, [facts])

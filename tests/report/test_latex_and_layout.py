@@ -103,6 +103,8 @@ def test_latex_is_typeset_within_the_page(reports, grid, tmp_path):
 
 def test_letters_that_latex_reads_otherwise_are_escaped():
     assert escaped("5 % of a_b & {c}") == r"5 \% of a\_b \& \{c\}"
+    # In text a bare < is an upside-down exclamation mark by LaTeX's own fonts.
+    assert escaped("p < 0.05") == "p $<$ 0.05"
     assert escaped("SFT → Flow-GRPO") == r"SFT $\rightarrow$ Flow-GRPO"
     assert escaped("\\x^~") == r"\textbackslash{}x\textasciicircum{}\textasciitilde{}"
 

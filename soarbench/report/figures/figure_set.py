@@ -46,7 +46,9 @@ _TEXTS = {
         "Each method's deciding metric over {0}. Markers were measured, and lines only join them; "
         "from the base, where all start, nothing was measured up to the first. Bands are 95 % "
         "intervals over prompts and training seeds: of each method alone, and, where there is a "
-        "lower row, of the paired difference to the baseline at the same step, or at its last one.",
+        "lower row, of the paired difference to the baseline at the same step, or at its last one. "
+        "A task that is drawn alone has its other metrics beside it, which decide nothing. In the "
+        "data of this figure, steps and cost of a second stage count from its own start.",
     ),
     "forest": (
         "Paired differences",
@@ -209,7 +211,10 @@ def _write_task(
     tiles = plan_sheet(cells, task)
     absent = sum(not tile.is_stored for tile in tiles)
     if absent:
-        writer.notes.append(f"task {task}: {absent} of the sheet's {len(tiles)} images are gone")
+        gone = f"{absent} of the sheet's {len(tiles)} images are gone"
+        # An export has none of them.
+        text = gone if absent < len(tiles) else f"no image is here, so samples_{task} is left out"
+        writer.notes.append(f"task {task}: {text}")
     # A sheet of nothing but hatched squares says no more than the note.
     if absent < len(tiles):
         writer.sheet(f"samples_{task}", texts["samples"], tiles)

@@ -84,8 +84,13 @@ def _shade_gamed(ax: Axes) -> None:
     low, high = ax.get_ylim()
     ax.axhspan(0, max(high, 0), color="0.93", zorder=0)
     ax.set_ylim(low, high)
-    for height, text, anchor in ((0.98, "gamed", "top"), (0.02, "not gamed", "bottom")):
-        ax.annotate(text, (0.02, height), xycoords="axes fraction", va=anchor, color="0.35")
+    ends = ((0.98, "gamed", "top", "0.93"), (0.02, "not gamed", "bottom", "white"))
+    for height, text, anchor, behind in ends:
+        # Curves may cross it, which it is read above.
+        ax.annotate(
+            text, (0.02, height), xycoords="axes fraction", va=anchor, color="0.35", zorder=4,
+            bbox={"facecolor": behind, "edgecolor": "none", "pad": 0.5},
+        )  # fmt: skip
 
 
 def _draw_course(

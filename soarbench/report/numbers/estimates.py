@@ -88,11 +88,15 @@ def size_of(sizes: Mapping[str, float], facts: MetricFacts) -> float | None:
 def refuse_unknown_metrics(
     key: str, sizes: Mapping[str, float], facts: Iterable[MetricFacts]
 ) -> None:
-    """``ConfigError`` where an entry is of no metric that was judged."""
-    known = {name for one in facts for name in (one.name, one.title)}
+    """``ConfigError`` where an entry is of none of the metrics that decide, of ``facts``."""
+    names = {one.name: one.title for one in facts}
+    known = {name.lower() for pair in names.items() for name in pair}
     for metric in sizes:
-        if metric.lower() not in {name.lower() for name in known}:
-            raise ConfigError(f"{key}={metric}: was not measured; {did_you_mean(metric, known)}")
+        if metric.lower() not in known:
+            # A title may hold what no command line does.
+            raise ConfigError(
+                f"{key}={metric}: decides nothing here; {did_you_mean(metric.lower(), names)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +22,12 @@ from soarbench.report.page.sources import configurations, environment, protocols
 from soarbench.report.page.tables import DataTable, data_table, methods_table, others_table
 from soarbench.report.report import FigureEntry, Report
 from soarbench.report.text import frames, gaming
+from soarbench.report.text.exposure import (
+    EXPOSURE_NOTE,
+    ROBUSTNESS_NOTE,
+    exposure_texts,
+    robustness_texts,
+)
 from soarbench.report.text.tuning import NOTE, choice_lines, tuning_texts
 
 PUBLISHED_NOTE = (
@@ -95,7 +101,11 @@ def _matched(matched: Sequence[MatchedTable]) -> list[dict[str, object]]:
     for one in matched:
         caption = f"Task {one.table.task}, {frames.level_text(one)}"
         notes = [*frames.place_notes(one), *one.table.about_family()[:1]]
-        level = {"table": methods_table(one.table, caption), "notes": notes}
+        level = {
+            "table": methods_table(one.table, caption),
+            "others": others_table(one.table, f"{caption} the metrics that do not decide"),
+            "notes": notes,
+        }
         levels.setdefault(one.table.task, []).append({**level, "findings": one.table.findings()})
     return [{"title": f"Task: {task}", "levels": own} for task, own in levels.items()]
 
@@ -127,9 +137,33 @@ def _gaming(report: Report) -> list[dict[str, object]]:
             caption = f"Task {own.task}: diversity within a prompt"
             texts = data_table(caption, gaming.diversity_texts(own), texts=2)
             tables.append({"table": texts, "findings": [], "note": gaming.diversity_note(own)})
+        tables += _off_path(report, table)
         if tables:
             parts.append({"title": f"Task: {table.task}", "tables": tables})
     return parts
+
+
+def _off_path(report: Report, table: TaskTable) -> Iterator[dict[str, object]]:
+    """Tables about exposure bias and other samplers in a task."""
+    baseline = table.title(table.baseline)
+    if own := [point for point in report.exposure if point.task == table.task]:
+        texts = data_table(
+            f"Task {table.task}: exposure bias",
+            _in_one_line(exposure_texts(own, table.titles)),
+            texts=1,
+        )
+        yield {"table": texts, "findings": [], "note": EXPOSURE_NOTE.format(baseline=baseline)}
+    if scores := [point for point in report.robustness if point.task == table.task]:
+        texts = data_table(
+            f"Task {table.task}: scores by sampler",
+            _in_one_line(robustness_texts(scores, table.facts, table.titles)),
+            texts=1,
+        )
+        yield {"table": texts, "findings": [], "note": ROBUSTNESS_NOTE.format(baseline=baseline)}
+
+
+def _in_one_line(texts: pd.DataFrame) -> pd.DataFrame:
+    return texts.map(lambda text: text.replace("<br>", "; "))
 
 
 def _published(caption: str, frame: pd.DataFrame | None) -> DataTable | None:

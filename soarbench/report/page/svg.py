@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 _COLORS = {
     "#000000": "var(--ink)", "#ffffff": "var(--paper)", "#d8d8d8": "var(--line)",
     "#ededed": "var(--shade)", "#332288": "var(--indigo)", "#882255": "var(--wine)",
+    "#595959": "var(--soft)",
 }  # fmt: skip
 _REFERENCE = re.compile(r"#([\w-]+)")
 _FRACTION = re.compile(r"(\.\d\d)\d+")

@@ -22,11 +22,11 @@ EXPOSURE_NOTE = (
     "Less is better. Read the error off the path beside that on it, and what is left of a kick "
     "beside the diversity of images: a model that looks at its state too little has less of both. "
     "The base's value and each method's change from it, over held-out images and training seeds; "
-    "below, the difference to {baseline}, p-values corrected for the methods, levels "
+    "then the difference to {baseline}, p-values corrected for the methods, levels "
     "and measures of this table."
 )
 ROBUSTNESS_NOTE = (
-    "Sampler steps, and fresh noise in the states where it says so. Below a score: by how much the "
+    "Sampler steps, and fresh noise in the states where it says so. After a score: by how much the "
     "difference to {baseline} is another than by the usual sampler, on the same images and seeds; "
     "p-values of the deciding metric, corrected for its methods and samplers; others decide "
     "nothing."

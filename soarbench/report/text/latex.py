@@ -16,7 +16,7 @@ from soarbench.stats import Verdict
 _ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "→": r"$\rightarrow$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
+    "<": "$<$", ">": "$>$", "→": r"$\rightarrow$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
 }  # fmt: skip
 _MARKS = {str(one): "↑" if one.direction > 0 else "↓" for one in Verdict if one.is_decided}
 #: A hyphen that is a sign.
