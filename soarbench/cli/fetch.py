@@ -49,7 +49,7 @@ def fetch(
             "or the hub id of an adapter"
         )
     names = [name for name in names if name not in others]
-    require_judges(names, judges)
+    require_judges(names, [*judges, *_OTHERS])
     _fetch_others(others, folders, console)
     needs = [(*judges[name].published, *judges[name].optional) for name in names]
     published = dict.fromkeys(weights for judge in needs for weights in judge)

@@ -138,7 +138,7 @@ def _refuse_unlike(first: Measured, second: Measured) -> None:
         raise UserError(
             f"{first.facts.name} judged {ones.values.size} images in {first.source} and "
             f"{others.values.size} in {second.source}, not of the same prompts and indices; score "
-            "the same ones"
+            "the same ones (suites.NAME.max_prompts and images_per_prompt)"
         )
 
 
