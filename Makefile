@@ -1,4 +1,4 @@
-# make run    the whole comparison in the laboratory (7 to 9 minutes on two cores)
+# make run    the whole comparison in the laboratory (6 to 8 minutes on two cores)
 # make test   all tests, four processes for two cores; PYTEST_ARGS="-x tests/grid" for other words of pytest
 # make check  linter, formatter's check, types, the documentation
 # make docs   the documentation as a site, into build/site; warnings are errors
