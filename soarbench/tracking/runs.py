@@ -121,6 +121,17 @@ class MlflowRuns:
             models = found_models(self._client, self._experiment, f"tags.folder = '{folder}'")
             register_best(self._client, name, models)
 
+    def _log_inputs(self, run_id: str, cell: Cell) -> None:
+        inputs = dataset_inputs(cell)
+        try:
+            self._client.log_inputs(run_id, inputs)
+        except MlflowException as error:
+            if "unique constraint" not in str(error).lower():
+                raise
+            # Another process wrote the same data set between MLflow's look and its row: seen once
+            # where eight stores were delivered at once. Now it is there.
+            self._client.log_inputs(run_id, inputs)
+
     def log_cell(self, cell: Cell, digest: str, launch: Launch) -> str:
         """Log a finished cell from its files; its run id."""
         values, final = list(views.score_values(cell)), list(views.final_values(cell))
@@ -136,7 +147,7 @@ class MlflowRuns:
             self._log_metrics(run_id, [_metric(v, stamp) for v in _training_values(cell)])
             self._log_metrics(run_id, system_metrics(cell))
             self._log_params(run_id, cell, stored.params)
-            self._client.log_inputs(run_id, dataset_inputs(cell))
+            self._log_inputs(run_id, cell)
             checkpoints = self._checkpoints(run_id, cell, digest)
             self._log_metrics(run_id, checkpoints.log(cell, short_params(cell), stamp))
             checkpoints.finish()

@@ -209,7 +209,12 @@ def test_a_builtin_method_is_rewarded_by_the_judge_through_an_adapter(folder: Pa
         *("reward=color_error", "budget.steps=4", "budget.save_steps=2", "lora.rank=2"),
         *("training.batch_size=8", "training.micro_batch_size=null"),
         *("training.mixed_precision=no", "method.group_size=4", "method.num_inference_steps=4"),
-        *("method.guidance_scale=1.0", "method.sde_window_range=[0,4]", "diagnostics=false"),
+        *(
+            "method.guidance_scale=1.0",
+            "method.sde_window_range=[0,4]",
+            "diagnostics=false",
+            "ema.every=1",
+        ),
     ]
     assert call("run", *arguments) == 0
     (weights,) = (folder / "rewarded/trainings").glob("flow_grpo-*/snapshots/*4")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from soarbench.cli.run import run_whole
@@ -107,6 +108,28 @@ def test_on_a_new_sqlite_store(finished: Path, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlruns.db'}"
     assert at_once(finished, tmp_path, uri) == []
     assert_whole(uri, tmp_path)
+
+
+@pytest.mark.parametrize(("times", "code"), [(1, 0), (2, 1)])
+def test_a_data_set_that_another_process_wrote_meanwhile_is_asked_for_again(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, code: int
+) -> None:
+    log_inputs, raced = MlflowClient.log_inputs, []
+
+    def late(client: MlflowClient, *words: object) -> None:
+        if len(raced) < times:
+            raced.append(words)
+            raise MlflowException(
+                "(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.name"
+            )
+        log_inputs(client, *words)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", late)
+    shutil.copytree(finished, tmp_path / "0")
+    with pytest.raises(SystemExit) as ended:
+        deliver(tmp_path / "0", f"sqlite:///{tmp_path / 'mlruns.db'}", tmp_path.as_uri())
+    assert ended.value.code == code
+    assert len(raced) == times
 
 
 @contextlib.contextmanager

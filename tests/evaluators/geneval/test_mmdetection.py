@@ -196,6 +196,9 @@ def test_the_published_name_stands_for_the_file_that_was_fetched(
     assert "\n" not in str(caught.value)
     DETECTOR.path.parent.mkdir()
     saved(DETECTOR.path, {"backbone.conv1.weight": torch.ones(2)})
+    with pytest.raises(WeightsError, match=f"{DETECTOR.path}: another file than published"):
+        load_detector(DETECTOR.name)
+    monkeypatch.setattr("evaluators.downloads._check_published", lambda *_: None)
     with pytest.raises(WeightsError, match=f"detector {DETECTOR.path} is not mmdetection's"):
         load_detector(DETECTOR.name)
 

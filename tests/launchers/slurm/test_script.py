@@ -222,7 +222,7 @@ def test_nothing_that_cannot_run_is_submitted(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     sbatch(at, monkeypatch, f"touch '{at}/asked'")
-    line = refusal([*overrides, *ASKED, "model=sd35_medium", "data=jsonl"], capsys)
+    line = refusal([*overrides, *ASKED, "model=sd35_medium", "data=jsonl", "ema.every=1"], capsys)
     assert "suites.drawbench.prompts=FILE" in line
     assert not (at / "asked").exists()
 
