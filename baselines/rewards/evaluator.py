@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,9 @@ from evaluators.scoring import checked_scores
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+log = logging.getLogger(__name__)
 
 
 class EvaluatorReward:
@@ -37,7 +42,9 @@ class EvaluatorReward:
     ) -> list[float]:
         """Score images; ``columns`` become the samples' metadata.
 
-        ``RewardError`` for an image that the evaluator could not score.
+        An image that could not be scored gets the mean of its prompt's others, and so no advantage
+        over them: a server that stumbles once must not end hours of training. ``RewardError`` where
+        half of a prompt's images, or more, could not be scored.
         """
         samples = [
             Sample(
@@ -50,13 +57,25 @@ class EvaluatorReward:
             for index, (prompt, image) in enumerate(zip(prompts, images, strict=True))
         ]
         scores = checked_scores(self.evaluator, samples)
-        for index, score in enumerate(scores):
-            if score.reason is not None:
+        known: dict[str, list[float]] = {prompt: [] for prompt in prompts}
+        for prompt, score in zip(prompts, scores, strict=True):
+            if score.reason is None:
+                known[prompt].append(self.evaluator.reward(score))
+        lost = [index for index, score in enumerate(scores) if score.reason is not None]
+        for index in lost:
+            prompt, reason = prompts[index], scores[index].reason
+            where = f"image {index} of {len(images)}, prompt {prompt!r}: {reason}"
+            if 2 * len(known[prompt]) <= prompts.count(prompt):
                 raise RewardError(
-                    f"reward {self.name!r} could not score image {index} of {len(images)}, prompt "
-                    f"{prompts[index]!r}: {score.reason}; use prompts that it can score"
+                    f"reward {self.name!r} could not score {where}; use prompts that it can score"
                 )
-        return [self.evaluator.reward(score) for score in scores]
+            log.warning("reward %r could not score %s; it gets its prompt's mean", self.name, where)
+        return [
+            self.evaluator.reward(score)
+            if score.reason is None
+            else math.fsum(known[prompt]) / len(known[prompt])
+            for prompt, score in zip(prompts, scores, strict=True)
+        ]
 
 
 def _metadata(columns: Mapping[str, object]) -> dict[str, object]:

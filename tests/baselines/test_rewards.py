@@ -337,6 +337,27 @@ def test_an_unscored_image_stops_the_run():
         reward(prompts=["a", "unreadable", "c"], images=IMAGES)
 
 
+class Stumbling(Redness):
+    """Reads no image whose red is 7."""
+
+    def measure(self, sample):
+        if sample.image.getpixel((0, 0))[0] == 7:
+            return Score.unscored(sample.sample_id, "no answer")
+        return super().measure(sample)
+
+
+def test_an_image_that_fails_beside_others_of_its_prompt_gets_their_mean(caplog):
+    reds = [Image.new("RGB", (4, 4), (level, 0, 0)) for level in (10, 7, 40, 20)]
+    reward = EvaluatorReward(Stumbling())
+    assert reward(prompts=["a", "a", "a", "b"], images=reds) == [0.1, 0.25, 0.4, 0.2]
+    assert (
+        "could not score image 1 of 4, prompt 'a': no answer; it gets its prompt's" in caplog.text
+    )
+    # Half of a prompt's images are no stumble.
+    with pytest.raises(RewardError, match="image 1 of 4, prompt 'a': no answer; use prompts"):
+        reward(prompts=["a", "a", "b", "b"], images=reds)
+
+
 def test_an_evaluator_whose_canaries_fail_is_no_reward():
     with pytest.raises(EvaluatorError, match="does not work here"):
         EvaluatorReward(Reversed())
