@@ -128,8 +128,8 @@ def resolve_directory(weights: str | Path, files: Sequence[str], *, key: str = "
 def _refuse_other_weights(folder: Path, files: Sequence[str], setting: str) -> None:
     """``WeightsError`` where weights lie in files that a library would load and nothing hashes."""
     others = sorted(path.name for path in folder.iterdir() if _is_weights(path.name))
-    if others and not _has_weights(folder, files=files):
-        wanted = [name for name in files if _is_weights(name)]
+    wanted = [name for name in files if _is_weights(name)]
+    if others and wanted and not _weights(folder, files):
         raise WeightsError(
             f"{setting}: its weights are in {others[0]}; save them as {' or '.join(wanted)}"
         )
@@ -137,14 +137,18 @@ def _refuse_other_weights(folder: Path, files: Sequence[str], setting: str) -> N
 
 def _has_weights(folder: Path, *, files: Sequence[str]) -> bool:
     """Whether weights that the patterns name are there, with all parts that an index lists."""
-    wanted = [pattern for pattern in files if _is_weights(pattern)]
-    found = {path.name for pattern in wanted for path in folder.glob(pattern)}
-    listed: set[str] = set()
+    found, listed = _weights(folder, files), set[str]()
     for index in folder.glob("*.safetensors.index.json"):
         if any(fnmatch.fnmatch(index.name, pattern) for pattern in files):
             weight_map = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {})
             listed |= set(map(str, weight_map.values()))
-    return not wanted or (bool(found) and listed <= found)
+    return not any(map(_is_weights, files)) or (bool(found) and listed <= found)
+
+
+def _weights(folder: Path, files: Sequence[str]) -> set[str]:
+    """Names of the files of weights that match the patterns."""
+    patterns = [pattern for pattern in files if _is_weights(pattern)]
+    return {path.name for pattern in patterns for path in folder.glob(pattern)}
 
 
 def _is_weights(name: str) -> bool:

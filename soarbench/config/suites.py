@@ -58,9 +58,9 @@ class SuiteConfig(abc.ABC):
         return False
 
     @property
-    def can_be_fetched(self) -> bool:
-        """Whether ``fetch prompts`` gets them."""
-        return False
+    def fetched_by(self) -> str:
+        """What ``fetch`` is asked for to get them; empty where it cannot."""
+        return ""
 
     @property
     def num_published(self) -> int:
@@ -78,7 +78,8 @@ class SuiteConfig(abc.ABC):
 
 def missing_prompts(suite: SuiteConfig) -> str:
     """What to do about a suite without prompts."""
-    fetch = "`python -m soarbench fetch prompts` gets them, or " if suite.can_be_fetched else ""
+    name = suite.fetched_by
+    fetch = f"`python -m soarbench fetch {name}` gets them, or " if name else ""
     return (
         f"suite {suite.name!r} has no prompts here: {fetch}give suites.{suite.name}.prompts=FILE, "
         "one prompt a line or JSON Lines (the published file holds "

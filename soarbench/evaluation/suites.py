@@ -80,9 +80,9 @@ class PromptFile(SuiteConfig):
         return self.path is None
 
     @property
-    def can_be_fetched(self) -> bool:
-        """Whether the published file is known."""
-        return self.published is not None
+    def fetched_by(self) -> str:
+        """``prompts``, where the published file is known."""
+        return "" if self.published is None else "prompts"
 
     @property
     def num_published(self) -> int:
@@ -101,6 +101,11 @@ class GenEval2(PromptFile):
     def official(self) -> PublishedFile:
         """That which ``fetch geneval2`` gets."""
         return GENEVAL2
+
+    @property
+    def fetched_by(self) -> str:
+        """Of the judge that asks them."""
+        return "geneval2"
 
     def items(self) -> list[PromptItem]:
         """All 800; ``UserError`` without a file."""

@@ -318,9 +318,8 @@ def with_digest(suite: SuiteConfig) -> SuiteConfig:
         raise ConfigError(f"suites.{suite.name}.prompts={suite.prompts}: no such file")
     digest = hashlib.sha256(suite.path.read_bytes()).hexdigest()
     if suite.prompts is None and suite.official is not None and digest != suite.official.sha256:
-        what = "prompts" if suite.published is not None else suite.name
         raise ConfigError(
             f"{suite.path} is not the published file of suite {suite.name!r}: its sha256 is "
-            f"{digest}; `python -m soarbench fetch {what}` brings the published one"
+            f"{digest}; `python -m soarbench fetch {suite.fetched_by}` brings the published one"
         )
     return dataclasses.replace(suite, prompts_sha256=digest)

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from evaluators.vlm.geneval2 import PROMPTS as GENEVAL2
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import build
+from soarbench.config.registries import suite_named
 from soarbench.grid.addresses import cell_id
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.description import describe
-from soarbench.grid.expand import expand
+from soarbench.grid.expand import expand, with_digest
 from soarbench.models.sd3.config import Sd3Config
 
 #: Parts of a cell that hold configurations by name.
@@ -222,3 +224,15 @@ def test_shares_and_further_costs_are_settings(overrides: list[str]) -> None:
     for word in ("budget.cost_shares=[0.0]", "budget.cost_shares=[1.5]", "budget.costs=[-1]"):
         with pytest.raises(ConfigError, match=word.partition("=")[0]):
             expand([*arguments, word])
+
+
+def test_other_prompts_in_the_place_of_geneval_2s_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOARBENCH_CACHE", str(tmp_path))
+    suite = suite_named("geneval2")
+    assert with_digest(suite) == suite
+    GENEVAL2.path.parent.mkdir(parents=True)
+    GENEVAL2.path.write_text('{"prompt": "a cat"}\n')
+    with pytest.raises(ConfigError, match=r"is not the published file .* fetch geneval2` brings"):
+        with_digest(suite)

@@ -103,7 +103,7 @@ def _matched(matched: Sequence[MatchedTable]) -> list[dict[str, object]]:
         notes = [*frames.place_notes(one), *one.table.about_family()[:1]]
         level = {
             "table": methods_table(one.table, caption),
-            "others": others_table(one.table, f"{caption} the metrics that do not decide"),
+            "others": others_table(one.table, f"{caption}; the metrics that do not decide"),
             "notes": notes,
         }
         levels.setdefault(one.table.task, []).append({**level, "findings": one.table.findings()})
