@@ -57,25 +57,25 @@ class EvaluatorReward:
             for index, (prompt, image) in enumerate(zip(prompts, images, strict=True))
         ]
         scores = checked_scores(self.evaluator, samples)
+        values = {
+            index: self.evaluator.reward(score)
+            for index, score in enumerate(scores)
+            if score.reason is None
+        }
         known: dict[str, list[float]] = {prompt: [] for prompt in prompts}
-        for prompt, score in zip(prompts, scores, strict=True):
-            if score.reason is None:
-                known[prompt].append(self.evaluator.reward(score))
-        lost = [index for index, score in enumerate(scores) if score.reason is not None]
-        for index in lost:
-            prompt, reason = prompts[index], scores[index].reason
-            where = f"image {index} of {len(images)}, prompt {prompt!r}: {reason}"
+        for index, value in values.items():
+            known[prompts[index]].append(value)
+        for index, (prompt, score) in enumerate(zip(prompts, scores, strict=True)):
+            if index in values:
+                continue
+            where = f"image {index} of {len(images)}, prompt {prompt!r}: {score.reason}"
             if 2 * len(known[prompt]) <= prompts.count(prompt):
                 raise RewardError(
                     f"reward {self.name!r} could not score {where}; use prompts that it can score"
                 )
             log.warning("reward %r could not score %s; it gets its prompt's mean", self.name, where)
-        return [
-            self.evaluator.reward(score)
-            if score.reason is None
-            else math.fsum(known[prompt]) / len(known[prompt])
-            for prompt, score in zip(prompts, scores, strict=True)
-        ]
+            values[index] = math.fsum(known[prompt]) / len(known[prompt])
+        return [values[index] for index in range(len(scores))]
 
 
 def _metadata(columns: Mapping[str, object]) -> dict[str, object]:
