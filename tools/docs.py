@@ -266,8 +266,8 @@ def _published() -> Iterator[list[str]]:
 def estimate(words: Sequence[str]) -> tuple[str, str, str]:
     """Time, disk and whose rates these are."""
     from soarbench.cli.disk import disk_need
-    from soarbench.cli.run import all_jobs
     from soarbench.grid.expand import expand
+    from soarbench.jobs.graph import all_jobs
     from soarbench.launchers.run_grid import estimates
 
     with tempfile.TemporaryDirectory() as folder:

@@ -19,13 +19,14 @@ from soarbench.cli.base_weights import HUB_PAGE, is_of_hub, to_get_weights
 from soarbench.cli.disk import disk_need, space_line
 from soarbench.cli.doctor import JudgeOptions, examine
 from soarbench.cli.doctor import doctor as judges_doctor
-from soarbench.cli.run import MISSING_DATA, all_jobs, rates_line
+from soarbench.cli.dry_run import MISSING_DATA, rates_line
 from soarbench.common.errors import UserError
 from soarbench.common.progress import print_line
 from soarbench.config.folders import CONF_DIR
 from soarbench.config.keys import Options, split
 from soarbench.config.suites import missing_prompts
 from soarbench.grid.expand import Grid, expand
+from soarbench.jobs.graph import all_jobs
 from soarbench.launchers.run_grid import estimates
 from soarbench.models.base import ModelConfig
 from soarbench.planning.planner import require_fit

@@ -12,6 +12,7 @@ from soarbench.common.progress import Key
 from soarbench.config.run import Stale
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.description import by_samplers, describe, followed
+from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Job, Shard, SuiteJob
 from soarbench.jobs.diversity import Diversity
 from soarbench.jobs.draw import Draw
@@ -20,6 +21,11 @@ from soarbench.jobs.log import Log, LogDiagnostics
 from soarbench.jobs.probe import ImageStatistics, Paths
 from soarbench.jobs.train import Train
 from soarbench.store.artefact import Store
+
+
+def all_jobs(grid: Grid) -> list[Job]:
+    """Every job of a grid, done or not."""
+    return grid_jobs(grid.cells, diagnostics=grid.settings.diagnostics)
 
 
 def grid_jobs(cells: Sequence[CellConfig], *, diagnostics: bool) -> list[Job]:

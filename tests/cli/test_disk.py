@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from soarbench.cli.disk import disk_need, require_space, space_line
-from soarbench.cli.run import all_jobs
 from soarbench.common.errors import UserError
 from soarbench.grid.expand import expand
+from soarbench.jobs.graph import all_jobs
 from soarbench.jobs.train import Train
 from soarbench.models.sd3.architecture import KNOWN, architecture_of
 from soarbench.planning.disk import weight_bytes

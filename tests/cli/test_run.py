@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from soarbench.cli.dry_run import dry_table, unrated_lines
 from soarbench.cli.report import report
-from soarbench.cli.run import dry_table, run, run_whole, unrated_lines
+from soarbench.cli.run import run, run_whole
 from soarbench.cli.words import read
 from soarbench.common.errors import UserError
 from soarbench.common.files import locked, make_writable, read_json, write_atomically

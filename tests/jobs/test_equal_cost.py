@@ -11,7 +11,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from soarbench.cli.run import dry_table, run_whole
+from soarbench.cli.dry_run import dry_table
+from soarbench.cli.run import run_whole
 from soarbench.common.errors import UserError
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand

@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 
 from baselines.loop.checkpoints import MANIFEST, checkpoint_path
-from soarbench.cli.run import job_list, run, run_whole
+from soarbench.cli.dry_run import job_list
+from soarbench.cli.run import run, run_whole
 from soarbench.common.errors import UserError
 from soarbench.common.progress import GridProgress
 from soarbench.evaluation.drawing import image_path

@@ -24,7 +24,7 @@ from baselines.loop.checkpoints import last_complete_checkpoint
 from baselines.loop.post_train import post_train
 from baselines.loop.weights import load_transformer, prepare_transformer
 from soarbench.cli.disk import disk_need
-from soarbench.cli.run import all_jobs, run_whole
+from soarbench.cli.run import run_whole
 from soarbench.common.errors import UserError
 from soarbench.config.registries import suite_named
 from soarbench.data.encoded_rows import EncodedRows
@@ -32,7 +32,7 @@ from soarbench.grid.cell import CellConfig
 from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import OnStep
-from soarbench.jobs.graph import grid_jobs
+from soarbench.jobs.graph import all_jobs, grid_jobs
 from soarbench.jobs.loaded import LoadedModel
 from soarbench.jobs.train import trained_folder
 from soarbench.jobs.workbench import ModelWorkbench
