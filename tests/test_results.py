@@ -54,8 +54,8 @@ def test_every_picture_and_table_is_linked_and_every_link_leads_somewhere() -> N
 
 
 def test_there_are_exports() -> None:
-    names = {"ablation", "main_table", "reward_specific", "soar_then_grpo", "tuning"}
-    names |= {"tuning_rivals"}
+    names = {"ablation", "main_table", "reward_specific", "soar_then_grpo", "rivals"}
+    names |= {"tuning", "tuning_rivals"}
     assert {path.name for path in EXPORTS} == names
 
 
