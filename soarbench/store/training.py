@@ -32,6 +32,14 @@ from soarbench.store.artefact import Artefact
 _LACKING = "lacking.json"
 
 
+def _weights(manifest: Path) -> dict[str, object]:
+    """Size and digest of every file that a snapshot's manifest names, but for configurations."""
+    files = json.loads(manifest.read_bytes())["files"]
+    # diffusers and peft write down the folder that the base was loaded from: another checkout's
+    # differs, and its weights need not.
+    return {name: facts for name, facts in files.items() if not name.endswith("config.json")}
+
+
 @dataclass(frozen=True)
 class TrainingFolder(Artefact):
     """Where a training keeps what; checkpoints lie in it until it is over.
@@ -154,8 +162,7 @@ class TrainingFolder(Artefact):
         kept, snapshot = self._before, self.snapshot(last)
         if not kept.is_dir():
             return True
-        manifest = snapshot_manifest(snapshot)
-        is_alike = manifest.read_bytes() == (kept / MANIFEST).read_bytes()
+        is_alike = _weights(snapshot_manifest(snapshot)) == _weights(kept / MANIFEST)
         if not is_alike:
             self._bring_back(snapshot)
         shutil.rmtree(kept)

@@ -11,6 +11,8 @@ import pytest
 import torch
 from rich.console import Console
 
+from baselines.loop.checkpoints import snapshot_manifest
+from baselines.loop.disk import write_manifest
 from soarbench.cli.dry_run import dry_table
 from soarbench.cli.run import run_whole
 from soarbench.common.errors import UserError
@@ -102,6 +104,18 @@ def test_a_training_that_is_over_is_repeated_for_a_snapshot_that_it_lacks(
     go(straight)
     assert content(soar_folder(arguments)) == content(soar_folder(straight))
     assert numbers(expand(arguments).store.root) == numbers(expand(straight).store.root)
+
+
+def test_a_repetition_from_another_checkout_comes_to_the_same_weights(
+    arguments: list[str],
+) -> None:
+    go(arguments)
+    last = soar_folder(arguments).snapshot(6)
+    (last / "config.json").write_text('{"_name_or_path": "/another/checkout"}')
+    write_manifest(last, snapshot_manifest(last))
+    _, printed = go([*arguments, SHARES])
+    assert "FAILED" not in printed
+    assert soar_folder(arguments).fault([1, 3, 4, 6]) is None
 
 
 @pytest.mark.parametrize("stop_after", [0, 3, 5])
