@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
+from PIL import Image
 
 from soarbench.common.plugins import conf_folders
 from soarbench.config.composition import registered
@@ -16,6 +17,7 @@ from soarbench.report.figures.style_and_curves import (
     method_styles,
     save,
     settle,
+    style,
 )
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.reference import PublishedPoint
@@ -183,6 +185,20 @@ def test_the_same_points_give_the_same_bytes(file_format, magic, tmp_path):
         written.append((tmp_path / name).read_bytes())
     assert written[0].startswith(magic)
     assert written[0] == written[1]
+
+
+def test_a_png_is_small_and_looks_as_it_was_drawn(tmp_path):
+    figure, drawn = settle(draw_curves(POINTS, FACTS)), io.BytesIO()
+    save(figure, tmp_path / "curves.png", "png")
+    with style():
+        figure.savefig(drawn, format="png")
+    assert (tmp_path / "curves.png").stat().st_size < drawn.getbuffer().nbytes / 2
+    with Image.open(tmp_path / "curves.png") as few, Image.open(drawn) as plain:
+        assert few.mode == "P"
+        assert few.info["dpi"] == plain.info["dpi"]
+        got, wanted = (np.asarray(image.convert("RGB"), int) for image in (few, plain))
+    assert np.abs(got - wanted).max() <= 24
+    assert (got[(wanted == 255).all(axis=-1)] == 255).all()
 
 
 def test_a_browser_shows_the_value_of_every_marker_of_an_svg(tmp_path):
