@@ -6,6 +6,7 @@ import abc
 import math
 import re
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from typing import ClassVar, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -98,10 +99,19 @@ class BudgetConfig:
                 raise ValueError(f"budget.costs: {cost} must be above 0 and finite")
 
 
+#: How addresses of MLflow's own stores begin; its plug-ins add theirs.
+_STORES = {
+    "", "file", "sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks",
+    "databricks-uc", "uc",
+}  # fmt: skip
+
+
 def _check_address(uri: str) -> None:
     """Refuse a tracking address that can never work, or whose store is lost."""
+    scheme = ""
     try:
         address = urlsplit(uri)
+        scheme = address.scheme
         is_server = address.scheme in ("http", "https")
         fault = "names no host" if is_server and not address.hostname else ""
         # Asked for its ValueError: of a port that is none.
@@ -110,6 +120,9 @@ def _check_address(uri: str) -> None:
         fault = f"is no address ({error})"
     if re.fullmatch(r"sqlite(\+\w+)?:/*(:memory:)?", uri):
         fault = "is a store in memory, which is lost"
+    plugins = {one.name for one in entry_points(group="mlflow.tracking_store")}
+    if scheme.split("+")[0] not in _STORES and scheme not in plugins:
+        fault = f"MLflow knows no store whose address begins with {scheme!r}"
     if fault:
         raise ValueError(
             f"tracking.uri={uri}: {fault}; write sqlite:////DIR/mlruns.db or "

@@ -331,7 +331,7 @@ def test_after_a_try_that_failed_nothing_is_tried_for_a_while(
 @pytest.mark.parametrize(
     ("uri", "reason"),
     [
-        ("nosuchscheme://x", "check the address"),
+        ("mysql+nosuchdriver://x", "check the address"),
         ("mysql+pymysql://user:hush@127.0.0.1:1/db", "pip install pymysql"),
         ("postgresql+psycopg2://user:hush@127.0.0.1:1/db", r"soarbench\[postgres\]' and write"),
     ],

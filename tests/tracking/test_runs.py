@@ -338,13 +338,6 @@ def test_the_same_cell_of_another_folder_is_another_run(
 
 
 @pytest.mark.slow
-def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
-    config = TrackingConfig(enabled=True, uri="nosuchscheme://x")
-    with pytest.raises(UserError, match=r"tracking\.uri=nosuchscheme://x cannot be used") as caught:
-        Delivery(config, tmp_path / "grids" / "x", pytest.fail)
-    assert "\n" not in str(caught.value)
-
-
 def test_params_are_short_text(done: Finished) -> None:
     params = short_params(done.cell)
     assert params["optim.learning_rate"] == "0.0003"
