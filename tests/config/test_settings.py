@@ -46,7 +46,7 @@ ANY_DATA = "data=lab_general"
         (["tracking.uri=sqlite://"], "is a store in memory, which is lost"),
         (["tracking.uri=http://[::1"], "is no address (Invalid IPv6 URL); write sqlite:"),
         (["tracking.uri=http://me:hush@"], "names no host"),
-        (["tracking.uri=htp://me:hush@h"], "MLflow knows no store whose address begins with 'htp'; write"),
+        (["tracking.uri=htp://me:hush@h"], "no store whose address begins with 'htp'; write"),
         (["tracking.uri=localhost:5000"], "begins with 'localhost'; write"),
         (["tracking.uri=http://h:99999"], "Port out of range"),
         (["grid.baseline=sfft"], "grid.baseline: 'sfft' does not exist: did you mean 'sft'?"),
