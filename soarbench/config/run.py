@@ -106,23 +106,26 @@ _STORES = {
 }  # fmt: skip
 
 
+def _is_known(scheme: str) -> bool:
+    """Whether MLflow, or a plug-in of it, keeps runs at such addresses; a driver follows a +."""
+    plugins = entry_points(group="mlflow.tracking_store")
+    return scheme.partition("+")[0] in _STORES or scheme in plugins.names
+
+
 def _check_address(uri: str) -> None:
     """Refuse a tracking address that can never work, or whose store is lost."""
-    scheme = ""
     try:
         address = urlsplit(uri)
-        scheme = address.scheme
         is_server = address.scheme in ("http", "https")
         fault = "names no host" if is_server and not address.hostname else ""
         # Asked for its ValueError: of a port that is none.
         _ = address.port if is_server else None
+        if not _is_known(address.scheme):
+            fault = f"MLflow knows no store whose address begins with {address.scheme!r}"
     except ValueError as error:
         fault = f"is no address ({error})"
     if re.fullmatch(r"sqlite(\+\w+)?:/*(:memory:)?", uri):
         fault = "is a store in memory, which is lost"
-    plugins = {one.name for one in entry_points(group="mlflow.tracking_store")}
-    if scheme.split("+")[0] not in _STORES and scheme not in plugins:
-        fault = f"MLflow knows no store whose address begins with {scheme!r}"
     if fault:
         raise ValueError(
             f"tracking.uri={uri}: {fault}; write sqlite:////DIR/mlruns.db or "

@@ -337,7 +337,6 @@ def test_the_same_cell_of_another_folder_is_another_run(
     assert len(run_ids) == 2
 
 
-@pytest.mark.slow
 def test_params_are_short_text(done: Finished) -> None:
     params = short_params(done.cell)
     assert params["optim.learning_rate"] == "0.0003"
