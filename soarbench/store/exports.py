@@ -1,8 +1,8 @@
 """A grid without images or weights, to be published: one Parquet file a kind of table.
 
 ``cells.parquet`` holds a JSON text a cell (names, state, cost, launches, protocols), the other
-files the rows of all cells together, so that what cells share is stored once. Scores are single
-numbers, statistics of images means of a prompt's; see ``_SINGLE`` and ``_BITS`` for the rest.
+files the rows of all cells together, so that what cells share is stored once. Numbers have as many
+digits as ``_BITS`` and ``_COMPARED`` say; statistics of images are means of a prompt's.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ _COLUMNS = {
     "norms": {_ID, "norm", "key"}, "exposure": {_ID, "measure", "key"}, "robustness": {_ID},
     "samples": {_ID, "task", "step", "jpeg", "prompts"},
 }  # fmt: skip
-#: What nobody pairs to the last bit. Judges give single numbers, but for some oracles'.
+#: What is stored as single numbers.
 _SINGLE = {"scores", "images", "norms", "exposure"}
-#: Bits of a number, where they are many: off by .001 of its size at most, or by .00003.
-_BITS = {"images": 10, "training": 15}
+#: Bits of a number, since there are many: off by .000001 of its size at most where verdicts come
+#: from it (a mean of many by less), .00003 in logs, and .004 in what figures alone show.
+_BITS = {"scores": 20, "norms": 20, "exposure": 20, "training": 15, "images": 8}
 #: Of what a table compares, while figures alone show the other statistics: .00012.
 _COMPARED = {"diversity": 13, "lpips": 13, "vendi": 13}
 #: Of a cell as ``cells.parquet`` has it, beside its launches and protocols.

@@ -96,11 +96,19 @@ def test_a_copy_reports_the_same_numbers(finished: list[str], tmp_path: Path) ->
     exported(finished, tmp_path / "copy")
     after = reported(tmp_path / "copy", tmp_path / "again")
     before = folder_of(finished, "results_dir") / "reward_specific"
-    assert (after / "table.md").read_text() == (before / "table.md").read_text()
+    words = [
+        re.split(r"(\d+\.\d+)", (folder / "table.md").read_text()) for folder in (after, before)
+    ]
+    assert words[0][::2] == words[1][::2]
+    for copied, own in zip(words[0][1::2], words[1][1::2], strict=True):
+        last_digit = 10.0 ** -len(own.partition(".")[2])
+        assert float(copied) == pytest.approx(float(own), abs=1.01 * last_digit, rel=0)
     for name in TABLES:
-        # Scores are single numbers in a copy, which some oracles' are not in a store.
+        # Scores of a copy have 20 bits, these are of the order of a hundred, and an interval of
+        # so few of them is ten times as wide as they spread.
         texts = [folder / name for folder in (after, before)]
-        pd.testing.assert_frame_equal(*map(pd.read_csv, texts), check_exact=False, rtol=1e-6)
+        limits = {"rtol": 1e-5, "atol": 1000 * 2**-20}
+        pd.testing.assert_frame_equal(*map(pd.read_csv, texts), check_exact=False, **limits)
 
 
 def test_a_copy_holds_no_images_weights_or_checkpoints(finished: list[str], tmp_path: Path) -> None:
@@ -118,7 +126,7 @@ def test_a_copy_holds_no_images_weights_or_checkpoints(finished: list[str], tmp_
         assert strip.width == len(strips[0].prompts) * strip.height
 
 
-def test_scores_have_single_digits_and_what_nobody_pairs_fewer(
+def test_scores_have_most_of_their_digits_and_what_nobody_pairs_few(
     finished: list[str], tmp_path: Path
 ) -> None:
     """Exports are kept in git; verdicts come from scores."""
@@ -127,16 +135,17 @@ def test_scores_have_single_digits_and_what_nobody_pairs_fewer(
         other = copied[cell.method].tables
         expected = np.sort(cell.tables.scores()["value"].to_numpy())
         values = np.sort(other.scores()["value"].to_numpy())
-        np.testing.assert_array_equal(values, expected.astype(np.float32).astype(float))
+        np.testing.assert_allclose(values, expected, rtol=2**-20)
+        assert (np.frexp(values)[0] * 2**20 % 1 == 0).all()
         rows, short = cell.tables.probe("images"), other.probe("images")
         assert rows is not None
         assert short is not None
         keys = ["step", "suite", "prompt_id"]
         means = rows.to_pandas().groupby(keys)[["brightness", "saturation"]].mean()
         few = short.to_pandas().set_index(keys)[["brightness", "saturation"]].astype(float)
-        assert (np.frexp(few)[0] * 2**10 % 1 == 0).all(axis=None)
+        assert (np.frexp(few)[0] * 2**8 % 1 == 0).all(axis=None)
         assert means.all(axis=None)
-        pd.testing.assert_frame_equal(few.loc[means.index], means, check_exact=False, rtol=2**-10)
+        pd.testing.assert_frame_equal(few.loc[means.index], means, check_exact=False, rtol=2**-8)
 
 
 def test_statistics_that_tables_compare_keep_more_digits() -> None:
