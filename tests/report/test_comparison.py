@@ -83,6 +83,18 @@ def test_methods_without_a_shared_seed_are_not_compared():
     assert compare(panel(scores), ("soar", 5), ("sft", 5)) is None
 
 
+def test_a_design_that_no_difference_would_be_seen_by_says_so():
+    scores = {("sft", seed, 5): draws(seed) for seed in (0, 1)}
+    scores |= {("soar", seed, 5): draws(seed, 3 * seed) for seed in (0, 1)}
+    found = alone(compare(panel(scores), ("soar", 5), ("sft", 5)))
+    assert FACTS["clipscore"].value_range == (0.0, 10.0)
+    assert found.detectable > 10
+    least = f"{found.detectable:.4f}"
+    assert f"; this design sees nothing ({least} is more than it can be)" in finding(found)
+    shown = replace(found, detectable=0.5)
+    assert "; this design sees 0.5000 or more" in finding(shown)
+
+
 def test_the_base_stands_beside_every_seed():
     scores = {("base", 0, 0): draws(0, -0.5)}
     scores |= {("sft", seed, 5): draws(0) for seed in (4, 7)}

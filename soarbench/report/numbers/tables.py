@@ -257,7 +257,11 @@ def finding(comparison: Comparison, titles: Titles = METHOD_TITLES) -> str:
     if not comparison.is_open or comparison.detectable is None:
         return f"{text}."
     least = f"{comparison.detectable:.{comparison.facts.decimals}f}"
-    return f"{text}; this design sees {least} or more{remedy(comparison)}."
+    low, high = comparison.facts.value_range
+    # So it is with two seeds that differ.
+    is_blind = comparison.detectable > high - low
+    seen = f"nothing ({least} is more than it can be)" if is_blind else f"{least} or more"
+    return f"{text}; this design sees {seen}{remedy(comparison)}."
 
 
 def difference_text(comparison: Comparison) -> str:
