@@ -241,8 +241,9 @@ def test_help_and_configuration_errors_load_nothing_heavy(arguments: list[str]) 
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    # Of the processor, so that a busy machine does not fail the test.
-    assert float(done.stdout.splitlines()[-1]) < 4.0
+    # Of the processor, so that a busy machine does not fail the test. It is two seconds, nearly
+    # all Hydra's; shared processors have taken 5.4.
+    assert float(done.stdout.splitlines()[-1]) < 12.0
 
 
 def test_no_command_loads_torch_to_explain_itself_or_to_print_its_settings() -> None:

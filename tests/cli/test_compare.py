@@ -111,11 +111,13 @@ def test_numbers_are_those_of_the_report(store: Path, tmp_path: Path) -> None:
     )["metrics"][0]  # fmt: skip
     report = build_report(store / "cells", tmp_path, grid="reward_specific")
     row = next(row for row in report.tables[0].rows if row.method == "soar")
-    # The store is an export, whose scores are single numbers.
+    # The store is an export, whose scores have six digits: of two that are near 7 the difference
+    # has five.
     difference = vars(row.comparisons["aesthetic"].difference)
-    assert answer["difference"] == pytest.approx(difference, rel=1e-6)
-    assert answer["first"] == pytest.approx(row.estimates["aesthetic"].interval.estimate)
-    assert answer["p_value"] == pytest.approx(row.comparisons["aesthetic"].p_value, rel=1e-6)
+    assert answer["difference"] == pytest.approx(difference, abs=1e-5)
+    first = row.estimates["aesthetic"].interval.estimate
+    assert answer["first"] == pytest.approx(first, abs=1e-5)
+    assert answer["p_value"] == pytest.approx(row.comparisons["aesthetic"].p_value, rel=1e-3)
     assert answer["seeds"] == [0, 1, 2]
     chance = answer["probability_of_improvement"]
     assert 0.5 < chance["low"] < chance["estimate"] < chance["high"] <= 1
