@@ -8,6 +8,7 @@ from pathlib import Path
 
 from soarbench.common.code import changed
 from soarbench.common.errors import ConfigError, UserError
+from soarbench.common.strict import did_you_mean
 from soarbench.config.compose import run_settings
 from soarbench.config.overrides import Overrides, parse_overrides
 from soarbench.config.run import FORMATS
@@ -22,6 +23,8 @@ from soarbench.store.exports import MANIFEST, Export
 
 #: What a command may say about an export beside method= and task=.
 _KEYS = ("seeds", "output_dir", "results_dir", "margin", "detect", "figure_formats")
+#: What differences are taken to is the reader's to choose; the cells stay what they are.
+_BASELINE = "grid.baseline"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +109,17 @@ def _exported(
     # A setting without effect would pass for one that the numbers were made with.
     keys = [word.key for word in overrides.values]
     for key in [*keys, *(group.partition("=")[0] for group in overrides.groups)]:
-        if key not in _KEYS:
+        if key not in (*_KEYS, _BASELINE):
             raise ConfigError(
                 f"{key}=...: {export.root} is an export, whose cells are what they are; only "
-                f"grid, method, task, {', '.join(_KEYS)} can be chosen"
+                f"grid, method, task, {', '.join((*_KEYS, _BASELINE))} can be chosen"
             )
     manifest, every = export.manifest(), export.cells()
+    baseline = overrides.text(_BASELINE) or manifest.baseline
+    if baseline not in (methods := {cell.method for cell in every}):
+        raise ConfigError(
+            f"{_BASELINE}: {baseline!r} does not exist: {did_you_mean(baseline, methods)}"
+        )
     chosen: dict[str, Sequence[object]] = {**overrides.axes}
     if "seeds" in keys:
         chosen["seeds"] = settings.seeds
@@ -125,7 +133,7 @@ def _exported(
     )
     return GridCells(
         grid=manifest.grid, folder=export.root, results_dir=results_dir, cells=cells,
-        baseline=manifest.baseline, formats=settings.figure_formats,
+        baseline=baseline, formats=settings.figure_formats,
         margins=sizes_by_metric("margin", settings.margin),
         detects=sizes_by_metric("detect", settings.detect),
     )  # fmt: skip

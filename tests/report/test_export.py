@@ -301,6 +301,10 @@ def test_a_copy_can_be_narrowed_and_nothing_else(finished: list[str], tmp_path: 
         with pytest.raises(UserError, match=f"{text}: .* has "):
             grid_cells([copy, word])
     assert grid_cells([copy, "figure_formats=[png]"]).formats == ("png",)
+    assert grid_cells([copy]).baseline == "sft"
+    assert grid_cells([copy, "grid.baseline=soar"]).baseline == "soar"
+    with pytest.raises(ConfigError, match=r"grid\.baseline: 'sora' .* did you mean 'soar'"):
+        grid_cells([copy, "grid.baseline=sora"])
     with pytest.raises(ConfigError, match="is an export"):
         grid_cells([copy, "method.aux_weight=2"])
     with pytest.raises(ConfigError, match=r"budget=.*is an export"):
