@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
@@ -25,7 +26,8 @@ YAMLS = {
 #: Where the settings hold several options of one group, by names of their own.
 SEVERAL = {"suite": "suites", "judge": "judge", "diversity": "diversity"}
 #: A model without recipes, so that nothing overrules a method's own values.
-NO_RECIPES = "sd35_large"
+NO_RECIPES = "bare"
+FOLDERS = conf_folders([str(Path(__file__).parent / "bare")])
 ANY_DATA = "data=lab_general"
 
 
@@ -96,7 +98,7 @@ def test_there_are_yamls() -> None:
 @pytest.mark.parametrize("name", YAMLS)
 def test_settings_hold_what_a_yaml_says_in_their_class(name: str) -> None:
     group, _, option = name.partition("/")
-    settings = compose_choices(choices_of(group, option)).settings()
+    settings = compose_choices(choices_of(group, option), FOLDERS).settings()
     path = YAMLS[name]
     written = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(written, dict)
@@ -123,7 +125,7 @@ def test_settings_hold_what_a_yaml_says_in_their_class(name: str) -> None:
     ],
 )
 def test_a_method_is_the_one_it_is_called(method: str, kind: str) -> None:
-    settings = compose_choices(choices_of("method", method)).settings()
+    settings = compose_choices(choices_of("method", method), FOLDERS).settings()
     assert type(settings.method).__name__ == kind
 
 

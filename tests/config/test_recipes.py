@@ -144,6 +144,19 @@ def test_one_word_makes_it_small_or_large() -> None:
     assert large.sampling.num_inference_steps == 40
 
 
+@pytest.mark.parametrize(
+    ("grid", "task"),
+    [("rivals", "aesthetic"), ("rivals", "alignment"), ("main_table", "general")],
+)
+def test_the_large_model_is_trained_as_the_medium_one(grid: str, task: str) -> None:
+    words = [f"grid={grid}", f"task={task}", "data=lab_general"]
+    medium, large = (cells_of(*words, f"model=sd35_{size}") for size in ("medium", "large"))
+    assert medium.keys() == large.keys()
+    for name in medium.keys() - {"base"}:
+        for part in ("method", "training", "optim", "lora", "ema"):
+            assert getattr(large[name], part) == getattr(medium[name], part), (name, part)
+
+
 def test_geneval_has_the_official_prompts_without_a_file() -> None:
     suite = suite_named("geneval")
     items = suite.items()
