@@ -23,7 +23,7 @@ from soarbench.report.numbers.pairs import Pair, measured_pairs, panel_pair
 from soarbench.report.numbers.panels import Panel, build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
 from soarbench.report.numbers.tuning import Values, unlike_settings
-from soarbench.report.source import grid_cells, own_settings
+from soarbench.report.source import grid_cells, is_own_key, own_settings
 from soarbench.store.artefact import Store
 from soarbench.store.cell_record import CellRecord
 from soarbench.store.cells import FINISHED, Cell, finished_and_holes, stored_cell
@@ -49,6 +49,12 @@ def find(names: tuple[str, str], settings: Sequence[str], step: int | None) -> Q
     sides = [_side(name, settings, step) for name in names]
     if sides[0] is None and sides[1] is None:
         return _found_methods(names, settings, step)
+    if all(sides):
+        # A grid that is expanded looks at every word itself.
+        _refuse_unread(settings)
+    stepped = [name for name in names if step is not None and not _has_own_step(name)]
+    if step is not None and not stepped:
+        raise ConfigError(f"step={step}: {' and '.join(names)} say their own step; leave it out")
     # A method beside something that is none: all its training seeds; beside a cell the cell's, as
     # what is particular to that training would else be there in every difference, and in no test.
     seed = next((side.seed for side in sides if side is not None), None)
@@ -61,11 +67,24 @@ def find(names: tuple[str, str], settings: Sequence[str], step: int | None) -> Q
     order = ordered_metrics({pair.evaluator: pair.facts for pair in pairs}, final_metric)
     return Question(
         pairs=sorted(pairs, key=lambda pair: order.index(pair.evaluator)),
-        scope="" if step is None else f"after {step} steps",
+        scope=f"{' and '.join(stepped)} after {step} steps" if stepped else "",
         titles={**first.titles, **second.titles},
         final_metric=final_metric,
         settings=unlike_settings(first.config, second.config),
     )
+
+
+def _refuse_unread(settings: Sequence[str]) -> None:
+    """``ConfigError`` where a word says nothing of cells and folders of scores."""
+    overrides = parse_overrides(settings)
+    words = [str(word) for word in overrides.values if not is_own_key(word.key)]
+    for word in (*overrides.groups, *words):
+        raise ConfigError(f"{word}: says nothing of cells and folders of scores; leave it out")
+
+
+def _has_own_step(name: str) -> bool:
+    """Whether it is a folder of scores, or a cell with a step."""
+    return Path(name).expanduser().is_dir() or "@" in name
 
 
 @dataclass(frozen=True, kw_only=True)

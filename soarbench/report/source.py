@@ -23,6 +23,7 @@ from soarbench.store.exports import MANIFEST, Export
 
 #: What a command may say about an export beside method= and task=.
 _KEYS = ("seeds", "output_dir", "results_dir", "margin", "detect", "figure_formats")
+_OWN_KEYS = (*_KEYS, "tracking")
 #: What differences are taken to is the reader's to choose; the cells stay what they are.
 _BASELINE = "grid.baseline"
 
@@ -89,7 +90,12 @@ def cells_of(grid: Grid) -> GridCells:
 
 def own_settings(words: Sequence[str]) -> Settings:
     """The folders, seeds and tracking of a command line; ``ConfigError`` where they are wrong."""
-    return run_settings(words, only=(*_KEYS, "tracking"))
+    return run_settings(words, only=_OWN_KEYS)
+
+
+def is_own_key(key: str) -> bool:
+    """Whether ``own_settings`` looks at it."""
+    return key.partition(".")[0] in _OWN_KEYS
 
 
 def _only_export(output_dir: Path) -> str | None:

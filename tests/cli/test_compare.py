@@ -205,6 +205,9 @@ def test_a_cell_at_a_step(store: Path) -> None:
     early = json.loads(go(f"{one}@50", f"{other}@50", f"output_dir={store}", as_json=True))
     also = json.loads(go(one, other, "step=50", f"output_dir={store}", as_json=True))
     assert early["metrics"] == also["metrics"]
+    assert also["scope"] == f"{one} and {other} after 50 steps"
+    mixed = json.loads(go(f"{one}@50", other, "step=100", f"output_dir={store}", as_json=True))
+    assert mixed["scope"] == f"{other} after 100 steps"
     assert early["metrics"][0]["difference"] != last[0]["difference"]
 
 
@@ -360,6 +363,14 @@ def test_what_cannot_be_compared_is_one_line_with_a_remedy(store: Path, tmp_path
         (str(scored), str(fewer), [], "48 images in .* and 40 in"),
         (str(scored), str(tmp_path / "empty"), [], "holds no finished scores"),
         (str(scored), str(tmp_path / "absent"), [], "absent: no such folder"),
+        (
+            cell_id,
+            str(scored),
+            [here, "method.aux_wieght=3"],
+            "aux_wieght=3: says nothing of cells",
+        ),
+        (cell_id, str(scored), [here, "budget=quick"], "budget=quick: says nothing of cells"),
+        (f"{cell_id}@50", str(scored), [here, "step=7"], "step=7: .*@50 and .* their own step"),
         ("soar", here, [], "is a setting, where a name is missing; name A and B"),
     ):
         with pytest.raises(UserError, match=message) as caught:
