@@ -36,7 +36,7 @@ class QuestionsConfig(RequestSettings):
         batch_size: Questions at a time.
         server: URL, up to and with ``/v1``, of an OpenAI-compatible server with ``logprobs`` that
             answers in place of ``weights``; empty: none.
-        model: The name under which it offers the model.
+        model: The name under which it offers the model; of a server alone.
     """
 
     packages = ("torch", "transformers", "requests")
@@ -59,6 +59,11 @@ class QuestionsConfig(RequestSettings):
             check_url("server", self.server)
             if not self.model:
                 raise ValueError(f"model is empty: name a model that server={self.server} serves")
+        elif self.model:
+            raise ValueError(
+                f"model={self.model!r}: is what a server calls it, and server is empty; weights= "
+                "takes a model that runs here"
+            )
 
     @property
     def runs_on(self) -> str:

@@ -1,4 +1,4 @@
-"""Follows models along real images that they were not trained on."""
+"""Follows models along real images, held-out ones where the data have any."""
 
 from __future__ import annotations
 

@@ -44,7 +44,8 @@ def find_images(
             the suite's prompts, in the order of the numbers in their names.
         suite: Its prompts must be covered; without any, those that the images come with are taken.
         images_per_prompt: Wanted of each; None: as many as the first prompt has.
-        is_exact: False takes what is there of the suite's prompts, and others beside them.
+        is_exact: False takes what is there of the suite's prompts, and others beside them; of a
+            plain folder, whose images nothing names but their number, it changes nothing.
 
     Raises:
         UserError: Nothing is there, or it has another form.

@@ -90,7 +90,8 @@ class ScoreOptions(SuiteOptions):
 
     Attributes:
         images: Folder or ``.jsonl`` file.
-        coverage: ``exact``, or ``found``: judge what is there, whatever is missing.
+        coverage: ``exact``, or ``found``: judge the prompts that are there, each with as many
+            images as the others.
     """
 
     example: ClassVar[str] = "score suite=geneval images=DIR"
@@ -141,7 +142,7 @@ def score_request(options: ScoreOptions, words: Sequence[str]) -> ScoreRequest:
     if choice.max_prompts is not None:
         raise ConfigError(
             f"suites.{options.suite}.max_prompts: images that are there are all judged; leave it "
-            "out, or say coverage=found"
+            "out"
         )
     return ScoreRequest(
         suite=suite_named(options.suite, search_path(words)),

@@ -64,7 +64,7 @@ class Workbench(Protocol):
     def probe(
         self, cell: CellConfig, source: CellConfig, step: int, *, states: States | None
     ) -> Measured:
-        """Measure a step's weights along held-out images of the data of ``source``.
+        """Measure a step's weights along images of the data of ``source``, held-out ones if any.
 
         ``states`` are what ``base_states`` gave of these images; without, norms alone.
         """

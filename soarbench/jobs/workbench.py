@@ -297,7 +297,7 @@ class ModelWorkbench:
     def probe(
         self, cell: CellConfig, source: CellConfig, step: int, *, states: States | None
     ) -> Measured:
-        """Measure a step's weights along held-out images of the data of ``source``."""
+        """Measure a step's weights along images of the data of ``source``, held-out ones if any."""
         probing = self._probing(cell, source, step)
         return Measured(
             norms=probing.norms(), exposure=[] if states is None else probing.exposure(states)

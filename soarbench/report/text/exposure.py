@@ -21,9 +21,9 @@ from soarbench.store.facts import MetricFacts
 EXPOSURE_NOTE = (
     "Less is better. Read the error off the path beside that on it, and what is left of a kick "
     "beside the diversity of images: a model that looks at its state too little has less of both. "
-    "The base's value and each method's change from it, over held-out images and training seeds; "
-    "then the difference to {baseline}, p-values corrected for the methods, levels "
-    "and measures of this table."
+    "The base's value and each method's change from it, over images (in the laboratory held-out "
+    "ones, elsewhere rows that were trained on) and training seeds; then the difference to "
+    "{baseline}, p-values corrected for the methods, levels and measures of this table."
 )
 ROBUSTNESS_NOTE = (
     "Sampler steps, and fresh noise in the states where it says so. After a score: by how much the "

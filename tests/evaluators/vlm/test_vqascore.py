@@ -137,6 +137,7 @@ def test_canaries_refuse_a_model_that_does_not_see():
     [
         ({"server": "localhost:80"}, "server"),
         ({"server": "http://localhost/v1"}, "model is empty"),
+        ({"model": "Foo/Bar"}, "model='Foo/Bar': is what a server calls it, and server is empty"),
         ({"question": "Is it good?"}, "must hold"),
         ({"batch_size": 0}, "batch_size"),
         ({"weights": ""}, "weights is empty"),
