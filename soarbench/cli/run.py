@@ -23,7 +23,7 @@ from soarbench.config.keys import split
 from soarbench.config.suites import missing_prompts
 from soarbench.grid import addresses
 from soarbench.grid.checks import require_device
-from soarbench.grid.expand import Grid, expand
+from soarbench.grid.expand import Grid, expand, require_baseline
 from soarbench.grid.reward_lookup import look_up_rewards
 from soarbench.jobs.base import Job, Workbench
 from soarbench.jobs.draw import Draw
@@ -46,6 +46,7 @@ def run(arguments: Sequence[str], *, is_dry: bool, as_json: bool, console: Conso
         _say_grids(arguments, console)
         return 0
     grid = expand(arguments)
+    require_baseline(grid.settings.grid)
     look_up_rewards(grid.cells)
     refuse_old(grid.store.root, grid.settings.grid.name)
     if as_json:

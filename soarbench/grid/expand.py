@@ -115,6 +115,16 @@ def expand(arguments: Sequence[str]) -> Grid:
     return Grid(run, tuple(cells), tuple(arguments))
 
 
+def require_baseline(grid: GridConfig) -> None:
+    """``ConfigError`` where differences are taken to what no cell of the grid is."""
+    known = (BASE, *_with_first_stages(grid.methods))
+    if grid.baseline not in known:
+        raise ConfigError(
+            f"grid.baseline={grid.baseline!r}: is not among grid.methods={list(grid.methods)}, so "
+            f"there would be no difference to it; choose among {', '.join(known)}, or add it"
+        )
+
+
 def _trained_methods(grid: GridConfig, overrides: Overrides) -> tuple[str, ...]:
     """The methods, each after the one whose weights it starts from."""
     return _with_first_stages(_selected("method", overrides, (BASE, *grid.methods), grid))

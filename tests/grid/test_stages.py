@@ -15,7 +15,7 @@ from soarbench.config.stages import first_stage, stages
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.description import cell_record, describe
-from soarbench.grid.expand import expand
+from soarbench.grid.expand import expand, require_baseline
 from soarbench.report.figures.style_and_curves import draw_curves
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.names import method_title, ordered_methods
@@ -84,6 +84,13 @@ def test_a_second_stage_alone_brings_its_first(arguments: list[str]) -> None:
     assert last.parent == three["sft"]
     with pytest.raises(ConfigError, match="'sft_then_dpo' does not exist"):
         expand([*arguments, "grid.methods=[sft_then_dpo]"])
+
+
+def test_the_baseline_is_one_of_the_grid(arguments: list[str]) -> None:
+    for words in ([], ["grid.baseline=soar"], ["grid.baseline=base"]):
+        require_baseline(expand([*arguments, *words]).settings.grid)
+    with pytest.raises(ConfigError, match=r"baseline='awm': is not among .* choose among base, s"):
+        require_baseline(expand([*arguments, "grid.baseline=awm"]).settings.grid)
 
 
 def test_stages_run_in_order_and_the_report_shows_both(arguments: list[str]) -> None:

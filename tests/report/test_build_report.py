@@ -216,6 +216,8 @@ def test_without_a_baseline_there_are_values_and_no_differences(tmp_path):
     rows = {row.method: row for row in report.tables[0].rows}
     assert rows["soar"].estimates["aesthetic"].interval is not None
     assert not rows["soar"].comparisons
+    (about, *_) = report.tables[0].notes()
+    assert about.endswith("No difference is here: those to SFT need it and another method.")
 
 
 def test_another_baseline_can_be_chosen(tmp_path):

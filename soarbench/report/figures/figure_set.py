@@ -76,8 +76,8 @@ _TEXTS = {
     ),
     "exposure": (
         "Exposure bias",
-        "On real images (in the laboratory held-out ones, elsewhere rows that were trained on); less "
-        "is better. Error on the path: squared, of "
+        "On real images (in the laboratory held-out ones, elsewhere rows that were trained on); "
+        "less is better. Error on the path: squared, of "
         "the velocity. More off the path: at states that the base drifted to, the same for all, "
         "the error against the velocity back to the image, minus that on the path; a model steers "
         "back better where this is less and the error on the path is not more. Left of a kick: "

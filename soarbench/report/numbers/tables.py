@@ -131,10 +131,11 @@ class TaskTable:
             seeds = f" and {_span(counts)} training seeds"
             if min(counts) == 1:
                 seeds += "; those of one seed leave out what another seed would change"
-        return (
-            f"95 % intervals over {prompts} prompts{seeds}. Differences to "
-            f"{self.title(self.baseline)} are paired by prompt, image and seed."
-        )
+        baseline = self.title(self.baseline)
+        paired = f"Differences to {baseline} are paired by prompt, image and seed."
+        if not any(row.comparisons for row in self.rows):
+            paired = f"No difference is here: those to {baseline} need it and another method."
+        return f"95 % intervals over {prompts} prompts{seeds}. {paired}"
 
     @property
     def family(self) -> list[Comparison]:
