@@ -30,13 +30,18 @@ DEFAULTS = (
 )
 
 
+def run_words(_options: object, words: Sequence[str]) -> list[str]:
+    """The settings of a run that an update is taken with."""
+    chosen = {split(word).key for word in words}
+    return [*(word for word in DEFAULTS if split(word).key not in chosen), *words]
+
+
 def full_size(words: Sequence[str], *, console: Console) -> int:
     """Build a transformer of the published size, take one update, and print what it took.
 
     ``UserError`` where the request (settings of a run) is wrong or the memory does not suffice.
     """
-    chosen = {split(word).key for word in words}
-    words = [*(word for word in DEFAULTS if split(word).key not in chosen), *words]
+    words = run_words(None, words)
     request = read_request(PlanOptions(), words)
     if len(request.demands) != 1:
         raise ConfigError(f"method={','.join(request.demands)}: one update of one method; name one")

@@ -24,6 +24,8 @@ from soarbench.config.sweeps import swept_grid
 #: Commands that choose more than their words say.
 _CHOOSERS = {
     "evaluate": "soarbench.cli.evaluate:run_words",
+    "score": "soarbench.cli.score:run_words",
+    "bench full_size": "soarbench.cli.bench:run_words",
     "data score": "soarbench.cli.data:run_words",
     "data check": "soarbench.cli.data:run_words",
 }

@@ -86,10 +86,14 @@ def _write(source: GridCells, finished: Sequence[Cell], target: Path) -> int:
         if cell.cell_id not in kept
     ]
     _refuse_older(target, stored.values(), new)
+    manifest = Manifest(
+        grid=source.grid, baseline=source.baseline, checkpoint_rule=source.checkpoint_rule,
+        show_published=source.show_published,
+    )  # fmt: skip
     cells = sorted([*stored.values(), *new], key=lambda cell: cell.cell_id)
     write_export(
         target,
-        Manifest(grid=source.grid, baseline=source.baseline),
+        manifest,
         cells,
         {strip.key: strip for strip in [*there.strips(), *_strips(finished)]}.values(),
         clean_commands(cells),

@@ -14,6 +14,8 @@ from evaluators.samples import CoverageError, SampleFile
 from soarbench.common.errors import UserError
 from soarbench.common.files import locked, make_writable
 from soarbench.common.progress import print_line
+from soarbench.config.folders import search_path
+from soarbench.config.registries import suite_named
 from soarbench.data.prompts import PromptItem, PromptSuite
 from soarbench.evaluation.image_folders import find_images, prompts_digest
 from soarbench.evaluation.judging import refuse_unjudgeable
@@ -55,6 +57,12 @@ def score(options: ScoreOptions, words: Sequence[str], *, console: Console) -> i
     )
     with locked(request.output):
         return score_all(images, console)
+
+
+def run_words(options: ScoreOptions, words: Sequence[str]) -> list[str]:
+    """The settings of a run that has the suite's judges as they are here."""
+    suite = suite_named(options.suite, search_path(words))
+    return [f"model={suite.judges_of}", *words]
 
 
 def _planned_files(request: ScoreRequest, prompts: PromptSuite) -> list[SampleFile]:

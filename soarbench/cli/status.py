@@ -16,6 +16,7 @@ from soarbench.common.errors import UserError
 from soarbench.common.files import is_locked
 from soarbench.common.progress import print_line
 from soarbench.config.compose import folder_settings
+from soarbench.config.overrides import parse_overrides
 from soarbench.jobs.delivery import CellLog
 from soarbench.launchers.live import Live
 from soarbench.store.artefact import Store
@@ -26,11 +27,16 @@ _SECONDS_OF_SILENCE = 900.0
 
 
 def status(words: Sequence[str], *, as_json: bool, console: Console) -> int:
-    """Say of every grid below ``output_dir`` how far it is, and what runs."""
+    """Say of every grid below ``output_dir``, or of ``grid=``, how far it is, and what runs."""
     output_dir = Path(folder_settings(words).output_dir).expanduser()
     folders = sorted(path for path in output_dir.glob("grids/*") if path.is_dir())
     if not folders:
         raise UserError(f"output_dir={output_dir}: no grid was run there yet")
+    if (asked := parse_overrides(words).grid) is not None:
+        names = [folder.name for folder in folders]
+        if asked not in names:
+            raise UserError(f"grid={asked}: was not run in {output_dir}; {', '.join(names)} were")
+        folders = [folder for folder in folders if folder.name == asked]
     reports = {folder.name: report(folder) for folder in folders}
     if as_json:
         console.file.write(json.dumps(reports, indent=1) + "\n")

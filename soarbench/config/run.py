@@ -156,6 +156,11 @@ class TrackingConfig:
             raise ValueError(
                 f"tracking.register={self.register!r}: use letters, digits, _, - and ."
             )
+        if self.register is not None and not self.enabled:
+            raise ValueError(
+                f"tracking.register={self.register!r}: registers nothing with tracking=none; leave "
+                "one of the two out"
+            )
         if self.uri is not None:
             _check_address(self.uri)
 

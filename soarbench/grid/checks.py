@@ -45,8 +45,12 @@ def check(settings: Settings, method: str) -> None:
     check_model(settings)
     if config is None:
         return
-    if config.needs_reward:
-        _check_rewards(settings, method)
+    if config.needs_reward and not reward_mixture(settings.reward):
+        raise ConfigError(
+            f"task {settings.task.name!r} has no reward, which {method} needs: set reward=NAME or "
+            f"leave {method} out with method=..."
+        )
+    _check_rewards(settings)
     training, optim, launcher = settings.training, settings.optim, settings.launcher
     if training is None or optim is None:
         raise ConfigError(f"method={method}: it needs training and optim")
@@ -179,13 +183,10 @@ def _check_guidance(settings: Settings) -> None:
             )
 
 
-def _check_rewards(settings: Settings, method: str) -> None:
+def _check_rewards(settings: Settings) -> None:
     rewards = reward_mixture(settings.reward)
     if not rewards:
-        raise ConfigError(
-            f"task {settings.task.name!r} has no reward, which {method} needs: set reward=NAME or "
-            f"leave {method} out with method=..."
-        )
+        return
     if not all(map(math.isfinite, rewards.values())) or not any(rewards.values()):
         raise ConfigError(f"reward={rewards}: weights must be finite, and one of them not 0")
     for name in rewards:
@@ -196,15 +197,21 @@ def _check_rewards(settings: Settings, method: str) -> None:
         if not module or not function:
             hint = did_you_mean(name, {*NAMED_REWARDS, *settings.judge})
             raise ConfigError(f"reward={name!r} does not exist: {hint}")
-        if not _module_exists(module):
-            raise ConfigError(
-                f"reward={name!r}: no module {module!r} can be found; check the dotted path and "
-                "PYTHONPATH"
-            )
+        _require_module(module, f"reward={name!r}")
 
 
-def _module_exists(name: str) -> bool:
+def _require_module(name: str, what: str) -> None:
+    """``ConfigError`` where there is no such module, or a package around it cannot be imported."""
+    absent = f"{what}: no module {name!r} can be found; check the dotted path and PYTHONPATH"
     try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
+        # Of a module in a package this imports the package.
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(absent)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise ConfigError(absent) from error
+        raise ConfigError(f"{what}: {name!r} cannot be imported ({error})") from error
+    except ImportError as error:
+        raise ConfigError(f"{what}: {name!r} cannot be imported ({error})") from error
+    except ValueError as error:
+        raise ConfigError(absent) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from evaluators.base import Evaluator, Sample
+from evaluators.scoring import checked_scores
 from soarbench.data.config import TrainingSet
 from soarbench.data.encoded_rows import EncodedRows
 from soarbench.evaluation.selection import suite_prompts
@@ -92,4 +93,4 @@ class TrainingSets:
         return self._sets[key]
 
     def _values(self, cell: CellConfig, name: str, samples: Sequence[Sample]) -> list[float]:
-        return [score.value for score in self.evaluator(cell, name).score(samples)]
+        return [score.value for score in checked_scores(self.evaluator(cell, name), samples)]

@@ -139,7 +139,8 @@ def _exported(
     )
     return GridCells(
         grid=manifest.grid, folder=export.root, results_dir=results_dir, cells=cells,
-        baseline=baseline, formats=settings.figure_formats,
+        baseline=baseline, show_published=manifest.show_published,
+        checkpoint_rule=manifest.checkpoint_rule or LAST, formats=settings.figure_formats,
         margins=sizes_by_metric("margin", settings.margin),
         detects=sizes_by_metric("detect", settings.detect),
     )  # fmt: skip

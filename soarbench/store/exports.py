@@ -51,10 +51,18 @@ _PLAIN = ("description", "state", "reason", "mlflow_run_id", "budget", "created_
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What ``export.json`` says; differences are taken to the ``baseline``."""
+    """What ``export.json`` says of how a grid is reported.
+
+    Attributes:
+        baseline: Method that differences are taken to.
+        checkpoint_rule: Which step of every curve the figures mark; None in older exports.
+        show_published: Whether the paper's curves were made as these.
+    """
 
     grid: str
     baseline: str
+    checkpoint_rule: str | None = None
+    show_published: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,12 @@ class Export:
                 f"{self.root / MANIFEST} is of store version {version}, and this soarbench reads "
                 f"{STORE_VERSION}; install the soarbench that wrote it"
             )
-        return Manifest(grid=str(values["grid"]), baseline=str(values["baseline"]))
+        rule = values.get("checkpoint_rule")
+        return Manifest(
+            grid=str(values["grid"]), baseline=str(values["baseline"]),
+            checkpoint_rule=None if rule is None else str(rule),
+            show_published=bool(values.get("show_published")),
+        )  # fmt: skip
 
     def cells(self) -> list[Cell]:
         """Every cell that was exported, finished or not."""

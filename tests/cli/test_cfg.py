@@ -45,6 +45,14 @@ def test_a_command_prints_its_own_options_and_the_settings_that_it_takes(
     _, [own, settings] = printed(capsys, "data", "check", "data.path=rows.jsonl", "near=true")
     assert own["near"] is True
     assert settings["data"]["path"] == "rows.jsonl"
+    _, [_, settings] = printed(capsys, "score", "suite=drawbench", "images=x")
+    _, [_, others] = printed(capsys, "score", "suite=lab_drawbench", "images=x")
+    # As judges are where the suite's are from, and not the laboratory's.
+    assert settings["judge"]["clipscore"]["weights"] == "openai/clip-vit-large-patch14"
+    assert others["judge"]["clipscore"] != settings["judge"]["clipscore"]
+    _, [settings] = printed(capsys, "bench", "full_size", "lora=null")
+    assert (settings["model"]["name"], settings["model"]["resolution"]) == ("sd35_medium", 128)
+    assert settings["lora"] is None
     text, _ = printed(capsys, "lab", "card")
     assert text == "# this command takes nothing\n"
 

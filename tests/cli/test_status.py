@@ -35,9 +35,9 @@ def run(words: list[str], bench: FakeWorkbench) -> Grid:
     return grid
 
 
-def said(grid: Grid, *, as_json: bool = False) -> str:
+def said(grid: Grid, *more: str, as_json: bool = False) -> str:
     stream = io.StringIO()
-    words = [f"output_dir={grid.settings.output_dir}"]
+    words = [f"output_dir={grid.settings.output_dir}", *more]
     assert status(words, as_json=as_json, console=Console(file=stream, width=200)) == 0
     return stream.getvalue()
 
@@ -50,6 +50,18 @@ def test_a_finished_grid_does_not_run_and_names_what_failed(words: list[str]) ->
     values = json.loads(said(grid, as_json=True))["reward_specific"]
     assert values["cells"] == {"finished": 3, "failed": 1}
     assert values["live"] == {}
+
+
+def test_one_grid_can_be_asked_about(words: list[str]) -> None:
+    grid = run(words, FakeWorkbench())
+    run([*words, "grid.name=other"], FakeWorkbench())
+    assert said(grid).count("cells finished") == 2
+    assert said(grid, "grid=reward_specific").startswith("reward_specific: 4 of 4 cells finished")
+    assert said(grid, "grid=reward_specific").count("cells finished") == 1
+    with pytest.raises(
+        UserError, match=r"grid=ablation: was not run in .*; other, reward_specific"
+    ):
+        said(grid, "grid=ablation")
 
 
 def test_a_running_grid_says_what_runs_and_how_long(words: list[str]) -> None:

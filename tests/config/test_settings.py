@@ -78,7 +78,14 @@ ANY_DATA = "data=lab_general"
         (["model.path=./nowhere"], "model.path=./nowhere: no model_index.json there"),
         (["model.dtype=int8"], "model.dtype='int8'"),
         (["reward=beauty"], "reward='beauty' does not exist: choose one of"),
+        (["reward=beauty", "method=sft"], "reward='beauty' does not exist: choose one of"),
+        (["budget.costs=[1e9]"], "no method of the grid spends 1,000,000,000 forward equivalents"),
+        (["tracking=none", "tracking.register=mine"], "registers nothing with tracking=none"),
         (["reward=no_such_module.f"], "no module 'no_such_module' can be found"),
+        (
+            ["reward=soarbench.no_such_module.f"],
+            "no module 'soarbench.no_such_module' can be found",
+        ),
         (["reward=null", "task=aesthetic"], "has no reward, which flow_grpo needs"),
         (["training.save_steps=3"], "multiple of the method's updates_per_collection=2"),
         (["training.save_minutes=0"], "save_minutes=0.0: must be a positive number, or null"),
@@ -206,3 +213,23 @@ def test_a_method_is_not_made_another_under_its_name() -> None:
     ]
     with pytest.raises(ConfigError, match=r"method\._target_=.*: a method's class goes by its nam"):
         expand(words)
+
+
+def test_a_reward_of_a_package_that_is_broken_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, line in (
+        ("lacking", "import no_such_library"),
+        ("failing", "from os import nothing"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(line)
+        (tmp_path / name / "rewards.py").write_text("def f(): ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["grid=reward_specific", "method=flow_grpo", ANY_DATA]
+    for name, message in (
+        ("lacking.rewards", "cannot be imported .*No module named 'no_such_library'"),
+        ("failing.rewards", "cannot be imported .*cannot import name 'nothing'"),
+    ):
+        with pytest.raises(ConfigError, match=f"'{name}' {message}"):
+            expand([*words, f"reward={name}.f"])

@@ -33,10 +33,12 @@ from soarbench.grid.expand import expand
 from soarbench.report.options import ReportOptions
 from soarbench.report.source import grid_cells
 from soarbench.store.cells import Cell
-from soarbench.store.exports import MANIFEST, Export, _rounded
+from soarbench.store.exports import MANIFEST, Export, Manifest, _rounded, write_export
 from tests.fakes import SMALL, FakeWorkbench
 
 TABLES = ("table.csv", "matched.csv", "thresholds.csv", "trace.csv", "curves.csv")
+#: As exports had it that kept no rule.
+OLD_MANIFEST = json.dumps({"version": STORE_VERSION, "grid": "reward_specific", "baseline": "sft"})
 Damage = Callable[[Path], object]
 DAMAGES: dict[str, Damage] = {
     "is missing": Path.unlink,
@@ -422,7 +424,25 @@ def test_files_of_an_export_name_its_version_and_grid(finished: list[str], tmp_p
     folder = exported(finished, tmp_path / "copy")
     assert read_json(folder.root / MANIFEST) == {
         "version": STORE_VERSION, "grid": "reward_specific", "baseline": "sft",
+        "checkpoint_rule": "last", "show_published": False,
     }  # fmt: skip
+    assert read_json(folder.root / MANIFEST).keys() > json.loads(OLD_MANIFEST).keys()
+
+
+def test_a_copy_marks_the_step_that_the_grid_marks(finished: list[str], tmp_path: Path) -> None:
+    folder = exported(finished, tmp_path / "copy")
+    copy = [f"output_dir={tmp_path / 'copy'}"]
+    assert not grid_cells(copy).show_published
+    manifest = Manifest(
+        grid="reward_specific", baseline="soar", checkpoint_rule="best:ocr", show_published=True
+    )
+    write_export(folder.root, manifest, folder.cells(), folder.strips(), {})
+    found = grid_cells(copy)
+    assert (found.checkpoint_rule, found.baseline, found.show_published) == (
+        "best:ocr", "soar", True,
+    )  # fmt: skip
+    (folder.root / MANIFEST).write_text(OLD_MANIFEST)
+    assert grid_cells(copy).checkpoint_rule == "last"
 
 
 def alike(folder: Path, output: Path, **changes: object) -> Path:
