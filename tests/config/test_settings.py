@@ -79,7 +79,6 @@ ANY_DATA = "data=lab_general"
         (["model.dtype=int8"], "model.dtype='int8'"),
         (["reward=beauty"], "reward='beauty' does not exist: choose one of"),
         (["reward=beauty", "method=sft"], "reward='beauty' does not exist: choose one of"),
-        (["budget.costs=[1e9]"], "no method of the grid spends 1,000,000,000 forward equivalents"),
         (["tracking=none", "tracking.register=mine"], "registers nothing with tracking=none"),
         (["reward=no_such_module.f"], "no module 'no_such_module' can be found"),
         (
