@@ -121,8 +121,9 @@ def _exported(
                 f"grid, method, task, {', '.join((*_KEYS, _BASELINE))} can be chosen"
             )
     manifest, every = export.manifest(), export.cells()
-    baseline = overrides.text(_BASELINE) or manifest.baseline
-    if baseline not in (methods := {cell.method for cell in every}):
+    methods, baseline = {cell.method for cell in every}, overrides.text(_BASELINE)
+    # The grid's own may not have been exported.
+    if baseline is not None and baseline not in methods:
         raise ConfigError(
             f"{_BASELINE}: {baseline!r} does not exist: {did_you_mean(baseline, methods)}"
         )
@@ -139,7 +140,7 @@ def _exported(
     )
     return GridCells(
         grid=manifest.grid, folder=export.root, results_dir=results_dir, cells=cells,
-        baseline=baseline, show_published=manifest.show_published,
+        baseline=baseline or manifest.baseline, show_published=manifest.show_published,
         checkpoint_rule=manifest.checkpoint_rule or LAST, formats=settings.figure_formats,
         margins=sizes_by_metric("margin", settings.margin),
         detects=sizes_by_metric("detect", settings.detect),

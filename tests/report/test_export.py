@@ -304,6 +304,8 @@ def test_a_copy_can_be_narrowed_and_nothing_else(finished: list[str], tmp_path: 
             grid_cells([copy, word])
     assert grid_cells([copy, "figure_formats=[png]"]).formats == ("png",)
     assert grid_cells([copy]).baseline == "sft"
+    exported([*finished, "method=soar"], tmp_path / "part")
+    assert grid_cells([f"output_dir={tmp_path / 'part'}"]).baseline == "sft"
     assert grid_cells([copy, "grid.baseline=soar"]).baseline == "soar"
     with pytest.raises(ConfigError, match=r"grid\.baseline: 'sora' .* did you mean 'soar'"):
         grid_cells([copy, "grid.baseline=sora"])
