@@ -22,7 +22,8 @@ from soarbench.report.numbers.names import (
 from soarbench.report.numbers.pairs import Pair, measured_pairs, panel_pair
 from soarbench.report.numbers.panels import Panel, build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
-from soarbench.report.numbers.tuning import Values, unlike_settings
+from soarbench.report.numbers.settings import Values
+from soarbench.report.numbers.tuning import unlike_settings
 from soarbench.report.source import grid_cells, is_own_key, own_settings
 from soarbench.store.artefact import Store
 from soarbench.store.cell_record import CellRecord
@@ -46,6 +47,11 @@ class Question:
 
 def find(names: tuple[str, str], settings: Sequence[str], step: int | None) -> Question:
     """Scores on disk, cells, or methods: what the two names are."""
+    if (baseline := parse_overrides(settings).text("grid.baseline")) is not None:
+        raise ConfigError(
+            f"grid.baseline={baseline}: the difference is that of {names[0]} to {names[1]}; leave "
+            "it out"
+        )
     sides = [_side(name, settings, step) for name in names]
     if sides[0] is None and sides[1] is None:
         return _found_methods(names, settings, step)
@@ -140,6 +146,7 @@ def _method_side(
             "a cell of a seed that both have"
         )
     measured: dict[Key, dict[int | None, Measured]] = {}
+    refuse_unlike([cell for cell in cells if (cell.method, cell.task) == (name, task)])
     for cell in cells:
         is_own = cell.task == task and seed in (None, cell.seed)
         if cell.method == name and (is_own or cell.is_base):

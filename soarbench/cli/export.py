@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.console import Console
 
-from soarbench.common.errors import DamagedFile, UserError
+from soarbench.common.errors import DamagedFile, StoreError, UserError
 from soarbench.common.files import make_writable, set_aside
 from soarbench.common.progress import print_line
 from soarbench.config.keys import Options
+from soarbench.grid.checkpoint_rule import LAST
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.protocols import refuse_unlike
 from soarbench.report.numbers.samples import read_samples, shown_cells, strip_of
@@ -43,7 +45,6 @@ def export(options: ExportOptions, settings: Sequence[str], *, console: Console)
     """Write the compact copy and say what it holds. -> 1 when a cell is not finished."""
     source = grid_cells(settings)
     finished, _ = finished_and_holes(source.cells, str(source.folder))
-    refuse_unlike(finished)
     target = options.output / source.grid
     # Every later command would read the copy in its place, and refuse what a run is asked.
     if (options.output / "grids").is_dir() or target.resolve() == source.folder.resolve():
@@ -80,17 +81,27 @@ def _write(source: GridCells, finished: Sequence[Cell], target: Path) -> int:
     # A cell that is not finished here may be there, where it was exported on another machine.
     unfinished = {cell.cell_id for cell in source.cells if cell.state != FINISHED}
     kept = {key for key in unfinished & stored.keys() if stored[key].state == FINISHED}
-    new = [
-        _with_paths(cell, stored.pop(cell.cell_id, None))
-        for cell in source.cells
-        if cell.cell_id not in kept
-    ]
+    new = []
+    for cell in source.cells:
+        if cell.cell_id not in kept:
+            older = stored.pop(cell.cell_id, None)
+            _refuse_fewer(target, older, cell)
+            new.append(_with_paths(cell, older))
     _refuse_older(target, stored.values(), new)
     manifest = Manifest(
         grid=source.grid, baseline=source.baseline, checkpoint_rule=source.checkpoint_rule,
         show_published=source.show_published,
     )  # fmt: skip
+    if stored:
+        _refuse_other_words(target, there.manifest(), manifest)
     cells = sorted([*stored.values(), *new], key=lambda cell: cell.cell_id)
+    try:
+        refuse_unlike([cell for cell in cells if cell.state == FINISHED])
+    except StoreError as error:
+        # No command can score again what another machine exported.
+        if not stored:
+            raise
+        raise UserError(f"{target} has other results: {error}; or choose another output=") from None
     write_export(
         target,
         manifest,
@@ -108,6 +119,50 @@ def _refuse_older(target: Path, stored: Iterable[Cell], new: Iterable[Cell]) -> 
         if (cell.method, cell.task, cell.seed) in places:
             raise UserError(
                 f"{target} has {cell.label} of other settings ({cell.cell_id}); delete it, "
+                "or choose another output="
+            )
+
+
+def _refuse_fewer(target: Path, older: Cell | None, cell: Cell) -> None:
+    """``UserError`` where a cell was exported with more prompts, images, judges or steps."""
+    if older is None or older.state != FINISHED or cell.state != FINISHED:
+        return
+    suites: Mapping[str, Mapping[str, Any]] = cell.description["suites"]
+    for name, before in older.description["suites"].items():
+        now = suites.get(name, {})
+        for key in ("max_prompts", "images_per_prompt"):
+            # Null takes all prompts.
+            size, least = (
+                math.inf if facts.get(key) is None else facts[key] for facts in (now, before)
+            )
+            if now and size < least:
+                raise _fewer(target, cell, f"{key}={before[key]} of {name}", str(now[key]))
+        lost = before["scores"].keys() - now.get("scores", {}).keys()
+        if lost:
+            raise _fewer(target, cell, f"{', '.join(sorted(lost))} of {name}", "none")
+    steps = sorted(set(older.steps) - set(cell.steps))
+    if steps:
+        raise _fewer(target, cell, f"step {', '.join(map(str, steps))}", "none")
+
+
+def _fewer(target: Path, cell: Cell, before: str, now: str) -> UserError:
+    return UserError(
+        f"{target} has {cell.cell_id} with {before}, and this has {now}, which would take its "
+        "place; choose another output="
+    )
+
+
+def _refuse_other_words(target: Path, before: Manifest, now: Manifest) -> None:
+    """``UserError`` where the cells that were there are reported otherwise."""
+    # An older export does not say its rule.
+    rules = [manifest.checkpoint_rule or LAST for manifest in (before, now)]
+    for key, values in (
+        ("grid.baseline", [before.baseline, now.baseline]),
+        ("grid.checkpoint_rule", rules),
+    ):
+        if values[0] != values[1]:
+            raise UserError(
+                f"{target} has {key}={values[0]}, and this has {values[1]}; say {key}={values[0]}, "
                 "or choose another output="
             )
 

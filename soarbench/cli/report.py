@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def report(options: ReportOptions, words: Sequence[str], *, console: Console) -> int:
-    """Make a grid's reports again from what its cells stored. -> 1 when a cell is not finished."""
+    """Make a grid's reports again from what its cells stored. -> 1 where something is missing."""
     cells = grid_cells(words)
     built = build(cells, options, console)
-    return 0 if len(built.cells) == len(cells.cells) else 1
+    return 0 if len(built.cells) == len(cells.cells) and not built.gaps else 1
 
 
 def build(cells: GridCells, options: ReportOptions | None, console: Console) -> Report:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from soarbench.config.compose import run_settings
 from soarbench.config.overrides import Overrides, parse_overrides
 from soarbench.config.run import FORMATS
 from soarbench.config.settings import Settings, sizes_by_metric
+from soarbench.config.stages import BASE
 from soarbench.grid.checkpoint_rule import LAST
 from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import Grid, expand
@@ -138,6 +139,10 @@ def _exported(
         for cell in every
         if cell.is_base or all(_axis(cell, key) in values for key, values in chosen.items())
     )
+    for key, values in chosen.items():
+        _refuse_dropped(export, key, values, cells, every)
+    if baseline is not None:
+        _refuse_idle_baseline(export, baseline, cells)
     return GridCells(
         grid=manifest.grid, folder=export.root, results_dir=results_dir, cells=cells,
         baseline=baseline or manifest.baseline, show_published=manifest.show_published,
@@ -163,6 +168,43 @@ def _refuse_absent(
         raise UserError(
             f"{key}={','.join(absent)}: {export.root} has {key} {', '.join(known)} alone"
         )
+
+
+def _refuse_dropped(
+    export: Export,
+    key: str,
+    values: Sequence[object],
+    cells: Sequence[Cell],
+    every: Sequence[Cell],
+) -> None:
+    """``UserError`` where nothing is left of a value, or nothing but the base."""
+    own = [cell for cell in cells if not cell.is_base]
+    if not own and any(not cell.is_base for cell in every):
+        raise UserError(f"{key}={_listed(values)}: leaves nothing of {export.root} but the base")
+    left = {_axis(cell, key) for cell in own} | {BASE}
+    for value in (value for value in values if value not in left):
+        of_value = [cell for cell in every if not cell.is_base and _axis(cell, key) == value]
+        has = ", ".join(
+            f"{other}={_listed(sorted({_axis(cell, other) for cell in of_value}, key=str))}"
+            for other in ("method", "task", "seeds")
+            if other != key
+        )
+        raise UserError(f"{key}={value}: {export.root} has it with {has} alone")
+
+
+def _refuse_idle_baseline(export: Export, baseline: str, cells: Sequence[Cell]) -> None:
+    """``UserError`` where a task that is shown has no cell of the baseline that was asked for."""
+    tasks = {cell.task for cell in cells if not cell.is_base}
+    for task in sorted(tasks) if baseline != BASE else ():
+        if baseline not in {cell.method for cell in cells if cell.task == task}:
+            raise UserError(
+                f"{_BASELINE}={baseline}: {export.root} has none in task {task} of what was "
+                "chosen; choose it with method=, or leave the task out with task="
+            )
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ",".join(map(str, values))
 
 
 def stale_lines(cells: Sequence[Cell]) -> list[str]:

@@ -41,7 +41,8 @@ _COLUMNS = {
 #: What is stored as single numbers.
 _SINGLE = {"scores", "images", "norms", "exposure"}
 #: Bits of a number, since there are many: off by .000001 of its size at most where verdicts come
-#: from it (a mean of many by less), .00003 in logs, and .016 in what figures alone show (a step's mean of it by .004).
+#: from it (a mean of many by less), .00003 in logs, and .016 in what figures alone show, of which
+#: a step's mean is off by .004.
 _BITS = {"scores": 20, "norms": 20, "exposure": 20, "training": 15, "images": 6}
 #: Of what a table compares, while figures alone show the other statistics: .00012.
 _COMPARED = {"diversity": 13, "lpips": 13, "vendi": 13}

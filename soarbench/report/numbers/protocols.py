@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from soarbench.common.errors import StoreError
+from soarbench.report.numbers.settings import refuse_unlike_seeds
 from soarbench.store.cells import Cell
 from soarbench.store.facts import JUDGE
 from soarbench.store.tables import Facts
@@ -39,7 +40,11 @@ def differing(first: Facts, second: Facts) -> list[str]:
 
 
 def refuse_unlike(cells: Sequence[Cell]) -> None:
-    """Refuse cells of one task measured under unlike protocols; ``StoreError`` names the fields."""
+    """``StoreError`` where cells of one task were measured, or seeds of a method trained, unlike.
+
+    It names the fields.
+    """
+    refuse_unlike_seeds(cells)
     first: dict[Judged, tuple[str, Facts]] = {}
     evaluated = {cell.cell_id for cell in cells if cell.is_evaluated_only}
     # Trained cells first, with which all others are compared; the base last, when all tasks are

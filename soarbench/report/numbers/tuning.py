@@ -11,13 +11,11 @@ import numpy as np
 from soarbench.report.numbers.estimates import compare, estimate
 from soarbench.report.numbers.names import BASE, method_title, ordered_methods, titles_of
 from soarbench.report.numbers.panels import Panel
+from soarbench.report.numbers.settings import Values, settings_of
 from soarbench.report.numbers.tables import Panels
 from soarbench.stats import Interval
 from soarbench.store.cells import Cell
 
-#: Of a cell's configuration: what a trial may set.
-_PARTS = ("method", "optim", "lora", "ema", "training")
-Values = Mapping[str, object]
 Name = TypeVar("Name")
 
 
@@ -155,23 +153,6 @@ def _measured(trial: Trial, method: str, panel: Panel) -> Trial:
         paired = compare(panel, (trial.name, steps[-1]), (method, recipe[-1]))
     difference = None if paired is None else paired.difference
     return replace(trial, value=value, gain=gain, to_recipe=difference)
-
-
-def settings_of(config: Values) -> dict[str, object]:
-    """What may be set of a method, by dotted key, of a cell's configuration."""
-    own = dict(_flat({part: config.get(part) for part in _PARTS}, ""))
-    parent = config.get("parent")
-    if not isinstance(parent, Mapping):
-        return own
-    return own | {f"parent.{key}": value for key, value in settings_of(parent).items()}
-
-
-def _flat(values: Values, prefix: str) -> Iterator[tuple[str, object]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def differing(trials: Mapping[Name, Values]) -> dict[Name, Values]:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from soarbench.report.numbers.tuning import Choice, Values
+from soarbench.report.numbers.settings import Values
+from soarbench.report.numbers.tuning import Choice
 from soarbench.report.text.frames import NOTHING, number_text
 
 NOTE = (
