@@ -113,7 +113,7 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
         published=published,
         # The base is in every task's table, and its gaps are named once.
         gaps=tuple(dict.fromkeys(gap for table in tables for gap in table.gaps())),
-        figures=figures, stale=tuple(stale_lines(cells)),
+        figures=figures, cautions=(*source.choices, *stale_lines(cells)),
         notes=(
             *figures.notes,
             *(no_diversity_note(task) for task in statistics if task not in diversity),

@@ -55,7 +55,7 @@ class Report:
         measured: Measured rows under the columns of the paper's table, None where it has none.
         published: Rows of the paper, None where it has none for this grid.
         gaps: What is missing, a line each.
-        stale: What other code than today's made, a line each.
+        cautions: What a reader must know before any number, a line each.
         notes: What was left out, a line each.
     """
 
@@ -75,6 +75,6 @@ class Report:
     measured: pd.DataFrame | None
     published: pd.DataFrame | None
     gaps: tuple[str, ...]
-    stale: tuple[str, ...]
+    cautions: tuple[str, ...]
     figures: FigureSet
     notes: tuple[str, ...]

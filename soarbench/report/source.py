@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from soarbench.grid.expand import Grid, expand
 from soarbench.report.numbers.reference import PUBLISHED_MODEL
 from soarbench.store.artefact import refuse_old
 from soarbench.store.cells import Cell, stored_cell
-from soarbench.store.exports import MANIFEST, Export
+from soarbench.store.exports import MANIFEST, Export, Manifest
 
 #: What a command may say about an export beside method= and task=.
 _KEYS = ("seeds", "output_dir", "results_dir", "margin", "detect", "figure_formats")
@@ -40,6 +40,7 @@ class GridCells:
         checkpoint_rule: Which step of every curve the figures mark.
         margins: Differences that count as none, by metric.
         detects: Differences that should be seen, by metric.
+        choices: What of an export was chosen that changes verdicts, a line each.
     """
 
     grid: str
@@ -52,6 +53,7 @@ class GridCells:
     formats: tuple[str, ...] = FORMATS
     margins: Mapping[str, float] = field(default_factory=dict)
     detects: Mapping[str, float] = field(default_factory=dict)
+    choices: tuple[str, ...] = ()
 
 
 def grid_cells(words: Sequence[str]) -> GridCells:
@@ -149,7 +151,31 @@ def _exported(
         checkpoint_rule=manifest.checkpoint_rule or LAST, formats=settings.figure_formats,
         margins=sizes_by_metric("margin", settings.margin),
         detects=sizes_by_metric("detect", settings.detect),
+        choices=tuple(_choices(manifest, baseline, chosen, cells, every)),
     )  # fmt: skip
+
+
+def _choices(
+    manifest: Manifest,
+    baseline: str | None,
+    chosen: Mapping[str, Sequence[object]],
+    cells: Sequence[Cell],
+    every: Sequence[Cell],
+) -> Iterator[str]:
+    """What a reader must know of how an export was narrowed, or compared anew."""
+    tasks = {cell.task for cell in cells}
+    words = [f"{key}={_listed(chosen[key])}" for key in ("method", "seeds") if key in chosen]
+    # Each task is a family of its own.
+    if words and len(cells) < sum(cell.task in tasks for cell in every):
+        yield (
+            f"A part of an export, by {' '.join(words)}: p-values are corrected for this part "
+            "alone, and hold where it was not picked for its numbers."
+        )
+    if baseline not in (None, manifest.baseline):
+        yield (
+            f"Compared with {baseline}, where the grid was made to be compared with "
+            f"{manifest.baseline}: p-values are not corrected for both."
+        )
 
 
 def _axis(cell: Cell, key: str) -> object:

@@ -1,6 +1,7 @@
 import csv
 import io
 from dataclasses import replace
+from math import comb
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from soarbench.report.numbers.thresholds import crossings
 from soarbench.report.text.frames import csv_text, matched_numbers, threshold_numbers
 from soarbench.report.text.markdown import matched_markdown, threshold_markdown
 from soarbench.stats import Verdict
+from soarbench.stats.significance import holm
 from soarbench.store.cells import Cell
 from tests.report.folders import Folder, base, read_cells, reward_specific, write_grid
 
@@ -359,6 +361,80 @@ def test_a_method_in_its_first_stage_is_not_compared_with_it(tmp_path):
     assert matched_markdown(found).count("or was still in its first stage.") == 1
 
 
+def measured_everywhere(folder):
+    """Three methods, each with snapshots at what the cheaper ones spent in all."""
+    steps = {"sft": (150,), "soar": (75, 150), "flow_grpo": (38, 75, 150)}
+    cells = [base(num_prompts=12)] + [
+        Folder(method=method, task="aesthetic", seed=seed, num_prompts=12, steps=own)
+        for method, own in steps.items()
+        for seed in (0, 1)
+    ]
+    tables, panels, curves = parts(write_grid(folder, cells))
+    costs = {"base": 0.0, "sft": 32.0, "soar": 64.0, "flow_grpo": 128.0}
+    curves = [
+        replace(one, spent={**one.spent, "forward_equivalents": costs[one.method] * one.step})
+        for one in curves
+    ]
+    return tables, panels, curves
+
+
+def test_all_costs_of_a_task_are_one_family(tmp_path):
+    """Who reads them all has as many looks as there are comparisons."""
+    tables, panels, curves = measured_everywhere(tmp_path / "grid")
+    found = matched_tables(tables, panels, curves, "forward_equivalents")
+    assert [len(one.table.family) for one in found] == [2, 1]
+    family = [one for part in found for one in part.table.family]
+    expected = holm([one.p_value for one in family])
+    assert [one.adjusted_p_value for one in family] == pytest.approx(expected)
+    assert [one.adjusted_p_value for one in family] != [one.p_value for one in family]
+    assert {one.family_size for one in family} == {3}
+    text = matched_markdown(found)
+    assert text.count("Holm's correction for 3 comparisons") == 2
+    assert text.count("All costs of a task are one family") == 1
+    assert "All costs" not in matched_markdown(found[:1])
+
+
+def test_what_was_published_of_equal_steps_is_no_goal_at_equal_cost(tmp_path):
+    tables, panels, curves = measured_everywhere(tmp_path / "grid")
+    said = {"sft": 5.0, "soar": 5.1, "flow_grpo": 5.2}
+    for detect in (None, 0.3):
+        targets = replace(tables[0].targets, published=said, detect=detect)
+        aimed = [replace(table, targets=targets) for table in tables]
+        found = matched_tables(aimed, panels, curves, "forward_equivalents")
+        assert {one.goal for part in found for one in part.table.family} == {detect}
+
+
+def test_a_value_that_some_seeds_never_reach_is_not_sure_to_be_reached(grid):
+    """Prompts agree; the mean over seeds is beyond the value, and one seed is far below it."""
+    tables, panels, curves = grid
+    panel = panels["aesthetic", "aesthetic"]
+
+    def found(shift):
+        values = {
+            run: np.full_like(scores, 5.0 + (0 if run.method == "base" else shift(run)))
+            for run, scores in panel.values.items()
+        }
+        changed = {**panels, ("aesthetic", "aesthetic"): replace(panel, values=values)}
+        every = crossings(tables, changed, build_points(changed, curves), {"aesthetic": 5.5})
+        (soar,) = (one for one in every if (one.task, one.method) == ("aesthetic", "soar"))
+        return soar
+
+    seeds = sorted({run.seed for run in panel.runs("soar", 50)})
+    assert len(seeds) > 1
+    assert found(lambda _run: 0.6).share == 1.0
+    unsure = found(lambda run: -1.0 if run.seed == seeds[0] else 2.0)
+    assert unsure.is_reached
+    # Of n seeds n - 1 are drawn; so many of them the one below may be.
+    size = len(seeds)
+    missed = sum(
+        comb(size - 1, k) * (1 / size) ** k * (1 - 1 / size) ** (size - 1 - k)
+        for k in range(size)
+        if 2.0 - 3.0 * k / (size - 1) < 0.5
+    )
+    assert unsure.share == pytest.approx(1 - missed, abs=4 * 0.016)
+    assert np.isinf(unsure.high)
+
+
 def test_a_task_without_costs_has_no_matched_table(grid):
     tables, panels, curves = grid
     bare = [replace(one, spent={}) for one in curves]
@@ -452,7 +528,8 @@ def test_a_crossing_in_a_gap_is_between_its_neighbours(grid):
         assert soar.low <= first
         assert soar.high >= last
         row = threshold_markdown([soar])
-        assert f"| SOAR | between {first} and {last} [{soar.low:.0f}, {soar.high:.0f}] |" in row
+        end = "never" if np.isinf(soar.high) else f"{soar.high:.0f}"
+        assert f"| SOAR | between {first} and {last} [{soar.low:.0f}, {end}] |" in row
         assert f"between {first * 32:,} and {last * 32:,} |" in row
         (line,) = csv.DictReader(io.StringIO(csv_text(threshold_numbers([soar]))))
         assert (line["reached"], line["step"]) == ("True", "")

@@ -420,7 +420,23 @@ def test_a_copy_is_not_narrowed_to_nothing(finished: list[str], tmp_path: Path) 
         grid_cells([copy, "method=base"])
     with pytest.raises(UserError, match=r"baseline=soar: .* none in task aesthetic of what was"):
         grid_cells([copy, "grid.baseline=soar", "method=sft,flow_grpo"])
-    assert grid_cells([copy, "grid.baseline=base", "method=sft"]).baseline == "base"
+    part = grid_cells([copy, "grid.baseline=base", "method=sft"])
+    assert part.baseline == "base"
+    # Their p-values are corrected for fewer looks than were possible.
+    assert [line.partition(":")[0] for line in part.choices] == [
+        "A part of an export, by method=sft",
+        "Compared with base, where the grid was made to be compared with sft",
+    ]
+    whole = [copy, "method=sft,soar,flow_grpo", "grid.baseline=sft", "task=aesthetic"]
+    assert grid_cells(whole).choices == ()
+    words = [copy, "method=sft,soar", f"results_dir={tmp_path}", "figure_formats=[]"]
+    stream = io.StringIO()
+    assert report(ReportOptions(), words, console=Console(file=stream, width=300)) == 0
+    for text in (
+        stream.getvalue(),
+        *((tmp_path / "reward_specific" / name).read_text() for name in ("table.md", "index.html")),
+    ):
+        assert "A part of an export, by method=sft,soar: p-values are corrected for this" in text
 
     def later_seed(cells: list[dict[str, Any]]) -> None:
         (cell,) = (one for one in cells if one["description"]["method"] == "soar")

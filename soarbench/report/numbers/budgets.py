@@ -13,13 +13,14 @@ from soarbench.report.numbers.estimates import (
     Comparison,
     Estimate,
     Targets,
+    decided,
     estimate,
     final_comparisons,
     final_estimates,
 )
 from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import Panel, Run
-from soarbench.report.numbers.tables import Panels, TaskTable
+from soarbench.report.numbers.tables import MethodRow, Panels, TaskTable
 from soarbench.store.cells import Cell
 
 #: Stands in the place of a number that nobody measured, and that is no straight line's either.
@@ -216,8 +217,9 @@ def matched_tables(
     level, it is compared; else every image's score is taken as linear between two that hardly
     differ, and decides nothing.
     """
-    matched = []
+    matched: list[MatchedTable] = []
     for table in tables:
+        parts = []
         own = {name: panels[table.task, name] for name in table.metrics}
         for level, methods, places in _levels(table, points, counter, asked or {}):
             gaps = {name: gap for name, at in places.items() if (gap := _gap(own, at))}
@@ -225,17 +227,39 @@ def matched_tables(
             # Beyond the baseline's own cost, who spent it all is what there is to compare with.
             candidates = [table.baseline, *methods, *places]
             baseline = next((name for name in candidates if name in whole), table.baseline)
-            matched.append(
+            # What was published of equal steps nobody said of equal costs.
+            targets = replace(table.targets, published={})
+            compared = replace(table, baseline=baseline, targets=targets)
+            parts.append(
                 MatchedTable(
                     counter=counter,
                     level=level,
                     methods=tuple(methods),
                     places=places,
                     gaps=gaps,
-                    table=_matched(replace(table, baseline=baseline), own, places, gaps),
+                    table=_matched(compared, own, places, gaps),
                 )
             )
+        matched += _as_one_family(parts)
     return matched
+
+
+def _as_one_family(parts: Sequence[MatchedTable]) -> list[MatchedTable]:
+    """A task's costs, decided together: who reads them all has as many looks as comparisons."""
+    tables = [part.table for part in parts]
+    family = {(one.method, str(n)): one for n, own in enumerate(tables) for one in own.family}
+    if not family:
+        return list(parts)
+    joint = decided(family, tables[0].targets)
+
+    def as_decided(row: MethodRow, n: int) -> MethodRow:
+        one = {tables[n].final_metric: joint[key]} if (key := (row.method, str(n))) in joint else {}
+        return replace(row, comparisons={**row.comparisons, **one})
+
+    return [
+        replace(part, table=replace(own, rows=tuple(as_decided(row, n) for row in own.rows)))
+        for n, (part, own) in enumerate(zip(parts, tables, strict=True))
+    ]
 
 
 def _levels(
@@ -288,7 +312,6 @@ def _matched(
         name: _moved(panel, {n: at for n, at in places.items() if name not in gaps.get(n, ())})
         for name, panel in panels.items()
     }
-    # Holm's correction is over this table, as that at the last steps is over its own.
     comparisons = _comparisons(moved, places, table)
     measured = [name for name in places if len(gaps.get(name, ())) < len(panels)]
     nothing = Estimate(interval=None, num_unscored=0, reasons=(), problem=NOT_MEASURED)

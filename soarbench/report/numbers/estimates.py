@@ -110,6 +110,7 @@ class Comparison:
         p_value: ``paired_test``.
         adjusted_p_value: The same after Holm's correction for the family that its table decides;
             None of others, which are exploratory.
+        family_size: How many comparisons that correction is for; 0 of others.
         problem: Why so few prompts can decide nothing; empty where they can.
         components: Of the variance of the differences; None where prompts are too few to say.
         num_images: A prompt's, under every seed.
@@ -127,6 +128,7 @@ class Comparison:
     seeds: tuple[int, ...]
     p_value: float
     adjusted_p_value: float | None = None
+    family_size: int = 0
     verdict: Verdict = Verdict.EXPLORATORY
     problem: str = ""
     components: VarianceComponents | None = None
@@ -261,7 +263,10 @@ def final_comparisons(
 def decided(
     family: Mapping[Key, Comparison], targets: Targets | None = None
 ) -> dict[Key, Comparison]:
-    """All comparisons of one family, with p-values corrected for being many, and verdicts."""
+    """All comparisons of one family, with p-values corrected for being many, and verdicts.
+
+    Those that were decided in a smaller family before are decided anew.
+    """
     targets = targets or Targets()
     members = list(family.values())
     # What cannot be decided counts as tried all the same: who has a look has asked.
@@ -287,6 +292,7 @@ def _decided(
     one = dataclasses.replace(
         one,
         adjusted_p_value=p_value,
+        family_size=size,
         verdict=Verdict.TOO_FEW_PROMPTS if problem else answer,
         problem=problem,
         goal=targets.difference(one.method, one.baseline),

@@ -106,7 +106,7 @@ class TaskTable:
         ]
         if intervals:
             notes.append(self._about_intervals(intervals))
-        notes += self.about_family()
+        notes += [*self.about_family(), *self._about_shared_seeds()]
         steps = {row.budget.get("optimizer_steps") for row in self.rows if row.budget}
         # At unlike steps the last rows compare budgets as much as methods.
         if len(steps) > 1:
@@ -137,6 +137,22 @@ class TaskTable:
             paired = f"No difference is here: those to {baseline} need it and another method."
         return f"95 % intervals over {prompts} prompts{seeds}. {paired}"
 
+    def _about_shared_seeds(self) -> list[str]:
+        """Whose difference is not that of the two values, since not all seeds have both."""
+        num_seeds = {row.method: len(row.cell_ids) for row in self.rows if row.method != BASE}
+        titles: dict[tuple[int, ...], list[str]] = {}
+        for row in self.rows:
+            one = row.comparisons.get(self.final_metric)
+            pair = (row.method, self.baseline)
+            if one and any(len(one.seeds) < num_seeds.get(name, 0) for name in pair):
+                titles.setdefault(one.seeds, []).append(self.title(row.method))
+        return [
+            f"The difference of {', '.join(names)} to {self.title(self.baseline)} is over the "
+            f"training seeds that both have, {', '.join(map(str, seeds))}; the values shown are "
+            "over all seeds of each."
+            for seeds, names in titles.items()
+        ]
+
     @property
     def family(self) -> list[Comparison]:
         """The comparisons that this table decides: of the deciding metric, by method."""
@@ -152,10 +168,10 @@ class TaskTable:
         title, margin = self.facts[self.final_metric].title, self.targets.margin
         notes = [
             f"Decided: {title} of {names} against {self.title(self.baseline)}. "
-            f"{how_decided(len(self.family))}"
+            f"{how_decided(self.family[0].family_size)}"
         ]
         if margin is not None:
-            notes.append(margin_note(margin, len(self.family)))
+            notes.append(margin_note(margin, self.family[0].family_size))
         goals = [one for one in self.family if one.is_open and one.goal is not None]
         if goals and self.targets.detect is None:
             notes.append(

@@ -11,7 +11,8 @@ import numpy as np
 from soarbench.report.numbers.budgets import Place, Stop, is_gap, trained_ways
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
 from soarbench.report.numbers.estimates import labelled_rng
-from soarbench.report.numbers.panels import Panel
+from soarbench.report.numbers.names import BASE
+from soarbench.report.numbers.panels import Panel, Run
 from soarbench.report.numbers.tables import Panels, TaskTable
 from soarbench.stats.bootstrap import prompt_weights
 from soarbench.stats.clusters import FloatArray
@@ -34,8 +35,9 @@ class Crossing:
             somewhere ``between``.
         between: Steps and counters at the neighbours of a crossing that is in a gap: between the
             base and the first snapshot, or between two that differ too much for a straight line.
-        low: Steps at the lower end of the 95 % interval over prompts, at the neighbour before where
-            it is in a gap; inf where not even there, None when prompts could not be resampled.
+        low: Steps at the lower end of the 95 % interval over prompts and seeds, at the neighbour
+            before where it is in a gap; inf where not even there, None when prompts could not be
+            resampled.
         high: The upper end, at the neighbour after; inf where the threshold may not be reached.
         share: Of the resamples in which it is reached; None when prompts could not be resampled.
     """
@@ -173,7 +175,7 @@ def _gaps(panel: Panel, stops: Sequence[Stop]) -> list[bool]:
 def _spread(
     panel: Panel, stops: Sequence[Stop], given: float | None, goal: Sequence[Stop]
 ) -> FloatArray | None:
-    """The crossing in resamples of the prompts, the threshold's own spread included. -> (R,)."""
+    """The crossing in resamples of prompts and seeds, the threshold's own included. -> (R,)."""
     try:
         scores = [panel.scores(stop.method, stop.step) for stop in (*stops, *goal)]
     except ValueError:
@@ -183,9 +185,37 @@ def _spread(
     # One label for all methods: the same resamples, so that their crossings compare.
     rng = labelled_rng(panel.task, panel.evaluator, "threshold")
     weights = prompt_weights(scores[0].strata, NUM_RESAMPLES, rng)
-    means = np.stack([one.seed_means(weights).mean(axis=1) for one in scores], axis=1)
+    seeds = sorted({run.seed for run in panel.values if run.method != BASE})
+    # Seeds are resampled as prompts are: what every method shares of one stays together.
+    drawn = dict(
+        zip(seeds, prompt_weights(np.zeros(len(seeds), int), NUM_RESAMPLES, rng).T, strict=True)
+    )
+    means = np.stack(
+        [
+            _mean_over_seeds(one.seed_means(weights), panel.runs(stop.method, stop.step), drawn)
+            for one, stop in zip(scores, (*stops, *goal), strict=True)
+        ],
+        axis=1,
+    )
+    # Of a method with fewer seeds than others none may be drawn.
+    means = means[np.isfinite(means).all(axis=1)]
     curves = means[:, : len(stops)]
     # Where the baseline ends is measured too, and resampled with the curves.
-    threshold = means[:, -1] if given is None else np.full(NUM_RESAMPLES, given)
+    threshold = means[:, -1] if given is None else np.full(len(means), given)
     higher = panel.facts.higher_is_better
     return first_crossing(curves, threshold, higher_is_better=higher)
+
+
+def _mean_over_seeds(
+    means: FloatArray, runs: Sequence[Run], drawn: Mapping[int, FloatArray]
+) -> FloatArray:
+    """Resampled means, (R, S), over the seeds that each resample drew; nan where none. -> (R,)."""
+    # The base was never trained, and is the same beside every seed.
+    once = np.ones(len(means))
+    own = [once if run.method == BASE else drawn[run.seed] for run in runs]
+    weights = np.stack(own, axis=1)
+    drawings = weights.sum(axis=1)
+    mean: FloatArray = np.divide(
+        (weights * means).sum(axis=1), drawings, out=np.full(len(means), np.nan), where=drawings > 0
+    )
+    return mean

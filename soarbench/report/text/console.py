@@ -33,7 +33,7 @@ def report_parts(report: Report) -> Iterator[RenderableType]:
     if report.gaps:
         yield Text("Partial report. Missing:", style="bold yellow")
         yield from (Padding(Text(gap, style="yellow"), (0, 2)) for gap in report.gaps)
-    yield from (Text(line, style="yellow") for line in report.stale)
+    yield from (Text(line, style="yellow") for line in report.cautions)
     yield from (Padding(Text(note, style="dim"), (0, 1)) for note in report.notes)
     yield Text(f"Report: {report.folder / 'index.html'}")
 

@@ -50,7 +50,8 @@ _TRACE_COLUMNS = (
 COUNTER_TITLES = {name: name.replace("_", " ") for name in COUNTERS}
 #: How to read what a value costs.
 THRESHOLD_NOTE = (
-    "The first crossing. The interval resamples prompts and takes the training seeds as they are; "
+    "The first crossing, which is early for a curve that goes up and down. The interval resamples "
+    "prompts and, where there are several, training seeds, the same for all methods; "
     "'never' is a resample that does not reach the value. 'Between' two snapshots, or the base and "
     "the first one, nothing more was measured, and an end of an interval there is the snapshot "
     "beyond it; where two differ by at most a quarter of the narrower one's 95 % interval, the "
@@ -342,6 +343,8 @@ def matched_note(matched: Sequence[MatchedTable]) -> str:
     if any(first_stage(row.method) for one in matched for row in one.table.rows):
         reasons.append("was still in its first stage")
     parts = [_MATCHED_NOTE]
+    if sum(bool(one.table.family) for one in matched) > 1:
+        parts.append("All costs of a task are one family, for which p-values are corrected.")
     if not all(place.is_measured for one in matched for place in one.places.values()):
         parts.append(_LINEAR_NOTE)
     return " ".join([*parts, f"A dash marks a method that {', or '.join(reasons)}."])

@@ -32,7 +32,7 @@ def markdown(report: Report) -> str:
     parts = [f"# {report.grid}"]
     if report.gaps:
         parts.append(f"**Partial report.** Missing:\n\n{_items(report.gaps)}")
-    parts.append(_items(report.stale))  # before any number that it is about
+    parts.append(_items(report.cautions))
     if report.choices:
         lines = _items([*choice_lines(report.choices), NOTE])
         parts += ["## Chosen", lines, markdown_table(tuning_texts(report.choices))]
