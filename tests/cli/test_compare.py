@@ -103,6 +103,8 @@ def test_what_differs_in_settings_stands_beside_the_names(tmp_path: Path) -> Non
     assert unlike_settings(soar, sft) == ({"ema": 1}, {"ema": 2})
     stages = [{"parent": {"method": {"aux_weight": one}}} for one in (1, 2)]
     assert unlike_settings(*stages)[1] == {"parent.method.aux_weight": 2}
+    # The name of a method says that it has a first stage; what that was made with is none of it.
+    assert unlike_settings({"ema": 1, "parent": {"ema": 3}}, {"ema": 2}) == ({"ema": 1}, {"ema": 2})
 
 
 def test_numbers_are_those_of_the_report(store: Path, tmp_path: Path) -> None:

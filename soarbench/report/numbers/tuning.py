@@ -164,6 +164,9 @@ def differing(trials: Mapping[Name, Values]) -> dict[Name, Values]:
 
 def unlike_settings(first: Values, second: Values) -> tuple[Values, Values]:
     """In what two cells' configurations differ, of each; of unlike methods what both can set."""
+    # A first stage that the other has not is said by the name of the method.
+    if bool(first.get("parent")) != bool(second.get("parent")):
+        first, second = ({**config, "parent": None} for config in (first, second))
     sides = [settings_of(config) for config in (first, second)]
     shared = sides[0].keys() & sides[1].keys()
     # Of two methods nearly everything differs, and nobody would find the learning rate in it.
