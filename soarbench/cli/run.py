@@ -75,6 +75,10 @@ def _submit(grid: Grid, *, is_dry: bool, console: Console) -> int:
     """Hand a grid to a queue, or print the script that would be."""
     queue = grid.settings.launcher.build()
     assert isinstance(queue, Submitter)
+    # Ray would say so in the job, after its wait in the queue.
+    if (device := grid.settings.device) not in ("auto", "cuda", "cpu"):
+        kind = grid.settings.launcher.kind
+        raise UserError(f"device={device}: with launcher={kind} a job is given its GPU; use auto")
     if is_dry:
         script = queue.script(grid)
         # Beside the script, so that it can be written to a file as it is.

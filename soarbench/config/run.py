@@ -161,6 +161,13 @@ class TrackingConfig:
                 f"tracking.register={self.register!r}: registers nothing with tracking=none; leave "
                 "one of the two out"
             )
+        for key in ("uri", "artifacts"):
+            # Its value may hold a password.
+            if getattr(self, key) is not None and not self.enabled:
+                raise ValueError(
+                    f"tracking.{key}: nothing is logged there with tracking=none; leave one of the "
+                    "two out"
+                )
         if self.uri is not None:
             _check_address(self.uri)
 

@@ -69,6 +69,13 @@ class SlurmConfig(LauncherConfig):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"launcher.{key}={value}: must be at least 1")
+        most = None if self.gpus_per_node is None else self.nodes * self.gpus_per_node
+        # Ray would say so in the job, after its wait in the queue.
+        if most is not None and self.count > most:
+            raise ValueError(
+                f"launcher.num_processes={self.count}: launcher.nodes={self.nodes} of "
+                f"launcher.gpus_per_node={self.gpus_per_node} have {most} GPUs; ask for more nodes"
+            )
         for key in ("partition", "account"):
             if not _WORD.fullmatch(getattr(self, key) or "-"):
                 raise ValueError(f"launcher.{key}={getattr(self, key)!r}: SLURM has no such name")

@@ -80,6 +80,8 @@ ANY_DATA = "data=lab_general"
         (["reward=beauty"], "reward='beauty' does not exist: choose one of"),
         (["reward=beauty", "method=sft"], "reward='beauty' does not exist: choose one of"),
         (["tracking=none", "tracking.register=mine"], "registers nothing with tracking=none"),
+        (["tracking=none", "tracking.uri=sqlite:///x.db"], "uri: nothing is logged there"),
+        (["tracking=none", "tracking.artifacts=/x"], "artifacts: nothing is logged there"),
         (["reward=no_such_module.f"], "no module 'no_such_module' can be found"),
         (
             ["reward=soarbench.no_such_module.f"],

@@ -173,6 +173,7 @@ def test_time_is_read_as_slurm_does(time: str, seconds: float | None) -> None:
         ("launcher.gpus_per_node=0", "launcher.gpus_per_node=0: must be at least 1"),
         ("launcher.partition=a b", "launcher.partition='a b': "),
         ("launcher.options=--qos=a\n#SBATCH", "launcher.options="),
+        ("device=cuda:1", "device=cuda:1: with launcher=slurm a job is given its GPU; use auto"),
         ("launcher.node=2", "did you mean 'launcher.nodes'"),
     ],
 )
@@ -180,6 +181,15 @@ def test_what_slurm_would_not_take(
     word: str, says: str, overrides: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert says in refusal([*overrides, *ASKED, word, "--dry-run"], capsys)
+
+
+def test_more_gpus_than_are_asked_for_never_start(
+    overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*overrides, *ASKED, "training.batch_size=8", "launcher.gpus_per_node=2", "--dry-run"]
+    says = "launcher.num_processes=8: launcher.nodes=2 of launcher.gpus_per_node=2 have 4 GPUs"
+    assert says in refusal([*words, "launcher.num_processes=8"], capsys)
+    assert main(["run", *words, "launcher.num_processes=4"]) == 0
 
 
 def test_without_sbatch_there_is_still_the_script(
