@@ -42,6 +42,9 @@ def leaderboard(options: LeaderboardOptions, _: Sequence[str], *, console: Conso
 
     if options.output.is_dir():
         raise UserError(f"output={options.output} is a folder; name a file, e.g. leaderboard.html")
+    # A page is made again without asking; anything else of that name is somebody's.
+    if options.output.suffix != ".html":
+        raise UserError(f"output={options.output} is no page; name it e.g. leaderboard.html")
     make_writable(options.output.parent, "output")
     found = entries(list(dict.fromkeys(path.expanduser().resolve() for path in options.exports)))
     text = leaderboard_html(found, options.title)

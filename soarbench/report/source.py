@@ -67,6 +67,11 @@ def grid_cells(words: Sequence[str]) -> GridCells:
     settings = own_settings(words)
     # Shells leave a ~ after = as it is.
     output_dir = Path(settings.output_dir).expanduser()
+    if (output_dir / MANIFEST).is_file():
+        raise UserError(
+            f"output_dir={output_dir} is an export itself: name the folder that it is in, "
+            f"output_dir={output_dir.parent}"
+        )
     name = overrides.grid or _only_export(output_dir)
     if name is not None and (export := Export(output_dir / name)).exists:
         results_dir = Path(settings.results_dir).expanduser()

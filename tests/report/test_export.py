@@ -450,6 +450,12 @@ def test_a_copy_is_not_narrowed_to_nothing(finished: list[str], tmp_path: Path) 
         grid_cells([copy, "method=sft,soar", "seeds=[0]"])
 
 
+def test_the_folder_of_an_export_is_named_not_itself(finished: list[str], tmp_path: Path) -> None:
+    folder = exported(finished, tmp_path / "copy").root
+    with pytest.raises(UserError, match=rf"is an export itself: .* output_dir={tmp_path}/copy$"):
+        grid_cells([f"output_dir={folder}"])
+
+
 def test_two_grids_in_one_folder_must_be_told_apart(tmp_path: Path) -> None:
     for grid in ("main_table", "reward_specific"):
         (tmp_path / grid).mkdir()
@@ -617,6 +623,12 @@ def test_a_leaderboard_ranks_exports_and_refuses_unlike_protocols(
     options, _ = read(LeaderboardOptions, [f"exports=[{first},{third}]"])
     with pytest.raises(UserError, match="third holds no export"):
         leaderboard(options, [], console=quiet())
+    mine = tmp_path / "mine.txt"
+    mine.write_text("precious")
+    other, _ = read(LeaderboardOptions, [f"exports=[{first}]", f"output={mine}"])
+    with pytest.raises(UserError, match=r"mine\.txt is no page; name it"):
+        leaderboard(other, [], console=quiet())
+    assert mine.read_text() == "precious"
     alike(folder, third, guidance_scale=9.0)
     with pytest.raises(UserError, match=r"first/.*third/.* guidance_scale: .* against 9\.0"):
         leaderboard(options, [], console=quiet())
