@@ -387,6 +387,10 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
     names, words = _parted([text for text in given if text not in flags], command.names)
     if len(names) < len(command.names):
         raise UserError(f"name {' and '.join(command.names)}: {name} {' '.join(command.names)}")
+    if CFG not in flags and any(word.startswith("device=cuda:") for word in words):
+        from soarbench.cli.named_gpu import on_named_gpu
+
+        words = on_named_gpu(words)
     # Into a log file nobody looks while it is written, and stderr is for what is wrong.
     if command.says and sys.stderr.isatty():
         sys.stderr.write(f"{name}: {command.says} ...\n")

@@ -106,6 +106,12 @@ class ModelWorkbench:
             raise UserError(str(error)) from error
 
     def _check_devices(self, trained: Sequence[CellConfig], jobs: Sequence[Job]) -> None:
+        if trained and self.device.index:
+            # transformers trains on the first GPU that it sees.
+            raise UserError(
+                f"device={self.device}: training takes the first GPU; name it on the command line, "
+                f"or set CUDA_VISIBLE_DEVICES={self.device.index} with device=cuda"
+            )
         for cell in trained:
             assert cell.training is not None
             assert cell.optim is not None

@@ -16,6 +16,9 @@ from soarbench.jobs.base import Context, Job, Workbench
 from soarbench.launchers.backend import Share
 from soarbench.launchers.base import MakeWorkbench
 
+#: Which GPUs a process sees; CUDA reads it once, when it is first asked for anything.
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+
 
 def failure_of(error: Exception) -> Exception:
     """A failure as it can be sent: not every exception can be made again from its words."""
@@ -80,11 +83,15 @@ def variables(share: Share, threads: int, gpus: Sequence[str] | None = None) -> 
 
     ``gpus`` are the names of the machine's; None: of those of this process.
     """
-    # A machine's owner, or SLURM, may have given this process a part of the GPUs only.
-    given = gpus or os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    names = [given[gpu] if len(given) > gpu and given[0] else str(gpu) for gpu in share.gpus]
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    return counts | {"CUDA_VISIBLE_DEVICES": ",".join(names)}
+    return counts | {VISIBLE_GPUS: visible(share.gpus, gpus)}
+
+
+def visible(chosen: Sequence[int], gpus: Sequence[str] | None = None) -> str:
+    """What ``VISIBLE_GPUS`` says to a process that is to see some of the GPUs, by their indices."""
+    # A machine's owner, or SLURM, may have given this process a part of the GPUs only.
+    given = gpus or os.environ.get(VISIBLE_GPUS, "").split(",")
+    return ",".join(given[gpu] if len(given) > gpu and given[0] else str(gpu) for gpu in chosen)
 
 
 @contextlib.contextmanager

@@ -392,6 +392,16 @@ def test_a_device_that_is_not_there_is_named() -> None:
         ModelWorkbench("cuda:99", Store(Path()))
 
 
+def test_training_on_another_gpu_than_the_first_is_refused(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    bench = ModelWorkbench("cpu", Store(tmp_path))
+    # As a configuration file may say; of a command line the command hides the others.
+    bench.device = torch.device("cuda:1")
+    with pytest.raises(UserError, match=r"cuda:1: .* CUDA_VISIBLE_DEVICES=1 with device=cuda"):
+        bench.prepare(grid_jobs(expand(arguments).cells, diagnostics=False))
+
+
 def test_training_reads_as_many_tokens_as_its_recipe_says_and_evaluation_as_the_model(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
