@@ -54,15 +54,16 @@ def reference_of(
 
     @torch.no_grad()
     def base(latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        # accelerate wraps the trained model alone, and a first KL of 0 needs the same precision.
+        # accelerate wraps the trained model alone, and a first KL of 0 needs the same precision: of
+        # the forward, and of the guidance that joins its outputs.
         with accelerator.autocast():
             if adapted is None:
-                return velocity(latents, sigma, condition)
+                return velocity(latents, sigma, condition).float()
             # peft marks the adapter's weights as untrained meanwhile, and must find the same ones
             # afterwards: the shards, not what a forward gathered of them.
             reshard(adapted)
             with adapted.disable_adapter():
-                output = velocity(latents, sigma, condition)
+                output = velocity(latents, sigma, condition).float()
                 reshard(adapted)
             return output
 

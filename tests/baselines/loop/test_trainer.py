@@ -21,6 +21,7 @@ from baselines.flow_grpo import FlowGrpo
 from baselines.loop.callbacks import SaveRhythm
 from baselines.loop.checkpoints import checkpoint_path, last_complete_checkpoint, snapshot_path
 from baselines.loop.trainer import TrainingDiverged
+from tests.baselines import toys
 from tests.baselines.toys import (
     LORA,
     METHODS,
@@ -372,6 +373,23 @@ def test_reference_stays_the_base_model(tmp_path, lora):
     _, _, logs = run(tmp_path, flow_grpo(), config)
     assert logs.points[1]["train/kl"] == 0
     assert logs.points[3]["train/kl"] > 0
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_under_autocast_the_reference_is_guided_in_float32_as_the_policy(
+    tmp_path, monkeypatch, lora
+):
+    # As SD3's, which leaves the output's type to accelerate's wrapper around the trained model.
+    monkeypatch.setattr(
+        toys.PlaneVelocity,
+        "__call__",
+        lambda self, latents, sigma, condition: self.model(
+            latents=latents, sigma=sigma, label=condition["label"]
+        ),
+    )
+    config = run_config(steps=2, logging_steps=1, lora=lora, mixed_precision="bf16")
+    _, _, logs = run(tmp_path, flow_grpo(), config)
+    assert logs.points[1]["train/kl"] == 0
 
 
 def test_snapshots_hold_the_averaged_weights(tmp_path):
