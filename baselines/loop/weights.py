@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from baselines.config import LoraConfig, TrainingConfig
 from baselines.loop.sharding import plain_copy, whole
 
+_RECOMPILE_LIMIT = 64
+
 
 def prepare_transformer(
     transformer: nn.Module, training: TrainingConfig, lora: LoraConfig | None = None, seed: int = 0
@@ -41,6 +43,9 @@ def prepare_transformer(
         # bf16 keeps 8 bits of a weight: most updates of 2e-5 would round to nothing.
         trained = transformer.float()
     if training.compile:
+        # Layers share their code: SD3.5's three kinds, with and without gradients, at each number of
+        # rows, are more than dynamo's 8 versions, beyond which it would leave layers uncompiled.
+        torch._dynamo.config.recompile_limit = _RECOMPILE_LIMIT
         stacks = [child for child in transformer.children() if isinstance(child, nn.ModuleList)]
         # Layer by layer and in place: names of weights stay, and equal layers compile once.
         for layer in [layer for stack in stacks for layer in stack] or [transformer]:

@@ -22,11 +22,11 @@ def config(**changes):
     return TrainingConfig(steps=1, batch_size=2, **changes)
 
 
-def inputs():
+def inputs(rows=2):
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
-    condition = {"prompt_embeds": draw(2, 5, 32), "pooled_prompt_embeds": draw(2, 32)}
-    return draw(2, 8, 8, 8), torch.tensor([0.3, 0.9]), condition
+    condition = {"prompt_embeds": draw(rows, 5, 32), "pooled_prompt_embeds": draw(rows, 32)}
+    return draw(rows, 8, 8, 8), torch.linspace(0.3, 0.9, rows), condition
 
 
 def gradients(model):
@@ -58,6 +58,25 @@ def test_compiling_keeps_names_values_and_copies(lora):
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         assert SD3Velocity(compiled)(*inputs()).equal(SD3Velocity(plain)(*inputs()))
         assert SD3Velocity(copy.deepcopy(compiled))(*inputs()).equal(SD3Velocity(plain)(*inputs()))
+
+
+def test_layers_of_several_kinds_are_all_compiled():
+    versions = []
+
+    def backend(graph, _):
+        versions.append(graph)
+        return graph
+
+    model = prepare_transformer(tiny_transformer(), config(compile=True))
+    for layer in model.transformer_blocks:
+        layer.compile(backend=backend)
+    # Numbers of rows in the place of kinds: each is another version of the code that layers share.
+    fixed_sizes = torch._dynamo.config.patch(automatic_dynamic_shapes=False)
+    with fixed_sizes, torch.no_grad():
+        for rows in range(2, 8):
+            SD3Velocity(model)(*inputs(rows))
+    torch._dynamo.reset()
+    assert len(versions) == 12
 
 
 @pytest.mark.parametrize("lora", [None, ADAPTER])
