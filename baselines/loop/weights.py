@@ -43,7 +43,7 @@ def prepare_transformer(
         # bf16 keeps 8 bits of a weight: most updates of 2e-5 would round to nothing.
         trained = transformer.float()
     if training.compile:
-        # Layers share their code: SD3.5's three kinds, with and without gradients, at each number of
+        # Layers share their code: SD3.5's three kinds, with and without gradients, by number of
         # rows, are more than dynamo's 8 versions, beyond which it would leave layers uncompiled.
         torch._dynamo.config.recompile_limit = _RECOMPILE_LIMIT
         stacks = [child for child in transformer.children() if isinstance(child, nn.ModuleList)]

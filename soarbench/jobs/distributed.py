@@ -24,7 +24,7 @@ from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import OnStep
-from soarbench.jobs.torchrun import LAUNCH_PID, Span, last_error, started
+from soarbench.jobs.torchrun import Span, end_with_launch, last_error, started
 from soarbench.jobs.train import trained_folder
 from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.models.devices import torch_device
@@ -35,10 +35,6 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 class TrainingFailed(RuntimeError):
     """A process that trained a cell ended badly."""
-
-
-class LaunchGone(RuntimeError):
-    """The launch that wanted this training was killed."""
 
 
 class DistributedWorkbench(ModelWorkbench):
@@ -93,6 +89,7 @@ class _RankWorkbench(ModelWorkbench):
 def main(words: Sequence[str]) -> None:
     """Train one cell together with the other processes."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    end_with_launch()
     # Which process this is, accelerate and the loop take from the variables of torch's launcher.
     cell_id, *arguments = words
     grid = expand(arguments)
@@ -107,20 +104,10 @@ def main(words: Sequence[str]) -> None:
     # A number that the launcher chose stands in no command line.
     together = replace(settings.launcher, num_processes=int(os.environ["WORLD_SIZE"]))
     workbench = _RankWorkbench(device, grid.store, together)
-    cost = workbench.train(cell, stop_without_launch)
+    cost = workbench.train(cell, lambda _step, _note: None)
     if os.environ["RANK"] == "0":
         write_record(trained_folder(workbench.store, cell).cost_path, cost)
     end_process()
-
-
-def stop_without_launch(_step: int, _note: str) -> None:
-    """End, with ``LaunchGone``, when the launch is gone."""
-    # The lock of the folder was the launch's, so the same command would train the cell a second
-    # time beside this process.
-    try:
-        os.kill(int(os.environ[LAUNCH_PID]), 0)
-    except ProcessLookupError as error:
-        raise LaunchGone("the launch was killed; the same command goes on from here") from error
 
 
 if __name__ == "__main__":

@@ -10,10 +10,14 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+import psutil
 
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
@@ -27,6 +31,7 @@ SPAN = "SOARBENCH_SPAN"
 _ERROR_LINE = re.compile(
     r"(?:\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|Diverged|TakenOver|Exception): .*)"
 )
+_SECONDS_BETWEEN_LOOKS = 1.0
 _LOST_PEER = re.compile(r"Connection (closed|reset|refused)|NCCL|DistBackendError|Broken pipe")
 
 
@@ -106,6 +111,29 @@ def join(grid: Grid, cell: CellConfig, span: Span) -> None:
     folder.root.mkdir(parents=True, exist_ok=True)
     with started(grid, cell, folder, span, {}) as process:
         process.wait()
+
+
+def end_with_launch() -> None:
+    """From now on end this process, at once, when its launch or torch's launcher is gone."""
+    launch, parent = psutil.Process(int(os.environ[LAUNCH_PID])), os.getppid()
+
+    def watch() -> None:
+        while _is_alive(launch) and os.getppid() == parent:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        # The lock of the folder was the launch's, so the same command would train the cell a second
+        # time, and find the memory of the GPUs taken.
+        sys.stderr.write("the launch was killed; the same command goes on from here\n")
+        sys.stderr.flush()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="launch", daemon=True).start()
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def last_error(logs: Sequence[Path], exit_code: int) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,11 +17,7 @@ from soarbench.common.errors import UserError
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
-from soarbench.jobs.distributed import (
-    DistributedWorkbench,
-    LaunchGone,
-    stop_without_launch,
-)
+from soarbench.jobs.distributed import DistributedWorkbench
 from soarbench.jobs.torchrun import LAUNCH_PID, Span, last_error
 from soarbench.jobs.train import trained_folder
 from soarbench.jobs.workbench import ModelWorkbench
@@ -116,13 +116,31 @@ def test_a_batch_that_processes_cannot_share_is_refused_at_once(overrides: list[
         expand([*overrides, "launcher.num_processes=5"])
 
 
-def test_a_worker_ends_with_its_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(LAUNCH_PID, str(os.getpid()))
-    stop_without_launch(1, "")
-
-    def gone(*_: object) -> None:
-        raise ProcessLookupError
-
-    monkeypatch.setattr(os, "kill", gone)
-    with pytest.raises(LaunchGone, match="the same command goes on from here"):
-        stop_without_launch(1, "")
+@pytest.mark.parametrize("gone", ["the launch", "torch's launcher"])
+def test_a_worker_ends_with_its_launch(gone: str, tmp_path: Path) -> None:
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import os, time\n"
+        "from soarbench.jobs.torchrun import end_with_launch\n"
+        "end_with_launch()\n"
+        "print(os.getpid(), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    starts = f"import subprocess, sys; subprocess.run([sys.executable, {str(worker)!r}])"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as launch:
+        launcher = subprocess.Popen(
+            [sys.executable, "-c", starts],
+            env={**os.environ, LAUNCH_PID: str(launch.pid)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert launcher.stdout is not None
+        process = psutil.Process(int(launcher.stdout.readline()))
+        assert process.is_running()
+        # Which cannot be caught.
+        (launch if gone == "the launch" else launcher).kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.wait(30)
+        launch.kill()
+        launcher.kill()
+        launcher.communicate()
