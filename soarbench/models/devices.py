@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.util
+from collections.abc import Callable
 
 import torch
 
@@ -33,6 +36,21 @@ def gpu_readings(index: int) -> dict[str, float]:
         f"gpu_{index}_memory_usage_percentage": 100 * (1 - free / total),
     }
     if importlib.util.find_spec("pynvml") is not None:
-        values[f"gpu_{index}_utilization_percentage"] = float(torch.cuda.utilization(index))
-        values[f"gpu_{index}_power_usage_watts"] = torch.cuda.power_draw(index) / 1000
+        values |= {f"gpu_{index}_{name}": value for name, value in _readings_of_nvml(index).items()}
+    return values
+
+
+def _readings_of_nvml(index: int) -> dict[str, float]:
+    """How busy a GPU is, as far as it says so: a part of a card (MIG, vGPU) does not."""
+    nvml_error: type[Exception] = importlib.import_module("pynvml").NVMLError
+
+    readings: dict[str, Callable[[], float]] = {
+        "utilization_percentage": lambda: float(torch.cuda.utilization(index)),
+        "power_usage_watts": lambda: torch.cuda.power_draw(index) / 1000,
+    }
+    values = {}
+    for name, read in readings.items():
+        # torch's own where it does not find the card, as one whose parts go by names of their own.
+        with contextlib.suppress(nvml_error, RuntimeError):
+            values[name] = read()
     return values
