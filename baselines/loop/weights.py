@@ -11,6 +11,7 @@ from accelerate.utils import recursively_apply
 from diffusers.models.modeling_utils import ModelMixin
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -37,11 +38,20 @@ def prepare_transformer(
     if training.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     transformer.requires_grad_(lora is None)
-    if lora is not None:
-        trained: nn.Module = _add_adapter(transformer, lora, seed)
-    else:
+    if lora is None:
         # bf16 keeps 8 bits of a weight: most updates of 2e-5 would round to nothing.
-        trained = transformer.float()
+        transformer.float()
+    return with_trained_part(transformer, training, lora, seed)
+
+
+def with_trained_part(
+    transformer: nn.Module, training: TrainingConfig, lora: LoraConfig | None, seed: int = 0
+) -> nn.Module:
+    """As ``prepare_transformer``, but only to compute with: weights keep their type."""
+    trained = transformer
+    if lora is not None:
+        assert isinstance(transformer, ModelMixin)
+        trained = _add_adapter(transformer, lora, seed)
     if training.compile:
         # Layers share their code: SD3.5's three kinds, with and without gradients, by number of
         # rows, are more than dynamo's 8 versions, beyond which it would leave layers uncompiled.
@@ -73,15 +83,24 @@ def _add_adapter(transformer: ModelMixin, lora: LoraConfig, seed: int) -> PeftMo
 def start_from(transformer: nn.Module, folder: Path) -> None:
     """Give a transformer, in place, the weights that another run of it ended with.
 
-    ``folder`` is what ``save_transformer`` wrote; an adapter is merged into the weights.
-    ``RuntimeError`` where its weights are not those of ``transformer``.
+    ``folder`` is what ``save_transformer`` wrote; an adapter is merged into the weights, in
+    float32, and the sum is rounded to their type. ``RuntimeError`` where its weights are not those
+    of ``transformer``.
     """
     if not (folder / "adapter_config.json").is_file():  # that peft writes, and diffusers does not
         load_transformer(transformer, folder)
         return
     assert isinstance(transformer, ModelMixin)
-    adapted = PeftModel.from_pretrained(transformer, str(folder))
-    adapted.merge_and_unload()
+    # Or peft would read the file onto the first GPU, in every process; its layers are the model's.
+    adapted = PeftModel.from_pretrained(transformer, str(folder), torch_device="cpu")
+    for layer in [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]:
+        # A layer at a time: the whole model in float32 may be more than a GPU holds.
+        base = layer.get_base_layer()
+        dtype = next(base.parameters()).dtype
+        base.float()
+        layer.merge()
+        base.to(dtype)
+    adapted.unload()
 
 
 def save_transformer(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from baselines.loop.weights import load_transformer, prepare_transformer, start_from
+from baselines.loop.weights import load_transformer, start_from, with_trained_part
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.jobs.train import trained_folder
@@ -84,6 +84,10 @@ class LoadedModel:
         if cell.parent is not None and cell.lora is None:
             # All weights are trained in float32: an adapter is merged in it, and rounded nowhere.
             model.transformer.float()
+        return self._with_stages(cell, model)
+
+    def _with_stages(self, cell: CellConfig, model: ImageModel) -> ImageModel:
+        """A pipeline with the weights of the stages that a cell starts after."""
         for stage in cell.lineage:
             folder = trained_folder(self._store, stage)
             start_from(model.transformer, folder.snapshot(stage.steps[-1]))
@@ -96,7 +100,7 @@ class LoadedModel:
         """
         if not self._takes(cell, step):
             # Named nowhere else, so that it is gone before the next one is loaded.
-            self._loaded = _Loaded(self.load_start(cell), _base_of(cell))
+            self._loaded = _Loaded(self._with_stages(cell, self.load(cell)), _base_of(cell))
         if step > 0:
             self._exchange(cell, trained_folder(self._store, cell).snapshot(step))
         assert self._loaded is not None
@@ -121,8 +125,9 @@ class LoadedModel:
         if loaded.weights != weights:
             model = loaded.model
             if loaded.trained is None:
-                model.transformer = prepare_transformer(model.transformer, cell.training, cell.lora)
-                # Drawn in the base's precision, whatever it was trained in.
+                model.transformer = with_trained_part(model.transformer, cell.training, cell.lora)
+                # Drawn in the base's precision, whatever it was trained in. Only an adapter is of
+                # another one: peft makes it in float32.
                 dtype = getattr(torch, cell.model.dtype)
                 model.transformer.to(dtype).requires_grad_(False).eval()
             load_transformer(model.transformer, weights)

@@ -143,7 +143,5 @@ def apply_adapter(transformer: nn.Module, source: str, *, base: str) -> None:
     folder = weights_folder(adapter_root(source), source, type(transformer).__name__)
     own = {name: tuple(value.shape) for name, value in transformer.state_dict().items()}
     _check_weights(own, folder, source, base=base)
-    # Merged in float32, so that the sum of base and LoRA is rounded once.
-    dtype = next(transformer.parameters()).dtype
-    start_from(transformer.float(), folder)
-    transformer.to(dtype).requires_grad_(False).eval()
+    start_from(transformer, folder)
+    transformer.requires_grad_(False).eval()

@@ -73,6 +73,33 @@ def test_a_lora_on_a_bf16_base_is_rounded_once(tmp_path: Path) -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     difference = (velocity(model).float() - expected).abs().max()
     assert difference < 0.05 * expected.abs().max()
+    exact = tiny_transformer().bfloat16().float()
+    PeftModel.from_pretrained(exact, str(tmp_path)).merge_and_unload()
+    for name, value in exact.bfloat16().state_dict().items():
+        assert model.state_dict()[name].equal(value), name
+
+
+def test_published_weights_are_never_all_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published_lora(tmp_path / "lora")
+    tiny_transformer(seed=5).save_pretrained(tmp_path / "whole")
+    exact = tiny_transformer(seed=5).bfloat16().state_dict()
+    monkeypatch.setattr(SD3Transformer2DModel, "float", lambda _: pytest.fail("all of them"))
+    for source in ("lora", "whole"):
+        model = tiny_transformer().bfloat16()
+        apply_adapter(model, str(tmp_path / source), base="tiny")
+    assert all(value.equal(exact[name]) for name, value in model.state_dict().items())
+
+
+def test_an_adapter_is_not_read_onto_the_first_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = published_lora(tmp_path)
+    monkeypatch.setattr("peft.peft_model.infer_device", lambda: "meta")
+    model = tiny_transformer()
+    apply_adapter(model, str(tmp_path), base="tiny")
+    torch.testing.assert_close(velocity(model), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("place", ["", "transformer"])
