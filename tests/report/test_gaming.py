@@ -97,6 +97,9 @@ def test_a_second_stage_is_measured_since_the_end_of_its_first():
     contrast = one.contrasts["soar_then_flow_grpo", "soar"]
     assert contrast.difference.estimate == pytest.approx(0.2)
     assert {key for key in one.contrasts if key[1] != "base"} == {("soar_then_flow_grpo", "soar")}
+    # Of a method and its own first stage it would be the shortfall since that, in two families.
+    of_base = {method for method, since in one.contrasts if since == "base"}
+    assert of_base == {"soar", "soar_then_flow_grpo"}
     names = list(gaming_texts(one, {})["Method"])
     assert names[-1] == "SOAR → Flow-GRPO, since SOAR"
 

@@ -299,7 +299,9 @@ def _contrasts(
         # From its start on, each: a second stage is held against the baseline's second stage.
         start = BASE if since == BASE else first_stage(baseline)
         other = levels.get((baseline, start))
-        if method == baseline or other is None:
+        # Of a method and its first stage the contrast is the shortfall since that, tested already.
+        is_stage = baseline == first_stage(method) or method == first_stage(baseline)
+        if method == baseline or is_stage or other is None:
             continue
         shared = {seed: own[seed] - other[seed] for seed in own if seed in other}
         if shared:
