@@ -69,14 +69,25 @@ def test_trials_of_settings_are_no_results_of_a_leaderboard() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", EXPORTS, ids=lambda path: path.name)
-def test_a_published_export_gives_its_published_table(folder: Path, tmp_path: Path) -> None:
-    words = [f"grid={folder.name}", f"output_dir={folder.parent}", f"results_dir={tmp_path}"]
+@pytest.mark.parametrize(
+    ("folder", "table", "more"),
+    [
+        *(pytest.param(path, path.name, [], id=path.name) for path in EXPORTS),
+        pytest.param(
+            RESULTS / "lab" / "standard" / "rivals", "rivals_to_soar", ["grid.baseline=soar"],
+            id="rivals to SOAR",
+        ),
+    ],
+)  # fmt: skip
+def test_a_published_export_gives_its_published_table(
+    folder: Path, table: str, more: list[str], tmp_path: Path
+) -> None:
+    words = [f"grid={folder.name}", f"output_dir={folder.parent}", f"results_dir={tmp_path}", *more]
     # Figures would take two thirds of the time.
     words.append("figure_formats=[]")
     assert report(ReportOptions(), words, console=Console(file=io.StringIO())) == 0
     made = (tmp_path / folder.name / "table.md").read_text()
-    assert made == (folder.parent / "report" / folder.name / "table.md").read_text()
+    assert made == (folder.parent / "report" / table / "table.md").read_text()
 
 
 @pytest.mark.parametrize("folder", EXPORTS, ids=lambda path: path.name)
