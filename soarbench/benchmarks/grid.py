@@ -185,7 +185,7 @@ def planned(grid: Grid, options: GridBenchOptions) -> Work:
         assert cell.training is not None
         demand = demand_of(cell, ProcessesConfig())
         # Cells of other seeds and tasks are counted once.
-        key = repr(replace(demand, judges_gb=0, judging_gb=0, rewarding_gb=0))
+        key = repr(replace(demand, judges_gb=0, rewards_gb=0, judging_gb=0, rewarding_gb=0))
         if key not in step_seconds:
             gpu = gpus()[options.gpu]
             # Which of a method's forms of equal results it takes changes no operations.

@@ -18,7 +18,13 @@ from soarbench.common.errors import Damaged
 from soarbench.common.files import read_record
 from soarbench.config.run import RatesConfig
 from soarbench.evaluation.drawing import sampler_path
-from soarbench.evaluation.judging import chunks_to_judge, images_at_a_time, judge_files, summed_up
+from soarbench.evaluation.judging import (
+    chunks_to_judge,
+    images_at_a_time,
+    judge_files,
+    summed_up,
+    weights_gb,
+)
 from soarbench.evaluation.protocol import fingerprint, image_facts, judge_facts
 from soarbench.evaluation.rows import ScoreRows
 from soarbench.evaluation.selection import num_images, sample_files
@@ -57,7 +63,7 @@ class Judge(SuiteJob):
         loads, place = ("judge", self.config.identity()), self.config.runs_on
         if place is not None and place != "auto" and not place.startswith("cuda"):
             return Needs(loads=loads)
-        weights = sum(weights.memory_gb for weights in self.config.published)
+        weights = weights_gb(self.config)
         if not weights:
             return Needs(gpus=1, loads=loads)
         return Needs(gpu_gb=weights + self.config.batch_gb + CONTEXT_GB, loads=loads)

@@ -19,6 +19,7 @@ from soarbench.config.run import ProcessesConfig
 from soarbench.config.settings import SamplingConfig, Settings, SuiteConfig
 from soarbench.config.stages import stages
 from soarbench.config.sweeps import swept_grid
+from soarbench.evaluation.judging import weights_gb
 from soarbench.grid.cell import CellConfig, as_trained
 from soarbench.grid.checks import reward_judge, reward_mixture
 from soarbench.models.base import ModelConfig
@@ -120,7 +121,7 @@ def _demand(settings: Mapping[str, typing.Any], method: str) -> Demand:
         num_processes=launcher.count,
         parallelism=launcher.parallelism,
         drawn_rows=_drawn_rows(settings["sampling"], settings["model"]),
-        **_judging(settings["judge"], settings["suites"], rewards, launcher),
+        **_judging(settings["judge"], settings["suites"], rewards),
     )
 
 
@@ -139,7 +140,7 @@ def demand_of(cell: CellConfig, processes: ProcessesConfig) -> Demand:
         num_processes=processes.count,
         parallelism=processes.parallelism,
         drawn_rows=_drawn_rows(cell.sampling, cell.model),
-        **_judging(cell.judges, cell.suites, cell.rewards, processes),
+        **_judging(cell.judges, cell.suites, cell.rewards),
     )
 
 
@@ -150,22 +151,19 @@ def _drawn_rows(sampling: SamplingConfig, model: ModelConfig) -> int:
 
 
 def _judging(
-    judges: Mapping[str, JudgeConfig],
-    suites: Mapping[str, SuiteConfig],
-    rewards: Iterable[str],
-    processes: ProcessesConfig,
+    judges: Mapping[str, JudgeConfig], suites: Mapping[str, SuiteConfig], rewards: Iterable[str]
 ) -> dict[str, typing.Any]:
     """What is on the first GPU of the suites' judges and the reward's, by field of ``Demand``."""
-    judging = {name for suite in suites.values() for name in suite.judges}
-    asked = {reward_judge(name) for name in rewards}
-    # One process shares the judge between reward and suites; several have their own beside it.
-    loaded = [*judging, *asked] if processes.count > 1 else judging | asked
     # What a reward function of the user's own holds, nobody knows.
     on_gpu = {name: judge for name, judge in judges.items() if judge.runs_on not in ("cpu", SERVER)}
-    known = [on_gpu[name] for name in loaded if name in on_gpu]
-    asking = [on_gpu[name].batch_gb for name in asked if name in on_gpu]
+    asking = {reward_judge(name) for name in rewards}
+    judging = {name for suite in suites.values() for name in suite.judges}
+    # In the judges' order: sums must be the same bits in all processes that train together.
+    asked = [judge for name, judge in on_gpu.items() if name in asking]
+    loaded = [judge for name, judge in on_gpu.items() if name in judging | asking]
     return {
-        "judges_gb": sum(weights.memory_gb for judge in known for weights in judge.published),
-        "judging_gb": max((judge.batch_gb for judge in known), default=0.0),
-        "rewarding_gb": max(asking, default=0.0),
+        "judges_gb": sum(map(weights_gb, loaded)),
+        "rewards_gb": sum(map(weights_gb, asked)),
+        "judging_gb": max((judge.batch_gb for judge in loaded), default=0.0),
+        "rewarding_gb": max((judge.batch_gb for judge in asked), default=0.0),
     }

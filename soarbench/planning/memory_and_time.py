@@ -66,9 +66,9 @@ class Gpu:
 class Demand:
     """What is planned.
 
-    ``judges_gb`` are weights of all judges that stay loaded, ``judging_gb`` what the hungriest of
-    them takes beside, ``rewarding_gb`` of those that a reward asks; ``drawn_rows`` go
-    through the model at once when images are drawn.
+    ``judges_gb`` are weights of all judges that stay loaded, ``rewards_gb`` of those that a reward
+    asks; ``judging_gb`` and ``rewarding_gb`` are what the hungriest of them takes beside;
+    ``drawn_rows`` go through the model at once when images are drawn.
     ``is_judged``: rewards decode and judge, as they do but in a bench.
     """
 
@@ -81,6 +81,7 @@ class Demand:
     num_processes: int = 1
     parallelism: str = "ddp"
     judges_gb: float = 0.0
+    rewards_gb: float = 0.0
     judging_gb: float = 0.0
     rewarding_gb: float = 0.0
     drawn_rows: int = 0
@@ -146,7 +147,8 @@ def memory_rows(
         "reference model": MASTER_BYTES * (sizes.total + sizes.buffers) * copies_reference,
         "communication": _communicated(demand, weights, gradients, architecture),
         "autoencoder": BYTES["float32"] * architecture.vae_parameters,
-        "judges": demand.judges_gb * GB,
+        # Processes that train together do nothing else; one judges as well, and keeps its judges.
+        "judges": (demand.rewards_gb if demand.num_processes > 1 else demand.judges_gb) * GB,
         "rows of an update": _row_bytes(demand, architecture),
         "activations": max(
             _beside_gradients(demand, passes, gradients, moments),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from soarbench.jobs.graph import grid_jobs
 from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.planning.demand import PlanOptions, demand_of, read_request
 from soarbench.planning.fake_transformer import MetaModel
-from soarbench.planning.memory_and_time import Passes
+from soarbench.planning.memory_and_time import Parameters, Passes, memory_rows
 from soarbench.planning.planner import require_fit
 from soarbench.store.artefact import Store
 
@@ -86,6 +87,29 @@ def test_a_judge_on_the_cpu_takes_nothing_of_a_gpu() -> None:
     on_cpu = read_request(PlanOptions(), [*words, "judge.aesthetic.device=cpu"]).demands["sft"]
     assert on_gpu.judges_gb > 1.7
     assert (on_cpu.judges_gb, on_cpu.judging_gb) == (0.0, 0.0)
+
+
+def test_a_judge_takes_what_its_own_type_does() -> None:
+    words = ["model=sd35_medium", "method=sft", "suites.drawbench.judges=[hpsv3]"]
+    half = read_request(PlanOptions(), words).demands["sft"]
+    whole = read_request(PlanOptions(), [*words, "judge.hpsv3.dtype=float32"]).demands["sft"]
+    # 8.3e9 parameters.
+    assert (half.judges_gb, whole.judges_gb) == pytest.approx((16.6, 33.2))
+
+
+def test_processes_that_train_together_hold_the_judges_of_the_reward_alone() -> None:
+    words = ["model=sd35_medium", "method=flow_grpo", "reward=aesthetic"]
+    words += ["suites.drawbench.judges=[aesthetic,hpsv3]"]
+    (asked,) = read_request(PlanOptions(), words).demands.values()
+    assert asked.rewards_gb == pytest.approx(1.71, abs=0.01)
+    assert asked.judges_gb == pytest.approx(asked.rewards_gb + 16.6)
+    sizes, passes = Parameters(total=1, trained=1, buffers=0), Passes(first=0.0, later=0.0)
+    alone, together = (
+        memory_rows(replace(asked, num_processes=n), asked.model.architecture(), sizes, passes)
+        for n in (1, 2)
+    )
+    assert alone["judges"] == pytest.approx(asked.judges_gb * 1e9)
+    assert together["judges"] == pytest.approx(asked.rewards_gb * 1e9)
 
 
 def test_an_unknown_hub_id_is_let_through_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
