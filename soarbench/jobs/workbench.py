@@ -122,6 +122,8 @@ class ModelWorkbench:
             except ValueError as error:
                 raise UserError(str(error)) from error
         if self.device.type == "cuda":
+            for cell in trained:
+                _refuse_encoding_in_workers(cell)
             refuse_repetition(jobs, self.store)
             # A public tool's default ran out of memory on an 80 GB card (flow_grpo issue 25).
             gpu = torch.cuda.get_device_properties(self.device)
@@ -324,6 +326,20 @@ class ModelWorkbench:
     def scheduler_facts(self, cell: CellConfig) -> Mapping[str, object]:
         """The sampler's class and shift, for the fingerprint."""
         return self.models.scheduler_facts(cell)
+
+
+def _refuse_encoding_in_workers(cell: CellConfig) -> None:
+    """``UserError`` where processes that load data would need the GPU, which is not theirs."""
+    assert cell.method is not None
+    assert cell.training is not None
+    assert cell.data is not None
+    is_encoding = cell.method.trains_on == "images" and not cell.data.keeps_latents
+    if is_encoding and cell.training.num_workers > 0:
+        raise UserError(
+            f"training.num_workers={cell.training.num_workers} with data.cache_latents=false: "
+            "images would be encoded in processes that cannot use the GPU; use "
+            "training.num_workers=0 or data.cache_latents=true"
+        )
 
 
 def _check_targets(cell: CellConfig, transformer: nn.Module) -> None:

@@ -17,6 +17,7 @@ from soarbench.data.forms import JsonlDataConfig
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.distributed import DistributedWorkbench
+from soarbench.jobs.graph import grid_jobs
 from soarbench.jobs.loaded import LoadedModel
 from soarbench.jobs.train import trained_folder
 from soarbench.jobs.workbench import ModelWorkbench
@@ -118,6 +119,16 @@ def test_training_rows_are_the_set(arguments: list[str], extra: tuple[str, ...])
     wide = [tuple(rows[index]["x0"].shape) for index in (0, 1)]
     assert wide == [(8, 10, 6) if extra == BUCKETS else (8, 8, 8), (8, 8, 8)]
     assert all(row["x0"].dtype is torch.float32 for row in (rows[0], rows[1]))
+
+
+def test_images_are_not_encoded_in_processes_that_load_data_for_a_gpu(
+    arguments: list[str],
+) -> None:
+    grid = expand([*arguments, "data.cache_latents=false", "training.num_workers=2"])
+    bench = ModelWorkbench("cpu", grid.store)
+    bench.device = torch.device("cuda")
+    with pytest.raises(UserError, match=r"num_workers=2 with data\.cache_latents=false: images"):
+        bench.prepare(grid_jobs([sft(grid)], diagnostics=False))
 
 
 @pytest.mark.slow
