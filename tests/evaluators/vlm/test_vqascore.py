@@ -6,12 +6,19 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    Qwen2VLForConditionalGeneration,
+)
 
 from evaluators.base import EvaluatorError, Sample
+from evaluators.vlm import local
 from evaluators.vlm.base import QuestionsEvaluator
+from evaluators.vlm.local import last_alone
 from evaluators.vlm.questions import YES, Answer
 from evaluators.vlm.vqascore import VqaScoreConfig
 from evaluators.weights import WeightsError
@@ -61,6 +68,27 @@ def test_it_is_the_probability_that_generation_begins_with_yes(vlm_dir, samples)
     assert np.ptp(expected) > 1e-3
     together = evaluator(vlm_dir, batch_size=3).score(samples)
     np.testing.assert_allclose([score.value for score in together], expected, rtol=1e-4)
+
+
+def test_on_a_gpu_only_the_last_tokens_logits_are_computed(vlm_dir, samples, monkeypatch):
+    expected = [score.value for score in evaluator(vlm_dir, batch_size=3).score(samples)]
+    shapes, gpu = [], torch.device("cuda")
+    monkeypatch.setattr(local, "last_alone", lambda forward, _: last_alone(forward, gpu))
+
+    load = local._loaded
+
+    def watched(*args):
+        model, processor = load(*args)
+        model.register_forward_hook(lambda *args: shapes.append(args[-1].logits.shape[1]))
+        return model, processor
+
+    monkeypatch.setattr(local, "_loaded", watched)
+    scores = evaluator(vlm_dir, batch_size=3).score(samples)
+    np.testing.assert_allclose([score.value for score in scores], expected, rtol=1e-5)
+    assert shapes == [1]
+    assert last_alone(lambda input_ids: input_ids, gpu) == {}
+    forward = Qwen2VLForConditionalGeneration.forward
+    assert last_alone(forward, torch.device("cpu")) == {}
 
 
 def test_weights_that_are_not_whole_are_refused(vlm_dir, samples, tmp_path):
