@@ -22,18 +22,10 @@ log = logging.getLogger(__name__)
 
 #: What begins the units of numbers that weigh tasks alike.
 _MACRO = "macro"
-#: Bytes of a weight by a judge's ``dtype``.
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: Images decoded and judged at a time, at most; as many again are decoded meanwhile.
 CHUNK = 32
 #: Pixels of one of these, at most: 192 MiB together, whatever the size of a user's images.
 USUAL_PIXELS = 2 * 2**20
-
-
-def weights_gb(judge: JudgeConfig) -> float:
-    """Memory of a judge's published weights, which state it in float32, in the judge's own type."""
-    share = _BYTES.get(getattr(judge, "dtype", "float32"), 4) / 4
-    return share * sum(weights.memory_gb for weights in judge.published)
 
 
 def refuse_unjudgeable(

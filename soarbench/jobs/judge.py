@@ -18,18 +18,13 @@ from soarbench.common.errors import Damaged
 from soarbench.common.files import read_record
 from soarbench.config.run import RatesConfig
 from soarbench.evaluation.drawing import sampler_path
-from soarbench.evaluation.judging import (
-    chunks_to_judge,
-    images_at_a_time,
-    judge_files,
-    summed_up,
-    weights_gb,
-)
+from soarbench.evaluation.judging import chunks_to_judge, images_at_a_time, judge_files, summed_up
 from soarbench.evaluation.protocol import fingerprint, image_facts, judge_facts
 from soarbench.evaluation.rows import ScoreRows
 from soarbench.evaluation.selection import num_images, sample_files
 from soarbench.grid import addresses
 from soarbench.jobs.base import Context, Needs, SuiteJob, extent_of
+from soarbench.planning.memory_and_time import weights_gb
 from soarbench.store.artefact import Artefact, Store
 from soarbench.store.judged import ScoresFolder
 

@@ -19,11 +19,10 @@ from soarbench.config.run import ProcessesConfig
 from soarbench.config.settings import SamplingConfig, Settings, SuiteConfig
 from soarbench.config.stages import stages
 from soarbench.config.sweeps import swept_grid
-from soarbench.evaluation.judging import weights_gb
 from soarbench.grid.cell import CellConfig, as_trained
 from soarbench.grid.checks import reward_judge, reward_mixture
 from soarbench.models.base import ModelConfig
-from soarbench.planning.memory_and_time import UTILISATION, Demand, Gpu
+from soarbench.planning.memory_and_time import UTILISATION, Demand, Gpu, weights_gb
 
 _DEFAULT_GPU, _DEFAULT_GRID = "h100-80gb", "reward_specific"
 _GPUS = Path(__file__).with_name("gpus.yaml")

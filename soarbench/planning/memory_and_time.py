@@ -14,6 +14,7 @@ from baselines.config import (
     OptimConfig,
     TrainingConfig,
 )
+from evaluators.base import JudgeConfig
 from soarbench.models.base import Architecture, ModelConfig
 
 GB = 10**9
@@ -29,6 +30,12 @@ MASTER_BYTES = 4
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: Bytes of both moments of one trained weight; 8-bit moments carry a float32 scale every 256.
 OPTIMIZER_BYTES = {"adamw": 8.0, "adamw_8bit": 2 + 2 * 4 / 256}
+
+
+def weights_gb(judge: JudgeConfig) -> float:
+    """Memory of a judge's published weights, which state it in float32, in the judge's own type."""
+    share = BYTES.get(getattr(judge, "dtype", "float32"), 4) / 4
+    return share * sum(weights.memory_gb for weights in judge.published)
 
 
 @dataclass(frozen=True, kw_only=True)
