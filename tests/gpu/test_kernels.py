@@ -53,6 +53,14 @@ def losses(
     demand: Demand, device: torch.device, count: int = 2, layers: tuple[int, int] | None = None
 ) -> list[float]:
     """And gradient norms of some updates, from the same weights, which the CPU draws."""
+    points = updates(demand, device, count, layers)
+    return [point[name] for point in points for name in ("train/loss", "train/grad_norm")]
+
+
+def updates(
+    demand: Demand, device: torch.device, count: int, layers: tuple[int, int] | None = None
+) -> list[dict[str, float]]:
+    """What some updates log."""
     architecture = demand.model.architecture()
     if layers is not None:
         architecture = architecture.with_layers(layers)
@@ -60,10 +68,10 @@ def losses(
     training = replace(
         demand.training, steps=count + 1, save_steps=count + 1, num_snapshots=0, logging_steps=1
     )
-    seen: list[float] = []
+    seen: list[dict[str, float]] = []
 
     def on_log(step: int, values: dict[str, float]) -> None:
-        seen.extend((values["train/loss"], values["train/grad_norm"]))
+        seen.append(values)
         if step == count:
             raise Enough
 
@@ -104,6 +112,26 @@ def test_wide_layers_train_in_bf16(method: str, adapter: str, checkpointing: str
     whole = losses(exact, torch.device("cuda"), layers=(2, 1))
     # Weights are drawn in their type, so that those of bf16 are others of the same spread.
     assert half[0] == pytest.approx(whole[0], rel=0.1, abs=2e-2)
+
+
+RATIOS = list(product(("flow_grpo", "awm"), ADAPTERS))
+
+
+@pytest.mark.parametrize(
+    ("method", "adapter", "device"),
+    [
+        *(pytest.param(*case, "cpu") for case in RATIOS),
+        *(pytest.param(*case, "cuda", marks=needs_gpu) for case in RATIOS),
+    ],
+)
+def test_before_the_first_update_every_ratio_is_one(method: str, adapter: str, device: str) -> None:
+    # Of a rollout, which has no gradients, and an update, which has: other kernels may be chosen.
+    words, layers = (LAB, None) if device == "cpu" else (MEDIUM, (2, 1))
+    demand = demand_of(method, adapter, *words, "training.gradient_checkpointing=false")
+    (first,) = updates(demand, torch.device(device), 1, layers)
+    # A tenth of Flow-GRPO's clip range; on a CPU the bits are equal.
+    assert first["train/ratio_deviation"] <= (0 if device == "cpu" else 1e-5)
+    assert first["train/clip_fraction"] == 0
 
 
 @needs_gpu

@@ -30,6 +30,9 @@ from soarbench.planning.memory_and_time import GB, Demand, Gpu
 WARM_UPS, TIMED = 2, 5
 #: Of the run that is interrupted half-way.
 RESUMED_UPDATES = 4
+#: What the first update of a method that compares policies says: no ratio is off 1 then, and no
+#: distance off 0, unless kernels give other bits with gradients than without.
+FIRST = ("train/ratio_deviation", "train/clip_fraction", "train/kl")
 #: Layers of one attention, and of two, of the model that is trained twice.
 FEW_LAYERS = (2, 1)
 Values = Mapping[str, object]
@@ -58,6 +61,8 @@ class Clock:
             self._stop_profile()
         _wait(self.device)
         self.ends.append(time.perf_counter())
+        if step == 1:
+            self.report({f"first {name}": values[name] for name in FIRST if name in values})
         if step == self.warm_ups and self.device.type == "cuda":
             # What an update needs, and not what building the model did.
             torch.cuda.reset_peak_memory_stats(self.device)
