@@ -14,7 +14,7 @@ from soarbench.common.errors import StoreError, UserError
 from soarbench.report.numbers.names import BASE
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.protocols import differing, refuse_unlike, task_protocols, unlike_text
-from soarbench.report.numbers.tables import MethodRow, TaskTable, build_tables
+from soarbench.report.numbers.tables import HOW_DECIDED, MethodRow, TaskTable, build_tables
 from soarbench.report.page.tables import DataTable, data_table
 from soarbench.report.text.frames import NOTHING, amount, number_text, value_text
 from soarbench.store.cells import Cell, finished_and_holes
@@ -126,22 +126,34 @@ def _protocols(entry: Entry) -> dict[tuple[str, str, str], Facts]:
 
 def leaderboard_html(found: Sequence[Entry], title: str) -> str:
     """One self-contained page: a table a task, best first by the metric that decides it."""
-    tasks: dict[str, dict[tuple[str, ...], Standing]] = {}
+    tasks: dict[str, list[Standing]] = {}
     for entry in found:
         for table in entry.tables:
-            for row in table.rows if table.metrics else ():
+            # Of a method without a finished cell there is nothing to rank.
+            for row in (row for row in table.rows if table.metrics and row.cell_ids):
                 one = Standing(entry=entry, table=table, row=row)
-                # Grids share cells, such as the base: each stands there once.
-                tasks.setdefault(table.task, {}).setdefault(row.cell_ids, one)
+                tasks.setdefault(table.task, []).append(one)
     jinja = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "page" / "templates"),
         autoescape=True,  # names come from whoever exported
         undefined=StrictUndefined,
     )
-    tables = [_table(task, list(own.values())) for task, own in sorted(tasks.items())]
+    tables = [_table(task, _once(own)) for task, own in sorted(tasks.items())]
     return jinja.get_template("leaderboard.html.j2").render(
-        title=title, tables=tables, version=__version__
+        title=title, tables=tables, rule=HOW_DECIDED, version=__version__
     )
+
+
+def _once(standings: Sequence[Standing]) -> list[Standing]:
+    """One task's, without those whose cells are all in another of the same method."""
+    # Grids share cells, such as the base: of the same number over fewer seeds a reader would take
+    # the one for a second result.
+    kept: dict[str, list[Standing]] = {}
+    for one in sorted(standings, key=lambda one: -len(one.row.cell_ids)):
+        own = kept.setdefault(one.row.method, [])
+        if not any(set(one.row.cell_ids) <= set(other.row.cell_ids) for other in own):
+            own.append(one)
+    return [one for own in kept.values() for one in own]
 
 
 def _table(task: str, standings: Sequence[Standing]) -> DataTable:
@@ -156,11 +168,15 @@ def _table(task: str, standings: Sequence[Standing]) -> DataTable:
 def _line(one: Standing) -> Mapping[str, str]:
     table, row = one.table, one.row
     comparison = row.comparisons.get(table.final_metric)
-    compared = {"vs base [95 %]": "", "Verdict": ""}
+    compared = {"vs base [95 %]": "", "Verdict": "", "Comparisons": ""}
     if comparison is not None:
         decimals = table.facts[table.final_metric].decimals
         text = number_text(comparison.difference, decimals, sign="+")
-        compared = {"vs base [95 %]": text, "Verdict": str(comparison.verdict)}
+        compared = {
+            "vs base [95 %]": text,
+            "Verdict": str(comparison.verdict),
+            "Comparisons": str(len(table.family)),
+        }
     values = {
         f"{facts.title} [95 %]": value_text(row.estimates.get(name), facts)
         for name, facts in table.facts.items()
