@@ -12,10 +12,9 @@ from soarbench.common.errors import ConfigError
 from soarbench.common.files import make_writable
 from soarbench.common.strict import did_you_mean
 from soarbench.report.folder import report_folder
-from soarbench.report.numbers import reference
+from soarbench.report.numbers import diagnostics, reference
 from soarbench.report.numbers.budgets import asked_costs, matched_tables
 from soarbench.report.numbers.curves import build_curves
-from soarbench.report.numbers.diagnostics import image_statistics
 from soarbench.report.numbers.diversity import Diversity, measure_diversity
 from soarbench.report.numbers.estimates import Targets, refuse_unknown_metrics, size_of
 from soarbench.report.numbers.exposure import exposure_points
@@ -82,7 +81,7 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
     published = reference.published_table(reference_dir, grid)
     gaming = measure_gaming(panels, _trained_on(tables, cells), source.baseline)
     statistics = {
-        table.task: image_statistics(
+        table.task: diagnostics.image_statistics(
             cells, table.task, panels[table.task, table.metrics[0]].prompts
         )
         for table in tables
@@ -112,7 +111,7 @@ def build_report(source: GridCells, options: ReportOptions | None = None) -> Rep
         measured=None if published is None else frames.measured_texts(published, tables, cells),
         published=published,
         # The base is in every task's table, and its gaps are named once.
-        gaps=tuple(dict.fromkeys(gap for table in tables for gap in table.gaps())),
+        gaps=tuple(dict.fromkeys(gap for table in tables for gap in _gaps(table, cells))),
         figures=figures, cautions=(*source.choices, *stale_lines(cells)),
         notes=(
             *figures.notes,
@@ -168,6 +167,11 @@ def _diversity(
         if table.task in statistics
     }
     return {task: one for task, one in measured.items() if one is not None}
+
+
+def _gaps(table: TaskTable, cells: Sequence[Cell]) -> list[str]:
+    """What is missing in a task: of the table, and of what was measured beside it."""
+    return [*table.gaps(), *diagnostics.gaps(cells, table.task)]
 
 
 def _missing_published(grid: str, published: pd.DataFrame | None, folder: Path) -> list[str]:

@@ -1,12 +1,15 @@
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from soarbench.common.errors import StoreError
 from soarbench.report.numbers.diagnostics import (
     QUANTITIES,
     diagnostic_points,
+    gaps,
     image_statistics,
     unmeasured,
 )
@@ -96,3 +99,37 @@ def test_cells_of_unlike_data_are_refused(grid):
     other = dataclasses.replace(cells[-1], description=unlike)
     with pytest.raises(StoreError, match="trained on different data; report with the overrides"):
         unmeasured([*cells[:-1], other], "aesthetic")
+
+
+def with_value(cells, method, name, column, value):
+    """The cells, one of a method with another first value in a table of diagnostics."""
+    place = next(i for i, cell in enumerate(cells) if cell.method == method)
+    path = table_file(cells[place].tables.root, name, "" if name == "images" else KEY)
+    frame = pq.read_table(path).to_pandas()
+    frame.loc[0, column] = value
+    # Not from pandas, of which a nan becomes a null.
+    pq.write_table(pa.table({key: pa.array(frame[key].to_numpy()) for key in frame}), path)
+    return cells[place].cell_id
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_what_is_not_finite_is_left_out_and_named(grid, value):
+    cells = read_cells(grid)[0]
+    before = points(grid)
+    assert gaps(cells, "aesthetic") == []
+    cell_id = with_value(cells, "soar", "images", "brightness", value)
+    with_value(cells, "soar", "norms", "norm", value)
+    with_value(cells, "base", "norms", "norm", value)
+    names = ("image statistics", "velocity norms", "velocity norms")
+    lines = gaps(cells, "aesthetic")
+    assert [line.partition(": ")[2] for line in lines] == [
+        "1 values are not finite, and are left out"
+    ] * 3
+    assert [line.partition(": ")[0].partition(", ")[2] for line in lines] == list(names)
+    assert sum(line.startswith(cell_id) for line in lines) == 2
+    after = points(grid)
+    for place, point in after.items():
+        assert np.isfinite([point.value, point.low, point.high]).all()
+        if place[0] == "velocity_norm":
+            assert point.value == pytest.approx(before[place].value)
+            assert point.num_prompts == before[place].num_prompts - 1

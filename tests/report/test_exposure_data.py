@@ -6,14 +6,23 @@ import functools
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from soarbench.common.errors import StoreError
 from soarbench.report.numbers.exposure import MEASURES, exposure_points
-from soarbench.report.text.exposure import exposure_texts
+from soarbench.report.text.exposure import exposure_note, exposure_texts
 from soarbench.stats.significance import Verdict, holm
 from tests.report.diagnosed import LEVELS, NUM_IMAGES, write_diagnostics
-from tests.report.folders import Folder, base, data_key, read_cells, write_grid
+from tests.report.folders import (
+    Folder,
+    base,
+    build_report,
+    data_key,
+    read_cells,
+    table_file,
+    write_grid,
+)
 
 KEY = data_key("aesthetic")
 
@@ -147,3 +156,64 @@ def test_the_table_names_levels_changes_and_verdicts(stored):
     assert row["Base"].startswith("0.3500 [")
     assert "<br>" not in row["SFT"]
     assert row["Flow-GRPO"].endswith(": better")
+
+
+def _lost(table, rows, value):
+    """A table whose first ``rows`` images lack a value off the path at 0.5."""
+    frame = table.to_pandas()
+    place = (frame["measure"] == "off_path") & (frame["level"] == 0.5) & (frame["row"] < rows)
+    frame.loc[place, "value"] = value
+    return pa.Table.from_pandas(frame, preserve_index=False)
+
+
+def _diverged(cells, rows, value=np.inf):
+    """The cells, the first of SOAR with so many images without a value."""
+    place = next(i for i, cell in enumerate(cells) if cell.method == "soar")
+    other = _with(cells[place], functools.partial(_lost, rows=rows, value=value))
+    return [*cells[:place], other, *cells[place + 1 :]]
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_what_is_not_finite_is_unscored_starred_and_noted(stored, value):
+    points = by_place(_diverged(stored, 1, value))
+    point = points["off_path", 0.5, "soar"]
+    assert (point.num_unscored, point.num_images, point.num_seeds) == (1, NUM_IMAGES, 3)
+    # All images of a method moved alike but for 1 % an image; see ``diagnosed``.
+    whole = by_place(stored)["off_path", 0.5, "soar"]
+    assert point.difference == pytest.approx(whole.difference, rel=0.02)
+    assert point.verdict == Verdict.WORSE
+    assert [key for key, one in points.items() if one.num_unscored] == [("off_path", 0.5, "soar")]
+    texts = exposure_texts(list(points.values())).set_index("Measure")
+    row = texts.loc["More of it off the path, sigma 0.5"]
+    assert "]*<br>" in row["SOAR"]
+    assert "*" not in texts.drop(index=row.name).to_numpy().sum() + row["Flow-GRPO"]
+    assert "not finite" in exposure_note(list(points.values()), "SFT")
+    assert "not finite" not in exposure_note([whole], "SFT")
+
+
+def test_a_seed_without_any_value_costs_its_own_number_alone(stored):
+    points = by_place(_diverged(stored, NUM_IMAGES))
+    point = points["off_path", 0.5, "soar"]
+    assert np.isnan([point.value, point.change, point.difference]).all()
+    assert (point.verdict, point.num_images, point.num_unscored) == (None, 0, NUM_IMAGES)
+    assert points["off_path", 0.5, "flow_grpo"].verdict == Verdict.BETTER
+    texts = exposure_texts(list(points.values())).set_index("Measure")
+    assert texts.loc["More of it off the path, sigma 0.5", "SOAR"] == "-*"
+
+
+def test_a_report_is_not_lost_to_a_value_that_is_infinite(tmp_path):
+    cells = [base(num_prompts=10)]
+    cells += [
+        Folder(method=method, task="aesthetic", seed=seed, num_prompts=10, steps=(50, 100))
+        for method in ("sft", "soar") for seed in (0, 1)
+    ]  # fmt: skip
+    folder = write_grid(tmp_path / "grid", cells)
+    for cell in cells:
+        write_diagnostics(folder, cell, ("aesthetic",))
+    assert not build_report(folder, tmp_path, grid="grid").gaps
+    place = table_file(folder / "cells" / cells[-1].cell_id, "exposure", KEY)
+    pq.write_table(_lost(pq.read_table(place), 2, np.inf), place)
+    report = build_report(folder, tmp_path, grid="grid")
+    line = f"{cells[-1].cell_id}, exposure bias: 2 values are not finite, and are left out"
+    assert report.gaps == (line,)
+    assert line in (tmp_path / "grid" / "table.md").read_text()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from soarbench.common.errors import StoreError
 from soarbench.report.numbers.curves import CurvePoint, curve_point
@@ -39,6 +41,43 @@ def unmeasured(cells: Sequence[Cell], task: str) -> list[str]:
     """Cells of a task, the base among them, without diagnostics."""
     key = task_key(cells, task)
     return [cell.cell_id for cell in members(cells, task) if not cell.has_diagnostics(key)]
+
+
+def gaps(cells: Sequence[Cell], task: str) -> list[str]:
+    """What is missing of a task's diagnostics, a line each: values that are not finite.
+
+    Raises:
+        StoreError: A table is damaged, or cells trained on unlike data.
+    """
+    key = task_key(cells, task)
+    read: dict[str, tuple[Sequence[str], Callable[[Cell], pa.Table | None]]] = {
+        "image statistics": (_STATISTICS, Cell.statistics),
+        "velocity norms": (("norm",), lambda cell: cell.norms(key)),
+        "exposure bias": (("value",), lambda cell: cell.exposure(key)),
+    }
+    found = []
+    for title, (names, table_of) in read.items():
+        # One table at a time: a thousand cells' would not fit in memory.
+        lost = {cell.cell_id: _num_lost(table_of(cell), names) for cell in members(cells, task)}
+        found += [
+            f"{cell_id}, {title}: {count} values are not finite, and are left out"
+            for cell_id, count in lost.items()
+            if count
+        ]
+    return found
+
+
+def _num_lost(table: pa.Table | None, names: Sequence[str]) -> int | None:
+    """How many values of a table's columns are no finite number; None without a table."""
+    if table is None:
+        return None
+    columns = [
+        # A single image has no diversity: null.
+        table[name].drop_null() if name in DIVERSITY else table[name]
+        for name in names
+        if name in table.column_names
+    ]
+    return sum(len(one) - (pc.sum(pc.is_finite(one)).as_py() or 0) for one in columns)
 
 
 def task_key(cells: Sequence[Cell], task: str) -> str:
@@ -98,7 +137,8 @@ def _statistics(cell: Cell, known: np.ndarray) -> Iterator[pd.DataFrame]:
     frame["label"] = np.searchsorted(known, frame["prompt_id"].to_numpy(dtype=str))
     values = frame.melt(["step", "label"], names, "quantity", "value")
     # A prompt with one image has no diversity: null, which became nan.
-    yield values.dropna().assign(method=cell.method, seed=cell.seed)
+    values = values[np.isfinite(values["value"])]
+    yield values.assign(method=cell.method, seed=cell.seed)
 
 
 def _norm_ratios(cells: Sequence[Cell], key: str) -> Iterator[pd.DataFrame]:
@@ -111,10 +151,11 @@ def _norm_ratios(cells: Sequence[Cell], key: str) -> Iterator[pd.DataFrame]:
     if norms:
         # Stored as float32, which would round ratios near 1 and, below, small differences.
         frame = pd.concat(norms).rename(columns={"row": "label"}).astype({"norm": np.float64})
+        frame["norm"] = frame["norm"].where(np.isfinite(frame["norm"]))
         units = frame["label"].map(frame[frame["method"] == BASE].set_index("label")["norm"])
         frame = frame.assign(quantity="velocity_norm", value=frame["norm"] / units)
         # An image that was not followed in the base has no ratio.
-        yield frame[units > 0].drop(columns="norm")
+        yield frame[(units > 0) & frame["norm"].notna()].drop(columns="norm")
 
 
 def _points(task: str, quantity: str, values: pd.DataFrame) -> Iterator[CurvePoint]:

@@ -13,7 +13,7 @@ from soarbench.report.numbers.estimates import Comparison, compare_scores, decid
 from soarbench.report.numbers.names import BASE, ordered_methods
 from soarbench.report.numbers.panels import paired
 from soarbench.stats.clusters import FloatArray, cluster
-from soarbench.stats.intervals import mean_interval
+from soarbench.stats.intervals import Interval, mean_interval
 from soarbench.stats.significance import Verdict
 from soarbench.store.cells import Cell
 from soarbench.store.facts import MetricFacts
@@ -39,7 +39,7 @@ MEASURES = {
 }
 #: Measure, and its level, as asked for and of the sampler.
 Place = tuple[str, float, float]
-#: Values of the images, (N,), by training seed; the base's under None.
+#: Values of the images, (N,), nan where not finite, by training seed; the base's under None.
 BySeed = Mapping[int | None, FloatArray]
 
 
@@ -51,11 +51,12 @@ class ExposurePoint:
         measure: Name in ``MEASURES``; less is better.
         level: Nominal noise level, 1 = noise.
         sigma: The sampler's level nearest to it.
-        value: Mean over images.
+        value: Mean over images; nan where a seed has none that is finite.
         change: To the base, on the same images and states; nan without it.
         difference: To the ``baseline``; nan of the base, and of what is compared with nothing.
         adjusted_p_value: Of the difference, after Holm's correction over methods, levels and
             measures.
+        num_unscored: Values that are not finite, of all seeds, and are left out.
     """
 
     task: str
@@ -77,6 +78,7 @@ class ExposurePoint:
     verdict: Verdict | None
     num_images: int
     num_seeds: int
+    num_unscored: int = 0
 
 
 def exposure_points(cells: Sequence[Cell], task: str, baseline: str) -> list[ExposurePoint]:
@@ -114,6 +116,8 @@ def _values(cells: Sequence[Cell], task: str) -> dict[Place, dict[str, BySeed]]:
         # Images in one order in every table: differences are taken by position.
         frame = table.to_pandas().sort_values(["level", "row"], ascending=[False, True])
         frame = frame.astype({"value": np.float64})
+        # A model that diverges has no number for some states: unscored, as images are.
+        frame["value"] = frame["value"].where(np.isfinite(frame["value"]))
         seed = None if cell.is_base else cell.seed
         for place, rows in frame.groupby(["measure", "level", "sigma"], sort=False)["value"]:
             values.setdefault(place, {}).setdefault(cell.method, {})[seed] = rows.to_numpy()
@@ -142,14 +146,33 @@ def _compared(
     if not pairs:
         return None
     differences = [one - other for one, other in pairs.values()]
-    return compare_scores(
-        differences,
-        np.arange(differences[0].size),
-        None,
-        names=(method, baseline),
-        facts=MEASURES[measure],
-        seeds=tuple(pairs),
-    )
+    try:
+        return compare_scores(
+            differences,
+            np.arange(differences[0].size),
+            None,
+            names=(method, baseline),
+            facts=MEASURES[measure],
+            seeds=tuple(pairs),
+        )
+    except ValueError:
+        return None  # a seed without an image that both have a value of
+
+
+def _interval(rows: FloatArray) -> Interval | None:
+    """Of the mean over images and seeds; None where a seed has no value."""
+    try:
+        return mean_interval(cluster(rows, np.arange(rows.shape[1])))
+    except ValueError:
+        # One diverged model must not cost the report its other numbers.
+        return None
+
+
+def _ends(interval: Interval | None) -> tuple[float, float, float]:
+    """Estimate, low and high; nan of none."""
+    if interval is None:
+        return (float("nan"),) * 3
+    return interval.estimate, interval.low, interval.high
 
 
 def _point(
@@ -160,33 +183,32 @@ def _point(
     comparison: Comparison | None,
 ) -> ExposurePoint:
     rows = np.stack(list(by_method[method].values()))
-    images, nothing = np.arange(rows.shape[1]), [float("nan")] * 3
-    mean, change, difference = mean_interval(cluster(rows, images)), nothing, nothing
+    mean, change = _interval(rows), None
     if BASE in by_method:
         # On the same images and states, so that what no model can know cancels.
-        one = mean_interval(cluster(rows - by_method[BASE][None], images))
-        change = [one.estimate, one.low, one.high]
-    if comparison is not None:
-        one = comparison.difference
-        difference = [one.estimate, one.low, one.high]
+        change = _interval(rows - by_method[BASE][None])
+    value, value_low, value_high = _ends(mean)
+    moved, moved_low, moved_high = _ends(change)
+    lead, lead_low, lead_high = _ends(None if comparison is None else comparison.difference)
     return ExposurePoint(
         task=task,
         measure=place[0],
         level=place[1],
         sigma=place[2],
         method=method,
-        value=mean.estimate,
-        low=mean.low,
-        high=mean.high,
-        change=change[0],
-        change_low=change[1],
-        change_high=change[2],
+        value=value,
+        low=value_low,
+        high=value_high,
+        change=moved,
+        change_low=moved_low,
+        change_high=moved_high,
         baseline="" if comparison is None else comparison.baseline,
-        difference=difference[0],
-        difference_low=difference[1],
-        difference_high=difference[2],
+        difference=lead,
+        difference_low=lead_low,
+        difference_high=lead_high,
         adjusted_p_value=None if comparison is None else comparison.adjusted_p_value,
         verdict=None if comparison is None else comparison.verdict,
-        num_images=mean.num_prompts,
-        num_seeds=mean.num_seeds,
+        num_images=0 if mean is None else mean.num_prompts,
+        num_seeds=len(rows),
+        num_unscored=int(np.isnan(rows).sum()),
     )

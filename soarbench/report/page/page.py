@@ -23,8 +23,8 @@ from soarbench.report.page.tables import DataTable, data_table, methods_table, o
 from soarbench.report.report import FigureEntry, Report
 from soarbench.report.text import frames, gaming
 from soarbench.report.text.exposure import (
-    EXPOSURE_NOTE,
     ROBUSTNESS_NOTE,
+    exposure_note,
     exposure_texts,
     robustness_texts,
 )
@@ -152,7 +152,7 @@ def _off_path(report: Report, table: TaskTable) -> Iterator[dict[str, object]]:
             _in_one_line(exposure_texts(own, table.titles)),
             texts=1,
         )
-        yield {"table": texts, "findings": [], "note": EXPOSURE_NOTE.format(baseline=baseline)}
+        yield {"table": texts, "findings": [], "note": exposure_note(own, baseline)}
     if scores := [point for point in report.robustness if point.task == table.task]:
         texts = data_table(
             f"Task {table.task}: scores by sampler",

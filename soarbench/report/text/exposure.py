@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -18,7 +19,7 @@ from soarbench.report.numbers.robustness import RobustnessPoint
 from soarbench.report.text.frames import NOTHING
 from soarbench.store.facts import MetricFacts
 
-EXPOSURE_NOTE = (
+_EXPOSURE_NOTE = (
     "Less is better. Read the error off the path beside that on it, and what is left of a kick "
     "beside the diversity of images: a model that looks at its state too little has less of both. "
     "The base's value and each method's change from it, over images (in the laboratory held-out "
@@ -31,6 +32,14 @@ ROBUSTNESS_NOTE = (
     "p-values of the deciding metric, corrected for its methods and samplers; others decide "
     "nothing."
 )
+
+
+def exposure_note(points: Sequence[ExposurePoint], baseline: str) -> str:
+    """How to read the table of a task; ``baseline`` as people call it."""
+    note = _EXPOSURE_NOTE.format(baseline=baseline)
+    if any(point.num_unscored for point in points):
+        note += " * leaves out values that are not finite."
+    return note
 
 
 def exposure_texts(points: Sequence[ExposurePoint], titles: Titles = METHOD_TITLES) -> pd.DataFrame:
@@ -70,9 +79,10 @@ def _wide(head: str, cells: Mapping[tuple[str, str], str], titles: Titles) -> pd
 def _exposure(point: ExposurePoint) -> str:
     """The base's value; of a method its change from it, and its difference to the baseline."""
     decimals = MEASURES[point.measure].decimals
+    mark = "*" if point.num_unscored else ""
     if point.method == BASE:
-        return _text(point.value, point.low, point.high, f".{decimals}f")
-    change = _text(point.change, point.change_low, point.change_high, f"+.{decimals}f")
+        return _text(point.value, point.low, point.high, f".{decimals}f") + mark
+    change = _text(point.change, point.change_low, point.change_high, f"+.{decimals}f") + mark
     if point.verdict is None:
         return change
     ends = point.difference_low, point.difference_high
@@ -89,4 +99,6 @@ def _robustness(point: RobustnessPoint, decimals: int) -> str:
 
 
 def _text(value: float, low: float, high: float, form: str) -> str:
+    if math.isnan(value):
+        return NOTHING
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"

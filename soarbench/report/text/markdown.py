@@ -17,8 +17,8 @@ from soarbench.report.numbers.thresholds import Crossing
 from soarbench.report.report import Report
 from soarbench.report.text import frames, gaming
 from soarbench.report.text.exposure import (
-    EXPOSURE_NOTE,
     ROBUSTNESS_NOTE,
+    exposure_note,
     exposure_texts,
     robustness_texts,
 )
@@ -132,7 +132,7 @@ def exposure_markdown(points: Sequence[ExposurePoint], table: TaskTable) -> str:
     if not own:
         return ""
     texts = markdown_table(exposure_texts(own, table.titles))
-    note = EXPOSURE_NOTE.format(baseline=table.title(table.baseline))
+    note = exposure_note(own, table.title(table.baseline))
     return f"### Exposure bias\n\n{texts}\n\n{note}"
 
 
