@@ -14,7 +14,15 @@ from soarbench.report.numbers.diagnostics import (
     unmeasured,
 )
 from tests.report.diagnosed import write_diagnostics
-from tests.report.folders import Folder, base, data_key, read_cells, table_file, write_grid
+from tests.report.folders import (
+    Folder,
+    base,
+    build_report,
+    data_key,
+    read_cells,
+    table_file,
+    write_grid,
+)
 
 SMALL = {"num_prompts": 10, "steps": (50, 100)}
 KEY = data_key("aesthetic")
@@ -133,3 +141,37 @@ def test_what_is_not_finite_is_left_out_and_named(grid, value):
         if place[0] == "velocity_norm":
             assert point.value == pytest.approx(before[place].value)
             assert point.num_prompts == before[place].num_prompts - 1
+
+
+def remove(cells, *names):
+    for cell in cells:
+        for name in names:
+            table_file(cell.tables.root, name, "" if name == "images" else KEY).unlink()
+
+
+def test_what_other_cells_have_is_missing_and_what_none_has_is_not(grid):
+    cells = read_cells(grid)[0]
+    one = next(cell for cell in cells if cell.method == "soar" and cell.seed == 1)
+    remove([one], "images", "exposure")
+    places = [line.partition(":")[0] for line in gaps(cells, "aesthetic")]
+    assert places == [f"{one.cell_id}, image statistics", f"{one.cell_id}, exposure bias"]
+    # As of runs and exports without diagnostics, whose base another grid may have measured.
+    others = [cell for cell in cells if not cell.is_base and cell is not one]
+    remove(others, "images", "exposure")
+    assert gaps(cells, "aesthetic") == []
+
+
+def test_a_base_without_what_its_methods_have_is_a_gap(grid):
+    cells = read_cells(grid)[0]
+    [own] = [cell for cell in cells if cell.is_base]
+    remove([own], "norms")
+    [line] = gaps(cells, "aesthetic")
+    assert line.startswith(f"{own.cell_id}, velocity norms: not measured, though other cells are")
+
+
+def test_seeds_that_were_not_diagnosed_make_a_report_partial(grid, tmp_path):
+    assert not build_report(grid, tmp_path, grid="grid").gaps
+    one = next(cell for cell in read_cells(grid)[0] if cell.method == "soar")
+    remove([one], "exposure")
+    [line] = build_report(grid, tmp_path, grid="grid").gaps
+    assert line in (tmp_path / "grid" / "table.md").read_text().partition("## Task")[0]

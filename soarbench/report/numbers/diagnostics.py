@@ -44,7 +44,10 @@ def unmeasured(cells: Sequence[Cell], task: str) -> list[str]:
 
 
 def gaps(cells: Sequence[Cell], task: str) -> list[str]:
-    """What is missing of a task's diagnostics, a line each: values that are not finite.
+    """What is missing of a task's diagnostics, a line each: tables, and values that are not finite.
+
+    A table is missing where another trained cell has it: a mean over some of the seeds would pass
+    for one over all. Nothing is where nobody was measured.
 
     Raises:
         StoreError: A table is damaged, or cells trained on unlike data.
@@ -54,17 +57,36 @@ def gaps(cells: Sequence[Cell], task: str) -> list[str]:
         "image statistics": (_STATISTICS, Cell.statistics),
         "velocity norms": (("norm",), lambda cell: cell.norms(key)),
         "exposure bias": (("value",), lambda cell: cell.exposure(key)),
+        "scores by other samplers": ((), Cell.robustness),
     }
-    found = []
-    for title, (names, table_of) in read.items():
-        # One table at a time: a thousand cells' would not fit in memory.
-        lost = {cell.cell_id: _num_lost(table_of(cell), names) for cell in members(cells, task)}
-        found += [
-            f"{cell_id}, {title}: {count} values are not finite, and are left out"
-            for cell_id, count in lost.items()
-            if count
-        ]
-    return found
+    # Of what was not trained, images alone are measured.
+    own = members(cells, task)
+    trained = [cell for cell in own if not cell.is_evaluated_only]
+    return [
+        line
+        for title, (names, table_of) in read.items()
+        for line in _gaps(own if table_of is Cell.statistics else trained, title, names, table_of)
+    ]
+
+
+def _gaps(
+    cells: Sequence[Cell],
+    title: str,
+    names: Sequence[str],
+    table_of: Callable[[Cell], pa.Table | None],
+) -> Iterator[str]:
+    """Those of one kind of table, of which ``names`` are the columns of values."""
+    # One table at a time: a thousand cells' would not fit in memory.
+    lost = [(cell, _num_lost(table_of(cell), names)) for cell in cells]
+    is_measured = any(count is not None and not cell.is_base for cell, count in lost)
+    for cell, count in lost:
+        if count is None and is_measured:
+            yield (
+                f"{cell.cell_id}, {title}: not measured, though other cells are; 'python -m "
+                "soarbench diagnose' with the same settings measures them"
+            )
+        elif count:
+            yield f"{cell.cell_id}, {title}: {count} values are not finite, and are left out"
 
 
 def _num_lost(table: pa.Table | None, names: Sequence[str]) -> int | None:
