@@ -217,3 +217,17 @@ def test_sizes_are_named_by_metric_or_title():
     refuse_unknown_metrics("margin", {"CLIPScore": 0.01}, [facts])
     with pytest.raises(ConfigError, match=r"margin=CLIPScor: decides nothing here; did you mean"):
         refuse_unknown_metrics("margin", {"CLIPScor": 0.01}, [facts])
+
+
+@pytest.mark.parametrize(("num_differing", "is_known"), [(0, False), (4, False), (5, True)])
+def test_nothing_is_said_to_be_seen_of_verdicts_that_hardly_differ(num_differing, is_known):
+    right = np.tile([0.0, 1.0], 30)
+    other = right.copy()
+    # An image each of so many prompts.
+    other[: 2 * num_differing : 2] = 1.0
+    runs = panel({("soar", 0, 5): other, ("sft", 0, 5): right})
+    family = {("soar", "clipscore"): compare(runs, ("soar", 5), ("sft", 5))}
+    [found] = decided(family, Targets(detect=0.001)).values()
+    assert found.is_open
+    assert (found.detectable is not None, found.required is not None) == (is_known, is_known)
+    assert ("sees" in finding(found) or "would decide" in finding(found)) == is_known

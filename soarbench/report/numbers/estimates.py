@@ -26,6 +26,7 @@ from soarbench.stats.power import (
 from soarbench.stats.significance import (
     Verdict,
     equivalence_test,
+    hardly_differ,
     holm,
     paired_test,
     too_few_prompts,
@@ -115,7 +116,7 @@ class Comparison:
         components: Of the variance of the differences; None where prompts are too few to say.
         num_images: A prompt's, under every seed.
         detectable: Smallest true difference that this design would call in 80 % of cases; None
-            where it is not known, and of exploratory comparisons.
+            where it is not known, as of scores that hardly differ, and of exploratory comparisons.
         goal: The difference that should be seen, of its ``Targets``.
         required: What would see it where this design does not.
     """
@@ -297,7 +298,8 @@ def _decided(
         problem=problem,
         goal=targets.difference(one.method, one.baseline),
     )
-    if problem or one.components is None:
+    # Of a variance that hardly a prompt shows, no design can be said to see anything.
+    if problem or one.components is None or hardly_differ(one.scores):
         return one
     design = Design(
         num_prompts=one.scores.num_prompts,
