@@ -121,6 +121,18 @@ class MethodConfig(abc.ABC):
                 require(value <= _MOST, one.name, value, f"use {_MOST} or less")
         steps, most = getattr(self, "num_inference_steps", 1), NUM_TRAIN_TIMESTEPS - 1
         require(steps <= most, "num_inference_steps", steps, f"use {most} or less")
+        self.check_cost()
+
+    def check_cost(self) -> None:
+        """``ValueError`` where ``forward_equivalents`` gives what nothing can be divided by."""
+        cost: object = self.forward_equivalents()
+        kind = type(self)
+        require(
+            isinstance(cost, (int, float)) and 0 < cost < math.inf,
+            f"{kind.__module__}.{kind.__qualname__}.forward_equivalents()",
+            cost,
+            "return a positive number",
+        )
 
     def by_memory(self) -> Sequence[MethodConfig]:
         """Forms of equal results that memory chooses from, the smallest first; else itself."""
@@ -328,6 +340,7 @@ class TrainingConfig:
 
         Flow-GRPO may spend less: groups whose rewards are all alike are not trained on.
         """
+        method.check_cost()
         return self.batch_size * method.forward_equivalents()
 
     # The checks below raise ValueError, which names the value and one that works.

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from baselines.config import ADDRESS as ADDRESS
 from baselines.config import ADDRESS_IF_SET as ADDRESS_IF_SET
+from soarbench.common.declared import check_declared
+from soarbench.common.declared import dotted as dotted
 from soarbench.common.errors import ConfigError
 
 # OmegaConf's structured configs check types too, but know neither Literal nor subclasses, and
@@ -112,7 +114,10 @@ def convert(hint: object, value: object, key: str) -> object:
     if origin in (dict, Mapping):
         group = _group(value, key)
         return {name: convert(arguments[1], item, f"{key}.{name}") for name, item in group.items()}
-    raise TypeError(f"{key}: fields of type {hint} cannot be configured")
+    raise ConfigError(
+        f"{key}: a field of type {inspect.formatannotation(hint)} cannot be configured; annotate "
+        "it with a plain type, tuple[...], dict[...] or a dataclass"
+    )
 
 
 def _scalar(hint: object, value: object, key: str) -> object:
@@ -153,7 +158,7 @@ def component_class(base: type[T], target: object, key: str) -> type[T]:
         key: Of the group that names it, for messages.
 
     Raises:
-        ConfigError: It does not exist, or is no such class.
+        ConfigError: It does not exist, is no such class, or lacks what such a class has to say.
     """
     where = f"{key}.{TARGET}"
     # Only what is declared abstract says what a subclass needs.
@@ -168,14 +173,13 @@ def component_class(base: type[T], target: object, key: str) -> type[T]:
     except ConfigError as error:
         raise ConfigError(f"{error}; {did_you_mean(target, known)}") from error
     if isinstance(kind, type) and issubclass(kind, base) and not inspect.isabstract(kind):
+        check_declared(typing.cast(type, kind))
         return kind
+    if isinstance(kind, type) and issubclass(kind, base) and kind is not base:
+        absent = ", ".join(sorted(getattr(kind, "__abstractmethods__", ())))
+        raise ConfigError(f"{where}={target!r} lacks {absent}: write what is missing")
     hint = did_you_mean(target, known)
     raise ConfigError(f"{where}={target!r} is no {base.__name__} that can be made; {hint}")
-
-
-def dotted(kind: type) -> str:
-    """A class as ``_target_`` names it."""
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _concrete(base: type[T]) -> Iterator[type[T]]:

@@ -77,10 +77,18 @@ def _spend(composition: Composition, other: Composition) -> None:
     """Train for as many forward equivalents as another does, to the nearest step."""
     method, training = _trained(composition)
     others_method, others_training = _trained(other)
-    cost = others_training.steps * others_training.update_cost(others_method)
+    cost = others_training.steps * update_cost(others_training, others_method)
     unit = method.updates_per_collection
-    collections = max(1, round(cost / training.update_cost(method) / unit))
+    collections = max(1, round(cost / update_cost(training, method) / unit))
     composition.set(Word("training.steps", str(collections * unit)))
+
+
+def update_cost(training: TrainingConfig, method: MethodConfig) -> float:
+    """Forward equivalents of an update; ``ConfigError`` where the method states none."""
+    try:
+        return training.update_cost(method)
+    except ValueError as error:
+        raise ConfigError(f"method={method.kind}: {error}") from error
 
 
 def _trained(composition: Composition) -> tuple[MethodConfig, TrainingConfig]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from baselines.config import MethodConfig, TrainingConfig
 from soarbench.common.errors import ConfigError
-from soarbench.config.compose import compose_pairs
+from soarbench.config.compose import compose_pairs, update_cost
 from soarbench.config.overrides import Overrides, parse_overrides
 from soarbench.config.settings import GridConfig, Settings, SuiteConfig, VariantConfig
 from soarbench.config.stages import BASE, THEN, first_stage, stages
@@ -206,7 +206,7 @@ def _stage_cost(training: object, method: object) -> float:
     """What a stage costs; nothing without training."""
     if not isinstance(training, TrainingConfig) or not isinstance(method, MethodConfig):
         return 0.0
-    return training.steps * training.update_cost(method)
+    return training.steps * update_cost(training, method)
 
 
 def _check_rule(grid: GridConfig, settings: Mapping[str, Settings]) -> None:
