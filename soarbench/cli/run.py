@@ -24,7 +24,7 @@ from soarbench.config.suites import missing_prompts
 from soarbench.grid import addresses
 from soarbench.grid.checks import require_device
 from soarbench.grid.expand import Grid, expand, require_baseline
-from soarbench.grid.reward_lookup import look_up_rewards
+from soarbench.grid.reward_lookup import look_up_code, look_up_rewards
 from soarbench.jobs.base import Job, Workbench
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.graph import all_jobs, diagnostic_keys, grid_jobs, settle
@@ -48,6 +48,7 @@ def run(arguments: Sequence[str], *, is_dry: bool, as_json: bool, console: Conso
     grid = expand(arguments)
     require_baseline(grid.settings.grid)
     look_up_rewards(grid.cells)
+    look_up_code(grid.cells)
     refuse_old(grid.store.root, grid.settings.grid.name)
     if as_json:
         if not is_dry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 
 
 class UserError(Exception):
@@ -81,3 +82,15 @@ def reason(error: BaseException) -> str:
     # Some say nothing at all: an EOFError of a damaged file has no message.
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:_LONGEST_REASON]
+
+
+def import_failure(error: BaseException) -> str:
+    """Why a module could not be imported, with the line of it that failed."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    if isinstance(error, ImportError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    # The first is who imports; Python's own, frozen in it or not, say nothing of where.
+    own = [one for one in frames[1:] if "importlib" not in one.filename]
+    return f"{reason(error)}, at {own[-1].filename}, line {own[-1].lineno}" if own else str(error)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from soarbench.common.errors import ConfigError
+from soarbench.common.errors import ConfigError, import_failure
 
 #: Entry points of this group name a package folder of YAML, e.g. ``mine = "my_package.conf"``.
 GROUP = "soarbench.conf"
@@ -48,6 +48,12 @@ def _of_packages() -> tuple[ConfFolder, ...]:
             spec = importlib.util.find_spec(point.value)
         except ModuleNotFoundError:
             spec = None
+        # To find a folder in it imports the package.
+        except (Exception, SystemExit) as error:
+            raise ConfigError(
+                f"entry point {point.name!r} of group {GROUP}: {point.value!r} cannot be imported "
+                f"({import_failure(error)}); mend that package, or uninstall it"
+            ) from error
         if spec is None or not spec.submodule_search_locations:
             raise ConfigError(
                 f"entry point {point.name!r} of group {GROUP} names {point.value!r}, which is no "

@@ -18,7 +18,7 @@ from baselines.config import ADDRESS as ADDRESS
 from baselines.config import ADDRESS_IF_SET as ADDRESS_IF_SET
 from soarbench.common.declared import check_declared
 from soarbench.common.declared import dotted as dotted
-from soarbench.common.errors import ConfigError
+from soarbench.common.errors import ConfigError, import_failure
 
 # OmegaConf's structured configs check types too, but know neither Literal nor subclasses, and
 # their messages take several lines.
@@ -220,10 +220,10 @@ def imported(dotted_path: str, key: str) -> object:
     module_name, _, name = dotted_path.rpartition(".")
     try:
         return getattr(importlib.import_module(module_name), name)
-    # TypeError: a path that begins with a dot.
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConfigError(f"{key}={dotted_path!r} cannot be imported ({reason[0]})") from error
+    # A module of anybody's may do anything when it is imported; sys.exit would end without a word.
+    except (Exception, SystemExit) as error:
+        reason = import_failure(error)
+        raise ConfigError(f"{key}={dotted_path!r} cannot be imported ({reason})") from error
 
 
 def plain(value: object) -> object:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from baselines.config import MethodConfig, TrainingConfig
-from soarbench.common.errors import ConfigError
+from soarbench.common.errors import ConfigError, import_failure
 from soarbench.common.strict import did_you_mean
 from soarbench.config.settings import Settings, sizes_by_metric
 from soarbench.models.base import UnknownArchitecture
@@ -197,21 +197,21 @@ def _check_rewards(settings: Settings) -> None:
         if not module or not function:
             hint = did_you_mean(name, {*NAMED_REWARDS, *settings.judge})
             raise ConfigError(f"reward={name!r} does not exist: {hint}")
-        _require_module(module, f"reward={name!r}")
+        require_module(module, f"reward={name!r}")
 
 
-def _require_module(name: str, what: str) -> None:
+def require_module(name: str, what: str) -> None:
     """``ConfigError`` where there is no such module, or a package around it cannot be imported."""
     absent = f"{what}: no module {name!r} can be found; check the dotted path and PYTHONPATH"
     try:
         # Of a module in a package this imports the package.
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(absent)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+        spec = importlib.util.find_spec(name)
+    except (Exception, SystemExit) as error:
+        # ValueError: a name that begins with a dot, or is empty.
+        lacks = error.name if isinstance(error, ModuleNotFoundError) else None
+        if isinstance(error, ValueError) or (lacks and f"{name}.".startswith(f"{lacks}.")):
             raise ConfigError(absent) from error
-        raise ConfigError(f"{what}: {name!r} cannot be imported ({error})") from error
-    except ImportError as error:
-        raise ConfigError(f"{what}: {name!r} cannot be imported ({error})") from error
-    except ValueError as error:
-        raise ConfigError(absent) from error
+        reason = import_failure(error)
+        raise ConfigError(f"{what}: {name!r} cannot be imported ({reason})") from error
+    if spec is None:
+        raise ConfigError(absent)

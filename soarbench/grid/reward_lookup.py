@@ -1,4 +1,4 @@
-"""Whether rewards that are named by a dotted path are there, before anything expensive."""
+"""Whether what is named by a dotted path is there, before anything expensive."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 from evaluators.base import Evaluator
 from soarbench.common.errors import ConfigError
-from soarbench.common.strict import imported
+from soarbench.common.strict import dotted, imported
 from soarbench.grid.cell import CellConfig
-from soarbench.grid.checks import reward_judge
+from soarbench.grid.checks import require_module, reward_judge
 
 
 def look_up_rewards(cells: Iterable[CellConfig]) -> None:
@@ -21,6 +21,19 @@ def look_up_rewards(cells: Iterable[CellConfig]) -> None:
     for name, judges in named.items():
         if reward_judge(name) not in judges:
             _check(name, imported(name.replace(":", "."), "reward"))
+
+
+def look_up_code(cells: Iterable[CellConfig]) -> None:
+    """``ConfigError`` where a configuration's ``code`` names a module that is not there.
+
+    Nothing would be known of a change to it: results of other code would be taken for its own.
+    """
+    configs: list[object] = []
+    for cell in cells:
+        configs += [cell.method, cell.model, *cell.judges.values(), *cell.diversity.values()]
+    named = {(dotted(type(one)), name) for one in configs for name in getattr(one, "code", ())}
+    for owner, name in sorted(named):
+        require_module(name, f"{owner}.code")
 
 
 def _check(name: str, reward: object) -> None:

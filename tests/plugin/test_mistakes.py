@@ -84,6 +84,26 @@ def test_a_method_that_cannot_be_is_named(dry: Dry, body: str, message: str) -> 
     assert re.search(message, dry(*method(body)))
 
 
+def test_code_that_is_not_there_is_named(dry: Dry) -> None:
+    error = dry(*method("    kind = 'm'\n    code = ('toyplugin.hubr',)\n"))
+    assert "Mine.code: no module 'toyplugin.hubr' can be found; check the dotted path" in error
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("def f(:", r"mistake_\d+\.py, line 2: invalid syntax"),
+        ("raise RuntimeError('no GPU')", r"RuntimeError: no GPU, at .*mistake_\d+\.py, line 2"),
+        ("import sys; sys.exit(3)", r"SystemExit: 3, at .*mistake_\d+\.py, line 2"),
+        ("import no_such_package", r"cannot be imported \(No module named 'no_such_package'\)"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_named(dry: Dry, line: str, message: str) -> None:
+    error = dry(f"# A module.\n{line}\n", method("")[1])
+    assert re.search(message, error)
+    assert re.search(r"method\._target_='mistake_\d+\.Mine' cannot be imported", error)
+
+
 def test_a_method_without_what_it_must_say_is_named(dry: Dry) -> None:
     source, yaml = method("    def build(self, world): ...\n")
     base = "from baselines.config import MethodConfig as Base\n"
