@@ -89,8 +89,9 @@ def import_failure(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{error.filename}, line {error.lineno}: {error.msg}"
     if isinstance(error, ImportError):
-        return str(error)
+        # transformers' take many lines.
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
     frames = traceback.extract_tb(error.__traceback__)
     # The first is who imports; Python's own, frozen in it or not, say nothing of where.
     own = [one for one in frames[1:] if "importlib" not in one.filename]
-    return f"{reason(error)}, at {own[-1].filename}, line {own[-1].lineno}" if own else str(error)
+    return f"{reason(error)}, at {own[-1].filename}, line {own[-1].lineno}" if own else reason(error)
