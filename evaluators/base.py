@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import math
-from collections.abc import Collection, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from PIL import Image
 
@@ -26,6 +28,9 @@ ADDRESS_IF_SET: Mapping[str, str] = {"address": "if set"}
 SERVER = "server"
 #: Begins the reasons of images whose judge did not answer, and would be asked again.
 NO_ANSWER = "no answer"
+#: Of the larger end of a range: what a sum of probabilities in half precision may be off by.
+_ROUNDING = 1e-3
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,7 @@ class JudgeConfig(abc.ABC):
         units: Of further numbers in another unit; with ``%`` in front, of a share shown times 100.
         decimals: Digits after the point; one more than the differences that matter.
         value_range: Least and largest number.
+        is_bounded: Whether no number can lie outside of it; a learned head's may, now and then.
         higher_is_better: Which way is up.
         is_macro_mean: Whether the headline is the mean of means by the ``tag`` in scores' details.
         is_oracle: Whether it knows the truth, as only a drawn world can.
@@ -60,6 +66,7 @@ class JudgeConfig(abc.ABC):
     units: ClassVar[Mapping[str, str]] = {}
     decimals: ClassVar[int] = 3
     value_range: ClassVar[tuple[float, float]]
+    is_bounded: ClassVar[bool] = True
     higher_is_better: ClassVar[bool] = True
     is_macro_mean: ClassVar[bool] = False
     is_oracle: ClassVar[bool] = False
@@ -70,6 +77,16 @@ class JudgeConfig(abc.ABC):
     optional: ClassVar[tuple[PublishedFile, ...]] = ()
     # Ours are twice what is counted in bfloat16 on a pretended GPU.
     batch_gb: ClassVar[float] = 0.0
+
+    def __init_subclass__(cls) -> None:
+        """Refuse a range that is reversed, by a ``ValueError``."""
+        super().__init_subclass__()
+        match vars(cls).get("value_range"):
+            case (int() | float() as least, int() | float() as largest) if not least < largest:
+                raise ValueError(
+                    f"{cls.__module__}.{cls.__qualname__}.value_range=({least}, {largest}): write "
+                    "the least number first, and a larger one"
+                )
 
     @abc.abstractmethod
     def build(self) -> Evaluator:
@@ -272,8 +289,9 @@ class Evaluator(abc.ABC):
         """Score the canaries; ``EvaluatorError`` where a pair is unscored or in the wrong order."""
         # A wrong detector elsewhere gives a GenEval of 0.03 and no error (djghosh13/geneval#6).
         sign = 1 if self.config.higher_is_better else -1
-        for canary in self.canaries():
-            good, bad = self.score([canary.good, canary.bad])
+        for canary in self._tried(self.canaries):
+            pair = (canary.good, canary.bad)
+            good, bad = self._tried(functools.partial(checked_scores, self, pair))
             # Not "<=", which lets an unscored one pass: nan compares as false.
             if not sign * good.value > sign * bad.value:
                 raise EvaluatorError(
@@ -282,6 +300,52 @@ class Evaluator(abc.ABC):
                     f"{bad.value:.4g} ({bad.reason}); nothing was scored. Check its weights and "
                     "version."
                 )
+
+    def _tried(self, ask: Callable[[], T]) -> T:
+        """What the judge's code gives; ``EvaluatorError`` whatever it raises."""
+        try:
+            return ask()
+        except EvaluatorError:
+            raise
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raise EvaluatorError(
+                f"evaluator {self.name!r} raised {type(error).__name__}: {error} at its canaries "
+                f"({place.filename}:{place.lineno}); nothing was scored"
+            ) from error
+
+
+def checked_scores(evaluator: Evaluator, samples: Sequence[Sample]) -> list[Score]:
+    """One score a sample, in order; ``EvaluatorError`` where the judge breaks that promise."""
+    scores: object = evaluator.score(samples)
+    name = f"evaluator {evaluator.name!r}"
+    if not isinstance(scores, Sequence) or not all(isinstance(one, Score) for one in scores):
+        raise EvaluatorError(
+            f"{name} gave no list of Score, but {str(scores)[:80]}; return one a sample, in order"
+        )
+    # A judge that drops or sorts images would shift every number after, and none would look wrong.
+    if [score.sample_id for score in scores] != [sample.sample_id for sample in samples]:
+        raise EvaluatorError(
+            f"{name} gave {len(scores)} scores for {len(samples)} images, or gave them out of order"
+        )
+    for score in scores:
+        _check_range(evaluator.config, score)
+    return list(scores)
+
+
+def _check_range(config: JudgeConfig, score: Score) -> None:
+    """Refuse a number outside of its judge's range, to which intervals are cut."""
+    least, largest = config.value_range
+    # A cosine may be 1.0000001.
+    slack = _ROUNDING * max(1.0, abs(least), abs(largest))
+    is_within = least - slack <= score.value <= largest + slack
+    if config.is_bounded and score.reason is None and not is_within:
+        kind = type(config)
+        raise EvaluatorError(
+            f"evaluator {config.kind!r} gave {score.value!r} for {score.sample_id!r}, outside of "
+            f"value_range={config.value_range} of {kind.__module__}.{kind.__qualname__}; correct "
+            "either"
+        )
 
 
 def mean_of(values: Collection[float]) -> float:

@@ -53,6 +53,8 @@ class ScorerConfig(JudgeConfig):
     """
 
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers", "open_clip_torch")
+    # A rating head is linear at its end, and weights may be anybody's.
+    is_bounded: ClassVar[bool] = False
 
     weights: str
     batch_size: int = field(default=32, metadata=ADDRESS)

@@ -168,7 +168,7 @@ class RednessConfig(JudgeConfig):
     kind = "redness"
     title = "Redness"
     summary = "share of red"
-    value_range = (0.0, 1.0)
+    value_range = (0.0, 2.55)
     unit = "share"
 
     def build(self):
