@@ -35,7 +35,9 @@ def conf_folders(user_folders: Iterable[str] = ()) -> tuple[ConfFolder, ...]:
         path = Path(text).expanduser().resolve()
         if not path.is_dir():
             raise ConfigError(f"conf_dir={text}: no such folder")
-        folders.append(ConfFolder(path, f"conf_dir={text}"))
+        # Named twice, or installed and named.
+        if all(path != one.path.resolve() for one in folders):
+            folders.append(ConfFolder(path, f"conf_dir={text}"))
     return tuple(folders)
 
 

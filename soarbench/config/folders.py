@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from soarbench.common.errors import ConfigError
-from soarbench.common.plugins import ConfFolder, conf_folders
+from soarbench.common.plugins import OWN, ConfFolder, conf_folders
 from soarbench.common.strict import did_you_mean
 from soarbench.config.grammar import value_of
 from soarbench.config.keys import split
 
 CONF_DIR = "conf_dir"
+#: What the parts of a recipe's path name.
+_RECIPE = ("model", "method", "task")
 Folders = tuple[ConfFolder, ...]
 
 
@@ -21,6 +24,7 @@ def sources(group: str, folders: Folders | None = None) -> dict[str, str]:
         root = folder.path / group
         for path in root.rglob("*.yaml"):
             # The first folder wins, as in Hydra: nobody changes a published protocol by accident.
+            # ``search_path`` refuses the other.
             named.setdefault(str(path.relative_to(root).with_suffix("")), folder.source)
     return dict(sorted(named.items()))
 
@@ -31,9 +35,53 @@ def options(group: str, folders: Folders | None = None) -> list[str]:
 
 
 def search_path(words: Iterable[str]) -> Folders:
-    """The folders of YAML that a command line can choose from: ``conf_dir=DIR`` adds one."""
+    """The folders of YAML that a command line can choose from: ``conf_dir=DIR`` adds one.
+
+    Raises:
+        ConfigError: One is no folder, or holds YAML that would never be read.
+    """
     parted = map(split, words)
-    return conf_folders(str(value_of(word, str)) for word in parted if word.key == CONF_DIR)
+    folders = conf_folders(str(value_of(word, str)) for word in parted if word.key == CONF_DIR)
+    for index, folder in enumerate(folders[1:], start=1):
+        files = _files(folder)
+        if not files and folder.source.startswith(CONF_DIR):
+            raise ConfigError(
+                f"{folder.source}: holds no YAML in a folder of a kind; name the folder in which "
+                "method/, judge/, grid/ ... lie"
+            )
+        for file in files:
+            _refuse_shadowed(file, folder, folders[:index])
+            if file.parts[0] == "recipe":
+                _refuse_unread_recipe(file, folder, folders)
+    return folders
+
+
+def _files(folder: ConfFolder) -> list[Path]:
+    """The YAML of a folder, group first."""
+    groups = sorted(path.name for path in OWN.iterdir() if path.is_dir())
+    files = (path for group in groups for path in sorted((folder.path / group).rglob("*.yaml")))
+    return [path.relative_to(folder.path) for path in files]
+
+
+def _refuse_shadowed(file: Path, folder: ConfFolder, earlier: Folders) -> None:
+    """A copy that somebody edits would be read by nobody, and its changes do nothing."""
+    for other in earlier:
+        if (other.path / file).is_file():
+            raise ConfigError(
+                f"{file.as_posix()} of {folder.source} has the name of "
+                f"{other.source or 'soarbench'}'s own, which is used; rename it"
+            )
+
+
+def _refuse_unread_recipe(file: Path, folder: ConfFolder, folders: Folders) -> None:
+    """A recipe is found by its path alone, which may be misspelt."""
+    for group, name in zip(_RECIPE, file.with_suffix("").parts[1:], strict=False):
+        known = options(group, folders)
+        if name not in known:
+            raise ConfigError(
+                f"{file.as_posix()} of {folder.source}: there is no {group} {name!r}, so that "
+                f"nobody reads it; {did_you_mean(name, known)}"
+            )
 
 
 def require_option(group: str, name: str, folders: Folders) -> None:

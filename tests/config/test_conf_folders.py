@@ -12,7 +12,7 @@ from soarbench.common import plugins
 from soarbench.common.errors import ConfigError
 from soarbench.common.plugins import ConfFolder, conf_folders
 from soarbench.config.compose import run_settings
-from soarbench.config.folders import options
+from soarbench.config.folders import options, search_path
 from soarbench.grid.expand import expand
 
 GRID = (
@@ -77,6 +77,50 @@ def test_a_class_by_a_relative_path_is_refused_in_one_line(
     words = ["grid=main_table", "judge.aesthetic._target_=.my.Judge", "--dry-run"]
     assert main(["run", *words]) == 2
     assert "'.my.Judge' cannot be imported" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("method/sft", r"^method/sft\.yaml of conf_dir=/.* soarbench's own, which is used; rename"),
+        ("method/mine", r"^method/mine\.yaml of conf_dir=.* of other\.conf's own, which is used"),
+        (
+            "recipe/lab/stf",
+            r"^recipe/lab/stf\.yaml of .*: there is no method 'stf', so.*'sft'",
+        ),
+        ("recipe/lba/sft", "there is no model 'lba', so that nobody reads it; did you mean 'lab'"),
+        ("recipe/lab/gentle/aesthetc", "there is no task 'aesthetc', .*did you mean 'aesthetic'"),
+    ],
+)
+def test_a_file_that_nobody_would_read_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, message: str
+) -> None:
+    other = tmp_path / "other/method/mine.yaml"
+    other.parent.mkdir(parents=True)
+    other.write_text(METHOD)
+    folders = (*plugins._of_packages(), ConfFolder(other.parents[1], "other.conf"))
+    monkeypatch.setattr(plugins, "_of_packages", lambda: folders)
+    # Twice the same folder is no conflict, nor is a recipe of what is there.
+    words = [f"conf_dir={folder}"] * 2
+    written(folder, "recipe/lab/gentle/aesthetic")
+    assert len(search_path(words)) == len(search_path([])) + 1
+    written(folder, file)
+    with pytest.raises(ConfigError, match=message):
+        search_path(words)
+
+
+def written(folder: Path, file: str) -> None:
+    path = folder / f"{file}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(METHOD)
+
+
+def test_a_folder_without_yaml_of_a_kind_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path, "pictures/sft")
+    assert main(["run", "grid=main_table", f"conf_dir={tmp_path}", "--dry-run"]) == 2
+    assert "holds no YAML in a folder of a kind; name the folder" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
