@@ -94,4 +94,6 @@ def import_failure(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     # The first is who imports; Python's own, frozen in it or not, say nothing of where.
     own = [one for one in frames[1:] if "importlib" not in one.filename]
-    return f"{reason(error)}, at {own[-1].filename}, line {own[-1].lineno}" if own else reason(error)
+    return (
+        f"{reason(error)}, at {own[-1].filename}, line {own[-1].lineno}" if own else reason(error)
+    )
