@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError
 
 from soarbench.common.errors import ConfigError
 from soarbench.common.plugins import OWN, conf_folders
 from soarbench.common.strict import TARGET, build, convert, typed_fields
 from soarbench.config.folders import Folders, options, sources
 from soarbench.config.grammar import in_one_line, value_of
-from soarbench.config.keys import Word, hint_of, known_keys
+from soarbench.config.keys import Word, hint_of, known_keys, nearest
 from soarbench.config.settings import Settings, VariantConfig
 
 Variants = Mapping[str, VariantConfig]
@@ -78,16 +81,38 @@ class Composition:
 
     def plain(self, key: str) -> object:
         """A value, resolved; None where nothing or null is."""
-        with in_one_line():
+        with in_one_line(), self._resolving():
             node = OmegaConf.select(self._config, key)
             return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
     def settings(self) -> Settings:
         """Everything, resolved and checked."""
-        with in_one_line():
+        with in_one_line(), self._resolving():
             values = OmegaConf.to_container(self._config, resolve=True, throw_on_missing=True)
         assert isinstance(values, dict)
         return build(Settings, {str(key): value for key, value in values.items()}, "")
+
+    @contextlib.contextmanager
+    def _resolving(self) -> Iterator[None]:
+        """What refers to a key that is not there, as a ``ConfigError`` that names both."""
+        try:
+            yield
+        except InterpolationKeyError as error:
+            absent = re.search("'(.*)'", str(error))
+            if absent is None or not error.full_key:
+                raise
+            raise ConfigError(f"{error.full_key}: {self._absent(absent[1])}") from error
+
+    def _absent(self, key: str) -> str:
+        known = self.known()
+        if key.partition(".")[0] not in known or self.hint(key) is None:
+            return f"${{{key}}} refers to no key; {nearest(key, known)}"
+        names = {group: self.plain(f"{group}.name") for group in ("budget", "model", "task")}
+        chosen = ", ".join(f"{group}={name}" for group, name in names.items())
+        return (
+            f"nothing states {key} with {chosen}; give it ({key}=VALUE), or choose another of "
+            "these, budget=standard say"
+        )
 
 
 def _by_hydra(root: str | None, choices: Sequence[str], folders: Folders) -> dict[str, object]:

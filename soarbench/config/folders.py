@@ -12,6 +12,9 @@ from soarbench.config.grammar import value_of
 from soarbench.config.keys import split
 
 CONF_DIR = "conf_dir"
+#: Their YAML sets keys of other groups, too: of ``optim`` and ``training``.
+_GLOBAL = ("method", "model", "protocol", "recipe")
+_PACKAGE = "# @package _global_"
 #: What the parts of a recipe's path name.
 _RECIPE = ("model", "method", "task")
 Folders = tuple[ConfFolder, ...]
@@ -51,6 +54,8 @@ def search_path(words: Iterable[str]) -> Folders:
             )
         for file in files:
             _refuse_shadowed(file, folder, folders[:index])
+            if file.parts[0] in _GLOBAL:
+                _refuse_without_package(file, folder)
             if file.parts[0] == "recipe":
                 _refuse_unread_recipe(file, folder, folders)
     return folders
@@ -71,6 +76,16 @@ def _refuse_shadowed(file: Path, folder: ConfFolder, earlier: Folders) -> None:
                 f"{file.as_posix()} of {folder.source} has the name of "
                 f"{other.source or 'soarbench'}'s own, which is used; rename it"
             )
+
+
+def _refuse_without_package(file: Path, folder: ConfFolder) -> None:
+    """Without it ``optim`` of a method's YAML is ``method.optim``, and the method has none."""
+    text = (folder.path / file).read_text(encoding="utf-8", errors="replace")
+    if "@package" not in text:
+        raise ConfigError(
+            f"{file.as_posix()} of {folder.source}: its first line must be {_PACKAGE!r}, so that "
+            "its keys are those of a run; add it"
+        )
 
 
 def _refuse_unread_recipe(file: Path, folder: ConfFolder, folders: Folders) -> None:

@@ -123,6 +123,32 @@ def test_a_folder_without_yaml_of_a_kind_is_refused(
     assert "holds no YAML in a folder of a kind; name the folder" in capsys.readouterr().err
 
 
+def test_a_method_without_its_first_line_is_named(folder: Path) -> None:
+    path = folder / "method/gentle.yaml"
+    path.write_text(METHOD.partition("\n")[2])
+    with pytest.raises(ConfigError, match=r"^method/gentle\.yaml of .* '# @package _global_', so"):
+        expand(["grid=mine", f"conf_dir={folder}"])
+
+
+@pytest.mark.parametrize("key", ["budget.stepz", "bugdet.steps"])
+def test_a_reference_to_no_key_is_named_with_its_place(folder: Path, key: str) -> None:
+    path = folder / "method/gentle.yaml"
+    path.write_text(f"{METHOD}training:\n  steps: ${{{key}}}\n")
+    message = rf"^training\.steps: \$\{{{key}\}} refers to no key; did you mean .*'budget\.steps'"
+    with pytest.raises(ConfigError, match=message):
+        expand(["grid=mine", f"conf_dir={folder}"])
+
+
+def test_a_budget_that_a_task_does_not_state_is_named() -> None:
+    message = (
+        r"steps: nothing states task\.published_steps with budget=published, model=lab, task=\w+; "
+        r"give it \(task\.published_steps=VALUE\), or .* budget=standard say$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        expand(["grid=main_table", "budget=published"])
+    assert expand(["grid=main_table", "budget=published", "task.published_steps=480"]).cells
+
+
 def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "grid=main_table", "conf_dir=/nowhere"]) == 2
     assert "conf_dir=/nowhere: no such folder" in capsys.readouterr().err
