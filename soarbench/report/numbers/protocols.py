@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from soarbench.common.errors import StoreError
-from soarbench.report.numbers.settings import refuse_unlike_seeds
+from soarbench.report.numbers.settings import flat, refuse_unlike_seeds
 from soarbench.store.cells import Cell
 from soarbench.store.facts import JUDGE
 from soarbench.store.tables import Facts
@@ -31,7 +31,7 @@ def task_protocols(cells: Sequence[Cell]) -> dict[Judged, Facts]:
 def differing(first: Facts, second: Facts) -> list[str]:
     """The fields in which two protocols differ, each with both values."""
     # Without the facts about the judge's number: a title may change where no number does.
-    a, b = ({k: v for k, v in _flat(p) if not k.startswith(f"{JUDGE}.")} for p in (first, second))
+    a, b = ({k: v for k, v in flat(p) if not k.startswith(f"{JUDGE}.")} for p in (first, second))
     return [
         f"{key}: {_short(a.get(key))} against {_short(b.get(key))}"
         for key in sorted(a.keys() | b.keys())
@@ -70,15 +70,6 @@ def unlike_text(evaluator: str, first: str, second: str, fields: Sequence[str]) 
         f"{evaluator} of {first} and {second} was measured under different protocols, whose "
         f"numbers do not compare: {'; '.join(fields)}; score both alike"
     )
-
-
-def _flat(protocol: Facts, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Nested mappings as dotted keys."""
-    for key, value in protocol.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _short(value: object) -> str:

@@ -21,7 +21,7 @@ Values = Mapping[str, object]
 
 def settings_of(config: Values) -> dict[str, object]:
     """What may be set of a method, by dotted key, of a cell's configuration."""
-    own = dict(_flat({part: config.get(part) for part in _PARTS}, ""))
+    own = dict(flat({part: config.get(part) for part in _PARTS}))
     parent = config.get("parent")
     if not isinstance(parent, Mapping):
         return own
@@ -56,9 +56,10 @@ def _trained_with(cell: Cell) -> Values:
     return own | {key: value for key, value in others.items() if value is not None}
 
 
-def _flat(values: Values, prefix: str) -> Iterator[tuple[str, object]]:
+def flat(values: Values, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Nested mappings as dotted keys."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
