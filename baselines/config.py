@@ -386,3 +386,12 @@ class TrainingConfig:
     def rows_per_process(self, world_size: int) -> int:
         """Rows an update on one process."""
         return self.batch_size // world_size
+
+
+def cost_unit(method: MethodConfig, ema: EmaConfig | None) -> int:
+    """Updates after which the evaluated weights hold all that was paid for.
+
+    The first of those that share a rollout has paid for all of them, and an average lacks what was
+    trained since its last averaging: a multiple of both.
+    """
+    return math.lcm(method.updates_per_collection, 1 if ema is None else ema.every)

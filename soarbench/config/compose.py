@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from fractions import Fraction
 
-from baselines.config import MethodConfig, TrainingConfig
+from baselines.config import EmaConfig, MethodConfig, TrainingConfig, cost_unit
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import did_you_mean
 from soarbench.config.composition import Composition, Variants
@@ -78,9 +78,11 @@ def _spend(composition: Composition, other: Composition) -> None:
     method, training = _trained(composition)
     others_method, others_training = _trained(other)
     cost = others_training.steps * update_cost(others_training, others_method)
-    unit = method.updates_per_collection
-    collections = max(1, round(cost / update_cost(training, method) / unit))
-    composition.set(Word("training.steps", str(collections * unit)))
+    ema = composition.section("ema")
+    assert ema is None or isinstance(ema, EmaConfig)
+    unit = cost_unit(method, ema)
+    units = max(1, round(cost / update_cost(training, method) / unit))
+    composition.set(Word("training.steps", str(units * unit)))
 
 
 def update_cost(training: TrainingConfig, method: MethodConfig) -> float:

@@ -195,19 +195,28 @@ class RobustnessConfig:
         enabled: Whether they are: as many images as the last step has, a sampler each.
         num_inference_steps: Of the samplers without noise.
         state_noise: As ``sampling.state_noise``, of samplers with the usual number of steps.
+        guidance_scale: As ``sampling.guidance_scale``, of samplers that are the usual one else;
+            methods that are trained without guidance are evaluated without it by their authors.
     """
 
     enabled: bool
     num_inference_steps: tuple[int, ...]
     state_noise: tuple[float, ...]
+    guidance_scale: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        for key in ("num_inference_steps", "state_noise"):
+        # Without noise it would be the usual sampler by another name.
+        positive = "above 0", math.ulp(0.0)
+        limits = {
+            "num_inference_steps": positive,
+            "state_noise": positive,
+            "guidance_scale": ("of 1 (none) or more", 1.0),
+        }
+        for key, (what, least) in limits.items():
             values: tuple[float, ...] = getattr(self, key)
-            # Without noise it would be the usual sampler by another name.
-            if not all(0 < value < math.inf for value in values):
+            if not all(least <= value < math.inf for value in values):
                 raise ValueError(
-                    f"robustness.{key}={list(values)}: give numbers above 0, or [] for none"
+                    f"robustness.{key}={list(values)}: give numbers {what}, or [] for none"
                 )
 
 

@@ -160,7 +160,8 @@ class SamplingConfig:
             raise ValueError(f"state_noise={self.state_noise}: must be above 0, or null for none")
         limits = {
             "num_inference_steps": (1, _MOST_SAMPLING_STEPS),
-            "guidance_scale": (0, GREATEST_GUIDANCE),
+            # Below 1 the prompt counts for less than without guidance; diffusers takes 0 for off.
+            "guidance_scale": (1, GREATEST_GUIDANCE),
             "batch_size": (1, math.inf),
         }
         for key, (least, most) in limits.items():
@@ -180,6 +181,7 @@ class SamplingConfig:
         steps, noise = robustness.num_inference_steps, robustness.state_noise
         samplers = [replace(self, num_inference_steps=count, state_noise=None) for count in steps]
         samplers += [replace(self, state_noise=scale) for scale in noise]
+        samplers += [replace(self, guidance_scale=scale) for scale in robustness.guidance_scale]
         return tuple(one for one in dict.fromkeys(samplers) if one != self)
 
 

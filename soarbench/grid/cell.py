@@ -12,6 +12,7 @@ from baselines.config import (
     MethodConfig,
     OptimConfig,
     TrainingConfig,
+    cost_unit,
 )
 from evaluators.base import JudgeConfig
 from evaluators.diversity.config import DiversityConfig
@@ -139,15 +140,20 @@ class CellConfig:
     def cost_steps(self) -> dict[int, float]:
         """The step that is nearest to each of ``costs`` within this stage, and that cost.
 
-        A multiple of the updates that share a rollout, since the first of them has paid for all;
-        none before weights that are evaluated as an average are averaged for the first time.
+        The last one, or a multiple of the method's ``cost_unit``; none before weights that are
+        evaluated as an average are averaged for the first time.
         """
         if self.training is None or self.method is None:
             return {}
         before, update = self.cost_at(0), self.cost_at(1) - self.cost_at(0)
-        unit = self.method.updates_per_collection
-        nearest = {unit * round((cost - before) / update / unit): cost for cost in self.costs}
-        first, last = 1 if self.ema is None else self.ema.every, self.training.steps
+        unit, last = cost_unit(self.method, self.ema), self.training.steps
+        updates = {cost: (cost - before) / update for cost in self.costs}
+        nearest = {
+            # Its end is what a training gives, whatever is averaged.
+            last if round(count) == last else unit * round(count / unit): cost
+            for cost, count in updates.items()
+        }
+        first = 1 if self.ema is None else self.ema.every
         return {step: cost for step, cost in nearest.items() if first <= step <= last}
 
     def cost_at(self, step: int) -> float:

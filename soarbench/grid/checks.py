@@ -175,6 +175,8 @@ def _check_guidance(settings: Settings) -> None:
         "sampling.guidance_scale": settings.sampling.guidance_scale,
         "method.guidance_scale": method.get("guidance_scale", 1.0),
     }
+    if settings.robustness.enabled:
+        scales["robustness.guidance_scale"] = max(settings.robustness.guidance_scale, default=1.0)
     for key, value in scales.items():
         if value != 1:
             raise ConfigError(

@@ -75,6 +75,7 @@ def _robustness(cell: CellConfig, cells: Iterable[CellConfig]) -> dict[str, obje
         {
             "num_inference_steps": one.sampling.num_inference_steps,
             "state_noise": one.sampling.state_noise or 0.0,
+            "guidance_scale": one.sampling.guidance_scale,
             "scores": {
                 name: {
                     judge: addresses.scores(one, step, suite, judge).address

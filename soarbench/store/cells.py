@@ -17,7 +17,7 @@ from soarbench.config.stages import BASE
 from soarbench.store.artefact import Store
 from soarbench.store.cell_record import CellRecord, Status
 from soarbench.store.scores import Prompt, ScoreSet, logged_values, prompts_of, score_sets, tags_of
-from soarbench.store.tables import CellTables, Facts, StoredTables
+from soarbench.store.tables import CellTables, Facts, StoredTables, labelled
 from soarbench.store.training import TrainingFolder
 
 if TYPE_CHECKING:
@@ -192,7 +192,12 @@ class Cell:
 
     def robustness(self) -> pa.Table | None:
         """Scores of the last step by several samplers; None where not all of them were judged."""
-        return self.tables.probe("robustness")
+        table = self.tables.probe("robustness")
+        # Earlier versions had no guidance among the settings: each was the usual one.
+        if table is not None and "guidance_scale" not in table.column_names:
+            sampling = self.description["config"]["sampling"]
+            table = labelled(table, guidance_scale=sampling["guidance_scale"])
+        return table
 
     def image(self, step: int, prompt_id: str, image_index: int) -> Image.Image | None:
         """An image as it was drawn; None where it is not stored."""

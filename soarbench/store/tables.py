@@ -21,6 +21,8 @@ from soarbench.store.training import TrainingFolder
 
 #: What a protocol says, by field; ``judge`` holds the facts about the judge's number.
 Facts = Mapping[str, object]
+#: What samplers differ in.
+SAMPLER = ("num_inference_steps", "state_noise", "guidance_scale")
 #: Of a probe; see ``ProbeFolder``.
 Table = Literal["images", "diversity", "norms", "states", "exposure", "robustness"]
 _REMEDY = "the command of the run makes it again"
@@ -60,8 +62,7 @@ class CellTables(Protocol):
 
         Those of images have step and suite, and a column a measure of diversity; of an export they
         are means of a prompt's images, without image_index. ``robustness`` has
-        the columns of ``scores``, num_inference_steps and state_noise, and is of every sampler, the
-        cell's own first.
+        the columns of ``scores`` and ``SAMPLER``, and is of every sampler, the cell's own first.
         """
 
     def protocols(self) -> dict[tuple[str, str], Facts]:
@@ -128,7 +129,8 @@ class StoredTables:
         """See ``probe``; None while scores of a sampler are missing."""
         step, tables = self.description["steps"][-1], []
         for sampler in self.description.get("robustness", []):
-            settings = {key: sampler[key] for key in ("num_inference_steps", "state_noise")}
+            # Earlier versions had no guidance among them.
+            settings = {key: sampler[key] for key in SAMPLER if key in sampler}
             for suite, judges in sampler["scores"].items():
                 for judge, address in judges.items():
                     folder = ScoresFolder(self.store.artefact(address).root)

@@ -178,6 +178,8 @@ def test_no_cost_is_compared_at_an_average_of_nothing(overrides: list[str]) -> N
 
     # SFT spends as much as 3.75 updates of Flow-GRPO.
     assert flow_grpo("ema.every=4") == (4, 10, 20)
+    # At four updates the average would hold three of them, and be charged for all.
+    assert flow_grpo("ema.every=3") == (6, 10, 20)
     assert flow_grpo("ema.every=5") == (10, 20)
     message = (
         r"ema\.every=11: nothing has been averaged yet at the first snapshot, step 10; use .*10"

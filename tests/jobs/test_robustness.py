@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,8 +72,13 @@ def test_the_last_step_alone_is_drawn_by_other_samplers_and_nothing_else_again(
     assert not (results_of(arguments) / "reward_specific" / "robustness_aesthetic.csv").exists()
     bench = go([*arguments, *ENABLED])
     usual = before.settings.sampling
-    settings = {(one.num_inference_steps, one.state_noise) for _, _, one in bench.samplers}
-    assert settings == {(5, None), (usual.num_inference_steps, 0.3)}
+    settings = {
+        (one.num_inference_steps, one.state_noise, one.guidance_scale)
+        for _, _, one in bench.samplers
+    }
+    steps, guidance = usual.num_inference_steps, usual.guidance_scale
+    assert settings == {(5, None, guidance), (steps, 0.3, guidance), (steps, None, 1.0)}
+    assert guidance != 1
     last = {cell.label: cell.steps[-1] for cell in before.cells}
     assert {(label, step) for label, step, _ in bench.samplers} == set(last.items())
     assert not any(call.startswith(("train", "probe", "states")) for call in bench.calls)
@@ -89,8 +95,13 @@ def test_every_sampler_is_reported_the_usual_one_among_them(
     words = [*arguments, *ENABLED, "method=sft,soar"]
     go([*arguments, *ENABLED])
     rows = points(results_of(words))
-    samplers = {(row["num_inference_steps"], row["state_noise"], row["is_usual"]) for row in rows}
-    assert samplers == {("5", "0.0", "False"), ("20", "0.0", "True"), ("20", "0.3", "False")}
+    names = ("num_inference_steps", "state_noise", "guidance_scale", "is_usual")
+    assert {tuple(row[name] for name in names) for row in rows} == {
+        ("5", "0.0", "3.0", "False"),
+        ("20", "0.0", "3.0", "True"),
+        ("20", "0.3", "3.0", "False"),
+        ("20", "0.0", "1.0", "False"),
+    }
     assert {row["metric"] for row in rows} == {"oracle_aesthetic"}
     assert {row["method"] for row in rows} == {"base", "sft", "soar"}
     compared = [row for row in rows if row["verdict"]]
@@ -108,6 +119,9 @@ def test_every_sampler_is_reported_the_usual_one_among_them(
     assert {one.adjusted_p_value for one in others} == {None}
     markdown = (results_of(words) / "reward_specific" / "table.md").read_text()
     assert "### Scores by sampler" in markdown
+    heads = re.findall(r"^\| .*, (\d+ steps.*?) \|", markdown, re.M)
+    # By number of steps, with noise, with other guidance.
+    assert heads == ["5 steps", "20 steps (usual)", "20 steps, noise 0.3", "20 steps, guidance 1"]
     export(ExportOptions(output=tmp_path / "copy"), words, console=Console(file=io.StringIO()))
     copy = [f"output_dir={tmp_path / 'copy'}", f"results_dir={tmp_path / 'again'}"]
     copy.append("figure_formats=[]")
@@ -135,6 +149,6 @@ def test_fewer_samplers_are_reported_without_drawing_again(arguments: list[str])
     go([*arguments, *ENABLED])
     one = [*arguments, "robustness.enabled=true", "robustness.num_inference_steps=[5]"]
     assert {row["num_inference_steps"] for row in points(results_of(arguments))} == {"5", "20"}
-    bench = go([*one, "robustness.state_noise=[]"])
+    bench = go([*one, "robustness.state_noise=[]", "robustness.guidance_scale=[]"])
     assert bench.samplers == []
     assert len({row["state_noise"] for row in points(results_of(arguments))}) == 1

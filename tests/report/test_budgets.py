@@ -119,7 +119,7 @@ def test_places_by_hand(level, before, after, share):
 def test_updates_that_share_a_rollout_are_compared_at_its_end(level):
     snapshot = point("flow_grpo", 10, 2.0, seconds=4.0)
     points = [point("base", 0, 1.0, seconds=0.0), point("flow_grpo", 20, 3.0, seconds=8.0)]
-    found = place_at(way([*points, replace(snapshot, collection=2)], "flow_grpo"), "seconds", level)
+    found = place_at(way([*points, replace(snapshot, unit=2)], "flow_grpo"), "seconds", level)
     # An update takes 0.4 seconds, two are collected for at once.
     assert (found.is_measured, found.before.step) == (True, 10)
     alone = place_at(way([*points, snapshot], "flow_grpo"), "seconds", level)

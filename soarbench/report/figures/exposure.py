@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
@@ -101,14 +101,18 @@ def draw_robustness(
         for row, metric in enumerate(metrics):
             own = [point for point in points if point.metric == metric]
             scores, leads = axes[2 * row : 2 * row + 2]
-            scores.set(ylabel=facts[metric].title, xlabel="Sampler steps (+ noise)")
-            leads.set(ylabel="Difference to usual sampler", xlabel="Sampler steps (+ noise)")
+            xlabel = "Sampler steps (+ noise, at other guidance)"
+            scores.set(ylabel=facts[metric].title, xlabel=xlabel)
+            leads.set(ylabel="Difference to usual sampler", xlabel=xlabel)
             if row == 0:
                 scores.set_title("Score")
                 leads.set_title("Change of the lead on the baseline")
-            names = list(dict.fromkeys(map(_sampler_title, own)))
-            _draw_marks(scores, [_score(p, names) for p in own], titles)
-            _draw_marks(leads, [_lead(p, names) for p in own], titles)
+            guidance = {point.guidance_scale for point in own if point.is_usual}
+            by_point = {point: _sampler_title(point, guidance) for point in own}
+            names = list(dict.fromkeys(by_point.values()))
+            places = {point: names.index(name) for point, name in by_point.items()}
+            _draw_marks(scores, [_score(*one) for one in places.items()], titles)
+            _draw_marks(leads, [_lead(*one) for one in places.items()], titles)
             drawing.draw_zero(leads)
             for ax in (scores, leads):
                 ax.set_xticks(range(len(names)), names)
@@ -117,19 +121,17 @@ def draw_robustness(
     return figure
 
 
-def _score(point: RobustnessPoint, names: Sequence[str]) -> Mark:
-    place = names.index(_sampler_title(point))
+def _score(point: RobustnessPoint, place: int) -> Mark:
     return Mark(place, point.method, point.value, point.low, point.high, None)
 
 
-def _lead(point: RobustnessPoint, names: Sequence[str]) -> Mark:
-    place, value = names.index(_sampler_title(point)), point.interaction
-    return Mark(
-        place, point.method, value, point.interaction_low, point.interaction_high, point.verdict
-    )
+def _lead(point: RobustnessPoint, place: int) -> Mark:
+    ends = point.interaction_low, point.interaction_high
+    return Mark(place, point.method, point.interaction, *ends, point.verdict)
 
 
-def _sampler_title(point: RobustnessPoint) -> str:
+def _sampler_title(point: RobustnessPoint, usual_guidance: Collection[float]) -> str:
     noise = f"+{point.state_noise:g}" if point.state_noise else ""
     usual = "\n(usual)" if point.is_usual else ""
-    return f"{point.num_inference_steps}{noise}{usual}"
+    other = "" if point.guidance_scale in usual_guidance else f"\nat {point.guidance_scale:g}"
+    return f"{point.num_inference_steps}{noise}{usual}{other}"

@@ -89,12 +89,12 @@ _TEXTS = {
     ),
     "robustness": (
         "Scores by sampler",
-        "The last step's images by samplers with other numbers of steps, and with fresh noise in "
-        "every state (RMS of the whole way). Left, each method's score; right, by how much its "
-        "difference to the baseline is another than by the usual sampler: above zero (where more "
-        "is better) it bears the sampler's errors better than the baseline does. Paired by image "
-        "and seed; the deciding metric alone decides, after Holm's correction over methods and "
-        "samplers.",
+        "The last step's images by samplers with other numbers of steps, with fresh noise in "
+        "every state (RMS of the whole way), and with other guidance. Left, each method's score; "
+        "right, by how much its difference to the baseline is another than by the usual sampler: "
+        "above zero (where more is better) it bears the sampler's errors better than the baseline "
+        "does. Paired by image and seed; the deciding metric alone decides, after Holm's "
+        "correction over methods and samplers.",
     ),
     "samples": (
         "Samples",

@@ -42,14 +42,14 @@ class Stop:
         step: Its optimiser step in that stage.
         spent: Cumulative counters, ``step`` among them.
         value: Of the deciding metric.
-        collection: Updates that share a rollout, at the ends of which snapshots are compared.
+        unit: Updates at whose multiples snapshots are compared (``baselines.config.cost_unit``).
     """
 
     method: str
     step: int
     spent: Mapping[str, float]
     value: float
-    collection: int = 1
+    unit: int = 1
 
 
 def way(points: Sequence[CurvePoint], method: str) -> list[Stop]:
@@ -64,7 +64,7 @@ def way(points: Sequence[CurvePoint], method: str) -> list[Stop]:
             step=one.step,
             spent={"step": one.step, **one.spent},
             value=one.value,
-            collection=one.collection,
+            unit=one.unit,
         )
         for one in own
     ]
@@ -136,15 +136,15 @@ class Place:
 def place_at(stops: Sequence[Stop], counter: str, level: float) -> Place | None:
     """Where a way has spent ``level`` of a counter; None beyond its ends.
 
-    The nearest stop, if it is within half an update, or half a rollout's updates, or 2.5 % of the
-    level.
+    The nearest stop, if it is within half an update, or half of those whose multiples are compared,
+    or 2.5 % of the level.
     """
     # Training that did not log a counter has no place on its axis.
     if not stops or any(counter not in stop.spent for stop in stops):
         return None
     reached = np.array([float(stop.spent[counter]) for stop in stops])
     nearest = int(np.abs(reached - level).argmin())
-    half = stops[nearest].collection * _update(stops, nearest, counter) / 2
+    half = stops[nearest].unit * _update(stops, nearest, counter) / 2
     if abs(reached[nearest] - level) <= max(half, _NEAR * level):
         return Place(before=stops[nearest], after=stops[nearest], share=0.0)
     if not reached[0] < level < reached[-1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ class CurvePoint:
         method: Name; the base has the one point at step 0 that all methods start from.
         spent: Counters of training up to this step, mean over seeds; 0 for the base, and without an
             entry where training did not log it.
-        collection: Updates that share a rollout, at the ends of which costs are compared.
+        unit: Updates at whose multiples costs are compared (``baselines.config.cost_unit``).
     """
 
     task: str
@@ -43,7 +44,7 @@ class CurvePoint:
     num_prompts: int
     num_seeds: int
     spent: Mapping[str, float]
-    collection: int = 1
+    unit: int = 1
 
 
 def curve_point(
@@ -54,7 +55,7 @@ def curve_point(
     mean: Interval,
     spent: Mapping[str, float],
     *,
-    collection: int = 1,
+    unit: int = 1,
 ) -> CurvePoint:
     """A point of an interval."""
     return CurvePoint(
@@ -68,7 +69,7 @@ def curve_point(
         num_prompts=mean.num_prompts,
         num_seeds=mean.num_seeds,
         spent=spent,
-        collection=collection,
+        unit=unit,
     )
 
 
@@ -78,9 +79,9 @@ def build_curves(
     """Estimate every metric that is drawn at every step that was judged."""
     # Each log is read once, though every metric asks for it; its losses and norms are not kept.
     logs: dict[tuple[str, str], list[Counters]] = {}
-    collections: dict[str, int] = {}
+    units: dict[str, int] = {}
     for cell in cells:
-        collections[cell.method] = _updates_per_collection(cell)
+        units[cell.method] = _cost_unit(cell)
         logged = {name: values for name, values in cell.training().items() if name in COUNTERS}
         logs.setdefault((cell.task, cell.method), []).append(logged)
     points: list[CurvePoint] = []
@@ -96,7 +97,7 @@ def build_curves(
             if panel is not None:
                 for method in panel.methods:
                     own = logs.get((table.task, method), [])
-                    points += _curve(panel, method, own, collections.get(method, 1))
+                    points += _curve(panel, method, own, units.get(method, 1))
     return points
 
 
@@ -145,16 +146,15 @@ def _stage_start(panel: Panel, method: str) -> int:
     return steps[0] + _stage_start(panel, earlier) if steps else 0
 
 
-def _updates_per_collection(cell: Cell) -> int:
-    """Updates that share a rollout; 1 where there is none."""
-    method = cell.config.get("method")
-    updates = method.get("updates_per_collection") if isinstance(method, dict) else None
-    return updates if isinstance(updates, int) else 1
+def _cost_unit(cell: Cell) -> int:
+    """``baselines.config.cost_unit`` of the settings that a cell was trained with."""
+    parts = (("method", "updates_per_collection"), ("ema", "every"))
+    settings = [(cell.config.get(group), name) for group, name in parts]
+    updates = [group.get(name) for group, name in settings if isinstance(group, dict)]
+    return math.lcm(*(one for one in updates if isinstance(one, int)))
 
 
-def _curve(
-    panel: Panel, method: str, logs: Sequence[Counters], collection: int
-) -> list[CurvePoint]:
+def _curve(panel: Panel, method: str, logs: Sequence[Counters], unit: int) -> list[CurvePoint]:
     """One method's points, by step."""
     points = []
     for step in panel.steps(method):
@@ -162,7 +162,7 @@ def _curve(
         if interval is not None:
             spent = dict.fromkeys(COUNTERS, 0.0) if method == BASE else _spent(logs, step)
             named = (panel.task, panel.evaluator, method, step)
-            points.append(curve_point(*named, interval, spent, collection=collection))
+            points.append(curve_point(*named, interval, spent, unit=unit))
     return points
 
 

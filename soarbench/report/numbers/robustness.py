@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,12 +20,12 @@ from soarbench.stats.intervals import Interval
 from soarbench.stats.significance import Verdict
 from soarbench.store.cells import Cell
 from soarbench.store.scores import ScoreSet, score_sets, tags_of
+from soarbench.store.tables import SAMPLER
 
-#: Steps of a sampler, and noise in its states; ordered as they are drawn.
-Sampler = tuple[int, float]
+#: The values of ``SAMPLER``.
+Sampler = tuple[int, float, float]
 #: One metric of a task by every sampler, the usual one first.
 BySampler = Mapping[Sampler, Panel]
-_COLUMNS = ("num_inference_steps", "state_noise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class RobustnessPoint:
     Attributes:
         num_inference_steps: Of the sampler.
         state_noise: Fresh noise in its states; 0 of one without.
+        guidance_scale: Its guidance; 1 of one without.
         is_usual: Whether it is the sampler that all other numbers are of.
         interaction: Method - ``baseline`` by this sampler, minus the same by the usual one; nan of
             the base, of the baseline, and of the usual sampler.
@@ -46,6 +48,7 @@ class RobustnessPoint:
     metric: str
     num_inference_steps: int
     state_noise: float
+    guidance_scale: float
     is_usual: bool
     method: str
     value: float
@@ -91,13 +94,13 @@ def robustness_points(cells: Sequence[Cell], task: str, baseline: str) -> list[R
 def _samplers(tables: Sequence[pa.Table], task: str) -> list[Sampler]:
     """Those of all cells, the usual one first; ``StoreError`` where they are not alike."""
     of_cells = {
-        tuple(dict.fromkeys(zip(*(table[name].to_pylist() for name in _COLUMNS), strict=True)))
+        tuple(dict.fromkeys(zip(*(table[name].to_pylist() for name in SAMPLER), strict=True)))
         for table in tables
     }
     if len(of_cells) > 1:
         raise StoreError(
             f"cells of task {task!r} were drawn by unlike samplers; run the grid again with one "
-            "robustness.num_inference_steps and robustness.state_noise"
+            "robustness.num_inference_steps, robustness.state_noise and robustness.guidance_scale"
         )
     return list(next(iter(of_cells), ()))
 
@@ -118,10 +121,8 @@ class _Drawn(Cell):
 
 
 def _by(cell: Cell, table: pa.Table, sampler: Sampler) -> _Drawn:
-    steps, noise = (
-        pc.equal(table[name], value) for name, value in zip(_COLUMNS, sampler, strict=True)
-    )
-    rows = table.filter(pc.and_(steps, noise))
+    equal = [pc.equal(table[name], value) for name, value in zip(SAMPLER, sampler, strict=True)]
+    rows = table.filter(functools.reduce(pc.and_, equal))
     judges = list(dict.fromkeys(rows["evaluator"].to_pylist()))
     description = {**cell.description, "steps": [cell.steps[-1]], "metrics": judges}
     return _Drawn(**{**vars(cell), "description": description}, rows=rows)
@@ -138,12 +139,18 @@ def _points(panels: BySampler, baseline: str, is_deciding: bool) -> Iterator[Rob
     }
     if is_deciding:
         family = decided(family)
-    for sampler, panel in sorted(panels.items(), key=lambda one: (one[0][1], one[0][0])):
+    for sampler, panel in sorted(panels.items(), key=lambda one: _place(one[0], usual)):
         for method in panel.methods:
             interval = estimate(panel, method, panel.steps(method)[-1]).interval
             if interval is not None:
                 comparison = family.get((method, str(sampler)))
                 yield _point(panel, sampler, method, interval, comparison, sampler == usual)
+
+
+def _place(sampler: Sampler, usual: Sampler) -> tuple[bool, float, float, int]:
+    """By number of steps, then with noise, then with other guidance."""
+    steps, noise, guidance = sampler
+    return guidance != usual[2], guidance, noise, steps
 
 
 def _interaction(
@@ -189,6 +196,7 @@ def _point(
         metric=panel.evaluator,
         num_inference_steps=sampler[0],
         state_noise=sampler[1],
+        guidance_scale=sampler[2],
         is_usual=is_usual,
         method=method,
         value=interval.estimate,

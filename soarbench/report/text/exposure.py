@@ -27,10 +27,10 @@ _EXPOSURE_NOTE = (
     "{baseline}, p-values corrected for the methods, levels and measures of this table."
 )
 ROBUSTNESS_NOTE = (
-    "Sampler steps, and fresh noise in the states where it says so. After a score: by how much the "
-    "difference to {baseline} is another than by the usual sampler, on the same images and seeds; "
-    "p-values of the deciding metric, corrected for its methods and samplers; others decide "
-    "nothing."
+    "Sampler steps, and fresh noise in the states and another guidance where it says so. After a "
+    "score: by how much the difference to {baseline} is another than by the usual sampler, on the "
+    "same images and seeds; p-values of the deciding metric, corrected for its methods and "
+    "samplers; others decide nothing."
 )
 
 
@@ -56,10 +56,13 @@ def robustness_texts(
 ) -> pd.DataFrame:
     """A row a metric and sampler, of one task, and a column a method."""
     cells = {}
+    usual_guidance = {point.guidance_scale for point in points if point.is_usual}
     for point in points:
-        noise = f", noise {point.state_noise:g}" if point.state_noise else ""
+        what = f", noise {point.state_noise:g}" if point.state_noise else ""
+        if point.guidance_scale not in usual_guidance:
+            what += f", guidance {point.guidance_scale:g}"
         usual = " (usual)" if point.is_usual else ""
-        sampler = f"{point.num_inference_steps} steps{noise}{usual}"
+        sampler = f"{point.num_inference_steps} steps{what}{usual}"
         name = f"{facts[point.metric].title}, {sampler}"
         cells[name, point.method] = _robustness(point, facts[point.metric].decimals)
     return _wide("Score", cells, titles)

@@ -61,7 +61,7 @@ THRESHOLD_NOTE = (
 #: .100 ahead.
 _MATCHED_NOTE = (
     "Every method at the same cost: at a snapshot within half an update (or half of those that "
-    "share a rollout) or 2.5 % of it, whose own cost the table shows."
+    "share a rollout or an averaging of weights) or 2.5 % of it, whose own cost the table shows."
 )
 _LINEAR_NOTE = (
     "Without one, an image's score is taken as linear between two snapshots that differ by at most "
