@@ -115,6 +115,22 @@ def test_places_by_hand(level, before, after, share):
     assert found.is_measured == (before == after)
 
 
+def test_where_costs_are_compared_is_read_off_a_cells_settings(tmp_path):
+    settings = {
+        "soar": {"method": {"kind": "soar"}, "ema": {"every": 8}},
+        "flow_grpo": {"method": {"updates_per_collection": 6}, "ema": {"every": 8}},
+    }
+    cells, holes = read_cells(write_grid(tmp_path / "grid", reward_specific((0,), num_prompts=4)))
+    cells = [
+        replace(one, description={**one.description, "config": settings.get(one.method, {})})
+        for one in cells
+    ]
+    panels, _ = build_panels(cells)
+    curves = build_curves(cells, panels, build_tables(cells, panels, holes, baseline="sft"))
+    units = {(one.method, one.unit) for one in curves}
+    assert units == {("base", 1), ("sft", 1), ("soar", 8), ("flow_grpo", 24)}
+
+
 @pytest.mark.parametrize("level", [3.61, 4.0, 4.39])
 def test_updates_that_share_a_rollout_are_compared_at_its_end(level):
     snapshot = point("flow_grpo", 10, 2.0, seconds=4.0)
