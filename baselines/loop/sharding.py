@@ -56,6 +56,11 @@ def local(parameter: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(parameter.to_local().detach(), requires_grad=parameter.requires_grad)
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Whether each process holds a part of the weights."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A tensor with the parts of all processes, on the CPU if it had any."""
     return tensor.full_tensor().detach().cpu() if isinstance(tensor, DTensor) else tensor

@@ -384,6 +384,8 @@ class PostTrainer(Trainer):
     @override
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         assert output_dir is not None
+        if not self.args.should_save and not sharding.is_sharded(self.transformer):
+            return
         write = held_transformer(self.transformer)
         if self.args.should_save:
             self.writer.put(partial(write, Path(output_dir) / TRANSFORMER_DIR))

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from baselines.config import LoraConfig, TrainingConfig
-from baselines.loop.sharding import plain_copy, whole
+from baselines.loop.sharding import is_sharded, plain_copy, whole
 
 _RECOMPILE_LIMIT = 64
 
@@ -110,9 +110,11 @@ def save_transformer(
 
     ``dtype`` is what they are rounded to; without one they keep their own.
     """
-    write = held_transformer(model, dtype)
-    if is_main:
-        write(folder)
+    # Shards are gathered by all; else the others would copy all weights for nothing.
+    if is_main or is_sharded(model):
+        write = held_transformer(model, dtype)
+        if is_main:
+            write(folder)
 
 
 def held_transformer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import functools
 import gc
 import json
@@ -38,6 +39,7 @@ from soarbench.grid.expand import with_digest
 from soarbench.jobs.base import Context, Job, extent_of
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.judge import Judge
+from soarbench.jobs.repair import run_repaired
 from soarbench.jobs.score_images import one_line, show_summaries, summary_of
 from soarbench.models.adapters import adapter_name
 from soarbench.models.families import KNOWN, like
@@ -230,15 +232,18 @@ def _run(jobs: Sequence[Job], request: Evaluation, console: Console) -> None:
     from soarbench.tracking.tracker import NoTracker
 
     store, progress = request.store, GridProgress(console, {job.key: 1.0 for job in jobs})
+
+    def run(job: Job) -> None:
+        # The text encoders, the model and each judge are loaded one after the other.
+        gc.collect()
+        bench = ModelWorkbench(request.device, store)
+        if isinstance(job, Draw):
+            bench.sets.encode_prompts([request.cell])
+        job.run(Context(store=store, workbench=bench, tracker=NoTracker(), progress=progress))
+
     with progress.shown():
         for job in jobs:
-            # The text encoders, the model and each judge are loaded one after the other.
-            bench = ModelWorkbench(request.device, store)
-            if isinstance(job, Draw):
-                bench.sets.encode_prompts([request.cell])
-            job.run(Context(store=store, workbench=bench, tracker=NoTracker(), progress=progress))
-            del bench
-            gc.collect()
+            run_repaired(job, run)
 
 
 def _link_images(request: Evaluation, items: Sequence[PromptItem]) -> None:
@@ -254,8 +259,10 @@ def _link_images(request: Evaluation, items: Sequence[PromptItem]) -> None:
         for index in range(suite.images_per_prompt):
             link = folder / "samples" / f"{index:04d}.png"
             image = image_path(source, item.prompt_id, index)
-            if link.exists():
+            # Another one was damaged, and is drawn again.
+            if link.exists() and (link.samefile(image) or filecmp.cmp(image, link, shallow=False)):
                 continue
+            link.unlink(missing_ok=True)
             # Files of artefacts are replaced, never changed, so a link is as good as a copy.
             try:
                 os.link(image, link)

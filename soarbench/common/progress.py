@@ -66,6 +66,14 @@ class Progress(abc.ABC):
         """Nothing more of a job will be done."""
         self.end(key)
 
+    @abc.abstractmethod
+    def alive(self) -> None:
+        """Work goes on, though no part of it is over."""
+
+    @abc.abstractmethod
+    def wait(self, key: Key, description: str) -> None:
+        """A job waits for another launch; to be said again and again until it begins."""
+
     @contextmanager
     def stage(self, key: Key, description: str, total: int) -> Iterator[Stage]:
         """A job of ``total`` equal parts; when the block ends well, all of them are done."""
@@ -86,6 +94,7 @@ class SentProgress(Progress):
     ) -> None:
         self._send, self._clock = send, clock
         self._last, self._skipped = -math.inf, 0
+        self._told: Update | None = None
 
     @override
     def begin(self, key: Key, description: str, total: int) -> Stage:
@@ -108,7 +117,20 @@ class SentProgress(Progress):
             key=stage.key, description=stage.description, total=stage.total,
             position=stage.position, skipped=self._skipped, note=note,
         )  # fmt: skip
+        self._told = update
         self._send(update)
+
+    @override
+    def alive(self) -> None:
+        if self._told is not None and self._clock() - self._last >= SECONDS_BETWEEN_UPDATES:
+            self._last = self._clock()
+            self._send(self._told)
+
+    @override
+    def wait(self, key: Key, description: str) -> None:
+        if self._told is None or (self._told.key, self._told.description) != (key, description):
+            self.begin(key, description, 1)
+        self.alive()
 
     @override
     def end(self, key: Key) -> None:
@@ -180,6 +202,8 @@ class GridProgress(Progress):
             stage = Stage(self, key, description, total)
             self._running[key] = stage, self._left.get(key, 0.0) / max(total, 1)
             if self._bars is not None:
+                if key in self._stage_bars:
+                    self._bars.remove_task(self._stage_bars.pop(key))
                 self._stage_bars[key] = self._bars.add_task(description, total=total, note="")
             self._show(force=True)
             return stage
@@ -187,7 +211,9 @@ class GridProgress(Progress):
     def follow(self, update: Update) -> None:
         """Show a job of another process."""
         stage, _ = self._running.get(update.key) or (None, 0.0)
-        if stage is None or update.position < stage.position:
+        # Waiting for another launch has another description than the work itself.
+        is_other = stage is not None and update.description != stage.description
+        if stage is None or is_other or update.position < stage.position:
             stage = self.begin(update.key, update.description, update.total)
         skipped = min(update.skipped, update.position)
         if skipped > stage.position:
@@ -206,6 +232,16 @@ class GridProgress(Progress):
     def forget(self, key: Key) -> None:
         self.end(key)
         self._left.pop(key, None)
+
+    @override
+    def alive(self) -> None:
+        self.tick()
+
+    @override
+    def wait(self, key: Key, description: str) -> None:
+        if key not in self._running:
+            self.begin(key, description, 1)
+        self.alive()
 
     @override
     def reached(self, stage: Stage, parts: int, note: str, *, was_done: bool) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import math
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,9 +137,12 @@ class ScoreRows:
     def finish(self, order: Sequence[str]) -> None:
         """Make one table of all rows, by sample ids; others, that were judged before, follow."""
         rows: dict[str, dict[str, object]] = {}
+        # Of another launch that judges a part of these images, files may come at any moment.
+        paths = sorted(self.partial_dir.glob("*.json"))
         # A kill before the end leaves rows twice; those of the table are the finished ones, unless
         # their judge did not answer, and was asked again.
-        for row in self.read():
+        made = [self.finished(), *(_together(path) or [] for path in paths)]
+        for row in itertools.chain.from_iterable(made):
             name = str(row["sample_id"])
             if name not in rows or is_unanswered(rows[name]):
                 rows[name] = row
@@ -148,8 +152,11 @@ class ScoreRows:
         ids = dict.fromkeys([*order, *rows])
         table = pa.Table.from_pylist([rows[name] for name in ids], SCHEMA)
         write_atomically(self.path, lambda partial: pq.write_table(table, partial))
-        if self.partial_dir.is_dir():
-            shutil.rmtree(self.partial_dir)
+        for path in paths:
+            path.unlink(missing_ok=True)
+        # Not empty: rows that came meanwhile.
+        with contextlib.suppress(OSError):
+            self.partial_dir.rmdir()
 
 
 def _together(path: Path) -> list[dict[str, object]] | None:

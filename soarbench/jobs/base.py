@@ -178,7 +178,8 @@ class Job(abc.ABC):
         ``code`` names the modules that determine the result, beside the settings.
         """
         artefact, title = context.store.artefact(self.address), f"{self.cell.label}: {what}"
-        with self.held(artefact), context.progress.stage(self.key, title, total) as stage:
+        held = self.held(artefact, functools.partial(self._waits, context.progress, title))
+        with held, context.progress.stage(self.key, title, total) as stage:
             with contextlib.nullcontext() if self.is_whole else artefact.held():
                 artefact.begin(self.source.content, self.source.inputs, digests(code))
             yield artefact, stage
@@ -191,9 +192,18 @@ class Job(abc.ABC):
         """Whether it makes the whole artefact, and not a shard."""
         return True
 
-    def held(self, artefact: Artefact) -> AbstractContextManager[None]:
-        """Hold the artefact, unless others work on it too: what each writes appears at once."""
-        return artefact.held() if self.is_whole else contextlib.nullcontext()
+    def held(
+        self, artefact: Artefact, waiting: Callable[[], object] = lambda: None
+    ) -> AbstractContextManager[None]:
+        """Hold the artefact, unless others work on it too: what each writes appears at once.
+
+        ``waiting`` is called every second while another launch holds it.
+        """
+        return artefact.held(waiting) if self.is_whole else contextlib.nullcontext()
+
+    def _waits(self, progress: Progress, title: str) -> None:
+        """Show that another launch works on the artefact, and that this one lives."""
+        progress.wait(self.key, f"{title}, which another launch is at")
 
 
 def extent_of(suite: SuiteConfig) -> Extent:

@@ -11,7 +11,7 @@ from soarbench.grid.addresses import digest
 from soarbench.grid.description import cell_record
 from soarbench.store.artefact import Store
 from soarbench.store.cell_record import CellRecord, Status
-from soarbench.store.tables import ProbeFolder, Table
+from soarbench.store.tables import ProbeFolder, StoredTables, Table
 
 if TYPE_CHECKING:
     from soarbench.store.cells import Cell
@@ -86,6 +86,11 @@ class CellLog:
         tables += [(address, "norms") for address in self.description["paths"].values()]
         folders = ((ProbeFolder(self.store.artefact(one).root), name) for one, name in tables)
         return all(folder.path(name).is_file() for folder, name in folders)
+
+    @property
+    def tables(self) -> StoredTables:
+        """What is stored of it."""
+        return StoredTables(store=self.store, description=self.description)
 
     def cell(self) -> Cell:
         """The cell as it is stored."""

@@ -89,6 +89,8 @@ class Log(Job):
         with context.progress.stage(self.key, f"{self.cell.label}: {self.kind}", 1):
             # Read before it is called finished: of a damaged cell the reason is known then.
             log.cell()
+            # Shards end one by one, and another launch may have divided these images otherwise.
+            log.tables.require_scores()
             # Before the tracker is asked: a cell is finished when its files are.
             log.record.update_status(state="finished", reason=None)
             log.record.error_path.unlink(missing_ok=True)
@@ -126,4 +128,6 @@ class LogDiagnostics(Log):
             contextlib.suppress(NotDelivered),
         ):
             assert context.tracker is not None
-            self.log(context.store).deliver_probes(context.tracker)
+            log = self.log(context.store)
+            log.tables.require_scores(samplers=True)
+            log.deliver_probes(context.tracker)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from soarbench.common.errors import Damaged, DamagedFile
 from soarbench.common.files import read_record, set_aside, set_record_aside
-from soarbench.jobs.base import Context, Job
+from soarbench.jobs.base import Job
 from soarbench.jobs.graph import maker_of
 from soarbench.store.artefact import KINDS, Artefact, Store
 from soarbench.store.cell_record import DESCRIPTION, STATUS
 from soarbench.store.judged import ScoresFolder
+from soarbench.store.training import TrainingFolder
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +51,19 @@ def _fault(artefact: Artefact) -> str:
             return ""
     except DamagedFile as error:
         return str(error)
-    # A lock is there first.
-    is_begun = any(not path.name.startswith(".") for path in artefact.root.iterdir())
+    # A lock is there first, what a launcher chose, and why a job failed before it began.
+    early = {artefact.error_path, TrainingFolder(artefact.root).choices_path}
+    names = {path for path in artefact.root.iterdir() if not path.name.startswith(".")}
+    is_begun = not names <= early
     return f"{artefact.root} has lost its record" if is_begun else ""
 
 
-def run_repaired(job: Job, context: Context) -> None:
+def run_repaired(job: Job, run: Callable[[Job], None]) -> None:
     """Run a job; each damaged artefact that it reads is made again once, here and now."""
     repaired: set[str] = set()
     while True:
         try:
-            job.run(context)
+            run(job)
         except Damaged as damage:
             maker = maker_of(damage.address, job)
             if maker is None or damage.address in repaired:
@@ -68,6 +71,6 @@ def run_repaired(job: Job, context: Context) -> None:
             log.warning("%s; made again", damage)
             repaired.add(damage.address)
             # What that one reads may be damaged, too.
-            run_repaired(maker, context)
+            run_repaired(maker, run)
         else:
             return

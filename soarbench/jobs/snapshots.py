@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from soarbench.common.errors import UserError
 from soarbench.config.run import KeepSnapshots
 from soarbench.jobs.base import Job
 from soarbench.jobs.draw import Draw
@@ -55,3 +56,38 @@ def _read_by(job: Job) -> Iterator[_Snapshot]:
         address = Train(cell=job.cell).address
         steps = (job.step,) if isinstance(job, Draw) else job.cell.own_steps
         yield from ((address, step) for step in steps)
+
+
+def refuse_repetition(jobs: Iterable[Job], store: Store) -> None:
+    """``UserError`` where a training that is over would be repeated, for snapshots that it lacks.
+
+    To be asked on a GPU: few of its kernels give the same bits twice, and a repetition that comes
+    to other weights is thrown away when it is over.
+    """
+    for job in jobs:
+        training = job.cell.training
+        if training is None or training.deterministic:
+            continue
+        if steps := _repeated_for(job, store):
+            remedy = (
+                "them unmeasured (diagnostics=false)"
+                if isinstance(job, Paths)
+                else "these snapshots out (budget.cost_shares=[] budget.costs=[])"
+            )
+            raise UserError(
+                f"{job.cell.label} is over, and has no whole snapshot of step "
+                f"{', '.join(map(str, steps))}; a GPU that trains it again would hardly come to "
+                f"the same weights without training.deterministic=true. Leave {remedy}, or choose "
+                "another output_dir"
+            )
+
+
+def _repeated_for(job: Job, store: Store) -> list[int]:
+    """Steps that a training which is over would be repeated for."""
+    if isinstance(job, Train):
+        return job.lacking(store)
+    # Images of removed snapshots were drawn; only these measure weights afterwards.
+    folder = trained_folder(store, job.cell)
+    if not isinstance(job, Paths) or not folder.was_whole:
+        return []
+    return [step for _, step in _read_by(job) if folder.is_removed(step)]

@@ -32,6 +32,7 @@ _ERROR_LINE = re.compile(
     r"(?:\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|Diverged|TakenOver|Exception): .*)"
 )
 _SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_FOR_THE_LEADER = 60.0
 _LOST_PEER = re.compile(r"Connection (closed|reset|refused)|NCCL|DistBackendError|Broken pipe")
 
 
@@ -104,13 +105,20 @@ def started(
 
 
 def join(grid: Grid, cell: CellConfig, span: Span) -> None:
-    """Train a cell to its end on this node, beside the one that leads."""
+    """Train a cell to its end on this node, beside the one that leads.
+
+    ``RuntimeError`` says why it did not.
+    """
     source = addresses.training(cell)
     assert source is not None, "the base model is not trained"
     folder = TrainingFolder(grid.store.artefact(source.address).root)
     folder.root.mkdir(parents=True, exist_ok=True)
     with started(grid, cell, folder, span, {}) as process:
         process.wait()
+    if process.returncode != 0:
+        # The node that leads may say more; or it waits for these until a collective's time is over.
+        time.sleep(_SECONDS_FOR_THE_LEADER)
+        raise RuntimeError(last_error(span.logs(folder.root), process.returncode))
 
 
 def end_with_launch() -> None:

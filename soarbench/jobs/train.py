@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -53,15 +52,20 @@ class Train(Job):
         return is_tidy and not self.lacking(store)
 
     def lacking(self, store: Store) -> list[int]:
-        """Of a training that is over: steps without a snapshot whose images are still to be drawn.
+        """Of a training that is over: steps that it is repeated for.
 
-        Another grid may have trained it, with other costs to be compared at.
+        Those without a snapshot whose images are still to be drawn, as another grid may have
+        trained it, with other costs to be compared at; and those whose snapshot somebody needed,
+        and found damaged or removed.
         """
         folder = TrainingFolder(store.artefact(self.address).root)
         if not folder.was_whole:
             return []
         gone = (step for step in self.cell.steps if not folder.snapshot(step).is_dir())
-        return [step for step in gone if not self._is_drawn(step, store)]
+        lacking = {step for step in gone if not self._is_drawn(step, store)}
+        # Who finds a fault removes the table.
+        faulty = [] if folder.is_whole else folder.faulty(self.cell.steps)
+        return sorted(lacking.union(faulty))
 
     def _is_drawn(self, step: int, store: Store) -> bool:
         suites = self.cell.suites.values()
@@ -129,25 +133,6 @@ class Train(Job):
         else:
             log.warning("%s: %s is trained again", fault, self.cell.label)
         return fault is None
-
-
-def refuse_repetition(jobs: Iterable[Job], store: Store) -> None:
-    """``UserError`` where a training that is over would be repeated, for snapshots that it lacks.
-
-    To be asked on a GPU: few of its kernels give the same bits twice, and a repetition that comes
-    to other weights is thrown away when it is over.
-    """
-    for job in jobs:
-        training = job.cell.training
-        if not isinstance(job, Train) or training is None or training.deterministic:
-            continue
-        if steps := job.lacking(store):
-            raise UserError(
-                f"{job.cell.label} is over, and has no snapshot of step "
-                f"{', '.join(map(str, steps))}; a GPU that trains it again would hardly come to "
-                "the same weights without training.deterministic=true. Leave these snapshots out "
-                "(budget.cost_shares=[] budget.costs=[]), or choose another output_dir"
-            )
 
 
 def trained_folder(store: Store, cell: CellConfig) -> TrainingFolder:

@@ -43,7 +43,8 @@ from soarbench.jobs.loaded import LoadedModel
 from soarbench.jobs.probe import FollowedJob
 from soarbench.jobs.reward_scales import reward_scales
 from soarbench.jobs.rewards import reward_of, reward_parts, try_reward
-from soarbench.jobs.train import Train, refuse_repetition, trained_folder
+from soarbench.jobs.snapshots import refuse_repetition
+from soarbench.jobs.train import Train, trained_folder
 from soarbench.jobs.training_sets import TrainingSets
 from soarbench.models.adapters import adapter_root
 from soarbench.models.base import ImageModel

@@ -129,28 +129,39 @@ class Engine:
         self._queue = Queue()
         self._tasks: list[Task] = []
         self._num_left = 0
+        self._maker: Callable[[str, Job], Job | None] = maker_of
         self._own: dict[Future[None], Task] = {}
         self._own_ready: list[Task] = []
         self._homeless_since: float | None = None
         self._last_look = -math.inf
 
     def run(
-        self, jobs: Sequence[Job], seconds: Mapping[Key, float], here: Callable[[Job], None]
+        self,
+        jobs: Sequence[Job],
+        seconds: Mapping[Key, float],
+        here: Callable[[Job], None],
+        maker: Callable[[str, Job], Job | None] = maker_of,
     ) -> Iterator[Outcome]:
         """Run jobs; yields each when it has ended.
 
         ``here`` runs those that the grid's own process does, in a thread. Estimated ``seconds``
-        decide about the order alone.
+        decide about the order alone. ``maker`` says what makes an artefact again, by its address
+        and the job that found it damaged.
         """
+        self._maker = maker
         self._tasks = tasks_of(jobs, seconds)
         self._num_left = len(self._tasks)
         for task in self._tasks:
             self._offer(task)
         with ThreadPoolExecutor(1, "grid") as desk:
-            while self._num_left:
-                self._assign(desk, here)
-                yield from self._collect()
-                self.watcher.tick()
+            try:
+                while self._num_left:
+                    self._assign(desk, here)
+                    yield from self._collect()
+                    self.watcher.tick()
+            finally:
+                # Interrupted, it would first deliver the logs of all cells that are over.
+                desk.shutdown(cancel_futures=True)
 
     def _offer(self, task: Task) -> None:
         """Have a job begun as soon as there is a place, if it waits for nothing else."""
@@ -348,7 +359,7 @@ class Engine:
 
     def _mender(self, task: Task, damage: Damaged) -> Task | None:
         """What makes a damaged artefact again; None where nothing can, or it did."""
-        job = maker_of(damage.address, task.job)
+        job = self._maker(damage.address, task.job)
         if job is None or damage.address in task.mended:
             return None
         task.mended.add(damage.address)

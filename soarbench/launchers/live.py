@@ -28,8 +28,9 @@ class Live:
     def keep(self, report: Mapping[str, object]) -> None:
         """Write how far the grid is, unless the disk takes nothing."""
         facts = {"host": platform.node(), "pid": os.getpid(), "time": time.time()}
-        # The jobs say so themselves, each for its own; here it would end those that need no disk.
-        with contextlib.suppress(StorageError):
+        # The jobs say so themselves, each for its own; here it would end those that need no disk,
+        # or find it a second later: a network's disk may be away for a moment.
+        with contextlib.suppress(StorageError, OSError):
             write_json(self.path, {**facts, **report})
 
     def read(self) -> dict[str, object] | None:

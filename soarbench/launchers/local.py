@@ -162,7 +162,7 @@ def run_jobs(jobs: Sequence[Job], context: Context) -> Iterator[Outcome]:
             failure = blocked(missing, failed[missing])
         else:
             try:
-                run_repaired(job, context)
+                run_repaired(job, lambda one: one.run(context))
             # Whatever goes wrong in one job (out of memory, a user's reward, a diverged loss), the
             # reason is recorded with it, and the rest of the grid goes on.
             except Exception as error:  # noqa: BLE001

@@ -9,15 +9,16 @@ from dataclasses import replace
 
 from typing_extensions import override
 
+from soarbench.common.errors import UserError
 from soarbench.common.progress import Key
 from soarbench.config.run import LauncherConfig
 from soarbench.jobs.base import Context, Job
-from soarbench.jobs.graph import sharded
+from soarbench.jobs.graph import maker_of, sharded
 from soarbench.jobs.prepare import Prepare
 from soarbench.jobs.train import Train
 from soarbench.launchers.backend import Backend
 from soarbench.launchers.base import Launch, Launcher, Outcome
-from soarbench.launchers.engine import Engine, Patience
+from soarbench.launchers.engine import Engine, Patience, WorkerLost
 from soarbench.launchers.gangs import choose_and_keep
 from soarbench.store.artefact import Store
 
@@ -45,6 +46,8 @@ class Pool(Launcher):
         if jobs:
             prepare = Prepare(cell=jobs[0].cell, jobs=tuple(jobs))
             for _, failure in self._engine.run([prepare], launch.seconds, _nobody):
+                if isinstance(failure, WorkerLost):
+                    raise UserError(f"loading models and judges: {failure}") from failure
                 if failure is not None:
                     raise failure
 
@@ -61,7 +64,13 @@ class Pool(Launcher):
             for job in parts
         }
         self._launch.progress.estimate(seconds)
-        yield from self._engine.run(list(itertools.chain(*shards.values())), seconds, here)
+
+        def maker(address: str, job: Job) -> Job | None:
+            made = maker_of(address, job)
+            return None if made is None else self._with_processes([made], context.store)[0][0]
+
+        parts = list(itertools.chain(*shards.values()))
+        yield from self._engine.run(parts, seconds, here, maker)
 
     def _with_processes(
         self, jobs: Sequence[Job], store: Store
@@ -69,7 +78,8 @@ class Pool(Launcher):
         """Jobs that know how many processes train together, and how long they take then."""
         trainings = [job for job in jobs if isinstance(job, Train)]
         counts = {job.address: self._config.count for job in trainings}
-        seconds = dict(self._launch.seconds)
+        # What is made again was done, and has no estimate.
+        seconds = dict.fromkeys((job.key for job in trainings), 0.0) | dict(self._launch.seconds)
         if self._config.num_processes is None:
             counts = choose_and_keep(trainings, seconds, store, self._num_gpus)
             # So far they were of one process.

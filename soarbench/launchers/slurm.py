@@ -149,7 +149,8 @@ class Slurm(Submitter):
             for entry in dataclasses.fields(LauncherConfig)
             if getattr(self.config, entry.name) != entry.default
         }
-        return [*others, "launcher=ray", *(f"launcher.{k}={v}" for k, v in shared.items())]
+        typed = {key: "null" if value is None else value for key, value in shared.items()}
+        return [*others, "launcher=ray", *(f"launcher.{k}={v}" for k, v in typed.items())]
 
     @override
     def submit(self, grid: Grid) -> str:

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from typing_extensions import override
+
 from soarbench.common.errors import Damaged, JobFailed, UserError, reason
-from soarbench.common.progress import SentProgress, Update
+from soarbench.common.progress import Progress, SentProgress, Update
 from soarbench.grid.expand import Grid
 from soarbench.jobs.base import Context, Job, Workbench
 from soarbench.launchers.backend import Share
@@ -28,6 +31,33 @@ def failure_of(error: Exception) -> Exception:
     if isinstance(error, UserError):
         return UserError(str(error))
     return JobFailed(reason(error), "".join(traceback.format_exception(error)))
+
+
+class _SignOfLife(logging.Handler):
+    """Takes what soarbench says of long work, line by line, for a sign that it goes on."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        self._progress.alive()
+
+
+@contextlib.contextmanager
+def _signs_of_life(progress: Progress) -> Iterator[None]:
+    """While the block runs."""
+    logger, handler = logging.getLogger("soarbench"), _SignOfLife(progress)
+    level = logger.level
+    # On a Ray node nobody has asked for it.
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 @dataclass(eq=False)
@@ -49,7 +79,9 @@ class JobRunner:
     def run(self, job: Job) -> Exception | None:
         """Run a job; what it failed with."""
         try:
-            job.run(self._context(job))
+            context = self._context(job)
+            with _signs_of_life(context.progress):
+                job.run(context)
         # Whatever goes wrong in one job, the rest of the grid goes on.
         except Exception as error:  # noqa: BLE001
             return failure_of(error)
@@ -69,13 +101,19 @@ class JobRunner:
         )
 
     def _grid_for(self, job: Job) -> Grid:
-        """The grid, with the number of processes that the launcher chose for a training."""
-        settings = self.grid.settings
-        if job.kind != "train" or settings.launcher.num_processes is not None:
-            return self.grid
-        # A worker of several GPUs is given nothing but trainings of that many processes.
-        launcher = replace(settings.launcher, num_processes=max(job.needs().gpus, 1))
-        return replace(self.grid, settings=replace(settings, launcher=launcher))
+        """The grid, with the number of processes that the launcher chose for a training.
+
+        And on the CPU for work that asks for no GPU, of which this worker then sees none.
+        """
+        settings, needs = self.grid.settings, job.needs()
+        if job.kind == "train" and settings.launcher.num_processes is None:
+            # A worker of several GPUs is given nothing but trainings of that many processes.
+            launcher = replace(settings.launcher, num_processes=max(needs.gpus, 1))
+            settings = replace(settings, launcher=launcher)
+        # What needs one is not sent here: without any on the machine, preparing has failed.
+        if os.environ.get(VISIBLE_GPUS) == "" and not needs.gpus and not needs.gpu_gb:
+            settings = replace(settings, device="cpu")
+        return replace(self.grid, settings=settings)
 
 
 def variables(share: Share, threads: int, gpus: Sequence[str] | None = None) -> dict[str, str]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from baselines.loop.disk import StorageError, remove_partials
 from soarbench.common.errors import UserError
@@ -24,6 +24,7 @@ from soarbench.common.strict import build
 #: Kinds of artefacts are folders of the store, in the order in which they are made.
 KINDS = ("trainings", "images", "scores", "probes")
 _RECORD = "artefact.json"
+_SECONDS_BETWEEN_TRIES = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -156,12 +157,23 @@ class Artefact:
             log.warning("a traceback is not kept: %s", error)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the artefact for this process; waits while another process works on it."""
+    def held(self, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """Hold the artefact for this process; waits while another process works on it.
+
+        ``waiting`` is called every second meanwhile.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
         # The kernel drops the lock when its holder dies, so no stale one can remain.
-        with FileLock(self.root / ".lock"):
+        lock = FileLock(self.root / ".lock")
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=_SECONDS_BETWEEN_TRIES)
+            except Timeout:
+                waiting()
+        try:
             yield
+        finally:
+            lock.release()
 
 
 @dataclass(frozen=True)

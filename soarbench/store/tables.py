@@ -92,6 +92,19 @@ class StoredTables:
             for suite, judge, step, folder in self._judged()
         )
 
+    def require_scores(self, *, samplers: bool = False) -> None:
+        """Make sure that all images have scores; ``Damaged`` names those of a judge that lack some.
+
+        ``samplers``: those by other samplers, too.
+        """
+        judged = [(suite, folder) for suite, _, _, folder in self._judged()]
+        if samplers:
+            judged += [(suite, folder) for _, suite, _, folder in self._by_samplers()]
+        for suite, folder in judged:
+            if not folder.has(self.extent(suite)):
+                address = folder.root.relative_to(self.store.root).as_posix()
+                raise Damaged(f"{folder.root} lacks scores of {suite}; {_REMEDY}", address)
+
     def training(self) -> pa.Table | None:
         """See ``CellTables``."""
         address = self.description["training"]
@@ -128,18 +141,21 @@ class StoredTables:
     def _robustness(self) -> pa.Table | None:
         """See ``probe``; None while scores of a sampler are missing."""
         step, tables = self.description["steps"][-1], []
-        for sampler in self.description.get("robustness", []):
+        for sampler, suite, judge, folder in self._by_samplers():
+            if not folder.has(self.extent(suite)):
+                return None
             # Earlier versions had no guidance among them.
             settings = {key: sampler[key] for key in SAMPLER if key in sampler}
+            names = {"step": step, "evaluator": judge, "suite": suite}
+            tables.append(labelled(folder.part(self.extent(suite)), **names, **settings))
+        return pa.concat_tables(tables) if tables else None
+
+    def _by_samplers(self) -> Iterator[tuple[Mapping[str, Any], str, str, ScoresFolder]]:
+        for sampler in self.description.get("robustness", []):
             for suite, judges in sampler["scores"].items():
                 for judge, address in judges.items():
                     folder = ScoresFolder(self.store.artefact(address).root)
-                    if not folder.has(self.extent(suite)):
-                        return None
-                    rows = folder.part(self.extent(suite))
-                    names = {"step": step, "evaluator": judge, "suite": suite}
-                    tables.append(labelled(rows, **names, **settings))
-        return pa.concat_tables(tables) if tables else None
+                    yield sampler, suite, judge, folder
 
     def _with_diversity(
         self, table: pa.Table, step: str, measures: Mapping[str, Mapping[str, str]]

@@ -130,11 +130,22 @@ class TrainingFolder(Artefact):
         """What lacks, beside its table, of a training that was whole; ``steps`` of snapshots."""
         if fault := damage(self.root, self._manifest):
             return f"{self.root} {fault}"
-        for snapshot in map(self.snapshot, steps):
-            is_removed = not snapshot.is_dir() and removal_note(snapshot).is_file()
-            if not is_removed and (fault := snapshot_damage(snapshot)):
-                return f"{snapshot} {fault}"
+        for snapshot in map(self.snapshot, self.faulty(steps)[:1]):
+            return f"{snapshot} {snapshot_damage(snapshot)}"
         return None
+
+    def faulty(self, steps: Sequence[int]) -> list[int]:
+        """Steps whose snapshots are damaged or gone, unless they were removed on purpose."""
+        return [
+            step
+            for step in steps
+            if snapshot_damage(self.snapshot(step)) and not self.is_removed(step)
+        ]
+
+    def is_removed(self, step: int) -> bool:
+        """Whether a snapshot was removed on purpose."""
+        snapshot = self.snapshot(step)
+        return not snapshot.is_dir() and removal_note(snapshot).is_file()
 
     def begin_again(self, lacking: Sequence[int], last: int) -> None:
         """Make a finished training one to be repeated, for snapshots that it lacks.

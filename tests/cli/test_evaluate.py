@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -333,3 +334,16 @@ def test_models_by_name_directory_and_hub_id(tmp_path: Path) -> None:
         'model.revision="v2"',
     ]
     assert model_words(str(tmp_path))[1] == f'model.path="{tmp_path}"'
+
+
+def test_a_damaged_image_is_drawn_again_and_shown(pipeline: Path, tmp_path: Path) -> None:
+    assert evaluated(pipeline, tmp_path / "out") == 0
+    before = images(tmp_path / "out/images")
+    store = tmp_path / "out.store"
+    shutil.rmtree(store / "scores")
+    damaged = sorted((store / "images").rglob("*.png"))[0]
+    damaged.write_bytes(b"")
+    assert images(tmp_path / "out/images") != before
+    assert evaluated(pipeline, tmp_path / "out") == 0
+    assert images(tmp_path / "out/images") == before
+    assert len(rows(tmp_path / "out")) == 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import time
 from pathlib import Path
 
@@ -97,11 +98,12 @@ def test_where_nothing_ran_it_says_so(tmp_path: Path) -> None:
         status([f"output_dir={tmp_path}"], as_json=False, console=Console())
 
 
-def test_a_full_disk_under_the_view_ends_no_grid(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ESTALE, errno.EIO])
+def test_a_disk_that_is_full_or_away_under_the_view_ends_no_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     Live(tmp_path).keep({"share": 0.1})
     monkeypatch.setattr("baselines.loop.disk.flush", full)

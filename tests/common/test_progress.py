@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from soarbench.common.logs import set_levels
-from soarbench.common.progress import GridProgress, Pace
+from soarbench.common.progress import GridProgress, Pace, SentProgress, Update
 
 KEY, OTHER = ("a", "train"), ("b", "train")
 
@@ -110,3 +110,26 @@ def test_log_lines_stand_above_the_bars_and_elsewhere_in_stderr(
     assert "1200" not in capsys.readouterr().err
     logging.getLogger("soarbench.data").info("said afterwards")
     assert capsys.readouterr().err == "said afterwards\n"
+
+
+def test_work_that_waits_for_another_launch_says_that_it_lives() -> None:
+    clock, sent = Clock(), list[Update]()
+    progress = SentProgress(sent.append, clock)
+    for _ in range(30):
+        progress.wait(KEY, "train, which another launch is at")
+        clock.now += 0.1
+    # Once a second.
+    assert [one.description for one in sent] == ["train, which another launch is at"] * 3
+    with progress.stage(KEY, "train", 4) as stage:
+        stage.advance()
+        clock.now += 50
+        progress.alive()
+        progress.alive()
+    assert [(one.description, one.position) for one in sent[3:]] == [
+        ("train", 0), ("train", 0), ("train", 4)
+    ]  # fmt: skip
+    shown, _, stream = progress_with({KEY: 100.0})
+    for one in sent:
+        shown.follow(one)
+    assert stream.getvalue().count("train, which another launch is at 0/1") == 1
+    assert shown.remaining() == 0.0

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -320,6 +321,28 @@ def test_two_that_share_a_judging_make_what_one_makes(tmp_path: Path) -> None:
     summed_up(judges[0], files, rows)
     assert rows.read() == straight
     assert rows.path.read_bytes() == ScoreRows(tmp_path / "one").path.read_bytes()
+    assert not rows.partial_dir.exists()
+
+
+def test_rows_that_come_while_others_are_put_together_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, rows = many(tmp_path, 8), ScoreRows(tmp_path / "shared")
+    judged(Together(), files[:4], rows.root, 4)
+    for number in (0, 1):
+        share(number, files[:6], rows, Together())
+
+    def another_launch(*given: object) -> None:
+        monkeypatch.undo()
+        share(0, files, rows, Together())
+        pq.write_table(*given)
+
+    monkeypatch.setattr("soarbench.evaluation.rows.pq.write_table", another_launch)
+    rows.finish([file.sample_id for file in files[:6]])
+    assert len(rows.finished()) == 6
+    assert {row["sample_id"] for row in rows.read()} == {file.sample_id for file in files}
+    rows.finish([file.sample_id for file in files])
+    assert len(rows.finished()) == 8
     assert not rows.partial_dir.exists()
 
 

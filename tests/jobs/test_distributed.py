@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,7 @@ from soarbench.common.errors import UserError
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
+from soarbench.jobs import torchrun
 from soarbench.jobs.distributed import DistributedWorkbench
 from soarbench.jobs.torchrun import LAUNCH_PID, Span, last_error
 from soarbench.jobs.train import trained_folder
@@ -144,3 +146,27 @@ def test_a_worker_ends_with_its_launch(gone: str, tmp_path: Path) -> None:
         launch.kill()
         launcher.kill()
         launcher.communicate()
+
+
+def test_a_node_whose_processes_end_badly_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node that leads may wait for these until a collective's time is over."""
+    waited: list[float] = []
+    grid = grid_of(tmp_path)
+    cell = grid.cells[-1]
+    folder = trained_folder(grid.store, cell)
+
+    @contextlib.contextmanager
+    def started(*_: object) -> Iterator[subprocess.Popen[bytes]]:
+        with span.logs(folder.root)[1].open("w") as log:
+            words = [sys.executable, "-c", "raise RuntimeError('no memory is left')"]
+            with subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT) as process:
+                yield process
+
+    span = Span(processes=1, nodes=2, node=1, master="a:1")
+    monkeypatch.setattr(torchrun, "started", started)
+    monkeypatch.setattr("soarbench.jobs.torchrun.time.sleep", waited.append)
+    with pytest.raises(RuntimeError, match=r"no memory is left .*processes-1\.log"):
+        torchrun.join(grid, cell, span)
+    assert waited == [60.0]

@@ -19,7 +19,8 @@ from soarbench.common.errors import UserError
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
 from soarbench.jobs.graph import grid_jobs
-from soarbench.jobs.train import Train, refuse_repetition, trained_folder
+from soarbench.jobs.snapshots import refuse_repetition
+from soarbench.jobs.train import Train, trained_folder
 from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.store.training import TrainingFolder
 from tests.fakes import FakeWorkbench, numbers
@@ -191,3 +192,25 @@ def test_a_removed_snapshot_that_more_images_need_is_in_the_plan(arguments: list
     ]  # fmt: skip
     grid = expand(more)
     assert all(job.is_done(grid.store) for job in grid_jobs(grid.cells, diagnostics=False))
+
+
+def test_weights_that_were_removed_are_not_mixed_with_those_of_another_training(
+    arguments: list[str],
+) -> None:
+    go([*arguments, "store.keep_snapshots=last"])
+    before = content(soar_folder(arguments))
+    words = [word for word in arguments if word != "diagnostics=false"]
+    grid = expand(words)
+    # Their own weights are all that these need; a GPU says so before it trains.
+    jobs = [job for job in grid_jobs(grid.cells, diagnostics=True) if not job.is_done(grid.store)]
+    with pytest.raises(
+        UserError, match=r"(sft|soar) .* no whole snapshot of step 3; .*diagnostics"
+    ):
+        refuse_repetition(jobs, grid.store)
+    _, printed = go(words, ElsewhereWorkbench())
+    assert "soar aesthetic seed 0 was trained again for snapshots that it lacked" in printed
+    assert content(soar_folder(arguments)) == before
+    calls, printed = go(words)
+    assert "FAILED" not in printed
+    assert calls.count("train soar aesthetic seed 0") == 1
+    assert soar_folder(arguments).fault([3, 6]) is None

@@ -353,9 +353,14 @@ def test_an_artefact_without_a_record_is_set_aside_and_made_again(
     aside = store.root / "damaged" / f"{path.parent.relative_to(store.root)}-1"
     assert line.endswith(f"; set aside as {aside}, and made again")
     assert (aside / "rows.parquet").is_file()
+    # Not begun: what the launcher chose, and why another job failed before it began.
+    path.parent.mkdir()
+    (path.parent / "choices.json").write_text("{}")
+    (path.parent / "error.txt").write_text("out of memory")
     assert set_damaged_aside(straight.jobs, store, []) == []
     run(straight.jobs, store)
     shutil.rmtree(store.root / "damaged")
+    (path.parent / "choices.json").unlink()
     assert content(store) == content(straight.store)
 
 

@@ -12,14 +12,20 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from soarbench.common.errors import Damaged
 from soarbench.common.progress import GridProgress
+from soarbench.evaluation import judging
+from soarbench.evaluation.selection import num_images
 from soarbench.grid.expand import Grid, expand
-from soarbench.jobs.base import Context, Shard, SuiteJob, extent_of
+from soarbench.jobs.base import Context, Job, Shard, SuiteJob, extent_of
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.graph import grid_jobs, sharded
 from soarbench.jobs.judge import Judge
+from soarbench.jobs.log import Log
+from soarbench.jobs.repair import run_repaired
 from soarbench.store.artefact import Store
 from soarbench.store.judged import ScoresFolder
+from soarbench.tracking.tracker import NoTracker
 from tests.fakes import FakeWorkbench
 
 COUNT = 3
@@ -37,11 +43,11 @@ def base_jobs(grid: Grid) -> tuple[Draw, Judge]:
     return draw, next(job for job in judges if job.cell.training is None)
 
 
-def run(jobs: Sequence[SuiteJob], store: Store) -> None:
+def run(jobs: Sequence[Job], store: Store) -> None:
     for job in jobs:
         progress = GridProgress(Console(file=io.StringIO()), {})
         bench = FakeWorkbench().at(store)
-        job.run(Context(store=store, workbench=bench, tracker=None, progress=progress))
+        job.run(Context(store=store, workbench=bench, tracker=NoTracker(), progress=progress))
 
 
 def shards(job: SuiteJob) -> list[SuiteJob]:
@@ -95,3 +101,35 @@ def test_long_jobs_are_cut_and_short_ones_are_not(grid: Grid) -> None:
     assert cut[judge.key] == [judge]
     # A shard without a batch would only wait for a worker.
     assert len(sharded([draw], {draw.key: 9e9}, shard_seconds=1.0)[draw.key]) == draw.num_batches
+
+
+def test_a_cell_is_not_finished_while_another_launch_left_its_shards_a_gap(
+    overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A smaller part of the suite ends in between, and later shards count other images."""
+    monkeypatch.setattr(judging, "CHUNK", 4)
+
+    def parts(images_per_prompt: int) -> tuple[list[Draw], list[Judge], Log, Store]:
+        words = ["tracking=none", "method=sft", "budget.max_prompts=null"]
+        grid = expand([*overrides, *words, f"budget.images_per_prompt={images_per_prompt}"])
+        own = [job for job in grid_jobs(grid.cells, diagnostics=False) if job.cell.training is None]
+        draws = [job for job in own if isinstance(job, Draw)]
+        judges = [job for job in own if isinstance(job, Judge)]
+        (log,) = (job for job in own if isinstance(job, Log))
+        return draws, judges, log, grid.store
+
+    few, smaller, _, store = parts(1)
+    many, (first, *others), log, _ = parts(2)
+    run([*few, *many], store)
+    shard, *later = shards(first)
+    run([shard, next(job for job in smaller if job.key == first.key), *later, *others], store)
+    assert not first.is_done(store)
+    log.record(store).describe(log.description)
+    with pytest.raises(Damaged, match="lacks scores of") as damage:
+        run([log], store)
+    assert damage.value.address == first.address
+    assert not log.is_finished(store)
+    run_repaired(log, lambda job: run([job], store))
+    assert log.is_finished(store)
+    scores = ScoresFolder(store.artefact(first.address).root).part(extent_of(first.suite))
+    assert scores.num_rows == num_images(first.suite)

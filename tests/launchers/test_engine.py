@@ -417,6 +417,26 @@ def test_jobs_of_the_process_itself_run_in_it_one_at_a_time() -> None:
     assert [one.job.address for one in cluster.intervals] == ["draw"]
 
 
+def test_an_interruption_waits_for_no_job_that_has_not_begun() -> None:
+    begun = threading.Event()
+    names = list[str]()
+
+    def here(job: Job) -> None:
+        names.append(job.address)
+        begun.set()
+
+    class Interrupted(Watched):
+        def tick(self) -> None:
+            assert begun.wait(10)
+            raise KeyboardInterrupt
+
+    logs = [Desk(name=name) for name in ("one", "two", "three")]
+    hold = threading.Lock()
+    with hold, pytest.raises(KeyboardInterrupt):
+        list(Engine(Cluster(gpus(1)), Interrupted(), Patience()).run(logs, {}, here))
+    assert len(names) < 3
+
+
 def test_jobs_without_a_gpu_have_the_cores_of_any_node() -> None:
     cluster = Cluster(Node(name="a", gpus=1, slots=2))
     jobs = [Sleep(name=f"{i}", asks=Needs()) for i in range(4)]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Sequence
 
 import pytest
 from rich.console import Console
 
 from soarbench.benchmarks.simulated import SimulatedCluster
-from soarbench.common.errors import ConfigError
+from soarbench.common.errors import ConfigError, Damaged
 from soarbench.common.progress import GridProgress
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import Context, Job
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.graph import grid_jobs
+from soarbench.jobs.probe import ImageStatistics
 from soarbench.jobs.train import Train
 from soarbench.launchers.backend import Node
 from soarbench.launchers.base import Launch
@@ -86,10 +88,17 @@ def test_weights_in_shards_need_a_number(overrides: list[str]) -> None:
 class Pretended:
     """Runs a grid's jobs on a pool of pretended GPUs that takes as long as is said."""
 
-    def __init__(self, grid: Grid, gpus: int) -> None:
-        self.jobs = [j for j in grid_jobs(grid.cells, diagnostics=False) if not j.runs_here]
+    def __init__(
+        self,
+        grid: Grid,
+        gpus: int,
+        jobs: Sequence[Job] | None = None,
+        kind: type[SimulatedCluster] = SimulatedCluster,
+    ) -> None:
+        every = grid_jobs(grid.cells, diagnostics=False) if jobs is None else jobs
+        self.jobs = [job for job in every if not job.runs_here]
         self.seconds = {job.key: 1000.0 if job.kind == "train" else 1.0 for job in self.jobs}
-        self.cluster = SimulatedCluster([Node(name="a", gpus=gpus)], lambda _: 1.0)
+        self.cluster = kind([Node(name="a", gpus=gpus)], lambda _: 1.0)
         progress = GridProgress(Console(quiet=True), self.seconds)
         pool = Pool(grid.settings.launcher, lambda _: contextlib.nullcontext(self.cluster))
         launch = Launch(grid=grid, make_workbench=refuse, progress=progress, seconds=self.seconds)
@@ -152,6 +161,46 @@ def test_a_worker_trains_with_the_number_that_was_chosen(overrides: list[str]) -
     for job in (many, next(job for job in jobs if isinstance(job, Draw))):
         JobRunner(grid, make, print).run(job)
     assert numbers == [4, None]
+
+
+def test_a_worker_without_a_gpu_works_on_the_cpu(
+    overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = expand([*overrides, "tracking=none", "device=cuda", "method=sft", "task=aesthetic"])
+    jobs: list[Job] = grid_jobs(grid.cells, diagnostics=True)
+    devices = []
+
+    def make(given: Grid) -> None:
+        devices.append(given.settings.device)
+        raise OSError("nothing is loaded")
+
+    statistics = next(job for job in jobs if isinstance(job, ImageStatistics))
+    training = next(job for job in jobs if isinstance(job, Train))
+    for visible in ("", "1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        for job in (statistics, training):
+            JobRunner(grid, make, print).run(job)
+    # What asks for a GPU is refused where there is none, and not done by the processor.
+    assert devices == ["cpu", "cuda", "cuda", "cuda"]
+
+
+def test_a_training_that_is_made_again_has_the_processes_that_it_had(overrides: list[str]) -> None:
+    grid = expand([*overrides, "tracking=none", "launcher.num_processes=2", "method=sft"])
+
+    class Damaging(SimulatedCluster):
+        """The first image finds its weights damaged."""
+
+        is_over = False
+
+        def failure(self, job: Job) -> Exception | None:
+            if self.is_over or not isinstance(job, Draw) or job.step == 0:
+                return None
+            self.is_over = True
+            return Damaged("a snapshot is damaged", Train(cell=job.cell).address)
+
+    draws = [job for job in grid_jobs(grid.cells, diagnostics=False) if isinstance(job, Draw)]
+    run = Pretended(grid, 4, draws, Damaging)
+    assert run.counts == {2}
 
 
 def test_the_choice_is_in_no_address(overrides: list[str]) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -17,9 +21,15 @@ from rich.console import Console
 
 from soarbench.cli.run import run_whole
 from soarbench.common.errors import UserError
+from soarbench.common.progress import Update
 from soarbench.grid.expand import Grid, expand
+from soarbench.jobs.base import Job
+from soarbench.jobs.graph import grid_jobs
+from soarbench.jobs.prepare import Prepare
+from soarbench.jobs.train import Train
 from soarbench.launchers.base import MakeWorkbench
-from tests.fakes import numbers
+from soarbench.launchers.worker import JobRunner
+from tests.fakes import FakeWorkbench, numbers
 from tests.launchers import benches
 
 
@@ -171,3 +181,42 @@ def test_a_worker_that_is_ended_twice_cleans_up_in_silence() -> None:
         [sys.executable, "-c", _ENDED_TWICE], capture_output=True, text=True, check=False
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "cleaned up\n", "")
+
+
+def test_what_soarbench_says_of_long_work_is_a_sign_of_life(overrides: list[str]) -> None:
+    """Encoding a data set is one part of one job, and takes hours."""
+    sent: list[Update] = []
+
+    class Encodes(FakeWorkbench):
+        def prepare(self, jobs: Sequence[Job]) -> None:  # noqa: ARG002
+            time.sleep(1.1)
+            logging.getLogger("soarbench.data.rows").info("encoded images: 8 of 30")
+            logging.getLogger("another.package").warning("this is none")
+
+    grid = expand([*overrides, "tracking=none"])
+    level = logging.getLogger("soarbench").level
+    bench = Encodes()
+    runner = JobRunner(grid, lambda given: bench.at(given.store), sent.append)
+    assert runner.run(Prepare(cell=grid.cells[0], jobs=())) is None
+    assert [(one.position, one.total) for one in sent] == [(0, 1), (0, 1), (1, 1)]
+    assert logging.getLogger("soarbench").level == level
+
+
+def test_a_job_lives_while_another_launch_has_its_artefact(overrides: list[str]) -> None:
+    grid = expand([*overrides, "tracking=none", "method=sft", "task=aesthetic"])
+    training = next(j for j in grid_jobs(grid.cells, diagnostics=False) if isinstance(j, Train))
+    sent: list[Update] = []
+    is_waiting = threading.Event()
+
+    def send(update: Update) -> None:
+        sent.append(update)
+        is_waiting.set()
+
+    runner = JobRunner(grid, lambda given: FakeWorkbench().at(given.store), send)
+    with ThreadPoolExecutor(1) as pool:
+        with grid.store.artefact(training.address).held():
+            failure = pool.submit(runner.run, training)
+            assert is_waiting.wait(20)
+            assert sent[0].description.endswith("train, which another launch is at")
+        assert failure.result() is None
+    assert sent[-1].position == sent[-1].total == 6

@@ -114,6 +114,7 @@ def test_the_job_runs_the_same_words_on_ray(script: Callable[..., str]) -> None:
     assert words[-2:] == ["launcher=ray", "launcher.num_processes=2"]
     assert sum(word.startswith("launcher") for word in words) == 2
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    assert " launcher.num_processes=null" in script("launcher.num_processes=null")
     assert f"python={sys.executable}" in text
 
 
