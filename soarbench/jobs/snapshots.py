@@ -90,4 +90,4 @@ def _repeated_for(job: Job, store: Store) -> list[int]:
     folder = trained_folder(store, job.cell)
     if not isinstance(job, Paths) or not folder.was_whole:
         return []
-    return [step for _, step in _read_by(job) if folder.is_removed(step)]
+    return [step for _, step in _read_by(job) if not folder.snapshot(step).is_dir()]

@@ -139,10 +139,10 @@ class TrainingFolder(Artefact):
         return [
             step
             for step in steps
-            if snapshot_damage(self.snapshot(step)) and not self.is_removed(step)
+            if snapshot_damage(self.snapshot(step)) and not self._is_removed(step)
         ]
 
-    def is_removed(self, step: int) -> bool:
+    def _is_removed(self, step: int) -> bool:
         """Whether a snapshot was removed on purpose."""
         snapshot = self.snapshot(step)
         return not snapshot.is_dir() and removal_note(snapshot).is_file()
