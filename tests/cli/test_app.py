@@ -246,6 +246,18 @@ def test_help_and_configuration_errors_load_nothing_heavy(arguments: list[str]) 
     assert float(done.stdout.splitlines()[-1]) < 12.0
 
 
+def test_a_python_without_the_dependencies_is_one_line() -> None:
+    # Without site-packages, as the system's Python is after ``make run``.
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "soarbench", "ls"],
+        cwd=ROOT, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "has no module 'typing_extensions'" in done.stderr
+    assert ". .venv/bin/activate" in done.stderr
+
+
 def test_no_command_loads_torch_to_explain_itself_or_to_print_its_settings() -> None:
     code = (
         "import sys\n"
