@@ -63,12 +63,14 @@ def export(options: ExportOptions, settings: Sequence[str], *, console: Console)
         print_line(console, f"{fault}; the export that was there is set aside as {aside}", "yellow")
         make_writable(target, "output")
         num_older = _write(source, finished, target)
+    # With its name: the folder may hold other grids' exports, too.
+    words = shlex.join([f"grid={source.grid}", f"output_dir={target.parent}"])
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print_line(
         console,
         f"{target}: {len(finished)} of {len(source.cells)} cells finished, {num_older} were there "
         f"before, {size / 1e6:.1f} MB in all\n"
-        f"report it with: python -m soarbench report output_dir={shlex.quote(str(target.parent))}",
+        f"report it with: python -m soarbench report {words}",
     )
     return 0 if len(finished) == len(source.cells) else 1
 
