@@ -14,10 +14,11 @@ from soarbench.config.folders import Folders
 from soarbench.config.keys import split
 from soarbench.config.settings import GridConfig
 from soarbench.config.suites import SuiteConfig
-from soarbench.data.forms import DatasetsDataConfig
+from soarbench.data.forms import DatasetsDataConfig, to_download
 from soarbench.evaluation.suites import PromptFile
 
 _ADAPTER = "model.adapter"
+_OF_A_SET = ("revision", "data_files", "licence")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,22 +73,25 @@ def data_rows(folders: Folders) -> list[PublishedRow]:
     rows = []
     for name, values in registered("data", folders).items():
         if values.get(TARGET) == dotted(DatasetsDataConfig) and values.get("path") is not None:
-            rows.append(_data_row(name, {key: str(value) for key, value in values.items()}))
+            rows.append(data_row(f"data={name}", values))
     return rows
 
 
-def _data_row(name: str, values: Mapping[str, str]) -> PublishedRow:
-    path, revision, files = values["path"], values["revision"], values["data_files"]
-    is_here = (_hub_folder(path) / "snapshots" / revision).is_dir()
-    include = "" if files == "None" else f" --include '{files}'"
-    download = f"hf download --repo-type dataset {path} --revision {revision}{include}"
+def data_row(name: str, values: Mapping[str, object]) -> PublishedRow:
+    """What is known of a set of the hub, by the values of its configuration."""
+    path, (revision, files, licence) = str(values["path"]), map(_text, map(values.get, _OF_A_SET))
+    is_here = any((_hub_folder(path) / "snapshots").glob(revision or "*"))
     return PublishedRow(
-        name=f"data={name}",
+        name=name,
         state="begun or ready" if is_here else "comes when used",
-        command="" if is_here else download,
-        source=f"{path}@{revision[:7]}",
-        summary=f"images with captions, licence {values['licence']}",
+        command="" if is_here else to_download(path, revision, files),
+        source=f"{path}@{(revision or 'main')[:7]}",
+        summary=f"images with captions, licence {licence or 'as its page says'}",
     )
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _hub_folder(path: str) -> Path:

@@ -20,11 +20,13 @@ from soarbench.cli.disk import disk_need, space_line
 from soarbench.cli.doctor import JudgeOptions, examine
 from soarbench.cli.doctor import doctor as judges_doctor
 from soarbench.cli.dry_run import MISSING_DATA, rates_line
+from soarbench.cli.published import data_row
 from soarbench.common.errors import UserError
 from soarbench.common.progress import print_line
 from soarbench.config.folders import CONF_DIR
 from soarbench.config.keys import Options, split
 from soarbench.config.suites import missing_prompts
+from soarbench.data.forms import DatasetsDataConfig
 from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.graph import all_jobs
 from soarbench.launchers.run_grid import estimates
@@ -91,7 +93,7 @@ def checks_of(grid: Grid) -> Iterator[Check]:
     yield from _judges(grid)
     absent = [missing_prompts(suite) for suite in grid.without_prompts]
     yield _check("prompts", absent, f"of {len(_suites(grid))} suites")
-    yield _check("data", [MISSING_DATA] if grid.without_data else [], "")
+    yield _data(grid)
     yield _weights(grid.settings.model)
     yield _disk(grid)
     yield _gpu(grid)
@@ -100,6 +102,17 @@ def checks_of(grid: Grid) -> Iterator[Check]:
     yield Check(
         what="licences", state="yours to read" if pages else "-", about=f"{pages} of the hub"
     )
+
+
+def _data(grid: Grid) -> Check:
+    """The training set: which of the hub is here, and what gets it."""
+    data = grid.settings.data
+    if grid.without_data or not isinstance(data, DatasetsDataConfig) or not data.is_of_hub:
+        return _check("data", [MISSING_DATA] if grid.without_data else [], "")
+    row = data_row("data", vars(data))
+    # What is streamed is never here.
+    remedies = (f"to get {data.path}: {row.command}",) if row.command and not data.streaming else ()
+    return Check(what="data", state=row.state, about=row.source, remedies=remedies)
 
 
 def _check(what: str, absent: Sequence[str], about: str) -> Check:

@@ -107,12 +107,17 @@ class DatasetsDataConfig(ImageDataConfig):
         names = ("subset", "split", "image_column", "caption_column", "score_columns")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def is_of_hub(self) -> bool:
+        """Whether its path is a hub id."""
+        return self.path is not None and not is_directory(self.path)
+
     @override
     def own_content(self) -> str:
         assert self.path is not None
         files = "" if self.data_files is None else f" {self.data_files}"
         # Of a hub id nothing may be there yet, and expanding a grid must not download it.
-        if not is_directory(self.path):
+        if self.is_of_hub:
             return f"{self.path}@{self.revision}{files}"
         root = self._location()
         if not root.is_dir():
@@ -123,6 +128,13 @@ class DatasetsDataConfig(ImageDataConfig):
     @override
     def own_records(self) -> Iterator[Record]:
         return self._read_by("tables:dataset_records")
+
+
+def to_download(path: str, revision: str | None, data_files: str | None) -> str:
+    """The command that gets a set of the hub into its cache."""
+    chosen = "" if revision is None else f" --revision {revision}"
+    include = "" if data_files is None else f" --include '{data_files}'"
+    return f"hf download --repo-type dataset {path}{chosen}{include}"
 
 
 @dataclass(frozen=True, kw_only=True)

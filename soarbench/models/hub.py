@@ -74,6 +74,26 @@ def hub_snapshot(key: str, repo: str, revision: str | None, files: Sequence[str]
         return Path(snapshot_download(repo, revision=revision, allow_patterns=list(files)))
 
 
+def cached_set(repo: str, revision: str | None, files: Sequence[str] | None) -> Path | None:
+    """The local hub cache's folder of a set of data, if it has the files (null: all) whole."""
+    from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub.file_download import repo_folder_name
+
+    try:
+        folder = snapshot_download(
+            repo, repo_type="dataset", revision=revision, allow_patterns=files,
+            local_files_only=True,
+        )  # fmt: skip
+    except errors.LocalEntryNotFoundError:
+        return None
+    # Which files there should be is known where the hub's client listed them alone; a download that
+    # was interrupted leaves this behind.
+    name = repo_folder_name(repo_id=repo, repo_type="dataset")
+    blobs = Path(constants.HF_HUB_CACHE) / name / "blobs"
+    has_files = any(path.is_file() for path in Path(folder).rglob("*"))
+    return Path(folder) if has_files and not any(blobs.glob("*.incomplete")) else None
+
+
 def hub_licence(model: str) -> str | None:
     """The licence that a model's card names: of a folder, or of a repository in the cache."""
     from huggingface_hub.repocard import metadata_load

@@ -61,6 +61,22 @@ def test_everything_that_is_missing_comes_with_what_gets_it(
     assert below.splitlines()[-1].startswith("6 to do before python -m soarbench run")
 
 
+def test_a_set_of_the_hub_is_not_ready_before_it_is_here(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, rows, below = examined(capsys, *PART, "data=dalle3")
+    assert (code, rows["data"]) == (1, "comes when used")
+    command = "hf download --repo-type dataset OpenDatasets/dalle-3-dataset --revision "
+    assert f"to get OpenDatasets/dalle-3-dataset: {command}" in below
+    assert examined(capsys, *PART, "data=dalle3", "data.streaming=true")[0] == 0
+    commit = below.partition("--revision ")[2].split()[0]
+    (tmp_path / "datasets--OpenDatasets--dalle-3-dataset" / "snapshots" / commit).mkdir(
+        parents=True
+    )
+    code, rows, _ = examined(capsys, *PART, "data=dalle3")
+    assert (code, rows["data"]) == (0, "begun or ready")
+
+
 def test_a_dry_run_says_what_is_not_here_and_whose_its_estimates_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

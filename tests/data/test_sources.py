@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
+from huggingface_hub import constants
 
 from evaluators.images import ImageError
 from soarbench.common.errors import UserError
@@ -228,6 +229,30 @@ def test_tar_shards_of_a_set_on_the_hub_have_captions_within_their_objects(tmp_p
     assert found[1].image().size == picture(1).size
     with pytest.raises(UserError, match="there is no column 'text'"):
         records(dataclasses.replace(config, caption_column="text.caption"))
+
+
+@pytest.mark.parametrize("data_files", [None, "data/*.parquet"])
+def test_a_set_of_the_hubs_cache_is_read_without_the_hub(
+    data_files: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    config = DatasetsDataConfig(
+        path="own/set", revision=40 * "a", data_files=data_files, score_columns={"beauty": "look"}
+    )
+    included = "" if data_files is None else " --include 'data/\\*.parquet'"
+    missing = f"hf download --repo-type dataset own/set --revision {40 * 'a'}{included}$"
+    with pytest.raises(UserError, match=missing):
+        records(config)
+    repository = tmp_path / "datasets--own--set"
+    (repository / "blobs").mkdir(parents=True)
+    table().to_parquet(repository / "snapshots" / config.revision / "data/train-0.parquet")
+    expect_pictures(records(config))
+    assert records(config)[0].key.startswith(f"{config.own_content()} ")
+    # An interrupted download: a part must not pass for the set.
+    (repository / "blobs" / "b.incomplete").touch()
+    with pytest.raises(UserError, match="does not have the set whole"):
+        records(config)
 
 
 def test_tar_shards(tmp_path: Path) -> None:

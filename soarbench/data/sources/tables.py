@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.strict import did_you_mean
 from soarbench.data.contents import check_inside
-from soarbench.data.forms import DatasetsDataConfig, WebDatasetConfig
+from soarbench.data.forms import DatasetsDataConfig, WebDatasetConfig, to_download
 from soarbench.data.records import Record, caption_text, checked_scores, checked_size
-from soarbench.models.hub import first_line, is_directory
+from soarbench.models.hub import cached_set, first_line, is_directory
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -97,14 +97,31 @@ def _loaded(config: DatasetsDataConfig) -> Dataset | IterableDataset:
             return datasets.load_from_disk(str(Path(path) / config.split))
         if (Path(path) / "state.json").is_file():
             return datasets.load_from_disk(path)
-        return datasets.load_dataset(
-            path,
-            config.subset,
-            data_files=config.data_files,
-            split=config.split,
-            revision=config.revision,
-            streaming=config.streaming,
-        )
+        read = functools.partial(
+            datasets.load_dataset, name=config.subset, data_files=config.data_files,
+            split=config.split, streaming=config.streaming,
+        )  # fmt: skip
+        if not config.is_of_hub:
+            return read(path)
+        try:
+            return read(path, revision=config.revision)
+        except ConnectionError as error:
+            return read(str(_cached(config, error)))
+
+
+def _cached(config: DatasetsDataConfig, error: ConnectionError) -> Path:
+    """The hub cache's folder of a set that the hub cannot be asked for."""
+    # Second: only the hub knows whether all of a set is here where another program fetched it.
+    assert config.path is not None
+    files = None if config.data_files is None else [config.data_files]
+    folder = cached_set(config.path, config.revision, files)
+    if folder is None:
+        command = to_download(config.path, config.revision, config.data_files)
+        raise UserError(
+            f"data.path={config.path}: the hub does not answer ({first_line(error)}), and its "
+            f"cache does not have the set whole; get it where there is a network: {command}"
+        ) from error
+    return folder
 
 
 def shard_records(config: WebDatasetConfig) -> Iterator[Record]:
