@@ -13,6 +13,7 @@ from rich.console import Console
 from baselines.loop.disk import remove_partials
 from soarbench.cli.disk import require_space
 from soarbench.cli.dry_run import MISSING_DATA, dry_table, job_list
+from soarbench.cli.exported import refuse_exports
 from soarbench.cli.listing import lines_of, print_rows
 from soarbench.cli.sync import deliver_grid
 from soarbench.common.errors import Damaged, UserError, reason, without_passwords
@@ -50,6 +51,7 @@ def run(arguments: Sequence[str], *, is_dry: bool, as_json: bool, console: Conso
     look_up_rewards(grid.cells)
     look_up_code(grid.cells)
     refuse_old(grid.store.root, grid.settings.grid.name)
+    refuse_exports(grid.store.root, grid.settings.grid.name)
     if as_json:
         if not is_dry:
             raise UserError("--json lists jobs: add --dry-run")
@@ -213,6 +215,7 @@ def diagnose(
     """Measure the finished cells that were not measured yet. -> 1 when not all cells are."""
     grid = expand(arguments)
     refuse_old(grid.store.root, grid.settings.grid.name)
+    refuse_exports(grid.store.root, grid.settings.grid.name)
     if grid.settings.launcher.submits:
         raise UserError(
             f"launcher={grid.settings.launcher.kind}: only 'run' is submitted; it measures, too, "

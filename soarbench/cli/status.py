@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from soarbench.cli.exported import refuse_exports
 from soarbench.common.errors import UserError
 from soarbench.common.files import is_locked
 from soarbench.common.progress import print_line
@@ -31,6 +32,7 @@ def status(words: Sequence[str], *, as_json: bool, console: Console) -> int:
     output_dir = Path(folder_settings(words).output_dir).expanduser()
     folders = sorted(path for path in output_dir.glob("grids/*") if path.is_dir())
     if not folders:
+        refuse_exports(output_dir)
         raise UserError(f"output_dir={output_dir}: no grid was run there yet")
     if (asked := parse_overrides(words).grid) is not None:
         names = [folder.name for folder in folders]

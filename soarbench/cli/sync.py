@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from soarbench.cli.exported import refuse_exports
 from soarbench.common.errors import UserError
 from soarbench.common.files import locked
 from soarbench.common.progress import print_line
@@ -50,6 +51,7 @@ def _folders(store: Store, name: str | None) -> list[Path]:
         path.parent.parent for path in store.root.glob(f"grids/{name or '*'}/*/cell.json")
     )
     if not folders:
+        refuse_exports(store.root)
         what = f"grid {name!r}" if name else "grid"
         raise UserError(f"output_dir={store.root} holds no {what}; name another output_dir")
     return list(dict.fromkeys(folders))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from soarbench.cli.exported import refuse_exports
 from soarbench.common.errors import UserError
 from soarbench.common.progress import print_line
 from soarbench.config.compose import folder_settings
@@ -42,6 +43,8 @@ def ui(options: UiOptions, words: Sequence[str], *, console: Console) -> int:
     output_dir, tracking = Path(settings.output_dir).expanduser(), settings.tracking
     if not tracking.enabled:
         raise UserError("tracking=none has no page: leave it out, or name a tracking.uri")
+    if tracking.uri is None:
+        refuse_exports(output_dir)
     command = ui_command(tracking, output_dir, options.port)
     is_served = served_by(tracking) is not None
     if not is_served:

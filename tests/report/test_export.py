@@ -20,6 +20,7 @@ from huggingface_hub import CommitOperationAdd
 from PIL import Image
 from rich.console import Console
 
+from soarbench.cli.app import main
 from soarbench.cli.compare import CompareOptions, compare
 from soarbench.cli.export import ExportOptions, export
 from soarbench.cli.leaderboard import LeaderboardOptions, leaderboard
@@ -90,6 +91,14 @@ def reported(output: Path, results: Path) -> Path:
     words = [f"output_dir={output}", f"results_dir={results}", "figure_formats=[]"]
     assert report(ReportOptions(), words, console=quiet()) == 0
     return results / "reward_specific"
+
+
+def test_an_export_says_the_command_that_reports_it(finished: list[str], tmp_path: Path) -> None:
+    console, output = quiet(), tmp_path / "several grids"
+    assert export(ExportOptions(output=output), finished, console=console) == 0
+    assert isinstance(console.file, io.StringIO)
+    last = " ".join(console.file.getvalue().split())
+    assert last.endswith(f"soarbench report grid=reward_specific 'output_dir={output}'")
 
 
 def by_method(folder: Export) -> dict[str, Cell]:
@@ -515,6 +524,21 @@ def test_misuse_is_named(finished: list[str], tmp_path: Path) -> None:
         export(ExportOptions(output=tmp_path), words, console=quiet())
     with pytest.raises(UserError, match=r"output=.* cannot be written to"):
         export(ExportOptions(output=Path("/proc/copy")), finished, console=quiet())
+
+
+@pytest.mark.parametrize("command", ["run", "diagnose", "status", "sync", "ui"])
+def test_commands_about_runs_say_that_a_folder_is_an_export(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "reward_specific").mkdir()
+    (tmp_path / "reward_specific" / MANIFEST).write_text(OLD_MANIFEST)
+    words = ["grid=reward_specific"] if command in ("run", "diagnose") else []
+    for folder in (tmp_path, tmp_path / "reward_specific"):
+        assert main([command, *words, f"output_dir={folder}"]) == 2
+        message = f"output_dir={folder}: {tmp_path / 'reward_specific'} is an export, which report"
+        assert message in capsys.readouterr().err
+    # Nothing was made there.
+    assert [path.name for path in tmp_path.iterdir()] == ["reward_specific"]
 
 
 def test_a_copy_is_not_written_among_the_runs_or_over_itself(
