@@ -19,6 +19,7 @@ from evaluators.base import EvaluatorError, JudgeConfig
 from soarbench.cli.score import judges_complain_in_one_line
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.files import locked, make_writable, read_json, write_atomically
+from soarbench.common.judge_errors import of_judge
 from soarbench.common.progress import GridProgress
 from soarbench.config.compose import run_settings
 from soarbench.config.folders import Folders, options, search_path
@@ -40,7 +41,7 @@ from soarbench.jobs.base import Context, Job, extent_of
 from soarbench.jobs.draw import Draw
 from soarbench.jobs.judge import Judge
 from soarbench.jobs.repair import run_repaired
-from soarbench.jobs.score_images import one_line, show_summaries, summary_of
+from soarbench.jobs.score_images import show_summaries, summary_of
 from soarbench.models.adapters import adapter_name
 from soarbench.models.families import KNOWN, like
 from soarbench.models.hub import is_directory
@@ -211,9 +212,10 @@ def _skipped(request: Evaluation, judging: Sequence[Judge], console: Console) ->
         try:
             job.config.build().check_canaries()
         except EvaluatorError as error:
+            line = of_judge(error, {job.judge: job.config})
             if request.scoring.is_chosen or len(judging) == 1:
-                raise
-            skipped[job.judge] = one_line(error)
+                raise UserError(line) from error
+            skipped[job.judge] = line
             text = f"{job.judge}: will be skipped: {skipped[job.judge]}"
             console.print(text, highlight=False, markup=False)
         # Else this judge and the next one share the memory.

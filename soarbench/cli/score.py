@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from rich.console import Console
 
-from evaluators.base import EvaluatorError
+from evaluators.base import EvaluatorError, JudgeConfig
 from evaluators.geneval.metadata import MetadataError
 from evaluators.images import ImageError
 from evaluators.samples import CoverageError, SampleFile
 from soarbench.common.errors import UserError
 from soarbench.common.files import locked, make_writable
+from soarbench.common.judge_errors import of_judge
 from soarbench.common.progress import print_line
 from soarbench.config.folders import search_path
 from soarbench.config.registries import suite_named
@@ -24,13 +26,17 @@ from soarbench.evaluation.suites import read_prompts
 from soarbench.evaluation.survey import survey
 from soarbench.jobs.score_images import JudgedImages, one_line, score_all
 
+_NONE: Mapping[str, JudgeConfig] = MappingProxyType({})
+
 
 @contextmanager
-def judges_complain_in_one_line() -> Iterator[None]:
+def judges_complain_in_one_line(judges: Mapping[str, JudgeConfig] = _NONE) -> Iterator[None]:
     """What judges refuse, as a ``UserError``: their package knows none."""
     try:
         yield
-    except (EvaluatorError, CoverageError, ImageError, MetadataError) as error:
+    except EvaluatorError as error:
+        raise UserError(of_judge(error, judges)) from error
+    except (CoverageError, ImageError, MetadataError) as error:
         raise UserError(one_line(error)) from error
 
 
@@ -55,7 +61,7 @@ def score(options: ScoreOptions, words: Sequence[str], *, console: Console) -> i
         largest=surveyed.largest,
         prompts=prompts_digest(files, prompts),
     )
-    with locked(request.output):
+    with locked(request.output), judges_complain_in_one_line(request.judges):
         return score_all(images, console)
 
 
