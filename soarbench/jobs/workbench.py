@@ -25,6 +25,7 @@ from baselines.rewards.base import RewardError, runs_elsewhere, score_images
 from evaluators.base import Evaluator, EvaluatorError, JudgeConfig
 from evaluators.diversity.config import DiversityConfig, Measure
 from soarbench.common.errors import UserError
+from soarbench.common.judge_errors import of_judge
 from soarbench.config.run import ProcessesConfig
 from soarbench.data.prompts import PromptItem
 from soarbench.diagnostics.measured import Measured, States
@@ -104,7 +105,8 @@ class ModelWorkbench:
                     self.diversity(job.cell, job.measure)
             self._try_training(trained, drawn)
         except (EvaluatorError, RewardError) as error:
-            raise UserError(str(error)) from error
+            judges = {name: judge for job in jobs for name, judge in job.cell.judges.items()}
+            raise UserError(of_judge(error, judges)) from error
 
     def _check_devices(self, trained: Sequence[CellConfig], jobs: Sequence[Job]) -> None:
         if trained and self.device.index:

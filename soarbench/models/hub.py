@@ -74,7 +74,7 @@ def hub_snapshot(key: str, repo: str, revision: str | None, files: Sequence[str]
         return Path(snapshot_download(repo, revision=revision, allow_patterns=list(files)))
 
 
-def cached_set(repo: str, revision: str | None, files: Sequence[str] | None) -> Path | None:
+def cached_set(repo: str, revision: str | None, files: list[str] | None) -> Path | None:
     """The local hub cache's folder of a set of data, if it has the files (null: all) whole."""
     from huggingface_hub import constants, errors, snapshot_download
     from huggingface_hub.file_download import repo_folder_name
