@@ -17,7 +17,8 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from soarbench.cli.app import COMMANDS, function_of, options_of
+from soarbench.cli.app import function_of, options_of
+from soarbench.cli.commands import COMMANDS
 from soarbench.cli.help import default_of, root_values
 from soarbench.common.docstrings import attributes, summary
 from soarbench.common.plugins import conf_folders

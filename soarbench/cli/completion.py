@@ -131,7 +131,8 @@ def _fish_case(item: tuple[str, Sequence[str]]) -> str:
 
 def words_by_command() -> dict[str, list[str]]:
     """Every word that may follow a command: flags, ``key=``, and ``group=name``."""
-    from soarbench.cli.app import COMMANDS, function_of, options_of
+    from soarbench.cli.app import function_of, options_of
+    from soarbench.cli.commands import COMMANDS
 
     settings = _settings()
     words = {"": list(dict.fromkeys(name.split()[0] for name in COMMANDS))}

@@ -17,8 +17,8 @@ def refuse_exports(output_dir: Path, grid: str | None = None) -> None:
     has_runs = (output_dir / "grids").is_dir()
     for path in (output_dir / MANIFEST, *sorted(output_dir.glob(f"*/{MANIFEST}"))):
         if path.is_file() and (not has_runs or path.parent.name == grid):
+            what = "is" if path.parent == output_dir else f"holds {path.parent.name}, which is"
             raise UserError(
-                f"output_dir={output_dir}: {path.parent} is an export, which report, compare and "
-                "leaderboard read, and where nothing is run; name the output_dir of the runs, or "
-                "another one"
+                f"output_dir={output_dir} {what} an export: report and compare read it, and "
+                "nothing runs there; name the runs' own output_dir, or another one"
             )

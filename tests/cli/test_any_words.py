@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from soarbench.cli import app
-from soarbench.cli.app import COMMANDS, main
+from soarbench.cli.app import main
+from soarbench.cli.commands import COMMANDS
 from tests.cli.test_words import LINES
 
 #: What carries a command out, once its words are read and found good.

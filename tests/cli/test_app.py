@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from baselines.loop.disk import writing
-from soarbench.cli.app import COMMANDS, function_of, main, options_of
+from soarbench.cli.app import function_of, main, options_of
+from soarbench.cli.commands import COMMANDS
 from soarbench.cli.help import default_of
 from soarbench.common.errors import UserError
 from soarbench.common.strict import typed_fields
@@ -261,7 +262,8 @@ def test_a_python_without_the_dependencies_is_one_line() -> None:
 def test_no_command_loads_torch_to_explain_itself_or_to_print_its_settings() -> None:
     code = (
         "import sys\n"
-        "from soarbench.cli.app import COMMANDS, main\n"
+        "from soarbench.cli.app import main\n"
+        "from soarbench.cli.commands import COMMANDS\n"
         "for name in COMMANDS:\n"
         "    main([*name.split(), '--help'])\n"
         "    main([*name.split(), '--cfg'])\n"

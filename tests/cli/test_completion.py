@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from soarbench.cli import completion
-from soarbench.cli.app import COMMANDS, main
+from soarbench.cli.app import main
+from soarbench.cli.commands import COMMANDS
 from soarbench.config.folders import options
 
 WORDS = {

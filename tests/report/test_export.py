@@ -533,10 +533,12 @@ def test_commands_about_runs_say_that_a_folder_is_an_export(
     (tmp_path / "reward_specific").mkdir()
     (tmp_path / "reward_specific" / MANIFEST).write_text(OLD_MANIFEST)
     words = ["grid=reward_specific"] if command in ("run", "diagnose") else []
-    for folder in (tmp_path, tmp_path / "reward_specific"):
+    for folder, what in (
+        (tmp_path, "holds reward_specific, which is"),
+        (tmp_path / "reward_specific", "is"),
+    ):
         assert main([command, *words, f"output_dir={folder}"]) == 2
-        message = f"output_dir={folder}: {tmp_path / 'reward_specific'} is an export, which report"
-        assert message in capsys.readouterr().err
+        assert f"output_dir={folder} {what} an export: report" in capsys.readouterr().err
     # Nothing was made there.
     assert [path.name for path in tmp_path.iterdir()] == ["reward_specific"]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from soarbench.cli.app import COMMANDS, function_of, main, options_of
+from soarbench.cli.app import function_of, main, options_of
+from soarbench.cli.commands import COMMANDS
 from soarbench.cli.words import read
 from soarbench.common.plugins import OWN
 from soarbench.config.compose import run_settings
