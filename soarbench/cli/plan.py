@@ -44,7 +44,7 @@ def plan_table(
     first = next(iter(request.demands.values()))
     table = Table(
         title=f"{first.model.name} at {first.model.resolution} px on {first.num_processes} x "
-        f"{request.gpu_name}"
+        f"{request.gpu_name}, grid={request.grid} task={request.task}"
     )
     table.add_column("on each GPU")
     for method in plans:

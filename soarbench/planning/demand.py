@@ -14,9 +14,9 @@ from soarbench.common.errors import ConfigError
 from soarbench.common.strict import build, did_you_mean
 from soarbench.config.compose import compose_methods
 from soarbench.config.keys import Options
-from soarbench.config.overrides import parse_overrides
+from soarbench.config.overrides import Overrides, parse_overrides
 from soarbench.config.run import ProcessesConfig
-from soarbench.config.settings import SamplingConfig, Settings, SuiteConfig
+from soarbench.config.settings import GridConfig, SamplingConfig, Settings, SuiteConfig
 from soarbench.config.stages import stages
 from soarbench.config.sweeps import swept_grid
 from soarbench.grid.cell import CellConfig, as_trained
@@ -24,14 +24,18 @@ from soarbench.grid.checks import reward_judge, reward_mixture
 from soarbench.models.base import ModelConfig
 from soarbench.planning.memory_and_time import UTILISATION, Demand, Gpu, weights_gb
 
-_DEFAULT_GPU, _DEFAULT_GRID = "h100-80gb", "reward_specific"
+#: Of which a plan is where the command line names no grid.
+DEFAULTS = ("grid=reward_specific",)
+_DEFAULT_GPU = "h100-80gb"
 _GPUS = Path(__file__).with_name("gpus.yaml")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the command line asks for; demands by method."""
+    """What the command line asks for; demands by method, of one task of a grid."""
 
+    grid: str
+    task: str
     gpu_name: str
     gpu: Gpu
     utilisation: float
@@ -54,7 +58,7 @@ class PlanOptions(Options):
     """What ``plan`` takes beside the settings of a run.
 
     Attributes:
-        gpu: A name of the table.
+        gpu: By its name; ``ls gpus`` lists them.
         utilisation: Share of the GPU's peak that training reaches.
     """
 
@@ -72,20 +76,31 @@ class PlanOptions(Options):
 
 def read_request(options: PlanOptions, words: Sequence[str]) -> Request:
     """What is planned with settings of a run; ``ConfigError`` where one of them cannot work."""
+    grid, overrides = _chosen(words)
+    # Its tasks differ in their data, which no plan looks at.
+    task = overrides.axes.get("task", grid.tasks)[0]
     return Request(
+        grid=grid.name,
+        task=task,
         gpu_name=options.gpu,
         gpu=gpus()[options.gpu],
         utilisation=options.utilisation,
-        demands={method: _demand(parts, method) for method, parts in _settings(words)},
+        demands={
+            method: _demand(parts, method) for method, parts in _settings(grid, task, overrides)
+        },
     )
 
 
-def _settings(words: Sequence[str]) -> Iterator[tuple[str, Mapping[str, typing.Any]]]:
+def _chosen(words: Sequence[str]) -> tuple[GridConfig, Overrides]:
+    """The grid of a command line, and what it says beside it."""
+    overrides, own = parse_overrides(words), parse_overrides(DEFAULTS)
+    return swept_grid(replace(overrides, grid=overrides.grid or own.grid))
+
+
+def _settings(
+    grid: GridConfig, task: str, overrides: Overrides
+) -> Iterator[tuple[str, Mapping[str, typing.Any]]]:
     """The parts of each method's ``Settings``; a value goes to those that have its key."""
-    overrides = parse_overrides(words)
-    overrides = replace(overrides, grid=overrides.grid or _DEFAULT_GRID)
-    grid, overrides = swept_grid(overrides)
-    task = overrides.axes.get("task", grid.tasks)[0]
     # A later stage is configured as that method is anywhere.
     of_grid = dict.fromkeys(stages(n)[-1] for n in grid.methods if n not in grid.untrained)
     if not of_grid:

@@ -296,7 +296,12 @@ def test_the_laboratory_is_read_from_its_files() -> None:
 def test_the_table_has_a_column_a_method() -> None:
     request = read_request(PlanOptions(), [*MEDIUM, "launcher.num_processes=8"])
     table = plan_table(request, {}, {})
-    assert table.title == "sd35_medium at 512 px on 8 x h100-80gb"
+    place = "sd35_medium at 512 px on 8 x h100-80gb"
+    assert table.title == f"{place}, grid=reward_specific task=aesthetic"
+    # The main table's training is another one: a plan says of which it is.
+    main = read_request(PlanOptions(), ["grid=main_table", "method=sft", *MEDIUM])
+    assert (main.grid, main.task) == ("main_table", "general")
+    assert main.steps["sft"] == 10_000
     assert gigabytes({"a": 5e8, "b": 5e8}) == 1.0
 
 
