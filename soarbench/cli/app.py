@@ -121,13 +121,14 @@ def _help(name: str) -> str:
     if len(family) > 1 and name not in COMMANDS:
         return _usage(family)
     command = _command(name)
-    from soarbench.cli.help import filled, layout, sections
+    from soarbench.cli.help import chosen_by, filled, layout, sections
 
     words = " ".join([name, *command.names, *(f"[{flag}]" for flag in command.flags)])
     text = f"usage: python -m soarbench {words} [key=value ...]\n\n{filled(command.summary)}"
     text += filled(f"{', '.join(command.names)}: {command.usage}") if command.names else ""
     kind = options_of(function_of(name))
-    for heading, rows in sections(kind, command.matter, command.flags):
+    chosen = chosen_by(command.chooses)
+    for heading, rows in sections(kind, command.matter, command.flags, chosen):
         text += layout(heading, rows)
     text += _examples(name, command)
     others = [f"{other} --help" for other in family if other != name]

@@ -10,6 +10,7 @@ ANY_NUMBER = "NAME ..."
 #: Of a run's settings what matters where nothing is trained.
 _FOLDERS = ("output_dir", "results_dir")
 _SELECTION = ("grid", "budget", "task", "method", "model", "data", "seeds", *_FOLDERS)
+_ONE_TASK = "task=the grid's first"
 _TRAINING = (*("model", "task", "method", "optim", "lora", "ema", "training"), "launcher")
 
 
@@ -26,6 +27,8 @@ class Command:
             another is named. Takes the names, the options where it has any, words, and a console.
         examples: Words that work, as a shell takes them.
         matter: The settings of a run that its help lists, by their first part; empty: all.
+        chooses: What it sets where the command line is silent: ``module:NAME`` of such words, or
+            ``KEY=TEXT`` in place of a default that no word says.
         says: What is done first, where that takes seconds.
     """
 
@@ -37,6 +40,7 @@ class Command:
     function: str = ""
     examples: tuple[str, ...] = ()
     matter: tuple[str, ...] = ()
+    chooses: tuple[str, ...] = ()
     says: str = ""
 
 
@@ -52,7 +56,7 @@ COMMANDS: Mapping[str, Command] = {
         says="reading the configuration",
     ),
     "ls": Command(
-        "what there is to choose from: grids, methods, tasks, judges, suites, models, data ...",
+        "what there is to choose from: grids, methods, tasks, judges, suites, models, GPUs ...",
         "what to list; none: all",
         names=(ANY_NUMBER,),
         function="soarbench.cli.listing:ls",
@@ -106,7 +110,8 @@ COMMANDS: Mapping[str, Command] = {
     "plan": Command(
         "memory and time of training, before it starts",
         examples=("model=sd35_medium method=soar gpu=l40s-48gb",),
-        matter=_TRAINING,
+        matter=("grid", "budget", *_TRAINING, "reward"),
+        chooses=("soarbench.planning.demand:DEFAULTS", _ONE_TASK),
         says="counting memory on pretended models",
     ),
     "bench": Command(
@@ -122,7 +127,8 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "bench full_size": Command(
         "one update of SD3.5's whole transformer with random weights (12 GB, minutes)",
-        matter=_TRAINING,
+        matter=(*_TRAINING, "device"),
+        chooses=("soarbench.cli.bench:DEFAULTS", _ONE_TASK),
         says="loading torch",
     ),
     "bench gpu": Command(
@@ -131,6 +137,7 @@ COMMANDS: Mapping[str, Command] = {
         flags=("--dry-run",),
         function="soarbench.benchmarks.gpu.bench:bench_gpu",
         matter=("device", *_TRAINING),
+        chooses=("soarbench.benchmarks.gpu.bench:DEFAULTS", "method=each measurement's", _ONE_TASK),
         says="looking at this machine",
     ),
     "soak": Command(
@@ -144,12 +151,14 @@ COMMANDS: Mapping[str, Command] = {
         "how busy a pretended cluster is that runs a grid, and for how long",
         function="soarbench.benchmarks.grid:bench_grid",
         matter=("grid", "budget", "seeds", *_TRAINING),
+        chooses=("soarbench.benchmarks.grid:DEFAULTS",),
         says="counting jobs",
     ),
     "data score": Command(
         "score a training set by a judge",
         examples=("data.path=rows.jsonl judge=aesthetic output=scored.jsonl",),
         matter=("data", "model", "device"),
+        chooses=("soarbench.cli.data:DEFAULTS",),
         says="reading the set",
     ),
     "data filter": Command(
@@ -161,11 +170,13 @@ COMMANDS: Mapping[str, Command] = {
         "look for what is wrong with a training set",
         examples=("data.path=kept.jsonl suites.drawbench.prompts=prompts.txt",),
         matter=("data", "model", "suites"),
+        chooses=("soarbench.cli.data:DEFAULTS",),
         says="reading the set",
     ),
     "evaluate": Command(
         "draw a suite with a model and judge it",
         examples=("suite=lab_geneval", "suite=geneval model=sd35_medium"),
+        chooses=("model=that of the suite's judges",),
         says="reading the configuration, loading the model",
     ),
     "score": Command(

@@ -16,6 +16,10 @@ from soarbench.config.keys import Options, split
 from soarbench.data.config import ImageDataConfig, require_finite
 from soarbench.grid.expand import Grid, expand
 
+# SD3.5's, whose buckets and judges a set of anybody's is for, until the user says otherwise.
+DEFAULTS = ("grid=main_table", "method=base", "model=sd35_medium", "data=jsonl")
+_CHOSEN = ("model", "data")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSetOptions(Options):
@@ -75,14 +79,13 @@ def filter_rows(options: FilterOptions, _words: Sequence[str], *, console: Conso
 
 def run_words(_options: object, words: Sequence[str]) -> list[str]:
     """The settings that say which set, which judges and which suites; nothing is trained."""
-    # SD3.5's, whose buckets and judges a set of anybody's is for, until the user says otherwise.
-    chosen = {"model": "sd35_medium", "data": "jsonl"}
-    chosen |= {word.key: word.text for word in map(split, words) if word.key in chosen}
+    own = {word.key: word.text for word in map(split, DEFAULTS)}
+    chosen = own | {word.key: word.text for word in map(split, words) if word.key in _CHOSEN}
     protocols = folders.options("protocol", folders.search_path(words))
     # Every task that the model is judged in: an image of any of their suites is in no training set.
     tasks = [name.partition("/")[2] for name in protocols if name.startswith(chosen["model"] + "/")]
-    defaults = ["grid=main_table", f"grid.tasks=[{','.join(tasks)}]", "method=base"]
-    return [*defaults, *(f"{group}={name}" for group, name in chosen.items()), *words]
+    defaults = [f"{group}={name}" for group, name in chosen.items()]
+    return [*defaults, f"grid.tasks=[{','.join(tasks)}]", *words]
 
 
 def _grid(words: Sequence[str], action: str) -> tuple[Grid, ImageDataConfig]:

@@ -7,13 +7,14 @@ import shutil
 import textwrap
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pkgutil import resolve_name
 
 import yaml
 
 from soarbench.common.docstrings import attributes
 from soarbench.common.plugins import OWN
 from soarbench.common.strict import is_needed, typed_fields
-from soarbench.config.folders import options
+from soarbench.config.folders import CONF_DIR, options
 from soarbench.config.keys import Options, children, members
 from soarbench.config.settings import Settings
 
@@ -68,8 +69,19 @@ def takes(kind: type[Options] | None) -> tuple[str, ...]:
     return tuple(name for name in every if name in kind.settings)
 
 
+def chosen_by(places: Iterable[str]) -> dict[str, str]:
+    """What a command sets where the command line is silent, by key; see ``Command.chooses``."""
+    words: list[str] = []
+    for place in places:
+        words += [place] if "=" in place else resolve_name(place)
+    return {key: text for key, _, text in (word.partition("=") for word in words)}
+
+
 def sections(
-    kind: type[Options] | None, matter: Sequence[str], flags: Iterable[str]
+    kind: type[Options] | None,
+    matter: Sequence[str],
+    flags: Iterable[str],
+    chosen: Mapping[str, str],
 ) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """What a command takes: headings, each with keys and what they are.
 
@@ -77,14 +89,15 @@ def sections(
         kind: The command's own options; None: it has none.
         matter: First parts of the settings that are worth a line; empty: all.
         flags: The command's own.
+        chosen: Values that the command itself sets, by key.
     """
     shown = [name for name in takes(kind) if not matter or name in matter]
     yield "its own keys", list(_own(kind)) if kind else []
     yield (
         "choices, a YAML file each (ls explains them)",
-        list(_choices(shown)),
+        [*_choices(shown, chosen), *_more_yaml(kind)],
     )
-    yield "settings, with their defaults", list(_settings(shown))
+    yield "settings, with their defaults", list(_settings(shown, chosen))
     yield "flags", [(flag, _FLAGS[flag]) for flag in (*flags, "--cfg", "--help")]
 
 
@@ -108,30 +121,43 @@ def _with_default(text: str, default: str) -> str:
     return f"{text} Default: {default}" if default else text
 
 
-def _choices(shown: Sequence[str]) -> Iterator[tuple[str, str]]:
-    chosen = root_values()
+def _choices(shown: Sequence[str], chosen: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    # The grid that the root file chooses is for commands that need none.
+    of_grid = {"grid": "", "task": "all of the grid's", "method": "all of the grid's"}
+    defaults = {**root_values(), **of_grid, **chosen}
     for group in CHOICES:
         if group in shown:
             text = f"{', '.join(options(group))}."
-            if group in ("task", "method"):
-                yield f"{group}=", f"{text} Default: all of the grid's"
-            else:
-                # What the root file chooses is for commands that need no grid.
-                default = "" if group == "grid" else str(chosen.get(group, ""))
-                yield f"{group}=", _with_default(text, default)
+            yield f"{group}=", _with_default(text, str(defaults.get(group, "")))
 
 
-def _settings(shown: Sequence[str]) -> Iterator[tuple[str, str]]:
-    texts, values = attributes(Settings), root_values()
+def _more_yaml(kind: type[Options] | None) -> Iterator[tuple[str, str]]:
+    """The key that no setting of a run is, and that every command takes which reads YAML."""
+    if kind is None or kind.settings is None or CONF_DIR in kind.settings:
+        yield (
+            f"{CONF_DIR}=",
+            "A folder of your own YAML, laid out as the package's: its choices stand beside these.",
+        )
+
+
+def _settings(shown: Sequence[str], chosen: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    texts, values = attributes(Settings), {**root_values(), **chosen}
     for name in shown:
         hint, entry = typed_fields(Settings)[name]
         kinds = [kind for kind in members(hint) if dataclasses.is_dataclass(kind)]
         if kinds:
             keys = ", ".join(typed_fields(typing.cast(type, kinds[0])))
-            yield f"{name}.KEY=", f"{texts[name]} Keys: {keys or 'those of the choice, see --cfg'}."
+            text = f"{texts[name]} Keys: {keys or 'those of the choice, see --cfg'}."
+            yield f"{name}.KEY=", _with_default(text, _below(name, chosen))
         else:
             default = written(values[name]) if name in values else default_of(entry)
             yield f"{name}=", _with_default(texts[name], default)
+
+
+def _below(group: str, chosen: Mapping[str, str]) -> str:
+    """What a command sets of a group's keys."""
+    keys = [key for key in chosen if key == group or key.startswith(f"{group}.")]
+    return " ".join(f"{key}={chosen[key]}" for key in keys if key not in CHOICES)
 
 
 def filled(text: str) -> str:

@@ -23,13 +23,19 @@ from soarbench.config.folders import Folders, options, search_path, sources
 from soarbench.config.grammar import in_one_line
 from soarbench.config.keys import Options
 
+#: No group of YAML: what ``plan`` knows of.
+_GPU = "gpu"
 #: Groups of YAML by what they are called here.
 LISTED = {
     "grids": "grid", "methods": "method", "tasks": "task", "budgets": "budget", "models": "model",
     "judges": "judge", "suites": "suite", "data": "data", "launchers": "launcher",
+    "tracking": "tracking", "gpus": _GPU,
 }  # fmt: skip
 #: How those are chosen that no word of their own chooses everywhere.
-_CHOSEN_BY = {"judge": "suites.NAME.judges=NAME", "suite": "suite=NAME of score and evaluate"}
+_CHOSEN_BY = {
+    "judge": "suites.NAME.judges=NAME", "suite": "suite=NAME of score and evaluate",
+    _GPU: "gpu=NAME of plan and bench grid",
+}  # fmt: skip
 _SENTENCE = re.compile(r"(.+?)(?:[.;:(](?:\s|$)|$)")
 
 
@@ -53,8 +59,20 @@ def ls(
             console.print()
         group = LISTED[heading]
         chosen_by = _CHOSEN_BY.get(group, f"{group}=NAME")
-        print_rows(console, f"{heading} ({chosen_by})", lines_of(group, folders))
+        rows = _gpu_lines() if group == _GPU else lines_of(group, folders)
+        print_rows(console, f"{heading} ({chosen_by})", rows)
     return 0
+
+
+def _gpu_lines() -> dict[str, str]:
+    """What a plan knows of each GPU."""
+    # Loads the composer of configurations, which no other list needs.
+    from soarbench.planning.demand import gpus
+
+    return {
+        name: f"{gpu.memory_gb:g} GB, {gpu.bf16_tflops:g} TFLOP/s in bf16"
+        for name, gpu in gpus().items()
+    }
 
 
 def print_rows(console: Console, title: str, rows: Mapping[str, str]) -> None:

@@ -86,6 +86,39 @@ def test_help_lists_choices_and_settings_with_what_they_are_by_default(
     assert "optim" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("plan", ["grid= .*Default: reward_specific", "task= .*Default: the grid's first",
+                  "budget= .*Default: quick", "reward= .*Default: .*", "gpu= .*`?ls gpus.*"]),
+        ("data check", ["model= .*Default: sd35_medium", "data= .*Default: jsonl"]),
+        ("bench full_size", ["method= .*Default: soar", "device= .*Default: cpu",
+                             "training.KEY= .*Default: training.batch_size=1 .*"]),
+        ("bench gpu", ["model= .*Default: sd35_medium", "device= .*Default: cuda"]),
+        ("bench grid", ["grid= .*Default: reward_specific", "launcher.KEY= .*num_processes=null"]),
+        ("evaluate", ["model= .*Default: that of the suite's judges"]),
+        ("run", ["conf_dir= .*", "model= .*Default: lab"]),
+        ("doctor", ["conf_dir= .*"]),
+    ],
+)  # fmt: skip
+def test_help_says_what_a_command_chooses_itself(
+    name: str, lines: list[str], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "1000")
+    assert main([*name.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    for line in lines:
+        assert re.search(rf"^  {line}$", text, re.M), line
+
+
+def test_help_on_what_reads_no_yaml_names_no_folder_of_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["lab", "card", "--help"]) == 0
+    assert "conf_dir" not in capsys.readouterr().out
+
+
 def test_run_alone_lists_the_grids(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run"]) == 0
     lines = capsys.readouterr().out.splitlines()

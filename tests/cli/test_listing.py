@@ -31,6 +31,13 @@ def test_lines_come_from_descriptions_judges_classes_and_comments(tmp_path: Path
     assert lines_of("task", folders)["aesthetic"] == "better-looking pictures"
 
 
+def test_gpus_and_tracking_are_listed_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ls", "tracking", "gpus"]) == 0
+    text = capsys.readouterr().out
+    assert "tracking (tracking=NAME)" in text
+    assert "  h100-80gb     80 GB, 989 TFLOP/s in bf16\n" in text
+
+
 def test_a_file_gets_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ls", "grid", "budgets"]) == 0
     lines = capsys.readouterr().out.splitlines()

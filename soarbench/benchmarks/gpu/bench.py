@@ -25,6 +25,7 @@ from soarbench.benchmarks.gpu.record import (
 from soarbench.benchmarks.tables import number_table
 from soarbench.common.errors import UserError
 from soarbench.common.provenance import command_line
+from soarbench.common.strict import did_you_mean
 from soarbench.config.keys import Options, split
 from soarbench.config.overrides import parse_overrides
 
@@ -54,7 +55,10 @@ class GpuBenchOptions(Options):
         names = [measurement.name for measurement in MEASUREMENTS]
         for name in self.only:
             if name not in names:
-                raise ValueError(f"only={name}: is no measurement; choose of {'; '.join(names)}")
+                raise ValueError(
+                    f"only={name}: is no measurement: {did_you_mean(name, names)}; --dry-run lists "
+                    "them"
+                )
 
     @property
     def chosen(self) -> list[Measurement]:

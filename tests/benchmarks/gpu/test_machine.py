@@ -41,7 +41,7 @@ def test_a_gpu_with_too_little_memory_is_refused(capsys: pytest.CaptureFixture[s
     ("words", "message"),
     [
         (["minutes=0"], "minutes=0.0: must be more than 0"),
-        (["only=[sftt]"], "only=sftt: is no measurement"),
+        (["only=[judge]"], "only=judge: is no measurement: did you mean 'judges'"),
     ],
 )
 def test_bad_words_end_with_code_2(
