@@ -97,6 +97,8 @@ def published_values(method: str) -> dict[str, object]:
     assert (rows[["published_as", "source"]] != "").all(axis=None)
     rows = rows[rows["method"] == method]
     assert not rows["setting"].duplicated().any()
+    left = rows[rows["setting"].isin(LEFT_TO_MEMORY)]
+    assert left["published_as"].str.contains("ours is null").all()
     return {key: yaml.safe_load(v) for key, v in zip(rows["setting"], rows["value"], strict=True)}
 
 
