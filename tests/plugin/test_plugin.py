@@ -271,6 +271,19 @@ def test_the_page_shows_the_files_that_are_tested() -> None:
     assert "docs/add_your_own.md" in (ROOT / "README.md").read_text()
 
 
+def test_the_page_makes_what_its_commands_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs/add_your_own.md").read_text()
+    (code,) = re.findall(r"<<'END'\n(.*?)^END$", page, re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    trained = ["grid=palette", "model=pixels", "data.path=pictures", WITH_CONF]
+    assert call("run", *trained, "--dry-run") == 0
+    assert call("score", "suite=palette", "images=drawn", "output=scored", WITH_CONF) == 0
+    assert "color_error: 8 images, 8 prompts" in capsys.readouterr().out
+
+
 def test_without_either_its_names_are_unknown(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
