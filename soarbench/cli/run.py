@@ -17,7 +17,7 @@ from soarbench.cli.exported import refuse_exports
 from soarbench.cli.listing import lines_of, print_rows
 from soarbench.cli.sync import deliver_grid
 from soarbench.common.errors import Damaged, UserError, reason, without_passwords
-from soarbench.common.files import locked, make_writable
+from soarbench.common.files import locked, make_writable, require_writable
 from soarbench.common.progress import print_line
 from soarbench.config.folders import CONF_DIR, search_path
 from soarbench.config.keys import split
@@ -52,6 +52,9 @@ def run(arguments: Sequence[str], *, is_dry: bool, as_json: bool, console: Conso
     look_up_code(grid.cells)
     refuse_old(grid.store.root, grid.settings.grid.name)
     refuse_exports(grid.store.root, grid.settings.grid.name)
+    if is_dry:
+        for key, folder in _written_to(grid).items():
+            require_writable(folder, key)
     if as_json:
         if not is_dry:
             raise UserError("--json lists jobs: add --dry-run")
@@ -180,11 +183,17 @@ def _refuse_what_cannot_run(grid: Grid) -> Path:
         raise UserError(missing_prompts(suite))
     if grid.without_data:
         raise UserError(MISSING_DATA)
-    results_dir = Path(grid.settings.results_dir).expanduser()
-    make_writable(grid.store.root, "output_dir")
-    make_writable(results_dir, "results_dir")
+    folders = _written_to(grid)
+    for key, folder in folders.items():
+        make_writable(folder, key)
     grid.folder.mkdir(parents=True, exist_ok=True)
-    return results_dir
+    return folders["results_dir"]
+
+
+def _written_to(grid: Grid) -> dict[str, Path]:
+    """The folders that a run writes to, by their settings."""
+    results_dir = Path(grid.settings.results_dir).expanduser()
+    return {"output_dir": grid.store.root, "results_dir": results_dir}
 
 
 def _pending(

@@ -188,16 +188,29 @@ def is_parquet(path: Path) -> bool:
 
 def make_writable(folder: Path, key: str) -> None:
     """Create a folder; ``UserError`` that names the setting where it cannot be written to."""
-    # Tried, since permissions do not say what a network disk refuses.
-    probe = folder / f".write-test-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, key, error) from error
+    require_writable(folder, key)
+
+
+def require_writable(folder: Path, key: str) -> None:
+    """As ``make_writable``, by the folder that it would be made in; nothing is left there."""
+    try:
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        # Tried, since permissions do not say what a network disk refuses.
+        probe = nearest / f".write-test-{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(
-            f"{key}={folder} cannot be written to ({error.strerror}); choose another {key}"
-        ) from error
+        raise _unwritable(folder, key, error) from error
+
+
+def _unwritable(folder: Path, key: str, error: OSError) -> UserError:
+    return UserError(
+        f"{key}={folder} cannot be written to ({error.strerror}); choose another {key}"
+    )
 
 
 def is_locked(folder: Path) -> bool:

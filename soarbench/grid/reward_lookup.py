@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 
-from evaluators.base import Evaluator
+from evaluators.base import Evaluator, JudgeConfig
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import dotted, imported
+from soarbench.evaluation.reward_judge import RewardConfig
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.checks import require_module, reward_judge
 
@@ -28,12 +29,21 @@ def look_up_code(cells: Iterable[CellConfig]) -> None:
 
     Nothing would be known of a change to it: results of other code would be taken for its own.
     """
-    configs: list[object] = []
+    named: set[tuple[str, str]] = set()
     for cell in cells:
-        configs += [cell.method, cell.model, *cell.judges.values(), *cell.diversity.values()]
-    named = {(dotted(type(one)), name) for one in configs for name in getattr(one, "code", ())}
+        parts = (cell.method, cell.model, *cell.diversity.values())
+        owners = [(f"{dotted(type(one))}.code", one) for one in parts]
+        owners += [(_stated_by(key, judge), judge) for key, judge in cell.judges.items()]
+        named |= {(owner, name) for owner, one in owners for name in getattr(one, "code", ())}
     for owner, name in sorted(named):
-        require_module(name, f"{owner}.code")
+        require_module(name, owner)
+
+
+def _stated_by(name: str, judge: JudgeConfig) -> str:
+    """What says which modules a judge's code is in: of a registered reward a setting."""
+    if isinstance(judge, RewardConfig):
+        return f"judge.{name}.function={judge.function}"
+    return f"{dotted(type(judge))}.code"
 
 
 def _check(name: str, reward: object) -> None:

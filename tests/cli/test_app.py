@@ -148,6 +148,14 @@ def test_every_command_exists_with_its_options(name: str) -> None:
         (["run", "grid=reward_specific", "reward=os.path.join"], "called with prompts=, images="),
         (["run", "grid=reward_specific", "reward=evaluators.base.Evaluator"], "lacks canaries"),
         (["run", "grid=reward_specific", "--dry-run", "device=cuda:99"], "this machine has "),
+        (
+            ["run", "grid=reward_specific", "--dry-run", "results_dir=/proc/x"],
+            "results_dir=/proc/x cannot be written to",
+        ),
+        (
+            ["run", "grid=reward_specific", "--dry-run", "output_dir=/proc/x", "--json"],
+            "output_dir=/proc/x cannot be written to",
+        ),
         (["bench", "grid", "gpus=[9999999999999]"], "must be in 1..100000"),
         (["bench", "grid", "load_seconds=inf"], "load_seconds=inf: must be finite"),
         (["leaderboard", "exports=[x]", "output=."], "output=. is a folder; name a file"),

@@ -22,7 +22,13 @@ from soarbench.cli.report import report
 from soarbench.cli.run import run, run_whole
 from soarbench.cli.words import read
 from soarbench.common.errors import UserError
-from soarbench.common.files import locked, make_writable, read_json, write_atomically
+from soarbench.common.files import (
+    locked,
+    make_writable,
+    read_json,
+    require_writable,
+    write_atomically,
+)
 from soarbench.grid import addresses
 from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import expand
@@ -387,6 +393,11 @@ def test_what_the_report_finds_damaged_is_made_again_by_the_same_run(arguments: 
 def test_make_writable_leaves_nothing_behind(tmp_path: Path) -> None:
     make_writable(tmp_path / "new", "output_dir")
     assert list((tmp_path / "new").iterdir()) == []
+    require_writable(tmp_path / "other" / "below", "output_dir")
+    assert list(tmp_path.iterdir()) == [tmp_path / "new"]
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"results_dir=.*file/below cannot be written to"):
+        require_writable(tmp_path / "file" / "below", "results_dir")
 
 
 def test_what_killed_runs_were_writing_is_taken_away(arguments: list[str], tmp_path: Path) -> None:

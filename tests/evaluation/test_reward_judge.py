@@ -11,10 +11,12 @@ from PIL import Image
 
 from evaluators.base import EvaluatorError, Sample
 from soarbench.common.code import code_of
+from soarbench.common.errors import ConfigError
 from soarbench.evaluation.reward_judge import RewardConfig
 from soarbench.grid import addresses
 from soarbench.grid.description import describe
 from soarbench.grid.expand import expand
+from soarbench.grid.reward_lookup import look_up_code
 from soarbench.report.numbers.trained_on import trained_on
 from soarbench.store.cells import Cell
 from tests.rewards import brightness
@@ -70,6 +72,18 @@ def test_a_judge_of_the_users_own_keeps_its_title_and_a_taken_name_is_told_apart
     assert (
         RewardConfig(function="tests.rewards.aesthetic") == base.judges["tests_rewards_aesthetic"]
     )
+
+
+def test_a_registered_reward_whose_module_is_missing_is_named_by_its_setting(
+    tmp_path: Path,
+) -> None:
+    own = tmp_path / "judge" / "shine.yaml"
+    own.parent.mkdir()
+    own.write_text(f"_target_: {RewardConfig.__module__}.RewardConfig\nfunction: absent.shine\n")
+    cells = expand([*WORDS, "suites.drawbench.judges=[shine]", f"conf_dir={tmp_path}"]).cells
+    message = r"judge\.shine\.function=absent\.shine: no module 'absent' can be found"
+    with pytest.raises(ConfigError, match=message):
+        look_up_code(cells)
 
 
 def test_it_says_what_the_function_says_of_each_image() -> None:
