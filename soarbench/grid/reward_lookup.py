@@ -32,7 +32,7 @@ def look_up_code(cells: Iterable[CellConfig]) -> None:
     named: set[tuple[str, str]] = set()
     for cell in cells:
         parts = (cell.method, cell.model, *cell.diversity.values())
-        owners = [(f"{dotted(type(one))}.code", one) for one in parts]
+        owners: list[tuple[str, object]] = [(f"{dotted(type(one))}.code", one) for one in parts]
         owners += [(_stated_by(key, judge), judge) for key, judge in cell.judges.items()]
         named |= {(owner, name) for owner, one in owners for name in getattr(one, "code", ())}
     for owner, name in sorted(named):
