@@ -80,7 +80,8 @@ def test_a_registered_reward_whose_module_is_missing_is_named_by_its_setting(
     own = tmp_path / "judge" / "shine.yaml"
     own.parent.mkdir()
     own.write_text(f"_target_: {RewardConfig.__module__}.RewardConfig\nfunction: absent.shine\n")
-    cells = expand([*WORDS, "suites.drawbench.judges=[shine]", f"conf_dir={tmp_path}"]).cells
+    judges = "suites.drawbench.judges=[oracle_aesthetic,aesthetic,shine]"
+    cells = expand([*WORDS, judges, f"conf_dir={tmp_path}"]).cells
     message = r"judge\.shine\.function=absent\.shine: no module 'absent' can be found"
     with pytest.raises(ConfigError, match=message):
         look_up_code(cells)
