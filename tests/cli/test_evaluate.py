@@ -282,7 +282,7 @@ def test_other_weights_and_settings_are_refused_and_nothing_is_written_over(
         (["model.resolution=512"], "this model draws 16 to 128 pixels"),
         (["model.resolutoin=64"], "did you mean 'model.resolution'"),
         (["sampling.num_inference_steps=0"], "must be in 1..10000"),
-        (["sampling.guidance_scale=inf"], "guidance_scale=inf: must be in 0..1000"),
+        (["sampling.guidance_scale=inf"], "guidance_scale=inf: must be in 1..1000"),
         (["model.resolution=63"], "must be a multiple of"),
         (["device=foo"], "device='foo': must be auto, cpu, cuda or cuda:N"),
         (["suites.lab_geneval.judges=ocr"], "no text in double quotes"),
