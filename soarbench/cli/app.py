@@ -13,6 +13,7 @@ from soarbench import __version__
 from soarbench.cli.commands import ANY_NUMBER, COMMANDS, Command
 from soarbench.cli.typed import CFG, as_words, with_keys, without_help
 from soarbench.common.errors import UserError, printable, without_middle, without_passwords
+from soarbench.common.imports import large_imports
 from soarbench.common.logs import set_levels
 
 if typing.TYPE_CHECKING:
@@ -151,7 +152,8 @@ def function_of(name: str) -> Callable[..., int]:
     """What a command calls; its module is imported."""
     path = COMMANDS[name].function or f"soarbench.cli.{name.split()[0]}:{name.split()[-1]}"
     module, _, function = path.partition(":")
-    loaded: Callable[..., int] = getattr(importlib.import_module(module), function)
+    with large_imports():
+        loaded: Callable[..., int] = getattr(importlib.import_module(module), function)
     return loaded
 
 

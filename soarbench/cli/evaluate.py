@@ -19,6 +19,7 @@ from evaluators.base import EvaluatorError, JudgeConfig
 from soarbench.cli.score import judges_complain_in_one_line
 from soarbench.common.errors import ConfigError, UserError
 from soarbench.common.files import locked, make_writable, read_json, write_atomically
+from soarbench.common.imports import large_imports
 from soarbench.common.judge_errors import of_judge
 from soarbench.common.progress import GridProgress
 from soarbench.config.compose import run_settings
@@ -230,8 +231,9 @@ def _run(jobs: Sequence[Job], request: Evaluation, console: Console) -> None:
     if not jobs:
         return
     request.cell.model.check_source()
-    from soarbench.jobs.workbench import ModelWorkbench
-    from soarbench.tracking.tracker import NoTracker
+    with large_imports():
+        from soarbench.jobs.workbench import ModelWorkbench
+        from soarbench.tracking.tracker import NoTracker
 
     store, progress = request.store, GridProgress(console, {job.key: 1.0 for job in jobs})
 

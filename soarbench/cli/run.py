@@ -18,6 +18,7 @@ from soarbench.cli.listing import lines_of, print_rows
 from soarbench.cli.sync import deliver_grid
 from soarbench.common.errors import Damaged, UserError, reason, without_passwords
 from soarbench.common.files import locked, make_writable, require_writable
+from soarbench.common.imports import large_imports
 from soarbench.common.progress import print_line
 from soarbench.config.folders import CONF_DIR, search_path
 from soarbench.config.keys import split
@@ -100,10 +101,12 @@ def _submit(grid: Grid, *, is_dry: bool, console: Console) -> int:
 def workbench(grid: Grid) -> Workbench:
     """The heavy half, for one process or several."""
     if grid.settings.launcher.count > 1:
-        from soarbench.jobs.distributed import DistributedWorkbench
+        with large_imports():
+            from soarbench.jobs.distributed import DistributedWorkbench
 
         return DistributedWorkbench(grid)
-    from soarbench.jobs.workbench import ModelWorkbench
+    with large_imports():
+        from soarbench.jobs.workbench import ModelWorkbench
 
     return ModelWorkbench(grid.settings.device, grid.store)
 

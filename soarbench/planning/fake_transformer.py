@@ -138,6 +138,10 @@ class MetaModel:
         peaks = self._over_layers(lambda transformer: self._peaks(transformer, rows))
         return Passes(first=float(peaks[:2].max()), later=float(peaks[2:].max()))
 
+    def rollout(self, rows: int) -> float:
+        """Bytes at the peak of a forward of ``rows`` without gradients, as collections have it."""
+        return float(self._over_layers(lambda transformer: [self._unlearned(transformer, rows)])[0])
+
     def _over_layers(self, measure: Measure) -> FloatArray:
         """Measurements that grow evenly with the layers of each kind."""
         counts = self.architecture.layers
@@ -202,12 +206,9 @@ class MetaModel:
 
     def _peaks(self, transformer: nn.Module, rows: int) -> list[float]:
         """Of forward and backward, twice: before there are gradients, and beside them."""
-        is_mixed = self.training.mixed_precision == "bf16"
-        run = self._velocity(transformer, rows, is_mixed=is_mixed)
-        live = LiveBytes([*transformer.parameters(), *transformer.buffers()])
+        run = self._velocity(transformer, rows, is_mixed=self._is_mixed)
         peaks = []
-        kept = nullcontext() if self.in_shards else casts_kept(torch.device("cpu"))
-        with live, kept, cuda_layer_norm():
+        with self._as_trained(transformer) as live:
             for _ in range(2):
                 live.peak = live.now
                 velocity = run()
@@ -217,6 +218,24 @@ class MetaModel:
                 del velocity
                 peaks.append(float(live.peak))
         return peaks
+
+    def _unlearned(self, transformer: nn.Module, rows: int) -> float:
+        with self._as_trained(transformer) as live, torch.no_grad():
+            # With its inputs: they are put together of the rows for this forward.
+            self._velocity(transformer, rows, is_mixed=self._is_mixed)()
+        return float(live.peak)
+
+    @property
+    def _is_mixed(self) -> bool:
+        return self.training.mixed_precision == "bf16"
+
+    @contextmanager
+    def _as_trained(self, transformer: nn.Module) -> Iterator[LiveBytes]:
+        """Counts what an update's forwards hold beside the model."""
+        live = LiveBytes([*transformer.parameters(), *transformer.buffers()])
+        kept = nullcontext() if self.in_shards else casts_kept(torch.device("cpu"))
+        with live, kept, cuda_layer_norm():
+            yield live
 
 
 def transformer_of(architecture: Architecture, dtype: torch.dtype) -> nn.Module:

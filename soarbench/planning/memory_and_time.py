@@ -14,11 +14,12 @@ from baselines.config import (
     OptimConfig,
     TrainingConfig,
 )
+from baselines.group_config import GroupConfig
 from evaluators.base import JudgeConfig
 from soarbench.models.base import Architecture, ModelConfig
 
 GB = 10**9
-#: Share of a GPU's peak that training reaches; published SD3-sized runs report 0.3 to 0.5.
+#: Share of a GPU's peak that training reaches: assumed; docs/gpu.md has what peers come to.
 UTILISATION = 0.4
 #: The CUDA context and libraries, GB; not part of what torch counts.
 CONTEXT_GB = 1.5
@@ -110,6 +111,13 @@ class Demand:
         return self.method.rows_with_graph(self.micro_batch_size)
 
     @property
+    def rollout_rows(self) -> int:
+        """Rows that the model sees at once in a rollout; 0 where there is none."""
+        if not isinstance(self.method, GroupConfig):
+            return 0
+        return self.method.branches * (self.method.rollout_batch_size or self.micro_batch_size)
+
+    @property
     def num_backwards(self) -> float:
         """Backwards of an update on one GPU; a little above 1 where the second has fewer rows."""
         forwards = self.method.forwards_with_gradient() * self.micro_batch_size / self.model_rows
@@ -127,12 +135,12 @@ def memory_rows(
     sizes: Parameters,
     passes: Passes,
     *,
-    rewarded: float = 0.0,
+    collected: float = 0.0,
 ) -> dict[str, float]:
     """Bytes on each GPU at the peak of training, by what they are.
 
-    ``passes`` are of ``demand.model_rows``; ``rewarded`` is what decoding and judging a rollout
-    take.
+    ``passes`` are of ``demand.model_rows``; ``collected`` is what a rollout, or decoding and
+    judging it, takes.
     """
     # What is trained is float32, whatever the model's type: steps of 2e-5 vanish in bfloat16.
     frozen = BYTES[demand.model.dtype]
@@ -159,8 +167,8 @@ def memory_rows(
         "rows of an update": _row_bytes(demand, architecture),
         "activations": max(
             _beside_gradients(demand, passes, gradients, moments),
-            # Rewards are asked while there are no gradients.
-            rewarded - gradients / shards - moments * (demand.training.steps == 1),
+            # Rows are collected while there are no gradients.
+            collected - gradients / shards - moments * (demand.training.steps == 1),
         ),
     }
     # Shards are cut, and averages with them, from weights that are whole on every GPU.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 
 from baselines.config import LoraConfig, MethodConfig
+from baselines.group_config import GroupConfig
 from soarbench.common.errors import UserError
 from soarbench.config.run import ProcessesConfig
 from soarbench.grid.cell import CellConfig
@@ -20,6 +21,7 @@ from soarbench.planning.memory_and_time import (
     GB,
     Demand,
     Gpu,
+    Parameters,
     Passes,
     TimePlan,
     gigabytes,
@@ -65,10 +67,11 @@ class Planner:
     def __init__(self) -> None:
         self._passes: dict[str, Passes] = {}
         self._forwards: dict[str, tuple[float, float]] = {}
+        self._sizes: dict[str, Parameters] = {}
 
     def plan(self, demand: Demand, gpu: Gpu, utilisation: float) -> MethodPlan:
         """What a demand needs on a kind of GPU, of whose peak training reaches a share."""
-        sizes = self._meta(demand).parameters()
+        sizes = self._parameters(demand)
         return MethodPlan(
             memory=self.memory(demand),
             phases=self.phases(demand),
@@ -85,7 +88,7 @@ class Planner:
     def phases(self, demand: Demand) -> dict[str, float]:
         """Bytes on the first GPU at the peak of what is not training."""
         _, row = self._forward(demand)
-        sizes = self._meta(demand).parameters()
+        sizes = self._parameters(demand)
         return other_phases(demand, demand.model.architecture(), sizes, row)
 
     def _forward(self, demand: Demand) -> tuple[float, float]:
@@ -94,6 +97,12 @@ class Planner:
         if key not in self._forwards:
             self._forwards[key] = self._meta(demand).forward()
         return self._forwards[key]
+
+    def _parameters(self, demand: Demand) -> Parameters:
+        key = repr((demand.lora, demand.model))
+        if key not in self._sizes:
+            self._sizes[key] = self._meta(demand).parameters()
+        return self._sizes[key]
 
     def _meta(self, demand: Demand) -> MetaModel:
         from soarbench.planning.fake_transformer import MetaModel
@@ -109,13 +118,16 @@ class Planner:
         if key not in self._passes:
             self._passes[key] = meta.passes(demand.model_rows)
         architecture = demand.model.architecture()
-        rewarded = 0.0
+        collected = 0.0
         if demand.method.needs_reward and demand.is_judged:
-            rewarded = max(
+            collected = max(
                 architecture.vae_bytes(demand.model.resolution), demand.rewarding_gb * GB
             )
-        passes = self._passes[key]
-        return memory_rows(demand, architecture, meta.parameters(), passes, rewarded=rewarded)
+        # As many rows with gradients hold more.
+        if demand.rollout_rows > demand.model_rows:
+            collected = max(collected, meta.rollout(demand.rollout_rows))
+        sizes, passes = self._parameters(demand), self._passes[key]
+        return memory_rows(demand, architecture, sizes, passes, collected=collected)
 
     def chosen(self, demand: Demand, memory_gb: float) -> Demand:
         """With what is left to memory set: the fastest that fits on such a GPU, or the smallest."""
@@ -166,6 +178,10 @@ def alternatives(demand: Demand) -> Iterator[tuple[str, Demand]]:
     def changed(**values: typing.Any) -> Demand:  # noqa: ANN401 (fields of ``training``)
         return replace(demand, training=replace(training, **values))
 
+    method = demand.method
+    if isinstance(method, GroupConfig) and demand.rollout_rows > demand.model_rows:
+        plain = replace(method, rollout_batch_size=None)
+        yield "method.rollout_batch_size=null", replace(demand, method=plain)
     spare = changed(gradient_checkpointing=True)
     if not training.gradient_checkpointing:
         yield checkpointing, spare

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -284,6 +285,29 @@ def test_an_unknown_hub_id_and_a_directory_without_a_transformer_are_named(tmp_p
         unknown.architecture()
     with pytest.raises(UserError, match=r"no model_index\.json there"):
         dataclasses.replace(unknown, path=str(tmp_path)).architecture()
+
+
+def test_a_rollout_of_more_rows_takes_more_and_is_the_first_to_shrink() -> None:
+    words = ["method=flow_grpo", "method.guidance_scale=4.5"]
+    words += ["training.batch_size=48", "training.micro_batch_size=2"]
+    few, many = (
+        read_request(PlanOptions(), [*words, f"method.rollout_batch_size={rows}"]).demands[
+            "flow_grpo"
+        ]
+        for rows in ("null", 48)
+    )
+    # Guidance doubles them.
+    assert (few.rollout_rows, many.rollout_rows, demand().rollout_rows) == (4, 96, 0)
+    planner = Planner()
+    # Without decoding, which would take more than this model's rollout.
+    activations = [
+        planner.memory(dataclasses.replace(one, is_judged=False))["activations"]
+        for one in (few, many)
+    ]
+    shapes = many.model.architecture().condition_shapes(many.model.max_sequence_length)
+    # At the least what its conditions take.
+    assert activations[1] > max(activations[0], 96 * 4 * sum(map(math.prod, shapes.values())))
+    assert next(iter(alternatives(many))) == ("method.rollout_batch_size=null", few)
 
 
 def test_the_laboratory_is_read_from_its_files() -> None:

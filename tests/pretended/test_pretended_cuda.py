@@ -34,16 +34,28 @@ PAIRS = [
     "method.updates_per_collection=1",
 ]
 METHODS = {"sft": [], "soar": ["method.num_aux_points=1"], "flow_grpo": PAIRS}
-RIVALS = {"diffusion_nft": PAIRS, "online_dpo": PAIRS}
+RIVALS = {
+    "awm": [*PAIRS, "method.num_levels=2"],
+    "best_of_group": [*PAIRS, "method.keep=1"],
+    "diffusion_nft": PAIRS,
+    "online_dpo": PAIRS,
+}
 ADAPTERS = {"full": "null", "lora": "{rank:32,alpha:64}"}
-#: Every method, and either adapter with its activations kept and computed again.
-CASES = [
-    *itertools.product(METHODS, ["full"], (True,)),
-    ("soar", "full", False),
-    ("sft", "lora", False),
+#: At the published width with two layers of each kind: layers of a kind are alike.
+CASES = list(itertools.product(METHODS, ADAPTERS, (True, False)))
+#: With all layers.
+DEEP = ("soar", "full", True)
+#: What they add is the old policy, and which rows the model sees.
+RIVAL_CASES = [
+    ("awm", "lora", False),
+    ("best_of_group", "full", False),
+    ("diffusion_nft", "full", True),
+    ("online_dpo", "lora", True),
 ]
-#: What they add is the old policy, and which rows the model sees: a few layers of it will do.
-RIVAL_CASES = [("diffusion_nft", "full", True), ("online_dpo", "lora", True)]
+#: A rollout of more rows than are trained at once, and then it is what takes most.
+ROLLOUT = (
+    "flow_grpo", "lora", True, "training.batch_size=8", "method.rollout_batch_size=8",
+)  # fmt: skip
 EIGHT_GPUS = ("launcher.num_processes=8", "training.batch_size=16")
 EIGHT = [
     ("sft", "full", "ddp"),
@@ -75,6 +87,7 @@ KERNELS = [
     "_scaled_dot_product_cudnn_attention_backward",
 ]
 Finished = subprocess.CompletedProcess[str]
+Trained = Mapping[str, Sequence[dict[str, object]]]
 
 
 def _words(method: str, adapter: str, is_checkpointed: bool, *more: str) -> str:
@@ -88,41 +101,62 @@ def _words(method: str, adapter: str, is_checkpointed: bool, *more: str) -> str:
 
 
 def _of_family(model: str, method: str) -> str:
-    words = ("planned", "few", "training.batch_size=2", "training.micro_batch_size=2")
+    words = ("planned", "few=4", "training.batch_size=2", "training.micro_batch_size=2")
     return ";".join([f"model={model}", f"method={method}", *words, *METHODS[method]])
 
 
 def _on_eight_gpus(method: str, adapter: str, parallelism: str) -> str:
-    more = ("planned", f"launcher.parallelism={parallelism}", *EIGHT_GPUS)
+    more = ("planned", "few=4", f"launcher.parallelism={parallelism}", *EIGHT_GPUS)
     return _words(method, adapter, True, *more)
 
 
+def _training_cases() -> dict[str, Sequence[str]]:
+    """By name, what processes of their own run one after the other."""
+    few = ("planned", "few=2")
+    return {
+        "cases": [_words(*case, *few) for case in CASES],
+        "deep": [_words(*DEEP, "planned")],
+        "eight": list(itertools.starmap(_on_eight_gpus, EIGHT)),
+        "rivals": [_words(*case, *few) for case in RIVAL_CASES],
+        "rollout": [_words(*ROLLOUT, *few)],
+        "faults": [_words("sft", "lora", True, "few=2", f"fault={name}") for name in FAULTS],
+        "families": list(itertools.starmap(_of_family, FAMILIES.items())),
+    }
+
+
+#: Which cases share a process. Few processes, each of which imports everything; the longest first.
+SHARED = (("cases", "rivals"), ("deep", "eight", "rollout", "faults", "families"))
+
+
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Finished]:
-    """What each process printed; two at a time, since together they take minutes."""
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Finished]:
+    """What each process printed, two at a time; a process of training by its first cases."""
     folder = tmp_path_factory.mktemp("pretended")
     try:
         device.build(folder)
     except device.Unavailable as error:
         pytest.skip(f"no CUDA device can be pretended: {error}")
-    cases = [_words(*case, "planned") for case in CASES]
-    faults = [_words("sft", "lora", True, "few", f"fault={name}") for name in FAULTS]
-    rivals = [_words(*case, "planned", "few") for case in RIVAL_CASES]
-    families = itertools.starmap(_of_family, FAMILIES.items())
-    training, inference = "tests.pretended.training", "tests.pretended.inference"
-    # Few processes, each of which imports everything; the longest first, so that the two in the
-    # end are done together.
+    cases = _training_cases()
     words: dict[str, Sequence[str]] = {
-        "even": (training, *cases[::2]),
-        "odd": (training, *cases[1::2]),
-        "eight": (training, *itertools.starmap(_on_eight_gpus, EIGHT)),
-        "few": (training, *families, *rivals, *faults),
-        "inference": (inference, "512", "1024"),
-        "judges": ("tests.pretended.judges", "512", "1024"),
+        names[0]: ("tests.pretended.training", *itertools.chain(*(cases[name] for name in names)))
+        for names in SHARED
     }
+    words["inference"] = ("tests.pretended.inference", "512", "1024")
+    words["judges"] = ("tests.pretended.judges", "512", "1024")
     with ThreadPoolExecutor(2) as pool:
-        finished = pool.map(lambda arguments: device.run(folder, *arguments), words.values())
-        return dict(zip(words, finished, strict=True))
+        ended = pool.map(lambda arguments: device.run(folder, *arguments), words.values())
+        return dict(zip(words, ended, strict=True))
+
+
+@pytest.fixture(scope="module")
+def trained(finished: Mapping[str, Finished]) -> Trained:
+    """Results of the cases by their name."""
+    cases, found = _training_cases(), {}
+    for names in SHARED:
+        results = iter(_results(finished[names[0]]))
+        found |= {name: list(itertools.islice(results, len(cases[name]))) for name in names}
+        assert next(results, None) is None
+    return found
 
 
 def _results(process: Finished) -> list[dict[str, object]]:
@@ -130,55 +164,47 @@ def _results(process: Finished) -> list[dict[str, object]]:
     return [json.loads(line) for line in process.stdout.splitlines()]
 
 
-def _fault(processes: Mapping[str, Finished], name: str) -> dict[str, object]:
-    """Planted faults come last."""
-    return _results(processes["few"])[len(FAMILIES) + len(RIVAL_CASES) + FAULTS.index(name)]
-
-
-@pytest.mark.parametrize(("method", "adapter", "is_checkpointed"), CASES)
-def test_an_update_runs_at_the_published_size(
-    processes: Mapping[str, Finished], method: str, adapter: str, is_checkpointed: bool
-) -> None:
-    place, half = divmod(CASES.index((method, adapter, is_checkpointed)), 2)
-    result = _results(processes["odd" if half else "even"])[place]
+def _is_right(result: Mapping[str, object]) -> None:
     assert result["waits"] == WAITS
     # Adapters are put on before training begins; from then on nothing unpinned is copied.
     assert result["uploads"].keys() <= {"baselines/loop/weights.py:_add_adapter"}
+    assert result["kernels"] == KERNELS
     assert result["planned"] == pytest.approx(result["peak"], rel=0.03)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_an_update_runs_at_the_published_width(
+    trained: Trained, case: tuple[str, str, bool]
+) -> None:
+    _is_right(trained["cases"][CASES.index(case)])
+
+
+def test_an_update_runs_at_the_published_size(trained: Trained) -> None:
+    (result,) = trained["deep"]
+    _is_right(result)
 
 
 @pytest.mark.parametrize("model", FAMILIES)
-def test_an_update_of_another_family_runs(processes: Mapping[str, Finished], model: str) -> None:
-    result = _results(processes["few"])[list(FAMILIES).index(model)]
+def test_an_update_of_another_family_runs(trained: Trained, model: str) -> None:
+    result = trained["families"][list(FAMILIES).index(model)]
     assert result["waits"] == WAITS
     assert result["kernels"] == KERNELS
     assert result["planned"] == pytest.approx(result["peak"], rel=0.03)
 
 
-@pytest.mark.parametrize("case", RIVAL_CASES)
-def test_an_update_of_a_rival_runs(
-    processes: Mapping[str, Finished], case: tuple[str, str, bool]
-) -> None:
-    result = _results(processes["few"])[len(FAMILIES) + RIVAL_CASES.index(case)]
-    assert result["waits"] == WAITS
-    assert result["uploads"].keys() <= {"baselines/loop/weights.py:_add_adapter"}
-    assert result["kernels"] == KERNELS
-    assert result["planned"] == pytest.approx(result["peak"], rel=0.03)
+@pytest.mark.parametrize("case", RIVAL_CASES, ids=str)
+def test_an_update_of_a_rival_runs(trained: Trained, case: tuple[str, str, bool]) -> None:
+    _is_right(trained["rivals"][RIVAL_CASES.index(case)])
 
 
-@pytest.mark.parametrize("half", ["even", "odd"])
-def test_attention_and_the_optimiser_run_in_fused_kernels(
-    processes: Mapping[str, Finished], half: str
-) -> None:
-    for result in _results(processes[half]):
-        assert result["kernels"] == KERNELS
+def test_a_rollout_of_many_rows_takes_what_is_planned(trained: Trained) -> None:
+    (result,) = trained["rollout"]
+    _is_right(result)
 
 
-@pytest.mark.parametrize("case", EIGHT)
-def test_an_update_runs_on_eight_gpus(
-    processes: Mapping[str, Finished], case: tuple[str, str, str]
-) -> None:
-    result = _results(processes["eight"])[EIGHT.index(case)]
+@pytest.mark.parametrize("case", EIGHT, ids=str)
+def test_an_update_runs_on_eight_gpus(trained: Trained, case: tuple[str, str, str]) -> None:
+    result = trained["eight"][EIGHT.index(case)]
     # The Trainer also waits for the other processes before it logs.
     logged = {"baselines/loop/post_train.py:_train": 2}
     assert result["waits"] == WAITS | logged
@@ -192,24 +218,22 @@ def test_an_update_runs_on_eight_gpus(
         ("type", "RuntimeError: aten.mm.default of ['torch.float16', 'torch.float32']"),
     ],
 )
-def test_a_planted_fault_is_found(
-    processes: Mapping[str, Finished], fault: str, message: str
-) -> None:
-    result = _fault(processes, fault)
+def test_a_planted_fault_is_found(trained: Trained, fault: str, message: str) -> None:
+    result = trained["faults"][FAULTS.index(fault)]
     assert message in str(result["error"])
 
 
-def test_a_planted_wait_is_found(processes: Mapping[str, Finished]) -> None:
-    result = _fault(processes, "wait")
+def test_a_planted_wait_is_found(trained: Trained) -> None:
+    result = trained["faults"][FAULTS.index("wait")]
     assert result["error"] == ""
     planted = {"baselines/flow_matching.py:on_trajectory_term": 1}
     assert result["waits"] == WAITS | planted
 
 
 def test_images_and_prompts_go_through_the_model_in_bounded_memory(
-    processes: Mapping[str, Finished],
+    finished: Mapping[str, Finished],
 ) -> None:
-    small, large = _results(processes["inference"])
+    small, large = _results(finished["inference"])
     for result in (small, large):
         assert (result["latents"], result["encoded"]) == ("torch.bfloat16", "torch.float32")
         assert result["waits"] == {}
@@ -228,9 +252,9 @@ def test_images_and_prompts_go_through_the_model_in_bounded_memory(
 
 
 def test_judges_forward_in_memory_that_the_images_size_does_not_change(
-    processes: Mapping[str, Finished],
+    finished: Mapping[str, Finished],
 ) -> None:
-    small, large = _results(processes["judges"])
+    small, large = _results(finished["judges"])
     assert small == pytest.approx(large, rel=0.02)
     # In bfloat16, half of what plan says of float32.
     planned = {
@@ -242,7 +266,7 @@ def test_judges_forward_in_memory_that_the_images_size_does_not_change(
 
 @pytest.mark.parametrize("resolution", [512, 1024])
 def test_encoding_and_drawing_take_what_is_planned(
-    processes: Mapping[str, Finished], resolution: int
+    finished: Mapping[str, Finished], resolution: int
 ) -> None:
     words = ["model=sd35_medium", "method=sft", f"model.resolution={resolution}"]
     (demand,) = read_request(PlanOptions(), words).demands.values()
@@ -250,7 +274,7 @@ def test_encoding_and_drawing_take_what_is_planned(
     meta = MetaModel(architecture, demand.model, demand.training)
     _, row = meta.forward()
     phases = other_phases(demand, architecture, meta.parameters(), row)
-    small, large = (result["peaks"] for result in _results(processes["inference"]))
+    small, large = (result["peaks"] for result in _results(finished["inference"]))
     peaks = large if resolution == 1024 else small
     encoders = 2 * architecture.encoder_parameters / GB
     model = peaks["weights"] - encoders

@@ -2,15 +2,17 @@
 
 ``python -m tests.pretended.training CASE [CASE ...]``, a case being settings of ``plan`` separated
 by semicolons, ``method=soar;lora=null``; ``fault=NAME`` among them plants one of ``FAULTS``,
-``few`` leaves a few layers of each kind, and ``planned`` also asks the plan.
+``few=N`` leaves so many layers of each kind, and ``planned`` also asks the plan.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from unittest import mock
 
@@ -87,13 +89,14 @@ def processes(count: int) -> Iterator[None]:
 
 def update(words: list[str], planner: Planner) -> dict[str, object]:
     """Take one update of the one method that the words name."""
-    is_planned, is_few = "planned" in words, "few" in words
+    is_planned = "planned" in words
     fault = [word.removeprefix("fault=") for word in words if word.startswith("fault=")]
-    words = [word for word in words if "=" in word and not word.startswith("fault=")]
+    few = [int(word.removeprefix("few=")) for word in words if word.startswith("few=")]
+    words = [word for word in words if "=" in word and not word.startswith(("fault=", "few="))]
     (demand,) = read_request(PlanOptions(), words).demands.values()
     architecture = demand.model.architecture()
-    if is_few:
-        architecture = architecture.with_layers([min(n, 4) for n in architecture.layers])
+    for most in few:
+        architecture = architecture.with_layers([min(n, most) for n in architecture.layers])
     device = torch.device("cuda", 0)
     judge = GroupMethod._judge
 
@@ -143,6 +146,11 @@ def update(words: list[str], planner: Planner) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    counts_once = Planner()
+    # What was imported stays: looking through it again and again takes minutes.
+    gc.freeze()
+    # Each counts like demands of models with so many layers once.
+    planners: defaultdict[str, Planner] = defaultdict(Planner)
     for case in sys.argv[1:]:
-        sys.stdout.write(json.dumps(update(case.split(";"), counts_once)) + "\n")
+        case_words = case.split(";")
+        layers = next((word for word in case_words if word.startswith("few=")), "")
+        sys.stdout.write(json.dumps(update(case_words, planners[layers])) + "\n")
