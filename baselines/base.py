@@ -103,15 +103,11 @@ class Batch:
         """The given rows, in the given order."""
         index = torch.as_tensor(rows, dtype=torch.long)
         places = {device: on_device(index, device) for device in self._devices()}
-
-        def chosen(value: Tensor) -> Tensor:
-            # The empty prompt's is one row in memory, and stays so.
-            if value.stride(0) == 0:
-                return value[:1].expand(len(rows), *value.shape[1:])
-            return value[places[value.device]]
-
+        # The empty prompt's rows are copied, too: of one row seen many times linear layers take
+        # another kernel, which rounds differently.
+        selected = self._each_tensor(lambda value: value[places[value.device]])
         return replace(
-            self._each_tensor(chosen),
+            selected,
             prompts=[self.prompts[i] for i in rows],
             columns={name: [column[i] for i in rows] for name, column in self.columns.items()},
             positions=[self.positions[i] for i in rows] if self.positions else (),

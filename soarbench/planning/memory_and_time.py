@@ -237,7 +237,8 @@ def _row_bytes(demand: Demand, architecture: Architecture) -> float:
     condition = sum(map(math.prod, shapes.values()))
     count = demand.rows * demand.method.updates_per_collection
     held = demand.method.latents_held
-    return float(MASTER_BYTES * count * (held * latents + condition))
+    # Each with a copy of the empty prompt's.
+    return float(MASTER_BYTES * count * (held * latents + 2 * condition))
 
 
 @dataclass(frozen=True, kw_only=True)

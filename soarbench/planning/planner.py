@@ -67,6 +67,7 @@ class Planner:
     def __init__(self) -> None:
         self._passes: dict[str, Passes] = {}
         self._forwards: dict[str, tuple[float, float]] = {}
+        self._rollouts: dict[str, float] = {}
         self._sizes: dict[str, Parameters] = {}
 
     def plan(self, demand: Demand, gpu: Gpu, utilisation: float) -> MethodPlan:
@@ -113,8 +114,9 @@ class Planner:
     def memory(self, demand: Demand) -> dict[str, float]:
         """Bytes on each GPU, by what they are."""
         meta, training = self._meta(demand), demand.training
-        mode = (training.gradient_checkpointing, training.mixed_precision, demand.model_rows)
-        key = repr((demand.lora, mode, demand.model, demand.parallelism == "ddp"))
+        precision, is_whole = training.mixed_precision, demand.parallelism == "ddp"
+        mode = (training.gradient_checkpointing, precision, demand.model_rows)
+        key = repr((demand.lora, mode, demand.model, is_whole))
         if key not in self._passes:
             self._passes[key] = meta.passes(demand.model_rows)
         architecture = demand.model.architecture()
@@ -125,7 +127,10 @@ class Planner:
             )
         # As many rows with gradients hold more.
         if demand.rollout_rows > demand.model_rows:
-            collected = max(collected, meta.rollout(demand.rollout_rows))
+            rollout = repr((demand.lora, precision, demand.rollout_rows, demand.model, is_whole))
+            if rollout not in self._rollouts:
+                self._rollouts[rollout] = meta.rollout(demand.rollout_rows)
+            collected = max(collected, self._rollouts[rollout])
         sizes, passes = self._parameters(demand), self._passes[key]
         return memory_rows(demand, architecture, sizes, passes, collected=collected)
 
@@ -179,7 +184,7 @@ def alternatives(demand: Demand) -> Iterator[tuple[str, Demand]]:
         return replace(demand, training=replace(training, **values))
 
     method = demand.method
-    if isinstance(method, GroupConfig) and demand.rollout_rows > demand.model_rows:
+    if isinstance(method, GroupConfig) and method.rollout_batch_size is not None:
         plain = replace(method, rollout_batch_size=None)
         yield "method.rollout_batch_size=null", replace(demand, method=plain)
     spare = changed(gradient_checkpointing=True)

@@ -1,13 +1,11 @@
 """Rows of a batch."""
 
-from dataclasses import replace
-
 import torch
 
 from baselines.base import Batch
 
 
-def test_selected_rows_keep_the_empty_prompt_as_one_row_in_memory():
+def test_selected_rows_are_copies_in_the_given_order():
     empty = torch.tensor([[5.0, 6.0]])
     batch = Batch(
         tensors={"x0": torch.arange(4.0)},
@@ -23,7 +21,5 @@ def test_selected_rows_keep_the_empty_prompt_as_one_row_in_memory():
     assert (part.prompts, part.columns, part.positions) == (["d", "b"], {"row": [13, 11]}, [23, 21])
     negative = part.negative_condition["label"]
     assert negative.tolist() == [[5, 6], [5, 6]]
-    assert negative.data_ptr() == empty.data_ptr()
-    # Rows of their own are selected like all others.
-    own = replace(batch, negative_condition={"label": torch.arange(8.0).view(4, 2)})
-    assert own.select([2, 0]).negative_condition["label"].tolist() == [[4, 5], [0, 1]]
+    # One row seen twice would be rounded differently.
+    assert negative.is_contiguous()
