@@ -146,7 +146,7 @@ def update(words: list[str], planner: Planner) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    # What was imported stays: looking through it again and again takes minutes.
+    # What was imported stays, and need not be looked through again and again.
     gc.freeze()
     # Each counts like demands of models with so many layers once.
     planners: defaultdict[str, Planner] = defaultdict(Planner)
