@@ -89,7 +89,7 @@ class GenEvalConfig(GenEvalFacts):
         "evaluators.geneval.mmdetection",
     )
     published = (DETECTOR, _COLORS)
-    batch_gb = 4.24
+    batch_gb = 5.94
 
     detector: str = DETECTOR.name
     color_model: str = _COLORS.repo

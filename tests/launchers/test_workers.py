@@ -154,8 +154,8 @@ def test_workers_end_with_the_grid_and_the_same_command_goes_on(
     workers = psutil.Process(process.pid).children(recursive=True)
     assert len(workers) >= 2
     os.kill(process.pid, getattr(signal, name))
-    process.wait(30)
-    _, alive = psutil.wait_procs(workers, timeout=15)
+    process.wait(120)
+    _, alive = psutil.wait_procs(workers, timeout=60)
     assert alive == []
     _, exit_code, _ = run(words, benches.quick)
     assert exit_code == 0

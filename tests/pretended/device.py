@@ -8,10 +8,8 @@ apart from a real one are devices and types; what is left out are the kernels an
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
+import functools
 import sys
-import traceback
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -27,49 +25,8 @@ from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-RUNTIME = "libpretended.so"
+ROOT = Path(__file__).parents[2]
 _PACKAGES = ("soarbench", "baselines", "evaluators")
-
-
-class Unavailable(RuntimeError):
-    """A pretended device cannot be had here; says why."""
-
-
-def build(folder: Path) -> None:
-    """Build the pretended runtime and driver.
-
-    Raises:
-        Unavailable: torch is not built for CUDA 13, or there is no C compiler.
-    """
-    if (torch.version.cuda or "").partition(".")[0] != "13":
-        raise Unavailable(f"torch {torch.__version__} is not built for CUDA 13")
-    import nvidia.cu13
-
-    headers = Path(next(iter(nvidia.cu13.__path__))) / "include"
-    # -w: functions that only say yes take no notice of what they are given.
-    command = ["cc", "-w", "-shared", "-fPIC", "-O1", f"-I{HERE / 'include'}", f"-I{headers}"]
-    for source, target in (("cudart.c", RUNTIME), ("cuda.c", "libcuda.so.1")):
-        name = f"-Wl,-soname,{target}"
-        try:
-            subprocess.run([*command, name, "-o", folder / target, HERE / source], check=True)
-        except FileNotFoundError as error:
-            raise Unavailable("there is no C compiler (cc)") from error
-
-
-def run(folder: Path, module: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a module with the device that ``build`` put into a folder."""
-    kept = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
-    shown = {"LD_PRELOAD": str(folder / RUNTIME), "LD_LIBRARY_PATH": str(folder)}
-    return subprocess.run(
-        [sys.executable, "-m", module, *words],
-        env=kept | shown | {"OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 class Pretended(TorchDispatchMode):
@@ -104,6 +61,13 @@ class Pretended(TorchDispatchMode):
         """Run an operation, and note where it waits and what it makes."""
         if DTensor in types:
             return NotImplemented  # its parts come back here
+        if func.namespace == "prim":  # on which device one is, which is asked twice an operation
+            return func(*args, **(kwargs or {}))
+        return self._watched(func, args, kwargs or {})
+
+    def _watched(
+        self, func: Callable[..., object], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> object:
         if func in _CONTENT and any(isinstance(value, FakeTensor) for value in args):
             self.waits.update([_place()] * any(map(_is_on_gpu, args)))
             return _CONTENT[func](args[0])
@@ -113,7 +77,7 @@ class Pretended(TorchDispatchMode):
             self._pinned.add(storage._cdata)
             weakref.finalize(storage, self._pinned.discard, storage._cdata)
             return pinned
-        if self._waits_for_upload(func, args, kwargs or {}):
+        if self._waits_for_upload(func, args, kwargs):
             self.uploads[_place()] += 1
         if func in _SAME_TYPE:
             kinds = {t.dtype for t in tree_leaves(args) if _is_on_gpu(t) and t.is_floating_point()}
@@ -121,7 +85,7 @@ class Pretended(TorchDispatchMode):
                 raise RuntimeError(f"{func} of {sorted(map(str, kinds))}")
         if "attention" in str(func) or "adam" in str(func):
             self.kernels.add(str(func).split(".")[1])
-        output = func(*args, **(kwargs or {}))
+        output = func(*args, **kwargs)
         tensors = [value for value in tree_leaves(output) if isinstance(value, Tensor)]
         if any(map(_is_on_gpu, args)) and not all(map(_is_on_gpu, tensors)):
             self.waits[_place()] += 1
@@ -201,14 +165,22 @@ def _is_on_gpu(value: object) -> bool:
 
 def _place() -> str:
     """The innermost line of the packages on the stack, or of a library that they called."""
-    frames = traceback.extract_stack()[:-2]
-    for frame in reversed(frames):
-        path = Path(frame.filename)
-        if frame.name.startswith("<"):  # comprehensions, which newer Pythons inline
-            continue
-        if path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in _PACKAGES:
-            return f"{path.relative_to(ROOT)}:{frame.name}"
-    return f"{Path(frames[-1].filename).name}:{frames[-1].name}"
+    # By hand: the frames of ``traceback`` come with the text of their lines, which takes long.
+    innermost = frame = sys._getframe(2)
+    while frame is not None:
+        name, path = frame.f_code.co_name, _own_path(frame.f_code.co_filename)
+        if path and not name.startswith("<"):  # comprehensions, which newer Pythons inline
+            return f"{path}:{name}"
+        frame = frame.f_back
+    return f"{Path(innermost.f_code.co_filename).name}:{innermost.f_code.co_name}"
+
+
+@functools.cache
+def _own_path(filename: str) -> str:
+    """Where a file of the packages is in the repository; empty of any other file."""
+    path = Path(filename)
+    is_own = path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in _PACKAGES
+    return str(path.relative_to(ROOT)) if is_own else ""
 
 
 def _apply(module: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:

@@ -1,15 +1,12 @@
 """Each local judge's forward on a pretended GPU, with models of the published sizes.
 
-``python -m tests.pretended.judges RESOLUTION [RESOLUTION ...]`` prints JSON, a line each. OCR runs
-on the CPU, and UnifiedReward on a server.
+OCR runs on the CPU, and UnifiedReward on a server.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -30,6 +27,8 @@ from evaluators.preference.rating_head import AestheticHead
 from soarbench.benchmarks import published_sizes
 from tests.pretended.device import pretended
 
+#: What scores some images; its results have no content.
+Judge = Callable[[list[Image.Image]], object]
 DTYPE, GPU = torch.bfloat16, torch.device("cuda", 0)
 _IMAGES = 32
 
@@ -88,21 +87,29 @@ def hpsv21() -> OpenClipParts:
     return parts("ViT-H-14")._replace(preprocess=transform)
 
 
-def imagereward(images: list[Image.Image]) -> torch.Tensor:
+def imagereward() -> Judge:
     """BLIP's ViT-L/16 with BERT, and a head that stays in float32."""
     model = frozen(ImageRewardModel(*published_sizes.imagereward()).to(GPU))
     for encoder in (model.vision, model.text):
         encoder.to(dtype=DTYPE)
-    ids = torch.ones(len(images), MAX_TOKENS, dtype=torch.long, device=GPU)
-    return model(torch.randn(len(images), 3, 224, 224, device=GPU, dtype=DTYPE), ids, ids)
+
+    def rewards(images: list[Image.Image]) -> torch.Tensor:
+        ids = torch.ones(len(images), MAX_TOKENS, dtype=torch.long, device=GPU)
+        return model(torch.randn(len(images), 3, 224, 224, device=GPU, dtype=DTYPE), ids, ids)
+
+    return rewards
 
 
-def geneval(images: list[Image.Image]) -> list[str]:
-    """Mask2Former with Swin-S on all images, and CLIP on a crop of each."""
+def geneval() -> Judge:
+    """Mask2Former with Swin-S on two batches of the images, and CLIP on a crop of each."""
     model = frozen(Mask2FormerForUniversalSegmentation(published_sizes.mask2former()))
     detector = object.__new__(mask2former.Mask2FormerDetector)
     detector._model = model.to(GPU, DTYPE)
     detector._device, detector._dtype, detector._image_scale = GPU, DTYPE, mask2former.IMAGE_SCALE
+    # Where a batch ends is the detector's own.
+    detector._batch_size = 8
+    classifier = object.__new__(colors.ColorClassifier)
+    classifier._clip, classifier._batch_size = parts("ViT-L-14"), 64
 
     def logits_of(
         class_logits: torch.Tensor, mask_logits: torch.Tensor, **_: object
@@ -111,15 +118,15 @@ def geneval(images: list[Image.Image]) -> list[str]:
         assert {class_logits.device, mask_logits.device} == {GPU}
         return []
 
-    with mock.patch.object(mask2former, "instances_from_logits", logits_of):
-        # Where a batch ends is the detector's own.
-        detector._batch_size = 8
-        for rows in detector._batches(images):
-            some = [images[row] for row in rows]
-            list(without_mode(detector._instances)(some, [0.3] * len(rows)))
-    classifier = object.__new__(colors.ColorClassifier)
-    classifier._clip, classifier._batch_size, classifier._texts = parts("ViT-L-14"), 64, {}
-    return without_mode(classifier.classify)(images, ["cup"] * len(images))
+    def verdicts(images: list[Image.Image]) -> list[str]:
+        with mock.patch.object(mask2former, "instances_from_logits", logits_of):
+            for rows in detector._batches(images[:16]):
+                some = [images[row] for row in rows]
+                list(without_mode(detector._instances)(some, [0.3] * len(rows)))
+        classifier._texts = {}
+        return without_mode(classifier.classify)(images, ["cup"] * len(images))
+
+    return verdicts
 
 
 def preprocessed(encoder: Any, images: list[Image.Image]) -> torch.Tensor:
@@ -127,49 +134,48 @@ def preprocessed(encoder: Any, images: list[Image.Image]) -> torch.Tensor:
     return torch.stack([encoder.preprocess(image) for image in images])
 
 
-def cosines(encoder: OpenClipParts | TransformersClipEncoder, images: list[Image.Image]) -> object:
+def cosines(encoder: OpenClipParts | TransformersClipEncoder) -> Judge:
     """Of every image and its prompt."""
-    prompts = [f"prompt {i % 4}" for i in range(len(images))]
-    return paired_cosines(encoder, prompts, preprocessed(encoder, images))
+
+    def judge(images: list[Image.Image]) -> object:
+        prompts = [f"prompt {i % 4}" for i in range(len(images))]
+        return paired_cosines(encoder, prompts, preprocessed(encoder, images))
+
+    return judge
 
 
-def aesthetic(images: list[Image.Image]) -> list[float]:
+def aesthetic() -> Judge:
     """The head on CLIP's embedding."""
     encoder = parts("ViT-L-14")
     head = frozen(AestheticHead(encoder.width).to(GPU))
-    return head(encoder.images(preprocessed(encoder, images))).tolist()
+    return lambda images: head(encoder.images(preprocessed(encoder, images))).tolist()
 
 
-JUDGES: Mapping[str, Callable[[list[Image.Image]], object]] = {
-    "clipscore": lambda images: cosines(parts("ViT-L-14"), images),
+#: By name, what makes a judge of images.
+JUDGES: Mapping[str, Callable[[], Judge]] = {
+    "clipscore": lambda: cosines(parts("ViT-L-14")),
     "aesthetic": aesthetic,
-    "pickscore": lambda images: cosines(pickscore(), images),
-    "hpsv21": lambda images: cosines(
-        parts("ViT-H-14")._replace(
-            preprocess=with_content(functools.partial(padded_square, size=224))
-        ),
-        images,
-    ),
+    "pickscore": lambda: cosines(pickscore()),
+    "hpsv21": lambda: cosines(hpsv21()),
     "imagereward": imagereward,
     "geneval": geneval,
 }
 
 
 @torch.no_grad()
-def forwards(resolution: int) -> dict[str, float]:
-    """GB at the peak of each judge alone, its weights included."""
-    images = [
-        Image.new("RGB", (resolution, resolution), (20 * i % 256, 0, 90)) for i in range(_IMAGES)
-    ]
-    peaks = {}
-    for name, forward in JUDGES.items():
+def results(resolutions: Sequence[str]) -> list[dict[str, float]]:
+    """By resolution, GB at the peak of each judge alone, its weights included."""
+    peaks: list[dict[str, float]] = [{} for _ in resolutions]
+    for name, build in JUDGES.items():
         # Some initialisers draw until what they see is right, which never is.
         with pretended() as seen, no_init_weights():
-            forward(images)
-            peaks[name] = seen.peak / 1e9
+            judge = build()
+            building = seen.peak
+            for found, size in zip(peaks, map(int, resolutions), strict=True):
+                images = [
+                    Image.new("RGB", (size, size), (20 * i % 256, 0, 90)) for i in range(_IMAGES)
+                ]
+                seen.peak = seen.now
+                judge(images)
+                found[name] = max(building, seen.peak) / 1e9
     return peaks
-
-
-if __name__ == "__main__":
-    for word in sys.argv[1:]:
-        sys.stdout.write(json.dumps(forwards(int(word))) + "\n")

@@ -1,19 +1,16 @@
-"""One update of the real loop on a pretended GPU; prints what happened as JSON, a line a case.
+"""One update of the real loop on a pretended GPU, and what happened.
 
-``python -m tests.pretended.training CASE [CASE ...]``, a case being settings of ``plan`` separated
-by semicolons, ``method=soar;lora=null``; ``fault=NAME`` among them plants one of ``FAULTS``,
-``few=N`` leaves so many layers of each kind, and ``planned`` also asks the plan.
+A case is settings of ``plan`` separated by semicolons, ``method=soar;lora=null``; ``fault=NAME``
+among them plants one of ``FAULTS``, ``few=N`` leaves so many layers of each kind, and ``planned``
+also asks the plan.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import json
 import os
-import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from unittest import mock
 
 import torch
@@ -145,12 +142,11 @@ def update(words: list[str], planner: Planner) -> dict[str, object]:
     return result
 
 
-if __name__ == "__main__":
-    # What was imported stays, and need not be looked through again and again.
-    gc.freeze()
+def results(cases: Sequence[str]) -> Iterator[dict[str, object]]:
+    """Of each case."""
     # Each counts like demands of models with so many layers once.
     planners: defaultdict[str, Planner] = defaultdict(Planner)
-    for case in sys.argv[1:]:
-        case_words = case.split(";")
-        layers = next((word for word in case_words if word.startswith("few=")), "")
-        sys.stdout.write(json.dumps(update(case_words, planners[layers])) + "\n")
+    for case in cases:
+        words = case.split(";")
+        layers = next((word for word in words if word.startswith("few=")), "")
+        yield update(words, planners[layers])
