@@ -239,18 +239,19 @@ def first_line(err: Exception) -> str:
 
 def sha256_of(path: Path) -> str:
     """The sha256 of a file."""
+    state = path.stat()
+    # By which file it is, its size and time, so that one which is written again is hashed again.
+    # Not by where links lead to, which takes longer to find out, for every address anew.
+    return _hashed(path, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@functools.cache
+def _hashed(path: Path, *state: int) -> str:  # noqa: ARG001 (part of the cache key)
     real = path.resolve()
     # The hub's cache names the blob of a large file by its sha256: gigabytes need not be read.
     if real.parent.name == "blobs" and _SHA256.fullmatch(real.name):
         return real.name
-    state = real.stat()
-    # By size and time as well, so that a file which is written again is hashed again.
-    return _hashed(real, state.st_size, state.st_mtime_ns)
-
-
-@functools.cache
-def _hashed(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 (parts of the cache key)
-    with path.open("rb") as stream:
+    with real.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
