@@ -139,7 +139,7 @@ def compose_choices(choices: Sequence[str], folders: Folders | None = None) -> C
     """Compose group choices (``task=aesthetic``)."""
     folders = conf_folders() if folders is None else folders
     # A copy, since values will be set in it; ten times as quick as ``copy.deepcopy``.
-    return Composition(pickle.loads(_composed(tuple(choices), folders)))
+    return Composition(pickle.loads(_composed(tuple(choices), folders)))  # noqa: S301 (our own)
 
 
 @functools.cache

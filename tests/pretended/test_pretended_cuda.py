@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +40,10 @@ RIVALS = {
     "online_dpo": PAIRS,
 }
 ADAPTERS = {"full": "null", "lora": "{rank:32,alpha:64}"}
+#: Every method in every combination with all layers, in half an hour; else what is below.
+HAS_ALL = os.environ.get("ALL_LAYERS") == "1"
 #: At the published width with two layers of each kind: layers of a kind are alike.
+FEW = () if HAS_ALL else ("few=2",)
 CASES = list(itertools.product(METHODS, ADAPTERS, (True, False)))
 #: With all layers.
 DEEP = ("soar", "full", True)
@@ -50,6 +54,8 @@ RIVAL_CASES = [
     ("diffusion_nft", "full", True),
     ("online_dpo", "lora", True),
 ]
+if HAS_ALL:
+    RIVAL_CASES = list(itertools.product(RIVALS, ADAPTERS, (True, False)))
 #: A rollout of more rows than are trained at once, and then it is what takes most.
 ROLLOUT = (
     "flow_grpo", "lora", True, "training.batch_size=8", "method.rollout_batch_size=8",
@@ -110,23 +116,24 @@ def _on_eight_gpus(method: str, adapter: str, parallelism: str, few: int) -> str
 
 def _training_cases() -> dict[str, Sequence[str]]:
     """By name, what processes of their own run one after the other."""
-    few = ("planned", "few=2")
     return {
-        "cases": [_words(*case, *few) for case in CASES],
+        "cases": [_words(*case, "planned", *FEW) for case in CASES],
         "deep": [_words(*DEEP, "planned")],
         "eight": list(itertools.starmap(_on_eight_gpus, EIGHT)),
-        "rivals": [_words(*case, *few) for case in RIVAL_CASES],
+        "rivals": [_words(*case, "planned", *FEW) for case in RIVAL_CASES],
         "rollout": [_words(*ROLLOUT, "planned", "few=1")],
         "faults": [_words("sft", "lora", True, "few=2", f"fault={name}") for name in FAULTS],
         "families": [_of_family(model, *case) for model, case in FAMILIES.items()],
     }
 
 
-#: What two processes run, which import everything once.
+#: What processes run, two at a time, each of which imports everything once.
 SHARED = (
     ("cases", "rivals", "inference"),
     ("deep", "eight", "rollout", "faults", "families", "judges"),
 )
+if HAS_ALL:
+    SHARED = (("cases",), ("rivals",), *SHARED[1:], ("inference",))
 
 
 @pytest.fixture(scope="module")
