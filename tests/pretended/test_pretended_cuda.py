@@ -40,7 +40,7 @@ RIVALS = {
     "online_dpo": PAIRS,
 }
 ADAPTERS = {"full": "null", "lora": "{rank:32,alpha:64}"}
-#: Every method in every combination with all layers, in half an hour; else what is below.
+#: ``ALL_LAYERS=1`` in the environment: every method in every combination, with all layers.
 HAS_ALL = os.environ.get("ALL_LAYERS") == "1"
 #: At the published width with two layers of each kind: layers of a kind are alike.
 FEW = () if HAS_ALL else ("few=2",)
