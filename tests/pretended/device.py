@@ -25,7 +25,8 @@ from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-ROOT = Path(__file__).parents[2]
+from tests.pretended.runtime import ROOT
+
 _PACKAGES = ("soarbench", "baselines", "evaluators")
 
 

@@ -61,7 +61,7 @@ ROLLOUT = (
     "flow_grpo", "lora", True, "training.batch_size=8", "method.rollout_batch_size=8",
 )  # fmt: skip
 EIGHT_GPUS = ("launcher.num_processes=8", "training.batch_size=16")
-#: With how many layers of each kind; of two, what FSDP2 holds beside the layers is 3.6 %.
+#: With how many layers of each kind; of two, FSDP2's plan was 3.6 % off (SOAR, LoRA).
 EIGHT = [
     ("sft", "full", "ddp", 2),
     ("sft", "lora", "fsdp2", 3),
