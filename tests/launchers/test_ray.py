@@ -255,7 +255,8 @@ def test_an_address_that_does_not_answer_is_refused_soon(words: list[str], schem
             run([*words, f"launcher.address={address}"], benches.quick)
     with pytest.raises(UserError, match=r"no Ray cluster that can be used: .*refused"):
         run([*words, f"launcher.address={address}"], benches.quick)
-    assert time.monotonic() - begun < 20.0
+    # Ray itself tries for minutes.
+    assert time.monotonic() - begun < 60.0
 
 
 def test_an_address_that_is_none() -> None:

@@ -147,7 +147,7 @@ def test_workers_end_with_the_grid_and_the_same_command_goes_on(
     )
     process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)  # fmt: skip
-    grid, deadline = expand(words), time.monotonic() + 60
+    grid, deadline = expand(words), time.monotonic() + 300
     while not list(grid.store.root.glob("trainings/*/checkpoint-*")):
         assert time.monotonic() < deadline
         time.sleep(0.1)
