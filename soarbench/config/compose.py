@@ -13,7 +13,7 @@ from soarbench.common.errors import ConfigError
 from soarbench.common.strict import did_you_mean
 from soarbench.config.composition import Composition, Variants
 from soarbench.config.folders import CONF_DIR, Folders, options, require_option
-from soarbench.config.keys import SWEPT, UnknownKeyError, Word, split
+from soarbench.config.keys import SWEPT, UnknownKeyError, Word, is_group, split
 from soarbench.config.overrides import Overrides, parse_overrides
 from soarbench.config.settings import GridConfig, Settings, VariantConfig
 from soarbench.config.stages import BASE, stages
@@ -122,7 +122,9 @@ def apply(values: Iterable[Word], compositions: Collection[Composition]) -> None
             continue
         known = {key for composition in compositions for key in composition.known()}
         group = word.key.rpartition(".")[0]
-        is_null = group in known and all(one.plain(group) is None for one in compositions)
+        is_null = group in known and all(
+            is_group(one.hint(group)) and one.plain(group) is None for one in compositions
+        )
         note = f"{group} is null, give the group: {group}={{...}}" if is_null else ""
         raise UnknownKeyError(word, known, note)
 

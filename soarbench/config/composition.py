@@ -60,19 +60,25 @@ class Composition:
             return False
         value = value_of(word, hint)
         with in_one_line(f"{word}: "):
-            self._detach(word.key)
+            self._detach(word)
             # Not merged: a mapping that is given is the whole of it, thresholds={a: 1} say.
             OmegaConf.update(self._config, word.key, value, merge=False, force_add=True)
         return True
 
-    def _detach(self, key: str) -> None:
+    def _detach(self, word: Word) -> None:
         """Groups on the way to a key that are another's become their own before one differs."""
         node: object = self._config
-        for part in key.split(".")[:-1]:
+        *groups, name = word.key.split(".")
+        for depth, part in enumerate(groups, start=1):
             if not isinstance(node, DictConfig) or part not in node:
                 return
+            value = node[part]
+            if value is not None and not OmegaConf.is_config(value):
+                key = ".".join(groups[:depth])
+                whole = f"{key}={{{name}: {word.text}}}"
+                raise ConfigError(f"{word}: {key} is {value!r}, give the group: {whole}")
             if OmegaConf.is_interpolation(node, part):
-                node[part] = OmegaConf.to_container(node[part], resolve=True)
+                node[part] = OmegaConf.to_container(value, resolve=True)
             node = node[part]
 
     def section(self, key: str) -> object:

@@ -111,6 +111,14 @@ def members(hint: object) -> tuple[object, ...]:
     return (hint,)
 
 
+def is_group(hint: object) -> bool:
+    """Whether a type has keys: a dataclass, a mapping, or a union with one of these."""
+    return any(
+        dataclasses.is_dataclass(member) or typing.get_origin(member) in (dict, Mapping)
+        for member in members(hint)
+    )
+
+
 def hint_of(kind: type, values: object, key: str, *, any_name: bool = False) -> object:
     """The type of what a key holds; None where there is none, or a group on the way is null.
 

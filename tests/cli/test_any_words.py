@@ -31,7 +31,7 @@ KEYS = (
     "output", "output_dir", "results_dir", "conf_dir", "grid.name", "grid.baseline", "budget.steps",
     "budget.name", "model.resolution", "model.path", "model.adapter", "sampling.guidance_scale",
     "sampling.num_inference_steps", "method.aux_weight", "method.num_points",
-    "method.num_inference_steps", "optim.learning_rate", "lora", "reward",
+    "method.num_inference_steps", "optim.learning_rate", "lora", "reward", "reward.aesthetic",
     "data.path", "data.thresholds", "data.max_rows", "tracking.uri", "margin", "port", "minutes",
     "images", "input", "thresholds.a", "suites.ocr.prompts", "judge.ocr.device", "num_images",
     "images_per_prompt", "launcher.num_processes", "figure_formats", "store.keep_snapshots", "x",

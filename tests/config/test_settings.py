@@ -55,6 +55,12 @@ ANY_DATA = "data=lab_general"
         (["sampling.guidance_scale=0"], "guidance_scale=0.0: must be in 1..1000"),
         (["method.guidance_scale=1e30"], "use 1.0 (no guidance) to 1000"),
         (["sampling.guidance_scale=nan"], "sampling.guidance_scale=nan: must be a number"),
+        (
+            ["reward.clipscore=1"],
+            "reward.clipscore=1: reward is 'aesthetic', give the group: reward={clipscore: 1}",
+        ),
+        (["reward=geneval", "reward.clipscore=1"], "reward is 'geneval', give the group: reward={"),
+        (["tracking.uri.x=1"], "there is no key 'tracking.uri.x' here; did you mean"),
         (["reward={aesthetic:inf}"], "weights must be finite, and one of them not 0"),
         (["reward={aesthetic:0,geneval:0}"], "weights must be finite, and one of them not 0"),
         (["data.select_by=[]"], "data.select_by=[] with data.keep_fraction=0.3: name the scores"),
