@@ -73,10 +73,11 @@ class Composition:
             if not isinstance(node, DictConfig) or part not in node:
                 return
             value = node[part]
-            if value is not None and not OmegaConf.is_config(value):
+            if not OmegaConf.is_config(value):
                 key = ".".join(groups[:depth])
                 whole = f"{key}={{{name}: {word.text}}}"
-                raise ConfigError(f"{word}: {key} is {value!r}, give the group: {whole}")
+                held = "null" if value is None else repr(value)
+                raise ConfigError(f"{word}: {key} is {held}, give the group: {whole}")
             if OmegaConf.is_interpolation(node, part):
                 node[part] = OmegaConf.to_container(value, resolve=True)
             node = node[part]

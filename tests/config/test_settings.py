@@ -60,6 +60,10 @@ ANY_DATA = "data=lab_general"
             "reward.clipscore=1: reward is 'aesthetic', give the group: reward={clipscore: 1}",
         ),
         (["reward=geneval", "reward.clipscore=1"], "reward is 'geneval', give the group: reward={"),
+        (
+            ["task=general", "grid.tasks=[general]", "reward.geneval=1"],
+            "reward.geneval=1: reward is null, give the group: reward={geneval: 1}",
+        ),
         (["tracking.uri.x=1"], "there is no key 'tracking.uri.x' here; did you mean"),
         (["reward={aesthetic:inf}"], "weights must be finite, and one of them not 0"),
         (["reward={aesthetic:0,geneval:0}"], "weights must be finite, and one of them not 0"),
