@@ -573,3 +573,18 @@ def test_failed_measurements_leave_the_interval_out(tmp_path):
     ]
     found = crossings(*parts(write_grid(tmp_path / "grid", cells)), {})
     assert [one.share for one in found] == [None, None]
+
+
+def test_methods_without_a_common_seed_cross_without_an_interval(tmp_path):
+    cells = [
+        base(num_prompts=12),
+        *(
+            Folder(method=method, task="aesthetic", seed=seed, num_prompts=12)
+            for method, seed in (("sft", 0), ("soar", 1))
+        ),
+    ]
+    # Of two seeds a resample has one, and so never those of both.
+    sft, soar = crossings(*parts(write_grid(tmp_path / "grid", cells)), {})
+    assert sft.share == 1.0
+    assert soar.is_reached
+    assert (soar.low, soar.high, soar.share) == (None, None, None)

@@ -175,7 +175,10 @@ def _gaps(panel: Panel, stops: Sequence[Stop]) -> list[bool]:
 def _spread(
     panel: Panel, stops: Sequence[Stop], given: float | None, goal: Sequence[Stop]
 ) -> FloatArray | None:
-    """The crossing in resamples of prompts and seeds, the threshold's own included. -> (R,)."""
+    """The crossing in resamples of prompts and seeds, the threshold's own included. -> (R,).
+
+    None where there is no resample of all that is needed.
+    """
     try:
         scores = [panel.scores(stop.method, stop.step) for stop in (*stops, *goal)]
     except ValueError:
@@ -199,6 +202,8 @@ def _spread(
     )
     # Of a method with fewer seeds than others none may be drawn.
     means = means[np.isfinite(means).all(axis=1)]
+    if not len(means):
+        return None  # a method and the baseline of one seed each, and never of the same
     curves = means[:, : len(stops)]
     # Where the baseline ends is measured too, and resampled with the curves.
     threshold = means[:, -1] if given is None else np.full(len(means), given)
