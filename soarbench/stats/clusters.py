@@ -146,6 +146,20 @@ def cluster(
     return table
 
 
+def image_spread(values: ArrayLike) -> float:
+    """Standard deviation of images' scores, nan left out; 0 where only rounding tells them apart.
+
+    Raises:
+        ValueError: Nothing is scored.
+    """
+    scores = np.asarray(values, dtype=np.float64)
+    scores = scores[~np.isnan(scores)]
+    if not scores.size:
+        raise ValueError("scores: no image is scored; they have no spread")
+    # The mean of equal scores is off by a last bit, and so their standard deviation is not 0.
+    return float(scores.std()) if np.ptp(scores) > 1e-12 * np.abs(scores).max() else 0.0
+
+
 def _codes(labels: ArrayLike | None, name: str, shape: tuple[int, ...]) -> tuple[IntArray, int]:
     """Labels of images as 0..K-1 in every row of ``shape``, (S, N), and K."""
     if labels is None:

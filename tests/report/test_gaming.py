@@ -174,6 +174,12 @@ def test_without_a_base_or_where_it_never_varies_there_is_no_unit():
         both[key] = dataclasses.replace(one, values=values)
     assert measure(both) == []
     assert measure(panels({"sft": (0.8, 0.2)}, scale=0.0)) == []
+    # The standard deviation of twelve times .7 is 1e-16, of which gains were 1e16.
+    both = panels({"sft": (0.8, 0.2)})
+    proxy = both["aesthetic", "aesthetic"]
+    values = {**proxy.values, Run("base", 0, 0): np.full(12, 0.7)}
+    both["aesthetic", "aesthetic"] = dataclasses.replace(proxy, values=values)
+    assert measure(both) == []
 
 
 def test_without_an_oracle_a_trained_score_is_held_against_held_out_judges_and_it_is_said():

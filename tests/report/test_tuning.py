@@ -115,18 +115,22 @@ def test_a_gain_is_in_spreads_of_the_base_and_a_difference_is_to_the_recipe(fold
     assert choice.mean_gain("sft_slow") == pytest.approx(np.mean(gains))
 
 
-def test_a_base_without_spread_is_measured_in_the_metrics_own_unit(folder: Path) -> None:
+@pytest.mark.parametrize("start", [0.0, 0.7])
+def test_a_base_without_spread_is_measured_in_the_metrics_own_unit(
+    folder: Path, start: float
+) -> None:
     cells = cells_of(folder)
     panels = dict(build_panels(cells)[0])
     panel = panels["two", "ocr"]
     still = {
-        run: np.zeros_like(values) if run.method == "base" else values
+        run: np.full_like(values, start) if run.method == "base" else values
         for run, values in panel.values.items()
     }
     panels["two", "ocr"] = dataclasses.replace(panel, values=still)
     choice = next(one for one in choices(cells, panels) if one.method == "sft")
     trials = [one for one in choice.trials if one.task == "two"]
-    assert [one.gain for one in trials] == [one.value and one.value.estimate for one in trials]
+    values = [one.value.estimate for one in trials if one.value is not None]
+    assert [one.gain for one in trials] == pytest.approx([value - start for value in values])
 
 
 def test_an_edge_is_an_end_of_what_was_tried_and_zero_is_none(folder: Path) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from soarbench.stats.clusters import cluster
+from soarbench.stats.clusters import cluster, image_spread
 
 NAN = float("nan")
 
@@ -105,3 +105,11 @@ def test_texts_and_numbers_as_labels_give_the_same_table():
     np.testing.assert_array_equal(texts.sums, numbers.sums)
     np.testing.assert_array_equal(texts.counts, numbers.counts)
     np.testing.assert_array_equal(texts.strata, numbers.strata)
+
+
+def test_rounding_is_no_spread_of_images():
+    assert np.std(np.full(24, 0.7)) > 0
+    assert image_spread(np.full(24, 0.7)) == 0.0
+    assert image_spread([np.nan, 1.0, 3.0]) == 1.0
+    with pytest.raises(ValueError, match="no image is scored"):
+        image_spread([np.nan])

@@ -19,7 +19,7 @@ from soarbench.stats.best_of import (
     picking_gains,
     picking_rate,
 )
-from soarbench.stats.clusters import ClusteredScores, FloatArray, IntArray, cluster
+from soarbench.stats.clusters import ClusteredScores, FloatArray, IntArray, cluster, image_spread
 from soarbench.stats.intervals import Interval, mean_interval
 from soarbench.store.facts import MetricFacts
 
@@ -181,14 +181,17 @@ def _sides(proxy: Panel, truth: Panel) -> _Sides | None:
     if runs[0] is None or runs[1] is None:
         return None
     values = [panel.values[run] for panel, run in zip((proxy, truth), runs, strict=True) if run]
-    if any(np.isnan(one).all() or np.nanstd(one) == 0 for one in values):
+    if any(np.isnan(one).all() for one in values):
+        return None
+    spreads = image_spread(values[0]), image_spread(values[1])
+    if not all(spreads):
         return None
     return _Sides(
         proxy=proxy,
         truth=truth,
         base=(BASE, runs[0].step),
         # In the base's spread both gains have one unit, whatever the scales of score and truth.
-        spreads=(float(np.nanstd(values[0])), float(np.nanstd(values[1]))),
+        spreads=spreads,
         prompts=np.unique(proxy.prompts, return_inverse=True)[1].astype(np.intp),
     )
 

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import numpy as np
-
 from soarbench.report.numbers.estimates import compare, estimate
 from soarbench.report.numbers.names import BASE, method_title, ordered_methods, titles_of
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.settings import Values, settings_of
 from soarbench.report.numbers.tables import Panels
 from soarbench.stats import Interval
+from soarbench.stats.clusters import image_spread
 from soarbench.store.cells import Cell
 
 Name = TypeVar("Name")
@@ -144,9 +143,9 @@ def _measured(trial: Trial, method: str, panel: Panel) -> Trial:
     before = estimate(panel, BASE, start[-1]).interval if start else None
     if value is None or before is None:
         return trial
-    spread = np.nanstd(np.concatenate([panel.values[run] for run in panel.runs(BASE, start[-1])]))
-    # A base that is wrong on every image has no spread: its unit is then the metric's own.
-    gain = panel.facts.sign * (value.estimate - before.estimate) / (float(spread) or 1.0)
+    spread = image_spread([panel.values[run] for run in panel.runs(BASE, start[-1])])
+    # A base whose images all score alike has no spread: its unit is then the metric's own.
+    gain = panel.facts.sign * (value.estimate - before.estimate) / (spread or 1.0)
     recipe = panel.steps(method)
     paired = None
     if trial.name != method and recipe:
