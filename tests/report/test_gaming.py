@@ -159,6 +159,19 @@ def test_a_seed_of_which_a_judge_scored_nothing_leaves_the_point_out():
     assert not one.levels
 
 
+def test_methods_that_failed_on_other_images_each_have_no_contrast():
+    both = panels({"sft": (0.8, 0.2), "soar": (0.8, 0.4)})
+    proxy = both["aesthetic", "aesthetic"]
+    halves = {Run("sft", 1, 20): slice(0, 6), Run("soar", 1, 20): slice(6, 12)}
+    values = {run: scores.copy() for run, scores in proxy.values.items()}
+    for run, half in halves.items():
+        values[run][half] = np.nan
+    both["aesthetic", "aesthetic"] = dataclasses.replace(proxy, values=values)
+    [one] = measure(both)
+    assert set(one.levels) == {("sft", "base"), ("soar", "base")}
+    assert not one.contrasts
+
+
 def test_what_was_measured_on_other_images_is_not_compared():
     assert measure(panels({"sft": (0.8, 0.2)}, suite="geneval")) == []
     assert measure(panels({"sft": (0.8, 0.2)}, images=IMAGES + 1)) == []

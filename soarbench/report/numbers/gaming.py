@@ -307,7 +307,8 @@ def _contrasts(
         if method == baseline or is_stage or other is None:
             continue
         shared = {seed: own[seed] - other[seed] for seed in own if seed in other}
-        if shared:
+        # Two that failed on other images each have, in some seed, no image to be compared on.
+        if shared and not any(np.isnan(terms).all() for terms in shared.values()):
             yield (method, since), _compared(both, (method, baseline), shared)
 
 
