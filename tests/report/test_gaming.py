@@ -123,11 +123,12 @@ def test_the_interval_of_the_shortfall_is_paired_by_image():
     assert width == pytest.approx(gain * (rate.high - rate.low), rel=0.15)
 
 
-def test_an_image_without_one_of_its_scores_counts_for_neither():
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+def test_an_image_without_one_of_its_scores_counts_for_neither(lost):
     both = panels({"sft": (0.8, 0.2)})
     proxy = both["aesthetic", "aesthetic"]
     broken = proxy.values[Run("sft", 0, 20)].copy()
-    broken[:2] = np.nan
+    broken[:2] = lost
     values = {**proxy.values, Run("sft", 0, 20): broken}
     both["aesthetic", "aesthetic"] = dataclasses.replace(proxy, values=values)
     [one] = measure(both)
@@ -136,12 +137,13 @@ def test_an_image_without_one_of_its_scores_counts_for_neither():
     assert point.shortfall.estimate == pytest.approx(0.8 * 4 / 6 - 0.2)
 
 
-def test_a_prompt_that_the_base_lacks_is_left_out_of_the_benchmark():
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+def test_a_prompt_that_the_base_lacks_is_left_out_of_the_benchmark(lost):
     both = panels({"sft": (0.8, 0.2)})
     proxy = both["aesthetic", "aesthetic"]
     start = BASE.copy()
     # The one prompt in which the truth does not follow the score.
-    start[-2:] = np.nan
+    start[-2:] = lost
     values = {**proxy.values, Run("base", 0, 0): start}
     both["aesthetic", "aesthetic"] = dataclasses.replace(proxy, values=values)
     [one] = measure(both)

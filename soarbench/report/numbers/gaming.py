@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -177,6 +177,7 @@ class _Sides:
 
 def _sides(proxy: Panel, truth: Panel) -> _Sides | None:
     """None where the base lacks scores, or one of them never varies: then there is no unit."""
+    proxy, truth = (_finite(panel) for panel in (proxy, truth))
     runs = [next((run for run in one.values if run.method == BASE), None) for one in (proxy, truth)]
     if runs[0] is None or runs[1] is None:
         return None
@@ -194,6 +195,12 @@ def _sides(proxy: Panel, truth: Panel) -> _Sides | None:
         spreads=spreads,
         prompts=np.unique(proxy.prompts, return_inverse=True)[1].astype(np.intp),
     )
+
+
+def _finite(panel: Panel) -> Panel:
+    """A panel in which an infinite score, of which there is no mean, is one that failed."""
+    values = {run: np.where(np.isfinite(own), own, np.nan) for run, own in panel.values.items()}
+    return replace(panel, values=values)
 
 
 def _gaming(both: _Sides, baseline: str) -> Gaming:
