@@ -173,8 +173,8 @@ def spread(scores: ClusteredScores) -> Spread:
 def _prompt_variances(scores: ClusteredScores) -> tuple[FloatArray, FloatArray, FloatArray]:
     """By stratum: the mean's variance over prompts, what of it seeds do not share, and freedoms.
 
-    (G,) each. Strata of one prompt, which shows no spread, are taken to spread as one of the
-    others' prompts do; where all are such, they are one stratum.
+    One each a stratum of several prompts. Those of one, which shows no spread, are taken to spread
+    as one of the others' prompts do, in which their share is; where all are such, they are one.
     """
     groups = scores.members()
     many = [members for members in groups if members.size > 1]
@@ -190,10 +190,10 @@ def _prompt_variances(scores: ClusteredScores) -> tuple[FloatArray, FloatArray, 
     variances, noises, freedoms = (np.array(part) for part in zip(*parts, strict=True))
     if many and len(many) < len(groups):
         sizes = np.array([members.size for members in many])
-        alone = len(groups) - len(many)
-        variances = np.append(variances, alone * (variances * sizes).mean())
-        noises = np.append(noises, alone * (noises * sizes).mean())
-        freedoms = np.append(freedoms, freedoms.sum())
+        # Their variance is that of the others over again, and no more is known of it for that: as
+        # one of its own it lent degrees of freedom that no prompt has, up to twice as many.
+        shares = 1 + (len(groups) - len(many)) * sizes / sizes.size
+        variances, noises = variances * shares, noises * shares
     return variances, noises, freedoms
 
 

@@ -144,6 +144,14 @@ def test_a_stratum_of_one_prompt_spreads_as_prompts_of_the_others_do():
     one = spread(cluster(values, np.arange(5), strata=[0, 0, 1, 1, 2]))
     # Variances of a prompt are 2 and 8, so that the lone one's is 5; means of strata count 1 / 3.
     assert one.prompts == pytest.approx(np.sqrt(2 / 2 + 8 / 2 + 5) / 3)
+    # In shares 1 + 2 / 2 of 2 / 2 and 8 / 2, of one degree of freedom each.
+    assert one.prompt_freedom == pytest.approx((2 + 8) ** 2 / (2**2 + 8**2))
+
+
+def test_strata_of_one_prompt_lend_no_degrees_of_freedom():
+    values, strata = [0.0, 2.0, 1.0, 5.0, 7.0, 3.0], [0, 0, 1, 2, 3, 4]
+    one = spread(cluster(values, np.arange(6), strata=strata))
+    assert one.prompt_freedom == pytest.approx(1)
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1, 1), (10, 10, 10, 10, 10, 1)])
