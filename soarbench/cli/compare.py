@@ -75,7 +75,7 @@ def compare(
         hint = did_you_mean(str(options.metric), {pair.evaluator for pair in question.pairs})
         raise UserError(f"metric={options.metric!r} was not measured of both: {hint}")
     targets = _targets(question, pairs, options.metric or question.final_metric, settings)
-    results = answers(pairs, targets)
+    results = answers(pairs, *targets)
     if as_json:
         # Past rich, which would wrap it to the terminal's width.
         console.file.write(json.dumps(_plain(question, results), indent=1) + "\n")
@@ -86,24 +86,28 @@ def compare(
 
 def _targets(
     question: Question, pairs: Sequence[Pair], metric: str, settings: Sequence[str]
-) -> Targets:
-    """What was said beforehand about the metric that decides, or about the first one."""
+) -> list[Targets]:
+    """What was said beforehand about the metric that decides, or about each where none does."""
     own = own_settings(settings)
     sizes = {key: sizes_by_metric(key, getattr(own, key)) for key in ("margin", "detect")}
-    facts = next((pair.facts for pair in pairs if pair.evaluator == metric), pairs[0].facts)
+    measured = {pair.evaluator: pair.facts for pair in pairs}
+    deciding = [measured[metric]] if metric in measured else list(measured.values())
     for key, named in sizes.items():
-        refuse_unknown_metrics(key, named, [facts])
+        refuse_unknown_metrics(key, named, deciding)
     folder = reference_folder(Path(own.results_dir).expanduser())
-    return Targets(
-        metric=metric,
-        margin=size_of(sizes["margin"], facts),
-        detect=size_of(sizes["detect"], facts),
-        published=published_scores(folder, question.grid, question.task, facts.name),
-    )
+    return [
+        Targets(
+            metric=facts.name,
+            margin=size_of(sizes["margin"], facts),
+            detect=size_of(sizes["detect"], facts),
+            published=published_scores(folder, question.grid, question.task, facts.name),
+        )
+        for facts in deciding
+    ]
 
 
 def _show(
-    question: Question, results: Sequence[Answer], targets: Targets, console: Console
+    question: Question, results: Sequence[Answer], targets: Sequence[Targets], console: Console
 ) -> None:
     names = [method_title(name, question.titles) for name in question.pairs[0].names]
     # Wrapped, since sentences are read and not copied.
@@ -131,7 +135,7 @@ def _show(
         console.print(line, highlight=False, markup=False)
 
 
-def _lines(results: Sequence[Answer], titles: Titles, targets: Targets) -> list[str]:
+def _lines(results: Sequence[Answer], titles: Titles, targets: Sequence[Targets]) -> list[str]:
     """The first metric's answer in words, and how to read the numbers."""
     first = results[0]
     comparison = first.comparison
@@ -167,13 +171,17 @@ def _lines(results: Sequence[Answer], titles: Titles, targets: Targets) -> list[
     return [*lines, *_about_family(results, targets)]
 
 
-def _about_family(results: Sequence[Answer], targets: Targets) -> list[str]:
+def _about_family(results: Sequence[Answer], targets: Sequence[Targets]) -> list[str]:
     """What is decided and how, and what that leaves out."""
     family = [one for one in results if one.comparison.verdict is not Verdict.EXPLORATORY]
     titles = ", ".join(one.facts.title for one in family)
     notes = [f"Decided: {titles}, as asked. {how_decided(len(family))}"]
-    if targets.margin is not None:
-        notes.append(margin_note(targets.margin, len(family)))
+    names = {one.evaluator: one.facts.title for one in family} if len(targets) > 1 else {}
+    notes += [
+        margin_note(one.margin, len(family), names.get(one.metric, ""))
+        for one in targets
+        if one.margin is not None
+    ]
     if len(family) < len(results):
         notes.append("Other metrics are exploratory: they decide nothing.")
     notes.append(

@@ -286,6 +286,34 @@ def test_folders_of_scores_by_hand(tmp_path: Path) -> None:
     assert answer["verdict"] == "this checkpoint is better"
 
 
+def test_a_margin_is_of_the_metric_that_it_names_where_several_decide(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    right, similarity = rng.random(120) > 0.4, rng.normal(0.28, 0.03, 120)
+    other_right, more = right.copy(), similarity + rng.normal(0.0, 0.004, 120)
+    other_right[::8] ^= True
+    for name, values in (("one", (right, similarity)), ("other", (other_right, more))):
+        judges: dict[str, object] = {}
+        for judge, scores in zip(("geneval", "clipscore"), values, strict=True):
+            folder = write_scored(tmp_path / name, judge, scores)
+            judges |= json.loads((folder / "summary.json").read_text())["judges"]
+        (tmp_path / name / "summary.json").write_text(json.dumps({"judges": judges}))
+    # No folder says which of its judges decides, so that both do, each in its own unit.
+    words = (str(tmp_path / "one"), str(tmp_path / "other"), "detect=geneval:0.01")
+    for margin, equivalent in (
+        ("geneval:0.2", ["geneval"]),
+        ("clipscore:0.01", ["clipscore"]),
+        ("[geneval:0.2,clipscore:0.01]", ["geneval", "clipscore"]),
+    ):
+        found = json.loads(go(*words, f"margin={margin}", as_json=True))["metrics"]
+        assert [one["metric"] for one in found if "equivalent" in one["verdict"]] == equivalent
+        assert [one["goal"] for one in found] == [0.01, None]
+    text = " ".join(go(*words, "margin=clipscore:0.01").split())
+    assert "Equivalent in CLIPScore means" in text
+    assert "Equivalent in GenEval means" not in text
+    with pytest.raises(UserError, match="margin=ocr: decides nothing here"):
+        go(*words, "margin=ocr:0.1")
+
+
 def test_images_without_a_score_are_left_out_of_both(tmp_path: Path) -> None:
     values = np.arange(48) / 48
     lost = values + 0.1

@@ -60,7 +60,7 @@ class Targets:
     """What a family of comparisons is to decide, as it was said before any number was known.
 
     Attributes:
-        metric: That decides; empty where nothing says which.
+        metric: That decides; empty where nothing says which, and all else is said of every one.
         margin: Differences below it count as none; None: no tie is called equivalent.
         detect: Difference that should be seen.
         published: Scores of methods, whose differences should be seen where ``detect`` is None.
@@ -261,22 +261,27 @@ def final_comparisons(
     return comparisons | decided(family, targets)
 
 
-def decided(
-    family: Mapping[Key, Comparison], targets: Targets | None = None
-) -> dict[Key, Comparison]:
+def decided(family: Mapping[Key, Comparison], *targets: Targets) -> dict[Key, Comparison]:
     """All comparisons of one family, with p-values corrected for being many, and verdicts.
 
-    Those that were decided in a smaller family before are decided anew.
+    Those that were decided in a smaller family before are decided anew. ``targets`` are one a
+    metric.
     """
-    targets = targets or Targets()
     members = list(family.values())
+    said = [_said_of(one.facts, targets) for one in members]
     # What cannot be decided counts as tried all the same: who has a look has asked.
     adjusted = holm([one.p_value for one in members]).tolist()
-    equal = holm([equivalence_test(one.scores, targets.margin or 0.0) for one in members]).tolist()
+    tests = zip(members, said, strict=True)
+    equal = holm([equivalence_test(one.scores, own.margin or 0.0) for one, own in tests]).tolist()
     return {
-        key: _decided(family[key], p_value, other, len(members), targets)
-        for key, p_value, other in zip(family, adjusted, equal, strict=True)
+        key: _decided(family[key], p_value, other, len(members), own)
+        for key, p_value, other, own in zip(family, adjusted, equal, said, strict=True)
     }
+
+
+def _said_of(facts: MetricFacts, targets: Sequence[Targets]) -> Targets:
+    """What was said of a metric; nothing where all was said of others, whose units differ."""
+    return next((one for one in targets if one.metric in ("", facts.name)), Targets())
 
 
 def _decided(

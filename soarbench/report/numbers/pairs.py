@@ -142,14 +142,15 @@ def _refuse_unlike(first: Measured, second: Measured) -> None:
         )
 
 
-def answers(pairs: Sequence[Pair], targets: Targets) -> list[Answer]:
+def answers(pairs: Sequence[Pair], *targets: Targets) -> list[Answer]:
     """Answer every pair; ``UserError``: both scored no image of one.
 
-    Those by the deciding metric are the family; without one that was measured, all are.
+    Those by the metrics of ``targets`` are the family; where none of them was measured, all are.
     """
     alone = [_answer(pair) for pair in pairs]
-    own = [one for one in alone if one.evaluator == targets.metric] or alone
-    family = decided({(one.suite, one.evaluator): one.comparison for one in own}, targets)
+    deciding = {one.metric for one in targets}
+    own = [one for one in alone if one.evaluator in deciding] or alone
+    family = decided({(one.suite, one.evaluator): one.comparison for one in own}, *targets)
     return [
         replace(one, comparison=family.get((one.suite, one.evaluator), one.comparison))
         for one in alone

@@ -222,12 +222,13 @@ def how_decided(count: int) -> str:
     return f"{HOW_DECIDED} for {count} comparisons." if count > 1 else f"{_RULE}."
 
 
-def margin_note(margin: float, count: int) -> str:
-    """What equivalent means."""
+def margin_note(margin: float, count: int, title: str = "") -> str:
+    """What equivalent means; with the metric's ``title`` where others are decided, too."""
+    where = title and f" in {title}"
     return (
-        f"Equivalent means that two one-sided tests put the difference within {margin:g} of 0, p < "
-        f"0.05{_after_holm(count)}; one comparison alone has that where its 90 % interval lies "
-        "within."
+        f"Equivalent{where} means that two one-sided tests put the difference within {margin:g} of "
+        f"0, p < 0.05{_after_holm(count)}; one comparison alone has that where its 90 % interval "
+        "lies within."
     )
 
 
