@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from soarbench import __version__
 from soarbench.common.errors import StoreError, UserError
-from soarbench.report.numbers.names import BASE
+from soarbench.report.numbers.names import BASE, distinct_titles
 from soarbench.report.numbers.panels import build_panels
 from soarbench.report.numbers.protocols import differing, refuse_unlike, task_protocols, unlike_text
 from soarbench.report.numbers.tables import HOW_DECIDED, MethodRow, TaskTable, build_tables
@@ -162,10 +162,13 @@ def _table(task: str, standings: Sequence[Standing]) -> DataTable:
     facts = table.facts[table.final_metric]
     way = "higher is better" if facts.higher_is_better else "lower is better"
     caption = f"Task {task}, decided by {facts.title} ({facts.unit}; {way})"
-    return data_table(caption, pd.DataFrame(map(_line, ordered)).fillna(NOTHING), texts=3)
+    every = {name: own for one in standings for name, own in one.table.facts.items()}
+    titles = distinct_titles(every, table.final_metric)
+    lines = [_line(one, titles) for one in ordered]
+    return data_table(caption, pd.DataFrame(lines).fillna(NOTHING), texts=3)
 
 
-def _line(one: Standing) -> Mapping[str, str]:
+def _line(one: Standing, titles: Mapping[str, str]) -> Mapping[str, str]:
     table, row = one.table, one.row
     comparison = row.comparisons.get(table.final_metric)
     compared = {"vs base [95 %]": "", "Verdict": "", "Comparisons": ""}
@@ -178,11 +181,11 @@ def _line(one: Standing) -> Mapping[str, str]:
             "Comparisons": str(len(table.family)),
         }
     values = {
-        f"{facts.title} [95 %]": value_text(row.estimates.get(name), facts)
+        f"{titles[name]} [95 %]": value_text(row.estimates.get(name), facts)
         for name, facts in table.facts.items()
     }
     heads = list(values)
-    deciding = f"{table.facts[table.final_metric].title} [95 %]"
+    deciding = f"{titles[table.final_metric]} [95 %]"
     return {
         "Method": table.title(row.method),
         "Published as": one.entry.name,

@@ -11,10 +11,12 @@ import pytest
 
 from soarbench.common.errors import StoreError
 from soarbench.report.numbers.exposure import MEASURES, exposure_points
-from soarbench.report.text.exposure import exposure_note, exposure_texts
+from soarbench.report.numbers.robustness import RobustnessPoint
+from soarbench.report.text.exposure import exposure_note, exposure_texts, robustness_texts
 from soarbench.stats.significance import Verdict, holm
 from tests.report.diagnosed import LEVELS, NUM_IMAGES, write_diagnostics
 from tests.report.folders import (
+    FACTS,
     Folder,
     base,
     build_report,
@@ -217,3 +219,19 @@ def test_a_report_is_not_lost_to_a_value_that_is_infinite(tmp_path):
     line = f"{cells[-1].cell_id}, exposure bias: 2 values are not finite, and are left out"
     assert report.gaps == (line,)
     assert line in (tmp_path / "grid" / "table.md").read_text()
+
+
+def test_samplers_scores_by_judges_of_one_title_have_a_row_each():
+    first = RobustnessPoint(
+        task="t", metric="clipscore", num_inference_steps=10, state_noise=0.0, guidance_scale=1.0,
+        is_usual=True, method="base", value=0.25, low=0.2, high=0.3, baseline="",
+        interaction=np.nan, interaction_low=np.nan, interaction_high=np.nan,
+        adjusted_p_value=None, verdict=None, num_prompts=9, num_seeds=1,
+    )  # fmt: skip
+    points = [first, dataclasses.replace(first, metric="larger", value=0.35)]
+    facts = {one.metric: dataclasses.replace(FACTS["clipscore"], name=one.metric) for one in points}
+    texts = robustness_texts(points, facts, {})
+    assert texts.to_numpy().tolist() == [
+        ["CLIPScore (clipscore), 10 steps (usual)", "0.2500 [0.2000, 0.3000]"],
+        ["CLIPScore (larger), 10 steps (usual)", "0.3500 [0.2000, 0.3000]"],
+    ]

@@ -1,5 +1,6 @@
 """The leaderboard's rows: what several exports share stands there once, with its family."""
 
+import dataclasses
 import html
 import re
 
@@ -46,6 +47,26 @@ def test_a_row_whose_seeds_are_among_those_of_another_is_left_out(exports):
     assert [one[2:] for one in rows([whole, part])] == [one[2:] for one in expected]
     # Seeds that only it has make it another result.
     assert ("SOAR", "other", "2", "3") in rows([part, whole, other])
+
+
+def test_judges_of_one_title_have_a_column_each(exports):
+    def retitled(table):
+        facts = {name: dataclasses.replace(one, title="Score") for name, one in table.facts.items()}
+        return dataclasses.replace(table, facts=facts)
+
+    [part, *_] = exports
+    tables = tuple(retitled(table) for table in part.tables)
+    text = leaderboard_html([dataclasses.replace(part, tables=tables)], "t").split("</table>")[0]
+    # What decides first, under the title alone.
+    heads = re.findall(r"<th[^>]*>(Score[^<]*)</th", text)
+    assert heads == ["Score [95 %]", "Score (oracle_aesthetic) [95 %]"]
+    shown = dict(zip(heads, ("aesthetic", "oracle_aesthetic"), strict=True))
+    lines = [re.findall(r"<t[hd][^>]*>([^<]*)</t", line) for line in text.split("<tr>")[1:]]
+    values = {line[0]: dict(zip(lines[0], line, strict=True)) for line in lines[1:]}
+    for row in part.tables[0].rows:
+        for head, metric in shown.items():
+            estimate = row.estimates[metric].interval.estimate
+            assert values[part.tables[0].title(row.method)][head].startswith(f"{estimate:.3f} ")
 
 
 def test_the_page_says_how_its_verdicts_came_about(exports):

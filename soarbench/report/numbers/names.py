@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
 from baselines.awm_config import AwmConfig
@@ -63,6 +64,18 @@ def _words_and_numbers(name: str) -> list[tuple[str, float]]:
     parts = _NUMBER.split(name)
     numbers = [*map(float, parts[1::2]), 0.0]
     return [*zip(parts[::2], numbers, strict=True), (name, 0.0)]
+
+
+def distinct_titles(facts: Mapping[str, MetricFacts], first: str = "") -> dict[str, str]:
+    """Titles of metrics by name; with the name where others have the title, but for the ``first``.
+
+    Judges of one class, of which each has its own name and settings, share the class's title.
+    """
+    counts = Counter(one.title for one in facts.values())
+    return {
+        name: one.title if name == first or counts[one.title] == 1 else f"{one.title} ({name})"
+        for name, one in facts.items()
+    }
 
 
 def ordered_metrics(facts: Mapping[str, MetricFacts], final_metric: str) -> list[str]:

@@ -12,6 +12,7 @@ from soarbench.report.numbers.names import (
     BASE,
     METHOD_TITLES,
     Titles,
+    distinct_titles,
     method_title,
     ordered_methods,
 )
@@ -55,7 +56,7 @@ def robustness_texts(
     points: Sequence[RobustnessPoint], facts: Mapping[str, MetricFacts], titles: Titles
 ) -> pd.DataFrame:
     """A row a metric and sampler, of one task, and a column a method."""
-    cells = {}
+    cells, metrics = {}, distinct_titles(facts)
     usual_guidance = {point.guidance_scale for point in points if point.is_usual}
     for point in points:
         what = f", noise {point.state_noise:g}" if point.state_noise else ""
@@ -63,7 +64,7 @@ def robustness_texts(
             what += f", guidance {point.guidance_scale:g}"
         usual = " (usual)" if point.is_usual else ""
         sampler = f"{point.num_inference_steps} steps{what}{usual}"
-        name = f"{facts[point.metric].title}, {sampler}"
+        name = f"{metrics[point.metric]}, {sampler}"
         cells[name, point.method] = _robustness(point, facts[point.metric].decimals)
     return _wide("Score", cells, titles)
 
