@@ -52,6 +52,18 @@ def test_an_estimate_is_the_mean_over_seeds():
     assert found.interval.num_seeds == 2
 
 
+def test_an_interval_is_cut_to_a_range_that_no_score_has_left():
+    assert FACTS["clipscore"].value_range == (0.0, 10.0)
+    kept = np.tile([0.0, 0.0, 0.0, 0.4], 15)
+    assert estimate(panel({("sft", 0, 5): kept}), "sft", 5).interval.low > 0
+    kept = np.where(np.arange(60) == 7, 0.4, 0.0)
+    assert estimate(panel({("sft", 0, 5): kept}), "sft", 5).interval.low == 0.0
+    # A head that is linear at its end: its range is the usual one.
+    for left in (draws(1, 12.0), draws(1, -3.0)):
+        interval = estimate(panel({("sft", 0, 5): left}), "sft", 5).interval
+        assert interval.low < interval.estimate < interval.high
+
+
 def test_a_comparison_is_paired():
     found = compare(
         panel({("soar", 0, 5): draws(1, 0.1), ("sft", 0, 5): draws(2)}), ("soar", 5), ("sft", 5)

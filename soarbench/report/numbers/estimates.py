@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import ArrayLike
 
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import did_you_mean
@@ -34,6 +35,8 @@ from soarbench.stats.significance import (
 )
 from soarbench.store.facts import MetricFacts
 
+#: Of the larger end of a range: what a bounded score may be off by, as ``evaluators.base`` has it.
+_ROUNDING = 1e-3
 #: Any number would do; it is fixed, so that the same scores give the same report.
 _SEED = 2604
 Key = tuple[str, str]
@@ -164,13 +167,23 @@ def estimate(panel: Panel, method: str, step: int) -> Estimate:
         # One judge that failed everywhere must not cost the report its other numbers.
         problem = str(error)
     else:
-        interval = mean_interval(scores).within(panel.facts.value_range)
+        interval = possible(mean_interval(scores), [panel.values[run] for run in runs], panel.facts)
     return Estimate(
         interval=interval,
         num_unscored=sum(int(np.isnan(panel.values[run]).sum()) for run in runs),
         reasons=tuple(dict.fromkeys(reason for run in runs for reason in panel.reasons[run])),
         problem=problem,
     )
+
+
+def possible(interval: Interval, scores: ArrayLike, facts: MetricFacts) -> Interval:
+    """The interval of a mean of scores, as far as it holds values that there can be."""
+    least, largest = facts.value_range
+    slack = _ROUNDING * max(1.0, abs(least), abs(largest))
+    # The range of a learned head is the usual one alone, and training may well leave it: cut to
+    # it, a mean of 11.8 had the interval [11.4, 10.0].
+    is_left = np.nanmin(scores) < least - slack or np.nanmax(scores) > largest + slack
+    return interval if is_left else interval.within(facts.value_range)
 
 
 def final_estimates(panels: Mapping[str, Panel], method: str) -> dict[str, Estimate]:

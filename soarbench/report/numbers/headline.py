@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from soarbench.common.errors import UserError
+from soarbench.report.numbers.estimates import possible
 from soarbench.report.numbers.measured import Measured, of_judge
 from soarbench.report.numbers.panels import strata_of
 from soarbench.stats.clusters import cluster
@@ -59,7 +60,7 @@ def _interval(one: Measured, value: object) -> dict[str, object]:
         raise ValueError("no interval: this is no mean over images")
     if interval.low == interval.high:
         raise ValueError("no interval: every prompt scored the same")
-    shown = interval.within(one.facts.value_range)
+    shown = possible(interval, one.scores.values, one.facts)
     return {
         "low": shown.low, "high": shown.high, "level": shown.level,
         "num_prompts": shown.num_prompts,
