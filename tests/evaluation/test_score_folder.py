@@ -91,6 +91,7 @@ def test_scores_every_image_and_sums_up(
     [
         ((0.5, 0.7, 0.2), (0, 0, 0), "there is one prompt"),
         ((1.0, 1.0, 1.0), (0, 1, 2), "every prompt scored the same"),
+        ((0.7, 0.7, 0.7), (0, 1, 2), "every prompt scored the same"),
         ((math.nan,) * 3, (0, 1, 2), "no image has a score"),
         ((0.5, 0.7, 0.4), (0, 1, 1), ""),
     ],

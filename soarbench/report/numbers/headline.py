@@ -58,7 +58,8 @@ def _interval(one: Measured, value: object) -> dict[str, object]:
     # A judge's own summary may begin with what is no mean over images.
     if not isinstance(value, float) or not math.isclose(interval.estimate, value, abs_tol=1e-9):
         raise ValueError("no interval: this is no mean over images")
-    if interval.low == interval.high:
+    # Means of equal scores differ by a last bit.
+    if interval.high - interval.low <= 1e-12 * abs(interval.estimate):
         raise ValueError("no interval: every prompt scored the same")
     shown = possible(interval, one.scores.values, one.facts)
     return {
