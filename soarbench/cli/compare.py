@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich import box
@@ -75,13 +76,24 @@ def compare(
         hint = did_you_mean(str(options.metric), {pair.evaluator for pair in question.pairs})
         raise UserError(f"metric={options.metric!r} was not measured of both: {hint}")
     targets = _targets(question, pairs, options.metric or question.final_metric, settings)
-    results = answers(pairs, *targets)
+    results = _told_apart(answers(pairs, *targets))
     if as_json:
         # Past rich, which would wrap it to the terminal's width.
         console.file.write(json.dumps(_plain(question, results), indent=1) + "\n")
     else:
         _show(question, results, targets, console)
     return 0
+
+
+def _told_apart(results: Sequence[Answer]) -> list[Answer]:
+    """The answers; their titles name the suite where one judge was asked about several."""
+    counts = Counter(one.evaluator for one in results)
+
+    def on_suite(one: Answer) -> Answer:
+        facts = replace(one.facts, title=f"{one.facts.title} on {one.suite}")
+        return replace(one, facts=facts, comparison=replace(one.comparison, facts=facts))
+
+    return [on_suite(one) if counts[one.evaluator] > 1 else one for one in results]
 
 
 def _targets(

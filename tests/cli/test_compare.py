@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -22,6 +24,7 @@ from tests.report.folders import (
     build_report,
     publish,
     read_cells,
+    write_cell,
     write_grid,
     write_scored,
 )
@@ -455,3 +458,23 @@ def test_a_tie_says_what_would_decide_it(tmp_path: Path) -> None:
     text = " ".join(go("soar", "sft", f"output_dir={tmp_path}").split())
     assert "not distinguishable" in text
     assert "this design sees" in text
+
+
+def test_a_judge_of_several_suites_says_which(tmp_path: Path) -> None:
+    ids = []
+    for grid, seed in (("first", 0), ("second", 1)):
+        # Of the same number of prompts, the untrained model of another grid.
+        cell = base(num_prompts=24, seed=seed, metrics=("ocr",))
+        folder = write_cell(tmp_path / "cells" / grid, cell)
+        scores = pq.read_table(folder / "scores.parquet")
+        place = scores.column_names.index("suite")
+        again = scores.set_column(place, "suite", pa.array(["ocr_more"] * scores.num_rows))
+        pq.write_table(pa.concat_tables([scores, again]), folder / "scores.parquet")
+        protocols = json.loads((folder / "protocols.json").read_text())
+        both = {**protocols, "ocr_more.ocr": protocols["ocr.ocr"]}
+        (folder / "protocols.json").write_text(json.dumps(both))
+        publish(tmp_path / "cells" / grid, tmp_path, grid)
+        ids.append(cell.cell_id)
+    text = " ".join(go(*ids, f"output_dir={tmp_path}").split())
+    assert "Decided: OCR on ocr, OCR on ocr_more, as asked." in text
+    assert f"{ids[0]} against {ids[1]}, OCR on ocr: " in text
