@@ -222,6 +222,24 @@ def test_what_would_decide_is_of_a_difference_named_beforehand():
     assert finding(seen).endswith("or more, and with it a difference of 5.0000.")
 
 
+def test_what_would_not_decide_is_said_of_what_was_tried_alone():
+    runs = panel({("soar", 0, 5): draws(1), ("sft", 0, 5): draws(2)})
+    first = np.tile([True, False], 30)
+    values = {run: scores[first] for run, scores in runs.values.items()}
+    lone = replace(runs, prompts=PROMPTS[first], images=runs.images[first], values=values)
+    endings = []
+    for one in (runs, lone):
+        compared = compare(one, ("soar", 5), ("sft", 5))
+        [found] = decided({("a", "b"): compared}, Targets(detect=0.0005)).values()
+        assert found.is_open
+        endings.append(finding(found).partition("or more; ")[2])
+    # Nothing is known of more seeds than one, nor of more images than one.
+    assert endings == [
+        f"up to 10,000 {levers} would not decide a difference of 0.0005."
+        for levers in ("images a prompt or prompts alone", "prompts")
+    ]
+
+
 def test_sizes_are_named_by_metric_or_title():
     facts = FACTS["clipscore"]
     assert size_of({"CLIPScore": 0.01}, facts) == size_of({"clipscore": 0.01}, facts) == 0.01

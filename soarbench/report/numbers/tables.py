@@ -24,6 +24,7 @@ from soarbench.report.numbers.names import (
 )
 from soarbench.report.numbers.panels import Panel
 from soarbench.stats.intervals import Interval
+from soarbench.stats.power import MOST
 from soarbench.stats.significance import Verdict
 from soarbench.store.cells import Cell, Hole
 from soarbench.store.facts import MetricFacts
@@ -309,8 +310,18 @@ def remedy(comparison: Comparison) -> str:
         if count is not None
     ]
     if not ways:
-        return f"; no number of images, prompts or seeds alone would decide a difference of {goal}"
+        return f"; up to {MOST:,} {_levers(comparison)} would not decide a difference of {goal}"
     return f"; about {' or '.join(ways)} would decide a difference of {goal}"
+
+
+def _levers(comparison: Comparison) -> str:
+    """Of what more was tried to decide a difference."""
+    known = comparison.components
+    # Of one image a prompt, or one seed, nothing says what more of them would change.
+    images = [] if known is None or known.image is None else ["images a prompt"]
+    seeds = [] if known is None or known.seed is None else ["seeds"]
+    levers = [*images, "prompts", *seeds]
+    return " or ".join([", ".join(levers[:-1]), levers[-1] + " alone"]) if levers[1:] else levers[0]
 
 
 #: A task and its deciding metric become what was said beforehand about them.
