@@ -54,6 +54,27 @@ def test_many_prompts_agree_with_random_swaps(num_prompts):
     assert found == pytest.approx(expected, abs=4 * np.sqrt(expected / 100_000) + 0.02 * expected)
 
 
+@pytest.mark.parametrize("z", [0.0, 1.0, 2.5, 4.0])
+@pytest.mark.parametrize("num_prompts", [1_001, 30_000])
+def test_thousands_of_prompts_have_the_p_value_of_the_sign_test(num_prompts, z):
+    more = int(num_prompts / 2 + z * np.sqrt(num_prompts) / 2)
+    # Prompts on which both are alike say nothing.
+    differences = np.repeat([1.0, -1.0, 0.0], [more, num_prompts - more, 500])
+    found = paired_permutation_test(cluster(differences, np.arange(differences.size)))
+    expected = scipy_stats.binomtest(more, num_prompts).pvalue
+    assert found == pytest.approx(expected, rel=0.02)
+    assert found > 0.999 * expected
+
+
+def test_thousands_of_prompts_are_not_rounded_away():
+    rng = np.random.default_rng(4)
+    differences = rng.normal(size=10_000)
+    differences += 2.5 / 100 - differences.mean()
+    found = paired_permutation_test(cluster(differences, np.arange(10_000)))
+    z = differences.sum() / np.sqrt(np.square(differences).sum())
+    assert found == pytest.approx(2 * scipy_stats.norm.sf(z), rel=0.01)
+
+
 def test_images_of_a_prompt_are_swapped_together():
     """Copies of the images add nothing, so they must not make the test surer."""
     rng = np.random.default_rng(2)
