@@ -588,3 +588,41 @@ def test_methods_without_a_common_seed_cross_without_an_interval(tmp_path):
     assert sft.share == 1.0
     assert soar.is_reached
     assert (soar.low, soar.high, soar.share) == (None, None, None)
+
+
+def test_a_method_whose_last_step_has_no_number_did_not_end_at_the_one_before(tmp_path):
+    names = ("sft", "soar", "flow_grpo", "sft_then_flow_grpo")
+    cells = [Folder(method=name, task="aesthetic", num_prompts=12) for name in names]
+    folder = write_grid(tmp_path / "grid", [base(num_prompts=12), *cells])
+    read, holes = read_cells(folder)
+    panels, _ = build_panels(read)
+
+    def spenders(lost):
+        """Whose whole training each level is, without the numbers of a method's last step."""
+        changed = {
+            key: replace(
+                panel,
+                values={
+                    run: np.full_like(values, np.nan) if run[::2] == (lost, 150) else values
+                    for run, values in panel.values.items()
+                },
+            )
+            for key, panel in panels.items()
+        }
+        tables = build_tables(read, changed, holes, baseline="sft")
+        points = build_curves(read, changed, tables)
+        found = matched_tables(tables, changed, points, "forward_equivalents")
+        return [(one.level, one.methods) for one in found], crossings(tables, changed, points, {})
+
+    levels, reached = spenders(None)
+    both = [(4800.0, ("sft",)), (9600.0, ("sft_then_flow_grpo",))]
+    assert levels == [*both, (43_200.0, ("soar",))]
+    assert len(reached) == 4
+    # SOAR spent 43,200; the 28,800 of its last number are no whole training.
+    levels, reached = spenders("soar")
+    assert levels == both
+    assert len(reached) == 4
+    # Without SFT's end nobody knows where it ends, nor what the stage after it has cost by then.
+    levels, reached = spenders("sft")
+    assert levels == [(43_200.0, ("soar",))]
+    assert not reached

@@ -83,10 +83,33 @@ def way(points: Sequence[CurvePoint], method: str) -> list[Stop]:
     ]
 
 
-def trained_ways(table: TaskTable, points: Sequence[CurvePoint]) -> dict[str, list[Stop]]:
-    """The way of every trained method of a table, by the metric that decides it."""
+def trained_ways(
+    table: TaskTable, panels: Panels, points: Sequence[CurvePoint]
+) -> dict[str, list[Stop]]:
+    """The way of every trained method of a table, by the metric that decides it.
+
+    Empty where the end of an earlier stage has no number, and so no stop, and its cost is unknown.
+    """
+    panel = panels.get((table.task, table.final_metric))
+    if panel is None:
+        return {}
     own = [one for one in points if (one.task, one.metric) == (table.task, table.final_metric)]
-    return {row.method: way(own, row.method) for row in table.rows if row.method != BASE}
+    ways = {row.method: way(own, row.method) for row in table.rows if row.method != BASE}
+    # A stage that is not here at all has no steps; of such the table's notes speak.
+    cut = {name for name in ways if panel.steps(name) and not is_whole(panel, name, ways[name])}
+    return {name: [] if cut & {*_earlier(name)} else stops for name, stops in ways.items()}
+
+
+def _earlier(method: str) -> list[str]:
+    """The methods whose training a later stage goes on from."""
+    before = first_stage(method)
+    return [before, *_earlier(before)] if before else []
+
+
+def is_whole(panel: Panel, method: str, stops: Sequence[Stop]) -> bool:
+    """Whether a way ends where the method did, and not where its last number is."""
+    last = (method, max(panel.steps(method), default=None))
+    return bool(stops) and (stops[-1].method, stops[-1].step) == last
 
 
 def asked_costs(cells: Iterable[Cell]) -> dict[str, list[float]]:
@@ -221,7 +244,7 @@ def matched_tables(
     for table in tables:
         parts = []
         own = {name: panels[table.task, name] for name in table.metrics}
-        for level, methods, places in _levels(table, points, counter, asked or {}):
+        for level, methods, places in _levels(table, panels, points, counter, asked or {}):
             gaps = {name: gap for name, at in places.items() if (gap := _gap(own, at))}
             whole = [name for name in places if table.final_metric not in gaps.get(name, ())]
             # Beyond the baseline's own cost, who spent it all is what there is to compare with.
@@ -264,13 +287,16 @@ def _as_one_family(parts: Sequence[MatchedTable]) -> list[MatchedTable]:
 
 def _levels(
     table: TaskTable,
+    panels: Panels,
     points: Sequence[CurvePoint],
     counter: str,
     asked: Mapping[str, Collection[float]],
 ) -> Iterator[tuple[float, list[str], dict[str, Place]]]:
     """Levels, who spent that in all, and the places of all that spent as much."""
-    ways = trained_ways(table, points)
-    spent = [(stops[-1].spent.get(counter), name) for name, stops in ways.items() if stops]
+    ways = trained_ways(table, panels, points)
+    panel = panels.get((table.task, table.final_metric))
+    whole = [name for name in ways if panel is not None and is_whole(panel, name, ways[name])]
+    spent = [(ways[name][-1].spent.get(counter), name) for name in whole]
     totals = sorted((total, [name]) for total, name in spent if total)
     for level, methods in _merged([*totals, *((cost, []) for cost in asked.get(table.task, ()))]):
         places = {name: place_at(stops, counter, level) for name, stops in ways.items()}

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from soarbench.report.numbers.budgets import Place, Stop, is_gap, trained_ways
+from soarbench.report.numbers.budgets import Place, Stop, is_gap, is_whole, trained_ways
 from soarbench.report.numbers.curves import COUNTERS, CurvePoint
 from soarbench.report.numbers.estimates import labelled_rng
 from soarbench.report.numbers.names import BASE
@@ -113,10 +113,12 @@ def crossings(
     reached: list[Crossing] = []
     for table in tables:
         panel = panels.get((table.task, table.final_metric))
-        ways = trained_ways(table, points)
+        ways = trained_ways(table, panels, points)
         given = thresholds.get(table.final_metric)
         goal = ways.get(table.baseline, [])[-1:]
-        if panel is not None and (given is not None or goal):
+        # Where the baseline ends is not where its last number is.
+        is_known = panel is not None and is_whole(panel, table.baseline, goal)
+        if panel is not None and (given is not None or is_known):
             reached += [
                 _crossing(table, panel, method, stops, given, goal)
                 for method, stops in ways.items()
