@@ -282,6 +282,7 @@ def measured(*points, task="t"):
     return Gaming(
         task=task, proxy=FACTS["aesthetic"], truth=FACTS["oracle_aesthetic"], benchmark=benchmark,
         points=(point("base", 0, 0.0, 0.0), *points), levels={}, contrasts={},
+        ends={one.method: one.step for one in points},
     )  # fmt: skip
 
 

@@ -159,6 +159,8 @@ def test_a_seed_of_which_a_judge_scored_nothing_leaves_the_point_out():
     [one] = measure(both)
     assert [point.step for point in one.points] == [0, 10]
     assert not one.levels
+    # Nor does the table show step 10 in the place of the last one.
+    assert gaming_texts(one, {})["Method"].tolist() == ["Base"]
 
 
 def test_methods_that_failed_on_other_images_each_have_no_contrast():

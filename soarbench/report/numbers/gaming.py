@@ -79,6 +79,7 @@ class Gaming:
         truth: The score's oracle or, where there is none, a held-out judge.
         points: Of every method at every step since the base, and of later stages at their end since
             the first one's.
+        ends: Last step of every method, of which there may be no point.
         levels: Each last shortfall against none, corrected for their number; by method and since.
         contrasts: Differences of last shortfalls to the baseline's, corrected likewise.
     """
@@ -88,6 +89,7 @@ class Gaming:
     truth: MetricFacts
     benchmark: Benchmark | None
     points: tuple[GamingPoint, ...]
+    ends: Mapping[str, int]
     levels: Mapping[tuple[str, str], Comparison]
     contrasts: Mapping[tuple[str, str], Comparison]
 
@@ -213,6 +215,7 @@ def _gaming(both: _Sides, baseline: str) -> Gaming:
         truth=both.truth.facts,
         benchmark=benchmark,
         points=tuple(points),
+        ends={method: both.proxy.steps(method)[-1] for method in both.proxy.methods},
         levels=decided({key: _compared(both, key, one) for key, one in levels.items()}),
         contrasts=decided(dict(_contrasts(both, levels, baseline))),
     )

@@ -88,7 +88,9 @@ def gaming_title(one: Gaming) -> str:
 
 def gaming_texts(one: Gaming, titles: Titles) -> pd.DataFrame:
     """A row a method's last step, and one since its first stage where it has one."""
-    last = {(point.method, point.since): point for point in one.points}
+    # Where nothing was scored at the end, the step before it is no last one.
+    ends = (point for point in one.points if point.step == one.ends[point.method])
+    last = {(point.method, point.since): point for point in ends}
     lines = []
     for (method, since), point in last.items():
         name = method_title(method, titles)
