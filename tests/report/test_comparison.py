@@ -16,7 +16,7 @@ from soarbench.report.numbers.estimates import (
     size_of,
 )
 from soarbench.report.numbers.panels import Panel, Run
-from soarbench.report.numbers.tables import finding
+from soarbench.report.numbers.tables import finding, p_text
 from soarbench.stats import Verdict
 from soarbench.stats.clusters import cluster
 from tests.report.folders import FACTS
@@ -238,6 +238,17 @@ def test_what_would_not_decide_is_said_of_what_was_tried_alone():
         f"up to 10,000 {levers} would not decide a difference of 0.0005."
         for levers in ("images a prompt or prompts alone", "prompts")
     ]
+
+
+@pytest.mark.parametrize(
+    ("p_value", "text"),
+    [
+        (0.0001, "< 0.001"), (0.012, "= 0.012"), (0.0496, "= 0.0496"), (0.0504, "= 0.0504"),
+        (0.04999, "= 0.04999"), (0.05, "= 0.050"), (1.0, "= 1.000"),
+    ],
+)  # fmt: skip
+def test_a_p_value_is_on_the_side_of_its_verdict(p_value, text):
+    assert p_text(p_value) == text
 
 
 def test_sizes_are_named_by_metric_or_title():

@@ -23,7 +23,7 @@ from soarbench.report.numbers.names import (
     titles_of,
 )
 from soarbench.report.numbers.panels import Panel
-from soarbench.stats.intervals import Interval
+from soarbench.stats.intervals import ALPHA, Interval
 from soarbench.stats.power import MOST
 from soarbench.stats.significance import Verdict
 from soarbench.store.cells import Cell, Hole
@@ -260,7 +260,11 @@ def problem_note(comparison: Comparison) -> str:
 
 def p_text(p_value: float) -> str:
     """A p-value as ``= 0.012`` or ``< 0.001``."""
-    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
+    if p_value < 0.001:
+        return "< 0.001"
+    # "Better, p = 0.050" would go against the rule: as many digits as tell it from 0.05.
+    texts = (f"{p_value:.{digits}f}" for digits in range(3, 10))
+    return "= " + next((text for text in texts if float(text) != ALPHA), f"{p_value:.3f}")
 
 
 def finding(comparison: Comparison, titles: Titles = METHOD_TITLES) -> str:
