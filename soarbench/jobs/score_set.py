@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -61,11 +62,16 @@ class SetScoring:
         record = Artefact(self.folder.root).record()
         if record is None and self.output.exists():
             raise UserError(f"output={self.output} exists already; choose another output")
-        if record is not None and record.content != content:
-            raise UserError(
-                f"output={self.output} holds scores of another set or judge; nothing was written "
-                "over, choose another output"
-            )
+        if record is None or record.content == content:
+            return
+        if not self.output.exists() and not self.folder.rows.count():
+            # Of a set that was refused at a row: corrected, as the message asks, it is another one.
+            shutil.rmtree(self.folder.root)
+            return
+        raise UserError(
+            f"output={self.output} holds scores of another set or judge, in {self.folder.root}; "
+            "nothing was written over, choose another output"
+        )
 
     def _judge(self, evaluator: Evaluator, protocol: str) -> None:
         self.folder.rows.drop_damaged()

@@ -121,6 +121,15 @@ def test_another_request_writes_nothing_over(tmp_path: Path) -> None:
     assert (tmp_path / "mine.jsonl").read_text() == "precious"
 
 
+def test_a_set_that_was_refused_is_corrected_under_the_same_output(tmp_path: Path) -> None:
+    path, output = write_set(tmp_path, changes={1: {"caption": ""}}), tmp_path / "scored.jsonl"
+    with pytest.raises(UserError, match=r"line 2 .*is empty; write one or remove"):
+        score(JsonlDataConfig(path=str(path)), output)
+    write_set(tmp_path)
+    score(JsonlDataConfig(path=str(path)), output)
+    assert len(lines(output)) == 6
+
+
 def test_another_column_of_the_same_files_is_another_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
