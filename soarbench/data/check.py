@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from soarbench.data.buckets import is_smaller, nearest_bucket
 from soarbench.data.config import ImageDataConfig
 from soarbench.data.prompts import PromptSuite, normalised
 from soarbench.data.records import Record, caption_fault
-from soarbench.data.sources.jsonl import write_lines
+from soarbench.data.sources.jsonl import read_lines, write_lines
 from soarbench.data.sources.source import records_of
 
 #: Kinds of findings, in the order of the table, and what each means.
@@ -130,12 +131,18 @@ def look(image: Image.Image) -> int:
 def check_set(check: SetCheck, output: Path, skipped: Iterable[str], console: Console) -> int:
     """Write findings as JSON Lines and a table. -> 0, or 1 when there are some.
 
-    ``skipped`` are suites whose prompts are not known; ``UserError`` where the set has no rows.
+    ``skipped`` are suites whose prompts are not known; ``UserError`` where the set has no rows, or
+    ``output`` is a file of the user's.
     """
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    # The set itself, named for the output, was written over.
+    if output.exists() and not _is_findings(output):
+        raise UserError(
+            f"output={output} exists already and holds no findings; choose another output"
+        )
     make_writable(output.parent, "output")
     pace = Pace("checked images", None, say)
     findings = []
@@ -153,6 +160,16 @@ def check_set(check: SetCheck, output: Path, skipped: Iterable[str], console: Co
         say(f"not compared with suite {suite!r}: give suites.{suite}.prompts=FILE")
     say(f"wrote {output}" if findings else "nothing is wrong with it")
     return 1 if findings else 0
+
+
+def _is_findings(path: Path) -> bool:
+    """Whether an earlier check wrote a file, to judge by its first line."""
+    names = {one.name for one in fields(Finding)}
+    try:
+        first = itertools.islice(read_lines(path), 1)
+        return path.is_file() and all(row.keys() == names for _, row in first)
+    except UserError:
+        return False
 
 
 def _table(check: SetCheck, counts: Counter[str]) -> Table:

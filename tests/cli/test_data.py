@@ -310,3 +310,16 @@ def test_check_as_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     write_set(tmp_path)
     assert main(words) == 0
     assert output.read_text() == ""
+
+
+def test_check_writes_over_nothing_but_its_own_findings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_set(tmp_path, changes={1: {"caption": ""}})
+    before = path.read_bytes()
+    words = ["data", "check", f"data.path={path}", "model.resolution=64"]
+    for output in (path, tmp_path / "images", tmp_path / "images/0.png"):
+        assert main([*words, f"output={output}"]) == 2
+        said = f"output={output} exists already and holds no findings; choose another output"
+        assert said in capsys.readouterr().err
+    assert path.read_bytes() == before
