@@ -15,6 +15,7 @@ from evaluators.base import Evaluator, EvaluatorError, JudgeConfig, Sample
 from evaluators.images import ImageError
 from soarbench.common.errors import UserError
 from soarbench.common.files import make_writable, write_atomically
+from soarbench.common.judge_errors import of_judge
 from soarbench.common.progress import Pace
 from soarbench.data.config import ImageDataConfig
 from soarbench.data.curation import CHUNK, Unusable, sample_of, score_key
@@ -23,7 +24,7 @@ from soarbench.data.records import Record, caption_fault
 from soarbench.data.sources.jsonl import line_of, read_lines
 from soarbench.data.sources.source import KEY, records_of
 from soarbench.evaluation.judging import judge_samples
-from soarbench.jobs.score_images import one_line, opened
+from soarbench.jobs.score_images import opened
 from soarbench.store.artefact import Artefact
 from soarbench.store.judged import ScoresFolder
 
@@ -165,5 +166,5 @@ def score_set(
     try:
         SetScoring(data, name, config, output, console).run()
     except EvaluatorError as error:
-        raise UserError(one_line(error)) from error
+        raise UserError(of_judge(error, {name: config})) from error
     return 0

@@ -184,6 +184,14 @@ def test_a_judge_that_fails_its_canary_scores_nothing(tmp_path: Path) -> None:
     score(JsonlDataConfig(path=path), tmp_path / "scored.jsonl")
 
 
+def test_missing_weights_are_named_by_their_whole_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"data.path={write_set(tmp_path)}", "judge=clipscore", f"output={tmp_path / 'out'}"]
+    assert main(["data", "score", *words, "judge.clipscore.weights=/no"]) == 2
+    assert "error: judge.clipscore.weights=/no: " in capsys.readouterr().err
+
+
 def test_filter_keeps_the_rows_at_and_above(tmp_path: Path) -> None:
     source = write_set(tmp_path)
     filter_set(source, tmp_path / "kept.jsonl", {"beauty": 3.0}, CONSOLE)
