@@ -144,11 +144,13 @@ def score_request(options: ScoreOptions, words: Sequence[str]) -> ScoreRequest:
             f"suites.{options.suite}.max_prompts: images that are there are all judged; leave it "
             "out"
         )
+    images = options.images.resolve()
+    # Of a folder the whole name: sd3.5 and sd3.6 are two, and had one place for their scores.
+    name = images.stem if images.is_file() else images.name
     return ScoreRequest(
         suite=suite_named(options.suite, search_path(words)),
         images=options.images,
-        output=options.output
-        or Path("runs/scores") / options.suite / options.images.resolve().stem,
+        output=options.output or Path("runs/scores") / options.suite / name,
         prompts=choice.prompts,
         images_per_prompt=choice.images_per_prompt,
         coverage=options.coverage,

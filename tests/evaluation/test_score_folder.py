@@ -28,6 +28,7 @@ from soarbench.evaluation.judging import (
     judge_files,
     summed_up,
 )
+from soarbench.evaluation.request import ScoreOptions, score_request
 from soarbench.evaluation.rows import ScoreRows, score_row
 from soarbench.lab.judges import (
     LabDetector,
@@ -197,6 +198,16 @@ def test_coverage_bad_images_and_other_requests_are_one_line(
     assert not (tmp_path / "new").exists()
     assert before == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     assert scored(other, tmp_path / "found", "coverage=found") == 0
+
+
+def test_scores_lie_below_the_whole_name_of_a_folder_and_a_files_without_its_ending(
+    tmp_path: Path,
+) -> None:
+    listed = tmp_path / "sd3.5.jsonl"
+    listed.touch()
+    for images, name in ((tmp_path / "sd3.5", "sd3.5"), (listed, "sd3.5")):
+        options = ScoreOptions(suite="lab_geneval", images=images)
+        assert score_request(options, []).output == Path("runs/scores/lab_geneval") / name
 
 
 def test_plain_folder_follows_a_prompts_file(
