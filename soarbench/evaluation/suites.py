@@ -150,23 +150,26 @@ def read_prompts(path: Path, suite: str) -> list[PromptItem]:
         path: JSON Lines with ``prompt``, or plain text.
         suite: Its name, with which ids begin.
     """
+    named = f"suites.{suite}.prompts={path}"
     if not path.is_file():
-        raise UserError(f"prompts={path}: no such file")
+        raise UserError(f"{named}: no such file")
     try:
-        # Not splitlines: a prompt may hold a Unicode separator, and JSON does.
-        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        # Some editors begin a file with a mark, which would be drawn with the first prompt.
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"prompts={path} is not UTF-8 text ({error})") from error
+        raise UserError(f"{named} is not UTF-8 text ({error})") from error
+    # Not splitlines: a prompt may hold a Unicode separator, and JSON does.
+    lines = [line for line in text.split("\n") if line.strip()]
     if not lines:
-        raise UserError(f"prompts={path} is empty")
+        raise UserError(f"{named} is empty")
     numbers: dict[str, int] = {}
     items = []
     for position, line in enumerate(lines, start=1):
         entry = read_entry(line, f"{path} line {position}") if path.suffix == ".jsonl" else None
-        text = line.strip() if entry is None else str(entry["prompt"])
+        prompt = line.strip() if entry is None else str(entry["prompt"])
         # Equal lines are one prompt: a file that repeats each prompt names several images of it.
-        index = numbers.setdefault(text, len(numbers))
-        items.append(PromptItem(f"{suite}/{index:05d}", text, entry or {"prompt": text}))
+        index = numbers.setdefault(prompt, len(numbers))
+        items.append(PromptItem(f"{suite}/{index:05d}", prompt, entry or {"prompt": prompt}))
     return items
 
 

@@ -225,5 +225,14 @@ def test_prompts_files(tmp_path: Path) -> None:
     ]  # fmt: skip
     for content, message in ((b"", "is empty"), (b"caf\xe9", "is not UTF-8 text")):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=rf"suites\.s\.prompts={path} {message}"):
             read_prompts(path, "s")
+
+
+@pytest.mark.parametrize("name", ["prompts.txt", "prompts.jsonl"])
+def test_the_mark_that_some_editors_begin_a_file_with_is_no_part_of_a_prompt(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_text('{"prompt": "a cat"}\n' if path.suffix == ".jsonl" else "a cat\n", "utf-8-sig")
+    assert [item.prompt for item in read_prompts(path, "s")] == ["a cat"]
