@@ -12,7 +12,7 @@ from baselines.config import EmaConfig, MethodConfig, TrainingConfig, cost_unit
 from soarbench.common.errors import ConfigError
 from soarbench.common.strict import did_you_mean
 from soarbench.config.composition import Composition, Variants
-from soarbench.config.folders import CONF_DIR, Folders, options, require_option
+from soarbench.config.folders import CONF_DIR, Folders, options, require_option, search_path
 from soarbench.config.keys import SWEPT, UnknownKeyError, Word, is_group, split
 from soarbench.config.overrides import Overrides, parse_overrides
 from soarbench.config.settings import GridConfig, Settings, VariantConfig
@@ -187,8 +187,16 @@ def _check_variants(variants: Variants, methods: Collection[str]) -> None:
 
 def folder_settings(words: Sequence[str]) -> Settings:
     """As ``run_settings``, of a command about a folder: how it was trained may be said, too."""
-    # Else the words of the run would have to be taken apart, of which some have several values.
-    own = [word for word in words if split(word).key.partition(".")[0] not in SWEPT]
+    known = options("grid", search_path(words))
+
+    def is_composed(word: Word) -> bool:
+        # A folder's grid may have a name of its own (grid.name), or YAML that is not here.
+        if word.key == "grid":
+            return word.text in known
+        # Else the words of the run would have to be taken apart, of which some have several values.
+        return word.key.partition(".")[0] not in SWEPT
+
+    own = [text for text, word in zip(words, map(split, words), strict=True) if is_composed(word)]
     return run_settings(own)
 
 

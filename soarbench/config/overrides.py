@@ -9,6 +9,7 @@ from soarbench.config.composition import Composition, compose_choices, variant_n
 from soarbench.config.folders import CONF_DIR, Folders, require_option, search_path
 from soarbench.config.grammar import as_list, in_grammar, only_axes_take_several
 from soarbench.config.keys import AXES, Word, split
+from soarbench.config.run import is_folder_name
 from soarbench.config.stages import stages
 
 #: A task chooses its suites and a model its judges, by names of their own: ``suites.NAME.KEY``.
@@ -45,6 +46,8 @@ class Overrides:
     def composed(self, *more: str) -> Composition:
         """The groups that are chosen, and more; no value is set yet."""
         grid = [] if self.grid is None else [f"grid={self.grid}"]
+        if self.grid is not None:
+            require_option("grid", self.grid, self.folders)
         return compose_choices([*grid, *self.groups, *more], self.folders)
 
 
@@ -63,7 +66,10 @@ def parse_overrides(words: Sequence[str]) -> Overrides:
         names = tuple(str(name) for name in as_list(in_grammar(word, takes_several=True)))
         for name in names:
             for part in stages(name) if word.key == "method" else (name,):
-                if word.key != "method" or part not in variant_names(folders):
+                is_variant = word.key == "method" and part in variant_names(folders)
+                # That may be an export's, or one of a folder, whose YAML is elsewhere.
+                is_a_folders = word.key == "grid" and is_folder_name(part)
+                if not is_variant and not is_a_folders:
                     require_option(word.key, part, folders)
         if len(names) != 1 and word.key not in AXES:
             raise only_axes_take_several(word)

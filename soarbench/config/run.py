@@ -19,9 +19,14 @@ KeepSnapshots = Literal["all", "last"]
 FORMATS: tuple[FigureFormat, ...] = get_args(FigureFormat)
 
 
+def is_folder_name(name: str) -> bool:
+    """Whether a folder of that name lies where it is looked for, as ``../`` does not."""
+    return re.fullmatch(r"\w[\w.-]*", name) is not None
+
+
 def require_folder_name(key: str, name: str) -> None:
     """Refuse, by ``ValueError``, a name whose folder would lie anywhere: ``../``."""
-    if not re.fullmatch(r"\w[\w.-]*", name):
+    if not is_folder_name(name):
         raise ValueError(f"{key}={name!r}: is the name of folders; use letters, digits, _, - and .")
 
 

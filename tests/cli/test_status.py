@@ -59,6 +59,8 @@ def test_one_grid_can_be_asked_about(words: list[str]) -> None:
     assert said(grid).count("cells finished") == 2
     assert said(grid, "grid=reward_specific").startswith("reward_specific: 4 of 4 cells finished")
     assert said(grid, "grid=reward_specific").count("cells finished") == 1
+    # No YAML has its name.
+    assert said(grid, "grid=other").startswith("other: 4 of 4 cells finished")
     with pytest.raises(
         UserError, match=r"grid=ablation: was not run in .*; other, reward_specific"
     ):

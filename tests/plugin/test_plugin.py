@@ -287,5 +287,8 @@ def test_the_page_makes_what_its_commands_read(
 def test_without_either_its_names_are_unknown(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call("run", *words(folder)) == 2
-    assert "grid='palette' does not exist" in capsys.readouterr().err
+    for asked in (words(folder), ["grid=palette"]):
+        assert call("run", *asked) == 2
+    said = capsys.readouterr().err
+    assert "model='pixels' does not exist" in said
+    assert "grid='palette' does not exist" in said

@@ -101,6 +101,20 @@ def test_an_export_says_the_command_that_reports_it(finished: list[str], tmp_pat
     assert last.endswith(f"soarbench report grid=reward_specific 'output_dir={output}'")
 
 
+def test_an_export_is_reported_by_a_name_that_no_yaml_has(
+    finished: list[str], tmp_path: Path
+) -> None:
+    """As of ``grid.name``, or of a ``conf_dir`` that whoever made it has."""
+    exported(finished, tmp_path / "copy").root.rename(tmp_path / "copy" / "theirs")
+    words = ["grid=theirs", f"output_dir={tmp_path / 'copy'}"]
+    assert len(grid_cells(words).cells) == 4
+    assert compare("soar", "sft", CompareOptions(), words, as_json=False, console=quiet()) == 0
+    with pytest.raises(ConfigError, match="grid='nobodys' does not exist"):
+        grid_cells(["grid=nobodys", *words[1:]])
+    with pytest.raises(ConfigError, match=r"grid='\.\./copy/theirs' does not exist"):
+        grid_cells(["grid=../copy/theirs", *words[1:]])
+
+
 def by_method(folder: Export) -> dict[str, Cell]:
     return {cell.method: cell for cell in folder.cells()}
 
