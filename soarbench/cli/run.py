@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -15,13 +14,12 @@ from soarbench.cli.disk import require_space
 from soarbench.cli.dry_run import MISSING_DATA, dry_table, job_list
 from soarbench.cli.exported import refuse_exports
 from soarbench.cli.listing import lines_of, print_rows
-from soarbench.cli.sync import deliver_grid
-from soarbench.common.errors import Damaged, UserError, reason, without_passwords
+from soarbench.cli.sync import deliver_grid, store_command
+from soarbench.common.errors import Damaged, UserError, reason
 from soarbench.common.files import locked, make_writable, require_writable
 from soarbench.common.imports import large_imports
 from soarbench.common.progress import print_line
 from soarbench.config.folders import CONF_DIR, search_path
-from soarbench.config.keys import split
 from soarbench.config.suites import missing_prompts
 from soarbench.grid import addresses
 from soarbench.grid.checks import require_device
@@ -174,10 +172,7 @@ def where_to_look(grid: Grid, folder: Path) -> str:
     page = f"open {folder / 'index.html'}"
     if not grid.settings.tracking.enabled:
         return page
-    kept = ("output_dir", "tracking", CONF_DIR)
-    words = [word for word in grid.arguments if split(word).key.partition(".")[0] in kept]
-    command = shlex.join(("python", "-m", "soarbench", "ui", *words))
-    return f"{page}; in MLflow: {without_passwords(command)}"
+    return f"{page}; in MLflow: {store_command('ui', grid)}"
 
 
 def _refuse_what_cannot_run(grid: Grid) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +10,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from soarbench.cli.exported import refuse_exports
-from soarbench.common.errors import UserError
+from soarbench.common.errors import UserError, without_passwords
 from soarbench.common.files import locked
 from soarbench.common.progress import print_line
 from soarbench.config.compose import folder_settings
+from soarbench.config.folders import CONF_DIR
+from soarbench.config.keys import split
 from soarbench.config.overrides import parse_overrides
 from soarbench.grid import addresses
 from soarbench.grid.expand import Grid
@@ -71,11 +74,16 @@ def deliver_grid(grid: Grid, tracker: Tracker | None, console: Console) -> None:
         print_line(console, _undelivered(rest, grid), "yellow")
 
 
+def store_command(name: str, grid: Grid, *more: str) -> str:
+    """A command about the store of a grid, with what of its words says where that is."""
+    kept = ("output_dir", "tracking", CONF_DIR)
+    words = [word for word in grid.arguments if split(word).key.partition(".")[0] in kept]
+    return without_passwords(shlex.join(("python", "-m", "soarbench", name, *more, *words)))
+
+
 def _undelivered(rest: Rest, grid: Grid) -> str:
-    command = (
-        f"python -m soarbench sync grid={grid.settings.grid.name} output_dir={grid.store.root}"
-    )
+    command = store_command("sync", grid, f"grid={grid.settings.grid.name}")
     return (
         f"NOT DELIVERED {rest.left} of {len(grid.cells)} cells ({rest.problems[0]}); no result is "
-        f"lost: the same command, or '{command}', delivers them"
+        f"lost: the same command, or {command}, delivers them"
     )

@@ -18,12 +18,13 @@ from rich.console import Console
 
 from soarbench.cli.run import run_whole
 from soarbench.cli.status import status
-from soarbench.cli.sync import sync
+from soarbench.cli.sync import _undelivered, sync
 from soarbench.common.errors import NotDelivered, TrackerAway, UserError
 from soarbench.config.run import TrackingConfig
 from soarbench.diagnostics.measured import Measured
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import expand
+from soarbench.jobs.delivery import Rest
 from soarbench.store.cell_record import CellRecord
 from soarbench.store.cells import Cell
 from soarbench.tracking import runs
@@ -160,6 +161,20 @@ def test_without_a_server_a_grid_is_finished_and_delivered_when_it_is_back(
     assert "Retrying" not in heard
     assert "hush" not in heard
     bench.assert_whole()
+
+
+def test_the_command_that_delivers_the_rest_reaches_the_same_server(
+    overrides: list[str], tmp_path: Path
+) -> None:
+    """Without its address the folder's own SQLite store got them, and the server never."""
+    words = [word for word in overrides if not word.startswith("output_dir")]
+    words += [f"output_dir={tmp_path / 'two words'}", "tracking.uri=http://user:hush@127.0.0.1:9"]
+    grid = expand([*words, "task=aesthetic", "method=sft"])
+    text = _undelivered(Rest(delivered=0, left=2, problems=("away",)), grid)
+    assert (
+        f"or python -m soarbench sync grid=reward_specific 'output_dir={tmp_path}/two words' "
+        "tracking.uri=http://user:***@127.0.0.1:9, delivers them"
+    ) in text
 
 
 class Leaving(FakeWorkbench):
