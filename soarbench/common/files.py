@@ -222,6 +222,21 @@ def is_locked(folder: Path) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:
+        # On a disk, or in a folder of somebody's, that can be read alone.
+        return _is_held(folder / ".lock")
+
+
+def _is_held(path: Path) -> bool:
+    """As ``FileLock`` sees it on a POSIX system, of a file that cannot be written to."""
+    import fcntl
+
+    with path.open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
 from soarbench.cli.run import run_whole
@@ -98,6 +99,20 @@ def test_another_machines_grid_runs_as_long_as_it_writes(
 def test_where_nothing_ran_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no grid was run there yet"):
         status([f"output_dir={tmp_path}"], as_json=False, console=Console())
+
+
+def test_a_store_that_can_be_read_alone_says_what_runs(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = run(words, FakeWorkbench())
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(grid.folder / ".lock"))
+
+    with locked(grid.folder):
+        monkeypatch.setattr(FileLock, "acquire", refuse)
+        assert f"(process {os.getpid()} on " in said(grid)
+    assert said(grid).endswith("cells finished; does not run\n")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.ESTALE, errno.EIO])
