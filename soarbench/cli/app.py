@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -23,6 +24,7 @@ EXIT_USER_ERROR = 2
 #: As a shell says of what SIGINT ended: 128 + 2.
 EXIT_INTERRUPTED = 130
 _LONGEST_LINE = 300
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 #: Flags, and the arguments that they become.
 _FLAGS = {"--dry-run": "is_dry", "--json": "as_json"}
 
@@ -55,7 +57,12 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        # Of the machine, not of the program, where it names a file: no traceback says more.
+        # Of the machine, not of the program, where it names a file: no traceback says more. What
+        # is written to a full disk names none.
+        if error.errno in _FULL:
+            return _say(
+                f"{error.strerror}: make room, then give the same command again", EXIT_USER_ERROR
+            )
         if error.filename is None:
             raise
         return _say(f"{error.filename}: {error.strerror}", EXIT_USER_ERROR)

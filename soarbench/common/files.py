@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from baselines.loop.disk import partial_path, write_whole
+from baselines.loop.disk import partial_path, write_whole, writing
 from soarbench.common.errors import DamagedFile, UserError
 
 #: Hashing 15 GB of weights before every run would take a minute.
@@ -253,7 +253,8 @@ def locked(folder: Path) -> Iterator[None]:
             f"{folder} is in use by process {holder}; wait for it, or choose another folder"
         ) from None
     try:
-        path.write_text(str(os.getpid()))  # for that message alone
+        with writing(path):
+            path.write_text(str(os.getpid()))  # for that message alone
         yield
     finally:
         lock.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -11,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from baselines.loop.disk import writing
+from baselines.loop.disk import StorageError, writing
 from soarbench.cli.app import function_of, main, options_of
 from soarbench.cli.commands import COMMANDS
 from soarbench.cli.help import default_of
 from soarbench.common.errors import UserError
+from soarbench.common.files import locked
 from soarbench.common.strict import typed_fields
 from soarbench.config.folders import options
 
@@ -312,3 +314,29 @@ def test_no_command_loads_torch_to_explain_itself_or_to_print_its_settings() -> 
         "    assert not heavy, (name, heavy)\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_is_full_is_one_line_whatever_was_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Such an error names no file."""
+
+    def full(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("soarbench.lab.world.draw.draw_suite", full)
+    assert main(["lab", "draw", f"output={tmp_path / 'drawn'}"]) == 2
+    text = capsys.readouterr().err
+    assert text.endswith("make room, then give the same command again\n")
+    assert text.count("\n") == 1
+
+
+def test_a_lock_on_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    said = f"disk full while writing {tmp_path}/.lock; make room"
+    with pytest.raises(StorageError, match=said), locked(tmp_path):
+        pass
