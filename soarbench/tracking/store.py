@@ -45,7 +45,16 @@ _ADVISORY_LOCK = int.from_bytes(b"soarben", "big")
 def store_uri(config: TrackingConfig, output_dir: Path) -> str:
     """Where MLflow keeps runs."""
     # Absolute: MLflow stores the paths of artifacts, and is read from other folders.
-    return config.uri or f"sqlite:///{output_dir.resolve() / 'mlruns.db'}"
+    return config.uri or f"sqlite:///{_in_address(output_dir.resolve() / 'mlruns.db')}"
+
+
+def _in_address(path: Path) -> str:
+    """A file as SQLAlchemy takes it: a ? would begin its settings, and %20 be a space.
+
+    Other letters stay, since MLflow makes the folder that an address names without unescaping it:
+    beside ``müller`` one called ``m%C3%BCller``, or none where it may not.
+    """
+    return str(path).replace("%", "%25").replace("?", "%3F")
 
 
 def artifact_root(config: TrackingConfig, output_dir: Path) -> str | None:
@@ -234,7 +243,8 @@ def _make(path: Path, *, uri: str, artifact_root: str | None) -> None:
 
     # And SQLite's journals beside it, which would be replayed into the new one.
     remove_partials(path.parent, ".*.partial*")
-    address = make_url(uri).set(database=str(path)).render_as_string(hide_password=False)
+    blank = make_url(uri).set(database="x").render_as_string(hide_password=False)
+    address = blank.replace(":///x", f":///{_in_address(path)}", 1)
     store = SqlAlchemyStore(address, artifact_root or DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
     # No connection may keep the name that the file is about to lose.
     store.engine.dispose()

@@ -76,6 +76,17 @@ def test_four_processes_open_one_new_store(tmp_path: Path) -> None:
     assert experiments(tmp_path) == {"Default", "grid"}
 
 
+def test_a_store_lies_in_its_folder_whatever_that_is_called(tmp_path: Path) -> None:
+    for name in ("müller #1", "half?x=1", "50%20off"):
+        folder = tmp_path / name / "runs"
+        opened(folder)
+        assert (folder / "mlruns.db").is_file()
+        assert experiments(folder) == {"Default", "grid"}
+        # MLflow makes the folder of an address, and cannot where the one above is another's.
+        strays = {path.name for path in tmp_path.iterdir()} - {name}
+        assert "%C3" not in "".join(strays)
+
+
 def test_interrupted_in_the_making_nothing_has_the_stores_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
