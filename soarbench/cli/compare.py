@@ -68,7 +68,7 @@ def compare(
     ``evaluate`` wrote.
     """
     # Every difference would be zero, which says nothing of either.
-    if first == second:
+    if first == second or _are_one_folder(first, second):
         raise UserError(f"{first} cannot be compared with itself; name two")
     question = find((first, second), settings, options.step)
     pairs = [pair for pair in question.pairs if options.metric in (None, pair.evaluator)]
@@ -94,6 +94,12 @@ def _told_apart(results: Sequence[Answer]) -> list[Answer]:
         return replace(one, facts=facts, comparison=replace(one.comparison, facts=facts))
 
     return [on_suite(one) if counts[one.evaluator] > 1 else one for one in results]
+
+
+def _are_one_folder(first: str, second: str) -> bool:
+    """Whether both are one folder of scores, of which a shell completes one with a slash."""
+    one, other = (Path(name).expanduser() for name in (first, second))
+    return one.is_dir() and other.is_dir() and one.samefile(other)
 
 
 def _targets(

@@ -382,6 +382,7 @@ def test_what_cannot_be_compared_is_one_line_with_a_remedy(store: Path, tmp_path
     cell_id = Folder(method="sft", task="general").cell_id
     for first, second, words, message in (
         ("sft", "sft", [here], "cannot be compared with itself"),
+        (str(scored), f"{scored}/", [], "cannot be compared with itself"),
         ("soar", "sft", [here], "need one task: task=aesthetic, task=general"),
         ("soar", "sfft", [here], "did you mean 'sft'"),
         ("soar", "sft", [here, "task=aesthetic", "metric=ocr"], "metric='ocr' was not measured"),
