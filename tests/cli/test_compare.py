@@ -379,8 +379,10 @@ def test_what_cannot_be_compared_is_one_line_with_a_remedy(store: Path, tmp_path
     fewer = write_scored(tmp_path / "fewer", "clipscore", values[:40])
     aesthetic = write_scored(tmp_path / "aesthetic", "aesthetic", values)
     (tmp_path / "empty").mkdir()
+    (scored / "clipscore" / "summary.json").write_text('{"evaluator": "clipscore"}')
     cell_id = Folder(method="sft", task="general").cell_id
     for first, second, words, message in (
+        (f"{scored}/clipscore", str(fewer), [], f"holds the scores of one judge; name {scored}$"),
         ("sft", "sft", [here], "cannot be compared with itself"),
         (str(scored), f"{scored}/", [], "cannot be compared with itself"),
         ("soar", "sft", [here], "need one task: task=aesthetic, task=general"),

@@ -65,6 +65,8 @@ def of_scored(path: Path) -> dict[Key, Measured]:
         )
     judges = read_json(path / "summary.json").get("judges")
     if not isinstance(judges, Mapping):
+        if (path.parent / "summary.json").is_file():
+            raise UserError(f"{path} holds the scores of one judge; name {path.parent}")
         raise UserError(
             f"{path / 'summary.json'} names no judges: another version wrote it; score the images "
             "again into another output"
