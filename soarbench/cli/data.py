@@ -68,6 +68,10 @@ class FilterOptions(Options):
 
     def __post_init__(self) -> None:
         require_finite(self.thresholds)
+        if not self.thresholds:
+            raise ValueError(
+                "thresholds={}: keeps every row; name a score, thresholds.SCORE=NUMBER"
+            )
 
 
 def filter_rows(options: FilterOptions, _words: Sequence[str], *, console: Console) -> int:

@@ -39,7 +39,12 @@ def filter_set(
             raise UserError(f"input={source}: none of {total} rows reach {reached}; lower it")
 
     write_atomically(output, write)
-    console.print(f"kept {kept} of {total} rows: {output}", highlight=False, soft_wrap=True)
+    folder = source.absolute().parent
+    # Images are looked for beside the file, unless the set was used with another folder.
+    hint = f"; train on it with data.image_dir={folder}, or with the input's own data.image_dir"
+    moved = "" if folder == output.absolute().parent else hint
+    said = f"kept {kept} of {total} rows: {output}{moved}"
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

@@ -327,6 +327,9 @@ def test_images_without_a_score_are_left_out_of_both(tmp_path: Path) -> None:
     assert answer["num_unscored"] == 2
     assert answer["first"] - answer["second"] == pytest.approx(0.1)
     assert "2 images are left out" in " ".join(go(str(one), str(other)).split())
+    nothing = write_scored(tmp_path / "nothing", "clipscore", np.full(48, np.nan))
+    with pytest.raises(UserError, match=r"clipscore of .*; metric=NAME compares by another one"):
+        go(str(nothing), str(other))
 
 
 @pytest.mark.parametrize("command_line", [True, False])

@@ -203,6 +203,15 @@ def test_filter_keeps_the_rows_at_and_above(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*none*"))
 
 
+def test_filter_says_where_the_images_of_rows_in_another_folder_lie(tmp_path: Path) -> None:
+    source, said = write_set(tmp_path), io.StringIO()
+    console = Console(file=said, width=80)
+    filter_set(source, tmp_path / "kept.jsonl", {"beauty": 3.0}, console)
+    assert "image_dir" not in said.getvalue()
+    filter_set(source, tmp_path / "there/kept.jsonl", {"beauty": 3.0}, console)
+    assert f"train on it with data.image_dir={tmp_path}," in said.getvalue()
+
+
 def test_half_a_character_in_a_row_is_kept_as_it_is(tmp_path: Path) -> None:
     """Others keep their letters; such a row is in no file of UTF-8 unless it is escaped."""
     source = write_set(tmp_path, changes={0: {"note": "\ud83d"}, 1: {"note": "grün"}})
@@ -282,6 +291,7 @@ def test_looks_and_digests_by_hand() -> None:
         (["filter", "input={set}", "thresholds.beauty=1"], "output= is missing"),
         (["filter", "input=/no", "output=x", "thresholds.beauty=1"], "input=/no: no such file"),
         (["filter", "input={set}", "output=x", "thresholds.b=high"], "must be a number"),
+        (["filter", "input={set}", "output=x", "thresholds={}"], "keeps every row; name a score"),
         (["filter", "input={set}", "output=x", "beauty=1"], "there is no key 'beauty' here"),
         (["clean"], "say what data is to do: data score, filter, check"),
         (["check", "data.path={set}", "near=maybe"], "near='maybe' must be true or false"),

@@ -347,7 +347,9 @@ def test_what_is_not_there_is_named(config: ImageDataConfig, message: str) -> No
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     table().to_parquet(tmp_path / "set" / "train.parquet")
     config = DatasetsDataConfig(path=str(tmp_path / "set"), caption_column="txt")
-    with pytest.raises(UserError, match="there is no column 'txt', did you mean 'text'"):
+    with pytest.raises(
+        UserError, match=r"no column 'txt' \(data\.caption_column\), did you mean 'text'"
+    ):
         records(config)
 
 

@@ -30,13 +30,15 @@ def dataset_records(config: DatasetsDataConfig) -> Iterator[Record]:
     rows = _loaded(config)
     known = list(rows.column_names)
     caption = _column_of(config.caption_column, known)
-    columns = (config.image_column, caption, *config.score_columns.values())
-    for name in columns:
+    columns = {"image_column": config.image_column, "caption_column": caption}
+    columns |= {f"score_columns.{name}": own for name, own in config.score_columns.items()}
+    for key, name in columns.items():
         if name not in known:
             raise ConfigError(
-                f"data.path={config.path}: there is no column {name!r}, {did_you_mean(name, known)}"
+                f"data.path={config.path}: there is no column {name!r} (data.{key}), "
+                f"{did_you_mean(name, known)}"
             )
-    facts = [name for name in (*columns[1:], *_FACTS) if name in known]
+    facts = [n for n in (caption, *config.score_columns.values(), *_FACTS) if n in known]
     content = f"{config.own_content()} {config.subset} {config.split}"
     # Latents are kept by these keys, whatever else is asked of the set.
     column = "" if config.image_column == "image" else f" {config.image_column}"

@@ -165,7 +165,10 @@ def _answer(pair: Pair) -> Answer:
         # Turned so that above is better, since improvement counts who is above.
         improvement = probability_of_improvement(sign * first, sign * second, pair.prompts)
     except ValueError as error:
-        raise UserError(f"{pair.evaluator} of {' and '.join(pair.names)}: {error}") from error
+        names = " and ".join(pair.names)
+        raise UserError(
+            f"{pair.evaluator} of {names}: {error}; metric=NAME compares by another one alone"
+        ) from error
     comparison = compare_scores(
         list(first - second),
         pair.prompts,
