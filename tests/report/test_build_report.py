@@ -231,14 +231,16 @@ def test_another_baseline_can_be_chosen(tmp_path):
     assert "vs SOAR" in (tmp_path / "grid" / "table.md").read_text()
 
 
-def test_unscored_images_are_counted_and_make_the_report_partial(tmp_path):
+@pytest.mark.parametrize(("lost", "has_star"), [(3, True), (48, False)])
+def test_unscored_images_are_counted_and_make_the_report_partial(tmp_path, lost, has_star):
     cells = [
         Folder(method="sft", task="aesthetic", **SMALL),
-        Folder(method="soar", task="aesthetic", unscored={"aesthetic": 3}, **SMALL),
+        Folder(method="soar", task="aesthetic", unscored={"aesthetic": lost}, **SMALL),
     ]
     report = build_report(write_grid(tmp_path / "grid", cells), tmp_path, grid="grid")
-    assert report.gaps == ("SOAR, Aesthetic: 3 images unscored (unreadable)",)
-    assert "]*<br>" in (tmp_path / "grid" / "table.md").read_text()
+    assert report.gaps[0] == f"SOAR, Aesthetic: {lost} images unscored (unreadable)"
+    text = (tmp_path / "grid" / "table.md").read_text()
+    assert ("]*<br>" in text) == ("leaves out images" in text) == has_star
 
 
 def test_unlike_fingerprints_leave_the_old_report_as_it_was(tmp_path):

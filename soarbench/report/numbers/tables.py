@@ -118,7 +118,8 @@ class TaskTable:
             for method in ordered_methods(trained)
             if first_stage(method) and first_stage(method) not in trained
         ]
-        if any(one.num_unscored for row in self.rows for one in row.estimates.values()):
+        shown = (one for row in self.rows for one in row.estimates.values() if one.interval)
+        if any(one.num_unscored for one in shown):
             notes.append("* leaves out images that could not be scored.")
         return notes
 
