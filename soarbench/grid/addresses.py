@@ -62,6 +62,8 @@ def training(cell: CellConfig) -> Source | None:
     }
     if cell.reward_scale != "own":
         content["reward_scale"] = cell.reward_scale
+        # Other images of the base have another spread.
+        content["reward_sampling"] = address_content(cell.reward_sampling)
     return _source("trainings", cell.method.kind, content, inputs)
 
 

@@ -44,6 +44,7 @@ class CellConfig:
         lora: Adapter; null trains all weights.
         rewards: A reward method's rewards with their weights; empty for other methods.
         reward_scale: ``own``, or ``base``: divided by their spread over the base's images.
+        reward_sampling: Of those images; null where nothing is divided.
         judges: Those that the suites, the data and the rewards name.
         weights_digest: Of the base's weights (and of an adapter's).
         robustness: Samplers that images of the last step are drawn with, too.
@@ -72,6 +73,9 @@ class CellConfig:
     judges: Mapping[str, JudgeConfig]
     weights_digest: str
     reward_scale: str = field(default="own", metadata=ADDRESS_IF_SET)
+    # Not ``sampling``, of which a cell by another sampler (``robustness``) has another one, and
+    # the same training.
+    reward_sampling: SamplingConfig | None = field(default=None, metadata=ADDRESS_IF_SET)
     # Their images have addresses of their own.
     robustness: tuple[SamplingConfig, ...] = field(default=(), metadata=ADDRESS)
     # Measured beside the scores; each has an address of its own.

@@ -285,6 +285,7 @@ def _cell(
     evaluated = list(settings.suites.values() if suites is None else suites)
     uses_reward = settings.method is not None and settings.method.needs_reward
     rewards = reward_mixture(settings.reward) if uses_reward else {}
+    is_scaled = bool(rewards) and settings.reward_scale != "own"
     judges = {name for suite in evaluated for name in suite.judges}
     # A reward may be a user's function, and rows may come with a score that no judge gives.
     others = {reward_judge(name) for name in rewards}
@@ -302,7 +303,8 @@ def _cell(
         training=settings.training,
         data=None if is_base else settings.data.with_content(),
         rewards=rewards,
-        reward_scale=settings.reward_scale if rewards else "own",
+        reward_scale=settings.reward_scale if is_scaled else "own",
+        reward_sampling=settings.sampling if is_scaled else None,
         suites={suite.name: with_digest(suite) for suite in evaluated},
         # Training starts from the base, whatever is evaluated beside it.
         model=dataclasses.replace(settings.model, adapter=None),

@@ -263,14 +263,16 @@ class ModelWorkbench:
 
     def _reward_scales(self, cell: CellConfig) -> dict[str, float]:
         """Each reward's spread over images of the base, measured once; none where not asked for."""
-        if cell.reward_scale == "own":
+        if cell.reward_sampling is None:
             return {}
         folder = trained_folder(self.store, cell)
         if scales := folder.reward_scales():
             return scales
         # Of the base and not of a first stage: so all trainings of a grid have equal scales.
         model = self.models.load(cell)
-        rows, draw = self.sets.rows(cell, model), self._drawing(cell, model)
+        rows = self.sets.rows(cell, model)
+        # By what the address says, also where a cell by another sampler has it trained again.
+        draw = self._drawing(dataclasses.replace(cell, sampling=cell.reward_sampling), model)
         scales = reward_scales(reward_parts(cell, self.evaluator), rows, draw)
         if os.environ.get("RANK", "0") == "0":
             folder.note_reward_scales(scales)

@@ -13,6 +13,7 @@ from baselines.flow_grpo_config import FlowGrpoConfig
 from soarbench.common.strict import address_content
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
+from soarbench.grid.description import by_samplers
 from soarbench.grid.expand import expand
 
 
@@ -123,6 +124,21 @@ def test_sampling_changes_images_and_scores_and_no_training(
     before, after = (every_address(cell_of(words)) for words in (arguments, [*arguments, word]))
     assert before.pop("training") == after.pop("training")
     assert not set(before.values()) & set(after.values())
+
+
+def test_a_scale_of_rewards_is_of_what_the_sampler_draws(arguments: list[str]) -> None:
+    words = [*arguments, "method=flow_grpo", "reward_scale=base", "robustness.enabled=true"]
+    before, after = (
+        cell_of([*words, f"sampling.num_inference_steps={count}"], "flow_grpo") for count in (5, 7)
+    )
+    assert not set(every_address(before).values()) & set(every_address(after).values())
+    # Further samplers draw with the weights that are there.
+    for one in by_samplers(before, [before]):
+        assert addresses.training(one) == addresses.training(before)
+    words.append("sampling.batch_size=5")
+    assert every_address(cell_of(words, "flow_grpo")) == every_address(
+        cell_of(words[:-1], "flow_grpo")
+    )
 
 
 def test_the_base_is_one_artefact_for_all_grids_and_tasks(overrides: list[str]) -> None:
