@@ -240,8 +240,8 @@ class EmaConfig:
 
     Attributes:
         decay: The largest share of the average that is kept at an averaging: the n-th keeps
-            (1 + n) / (10 + n) where that is less, .9 from the 80th on, .98 from the 440th.
-            Published 0.9.
+            n / (9 + n) where that is less, .9 from the 81st on, .98 from the 441st; the first
+            keeps nothing, so that no average holds what training started from. Published 0.9.
         every: Optimiser updates between two averagings. Published 8.
     """
 

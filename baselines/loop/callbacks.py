@@ -36,8 +36,9 @@ log = logging.getLogger(__name__)
 class EmaCallback(TrainerCallback):
     """Averages the trained weights after updates and keeps the average in every checkpoint.
 
-    ``decay`` is the largest: diffusers warms it up as (1 + n) / (10 + n) over n averagings, which
-    are ``every`` updates apart. ``resume_from`` is a checkpoint whose average is continued.
+    ``decay`` is the largest: diffusers warms it up, as (1 + n) / (10 + n) after n averagings, which
+    are ``every`` updates apart, and 0 at the first, which takes the weights as they are.
+    ``resume_from`` is a checkpoint whose average is continued.
     """
 
     #: Of a checkpoint.
