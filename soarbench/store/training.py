@@ -20,6 +20,7 @@ from baselines.loop.checkpoints import (
 from baselines.loop.disk import (
     atomic_directory,
     damage,
+    partial_path,
     remove_partials,
     write_manifest,
     writing,
@@ -176,7 +177,7 @@ class TrainingFolder(Artefact):
         is_alike = _weights(snapshot_manifest(snapshot)) == _weights(kept / MANIFEST)
         if not is_alike:
             self._bring_back(snapshot)
-        shutil.rmtree(kept)
+        self._remove(kept)
         return is_alike
 
     def _bring_back(self, snapshot: Path) -> None:
@@ -201,7 +202,14 @@ class TrainingFolder(Artefact):
         """Remove weights on purpose, with a note of it."""
         snapshot = self.snapshot(step)
         write_atomically(removal_note(snapshot), lambda partial: partial.write_text(why))
-        shutil.rmtree(snapshot)
+        self._remove(snapshot)
+
+    def _remove(self, folder: Path) -> None:
+        """Remove a folder, which others see whole or not at all."""
+        # Half of what was ``before`` would be compared with, and put in the place of the weights.
+        gone = partial_path(self.root / folder.name)
+        folder.rename(gone)
+        shutil.rmtree(gone)
 
     @property
     def _manifest(self) -> Path:

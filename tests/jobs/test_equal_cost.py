@@ -6,12 +6,13 @@ import io
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
-from baselines.loop.checkpoints import snapshot_manifest
+from baselines.loop.checkpoints import MANIFEST, snapshot_manifest
 from baselines.loop.disk import write_manifest
 from soarbench.cli.dry_run import dry_table
 from soarbench.cli.run import run_whole
@@ -139,6 +140,36 @@ def test_a_repetition_that_comes_to_other_weights_leaves_what_was_there(
     # The grid that it was trained for is as finished as it was.
     calls, printed = go(arguments)
     assert (calls, "FAILED" in printed) == ([], False)
+
+
+@pytest.mark.parametrize("bench", [FakeWorkbench, ElsewhereWorkbench])
+def test_a_kill_while_what_was_before_goes_leaves_none_of_it(
+    arguments: list[str], bench: type[FakeWorkbench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(arguments)
+    before = content(soar_folder(arguments))
+    remove = shutil.rmtree
+
+    def killed(path: Path, *words: object, **more: Any) -> None:
+        manifest = Path(path) / MANIFEST
+        if "before" in Path(path).name and manifest.is_file():
+            # Gone, and the rest is not.
+            manifest.unlink()
+            raise KeyboardInterrupt
+        remove(path, *words, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            go([*arguments, SHARES], bench())
+    _, printed = go([*arguments, SHARES], bench())
+    is_alike = bench is FakeWorkbench
+    assert ("FAILED" not in printed, "came to other weights" not in printed) == (is_alike, is_alike)
+    after = content(soar_folder(arguments))
+    assert {name: after[name] for name in before if "manifest" not in name} == {
+        name: before[name] for name in before if "manifest" not in name
+    }
+    assert not (soar_folder(arguments).root / "before").exists()
 
 
 def test_no_gpu_repeats_a_training_whose_weights_it_would_hardly_meet_again(
