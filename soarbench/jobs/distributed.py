@@ -17,6 +17,7 @@ from dataclasses import replace
 import torch
 from typing_extensions import override
 
+from baselines.loop.checkpoints import last_complete_checkpoint
 from baselines.loop.owner import OWNER_VARIABLE, Owner
 from baselines.loop.sharding import end_process
 from soarbench.common.files import write_record
@@ -28,7 +29,7 @@ from soarbench.jobs.torchrun import Span, end_with_launch, last_error, started
 from soarbench.jobs.train import trained_folder
 from soarbench.jobs.workbench import ModelWorkbench
 from soarbench.models.devices import torch_device
-from soarbench.store.training import TrainingFolder, read_training_log
+from soarbench.store.training import TrainingFolder, TrainingLog, read_training_log
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -54,6 +55,9 @@ class DistributedWorkbench(ModelWorkbench):
         self.models.let_go()
         # Those of other nodes find it in the folder, once they have met these.
         owner = {OWNER_VARIABLE: Owner.current(folder.root).token}
+        # Or steps of a run before this one would pass for done, and until they are reached again
+        # the training would give no sign of life.
+        TrainingLog(folder).go_back(last_complete_checkpoint(folder.root))
         with started(self.grid, cell, folder, span, owner) as process:
             self._follow(process, folder, on_step)
         if process.returncode != 0:

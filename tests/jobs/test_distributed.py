@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -14,16 +14,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from baselines.loop.checkpoints import checkpoint_path, mark_complete
 from soarbench.common.errors import UserError
 from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.expand import Grid, expand
-from soarbench.jobs import torchrun
+from soarbench.jobs import distributed, torchrun
 from soarbench.jobs.distributed import DistributedWorkbench
 from soarbench.jobs.torchrun import LAUNCH_PID, Span, last_error
 from soarbench.jobs.train import trained_folder
 from soarbench.jobs.workbench import ModelWorkbench
-from soarbench.store.training import TrainingFolder, read_training_log
+from soarbench.store.training import TrainingFolder, TrainingLog, read_training_log
 from tests.fakes import SMALL
 from tests.tiny import build_tiny_pipeline
 
@@ -76,6 +77,49 @@ def test_two_processes_train_a_cell_as_one_does(tmp_path: Path) -> None:
     snapshot = TrainingFolder(tmp_path / "one").snapshot(6)
     for name, value in load_file(next(snapshot.glob("*.safetensors"))).items():
         torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-5)
+
+
+class Following:
+    """Processes that train on from a step, and log one more step a look."""
+
+    returncode = 0
+
+    def __init__(self, folder: TrainingFolder, steps: Sequence[int]) -> None:
+        self.folder, self.steps = folder, list(steps)
+
+    def poll(self) -> int | None:
+        if not self.steps:
+            return 0
+        with TrainingLog(self.folder) as log:
+            log.append(self.steps.pop(0), {"train/loss": 0.5})
+        return None
+
+
+@pytest.mark.parametrize("checkpoint", [0, 2])
+def test_steps_after_the_checkpoint_are_not_passed_on_before_they_are_trained_again(
+    checkpoint: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = grid_of(tmp_path, "launcher.num_processes=2")
+    bench, passed = DistributedWorkbench(grid), list[int]()
+    folder = trained_folder(grid.store, sft(grid))
+    folder.root.mkdir(parents=True)
+    with TrainingLog(folder) as log:
+        for step in range(1, 5):
+            log.append(step, {"train/loss": 0.5})
+            if step == checkpoint:
+                place = checkpoint_path(folder.root, step)
+                place.mkdir()
+                log.save(place)
+                mark_complete(place)
+
+    @contextlib.contextmanager
+    def started(*_: object) -> Iterator[Following]:
+        yield Following(folder, range(checkpoint + 1, 7))
+
+    monkeypatch.setattr(distributed, "started", started)
+    monkeypatch.setattr(distributed, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    bench.train(sft(grid), lambda step, _: passed.append(step))
+    assert passed == list(range(checkpoint + 1, 7))
 
 
 def test_a_failing_process_says_why_in_one_line(tmp_path: Path) -> None:
