@@ -62,6 +62,8 @@ class Draw(SuiteJob):
         what, code = f"draw {self.suite.name} at step {self.step}", code_of(self.cell.model)
         with self.begun(context, what, total, code) as (artefact, stage):
             root = artefact.root
+            # Another grid that held the artefact meanwhile may have ended a part of it.
+            parts = self._parts(artefact)
             # Asked for at the first batch, so that weights are not loaded where none is missing.
             drawer = functools.cache(lambda: self._drawer(context))
             for part in parts:

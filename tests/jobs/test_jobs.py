@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
 import math
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from soarbench.grid.expand import Grid, expand
 from soarbench.jobs.base import Context, Job
 from soarbench.jobs.graph import cell_jobs, grid_jobs
 from soarbench.launchers.local import run_jobs
-from soarbench.store.artefact import Store
+from soarbench.store.artefact import Artefact, Store
 from soarbench.store.cells import stored_cell
 from soarbench.store.judged import ScoresFolder
 from soarbench.store.training import TrainingFolder, TrainingLog, read_training_log
@@ -294,6 +295,31 @@ def test_a_lost_image_comes_back_in_the_batch_that_it_was_drawn_in(
     # The first part's batch of two once more, then its three prompts' second images.
     assert drawn == [2, 2, 1]
     assert lost.read_bytes() == before
+
+
+def test_images_share_the_batch_that_they_would_after_the_grid_that_was_waited_for(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*arguments, "sampling.batch_size=2"]
+    first, second = expand(words), expand([*words, "budget.images_per_prompt=2"])
+    jobs = [of_kind(cell_jobs(grid.cells[0], grid.cells), "draw")[0] for grid in (first, second)]
+    drawn, drawer, held = list[list[int]](), FakeWorkbench.drawer, Artefact.held
+
+    def counting(*place: object) -> object:
+        draw = drawer(*place)
+        return lambda batch: drawn.append([index for _, index in batch]) or draw(batch)
+
+    @contextlib.contextmanager
+    def held_by_the_first(artefact: Artefact, *_: object) -> Iterator[None]:
+        monkeypatch.setattr(Artefact, "held", held)
+        jobs[0].run(context_of(first, FakeWorkbench()))
+        with artefact.held():
+            yield
+
+    monkeypatch.setattr(FakeWorkbench, "drawer", counting)
+    monkeypatch.setattr(Artefact, "held", held_by_the_first)
+    jobs[1].run(context_of(second, FakeWorkbench()))
+    assert drawn == [[0, 0], [0], [1, 1], [1]]
 
 
 def test_other_sampler_steps_draw_and_judge_and_train_nothing(arguments: list[str]) -> None:
