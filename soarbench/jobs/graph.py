@@ -36,7 +36,11 @@ def grid_jobs(cells: Sequence[CellConfig], *, diagnostics: bool) -> list[Job]:
     # Cells may share what they name; the first one makes it. A part of a suite is a job of its own.
     once: dict[object, Job] = {}
     for job in jobs:
-        once.setdefault((job.key, getattr(job, "suite", None)), job)
+        key = job.key, getattr(job, "suite", None)
+        first = once.setdefault(key, job)
+        # It is to be repeated for images of any of them.
+        if isinstance(first, Train) and first is not job:
+            once[key] = replace(first, sharing=(*first.sharing, job.cell))
     return list(once.values())
 
 

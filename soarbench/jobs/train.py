@@ -28,10 +28,12 @@ class Train(Job):
 
     Attributes:
         num_processes: That train together; the launcher says how many.
+        sharing: Other cells of the grid whose weights these are, too: of another task.
     """
 
     kind: ClassVar[str] = "train"
     num_processes: int = 1
+    sharing: tuple[CellConfig, ...] = ()
 
     @property
     def source(self) -> addresses.Source:
@@ -68,9 +70,11 @@ class Train(Job):
         return sorted(lacking.union(faulty))
 
     def _is_drawn(self, step: int, store: Store) -> bool:
-        suites = self.cell.suites.values()
-        drawn = {suite.name: addresses.images(self.cell, step, suite).address for suite in suites}
-        return all(store.artefact(drawn[one.name]).covers(extent_of(one)) for one in suites)
+        return all(
+            store.artefact(addresses.images(cell, step, suite).address).covers(extent_of(suite))
+            for cell in (self.cell, *self.sharing)
+            for suite in (cell.suites.values() if step in cell.steps else ())
+        )
 
     def _seconds_left(self, store: Store, rates: RatesConfig) -> float:
         assert self.cell.training is not None

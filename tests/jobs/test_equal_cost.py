@@ -225,6 +225,19 @@ def test_a_removed_snapshot_that_more_images_need_is_in_the_plan(arguments: list
     assert all(job.is_done(grid.store) for job in grid_jobs(grid.cells, diagnostics=False))
 
 
+def test_a_removed_snapshot_that_another_task_needs_is_in_the_plan(overrides: list[str]) -> None:
+    # Both tasks train on the same rows, and so share the training; their suites differ.
+    words = [*overrides, "tracking=none", "diagnostics=false", "method=[sft]", "data=lab_general"]
+    words = [word for word in words if not word.startswith(("data.num", "data.select"))]
+    words.append("store.keep_snapshots=last")
+    go([*words, "task=aesthetic"])
+    assert "trained again" not in plan([*words, "task=aesthetic"])
+    assert "sft aesthetic seed 0 is trained again" in plan(words)
+    grid = expand(words)
+    with pytest.raises(UserError, match=r"sft aesthetic seed 0 is over, .* step 3"):
+        refuse_repetition(grid_jobs(grid.cells, diagnostics=False), grid.store)
+
+
 def kept(folder: TrainingFolder) -> dict[str, bytes]:
     """The log and the weights, without notes about those that were removed."""
     files = content(folder)
