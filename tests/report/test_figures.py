@@ -154,6 +154,23 @@ def test_the_legend_of_one_panel_stays_on_the_page():
     assert box.y1 <= figure.axes[0].xaxis.label.get_window_extent().y0
 
 
+@pytest.mark.parametrize("num_tasks", [1, 2])
+def test_the_legend_of_many_long_names_stays_on_the_page(num_tasks):
+    """Those of grid=ablation were cut off at both edges, names and all."""
+    methods = ["sft_with_seven_points_a_row", "soar_with_a_stochastic_branch_and_fresh_noise"]
+    methods += [f"soar_without_its_part_number_{number}" for number in range(13)]
+    points = [
+        point(method, step, 5.0, f"task_{task}")
+        for task in range(num_tasks) for method in methods for step in (50, 100)
+    ]  # fmt: skip
+    leads = [one for one in points if one.method != "soar"]
+    figure = settle(draw_curves(points, FACTS, differences=leads, baseline="soar"))
+    page, box = figure.bbox, figure.legends[0].get_window_extent()
+    assert page.x0 <= box.x0 < box.x1 <= page.x1
+    # Nor is its room taken from the panels.
+    assert min(ax.get_window_extent().height for ax in figure.axes) > 100
+
+
 def test_large_counts_are_short_enough_for_three_panels():
     spent = [("base", 0, 0.0), ("soar", 100, 70400.0), ("soar", 200, 140800.0)]
     names = ("geneval", "ocr", "clipscore")

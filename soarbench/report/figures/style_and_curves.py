@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ AXIS_TITLES = {
 BAND_TITLE = "Bands: 95 % interval of each method alone"
 PAIRED_TITLE = "lower row: of the paired difference"
 #: Inches. A figure fits the text width of a page, so that its letters keep their size there.
-_TEXT_WIDTH, _LEGEND_HEIGHT = 6.9, 0.5
+_TEXT_WIDTH, _LEGEND_HEIGHT, _LEGEND_ROW_HEIGHT = 6.9, 0.5, 0.17
 _WIDEST_PANEL, _PANEL_HEIGHT, _LOW_PANEL_HEIGHT = 3.3, 2.5, 2.0
 _MOST_TICKS = 6
 _MOST_COLUMNS, _MOST_HIGH_ROWS = 3, 2
@@ -355,11 +356,32 @@ def add_legend(
         handles, labels = ax.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
     entries = {label: handle for label, handle in entries.items() if label not in labelled}
-    columns = 4 if figure.get_figwidth() > _WIDEST_PANEL else 2
+    # The most columns that fit: of long names the outer ones were cut off at both edges.
+    most = max(1, min(len(entries), 4 if figure.get_figwidth() > _WIDEST_PANEL else 2))
+    columns = next(n for n in range(most, 0, -1) if n == 1 or _fits(figure, entries, n))
     figure.legend(
-        list(entries.values()), list(entries), loc="outside lower center", title=title,
-        ncols=min(len(entries), columns),
+        list(entries.values()), list(entries), loc="outside lower center", ncols=columns,
+        title=_folded(figure, title),
     )  # fmt: skip
+    # Panels would have to make room for further rows.
+    rows = math.ceil(len(entries) / columns) - math.ceil(len(entries) / most)
+    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW_HEIGHT * rows)
+
+
+def _fits(figure: Figure, entries: Mapping[str, Artist], columns: int) -> bool:
+    """Whether a legend of that many columns is no wider than its figure."""
+    tried = figure.legend(list(entries.values()), list(entries), ncols=columns)
+    width = tried.get_window_extent().width
+    tried.remove()
+    return bool(width <= figure.bbox.width)
+
+
+def _folded(figure: Figure, title: str) -> str:
+    """A legend's title in as many lines as the figure's width needs."""
+    tried = figure.text(0, 0, title, fontsize=mpl.rcParams["legend.title_fontsize"])
+    lines = math.ceil(tried.get_window_extent().width / figure.bbox.width)
+    tried.remove()
+    return title if lines == 1 else textwrap.fill(title, math.ceil(1.1 * len(title) / lines))
 
 
 def settle(figure: Figure) -> Figure:
