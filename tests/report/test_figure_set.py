@@ -424,6 +424,29 @@ def test_what_was_trained_on_comes_from_the_cells(tmp_path):
     assert trained_on(configured) == {"clipscore", "pkg.mine", "aesthetic"}
 
 
+def test_long_names_and_wide_letters_stay_where_they_belong_on_a_sheet(store):
+    """Names of grid=ablation ran into the next one, and wide letters into the images."""
+    tiles = plan_sheet(read_cells(store)[0], "aesthetic")
+    title = "SOAR with a stochastic branch and fresh noise"
+    long = [
+        replace(
+            tile, prompt="W" * 60,
+            cell=replace(tile.cell, description={**tile.cell.description, "title": title}),
+        )
+        for tile in tiles
+    ]  # fmt: skip
+    plain, sheet = (np.asarray(draw_sheet(one)).min(axis=-1) for one in (tiles, long))
+    # What the heads took more than before is what moved down.
+    more = len(sheet) - len(plain)
+    assert more > 0
+    np.testing.assert_array_equal(plain[44:, 176:], sheet[44 + more :, 176:])
+    # Methods are 16 pixels apart.
+    empty = (plain[44:] == 255).all(axis=0)
+    gaps = [x for x in range(176, len(empty) - 15) if empty[x : x + 16].all()]
+    assert len(gaps) == 2
+    assert all((sheet[: 44 + more, x : x + 16] == 255).all() for x in gaps)
+
+
 def test_sheets_are_rgb_pictures(reported):
     _, folder = reported
     with Image.open(folder / "samples_aesthetic.png") as sheet:

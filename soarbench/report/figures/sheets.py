@@ -17,7 +17,8 @@ from soarbench.store.cells import Cell
 
 T = TypeVar("T")
 _MOST_PROMPTS, _MOST_STEPS = 8, 3
-_SIDE, _GAP, _WIDE_GAP, _TEXT_WIDTH, _HEAD_HEIGHT, _FONT_SIZE = 128, 4, 16, 176, 44, 14
+_SIDE, _GAP, _WIDE_GAP, _TEXT_WIDTH, _HEAD_HEIGHT = 128, 4, 16, 176, 44
+_FONT_SIZE, _LINE_HEIGHT = 14, 17
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +73,14 @@ def draw_sheet(tiles: Sequence[Tile]) -> Image.Image:
     if not tiles:
         raise ValueError("sample sheet: no image to show")
     prompts = {tile.prompt_id: tile.prompt for tile in tiles}
-    rows = {name: _HEAD_HEIGHT + row * (_SIDE + _GAP) for row, name in enumerate(prompts)}
-    columns = _columns(tiles)
+    columns, titles = _columns(tiles), titles_of(tile.cell for tile in tiles)
+    heads = {method: _head(columns, method, titles) for method, _ in columns}
+    head_height = _HEAD_HEIGHT + _LINE_HEIGHT * (max(map(len, heads.values())) - 1)
+    rows = {name: head_height + row * (_SIDE + _GAP) for row, name in enumerate(prompts)}
     right, bottom = max(columns.values()), max(rows.values())
     sheet = Image.new("RGB", (right + _SIDE + _GAP, bottom + _SIDE + _GAP), "white")
     pen = ImageDraw.Draw(sheet)
-    _draw_heads(pen, columns, titles_of(tile.cell for tile in tiles))
+    _draw_heads(pen, columns, heads, head_height)
     for tile in tiles:
         x, y = columns[tile.method, tile.step], rows[tile.prompt_id]
         image = tile.cell.image(tile.step, tile.prompt_id, tile.image_index)
@@ -87,7 +90,7 @@ def draw_sheet(tiles: Sequence[Tile]) -> Image.Image:
             _draw_missing(pen, x, y)
     for name, y in rows.items():
         # Six lines are as high as an image.
-        text = "\n".join(textwrap.wrap(prompts[name], 21)[:6])
+        text = "\n".join(_folded(prompts[name], _font(), _TEXT_WIDTH - 2 * _GAP)[:6])
         pen.multiline_text((_GAP, y + _SIDE // 2), text, font=_font(), fill="black", anchor="lm")
     return sheet
 
@@ -103,18 +106,39 @@ def _columns(tiles: Sequence[Tile]) -> dict[tuple[str, int], int]:
     return columns
 
 
+def _head(columns: Mapping[tuple[str, int], int], method: str, titles: Titles) -> list[str]:
+    """A method's title, in as many lines as the width of its images needs."""
+    places = [x for (name, _), x in columns.items() if name == method]
+    width = places[-1] + _SIDE - places[0]
+    return _folded(method_title(method, titles), _font(is_bold=True), width)
+
+
+def _folded(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Lines of a text that are no wider than ``width`` pixels."""
+    # Some letters are four times as wide as others, so that lines are measured; none is narrower
+    # than three pixels.
+    lines = [text]
+    for letters in range(width // 3, 0, -1):
+        lines = textwrap.wrap(text, letters)
+        if max((font.getlength(line) for line in lines), default=0.0) <= width:
+            break
+    return lines
+
+
 def _draw_heads(
-    pen: ImageDraw.ImageDraw, columns: Mapping[tuple[str, int], int], titles: Titles
+    pen: ImageDraw.ImageDraw,
+    columns: Mapping[tuple[str, int], int],
+    heads: Mapping[str, Sequence[str]],
+    height: int,
 ) -> None:
     before = None
     for (method, step), x in columns.items():
-        if method != before:
-            title = method_title(method, titles)
-            pen.text((x, 2), title, font=_font(is_bold=True), fill="black")
+        for row, line in enumerate(heads[method] if method != before else ()):
+            pen.text((x, 2 + _LINE_HEIGHT * row), line, font=_font(is_bold=True), fill="black")
         before, text = method, step_title(method, step)
         # The words of a second stage are wider than its image.
         size = _FONT_SIZE * min(1.0, _SIDE / pen.textlength(text, _font()))
-        pen.text((x, 22), text, font=_font(size), fill="#404040")
+        pen.text((x, height - _HEAD_HEIGHT + 22), text, font=_font(size), fill="#404040")
 
 
 def _scaled(image: Image.Image) -> Image.Image:
