@@ -21,12 +21,14 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 #: 40 ms, both longer than a GPU needs to judge it.
 WORKERS = max(2, min(8, os.cpu_count() or 2))
 _MAX_16_BIT = 65535
-# EXIF's tag, and the first of its values that turn an image by a quarter.
-_ORIENTATION, _FIRST_ON_ITS_SIDE = 0x0112, 5
-# What Pillow's decoders raise on damaged files, apart from OSError.
-_DECODER_ERRORS = (
+# EXIF's tag, and those of its values that turn an image by a quarter.
+_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
+#: What Pillow's decoders raise on damaged files, apart from OSError.
+DECODER_ERRORS = (
     SyntaxError,
     ValueError,
+    # Of tags that hold another type than they should.
+    TypeError,
     EOFError,
     IndexError,
     struct.error,
@@ -65,7 +67,8 @@ def decode_image(stream: BinaryIO, path: str) -> Image.Image:
 def image_size(stream: BinaryIO, path: str) -> tuple[int, int]:
     """Width and height as decoded, from the header alone; ``ImageError`` where it is no image."""
     with _opened(stream, path) as image:
-        turned = image.getexif().get(_ORIENTATION, 1) >= _FIRST_ON_ITS_SIDE
+        # Others, which EXIF does not know, turn nothing.
+        turned = image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE
         return image.size[::-1] if turned else image.size
 
 
@@ -79,7 +82,7 @@ def _opened(stream: BinaryIO, path: str) -> Iterator[Image.Image]:
         raise ImageError(f"cannot use image {path}: {error}") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{path} is not an image in a known format; replace it") from error
-    except (OSError, *_DECODER_ERRORS) as error:
+    except (OSError, *DECODER_ERRORS) as error:
         raise ImageError(
             f"cannot read image {path}: {error}; the file is damaged or cut short, replace it"
         ) from error

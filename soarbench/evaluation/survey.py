@@ -9,13 +9,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from evaluators.images import ImageError, load_image
+from evaluators.images import DECODER_ERRORS, ImageError, load_image
 from evaluators.samples import SampleFile
 
 #: Pixels along the shorter side; less shows nothing and is a placeholder.
 MIN_SIDE = 8
 _PNG_END = b"IEND\xaeB`\x82"
-_ORIENTATION, _UPRIGHT = 0x0112, 1
+# EXIF's tag, and those of its values that turn an image.
+_ORIENTATION, _TURNED = 0x0112, range(2, 9)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def _look(path: Path) -> tuple[int, list[str]]:
         with Image.open(path) as image:
             width, height, is_png = image.width, image.height, image.format == "PNG"
             kinds = _conversions(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (OSError, *DECODER_ERRORS):
         # Says in words of ours what is wrong with the file.
         load_image(path)
         raise
@@ -78,7 +79,7 @@ def _conversions(image: Image.Image) -> list[str]:
         kinds.append("of 16 bits")
     elif image.mode != "RGB":
         kinds.append({"P": "with a palette", "L": "grey"}.get(image.mode, image.mode))
-    if image.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT:
+    if image.getexif().get(_ORIENTATION) in _TURNED:
         kinds.append("turned by EXIF")
     return kinds
 

@@ -79,9 +79,9 @@ def test_a_damaged_image_is_one_line(
     assert not (tmp_path / "out/oracle_aesthetic.jsonl").exists()
 
 
-def turned(path: Path) -> None:
+def turned(path: Path, orientation: int = 6) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = orientation
     PICTURE.save(path, exif=exif)
 
 
@@ -112,6 +112,15 @@ def test_an_unusual_image_is_converted_and_said(
 
 def test_usual_images_are_not_commented(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert scored(plain_folder(tmp_path, "0.png")) == 0
+    assert "converted" not in capsys.readouterr().out
+
+
+def test_an_orientation_that_turns_nothing_is_not_said_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Some cameras write 0, which EXIF does not know.
+    turned(plain_folder(tmp_path) / "0.jpg", 0)
+    assert scored(tmp_path / "images") == 0
     assert "converted" not in capsys.readouterr().out
 
 

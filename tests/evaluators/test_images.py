@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from evaluators import images
 from evaluators.images import ImageError, decode_image, image_size, in_threads, load_image
@@ -119,6 +119,15 @@ def test_damaged_bytes_never_raise_anything_else(tmp_path, suffix):
             assert load_image(path).mode == "RGB"
 
 
+def test_a_tag_of_another_type_is_the_same_clear_error(tmp_path):
+    """Pillow raises a TypeError for an XMP tag (700) without bytes, seen as a traceback."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[700], tags.tagtype[700] = 1, 3
+    rgb_picture().save(tmp_path / "a.tif", tiffinfo=tags)
+    with pytest.raises(ImageError, match=r"a\.tif"):
+        load_image(tmp_path / "a.tif")
+
+
 def test_images_come_in_order_and_only_a_few_ahead(monkeypatch):
     decoded, lock = [], threading.Lock()
 
@@ -144,14 +153,15 @@ def test_a_bad_image_stops_the_stream_when_its_turn_comes(tmp_path):
         next(stream)
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+# From 9 on EXIF knows none: such images were measured as if on their sides.
+@pytest.mark.parametrize("orientation", [0, 1, 3, 6, 8, 9])
 def test_the_size_is_the_decoded_images(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     stream = io.BytesIO()
     rgb_picture().save(stream, "JPEG", exif=exif)
     decoded = decode_image(stream, "a.jpg")
-    assert image_size(stream, "a.jpg") == decoded.size == ((8, 6), (6, 8))[orientation > 4]
+    assert image_size(stream, "a.jpg") == decoded.size == ((8, 6), (6, 8))[orientation in (6, 8)]
 
 
 def test_the_size_of_what_is_no_image_is_refused():
