@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 
 from evaluators.base import Canary, Sample, Score, mean_of
 from evaluators.vlm.base import QuestionsConfig
@@ -43,11 +43,25 @@ class GenEval2Config(QuestionsConfig):
     optional: ClassVar[tuple[PublishedFile, ...]] = (PROMPTS,)
 
     def check_prompt(self, prompt: str, metadata: Mapping[str, object]) -> None:
-        """Refuse, by a ``ValueError``, a prompt without GenEval 2's questions."""
-        if not (isinstance(metadata.get("vqa_list"), Sequence) and _pairs(metadata)):
+        """Refuse, by a ``ValueError``, a prompt without GenEval 2's questions, or other skills."""
+        named = f"prompt {prompt[:80]!r}"
+        questions, skills = metadata.get("vqa_list"), metadata.get("skills") or ()
+        if not (_is_list(questions) and questions):
             raise ValueError(
-                f"prompt {prompt[:80]!r} has no vqa_list: geneval2 judges the suite geneval2, or "
-                "JSON Lines with vqa_list and skills"
+                f"{named} has no vqa_list: geneval2 judges the suite geneval2, or JSON Lines with "
+                "vqa_list and skills"
+            )
+        for pair in questions:
+            if not (_is_list(pair) and len(pair) == 2):
+                raise ValueError(
+                    f"{named}: {str(pair)[:80]!r} in vqa_list must be a list of a question and "
+                    "its answer"
+                )
+        # Else found out by the first answers, of a model that was loaded for them.
+        if not _is_list(skills) or len(skills) not in (0, len(questions)):
+            raise ValueError(
+                f"{named}: skills is {str(skills)[:80]!r}; give one to each of the "
+                f"{len(questions)} questions of vqa_list, or leave skills out"
             )
 
     def questions(self, sample: Sample) -> list[Question]:
@@ -102,6 +116,10 @@ def geometric_mean(values: Sequence[float]) -> float:
     if not all(values):
         return 0.0
     return math.exp(mean_of([math.log(value) for value in values]))
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _pairs(metadata: Mapping[str, object]) -> list[tuple[str, str]]:

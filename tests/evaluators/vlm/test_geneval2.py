@@ -97,6 +97,24 @@ def test_a_prompt_without_questions_is_refused():
         GenEval2Config().check_prompt("a dog", {"prompt": "a dog"})
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"vqa_list": "How many?"}, "has no vqa_list"),
+        ({"vqa_list": [1]}, "'1' in vqa_list must be a list of a question and its answer"),
+        ({"vqa_list": [["Is it red?"]]}, "must be a list of a question and its answer"),
+        ({"skills": ["count", "object"]}, "give one to each of the 3 questions"),
+        ({"skills": "count"}, "give one to each of the 3 questions"),
+    ],
+)
+def test_questions_and_skills_that_do_not_fit_are_refused_before_any_is_asked(entry, message):
+    """A TypeError, or a ValueError in the middle of judging."""
+    with pytest.raises(ValueError, match=message):
+        GenEval2Config().check_prompt("four white bicycles", {**ENTRY, **entry})
+    for none in ({"skills": None}, {"skills": []}):
+        GenEval2Config().check_prompt("four white bicycles", {**ENTRY, **none})
+
+
 def test_canaries_are_asked_as_geneval2_asks():
     QuestionsEvaluator(GenEval2Config(), Seeing()).check_canaries()
     with pytest.raises(EvaluatorError, match="canary"):
