@@ -1,6 +1,7 @@
 """All figures of a report: their files, their data, and what is said where there is none."""
 
 import csv
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from soarbench.report.figures.bars import Bar, draw_bars
-from soarbench.report.figures.exposure import draw_exposure
+from soarbench.report.figures.exposure import draw_exposure, draw_robustness
 from soarbench.report.figures.forest import draw_forest
 from soarbench.report.figures.gaming import draw_gaming, draw_overoptimisation
 from soarbench.report.figures.sheets import draw_sheet, plan_sheet
@@ -18,6 +19,7 @@ from soarbench.report.figures.style_and_curves import METHOD_STYLES, settle
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.exposure import ExposurePoint
 from soarbench.report.numbers.gaming import Benchmark, Gaming, GamingPoint
+from soarbench.report.numbers.robustness import RobustnessPoint
 from soarbench.report.numbers.trained_on import trained_on
 from soarbench.stats.intervals import Interval
 from soarbench.stats.significance import Verdict
@@ -363,6 +365,26 @@ def test_exposure_bias_has_a_panel_a_measure_and_fills_what_is_decided():
     assert [text.get_text() for text in ax.get_xticklabels()] == [
         "$\\sigma$ = 0.75", "$\\sigma$ = 0.5",
     ]  # fmt: skip
+
+
+def test_names_of_many_samplers_do_not_run_into_each_other():
+    samplers = [(n, 0.0, 4.5) for n in (5, 10, 20, 40)]
+    samplers += [(40, 0.1, 4.5), (40, 0.2, 4.5), (40, 0.0, 1.0), (40, 0.0, 7.0)]
+    points = [
+        RobustnessPoint(
+            task="t", metric="ocr", num_inference_steps=steps, state_noise=noise,
+            guidance_scale=guidance, is_usual=(steps, noise, guidance) == (40, 0.0, 4.5),
+            method=method, value=0.5, low=0.4, high=0.6, baseline="sft", interaction=0.0,
+            interaction_low=-0.1, interaction_high=0.1, adjusted_p_value=None, verdict=None,
+            num_prompts=9, num_seeds=3,
+        )
+        for steps, noise, guidance in samplers for method in ("sft", "soar")
+    ]  # fmt: skip
+    for ax in settle(draw_robustness(points, FACTS)).axes:
+        labels = ax.get_xticklabels()
+        assert [text.get_text() for text in labels][3:6] == ["40\n(usual)", "40\n+0.1", "40\n+0.2"]
+        boxes = [text.get_window_extent() for text in labels]
+        assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
 
 
 def test_bars_stand_on_the_base_and_differ_without_colour():

@@ -131,7 +131,8 @@ def _lead(point: RobustnessPoint, place: int) -> Mark:
 
 
 def _sampler_title(point: RobustnessPoint, usual_guidance: Collection[float]) -> str:
-    noise = f"+{point.state_noise:g}" if point.state_noise else ""
+    # A line each: beside the steps the noise ran into the next sampler's.
+    noise = f"\n+{point.state_noise:g}" if point.state_noise else ""
     usual = "\n(usual)" if point.is_usual else ""
     other = "" if point.guidance_scale in usual_guidance else f"\nat {point.guidance_scale:g}"
     return f"{point.num_inference_steps}{noise}{usual}{other}"
