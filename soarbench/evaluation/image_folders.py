@@ -105,7 +105,8 @@ def _image_paths(folder: Path) -> list[Path]:
     files = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     # To open a pipe would wait for ever.
     paths = (path for path in files if not path.is_fifo())
-    return sorted(paths, key=lambda path: _natural(path.name))
+    # Of 1.png and 01.png, which have one number, the file system would say which comes first.
+    return sorted(paths, key=lambda path: (_natural(path.name), path.name))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -208,7 +209,8 @@ def _plain(
 
 def _gaps(paths: Sequence[Path], count: int) -> str:
     """Which numbers are missing, where the names are numbers."""
-    if not all(path.stem.isdigit() for path in paths):
+    # Not isdigit, which is true of raised ones: int reads none of them.
+    if not all(path.stem.isdecimal() for path in paths):
         return ""
     numbers = {int(path.stem) for path in paths}
     # Some tools count from 0, others from 1.

@@ -174,6 +174,27 @@ def test_a_pipe_is_no_image(tmp_path: Path) -> None:
         find_images(tmp_path, PromptSuite("s", items), 1)
 
 
+@pytest.mark.parametrize("order", [("1.png", "01.png"), ("01.png", "1.png")])
+def test_names_of_one_number_are_in_one_order(
+    order: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in order:
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    monkeypatch.setattr(Path, "iterdir", lambda folder: (folder / name for name in order))
+    items = [PromptItem(f"s/{i:05d}", text, {"prompt": text}) for i, text in enumerate("ab")]
+    files = find_images(tmp_path, suite(items), None)
+    assert [(file.path.name, file.prompt) for file in files] == [("01.png", "a"), ("1.png", "b")]
+
+
+def test_a_name_of_raised_digits_is_no_number(tmp_path: Path) -> None:
+    """It ended in a traceback of int."""
+    for name in ("²", "3", "4"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    items = [PromptItem(f"s/{i:05d}", text, {"prompt": text}) for i, text in enumerate("ab")]
+    with pytest.raises(CoverageError, match="has 3 images, but 2 prompts"):
+        find_images(tmp_path, suite(items), None)
+
+
 def test_the_prompts_of_the_suite_are_covered_exactly(tmp_path: Path) -> None:
     official = [
         PromptItem(f"geneval/{index:05d}", str(entry["prompt"]), entry)
