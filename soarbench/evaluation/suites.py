@@ -188,6 +188,13 @@ def read_object(line: str | bytes, where: str) -> dict[str, object]:
     # Brackets within brackets, 50,000 deep, ended in a traceback.
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON: {error}") from error
+    try:
+        json.dumps(entry, ensure_ascii=False).encode()
+    # Of an emoji that some tool cut in two: no table takes it, which showed when all was judged.
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where} holds half a character ({error.object[error.start]!a}); write the whole one"
+        ) from error
     if not isinstance(entry, dict):
         raise UserError(f"{where} is not a JSON object: {entry!r}")
     return entry

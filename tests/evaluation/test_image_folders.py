@@ -137,6 +137,8 @@ def test_json_lines_with_metadata_inside_or_beside(tmp_path: Path) -> None:
         ({"image": "b.png", **ENTRIES[1]}, CoverageError, "s/00001 has 1"),
         ({"image": "b.png", "metadata": 3}, UserError, "metadata is 3"),
         ({"image": "b.png", "prompt": ""}, UserError, "prompt is ''"),
+        # Of a prompt that was cut within an emoji; it failed when all images were judged.
+        ({"image": "b.png", "prompt": "\ud83d"}, UserError, r"line 2 holds half a .*ud83d"),
         (
             {"image": "b.png", "prompt": "else", "metadata": ENTRIES[0]},
             UserError,
