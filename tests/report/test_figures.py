@@ -1,6 +1,7 @@
 import io
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -169,6 +170,35 @@ def test_the_legend_of_many_long_names_stays_on_the_page(num_tasks):
     assert page.x0 <= box.x0 < box.x1 <= page.x1
     # Nor is its room taken from the panels.
     assert min(ax.get_window_extent().height for ax in figure.axes) > 100
+
+
+@pytest.mark.parametrize("steps", [(20, 40, 147, 293), (1000, 2000, 3000, 4000, 5000)])
+def test_ticks_of_steps_do_not_run_into_each_other(steps):
+    """The first are those of two methods at equal cost, of budget=quick."""
+    points = [
+        point(method, step, 0.5, metric=name)
+        for name in ("geneval", "ocr", "clipscore") for method in ("sft", "soar") for step in steps
+    ]  # fmt: skip
+    starts = [point("base", 0, 0.5, metric=name) for name in ("geneval", "ocr", "clipscore")]
+    for ax in settle(draw_curves([*starts, *points], FACTS)).axes:
+        boxes = [one.get_window_extent() for one in ax.get_xticklabels() if one.get_text()]
+        assert len(boxes) > 2
+        assert all(one.x1 + 2 < other.x0 for one, other in itertools.pairwise(boxes))
+
+
+def test_long_names_of_judges_and_tasks_are_folded():
+    long = {k: replace(one, title=f"My own judge of likeness ({k})") for k, one in FACTS.items()}
+    points = [
+        point(method, step, 0.5, f"a_task_with_a_long_name_{task}", metric)
+        for task in range(2) for metric in FACTS for method in ("sft", "soar") for step in (50, 99)
+    ]  # fmt: skip
+    figure = settle(draw_curves(points, long))
+    texts = [text for ax in figure.axes for text in (ax._left_title, ax.yaxis.label)]
+    boxes = [text.get_window_extent() for text in texts]
+    assert all("\n" in text.get_text() for text in texts)
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
+    assert all(one.x0 >= 0 and one.y1 <= figure.bbox.y1 for one in boxes)
 
 
 def test_large_counts_are_short_enough_for_three_panels():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -39,6 +40,8 @@ PAIRED_TITLE = "lower row: of the paired difference"
 _TEXT_WIDTH, _LEGEND_HEIGHT, _LEGEND_ROW_HEIGHT = 6.9, 0.5, 0.17
 _WIDEST_PANEL, _PANEL_HEIGHT, _LOW_PANEL_HEIGHT = 3.3, 2.5, 2.0
 _MOST_TICKS = 6
+#: Least distance of two ticks that are places of their own, as a share of the panel.
+_TICKS_APART = 0.1
 _MOST_COLUMNS, _MOST_HIGH_ROWS = 3, 2
 
 
@@ -250,12 +253,27 @@ def draw_panel(
         thin |= {"marker": look.marker, "zorder": 5, "clip_on": False}
         ax.plot([0], [level], **thin, label=method_title(BASE))
     # Few evaluations have a tick each, so that a reader sees where something was measured.
-    if x == "step" and len(steps) <= _MOST_TICKS:
-        ax.set_xticks(sorted(steps))
+    ticks = sorted(steps)
+    if x == "step" and len(ticks) <= _MOST_TICKS and _are_apart(ticks):
+        ax.set_xticks(ticks)
+        # 1k to 5k, which stay apart in three panels of a row; 1234 is no shorter so.
+        if all(tick < 1000 or tick % 100 == 0 for tick in ticks):
+            ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     else:
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=_MOST_TICKS, integer=True))
-        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+        _count_shortly(ax)
     ax.margins(x=0.04)
+
+
+def _are_apart(ticks: Sequence[int]) -> bool:
+    """Whether numbers at those places do not run into each other."""
+    gaps = [after - before for before, after in itertools.pairwise(ticks)]
+    return min(gaps, default=1) >= _TICKS_APART * (ticks[-1] - ticks[0])
+
+
+def _count_shortly(ax: Axes) -> None:
+    """A few even numbers along a panel, 1.2k for 1200."""
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=_MOST_TICKS, integer=True))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _bands(points: Sequence[CurvePoint]) -> list[tuple[float, float, float]]:
@@ -344,7 +362,7 @@ def draw_zero(ax: Axes) -> None:
 def draw_level(ax: Axes, level: float) -> None:
     """The base's level in a panel over steps."""
     ax.axhline(level, color="black", linewidth=0.9, linestyle=":", zorder=1)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=_MOST_TICKS, integer=True))
+    _count_shortly(ax)
 
 
 def add_legend(
@@ -392,8 +410,37 @@ def settle(figure: Figure) -> Figure:
         # Laying out takes no drawing, and a figure with an engine, even one that does nothing, is
         # drawn once more for every format. With "none" formats would also not look alike.
         engine.execute(figure)
+        if _fold_crowded(figure):
+            engine.execute(figure)
         figure.set_layout_engine(None)
     return figure
+
+
+def _fold_crowded(figure: Figure) -> bool:
+    """Fold titles and labels of panels that lie over others, or leave the page."""
+    # Judges' and tasks' names are the user's, and as long as they like.
+    texts = [
+        (text, length, side)
+        for ax in figure.axes
+        for text, length, side in (
+            (ax._left_title, ax.bbox.width, "width"),  # type: ignore[attr-defined]
+            (ax.yaxis.label, ax.bbox.height, "height"),
+        )
+        if text.get_text()
+    ]
+    boxes = [text.get_window_extent() for text, _, _ in texts]
+    page, is_folded = figure.bbox, False
+    for i, ((text, length, side), box) in enumerate(zip(texts, boxes, strict=True)):
+        others = (other for j, other in enumerate(boxes) if j != i)
+        leaves = box.x0 < 0 or box.y0 < 0 or box.x1 > page.x1 or box.y1 > page.y1
+        size = getattr(box, side)
+        # Labels that touch are read as one.
+        if size > length and (leaves or any(map(box.padded(4).overlaps, others))):
+            words = text.get_text()
+            # A tenth less: lines are of unlike letters.
+            text.set_text(textwrap.fill(words, max(1, int(0.9 * len(words) * length / size))))
+            is_folded = True
+    return is_folded
 
 
 def save(figure: Figure, path: Path, file_format: str) -> None:
