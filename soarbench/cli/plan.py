@@ -26,7 +26,8 @@ def plan(options: PlanOptions, words: Sequence[str], *, console: Console) -> int
     # Refused after the table, which shows by how much.
     for method, plan in plans.items():
         if gigabytes(plan.memory) > request.gpu.memory_gb:
-            larger = [n for n, gpu in gpus().items() if gpu.memory_gb >= plan.peak_gb]
+            known = sorted(gpus().items(), key=lambda item: item[1].memory_gb)
+            larger = [name for name, gpu in known if gpu.memory_gb >= plan.peak_gb]
             refuse(
                 planner, method, demands[method],
                 name=request.gpu_name,

@@ -245,11 +245,13 @@ def test_the_command_prints_a_table_and_refuses_what_cannot_fit(
     assert plan(PlanOptions(gpu="l4-24gb"), ["method=sft", "budget=quick"], console=console) == 0
     for text in ("peak, GB", "forward equivalents an update", "40 updates", "lab at 64 px"):
         assert text in stream.getvalue()
-    big = ["method=sft", "training.batch_size=640000", "training.micro_batch_size=640000"]
+    big = ["method=sft", "training.batch_size=8000", "training.micro_batch_size=8000"]
     assert main(["plan", *big, "gpu=l4-24gb"]) == 2
     error = capsys.readouterr().err
     assert "method=sft needs" in error
     assert "l4-24gb has 24: what would fit: training." in error
+    # The smallest one that it fits on.
+    assert error.endswith(", gpu=a100-40gb\n")
     assert len(error.splitlines()) == 1
 
 
