@@ -16,7 +16,7 @@ from soarbench.grid import addresses
 from soarbench.grid.cell import CellConfig
 from soarbench.grid.description import cell_record, describe
 from soarbench.grid.expand import expand, require_baseline
-from soarbench.report.figures.style_and_curves import draw_curves
+from soarbench.report.figures.curves import draw_curves
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.names import method_title, ordered_methods
 from tests.fakes import FakeWorkbench

@@ -352,7 +352,7 @@ def test_published_curves_are_drawn_when_asked(reported, tmp_path):
 def test_no_model_framework_is_imported():
     code = (
         "import sys, soarbench.report.build, soarbench.stats;"
-        "import soarbench.report.figures.style_and_curves;"
+        "import soarbench.report.figures.curves;"
         "heavy = {'torch', 'transformers', 'diffusers', 'mlflow'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

@@ -14,8 +14,9 @@ from soarbench.report.figures.bars import Bar, draw_bars
 from soarbench.report.figures.exposure import draw_exposure, draw_robustness
 from soarbench.report.figures.forest import draw_forest
 from soarbench.report.figures.gaming import draw_gaming, draw_overoptimisation
+from soarbench.report.figures.layout import settle
 from soarbench.report.figures.sheets import draw_sheet, plan_sheet
-from soarbench.report.figures.style_and_curves import METHOD_STYLES, settle
+from soarbench.report.figures.style import METHOD_STYLES
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.exposure import ExposurePoint
 from soarbench.report.numbers.gaming import Benchmark, Gaming, GamingPoint

@@ -11,15 +11,9 @@ from PIL import Image
 
 from soarbench.common.plugins import conf_folders
 from soarbench.config.composition import registered
-from soarbench.report.figures.style_and_curves import (
-    BAND_TITLE,
-    METHOD_STYLES,
-    draw_curves,
-    method_styles,
-    save,
-    settle,
-    style,
-)
+from soarbench.report.figures.curves import BAND_TITLE, draw_curves
+from soarbench.report.figures.layout import save, settle
+from soarbench.report.figures.style import METHOD_STYLES, method_styles, style
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.reference import PublishedPoint
 from tests.report.folders import FACTS

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from soarbench.report.figures.hover import hover, value_text
-from soarbench.report.figures.style_and_curves import add_legend, method_styles, panel_grid, style
+from soarbench.report.figures.layout import add_legend, panel_grid
+from soarbench.report.figures.style import method_styles, style
 from soarbench.report.numbers.names import BASE, METHOD_TITLES, Titles, method_title
 from soarbench.report.numbers.panels import Panel
 from soarbench.report.numbers.tables import TaskTable

@@ -9,8 +9,10 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from soarbench.report.figures import style_and_curves as drawing
+from soarbench.report.figures.curves import draw_zero
 from soarbench.report.figures.hover import hover, value_text
+from soarbench.report.figures.layout import add_legend, panel_grid
+from soarbench.report.figures.style import method_styles, style
 from soarbench.report.numbers.exposure import MEASURES, ExposurePoint
 from soarbench.report.numbers.names import BASE, METHOD_TITLES, Titles, method_title
 from soarbench.report.numbers.robustness import RobustnessPoint
@@ -27,15 +29,15 @@ def draw_exposure(points: Sequence[ExposurePoint], titles: Titles = METHOD_TITLE
     ``ValueError`` without any point.
     """
     names = [name for name in MEASURES if any(point.measure == name for point in points)]
-    with drawing.style():
-        figure, axes = drawing.panel_grid(len(names))
+    with style():
+        figure, axes = panel_grid(len(names))
         for ax, name in zip(axes, names, strict=True):
             own = [point for point in points if point.measure == name]
             ax.set_title(MEASURES[name].title)
             ax.set_ylabel("Change from base")
             _draw_measure(ax, own, titles)
         title = "Lines: 95 % intervals, paired with the base; filled: differs from the baseline"
-        drawing.add_legend(figure, axes, title)
+        add_legend(figure, axes, title)
     return figure
 
 
@@ -49,7 +51,7 @@ def _draw_measure(ax: Axes, points: Sequence[ExposurePoint], titles: Titles) -> 
         if p.method != BASE
     ]
     _draw_marks(ax, marks, titles)
-    drawing.draw_zero(ax)
+    draw_zero(ax)
     ax.set_xticks(range(len(levels)), [f"$\\sigma$ = {level:g}" for level in levels])
 
 
@@ -66,7 +68,7 @@ class Mark(NamedTuple):
 
 def _draw_marks(ax: Axes, marks: Sequence[Mark], titles: Titles) -> None:
     """The methods of each place beside each other; what is nan is left out."""
-    styles = drawing.method_styles({mark.method for mark in marks})
+    styles = method_styles({mark.method for mark in marks})
     for number, (method, look) in enumerate(styles.items()):
         shift = _SPREAD * ((number + 0.5) / len(styles) - 0.5)
         for mark in marks:
@@ -96,8 +98,8 @@ def draw_robustness(
     ``ValueError`` without any point.
     """
     metrics = list(dict.fromkeys(point.metric for point in points))
-    with drawing.style():
-        figure, axes = drawing.panel_grid(2 * len(metrics), 2)
+    with style():
+        figure, axes = panel_grid(2 * len(metrics), 2)
         for row, metric in enumerate(metrics):
             own = [point for point in points if point.metric == metric]
             scores, leads = axes[2 * row : 2 * row + 2]
@@ -113,11 +115,11 @@ def draw_robustness(
             places = {point: names.index(name) for point, name in by_point.items()}
             _draw_marks(scores, [_score(*one) for one in places.items()], titles)
             _draw_marks(leads, [_lead(*one) for one in places.items()], titles)
-            drawing.draw_zero(leads)
+            draw_zero(leads)
             for ax in (scores, leads):
                 ax.set_xticks(range(len(names)), names)
         title = "Lines: 95 % intervals; filled: decided after Holm's correction"
-        drawing.add_legend(figure, axes, title)
+        add_legend(figure, axes, title)
     return figure
 
 

@@ -16,11 +16,12 @@ from soarbench.common.files import read_passing, write_atomically
 from soarbench.config.run import FORMATS
 from soarbench.grid.checkpoint_rule import LAST
 from soarbench.report.figures.bars import Bar, build_bars, draw_bars
+from soarbench.report.figures.curves import AXIS_TITLES, draw_curves
 from soarbench.report.figures.exposure import draw_exposure, draw_robustness
 from soarbench.report.figures.forest import draw_forest
 from soarbench.report.figures.gaming import draw_gaming, draw_overoptimisation
+from soarbench.report.figures.layout import save, settle
 from soarbench.report.figures.sheets import Tile, draw_sheet, plan_sheet
-from soarbench.report.figures.style_and_curves import AXIS_TITLES, draw_curves, save, settle
 from soarbench.report.numbers import diagnostics
 from soarbench.report.numbers.checkpoints import marked_steps
 from soarbench.report.numbers.curves import CurvePoint, build_differences, panel_points

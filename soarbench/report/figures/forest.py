@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from soarbench.report.figures import style_and_curves as drawing
 from soarbench.report.figures.hover import hover
+from soarbench.report.figures.layout import stacked
+from soarbench.report.figures.style import LineStyle, method_styles, style
 from soarbench.report.numbers.estimates import Comparison
 from soarbench.report.numbers.forest import ForestPart
 from soarbench.report.numbers.tables import TaskTable, finding
@@ -25,8 +26,8 @@ def draw_forest(parts: Sequence[ForestPart]) -> Figure:
         raise ValueError("forest plot: no method was compared")
     shown = {task: [one for one in parts if one.table.task == task] for task in tasks}
     heights = [sum(1 + len(one.comparisons) for one in own) for own in shown.values()]
-    with drawing.style():
-        figure, axes = drawing.stacked([_FRAME_HEIGHT + _LINE_HEIGHT * size for size in heights])
+    with style():
+        figure, axes = stacked([_FRAME_HEIGHT + _LINE_HEIGHT * size for size in heights])
         for ax, (task, own) in zip(axes, shown.items(), strict=True):
             ax.set_title(f"Task: {task}" if len(tasks) > 1 else "")
             _draw_task(ax, [one for one in own if one.comparisons])
@@ -36,7 +37,7 @@ def draw_forest(parts: Sequence[ForestPart]) -> Figure:
 def _draw_task(ax: Axes, parts: Sequence[ForestPart]) -> None:
     ticks: list[tuple[int, str]] = []
     # Of all methods, so that each looks as in the other figures.
-    styles = drawing.method_styles({row.method for part in parts for row in part.table.rows})
+    styles = method_styles({row.method for part in parts for row in part.table.rows})
     for part in parts:
         # A line of its own for the heading, which is as long as the panel is wide.
         ax.annotate(
@@ -62,9 +63,7 @@ def _direction(table: TaskTable) -> str:
     return f"   {facts.title}, paired difference   ".join(sides)
 
 
-def _draw_line(
-    ax: Axes, place: int, one: Comparison, look: drawing.LineStyle, table: TaskTable
-) -> None:
+def _draw_line(ax: Axes, place: int, one: Comparison, look: LineStyle, table: TaskTable) -> None:
     interval = one.difference
     ends = [[interval.estimate - interval.low], [interval.high - interval.estimate]]
     ax.errorbar(interval.estimate, place, xerr=ends, color=look.color, elinewidth=1.4, capsize=2.5)

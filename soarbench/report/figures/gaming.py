@@ -11,8 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from soarbench.config.stages import first_stage
-from soarbench.report.figures import style_and_curves as drawing
+from soarbench.report.figures.curves import (
+    AXIS_TITLES,
+    BAND_TITLE,
+    draw_band,
+    draw_level,
+    draw_panel,
+)
 from soarbench.report.figures.hover import hover, value_text
+from soarbench.report.figures.layout import add_legend, panel_grid
+from soarbench.report.figures.style import method_styles, style
 from soarbench.report.numbers.curves import CurvePoint
 from soarbench.report.numbers.diagnostics import QUANTITIES
 from soarbench.report.numbers.gaming import Benchmark, Gaming, GamingPoint
@@ -39,17 +47,17 @@ def draw_overoptimisation(
     that ``rule`` chose. ``ValueError`` without any point.
     """
     names = list(dict.fromkeys(point.metric for point in points))
-    with drawing.style():
-        figure, axes = drawing.panel_grid(len(names))
+    with style():
+        figure, axes = panel_grid(len(names))
         for ax, name in zip(axes, names, strict=True):
             own = [point for point in points if point.metric == name]
             title, unit = QUANTITIES.get(name) or (facts[name].title, roles[name])
-            ax.set(title=title, xlabel=drawing.AXIS_TITLES["step"], ylabel=unit)
-            drawing.draw_panel(ax, own, marked=marked, titles=titles)
+            ax.set(title=title, xlabel=AXIS_TITLES["step"], ylabel=unit)
+            draw_panel(ax, own, marked=marked, titles=titles)
         # Every panel is of one task, whose name would crowd out what the panel shows.
         figure.suptitle(f"Task: {points[0].task}", x=0.01, ha="left", fontweight="bold")
-        title = f"{drawing.BAND_TITLE}; filled markers: checkpoint by rule {rule!r}"
-        drawing.add_legend(figure, axes, title)
+        title = f"{BAND_TITLE}; filled markers: checkpoint by rule {rule!r}"
+        add_legend(figure, axes, title)
     return figure
 
 
@@ -60,8 +68,8 @@ def draw_gaming(measured: Sequence[Gaming], titles: Titles = METHOD_TITLES) -> F
     gains; what is short of that over steps; and the correlation of both scores. ``ValueError``
     without.
     """
-    with drawing.style():
-        figure, axes = drawing.panel_grid(3 * len(measured), 3)
+    with style():
+        figure, axes = panel_grid(3 * len(measured), 3)
         for row, one in enumerate(measured):
             points = [point for point in one.points if point.since == BASE]
             plane, shortfall, correlation = axes[3 * row : 3 * row + 3]
@@ -75,7 +83,7 @@ def draw_gaming(measured: Sequence[Gaming], titles: Titles = METHOD_TITLES) -> F
             correlation.set(title="Still ranks images?", ylabel="Correlation in a prompt")
             _draw_course(correlation, points, "correlation", titles)
         title = "Bars and bands: 95 % intervals; gains are paired with the base by image"
-        drawing.add_legend(figure, axes, title)
+        add_legend(figure, axes, title)
     return figure
 
 
@@ -97,29 +105,29 @@ def _draw_course(
     quantity: Literal["shortfall", "correlation"],
     titles: Titles,
 ) -> None:
-    ax.set_xlabel(drawing.AXIS_TITLES["step"])
+    ax.set_xlabel(AXIS_TITLES["step"])
     known = [point for point in points if getattr(point, quantity) is not None]
     if not known:
         # With one image a prompt; an empty frame would look like a fault.
         ax.annotate("needs 2 images a prompt", (0.5, 0.5), xycoords="axes fraction", ha="center")
         return
-    for method, look in drawing.method_styles({point.method for point in known} - {BASE}).items():
+    for method, look in method_styles({point.method for point in known} - {BASE}).items():
         line = _course(known, method)
         intervals = [getattr(point, quantity) for point in line]
         bands = [(one.estimate, one.low, one.high) for one in intervals]
         steps, name = [point.step for point in line], method_title(method, titles)
         own = _own(line, method)
-        drawn = drawing.draw_band(ax, steps, bands, look, label=name, markevery=own)
+        drawn = draw_band(ax, steps, bands, look, label=name, markevery=own)
         hover(drawn, [f"{name}, {steps[i]:,} steps: {value_text(*bands[i], 2)}" for i in own])
     base = next((point for point in known if point.method == BASE), None)
     level = 0.0 if base is None else getattr(base, quantity).estimate
-    drawing.draw_level(ax, level)
+    draw_level(ax, level)
 
 
 def _draw_plane(
     ax: Axes, points: Sequence[GamingPoint], benchmark: Benchmark | None, titles: Titles
 ) -> None:
-    for method, look in drawing.method_styles({p.method for p in points} - {BASE}).items():
+    for method, look in method_styles({p.method for p in points} - {BASE}).items():
         line = _course(points, method)
         across, up = (
             [gain.estimate for gain in one] for one in zip(*map(_gains, line), strict=True)
